@@ -11,3 +11,4 @@ SERVER_FIXTURES = {
 GENERATIONS = tuple(SERVER_FIXTURES)
 # Servers that do not report their slots, and truncate and forget like servers of 2023.
 OLD = ("llama-2023", "powerinfer")
+BY_OPENAI = "llama-2026-v1"  # a llama-server of 2026 by its /v1, with kind = "openai"

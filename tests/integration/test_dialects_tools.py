@@ -12,7 +12,7 @@ import pytest
 
 from proxy.runtime import resources
 from tests.clients import anthropic, ollama, openai
-from tests.integration.generations import GENERATIONS
+from tests.integration.generations import BY_OPENAI, GENERATIONS
 from tools.processes import Gateway, ModelServer
 
 TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
@@ -27,17 +27,24 @@ CITY: dict[str, Any] = {
 FUNCTION: dict[str, Any] = {"name": NAME, "description": ABOUT, "parameters": CITY}
 
 
-@pytest.fixture(scope="module", params=[*GENERATIONS, "native", "chatglm_cpp"])
+@pytest.fixture(scope="module", params=[*GENERATIONS, "native", "chatglm_cpp", BY_OPENAI])
 def address(
     request: pytest.FixtureRequest,
     start_server: Callable[..., ModelServer],
     module_gateway: Callable[..., Gateway],
+    tmp_path_factory: pytest.TempPathFactory,
     tiny_model: Path,
 ) -> Iterator[str]:
     """A gateway for each kind of backend, with the bundled model of that kind."""
     if request.param == "chatglm_cpp":
         pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
         yield module_gateway("--chatglm-model", str(resources.bundled())).url
+        return
+    if request.param == BY_OPENAI:
+        new = start_server("llama-2026", model=tiny_model, extra=["--jinja"])
+        file = tmp_path_factory.mktemp("config") / "openai.toml"
+        file.write_text(f'[[backend]]\nkind = "openai"\nurl = "{new.url}/v1"\nslots = 2\n')
+        yield module_gateway("--config", str(file)).url
         return
     native = request.param == "native"
     server = start_server("llama-2026" if native else request.param, model=tiny_model)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from ...core.decoding import decoded
 from ...core.forwarding import CallMaker, Forwarded
+from ...core.sampling import WINDOWS
 from ...core.task import Task
 from ...core.vectors import Embedded
 from ...errors import (
@@ -26,6 +27,7 @@ from ...errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from ...prompting.prompt import tool_dict
 from ...runtime.blocking import NativeThreads, run_in_native_thread
 from ...runtime.cancel import Cancel
 from .. import vectors
@@ -34,11 +36,12 @@ from ..forwarding import forward
 from ..http import ConnectionPool
 from ..probe import ROUTER
 from ..questions import ProbeSession
+from ..relay import message_dict
 from .model_list import ListedModel, models
 from .payload import path, payload
 from .refusals import refused
 from .run import OpenAIRun
-from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType
+from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType, Tokenizer
 
 GET_TIMEOUT = 5.0  # seconds for a whole answer
 TOKENIZE_TIMEOUT = 60.0  # seconds
@@ -108,7 +111,7 @@ class OpenAIServer(Driver):
             native=True,
             chat=True,
             json_schema=True,
-            tokenize=server.tokenizes,
+            tokenize=server.tokenizer is not None,
             ram_cache=True,
             vision=True,  # it refuses an image itself if its model has no eyes
             audio=True,
@@ -161,6 +164,9 @@ class OpenAIServer(Driver):
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         body = payload(task, self._model, self._server, self._lenient)
+        for name in filter(body.__contains__, WINDOWS):
+            if body[name] == -1:  # the whole context; llama-server rejects -1
+                body[name] = caps.n_ctx or -1
         exchange = self._pool.send("POST", path(task), body, cancel, self._tick)
         explain = partial(self._explain, path(task), body, cancel)
         return OpenAIRun(
@@ -183,21 +189,55 @@ class OpenAIServer(Driver):
         return AnswerCut("the backend's response ended early", detail="empty response")
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        if not self._server.tokenizes:
-            raise _cannot_tokenize(self._server)
-        body = {"model": self._model, "prompt": text, "add_special_tokens": special}
-        tokens = self._value("/tokenize", body, cancel).get("tokens")
-        if isinstance(tokens, list) and all(type(token) is int for token in tokens):
-            return tokens
-        raise UpstreamFault("the backend returned invalid tokens")
+        tokenizer = self._tokenizer
+        body: dict[str, Any] = {"model": self._model, tokenizer.asks: text}
+        if tokenizer.special:
+            body[tokenizer.special] = special
+        return self._tokens(body, cancel)
 
     def detokenize(self, tokens: list[int]) -> str:
-        if not self._server.tokenizes:
-            raise _cannot_tokenize(self._server)
-        text = self._value("/detokenize", {"model": self._model, "tokens": tokens}).get("prompt")
+        tokenizer = self._tokenizer
+        body = {"model": self._model, "tokens": tokens}
+        text = self._value(tokenizer.back, body).get(tokenizer.text)
         if isinstance(text, str):
             return text
         raise UpstreamFault("the backend returned invalid text")
+
+    def prompt_ids(self, task: Task) -> list[int] | None:
+        request = task.request
+        if not (task.backend_templates and request.is_chat):
+            return None
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [message_dict(message) for message in request.messages],
+        }
+        if request.tools:
+            body["tools"] = [tool_dict(tool) for tool in request.tools]
+        template = self._tokenizer.template
+        if template == "messages":
+            return self._tokens(body)
+        if template == "joined":
+            return self.tokenize("\n".join(one.content for one in request.messages), True)
+        prompt = self._value("/apply-template", body).get("prompt")
+        if isinstance(prompt, str):
+            return self.tokenize(prompt, True)
+        raise UpstreamFault("the backend returned an invalid prompt")
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        """Raises Unsupported."""
+        tokenizer = self._server.tokenizer
+        if tokenizer is None:
+            raise Unsupported(
+                f"this model's backend ({self._server.name}) cannot count or convert tokens"
+            )
+        return tokenizer
+
+    def _tokens(self, body: Mapping[str, Any], cancel: Cancel | None = None) -> list[int]:
+        tokens = self._value(self._tokenizer.path, body, cancel).get("tokens")
+        if isinstance(tokens, list) and all(type(token) is int for token in tokens):
+            return tokens
+        raise UpstreamFault("the backend returned invalid tokens")
 
     def n_vocab(self) -> None:
         return None  # it checks token ids itself
@@ -251,7 +291,3 @@ def _listed(status: int, data: bytes) -> tuple[ListedModel, ...]:
         return models(decoded(data))
     except ValueError:
         raise BackendDown("the backend's list of models is invalid") from None
-
-
-def _cannot_tokenize(server: ServerType) -> Unsupported:
-    return Unsupported(f"this model's backend ({server.name}) cannot count or convert tokens")

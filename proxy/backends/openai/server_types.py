@@ -8,6 +8,7 @@ fields only: many refuse, or silently ignore, any other.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from msgspec import Struct
 
@@ -35,19 +36,46 @@ _VLLM = {
 }
 
 
+class Tokenizer(Struct, frozen=True, kw_only=True):
+    """The routes that convert texts to tokens and back, below the server's root. `asks` is the
+    field of the text to convert, and `special` that to add special tokens, "" for none; `text` is
+    the field of the converted text. `template`: how messages become a prompt: `apply`, by
+    llama-server's /apply-template; `messages`, by the same route; `joined`: the server cannot, so
+    their texts are joined."""
+
+    path: str = "/tokenize"
+    back: str = "/detokenize"
+    asks: str = "content"
+    special: str = "add_special"
+    text: str = "content"
+    template: Literal["apply", "messages", "joined"] = "apply"
+
+
+_LLAMA_SERVERS = Tokenizer()
+_VLLMS = Tokenizer(asks="prompt", special="add_special_tokens", text="prompt", template="messages")
+_PYTHONS = Tokenizer(
+    path="/extras/tokenize",
+    back="/extras/detokenize",
+    asks="input",
+    special="",
+    text="text",
+    template="joined",
+)
+
+
 class ServerType(Struct, frozen=True, kw_only=True):
     """`name` is shown as the dialect in /v1/backends. `sampling` maps server.cpp's names to the
-    server's. `slots`: requests that it serves in parallel by default. `tokenizes`: it has vLLM's
-    /tokenize. `continues`: it continues an answer that the client begins. `limit` is the name of
-    the field for the maximum length of an answer. `schemas`: it knows `json_schema`; otherwise it
-    takes a schema with `json_object`. `requires`: it knows the tool choice `required`; otherwise
-    only a tool by its name. `health` is the path, below its root, that a health check asks for;
-    empty: the list of models."""
+    server's. `slots`: requests that it serves in parallel by default. `tokenizer`: its
+    routes for tokens, None without any. `continues`: it continues an answer that the client begins.
+    `limit` is the name of the field for the maximum length of an answer. `schemas`: it knows
+    `json_schema`; otherwise it takes a schema with `json_object`. `requires`: it knows the tool
+    choice `required`; otherwise only a tool by its name. `health` is the path, below its root, that
+    a health check asks for; empty: the list of models."""
 
     name: str
     sampling: Mapping[str, str]
     slots: int = 8
-    tokenizes: bool = False
+    tokenizer: Tokenizer | None = None
     continues: bool = False
     limit: str = "max_tokens"
     schemas: bool = True
@@ -77,6 +105,7 @@ _LLAMA_CPP_PYTHON = ServerType(
         "mirostat_eta": "mirostat_eta",
     },
     slots=1,
+    tokenizer=_PYTHONS,
     schemas=False,
     requires=False,
     health="/openapi.json",
@@ -84,10 +113,18 @@ _LLAMA_CPP_PYTHON = ServerType(
 _CLOUD = ServerType(name="openai cloud", sampling=STANDARD, limit="max_completion_tokens", slots=64)
 # By the `owned_by` of a model.
 BY_OWNER: Mapping[str, ServerType] = {
-    "vllm": ServerType(name="vllm", sampling=_VLLM, slots=64, tokenizes=True, continues=True),
+    "vllm": ServerType(name="vllm", sampling=_VLLM, slots=64, tokenizer=_VLLMS, continues=True),
     "sglang": ServerType(name="sglang", sampling=_VLLM, slots=64, continues=True),
-    "llamacpp": ServerType(name="llama-server", sampling=_EVERY_FIELD, slots=4, continues=True),
-    "slotproxy": ServerType(name="slotproxy", sampling=_EVERY_FIELD, slots=16, continues=True),
+    "llamacpp": ServerType(
+        name="llama-server",
+        sampling=_EVERY_FIELD,
+        slots=4,
+        continues=True,
+        tokenizer=_LLAMA_SERVERS,
+    ),
+    "slotproxy": ServerType(
+        name="slotproxy", sampling=_EVERY_FIELD, slots=16, continues=True, tokenizer=_LLAMA_SERVERS
+    ),
     "me": _LLAMA_CPP_PYTHON,
     "openai": _CLOUD,
     "openai-internal": _CLOUD,

@@ -510,3 +510,53 @@ def test_chunks_that_came_together_say_the_same_as_one_by_one(
         calls = [e for e in batch if isinstance(e, ToolCallDelta)]
         found.append((texts, thoughts, calls, last.usage, last.reason))
     assert found[0] == found[1]
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+def counted(owner: str, *answers: Any, chat: bool = True) -> tuple[list[int] | None, list[str]]:
+    """The tokens of a chat at a server of this owner, and the paths and bodies that it got."""
+    listed = answered({"data": [{"id": "m", "owned_by": owner}]})
+    version = answered({}, "404 Not Found")
+    steps = [step for one in answers for step in answered(one)]
+    with RawServer(listed + version, steps) as server:
+        driver = OpenAIServer(f"{server.url}/v1")
+        try:
+            driver.probe(5)
+            made = task() if chat else task(messages=(), prompts=("Once",))
+            ids = driver.prompt_ids(made)
+        finally:
+            driver.close()
+        asked = [one.decode() for one in server.requests if one.startswith(b"POST")]
+    return ids, asked
+
+
+def test_vllm_counts_messages() -> None:
+    ids, (asked,) = counted("vllm", {"tokens": [1, 2, 3]})
+    assert ids == [1, 2, 3]
+    assert asked.startswith("POST /tokenize ")
+    assert '"messages"' in asked
+
+
+def test_llama_server_renders_messages_and_counts_the_prompt() -> None:
+    ids, (first, second) = counted("llamacpp", {"prompt": "<user>Hi"}, {"tokens": [1, 2]})
+    assert ids == [1, 2]
+    assert first.startswith("POST /apply-template ")
+    assert '"content":"<user>Hi"' in second.replace(": ", ":")
+
+
+def test_llama_cpp_python_counts_the_texts_of_messages() -> None:
+    ids, (asked,) = counted("me", {"tokens": [1, 2]})
+    assert ids == [1, 2]
+    assert asked.startswith("POST /extras/tokenize ")
+    assert '"input":"Hi"' in asked.replace(": ", ":")
+
+
+def test_a_server_without_a_tokenizer_says_so() -> None:
+    with pytest.raises(Unsupported, match="cannot count"):
+        counted("openai")
+
+
+def test_a_text_is_counted_as_it_is() -> None:
+    assert counted("vllm", chat=False) == (None, [])
