@@ -24,6 +24,7 @@ FILES = (
     "tests/integration/test_dialects_clients.py",
     "tests/integration/test_dialects_tools.py",
     "tests/integration/test_dialects_vectors.py",
+    "tests/integration/test_mcp_responses.py",
 )
 COLUMNS = {
     "llama-2023": "`server` of 2023",
@@ -45,6 +46,7 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_anthropic_clears_old_tool_results": ("Anthropic", "context edits", "anthropic"),
     "test_anthropic_lists_models": ("Anthropic", "models", "anthropic"),
     "test_anthropic_asynchronous": ("Anthropic", "asynchronous", "anthropic"),
+    "test_anthropic_client_gets_calls_and_results": ("Anthropic", "MCP servers", "anthropic"),
     "test_ollama_chat": ("Ollama", "/api/chat", "ollama"),
     "test_ollama_generate": ("Ollama", "/api/generate, raw and not", "ollama"),
     "test_ollama_tools": ("Ollama", "tools, there and back", "ollama"),
@@ -60,6 +62,11 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_responses_tools_round": ("Responses", "a named call (by grammar)", "openai"),
     "test_responses_parse_into_a_model": ("Responses", "text.format (by grammar)", "openai"),
     "test_responses_in_the_background": ("Responses", "background, cancel", "openai"),
+    "test_approved_call_is_made_and_the_model_continues": (
+        "Responses",
+        "MCP servers, approval",
+        "openai",
+    ),
     "test_codex_works": ("Responses", "what Codex sends", "openai"),
     "test_responses_asynchronous": ("Responses", "asynchronous", "openai"),
     "test_openai_tools": ("OpenAI", "tools, there and back", "openai"),

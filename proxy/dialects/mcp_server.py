@@ -52,10 +52,11 @@ class RpcError(Exception):
 
 def parse(body: Body) -> Message:
     """Raises BadRequest for what is no JSON-RPC message."""
-    key, method = body.get("id"), body.get("method", "")
+    key, method = body.get("id"), body.get("method") or ""
+    answers = body.get("result"), body.get("error")
     if body.get("jsonrpc") != "2.0" or type(method) is not str:
         raise BadRequest('a message must have "jsonrpc": "2.0" and a method')
-    if not method and not body.keys() & {"result", "error"}:
+    if not method and answers == (None, None):
         raise BadRequest("a message must have a method")
     if type(key) not in (str, int, type(None)) or len(str(key)) > LONGEST_ID:
         raise BadRequest(f"id must be a string or an integer of at most {LONGEST_ID} characters")

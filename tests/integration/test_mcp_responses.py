@@ -54,7 +54,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=GENERATIONS)
+NO_GRAMMARS = pytest.param(
+    "chatglm_cpp",
+    marks=pytest.mark.skip(
+        reason="chatglm_cpp knows no grammars: what only they can bind is refused (400, by name)"
+    ),
+)
+
+
+@pytest.fixture(scope="module", params=[*GENERATIONS, NO_GRAMMARS])
 def served(
     request: pytest.FixtureRequest,
     start_server: Callable[..., ModelServer],

@@ -20,6 +20,7 @@ from proxy.dialects import (
     glm,
     llamacpp_native,
     llamacpp_requests,
+    mcp_server,
     moderations,
     openai_chat,
     openai_completions,
@@ -60,6 +61,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "VectorStoreFileBatch": vector_stores.parse_batch,
     "BatchRequest": batches.parse,
     "ModerationRequest": moderations.parse,
+    "McpMessage": mcp_server.parse,
     "MessageRequest": anthropic.parse,
     "CountTokensRequest": lambda body: parse_messages(body, counting=True),
     "OllamaChatRequest": chat.parse,
@@ -146,6 +148,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "VectorStoreFileBatch": {"file_ids": ["file-1"]},
     "OllamaChatRequest": {"messages": [{"role": "user", "content": "Hi"}]},
     "DeleteKeysRequest": {"keys": ["key_1"]},  # or aliases
+    "McpMessage": {"method": "ping"},  # or a result
     "CompactRequest": {"input": "Hi"},  # or a previous response
     "ChatchatFeedback": {"chat_history_id": "0" * 32},
 }
