@@ -27,6 +27,7 @@ from msgspec import Struct
 from ..errors import GatewayError, Unauthorized, UpstreamFault
 from ..websearch.fetch import WebPage
 from ..websearch.results import EngineRequest
+from .started import Started
 
 SECONDS = 10.0  # that one answer of the provider may take
 LARGEST = 256 << 10  # bytes of an answer
@@ -50,16 +51,6 @@ class Client(Struct, frozen=True, kw_only=True):
     id: str
     secret: str = ""
     scopes: str = "openid"
-
-
-class Started(Struct, frozen=True):
-    """A sign-in that has begun: what its browser keeps until it returns. `to` is the page to open
-    then."""
-
-    state: str
-    nonce: str
-    verifier: str
-    to: str
 
 
 class _Metadata(Struct, frozen=True):

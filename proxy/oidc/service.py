@@ -8,7 +8,6 @@ administrator may regenerate it to give the person an API key.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from secrets import token_urlsafe
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -17,7 +16,8 @@ from ..accounts.records import StoredKey
 from ..accounts.service import Accounts
 from ..errors import BadRequest, NotFound
 from .people import Mapped, Person, person
-from .provider import Provider, Started
+from .provider import Provider
+from .started import Started
 
 ACTOR = "oidc"  # in the record of changes
 
@@ -39,11 +39,6 @@ class SignIn(NamedTuple):
         found = person(self.provider.issuer, claims, self.mapped)
         enter(self.accounts, found, self.provider.issuer, follows_team=bool(self.mapped.teams))
         return found.key_id
-
-
-def start(to: str) -> Started:
-    """A new sign-in, after which the page `to` is opened."""
-    return Started(token_urlsafe(24), token_urlsafe(24), token_urlsafe(48), to)
 
 
 def enter(accounts: Accounts, found: Person, issuer: str, *, follows_team: bool) -> None:

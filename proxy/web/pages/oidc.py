@@ -17,12 +17,12 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from ...errors import GatewayError, NotFound, Unauthorized
+from ...oidc.started import Started, start
 from ..observability import Record
 from ..services import current_services
 from . import guard, session, session_routes, shell
 
 if TYPE_CHECKING:
-    from ...oidc.provider import Started
     from ...oidc.service import SignIn
 
 COOKIE = "slotproxy_sign_in"
@@ -37,8 +37,6 @@ guard.protect(blueprint, open_to_all=("begin", "finish"))
 @blueprint.get("/signin/oidc")
 def begin() -> Response:
     """Send the browser to the provider. Raises NotFound, TooManyWrongKeys."""
-    from ...oidc.service import start
-
     sign_in = _opened()
     started = start(guard.local_path(request.args.get("to", "")))
     try:
@@ -89,8 +87,6 @@ def _opened() -> SignIn:
 
 def _started() -> Started | None:
     """The sign-in that this browser has begun."""
-    from ...oidc.provider import Started
-
     try:
         kept = _signer().loads(request.cookies.get(COOKIE, ""), max_age=LASTS)
         return Started(*kept)

@@ -17,7 +17,8 @@ from joserfc.jwk import OctKey, RSAKey
 
 from proxy.errors import Unauthorized, UpstreamFault
 from proxy.oidc import provider as module
-from proxy.oidc.provider import LARGEST, Client, Provider, Started
+from proxy.oidc.provider import LARGEST, Client, Provider
+from proxy.oidc.started import Started
 from proxy.websearch.fetch import WebPage
 from proxy.websearch.results import EngineRequest
 

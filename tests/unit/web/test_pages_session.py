@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -368,3 +370,23 @@ def test_redirect_to_invalid_address_is_refused(page: str, to: str) -> None:
 def test_files_with_invalid_names_are_404(name: str) -> None:
     with client() as visitor:
         assert visitor.get(f"/static/{name}").status_code == 404
+
+
+# an OpenID provider
+
+
+@pytest.mark.parametrize("path", ["/signin/oidc", "/signin/oidc/callback?code=a&state=b"])
+def test_gateway_without_an_openid_provider_needs_nothing_of_its_extra(path: str) -> None:
+    program = f"""
+import sys
+sys.modules.update(authlib=None, joserfc=None)
+from proxy.app import create_app
+from proxy.config import load
+client = create_app(load(["--llama-api", "http://127.0.0.1:9"], {{}})).test_client()
+answer = client.get({path!r})
+print(answer.status_code, answer.json["error"]["message"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("404 this gateway has no sign-in provider")

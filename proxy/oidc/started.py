@@ -1,0 +1,21 @@
+"""A sign-in that has begun. Needs no other package, so a gateway without a provider imports it."""
+
+from __future__ import annotations
+
+from secrets import token_urlsafe
+
+from msgspec import Struct
+
+
+class Started(Struct, frozen=True):
+    """What the browser keeps until it returns from the provider. `to` is the page to open then."""
+
+    state: str
+    nonce: str
+    verifier: str
+    to: str
+
+
+def start(to: str) -> Started:
+    """A new sign-in, after which the page `to` is opened."""
+    return Started(token_urlsafe(24), token_urlsafe(24), token_urlsafe(48), to)
