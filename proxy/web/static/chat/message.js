@@ -190,7 +190,7 @@ export class Message {
       usage?.cached ? words.cached(count(usage.cached)) : "",
     ];
     const bad = status === "failed";
-    this.foot.append(make("span", { className: bad ? "error" : status === "done" ? "note numbers" : "note" }, told.filter(Boolean).join(" · ")));
+    this.foot.append(make("span", { className: bad ? "error" : status === "done" ? "note timings" : "note" }, told.filter(Boolean).join(" · ")));
   }
 }
 
