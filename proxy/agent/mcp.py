@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from ..core.request import Tool
-from ..errors import UpstreamFault
+from ..errors import GatewayError, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import LAST, Children, channel
@@ -37,7 +37,9 @@ def tools(server: Server, children: Children) -> list[ChildTool]:
     """The tools of a server that may be used. Raises UpstreamFault and UpstreamTimeout."""
     listed = children.ask({}, Cancel(), PATIENCE)
     if "wrong" in listed:
-        raise UpstreamFault(f"MCP server {server.name}: {listed['wrong']}")
+        raise UpstreamFault(
+            f"MCP server {server.name}: {listed['wrong']}", detail=listed.get("detail", "")
+        )
     offered: list[ChildTool] = []
     for description in listed["tools"]:
         name, parameters = description["name"], description["parameters"]
@@ -91,7 +93,7 @@ async def _serve(setup: Mapping[str, Any], questions: asyncio.Queue[Any], answer
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # also exception groups; reported in one line
-        tell({"wrong": _why(error), LAST: True})
+        tell({**_why(error), LAST: True})
 
 
 async def _connected(setup: Mapping[str, Any], stack: contextlib.AsyncExitStack) -> Any:
@@ -170,7 +172,7 @@ async def _called(client: Any, name: str, arguments: Mapping[str, Any]) -> dict[
     except Exception as error:
         # The session may be lost, for example after the server restarted: end this child.
         code = getattr(getattr(error, "error", None), "code", FAILED)
-        return {"wrong": _why(error), "code": code, LAST: True}
+        return {**_why(error), "code": code, LAST: True}
     texts = [part.text for part in result.content if getattr(part, "type", "") == "text"]
     text = "\n".join(texts)
     if not texts and result.structured_content is not None:
@@ -178,10 +180,18 @@ async def _called(client: Any, name: str, arguments: Mapping[str, Any]) -> dict[
     return {"wrong": text or "the tool failed"} if result.is_error else {"text": text}
 
 
-def _why(error: BaseException) -> str:
+def _why(error: BaseException) -> dict[str, str]:
+    """What clients are told of an error, and the detail for the log. An error that neither the
+    server nor we have written may name paths, addresses and headers of this machine."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"[:500]
+    said = str(getattr(getattr(error, "error", None), "message", ""))
+    if isinstance(error, GatewayError):
+        said = error.message
+    return {
+        "wrong": said[:500] or "it does not answer as it should",
+        "detail": f"{type(error).__name__}: {error}"[:500],
+    }
 
 
 async def _main() -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..core.mcp import function_name
 from ..core.request import Tool
-from ..errors import GatewayError, NotFound
+from ..errors import GatewayError, NotFound, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
@@ -117,7 +117,7 @@ class _Source:
         self._tools: list[ChildTool] | None = None
         self._children: Children | None = None
         self._failed = 0.0
-        self._error: GatewayError | None = None
+        self._error = ""
 
     def tools(self) -> list[ChildTool]:
         """The tools, none if they cannot be listed."""
@@ -132,13 +132,15 @@ class _Source:
         with self._lock:
             if self._tools is not None:
                 return self._tools
-            if self._error is not None and self._clock() - self._failed < AGAIN:
-                raise self._error
+            if self._error and self._clock() - self._failed < AGAIN:
+                raise UpstreamFault(self._error)  # a new one: each raise adds to a traceback
             try:
                 self._tools, self._children = self._offers()
             except GatewayError as error:
-                self._failed, self._error = self._clock(), error
-                log.warning("could not list the tools of %s: %s", self._name, error.message)
+                self._failed, self._error = self._clock(), error.message
+                log.warning(
+                    "could not list the tools of %s: %s %s", self._name, error.message, error.detail
+                )
                 raise
             return self._tools
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
@@ -11,6 +12,8 @@ from msgspec import Struct
 from ..core.request import Tool
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
+
+log = logging.getLogger("slotproxy.tools")
 
 # Names are inserted into prompts and grammars unescaped: no quotes or line breaks.
 NAME = re.compile(r"[\w./:@-]{1,128}")
@@ -65,5 +68,7 @@ class ChildTool(NamedTuple):
         question = {"call": self.tool.name, "arguments": arguments}
         answer = self.children.ask(question, cancel, seconds)
         if "wrong" in answer:
+            if detail := answer.get("detail"):
+                log.warning("a call of the tool %s failed: %s", self.tool.name, detail)
             raise ToolError(answer["wrong"], answer.get("code", 0))
         return str(answer["text"])

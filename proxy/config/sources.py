@@ -11,6 +11,7 @@ imports flask, requests or ssl: gunicorn's master reads the settings before geve
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from ..core.mcp import SEPARATOR
 from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
@@ -29,6 +31,7 @@ from .prices import PriceConfig, prices
 from .settings import EVERYTHING, GONE_SETTINGS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, read_value, table
 
+HEADER = re.compile(r"[\x20-\x7e]*")
 TABLES = ("backend", "macros", "mcp", "model", "price", "route")
 # The environment variables of chatglm_cpp's own servers, and the corresponding settings.
 _CHATGLM_VARIABLES = {
@@ -168,11 +171,21 @@ def _mcp(raw: Any, path: str) -> tuple[McpConfig, ...]:
     for server in servers:
         if bool(server.command) == bool(server.url):
             raise SettingsError(f"{path}: mcp {server.name}: set command or url")
+        if SEPARATOR in f"{server.name}_":
+            raise SettingsError(
+                f"{path}: mcp {server.name}: name: cannot contain {SEPARATOR} nor end in _"
+            )
         if server.url:
             try:
                 url(server.url)
             except ValueError as error:
                 raise SettingsError(f"{path}: mcp {server.name}: url: {error}") from None
+        for name, value in server.headers.items():
+            if not HEADER.fullmatch(name + value):
+                raise SettingsError(
+                    f"{path}: mcp {server.name}: headers: {name[:40]!r} must be printable ASCII,"
+                    " without line breaks"
+                )
     if len({server.name for server in servers}) != len(servers):
         raise SettingsError(f"{path}: mcp: two servers have the same name")
     return servers

@@ -9,8 +9,14 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 SEPARATOR = "__"
-LABEL = re.compile(r"[A-Za-z][\w-]{0,63}", re.ASCII)
-"""How a server is named. The model sees its tools as functions named after both."""
+LABEL = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]|_(?!_|$)){0,63}")
+"""How a server is named. The model sees its tools as functions named after both, so a label cannot
+contain the separator, nor end as it begins: two tools would have one name."""
+
+
+LABEL_RULE = (
+    "must be 1 to 64 letters, digits, - or _, begin with a letter, and contain no __ nor end in _"
+)
 
 
 class ToolFilter(Struct, frozen=True):

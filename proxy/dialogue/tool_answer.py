@@ -142,6 +142,10 @@ class ToolAnswer:
         for runner in self._runners:
             work = runner.prepare(request)
             if work is not None:
+                if self._caller.allowance is not None:
+                    # The first round would ask for it only after the tools have run.
+                    for _ in self._caller.allowance.begin(self.info.model, self._cancel):
+                        yield []
                 if not self._begun:
                     self._begun = True
                     yield [Started(), *listed]

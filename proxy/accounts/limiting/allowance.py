@@ -153,6 +153,12 @@ class Allowance:
         self._counted = True
         return Admission(service, plan, terms, found)
 
+    def begin(self, model: str, cancel: Cancel) -> Generator[None, None, None]:
+        """Count the request, and ask for a token that is given back at once: before tools run that
+        the model has not asked for. Yields and raises as `admit` does."""
+        admission = yield from self.admit(Size(1), model, cancel)
+        admission.close()
+
     @contextmanager
     def queued(self) -> Iterator[None]:
         """Have a place in the queue. Raises LimitReached, LimitsUnavailable."""

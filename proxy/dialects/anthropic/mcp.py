@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ...core.events import ServerCall, Step
-from ...core.mcp import LABEL, Approval, McpServer, ToolFilter, function_name
+from ...core.mcp import LABEL, LABEL_RULE, Approval, McpServer, ToolFilter, function_name
 from ...core.request import ToolCall
 from ...errors import InvalidParameter
 from ..fields import Body, entry, flag, items, mapping, required, text
@@ -57,9 +57,7 @@ def servers(body: Body) -> tuple[McpServer, ...]:
 def _server(value: Body, at: str) -> McpServer:
     label = required(value, "name", at)
     if not LABEL.fullmatch(label):
-        raise InvalidParameter(
-            at + "name", "must be 1 to 64 letters, digits, _ or -, and begin with a letter"
-        )
+        raise InvalidParameter(at + "name", LABEL_RULE)
     if text(value, "type", "url", at=at) != "url":
         raise InvalidParameter(at + "type", "must be url")
     url, token = text(value, "url", at=at), text(value, "authorization_token", at=at)

@@ -16,13 +16,22 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...core.mcp import LABEL, Approval, ApprovedCall, McpServer, ToolFilter, function_name
+from ...core.mcp import (
+    LABEL,
+    LABEL_RULE,
+    Approval,
+    ApprovedCall,
+    McpServer,
+    ToolFilter,
+    function_name,
+)
 from ...core.request import Message, ToolCall
 from ...errors import InvalidParameter
 from ..fields import Body, entry, flag, items, mapping, required, text
 
 KINDS = ("mcp_list_tools", "mcp_call", "mcp_approval_request", "mcp_approval_response")
 MOST_SERVERS = 8
+MOST_APPROVED = 16  # calls that a request approves
 MOST_HEADERS = 32
 LONGEST_HEADER = 8192  # characters
 REFUSED = "The user did not approve this call."
@@ -46,9 +55,7 @@ def server(tool: Body, at: str) -> McpServer:
     """A tool of type `mcp`. Raises InvalidParameter."""
     label = required(tool, "server_label", at)
     if not LABEL.fullmatch(label):
-        raise InvalidParameter(
-            at + "server_label", "must be 1 to 64 letters, digits, _ or -, and begin with a letter"
-        )
+        raise InvalidParameter(at + "server_label", LABEL_RULE)
     for name in ELSEWHERE:
         if tool.get(name) is not None:
             raise InvalidParameter(
@@ -203,6 +210,10 @@ def approved(known: Approvals, servers: Mapping[str, McpServer]) -> tuple[Approv
                 text(item, "name", at="input."),
                 text(item, "arguments", at="input."),
             )
+        )
+    if len(calls) > MOST_APPROVED:
+        raise InvalidParameter(
+            "input", f"may approve at most {MOST_APPROVED} calls at once, not {len(calls)}"
         )
     return tuple(calls)
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from ...core.mcp import McpServer, function_name
-from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool, ToolChoice
+from ...core.mcp import McpServer
+from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool
 from ...core.sampling import check
 from ...errors import InvalidParameter
 from .. import attribute_filters, openai
 from ..fields import Body, entry, flag, integer, items, mapping, model_name, text, unheeded
-from ..openai_tools import allowed, functions, plain
+from ..openai_tools import functions, plain
 from ..parts import joined
-from . import mcp
+from . import mcp, tool_choice
 from .items import as_items, check_outputs, messages, referenced
 from .repeated import SAMPLING, repeated
 
@@ -87,9 +87,7 @@ def parse(
     if not chat:
         raise InvalidParameter("input", "must contain at least one message")
     tools, custom, search_tools = _tools(raw_tools, searches, warnings)
-    choice, names = _choice(body.get("tool_choice"), warnings)
-    if names is not None:
-        tools = tuple(tool for tool in tools if tool.name in names)
+    chosen = tool_choice.parse(body.get("tool_choice"), warnings)
     form = mapping(mapping(body, "text"), "format", "text.")
     reasoning = mapping(body, "reasoning")
     truncation = text(body, "truncation", "disabled")
@@ -110,11 +108,11 @@ def parse(
         max_tokens=0 if warms else most,
         stream=stream,
         logprobs=logprobs or 0 if LOGPROBS in items(body, "include") else None,
-        tools=tools,
-        searches=search_tools,
-        servers=tuple(servers.values()),
+        tools=tuple(tool for tool in tools if chosen.allows("function", tool.name)),
+        searches=tuple(one for one in search_tools if chosen.allows("search", one.name)),
+        servers=tuple(one for one in servers.values() if chosen.allows("mcp", one.label)),
         approved=approved,
-        tool_choice=choice,
+        tool_choice=chosen.choice,
         parallel_tool_calls=flag(body, "parallel_tool_calls", True),
         max_tool_calls=integer(body, "max_tool_calls", 1, 1 << 30),
         output=_output(form),
@@ -213,37 +211,6 @@ def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search 
             raise InvalidParameter(at + "search_context_size", f"must be one of {', '.join(PAGES)}")
         return Search("web", count=PAGES[size])
     return None
-
-
-def _choice(value: Any, warnings: list[str]) -> tuple[ToolChoice, frozenset[str] | None]:
-    """The tool choice, and the names of the allowed tools, None for all."""
-    restricted = allowed(value)
-    if restricted is not None:
-        return ToolChoice(restricted[0]), restricted[1]
-    if value is None or value == "auto":
-        return ToolChoice(), None
-    if value in ("none", "required"):
-        return ToolChoice(value), None
-    if isinstance(value, dict):
-        kind = text(value, "type", at="tool_choice.")
-        if kind == "file_search":
-            return ToolChoice("named", kind), None
-        if kind.startswith("web_search"):
-            return ToolChoice("named", "web_search"), None
-        if kind == "mcp":
-            label = text(value, "server_label", at="tool_choice.")
-            name = text(value, "name", at="tool_choice.")
-            if name:
-                return ToolChoice("named", function_name(label, name)), None
-            return ToolChoice("required"), None
-        if kind in ("function", "custom"):
-            name = text(value, "name", at="tool_choice.")
-            if name:
-                return ToolChoice("named", name), None
-        else:
-            warnings.append(f"tool_choice of type {plain(kind)} is ignored")
-            return ToolChoice(), None
-    raise InvalidParameter("tool_choice", "must be auto, none, required or name a tool")
 
 
 def _output(form: Body) -> OutputFormat:

@@ -274,3 +274,47 @@ def test_failures_are_reported() -> None:
     assert listed["error"] == "gone"
     assert call["status"] == "failed"
     assert call["error"] == {"type": "mcp_protocol_error", "code": -32001, "message": "no"}
+
+
+FUNCTION: Any = {"type": "function", "name": "foo", "parameters": {"type": "object"}}
+NEAR: Any = {"type": "mcp", "server_label": "near"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "functions", "labels"),
+    [
+        ({"type": "allowed_tools", "tools": [{"type": "function", "name": "foo"}]}, ["foo"], []),
+        ({"type": "allowed_tools", "tools": [FAR]}, [], ["far"]),
+        ({"type": "allowed_tools", "tools": [FUNCTION, NEAR]}, ["foo"], ["near"]),
+        (FAR, [], ["far"]),
+        ("required", ["foo"], ["far", "near"]),
+    ],
+)
+def test_tool_choice_binds_servers_and_functions(
+    choice: Any, functions: list[str], labels: list[str]
+) -> None:
+    request = parse(tools=[FUNCTION, FAR, NEAR], tool_choice=choice).request
+    assert [tool.name for tool in request.tools] == functions
+    assert [server.label for server in request.servers] == labels
+
+
+@pytest.mark.parametrize("label", ["a__b", "a_", "1a", "a b", ""])
+def test_label_that_could_be_taken_for_another_is_refused(label: str) -> None:
+    with pytest.raises(InvalidParameter, match="server_label"):
+        parse(tools=[{"type": "mcp", "server_label": label}])
+
+
+def test_number_of_approved_calls_is_bounded() -> None:
+    def given(count: int) -> list[Any]:
+        return [
+            item
+            for number in range(count)
+            for item in (
+                {**REQUEST, "id": f"mcpr_{number}"},
+                {**answer(True), "approval_request_id": f"mcpr_{number}"},
+            )
+        ]
+
+    assert len(parse(input=given(mcp.MOST_APPROVED)).request.approved) == mcp.MOST_APPROVED
+    with pytest.raises(InvalidParameter, match=f"at most {mcp.MOST_APPROVED} calls"):
+        parse(input=given(mcp.MOST_APPROVED + 1))
