@@ -13,6 +13,13 @@ ELSEWHERE = {
     "test_embeddings_and_rankings_use_dedicated_servers",
     "test_old_server_cannot_rerank",
     "test_token_ids_are_refused_where_only_text_is_embedded",
+    "test_refused_call_is_not_made",
+    "test_call_without_approval_is_made_at_once",
+    "test_failed_call_is_reported_and_the_model_continues",
+    "test_server_is_named_by_url",
+    "test_name_of_a_private_address_is_not_connected_to",
+    "test_url_that_is_not_allowed_is_forbidden",
+    "test_server_that_is_not_configured_is_not_found",
 }
 
 
