@@ -365,4 +365,4 @@ def test_first_visit_loads_few_bytes(site: Gateway, visit: Open) -> None:
         page.locator("h1").first.wait_for()
         ready = page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive")
         print(f"{path}: {sent / 1000:.0f} kB, interactive after {ready:.0f} ms")
-        assert 0 < sent < 200_000
+        assert 0 < sent < 120_000
