@@ -101,6 +101,7 @@ class ToolAnswer:
                 round = yield from self._round(request, listed)
                 if round is None:
                     return
+                self._begin_call()
                 observed = yield from self._owners[round.call.name].run(round.call)
                 if observed is None:
                     self.info.outcome = "tool_calls"
@@ -122,6 +123,13 @@ class ToolAnswer:
         except GatewayError as error:
             self.info.outcome = error.code or error.type
             yield [Failed(error)]
+
+    def _begin_call(self) -> None:
+        """Note that a tool is about to run. Another try would run it again, so from now on even a
+        request that uses idle slots only waits for a slot, and keeps it. Raises Cancelled."""
+        self._cancel.check()
+        self._caller = msgspec.structs.replace(self._caller, idle=False)
+        self.info.has_effects = True
 
     def _offering(self) -> CompletionRequest:
         """The request with all tools; those of the client take precedence."""
@@ -146,10 +154,13 @@ class ToolAnswer:
                     # The first round would ask for it only after the tools have run.
                     for _ in self._caller.allowance.begin(self.info.model, self._cancel):
                         yield []
+                if request.approved:
+                    self._begin_call()
                 if not self._begun:
                     self._begun = True
                     yield [Started(), *listed]
                 request = yield from work
+                self._caller = msgspec.structs.replace(self._caller, begun=True)
         return request
 
     def _round(

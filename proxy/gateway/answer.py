@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from itertools import chain
 
 import msgspec
@@ -24,6 +25,7 @@ from ..runtime.locks import native_lock
 from .attempt import Attempt
 from .bounded import BoundedAnswer
 from .context import ANYBODY, Caller, GatewayContext, Info
+from .idle import nothing
 
 AT_ONCE = 16  # choices of one request that run in parallel, at most
 AHEAD = 64  # batches that the choices may be ahead of a slow client
@@ -104,7 +106,8 @@ class Answer:
         self.tasks = bounded.tasks
         info, clock = self.info, self._context.clock
         try:
-            for _ in bounded.enter(self._cancel):
+            # A request that uses idle slots only often finds none: it enters when it has one.
+            for _ in () if self._caller.idle else bounded.enter(self._cancel):
                 info.queue_wait = info.limit_wait = clock() - self._began
                 if self._caller.tell_place:
                     yield 0, []
@@ -134,7 +137,8 @@ class Answer:
         yield from self._all()
 
     def _several(self) -> Generator[Choice, None, None]:
-        """Run several choices, each in a thread, and interleave their batches as they come."""
+        """Run several choices, each in a thread, and interleave their batches as they come. In idle
+        slots, one runs after the other: there may never be several at once."""
         n = self.request.n
         ready: queue.Queue[Choice | BaseException | None] = queue.Queue(AHEAD)
         todo = iter(list(enumerate(t for t in self.tasks for _ in range(n))))
@@ -157,7 +161,7 @@ class Answer:
                     return
             ready.put(None)
 
-        count = min(AT_ONCE, n * len(self.tasks))
+        count = 1 if self._caller.idle else min(AT_ONCE, n * len(self.tasks))
         threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
         for thread in threads:
             thread.start()
@@ -199,6 +203,7 @@ class Answer:
         """Run one choice. An error becomes its last event."""
         info, clock, began = self.info, self._context.clock, self._began
         order = Order()
+        bounded = self._bounded
         attempt = Attempt(
             self._context,
             task,
@@ -207,6 +212,7 @@ class Answer:
             info=info,
             cancel=self._cancel,
             began=began,
+            on_slot=nothing if bounded is None else partial(bounded.enter_at_once, self._cancel),
         )
         batches = iter(attempt)
         end: Finished | None = None

@@ -56,6 +56,7 @@ from ..scheduling.ticket import Ticket
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
+from .idle import OnSlot, acquire_idle, nothing
 from .leased_slot import LeasedSlot
 from .retries import Retries, pause, without
 from .token_counts import TokenCounts
@@ -106,8 +107,10 @@ class Attempt:
         info: Info,
         cancel: Cancel,
         began: float,
+        on_slot: OnSlot = nothing,
     ) -> None:
-        """`began` is the clock's time at which the request arrived."""
+        """`began` is the clock's time at which the request arrived. `on_slot` is called with each
+        slot of a request that uses idle slots only."""
         self.state = State.WAITING
         self.slot_seconds = 0.0  # for which slots were leased so far
         self._leased_at = 0.0
@@ -118,6 +121,7 @@ class Attempt:
         self._info = info
         self._cancel = cancel
         self._began = began
+        self._on_slot = on_slot
         self._retries = Retries()
         self._passed: dict[str, str] = {}  # backends that failed or refused it, and how
         self._reason: GatewayError | None = None  # why it waits again, if it does
@@ -214,17 +218,28 @@ class Attempt:
     # waiting for a slot
 
     def _acquire(self) -> Generator[Batch, None, LeasedSlot]:
-        """Wait for a slot and prepare it. Raises NoBackend, QueueFull, QueueTimeout, Cancelled."""
+        """Wait for a slot and prepare it. Raises NoBackend, NoIdleSlot, QueueFull, QueueTimeout,
+        Cancelled."""
         again = self._reason is not None
         while True:
-            entry = self._context.scheduler.enter(self._want, again)
-            lease = entry if isinstance(entry, Lease) else (yield from self._wait(entry))
             if self._want.idle:
-                lease.on_wanted(self._cancel.cancel)
+                lease = self._acquire_idle()
+            else:
+                entry = self._context.scheduler.enter(self._want, again)
+                lease = entry if isinstance(entry, Lease) else (yield from self._wait(entry))
             slot = yield from self._take(lease)
             if slot is not None:
                 return slot
             again = True
+
+    def _acquire_idle(self) -> Lease:
+        begun = self._caller.begun or self._info.choices > 0
+        lease = acquire_idle(
+            self._context.scheduler, self._want, self._cancel, begun=begun, on_slot=self._on_slot
+        )
+        self._info.queue_wait = max(self._info.queue_wait, lease.waited)
+        lease.on_wanted(self._cancel.cancel)
+        return lease
 
     def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
         """Wait for the lease. Yields ticks while no backend is up, and for a client that sees its

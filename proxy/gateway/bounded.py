@@ -58,6 +58,13 @@ class BoundedAnswer:
         size = self._size(cancel) if self._allowance.plan.counts_tokens else Size()
         self._admission = yield from self._allowance.admit(size, self._name, cancel)
 
+    def enter_at_once(self, cancel: Cancel) -> None:
+        """Like `enter`, for a request that does not wait for its limits. A second call does
+        nothing."""
+        if self._admission is None:
+            for _ in self.enter(cancel):
+                pass
+
     def add(self, number: int, usage: Usage, slot_seconds: float) -> None:
         """Add what a choice has used. A prompt counts once for all choices made from it."""
         if number % self._choices:

@@ -39,7 +39,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     `key` is the name of the API key, `user` and `team` the ids of its user and team, "" for none.
     Only requests of the same `group` share cached prompts. `share` is the weight of the key's class
     in the queue. `background` marks a side job, which avoids evicting others' prompts; `idle` a
-    request that uses idle slots only, and is cancelled when others need its slot.
+    request that uses idle slots only, and is cancelled when others need its slot. `begun`: a part
+    of its answer is done, so it waits for an idle slot as long as it must.
     `tell_place`: report the place in the queue in the stream. `may` says which models may be
     used, `barred` names the tiers of routes that may not. `allowance` is what the request may take
     from the limits of its key, None without limits."""
@@ -51,6 +52,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     share: float = 1.0
     background: bool = False
     idle: bool = False
+    begun: bool = False
     tell_place: bool = False
     may: Permissions = ALL
     allowance: Allowance | None = None
@@ -75,6 +77,8 @@ class Info(Struct, kw_only=True):
     sequence, prompt and answer, in tokens. `tier` is the backend's tier in a route. `passed` names
     the backends that were passed over, and why: `down`, `paused`, `busy`, `barred`, or by a fault
     of this request `failed`, `timeout` or `refused`.
+
+    `has_effects`: tools have run for the answer, which another try would repeat.
 
     `usage` is that of the answer. Of choices that did not end, it has the tokens so far. `chain`
     has the digests of the first prompt, if that is text."""
@@ -101,6 +105,7 @@ class Info(Struct, kw_only=True):
     usage: Usage = Usage()
     chain: Chain | None = None
     outcome: str = ""
+    has_effects: bool = False
     warnings: tuple[str, ...] = ()
 
     @property

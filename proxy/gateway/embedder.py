@@ -36,7 +36,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.interface import Scheduler
 from ..scheduling.lease import Outcome
 from ..scheduling.state import SlotRequest
-from .idle import idle_slots
+from .idle import OnSlot, acquire_idle, idle_slots, nothing
 from .leased_slot import UNUSED
 from .retries import Retries, without
 
@@ -64,11 +64,12 @@ class Embedder:
         barred: frozenset[str] = frozenset(),
         *,
         idle: bool = False,
+        on_slot: OnSlot = nothing,
     ) -> tuple[str, Embedded]:
         """Embed the inputs, on backends outside of the `barred` tiers; with `idle`, in idle slots
-        only. Returns the model's name and the vectors. Raises ModelNotFound, NoBackend,
-        Unsupported, BadRequest, and the queue's
-        errors."""
+        only, one part after the other, with `on_slot` called for each. Returns the model's name and
+        the vectors. Raises ModelNotFound, NoBackend, Unsupported, BadRequest, the queue's errors,
+        and those of `on_slot`."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
         backend, caps = self._first(model)
@@ -76,7 +77,9 @@ class Embedder:
             if not isinstance(ids, str):
                 backend.vocabulary.check_harmless(ids, caps, "input")
         if not caps.queues:
-            return name, self._embed_one_by_one(model, backend, inputs, cancel, barred, idle=idle)
+            return name, self._embed_one_by_one(
+                model, backend, inputs, cancel, barred, idle=idle, on_slot=on_slot
+            )
         size = at_once(caps)
         parts = [inputs[i : i + size] for i in range(0, len(inputs), size)]
         exclude = self._others(model, queues=True)
@@ -97,9 +100,12 @@ class Embedder:
                 ),
                 call,
                 inner,
+                begun=bool(results),
+                on_slot=on_slot,
             )
 
-        _side_by_side(one, len(parts), cancel)
+        # There may never be several idle slots at once.
+        _side_by_side(one, len(parts), cancel, 1 if idle else MOST)
         whole = [results[i] for i in range(len(parts))]
         vectors = tuple(vector for part in whole for vector in part.vectors)
         return name, Embedded(vectors, sum(part.tokens for part in whole))
@@ -155,6 +161,7 @@ class Embedder:
         barred: frozenset[str],
         *,
         idle: bool,
+        on_slot: OnSlot,
     ) -> Embedded:
         texts = [_text(backend, item, place) for place, item in enumerate(inputs)]
         if "" in texts:  # an old server answers it as a chat, with vectors of an earlier request
@@ -188,14 +195,20 @@ class Embedder:
                 whole_backend=True,
                 idle=idle,
             )
-            self._leased(want, batch, cancel)
+            self._leased(want, batch, cancel, begun=bool(vectors), on_slot=on_slot)
         return Embedded(tuple(item.vectors[0] for item in vectors), sum(counts))
 
     def _leased(
-        self, want: SlotRequest, call: Callable[[Driver, Capabilities], T], cancel: Cancel
+        self,
+        want: SlotRequest,
+        call: Callable[[Driver, Capabilities], T],
+        cancel: Cancel,
+        *,
+        begun: bool = False,
+        on_slot: OnSlot = nothing,
     ) -> T:
         """Run a call on a backend, and on another one if that fails. All waiting in the queue has
-        one deadline."""
+        one deadline. `begun` and `on_slot` are for idle slots (see `acquire_idle`)."""
         want = msgspec.structs.replace(want, since=time.monotonic())
         retries = Retries()
         reason: GatewayError | None = None
@@ -204,7 +217,12 @@ class Embedder:
             # everybody else again and again.
             again = reason is not None and not want.whole_backend
             try:
-                lease = self._scheduler.acquire(want, cancel, again=again)
+                if want.idle:
+                    lease = acquire_idle(
+                        self._scheduler, want, cancel, begun=begun, on_slot=on_slot
+                    )
+                else:
+                    lease = self._scheduler.acquire(want, cancel, again=again)
             except NoBackend:
                 if reason is None or isinstance(reason, BackendBusy):
                     raise
@@ -248,11 +266,14 @@ def _text(backend: Backend, item: Input, place: int) -> str:
         raise BadRequest(f"input[{place}]: {error.message}", param="input") from None
 
 
-def _side_by_side(work: Callable[[int, Cancel], None], count: int, cancel: Cancel) -> None:
-    """Run work(0) … work(count - 1), several in parallel. The first error cancels the rest and is
-    raised."""
-    if count == 1:
-        work(0, cancel)
+def _side_by_side(
+    work: Callable[[int, Cancel], None], count: int, cancel: Cancel, most: int
+) -> None:
+    """Run work(0) … work(count - 1), at most `most` in parallel. The first error cancels the rest
+    and is raised."""
+    if min(count, most) == 1:
+        for i in range(count):
+            work(i, cancel)
         return
     inner = Cancel()
     cancel.add(inner.cancel)
@@ -272,7 +293,7 @@ def _side_by_side(work: Callable[[int, Cancel], None], count: int, cancel: Cance
                 errors.append(error)
                 inner.cancel()
 
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(MOST, count))]
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(most, count))]
     try:
         for thread in threads:
             thread.start()

@@ -14,6 +14,7 @@ from ..scheduling.interface import Scheduler
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
 from .context import Caller
+from .idle import OnSlot, acquire_idle, nothing
 
 WHOLE, CUT, FAILED, UNUSED = (
     Outcome(end="whole", erased=True),
@@ -31,10 +32,18 @@ class Forwarder:
         self._scheduler = scheduler
 
     def forward(
-        self, model: str, make: CallMaker, cancel: Cancel, caller: Caller, *, counts: bool = True
+        self,
+        model: str,
+        make: CallMaker,
+        cancel: Cancel,
+        caller: Caller,
+        *,
+        counts: bool = True,
+        on_slot: OnSlot = nothing,
     ) -> Forwarded:
         """Forward a call to a backend of this pool, and wait for the head of its answer, which must
-        be closed. One that `counts` waits for one of the places of the backend.
+        be closed. One that `counts` waits for one of the places of the backend; `on_slot` is called
+        when a caller that uses idle ones only has it.
 
         A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
         the driver."""
@@ -48,8 +57,12 @@ class Forwarder:
             share=caller.share,
             barred=caller.barred,
             background=True,
+            idle=caller.idle,
         )
-        lease = self._scheduler.acquire(want, cancel)
+        if caller.idle:
+            lease = acquire_idle(self._scheduler, want, cancel, on_slot=on_slot)
+        else:
+            lease = self._scheduler.acquire(want, cancel)
         return self._send(lease.backend, lease, make, cancel, caller)
 
     def _first(self, model: str, caller: Caller) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
+from functools import partial
 
 from ..accounts.limiting.allowance import Admission
 from ..accounts.limiting.budgets import Used
@@ -19,7 +20,7 @@ from .services import Services
 CHARACTERS = 3  # of a token, about
 
 
-def admission(caller: Caller, cancel: Cancel, model: str, prompt: int = 0) -> Admission | None:
+def _admission(caller: Caller, cancel: Cancel, model: str, prompt: int = 0) -> Admission | None:
     """What a request to this model with a prompt of about so many tokens takes from the limits of
     its caller, which is to be settled; None without limits. Waits if the caller's limits say so.
     Raises the errors of `Allowance.admit`."""
@@ -34,6 +35,29 @@ def admission(caller: Caller, cancel: Cancel, model: str, prompt: int = 0) -> Ad
             return found
 
 
+class Admitted:
+    """What a request takes from the limits of its caller, to be settled. One that uses idle slots
+    only takes it with its first slot, in `on_slot`: it often finds none. Raises like
+    `Allowance.admit`."""
+
+    def __init__(self, caller: Caller, cancel: Cancel, model: str, prompt: int = 0) -> None:
+        self._take = partial(_admission, caller, cancel, model, prompt)
+        self._taken = None if caller.idle else self._take()
+
+    def on_slot(self) -> None:
+        if self._taken is None:
+            self._taken = self._take()
+
+    def settle(self, used: Used) -> None:
+        if self._taken is not None:
+            self._taken.settle(used)
+
+    def close(self) -> None:
+        """Give everything back that is not settled."""
+        if self._taken is not None:
+            self._taken.close()
+
+
 @contextmanager
 def within_limits(
     services: Services,
@@ -43,17 +67,17 @@ def within_limits(
     *,
     model: str,
     texts: Iterable[Sized],
-) -> Iterator[None]:
+) -> Iterator[Admitted]:
     """Run a request to this model that evaluates these texts, or lists of token ids, within the
     limits of its caller. Afterwards, the tokens in the record's info are charged."""
     caller = services.callers.caller(record.key, environ)
-    taken = admission(caller, cancel, model, 0 if caller.allowance is None else _about(texts))
+    prompt = 0 if caller.allowance is None else _about(texts)
+    admitted = Admitted(caller, cancel, model, prompt)
     try:
-        yield
+        yield admitted
     finally:
-        if taken is not None:
-            usage = record.info.usage
-            taken.settle(Used(usage.prompt, usage.cached, usage.completion))
+        usage = record.info.usage
+        admitted.settle(Used(usage.prompt, usage.cached, usage.completion))
 
 
 def _about(texts: Iterable[Sized]) -> int:

@@ -84,7 +84,7 @@ class Callers:
             return Caller(key=key)
         allowance = None
         if identity.limits and self._limits is not None:
-            allowance = self._limits.allowance(identity.limits, key)
+            allowance = self._limits.allowance(identity.limits, key, idle=BATCH in environ)
             Record.of(environ).allowance = allowance
         return Caller(
             key=key,

@@ -68,10 +68,18 @@ def _embedded(
     environ = request.environ
     with (
         disconnect.watched(environ) as cancel,
-        within_limits(services, record, environ, cancel, model=asked.model, texts=asked.inputs),
+        within_limits(
+            services, record, environ, cancel, model=asked.model, texts=asked.inputs
+        ) as admitted,
     ):
-        idle = BATCH in environ
-        name, result = services.embedder.embed(asked.model, asked.inputs, cancel, barred, idle=idle)
+        name, result = services.embedder.embed(
+            asked.model,
+            asked.inputs,
+            cancel,
+            barred,
+            idle=BATCH in environ,
+            on_slot=admitted.on_slot,
+        )
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
     vectors = embeddings.shaped(asked, result, services.settings.embedding_shortens)
     return asked, name, vectors, result.tokens

@@ -16,9 +16,10 @@ from flask import Blueprint, Response, request
 
 from ..core.forwarding import Call, CallMaker, Forwarded
 from ..errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
+from ..gateway.idle import nothing
 from ..runtime.cancel import Cancel
 from . import disconnect, seen
-from .admitted import admission
+from .admitted import Admitted
 from .fastpath import Environ
 from .forwarded_body import Body, JSONBody, read_body, read_raw, sent_headers
 from .model_tables import with_preset
@@ -144,9 +145,12 @@ def _answer(
     cancel = Cancel()
     record.stop = disconnect.watch(request.environ, cancel)
     caller = services.callers.caller(record.key, request.environ)
-    taken = admission(caller, cancel, model) if counts else None
+    taken = Admitted(caller, cancel, model) if counts else None
+    on_slot = nothing if taken is None else taken.on_slot
     try:
-        answer = services.forwarder.forward(model, make, cancel, caller, counts=counts)
+        answer = services.forwarder.forward(
+            model, make, cancel, caller, counts=counts, on_slot=on_slot
+        )
     except BaseException:
         if taken is not None:
             taken.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from flask import Blueprint, request
 
 from ..core.fold import fold
@@ -30,7 +31,10 @@ def moderate(services: Services, record: Record) -> Any:
     caller = services.callers.caller(record.key, request.environ)
     services.observer.begin(record)
     with disconnect.watched(request.environ) as cancel:
-        results = [_judged(services, record, model, one, caller, cancel) for one in contents]
+        results = []
+        for content in contents:
+            results.append(_judged(services, record, model, content, caller, cancel))
+            caller = msgspec.structs.replace(caller, begun=True)
     return moderations.reply(record.id, record.info.model, contents, results)
 
 

@@ -131,6 +131,16 @@ def test_texts_are_embedded(
             assert one["response"]["body"]["data"][0]["embedding"]
 
 
+def test_several_choices_need_one_idle_slot_at_a_time(
+    start_server: StartServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    model = start_server("llama-2023", slots=1)
+    served = gateway("--llama-api", model.url, "--data", str(tmp_path / "data"))
+    with client(served) as api:
+        for one in check(api, ended(api, begun(api, lines(CHAT, 3, n=3)).id), 3):
+            assert len(one["response"]["body"]["choices"]) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_line_is_lost_or_answered_twice_after_kills(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from ...errors import LimitsUnavailable, QueueFull, QueueTimeout, StoreUnavailable
+from ...errors import LimitsUnavailable, NoIdleSlot, QueueFull, QueueTimeout, StoreUnavailable
 from ...runtime.cancel import Cancel
 from ...runtime.locks import native_lock
 from ..limits import Limited, Quantity
@@ -75,8 +75,8 @@ class LimitService:
         self._now = now
         self._unpriced = Terms(FREE, cached_weight, TOKEN_SECONDS, 0)
 
-    def allowance(self, limited: tuple[Limited, ...], key: str) -> Allowance:
-        return Allowance(self, plan_of(limited), key)
+    def allowance(self, limited: tuple[Limited, ...], key: str, *, idle: bool = False) -> Allowance:
+        return Allowance(self, plan_of(limited), key, idle=idle)
 
     def take(self, charges: Sequence[Charge], gauges: Sequence[Gauge]) -> Taken | Refused | None:
         """None if the limits cannot be checked, and requests pass then. Raises
@@ -122,14 +122,17 @@ class LimitService:
 class Allowance:
     """What one request of a client may take, in one or several rounds. `states` are those of its
     windows, and `warnings` those about its budgets, for headers. All its choices together have one
-    place in the queue."""
+    place in the queue. An `idle` request has a slot that no other needs: it does not count among
+    those that run or wait, and does not wait for windows; only its later rounds do."""
 
-    def __init__(self, service: LimitService, plan: Plan, key: str) -> None:
+    def __init__(self, service: LimitService, plan: Plan, key: str, *, idle: bool = False) -> None:
         self.plan = plan
         self.states: Sequence[State] = ()
         self.warnings: Sequence[str] = ()
         self._service = service
         self._key = key
+        self._idle = idle
+        self._gauges = plan.idle_gauges if idle else plan.gauges
         self._counted = False
         self._queued = 0  # choices that wait for a slot
         self._place: Admission | None = None  # in the queue
@@ -138,15 +141,20 @@ class Allowance:
     def admit(self, size: Size, model: str, cancel: Cancel) -> Generator[None, None, Admission]:
         """Take what a request to this model, or a round of it, may need; yields while it waits for
         that. Raises LimitReached, BudgetExceeded, BadRequest, LimitsUnavailable, StoreUnavailable,
-        QueueTimeout and Cancelled."""
+        QueueTimeout, NoIdleSlot and Cancelled."""
         plan, service = self.plan, self._service
+        waits = not self._idle or self._counted
+        if not waits and self._key in service.lines:
+            raise NoIdleSlot("other requests of this API key wait for its limits")
         plan.check_prompt(size.prompt)
         terms = service.terms(plan, model)
         charges = plan.charges(size, terms, counts=not self._counted)
-        found = service.take(charges, plan.gauges)
+        found = service.take(charges, self._gauges)
         if isinstance(found, Refused):
             self._note(charges, found)
             self._check_waits(charges, found)
+            if not waits:
+                raise refusal(found.by, found.wait)
             found = yield from self._wait(charges, cancel)
         if found is not None:
             self._note(charges, found)
@@ -166,7 +174,7 @@ class Allowance:
             self._queued += 1
             is_first = self._queued == 1
         try:
-            if is_first and self.plan.queue:
+            if is_first and self.plan.queue and not self._idle:
                 found = self._service.take((), self.plan.queue)
                 if isinstance(found, Refused):
                     raise refusal(found.by, None)
@@ -198,7 +206,7 @@ class Allowance:
                 while True:
                     pause = NEXT
                     if line[0] is me:
-                        found = service.take(charges, self.plan.gauges)
+                        found = service.take(charges, self._gauges)
                         if not isinstance(found, Refused):
                             return found
                         self._check_waits(charges, found)

@@ -10,7 +10,7 @@ from ..limits import PERIODS, Budget, Limited, Quantity
 from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, units
 from .meters import ANY, TICKS, Charge, Gauge, Meter, window
 
-PARALLEL, QUEUED = "parallel", "queued"
+PARALLEL, QUEUED, IDLE = "parallel", "queued", "idle"
 _SUBJECTS = {"key": "this API key", "team": "the team of this API key", "user": "its user"}
 _THINGS = {"requests": "requests", "prompt_tokens": "prompt tokens", "tokens": "tokens"}
 _UNITS = {"money": "", "tokens": " tokens", "slot_seconds": " seconds of slots"}
@@ -70,6 +70,7 @@ class Plan:
             )
             for one in limited
         ]
+        self.idle_gauges = [Gauge(one.subject, IDLE, ANY) for one in limited]
         self.queue = [
             Gauge(one.subject, QUEUED, one.limits.queued)
             for one in limited

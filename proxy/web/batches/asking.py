@@ -13,7 +13,7 @@ from ...runtime.cancel import Cancel
 from ..auth import BATCH, SIGNED_IN
 from ..body import JSON
 from ..disconnect import CANCEL
-from ..observability import new_id
+from ..observability import Record, new_id
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -34,12 +34,16 @@ class Asked(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """`retry_after`: seconds, None if the answer does not say."""
+    """`retry_after`: seconds, None if the answer does not say. `outcome` is how the gateway's own
+    part ended, such as the code of an error; "" if another server's answer was passed on.
+    `has_effects`: tools have run, which another try would repeat."""
 
     status: int
     request_id: str
     body: bytes
     retry_after: float | None = None
+    outcome: str = ""
+    has_effects: bool = False
 
 
 Ask = Callable[[Asked], Answered]
@@ -87,6 +91,14 @@ def asker(app: WSGI, prefix: str) -> Ask:
                 parts.close()
         status, headers = started
         after = headers.get("retry-after", "")
-        return Answered(status, request_id, body, float(after) if after.isdecimal() else None)
+        info = Record.of(environ).info
+        return Answered(
+            status,
+            request_id,
+            body,
+            float(after) if after.isdecimal() else None,
+            info.outcome,
+            info.has_effects,
+        )
 
     return ask

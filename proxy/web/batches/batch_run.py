@@ -1,7 +1,8 @@
 """One turn of one batch: checks its file, asks its lines, and writes its output files.
 
-A line is asked again if it had to make way for other requests, if its model is not available at the
-moment, and some times after other faults of a server. All other answers are its result. Once the
+A line is asked again if it had to make way for other requests, later each time and after the lines
+that wait; if its model is not available at the moment; and some times after other faults of a
+server. All other answers are its result, and so is every answer for which tools have run. Once the
 batch is cancelled or expired, or its key is no longer accepted, the lines without a result get an
 error.
 """
@@ -14,6 +15,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -37,6 +39,8 @@ Room = Callable[[str, str], int | None]
 TURN = 300.0  # seconds after which a batch makes way for one that waits
 BEAT = 2.0  # seconds between two heartbeats
 TICK = 0.05  # seconds between two looks for idle slots
+# Seconds until a line is asked again that had to make way; doubled each time.
+FIRST_AGAIN, LAST_AGAIN, DOUBLINGS = 1.0, 300.0, 9
 MOST = 64  # lines asked at a time
 TRIES = 3  # of a line that a server fails to answer
 FAULTS = (429, 500, 502, 503, 504)
@@ -81,7 +85,9 @@ class BatchRun:
         self._finished: queue.SimpleQueue[tuple[int, Line, Answered | None]] = queue.SimpleQueue()
         self._waiting: deque[int] = deque()
         self._next: Line | None = None  # the first that waits, if it was read
+        self._later: list[tuple[float, int]] = []  # a heap of lines to ask again, by time
         self._tries: Counter[int] = Counter()
+        self._made_way: Counter[int] = Counter()
         self._pause = 0.0  # until which time nothing is asked
         self._beaten = -math.inf
         self._stop: Stop | None = None
@@ -103,7 +109,7 @@ class BatchRun:
             if not self._ask_all(lines):
                 return
             if self._stop is not None:
-                self._give_up(lines, self._waiting)
+                self._give_up(lines, (*self._waiting, *(number for _, number in self._later)))
         except LineError as error:
             self._write_files()
             self._close("failed", errors=[error.at(None)])
@@ -153,12 +159,14 @@ class BatchRun:
             if not self._running:
                 if self._over.is_set():
                     return False
-                if self._stop is not None or not self._waiting:
+                if self._stop is not None or not (self._waiting or self._later):
                     return True
                 if self._clock() - began > TURN and self._store.others_wait():
                     return False
 
     def _ask_some(self, lines: Lines) -> None:
+        while self._later and self._later[0][0] <= self._clock():
+            self._waiting.append(heappop(self._later)[1])
         while self._waiting and len(self._running) < MOST and self._clock() >= self._pause:
             if self._next is None:
                 self._next = lines.read(self._waiting[0])
@@ -208,13 +216,15 @@ class BatchRun:
     def _is_final(self, number: int, answered: Answered) -> bool:
         """Whether an answer is the line's result. Otherwise it waits again."""
         status, now = answered.status, self._clock()
-        code, message = _error_of(answered) if status in (401, 429) else ("", "")
-        if status == Cancelled.status or code == NoIdleSlot.code:
-            self._pause, self._next = now + TICK, None
-            self._waiting.appendleft(number)
+        if answered.has_effects:
+            return True
+        if status == Cancelled.status or answered.outcome == NoIdleSlot.code:
+            again = min(LAST_AGAIN, FIRST_AGAIN * 2.0 ** min(self._made_way[number], DOUBLINGS))
+            self._made_way[number] += 1
+            heappush(self._later, (now + again, number))
             return False
-        if status == Unauthorized.status:
-            self._stop = self._stop or Stop(code, message)
+        if answered.outcome == Unauthorized.code:
+            self._stop = self._stop or Stop(*_error_of(answered))
         elif status in (429, 503) and answered.retry_after is not None:
             self._pause = now + min(LONGEST_PAUSE, answered.retry_after)
         elif status in FAULTS and self._tries[number] + 1 < TRIES:

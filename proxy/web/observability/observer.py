@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from ...errors import NoIdleSlot
 from ...runtime.locks import native_lock
 from .access_log import access, line, write
 from .history import History, Sample
@@ -53,6 +54,8 @@ class Observer:
         record.stop()
         took = record.elapsed()
         self._running.discard(record)
+        if record.info.outcome == NoIdleSlot.code:
+            return  # a line of a batch, which is asked again
         rows = self._summaries if record.asks_model else self._others
         rows.append(summarize(record, took, time.time()))
         if self._ledger is not None and record.asks_model:

@@ -266,3 +266,28 @@ def test_cancelled_request_ends_the_call() -> None:
     assert ended.is_set()
     assert isinstance(events[-1], Failed)
     assert isinstance(events[-1].error, Cancelled)
+
+
+@pytest.mark.parametrize("approved", [False, True])
+def test_round_after_a_call_waits_for_its_slot_like_any_other(approved: bool) -> None:
+    asked: list[Caller] = []
+
+    class Gateway(Scripted):
+        def answer(self, request: Any, cancel: Any, caller: Any = ANYBODY) -> Any:
+            asked.append(caller)
+            return super().answer(request, cancel, caller)
+
+    request = ASKED
+    if approved:
+        call = ApprovedCall("r1", "far", "get", "{}")
+        turn = (
+            Message(role="assistant", tool_calls=(ToolCall("r1", "far__get", "{}"),)),
+            Message(role="tool", tool_call_id="r1"),
+        )
+        request = msgspec.structs.replace(
+            asking(listed=True, approval=Approval()),
+            messages=(*ASKED.messages, *turn),
+            approved=(call,),
+        )
+    run(Gateway(*([ENDS] if approved else [GET, ENDS])), Box(), request, Caller(idle=True))
+    assert [caller.idle for caller in asked] == ([False] if approved else [True, False])

@@ -18,10 +18,16 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 from flask.testing import FlaskClient
 
 from proxy.config.keys import ApiKey, Secret
+from proxy.core.task import Task
 from proxy.core.usage import Usage
+from proxy.core.vectors import Embedded
 from proxy.errors import BackendFailed, UpstreamFault
+from proxy.gateway import idle
 from proxy.runtime import lasting
+from proxy.runtime.cancel import Cancel
+from proxy.scheduling.state import SlotRequest
 from proxy.web.batches import batch_run
+from proxy.web.batches.asking import Answered, Asked
 from tests.fakes import (
     CAPS,
     ScriptedDriver,
@@ -32,6 +38,7 @@ from tests.fakes import (
     services_of,
     wait_until,
 )
+from tests.unit.web.account_client import KEYS, Http
 
 CHAT = "/v1/chat/completions"
 OVER = ("completed", "failed", "expired", "cancelled")
@@ -362,4 +369,147 @@ def test_list_has_pages(folder: str) -> None:
     assert [one["id"] for one in (*first["data"], *rest["data"])] == names[::-1]
     assert to.get("/v1/batches?after=batch_0").status_code == 404
     assert to.get("/v1/batches?limit=0").status_code == 400
+    close(to)
+
+
+def asked_of(to: FlaskClient, *answers: Answered) -> list[Asked]:
+    """Lets the runner get these answers, and then others. Returns what it asks."""
+    runner = services_of(to.application).batch_runner
+    assert runner is not None
+    asked: list[Asked] = []
+    left = list(answers)
+
+    def ask(one: Asked) -> Answered:
+        asked.append(one)
+        return left.pop(0) if left else Answered(200, "r", b"{}")
+
+    runner.attach(ask)
+    return asked
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_choices_of_a_line_need_one_idle_slot_at_a_time(folder: str, slots: int) -> None:
+    driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=slots))
+    to = served(folder, driver)
+    done = ended(to, create(to, lines(2, n=3))["id"])
+    assert done["request_counts"]["completed"] == 2 and len(driver.tasks) == 6
+    close(to)
+
+
+class Vectors(ScriptedDriver):
+    def embed(self, inputs: Any, caps: Any, cancel: Any) -> Embedded:
+        self.tasks.append(inputs)
+        cancel.wait(0.05)  # so that parts that may run side by side do
+        return Embedded(tuple((1.0, 0.0) for _ in inputs), len(inputs))
+
+
+def test_parts_of_a_line_need_one_idle_slot_at_a_time(folder: str) -> None:
+    driver = Vectors(caps=msgspec.structs.replace(CAPS, slots=2, queues=True, embeddings=True))
+    to = served(folder, driver)
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings"}
+    data = json.dumps({**line, "body": {"input": ["t"] * 100}}).encode()
+    done = ended(to, create(to, data, endpoint="/v1/embeddings")["id"])
+    assert done["request_counts"]["completed"] == 1 and len(driver.tasks) == 4
+    close(to)
+
+
+def test_line_that_made_way_is_asked_after_the_others(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_run, "FIRST_AGAIN", 0.01)
+    to = served(folder)
+    asked = asked_of(to, Answered(499, "r", b"{}"), Answered(429, "r", b"{}", None, "no_idle_slot"))
+    texts = [lines(3, user=name).splitlines()[place] for place, name in enumerate("abc")]
+    done = ended(to, create(to, b"\n".join(texts))["id"])
+    assert done["request_counts"]["completed"] == 3 and len(asked) == 5
+    users = [one.body["user"] for one in asked]
+    assert sorted(users[:3]) == ["a", "b", "c"] and sorted(users[3:]) == sorted(users[:2])
+    close(to)
+
+
+def test_line_whose_tools_have_run_is_not_asked_again(folder: str) -> None:
+    to = served(folder)
+    lost = Answered(429, "r", b"{}", None, "no_idle_slot", has_effects=True)
+    asked = asked_of(to, lost)
+    done = ended(to, create(to, lines(1))["id"])
+    assert done["request_counts"]["failed"] == 1 and len(asked) == 1
+    close(to)
+
+
+def test_line_without_an_idle_slot_costs_nothing(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PATIENCE", "FIRST_LOOK"):
+        monkeypatch.setattr(idle, name, 0.001)
+    monkeypatch.setattr(batch_run, "LAST_AGAIN", 0.001)
+    app = make_app(
+        ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=4)),
+        file_keys=KEYS,
+        admins=("ops",),
+        data=folder,
+    )
+    services = services_of(app)
+    other = services.gateway.scheduler.acquire(
+        SlotRequest(model="scripted", task=Task(prompt="Hi")), Cancel()
+    )
+    http = Http(app)
+    key = http.make(rpm_limit=30)["key"]
+    to = app.test_client()
+    headers = {"Authorization": f"Bearer {key}"}
+    tries: list[Asked] = []
+    runner = services.batch_runner
+    assert runner is not None and runner._ask is not None
+    ask = runner._ask
+
+    def counted(one: Asked) -> Answered:
+        tries.append(one)
+        return ask(one)
+
+    runner.attach(counted)
+    made = create(to, lines(1), headers)
+    wait_until(lambda: len(tries) > 2)
+    to.post(f"/v1/batches/{made['id']}/cancel", headers=headers)
+    ended(to, made["id"], headers)
+    other.release()
+    assert http.chat(key).headers["x-ratelimit-remaining-requests"] == "29"
+    close(to)
+
+
+def test_lines_do_not_count_among_the_requests_of_a_key_that_run(folder: str) -> None:
+    class Holds(Silent):
+        def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
+            if "Count" in str(task.prompt):
+                return super().stream(task, slot, caps, cancel)
+            return ScriptedDriver.stream(self, task, slot, caps, cancel)
+
+    driver = Holds(caps=msgspec.structs.replace(CAPS, slots=4))
+    app = make_app(driver, file_keys=KEYS, admins=("ops",), data=folder)
+    http, to = Http(app), app.test_client()
+    key = http.make(max_parallel_requests=1)["key"]
+    headers = {"Authorization": f"Bearer {key}"}
+    made = create(to, lines(2, messages=[{"role": "user", "content": "Count"}]), headers)
+    wait_until(lambda: len(driver.tasks) == 2)
+    assert http.chat(key).status_code == 200
+    to.post(f"/v1/batches/{made['id']}/cancel", headers=headers)
+    ended(to, made["id"], headers)
+    close(to)
+
+
+def test_answer_of_another_server_that_refuses_a_key_does_not_end_the_batch(folder: str) -> None:
+    to = served(folder)
+    asked = asked_of(to, Answered(401, "r", b'{"error": {"code": "invalid_api_key"}}'))
+    done = ended(to, create(to, lines(3))["id"])
+    assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    assert len(asked) == 3
+    close(to)
+
+
+def test_batch_ends_when_its_key_is_refused(folder: str) -> None:
+    to = served(folder)
+    refusal = b'{"error": {"code": "invalid_api_key", "message": "it was deleted"}}'
+    asked_of(to, *(Answered(401, "r", refusal, None, "invalid_api_key") for _ in range(3)))
+    done = ended(to, create(to, lines(3))["id"])
+    (first, *_) = read(to, done["error_file_id"])
+    assert done["request_counts"]["failed"] == 3
+    assert first["error"] == {"code": "invalid_api_key", "message": "it was deleted"}
     close(to)

@@ -131,3 +131,13 @@ def test_threads_lose_no_request(lines: Lines) -> None:
         thread.join()
     assert observer.counts().requests == {("/p", "0"): 4000}
     assert observer.running == 0
+
+
+def test_request_that_found_no_idle_slot_leaves_no_trace(lines: Lines) -> None:
+    rows: list[Record] = []
+    observer = Observer(metrics=True, ledger=lambda record, took: rows.append(record))
+    record = request("/v1/chat/completions")
+    observer.begin(record)
+    record.status, record.info.outcome = 429, "no_idle_slot"
+    observer.finish(record)
+    assert (observer.running, rows, lines.stream.getvalue()) == (0, [], "")
