@@ -267,10 +267,11 @@ class BackendPools:
                     return model
         return models[0]
 
-    def pool(self, model: str) -> tuple[Backend, ...]:
-        """The backends of a model. Those that are up come first, and of them those of earlier tiers
-        and fully probed ones."""
-        return self._pools.get(model, ())
+    def pool(self, model: str, barred: frozenset[str] = frozenset()) -> tuple[Backend, ...]:
+        """The backends of a model, outside of the `barred` tiers. Those that are up come first, and
+        of them those of earlier tiers and fully probed ones."""
+        pool = self._pools.get(model, ())
+        return tuple(one for one in pool if one.tier.name not in barred) if barred else pool
 
     def is_named(self, model: str) -> bool:
         """Whether this is a model's name, rather than that of backends without a reported model."""

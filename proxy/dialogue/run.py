@@ -292,11 +292,12 @@ class _Turn(NamedTuple):
     def _fits(self, completion: CompletionRequest) -> bool:
         gateway = self.dialogues._gateway
         model, _ = gateway.registry.resolve(completion.model)
-        n_ctx = max((b.n_ctx for b in gateway.registry.pool(model)), default=0)
+        barred = self.caller.barred
+        n_ctx = max((b.n_ctx for b in gateway.registry.pool(model, barred)), default=0)
         room = min(completion.max_tokens or ROOM, ROOM)
         # A token has at least one byte, so short requests need no tokenizing.
         size = sum(len(message.content.encode()) + ROOM for message in completion.messages)
-        return size + room <= n_ctx or gateway.fits(completion, room, self.cancel)
+        return size + room <= n_ctx or gateway.fits(completion, room, self.cancel, barred=barred)
 
     # an agent
 

@@ -141,10 +141,7 @@ class Attempt:
 
     def __iter__(self) -> Generator[Batch, None, None]:
         try:
-            barred = self._caller.barred
-            pool = self._context.registry.pool(self._model)
-            if barred:
-                pool = tuple(b for b in pool if b.tier.name not in barred)
+            pool = self._context.registry.pool(self._model, self._caller.barred)
             check_prompt_size(self._task, pool, self._cancel)
             self._want = _want(self._context, self._task, self._model, self._caller)
             self._context.retries.on_request()

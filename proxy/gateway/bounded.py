@@ -42,6 +42,7 @@ class BoundedAnswer:
         self._context = context
         self._allowance = caller.allowance
         self._model = model
+        self._barred = caller.barred
         self._name = name
         self._choices = choices
         most = caller.allowance.plan.largest_answer
@@ -85,7 +86,7 @@ class BoundedAnswer:
             admission.settle(Used(used.prompt, used.cached, used.completion, self._slot_seconds))
 
     def _size(self, cancel: Cancel) -> Size:
-        pool = self._context.registry.pool(self._model)
+        pool = self._context.registry.pool(self._model, self._barred)
         n_ctx = max((one.n_ctx for one in pool), default=0)
         prompts = answers = 0
         known = True

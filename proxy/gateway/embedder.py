@@ -72,7 +72,7 @@ class Embedder:
         and those of `on_slot`."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
-        backend, caps = self._first(model)
+        backend, caps = self._first(model, barred)
         for ids in inputs:
             if not isinstance(ids, str):
                 backend.vocabulary.check_harmless(ids, caps, "input")
@@ -125,7 +125,7 @@ class Embedder:
         """Rank the documents. Returns the model's name and the scores. Raises like `embed`."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
-        self._first(model)
+        self._first(model, barred)
 
         def call(driver: Driver, caps: Capabilities) -> Ranked:
             return driver.rerank(query, documents, caps, cancel)
@@ -139,10 +139,10 @@ class Embedder:
             for _ in self.registry.load(model, cancel):
                 pass
 
-    def _first(self, model: str) -> tuple[Backend, Capabilities]:
+    def _first(self, model: str, barred: frozenset[str]) -> tuple[Backend, Capabilities]:
         """A backend that shows which way to ask. It may be down, because the queue waits for it;
         an old server must be up, because its tokens are counted first."""
-        for backend in self.registry.pool(model)[:1]:
+        for backend in self.registry.pool(model, barred)[:1]:
             if backend.caps is not None and (backend.up or backend.caps.queues):
                 return backend, backend.caps
         raise NoBackend()
@@ -171,7 +171,8 @@ class Embedder:
             )
         exclude = self._others(model, queues=False)
         # An old server silently truncates longer texts.
-        pool = [b for b in self.registry.pool(model) if b.name not in exclude and b.n_ctx]
+        permitted = self.registry.pool(model, barred)
+        pool = [b for b in permitted if b.name not in exclude and b.n_ctx]
         limit = min((b.n_ctx + 1 for b in pool), default=0)
         counts = [backend.counter.count(text, cancel, limit) for text in texts]
         vectors: list[Embedded] = []

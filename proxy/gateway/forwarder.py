@@ -66,8 +66,8 @@ class Forwarder:
         return self._send(lease.backend, lease, make, cancel, caller)
 
     def _first(self, model: str, caller: Caller) -> str:
-        for backend in self._registry.pool(model):
-            if backend.up and backend.tier.name not in caller.barred:
+        for backend in self._registry.pool(model, caller.barred):
+            if backend.up:
                 return backend.name
         raise NoBackend()
 

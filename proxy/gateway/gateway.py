@@ -41,7 +41,8 @@ class Gateway:
     """`now` returns the time of day for templates. `hygiene`: timestamps at the head of a prompt
     are masked and tools are sorted, so that prefixes stay the same. `sampling` holds defaults for
     sampling fields. `wait_for_backend`: seconds that at most `max_queue` requests wait until the
-    first backend has reported its model."""
+    first backend has reported its model. The methods send no text to backends of the `barred`
+    tiers."""
 
     def __init__(
         self,
@@ -77,17 +78,23 @@ class Gateway:
         caller.may.check_model(request.model, name, model)
         if caller.barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
-        make_tasks = partial(self.tasks, request, model, cancel)
+        make_tasks = partial(self.tasks, request, model, cancel, barred=caller.barred)
         return Answer(self.context, request, model, name, make_tasks, caller=caller, cancel=cancel)
 
     def idle_slots(self, name: str) -> int | None:
         """See `idle.idle_slots`."""
         return idle_slots(self.registry, self.context.scheduler, name)
 
-    def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
+    def prompt_tokens(
+        self,
+        answer: Answer,
+        cancel: Cancel | None = None,
+        *,
+        barred: frozenset[str] = frozenset(),
+    ) -> list[int]:
         """The token ids of an answer's first prompt."""
         task = answer.tasks[0]
-        backend = self._any(answer.model)
+        backend = self._any(answer.model, barred)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return ids
         if isinstance(task.prompt, tuple):
@@ -95,46 +102,65 @@ class Gateway:
         return backend.counter.ids(task.prompt, cancel=cancel)
 
     def count(
-        self, request: CompletionRequest, cancel: Cancel | None = None, limit: int = 0
+        self,
+        request: CompletionRequest,
+        cancel: Cancel | None = None,
+        limit: int = 0,
+        *,
+        barred: frozenset[str] = frozenset(),
     ) -> int:
         """The number of tokens in a request's first prompt, as a backend counts them. Raises
         ContextExceeded as soon as there are `limit` or more (0: no limit)."""
         model, _ = self.registry.answering(request.model)
         self._load(model)
-        backend, task = self._any(model), self.tasks(request, model, cancel)[0]
+        backend = self._any(model, barred)
+        task = self.tasks(request, model, cancel, barred=barred)[0]
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return len(ids)
         return backend.counter.count(task.prompt, cancel, limit)
 
-    def fits(self, request: CompletionRequest, room: int, cancel: Cancel | None = None) -> bool:
+    def fits(
+        self,
+        request: CompletionRequest,
+        room: int,
+        cancel: Cancel | None = None,
+        *,
+        barred: frozenset[str] = frozenset(),
+    ) -> bool:
         """Whether a request's first prompt leaves `room` tokens in the model's context. A prompt
         that is far too long is not rendered. Raises Cancelled, and the other errors of `count`."""
         if cancel is not None:
             cancel.check()
         model, _ = self.registry.answering(request.model)
-        n_ctx = max((b.n_ctx for b in self.registry.pool(model)), default=0)
+        n_ctx = max((b.n_ctx for b in self.registry.pool(model, barred)), default=0)
         if not n_ctx:
             return True
         most = min(n_ctx * TOKEN_TEXT, MAX_SIZE)
         if sum(message.characters for message in request.messages) > most:
             return False
         try:
-            return self.count(request, cancel, max(1, n_ctx - room + 1)) + room <= n_ctx
+            limit = max(1, n_ctx - room + 1)
+            return self.count(request, cancel, limit, barred=barred) + room <= n_ctx
         except ContextExceeded:
             return False
 
-    def prompt(self, request: CompletionRequest) -> str:
+    def prompt(self, request: CompletionRequest, *, barred: frozenset[str] = frozenset()) -> str:
         """The text that a chat is rendered to."""
         model, _ = self.registry.answering(request.model)
         self._load(model)
-        driver, task = self._any(model).driver, self.tasks(request, model)[0]
+        driver = self._any(model, barred).driver
+        task = self.tasks(request, model, barred=barred)[0]
         if (ids := driver.prompt_ids(task)) is not None:
             return driver.detokenize(ids)
         assert isinstance(task.prompt, str), "a chat is rendered to text"
         return task.prompt
 
     def _ids(
-        self, prompt: str | tuple[int | str, ...], model: str, cancel: Cancel | None
+        self,
+        prompt: str | tuple[int | str, ...],
+        model: str,
+        cancel: Cancel | None,
+        barred: frozenset[str],
     ) -> str | tuple[int, ...]:
         """Convert a mixed prompt of token ids and texts to token ids; other prompts pass unchanged.
         A text at the beginning gets the BOS token, as a text prompt does."""
@@ -142,7 +168,7 @@ class Gateway:
             return prompt
         if all(type(part) is int for part in prompt):
             return prompt  # type: ignore[return-value]  # mypy does not follow all()
-        counter = self._any(model).counter
+        counter = self._any(model, barred).counter
         ids: list[int] = []
         for place, part in enumerate(prompt):
             if isinstance(part, int):
@@ -159,15 +185,23 @@ class Gateway:
         special: bool = False,
         cancel: Cancel | None = None,
         most: int = 0,
+        *,
+        barred: frozenset[str] = frozenset(),
     ) -> list[int]:
         """The token ids of a text. With `most`, at least the first `most` of them."""
-        return self._any(model).counter.ids(text, special, cancel, most)
+        return self._any(model, barred).counter.ids(text, special, cancel, most)
 
     def pieces(
-        self, model: str, text: str, special: bool, cancel: Cancel
+        self,
+        model: str,
+        text: str,
+        special: bool,
+        cancel: Cancel,
+        *,
+        barred: frozenset[str] = frozenset(),
     ) -> list[tuple[int, bytes]]:
         """The tokens of a text, each with its bytes. Raises Unsupported, BadRequest, Cancelled."""
-        backend = self._any(model)
+        backend = self._any(model, barred)
         return token_pieces(backend.driver, backend.counter, text, special, cancel)
 
     def counters(self) -> dict[str, dict[str, float]]:
@@ -199,9 +233,11 @@ class Gateway:
             raise Unsupported("the backend cannot save slots: start it with --slot-save-path")
         return backend.driver.slot_action(cast(SlotAction, action), slot, file)
 
-    def detokenize(self, model: str, tokens: list[int]) -> str:
+    def detokenize(
+        self, model: str, tokens: list[int], *, barred: frozenset[str] = frozenset()
+    ) -> str:
         """The text of token ids. Raises BadRequest for an invalid id."""
-        backend = self._any(model)
+        backend = self._any(model, barred)
         if backend.caps is not None:
             backend.vocabulary.check_harmless(tokens, backend.caps, "tokens")
         return backend.driver.detokenize(tokens)
@@ -212,8 +248,9 @@ class Gateway:
             for _ in self.registry.load(model, Cancel()):
                 pass
 
-    def _any(self, model: str) -> Backend:
-        for backend in self.registry.pool(model)[:1]:
+    def _any(self, model: str, barred: frozenset[str]) -> Backend:
+        """A backend outside of the `barred` tiers. Raises NoBackend."""
+        for backend in self.registry.pool(model, barred)[:1]:
             if backend.up:
                 return backend
         raise NoBackend()
@@ -238,7 +275,12 @@ class Gateway:
             self.early.give(place)
 
     def tasks(
-        self, request: CompletionRequest, model: str, cancel: Cancel | None = None
+        self,
+        request: CompletionRequest,
+        model: str,
+        cancel: Cancel | None = None,
+        *,
+        barred: frozenset[str] = frozenset(),
     ) -> list[Task]:
         """One task for each prompt, with the checks that concern all choices."""
         if self._sampling:
@@ -262,7 +304,7 @@ class Gateway:
                     prompt = msgspec.structs.replace(prompt, text=text)
             tasks = [_task(request, prompt.text, prompt, kinds)]
         else:
-            prompts = [self._ids(prompt, model, cancel) for prompt in request.prompts]
+            prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
             tasks = [_task(request, prompt, RenderedPrompt(text="")) for prompt in prompts]
         tool_gaps = validate_constraints(tasks[0], cancel).tool_gaps
         if tool_gaps:

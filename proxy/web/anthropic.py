@@ -22,7 +22,7 @@ from . import body, disconnect
 from .fastpath import BodyAndHeaders, Environ, post
 from .large import parsed
 from .observability import Record
-from .permissions import check_model
+from .permissions import check_model, permissions
 from .services import Services
 from .spine import completion_view, json_view
 from .stream import EventSource
@@ -41,9 +41,11 @@ class EditingDialect:
         self._applied: list[dict[str, Any]] = []
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
-        """Raises InvalidParameter, and the errors of `Gateway.count`."""
+        """Raises InvalidParameter, and the errors of `check_model` and `Gateway.count`."""
         asked = parsed(partial(anthropic.parse, body), self._environ)
-        asked, self._applied = _edited(self._services, asked, body, self._cancel)
+        check_model(self._services, self._environ, asked.model)
+        barred = permissions(self._services, self._environ).barred_tiers
+        asked, self._applied = _edited(self._services, asked, body, self._cancel, barred)
         return asked
 
     def reply(
@@ -70,11 +72,16 @@ def _editing(
 
 
 def _edited(
-    services: Services, asked: CompletionRequest, body: Mapping[str, Any], cancel: Cancel
+    services: Services,
+    asked: CompletionRequest,
+    body: Mapping[str, Any],
+    cancel: Cancel,
+    barred: frozenset[str],
 ) -> tuple[CompletionRequest, list[dict[str, Any]]]:
     """The request after its edits, and those that applied."""
     edits, _ = context_edits.parse(body)
-    return context_edits.apply(asked, edits, lambda one: services.gateway.count(one, cancel))
+    count = partial(services.gateway.count, cancel=cancel, barred=barred)
+    return context_edits.apply(asked, edits, count)
 
 
 @post(blueprint, "/v1/messages")
@@ -94,12 +101,13 @@ def count_tokens() -> Response:
         raw = body.read_json(request.environ, services.settings.max_body)
         asked = parse(raw, counting=True)
         check_model(services, request.environ, asked.model)
+        barred = permissions(services, request.environ).barred_tiers
         with disconnect.watched(request.environ) as cancel:
-            count = services.gateway.count(asked, cancel)
+            count = services.gateway.count(asked, cancel, barred=barred)
             if not raw.get("context_management"):
                 return {"input_tokens": count}
-            edited, applied = _edited(services, asked, raw, cancel)
-            left = services.gateway.count(edited, cancel) if applied else count
+            edited, applied = _edited(services, asked, raw, cancel, barred)
+            left = services.gateway.count(edited, cancel, barred=barred) if applied else count
             original = {"original_input_tokens": count}
             return {"input_tokens": left, "context_management": original}
 

@@ -10,7 +10,7 @@ from ..dialects import glm
 from ..errors import CharacterCut
 from . import disconnect
 from .fastpath import BodyAndHeaders, Environ, post
-from .permissions import check_model
+from .permissions import check_model, permissions
 from .services import Services
 from .spine import completion_view
 
@@ -39,18 +39,20 @@ def tokenized(services: Services, asked: dict[str, Any]) -> dict[str, Any]:
     """Answer /tokenize in the GLM form: {prompt} gives the token ids and the text of each."""
     wanted = glm.parse_tokenize(asked)
     check_model(services, request.environ, wanted.model)
+    barred = permissions(services, request.environ).barred_tiers
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
     most = min(wanted.max_length, MOST_PIECES)
     with disconnect.watched(request.environ) as cancel:
-        tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most)[:most]
-    texts = {token: _piece(services, model, token) for token in dict.fromkeys(tokens)}
+        tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most, barred=barred)
+    tokens = tokens[:most]
+    texts = {token: _piece(services, model, token, barred) for token in dict.fromkeys(tokens)}
     return glm.tokenized([(token, texts[token]) for token in tokens])
 
 
-def _piece(services: Services, model: str, token: int) -> str:
+def _piece(services: Services, model: str, token: int, barred: frozenset[str]) -> str:
     """Return a token's text; U+FFFD for a part of a character."""
     try:
-        return services.gateway.detokenize(model, [token])
+        return services.gateway.detokenize(model, [token], barred=barred)
     except CharacterCut:
         return "\ufffd"

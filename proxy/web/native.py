@@ -16,7 +16,7 @@ from ..errors import Forbidden, NoBackend, NotFound
 from . import body, seen
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
-from .permissions import check_model
+from .permissions import check_model, permissions
 from .services import Services
 from .spine import completion_view, json_route
 
@@ -45,7 +45,8 @@ def apply_template(services: Services, record: Record) -> Any:
     """Return the prompt of a chat: {messages, …} gives {prompt}."""
     asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
     check_model(services, request.environ, asked.model)
-    return {"prompt": services.gateway.prompt(asked)}
+    barred = permissions(services, request.environ).barred_tiers
+    return {"prompt": services.gateway.prompt(asked, barred=barred)}
 
 
 @_route("GET", "/props")

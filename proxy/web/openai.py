@@ -22,7 +22,7 @@ from . import body, disconnect, glm
 from .fastpath import BodyAndHeaders, Environ, post
 from .model_tables import described, metadata
 from .observability import Record
-from .permissions import check_model, visible
+from .permissions import check_model, permissions, visible
 from .services import Services
 from .spine import completion_view, json_route
 from .stored_chats import storing
@@ -52,8 +52,9 @@ def input_tokens(services: Services, record: Record) -> Any:
     """Count the tokens of a chat's prompt, as llama-server does."""
     asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
     check_model(services, request.environ, asked.model)
+    barred = permissions(services, request.environ).barred_tiers
     with disconnect.watched(request.environ) as cancel:
-        count = services.gateway.count(asked, cancel)
+        count = services.gateway.count(asked, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}
 
 
@@ -123,11 +124,12 @@ def tokenize(services: Services, record: Record) -> Any:
     check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
+    barred = permissions(services, request.environ).barred_tiers
     text = wanted.content, wanted.add_special
     with disconnect.watched(request.environ) as cancel:
         if not wanted.with_pieces:
-            return {"tokens": gateway.tokenize(model, *text, cancel)}
-        pieces = gateway.pieces(model, *text, cancel)
+            return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
+        pieces = gateway.pieces(model, *text, cancel, barred=barred)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
 
 
@@ -147,4 +149,7 @@ def detokenize(services: Services, record: Record) -> Any:
     check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
-    return {"content": gateway.detokenize(model, wanted.tokens) if wanted.tokens else ""}
+    if not wanted.tokens:
+        return {"content": ""}
+    barred = permissions(services, request.environ).barred_tiers
+    return {"content": gateway.detokenize(model, wanted.tokens, barred=barred)}

@@ -13,7 +13,7 @@ from ..store.responses import Stored
 from . import background, body, disconnect
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
-from .permissions import check_model
+from .permissions import check_model, permissions
 from .responses_dialect import CompactDialect, ResponsesDialect
 from .responses_socket import opened
 from .services import Services
@@ -55,8 +55,10 @@ def input_tokens(services: Services, record: Record) -> Any:
     conversation = ResponsesDialect(services, request.environ)
     asked = conversation.parse(body.read_json(request.environ, services.settings.max_body))
     check_model(services, request.environ, asked.model)
+    barred = permissions(services, request.environ).barred_tiers
     with disconnect.watched(request.environ) as cancel:
-        count = services.gateway.count(conversation.fitted(asked, cancel), cancel)
+        asked = conversation.fitted(asked, cancel, barred)
+        count = services.gateway.count(asked, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}
 
 

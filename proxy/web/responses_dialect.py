@@ -104,19 +104,23 @@ class ResponsesDialect:
         self.cancel = cancel
         if self._known.store:
             services.ongoing.add(self)
-        request = self.fitted(request, cancel)
+        request = self.fitted(request, cancel, caller.barred)
         if not request.runs_tools:
             return services.gateway.answer(request, cancel, caller)
         return services.dialogues.answer(request, self.owner, cancel, caller)
 
-    def fitted(self, request: CompletionRequest, cancel: Cancel) -> CompletionRequest:
+    def fitted(
+        self, request: CompletionRequest, cancel: Cancel, barred: frozenset[str]
+    ) -> CompletionRequest:
         """Drop the oldest messages if the request allows it and the model's context is too small
-        for all. Raises Cancelled and everything that `Gateway.count` raises."""
+        for all. Backends outside of the `barred` tiers count them. Raises Cancelled and everything
+        that `Gateway.count` raises."""
         if not self._known.shortens:
             return request
         room = min(request.max_tokens or ROOM, ROOM)
+        gateway = self._services.gateway
         return responses.shortened(
-            request, lambda some: self._services.gateway.fits(some, room, cancel)
+            request, lambda some: gateway.fits(some, room, cancel, barred=barred)
         )
 
     def in_background(self, body: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -110,7 +110,9 @@ def completion_view(
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
         reply = dialect.reply(meta, asked, fold(answer))
         if asked.return_prompt_tokens and isinstance(answer, Answer):
-            reply["promptToken"] = services.gateway.prompt_tokens(answer, cancel)
+            reply["promptToken"] = services.gateway.prompt_tokens(
+                answer, cancel, barred=caller.barred
+            )
     except GatewayError as error:
         return refuse(error, dialect.error, record)
     finally:

@@ -13,7 +13,9 @@ from proxy.backends.driver import Capabilities, Input
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
+from proxy.config.routes import Place
 from proxy.core.task import Task
+from proxy.core.tier import Tier
 from proxy.core.vectors import Embedded, Ranked
 from proxy.errors import BackendBusy, Cancelled, MissingRoute, NoBackend, QueueTimeout
 from proxy.gateway import embedder as module
@@ -196,6 +198,26 @@ def test_old_and_new_servers_of_one_model_each_get_their_own_requests() -> None:
     harness = Harness(old, new)
     assert len(harness.embed(*["text"] * 8)) == 8
     assert bool(old.texts) is not bool(new.texts)
+    harness.registry.close()
+
+
+def test_backend_of_a_barred_tier_counts_no_text() -> None:
+    class Counting(EmbeddingDriver):
+        counted = False
+
+        def tokenize(
+            self, text: str, special: bool = False, cancel: Cancel | None = None
+        ) -> list[int]:
+            self.counted = True
+            return super().tokenize(text, special, cancel)
+
+    cloud, own = Counting(), Counting()
+    harness = Harness(cloud, own)
+    for backend, name in zip(harness.registry.pool("scripted"), ("cloud", "own"), strict=True):
+        backend.place = Place("scripted", Tier(1 if name == "cloud" else 0, name, 10.0))
+    harness.embedder.embed("", ["a text"], Cancel(), frozenset({"cloud"}))
+    assert not cloud.counted and not cloud.texts
+    assert own.counted and own.texts == ["a text"]
     harness.registry.close()
 
 

@@ -54,11 +54,11 @@ def test_truncation_stops_when_the_client_leaves(
     counts = 0
     count = here.gateway.count
 
-    def counted(*args: Any) -> int:
+    def counted(*args: Any, **given: Any) -> int:
         nonlocal counts
         counts += 1
         cancel.cancel()
-        return count(*args)
+        return count(*args, **given)
 
     monkeypatch.setattr(here.gateway, "count", counted)
     conversation = ResponsesDialect(here, {})
