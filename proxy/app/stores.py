@@ -79,7 +79,7 @@ class Stores:
 
     @cached_property
     def batches(self) -> RequestBatches:
-        return RequestBatches(self._database)
+        return RequestBatches(self._database, self._quota)
 
     @cached_property
     def sessions(self) -> SessionStore:

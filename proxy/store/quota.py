@@ -7,11 +7,14 @@ cannot both take the last place.
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, select
 
 from ..errors import QuotaExceeded
-from .tables import CONVERSATION, DOCUMENT, FILES
+from .batch_records import OPEN
+from .tables import BATCH_RESULT, CONVERSATION, DOCUMENT, FILES, REQUEST_BATCH
 
 MOST_BASES = 10_000  # per key: knowledge bases and vector stores
 MOST_CONVERSATIONS = 10_000  # per key
@@ -40,8 +43,8 @@ def drop_oldest(db: Connection, table: Table, most: int, *where: ColumnElement[b
 
 
 class Quota(Struct, frozen=True):
-    """The quota of one key. `bytes` counts files, documents and questions, including images. 0
-    means no limit."""
+    """The quota of one key. `bytes` counts files, documents, questions including images, and the
+    results of unfinished batches. 0 means no limit."""
 
     files: int = 0
     documents: int = 0
@@ -49,25 +52,48 @@ class Quota(Struct, frozen=True):
 
     def check(self, db: Connection, owner: str) -> None:
         """Raises QuotaExceeded."""
-        if not (self.files or self.documents or self.bytes):
-            return
-        counts, sizes = [], []
+        self.check_files(db, owner)
+        if self.documents:
+            _check(_count(db, DOCUMENT, owner), self.documents, "documents", "--quota-documents")
+        self.check_bytes(db, owner)
+
+    def check_files(self, db: Connection, owner: str, more: int = 0) -> None:
+        """Check the number of files alone, with `more` of them. Raises QuotaExceeded."""
+        if self.files:
+            _check(_count(db, FILES, owner) + more, self.files, "files", "--quota-files")
+
+    def check_bytes(self, db: Connection, owner: str, more: int = 0) -> float:
+        """Check the bytes alone, with `more` of them. Returns how many are left then. Raises
+        QuotaExceeded."""
+        if not self.bytes:
+            return math.inf
+        held = more + _bytes_of_results(db, owner)
         for table in (FILES, DOCUMENT, CONVERSATION):
-            held = select(func.count(), func.coalesce(func.sum(table.c.size), 0))
-            count, size = db.execute(held.where(table.c.owner == owner)).one()
-            counts.append(count)
-            sizes.append(size)
-        everything = "bytes of files, documents and conversations"
-        for count, most, what, setting in (
-            (counts[0], self.files, "files", "--quota-files"),
-            (counts[1], self.documents, "documents", "--quota-documents"),
-            (sum(sizes), self.bytes, everything, "--quota-bytes"),
-        ):
-            if most and count > most:
-                raise QuotaExceeded(
-                    f"an API key may store at most {most} {what}: delete some, or ask for a"
-                    f" higher {setting}"
-                )
+            size = func.coalesce(func.sum(table.c.size), 0)
+            held += int(db.execute(select(size).where(table.c.owner == owner)).scalar_one())
+        _check(held, self.bytes, "bytes of files, documents and conversations", "--quota-bytes")
+        return self.bytes - held
+
+
+def _count(db: Connection, table: Table, owner: str) -> int:
+    count = select(func.count()).select_from(table).where(table.c.owner == owner)
+    return int(db.execute(count).scalar_one())
+
+
+def _check(count: int, most: int, what: str, setting: str) -> None:
+    if count > most:
+        raise QuotaExceeded(
+            f"an API key may store at most {most} {what}: delete some, or ask for a higher"
+            f" {setting}"
+        )
+
+
+def _bytes_of_results(db: Connection, owner: str) -> int:
+    """The bytes of results that are not in files yet."""
+    batch, result = REQUEST_BATCH.c, BATCH_RESULT.c
+    mine = select(batch.id).where(batch.owner == owner, batch.status.in_(OPEN))
+    size = func.coalesce(func.sum(func.length(result.data)), 0)
+    return int(db.execute(select(size).where(result.batch_id.in_(mine))).scalar_one())
 
 
 UNLIMITED = Quota()

@@ -21,7 +21,7 @@ from .batch_records import MOST, OPEN, RequestBatch, Result
 from .blobs import PIECE
 from .database import Database, owned, record
 from .file_store import StoredFile
-from .quota import check_count
+from .quota import UNLIMITED, Quota, check_count
 from .records import new_id
 from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH
 
@@ -38,8 +38,9 @@ class RequestBatches:
 
     piece_size = PIECE
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quota: Quota = UNLIMITED) -> None:
         self._db = database
+        self._quota = quota
         self.writer = writers.new_name()
 
     # for their owners
@@ -113,6 +114,13 @@ class RequestBatches:
     def others_wait(self) -> bool:
         """Whether a batch that no process runs is unfinished."""
         return self._db.first(select(_b.id).where(_b.status.in_(OPEN), _b.writer == "")) is not None
+
+    def check_quota(self, owner: str, size: int) -> float:
+        """Check that results of so many bytes, and a file, are within the quota of their owner.
+        Returns how many bytes are left then. Raises QuotaExceeded."""
+        with self._db.begin() as db:
+            self._quota.check_files(db, owner, more=1)
+            return self._quota.check_bytes(db, owner, size)
 
     def beat(self, key: str, now: float) -> str:
         """Send a heartbeat. Returns the status of the batch, "" if this process lost it."""
@@ -189,7 +197,8 @@ class RequestBatches:
     def write_file(self, batch: RequestBatch, *, failed: bool, now: float) -> bool:
         """Write the results that have failed, or the others, to a new file of the owner, in the
         order of the lines. It replaces the file of a process that was killed. Returns whether there
-        are any. Raises NotFound if this process lost the batch."""
+        are any. Raises NotFound if this process lost the batch, and QuotaExceeded if its owner may
+        have no more files; the bytes were checked with the results."""
         column = _b.error_file if failed else _b.output_file
         some = self._results(batch.id, failed=failed)
         if (first := next(some, None)) is None:
@@ -214,6 +223,7 @@ class RequestBatches:
             if before:
                 db.execute(delete(FILES).where(FILES.c.file_id == before))
             db.execute(insert(FILES).values(row))
+            self._quota.check_files(db, batch.owner)
         held, size, number = bytearray(first), 0, 0
         for data in some:
             held += data

@@ -14,6 +14,7 @@ import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +23,7 @@ import msgspec
 
 from ...dialects import batches
 from ...dialects.batches import Line, LineError
-from ...errors import Cancelled, NoIdleSlot, NotFound, Unauthorized
+from ...errors import Cancelled, NoIdleSlot, NotFound, QuotaExceeded, Unauthorized
 from ...runtime.cancel import Cancel
 from ...store.batch_records import RequestBatch, Result, Tokens
 from ...store.outage import retry_while_unavailable
@@ -91,11 +92,15 @@ class BatchRun:
         self._pause = 0.0  # until which time nothing is asked
         self._beaten = -math.inf
         self._stop: Stop | None = None
+        self._spare = 0.0  # bytes that results may have until the quota is checked again
 
     def run(self) -> None:
         batch = self._batch
         if batch.status == "finalizing":
-            self._finish()
+            try:
+                self._finish()
+            except QuotaExceeded as error:
+                self._fail(error)
             return
         found = self._indexed()
         if found is None:
@@ -106,15 +111,14 @@ class BatchRun:
             done[number] = True
         self._waiting = deque(number for number in found.order if not done[number])
         try:
+            self._check_quota(0)
             if not self._ask_all(lines):
                 return
             if self._stop is not None:
                 self._give_up(lines, (*self._waiting, *(number for _, number in self._later)))
-        except LineError as error:
-            self._write_files()
-            self._close("failed", errors=[error.at(None)])
-            return
-        self._finish()
+            self._finish()
+        except (LineError, QuotaExceeded) as error:
+            self._fail(error)
 
     def stop(self) -> None:
         """Cancel what is under way."""
@@ -271,7 +275,12 @@ class BatchRun:
             self._keep(some)
 
     def _keep(self, results: list[Result]) -> None:
-        """Store results. They exist nowhere else, so this waits if the store is unavailable."""
+        """Store results. They exist nowhere else, so this waits if the store is unavailable. Raises
+        QuotaExceeded if their owner may not store so much."""
+        size = sum(len(one.data) for one in results)
+        if size > self._spare:
+            self._check_quota(size)
+        self._spare -= size
         add = partial(self._store.add_results, self._batch.id, results)
         if not retry_while_unavailable(add):
             raise _lost()
@@ -289,6 +298,19 @@ class BatchRun:
             self._close("finalizing", *(("expired",) if last == "expired" else ()))
         self._write_files()
         self._close(last)
+
+    def _check_quota(self, size: int) -> None:
+        check = partial(self._store.check_quota, self._batch.owner, size)
+        # Half of the rest, as the owner may store other things meanwhile.
+        self._spare = size + retry_while_unavailable(check) / 2
+
+    def _fail(self, error: LineError | QuotaExceeded) -> None:
+        """End the batch with the results so far."""
+        if isinstance(error, QuotaExceeded):
+            error = LineError(error.code, error.message)
+        with suppress(QuotaExceeded):
+            self._write_files()
+        self._close("failed", errors=[error.at(None)])
 
     def _write_files(self) -> None:
         now = self._clock()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from io import BytesIO
 
 import pytest
+from msgspec import structs
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
@@ -16,6 +17,7 @@ from proxy.store.batch_records import RequestBatch, Result, Tokens
 from proxy.store.blobs import PIECE
 from proxy.store.database import Database
 from proxy.store.file_store import FileStore, StoredFile
+from proxy.store.quota import Quota
 from proxy.store.request_batches import RequestBatches
 
 
@@ -193,3 +195,23 @@ def test_input_file_is_read_in_pieces(database: Database) -> None:
     files.put("anna", output("file-1"), BytesIO(b"x" * PIECE + b"y"))
     pieces = [store.piece("file-1", n) for n in range(3)]
     assert [one and len(one) for one in pieces] == [PIECE, 1, None]
+
+
+def test_results_of_unfinished_batches_count_against_the_quota(database: Database) -> None:
+    quota = Quota(files=2, bytes=100)
+    store, files = RequestBatches(database, quota), FileStore(database, quota)
+    store.add(batch("b1"))
+    assert store.claim(2.0) is not None
+    assert store.check_quota("anna", 60) == 40
+    store.add_results("b1", [Result(0, False, b"x" * 60)])
+    with pytest.raises(QuotaExceeded, match="--quota-bytes"):
+        store.check_quota("anna", 41)
+    assert store.check_quota("boris", 41) == 59
+    with pytest.raises(QuotaExceeded, match="--quota-bytes"):
+        files.put("anna", structs.replace(output("f1"), size=41), BytesIO(b"x" * 41))
+    store.close("b1", "completed", {"completed": 3.0})
+    files.put("anna", structs.replace(output("f1"), size=41), BytesIO(b"x" * 41))
+    store.check_quota("anna", 0)
+    files.put("anna", output("f2"), BytesIO(b""))
+    with pytest.raises(QuotaExceeded, match="--quota-files"):
+        store.check_quota("anna", 0)

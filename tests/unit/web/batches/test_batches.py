@@ -513,3 +513,38 @@ def test_batch_ends_when_its_key_is_refused(folder: str) -> None:
     assert done["request_counts"]["failed"] == 3
     assert first["error"] == {"code": "invalid_api_key", "message": "it was deleted"}
     close(to)
+
+
+def files_of(to: FlaskClient) -> list[Any]:
+    answer = to.get("/v1/files").json
+    assert answer is not None
+    return list(answer["data"])
+
+
+def test_batch_ends_where_the_bytes_of_its_key_do(folder: str) -> None:
+    to = served(folder, ScriptedDriver(say("x" * 20_000)), quota_bytes=70_000)
+    done = ended(to, create(to, lines(30))["id"])
+    (error,) = done["errors"]["data"]
+    assert (done["status"], error["code"]) == ("failed", "quota_exceeded")
+    assert "--quota-bytes" in error["message"]
+    assert 1 <= len(read(to, done["output_file_id"])) == done["request_counts"]["completed"] <= 3
+    assert sum(file["bytes"] for file in files_of(to)) <= 70_000
+    close(to)
+
+
+def test_batch_without_room_for_its_file_asks_nothing(folder: str) -> None:
+    driver = ScriptedDriver()
+    to = served(folder, driver, quota_files=1)
+    done = ended(to, create(to, lines(3))["id"])
+    (error,) = done["errors"]["data"]
+    assert (done["status"], error["code"]) == ("failed", "quota_exceeded")
+    assert "--quota-files" in error["message"] and not driver.tasks
+    assert [file["purpose"] for file in files_of(to)] == ["batch"]
+    close(to)
+
+
+def test_batch_within_the_quota_is_completed(folder: str) -> None:
+    to = served(folder, quota_files=2, quota_bytes=70_000)
+    done = ended(to, create(to, lines(30))["id"])
+    assert (done["status"], len(read(to, done["output_file_id"]))) == ("completed", 30)
+    close(to)
