@@ -64,9 +64,15 @@ class NoReranking(EmbeddingDriver):
 
 
 class Harness:
-    def __init__(self, *drivers: EmbeddingDriver, timeout: float = 20.0) -> None:
+    """Each of `tiers` has one of the drivers."""
+
+    def __init__(
+        self, *drivers: EmbeddingDriver, timeout: float = 20.0, tiers: Sequence[str] = ()
+    ) -> None:
         self.scheduler = LocalScheduler(time.monotonic, queue_timeout=timeout)
         backends = [Backend(f"b{n}", f"test://{n}", driver) for n, driver in enumerate(drivers)]
+        for n, name in enumerate(tiers):
+            backends[n].place = Place("scripted", Tier(n, name, 10.0))
         self.registry = Registry(backends, self.scheduler, interval=3600.0)
         self.registry.start()
         self.embedder = Embedder(self.registry, self.scheduler)
@@ -212,9 +218,7 @@ def test_backend_of_a_barred_tier_counts_no_text() -> None:
             return super().tokenize(text, special, cancel)
 
     cloud, own = Counting(), Counting()
-    harness = Harness(cloud, own)
-    for backend, name in zip(harness.registry.pool("scripted"), ("cloud", "own"), strict=True):
-        backend.place = Place("scripted", Tier(1 if name == "cloud" else 0, name, 10.0))
+    harness = Harness(cloud, own, tiers=("cloud", "own"))
     harness.embedder.embed("", ["a text"], Cancel(), frozenset({"cloud"}))
     assert not cloud.counted and not cloud.texts
     assert own.counted and own.texts == ["a text"]

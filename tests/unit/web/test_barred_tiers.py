@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from proxy.backends.pools import Backend
+from proxy.config import Settings
 from proxy.config.routes import Place
 from proxy.core.tier import Tier
-from tests.fakes import ScriptedDriver, make_app, say, services_of
+from tests.apps import app_on
+from tests.fakes import ScriptedDriver, ScriptedRun, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, KEYS, Http
 
-OWN, CLOUD = Tier(0, "own", 10.0), Tier(1, "cloud", 10.0)
 MESSAGES = CHAT["messages"]
 
 
@@ -22,6 +24,10 @@ class Watched(ScriptedDriver):
     def __init__(self) -> None:
         super().__init__(say("Hello"))
         self.seen: list[Any] = []
+
+    def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> ScriptedRun:
+        self.seen.append(task.prompt)
+        return super().stream(task, slot, caps, cancel)
 
     def tokenize(self, text: str, special: bool = False, cancel: Any = None) -> list[int]:
         self.seen.append(text)
@@ -37,16 +43,19 @@ class Watched(ScriptedDriver):
 
 
 class Route:
-    """A route whose cloud tier comes first in the pool, as when its own tier was down."""
+    """A route whose first tier is a cloud."""
 
     def __init__(self, folder: Path) -> None:
         self.cloud, self.own = Watched(), Watched()
-        app = make_app(
-            self.cloud, self.own, data=str(folder), file_keys=KEYS, admins=("ops",), wrong_keys=0
+        backends = [Backend("b0", "test://0", self.cloud), Backend("b1", "test://1", self.own)]
+        for number, name in enumerate(("cloud", "own")):
+            backends[number].place = Place("scripted", Tier(number, name, 10.0))
+        settings = Settings(
+            wait_for_backend=0.0, data=str(folder), file_keys=KEYS, admins=("ops",), wrong_keys=0
         )
+        app = app_on(backends, settings)
         registry = services_of(app).gateway.registry
-        for backend, tier in zip(registry.pool("scripted"), (CLOUD, OWN), strict=True):
-            backend.place = Place("scripted", tier)
+        wait_until(lambda: registry.settled)
         self.http = Http(app)
         self.cloud.seen.clear()
 
