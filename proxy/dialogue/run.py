@@ -6,8 +6,8 @@ usual.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -125,16 +125,25 @@ class Dialogues:
         """Names of the MCP servers that requests may name."""
         return self._toolbox.servers
 
-    @property
-    def tool_seconds(self) -> float:
-        """The time limit of a tool."""
-        return self._bounds.tool_seconds
-
     def published(self, owner: str, caller: Caller) -> dict[str, RunnableTool]:
         """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
         of an MCP server as `server__tool`. May wait for servers."""
         tools = {**self._toolbox.published(), **searches(self._finder, owner)}
         return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
+
+    def call(self, tool: RunnableTool, arguments: Mapping[str, Any], cancel: Cancel) -> str:
+        """The text that a published tool returns, within the time limit of tools. Raises what the
+        tool raises, UpstreamTimeout and Cancelled."""
+        seconds = self._bounds.tool_seconds
+        work = run_with_ticks(
+            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval=0.0
+        )
+        try:
+            next(work)
+        except StopIteration as finished:
+            text: str = finished.value
+            return text
+        raise AssertionError("there are no ticks")
 
     def answer(
         self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller

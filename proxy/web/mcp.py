@@ -8,6 +8,7 @@ server's own messages (GET is 405), as it has none to send. `site` refuses pages
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from ..dialogue import ToolError
 from ..errors import Cancelled, GatewayError
 from ..runtime.cancel import Cancel
 from . import body, disconnect, mcp_chat
+from .admitted import Admitted
 from .observability import Record, new_id
 from .permissions import visible
 from .services import Services
@@ -102,7 +104,8 @@ def _called(
 
 
 def _observed(services: Services, record: Record, call: ToolCall, cancel: Cancel) -> str:
-    """The text that a tool returns. Raises ToolError, RpcError and GatewayError."""
+    """The text that a tool returns, within the limits of the caller: a call is a request, and has
+    a place among those that run in parallel. Raises ToolError, RpcError and GatewayError."""
     if call.name == MODELS:
         return "\n".join(visible(services, request.environ, services.gateway.registry.names()))
     caller = services.callers.caller(record.key, request.environ)
@@ -111,6 +114,7 @@ def _observed(services: Services, record: Record, call: ToolCall, cancel: Cancel
         raise RpcError(INVALID_PARAMS, f"there is no tool {call.name[:128]!r} for this key")
     stop = disconnect.watch(request.environ, cancel)
     try:
-        return tool.call(call.arguments, cancel, services.dialogues.tool_seconds)
+        with closing(Admitted(caller, cancel, model="", prompt=1)):
+            return services.dialogues.call(tool, call.arguments, cancel)
     finally:
         stop()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from proxy.core.request import Tool
 from proxy.dialects import mcp_server
+from proxy.dialogue.events import Bounds
 from proxy.errors import BackendDown
+from proxy.runtime.cancel import Cancel
 from tests.extras import need
-from tests.fakes import ScriptedDriver, client, make_app, say
+from tests.fakes import ScriptedDriver, client, make_app, say, services_of
 
 from .account_client import KEYS, Http
 
@@ -151,3 +156,73 @@ def test_key_is_offered_what_it_may_use(tmp_path: Path) -> None:
     said = ask("tools/call", name="chat", arguments={"message": "Hi"})["result"]
     assert said["isError"]
     assert "models" in said["content"][0]["text"]
+
+
+def test_calls_count_against_the_limits_of_the_key(tmp_path: Path) -> None:
+    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), **SETTINGS}
+    http = Http(make_app(ScriptedDriver(say("Hello.")), **settings))
+    key = http.make(rpm_limit=2, tpm_limit=100)["key"]
+
+    def ask(name: str) -> Any:
+        params = {"name": name, "arguments": {}}
+        return http.post("/mcp", key, jsonrpc="2.0", id=1, method="tools/call", params=params)
+
+    assert [ask("time").json["result"]["isError"] for _ in range(3)] == [False, False, True]
+    refused = ask("time")
+    assert "requests a minute" in refused.json["result"]["content"][0]["text"]
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert refused.headers["x-ratelimit-remaining-tokens"] == "100"
+    assert not ask("models").json["result"]["isError"]
+
+
+class WaitingTool:
+    """A tool that ends with its time limit only if its caller ends the wait."""
+
+    tool = Tool("wait", "Waits", {"type": "object"})
+
+    def __init__(self) -> None:
+        self.began, self.go = threading.Event(), threading.Event()
+
+    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
+        self.began.set()
+        assert self.go.wait(20)
+        return "done"
+
+
+def test_calls_that_run_in_parallel_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), **SETTINGS}
+    app = make_app(ScriptedDriver(say("Hello.")), **settings)
+    tool = WaitingTool()
+    dialogues = services_of(app).dialogues
+    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
+    key = Http(app).make(max_parallel_requests=1)["key"]
+
+    def ask() -> Any:
+        params = {"name": "wait", "arguments": {}}
+        answer = Http(app).post(
+            "/mcp", key, jsonrpc="2.0", id=1, method="tools/call", params=params
+        )
+        return answer.json["result"]
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask)
+        assert tool.began.wait(20)
+        refused = ask()
+        tool.go.set()
+        assert not first.result(20)["isError"]
+    assert refused["isError"]
+    assert not ask()["isError"]
+
+
+def test_call_has_the_time_limit_of_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(ScriptedDriver(say("Hello.")), **SETTINGS)
+    tool = WaitingTool()
+    dialogues = services_of(app).dialogues
+    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
+    monkeypatch.setattr(dialogues, "_bounds", Bounds(tool_seconds=0.05))
+    result = call(app.test_client(), "wait")
+    tool.go.set()
+    assert result["isError"]
+    assert "timed out after 0.05 seconds" in result["content"][0]["text"]
