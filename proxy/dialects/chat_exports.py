@@ -43,9 +43,9 @@ class ExportedConversation(Struct, frozen=True, kw_only=True):
 
 
 class _Node(Struct, frozen=True):
-    """A message of any format; `role` "" for one that is left out."""
+    """A message of any format; `role` "" for one that is left out, `parent` None for a first."""
 
-    parent: str
+    parent: str | None
     role: str
     content: str
     reasoning: str = ""
@@ -89,7 +89,7 @@ def _check_number(nodes: Sized) -> None:
 
 
 def _chatgpt(node: object) -> _Node:
-    parent, message = _text(_object(node).get("parent")), _object(_object(node).get("message"))
+    parent, message = _name(_object(node).get("parent")), _object(_object(node).get("message"))
     match message:
         case {"author": {"role": str(role)}, "content": {"parts": list(parts)}}:
             content = "\n\n".join(part for part in parts if isinstance(part, str))
@@ -106,7 +106,7 @@ def _open_webui(data: object) -> _Node:
     node = _object(data)
     created = _time(node.get("timestamp"))
     content = _text(node.get("content"))
-    return _Node(_text(node.get("parentId")), _text(node.get("role")), content, created=created)
+    return _Node(_name(node.get("parentId")), _text(node.get("role")), content, created=created)
 
 
 def _ours(messages: Sequence[object]) -> Iterator[tuple[str, _Node]]:
@@ -115,7 +115,7 @@ def _ours(messages: Sequence[object]) -> Iterator[tuple[str, _Node]]:
             yield (
                 one["id"],
                 _Node(
-                    _text(one.get("parent_id")),
+                    _name(one.get("parent_id")),
                     _text(one.get("role")),
                     _text(one.get("content")),
                     _text(one.get("reasoning")),
@@ -126,12 +126,14 @@ def _ours(messages: Sequence[object]) -> Iterator[tuple[str, _Node]]:
 
 def _in_order(nodes: Mapping[str, _Node]) -> tuple[ExportedMessage, ...]:
     """The messages that are kept, parents first, otherwise in the order of the file. Those of a
-    circle are left out."""
-    replies: dict[str, list[str]] = {}
+    circle are left out; one that names itself as its parent begins a branch."""
+    # The first ones are under None, which is no name: the walk meets no message twice.
+    replies: dict[str | None, list[str]] = {}
     for name, node in nodes.items():
-        replies.setdefault(node.parent if node.parent in nodes else "", []).append(name)
+        known = node.parent in nodes and node.parent != name
+        replies.setdefault(node.parent if known else None, []).append(name)
     messages: list[ExportedMessage] = []
-    left: list[tuple[str, int | None]] = [(name, None) for name in reversed(replies.get("", ()))]
+    left: list[tuple[str, int | None]] = [(name, None) for name in reversed(replies.get(None, ()))]
     while left:
         name, parent = left.pop()
         node = nodes[name]
@@ -156,6 +158,10 @@ def _object(value: object) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _name(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _time(value: object) -> float:

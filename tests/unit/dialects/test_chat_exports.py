@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -115,9 +118,57 @@ def test_broken_messages_are_left_out(node: Any) -> None:
     assert [m.content for m in read({"mapping": mapping}).messages] == ["Hi"]
 
 
-def test_circles_are_left_out() -> None:
-    mapping = chatgpt("a", "b", "user", "1") | chatgpt("b", "a", "user", "2")
-    assert read({"mapping": mapping}).messages == ()
+def contents(data: object) -> list[str]:
+    """The texts that are read, in a process with a deadline: an endless walk would eat all
+    memory."""
+    code = "import json, sys; from proxy.dialects.chat_exports import read;"
+    code += "print(json.dumps([m.content for m in read(json.load(sys.stdin)).messages]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(data),
+        text=True,
+        capture_output=True,
+        timeout=10,
+    )
+    return list(json.loads(done.stdout))
+
+
+def exports(*messages: tuple[str, str | None]) -> list[dict[str, Any]]:
+    """The same messages, by id and parent, in each format. Their texts are their ids, "root" for
+    the empty one."""
+    texts = [(name, parent, name or "root") for name, parent in messages]
+    mapping: dict[str, Any] = {}
+    for name, parent, text in texts:
+        mapping |= chatgpt(name, parent, "user", text)
+    history = {
+        name: {"parentId": parent, "role": "user", "content": text} for name, parent, text in texts
+    }
+    ours = [
+        {"id": name, "parent_id": parent, "role": "user", "content": text}
+        for name, parent, text in texts
+    ]
+    return [
+        {"mapping": mapping},
+        {"chat": {"history": {"messages": history}}},
+        {"messages": ours},
+    ]
+
+
+@pytest.mark.parametrize("format_", range(3))
+@pytest.mark.parametrize(
+    ("messages", "kept"),
+    [
+        ([("", None)], ["root"]),
+        ([("", "")], ["root"]),
+        ([("", None), ("a", ""), ("b", None)], ["root", "a", "b"]),
+        ([("a", "a"), ("b", "a")], ["a", "b"]),
+        ([("a", "b"), ("b", "a")], []),
+        ([("", "a"), ("a", "b"), ("b", ""), ("c", None)], ["c"]),
+    ],
+)
+def test_odd_trees_end(format_: int, messages: Any, kept: list[str]) -> None:
+    """With an empty id, without parents, and with circles, whose messages are left out."""
+    assert contents(exports(*messages)[format_]) == kept
 
 
 @pytest.mark.parametrize("time", ["5", True, -1, float("nan"), float("inf"), 10**400, None])
