@@ -49,14 +49,17 @@ class Person(Struct, frozen=True, kw_only=True):
 def person(issuer: str, claims: Claims, mapped: Mapped) -> Person:
     """Raises Forbidden if the person may not sign in."""
     subject = str(claims["sub"])
+    # Whoever may choose an address could be anybody. Some providers write the claim as a string.
+    verified = claims.get("email_verified") in (True, "true")
+    if not verified:
+        claims = {name: value for name, value in claims.items() if name != "email"}
     if mapped.allowed and not any(has(claims, one) for one in mapped.allowed):
         raise Forbidden(
             "your account may not use this gateway: ask an administrator for access",
             code="sign_in_forbidden",
         )
     user = claim(claims, mapped.user)
-    # Whoever may choose an address could be anybody. Some providers write the claim as a string.
-    if mapped.user == "email" and claims.get("email_verified") not in (True, "true"):
+    if mapped.user == "email" and not verified:
         raise Forbidden(
             "the provider does not say that your e-mail address is verified: ask an administrator"
             " to verify it there, or to set another --oidc-user-claim",

@@ -61,6 +61,15 @@ def test_address_that_is_not_verified_names_no_user(verified: Any) -> None:
     assert person(ISSUER, {**CLAIMS, "email_verified": verified}, mapped(user="sub")).user == "1"
 
 
+def test_address_that_is_not_verified_gives_no_rights() -> None:
+    boss = Wanted("email", CLAIMS["email"])
+    chosen = {**CLAIMS, "email_verified": False}
+    assert person(ISSUER, chosen, mapped(user="sub", admins=(boss,))).admin is False
+    assert person(ISSUER, CLAIMS, mapped(user="sub", admins=(boss,))).admin is True
+    with pytest.raises(Forbidden, match="may not use this gateway"):
+        person(ISSUER, chosen, mapped(user="sub", allowed=(boss,)))
+
+
 @pytest.mark.parametrize("verified", [True, "true"])
 def test_verified_address_names_the_user(verified: Any) -> None:
     found = person(ISSUER, {**CLAIMS, "email_verified": verified}, mapped())

@@ -289,7 +289,7 @@ def test_export_is_sent_whole_in_pieces(folder: Path) -> None:
     whole = json.loads(b"".join(pieces))
     assert list(whole) == [
         "object", "responses", "chat_completions", "response_conversations",
-        "conversations", "feedback", "knowledge_bases", "files",
+        "conversations", "feedback", "knowledge_bases", "files", "batches",
     ]  # fmt: skip
     assert len(whole["responses"]) == 1
     assert sorted(len(one["messages"]) for one in whole["conversations"]) == [10, 10, 10]
