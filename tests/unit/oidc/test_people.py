@@ -11,7 +11,7 @@ from proxy.errors import Forbidden
 from proxy.oidc.people import LONGEST, MOST_GROUPS, Mapped, Wanted, claim, person
 
 ISSUER = "https://id.example.org"
-CLAIMS = {
+CLAIMS: dict[str, Any] = {
     "sub": "1",
     "email": "carol@example.org",
     "email_verified": True,
