@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from ...runtime.cancel import Cancel
 from ..auth import BATCH, SIGNED_IN
 from ..body import JSON
@@ -23,11 +21,11 @@ AGENT = "slotproxy-batch"
 
 
 class Asked(NamedTuple):
-    """A request to answer: the body for the route `path`, with the key named `owner`, as from the
-    address `peer`."""
+    """A request to answer: the JSON `body` for the route `path`, with the key named `owner`, as
+    from the address `peer`."""
 
     path: str
-    body: dict[str, Any]
+    body: bytes
     owner: str
     peer: str
     cancel: Cancel
@@ -53,7 +51,7 @@ def asker(app: WSGI, prefix: str) -> Ask:
     """Returns the function that asks `app`, whose routes have this prefix."""
 
     def ask(asked: Asked) -> Answered:
-        data, request_id = msgspec.json.encode(asked.body), new_id()
+        data, request_id = asked.body, new_id()
         environ = {
             "REQUEST_METHOD": "POST",
             "SCRIPT_NAME": "",

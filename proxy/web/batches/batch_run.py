@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from ...dialects import batches
-from ...dialects.batches import Line, LineError
+from ...dialects.batches import LineError
 from ...errors import Cancelled, NoIdleSlot, NotFound, QuotaExceeded, Unauthorized
 from ...runtime.cancel import Cancel
 from ...store.batch_records import RequestBatch, Result, Tokens
 from ...store.outage import retry_while_unavailable
 from ...store.records import new_id
 from .asking import Answered, Ask, Asked
-from .input_file import Index, Lines, index
+from .input_file import Index, Lines, RawLine, index
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ...store.request_batches import RequestBatches
@@ -47,6 +47,10 @@ TRIES = 3  # of a line that a server fails to answer
 FAULTS = (429, 500, 502, 503, 504)
 LONGEST_PAUSE = 15.0  # seconds until a model that is not available is asked again
 AT_ONCE = 500  # results without an answer that are stored together
+
+
+Finished = tuple[int, RawLine, Answered | None]
+"""The number of a line, the line, and its answer; None for a defect."""
 
 
 class Stop(NamedTuple):
@@ -83,9 +87,9 @@ class BatchRun:
         self._clock = clock
         self._over = over
         self._running: dict[int, Cancel] = {}
-        self._finished: queue.SimpleQueue[tuple[int, Line, Answered | None]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._waiting: deque[int] = deque()
-        self._next: Line | None = None  # the first that waits, if it was read
+        self._next: RawLine | None = None  # the first that waits, if it was read
         self._later: list[tuple[float, int]] = []  # a heap of lines to ask again, by time
         self._tries: Counter[int] = Counter()
         self._made_way: Counter[int] = Counter()
@@ -105,7 +109,7 @@ class BatchRun:
         found = self._indexed()
         if found is None:
             return
-        lines = Lines(self._piece, self._store.piece_size, batch.endpoint, found)
+        lines = Lines(self._piece, self._store.piece_size, found)
         done = bytearray(len(found.order))
         for number in self._store.done(batch.id):
             done[number] = True
@@ -174,14 +178,13 @@ class BatchRun:
         while self._waiting and len(self._running) < MOST and self._clock() >= self._pause:
             if self._next is None:
                 self._next = lines.read(self._waiting[0])
-            model = self._next.body.get("model")
-            room = self._room(self._batch.endpoint, model if type(model) is str else "")
+            room = self._room(self._batch.endpoint, self._next.model)
             if len(self._running) >= (1 if room is None else room):
                 return
             line, self._next = self._next, None
             self._begin(self._waiting.popleft(), line)
 
-    def _begin(self, number: int, line: Line) -> None:
+    def _begin(self, number: int, line: RawLine) -> None:
         cancel = self._running[number] = Cancel()
         batch = self._batch
         asked = Asked(batch.endpoint, line.body, batch.owner, batch.peer, cancel)

@@ -16,6 +16,7 @@ from hashlib import blake2b
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from ...dialects import batches
 from ...dialects.batches import Line, LineError
@@ -32,6 +33,27 @@ GONE = LineError("input_file_deleted", "the input file was deleted, or has expir
 Piece = Callable[[int], bytes | None]
 """Returns a piece of the file by its number, None after the last."""
 _decode = msgspec.json.Decoder().decode
+
+
+class RawLine(Struct, frozen=True):
+    """A line that was valid when it was indexed. `body` is JSON; `model` is "" if it names none."""
+
+    custom_id: str
+    model: str
+    body: bytes
+
+
+class _Line(Struct, frozen=True):
+    custom_id: str
+    body: msgspec.Raw
+
+
+class _Body(Struct, frozen=True):
+    model: Any = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
 
 
 class Index:
@@ -126,6 +148,13 @@ def parse(data: bytes, endpoint: str) -> Line:
     return batches.parse_line(value, endpoint)
 
 
+def _raw(data: bytes) -> RawLine:
+    line = _decode_line(data)
+    body = bytes(line.body)
+    model = _decode_body(body).model
+    return RawLine(line.custom_id, model if type(model) is str else "", body)
+
+
 def prefix_key(text: bytes) -> bytes:
     """The digests of a text's beginnings, by which texts that share long beginnings are neighbors
     when they are sorted."""
@@ -156,20 +185,19 @@ def index(piece: Piece, endpoint: str, longest: int, alive: Callable[[], object]
 class Lines:
     """Reads lines of an indexed file. `size` is that of its pieces, except the last."""
 
-    def __init__(self, piece: Piece, size: int, endpoint: str, found: Index) -> None:
+    def __init__(self, piece: Piece, size: int, found: Index) -> None:
         self._piece = piece
         self._size = size
-        self._endpoint = endpoint
         self._index = found
         self._held: OrderedDict[int, bytes] = OrderedDict()
 
-    def read(self, number: int) -> Line:
+    def read(self, number: int) -> RawLine:
         """Raises LineError if the file is gone."""
         data = b"".join(self._parts(self._index.starts[number], self._index.sizes[number]))
-        read = partial(parse, data, self._endpoint)
+        read = partial(_raw, data)
         try:
             return read() if len(data) < LARGE else run_in_native_thread(read)
-        except LineError:
+        except msgspec.DecodeError:
             raise GONE from None  # it was valid when it was indexed
 
     def _parts(self, start: int, left: int) -> Iterator[bytes]:

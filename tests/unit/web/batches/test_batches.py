@@ -422,7 +422,7 @@ def test_line_that_made_way_is_asked_after_the_others(
     texts = [lines(3, user=name).splitlines()[place] for place, name in enumerate("abc")]
     done = ended(to, create(to, b"\n".join(texts))["id"])
     assert done["request_counts"]["completed"] == 3 and len(asked) == 5
-    users = [one.body["user"] for one in asked]
+    users = [json.loads(one.body)["user"] for one in asked]
     assert sorted(users[:3]) == ["a", "b", "c"] and sorted(users[3:]) == sorted(users[:2])
     close(to)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.dialects import batches
 from proxy.dialects.batches import LineError
 from proxy.web.batches import input_file
-from proxy.web.batches.input_file import Index, Lines, index, prefix_key
+from proxy.web.batches.input_file import Index, Lines, RawLine, index, prefix_key
 
 CHAT = "/v1/chat/completions"
 
@@ -22,6 +22,10 @@ def line(number: int, text: str = "Hi", **changes: Any) -> dict[str, Any]:
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
     made = {"custom_id": f"l{number}", "method": "POST", "url": CHAT, "body": body}
     return {**made, **changes}
+
+
+def text_of(read: RawLine) -> str:
+    return str(json.loads(read.body)["messages"][0]["content"])
 
 
 def encoded(*values: Any) -> bytes:
@@ -33,7 +37,7 @@ def indexed(data: bytes, size: int = 100, longest: int = 10_000) -> tuple[Index,
         return data[number * size : (number + 1) * size] or None
 
     found = index(piece, CHAT, longest, lambda: None)
-    return found, Lines(piece, size, CHAT, found)
+    return found, Lines(piece, size, found)
 
 
 @given(st.integers(1, 500), st.lists(st.text(max_size=80), min_size=1, max_size=20), st.booleans())
@@ -45,7 +49,7 @@ def test_lines_are_read_whatever_the_size_of_pieces(
     assert not found.errors and sorted(found.order) == list(range(len(texts)))
     for i, text in enumerate(texts):
         read = lines.read(i)
-        assert (read.custom_id, read.body["messages"][0]["content"]) == (f"l{i}", text)
+        assert (read.custom_id, text_of(read)) == (f"l{i}", text)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +97,13 @@ def test_deleted_file_is_an_error() -> None:
         index(lambda number: None, CHAT, 100, lambda: None)
     found, _ = indexed(encoded(line(0)))
     with pytest.raises(LineError, match="deleted"):
-        Lines(lambda number: None, 100, CHAT, found).read(0)
+        Lines(lambda number: None, 100, found).read(0)
 
 
 def test_prompts_with_a_common_beginning_follow_one_another() -> None:
     texts = [f"{'abc'[i % 3] * 3000}{i}" for i in range(30)]
     found, lines = indexed(encoded(*(line(i, text) for i, text in enumerate(texts))), 4096)
-    beginnings = [lines.read(i).body["messages"][0]["content"][:3000] for i in found.order]
+    beginnings = [text_of(lines.read(i))[:3000] for i in found.order]
     changes = sum(a != b for a, b in pairwise(beginnings))
     assert changes == 2
 
@@ -116,3 +120,9 @@ def test_keys_of_texts_share_what_the_texts_share(common: bytes, one: bytes, oth
     steps = [step for step in range(input_file.STEPS) if input_file.SHORTEST << step <= len(common)]
     shared = len(steps) * input_file.DIGEST
     assert prefix_key(common + one)[:shared] == prefix_key(common + other)[:shared]
+
+
+def test_body_is_sent_as_it_was_uploaded() -> None:
+    data = b'{"custom_id":"a","method":"POST","url":"%s","body": {"model": "m",  "n" :1.50} }'
+    found, lines = indexed(data % CHAT.encode() + b"\r\n")
+    assert lines.read(found.order[0]) == RawLine("a", "m", b'{"model": "m",  "n" :1.50}')
