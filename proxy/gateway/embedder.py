@@ -67,9 +67,9 @@ class Embedder:
         on_slot: OnSlot = nothing,
     ) -> tuple[str, Embedded]:
         """Embed the inputs, on backends outside of the `barred` tiers; with `idle`, in idle slots
-        only, one part after the other, with `on_slot` called for each. Returns the model's name and
-        the vectors. Raises ModelNotFound, NoBackend, Unsupported, BadRequest, the queue's errors,
-        and those of `on_slot`."""
+        only, one part after the other. `on_slot` is called for each part. Returns the model's name
+        and the vectors. Raises ModelNotFound, NoBackend, Unsupported, BadRequest, the queue's
+        errors, and those of `on_slot`."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
         backend, caps = self._first(model, barred)
@@ -121,6 +121,8 @@ class Embedder:
         documents: Sequence[str],
         cancel: Cancel,
         barred: frozenset[str] = frozenset(),
+        *,
+        on_slot: OnSlot = nothing,
     ) -> tuple[str, Ranked]:
         """Rank the documents. Returns the model's name and the scores. Raises like `embed`."""
         model, name = self.registry.answering(name)
@@ -131,7 +133,7 @@ class Embedder:
             return driver.rerank(query, documents, caps, cancel)
 
         want = SlotRequest(model=model, task=Task(prompt=query), barred=barred, background=True)
-        return name, self._leased(want, call, cancel)
+        return name, self._leased(want, call, cancel, on_slot=on_slot)
 
     def _load(self, model: str, cancel: Cancel) -> None:
         """Load the model if nothing is known about it: only then is it known how to ask."""
@@ -209,7 +211,8 @@ class Embedder:
         on_slot: OnSlot = nothing,
     ) -> T:
         """Run a call on a backend, and on another one if that fails. All waiting in the queue has
-        one deadline. `begun` and `on_slot` are for idle slots (see `acquire_idle`)."""
+        one deadline. `on_slot` is called with each slot, `begun` is for idle ones (see
+        `acquire_idle`)."""
         want = msgspec.structs.replace(want, since=time.monotonic())
         retries = Retries()
         reason: GatewayError | None = None
@@ -237,6 +240,8 @@ class Embedder:
                     if backend is None:
                         want = without(want, lease.backend)
                     continue
+                if not want.idle:
+                    on_slot()
                 outcome = CUT
                 result = call(backend.driver, backend.caps)
                 outcome = WHOLE

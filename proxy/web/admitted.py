@@ -11,6 +11,8 @@ from functools import partial
 from ..accounts.limiting.allowance import Admission
 from ..accounts.limiting.budgets import Used
 from ..accounts.limiting.plan import Size
+from ..core.usage import Usage
+from ..errors import GatewayError, Unsupported
 from ..gateway import Caller
 from ..runtime.cancel import Cancel
 from .fastpath import Environ
@@ -37,16 +39,18 @@ def _admission(caller: Caller, cancel: Cancel, model: str, prompt: int = 0) -> A
 
 class Admitted:
     """What a request takes from the limits of its caller, to be settled. One that uses idle slots
-    only takes it with its first slot, in `on_slot`: it often finds none. Raises like
-    `Allowance.admit`."""
+    only takes it with its first slot, in `on_slot`: it often finds none. `began`: it had a slot.
+    Raises like `Allowance.admit`."""
 
     def __init__(self, caller: Caller, cancel: Cancel, model: str, prompt: int = 0) -> None:
         self._take = partial(_admission, caller, cancel, model, prompt)
         self._taken = None if caller.idle else self._take()
+        self.began = False
 
     def on_slot(self) -> None:
         if self._taken is None:
             self._taken = self._take()
+        self.began = True
 
     def settle(self, used: Used) -> None:
         if self._taken is not None:
@@ -69,12 +73,20 @@ def within_limits(
     texts: Iterable[Sized],
 ) -> Iterator[Admitted]:
     """Run a request to this model that evaluates these texts, or lists of token ids, within the
-    limits of its caller. Afterwards, the tokens in the record's info are charged."""
+    limits of its caller. Afterwards, the tokens in the record's info are charged. If the client
+    leaves, or is refused, after a backend has begun, these are about those of all texts."""
     caller = services.callers.caller(record.key, environ)
     prompt = 0 if caller.allowance is None else _about(texts)
     admitted = Admitted(caller, cancel, model, prompt)
     try:
         yield admitted
+    except Unsupported:  # nothing was evaluated
+        raise
+    except GatewayError as error:
+        # A request for idle slots ends when others need its slot, and is made again.
+        if admitted.began and error.status < 500 and not caller.idle:
+            record.info.usage = Usage(_about(texts), 0)
+        raise
     finally:
         usage = record.info.usage
         admitted.settle(Used(usage.prompt, usage.cached, usage.completion))

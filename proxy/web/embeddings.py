@@ -98,10 +98,17 @@ def ranked(services: Services, record: Record) -> Any:
     environ = request.environ
     with (
         disconnect.watched(environ) as cancel,
-        within_limits(services, record, environ, cancel, model=asked.model, texts=texts),
+        within_limits(
+            services, record, environ, cancel, model=asked.model, texts=texts
+        ) as admitted,
     ):
         name, result = services.ranker.rerank(
-            asked.model, asked.query, asked.documents, cancel, barred
+            asked.model,
+            asked.query,
+            asked.documents,
+            cancel,
+            barred,
+            on_slot=admitted.on_slot,
         )
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
     return rerank.reply(asked, record.id, name, result.scores, result.tokens)

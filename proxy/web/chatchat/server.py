@@ -121,8 +121,12 @@ def embed_texts(services: Services, record: Record) -> Any:
     environ = request.environ
     with (
         disconnect.watched(environ) as cancel,
-        within_limits(services, record, environ, cancel, model=wanted.model, texts=wanted.texts),
+        within_limits(
+            services, record, environ, cancel, model=wanted.model, texts=wanted.texts
+        ) as admitted,
     ):
-        name, embedded = services.embedder.embed(wanted.model, wanted.texts, cancel, barred)
+        name, embedded = services.embedder.embed(
+            wanted.model, wanted.texts, cancel, barred, on_slot=admitted.on_slot
+        )
         record.info.model, record.info.usage = name, Usage(embedded.tokens)
     return reply.ok(embedded.vectors)

@@ -15,8 +15,9 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from proxy.accounts.limiting.limiter import Refused, Taken
 from proxy.core.usage import Usage
-from proxy.errors import LimitsUnavailable
-from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
+from proxy.core.vectors import Embedded
+from proxy.errors import BadRequest, Cancelled, GatewayError, LimitsUnavailable
+from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, KEYS, Http
 
 PROMPT = 147  # tokens of CHAT, to the scripted driver
@@ -292,6 +293,38 @@ def test_embeddings_count_as_requests_with_their_tokens(http: Http) -> None:
     refused = http.post("/v1/embeddings", key, model="scripted", input="Hi")
     assert refused.status_code == 429
     assert refused.headers["x-ratelimit-limit-tokens"] == "100"
+
+
+class Vectors(ScriptedDriver):
+    """Embeds one input in a call, and raises `error` for the second one, which it gets behind the
+    first."""
+
+    def __init__(self, error: GatewayError) -> None:
+        super().__init__(caps=CAPS)  # an old server's: one text at a time
+        self.error = error
+
+    def embed(self, inputs: Any, caps: Any, cancel: Any) -> Embedded:
+        if inputs[0] == "second":
+            raise self.error
+        return Embedded(((1.0, 0.0),), 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "used"),
+    [(Cancelled("gone"), 5), (BadRequest("too long"), 5), (LimitsUnavailable("any"), 0)],
+)
+def test_embeddings_that_the_client_ends_are_charged(
+    error: GatewayError, used: int, tmp_path: Path
+) -> None:
+    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 0}
+    app = make_app(Vectors(error), **settings)
+    http = Http(app)
+    key = http.make(limits={"tokens": {"hour": 500}})["key"]
+    failed = http.post("/v1/embeddings", key, model="scripted", input=["first", "second"])
+    assert failed.status_code == error.status, failed.text
+    answer = http.post("/v1/embeddings", key, model="scripted", input=["x"])
+    left = int(answer.headers["x-ratelimit-remaining-tokens"])
+    assert 500 - left - 1 == used
 
 
 def test_a_failed_answer_gives_its_tokens_back(http: Http, driver: ScriptedDriver) -> None:

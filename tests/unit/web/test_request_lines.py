@@ -161,7 +161,7 @@ def test_embeddings_are_logged_with_model_and_tokens(tmp_path: Path, log: Log) -
     app = make(tmp_path)
 
     class Embedder:
-        def embed(self, model: str, inputs: Any, cancel: Any, barred: Any, *, idle: bool) -> Any:
+        def embed(self, model: str, inputs: Any, cancel: Any, barred: Any, **given: Any) -> Any:
             class Found:
                 vectors, tokens = [[0.5, 0.5]], 3
 
