@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 from msgspec import Struct
 
 from ..backends.questions import ProbeSession
-from ..config.models_folder import of_files
+from ..config.models import MAX_NAME
+from ..config.models_folder import of_files, of_folder
 from ..core.decoding import decoded
 from ..errors import BackendDown
 
@@ -23,7 +25,8 @@ from ..errors import BackendDown
 PORTS = (8080, 9931, 11434, 1234, 5000)
 PATIENCE = 2.0  # seconds for each answer
 DEEP = 5  # levels below a usual folder; Hugging Face's cache has four
-ENOUGH = 200  # models
+ENOUGH = 200  # models of a folder
+SEARCH = 5.0  # seconds for each folder
 SHOWN = 100  # characters of a name that a server reports
 
 
@@ -42,8 +45,8 @@ class Server(Struct, frozen=True):
 
 
 class Files(Struct, frozen=True):
-    """GGUF models below a usual `folder`, by name, with the flags of llama-server for each. `flat`:
-    --models-dir finds all of them."""
+    """The first GGUF models below a usual `folder`, by name, with the flags of llama-server for
+    each. `flat`: --models-dir takes the folder, and finds all of them."""
 
     folder: Path
     models: Mapping[str, tuple[str, ...]]
@@ -64,10 +67,11 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
     with ThreadPoolExecutor(len(ports)) as pool:
         servers = tuple(server for server in pool.map(_server, ports) if server)
     found = (_files(folder) for folder in _usual(environ, home))
+    program = shutil.which("llama-server", path=environ.get("PATH")) or ""
     return Found(
         servers,
         tuple(files for files in found if files.models),
-        shutil.which("llama-server", path=environ.get("PATH")) or "",
+        program if _can_be_written(program) else "",
         _memory(),
     )
 
@@ -135,12 +139,31 @@ def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
 def _files(folder: Path) -> Files:
     found: dict[str, tuple[str, ...]] = {}
     deepest = 0
+    end = time.monotonic() + SEARCH
     for inner, depth in _folders(folder):
         for name, flags in of_files(inner):
-            if len(found) < ENOUGH and name not in found and name.isprintable() and _is_gguf(flags):
+            if len(found) == ENOUGH or time.monotonic() > end:
+                break
+            skipped = name in found or len(name) > MAX_NAME
+            if not skipped and _can_be_written(name, *flags) and _is_gguf(flags):
                 found[name] = flags
                 deepest = max(deepest, depth)
-    return Files(folder, found, deepest <= 1)
+        if len(found) == ENOUGH or time.monotonic() > end:
+            break
+    return Files(folder, found, bool(found) and deepest <= 1 and _is_taken(folder))
+
+
+def _can_be_written(*texts: str) -> bool:
+    """Whether a settings file may have these: as text, and without macros."""
+    return all(one.isprintable() and "${" not in one for one in texts)
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether --models-dir may name this folder: it refuses one with an odd name in it."""
+    try:
+        return bool(of_folder(str(folder), "llama-server", 0.0))
+    except ValueError:
+        return False
 
 
 def _folders(folder: Path) -> Iterator[tuple[Path, int]]:

@@ -26,21 +26,26 @@ def write(
     """Write `file`, if there is none or `agree` says yes to the question. Returns what was found
     and what to do next. Raises InitError."""
     target = Path(file)
-    if target.exists() and not agree(f"Replace {target}?"):
+    if not file.isprintable():
+        raise InitError(f"{file!r} has characters that cannot be printed: name another file")
+    if os.path.lexists(target) and not agree(f"Replace {target}?"):
         raise InitError(f"{target} exists: name another file, or add --force")
     found = find(environ, Path.home())
     written = first_settings.text(found, str(target), time.strftime("%Y-%m-%d"))
+    place = Path(os.path.realpath(target))  # behind a link, which stays
     try:
-        with TemporaryDirectory(prefix=".init-", dir=target.absolute().parent) as work:
+        with TemporaryDirectory(prefix=".init-", dir=place.parent) as work:
             made = Path(work) / "slotproxy.toml"
             made.touch(mode=0o600)  # keys may be added to it
             made.write_text(written, encoding="utf-8")
-            load(["--config", str(made)], {})
-            os.replace(made, target)
+            try:
+                load(["--config", str(made)], {})
+            except SettingsError as error:
+                why = str(error).replace(str(made), str(target))
+                raise InitError(f"nothing was written, since it would not load: {why}") from error
+            os.replace(made, place)
     except OSError as error:
         raise InitError(f"cannot write {target}: {error.strerror or error}") from error
-    except SettingsError as error:
-        raise InitError(f"nothing was written, since it would not load: {error}") from error
     return "\n".join([*_told(found), f"wrote {target}", "", *_next(found, str(target))])
 
 

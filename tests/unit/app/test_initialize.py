@@ -16,6 +16,7 @@ from proxy.__main__ import main
 from proxy.app import discovery, first_settings, initialize
 from proxy.app.discovery import Files, Found, Server
 from proxy.config import Settings, load
+from proxy.config.models_folder import of_files
 from tools.processes import free_port
 
 NOTHING = Found((), (), "", 0)
@@ -155,6 +156,48 @@ def test_llama_server_is_found_on_the_path(tmp_path: Path) -> None:
     assert discovery.look({"PATH": "/nowhere"}, tmp_path, [1]).llama_server == ""
 
 
+ODD = ["caf\udce9/x/m", "b\x01", "a\x7fb/x/m", "m${FOO}", "a/x/m${env.HOME}", "m" * 201]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
+def test_odd_names_of_files_are_left_out(
+    name: str, tmp_path: Path, loaded: Callable[[Found], Settings]
+) -> None:
+    model(tmp_path / "models", "near")
+    odd = tmp_path / "models" / f"{name}.gguf"
+    model(odd.parent, odd.stem)
+    program = tmp_path / "llama-server"
+    program.touch(mode=0o755)
+    found = discovery.look({"PATH": str(tmp_path)}, tmp_path, [1])
+    assert [{*files.models} for files in found.files] == [{"near"}]
+    assert "near" in [one.name for one in loaded(found).model]
+
+
+def test_search_ends_with_enough_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(discovery, "ENOUGH", 2)
+    for name in "abcd":
+        model(tmp_path / "models" / name, name)
+    seen: list[str] = []
+
+    def noted(folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+        seen.append(folder.name)
+        return of_files(folder)
+
+    monkeypatch.setattr("proxy.app.discovery.of_files", noted)
+    (files,) = discovery.look({}, tmp_path, [1]).files
+    assert {*files.models} == {"a", "b"}
+    assert seen == ["models", "a", "b"]
+
+
+def test_search_ends_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(discovery, "SEARCH", -1.0)
+    model(tmp_path / "models", "near")
+    assert discovery.look({}, tmp_path, [1]).files == ()
+
+
 # -- the file --------------------------------------------------------------------------------------
 
 
@@ -237,10 +280,10 @@ def test_file_that_would_not_load_is_not_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files = (Files(tmp_path / "gone", {"near": ("-m", "x")}, True),)
-    with pytest.raises(initialize.InitError, match="nothing was written"):
-        initialize.write(
-            "x.toml", yes, {}, lambda environ, home: Found((), files, "/bin/llama-server", 0)
-        )
+    found = Found((), files, "/bin/llama-server", 0)
+    with pytest.raises(initialize.InitError, match="nothing was written") as raised:
+        initialize.write("x.toml", yes, {}, lambda environ, home: found)
+    assert ".init-" not in str(raised.value)
     assert [*tmp_path.iterdir()] == []
 
 
@@ -259,3 +302,23 @@ def test_next_step_is_told(
     told = initialize.write("x.toml", yes, {}, lambda environ, home: found)
     assert step in told
     assert "slotproxy doctor --config x.toml" in told
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows asks for a right to make links")
+@pytest.mark.parametrize("exists", [True, False])
+def test_link_is_replaced_only_if_the_user_agrees_and_stays(exists: bool, tmp_path: Path) -> None:
+    link, real = tmp_path / "link.toml", tmp_path / "real.toml"
+    link.symlink_to(real)
+    if exists:
+        real.write_text("port = 9000\n", encoding="utf-8")
+    with pytest.raises(initialize.InitError, match="--force"):
+        initialize.write(str(link), no, {}, lambda environ, home: NOTHING)
+    initialize.write(str(link), yes, {}, lambda environ, home: NOTHING)
+    assert link.is_symlink()
+    assert "port = 8081" in real.read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["a\nb.toml", "caf\udce9.toml"])
+def test_name_that_cannot_be_printed_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(initialize.InitError, match="name another file"):
+        initialize.write(str(tmp_path / name), yes, {}, lambda environ, home: NOTHING)
