@@ -47,11 +47,14 @@ def parse(body: Body) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
     values = items(mapping(body, "context_management"), "edits", at)
     if len(values) > MOST:
         raise InvalidParameter(f"{at}edits", f"may have at most {MOST} edits")
-    edits, warnings = [], []
+    edits: list[Edit] = []
+    warnings = []
     for i, value in enumerate(values):
         inner = f"{at}edits[{i}]"
         edit = entry(value, inner)
         kind = text(edit, "type", at=f"{inner}.")
+        if any(kind == one.type for one in edits):
+            raise InvalidParameter(f"{inner}.type", "may be in one edit only")
         if kind == TOOL_USES:
             edits.append(_tool_uses(edit, f"{inner}."))
         elif kind == THINKING:
@@ -66,21 +69,25 @@ def parse(body: Body) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
 def apply(
     request: CompletionRequest, edits: Sequence[Edit], count: Count
 ) -> tuple[CompletionRequest, list[dict[str, Any]]]:
-    """The request with those edits that apply, and a report of each."""
+    """The request with those edits that apply, and a report of each. Counts once for each edit, and
+    once more."""
     applied = []
+    before: int | None = None  # tokens of the prompt, once they are counted
     for edit in edits:
         clear = _clear_thoughts if edit.type == THINKING else _clear_results
         messages, cleared = clear(request.messages, edit)
         if not cleared or (edit.by_uses and _uses(request.messages) <= edit.trigger):
             continue
-        before = count(request)
+        if before is None:
+            before = count(request)
         if not edit.by_uses and before <= edit.trigger:
             continue
         edited = structs.replace(request, messages=tuple(messages))
-        saved = before - count(edited)
+        after = count(edited)
+        saved = before - after
         if saved < edit.least:
             continue
-        request = edited
+        request, before = edited, after
         name = "cleared_thinking_turns" if edit.type == THINKING else "cleared_tool_uses"
         applied.append({"type": edit.type, name: cleared, "cleared_input_tokens": max(0, saved)})
     return request, applied
@@ -97,10 +104,10 @@ def _tool_uses(edit: Body, at: str) -> Edit:
         inputs = _names(edit, "clear_tool_inputs", at)
     else:
         inputs = None if flag(edit, "clear_tool_inputs", at=at) else frozenset()
-    keep = _value(edit, "keep", at)
+    keep, value = _value(edit, "keep", at), _value(edit, "trigger", at)
     return Edit(
         type=TOOL_USES,
-        trigger=_value(edit, "trigger", at) or TRIGGER,
+        trigger=TRIGGER if value is None else value,
         by_uses=kind == "tool_uses",
         keep=KEEP if keep is None else keep,
         least=_value(edit, "clear_at_least", at) or 0,
@@ -135,28 +142,41 @@ def _uses(messages: Sequence[Message]) -> int:
 
 def _clear_results(messages: Sequence[Message], edit: Edit) -> tuple[list[Message], int]:
     """The messages without the texts of old results, and how many results were cleared."""
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
-    results = [
-        message.tool_call_id
-        for message in messages
-        if message.role == "tool" and names.get(message.tool_call_id, "") not in edit.exclude
-    ]
-    old = frozenset(results[: max(0, len(results) - (edit.keep or 0))])
+    results = _results(messages, edit.exclude)
+    old = dict(results[: max(0, len(results) - (edit.keep or 0))])
+    old_calls = frozenset(old.values())
     edited, cleared = [], 0
-    for message in messages:
-        if message.role == "tool" and message.tool_call_id in old and message.content != CLEARED:
+    for i, message in enumerate(messages):
+        if i in old and message.content != CLEARED:
             message = structs.replace(message, content=CLEARED, media=())
             cleared += 1
         elif message.tool_calls and edit.inputs != frozenset():
             calls = tuple(
                 structs.replace(call, arguments="{}")
-                if call.id in old and (edit.inputs is None or call.name in edit.inputs)
+                if (i, j) in old_calls and (edit.inputs is None or call.name in edit.inputs)
                 else call
-                for call in message.tool_calls
+                for j, call in enumerate(message.tool_calls)
             )
             message = structs.replace(message, tool_calls=calls)
         edited.append(message)
     return edited, cleared
+
+
+def _results(
+    messages: Sequence[Message], exclude: frozenset[str]
+) -> list[tuple[int, tuple[int, int] | None]]:
+    """The positions of the results of tools that are not excluded, each with that of its call: the
+    last one before it with its id, since some clients use an id again."""
+    results = []
+    calls: dict[str, tuple[int, int]] = {}
+    for i, message in enumerate(messages):
+        calls.update((call.id, (i, j)) for j, call in enumerate(message.tool_calls))
+        if message.role == "tool":
+            at = calls.get(message.tool_call_id)
+            name = messages[at[0]].tool_calls[at[1]].name if at else ""
+            if name not in exclude:
+                results.append((i, at))
+    return results
 
 
 def _clear_thoughts(messages: Sequence[Message], edit: Edit) -> tuple[list[Message], int]:

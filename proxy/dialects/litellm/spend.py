@@ -94,15 +94,16 @@ def _filters(query: Mapping[str, str], names: Mapping[str, str]) -> dict[str, st
 def _days(query: Mapping[str, str]) -> tuple[int, int]:
     """The range of days, in milliseconds."""
     days = []
-    for name in ("start_date", "end_date"):
+    for name, later in (("start_date", 0), ("end_date", 1)):
         try:
-            days.append(date.fromisoformat((query.get(name) or "")[:10]))
-        except ValueError:
+            day = date.fromisoformat((query.get(name) or "")[:10]) + timedelta(days=later)
+        except (ValueError, OverflowError):  # there is no day after 9999-12-31
             raise InvalidParameter(name, "must be a day such as 2026-11-23") from None
-    begin, end = (datetime.combine(day, datetime.min.time(), UTC) for day in days)
-    if end < begin:
+        days.append(datetime.combine(day, datetime.min.time(), UTC))
+    begin, end = days
+    if end <= begin:
         raise InvalidParameter("end_date", "must not be before start_date")
-    return _milliseconds(begin), _milliseconds(end + timedelta(days=1))
+    return _milliseconds(begin), _milliseconds(end)
 
 
 def _milliseconds(at: datetime) -> int:

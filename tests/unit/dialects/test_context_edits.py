@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.request import CompletionRequest, Message
+from proxy.core.request import CompletionRequest, Message, ToolCall
 from proxy.dialects.anthropic import context_edits, parse
 from proxy.dialects.anthropic.context_edits import CLEARED
 from proxy.errors import InvalidParameter
@@ -58,7 +58,9 @@ def trigger(value: int, kind: str = "input_tokens") -> dict[str, Any]:
         ({"trigger": trigger(100)}, "cckkk"),
         ({"trigger": trigger(100), "keep": trigger(1, "tool_uses")}, "cccck"),
         ({"trigger": trigger(100), "keep": trigger(0, "tool_uses")}, "ccccc"),
+        ({"trigger": trigger(0)}, "cckkk"),
         ({"trigger": trigger(4, "tool_uses")}, "cckkk"),
+        ({"trigger": trigger(0, "tool_uses")}, "cckkk"),
         ({"trigger": trigger(5, "tool_uses")}, "kkkkk"),
         ({"trigger": trigger(100), "clear_at_least": trigger(5000)}, "kkkkk"),
         ({"trigger": trigger(100), "clear_at_least": trigger(50)}, "cckkk"),
@@ -121,6 +123,20 @@ def test_edits_apply_one_after_the_other() -> None:
     assert [one["type"] for one in applied] == [THINKING, USES]
 
 
+@pytest.mark.parametrize("least", [0, 10_000_000])
+def test_prompt_is_counted_once_for_each_edit_and_once_before_them(least: int) -> None:
+    edit = {"type": USES, "trigger": trigger(10), "clear_at_least": trigger(least)}
+    edits, _ = context_edits.parse({"context_management": {"edits": [edit, {"type": THINKING}]}})
+    counted: list[CompletionRequest] = []
+
+    def spy(request: CompletionRequest) -> int:
+        counted.append(request)
+        return count(request)
+
+    context_edits.apply(conversation("a", "b", "c", "d"), edits, spy)
+    assert len(counted) == 3
+
+
 def test_unknown_edits_are_warnings() -> None:
     body = {"edits": [{"type": "compact_20260112"}]}
     edits, warnings = context_edits.parse({"context_management": body})
@@ -134,6 +150,7 @@ def test_unknown_edits_are_warnings() -> None:
         ({"edits": {}}, ".edits"),
         ({"edits": [{}]}, ".edits[0].type"),
         ({"edits": [{"type": USES}] * 17}, ".edits"),
+        ({"edits": [{"type": USES}, {"type": THINKING}, {"type": USES}]}, ".edits[2].type"),
         ({"edits": [{"type": USES, "trigger": trigger(-1)}]}, ".edits[0].trigger.value"),
         ({"edits": [{"type": USES, "trigger": trigger(1, "days")}]}, ".edits[0].trigger.type"),
         ({"edits": [{"type": USES, "exclude_tools": [1]}]}, ".edits[0].exclude_tools[0]"),
@@ -152,3 +169,22 @@ def test_result_without_its_call_is_cleared() -> None:
     edit = {"type": USES, "trigger": trigger(10), "keep": trigger(0, "tool_uses")}
     found, _ = edited(CompletionRequest(messages=tuple(messages)), edit)
     assert results(found) == "c"
+
+
+def test_results_whose_calls_share_an_id_are_cleared_one_by_one() -> None:
+    messages = [
+        message
+        for number in range(4)
+        for message in (
+            Message(
+                role="assistant", tool_calls=(ToolCall("call_0", f"f{number}", f"[{number}]"),)
+            ),
+            Message(role="tool", content="x" * 90, tool_call_id="call_0"),
+        )
+    ]
+    edit = {"type": USES, "trigger": trigger(10), "keep": trigger(1, "tool_uses")}
+    edit |= {"clear_tool_inputs": True, "exclude_tools": ["f1"]}
+    found, _ = edited(CompletionRequest(messages=tuple(messages)), edit)
+    assert results(found) == "ckck"
+    calls = [call.arguments for one in found.messages for call in one.tool_calls]
+    assert calls == ["{}", "[1]", "{}", "[3]"]

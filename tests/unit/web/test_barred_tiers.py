@@ -13,6 +13,7 @@ from proxy.config.routes import Place
 from proxy.core.tier import Tier
 from tests.apps import app_on
 from tests.fakes import ScriptedDriver, ScriptedRun, say, services_of, wait_until
+from tests.unit.dialects.test_context_edits import USES, trigger, used
 from tests.unit.web.account_client import CHAT, KEYS, Http
 
 MESSAGES = CHAT["messages"]
@@ -114,4 +115,14 @@ def test_model_with_barred_tiers_only_is_forbidden(route: Route, path: str, body
     answer = route.http.post(path, route.key("cloud", "own"), model="scripted", **body)
     assert answer.status_code == 403, answer.text
     assert "barred_tiers" in answer.text
+    assert route.cloud.seen == route.own.seen == []
+
+
+def test_edits_of_a_forbidden_models_prompt_count_nothing(route: Route) -> None:
+    key = route.http.make(models=["other"])["key"]
+    edit = {"type": USES, "trigger": trigger(1), "keep": trigger(0, "tool_uses")}
+    body = {"messages": [*MESSAGES, *used(0), *MESSAGES], "max_tokens": 8}
+    edits = {"context_management": {"edits": [edit]}}
+    answer = route.http.post("/v1/messages", key, model="scripted", **body, **edits)
+    assert answer.status_code == 403, answer.text
     assert route.cloud.seen == route.own.seen == []

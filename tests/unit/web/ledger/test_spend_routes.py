@@ -123,6 +123,8 @@ def test_spend_is_money_by_the_prices_of_models(tmp_path: Path) -> None:
     [
         ("/spend/logs", {"start_date": "2026-11-23"}),
         ("/spend/logs", {"start_date": "x", "end_date": "2026-11-23"}),
+        ("/spend/logs", {"start_date": "2026-11-23", "end_date": "9999-12-31"}),
+        ("/global/spend/report", {"start_date": "2026-11-23", "end_date": "9999-12-31"}),
         ("/spend/logs", {**DAYS, "summarize": "perhaps"}),
         ("/global/spend/report", {}),
         ("/global/spend/report", {"start_date": "2026-11-23", "end_date": "2026-11-22"}),
