@@ -185,10 +185,27 @@ def claim_value(value: str) -> str:
 
 def webhook(value: str) -> Secret:
     """A URL that may contain a secret, so no message shows it."""
-    parts = urlsplit(value)
-    if value and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise ValueError("expected a URL like https://hooks.example.org/budgets")
+    if value and not _can_be_sent_to(value):
+        raise ValueError(
+            "expected a URL like https://hooks.example.org/budgets, without spaces or a user name"
+        )
     return Secret(value)
+
+
+def _can_be_sent_to(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and parts.username is None
+        and port != 0
+        and address.isprintable()
+        and " " not in address
+    )
 
 
 def optional_key(value: str) -> Secret:

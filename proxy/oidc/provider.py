@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -42,6 +42,7 @@ ALGORITHMS += ["Ed25519", "EdDSA"]
 _FORM = "application/x-www-form-urlencoded"
 
 Fetch = Callable[[EngineRequest, float], WebPage]
+T = TypeVar("T")
 
 
 class Client(Struct, frozen=True, kw_only=True):
@@ -80,10 +81,8 @@ class Provider:
         self._client = client
         self._fetch = fetch
         self._clock = clock
-        self._lock = threading.Lock()
-        self._metadata: tuple[float, _Metadata] | None = None
-        self._keys: tuple[float, KeySet] | None = None
-        self._failed: tuple[float, GatewayError] | None = None
+        self._metadata: _Kept[_Metadata] = _Kept(clock)
+        self._keys: _Kept[KeySet] = _Kept(clock)
 
     @property
     def issuer(self) -> str:
@@ -186,20 +185,10 @@ class Provider:
         return claims
 
     def _known(self) -> _Metadata:
-        """Raises UpstreamFault and UpstreamTimeout: those that wait for the lock get the failure of
-        the one before them."""
-        with self._lock:
-            if self._metadata is None or self._clock() - self._metadata[0] > LASTS:
-                if self._failed is not None and self._clock() - self._failed[0] < AGAIN:
-                    raise self._failed[1].with_traceback(None)
-                try:
-                    self._metadata = self._clock(), self._fetched()
-                except GatewayError as fault:
-                    self._failed = self._clock(), fault
-                    raise
-            return self._metadata[1]
+        """Raises UpstreamFault and UpstreamTimeout."""
+        return self._metadata.get(self._fetched_metadata, LASTS)
 
-    def _fetched(self) -> _Metadata:
+    def _fetched_metadata(self) -> _Metadata:
         url = f"{self._client.issuer.rstrip('/')}/.well-known/openid-configuration"
         found: _Metadata = _decoded(self._fetch(EngineRequest(url), SECONDS), _Metadata)
         _check(found, self._client.issuer)
@@ -207,18 +196,42 @@ class Provider:
 
     def _key_set(self, fresh: bool = False) -> KeySet:
         known = self._known()
+        return self._keys.get(lambda: self._fetched_keys(known), AT_LEAST if fresh else LASTS)
+
+    def _fetched_keys(self, known: _Metadata) -> KeySet:
+        page = self._fetch(EngineRequest(known.jwks_uri), SECONDS)
+        try:
+            return KeySet.import_key_set(_decoded(page, dict[str, Any]))
+        except (JoseError, ValueError, KeyError, TypeError) as error:
+            raise UpstreamFault(
+                "the sign-in provider sent invalid keys", detail=repr(error)
+            ) from None
+
+
+class _Kept(Generic[T]):
+    """An answer of the provider that is kept for a while. Each has its own lock, so that nothing
+    waits for an answer that it does not need."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._answer: tuple[float, T] | None = None
+        self._failed: tuple[float, GatewayError] | None = None
+
+    def get(self, ask: Callable[[], T], lasts: float) -> T:
+        """The answer, asked again if it is `lasts` seconds old. Those that wait for the lock, and
+        those that come soon after, get the failure of the one before them. Raises what `ask`
+        raises."""
         with self._lock:
-            age = self._clock() - self._keys[0] if self._keys else LASTS
-            if self._keys is None or age >= (AT_LEAST if fresh else LASTS):
-                page = self._fetch(EngineRequest(known.jwks_uri), SECONDS)
+            if self._answer is None or self._clock() - self._answer[0] >= lasts:
+                if self._failed is not None and self._clock() - self._failed[0] < AGAIN:
+                    raise self._failed[1].with_traceback(None)
                 try:
-                    keys = KeySet.import_key_set(_decoded(page, dict[str, Any]))
-                except (JoseError, ValueError, KeyError, TypeError) as error:
-                    raise UpstreamFault(
-                        "the sign-in provider sent invalid keys", detail=repr(error)
-                    ) from None
-                self._keys = self._clock(), keys
-            return self._keys[1]
+                    self._answer = self._clock(), ask()
+                except GatewayError as fault:
+                    self._failed = self._clock(), fault
+                    raise
+            return self._answer[1]
 
 
 def _decoded(page: WebPage, kind: type[Any]) -> Any:

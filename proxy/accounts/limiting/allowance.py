@@ -72,6 +72,7 @@ class LimitService:
         self._price = lru_cache(maxsize=1024)(partial(price_of, prices))
         self._alert = alert
         self._alerted: dict[tuple[str, str, int, bool], None] = {}
+        self._alerting = native_lock()
         self._now = now
         self._unpriced = Terms(FREE, cached_weight, TOKEN_SECONDS, 0)
 
@@ -104,11 +105,12 @@ class LimitService:
         """Alert about a budget of which so many units are spent, unless it was done."""
         subject, budget = one
         name = subject, f"{budget.unit}/{budget.period}", epoch, is_hard
-        if name in self._alerted:
-            return
-        if len(self._alerted) >= MOST_ALERTS:
-            del self._alerted[next(iter(self._alerted))]
-        self._alerted[name] = None
+        with self._alerting:
+            if name in self._alerted:
+                return
+            if len(self._alerted) >= MOST_ALERTS:
+                del self._alerted[next(iter(self._alerted))]
+            self._alerted[name] = None
         amount = spent / SCALES[budget.unit]
         about = Alert(
             subject, budget.unit, budget.period, amount, budget.soft, budget.most, is_hard

@@ -608,6 +608,27 @@ def test_watched_file_is_that_of_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://hooks.example.org/token",
+        "hooks.example.org/token",
+        "https:///token",
+        "https://hooks.example.org:1x/token",
+        "https://hooks.example.org:0/token",
+        "https://hooks.example.org:99999/token",
+        "https://[hooks/token",
+        "https://me:token@hooks.example.org/",
+        "https://hooks.example.org/a token",
+        "https://hooks.example.org/\ntoken",
+    ],
+)
+def test_wrong_webhook_is_refused_and_not_shown(address: str) -> None:
+    with pytest.raises(SettingsError, match="expected a URL like https://hooks") as caught:
+        load(["--llama-api", "http://127.0.0.1:9", "--budget-webhook", address], {})
+    assert "token" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--oidc-issuer http://id.example.org", "begins with https://"),

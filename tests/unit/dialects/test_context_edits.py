@@ -183,8 +183,8 @@ def test_results_whose_calls_share_an_id_are_cleared_one_by_one() -> None:
         )
     ]
     edit = {"type": USES, "trigger": trigger(10), "keep": trigger(1, "tool_uses")}
-    edit |= {"clear_tool_inputs": True, "exclude_tools": ["f1"]}
-    found, _ = edited(CompletionRequest(messages=tuple(messages)), edit)
+    more: dict[str, Any] = {"clear_tool_inputs": True, "exclude_tools": ["f1"]}
+    found, _ = edited(CompletionRequest(messages=tuple(messages)), {**edit, **more})
     assert results(found) == "ckck"
     calls = [call.arguments for one in found.messages for call in one.tool_calls]
     assert calls == ["{}", "[1]", "{}", "[3]"]

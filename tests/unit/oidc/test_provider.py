@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from base64 import urlsafe_b64encode
 from typing import Any
@@ -70,7 +71,7 @@ class Site:
         self.asked.append(request)
         path = urlsplit(request.url).path
         answer = self.answers.get(path)
-        if path == "/jwks":
+        if path == "/jwks" and answer is None:
             answer = {"keys": [key.as_dict(private=False) for key in self.keys]}
         if path == "/token" and answer is None:
             token = jwt.encode(
@@ -285,3 +286,39 @@ def test_provider_that_fails_is_not_asked_by_everybody(site: Site) -> None:
     site.answers[path] = good
     site.now += module.AGAIN
     assert site.provider.authorization_url(STARTED, BACK)
+
+
+def test_keys_that_fail_are_not_asked_for_by_every_sign_in(site: Site) -> None:
+    site.answers["/jwks"] = page(503, b"")
+    for _ in range(3):
+        with pytest.raises(UpstreamFault):
+            site.sign_in()
+    assert site.count("/jwks") == 1
+    del site.answers["/jwks"]
+    site.now += module.AGAIN
+    assert site.sign_in()["sub"] == "1"
+
+
+def test_sign_ins_begin_while_keys_are_fetched(site: Site) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+    fetch = site.provider._fetch
+
+    def slow(request: EngineRequest, seconds: float) -> WebPage:
+        if request.url.endswith("/jwks"):
+            asked.set()
+            assert go_on.wait(10)
+        return fetch(request, seconds)
+
+    site.provider._fetch = slow
+    ending = threading.Thread(target=site.sign_in, daemon=True)
+    beginning = threading.Thread(
+        target=lambda: site.provider.authorization_url(STARTED, BACK), daemon=True
+    )
+    ending.start()
+    assert asked.wait(10)
+    beginning.start()
+    beginning.join(1)
+    waits = beginning.is_alive()
+    go_on.set()
+    ending.join(10)
+    assert not waits

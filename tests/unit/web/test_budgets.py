@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -155,6 +156,30 @@ def test_a_webhook_that_fails_is_logged_without_its_url(
     assert _chat(http, http.make(max_budget=0)["key"]).status_code == 429
     wait_until(lambda: "webhook of budgets (--budget-webhook) failed" in caplog.text)
     assert "secret" not in caplog.text
+
+
+def test_threads_that_reach_a_limit_at_once_alert_once() -> None:
+    told: list[Any] = []
+    service = allowance.LimitService(LocalLimiter(), alert=told.append)
+    both = threading.Barrier(2)
+
+    class Met(dict[Any, None]):
+        def __contains__(self, name: object) -> bool:
+            found = super().__contains__(name)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.2)  # where one thread could see what the other has not yet set
+            return found
+
+    service._alerted = Met()
+    one = BudgetOf("key k", Budget(most=1))
+    threads = [
+        threading.Thread(target=lambda: service.tell(one, 1, 0, is_hard=True)) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(told) == 1
 
 
 def test_remembered_alerts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
