@@ -1,7 +1,9 @@
 """``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
 
 It takes the flags, variables and file of the server. Nothing is changed: no database is created or
-upgraded, no model is started, and a backend is asked for a few tokens at most.
+upgraded, and no model is started. A backend is asked for a token and for one embedding; a server of
+2023 also generates, outside the gateway's slots, until its batching is known: a second of tokens,
+unless it is busy. Each question has the time of --health-deadline.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,7 +113,8 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
     else:
         yield from of_backend(config, caps, settings)
         if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER:
-            embed.append(_embeds(driver, caps))
+            if (makes := _embeds(driver, caps, settings.health_deadline)) is not None:
+                embed.append(makes)
             if not caps.queues:
                 yield from of_batching(config, driver.batches(settings.health_deadline))
     finally:
@@ -129,11 +133,18 @@ def _probed(driver: Driver, patience: float) -> Capabilities:
             time.sleep(PAUSE)
 
 
-def _embeds(driver: Driver, caps: Capabilities) -> bool:
+def _embeds(driver: Driver, caps: Capabilities, patience: float) -> bool | None:
+    """Whether a backend makes embeddings; None if it does not answer within `patience` seconds."""
+    cancel = Cancel()
+    late = threading.Timer(patience, cancel.cancel)
+    late.daemon = True
+    late.start()
     try:
-        driver.embed(("Hi",), caps, Cancel())
+        driver.embed(("Hi",), caps, cancel)
     except GatewayError:
-        return False
+        return None if cancel.cancelled else False
+    finally:
+        late.cancel()
     return True
 
 

@@ -3,7 +3,8 @@
 Without it, a request that arrives while another one runs waits until that one is done. So one
 request generates tokens, and an empty prompt is sent meanwhile: it evaluates nothing and leaves its
 slot's content. With -cb it is answered between two tokens. The first request is cut off once that
-is known, or once many tokens have come without an answer.
+is known, or once many tokens have come without an answer. A busy server is left alone: an empty
+prompt before tells, since an idle one answers it at once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .probe import PROMPT
 TOKENS = 1024
 ENOUGH = 10  # tokens without an answer …
 LONG = 0.5  # … in so many seconds
+IDLE = 1.0  # seconds in which an idle server answers
 EMPTY = {"prompt": "", "n_predict": 1, "cache_prompt": True}
 
 
@@ -28,6 +30,10 @@ def answers_meanwhile(pool: ConnectionPool, patience: float) -> bool | None:
     end = time.monotonic() + patience
     answered = threading.Event()
     asking = threading.Thread(target=_ask, args=(pool, patience, answered), daemon=True)
+    idle = threading.Event()
+    _ask(pool, min(IDLE, patience), idle)
+    if not idle.is_set():
+        return None
     try:
         exchange = pool.send("POST", "/completion", body, tick=0.02, patience=patience, short=True)
         try:
@@ -52,7 +58,7 @@ def answers_meanwhile(pool: ConnectionPool, patience: float) -> bool | None:
         pass
     finally:
         if asking.ident is not None:
-            asking.join(patience)
+            asking.join(max(IDLE, end - time.monotonic()))
     return None
 
 

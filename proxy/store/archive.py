@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import sqlite3
 import tarfile
 import time
@@ -194,8 +193,15 @@ def _unpack(source: Path, archive: tarfile.TarFile, entry: Entry, target: Path) 
     if file is None:
         raise BackupError(f"{source} is damaged: {entry.name} is missing")
     private_files.database(target)
+    left = entry.size  # of a file that nothing has vouched for yet
     with target.open("wb") as copy:
-        shutil.copyfileobj(file, copy, PIECE)
+        while piece := file.read(PIECE):
+            left -= len(piece)
+            if left < 0:
+                break
+            copy.write(piece)
+    if left:
+        raise BackupError(f"{source} is damaged: {entry.name} has another size")
     with target.open("rb") as copy:
         digest = hashlib.file_digest(copy, "sha256").hexdigest()
     if digest != entry.sha256:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable
@@ -161,6 +163,10 @@ def _damaged(file: Path, kind: str) -> None:
         held = {one.name: archive_.extractfile(one).read() for one in archive_}
     if kind == "changed":
         held["slotproxy.db"] = held["slotproxy.db"][:-1] + b"\1"
+    elif kind == "longer":
+        held["slotproxy.db"] += bytes(64 << 20)
+    elif kind == "shorter":
+        held["slotproxy.db"] = held["slotproxy.db"][:-1]
     elif kind == "outside":
         manifest = msgspec.json.decode(held["manifest.json"])
         manifest["files"][0]["name"] = "../evil.db"
@@ -185,6 +191,8 @@ def _damaged(file: Path, kind: str) -> None:
         ("cut", "is not a whole backup"),
         ("other", "is not a whole backup"),
         ("changed", "slotproxy.db has another SHA-256"),
+        ("longer", "slotproxy.db has another size"),
+        ("shorter", "slotproxy.db has another size"),
         ("outside", "'../evil.db', which has no place here"),
         ("newer", "from a later slotproxy"),
         ("no manifest", "is not a backup of slotproxy"),
@@ -244,3 +252,24 @@ def test_response_store_is_part_of_the_backup(data: Path, tmp_path: Path) -> Non
 def test_file_must_come_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backup", "--data", "here", "b.tar.gz"]) == 2
     assert "slotproxy backup FILE" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit for the size of files")
+def test_no_more_is_unpacked_than_the_manifest_says(data: Path, tmp_path: Path) -> None:
+    """A small archive may hold a file that fills the disk."""
+    file, new = tmp_path / "b.tar.gz", tmp_path / "new"
+    assert backup.backup(Settings(data=str(data)), str(file))
+    _damaged(file, "longer")
+    code = (
+        "import resource, signal, sys; from proxy.__main__ import main;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20));"
+        "sys.exit(main(['restore', *sys.argv[1:]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file), "--data", str(new)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "has another size" in done.stderr

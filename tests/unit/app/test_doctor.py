@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,12 @@ from proxy.app.findings import (
     of_vectors,
 )
 from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
+from proxy.runtime.cancel import Cancel
 from proxy.runtime.resources import templates
 from tests.fakes import ScriptedDriver
 
@@ -212,3 +217,43 @@ def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor, "backend_of", lambda settings, config: Backend("a", "", Loading()))
     found = doctor.examine(Settings(llama_api=("http://a",)))
     assert "ok" in {one.level for one in found if one.about.startswith("backend")}
+
+
+@pytest.mark.parametrize(("waits", "known"), [(False, True), (True, None)])
+def test_embedding_has_a_deadline(waits: bool, known: bool | None) -> None:
+    class Silent(ScriptedDriver):
+        def embed(self, inputs: Any, caps: Capabilities, cancel: Cancel) -> Any:
+            if waits:
+                cancel.wait(30)
+                cancel.check()
+
+    begun = time.monotonic()
+    assert doctor._embeds(Silent(), GOOD, 0.05 if waits else 5.0) is known
+    assert time.monotonic() < begun + 10
+
+
+def test_batching_of_a_busy_server_is_not_asked() -> None:
+    """A server without -cb leaves an empty prompt unanswered while it generates."""
+    bodies: list[Any] = []
+    ended = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            ended.wait(30)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    driver = LlamaCpp(f"http://127.0.0.1:{server.server_address[1]}")
+    try:
+        assert driver.batches(0.3) is None
+        assert [body["prompt"] for body in bodies] == [""]
+    finally:
+        ended.set()
+        driver.close()
+        server.shutdown()
+        server.server_close()
