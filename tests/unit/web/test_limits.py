@@ -227,6 +227,9 @@ def test_waiting_requests_begin_when_the_limit_allows(
     for thread in threads:
         thread.start()
     _begun(driver, 1)
+    service = services_of(http.app).callers._limits
+    assert service is not None
+    wait_until(lambda: sum(map(len, service.lines.values())) == 2)
     held.set()
     for thread in threads:
         thread.join(20)
