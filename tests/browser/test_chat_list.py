@@ -100,6 +100,18 @@ def test_all_conversations_are_exported_and_imported_again(start_site: Any, visi
     until(page, lambda: rows.count() == 4)
 
 
+def test_refused_conversations_are_skipped_and_listed(start_site: Any, visit: Open) -> None:
+    page = visit(f"{start_site().url}/")
+    page.locator(OPENED).wait_for()
+    long = {**OPEN_WEBUI, "title": "Long"}
+    message = {"id": "1", "parentId": None, "role": "user", "content": "word " * (1 << 20)}
+    long["chat"] = {"history": {"messages": {"1": message}}}  # 5 MiB
+    upload(page, [CHATGPT, {"title": "Nothing"}, long])
+    page.get_by_text("2 conversations imported.").wait_for()
+    until(page, lambda: page.locator(ROWS).count() == 2)
+    page.get_by_role("alert").get_by_text("“Nothing”: ").wait_for()
+
+
 @pytest.mark.parametrize("data", [5, [{"title": "x"}]])
 def test_other_files_are_refused(site: Gateway, visit: Open, data: Any) -> None:
     page = visit(f"{site.url}/")

@@ -11,7 +11,7 @@ from tools import oidc_provider
 from tools.oidc_provider import Provider
 from tools.processes import Gateway, free_port
 
-from .conftest import DESKTOP, PHONE, Open
+from .conftest import DESKTOP, OPENED, PHONE, Open
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +123,30 @@ def test_sessions_are_listed_and_ended(
     other.locator("#signin").wait_for()
     page.locator("main form button").click()
     page.locator("#signin").wait_for()
+
+
+def test_settings_and_drafts_are_kept_for_each_key(
+    start_site: Any, visit: Open, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("ann sk-ann-0123456789\nbob sk-bob-0123456789\n", encoding="utf-8")
+    keys.chmod(0o600)
+    site = start_site("--api-key-file", str(keys))
+    page = visit(f"{site.url}/")
+
+    def sign_in(key: str) -> tuple[str, str]:
+        page.get_by_label("API key").fill(key)
+        page.keyboard.press("Enter")
+        page.locator(OPENED).wait_for()
+        return page.locator('[name="system"]').input_value(), page.locator("#text").input_value()
+
+    assert sign_in("sk-ann-0123456789") == ("", "")
+    page.locator("#text").fill("My draft")
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("System prompt").fill("My secret")
+    page.get_by_label("Seed").fill("7")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Sign out", exact=True).click()
+    assert sign_in("sk-bob-0123456789") == ("", "")
+    page.get_by_role("button", name="Sign out", exact=True).click()
+    assert sign_in("sk-ann-0123456789") == ("My secret", "My draft")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +99,37 @@ def test_image_runs_without_root_and_has_a_health_check() -> None:
     text = (DEPLOY / "Containerfile").read_text("utf-8")
     assert re.search(r"^USER 10001:10001$", text, re.M)
     assert "/livez" in text[text.index("HEALTHCHECK") :]
+
+
+def test_health_check_asks_the_port_that_is_set() -> None:
+    text = (DEPLOY / "Containerfile").read_text("utf-8").replace("\\\n", "")
+    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*\])$", text, re.M)
+    assert found is not None
+    _, flag, code = json.loads(found[1])
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        environ = {**os.environ, "SLOTPROXY_PORT": str(server.server_address[1])}
+        command = [sys.executable, flag, code]
+        assert subprocess.run(command, env=environ, timeout=30, check=False).returncode == 0
+    assert asked == ["/livez"]
+
+
+def test_passwords_on_the_page_fit_into_urls() -> None:
+    page = (ROOT / "docs" / "deploy" / "compose.md").read_text("utf-8")
+    passwords = re.findall(r"_PASSWORD=(.*)", page)
+    assert len(passwords) == 2 and all(re.fullmatch("[A-Za-z0-9]+", one) for one in passwords)
+    assert "letters and digits only" in page
 
 
 @pytest.mark.parametrize("file", COMPOSE, ids=lambda path: path.name)

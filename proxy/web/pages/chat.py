@@ -51,7 +51,8 @@ def page() -> Response:
     models = chat_models.names(services, request.environ)
     seen = [one for one in models if images.accepts_images(services.gateway, one)]
     missing = services.conversations is None
-    all_bases = services.knowledge.bases(api.owner()) if services.knowledge is not None else ()
+    owner = api.owner()
+    all_bases = services.knowledge.bases(owner) if services.knowledge is not None else ()
     bases = [one for one in all_bases if not one.temporary]
     dialogues = services.dialogues
     return make_response(
@@ -63,6 +64,7 @@ def page() -> Response:
             engines=dialogues.engines,
             templates=options.templates(services.layouts),
             talks=TALKS,
+            owner=owner,
             models=models,
             seen=seen,
             offers=welcome.offers(

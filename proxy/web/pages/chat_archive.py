@@ -15,7 +15,6 @@ from ...dialects import chat_exports
 from ...store.adopted import AdoptedMessage
 from ...store.records import PINNED
 from .. import body
-from ..services import current_services
 from ..spine import json_response, passthrough
 from . import api, guard, images
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from ...store.conversations import ConversationStore, StoredConversation
 
 API = "/pages/api/chat/conversations"
-IMPORTED = 4 << 20  # bytes of an imported conversation
 
 blueprint = Blueprint("chat_archive", __name__)
 guard.protect(blueprint)
@@ -55,8 +53,7 @@ def export_all() -> Response:
 def import_() -> Response:
     """Store a conversation of an export of these pages, Open WebUI or ChatGPT. 204 if it has no
     messages. Raises InvalidParameter, QuotaExceeded."""
-    limit = min(IMPORTED, current_services().settings.max_body)
-    found = chat_exports.read(body.read_json(request.environ, limit))
+    found = chat_exports.read(api.json_body())
     if not found.messages:
         return api.done()
     messages = [AdoptedMessage(**structs.asdict(one)) for one in found.messages]

@@ -3,8 +3,11 @@
 import { say } from "../panels/dom.js";
 import { words } from "./words.js";
 
-/** The conversations are sent one by one, so a file may be larger than a request. `over()` is
- * called at the end. */
+const SHOWN = 5; // conversations that were not imported
+const OF_ONE = [400, 413]; // statuses that say nothing about the next conversation
+
+/** The conversations are sent one by one, so a file may be larger than a request. Those that the
+ * server refuses are skipped and listed. `over()` is called at the end. */
 export function archive(at, calls, attempt, tell, over) {
   at("import").addEventListener("change", async () => {
     const [file] = at("import").files;
@@ -12,14 +15,25 @@ export function archive(at, calls, attempt, tell, over) {
     if (!file) return;
     const all = await parsed(file);
     if (!all) return tell(words.no_export(file.name));
-    let done = 0;
+    const skipped = [];
+    const send = async (one) => {
+      try {
+        await calls.post("/conversations/import", one);
+      } catch (error) {
+        if (!OF_ONE.includes(error.status)) throw error;
+        skipped.push(words.quoted(String(one.title ?? "").slice(0, 60), error.message));
+      }
+      return true;
+    };
+    let sent = 0;
     for (const one of all) {
-      say(at("imported"), words.importing(done + 1, all.length));
-      const made = await attempt(async () => (await calls.post("/conversations/import", one)) ?? {});
-      if (!made) break;
-      done += 1;
+      say(at("imported"), words.importing(sent + 1, all.length));
+      if (!(await attempt(() => send(one)))) break;
+      sent += 1;
     }
-    say(at("imported"), words.imported(done));
+    say(at("imported"), words.imported(sent - skipped.length));
+    const more = skipped.length > SHOWN ? " …" : "";
+    if (skipped.length) tell(words.not_imported(skipped.length, skipped.slice(0, SHOWN).join(" ") + more));
     over();
   });
 }

@@ -1,7 +1,7 @@
 // Unsent questions by conversation id ("" for a new conversation), so that reloading the tab keeps
-// them.
+// them, for each user of the tab.
 
-const NAME = "slotproxy draft ";
+const NAME = `slotproxy draft ${document.getElementById("chat").dataset.owner} `;
 
 export const drafts = {
   get: (id) => sessionStorage.getItem(NAME + id) ?? "",

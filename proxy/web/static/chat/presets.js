@@ -5,10 +5,11 @@ import { count, measure } from "../panels/form.js";
 import { kinds } from "./settings.js";
 import { words } from "./words.js";
 
-// Keys in the browser's local storage.
-const CHOICES = "slotproxy choices"; // the model, the mode and the search engine
-const VALUES = "slotproxy settings of models"; // by model: values by field
-const PRESETS = "slotproxy presets of models"; // by model, by name: values by field
+// Keys in the browser's local storage, for each user of the browser.
+const { owner } = document.getElementById("chat").dataset;
+const CHOICES = `slotproxy choices ${owner}`; // the model, the mode and the search engine
+const VALUES = `slotproxy settings of models ${owner}`; // by model: values by field
+const PRESETS = `slotproxy presets of models ${owner}`; // by model, by name: values by field
 
 // These change only the parameters of sampling.
 const BUILT_IN = { "": {}, precise: { temperature: "0.1", top_p: "0.9" }, creative: { temperature: "1.1", top_p: "0.95" } };
