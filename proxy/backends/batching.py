@@ -2,9 +2,9 @@
 
 Without it, a request that arrives while another one runs waits until that one is done. So one
 request generates tokens, and an empty prompt is sent meanwhile: it evaluates nothing and leaves its
-slot's content. With -cb it is answered between two tokens. The first request is cut off once that
-is known, or once many tokens have come without an answer. A busy server is left alone: an empty
-prompt before tells, since an idle one answers it at once.
+slot's content. With -cb it is answered within a few tokens, without it after the last one, which a
+small model writes soon. The first request is cut off once that is known. A busy server is left
+alone: an empty prompt before tells, since an idle one answers it at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from .probe import PROMPT
 TOKENS = 1024
 ENOUGH = 10  # tokens without an answer …
 LONG = 0.5  # … in so many seconds
-IDLE = 1.0  # seconds in which an idle server answers
+FEW = TOKENS // 4  # tokens that even a fast model writes until the answer is noticed
+IDLE = 3.0  # seconds in which an idle server answers
+FREED = 0.02  # seconds; a slot is free about 5 ms after its answer
 EMPTY = {"prompt": "", "n_predict": 1, "cache_prompt": True}
 
 
@@ -30,9 +32,7 @@ def answers_meanwhile(pool: ConnectionPool, patience: float) -> bool | None:
     end = time.monotonic() + patience
     answered = threading.Event()
     asking = threading.Thread(target=_ask, args=(pool, patience, answered), daemon=True)
-    idle = threading.Event()
-    _ask(pool, min(IDLE, patience), idle)
-    if not idle.is_set():
+    if not _is_idle(pool, min(IDLE, patience)):
         return None
     try:
         exchange = pool.send("POST", "/completion", body, tick=0.02, patience=patience, short=True)
@@ -41,7 +41,7 @@ def answers_meanwhile(pool: ConnectionPool, patience: float) -> bool | None:
             while (now := time.monotonic()) < end:
                 data = exchange.read()
                 if data == b"":
-                    return None
+                    return False if tokens >= FEW else None
                 if data and exchange.status != 200:
                     return None
                 tokens += data.count(b"data:") if data else 0
@@ -49,7 +49,7 @@ def answers_meanwhile(pool: ConnectionPool, patience: float) -> bool | None:
                     tokens, sent = 0, now
                     asking.start()
                 elif sent and answered.is_set():
-                    return True
+                    return tokens < FEW
                 elif sent and tokens >= ENOUGH and now > sent + LONG:
                     return False
         finally:
@@ -62,9 +62,22 @@ def answers_meanwhile(pool: ConnectionPool, patience: float) -> bool | None:
     return None
 
 
+def _is_idle(pool: ConnectionPool, patience: float) -> bool:
+    end = time.monotonic() + patience
+    while (left := end - time.monotonic()) > 0:
+        if _answers(pool, left):
+            return True
+        time.sleep(FREED)
+    return False
+
+
 def _ask(pool: ConnectionPool, patience: float, answered: threading.Event) -> None:
+    if _answers(pool, patience):
+        answered.set()
+
+
+def _answers(pool: ConnectionPool, patience: float) -> bool:
     try:
-        if pool.ask("POST", "/completion", EMPTY, patience, short=True)[0] == 200:
-            answered.set()
+        return pool.ask("POST", "/completion", EMPTY, patience, short=True)[0] == 200
     except GatewayError:
-        return
+        return False

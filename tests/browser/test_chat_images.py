@@ -60,9 +60,17 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 def briefly(page: Any) -> None:
     """Limits answers to a few tokens, the same each time."""
-    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_role("button", name=re.compile("^(Settings|设置)$")).click()
     page.locator('[name="temperature"]').fill("0")
     page.locator('[name="max_tokens"]').fill("12")
+
+
+def press(page: Any, part: str, inside: str) -> None:
+    """Click a button that is folded up on a phone."""
+    button = page.locator(f'[data-part="{part}"]')
+    if not button.is_visible():
+        page.locator(f'[data-part="{inside}"]').click()
+    button.click()
 
 
 def ask(page: Any, number: int = 1) -> str:
@@ -100,12 +108,12 @@ def test_image_is_shown_sent_stored_and_deleted(
     picture = page.request.get(f"{seeing.url}{where}")
     assert (picture.headers["content-type"], picture.body()) == ("image/png", RED)
 
-    page.get_by_role("button", name="New conversation").first.click()
+    press(page, "new", "fold")
     give(page, BLUE, "paste")
     page.locator(".thumbnail").wait_for()
     assert ask(page) != red
-    page.get_by_role("button", name="Delete").click()
-    page.get_by_role("button", name="New conversation").first.click()
+    press(page, "delete", "acts")
+    press(page, "new", "fold")
     give(page, RED, "drop")
     page.locator(".thumbnail").wait_for()
     assert ask(page) == red  # what it says is of the image alone
@@ -116,7 +124,7 @@ def test_image_is_shown_sent_stored_and_deleted(
     assert drawn(page) == 20  # an edited question keeps its image
 
     where = page.locator(".message.user img").get_attribute("src")
-    page.get_by_role("button", name="Delete").click()
+    press(page, "delete", "acts")
     page.locator(".message").first.wait_for(state="detached")
     assert page.request.get(f"{seeing.url}{where}").status == 404
 
@@ -157,8 +165,8 @@ def test_notice_survives_background_refresh(site: Gateway, visit: Open) -> None:
     give(page, RED, "paste")
     refused = page.get_by_role("alert").get_by_text("This model cannot see images.")
     refused.wait_for()
-    with page.expect_request("**/conversations?*"):  # a second time, once the first is there
+    with page.expect_response("**/conversations?*"):
         held[0].continue_()
     assert refused.is_visible()
-    page.get_by_role("button", name="New conversation").first.click()
+    press(page, "new", "fold")
     refused.wait_for(state="hidden")
