@@ -1,4 +1,4 @@
-"""A model server whose steps take time but no processor: what it measures is who waits for whom.
+"""A model server whose steps take time but no CPU, to measure how requests delay each other.
 
     python -m benchmarks.batching_server SLOTS PORT
 

@@ -128,6 +128,7 @@ def _checked(httpx2: Any, *, public: bool) -> Any:
     follows no redirects, and uses no proxy: that would resolve the host again."""
     from ..websearch.guard import resolve
 
+    # Imported only in the child, so mypy does not know its type.
     class Checked(httpx2.AsyncHTTPTransport):  # type: ignore[misc]
         async def handle_async_request(self, request: Any) -> Any:
             url = request.url
@@ -181,8 +182,8 @@ async def _called(client: Any, name: str, arguments: Mapping[str, Any]) -> dict[
 
 
 def _why(error: BaseException) -> dict[str, str]:
-    """What clients are told of an error, and the detail for the log. An error that neither the
-    server nor we have written may name paths, addresses and headers of this machine."""
+    """The message for clients, and the detail for the log. Only messages of the server and our own
+    are sent: others may name paths, addresses and headers of this machine."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
     said = str(getattr(getattr(error, "error", None), "message", ""))

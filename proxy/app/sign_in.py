@@ -12,7 +12,7 @@ from ..oidc.people import Mapped, Wanted
 from ..websearch.fetch import fetch
 
 if TYPE_CHECKING:
-    from ..oidc.service import SignIn
+    from ..oidc.service import SignIn  # imports authlib, an extra
 
 
 def of(settings: Settings, accounts: Accounts | None) -> SignIn | None:

@@ -26,8 +26,8 @@ EMPTY = {"prompt": "", "n_predict": 1, "cache_prompt": True}
 
 
 def answers_meanwhile(pool: ConnectionPool, patience: float) -> bool | None:
-    """None if it cannot be told: the server is busy, or too slow for `patience` seconds, or the
-    generation ended too soon."""
+    """Whether the server has continuous batching. None if that stays unknown: it is busy, or too
+    slow for `patience` seconds, or the generation ended too soon."""
     body = {"prompt": PROMPT, "n_predict": TOKENS, "stream": True, "ignore_eos": True}
     end = time.monotonic() + patience
     answered = threading.Event()

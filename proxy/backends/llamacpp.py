@@ -161,7 +161,7 @@ class LlamaCpp(Driver):
         return {token for token, _ in settings.logit_bias}
 
     def batches(self, patience: float) -> bool | None:
-        """Whether an old server has continuous batching; None if it cannot be told within
+        """Whether an old server has continuous batching. None if the answer takes longer than
         `patience` seconds."""
         return answers_meanwhile(self._careful, patience)
 

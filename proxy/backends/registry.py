@@ -144,7 +144,7 @@ class Registry(BackendPools):
         log.info("backends now: %s", ", ".join(configs) or "none")
 
     def _move(self, backend: Backend, config: BackendConfig) -> None:
-        """Move a backend to another place in a route, or out of one; its server goes on."""
+        """Move a backend to another place in a route, or out of one, without closing it."""
         backend.config = config
         for one in (backend, *self._models_of(backend)):
             one.place = config.place if one is backend or backend.set_model else None

@@ -20,7 +20,7 @@ from .fields import Body, bounded, entry, model_name, text
 MOST_INPUTS = 64
 FLAGGED = 0.5  # the least score of a flagged category
 SCORES = (0, 0.25, 0.5, 0.75, 1)
-# The categories, and what the model is told of them.
+# The categories, and their descriptions for the model.
 CATEGORIES = {
     "harassment": "harassing language towards anyone",
     "harassment/threatening": "harassment with threats",

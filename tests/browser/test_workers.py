@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests import redis_servers
+from tests.integration import child_processes
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
 
@@ -98,11 +99,9 @@ def test_answer_of_killed_worker_is_interrupted_with_all_its_text(
     workers: Gateway, each: dict[int, HTTPConnection], visit: Open
 ) -> None:
     """Within seconds, and without a Stop."""
-    from tests.integration.test_state import _wait_for
-
     (killed, writer), (_, other), *_ = each.items()
     talk, _ = begun(writer)
-    _wait_for(lambda: len(last(other, talk)["content"]) > 100)
+    child_processes.until(lambda: len(last(other, talk)["content"]) > 100)
     page = visit(f"{workers.url}/#{talk}")
     said = page.locator(".message.assistant .said")
     until(page, lambda: said.count() == 1 and len(said.inner_text()) > 100)
@@ -122,30 +121,30 @@ def test_stop_through_another_worker_works_during_silence(
     workers: Gateway, each: dict[int, HTTPConnection], endless_server: ModelServer
 ) -> None:
     """While the answer is queued, and while its prompt is evaluated by a stopped server."""
-    from tests.integration.test_state import _slots, _states, _wait_for
+    from tests.integration.test_state import _slots, _states
 
     writer, other, *_ = each.values()
     busy = [begun(writer), begun(writer)]
     for talk, _ in busy:
-        _wait_for(lambda talk=talk: len(last(other, talk)["content"]) > 0)  # type: ignore[misc]
+        child_processes.until(lambda talk=talk: len(last(other, talk)["content"]) > 0)  # type: ignore[misc]
     _, waits = begun(writer)
-    _wait_for(lambda: len(_slots(workers.url)["queue"]) == 1)
+    child_processes.until(lambda: len(_slots(workers.url)["queue"]) == 1)
     tell(other, f"/answers/{waits}/stop", {})
-    _wait_for(lambda: len(_slots(workers.url)["queue"]) == 0)
+    child_processes.until(lambda: len(_slots(workers.url)["queue"]) == 0)
     assert _states(workers.url) == ["busy", "busy"]
     for _, answer in busy:
         tell(writer, f"/answers/{answer}/stop", {})
-    _wait_for(lambda: "busy" not in _states(workers.url))
+    child_processes.until(lambda: "busy" not in _states(workers.url))
     endless_server.send(signal.SIGSTOP)
     try:
         talk, asked = begun(writer, "And this?")
-        _wait_for(lambda: "busy" in _states(workers.url))
+        child_processes.until(lambda: "busy" in _states(workers.url))
         tell(other, f"/answers/{asked}/stop", {})
-        _wait_for(lambda: "busy" not in _states(workers.url))
+        child_processes.until(lambda: "busy" not in _states(workers.url))
     finally:
         endless_server.send(signal.SIGCONT)
     assert (last(other, talk)["status"], last(other, talk)["content"]) == ("stopped", "")
     talk, asked = begun(writer)
-    _wait_for(lambda: len(last(other, talk)["content"]) > 0)
+    child_processes.until(lambda: len(last(other, talk)["content"]) > 0)
     tell(other, f"/answers/{asked}/stop", {})
-    _wait_for(lambda: "busy" not in _states(workers.url))
+    child_processes.until(lambda: "busy" not in _states(workers.url))

@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import thorough
+from tests import redis_servers, thorough
 from tests.integration.generations import GENERATIONS as GENERATIONS
 from tests.integration.generations import OLD, SERVER_FIXTURES
+from tests.redis_servers import RedisServer
 from tools import llama_cpp_python, servers, smollm2
 from tools import made_up_model as made_up
 from tools.processes import Child, Gateway, LlamaCppPythonServer, ModelServer
@@ -189,6 +190,17 @@ def any_old_server(request: pytest.FixtureRequest) -> Iterator[ModelServer]:
 def any_server(request: pytest.FixtureRequest) -> Iterator[ModelServer]:
     """The test runs once on each kind of server."""
     yield from _kept_alive(request.getfixturevalue(SERVER_FIXTURES[request.param]))
+
+
+@pytest.fixture(params=redis_servers.installed() or [""])
+def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
+    """The test runs once on each that is installed: Redis, Valkey."""
+    server = RedisServer(request.param or redis_servers.first(), tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 StartGateway = Callable[..., Gateway]

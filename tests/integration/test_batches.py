@@ -8,7 +8,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import redis_servers
 from tests.clients import openai
 from tests.integration.child_processes import descendants, until
 from tests.integration.conftest import GENERATIONS, StartGateway, StartServer
@@ -41,16 +40,6 @@ BODIES: dict[str, Callable[[int], dict[str, Any]]] = {
     "/v1/responses": lambda i: {"input": f"Count to {i}", "max_output_tokens": 16},
     "/v1/embeddings": lambda i: {"input": f"text {i}"},
 }
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(redis_servers.first(), tmp_path)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
 
 
 def client(gateway: Gateway, key: str = "none") -> openai.OpenAI:

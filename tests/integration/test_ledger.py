@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from benchmarks.stub_process import Stub
-from tests import redis_servers, thorough
+from tests import thorough
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway
 
@@ -144,16 +144,6 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
     made = Stub(tmp_path_factory.mktemp("stub"), slots=64)
     yield made
     made.process.kill()
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(redis_servers.first(), tmp_path)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
 
 
 def _kill_workers(one: Gateway) -> tuple[float, float]:

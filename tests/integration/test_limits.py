@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -24,32 +24,14 @@ from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
 from proxy.accounts.limiting.meters import ANY, TICKS, Charge, Gauge, Meter, window
 from proxy.accounts.limiting.shared import SharedLimiter
 from proxy.errors import LimitsUnavailable
-from tests import redis_servers
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
 
+from .child_processes import until
 from .conftest import StartGateway
 
 CLIENTS = 64
 ADMIN = {"Authorization": "Bearer sk-ops"}
-
-
-def _wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.05)
-
-
-@pytest.fixture(params=redis_servers.installed() or [""])
-def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
-    """The test runs once on each that is installed: Redis, Valkey."""
-    server = RedisServer(request.param or redis_servers.first(), tmp_path)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
@@ -123,7 +105,7 @@ def test_leases_of_a_dead_worker_are_given_back(
         found[:] = [limiter.take(charges, gauges)]
         return isinstance(found[0], Taken)
 
-    _wait_for(taken, 10)
+    until(taken, 10)
     # It was not dead after all: what it used is charged in full.
     dead.settle(held, [10 * TICKS])
     dead.close()
@@ -148,7 +130,7 @@ def test_leases_of_long_requests_are_renewed(
         assert isinstance(other.take((), gauges), Refused)
         time.sleep(0.1)
     limiter.settle(held, ())
-    _wait_for(lambda: isinstance(other.take((), gauges), Taken), 5)
+    until(lambda: isinstance(other.take((), gauges), Taken), 5)
     other.close()
 
 
@@ -169,7 +151,7 @@ def test_redis_that_is_away_is_told(redis_server: RedisServer, limiter: SharedLi
         except LimitsUnavailable:
             return False
 
-    _wait_for(back)
+    until(back)
 
 
 # whole gateways
@@ -267,6 +249,11 @@ def test_limits_hold_exactly_under_64_clients_on_two_workers(
     assert 1 <= most[0] <= 4  # one that has its last event may still be counted here
 
 
+def _busy(one: Gateway) -> bool:
+    backends = httpx.get(f"{one.url}/v1/slots", headers=ADMIN).json()["backends"]
+    return any(slot["state"] == "busy" for backend in backends for slot in backend["slots"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_killed_worker_gives_back_what_it_had_reserved(
@@ -281,7 +268,8 @@ def test_killed_worker_gives_back_what_it_had_reserved(
 
     thread = threading.Thread(target=hang)
     thread.start()
-    _wait_for(lambda: _chat(one, key).status_code == 429)
+    until(lambda: _busy(one))
+    assert _chat(one, key).status_code == 429
     children = Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()
     for pid in children:
         os.kill(int(pid), signal.SIGKILL)
@@ -294,7 +282,7 @@ def test_killed_worker_gives_back_what_it_had_reserved(
         except httpx.HTTPError:
             return False  # the new workers are starting
 
-    _wait_for(free, 60)
+    until(free, 60)
     assert time.monotonic() - killed > 2, "its lease had not ended"
 
 
@@ -321,7 +309,7 @@ def test_limits_fail_as_set_while_redis_is_away(
         assert answer.json()["error"]["code"] == "limits_unavailable"
         assert "Redis is unavailable" in answer.json()["error"]["message"]
     redis_server.start()
-    _wait_for(lambda: _chat(one, key).status_code == 200)
+    until(lambda: _chat(one, key).status_code == 200)
 
 
 @pytest.mark.slow
@@ -354,10 +342,10 @@ def test_budget_is_shared_by_workers_and_known_after_redis_lost_it(
         total = found["total"]
         return int(total["prompt_tokens"] + total["completion_tokens"])
 
-    _wait_for(lambda: stored() == used[0], 10)
+    until(lambda: stored() == used[0], 10)
     redis_server.kill()
     redis_server.start()  # it kept nothing
-    _wait_for(lambda: _chat(one, key).status_code != 503)
+    until(lambda: _chat(one, key).status_code != 503)
     refused = _chat(one, key, 60)
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "budget_exceeded")
     assert f"{used[0]} are spent" in refused.json()["error"]["message"]

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -24,32 +24,14 @@ from proxy.scheduling.lease import Outcome
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.shared.ops import FORMAT
 from proxy.scheduling.state import BackendFacts, SlotRequest
-from tests import redis_servers
 from tests.redis_servers import RedisServer
 from tests.thorough import share
 from tools.processes import Gateway, ModelServer, ask
 
+from .child_processes import until
 from .conftest import StartGateway
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
-
-
-def _wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.02)
-
-
-@pytest.fixture(params=redis_servers.installed() or [""])
-def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
-    """The test runs once on each that is installed: Redis, Valkey."""
-    server = RedisServer(request.param or redis_servers.first(), tmp_path)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
 
 
 def _flags(
@@ -132,7 +114,7 @@ def _one_of_each(url: str, pids: list[int]) -> dict[int, http.client.HTTPConnect
     found: dict[int, http.client.HTTPConnection] = {}
     for _ in range(100):
         one = _connected(url)
-        _wait_for(lambda one=one: _holder(one, pids) != 0)  # type: ignore[misc]
+        until(lambda one=one: _holder(one, pids) != 0)  # type: ignore[misc]
         if found.setdefault(_holder(one, pids), one) is not one:
             one.close()
         if len(found) == len(pids):
@@ -167,10 +149,10 @@ def test_gateways_lease_no_slot_twice_and_share_conversations(
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "2")
     one, two = gateway(*flags), gateway(*flags)
-    _wait_for(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
+    until(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
     text = "The quick brown fox jumps over the lazy dog, and so on. " * 12
     _, _, first = _chat(one.url, text)
-    _wait_for(lambda: "busy" not in _states(two.url))  # the release of a slot is published at once
+    until(lambda: "busy" not in _states(two.url))  # the release of a slot is published at once
     _, _, again = _chat(two.url, text)
     assert first["usage"]["prompt_tokens"] == again["usage"]["prompt_tokens"]
     (held,) = [s for b in _slots(two.url)["backends"] for s in b["slots"] if s["turns"]]
@@ -184,7 +166,7 @@ def test_gateways_lease_no_slot_twice_and_share_conversations(
     (backend,) = _slots(one.url)["backends"]
     assert backend["requests"] == 26
     assert backend["moved"] <= 2
-    _wait_for(lambda: _states(one.url).count("busy") == 0)
+    until(lambda: _states(one.url).count("busy") == 0)
 
 
 def _response(gateway: Gateway, **body: Any) -> dict[str, Any]:
@@ -241,7 +223,7 @@ def test_gateways_move_former_responses_once_and_share_new_ones(
     finally:
         old_server.send(signal.SIGCONT)
     # The gateway that makes it notices, and gives its slot back.
-    _wait_for(lambda: _states(one.url).count("busy") == 0)
+    until(lambda: _states(one.url).count("busy") == 0)
     assert _stored(one, begun["id"])["status"] == "cancelled"
 
 
@@ -263,7 +245,7 @@ def test_two_gateways_embed_on_one_server_beside_chats(
     server = start_server("llama-2023", extra=["--embedding"])
     flags = _flags(redis_server, server, tmp_path, "--slots", "2", "--queue-timeout", "60")
     gateways = one, two = gateway(*flags), gateway(*flags)
-    _wait_for(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
+    until(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
     texts = [f"{n} is a number, and {n + 1} is one too" for n in range(4)]
     alone = _vectors(one.url, texts)
 
@@ -281,7 +263,7 @@ def test_two_gateways_embed_on_one_server_beside_chats(
     with ThreadPoolExecutor(8) as pool:
         errors = list(pool.map(work, range(32)))
     assert max(errors) < 1e-3
-    _wait_for(lambda: _states(one.url) == _states(two.url) == ["free", "free"])
+    until(lambda: _states(one.url) == _states(two.url) == ["free", "free"])
 
 
 @pytest.mark.slow
@@ -291,28 +273,28 @@ def test_slots_of_killed_worker_are_freed_and_other_streams_continue(
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
     one = gateway(*flags, "--health-interval", "600")
-    _wait_for(lambda: _slots(one.url).get("workers") == 2)
+    until(lambda: _slots(one.url).get("workers") == 2)
     pids = _workers(one)
     assert len(pids) == 2
     (_, kept), (killed, lost) = _one_of_each(one.url, pids).items()
     old_server.send(signal.SIGSTOP)  # otherwise it would finish too early
     try:
         stream, probe = Stream(one.url, "a", 1500, kept), Stream(one.url, "b", 1500, lost)
-        _wait_for(lambda: _states(one.url) == ["busy", "busy"])
+        until(lambda: _states(one.url) == ["busy", "busy"])
         os.kill(killed, signal.SIGKILL)
         at = time.monotonic()
         assert b"[DONE]" not in probe.whole()
         assert _states(one.url) == ["busy", "busy"]  # only its holder can release it
-        _wait_for(lambda: _states(one.url).count("busy") == 1, 30.0)
+        until(lambda: _states(one.url).count("busy") == 1, 30.0)
         assert 3 < time.monotonic() - at < 15
     finally:
         old_server.send(signal.SIGCONT)
     whole = stream.whole()
     assert b'"finish_reason":"length"' in whole
     assert b"[DONE]" in whole
-    _wait_for(lambda: _chat(one.url, "third")[0] == 200)
-    _wait_for(lambda: _slots(one.url).get("workers") == 2)
-    _wait_for(lambda: _states(one.url).count("busy") == 0)
+    until(lambda: _chat(one.url, "third")[0] == 200)
+    until(lambda: _slots(one.url).get("workers") == 2)
+    until(lambda: _states(one.url).count("busy") == 0)
 
 
 @pytest.mark.slow
@@ -321,7 +303,7 @@ def test_requests_are_scheduled_locally_and_reported_without_redis(
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
     one = gateway(*flags, "--health-interval", "600")
-    _wait_for(lambda: _slots(one.url).get("workers") == 2)
+    until(lambda: _slots(one.url).get("workers") == 2)
     statuses: list[int] = []
     stop = threading.Event()
 
@@ -335,20 +317,20 @@ def test_requests_are_scheduled_locally_and_reported_without_redis(
         old_server.send(signal.SIGSTOP)  # the stream is under way when Redis goes
         try:
             stream = Stream(one.url, "before", 400)
-            _wait_for(lambda: _states(one.url) == ["busy", "busy"])
+            until(lambda: _states(one.url) == ["busy", "busy"])
             redis_server.kill()
             gone = time.monotonic()
-            _wait_for(lambda: b"notices" in ask(f"{one.url}/health")[1])
+            until(lambda: b"notices" in ask(f"{one.url}/health")[1])
         finally:
             old_server.send(signal.SIGCONT)
         status, headers, _ = _chat(one.url, "during")
         assert status == 200
         assert "Redis is unavailable" in headers["x-slotproxy-warning"]
         assert _slots(one.url)["state"] == "alone"
-        _wait_for(lambda: time.monotonic() - gone > share(10))
+        until(lambda: time.monotonic() - gone > share(10))
         redis_server.start()
-        _wait_for(lambda: _slots(one.url).get("workers") == 2)
-        _wait_for(lambda: b"notices" not in ask(f"{one.url}/health")[1])
+        until(lambda: _slots(one.url).get("workers") == 2)
+        until(lambda: b"notices" not in ask(f"{one.url}/health")[1])
     finally:
         stop.set()
         thread.join()
@@ -367,14 +349,14 @@ def test_slot_released_by_one_worker_wakes_a_request_of_another(
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "1", "--max-queue", "1")
     flags += ["--health-interval", "600"]
     one, two = gateway(*flags), gateway(*flags)
-    _wait_for(lambda: _slots(two.url).get("workers") == 2)
+    until(lambda: _slots(two.url).get("workers") == 2)
     with ThreadPoolExecutor(2) as pool:
         old_server.send(signal.SIGSTOP)  # the slot is held until another request is queued
         try:
             holds = pool.submit(_chat, one.url, "holds")
-            _wait_for(lambda: "busy" in _states(two.url))
+            until(lambda: "busy" in _states(two.url))
             waits = pool.submit(_chat, two.url, "waits")
-            _wait_for(lambda: len(_slots(one.url)["queue"]) == 1)
+            until(lambda: len(_slots(one.url)["queue"]) == 1)
             # The bound of the queue is one for both.
             status, headers, _ = _chat(one.url, "one too many")
         finally:
@@ -429,15 +411,15 @@ def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
                     evaluating=0.1,
                 )
             )
-        _wait_for(lambda: client.exists(f"slotproxy:{{late}}:snapshot:{FORMAT}") == 1)
+        until(lambda: client.exists(f"slotproxy:{{late}}:snapshot:{FORMAT}") == 1)
         two = join()
-        _wait_for(lambda: two.view("", "").workers == 2)
+        until(lambda: two.view("", "").workers == 2)
         assert known(two)[0] == 200
         assert known(one) == known(two)
 
         client.delete(f"slotproxy:{{late}}:log:{FORMAT}", f"slotproxy:{{late}}:snapshot:{FORMAT}")
-        _wait_for(lambda: "alone" in [w.view("", "").state for w in workers])
-        _wait_for(lambda: [w.view("", "").workers for w in workers] == [2, 2])
+        until(lambda: "alone" in [w.view("", "").state for w in workers])
+        until(lambda: [w.view("", "").workers for w in workers] == [2, 2])
         assert one.outstanding == 0
     finally:
         for worker in workers:

@@ -18,12 +18,11 @@ from tests import redis_servers
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer, ask
 
+from .child_processes import until
 from .conftest import StartGateway
-from .test_state import Stream, _chat, _slots, _states, _wait_for, redis_server
+from .test_state import Stream, _chat, _slots, _states
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
-
-__all__ = ["redis_server"]
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +95,7 @@ def start_two(
         flags = ["--llama-api", old_server.url, "--chat-template", "legacy", "--slots", "2"]
         flags += ["--health-interval", "600", "--data", str(tmp_path)]
         found = [gateway(*flags, "--state", state) for state in states]
-        _wait_for(lambda: _workers_known(found) == [2, 2])
+        until(lambda: _workers_known(found) == [2, 2])
         return found
 
     return start
@@ -148,26 +147,26 @@ def test_gateway_cut_off_from_redis_serves_alone_and_the_other_goes_on(
             old_server.send(signal.SIGSTOP)  # the stream is under way when the network is cut
             try:
                 stream = Stream(cut.url, "before", 200)
-                _wait_for(lambda: _states(other.url).count("busy") == 1)
+                until(lambda: _states(other.url).count("busy") == 1)
                 whole = pool.submit(stream.whole)
                 network.cut(0)
-                _wait_for(lambda: _slots(cut.url)["state"] == "alone")
+                until(lambda: _slots(cut.url)["state"] == "alone")
                 # What cannot be heard of is dead to the other, and its slot is free.
-                _wait_for(lambda: _slots(other.url)["workers"] == 1)
-                _wait_for(lambda: _states(other.url).count("busy") == 0)
+                until(lambda: _slots(other.url)["workers"] == 1)
+                until(lambda: _states(other.url).count("busy") == 0)
             finally:
                 old_server.send(signal.SIGCONT)
             assert b"[DONE]" in whole.result()
         assert not _notices(other)
         with Traffic(both) as traffic:
-            _wait_for(lambda: len(traffic.statuses) >= 20)
+            until(lambda: len(traffic.statuses) >= 20)
             network.mend(0)
-            _wait_for(lambda: _workers_known(both) == [2, 2])
+            until(lambda: _workers_known(both) == [2, 2])
             seen = len(traffic.statuses)
-            _wait_for(lambda: len(traffic.statuses) >= seen + 20)
+            until(lambda: len(traffic.statuses) >= seen + 20)
         assert {*traffic.statuses} == {200}
         for one in both:
-            _wait_for(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
+            until(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
             assert not _notices(one)
     finally:
         server.kill()
@@ -180,15 +179,15 @@ def test_requests_are_answered_while_redis_hangs(
     with Traffic(both) as traffic:
         redis_server.send(signal.SIGSTOP)
         try:
-            _wait_for(lambda: all(_slots(one.url).get("state") == "alone" for one in both))
+            until(lambda: all(_slots(one.url).get("state") == "alone" for one in both))
             seen = len(traffic.statuses)
-            _wait_for(lambda: len(traffic.statuses) >= seen + 20)
+            until(lambda: len(traffic.statuses) >= seen + 20)
         finally:
             redis_server.send(signal.SIGCONT)
-        _wait_for(lambda: _workers_known(both) == [2, 2])
+        until(lambda: _workers_known(both) == [2, 2])
     assert {*traffic.statuses} == {200}
     for one in both:
-        _wait_for(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
+        until(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
         assert not _notices(one)
 
 
@@ -203,15 +202,15 @@ def test_redis_that_restarts_with_its_data_leaks_no_slot(
         old_server.send(signal.SIGSTOP)
         try:
             streams = [Stream(one.url, "before", 40) for one in both]
-            _wait_for(lambda: _states(both[0].url) == ["busy", "busy"])
+            until(lambda: _states(both[0].url) == ["busy", "busy"])
             server.kill()
         finally:
             old_server.send(signal.SIGCONT)
         assert all(b"[DONE]" in stream.whole() for stream in streams)
         server.start()
-        _wait_for(lambda: _workers_known(both) == [2, 2])
+        until(lambda: _workers_known(both) == [2, 2])
         for one in both:
-            _wait_for(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
+            until(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
             assert _chat(one.url, "after")[0] == 200
     finally:
         server.kill()

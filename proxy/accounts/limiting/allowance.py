@@ -245,7 +245,8 @@ class Allowance:
         """Note what is left of each quantity: the window with the least of it counts."""
         least: dict[Quantity, State] = {}
         quantities = self.plan.quantities
-        for charge, used, quantity in zip(charges, found.levels, quantities):  # noqa: B905
+        # The charges of budgets follow those of windows.
+        for charge, used, quantity in zip(charges, found.levels, quantities, strict=False):
             meter = charge.meter
             left = max(0, meter.capacity - used) // TICKS
             if quantity not in least or left < least[quantity].remaining:

@@ -94,7 +94,7 @@ class LocalLimiter:
                 if most >= 0 and running.get((subject, name), 0) >= most:
                     return Refused(gauge, None, [level.used for level in levels], now)
             amounts = []
-            for charge, level in zip(charges, levels):  # noqa: B905  (one was made from the other)
+            for charge, level in zip(charges, levels, strict=True):
                 _, meter, need, wish, _ = charge
                 left = meter.capacity - level.used
                 if need > left:
@@ -103,7 +103,7 @@ class LocalLimiter:
                     return Refused(charge, wait(charge, before, now), found, now)
                 amounts.append(wish if wish < left else left)
             after = []
-            for level, amount in zip(levels, amounts):  # noqa: B905
+            for level, amount in zip(levels, amounts, strict=True):
                 level.used += amount
                 after.append(level.used)
             for subject, name, _ in gauges:

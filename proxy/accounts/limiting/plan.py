@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...errors import BadRequest, BudgetExceeded, GatewayError, LimitReached
-from ..limits import PERIODS, Budget, Limited, Quantity
-from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, units
+from ..limits import PERIODS, Budget, Limited, Period, Quantity, Unit
+from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, unit_of, units
 from .meters import ANY, TICKS, Charge, Gauge, Meter, window
 
 PARALLEL, QUEUED, IDLE = "parallel", "queued", "idle"
@@ -128,7 +128,8 @@ class Plan:
             return amounts
         prompt = used.prompt - (1.0 - terms.cached_weight) * used.cached
         found = []
-        for one, amount in zip(self._windows, amounts):  # noqa: B905  (those of budgets follow)
+        # The amounts of budgets follow those of windows.
+        for one, amount in zip(self._windows, amounts, strict=False):
             if one.quantity == "requests":
                 found.append(amount)
             elif one.quantity == "prompt_tokens":
@@ -166,8 +167,8 @@ def _request(one: _Window, count: int) -> Charge:
     return Charge(one.subject, one.meter, count, count, gives_back=False)
 
 
-def _meter(quantity: Quantity, period: str, most: int) -> Meter:
-    return window(f"{quantity}/{period}", most, PERIODS[period])  # type: ignore[index]
+def _meter(quantity: Quantity, period: Period, most: int) -> Meter:
+    return window(f"{quantity}/{period}", most, PERIODS[period])
 
 
 def refusal(by: Charge | Gauge, wait: float | None, used: int = 0) -> GatewayError:
@@ -180,9 +181,9 @@ def refusal(by: Charge | Gauge, wait: float | None, used: int = 0) -> GatewayErr
             f"{who} may have {some} {doing}: try again when one has ended, {_ADVICE}",
             retry_after=1.0,
         )
-    quantity, period, *rest = by.meter.name.split("/")
-    if rest:
-        return _over_budget(by, quantity, period, wait, used)
+    quantity, period = by.meter.name.split("/")[:2]
+    if (unit := unit_of(by.meter)) is not None:
+        return _over_budget(by, unit, period, wait, used)
     most = by.meter.capacity // TICKS
     some = _counted(most, _THINGS[quantity])
     if wait is None and not most:
@@ -199,9 +200,9 @@ def refusal(by: Charge | Gauge, wait: float | None, used: int = 0) -> GatewayErr
 
 
 def _over_budget(
-    by: Charge, unit: str, period: str, wait: float | None, used: int
+    by: Charge, unit: Unit, period: str, wait: float | None, used: int
 ) -> BudgetExceeded:
-    scale = SCALES[unit]  # type: ignore[index]
+    scale = SCALES[unit]
     most, spent, thing = by.meter.capacity / scale, used / scale, _UNITS[unit]
     each = "" if period == "ever" else f" in each {period}"
     advice = "ask" if wait is None else f"wait {_duration(wait)}, or ask"

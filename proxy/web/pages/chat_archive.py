@@ -19,6 +19,7 @@ from ..spine import json_response, passthrough
 from . import api, guard, images
 
 if TYPE_CHECKING:
+    # It imports SQLAlchemy, an extra.
     from ...store.conversations import ConversationStore, StoredConversation
 
 API = "/pages/api/chat/conversations"

@@ -23,7 +23,7 @@ from ..services import current_services
 from . import guard, session, session_routes, shell
 
 if TYPE_CHECKING:
-    from ...oidc.service import SignIn
+    from ...oidc.service import SignIn  # imports authlib, an extra
 
 COOKIE = "slotproxy_sign_in"
 LASTS = 600  # seconds until the browser must be back
