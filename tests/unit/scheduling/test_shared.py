@@ -18,6 +18,7 @@ from proxy.scheduling.prefix import Chains
 from proxy.scheduling.shared import ops, snapshot
 from proxy.scheduling.shared.ops import Op
 from proxy.scheduling.shared.replica import LEASE, OpResult, Replica, SharedRules
+from proxy.scheduling.shared.snapshot import rows
 from proxy.scheduling.shared_prefixes import SharedPrefix
 from proxy.scheduling.state import (
     BackendFacts,
@@ -358,11 +359,11 @@ def test_corrupted_snapshot_raises_only_value_error(data: st.DataObject) -> None
 @pytest.mark.parametrize(
     ("record", "kind", "elsewhere"),
     [
-        (snapshot._Backend, BackendRecord, {"reserved"}),
-        (snapshot._Slot, Slot, set()),
-        (snapshot._Held, CachedPrompt, set()),
-        (snapshot._Grant, Grant, set()),
-        (snapshot._Want, SlotRequest, {"task", "views", "ids", "max_tokens"}),
+        (rows.BackendRow, BackendRecord, {"reserved"}),
+        (rows.SlotRow, Slot, set()),
+        (rows.HeldRow, CachedPrompt, set()),
+        (rows.GrantRow, Grant, set()),
+        (rows.WantRow, SlotRequest, {"task", "views", "ids", "max_tokens"}),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
 )
