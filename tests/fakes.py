@@ -159,7 +159,7 @@ def client(*drivers: ScriptedDriver, **settings: object) -> FlaskClient:
     return make_app(*(drivers or (ScriptedDriver(),)), **settings).test_client()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Polls until `condition` holds, for work of another thread without a signal."""
     end = time.monotonic() + seconds
     while not condition():

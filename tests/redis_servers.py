@@ -49,7 +49,7 @@ class RedisServer(Child):
         """Start (or restart) it and wait until it accepts connections."""
         before = self.log.count("Ready to accept connections")
         self.launch()
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while self.log.count("Ready to accept connections") == before:
             if not self.alive:
                 raise self.fail("ended while starting")

@@ -61,7 +61,7 @@ def held_port() -> int:
     return port
 
 
-def ask(url: str, body: Any = None, seconds: float = 5.0) -> tuple[int, bytes]:
+def ask(url: str, body: Any = None, seconds: float = 20.0) -> tuple[int, bytes]:
     """Send a GET, or a POST of JSON; return status and content, (0, b"") if there is no answer.
 
     Uses http.client, which ignores proxy variables.
@@ -263,7 +263,7 @@ class Gateway(Child):
         assert self.port, "not listening yet"
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, seconds: float = 30.0, ready: float = 60.0) -> None:
+    def start(self, seconds: float = 60.0, ready: float = 60.0) -> None:
         """Start it, wait until it listens and then, for up to ``ready`` seconds (0: not at all),
         until its backends are ready."""
         before = self.log.count("listening on")

@@ -16,7 +16,7 @@ import pytest
 
 from tools import browser as chromium
 from tools import made_up_model, servers
-from tools.processes import Gateway, ModelServer, free_port
+from tools.processes import Gateway, ModelServer, held_port
 
 playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (make install)"
@@ -110,7 +110,7 @@ def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSe
 def endless_site(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
     """A gateway of the test's own in front of that, which it may kill and start again."""
     flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
-    gateway = Gateway(flags, tmp_path / "gateway.log", port=free_port())
+    gateway = Gateway(flags, tmp_path / "gateway.log", port=held_port())
     try:
         gateway.start()
         yield gateway
@@ -136,8 +136,7 @@ def visit(browser: Any) -> Iterator[Open]:
             color_scheme="dark" if dark else "light",
             reduced_motion="reduce",
         )
-        context.set_default_timeout(15_000)
-        context.set_default_navigation_timeout(60_000)  # a busy machine starts slowly
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: bad.append(f"a script failed: {error}"))

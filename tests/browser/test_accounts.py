@@ -44,14 +44,14 @@ def state(page: Any, name: str, text: str) -> Any:
 
 
 def posted(site: Gateway, path: str, **body: Any) -> Any:
-    answer = httpx.post(f"{site.url}{path}", json=body, headers=HEADERS, timeout=30)
+    answer = httpx.post(f"{site.url}{path}", json=body, headers=HEADERS, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def status(site: Gateway, key: str) -> int:
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx.get(f"{site.url}/v1/models", headers=headers, timeout=30).status_code
+    return httpx.get(f"{site.url}/v1/models", headers=headers, timeout=60).status_code
 
 
 def copied(page: Any) -> str:

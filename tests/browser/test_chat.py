@@ -27,7 +27,7 @@ def ask(page: Any, text: str) -> None:
     page.locator("#text").press("Enter")
 
 
-def until(page: Any, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(page: Any, condition: Callable[[], bool], seconds: float = 60) -> None:
     """The page's policy forbids what playwright's own waiting does with a text of code."""
     end = time.monotonic() + seconds
     while not condition():

@@ -80,7 +80,7 @@ def unloaded(hosting: Gateway) -> Iterator[Gateway]:
     yield hosting
     for name in ("quick", "third"):
         ask(f"{hosting.url}/models/unpin", {"model": name})
-    wait_until(are_unloaded, 30)
+    wait_until(are_unloaded, 60)
 
 
 def model(page: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from tools import oidc_provider
 from tools.oidc_provider import Provider
-from tools.processes import Gateway, free_port
+from tools.processes import Gateway, held_port
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
 
@@ -47,9 +47,9 @@ def test_person_comes_back_from_the_openid_provider_to_the_requested_page(
     script = oidc_provider.find()
     if script is None:
         pytest.skip("no OpenID provider here: python -m tools.oidc_provider says why")
-    port = free_port()
+    port = held_port()
     callback = f"http://127.0.0.1:{port}/signin/oidc/callback"
-    provider = Provider(script, free_port(), callback, tmp_path / "provider.log")
+    provider = Provider(script, held_port(), callback, tmp_path / "provider.log")
     (tmp_path / "keys").write_text("ops sk-ops\n")
     flags = ["--llama-api", "http://127.0.0.1:9", "--api-key-file", str(tmp_path / "keys")]
     flags += ["--admins", "ops", "--data", str(tmp_path / "data"), "--oidc-client-id", "public"]

@@ -92,7 +92,7 @@ def test_own_use_is_shown_against_the_limits(
     own = start_site("--api-key-file", str(file), "--admins", "root")
     headers = {"Authorization": "Bearer sk-root-0123456789"}
     limits = {"limits": {"requests": {"hour": 5}, "tokens": {"day": 10_000}}}
-    made = httpx.post(f"{own.url}/key/generate", json=limits, headers=headers, timeout=30).json()
+    made = httpx.post(f"{own.url}/key/generate", json=limits, headers=headers, timeout=60).json()
     chat(own, made["key"])
     page = visit(f"{own.url}/usage", size=size, language=language)
     page.locator('input[type="password"]').fill(made["key"])

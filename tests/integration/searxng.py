@@ -23,7 +23,7 @@ class SearXNG:
                 outer.asked.append(self.path)
                 if outer.silent:
                     outer.waiting.set()
-                    outer.over.wait(30)
+                    outer.over.wait(60)
                     return
                 results = [
                     {"title": name, "url": f"https://{name}.example/", "content": text}

@@ -43,7 +43,7 @@ def test_all_parts_start_are_shown_and_end_at_ctrl_c(
     assert ask(f"{everything.url}/knowledge_base/list_knowledge_bases")[0] == 200
     os.killpg(everything.pid, signal.SIGINT)  # as from a keyboard: to all processes
     assert everything.process is not None
-    assert everything.process.wait(30) in (0, -signal.SIGINT), everything.log
+    assert everything.process.wait(60) in (0, -signal.SIGINT), everything.log
     assert "Traceback" not in everything.log, everything.log
 
 

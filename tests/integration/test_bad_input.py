@@ -28,7 +28,7 @@ def send(
     address: str, body: bytes | str, path: str = CHAT, method: str = "POST", **headers: str
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
     parts = urlsplit(address)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     sent = {"Content-Type": "application/json"}
     sent.update({name.replace("_", "-").title(): value for name, value in headers.items()})
     data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body

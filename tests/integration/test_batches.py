@@ -183,7 +183,7 @@ def test_rest_of_a_batch_fails_when_its_key_is_deleted(
 
     def post(path: str, body: dict[str, Any]) -> Any:
         headers = {"Authorization": "Bearer sk-ops"}
-        answer = httpx.post(f"{served.url}{path}", json=body, headers=headers, timeout=30)
+        answer = httpx.post(f"{served.url}{path}", json=body, headers=headers, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()
 

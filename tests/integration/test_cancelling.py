@@ -107,7 +107,7 @@ def test_disconnect_during_a_stream_frees_the_slot(served: Gateway) -> None:
 @pytest.mark.parametrize("apart", [False, True])
 def test_disconnect_during_a_whole_answer_frees_the_slot(served: Gateway, apart: bool) -> None:
     with sent(served, LONG, apart):
-        assert until(lambda: in_flight(served) == 1, 5.0)
+        assert until(lambda: in_flight(served) == 1, 60)
     assert until(lambda: in_flight(served) == 0, 1.0)
     assert answered_within(served, 2.0)
 
@@ -118,7 +118,7 @@ def test_disconnect_while_queued_leaves_the_queue(served: Gateway, one_slot: Mod
         one_slot.send(signal.SIGSTOP)  # or a fast machine ends the first answer meanwhile
         try:
             with sent(served, LONG):
-                assert until(lambda: waiting(served) == 1, 5.0)
+                assert until(lambda: waiting(served) == 1, 60)
             assert until(lambda: waiting(served) == 0, 1.0)
             assert in_flight(served) == 1
         finally:
@@ -139,7 +139,7 @@ def test_disconnect_before_the_first_token_frees_the_slot(
     one_slot.send(signal.SIGSTOP)
     try:
         with sent(served, {**LONG, "stream": True}):
-            assert until(lambda: in_flight(served) == 1, 5.0)
+            assert until(lambda: in_flight(served) == 1, 60)
         assert until(lambda: in_flight(served) == 0, 1.0)
     finally:
         one_slot.send(signal.SIGCONT)
@@ -148,7 +148,7 @@ def test_disconnect_before_the_first_token_frees_the_slot(
 
 def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) -> None:
     assert answered_within(served, 5.0)
-    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0, 5.0)
+    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0, 60)
     threads, sockets = _threads(served.pid), _sockets(served.pid)
     dice = random.Random(7)
     plan = [(dice.random() * 0.3, dice.random() < 0.5) for _ in range(200)]
@@ -176,11 +176,11 @@ def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) ->
         client.start()
     for client in clients:
         client.join()
-    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0, 5.0)
+    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0, 60)
     assert answered_within(served, 5.0)
-    assert until(lambda: _sockets(served.pid) <= sockets + 2, 10.0)
+    assert until(lambda: _sockets(served.pid) <= sockets + 2, 60)
     allowed = POOL if "gevent" not in served.log else threads + 2
-    assert until(lambda: _threads(served.pid) <= allowed, 10.0)
+    assert until(lambda: _threads(served.pid) <= allowed, 60)
 
 
 def _family(pid: int) -> list[int]:

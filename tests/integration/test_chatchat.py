@@ -78,7 +78,7 @@ def test_client_disconnect_frees_its_slot(old_server: ModelServer, gateway: Star
     next(stream)
     assert in_flight() == 1
     stream.close()  # type: ignore[attr-defined]  # it is a generator
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while in_flight():
         assert time.monotonic() < end, "it still writes"
         time.sleep(0.02)

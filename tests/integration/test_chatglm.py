@@ -267,7 +267,7 @@ def test_engine_ends_with_its_parent(gateway: StartGateway, babbler: Path) -> No
     for pid in [one.pid, *descendants(one.pid)]:
         if pid != engine:
             os.kill(pid, signal.SIGKILL)
-    until(lambda: "chatglm.child" not in command(engine), 20)
+    until(lambda: "chatglm.child" not in command(engine), 60)
 
 
 def test_gateway_shutdown_ends_its_engine(gateway: StartGateway, hello: Path) -> None:
@@ -288,6 +288,7 @@ def test_client_disconnect_ends_the_generation(module_gateway: StartGateway, bab
     assert answer.usage is not None
     took = time.monotonic() - began
     assert took < PATIENCE / 2
+    until(lambda: '"stream":true' in one.log)  # its log line is written after the answer
     lines = [json.loads(x) for x in one.log.splitlines() if x.startswith('{"id"')]
     left = next(x for x in lines if x["stream"])
     assert left["outcome"] in ("cancelled", "client_closed_request")

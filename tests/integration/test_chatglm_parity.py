@@ -16,7 +16,7 @@ import pytest
 
 from tests.extras import need
 from tools import made_up_chatglm as made_up
-from tools.processes import Child, Gateway, ask, free_port
+from tools.processes import Child, Gateway, ask, held_port
 
 chatglm_cpp = pytest.importorskip(
     "chatglm_cpp", reason="not installed: python -m tools.chatglm install"
@@ -83,7 +83,7 @@ def _said(reply: Any) -> str:
 def _pair(script: list[str], folder: Path) -> Iterator[Pair]:
     folder.mkdir(parents=True, exist_ok=True)
     model = made_up.write(folder / "m.bin", tuple(script))
-    port = free_port()
+    port = held_port()
     reference = Child(
         [sys.executable, "-c", REFERENCE, str(port)],
         folder / "reference.log",

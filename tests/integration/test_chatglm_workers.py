@@ -22,7 +22,7 @@ import pytest
 from tests import redis_servers
 from tests.redis_servers import RedisServer
 from tools import made_up_chatglm as made_up
-from tools.processes import ROOT, Child, Died, Gateway, ModelServer, ask, free_port
+from tools.processes import ROOT, Child, Died, Gateway, ModelServer, ask, held_port
 
 from .child_processes import command, descendants, until
 from .conftest import StartGateway
@@ -197,7 +197,7 @@ def test_all_workers_share_one_child(
     assert len(engines(bundled)) == 1
     # Only the master is killed: its workers notice and end, and the child with them.
     os.kill(one.pid, signal.SIGKILL)
-    until(lambda: not engines(bundled), 15)
+    until(lambda: not engines(bundled), 60)
     until(lambda: not any(command(pid) for pid in pids))
 
 
@@ -236,7 +236,7 @@ def test_worker_kill_during_an_answer_frees_the_engine(two: Gateway, babbler: Pa
     at = time.monotonic()
     assert b"[DONE]" not in b"".join(lines)
     assert say(two.url, "next", 3)["usage"]["completion_tokens"] == 3
-    assert time.monotonic() - at < 15, "the others bury a worker after six seconds"
+    assert time.monotonic() - at < 60, "the others bury a worker after six seconds"
     assert engines(babbler) == [engine]
     until(lambda: _slots(two.url).get("workers") == 2)
     # The worker that started the child has ended, so another one starts the next child.
@@ -254,7 +254,7 @@ def test_child_ends_when_all_workers_are_killed(two: Gateway, babbler: Path) -> 
     until(lambda: "busy" in str(_slots(two.url)["backends"]))
     for pid in (two.pid, *workers):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not engines(babbler), 10)
+    until(lambda: not engines(babbler), 60)
     asked.close()
 
 
@@ -278,7 +278,7 @@ def test_plain_gunicorn_workers_share_the_child(
     redis_server: RedisServer, bundled: Path, tmp_path: Path
 ) -> None:
     """Without our flags and hooks: another folder has no gunicorn.conf.py."""
-    port = free_port()
+    port = held_port()
     words = ["gunicorn", "-w", "2", "-k", "gevent", "-b", f"127.0.0.1:{port}", "proxy.wsgi"]
     env = {
         "PYTHONPATH": str(ROOT),
@@ -295,7 +295,7 @@ def test_plain_gunicorn_workers_share_the_child(
         assert {say(url, tokens=2)["status"] for _ in range(6)} == {200}
         assert len(engines(bundled)) == 1
         assert one.stop() == 0
-        until(lambda: not engines(bundled), 10)
+        until(lambda: not engines(bundled), 60)
     finally:
         one.kill()
 
@@ -307,6 +307,7 @@ def test_engine_in_a_thread_requires_one_worker(
         gateway(*flags(bundled, 2, "--chatglm-isolation", "thread"))
 
 
+@pytest.mark.alone
 def test_long_prompt_stalls_no_other_client(
     gateway: StartGateway,
     flags: Callable[..., list[str]],

@@ -42,7 +42,7 @@ def occupied(server: ModelServer, slots: int) -> Iterator[None]:
     """Another client streams endlessly from every slot of the server."""
     with contextlib.ExitStack() as stack:
         for _ in range(slots):
-            connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+            connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
             stack.callback(connection.close)
             body = {"prompt": "Go on", "n_predict": -1, "stream": True, "ignore_eos": True}
             connection.request(
@@ -118,7 +118,7 @@ def test_server_that_stays_down_is_503_with_retry_after(
     server.kill()
     parts = urlsplit(proxy.url)
     for stream in (False, True):
-        connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
         with contextlib.closing(connection):
             began = time.monotonic()
             connection.request(
@@ -128,7 +128,7 @@ def test_server_that_stays_down_is_503_with_retry_after(
                 {"Content-Type": "application/json"},
             )
             answer = connection.getresponse()
-            assert 0.9 < time.monotonic() - began < 8.0
+            assert 0.9 < time.monotonic() - began < 30.0
             assert answer.status == 503
             assert int(answer.headers["Retry-After"]) >= 1
             answer.read()
@@ -153,7 +153,7 @@ def test_health_and_tokenize_work_while_all_connections_stream(
 
 
 def wait_for_streams(proxy: Gateway, count: int) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while True:
         backends = json.loads(ask(f"{proxy.url}/v1/backends")[1])["data"]
         if sum(backend["in_flight"] for backend in backends) >= count:

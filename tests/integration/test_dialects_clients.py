@@ -335,7 +335,7 @@ def test_ollama_model_routes(llama: ollama.Client, address: str) -> None:
     assert llama.ps().models[0].context_length == 2048
     for shown in (name, name.removesuffix(":latest")):
         assert "completion" in (llama.show(shown).capabilities or [])
-    assert requests.get(address + "/api/version", timeout=9).json()["version"]
+    assert requests.get(address + "/api/version", timeout=60).json()["version"]
     for wrong in (
         lambda: llama.pull("x"),
         lambda: llama.show("no-such-model"),
@@ -717,9 +717,9 @@ def test_llama_cpp_completion(address: str, repeats: bool) -> None:
 def test_llama_cpp_other_routes(address: str) -> None:
     prompt = post(address, "/apply-template", {"messages": USER}).json()["prompt"]
     assert ASK in prompt
-    props = requests.get(address + "/props", timeout=9).json()
+    props = requests.get(address + "/props", timeout=60).json()
     assert props["total_slots"] >= 1
     assert props["default_generation_settings"]["n_ctx"] == 2048
-    slots = requests.get(address + "/slots?fail_on_no_slot=1", timeout=9).json()
+    slots = requests.get(address + "/slots?fail_on_no_slot=1", timeout=60).json()
     assert [s["id"] for s in slots] == list(range(props["total_slots"]))
     assert post(address, "/slots/0?action=erase", {}).status_code == 403

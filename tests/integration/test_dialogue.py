@@ -28,7 +28,7 @@ from proxy.errors import Cancelled, Forbidden, InvalidParameter, NotFound, Upstr
 from proxy.runtime.cancel import Cancel
 from proxy.web.services import Services
 from tests.fakes import wait_until
-from tools.processes import ModelServer, free_port
+from tools.processes import ModelServer, held_port
 
 from .searxng import SearXNG
 
@@ -304,7 +304,7 @@ def test_web_search_cites_pages_and_is_cached(searching: Dialogues, searxng: Sea
 
 def test_unreachable_search_engine_is_an_error(old_server: ModelServer, tmp_path: Path) -> None:
     flags = ["--llama-api", old_server.url, "--slots", "2", "--search-engine", "searxng"]
-    for found in services(tmp_path, *flags, "--searxng-url", f"http://127.0.0.1:{free_port()}"):
+    for found in services(tmp_path, *flags, "--searxng-url", f"http://127.0.0.1:{held_port()}"):
         with pytest.raises(UpstreamFault, match="unreachable"):
             events(found.dialogues, search_of("tides"))
 
@@ -321,7 +321,7 @@ def test_cancel_ends_a_waiting_search(searching: Dialogues, searxng: SearXNG) ->
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert searxng.waiting.wait(20)
+    assert searxng.waiting.wait(60)
     cancel.cancel()
-    thread.join(10)
+    thread.join(60)
     assert isinstance(caught[0], Cancelled)

@@ -12,13 +12,13 @@ from proxy.app import discovery, doctor, initialize
 from proxy.app.findings import Finding
 from proxy.config import load
 from tools import servers
-from tools.processes import Child, Gateway, ModelServer, ask, free_port
+from tools.processes import Child, Gateway, ModelServer, ask, held_port
 
 
 @pytest.fixture(scope="module")
 def unbatched(made_up_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server of 2023 without -cb."""
-    binary, port = servers.find("llama-2023"), free_port()
+    binary, port = servers.find("llama-2023"), held_port()
     if binary is None:
         pytest.skip("llama-2023 is not built: python -m tools.servers build llama-2023")
     folder = tmp_path_factory.mktemp("unbatched")
@@ -77,7 +77,7 @@ def test_init_writes_settings_with_which_the_gateway_answers(
         file,
         lambda question: False,
         {"PATH": ""},
-        lambda environ, home: discovery.look(environ, tmp_path, [old_server.port, free_port()]),
+        lambda environ, home: discovery.look(environ, tmp_path, [old_server.port, held_port()]),
     )
     assert old_server.url in told
     running = gateway("--config", file, "--data", str(tmp_path / "data"))

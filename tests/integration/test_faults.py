@@ -45,7 +45,7 @@ def client_of() -> Iterator[ClientOf]:
         yield make
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
@@ -213,12 +213,12 @@ def test_one_key_cannot_fill_the_queue(
             one(greedy, 5)
         mine = pool.submit(one, modest, 6)
         with pytest.raises(openai.RateLimitError, match="in favor of another key") as caught:
-            theirs[3].result(20)
+            theirs[3].result(60)
         assert int(caught.value.response.headers["retry-after"]) >= 1
         assert caught.value.code == "queue_full"
         stream.close()
-        assert mine.result(20) == "length"
-        assert [wait.result(20) for wait in theirs[:3]] == ["length"] * 3
+        assert mine.result(60) == "length"
+        assert [wait.result(60) for wait in theirs[:3]] == ["length"] * 3
 
 
 def test_queue_timeout_returns_503(
@@ -240,7 +240,7 @@ def test_silent_stream_gets_heartbeats(
 ) -> None:
     proxy = gateway("--llama-api", server.url, "--slots", "2", "--sse-ping-interval", "0.2")
     server.send(signal.SIGSTOP)
-    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=60)
     try:
         connection.request(
             "POST",

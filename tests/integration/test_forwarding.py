@@ -68,16 +68,16 @@ def test_sound_is_transcribed_by_the_model_that_the_form_names(client: openai.Op
 
 def test_speech_arrives_as_it_is_made(client: openai.OpenAI) -> None:
     asked = {"model": "painter", "voice": "alloy", "input": "la" * 50}
-    began, first = time.monotonic(), 0.0
-    parts = []
+    arrived: list[float] = []
+    parts: list[bytes] = []
     how = client.audio.speech.with_streaming_response
-    with how.create(**asked, extra_body={"pause": 0.2}) as speech:  # type: ignore[arg-type]
+    with how.create(**asked, extra_body={"pause": 0.4}) as speech:  # type: ignore[arg-type]
         assert speech.headers["content-type"] == "audio/wav"
         for part in speech.iter_bytes():
-            first = first or time.monotonic() - began
+            arrived.append(time.monotonic())
             parts.append(part)
     assert b"".join(parts) == b"la" * 50
-    assert first < 0.7 < time.monotonic() - began
+    assert arrived[-1] - arrived[0] > 0.1
 
 
 def test_image_is_edited_and_a_refusal_of_the_server_arrives_as_it_is(
@@ -146,7 +146,7 @@ def test_redirect_of_a_server_is_neither_followed_nor_passed_on(one: Gateway) ->
 def test_requests_beyond_the_concurrency_wait(one: Gateway) -> None:
     url = f"{one.url}/upstream/painter"
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: httpx.post(f"{url}/slow", timeout=30.0), range(6)))
+        answers = list(pool.map(lambda _: httpx.post(f"{url}/slow", timeout=60), range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
     assert httpx.get(f"{url}/seen").json()["most"] == 2
 
@@ -219,7 +219,7 @@ def test_only_admins_reach_other_paths(gateway: StartGateway, tmp_path: Path) ->
     def ask(path: str, key: str) -> int:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         body = {"model": "whisper", "input": "x"}
-        return httpx.post(f"{one.url}{path}", json=body, headers=headers, timeout=30.0).status_code
+        return httpx.post(f"{one.url}{path}", json=body, headers=headers, timeout=60).status_code
 
     assert ask("/v1/audio/speech", "key-of-other") == 200
     assert ask("/v1/audio/speech", "") == 401
@@ -236,7 +236,7 @@ def test_server_that_died_is_started_again_by_the_next_request(
 
     def speak() -> int:
         asked = {"model": "whisper", "input": "x"}
-        return httpx.post(f"{one.url}/v1/audio/speech", json=asked, timeout=30.0).status_code
+        return httpx.post(f"{one.url}/v1/audio/speech", json=asked, timeout=60).status_code
 
     assert speak() == 200
     pid = httpx.get(f"{one.url}/upstream/whisper/seen").json()["pid"]

@@ -89,15 +89,15 @@ def sampled(server: ModelServer, of: Iterable[tuple[Any, str]]) -> list[Sampled]
 
 
 def token_of(server: ModelServer, text: str) -> int:
-    reply = requests.post(f"{server.url}/tokenize", json={"content": text}, timeout=10)
+    reply = requests.post(f"{server.url}/tokenize", json={"content": text}, timeout=60)
     token: int = reply.json()["tokens"][-1]
     return token
 
 
 def answer_of(server: ModelServer, body: dict[str, Any]) -> Any:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while True:
-        reply = requests.post(f"{server.url}/completion", json=body, timeout=30)
+        reply = requests.post(f"{server.url}/completion", json=body, timeout=60)
         if reply.status_code != 404 or time.monotonic() > end:  # 404: no slot is free yet
             reply.raise_for_status()
             return reply.json()

@@ -19,7 +19,7 @@ import pytest
 
 from tests.integration.conftest import StartGateway
 from tests.integration.held import watched
-from tools.processes import Gateway, free_port
+from tools.processes import Gateway, held_port
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
@@ -341,7 +341,7 @@ WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]
 @pytest.fixture(scope="module")
 def stub() -> Iterator[str]:
     """The address of a backend that answers immediately."""
-    port = free_port()
+    port = held_port()
     command = [sys.executable, "-m", "benchmarks.stub", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     yield f"http://127.0.0.1:{port}"
@@ -467,7 +467,7 @@ def test_worst_template_does_not_block_the_loop(
 ) -> None:
     source = tmp_path / "chat.jinja"
     source.write_text(TEMPLATES[name])
-    port = free_port()
+    port = held_port()
     stub = subprocess.Popen(
         [sys.executable, "-c", STUB, str(source), "--generation", "2026", "--port", str(port)],
         stdout=subprocess.DEVNULL,
@@ -523,7 +523,7 @@ def test_worst_backend_does_not_block_the_loop(
 ) -> None:
     said = tmp_path / "said"
     said.write_bytes(EVENTS[name])
-    port = free_port()
+    port = held_port()
     backend = subprocess.Popen(
         [sys.executable, "-c", SAYS, str(said), "--port", str(port)], stdout=subprocess.DEVNULL
     )

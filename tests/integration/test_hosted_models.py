@@ -110,7 +110,7 @@ def test_first_request_starts_the_server_and_the_ttl_ends_it(
     assert lines[-2] == "data: [DONE]"
     found = httpx.get(f"{one.url}/v1/backends").json()["data"][0]["found"]
     assert (found["slots"], found["provisional"]) == (2, False)
-    wait_until(lambda: pids(one) == {}, 20)
+    wait_until(lambda: pids(one) == {}, 60)
     assert status(one, "m") == "unloaded"
     assert chat(one, "m").status_code == 200  # and starts again
     assert chat(one, "m").status_code == 200
@@ -144,7 +144,7 @@ def test_broken_model_tells_why(gateway: StartGateway, tmp_path: Path) -> None:
     one = gateway("--config", str(file), "--api-key-file", str(keys), "--admins", "admin")
     alice, admin = ({"Authorization": f"Bearer key-of-{name}"} for name in ("alice", "admin"))
     body = {"model": "m", "prompt": "Hello"}
-    answer = httpx.post(f"{one.url}/v1/completions", json=body, headers=alice, timeout=30.0)
+    answer = httpx.post(f"{one.url}/v1/completions", json=body, headers=alice, timeout=60)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (502, "model_load_failed")
     assert "its server ended with exit code 1\nIts last lines:\n" in error["message"]
@@ -173,7 +173,6 @@ def test_answer_continues_when_its_server_is_killed(started: tuple[Gateway, int]
 
     thread = threading.Thread(target=read)
     thread.start()
-    wait_until(lambda: any(s["is_processing"] for s in httpx.get(f"{one.url}/slots").json()))
     wait_until(lambda: len(lines) > 5)  # some tokens
     os.kill(pid, signal.SIGKILL)
     thread.join(60)
@@ -267,7 +266,7 @@ def test_server_is_used_by_its_openai_api(
     keys = {"kind": "openai", "concurrency": 1, "preload": True, "check": "/health"}
     file.write_text(table("m", made_up_model, tmp_path, server="llama-2026", **keys))
     one = gateway("--config", str(file))
-    wait_until(lambda: status(one, "m") == "loaded", 30.0)
+    wait_until(lambda: status(one, "m") == "loaded", 60)
     assert chat(one, "m").json()["model"] == "m"
     (backend,) = httpx.get(f"{one.url}/v1/backends").json()["data"]
     assert (backend["found"]["dialect"], backend["found"]["slots"]) == ("llama-server", 1)
@@ -296,7 +295,7 @@ def test_configuration_of_llama_swap_serves_as_it_is(
         """
     )
     one = gateway("--config", str(file), *LEGACY)
-    wait_until(lambda: status(one, "first") == "loaded", 30.0)
+    wait_until(lambda: status(one, "first") == "loaded", 60)
     (listed,) = httpx.get(f"{one.url}/v1/models").json()["data"]
     assert (listed["id"], listed["name"], listed["aliases"]) == ("first", "The first one", ["one"])
     answer = chat(one, "one", max_tokens=100).json()

@@ -189,7 +189,7 @@ def test_streamed_image_answer_equals_whole_answer(address: str) -> None:
 def test_image_url_is_not_fetched(place: str, address: str) -> None:
     parts = [{"type": "image_url", "image_url": {"url": place}}]
     body = {"messages": [{"role": "user", "content": parts}]}
-    answer = requests.post(address + "/v1/chat/completions", json=body, timeout=20)
+    answer = requests.post(address + "/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code == 400
     assert "must be a data: URL" in answer.json()["error"]["message"]
 

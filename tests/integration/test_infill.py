@@ -165,7 +165,7 @@ def test_ollama_suffix_is_an_infill(address: str) -> None:
     asked = {"prompt": "def call(a", "suffix": "return a", "options": {"num_predict": 8}}
     told = post(address, {**asked, "stream": False}, "/api/generate").json()
     assert told["response"] and told["eval_count"] == 8
-    name = requests.get(address + "/api/tags", timeout=9).json()["models"][0]["name"]
+    name = requests.get(address + "/api/tags", timeout=60).json()["models"][0]["name"]
     assert "insert" in post(address, {"model": name}, "/api/show").json()["capabilities"]
 
 
@@ -179,5 +179,5 @@ def test_infill_on_unsupported_model_is_refused(
     answer = post(other, VIM)
     assert answer.status_code == 400
     assert "infilling is not supported" in answer.json()["error"]["message"]
-    model = requests.get(other + "/api/tags", timeout=9).json()["models"][0]["name"]
+    model = requests.get(other + "/api/tags", timeout=60).json()["models"][0]["name"]
     assert "insert" not in post(other, {"model": model}, "/api/show").json()["capabilities"]

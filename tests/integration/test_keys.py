@@ -27,7 +27,7 @@ NOBODY = "http://127.0.0.1:9"
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = shutil.which("litellm-proxy", path=f"{ROOT}/build/litellm-venv/bin:{os.environ['PATH']}")
 ADMIN = {"Authorization": "Bearer sk-ops"}
-BOUND = 5.0  # seconds until a change counts everywhere; it takes half a second on an idle machine
+BOUND = 60.0  # seconds until a change counts everywhere; it takes half a second on an idle machine
 
 
 def _flags(tmp_path: Path, *more: str) -> list[str]:
@@ -42,7 +42,7 @@ def one(gateway: StartGateway, tmp_path: Path) -> Gateway:
 
 
 def _post(url: str, path: str, **body: Any) -> Any:
-    answer = httpx.post(f"{url}{path}", json=body, headers=ADMIN, timeout=30)
+    answer = httpx.post(f"{url}{path}", json=body, headers=ADMIN, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -50,7 +50,7 @@ def _post(url: str, path: str, **body: Any) -> Any:
 def _status(url: str, key: str) -> int:
     """The status that a key gets, on a connection of its own, from any worker."""
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx.get(f"{url}/v1/slots", headers=headers, timeout=30).status_code
+    return httpx.get(f"{url}/v1/slots", headers=headers, timeout=60).status_code
 
 
 def _wait_for(what: Callable[[], bool], seconds: float = BOUND) -> None:
@@ -163,4 +163,4 @@ def test_gateway_is_closed_for_unknown_keys_while_the_database_is_away(
         assert _status(one.url, known) == _status(one.url, "sk-ops") == 200
         assert _status(one.url, "sk-wrong") == 401
         server.start()
-        _wait_for(lambda: _status(one.url, unknown) == 200, 30.0)
+        _wait_for(lambda: _status(one.url, unknown) == 200, 60)

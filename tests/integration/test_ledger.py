@@ -86,7 +86,7 @@ class Clients:
         self._over = threading.Event()
 
     def run(self) -> None:
-        with closing(http.client.HTTPConnection(self._place, timeout=30)) as connection:
+        with closing(http.client.HTTPConnection(self._place, timeout=60)) as connection:
             self._send(connection)
 
     def _send(self, connection: http.client.HTTPConnection) -> None:
@@ -181,7 +181,7 @@ def _check(one: Gateway, database: str, count: int, *, kills: int, workers: int)
             for number in range(1, kills + 1):
                 enough = count * number // (kills + 1)
                 until(partial(clients.have, enough), 60)
-                until(partial(_all_write, one, workers, database), 30)
+                until(partial(_all_write, one, workers, database), 60)
                 killed.append(_kill_workers(one))
             until(partial(clients.have, count), 60)
         finally:

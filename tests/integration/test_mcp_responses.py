@@ -16,7 +16,7 @@ import pytest
 from tests.clients import anthropic, openai
 from tests.extras import need
 from tests.fakes import wait_until
-from tools.processes import Gateway, ModelServer
+from tools.processes import Gateway, ModelServer, held_port
 
 from .conftest import GENERATIONS, StartGateway
 
@@ -30,13 +30,11 @@ ASKED = "What is the weather in Oslo?"
 @pytest.fixture(scope="module")
 def remote() -> Iterator[int]:
     """The port of a server over HTTP."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = held_port()
     quiet = subprocess.DEVNULL
     words = [sys.executable, str(SERVER), str(port)]
     with subprocess.Popen(words, stdout=quiet, stderr=quiet) as process:
-        wait_until(lambda: _listens(port), 20)
+        wait_until(lambda: _listens(port), 60)
         yield port
         process.kill()
 

@@ -141,19 +141,19 @@ def test_notification_cancels_the_call_of_its_session(served: Gateway, tmp_path:
             target=lambda: answers.append(post(session, id=7, method="tools/call", params=params))
         )
         thread.start()
-        wait_until(mark.is_file, 20)
+        wait_until(mark.is_file, 60)
         pid = int(mark.read_text())
         over = {"method": "notifications/cancelled", "params": {"requestId": 7}}
         assert post("other", **over).status_code == 202
         assert not gone(pid)
         assert post(session, **over).status_code == 202
-        wait_until(lambda: gone(pid), 20)
-        thread.join(20)
+        wait_until(lambda: gone(pid), 60)
+        thread.join(60)
         assert answers[0].status_code == 499
 
 
 def test_key_is_required(served: Gateway) -> None:
-    with httpx.Client(trust_env=False, timeout=10) as client:
+    with httpx.Client(trust_env=False, timeout=60) as client:
         answer = client.post(
             f"{served.url}/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "ping"}
         )

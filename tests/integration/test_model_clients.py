@@ -109,8 +109,8 @@ def test_open_webui_shows_and_unloads_over_its_openai_connection(two: Gateway) -
     assert states() == {"a": "unloaded", "b": "unloaded"}
     done = httpx.post(f"{two.url}/models/load", json={"model": "b"})
     assert done.json() == {"success": True}
-    wait_until(lambda: states() == {"a": "unloaded", "b": "loaded"}, 30.0)
+    wait_until(lambda: states() == {"a": "unloaded", "b": "loaded"}, 60)
     listed = httpx.get(f"{two.url}/models").json()["data"]
     assert {one["id"]: one["status"]["value"] for one in listed} == states()
     httpx.post(f"{two.url}/models/unload", json={"model": "b"}).raise_for_status()
-    wait_until(lambda: states() == {"a": "unloaded", "b": "unloaded"}, 30.0)
+    wait_until(lambda: states() == {"a": "unloaded", "b": "unloaded"}, 60)

@@ -121,7 +121,7 @@ def test_waiting_stream_tells_place_and_time(three: Gateway) -> None:
     for name in "abc":
         assert chat(three, name).status_code == 200  # their loads are measured
     url, lines = f"{three.url}/v1/chat/completions", []
-    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 900, "stream": True}
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1900, "stream": True}
     with (
         httpx.stream("POST", url, json={**body, "model": "b"}, timeout=60.0) as one,
         httpx.stream("POST", url, json={**body, "model": "c"}, timeout=60.0) as two,

@@ -19,7 +19,7 @@ import pytest
 
 import proxy
 from proxy.runtime import resources
-from tools.processes import Child, ask, free_port
+from tools.processes import Child, ask, held_port
 from tools.servers import ROOT
 
 SOURCES = (
@@ -116,14 +116,14 @@ def test_wheel_serves_in_an_environment_of_its_own(
     assert printed(str(scripts / "slotproxy"), "--version") == f"slotproxy {proxy.__version__}"
     code = "import proxy.runtime.resources as r; print(r.templates())"
     assert printed("-c", code).startswith(str(tmp_path / "venv"))
-    port = free_port()
+    port = held_port()
     where = ["--llama-api", "http://127.0.0.1:9", "--data", str(tmp_path / "data")]
     command: list[str | Path] = [scripts / "python", scripts / "slotproxy", *where]
     command += ["--port", str(port)]
     gateway = Child(command, tmp_path / "gateway.log", env)
     gateway.launch()
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while ask(f"http://127.0.0.1:{port}/livez")[0] != 200:
             assert gateway.alive and time.monotonic() < end, gateway.log
             time.sleep(0.05)

@@ -26,7 +26,7 @@ import pytest
 
 from proxy.config import Settings
 from tests.docs_pages import ROOT, blocks
-from tools.processes import Child, Gateway, ask, free_port
+from tools.processes import Child, Gateway, ask, held_port
 
 pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
 
@@ -45,7 +45,7 @@ QUESTION = {"messages": [{"role": "user", "content": "Go on"}]}
 @pytest.fixture(scope="module")
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a backend that streams twenty tokens a second."""
-    port = free_port()
+    port = held_port()
     command = [sys.executable, "-m", "benchmarks.stub", "--port", str(port)]
     process = Child(command, tmp_path_factory.mktemp("stub") / "stub.log")
     process.launch()
@@ -134,7 +134,7 @@ def front(
 
     def start(*flags: str) -> Front:
         gateway, folder = placed(*flags)
-        port = free_port()
+        port = held_port()
         places = {"http://127.0.0.1:8081;": f"{gateway.url};"}
         programs(_nginx(folder, _nginx_config(NGINX_CONFIG, folder, port, places)), port)
         return Front(gateway, port, folder / "gateway.pem")
@@ -150,7 +150,7 @@ def behind_caddy(
     if CADDY is None:
         pytest.skip("no caddy here: apt-get install caddy")
     gateway, folder = placed("--chatchat")
-    port = free_port()
+    port = held_port()
     places = {
         f"\n{HOST} {{\n": f"\nhttps://{HOST}:{port} {{\n"
         f"\ttls {folder}/gateway.pem {folder}/gateway.key\n",
@@ -223,7 +223,7 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -248,10 +248,14 @@ def _log_line(front: Front, request_id: str) -> dict[str, Any]:
 
 # -- streams ---------------------------------------------------------------------------------------
 
+COUNT = 30  # tokens, in a second and a half
 STREAMS = {
-    "server-sent events": (CHAT, {**QUESTION, "stream": True, "max_tokens": 12}),
-    "lines of JSON": ("/api/chat", {**QUESTION, "model": "stub", "options": {"num_predict": 12}}),
-    "chunks of Chatchat": ("/chat/chat", {"query": "Go on", "stream": True, "max_tokens": 12}),
+    "server-sent events": (CHAT, {**QUESTION, "stream": True, "max_tokens": COUNT}),
+    "lines of JSON": (
+        "/api/chat",
+        {**QUESTION, "model": "stub", "options": {"num_predict": COUNT}},
+    ),
+    "chunks of Chatchat": ("/chat/chat", {"query": "Go on", "stream": True, "max_tokens": COUNT}),
 }
 
 
@@ -267,7 +271,7 @@ def test_first_event_arrives_before_the_last_token_is_generated(
             seen += part
             first = first or (time.monotonic() if re.search(rb"t\d{15} ", seen) else 0.0)
     sent = [int(stamp) / 1e6 for stamp in re.findall(rb"t(\d{15}) ", seen)]
-    assert len(sent) == 12
+    assert len(sent) == COUNT
     assert first < sent[-1]
 
 
@@ -278,7 +282,7 @@ def test_slot_is_free_after_a_client_of_the_proxy_leaves(stream: bool, documente
     with documented.connect() as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         _until(lambda: _in_flight(documented) == 1)
-    _until(lambda: _in_flight(documented) == 0, 10)
+    _until(lambda: _in_flight(documented) == 0, 60)
 
 
 # -- uploads ---------------------------------------------------------------------------------------
@@ -371,7 +375,7 @@ def test_second_gateway_answers_when_the_first_is_gone(
     if NGINX is None:
         pytest.skip("no nginx here: apt-get install nginx")
     (first, folder), (second, _) = placed(), placed()
-    port = free_port()
+    port = held_port()
     hosts = (f"gateway-{n}:8081 " for n in (1, 2))
     places = {
         host: f"{gateway.url.removeprefix('http://')} "

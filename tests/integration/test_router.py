@@ -151,7 +151,7 @@ def router(_one_at_a_time: Router) -> Router:
     return one
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not come to pass"
@@ -360,7 +360,7 @@ def test_steady_traffic_for_one_model_does_not_starve_another(
         for thread in threads:
             thread.join(60)
     assert status == 200, answer
-    assert took < 30
+    assert took < 60
     assert set(statuses) == {200}
 
 
@@ -401,7 +401,7 @@ def test_closed_stream_frees_the_slot_of_the_model(router: Router, gateway: Star
             pass
         wait_for(lambda: busy() == 1)
         answer.close()
-    wait_for(lambda: busy() == 0, 5.0)
+    wait_for(lambda: busy() == 0, 60)
     assert request(one.url, "/v1/backends")[2]["data"][0]["in_flight"] == 0
 
 
@@ -429,7 +429,7 @@ def test_router_killed_during_a_load_recovers(
     thread.start()
     wait_for(lambda: slow.log.count("waiting until model name=alpha") > 0)
     slow.kill()
-    thread.join(30)
+    thread.join(60)
     ((status, answer),) = found
     assert status in (502, 503), answer
     wait_for(lambda: ask(f"{one.url}/health")[0] == 503)

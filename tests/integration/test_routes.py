@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from tools.processes import Gateway, ModelServer, free_port
+from tools.processes import Gateway, ModelServer, held_port
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def until(fact: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
 
 
 def up(url: str) -> set[str]:
-    data = requests.get(f"{url}/v1/backends", timeout=10).json()["data"]
+    data = requests.get(f"{url}/v1/backends", timeout=60).json()["data"]
     return {one["id"] for one in data if one["state"] == "up"}
 
 
@@ -75,7 +75,7 @@ def house(
     old, power = start_server("llama-2023"), start_server("powerinfer")
     new, far = start_server("llama-2026"), start_server("llama-2023")
     # It is restarted on its port.
-    second = Gateway(("--llama-api", far.url, "--slots", "2"), tmp_path / "second.log", free_port())
+    second = Gateway(("--llama-api", far.url, "--slots", "2"), tmp_path / "second.log", held_port())
     backends: dict[str, dict[str, Any]] = {
         "old": {"url": old.url, "slots": 2},
         "powerinfer": {"url": power.url, "slots": 2},
@@ -98,7 +98,7 @@ def test_the_first_tier_answers_and_the_next_one_when_it_is_down(house: House) -
     answer = ask(house.url, "hello")
     assert answer.headers["x-slotproxy-backend"] in ("old", "powerinfer")
     assert "x-slotproxy-fallback" not in answer.headers
-    (model,) = requests.get(f"{house.url}/v1/models", timeout=10).json()["data"]
+    (model,) = requests.get(f"{house.url}/v1/models", timeout=60).json()["data"]
     assert model["id"] == MODEL
     for name in ("old", "powerinfer"):
         house.behind[name].kill()
@@ -106,6 +106,7 @@ def test_the_first_tier_answers_and_the_next_one_when_it_is_down(house: House) -
     assert answer.headers["x-slotproxy-backend"] == "new"
     fallback = answer.headers["x-slotproxy-fallback"]
     assert {part.split()[0] for part in fallback.split(", ")} == {"old", "powerinfer"}
+    until(lambda: f'"fallback":"{fallback}"' in house.gateway.log, "its log line, after the answer")
     line = next(one for one in house.gateway.log.splitlines()[::-1] if '"fallback"' in one)
     assert (json.loads(line)["tier"], json.loads(line)["fallback"]) == ("tier-2", fallback)
     house.behind["new"].kill()

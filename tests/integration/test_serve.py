@@ -86,7 +86,7 @@ class Server(Child):
 
     def wait_url(self) -> str:
         """The address in its log."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not (found := re.search(r"^slotproxy: listening on (\S+) for ", self.log, re.M)):
             if not self.alive or time.monotonic() > end:
                 raise self.fail("does not listen")
@@ -96,7 +96,7 @@ class Server(Child):
     def wait_end(self) -> int:
         """Its exit code, once it has ended by itself."""
         assert self.process is not None
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 Start = Callable[..., Server]
@@ -130,7 +130,7 @@ def served(request: pytest.FixtureRequest, start: Start) -> tuple[Server, str]:
 @contextlib.contextmanager
 def _asked(url: str, path: str) -> Iterator[http.client.HTTPResponse]:
     """The answer to a GET, on a connection that stays open until the end of the block."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     connection.request("GET", path)
     with contextlib.closing(connection), connection.getresponse() as answer:
         yield answer
@@ -140,12 +140,15 @@ def test_streams_are_unbuffered_and_finish_on_graceful_stop(
     served: tuple[Server, str],
 ) -> None:
     server, url = served
-    with _asked(url, "/stream?n=6") as answer:
+    arrived = []
+    with _asked(url, "/stream?n=9") as answer:
         assert answer.readline() == b"0\n"
-        began = time.monotonic()
         server.send(signal.SIGTERM)
-        assert answer.read() == b"1\n2\n3\n4\n5\n", "the stream was cut"
-        assert time.monotonic() - began > 0.8, "the parts came together"
+        for number in range(1, 9):
+            assert answer.readline() == b"%d\n" % number, "the stream was cut"
+            arrived.append(time.monotonic())
+        assert answer.read() == b""
+    assert arrived[-1] - arrived[0] > 0.1, "the parts came together"
     assert server.wait_end() == 0
     assert "Error" not in server.log
     assert server.log.count("\n") == 1, server.log  # the line that says what is served
@@ -157,7 +160,7 @@ def test_kept_alive_connection_does_not_delay_the_stop(served: tuple[Server, str
         answer.read()
         began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 25
     assert "Error" not in server.log
 
 
@@ -195,7 +198,7 @@ def test_stop_during_start_is_not_lost(gateway: StartGateway) -> None:
     one = gateway("--llama-api", "http://127.0.0.1:9", ready=0)
     began = time.monotonic()
     assert one.stop() == 0
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 25
 
 
 def test_ctrl_c_ends_at_once(served: tuple[Server, str]) -> None:
@@ -229,7 +232,7 @@ def test_waitress_refuses_large_bodies(start: Start) -> None:
     url = start(code, [*args, *bounds], env).wait_url()
     assert ask(f"{url}/size", "x" * 4000)[0] == 200, "an upload may have it"
     # Refused by Content-Length: a client that is still sending the body may lose the answer.
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     with contextlib.closing(connection):
         connection.putrequest("POST", "/size")
         connection.putheader("Content-Length", str(4096 + FORM + 1))
@@ -260,7 +263,7 @@ def test_signal_adds_no_worker(start: Start) -> None:
     server = start(*WAYS["slotproxy"])
     url = server.wait_url()
     server.send(signal.SIGTTIN)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while "2 workers require" not in server.log and time.monotonic() < end:
         time.sleep(0.05)
     assert "2 workers require" in server.log

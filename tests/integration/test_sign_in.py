@@ -15,7 +15,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from tools import oidc_provider
 from tools.oidc_provider import Provider
-from tools.processes import Gateway, free_port
+from tools.processes import Gateway, held_port
 
 HTML = {"Accept": "text/html"}
 ADMIN = {"Authorization": "Bearer sk-ops"}
@@ -33,9 +33,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     def begin(*flags: str) -> tuple[Gateway, Provider]:
         folder = tmp_path_factory.mktemp("oidc")
         (folder / "keys").write_text("ops sk-ops\n")
-        port = free_port()
+        port = held_port()
         callback = f"http://127.0.0.1:{port}/signin/oidc/callback"
-        provider = Provider(script, free_port(), callback, folder / "provider.log")
+        provider = Provider(script, held_port(), callback, folder / "provider.log")
         children.append(provider)
         provider.start()
         words = ["--llama-api", "http://127.0.0.1:9", "--api-key-file", str(folder / "keys")]

@@ -65,7 +65,7 @@ def test_powerinfer_with_four_slots_gives_four_users_their_own_answers(
     model = made_up_model.cached(sparse=kind == "sparse")
     server = start_server("powerinfer", slots=4, ctx=4096, model=model)
     running = gateway("--llama-api", server.url)
-    (backend,) = requests.get(running.url + "/v1/backends", timeout=9).json()["data"]
+    (backend,) = requests.get(running.url + "/v1/backends", timeout=60).json()["data"]
     assert (backend["slots"], backend["found"]["slots"]) == (4, 4)
     assert backend["found"]["dialect"] == "powerinfer"
 

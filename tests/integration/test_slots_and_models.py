@@ -36,7 +36,7 @@ def _ask(url: str, path: str, body: Any = None, key: str = "") -> tuple[int, dic
         connection.close()
 
 
-def _wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
+def _wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not come to pass"

@@ -113,7 +113,7 @@ def test_number_of_children_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
             made.ask(0, left, 60)
         cancel.cancel()
         with pytest.raises(Cancelled):
-            first.result(20)
+            first.result(60)
     assert made.ask(0, Cancel(), 20) == "x"
     made.close()
 

@@ -103,11 +103,11 @@ def test_cancel_stops_a_running_function(box: Toolbox, tmp_path: Path) -> None:
 
     thread = threading.Thread(target=call)
     thread.start()
-    wait_until(mark.is_file, 20)
+    wait_until(mark.is_file, 60)
     pid = int(mark.read_text())
     assert not gone(pid)
     cancel.cancel()
-    thread.join(10)
+    thread.join(60)
     assert isinstance(caught[0], Cancelled)
     wait_until(lambda: gone(pid))
 

@@ -20,6 +20,7 @@ from proxy.runtime.cancel import Cancel
 from proxy.runtime.subprocesses import Children
 from tests.extras import need
 from tests.fakes import gone, wait_until
+from tools.processes import held_port
 
 need("knowledge", "mcp")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
@@ -70,13 +71,11 @@ def server(request: pytest.FixtureRequest, script: Path) -> Iterator[Server]:
             name="small", command=(sys.executable, str(script)), tools=("add", "slow", "fail")
         )
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = held_port()
     quiet = subprocess.DEVNULL
     with subprocess.Popen([sys.executable, str(script), str(port)], stderr=quiet) as process:
         try:
-            wait_until(lambda: _listens(port), 20)
+            wait_until(lambda: _listens(port), 60)
             yield Server(name="small", url=f"http://127.0.0.1:{port}/mcp", headers={"X-Key": "k"})
         finally:
             process.kill()
@@ -120,9 +119,9 @@ def test_cancel_stops_a_running_mcp_tool(script: Path, tmp_path: Path) -> None:
 
     thread = threading.Thread(target=call)
     thread.start()
-    wait_until(mark.is_file, 20)
+    wait_until(mark.is_file, 60)
     cancel.cancel()
-    thread.join(10)
+    thread.join(60)
     assert isinstance(caught[0], Cancelled)
     wait_until(lambda: gone(int(mark.read_text())))
     assert box.tools()["add"].call({"a": 1, "b": 1}, Cancel(), 30) == "2", "a new session"
@@ -131,9 +130,7 @@ def test_cancel_stops_a_running_mcp_tool(script: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_restarted_mcp_server_gets_a_new_session(script: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = held_port()
     box = box_of(Server(name="small", url=f"http://127.0.0.1:{port}/mcp"))
 
     def call() -> str:
@@ -145,7 +142,7 @@ def test_restarted_mcp_server_gets_a_new_session(script: Path) -> None:
             [sys.executable, str(script), str(port)], stdout=quiet, stderr=quiet
         ) as process:
             try:
-                wait_until(lambda: _listens(port), 20)
+                wait_until(lambda: _listens(port), 60)
                 assert call() == "2"
             finally:
                 process.kill()

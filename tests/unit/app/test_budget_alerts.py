@@ -36,7 +36,7 @@ class Webhook:
     def __call__(self, request: EngineRequest, seconds: float, *, open_only: bool) -> WebPage:
         self.threads.append(threading.current_thread().name)
         self.began.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         return WebPage(204, "", b"", request.url)
 
 
@@ -79,7 +79,7 @@ def test_one_thread_sends_all_alerts(webhook: Webhook) -> None:
     alerts = BudgetAlerts("http://127.0.0.1:9/")
     for _ in range(5):
         alerts(ALERT)
-    assert webhook.began.wait(10)
+    assert webhook.began.wait(60)
     running = [one for one in threading.enumerate() if one.name == "alerts"]
     assert alerts._thread in running and len(webhook.threads) == 1
     webhook.go_on.set()
@@ -93,7 +93,7 @@ def test_waiting_alerts_are_bounded(
     monkeypatch.setattr(budget_alerts, "MOST_WAITING", 2)
     alerts = BudgetAlerts("http://127.0.0.1:9/")
     alerts(ALERT)
-    assert webhook.began.wait(10)
+    assert webhook.began.wait(60)
     for _ in range(3):
         alerts(ALERT)
     assert caplog.text.count("too many alerts wait for it") == 1

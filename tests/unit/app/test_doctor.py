@@ -224,7 +224,7 @@ def test_embedding_has_a_deadline(waits: bool, known: bool | None) -> None:
     class Silent(ScriptedDriver):
         def embed(self, inputs: Any, caps: Capabilities, cancel: Cancel) -> Any:
             if waits:
-                cancel.wait(30)
+                cancel.wait(60)
                 cancel.check()
 
     begun = time.monotonic()
@@ -240,7 +240,7 @@ def test_batching_of_a_busy_server_is_not_asked() -> None:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            ended.wait(30)
+            ended.wait(60)
 
         def log_message(self, *_: object) -> None:
             """Nothing."""

@@ -17,7 +17,7 @@ from proxy.app import discovery, first_settings, initialize
 from proxy.app.discovery import Files, Found, Server
 from proxy.config import Settings, load
 from proxy.config.models_folder import of_files
-from tools.processes import free_port
+from tools.processes import held_port
 
 NOTHING = Found((), (), "", 0)
 LLAMA = Server(8080, "llamacpp", "llama-server", ("qwen3-4b",))
@@ -123,7 +123,7 @@ def test_servers_are_told_apart(
 
 
 def test_port_without_a_server_is_left_out(tmp_path: Path) -> None:
-    assert discovery.look({}, tmp_path, [free_port()]).servers == ()
+    assert discovery.look({}, tmp_path, [held_port()]).servers == ()
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_models_are_found_in_usual_folders(tmp_path: Path, monkeypatch: pytest.M
     model(hub, "far-00001-of-00002")
     model(hub, "far-00002-of-00002")
     model(tmp_path / ".lmstudio" / "models", "no-model", b"HTML")
-    found = discovery.look({"HF_HOME": str(tmp_path / "hf")}, tmp_path, [free_port()])
+    found = discovery.look({"HF_HOME": str(tmp_path / "hf")}, tmp_path, [held_port()])
     near, far = found.files
     assert (near.folder, {*near.models}, near.flat) == (
         tmp_path / "models",

@@ -112,7 +112,7 @@ def test_chunks_arrive_as_sent_with_ticks_during_silence(pools: list[ConnectionP
 
     def play(sock: socket.socket) -> None:
         sock.sendall(head(None) + chunk(b"one"))
-        go_on.wait(5)
+        go_on.wait(60)
         sock.sendall(chunk(b"two") + LAST_CHUNK)
 
     with RawServer([play]) as server:
@@ -132,7 +132,7 @@ def test_headers_split_over_reads_yield_no_tick(pools: list[ConnectionPool]) -> 
 
     def play(sock: socket.socket) -> None:
         sock.sendall(OK[:20])
-        go_on.wait(5)
+        go_on.wait(60)
         sock.sendall(OK[20:])
 
     with RawServer([play]) as server:
@@ -147,7 +147,7 @@ def test_silence_beyond_timeout_raises_timeout(pools: list[ConnectionPool]) -> N
     over = threading.Event()
 
     def silent(sock: socket.socket) -> None:
-        over.wait(5)
+        over.wait(60)
 
     with RawServer([silent]) as server:
         pool = pool_of(server, pools)
@@ -165,12 +165,12 @@ def test_cancel_from_another_thread_wakes_blocked_read(pools: list[ConnectionPoo
     with RawServer([play]) as server:
         cancel = Cancel()
         exchange = pool_of(server, pools).send("POST", "/x", {}, cancel, tick=5)
-        asked.wait(5)
+        asked.wait(60)
         threading.Thread(target=cancel.cancel).start()
         with pytest.raises(Cancelled):
             exchange.read()
         exchange.close()
-        assert server.closed[0].wait(5), "the server never learned of it"
+        assert server.closed[0].wait(60), "the server never learned of it"
 
 
 def test_early_close_discards_the_connection(pools: list[ConnectionPool]) -> None:
@@ -180,7 +180,7 @@ def test_early_close_discards_the_connection(pools: list[ConnectionPool]) -> Non
         exchange.read()
         exchange.close()
         exchange.close()
-        assert server.closed[0].wait(5)
+        assert server.closed[0].wait(60)
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 
 
@@ -217,7 +217,7 @@ def test_cancel_ends_wait_for_connection(pools: list[ConnectionPool]) -> None:
         wait_until(lambda: bool(pool._room and pool._room._waiting))
         cancel.cancel()
         with pytest.raises(Cancelled):
-            waits.result(5)
+            waits.result(60)
         held.close()
 
 
@@ -231,7 +231,7 @@ def test_waiting_request_gets_freed_connection(pools: list[ConnectionPool]) -> N
         waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0)
         wait_until(lambda: bool(pool._room and pool._room._waiting))
         held.close()
-        assert waits.result(5) == (200, b"ok")
+        assert waits.result(60) == (200, b"ok")
 
 
 def test_short_requests_do_not_queue_behind_streams(pools: list[ConnectionPool]) -> None:
@@ -318,7 +318,7 @@ def test_gather_does_not_wait_for_missing_end(
     def stays(sock: socket.socket) -> None:
         sock.sendall(head(None) + chunk(b"one"))
         sock.sendall(chunk(b"two"))
-        over.wait(5)
+        over.wait(60)
 
     with RawServer([stays]) as server:
         exchange = pool_of(server, pools).send("POST", "/x", {})

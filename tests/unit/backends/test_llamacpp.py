@@ -281,7 +281,7 @@ def test_cancelled_request_does_not_wait_for_connection(
         wait_until(lambda: bool(full._careful._room and full._careful._room._waiting))
         cancel.cancel()
         with pytest.raises(Cancelled):
-            waits.result(5)
+            waits.result(60)
 
 
 REPORT = Report(progress=True, timings=True, tokens=True, settings=True)

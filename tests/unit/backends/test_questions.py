@@ -20,7 +20,7 @@ from .rawserver import LAST_CHUNK, RawServer, chunk, hang_up, head
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def asked(play: Play | bytes, seconds: float = 30.0) -> tuple[int, bytes]:
+def asked(play: Play | bytes, seconds: float = 60) -> tuple[int, bytes]:
     step = play if isinstance(play, bytes) else lambda sock: play(sock, FORMS[0])
     with RawServer([step]) as server, ProbeSession({}) as session:
         return session.get(server.url + "/props", seconds)

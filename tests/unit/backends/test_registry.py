@@ -44,7 +44,7 @@ class Watched(ScriptedDriver):
             raise self.defect
         if self.up:
             learned(Capabilities(dialect="2023", models=("scripted",), n_ctx=512))
-        self.go.wait(10)
+        self.go.wait(60)
         return super().probe(deadline)
 
     def alive(self) -> bool:
@@ -143,7 +143,7 @@ def test_concurrent_requests_share_one_probe_of_a_down_backend(
         wait_until(lambda: len(harness.driver.probes) >= 5)
         harness.driver.up = True
         for wait in waits:
-            wait.result(10).release()
+            wait.result(60).release()
     times = harness.driver.probes[1:]
     pauses = [after - before for before, after in itertools.pairwise(times)]
     assert min(pauses) >= FIRST_PAUSE

@@ -158,7 +158,7 @@ class Counted(ScriptedDriver):
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
         if self.until is not None:
-            self.until.wait(10)
+            self.until.wait(60)
         run = super().stream(task, slot, caps, cancel)
         run.slot = self.slot
         return run
@@ -244,7 +244,7 @@ def test_busy_backend_is_counted_again() -> None:
         answer = pool.submit(app.test_client().post, "/v1/chat/completions", json=body)
         wait_until(lambda: len(driver.runs) > 1)
         driver.script = say("a")
-        assert answer.result(10).status_code == 200
+        assert answer.result(60).status_code == 200
     wait_until(lambda: scheduler.slots("b0") == 1)
 
 
@@ -275,5 +275,5 @@ def test_slots_are_not_counted_while_own_requests_run() -> None:
         wait_until(lambda: driver.looks > looks + 3)
         assert driver.counted == 1
         release.set()
-        assert answer.result(10).status_code == 200
+        assert answer.result(60).status_code == 200
     wait_until(lambda: driver.counted > 1)

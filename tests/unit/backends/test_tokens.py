@@ -181,7 +181,7 @@ def test_few_long_texts_are_tokenized_in_parallel() -> None:
             self, text: str, special: bool = False, cancel: Cancel | None = None
         ) -> list[int]:
             found = super().tokenize(text, special, cancel)
-            go.wait(10)
+            go.wait(60)
             return found
 
     driver = Slow()
@@ -198,7 +198,7 @@ def test_few_long_texts_are_tokenized_in_parallel() -> None:
     assert len(driver.asked) == AT_ONCE
     go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert counter.count("one more " + WORDS) > 1000
 
 

@@ -91,7 +91,7 @@ def test_concurrent_requests_for_one_schema_share_one_child(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(found) == 8
     assert len(set(map(id, found))) == 1
     assert len(asked) == 1
@@ -136,7 +136,7 @@ class Asking(threading.Thread):
             self.got = error
 
     def result(self) -> Any:
-        self.join(20)
+        self.join(60)
         assert self.got is not None
         return self.got
 

@@ -250,19 +250,19 @@ def test_cancelled_request_ends_the_call() -> None:
                 def ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
                     cancel.add(ended.set)
                     begun.set()
-                    ended.wait(30)
+                    ended.wait(60)
                     raise Cancelled("the request was cancelled")
 
             return [ChildTool(Tool("get", "", SCHEMA), Waits(None))]
 
     def leave() -> None:
-        begun.wait(30)
+        begun.wait(60)
         cancel.cancel()
 
     thread = threading.Thread(target=leave)
     thread.start()
     events = run(Scripted(GET), Hangs(), cancel=cancel)
-    thread.join(10)
+    thread.join(60)
     assert ended.is_set()
     assert isinstance(events[-1], Failed)
     assert isinstance(events[-1].error, Cancelled)

@@ -193,13 +193,13 @@ def test_defect_in_one_choice_is_raised_and_ends_the_others(serve: Serve) -> Non
     begun, broken = threading.Event(), threading.Event()
 
     def breaks() -> None:
-        assert begun.wait(20)
+        assert begun.wait(60)
         broken.set()
         raise ZeroDivisionError
 
     def holds() -> None:
         begun.set()
-        assert broken.wait(20)
+        assert broken.wait(60)
 
     harness = serve(ScriptsInTurn([holds, *say("Hel")], [breaks]))
     with pytest.raises(ZeroDivisionError):

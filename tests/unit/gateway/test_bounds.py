@@ -39,7 +39,7 @@ class CountingTokenizer(ScriptedDriver):
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
         run = super().stream(task, slot, caps, cancel)
-        self.go_on.wait(20)
+        self.go_on.wait(60)
         return run
 
 
@@ -54,7 +54,7 @@ def test_choices_running_in_parallel_are_bounded() -> None:
     wait_until(lambda: len(driver.tasks) == answers.AT_ONCE)
     assert gateway.scheduler.outstanding == answers.AT_ONCE
     driver.go_on.set()
-    reader.join(20)
+    reader.join(60)
     assert len(driver.tasks) == 3 * answers.AT_ONCE
     answer.close()
     gateway.registry.close()

@@ -69,7 +69,7 @@ def test_choices_in_several_threads_lose_no_counts() -> None:
 
 def test_prompt_counts_as_in_the_answer_whichever_choice_ends_first() -> None:
     first_ended = threading.Event()
-    slow: Script = [lambda: first_ended.wait(5), *say("a", usage=Usage(7, 3, 0))]
+    slow: Script = [lambda: first_ended.wait(60), *say("a", usage=Usage(7, 3, 0))]
     quick: Script = [*say("b", usage=Usage(7, 3, 6)), first_ended.set]
     app = make_app(ScriptsInTurn(slow, quick))
     gateway = services_of(app).gateway

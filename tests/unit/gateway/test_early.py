@@ -57,7 +57,7 @@ def test_one_key_cannot_fill_wait_for_first_backend() -> None:
         modest = pool.submit(ask, "modest")
         wait_until(lambda: any(one.done() for one in greedy))
         driver.up = True
-        modest.result(20)
+        modest.result(60)
         failed = [one for one in greedy if one.exception(20)]
         assert len(failed) == 1
         with pytest.raises(QueueFull, match="in favor of another key"):

@@ -46,7 +46,7 @@ class EmbeddingDriver(ScriptedDriver):
         self.running += 1
         self.overlapped |= self.running > 1
         self.texts += inputs
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         self.running -= 1
         return Embedded(tuple([float(len(text))] for text in inputs), len(inputs))
 
@@ -100,7 +100,7 @@ def test_two_embedders_on_one_server_do_not_deadlock() -> None:
             for one in (harness.embedder, other) * 6
         ]
         for call in calls:
-            call.result(20)
+            call.result(60)
     assert len(driver.texts) == 24
     assert not driver.overlapped
     harness.registry.close()
@@ -132,7 +132,7 @@ def test_chat_runs_between_batches_of_a_long_embedding_request() -> None:
         assert lease is not None
         assert len(driver.texts) == TEXTS
         lease.release()
-        call.result(20)
+        call.result(60)
     assert len(driver.texts) == 3 * TEXTS
     harness.registry.close()
 
@@ -164,7 +164,7 @@ def test_slow_embedding_releases_the_backend_sooner(monkeypatch: pytest.MonkeyPa
         lease = chat.wait(Cancel(), 20.0)
         assert lease is not None and len(driver.texts) == 1
         lease.release()
-        call.result(20)
+        call.result(60)
     harness.registry.close()
 
 
@@ -193,7 +193,7 @@ def test_cancel_ends_the_wait_for_a_backend() -> None:
         wait_until(lambda: harness.scheduler.waiting == 1)
         cancel.cancel()
         with pytest.raises(Cancelled):
-            call.result(20)
+            call.result(60)
     held.release()
     harness.registry.close()
 

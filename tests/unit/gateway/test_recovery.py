@@ -144,7 +144,7 @@ def test_requests_wait_for_a_down_backend(serve: MakeGateway) -> None:
         wait_until(lambda: gateway.scheduler.waiting == 8 and not gateway.scheduler.outstanding)
         assert not gateway.registry.ready
         driver.up = True
-        assert [answer.result(10) for answer in answers] == ["Hello"] * 8
+        assert [answer.result(60) for answer in answers] == ["Hello"] * 8
 
 
 def test_wait_for_backend_ends_with_503_and_retry_after(serve: MakeGateway) -> None:
@@ -178,7 +178,7 @@ def test_wait_for_backend_is_bounded_by_max_queue(serve: MakeGateway) -> None:
         with pytest.raises(QueueFull):
             ask(gateway)
         driver.up = True
-        assert waits.result(10) == "Hello"
+        assert waits.result(60) == "Hello"
 
 
 def test_request_fails_at_once_when_wait_for_backend_is_off(serve: MakeGateway) -> None:
@@ -334,7 +334,7 @@ def test_cancel_ends_the_wait_of_an_interrupted_answer(serve: MakeGateway) -> No
 
     with ThreadPoolExecutor(1) as threads:
         reads = threads.submit(read)
-        assert broken.wait(5)
+        assert broken.wait(60)
         wait_until(lambda: gateway.scheduler.waiting == 1)
         cancel.cancel()
         with pytest.raises(Cancelled):

@@ -24,5 +24,5 @@ def make() -> Iterator[fakes.Make]:
     for model in made:
         model.close()
     for model in made:
-        model.join(10.0)
+        model.join(60)
         assert model.gone

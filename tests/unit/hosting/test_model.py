@@ -77,7 +77,7 @@ def test_failed_start_awaits_lines_that_are_still_on_their_way(
     add = model.log.add
 
     def late(line: bytes) -> None:
-        assert asked.wait(10)
+        assert asked.wait(60)
         add(line)
 
     asked = threading.Event()
@@ -204,7 +204,7 @@ def test_stop_waits_for_the_last_user_and_holds_back_new_ones(make: Make) -> Non
     wait_until(lambda: len(model._waiters) == 1)
     assert (model.status, connect.made) == ("loaded", 1)
     model.leave(answered=True)
-    thread.join(10)
+    thread.join(60)
     assert connect.made == 2
     assert model.users == 1
 
@@ -281,7 +281,7 @@ def test_removed_model_refuses_requests_and_ends(make: Make) -> None:
     fakes.use(model)
     pid = pid_of(model)
     model.close()
-    model.join(10.0)
+    model.join(60)
     assert gone(pid)
     with pytest.raises(GatewayError, match="was removed"):
         fakes.use(model)
@@ -353,7 +353,7 @@ def test_requests_do_not_wait_for_the_database() -> None:
             return None
 
         def keep(self, fingerprint: str, need: object) -> None:
-            released.wait(10.0)
+            released.wait(60)
 
     model = fakes.hosted(needs=Slow())
     try:
@@ -363,4 +363,4 @@ def test_requests_do_not_wait_for_the_database() -> None:
     finally:
         released.set()
         model.close()
-        model.join(10.0)
+        model.join(60)

@@ -56,7 +56,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     for model in made:
         model.close()
     for model in made:
-        model.join(10.0)
+        model.join(60)
 
 
 def used(model: HostedModel) -> None:
@@ -117,7 +117,7 @@ def test_busy_model_stays_until_its_answer_is_over(make: Make) -> None:
     used(a)  # others are still served
     assert loaded(models) == "a"
     a.leave(answered=True)
-    thread.join(10)
+    thread.join(60)
     assert loaded(models) == "b"
 
 
@@ -132,8 +132,8 @@ def test_steady_traffic_gives_way_after_swap_wait(make: Make) -> None:
     wait_until(lambda: len(a._waiters) == 1)
     assert loaded(models) == "a"
     a.leave(answered=True)
-    waiting.join(10)
-    held_back.join(10)
+    waiting.join(60)
+    held_back.join(60)
     assert loaded(models) == "a"  # loaded again for the request held back
     assert b.lost
 
@@ -155,7 +155,7 @@ def test_line_is_in_order_of_arrival(make: Make) -> None:
         wait_until(lambda m=model: m.status == "loading")  # type: ignore[misc]
     a.leave(answered=True)
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert order == ["b", "c"]
 
 
@@ -175,7 +175,7 @@ def test_waiting_requests_are_told_their_place_and_time(make: Make) -> None:
     assert c.notice() in ("loading c, place 2, about 42 s", "loading c, place 2, about 41 s")
     a.leave(answered=True)
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
 
 
 def test_model_that_can_never_fit_is_refused_by_name(make: Make) -> None:

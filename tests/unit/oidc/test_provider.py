@@ -306,7 +306,7 @@ def test_sign_ins_begin_while_keys_are_fetched(site: Site) -> None:
     def slow(request: EngineRequest, seconds: float) -> WebPage:
         if request.url.endswith("/jwks"):
             asked.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
         return fetch(request, seconds)
 
     site.provider._fetch = slow
@@ -315,10 +315,10 @@ def test_sign_ins_begin_while_keys_are_fetched(site: Site) -> None:
         target=lambda: site.provider.authorization_url(STARTED, BACK), daemon=True
     )
     ending.start()
-    assert asked.wait(10)
+    assert asked.wait(60)
     beginning.start()
     beginning.join(1)
     waits = beginning.is_alive()
     go_on.set()
-    ending.join(10)
+    ending.join(60)
     assert not waits

@@ -208,7 +208,7 @@ def test_waiters_share_the_failure_of_an_opening(
     def upgrade(_: Database) -> None:
         tries.append(1)
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         raise StoreUnavailable("it is away")
 
     monkeypatch.setattr(Database, "upgrade", upgrade)
@@ -238,11 +238,11 @@ def test_waiters_share_the_failure_of_an_opening(
     for one in threads:
         one.start()
     for _ in threads:
-        assert came.acquire(timeout=10)
-    assert begun.wait(10)
+        assert came.acquire(timeout=60)
+    assert begun.wait(60)
     go_on.set()
     for one in threads:
-        one.join(10)
+        one.join(60)
     assert len(failed) == 6 and len(tries) == 1
     monkeypatch.undo()
     assert talks.recent("ann") == ()

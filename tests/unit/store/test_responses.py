@@ -295,7 +295,7 @@ def test_a_store_that_waits_for_a_clearing_keeps_nothing(
         came.start()
         came.join(0.2)
         assert came.is_alive(), "it did not wait"
-    came.join(10)
+    came.join(60)
     assert first.ids("ann") == []
 
 

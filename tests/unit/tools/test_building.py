@@ -31,7 +31,7 @@ def test_concurrent_builds_build_once(folder: Path) -> None:
     def make(work: Path, log: Path) -> Path:
         made.append(work)
         begun.set()
-        assert waits.wait(10)
+        assert waits.wait(60)
         log.write_text("all of it")
         (work / "done").mkdir()
         (work / "done" / "binary").write_text("1")
@@ -46,11 +46,11 @@ def test_concurrent_builds_build_once(folder: Path) -> None:
 
     threads = [threading.Thread(target=build)]
     threads[0].start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     threads.append(threading.Thread(target=build))
     threads[1].start()
     for one in threads:
-        one.join(10)
+        one.join(60)
     assert len(made) == 1
     assert said == ["another process is building it: waiting", "a: ready"]
     assert (folder / "a" / "binary").read_text() == "1"

@@ -31,9 +31,9 @@ class Slow(ScriptedDriver):
         self.write = threading.Event()
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
-        self.speak.wait(10)
+        self.speak.wait(60)
         learned(OUTLINE)
-        self.write.wait(10)
+        self.write.wait(60)
         return super().probe(deadline)
 
 
@@ -93,7 +93,7 @@ def test_early_request_waits_for_the_first_backend(driver: Slow) -> None:
         driver.speak.set()
         wait_until(lambda: gateway.scheduler.waiting == 1)
         driver.write.set()
-        answer = waits.result(10)
+        answer = waits.result(60)
     assert answer.status_code == 200
     assert answer.json is not None
     assert answer.json["model"] == "tiny"

@@ -102,7 +102,7 @@ def test_disconnect_is_detected_when_the_body_arrived_late(late: int) -> None:
     until(lambda: bool(driver.tasks))
     theirs.close()
     with pytest.raises(OSError, match="pipe"):
-        serving.get(timeout=10)
+        serving.get(timeout=60)
     closed(kept)
     wire.close()
     ours.close()

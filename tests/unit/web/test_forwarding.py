@@ -22,7 +22,7 @@ def app() -> Iterator[tuple[FlaskClient, HostedModel]]:
     model = host.add(fakes.config(name="scripted"))
     yield app.test_client(), model
     model.close()
-    model.join(10.0)
+    model.join(60)
 
 
 @pytest.mark.parametrize(

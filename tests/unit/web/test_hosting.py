@@ -46,7 +46,7 @@ def served() -> Iterator[Served]:
     made = Served(app)
     yield made
     made.model.close()
-    made.model.join(10.0)
+    made.model.join(60)
 
 
 def test_model_is_loaded_and_unloaded_by_hand(served: Served) -> None:

@@ -195,7 +195,7 @@ def test_largest_prompt_and_answer(http: Http, driver: ScriptedDriver) -> None:
 def held(driver: ScriptedDriver) -> Iterator[threading.Event]:
     """The driver's answers wait for this event."""
     event = threading.Event()
-    driver.script = [lambda: event.wait(20), *say("Hel", "lo")]
+    driver.script = [lambda: event.wait(60), *say("Hel", "lo")]
     yield event
     event.set()
 
@@ -214,7 +214,7 @@ def test_parallel_requests_are_bounded(
     _begun(driver, 1)
     assert "1 request running" in _error(http.chat(key))["message"]
     held.set()
-    thread.join(20)
+    thread.join(60)
     assert found[0].status_code == http.chat(key).status_code == 200
 
 
@@ -232,7 +232,7 @@ def test_waiting_requests_begin_when_the_limit_allows(
     wait_until(lambda: sum(map(len, service.lines.values())) == 2)
     held.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert [one.status_code for one in found] == [200, 200, 200]
     ledger = services_of(http.app).ledger
     assert ledger is not None
@@ -257,7 +257,7 @@ def test_places_of_waiting_requests_are_bounded(
     wait_until(lambda: http.chat(key).status_code == 429)
     held.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert http.chat(key).status_code == 200
     assert not service.lines
 

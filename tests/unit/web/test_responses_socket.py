@@ -56,7 +56,7 @@ def connect() -> Iterator[Connect]:
     for one in socks:
         one.close()
     for thread in threads:
-        thread.join(10.0)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -160,13 +160,13 @@ def test_answer_is_cancelled_when_the_client_closes(connect: Connect, polite: bo
 
     def hold() -> None:
         going.set()
-        held.wait(10.0)
+        held.wait(60)
 
     script: Script = [[Started(slot=0)], [TextDelta("Hel")], hold, *say("x" * 9)[1:]]
     driver = ScriptedDriver(script)
     client = connect(make_app(driver))
     client.say(CREATE)
-    assert going.wait(10.0)
+    assert going.wait(60)
     if polite:
         client.send(CloseConnection(code=1000))
     else:

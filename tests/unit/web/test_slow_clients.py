@@ -71,7 +71,7 @@ def test_slot_is_released_when_generation_ends_before_the_client_reads() -> None
     assert seen.count(b"word ") == 2000 * len(driver.script[1:-1])
     assert b"[DONE]" in seen
     theirs.close()
-    serving.get(timeout=10)
+    serving.get(timeout=60)
     wire.close()
     ours.close()
 

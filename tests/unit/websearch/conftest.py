@@ -42,7 +42,7 @@ def web() -> Iterator[Web]:
             path = self.path.partition("?")[0]
             if path in found.silent:
                 found.waiting.set()
-                found.over.wait(30)
+                found.over.wait(60)
                 self.close_connection = True
                 return
             status, headers, data = found.pages.get(path, (404, {}, b""))

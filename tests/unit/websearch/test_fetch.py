@@ -19,7 +19,7 @@ FORM = FORMS[0]  # those plays are made for drivers; no page has a form
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def fetched(play: Play | bytes, seconds: float = 30.0) -> WebPage:
+def fetched(play: Play | bytes, seconds: float = 60) -> WebPage:
     step = play if isinstance(play, bytes) else lambda sock: play(sock, FORM)
     with RawServer([step]) as server:
         return fetch(EngineRequest(server.url + "/"), seconds, open_only=False)

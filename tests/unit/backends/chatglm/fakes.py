@@ -121,7 +121,7 @@ class FakeHost:
 
     def end(self) -> str:
         self.sock.close()
-        self._thread.join(5)
+        self._thread.join(60)
         self._folder.cleanup()
         return "exit code 0"
 

@@ -129,11 +129,11 @@ def test_cancelled_answer_ends_between_two_tokens(bench: Bench) -> None:
 
     def pause() -> None:
         went.set()
-        assert go.wait(10)
+        assert go.wait(60)
 
     peer = bench.start(FakeModel(endless=True, pause=pause, n_ctx=10_000))
     peer.send(generate(1))
-    assert went.wait(10)
+    assert went.wait(60)
     peer.send(CancelMessage(1), generate(2, "c", 1))
     go.set()
     done = peer.until(DoneMessage)[-1]
@@ -148,11 +148,11 @@ def test_queued_answer_can_be_cancelled(bench: Bench) -> None:
 
     def pause() -> None:
         went.set()
-        assert go.wait(10)
+        assert go.wait(60)
 
     peer = bench.start(FakeModel("ab", pause=pause))
     peer.send(generate(1))
-    assert went.wait(10)
+    assert went.wait(60)
     peer.send(generate(2), CancelMessage(2))
     go.set()
     ends = [peer.until(DoneMessage)[-1], peer.until(DoneMessage)[-1]]
@@ -167,11 +167,11 @@ def test_small_requests_are_answered_during_a_generation(bench: Bench) -> None:
 
     def pause() -> None:
         went.set()
-        assert go.wait(10)
+        assert go.wait(60)
 
     peer = bench.start(FakeModel("abc", pause=pause))
     peer.send(generate(1))
-    assert went.wait(10)
+    assert went.wait(60)
     peer.send(Encode(2, PromptMessage(text="hi"), plain=True), Decode(3, (104, 105)))
     go.set()
     got = peer.until(DoneMessage)
@@ -255,10 +255,10 @@ class Held:
 
     def __call__(self) -> None:
         self._went.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
 
     def reached(self) -> None:
-        assert self._went.wait(10)
+        assert self._went.wait(60)
 
 
 def test_two_connections_with_equal_request_numbers_get_their_own_answers(bench: Bench) -> None:

@@ -77,7 +77,7 @@ def ended(to: FlaskClient, key: str, headers: dict[str, str] | None = None) -> A
         found = to.get(f"/v1/batches/{key}", headers=headers).json
         return found["status"] in OVER
 
-    wait_until(over, 20)
+    wait_until(over, 60)
     return found
 
 
@@ -188,7 +188,7 @@ class Silent(ScriptedDriver):
 
     def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
         run = super().stream(task, slot, caps, cancel)
-        run._script = [lambda: cancel.wait(20), lambda: cancel.check()]
+        run._script = [lambda: cancel.wait(60), lambda: cancel.check()]
         return run
 
 
