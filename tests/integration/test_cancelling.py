@@ -1,4 +1,4 @@
-"""A disconnected client frees its slot within a second, in every state of its request.
+"""A disconnected client frees its slot, in every state of its request.
 
 The backend has one slot, so that the next request is answered only if the slot is free again; what
 is abandoned would go on for thousands of tokens.
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import threading
@@ -77,7 +78,7 @@ def begun(sock: socket.socket) -> None:
         seen += part
 
 
-def until(condition: Callable[[], bool], seconds: float) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -91,45 +92,55 @@ def in_flight(served: Gateway) -> int:
     return sum(backend["in_flight"] for backend in backends)
 
 
-def answered_within(served: Gateway, seconds: float) -> bool:
-    began = time.monotonic()
-    status, _ = ask(f"{served.url}/v1/chat/completions", SHORT, seconds=seconds + 5)
-    return status == 200 and time.monotonic() - began < seconds
-
-
-def test_disconnect_during_a_stream_frees_the_slot(served: Gateway) -> None:
-    with sent(served, {**LONG, "stream": True}) as sock:
-        begun(sock)
-    assert until(lambda: in_flight(served) == 0, 1.0)
-    assert answered_within(served, 2.0)
-
-
-@pytest.mark.parametrize("apart", [False, True])
-def test_disconnect_during_a_whole_answer_frees_the_slot(served: Gateway, apart: bool) -> None:
-    with sent(served, LONG, apart):
-        assert until(lambda: in_flight(served) == 1, 60)
-    assert until(lambda: in_flight(served) == 0, 1.0)
-    assert answered_within(served, 2.0)
-
-
-def test_disconnect_while_queued_leaves_the_queue(served: Gateway, one_slot: ModelServer) -> None:
-    with sent(served, {**LONG, "stream": True}) as first:
-        begun(first)
-        one_slot.send(signal.SIGSTOP)  # or a fast machine ends the first answer meanwhile
-        try:
-            with sent(served, LONG):
-                assert until(lambda: waiting(served) == 1, 60)
-            assert until(lambda: waiting(served) == 0, 1.0)
-            assert in_flight(served) == 1
-        finally:
-            one_slot.send(signal.SIGCONT)
-    assert until(lambda: in_flight(served) == 0, 1.0)
-
-
 def waiting(served: Gateway) -> int:
     text = ask(f"{served.url}/metrics")[1].decode()
     line = next(ln for ln in text.splitlines() if ln.startswith("vllm:num_requests_waiting "))
     return int(float(line.split()[1]))
+
+
+def left(served: Gateway) -> int:
+    """How many requests ended because their clients left, by the log."""
+    return len(re.findall(r'"outcome":"(?:cancelled|client_closed_request)"', served.log))
+
+
+@contextlib.contextmanager
+def slot_freed(served: Gateway, clients: int = 1) -> Iterator[None]:
+    """So many clients leave in this block, and the slot becomes free: because of that, and not
+    because an answer has come to its end."""
+    before = left(served)
+    yield
+    assert until(lambda: in_flight(served) == 0)
+    assert until(lambda: left(served) == before + clients)
+
+
+def answered(served: Gateway) -> bool:
+    return ask(f"{served.url}/v1/chat/completions", SHORT, seconds=60.0)[0] == 200
+
+
+def test_disconnect_during_a_stream_frees_the_slot(served: Gateway) -> None:
+    with slot_freed(served), sent(served, {**LONG, "stream": True}) as sock:
+        begun(sock)
+    assert answered(served)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_disconnect_during_a_whole_answer_frees_the_slot(served: Gateway, apart: bool) -> None:
+    with slot_freed(served), sent(served, LONG, apart):
+        assert until(lambda: in_flight(served) == 1)
+    assert answered(served)
+
+
+def test_disconnect_while_queued_leaves_the_queue(served: Gateway, one_slot: ModelServer) -> None:
+    with slot_freed(served, clients=2), sent(served, {**LONG, "stream": True}) as first:
+        begun(first)
+        one_slot.send(signal.SIGSTOP)  # or a fast machine ends the first answer meanwhile
+        try:
+            with sent(served, LONG):
+                assert until(lambda: waiting(served) == 1)
+            assert until(lambda: waiting(served) == 0)
+            assert in_flight(served) == 1
+        finally:
+            one_slot.send(signal.SIGCONT)
 
 
 def test_disconnect_before_the_first_token_frees_the_slot(
@@ -138,17 +149,16 @@ def test_disconnect_before_the_first_token_frees_the_slot(
     """The server is stopped before its first token, and continues later."""
     one_slot.send(signal.SIGSTOP)
     try:
-        with sent(served, {**LONG, "stream": True}):
-            assert until(lambda: in_flight(served) == 1, 60)
-        assert until(lambda: in_flight(served) == 0, 1.0)
+        with slot_freed(served), sent(served, {**LONG, "stream": True}):
+            assert until(lambda: in_flight(served) == 1)
     finally:
         one_slot.send(signal.SIGCONT)
-    assert answered_within(served, 5.0)
+    assert answered(served)
 
 
 def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) -> None:
-    assert answered_within(served, 5.0)
-    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0, 60)
+    assert answered(served)
+    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0)
     threads, sockets = _threads(served.pid), _sockets(served.pid)
     dice = random.Random(7)
     plan = [(dice.random() * 0.3, dice.random() < 0.5) for _ in range(200)]
@@ -176,11 +186,11 @@ def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) ->
         client.start()
     for client in clients:
         client.join()
-    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0, 60)
-    assert answered_within(served, 5.0)
-    assert until(lambda: _sockets(served.pid) <= sockets + 2, 60)
+    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0)
+    assert answered(served)
+    assert until(lambda: _sockets(served.pid) <= sockets + 2)
     allowed = POOL if "gevent" not in served.log else threads + 2
-    assert until(lambda: _threads(served.pid) <= allowed, 60)
+    assert until(lambda: _threads(served.pid) <= allowed)
 
 
 def _family(pid: int) -> list[int]:
