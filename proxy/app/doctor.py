@@ -181,12 +181,12 @@ def _mode(file: str) -> int | None:
     return Path(file).stat().st_mode if file and os.name != "nt" else None
 
 
-def _space(settings: Settings) -> tuple[str, int]:
-    """The data folder, and the bytes that are free for it: 0 if it cannot be written."""
+def _space(settings: Settings) -> tuple[str, int | None]:
+    """The data folder, and the bytes that are free for it: None if it cannot be written."""
     folder = Path(settings.data) if settings.data else data_folder()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free if os.access(existing, os.W_OK | os.X_OK) else 0
-    return str(folder), free
+    writable = os.access(existing, os.W_OK | os.X_OK)
+    return str(folder), shutil.disk_usage(existing).free if writable else None
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

@@ -209,8 +209,15 @@ def of_access(settings: Settings, key_file_mode: int | None) -> Iterator[Finding
         )
 
 
-def of_space(folder: str, free: int) -> Finding:
-    """`free` bytes for the data folder."""
+def of_space(folder: str, free: int | None) -> Finding:
+    """`free` bytes for the data folder; None: this user cannot write to it."""
+    if free is None:
+        return Finding(
+            "problem",
+            "data",
+            f"{folder} cannot be written by this user",
+            "set --data FOLDER, or change the owner of the folder",
+        )
     free_gib = f"{free / (1 << 30):.1f} GiB free"
     if free >= LITTLE_SPACE:
         return Finding("ok", "data", f"{folder}, {free_gib}")

@@ -147,6 +147,7 @@ def test_a_key_file_that_others_can_read_is_a_problem() -> None:
 def test_little_space_and_few_files_are_told() -> None:
     assert of_space("/data", LITTLE_SPACE - 1).level == "problem"
     assert of_space("/data", LITTLE_SPACE).level == "ok"
+    assert "cannot be written" in of_space("/data", None).text
     assert of_files(256).level == "advice"
     assert of_files(4096).level == "ok"
 
