@@ -5,7 +5,8 @@
     │   ├── InvalidParameter         400  names the parameter and the reason
     │   ├── ContextExceeded          400  exceed_context_size_error, both numbers
     │   ├── Unsupported              400  names the parameter and the backend
-    │   │   └── BackendLacks         501  the backend itself says so
+    │   │   ├── BackendLacks         501  the backend itself says so
+    │   │   └── FormatRefused        400  the backend refuses tools or schemas
     │   ├── CharacterCut             400  token ids that the backend cannot write as text
     │   └── BodyTooLarge             413
     ├── Unauthorized                 401  authentication_error
@@ -109,6 +110,15 @@ class BackendLacks(Unsupported):
 
     status = 501
     type = "not_supported_error"
+
+
+class FormatRefused(Unsupported):
+    """The backend refuses tools or schemas. Described in the messages, they may still work:
+    `formats` are those to describe from now on, by their names in `core.formats`."""
+
+    def __init__(self, message: str, formats: frozenset[str], *, param: str, detail: str) -> None:
+        super().__init__(message, param=param, detail=detail)
+        self.formats = formats
 
 
 class CharacterCut(BadRequest):

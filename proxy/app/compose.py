@@ -32,6 +32,7 @@ from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
+from ..core.formats import SCHEMAS, TOOLS
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
@@ -373,8 +374,16 @@ def _launched(settings: Settings, model: ModelConfig, url: str) -> Server:
 
 
 def _openai(settings: Settings, config: BackendConfig) -> Driver:
-    options = _server_options(settings)
-    return OpenAIServer(config.url, model=config.model, api_key=config.api_key or "", **options)
+    by_prompt = (TOOLS if "tools" in config.by_prompt else frozenset()) | (
+        {SCHEMAS} if "schemas" in config.by_prompt else frozenset()
+    )
+    return OpenAIServer(
+        config.url,
+        model=config.model,
+        api_key=config.api_key or "",
+        by_prompt=by_prompt,
+        **_server_options(settings),
+    )
 
 
 def _server_options(settings: Settings) -> dict[str, Any]:

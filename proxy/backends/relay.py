@@ -54,7 +54,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     tools = [tool_dict(tool) for tool in request.tools] if callable_tools(request) else []
     messages = [message_dict(message) for message in request.messages]
     if task.tool_form:
-        messages, tools = _messages(request, tools), []
+        messages, tools = rewritten(request, generic.instructions(tools)), []
     kwargs = dict(request.template_kwargs)
     report = request.report
     bound = bool(task.sampling.get("grammar"))
@@ -97,9 +97,12 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     return body
 
 
-def _messages(request: CompletionRequest, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
+    """The messages for a server without tools, with `guide` in that of the system."""
     media = any(message.media for message in request.messages)
-    messages = generic.rewrite(as_dicts(request.messages), tools)
+    messages = generic.without_calls(as_dicts(request.messages))
+    if guide:
+        messages = generic.guided(messages, guide)
     if media:  # they stay with the text of their message, wherever that is now
         parts = {m.content: [*map(_part, m.media)] for m in request.messages if m.media}
         for message in messages:

@@ -70,6 +70,13 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "native", "completion"] | None,
         _one_backend("overrides --chat-mode for this server"),
     ] = None
+    by_prompt: Annotated[
+        tuple[Literal["tools", "schemas"], ...],
+        _one_backend(
+            "what a server of the kind openai ignores, so that the prompt describes it: tools,"
+            " schemas"
+        ),
+    ] = ()
     # Not keys of the table: the model to start instead of a URL, and the place in a [[route]].
     launch: ModelConfig | None = None
     place: Place | None = None

@@ -23,7 +23,8 @@ class Task(Struct, frozen=True, kw_only=True):
     in the messages. `schema_gaps` and `tool_gaps` are the keywords that the answer's grammar leaves
     out of the document's schema and of the parameters of tools. `unknown_template`: slotproxy does
     not know the family of the chat template, so a backend that can render the prompt itself is
-    preferred. `key` is the name of the API
+    preferred. `described`: the backend gets messages that describe the tools or the format of the
+    answer, because it enforces neither. `key` is the name of the API
     key. `request` is the original request."""
 
     prompt: str | tuple[int, ...]
@@ -42,6 +43,7 @@ class Task(Struct, frozen=True, kw_only=True):
     schema_gaps: tuple[str, ...] = ()
     tool_gaps: tuple[str, ...] = ()
     unknown_template: bool = False
+    described: bool = False
     key: str = ""
     request: CompletionRequest = CompletionRequest()
 

@@ -5,7 +5,7 @@ Unexpected input crashes an old server, so every request to one is checked here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,8 @@ from ..backends.driver import Capabilities
 from ..backends.pools import Backend
 from ..backends.tokens import budget, most_tokens, must_fit
 from ..compiling import compiler
+from ..core.formats import describes_document, describes_tools, rewrites
+from ..core.request import CompletionRequest
 from ..core.sampling import WINDOWS, left_out
 from ..core.task import Task
 from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, UpstreamTimeout
@@ -22,6 +24,7 @@ from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
 from ..prompting.calling import special_marks
 from ..prompting.constraints import BoundGrammar
+from ..prompting.output_validation import Validator
 from ..prompting.reasoning import KIN
 from ..prompting.toolcalls import FORMS, CallFormat
 from ..runtime.cancel import Cancel
@@ -49,6 +52,8 @@ def adapt_to_backend(
         task = _in_mode(task, backend, caps)
     elif caps.native or backend.chat_mode == "native":  # it would begin a new answer
         raise Unsupported("this model's backend cannot continue an answer")
+    if task.described and task.tool_form:
+        call_judges(task.request, cancel)
     if task.suffix is not None and not caps.infill:
         raise Unsupported(
             "infilling is not supported: this model has no infill tokens", param="suffix"
@@ -137,7 +142,7 @@ def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGram
 def _gaps_of_calls(task: Task, caps: Capabilities, cancel: Cancel | None) -> tuple[str, ...]:
     """The keywords that the grammar of a call will leave out, if the model begins one."""
     form = form_of(task)
-    if form is None:
+    if form is None or task.described:
         return ()
     if limits(caps) is NEW:
         return task.tool_gaps
@@ -177,7 +182,7 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     the backend does not accept.
 
     A required call is described in our generic format, because a backend that renders prompts does
-    not enforce one."""
+    not enforce one, and so is what a backend of another API does not know."""
     request, native = task.request, caps.native or task.backend_templates
     if not native and caps.chat and backend.chat_mode != "completion":
         better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
@@ -190,9 +195,19 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
             )
     if not native:
         return task
-    forced = not caps.native and task.tool_form and constraints.must_call(request)
+    if caps.native:
+        described = rewrites(request, caps.by_prompt)
+        form = bool(constraints.callable_tools(request)) and describes_tools(
+            request, caps.by_prompt
+        )
+    else:
+        described = False
+        form = bool(task.tool_form) and constraints.must_call(request)
     return msgspec.structs.replace(
-        task, backend_templates=True, tool_form="generic" if forced else ""
+        task,
+        backend_templates=True,
+        tool_form="generic" if form else "",
+        described=described,
     )
 
 
@@ -209,6 +224,22 @@ def _bound(task: Task, caps: Capabilities) -> constraints.Constraint | None:
     ):
         return None
     return constraints.from_start(task.request, form_of(task))
+
+
+def call_judges(
+    request: CompletionRequest, cancel: Cancel | None = None
+) -> Mapping[str, Validator]:
+    """The validators for the arguments of each tool. Raises InvalidParameter, QueueFull,
+    Cancelled."""
+    try:
+        return {
+            tool.name: compiler.by_schema(
+                constraints.JSON.encode(tool.parameters or constraints.NO_ARGUMENTS), cancel
+            )
+            for tool in constraints.callable_tools(request)
+        }
+    except InvalidParameter as error:
+        raise InvalidParameter("tools", error.reason) from None
 
 
 def limits(caps: Capabilities) -> GrammarLimits:
@@ -252,6 +283,8 @@ def warnings(
     if not caps.lacks.isdisjoint(task.sampling):
         messages += left_out(task.sampling, caps.lacks)
     report = task.request.report
+    if adapted.described:
+        messages += _described(adapted, caps)
     if report.progress and not caps.progress:
         messages.append("return_progress is ignored: this backend does not report progress")
     if report.timings and not caps.modern_sampling:
@@ -274,6 +307,20 @@ def warnings(
         words = ", ".join(adapted.tool_gaps)
         messages.append(f"no grammar for {words} in the tools: not enforced")
     return tuple(messages)
+
+
+def _described(task: Task, caps: Capabilities) -> list[str]:
+    """Which parts of a request the backend does not know."""
+    parts = ["tools"] if task.tool_form else []
+    if describes_document(task.request, caps.by_prompt):
+        parts.append("response_format")
+    words = " and ".join(parts)
+    if not words:
+        return []
+    return [
+        f"{words}: not enforced by this backend ({caps.dialect}), so described in the prompt"
+        " and checked when the answer is complete"
+    ]
 
 
 def check_grammar(text: str, cancel: Cancel | None = None) -> None:

@@ -41,6 +41,7 @@ from ..errors import (
     BackendDown,
     BackendFailed,
     ContextExceeded,
+    FormatRefused,
     GatewayError,
     NoBackend,
     PoolTimeout,
@@ -48,6 +49,7 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from ..prompting.described import corrected
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease
@@ -395,7 +397,8 @@ class Attempt:
         return self._generation.on_switched(tokens.written)
 
     def _write_anew(self) -> None:
-        """Write the document again, with another seed if the request has one."""
+        """Write the answer again, with another seed if the request has one. A model that nothing
+        constrains is told what was wrong."""
         self._close_run()
         self._tokens.throw_away()
         self._text.clear()
@@ -404,11 +407,15 @@ class Attempt:
         seed = sampling.get("seed")
         if seed is not None and seed >= 0:
             sampling = {**sampling, "seed": (seed + 1) % 2**32}
+        request = self._adapted.request
+        if self._adapted.described:
+            request = corrected(request, self._generation.wrong, self._generation.fault)
         self._adapted = msgspec.structs.replace(
             self._adapted,
             prompt=self._task.prompt,
             max_tokens=self._tokens.limit,
             sampling=sampling,
+            request=request,
         )
         self._next = first_run(self._adapted)
         self._generation.begin_again()
@@ -446,6 +453,8 @@ class Attempt:
         if not is_fault and not isinstance(error, (Unsupported, ContextExceeded)):
             raise error
         slot = self._slot
+        if isinstance(error, FormatRefused) and slot.describe(error.formats):
+            return self._place_again(slot, error)
         if not isinstance(error, BackendBusy):
             self._passed[slot.backend.name] = _word(error)
         if is_fault:
@@ -466,6 +475,14 @@ class Attempt:
         self._release()
         if is_fault:
             self._pause(error)
+        return []
+
+    def _place_again(self, slot: LeasedSlot, error: GatewayError) -> Batch:
+        """Ask the backend again in another form: it has refused this one at once."""
+        slot.on_refusal()
+        self._reason = error
+        self._enter(State.WAITING)
+        self._release()
         return []
 
     def _retry(self, name: str, error: GatewayError) -> None:

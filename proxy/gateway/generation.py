@@ -25,6 +25,7 @@ from ..core.events import LAST, Batch, Failed, Finished, Started, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import CharacterCut
+from ..prompting.constraints import must_call
 from ..prompting.output_validation import InvalidOutput
 from ..runtime.cancel import Cancel
 from .postprocess import GenerationSettings, GrammarSwitch, StagePipeline, start_bound
@@ -36,7 +37,9 @@ class Generation:
     `retry`: it needs a run from the beginning. `idle`: from now on, batches pass unchanged, and if
     `text_passes`, those of text alone.
     `holds`: nothing is passed on before the end. `later`: the current run began after a part of
-    the answer. `caps` are those of the current backend."""
+    the answer. `caps` are those of the current backend.
+    `wrong` is the text of an answer that is to be written again, if its form was described, and
+    `fault` what was wrong."""
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Generation:
         CharacterCut if the answer is to echo a prompt that is not valid text."""
         self.caps = caps
         self.later = False
+        self.fault = self.wrong = ""
         self._task = task
         self._settings = settings
         self._usage = usage
@@ -59,9 +63,12 @@ class Generation:
         self._cancel = cancel
         request = task.request
         self._tries = settings.json_retries
-        validated = (
-            not (task.is_unconstrained or request.stream) and judged(request, cancel) is not None
+        validated = not task.is_unconstrained and (
+            task.described or judged(request, cancel) is not None
         )
+        if request.stream:  # a described document or call is held back until it was judged
+            bound = request.output.kind != "text" or must_call(request)
+            validated = validated and task.described and bound
         self.holds = validated and self._tries > 0
         self._echo = prompt_text() if request.echo else None
         self._begin()
@@ -70,8 +77,10 @@ class Generation:
         request = self._task.request
         self._stages = StagePipeline(self._task, self._settings, self._usage, self._cancel)
         self._held: Batch = []
+        self._wrong: list[str] = []
         self._to_echo = self._echo
         adds = request.echo or request.report.settings or self._task.max_tokens == 0
+        adds = adds or self._task.described
         self._only_stages = not (self.holds or adds)
         self.retry = False
         self.idle = self._only_stages and self._stages.idle
@@ -96,6 +105,8 @@ class Generation:
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:
             return batch
+        if self._task.described and self.holds:
+            self._wrong += [event.text for event in batch if isinstance(event, TextDelta)]
         out = self._stages.feed(batch)
         self.idle = self._only_stages and self._stages.idle
         self.text_passes = self.text_passes or self.idle
@@ -125,6 +136,8 @@ class Generation:
             return batch
         if self._task.max_tokens == 0:
             batch = _silent(batch)
+        if self._task.described and batch and type(batch[-1]) is Failed:
+            batch = [*batch[:-1], self._explained(batch[-1])]
         if self._task.request.report.settings and batch and type(batch[-1]) is Finished:
             batch[-1] = self._described(batch[-1])
         if self._to_echo is not None and batch:
@@ -132,12 +145,24 @@ class Generation:
             self._to_echo = None
         return self._hold(batch) if self.holds else batch
 
+    def _explained(self, failed: Failed) -> Failed:
+        """A failed validation, with the parameter, and the backend that does not enforce it."""
+        error = failed.error
+        if not isinstance(error, InvalidOutput):
+            return failed
+        param = error.param or "response_format"
+        server = self.caps.dialect
+        words = f"{error} ({param} is not enforced by this model's backend, {server})"
+        return Failed(InvalidOutput(words, param=param))
+
     def _hold(self, batch: Batch) -> Batch:
         self._held += batch
         last = batch[-1] if batch else None
         if type(last) not in LAST:
             return []
-        self.retry = isinstance(last, Failed) and isinstance(last.error, InvalidOutput)
+        self.retry = False
+        if isinstance(last, Failed) and isinstance(last.error, InvalidOutput):
+            self.retry, self.fault, self.wrong = True, str(last.error), "".join(self._wrong)
         return [] if self.retry else self._held
 
     def _described(self, finished: Finished) -> Finished:

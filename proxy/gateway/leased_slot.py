@@ -127,6 +127,15 @@ class LeasedSlot:
             evaluating=evaluating,
         )
 
+    def describe(self, formats: frozenset[str]) -> bool:
+        """Record that the backend does not know these formats. Returns whether that was news."""
+        caps = self.backend.caps
+        if caps is None or formats <= self.caps.by_prompt:
+            return False
+        by_prompt = caps.by_prompt | formats
+        self.backend.caps = msgspec.structs.replace(caps, by_prompt=by_prompt)
+        return True
+
     def on_fault(self, error: GatewayError) -> None:
         """Record that the backend failed, or had no slot free after all."""
         registry, backend = self._context.registry, self.backend

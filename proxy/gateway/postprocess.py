@@ -15,12 +15,13 @@ from ..core.usage import Usage
 from ..prompting import constraints
 from ..prompting.call_limit import CallLimit
 from ..prompting.calling import CallStage, NewIds
+from ..prompting.described import CallsStage, DocumentStage
 from ..prompting.output_validation import ValidationStage
 from ..prompting.stages import Stage, StopStage
 from ..prompting.thoughts import InlineStage, ThoughtStage
 from ..prompting.toolcalls import CallFormat
 from ..runtime.cancel import Cancel
-from .adapt import form_of
+from .adapt import call_judges, form_of
 
 Reasoning = Literal["deepseek", "none", "raw"]
 
@@ -81,7 +82,8 @@ class StagePipeline:
         if not task.is_unconstrained:
             self._bind(task, settings)
             judge = judged(request, cancel)
-        if not native and request.is_chat and (reasoning != "raw" or self._deferred):
+        parses = task.described or not native
+        if parses and request.is_chat and (reasoning != "raw" or self._deferred):
             self._thoughts = ThoughtStage(task.prompt if isinstance(task.prompt, str) else "")
         self._rest: list[Stage] = []
         if native and self._calls is None:
@@ -89,10 +91,14 @@ class StagePipeline:
         if request.tools and constraints.callable_tools(request):
             most = constraints.most_calls(request)
             self._rest.append(CallLimit(most, usage, streams=request.stream))
+        if task.described and self._calls is not None:
+            judges = call_judges(request, cancel)
+            self._rest.append(CallsStage(judges, must=constraints.must_call(request)))
         if task.stop_strings:
             self._rest.append(StopStage(task.stop_strings, usage))
         if judge is not None:
-            self._rest.append(ValidationStage(judge, request.stop))
+            validation = ValidationStage(judge, request.stop)
+            self._rest.append(DocumentStage(validation) if task.described else validation)
         if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
             self._rest.append(InlineStage())
         self.idle = self._thoughts is None and self._has_nothing_to_do()
@@ -111,7 +117,7 @@ class StagePipeline:
                 form,
                 {tool.name: tool.parameters for tool in constraints.callable_tools(request)},
                 settings.new_id,
-                free=self._start is None,
+                free=self._start is None and not task.described,
                 must=constraints.must_call(request),
             )
 
@@ -131,6 +137,8 @@ class StagePipeline:
         if calls is not None or self._deferred:
             self._known = len(self._raw)
             self._raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
+        if self._native:
+            self._thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
         if thoughts is not None:
             came, thinking = batch, not thoughts.over
             batch = thoughts.feed(batch)
@@ -148,8 +156,6 @@ class StagePipeline:
             elif thoughts.passes:
                 self._thoughts = None
                 self.idle = self._has_nothing_to_do()
-        elif self._native:
-            self._thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
         if calls is not None:
             self._content += sum(len(e.text) for e in batch if isinstance(e, TextDelta))
             batch = calls.feed(batch)

@@ -38,7 +38,7 @@ from ..probe import ROUTER
 from ..questions import ProbeSession
 from ..relay import message_dict
 from .model_list import ListedModel, models
-from .payload import path, payload
+from .payload import native_formats, path, payload
 from .refusals import refused
 from .run import OpenAIRun
 from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType, Tokenizer
@@ -51,7 +51,8 @@ _threads = NativeThreads(4)
 class OpenAIServer(Driver):
     """A driver for one model of the server at `url`, which ends with /v1 as a rule. Without
     `model`, it is the only one that the server lists; if there are more, a probe says so, and
-    `OpenAIHost` makes a driver for each. `options` are its arguments for all models."""
+    `OpenAIHost` makes a driver for each. `by_prompt` are formats of `core.formats` that its servers
+    do not know. `options` are its arguments for all models."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class OpenAIServer(Driver):
         tick: float = 15.0,
         api_key: str = "",
         lenient: bool = False,
+        by_prompt: frozenset[str] = frozenset(),
     ) -> None:
         self.url = url.rstrip("/")
         self.options: Mapping[str, Any] = {
@@ -71,6 +73,7 @@ class OpenAIServer(Driver):
             "tick": tick,
             "api_key": api_key,
             "lenient": lenient,
+            "by_prompt": by_prompt,
         }
         self._wanted = model
         self._model = model
@@ -78,6 +81,7 @@ class OpenAIServer(Driver):
         self._tick = min(tick or timeout, timeout)
         self._secret = api_key
         self._lenient = lenient
+        self._by_prompt = by_prompt
         self._server = UNKNOWN
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
@@ -116,6 +120,7 @@ class OpenAIServer(Driver):
             vision=True,  # it refuses an image itself if its model has no eyes
             audio=True,
             lacks=server.lacks,
+            by_prompt=server.by_prompt | self._by_prompt,
             models=(model.name,),
         )
 
@@ -163,14 +168,21 @@ class OpenAIServer(Driver):
         return status == 200
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
-        body = payload(task, self._model, self._server, self._lenient)
+        body = payload(task, self._model, self._server, self._lenient, caps.by_prompt)
         for name in filter(body.__contains__, WINDOWS):
             if body[name] == -1:  # the whole context; llama-server rejects -1
                 body[name] = caps.n_ctx or -1
         exchange = self._pool.send("POST", path(task), body, cancel, self._tick)
         explain = partial(self._explain, path(task), body, cancel)
         return OpenAIRun(
-            exchange, task, caps, self._timeout, self._tick, self._secret, explain=explain
+            exchange,
+            task,
+            caps,
+            self._timeout,
+            self._tick,
+            self._secret,
+            explain=explain,
+            formats=native_formats(body),
         )
 
     def _explain(self, where: str, body: Mapping[str, Any], cancel: Cancel) -> GatewayError:
@@ -185,7 +197,7 @@ class OpenAIServer(Driver):
         except GatewayError as error:
             return error
         if status != 200:
-            return refused(status, data, self._secret)
+            return refused(status, data, self._secret, native_formats(body))
         return AnswerCut("the backend's response ended early", detail="empty response")
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:

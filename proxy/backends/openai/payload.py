@@ -1,33 +1,44 @@
 """Bodies for ``/v1/chat/completions`` and ``/v1/completions`` of a server that speaks OpenAI's API.
 
 The format is OpenAI's API reference. The server renders the prompt, parses tool calls and enforces
-schemas itself; what it writes is validated at the end.
+schemas itself; what it writes is validated at the end. What it does not know is described in the
+messages instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from ...core.formats import SCHEMAS, TOOLS, describes_document
 from ...core.request import CompletionRequest
 from ...core.sampling import needed
 from ...core.task import Task
 from ...errors import Unsupported
-from ...prompting.constraints import callable_tools
+from ...prompting import described
+from ...prompting.constraints import callable_tools, must_call
 from ...prompting.prompt import begun, tool_dict
-from ..relay import message_dict
+from ..relay import message_dict, rewritten
 from .server_types import ServerType
 
 CHAT = "/chat/completions"
 TEXT = "/completions"
+_ANY = {"type": "json_object"}
 
 
 def path(task: Task) -> str:
     return CHAT if task.request.is_chat else TEXT
 
 
-def payload(task: Task, model: str, server: ServerType, lenient: bool = False) -> dict[str, Any]:
+def payload(
+    task: Task,
+    model: str,
+    server: ServerType,
+    lenient: bool = False,
+    by_prompt: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
     """The body for `path(task)`. Raises Unsupported for a field that the server does not support;
-    with `lenient`, it is omitted."""
+    with `lenient`, it is omitted. `by_prompt` are the formats that it does not know."""
     request = task.request
     body: dict[str, Any] = {
         "model": model,
@@ -44,7 +55,10 @@ def payload(task: Task, model: str, server: ServerType, lenient: bool = False) -
                 "logprobs are supported for chats only by this model's backend", param="logprobs"
             )
         return {**body, "prompt": task.prompt}
-    body["messages"] = [message_dict(message) for message in request.messages]
+    if task.described:
+        body["messages"] = rewritten(request, described.guide(request, by_prompt))
+    else:
+        body["messages"] = [message_dict(message) for message in request.messages]
     if begun(request):
         if not server.continues:
             raise Unsupported(
@@ -54,10 +68,12 @@ def payload(task: Task, model: str, server: ServerType, lenient: bool = False) -
             )
         body["continue_final_message"] = True
         body["add_generation_prompt"] = False
-    if request.tools:
-        body |= _tools(request, server)
-    if request.output.kind != "text":
-        body["response_format"] = _response_format(request, server)
+    mode = request.tool_choice.mode
+    if request.tools and ("auto" if mode == "none" else mode) not in by_prompt:
+        body |= _tools(request)
+    form = _response_format(task, server, by_prompt)
+    if form:
+        body["response_format"] = form
     if task.logprobs is not None:
         body["logprobs"] = True
         body["top_logprobs"] = task.logprobs
@@ -92,27 +108,49 @@ def _biases(pairs: Any) -> dict[str, float]:
     return {str(token): -100.0 if bias is False else bias for token, bias in pairs}
 
 
-def _tools(request: CompletionRequest, server: ServerType) -> dict[str, Any]:
+def _tools(request: CompletionRequest) -> dict[str, Any]:
     choice = request.tool_choice
-    mode, name = choice.mode, choice.name
-    tools = callable_tools(request)  # refuses a choice without its tool
-    if mode == "required" and not server.requires and len(tools) == 1:
-        mode, name = "named", tools[0].name
-    named = {"type": "function", "function": {"name": name}}
+    callable_tools(request)  # refuses a choice without its tool
+    named = {"type": "function", "function": {"name": choice.name}}
     out: dict[str, Any] = {
         "tools": [tool_dict(tool) for tool in request.tools],
-        "tool_choice": named if mode == "named" else mode,
+        "tool_choice": named if choice.mode == "named" else choice.mode,
     }
     if not request.parallel_tool_calls:
         out["parallel_tool_calls"] = False
     return out
 
 
-def _response_format(request: CompletionRequest, server: ServerType) -> dict[str, Any]:
+def _response_format(
+    task: Task, server: ServerType, by_prompt: frozenset[str]
+) -> dict[str, Any] | None:
+    """The schema of the document, or of required calls in our own form. None for neither."""
+    request = task.request
     output = request.output
-    if output.kind == "json_object" or output.schema is None:
-        return {"type": "json_object"}
+    if task.tool_form:
+        must = must_call(request) and SCHEMAS not in by_prompt
+        schema = described.calls_schema(request) if must else None
+        return _schema_form(server, schema, "calls", False) if schema is not None else None
+    if output.kind == "text" or describes_document(request, by_prompt):
+        return None
+    if output.schema is None:
+        if server.strict_form:
+            return _schema_form(server, {"type": "object"}, "object", False)
+        return _ANY
+    return _schema_form(server, output.schema, output.name or "answer", output.strict)
+
+
+def _schema_form(
+    server: ServerType, schema: Mapping[str, Any], name: str, strict: bool
+) -> dict[str, Any]:
     if not server.schemas:
-        return {"type": "json_object", "schema": output.schema}
-    schema = {"name": output.name or "answer", "schema": output.schema, "strict": output.strict}
-    return {"type": "json_schema", "json_schema": schema}
+        return {"type": "json_object", "schema": schema}
+    form = {"name": name, "schema": schema, "strict": strict}
+    return {"type": "json_schema", "json_schema": form}
+
+
+def native_formats(body: Mapping[str, Any]) -> frozenset[str]:
+    """The formats, by their names in `core.formats`, that this body asks the server for."""
+    return (TOOLS if "tools" in body else frozenset()) | (
+        {SCHEMAS} if "response_format" in body else frozenset()
+    )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from ...errors import ContextExceeded, GatewayError, UpstreamFault
+from ...core.formats import AUTO, SCHEMAS, TOOLS
+from ...errors import ContextExceeded, FormatRefused, GatewayError, UpstreamFault
 from ..refusals import MAX_SAID, refusal
 
 # vLLM, SGLang, LM Studio and llama-cpp-python's server, as their sources have them.
@@ -23,8 +24,32 @@ _PROMPT = re.compile(
 )
 
 
-def refused(status: int, data: bytes, secret: str = "") -> GatewayError:
-    """The error for a status other than 200."""
+# vLLM without a parser of calls; Ollama; OpenAI's models without tools, and others like them.
+_NO_AUTO = re.compile(r"auto\W{0,3} tool choice requires", re.IGNORECASE)
+_NO_TOOLS = re.compile(
+    r"(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,40}\b(?:tools?|function.call)"
+    r"|\b(?:tools?|tool.choice|tool.call\w*|function.call\w*)\b.{0,40}"
+    r"(?:not support|unsupported|not available|not enabled))",
+    re.IGNORECASE,
+)
+_NO_SCHEMAS = re.compile(
+    r"(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,60}"
+    r"(?:response.format|json.schema|structured|grammar)"
+    r"|(?:response.format|json.schema|structured output|grammar).{0,60}"
+    r"(?:not support|unsupported|not available|not enabled|must be))",
+    re.IGNORECASE,
+)
+
+
+def refused(
+    status: int, data: bytes, secret: str = "", formats: frozenset[str] = frozenset()
+) -> GatewayError:
+    """The error for a status other than 200, for a request that asked for these `formats`."""
+    lacked = _lacked(status, data, formats)
+    if lacked:
+        param = "response_format" if SCHEMAS in lacked else "tools"
+        error = refusal(status, data, secret=secret)
+        return FormatRefused(str(error), lacked, param=param, detail=error.detail)
     if status == 400:
         words = data[: 4 * MAX_SAID].decode("utf-8", "replace")
         if context := _CONTEXT.search(words):
@@ -38,3 +63,16 @@ def refused(status: int, data: bytes, secret: str = "") -> GatewayError:
             detail=refusal(status, data, secret=secret).detail,
         )
     return refusal(status, data, secret=secret)
+
+
+def _lacked(status: int, data: bytes, formats: frozenset[str]) -> frozenset[str]:
+    """The formats that a refusal says the server does not know, of those it was asked for."""
+    if not formats or status not in (400, 404, 405, 422, 500, 501):
+        return frozenset()
+    words = data[: 4 * MAX_SAID].decode("utf-8", "replace")
+    if formats >= TOOLS:
+        if _NO_AUTO.search(words):
+            return AUTO
+        if _NO_TOOLS.search(words):
+            return TOOLS
+    return frozenset({SCHEMAS}) if SCHEMAS in formats and _NO_SCHEMAS.search(words) else frozenset()

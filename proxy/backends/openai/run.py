@@ -22,6 +22,7 @@ from ...core.events import (
 from ...core.task import Task
 from ...errors import GatewayError
 from ...prompting.constraints import callable_tools, must_call
+from ...prompting.described import guide
 from ...prompting.output_validation import InvalidOutput
 from ...wire import openai_stream
 from ...wire.lenient import WireFault
@@ -36,7 +37,8 @@ _WRITTEN = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 
 class OpenAIRun(RelayRun):
-    """A completion under way. `explain` asks the server why its answer has no event. Until the
+    """A completion under way. `explain` asks the server why its answer has no event; `formats` are
+    those of `core.formats` that it was asked for. Until the
     server reports its tokens, and if it never does, each piece of the answer counts as one, and
     the prompt by its characters."""
 
@@ -50,22 +52,25 @@ class OpenAIRun(RelayRun):
         secret: str = "",
         *,
         explain: Callable[[], GatewayError],
+        formats: frozenset[str] = frozenset(),
     ) -> None:
         if task.request.max_tokens is None:
             task = msgspec.structs.replace(task, max_tokens=LONGEST_ANSWER)
         super().__init__(exchange, task, caps, timeout, tick, -1, secret)
         request = task.request
         self._called = False
-        self._must_call = request.is_chat and must_call(request)
+        # In an answer whose form is described, calls are text.
+        self._must_call = request.is_chat and must_call(request) and not task.tool_form
+        self._formats = formats
         self._callable = {tool.name for tool in callable_tools(request)}
         self._explain = explain
-        self.prompt_tokens = _estimate(task)
+        self.prompt_tokens = _estimate(task, caps.by_prompt)
 
     def _empty(self) -> GatewayError:
         return self._explain()
 
     def _refused(self, status: int, data: bytes) -> GatewayError:
-        return refused(status, data, self._secret)
+        return refused(status, data, self._secret, self._formats)
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
         """Text that came together is one delta, as on llama.cpp's servers."""
@@ -130,9 +135,11 @@ class OpenAIRun(RelayRun):
         return super()._end("tool_calls" if self._called and reason == "stop" else reason)
 
 
-def _estimate(task: Task) -> int:
+def _estimate(task: Task, by_prompt: frozenset[str]) -> int:
     """The number of tokens in the prompt, by its characters."""
     if not isinstance(task.prompt, str):
         return len(task.prompt)
     messages = sum(message.characters for message in task.request.messages)
+    if task.described:
+        messages += len(guide(task.request, by_prompt))
     return (messages or len(task.prompt)) // CHARACTERS + 1

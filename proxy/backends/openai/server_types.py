@@ -12,6 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from ...core.formats import TOOLS
 from ...core.sampling import FIELDS
 
 # OpenAI's own sampling fields (see "Create chat completion" in its API reference). Their names and
@@ -68,9 +69,10 @@ class ServerType(Struct, frozen=True, kw_only=True):
     server's. `slots`: requests that it serves in parallel by default. `tokenizer`: its
     routes for tokens, None without any. `continues`: it continues an answer that the client begins.
     `limit` is the name of the field for the maximum length of an answer. `schemas`: it knows
-    `json_schema`; otherwise it takes a schema with `json_object`. `requires`: it knows the tool
-    choice `required`; otherwise only a tool by its name. `health` is the path, below its root, that
-    a health check asks for; empty: the list of models."""
+    `json_schema`; otherwise it takes a schema with `json_object`. `strict_form`: it knows nothing
+    but `json_schema`. `by_prompt`: what it does not know of `core.formats`, unless it says more
+    later. `health` is the path, below its root, that a health check asks for; empty: the list of
+    models."""
 
     name: str
     sampling: Mapping[str, str]
@@ -79,7 +81,8 @@ class ServerType(Struct, frozen=True, kw_only=True):
     continues: bool = False
     limit: str = "max_tokens"
     schemas: bool = True
-    requires: bool = True
+    strict_form: bool = False
+    by_prompt: frozenset[str] = frozenset()
     health: str = ""
 
     @property
@@ -91,7 +94,22 @@ class ServerType(Struct, frozen=True, kw_only=True):
 _EVERY_FIELD = {**{name: name for name in FIELDS}, **STANDARD}
 
 UNKNOWN = ServerType(name="openai", sampling=STANDARD)
-OLLAMA = ServerType(name="ollama", sampling=STANDARD, slots=4)
+# It ignores the biases of a request, and its tool choice (ollama/ollama, openai/openai.go). A model
+# without tools refuses them.
+OLLAMA = ServerType(
+    name="ollama",
+    sampling={name: name for name in STANDARD if name != "logit_bias"},
+    slots=4,
+    by_prompt=frozenset({"required", "named"}),
+)
+# It refuses a tool choice that is an object, and the type json_object (its documentation).
+LM_STUDIO = ServerType(
+    name="lm studio",
+    sampling=STANDARD,
+    slots=4,
+    strict_form=True,
+    by_prompt=frozenset({"named"}),
+)
 # It stops a stream as soon as it gets another request, even one for its models.
 _LLAMA_CPP_PYTHON = ServerType(
     name="llama-cpp-python",
@@ -107,7 +125,7 @@ _LLAMA_CPP_PYTHON = ServerType(
     slots=1,
     tokenizer=_PYTHONS,
     schemas=False,
-    requires=False,
+    by_prompt=frozenset({"auto", "required"}),  # its grammars are for one tool by its name
     health="/openapi.json",
 )
 _CLOUD = ServerType(name="openai cloud", sampling=STANDARD, limit="max_completion_tokens", slots=64)
@@ -126,6 +144,17 @@ BY_OWNER: Mapping[str, ServerType] = {
         name="slotproxy", sampling=_EVERY_FIELD, slots=16, continues=True, tokenizer=_LLAMA_SERVERS
     ),
     "me": _LLAMA_CPP_PYTHON,
+    "organization_owner": LM_STUDIO,
+    # It finds calls in a whole answer only, and answers one request at a time.
+    "koboldcpp": ServerType(
+        name="koboldcpp", sampling={**STANDARD, "top_k": "top_k"}, slots=1, by_prompt=TOOLS
+    ),
+    "tabbyAPI": ServerType(
+        name="tabbyapi",
+        sampling={**STANDARD, "top_k": "top_k", "min_p": "min_p"},
+        slots=4,
+        continues=True,
+    ),
     "openai": _CLOUD,
     "openai-internal": _CLOUD,
     "system": _CLOUD,

@@ -18,16 +18,18 @@ from .base import CallFormat, CallShape, Tools, marked
 from .objects import read_list, read_object
 from .reader import CallReader, Malformed, Wait
 
+PLAIN = "If no tool is needed, reply with plain text."
 
-def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
-    """The description of the tools for the system message."""
+
+def instructions(tools: Sequence[Mapping[str, Any]], otherwise: str = PLAIN) -> str:
+    """The description of the tools for the system message. `otherwise` is its last sentence."""
     lines = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
     return (
         "You can call these tools (one JSON description a line):\n"
         f"{lines}\n\n"
         "To call tools, reply with this JSON and nothing else:\n"
         '{"tool_calls": [{"name": "tool name", "arguments": {"argument name": "value"}}]}\n'
-        "If no tool is needed, reply with plain text."
+        f"{otherwise}"
     )
 
 
@@ -35,8 +37,14 @@ def rewrite(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
 ) -> list[dict[str, Any]]:
     """The conversation for a template without tools. The instructions are appended to the system
-    message, calls become the JSON that the instructions ask for, and adjacent results become one
-    user message."""
+    message."""
+    out = without_calls(messages)
+    return guided(out, instructions(tools)) if tools else out
+
+
+def without_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The conversation as texts: calls become the JSON that the instructions ask for, and adjacent
+    results become one user message."""
     out: list[dict[str, Any]] = []
     for message in messages:
         role, content = message["role"], message.get("content") or ""
@@ -56,13 +64,15 @@ def rewrite(
             out.append({"role": role, "content": content})
     for message in out:
         message.pop("results", None)
-    if tools:
-        guide = instructions(tools)
-        if out and out[0]["role"] == "system":
-            out[0]["content"] = f"{out[0]['content']}\n\n{guide}".lstrip()
-        else:
-            out.insert(0, {"role": "system", "content": guide})
     return out
+
+
+def guided(messages: list[dict[str, Any]], guide: str) -> list[dict[str, Any]]:
+    """These messages, with `guide` at the end of the system message."""
+    if messages and messages[0]["role"] == "system":
+        content = f"{messages[0]['content']}\n\n{guide}".lstrip()
+        return [{**messages[0], "content": content}, *messages[1:]]
+    return [{"role": "system", "content": guide}, *messages]
 
 
 def _at_start(reader: CallReader, tools: Tools) -> Wait:

@@ -417,19 +417,24 @@ def test_a_probe_says_why_a_server_cannot_be_used(status: str, words: str) -> No
 LLAMA_CPP_PYTHON = BY_OWNER["me"]  # its list of models says so
 
 
-def test_llama_cpp_python_gets_schemas_and_required_calls_in_its_own_form() -> None:
+def test_llama_cpp_python_gets_schemas_in_its_own_form() -> None:
     schema = {"type": "object"}
     body = payload(task(output=OutputFormat("json_schema", schema)), "m", LLAMA_CPP_PYTHON)
     assert body["response_format"] == {"type": "json_object", "schema": schema}
-    required = task(tools=(WEATHER,), tool_choice=ToolChoice("required"))
-    named = {"type": "function", "function": {"name": "get_weather"}}
-    assert payload(required, "m", LLAMA_CPP_PYTHON)["tool_choice"] == named
-    assert payload(required, "m", UNKNOWN)["tool_choice"] == "required"
-    two = task(
-        tools=(WEATHER, msgspec.structs.replace(WEATHER, name="other")),
-        tool_choice=ToolChoice("required"),
+    required = msgspec.structs.replace(
+        task(tools=(WEATHER,), tool_choice=ToolChoice("required")),
+        tool_form="generic",
+        described=True,
     )
-    assert payload(two, "m", LLAMA_CPP_PYTHON)["tool_choice"] == "required"
+    body = payload(required, "m", LLAMA_CPP_PYTHON, by_prompt=LLAMA_CPP_PYTHON.by_prompt)
+    assert "tools" not in body
+    calls = body["response_format"]["schema"]["properties"]["tool_calls"]
+    assert calls["items"]["properties"]["name"] == {"const": "get_weather"}
+
+
+def test_lm_studio_gets_any_object_as_a_schema() -> None:
+    body = payload(task(output=OutputFormat("json_object")), "m", BY_OWNER["organization_owner"])
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
 def test_tokens_that_a_server_does_not_report_are_counted() -> None:

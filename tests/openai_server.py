@@ -1,0 +1,114 @@
+"""A server with OpenAI's API whose answers are given, as `wire` of each kind of server has them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+LONGEST = 7  # characters of a chunk
+Reply = str | tuple[int, Any] | Sequence[Mapping[str, Any]]
+"""The text of an answer; a status and the document of a refusal; or the chunks of a stream."""
+
+
+class OpenAIServerFake:
+    """Answers on a port of 127.0.0.1. `replies` are given in turn, the last one again and again;
+    `pages` are the documents of other paths, by "GET /path"; `bodies` are the requests so far."""
+
+    def __init__(
+        self, *replies: Reply, owner: str = "", pages: Mapping[str, Any] | None = None
+    ) -> None:
+        listed = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": owner}]}
+        self.pages = {"GET /v1/models": listed, **(pages or {})}
+        self.replies = list(replies)
+        self.bodies: list[dict[str, Any]] = []
+        fake = self
+
+        class Handler(_Handler):
+            server_fake = fake
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self.root = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{self.root}/v1"
+        self._thread.start()
+
+    def __enter__(self) -> OpenAIServerFake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def reply(self) -> Reply:
+        return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_fake: OpenAIServerFake
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._page()
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        if not self.path.endswith("/completions"):
+            self._page()
+            return
+        self.server_fake.bodies.append(body)
+        reply = self.server_fake.reply()
+        if isinstance(reply, tuple):
+            self._send(*reply)
+            return
+        chunks = chunks_of(reply) if isinstance(reply, str) else list(reply)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for chunk in chunks:
+            self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _page(self) -> None:
+        page = self.server_fake.pages.get(f"{self.command} {self.path}")
+        if page is None:
+            self._send(404, {"detail": "Not Found"})
+        elif isinstance(page, tuple):
+            self._send(*page)
+        else:
+            self._send(200, page)
+
+    def _send(self, status: int, document: Any) -> None:
+        data = document.encode() if isinstance(document, str) else json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def chunks_of(text: str, reason: str = "stop") -> list[dict[str, Any]]:
+    """The chunks of an answer with this text."""
+    pieces = [text[at : at + LONGEST] for at in range(0, len(text), LONGEST)]
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    deltas += [{"content": piece} for piece in pieces]
+    chunks = [_chunk({"index": 0, "delta": delta, "finish_reason": None}) for delta in deltas]
+    chunks.append(_chunk({"index": 0, "delta": {}, "finish_reason": reason}))
+    usage = {"prompt_tokens": 12, "completion_tokens": len(pieces), "total_tokens": 12}
+    return [*chunks, {**_chunk(), "usage": usage}]
+
+
+def _chunk(*choices: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": list(choices),
+    }
