@@ -22,11 +22,13 @@ BudgetPeriod = Literal["", "day", "week", "month", "year"]
 
 class Window(Struct, frozen=True):
     """At most so many requests or tokens in a period. All of them may be used at once; they come
-    back evenly over the period. A month has 30 days."""
+    back evenly over the period. A month has 30 days. With a `model`, only requests to models of
+    this name count, or all together that fit a pattern with `*`."""
 
     quantity: Quantity
     period: Period
     most: int
+    model: str = ""
 
 
 class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,9 +57,9 @@ class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     budgets: tuple[Budget, ...] = ()
 
     def window(self, quantity: Quantity, period: Period) -> int | None:
-        """The most of a quantity in a period."""
+        """The most of a quantity in a period, of all models together."""
         for one in self.windows:
-            if one.quantity == quantity and one.period == period:
+            if one.quantity == quantity and one.period == period and not one.model:
                 return one.most
         return None
 

@@ -53,13 +53,14 @@ API_GROUPS = {
 class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`models`, `tools` and paths in `apis` are patterns in which `*` stands for any text; `apis`
     has names of APIS and API_GROUPS besides. `tools` are those that the gateway runs itself,
-    `networks` those of the client. `barred_tiers` are the tiers of routes that may not be used.
-    `priority` is the highest class in the queue. Keys of one `group` share cached prompts. `limits`
-    are what may be used up."""
+    `knowledge` names or ids of knowledge bases, also patterns, `networks` those of the client.
+    `barred_tiers` are the tiers of routes that may not be used. `priority` is the highest class in
+    the queue. Keys of one `group` share cached prompts. `limits` are what may be used up."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    knowledge: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     barred_tiers: tuple[str, ...] = ()
     read_only: bool = False
@@ -106,6 +107,31 @@ class Permissions(Struct, frozen=True):
                 f"this API key may not use the tool {name[:100]!r}: its allowed_tools do not"
                 " include it",
                 code="tool_forbidden",
+            )
+
+    @property
+    def bounds_knowledge(self) -> bool:
+        """Whether some knowledge bases may not be used."""
+        return any(one.knowledge for one in self.rights)
+
+    def permits_base(self, *names: str) -> bool:
+        """Whether a knowledge base may be used that has these names."""
+        return all(
+            any(_matches(one.knowledge, name) for name in names)
+            for one in self.rights
+            if one.knowledge
+        )
+
+    def check_base(self, asked: str, *names: str) -> None:
+        """`asked` is what the client calls the knowledge base of these names. Raises Forbidden, or
+        NotFound if that is hidden."""
+        if not self.permits_base(*names):
+            if self.hides:
+                raise NotFound(f"no such knowledge base: {asked[:100]!r}")
+            raise Forbidden(
+                f"this API key may not use the knowledge base {asked[:100]!r}: its"
+                " allowed_knowledge_bases do not include it",
+                code="knowledge_forbidden",
             )
 
     def check_tiers(self, model: str, tiers: Collection[str]) -> None:

@@ -235,6 +235,11 @@ class BackendPools:
             return self._default, self._default
         raise _unknown(name)
 
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """All names by which requests may ask for this pool, which comes first."""
+        also = (alias for alias, named in list(self._also.items()) if named == model)
+        return (model, *also, *(self._aliases if self.models()[:1] == (model,) else ()))
+
     def answering(self, name: str) -> tuple[str, str]:
         """The same for a request that the gateway answers itself. Raises Unsupported for a model to
         which requests are only forwarded."""

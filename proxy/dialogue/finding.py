@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol, Self
 
 import msgspec
 
+from ..accounts.rights import Permissions
 from ..agent.tools import ToolError
 from ..core.request import Search, Tool
-from ..errors import Forbidden
+from ..errors import Forbidden, NotFound
 from ..runtime.cancel import Cancel
 from ..websearch import WebResult, WebSearch
 from .events import Citation, DialogueRequest, Sources
@@ -46,6 +48,8 @@ class BaseLike(Protocol):
 class KnowledgeSearch(Protocol):
     """The part of `Knowledge` that dialogues use."""
 
+    def within(self, may: Permissions) -> Self: ...
+
     def bases(self, owner: str) -> Iterable[BaseLike]: ...
 
     def base(self, owner: str, id_or_name: str) -> BaseLike: ...
@@ -67,6 +71,8 @@ class MemberLike(Protocol):
 
 class FileSearch(Protocol):
     """The part of `VectorStores` that a file search uses."""
+
+    def within(self, may: Permissions) -> Self: ...
 
     def search(
         self,
@@ -92,6 +98,13 @@ class Finder:
         self._knowledge = knowledge
         self.web = web
         self.stores = stores
+
+    def within(self, may: Permissions) -> Finder:
+        """The same for a caller with these rights, which may leave out knowledge bases."""
+        if self._knowledge is None or not may.bounds_knowledge:
+            return self
+        stores = None if self.stores is None else self.stores.within(may)
+        return Finder(self._knowledge.within(may), self.web, stores)
 
     @property
     def knows(self) -> bool:
@@ -142,6 +155,14 @@ class Finder:
             )
             for hit, member in hits
         ]
+
+    def check(self, searches: Iterable[Search], owner: str) -> None:
+        """Raises Forbidden for a search of vector stores that the caller may not use. Missing ones
+        are an error of the search itself."""
+        if self._knowledge is not None:
+            for store in (one for search in searches for one in search.stores):
+                with suppress(NotFound):
+                    self._knowledge.base(owner, store)
 
     def searched(self) -> WebSearch:
         """The web search. Raises Forbidden if none is configured."""

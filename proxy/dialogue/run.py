@@ -128,7 +128,8 @@ class Dialogues:
     def published(self, owner: str, caller: Caller) -> dict[str, RunnableTool]:
         """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
         of an MCP server as `server__tool`. May wait for servers."""
-        tools = {**self._toolbox.published(), **searches(self._finder, owner)}
+        finder = self._finder.within(caller.may)
+        tools = {**self._toolbox.published(), **searches(finder, owner)}
         return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
 
     def call(self, tool: RunnableTool, arguments: Mapping[str, Any], cancel: Cancel) -> str:
@@ -149,15 +150,17 @@ class Dialogues:
         self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller
     ) -> ToolAnswer:
         """An answer that makes the searches of `request`, and calls to its MCP servers, itself.
-        Raises ModelNotFound, and Forbidden for a search that the caller may not use."""
+        Raises ModelNotFound, and Forbidden for a search, or vector stores, that the caller may not
+        use."""
         for search in request.searches:
             caller.may.check_tool(search.name)
+        finder = self._finder.within(caller.may)
+        if caller.may.bounds_knowledge:
+            finder.check(request.searches, owner)
         seconds, interval = self._bounds.tool_seconds, self._interval
         runners: list[Runner] = []
         if request.searches:
-            runners.append(
-                SearchRunner(self._finder, request.searches, owner, cancel, seconds, interval)
-            )
+            runners.append(SearchRunner(finder, request.searches, owner, cancel, seconds, interval))
         if request.servers:
             runners.append(
                 ServerRunner(
@@ -192,6 +195,10 @@ class _Turn(NamedTuple):
     cancel: Cancel
     caller: Caller
     info: Info
+
+    @property
+    def finder(self) -> Finder:
+        return self.dialogues._finder.within(self.caller.may)
 
     def events(self) -> Iterator[DialogueEvent]:
         request = self.request
@@ -252,7 +259,7 @@ class _Turn(NamedTuple):
 
     def _found(self) -> Generator[Tick, None, list[list[Citation]]]:
         """The citations of each question, in order."""
-        request, finder = self.request, self.dialogues._finder
+        request, finder = self.request, self.finder
         questions = [m.content for m in request.messages if m.role == "user"]
         *before, last = questions
         knows = request.kind == "knowledge"
@@ -316,7 +323,7 @@ class _Turn(NamedTuple):
         tools = yield from run_with_ticks(
             lambda _: {
                 **dialogues._toolbox.tools(),
-                **dialogues._finder.tools(request, dialogues._allowed, CitationNumbers(), sources),
+                **self.finder.tools(request, dialogues._allowed, CitationNumbers(), sources),
             },
             self.cancel,
             dialogues._bounds.seconds,

@@ -9,6 +9,7 @@ model makes one call at a time.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -57,7 +58,10 @@ class ToolAnswer:
         bounds: Bounds,
     ) -> None:
         self.request = request
-        self.info = Info(model=gateway.registry.resolve(request.model)[1])
+        model, shown = gateway.registry.resolve(request.model)
+        self.info = Info(model=shown)
+        if caller.allowance is not None:
+            caller.allowance.for_model(partial(gateway.registry.names_of, model))
         self._gateway = gateway
         self._runners = runners
         self._cancel = cancel

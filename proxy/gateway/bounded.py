@@ -5,6 +5,7 @@ and what it did not use is given back with its last event.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -41,11 +42,12 @@ class BoundedAnswer:
         assert caller.allowance is not None, "only made with one"
         self._context = context
         self._allowance = caller.allowance
+        self._allowance.for_model(partial(context.registry.names_of, model))
         self._model = model
         self._barred = caller.barred
         self._name = name
         self._choices = choices
-        most = caller.allowance.plan.largest_answer
+        most = self._allowance.plan.largest_answer
         self.tasks = tasks if most is None else [_shortened(task, most) for task in tasks]
         self._left = len(tasks) * choices  # choices that have not ended
         self._used = NOTHING

@@ -1,15 +1,17 @@
 """Knowledge bases, documents, chunks and searches, as all APIs use them.
 
-Every call is for one owner, and reports other owners' objects as NotFound. Documents are read in
-the background (`reading`, `ingest`); the index is derived from their chunks.
+Every call is for one owner, and reports other owners' objects as NotFound. A caller's rights may
+leave out some of the owner's bases (`Knowledge.within`). Documents are read in the background
+(`reading`, `ingest`); the index is derived from their chunks.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from io import SEEK_END, BytesIO
-from typing import IO
+from typing import IO, Protocol
 
 from msgspec import structs
 
@@ -25,6 +27,15 @@ LONGEST = 200  # characters of a name
 AT_ONCE = 256  # chunks read together
 SMALLEST, LARGEST = 20, 100_000  # characters of a chunk
 LOOK = 0.2  # seconds between two polls of a job
+
+
+class BaseRights(Protocol):
+    """Which knowledge bases a caller may use, by name and id."""
+
+    def permits_base(self, *names: str) -> bool: ...
+
+    def check_base(self, asked: str, *names: str) -> None:
+        """Raises Forbidden, or NotFound if what is forbidden is hidden."""
 
 
 class Knowledge:
@@ -48,19 +59,34 @@ class Knowledge:
         self._rank = rank
         self._clock = clock
         self._pause = pause
+        self._may: BaseRights | None = None
+
+    def within(self, may: BaseRights) -> Knowledge:
+        """The same for a caller with these rights: other bases are not listed, and calls for them
+        raise Forbidden. Temporary bases, the files of a chat, may always be used."""
+        bounded = copy(self)
+        bounded._may = may
+        return bounded
 
     # bases
 
     def bases(self, owner: str) -> tuple[Base, ...]:
         """Return all bases, also temporary ones, oldest first."""
         self._delete_expired()
-        return tuple(self._store.bases(owner))
+        may = self._may
+        return tuple(
+            base
+            for base in self._store.bases(owner)
+            if may is None or base.temporary or may.permits_base(base.name, base.id)
+        )
 
     def base(self, owner: str, id_or_name: str) -> Base:
         self._delete_expired()
         base = self._store.base(owner, id_or_name)
         if base is None:
             raise NotFound(f"no such knowledge base: {id_or_name[:100]!r}")
+        if self._may is not None and not base.temporary:
+            self._may.check_base(id_or_name, base.name, base.id)
         return base
 
     def create(
@@ -74,7 +100,7 @@ class Knowledge:
         now = self._clock()
         base = Base(
             id=new_id("vs_"),
-            name=_named(name) if name or not temporary else "",
+            name=self._checked_name(name) if name or not temporary else "",
             info=info[:10_000],
             embedding_model=embedding_model or "",
             created=now,
@@ -86,7 +112,7 @@ class Knowledge:
 
     def rename(self, owner: str, base_id: str, name: str) -> Base:
         base = self.base(owner, base_id)
-        self._store.change_base(owner, base.id, name=_named(name))
+        self._store.change_base(owner, base.id, name=self._checked_name(name, base.id))
         return self.base(owner, base.id)
 
     def describe(self, owner: str, base_id: str, info: str) -> Base:
@@ -107,6 +133,13 @@ class Knowledge:
         self._index.purge()
         self._store.purge()
         return len(bases)
+
+    def _checked_name(self, name: str, *base_id: str) -> str:
+        """The name for a base, which the caller may use under it."""
+        checked = _named(name)
+        if self._may is not None:
+            self._may.check_base(checked, checked, *base_id)
+        return checked
 
     def _delete(self, owner: str, base_id: str) -> None:
         self._store.delete_base(owner, base_id)
@@ -192,7 +225,14 @@ class Knowledge:
         document = self._store.document(owner, document_id)
         if document is None or (base is not None and document.base_id != base.id):
             raise NotFound(f"no such document: {document_id[:100]!r}")
+        if base is None:
+            self._check(owner, document.base_id)
         return document
+
+    def _check(self, owner: str, base_id: str) -> None:
+        """Check that the caller may use the base of something that was found by its own id."""
+        if self._may is not None:
+            self.base(owner, base_id)
 
     def remove(self, owner: str, base_id: str, document_id: str) -> None:
         document = self.document(owner, base_id, document_id)
@@ -227,6 +267,7 @@ class Knowledge:
         chunk = self._store.chunk(owner, chunk_id)
         if chunk is None:
             raise NotFound(f"no such chunk: {chunk_id[:100]!r}")
+        self._check(owner, chunk.base_id)
         if text:
             entry = IndexEntry(chunk.id, chunk.document_id, text)
             model = self._store.model_of(chunk.base_id)
@@ -249,6 +290,7 @@ class Knowledge:
         job = self._store.job(owner, job_id)
         if job is None:
             raise NotFound(f"no such job: {job_id[:100]!r}")
+        self._check(owner, job.base_id)
         return job
 
     def watch(self, owner: str, job_id: str) -> Iterator[Job]:

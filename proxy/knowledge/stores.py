@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from io import SEEK_END
 from typing import IO, Any
 
@@ -19,7 +20,7 @@ from ..errors import BadRequest, NotFound
 from ..store.file_store import Attached, Batch, FileStore, StoredFile, StoredVectorStore
 from ..store.records import Base, Splitting, new_id
 from .hits import Hit
-from .service import Knowledge
+from .service import BaseRights, Knowledge
 from .vector_store_files import VectorStoreFile, from_attached, from_document, refused
 
 HOUR, DAY = 3600, 86_400  # seconds
@@ -35,8 +36,15 @@ class VectorStores:
         self, knowledge: Knowledge, files: FileStore, clock: Callable[[], float] = time.time
     ) -> None:
         self._knowledge = knowledge
+        self._whole = knowledge  # without a caller's bounds, for what expires
         self._files = files
         self._clock = clock
+
+    def within(self, may: BaseRights) -> VectorStores:
+        """The same for a caller with these rights; see `Knowledge.within`."""
+        bounded = copy(self)
+        bounded._knowledge = self._knowledge.within(may)
+        return bounded
 
     def upload(
         self, owner: str, filename: str, purpose: str, data: IO[bytes], lasts: int | None
@@ -60,7 +68,7 @@ class VectorStores:
     def files(self, owner: str) -> list[StoredFile]:
         """Return all files, oldest first."""
         for one in self._files.expired(owner, self._clock()):
-            self.delete_file(owner, one.file_id)
+            self._delete_file(owner, one.file_id)
         return self._files.all(owner)
 
     def file(self, owner: str, file_id: str) -> StoredFile:
@@ -68,7 +76,7 @@ class VectorStores:
         if file is None:
             raise NotFound(f"no such file: {file_id[:100]!r}")
         if file.expires is not None and file.expires <= self._clock():
-            self.delete_file(owner, file_id)
+            self._delete_file(owner, file_id)
             raise NotFound(f"the file {file_id[:100]!r} has expired")
         return file
 
@@ -77,9 +85,16 @@ class VectorStores:
         return self.file(owner, file_id), self._files.content(file_id)
 
     def delete_file(self, owner: str, file_id: str) -> None:
-        """Delete a file, and remove it from all vector stores."""
+        """Delete a file, and remove it from all vector stores, which the caller must be able to
+        use."""
         for one in self._files.attachments(owner, file_id):
-            self._leave(owner, one.base_id, one.document_id)
+            self._knowledge.base(owner, one.base_id)
+        self._delete_file(owner, file_id)
+
+    def _delete_file(self, owner: str, file_id: str) -> None:
+        for one in self._files.attachments(owner, file_id):
+            with suppress(NotFound):  # it may already be deleted
+                self._whole.remove(owner, one.base_id, one.document_id)
             self._files.detach(owner, one.base_id, file_id)
         if not self._files.delete(owner, file_id):
             raise NotFound(f"no such file: {file_id[:100]!r}")

@@ -13,7 +13,7 @@ from ..accounts.limiting.budgets import Used
 from ..accounts.limiting.plan import Size
 from ..core.usage import Usage
 from ..errors import GatewayError, Unsupported
-from ..gateway import Caller
+from ..gateway import Caller, Embedder
 from ..runtime.cancel import Cancel
 from .fastpath import Environ
 from .observability import Record
@@ -69,14 +69,19 @@ def within_limits(
     environ: Environ,
     cancel: Cancel,
     *,
+    embedder: Embedder,
     model: str,
     texts: Iterable[Sized],
 ) -> Iterator[Admitted]:
-    """Run a request to this model that evaluates these texts, or lists of token ids, within the
-    limits of its caller. Afterwards, the tokens in the record's info are charged. If the client
-    leaves, or is refused, after a backend has begun, these are about those of all texts."""
+    """Run a request to this model of an embedder that evaluates these texts, or lists of token ids,
+    within the limits of its caller. Afterwards, the tokens in the record's info are charged. If the
+    client leaves, or is refused, after a backend has begun, these are about those of all texts."""
     caller = services.callers.caller(record.key, environ)
-    prompt = 0 if caller.allowance is None else _about(texts)
+    prompt = 0
+    if caller.allowance is not None:
+        prompt, registry = _about(texts), embedder.registry
+        pool, model = registry.resolve(model)
+        caller.allowance.for_model(partial(registry.names_of, pool))
     admitted = Admitted(caller, cancel, model, prompt)
     try:
         yield admitted

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from ..dialects import batches
 from ..errors import NotFound
@@ -19,6 +19,7 @@ from ..store.batch_records import MOST as MOST_BATCHES
 from . import body
 from .background import encoded
 from .observability import Record
+from .permissions import knowledge
 from .services import Services
 from .spine import json_route, passthrough
 
@@ -37,17 +38,17 @@ _encode = msgspec.json.Encoder().encode
 
 @json_route(blueprint, "GET", "/v1/data")
 def export(services: Services, record: Record) -> Response:
-    parts = _gathered(_exported(services, record.key))
+    parts = _gathered(_exported(services, record.key, knowledge(services, request.environ)))
     first = next(parts)  # raises if the data cannot be read
     return passthrough(chain((first,), parts), body.JSON, [])
 
 
-def _exported(services: Services, owner: str) -> Iterator[bytes]:
+def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> Iterator[bytes]:
     """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
     responses, chats = services.store.ids(owner), services.chats.ids(owner)
     kept = services.response_conversations.ids(owner)
     talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
-    bases = services.knowledge.bases(owner) if services.knowledge else ()
+    bases = knowledge.bases(owner) if knowledge else ()
     files = services.vector_stores.files(owner) if services.vector_stores else ()
     made = services.batches.page(owner, MOST_BATCHES) if services.batches else ()
     yield b'{"object":"data","responses":'
@@ -61,9 +62,9 @@ def _exported(services: Services, owner: str) -> Iterator[bytes]:
         yield from _list(_talk(services.conversations, owner, one) for one in talks)
         yield b',"feedback":'
         yield from _list([_encode(one)] for one in _ratings(services.conversations, owner))
-    if services.knowledge is not None:
+    if knowledge is not None:
         yield b',"knowledge_bases":'
-        yield from _list(_base(services.knowledge, owner, base) for base in bases)
+        yield from _list(_base(knowledge, owner, base) for base in bases)
     if services.vector_stores is not None:
         yield b',"files":'
         yield from _list([_encode(one)] for one in files)

@@ -69,7 +69,13 @@ def _embedded(
     with (
         disconnect.watched(environ) as cancel,
         within_limits(
-            services, record, environ, cancel, model=asked.model, texts=asked.inputs
+            services,
+            record,
+            environ,
+            cancel,
+            embedder=services.embedder,
+            model=asked.model,
+            texts=asked.inputs,
         ) as admitted,
     ):
         name, result = services.embedder.embed(
@@ -99,7 +105,13 @@ def ranked(services: Services, record: Record) -> Any:
     with (
         disconnect.watched(environ) as cancel,
         within_limits(
-            services, record, environ, cancel, model=asked.model, texts=texts
+            services,
+            record,
+            environ,
+            cancel,
+            embedder=services.ranker,
+            model=asked.model,
+            texts=texts,
         ) as admitted,
     ):
         name, result = services.ranker.rerank(

@@ -145,6 +145,8 @@ def _answer(
     cancel = Cancel()
     record.stop = disconnect.watch(request.environ, cancel)
     caller = services.callers.caller(record.key, request.environ)
+    if caller.allowance is not None:
+        caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
     taken = Admitted(caller, cancel, model) if counts else None
     on_slot = nothing if taken is None else taken.on_slot
     try:

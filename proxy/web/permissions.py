@@ -1,14 +1,20 @@
-"""Which models the caller of a request may use. Answers check it themselves, in the gateway."""
+"""Which models and knowledge bases the caller of a request may use. Answers check it themselves, in
+the gateway and in dialogues.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..accounts.rights import ALL, Permissions
 from ..gateway import Embedder
 from .auth import IDENTITY
 from .services import Services
+
+if TYPE_CHECKING:
+    from ..knowledge.service import Knowledge
+    from ..knowledge.stores import VectorStores
 
 
 def permissions(services: Services, environ: Mapping[str, Any]) -> Permissions:
@@ -41,3 +47,15 @@ def visible(
     if not may.rights:
         return tuple(names)
     return tuple(name for name in names if may.permits_model(name, resolve(name)[0]))
+
+
+def knowledge(services: Services, environ: Mapping[str, Any]) -> Knowledge | None:
+    """The knowledge bases that the caller may use; None if they are not installed."""
+    may, found = permissions(services, environ), services.knowledge
+    return found.within(may) if found is not None and may.bounds_knowledge else found
+
+
+def vector_stores(services: Services, environ: Mapping[str, Any]) -> VectorStores | None:
+    """The vector stores that the caller may use; None if they are not installed."""
+    may, found = permissions(services, environ), services.vector_stores
+    return found.within(may) if found is not None and may.bounds_knowledge else found

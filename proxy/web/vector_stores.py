@@ -12,7 +12,7 @@ from ..dialects import vector_store_objects as objects
 from ..dialects import vector_stores as dialect
 from ..dialects.vector_stores import Attachment, Chunking
 from ..errors import BadRequest, Unsupported
-from . import body
+from . import body, permissions
 from .observability import Record
 from .services import Services
 from .spine import View, json_route
@@ -162,10 +162,12 @@ def batch_files(services: Services, record: Record, key: str, batch: str) -> Any
 
 
 def opened(services: Services) -> VectorStores:
-    """Return the vector stores. Raises Unsupported if the knowledge extra is not installed."""
-    if services.vector_stores is None:
+    """Return the vector stores that the caller of this request may use. Raises Unsupported if the
+    knowledge extra is not installed."""
+    stores = permissions.vector_stores(services, request.environ)
+    if stores is None:
         raise Unsupported("files and vector stores are not available: install slotproxy[knowledge]")
-    return services.vector_stores
+    return stores
 
 
 def _body(services: Services) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from proxy.accounts.rights import Permissions
 from proxy.agent import Toolbox
 from proxy.app.compose import compose
 from proxy.config import load
@@ -123,6 +124,9 @@ class Hit(msgspec.Struct, frozen=True):
 
 class Shelf:
     """A knowledge base of four documents; a question finds those it names, and then the first."""
+
+    def within(self, may: Permissions) -> Shelf:
+        return self
 
     def bases(self, owner: str) -> Iterable[Base]:
         return [Base("b1")]

@@ -50,7 +50,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "oidc": {"accounts", "errors", "websearch"},
     "websearch": {"errors", "runtime"},
     "agent": {"core", "errors", "runtime", "websearch"},
-    "dialogue": {"core", "errors", "runtime", "gateway", "prompting", "websearch", "agent"},
+    "dialogue": {
+        "accounts",
+        "core",
+        "errors",
+        "runtime",
+        "gateway",
+        "prompting",
+        "websearch",
+        "agent",
+    },
     "web": {
         "",
         "accounts",

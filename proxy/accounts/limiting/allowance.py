@@ -128,7 +128,8 @@ class Allowance:
     those that run or wait, and does not wait for windows; only its later rounds do."""
 
     def __init__(self, service: LimitService, plan: Plan, key: str, *, idle: bool = False) -> None:
-        self.plan = plan
+        self._whole = plan
+        self.plan = plan.of(())
         self.states: Sequence[State] = ()
         self.warnings: Sequence[str] = ()
         self._service = service
@@ -139,6 +140,11 @@ class Allowance:
         self._queued = 0  # choices that wait for a slot
         self._place: Admission | None = None  # in the queue
         self._lock = native_lock()
+
+    def for_model(self, names: Callable[[], Sequence[str]]) -> None:
+        """The request is to the model with these names, so the limits for this model count too."""
+        if self._whole.patterns:
+            self.plan = self._whole.of(names())
 
     def admit(self, size: Size, model: str, cancel: Cancel) -> Generator[None, None, Admission]:
         """Take what a request to this model, or a round of it, may need; yields while it waits for
@@ -228,7 +234,7 @@ class Allowance:
 
     def _check_waits(self, charges: Sequence[Charge], found: Refused) -> None:
         """Raises the error of a request that does not wait for what refused it."""
-        by, plan, used = found.by, self.plan, 0
+        by, plan = found.by, self.plan
         if isinstance(by, Charge):
             place = next(place for place, one in enumerate(charges) if one is by)
             used, windows = found.levels[place], len(plan.quantities)
@@ -236,9 +242,9 @@ class Allowance:
                 budget = plan.budgets[place - windows]
                 self._service.tell(budget, used, by.meter.epoch, is_hard=True)
                 raise refusal(by, found.wait, used)
-            if found.wait is None:
-                raise refusal(by, None)
-        if by.subject not in plan.waiting:
+            if found.wait is None or by.subject not in plan.waiting:
+                raise refusal(by, found.wait, model=plan.models[place])
+        elif by.subject not in plan.waiting:
             raise refusal(by, found.wait)
 
     def _note(self, charges: Sequence[Charge], found: Taken | Refused) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2s
 from typing import NamedTuple
 
 from ...errors import BadRequest, BudgetExceeded, GatewayError, LimitReached
-from ..limits import PERIODS, Budget, Limited, Period, Quantity, Unit
+from ..limits import PERIODS, Budget, Limited, Quantity, Unit, Window
+from ..rights import matches
 from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, unit_of, units
 from .meters import ANY, TICKS, Charge, Gauge, Meter, window
 
@@ -40,6 +42,7 @@ class _Window(NamedTuple):
     subject: str
     quantity: Quantity
     meter: Meter
+    model: str
 
 
 class BudgetOf(NamedTuple):
@@ -51,16 +54,22 @@ class BudgetOf(NamedTuple):
 
 class Plan:
     """The limits of a request, of all levels. Its charges are those of its windows, then those of
-    its budgets. `quantities` are those of its windows. `counts_tokens`: its prompt must be
-    counted."""
+    its budgets. `quantities` are those of its windows. `patterns` are the models that some of them
+    are for, `models` those of each, "" for all. `counts_tokens`: its prompt must be counted."""
 
-    def __init__(self, limited: Sequence[Limited]) -> None:
+    def __init__(self, limited: Sequence[Limited], models: frozenset[str] | None = None) -> None:
+        """`models` are the patterns whose windows count; None is all of them."""
         self._windows = [
-            _Window(one.subject, each.quantity, _meter(each.quantity, each.period, each.most))
+            _Window(one.subject, each.quantity, meter_of_window(each), each.model)
             for one in limited
             for each in one.limits.windows
+            if models is None or not each.model or each.model in models
         ]
+        self.models = [one.model for one in self._windows]
+        self.patterns = frozenset(one for one in self.models if one)
         self.quantities = [one.quantity for one in self._windows]
+        self._limited = limited
+        self._narrowed: dict[frozenset[str], Plan] = {}
         self.budgets = [
             BudgetOf(one.subject, budget) for one in limited for budget in budgets_of(one)
         ]
@@ -89,6 +98,18 @@ class Plan:
             counts: [_request(one, TICKS if counts else 0) for one in self._windows]
             for counts in (True, False)
         }
+
+    def of(self, names: Sequence[str]) -> Plan:
+        """The plan of a request to the model with these names: without windows of other models."""
+        if not self.patterns:
+            return self
+        models = frozenset(
+            pattern for pattern in self.patterns if any(matches(pattern, name) for name in names)
+        )
+        found = self._narrowed.get(models)
+        if found is None:
+            found = self._narrowed[models] = Plan(self._limited, models)
+        return found
 
     def check_prompt(self, tokens: int) -> None:
         """Raises BadRequest if the prompt is larger than allowed."""
@@ -167,12 +188,20 @@ def _request(one: _Window, count: int) -> Charge:
     return Charge(one.subject, one.meter, count, count, gives_back=False)
 
 
-def _meter(quantity: Quantity, period: Period, most: int) -> Meter:
-    return window(f"{quantity}/{period}", most, PERIODS[period])
+def meter_of_window(one: Window) -> Meter:
+    """The meter of a window; its name may have only letters, digits, `_` and `/`."""
+    name = f"{one.quantity}/{one.period}"
+    if one.model:
+        digest = blake2s(one.model.encode(), digest_size=12, person=b"model").hexdigest()
+        name = f"{name}/{digest}"
+    return window(name, one.most, PERIODS[one.period])
 
 
-def refusal(by: Charge | Gauge, wait: float | None, used: int = 0) -> GatewayError:
-    """The error of a request that reached a limit; `used` is the level of the meter."""
+def refusal(
+    by: Charge | Gauge, wait: float | None, used: int = 0, *, model: str = ""
+) -> GatewayError:
+    """The error of a request that reached a limit; `used` is the level of the meter, `model` the
+    one that the limit is for."""
     who = _who(by.subject)
     if isinstance(by, Gauge):
         some = _counted(by.most, "requests")
@@ -186,15 +215,16 @@ def refusal(by: Charge | Gauge, wait: float | None, used: int = 0) -> GatewayErr
         return _over_budget(by, unit, period, wait, used)
     most = by.meter.capacity // TICKS
     some = _counted(most, _THINGS[quantity])
+    of = f" of the model {model!r}" if model else ""
     if wait is None and not most:
-        return LimitReached(f"{who} may use {some}: ask an administrator for more")
+        return LimitReached(f"{who} may use {some}{of}: ask an administrator for more")
     if wait is None:
         return LimitReached(
-            f"{who} may use {some} a {period}, and this request needs {by.need // TICKS}: send a"
-            f" shorter one, {_ADVICE}"
+            f"{who} may use {some} a {period}{of}, and this request needs {by.need // TICKS}: send"
+            f" a shorter one, {_ADVICE}"
         )
     return LimitReached(
-        f"{who} has used up its {some} a {period}: try again in {_duration(wait)}, {_ADVICE}",
+        f"{who} has used up its {some} a {period}{of}: try again in {_duration(wait)}, {_ADVICE}",
         retry_after=max(1.0, wait),
     )
 

@@ -7,17 +7,19 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from ..limits import PERIODS, Budget, Limited, Window
+from ..limits import Budget, Limited, Window
 from .allowance import LimitService
 from .budgets import SCALES, budgets_of, meter_of
 from .limiter import Taken
-from .meters import TICKS, Charge, Meter, until_empty, window
+from .meters import TICKS, Charge, Meter, until_empty
+from .plan import meter_of_window
 
 
 class Standing(Struct, frozen=True):
     """A limit of the key, the team or the user (`level`): `used` of `most` of a `quantity` in a
     `period`, "" for ever. In `reset` seconds, nothing of it is used any more; None for never.
-    `warns`: it is a budget that only warns."""
+    `warns`: it is a budget that only warns. `model`: the name or pattern that it is for, "" for all
+    models."""
 
     level: str
     quantity: str
@@ -27,6 +29,7 @@ class Standing(Struct, frozen=True):
     reset: float | None
     is_budget: bool = False
     warns: bool = False
+    model: str = ""
 
 
 class _Bound(NamedTuple):
@@ -52,14 +55,7 @@ def standings(service: LimitService, limits: Sequence[Limited], now: int) -> Seq
 
 def _bounds(limited: Limited, now: int) -> list[_Bound]:
     return [
-        *(
-            _Bound(
-                limited.subject,
-                one,
-                window(f"{one.quantity}/{one.period}", one.most, PERIODS[one.period]),
-            )
-            for one in limited.limits.windows
-        ),
+        *(_Bound(limited.subject, one, meter_of_window(one)) for one in limited.limits.windows),
         *(_Bound(limited.subject, one, meter_of(one, now)) for one in budgets_of(limited)),
     ]
 
@@ -70,7 +66,8 @@ def _standing(bound: _Bound, used: int, now: int) -> Standing:
     reset = round(until_empty(meter, used, now), 1)
     if isinstance(limit, Window):
         whole = -(-used // TICKS)
-        return Standing(level, limit.quantity, limit.period, limit.most, whole, reset)
+        quantity, period = limit.quantity, limit.period
+        return Standing(level, quantity, period, limit.most, whole, reset, model=limit.model)
     most = limit.soft if limit.most is None else limit.most
     return Standing(
         level,

@@ -31,8 +31,13 @@ from . import values
 MOST = 10**11  # tokens or requests of a limit
 MOST_SPENT = 10**11
 MOST_BUDGETS = 8
+MOST_MODELS = 100  # with limits of their own
 NONE = -1  # removes a limit
 _MINUTE: dict[str, Quantity] = {"rpm_limit": "requests", "tpm_limit": "tokens"}
+_MINUTE_OF_MODELS: dict[str, Quantity] = {
+    "model_rpm_limit": "requests",
+    "model_tpm_limit": "tokens",
+}
 _COUNTS = {
     "max_parallel_requests": "parallel",
     "max_queued_requests": "queued",
@@ -49,8 +54,19 @@ _DURATIONS: dict[BudgetPeriod, tuple[str, ...]] = {
 }
 DURATIONS = tuple(names[0] for names in _DURATIONS.values())
 FIELDS = frozenset(
-    {"limits", "on_limit", "budget_duration", "budget_limits", *_MINUTE, *_COUNTS, *_BUDGET}
+    {
+        "limits",
+        "model_limits",
+        "on_limit",
+        "budget_duration",
+        "budget_limits",
+        *_MINUTE,
+        *_MINUTE_OF_MODELS,
+        *_COUNTS,
+        *_BUDGET,
+    }
 )
+_Windows = dict[tuple[Quantity, Period], int]
 
 
 def parse(body: Body, known: Limits) -> Limits:
@@ -74,12 +90,23 @@ def parse(body: Body, known: Limits) -> Limits:
 def shown(limits: Limits) -> dict[str, Any]:
     budget = limits.budget or Budget()
     windows: dict[str, dict[str, int]] = {}
+    models: dict[str, dict[str, dict[str, int]]] = {}
     for one in limits.windows:
-        windows.setdefault(one.quantity, {})[one.period] = one.most
+        table = models.setdefault(one.model, {}) if one.model else windows
+        table.setdefault(one.quantity, {})[one.period] = one.most
     return {
         **{field: limits.window(name, "minute") for field, name in _MINUTE.items()},
+        **{
+            field: {
+                model: table[name]["minute"]
+                for model, table in models.items()
+                if "minute" in table.get(name, ())
+            }
+            for field, name in _MINUTE_OF_MODELS.items()
+        },
         **{field: getattr(limits, name) for field, name in _COUNTS.items()},
         "limits": windows,
+        "model_limits": models,
         "on_limit": limits.on_limit or ON_LIMIT[0],
         "max_budget": budget.most,
         "soft_budget": budget.soft,
@@ -97,29 +124,69 @@ def shown(limits: Limits) -> dict[str, Any]:
 
 
 def _windows(body: Body, known: Limits) -> tuple[Window, ...]:
-    found = {(one.quantity, one.period): one.most for one in known.windows}
+    found = {(one.quantity, one.period): one.most for one in known.windows if not one.model}
     if body.get("limits") is not None:
-        found = _table(fields.mapping(body, "limits"))
+        found = _table(fields.mapping(body, "limits"), "limits")
     for field, quantity in _MINUTE.items():
         most = fields.integer(body, field, NONE, MOST)
         if most == NONE:
             found.pop((quantity, "minute"), None)
         elif most is not None:
             found[quantity, "minute"] = most
-    return tuple(Window(*name, most) for name, most in sorted(found.items()))
+    windows = [Window(*name, most) for name, most in sorted(found.items())]
+    for model, table in sorted(_windows_of_models(body, known).items()):
+        windows += (Window(*name, most, model) for name, most in sorted(table.items()))
+    return tuple(windows)
 
 
-def _table(given: Body) -> dict[tuple[Quantity, Period], int]:
-    """The table of `limits`: the most of each quantity in each period."""
-    found: dict[tuple[Quantity, Period], int] = {}
+def _windows_of_models(body: Body, known: Limits) -> dict[str, _Windows]:
+    """The windows of each model. As LiteLLM does, `model_rpm_limit` and `model_tpm_limit` replace
+    the limits a minute of all models."""
+    found: dict[str, _Windows] = {}
+    for one in known.windows:
+        if one.model:
+            found.setdefault(one.model, {})[one.quantity, one.period] = one.most
+    if body.get("model_limits") is not None:
+        given = fields.mapping(body, "model_limits")
+        found = {
+            model: _table(fields.mapping(given, model, "model_limits."), f"model_limits.{model}")
+            for model in _models(given, "model_limits")
+        }
+    for field, quantity in _MINUTE_OF_MODELS.items():
+        if body.get(field) is None:
+            continue
+        for table in found.values():
+            table.pop((quantity, "minute"), None)
+        given = fields.mapping(body, field)
+        for model in _models(given, field):
+            most = fields.integer(given, model, NONE, MOST, f"{field}.")
+            if most is not None and most != NONE:
+                found.setdefault(model, {})[quantity, "minute"] = most
+    return found
+
+
+def _models(given: Body, field: str) -> Body:
+    """The names, or patterns, of a table of models."""
+    if len(given) > MOST_MODELS:
+        raise InvalidParameter(field, f"may have at most {MOST_MODELS} models")
+    if not all(0 < len(model) <= values.MAX_NAME for model in given):
+        raise InvalidParameter(
+            field, f"must have names of models of 1 to {values.MAX_NAME} characters"
+        )
+    return given
+
+
+def _table(given: Body, at: str) -> _Windows:
+    """A table of `limits`: the most of each quantity in each period."""
+    found: _Windows = {}
     for quantity in given:
         if quantity not in QUANTITIES:
-            raise InvalidParameter("limits", f"may have only {', '.join(QUANTITIES)}")
-        periods = fields.mapping(given, quantity, "limits.")
+            raise InvalidParameter(at, f"may have only {', '.join(QUANTITIES)}")
+        periods = fields.mapping(given, quantity, f"{at}.")
         for period in periods:
             if period not in PERIODS:
-                raise InvalidParameter(f"limits.{quantity}", f"may have only {', '.join(PERIODS)}")
-            most = fields.integer(periods, period, 0, MOST, f"limits.{quantity}.")
+                raise InvalidParameter(f"{at}.{quantity}", f"may have only {', '.join(PERIODS)}")
+            most = fields.integer(periods, period, 0, MOST, f"{at}.{quantity}.")
             if most is not None:
                 found[quantity, period] = most
     return found

@@ -17,6 +17,8 @@ FIELDS = limits.FIELDS | {
     "models",
     "allowed_routes",
     "allowed_tools",
+    "allowed_knowledge_bases",
+    "object_permission",
     "allowed_ips",
     "barred_tiers",
     "read_only",
@@ -63,6 +65,8 @@ def parse(body: Body, known: Rights) -> Rights:
         changes["apis"] = ()
     if body.get("allowed_tools") is not None:
         changes["tools"] = values.names(body, "allowed_tools", MAX_RIGHTS)
+    if (bases := _knowledge_bases(body)) is not None:
+        changes["knowledge"] = bases
     if body.get("allowed_ips") is not None:
         changes["networks"] = _networks(body)
     if body.get("barred_tiers") is not None:
@@ -87,6 +91,7 @@ def shown(rights: Rights) -> dict[str, Any]:
         "models": rights.models,
         "allowed_routes": rights.apis,
         "allowed_tools": rights.tools,
+        "allowed_knowledge_bases": rights.knowledge,
         "allowed_ips": rights.networks,
         "barred_tiers": rights.barred_tiers,
         "read_only": rights.read_only,
@@ -94,6 +99,19 @@ def shown(rights: Rights) -> dict[str, Any]:
         "group": rights.group or None,
         **limits.shown(rights.limits),
     }
+
+
+def _knowledge_bases(body: Body) -> tuple[str, ...] | None:
+    """The field of ours, or else LiteLLM's `object_permission.vector_stores`."""
+    if body.get("allowed_knowledge_bases") is not None:
+        return values.names(body, "allowed_knowledge_bases", MAX_RIGHTS)
+    if body.get("object_permission") is None:
+        return None
+    objects = fields.mapping(body, "object_permission")
+    values.refuse_others(objects, {"vector_stores"}, "object_permission.")
+    if objects.get("vector_stores") is None:
+        return None
+    return values.names(objects, "vector_stores", MAX_RIGHTS, "object_permission.")
 
 
 def _apis(body: Body) -> tuple[str, ...]:

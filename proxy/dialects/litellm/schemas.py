@@ -22,6 +22,16 @@ LIMITS: dict[str, Schema] = {
         " `day` or `month` of 30 days. Empty for none.",
         {"requests": {"hour": 1000}, "tokens": {"day": 1_000_000}},
     ),
+    "model_rpm_limit": mapping(
+        "Requests in a minute by model: a name, or a pattern with `*`. It replaces those of all"
+        " models; empty for none.",
+        {"qwen*": 30},
+    ),
+    "model_tpm_limit": mapping("Tokens in a minute by model, in the same way.", {"qwen*": 20_000}),
+    "model_limits": mapping(
+        "All limits in windows by model, each as `limits`. Empty for none.",
+        {"qwen*": {"requests": {"day": 500}}},
+    ),
     "on_limit": text(
         "What happens to a request beyond a window: it is rejected with 429, or waits.",
         "wait",
@@ -55,6 +65,13 @@ RIGHTS: dict[str, Schema] = {
     ),
     "allowed_tools": strings(
         "Tools of the gateway, or patterns with `*`; empty for all.", "web_search"
+    ),
+    "allowed_knowledge_bases": strings(
+        "Names or ids of knowledge bases, or patterns with `*`; empty for all.", "handbook"
+    ),
+    "object_permission": mapping(
+        "LiteLLM's field: `vector_stores` sets `allowed_knowledge_bases`.",
+        {"vector_stores": ["handbook"]},
     ),
     "key_type": text("Sets the routes of a kind of key.", "llm_api", enum=list(TYPES)),
     "allowed_ips": strings("Addresses and networks of clients; empty for all.", "10.0.0.0/8"),

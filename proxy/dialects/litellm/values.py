@@ -24,14 +24,15 @@ _DURATION = re.compile(r"([0-9]{1,9})(s|mo|m|h|d|w)")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
-def refuse_others(body: Body, known: Collection[str]) -> None:
-    """Raises InvalidParameter for a field that is not known and not empty."""
+def refuse_others(body: Body, known: Collection[str], at: str = "") -> None:
+    """Raises InvalidParameter for a field that is not known and not empty. `at` is the place of
+    the body, such as "limits."."""
     for field, value in body.items():
         if field in known or value is None or value is False or value in ("", [], {}):
             continue
         if field == "spend" and value == 0:
             continue
-        raise InvalidParameter(field[:100], "is not supported by this gateway: remove it")
+        raise InvalidParameter(at + field[:100], "is not supported by this gateway: remove it")
 
 
 def name(body: Mapping[str, Any], field: str) -> str | None:
@@ -53,13 +54,13 @@ def required_name(body: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def names(body: Body, field: str, most: int = MAX_KEYS) -> tuple[str, ...]:
+def names(body: Body, field: str, most: int = MAX_KEYS, at: str = "") -> tuple[str, ...]:
     """A list of ids, aliases or keys, each once."""
-    values = fields.items(body, field)
+    values = fields.items(body, field, at)
     if len(values) > most:
-        raise InvalidParameter(field, f"may have at most {most} entries")
+        raise InvalidParameter(at + field, f"may have at most {most} entries")
     if not all(type(one) is str and 0 < len(one) <= MAX_NAME for one in values):
-        raise InvalidParameter(field, f"must be a list of texts of 1 to {MAX_NAME} characters")
+        raise InvalidParameter(at + field, f"must be a list of texts of 1 to {MAX_NAME} characters")
     return tuple(dict.fromkeys(values))
 
 

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
 from typing import IO
 
+from flask import request
+
 from ...dialects.chatchat import bases
 from ...errors import Forbidden, GatewayError, NotFound
 from ...knowledge.hits import Hit
 from ...store.records import Base, Chunk, Document, Splitting
+from .. import permissions
 from ..form import UploadedPart
 from ..services import Services
 from .streaming import Documents
@@ -30,15 +33,17 @@ Failures = list[tuple[str, str]]  # names and reasons
 
 
 class OwnerBases:
-    """The knowledge bases of one owner. Raises Forbidden if knowledge bases are not available."""
+    """The knowledge bases of one owner, as far as the caller of this request may use them. Raises
+    Forbidden if knowledge bases are not available."""
 
     def __init__(self, services: Services, owner: str) -> None:
-        if services.knowledge is None:
+        knowledge = permissions.knowledge(services, request.environ)
+        if knowledge is None:
             raise Forbidden(
                 "knowledge bases are not available: install them with pip install"
                 " slotproxy[knowledge]"
             )
-        self.knowledge = services.knowledge
+        self.knowledge = knowledge
         self.owner = owner
         self._models = services.embedder.registry.names
 

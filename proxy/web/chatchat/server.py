@@ -122,7 +122,13 @@ def embed_texts(services: Services, record: Record) -> Any:
     with (
         disconnect.watched(environ) as cancel,
         within_limits(
-            services, record, environ, cancel, model=wanted.model, texts=wanted.texts
+            services,
+            record,
+            environ,
+            cancel,
+            embedder=services.embedder,
+            model=wanted.model,
+            texts=wanted.texts,
         ) as admitted,
     ):
         name, embedded = services.embedder.embed(

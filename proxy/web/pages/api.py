@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, make_response, request
 
 from ...errors import InvalidParameter, NotFound
-from .. import body
+from .. import body, permissions
 from ..services import current_services
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ def share(asked: Mapping[str, Any], name: str, prefix: str = "") -> float | None
 
 
 def knowledge() -> Knowledge:
-    """Raises NotFound if the knowledge extra is not installed."""
-    available = current_services().knowledge
+    """The knowledge bases that the caller may use. Raises NotFound if the knowledge extra is not
+    installed."""
+    owner()  # permissions are those of a checked key
+    available = permissions.knowledge(current_services(), request.environ)
     if available is None:
         raise NotFound("knowledge bases are not installed: pip install 'slotproxy[knowledge]'")
     return available

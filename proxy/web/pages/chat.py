@@ -12,6 +12,7 @@ from ...dialects import fields
 from ...dialects.chat_exports import TITLE
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ...store.records import PINNED
+from .. import permissions
 from ..observability import Record
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
@@ -52,7 +53,8 @@ def page() -> Response:
     seen = [one for one in models if images.accepts_images(services.gateway, one)]
     missing = services.conversations is None
     owner = api.owner()
-    all_bases = services.knowledge.bases(owner) if services.knowledge is not None else ()
+    knowledge = permissions.knowledge(services, request.environ)
+    all_bases = knowledge.bases(owner) if knowledge is not None else ()
     bases = [one for one in all_bases if not one.temporary]
     dialogues = services.dialogues
     return make_response(

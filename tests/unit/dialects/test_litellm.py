@@ -88,6 +88,7 @@ def test_rights_are_read_and_shown() -> None:
         "models": ["qwen*"],
         "allowed_routes": ["chat", "/v1/models"],
         "allowed_tools": ["web_*"],
+        "allowed_knowledge_bases": ["hand*"],
         "allowed_ips": ["10.0.0.0/8", "::1"],
         "barred_tiers": ["cloud"],
         "read_only": True,
@@ -103,6 +104,7 @@ def test_rights_are_read_and_shown() -> None:
     empty = {
         "models": [],
         "allowed_tools": [],
+        "allowed_knowledge_bases": [],
         "allowed_routes": [],
         "allowed_ips": [],
         "barred_tiers": [],

@@ -14,6 +14,9 @@ WHOLE: dict[str, Any] = {
     "rpm_limit": 60,
     "tpm_limit": 5000,
     "limits": {"requests": {"hour": 100, "minute": 7}, "prompt_tokens": {"month": 10**9}},
+    "model_rpm_limit": {"qwen*": 10, "tiny": 0},
+    "model_tpm_limit": {"tiny": 900},
+    "model_limits": {"qwen*": {"tokens": {"day": 5}, "requests": {"minute": 99}}},
     "on_limit": "wait",
     "max_parallel_requests": 4,
     "max_queued_requests": 0,
@@ -33,6 +36,10 @@ def test_all_fields_are_read() -> None:
             Window("requests", "hour", 100),
             Window("requests", "minute", 60),
             Window("tokens", "minute", 5000),
+            Window("requests", "minute", 10, "qwen*"),
+            Window("tokens", "day", 5, "qwen*"),
+            Window("requests", "minute", 0, "tiny"),
+            Window("tokens", "minute", 900, "tiny"),
         ),
         on_limit="wait",
         parallel=4,
@@ -67,7 +74,41 @@ def test_limits_are_removed() -> None:
     known = limits.parse(WHOLE, Limits())
     removed = {name: -1 for name, value in WHOLE.items() if isinstance(value, int | float)}
     empty = {"limits": {}, "budget_limits": [], "on_limit": "", "budget_duration": ""}
+    empty |= {"model_rpm_limit": {}, "model_tpm_limit": {}, "model_limits": {}}
     assert limits.parse({**removed, **empty}, known) == Limits()
+
+
+def test_limits_of_models_replace_those_of_the_same_quantity() -> None:
+    known = limits.parse(
+        {"model_rpm_limit": {"a": 1, "b": 2}, "model_tpm_limit": {"a": 3}}, Limits()
+    )
+    changed = limits.parse({"model_rpm_limit": {"b": 4, "c": -1}}, known)
+    assert changed.windows == (
+        Window("tokens", "minute", 3, "a"),
+        Window("requests", "minute", 4, "b"),
+    )
+    assert limits.parse({"rpm_limit": 5}, known).windows[1:] == known.windows
+    assert limits.parse({"limits": {}}, known) == known
+    assert limits.parse({"model_limits": {}}, known) == Limits()
+
+
+@pytest.mark.parametrize(
+    ("body", "at"),
+    [
+        ({"model_rpm_limit": {"a": "x"}}, "model_rpm_limit.a"),
+        ({"model_tpm_limit": {"a": -2}}, "model_tpm_limit.a"),
+        ({"model_rpm_limit": {"": 1}}, "model_rpm_limit"),
+        ({"model_rpm_limit": [1]}, "model_rpm_limit"),
+        ({"model_limits": {"a": {"words": {}}}}, "model_limits.a"),
+        ({"model_limits": {"a": {"tokens": {"year": 1}}}}, "model_limits.a.tokens"),
+        ({"model_limits": {"a": 1}}, "model_limits.a"),
+        ({"model_limits": {str(one): {} for one in range(limits.MOST_MODELS + 1)}}, "model_limits"),
+    ],
+)
+def test_wrong_limits_of_models_are_refused_by_name(body: dict[str, Any], at: str) -> None:
+    with pytest.raises(InvalidParameter) as refused:
+        limits.parse(body, Limits())
+    assert refused.value.param == at
 
 
 def test_zero_is_a_limit() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proxy.accounts.rights import Permissions
 from proxy.agent.tools import ToolError
 from proxy.core.request import Message
 from proxy.dialogue.events import DialogueRequest, Sources
@@ -25,6 +26,9 @@ class Knows:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[str], str]] = []
+
+    def within(self, may: Permissions) -> Knows:
+        return self
 
     def bases(self, owner: str) -> Any:
         return [SimpleNamespace(id="b1"), SimpleNamespace(id="b2")]

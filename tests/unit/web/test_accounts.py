@@ -108,7 +108,6 @@ def test_update_changes_alias_and_metadata(http: Http) -> None:
     "field",
     [
         {"model_max_budget": {"a": 10}},
-        {"model_rpm_limit": {"a": 1}},
         {"rpm_limit_type": "best_effort_throughput"},
         {"budget_id": "b"},
         {"guardrails": ["x"]},

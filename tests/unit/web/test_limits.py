@@ -372,3 +372,45 @@ def test_waiting_ends_after_the_queue_timeout(driver: ScriptedDriver, tmp_path: 
     begun = time.monotonic()
     assert _error(http.chat(key), 503)["code"] == "queue_timeout"
     assert time.monotonic() - begun < 10
+
+
+def test_limits_of_a_model_count_its_requests_only(tmp_path: Path) -> None:
+    driver = ScriptedDriver(say("Hi", usage=Usage(7, 3, 2)))
+    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 0}
+    http = Http(make_app(driver, alias=("other", "scripted"), **settings))
+    key = http.make(model_rpm_limit={"oth*": 1, "absent": 0}, rpm_limit=60)["key"]
+    # Both names mean one model, so the limit cannot be evaded by asking for the other.
+    first = http.post("/v1/chat/completions", key, **{**CHAT, "model": "scripted"})
+    assert first.headers["x-ratelimit-limit-requests"] == "1"
+    assert first.headers["x-ratelimit-remaining-requests"] == "0"
+    refused = http.post("/v1/chat/completions", key, **{**CHAT, "model": "other"})
+    error = _error(refused)
+    assert "1 request a minute of the model 'oth*'" in error["message"]
+    assert 58 <= int(refused.headers["Retry-After"]) <= 60
+    free = http.make(model_rpm_limit={"absent": 0}, model_tpm_limit={"absent": 0})["key"]
+    assert http.chat(free).status_code == 200
+
+
+def test_tokens_of_a_model_are_limited(http: Http) -> None:
+    key = http.make(model_tpm_limit={"scripted": PROMPT + 3}, rpm_limit=9)["key"]
+    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=3)
+    assert answer.headers["x-ratelimit-limit-tokens"] == str(PROMPT + 3)
+    assert _error(http.post("/v1/chat/completions", key, **CHAT, max_tokens=400))
+
+
+def test_limits_of_models_hold_at_each_level(http: Http) -> None:
+    http.admin("/team/new", team_id="lab", model_rpm_limit={"*": 1})
+    http.admin("/user/new", user_id="carol", auto_create_key=False, model_rpm_limit={"*": 2})
+    keys = [http.make(team_id="lab")["key"], http.make(user_id="carol")["key"]]
+    assert [http.chat(key).status_code for key in keys * 3] == [200, 200, 429, 200, 429, 429]
+
+
+def test_limits_of_models_count_embeddings_under_any_name(http: Http) -> None:
+    embedder = services_of(http.app).embedder
+    embedder.embed = lambda *args, **more: ("scripted", Embedded(((1.0,),), 3))  # type: ignore[method-assign]
+    key = http.make(model_rpm_limit={"scripted": 1})["key"]
+    statuses = [
+        http.post("/v1/embeddings", key, model=name, input="Hi").status_code
+        for name in ("anything", "scripted", "anything")
+    ]
+    assert statuses == [200, 429, 429]

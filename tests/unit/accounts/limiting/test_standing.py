@@ -63,3 +63,9 @@ def test_budgets_are_told_in_their_unit() -> None:
     assert money.is_budget and not money.warns and money.reset
     assert (slots.used, slots.most, slots.warns, slots.reset) == (1.5, 60.0, True, None)
     assert (tokens.used, tokens.most, tokens.period) == (0.0, 9.0, "")
+
+
+def test_limits_of_models_name_the_model() -> None:
+    limited = Limited("key k", Limits(windows=(Window("requests", "hour", 7, "qwen*"),)))
+    (found,) = standings(LimitService(LocalLimiter(Clock())), [limited], Clock.now)
+    assert (found.model, found.most, found.used) == ("qwen*", 7, 0)
