@@ -58,8 +58,13 @@ class BoundedAnswer:
     def enter(self, cancel: Cancel) -> Generator[None, None, None]:
         """Take what the answer may need; yields while it waits for that. Raises the errors of
         `Allowance.admit`."""
-        size = self._size(cancel) if self._allowance.plan.counts_tokens else Size()
-        self._admission = yield from self._allowance.admit(size, self._name, cancel)
+        size, exact = Size(), None
+        if self._allowance.plan.counts_tokens:
+            if any(task.backend_templates for task in self.tasks):
+                size = self._size(cancel)  # only the backend knows the prompt
+            else:
+                size, exact = self._size(None), partial(self._size, cancel)
+        self._admission = yield from self._allowance.admit(size, self._name, cancel, exact)
 
     def enter_at_once(self, cancel: Cancel) -> None:
         """Like `enter`, for a request that does not wait for its limits. A second call does
@@ -87,19 +92,21 @@ class BoundedAnswer:
             used = self._used
             admission.settle(Used(used.prompt, used.cached, used.completion, self._slot_seconds))
 
-    def _size(self, cancel: Cancel) -> Size:
+    def _size(self, cancel: Cancel | None) -> Size:
+        """What the answer may need. Without `cancel`, an upper bound, for which no backend is
+        asked."""
         pool = self._context.registry.pool(self._model, self._barred)
         n_ctx = max((one.n_ctx for one in pool), default=0)
         prompts = answers = 0
         known = True
         for task in self.tasks:
-            prompt, most = _prompt_tokens(pool, task, cancel), task.max_tokens
-            room = max(1, (n_ctx or UNKNOWN_CONTEXT) - prompt)
+            counted = 0 if cancel is None else _prompt_tokens(pool, task, cancel)
+            room, most = max(1, (n_ctx or UNKNOWN_CONTEXT) - counted), task.max_tokens
             if most is None:
                 most, known = room, False
             elif n_ctx:
                 most = min(most, room)  # clients ask for more than the context
-            prompts += prompt
+            prompts += counted or most_tokens(task)
             answers += most
         return Size(prompts, self._choices * answers, known)
 

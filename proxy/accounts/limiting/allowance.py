@@ -146,18 +146,30 @@ class Allowance:
         if self._whole.patterns:
             self.plan = self._whole.of(names())
 
-    def admit(self, size: Size, model: str, cancel: Cancel) -> Generator[None, None, Admission]:
+    def admit(
+        self,
+        size: Size,
+        model: str,
+        cancel: Cancel,
+        exact: Callable[[], Size] | None = None,
+    ) -> Generator[None, None, Admission]:
         """Take what a request to this model, or a round of it, may need; yields while it waits for
-        that. Raises LimitReached, BudgetExceeded, BadRequest, LimitsUnavailable, StoreUnavailable,
-        QueueTimeout, NoIdleSlot and Cancelled."""
+        that. With `exact`, `size` is only an upper bound; `exact` asks the backend, so it is called
+        if the difference may matter. Raises LimitReached, BudgetExceeded, BadRequest,
+        LimitsUnavailable, StoreUnavailable, QueueTimeout, NoIdleSlot and Cancelled."""
         plan, service = self.plan, self._service
         waits = not self._idle or self._counted
         if not waits and self._key in service.lines:
             raise NoIdleSlot("other requests of this API key wait for its limits")
-        plan.check_prompt(size.prompt)
         terms = service.terms(plan, model)
+        if exact is not None and not plan.is_small(size.prompt, terms):
+            size, exact = exact(), None
+        plan.check_prompt(size.prompt)
         charges = plan.charges(size, terms, counts=not self._counted)
         found = service.take(charges, self._gauges)
+        if exact is not None and _lacks_tokens(found):
+            charges = plan.charges(exact(), terms, counts=not self._counted)
+            found = service.take(charges, self._gauges)
         if isinstance(found, Refused):
             self._note(charges, found)
             self._check_waits(charges, found)
@@ -306,3 +318,7 @@ class Admission:
     def close(self) -> None:
         """Give everything back that is not settled."""
         self.settle(NOTHING)
+
+
+def _lacks_tokens(found: Taken | Refused | None) -> bool:
+    return isinstance(found, Refused) and isinstance(found.by, Charge) and found.by.gives_back

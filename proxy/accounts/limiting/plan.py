@@ -13,6 +13,7 @@ from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, unit_of, u
 from .meters import ANY, TICKS, Charge, Gauge, Meter, window
 
 PARALLEL, QUEUED, IDLE = "parallel", "queued", "idle"
+SMALL = 64  # a prompt of at most one such part of each limit need not be counted exactly
 _SUBJECTS = {"key": "this API key", "team": "the team of this API key", "user": "its user"}
 _THINGS = {"requests": "requests", "prompt_tokens": "prompt tokens", "tokens": "tokens"}
 _UNITS = {"money": "", "tokens": " tokens", "slot_seconds": " seconds of slots"}
@@ -88,6 +89,15 @@ class Plan:
         self._prompts = [
             (one.limits.prompt, one.subject) for one in limited if one.limits.prompt is not None
         ]
+        self._small = min(
+            [most for most, _ in self._prompts]
+            + [
+                one.meter.capacity // TICKS // SMALL
+                for one in self._windows
+                if one.quantity != "requests"
+            ],
+            default=None,
+        )
         answers = [one.limits.answer for one in limited if one.limits.answer is not None]
         self.largest_answer = min(answers, default=None)
         self.waiting = frozenset(one.subject for one in limited if one.limits.on_limit == "wait")
@@ -110,6 +120,15 @@ class Plan:
         if found is None:
             found = self._narrowed[models] = Plan(self._limited, models)
         return found
+
+    def is_small(self, prompt: int, terms: Terms) -> bool:
+        """Whether so many prompt tokens are a small part of every limit."""
+        if self._small is not None and prompt > self._small:
+            return False
+        for _, budget in self.budgets:
+            if SMALL * _prompt_units(budget, prompt, terms) > meter_of(budget, terms.now).capacity:
+                return False
+        return True
 
     def check_prompt(self, tokens: int) -> None:
         """Raises BadRequest if the prompt is larger than allowed."""
@@ -178,10 +197,14 @@ def _budget_charge(subject: str, budget: Budget, size: Size, terms: Terms) -> Ch
         # The time that a request takes can only be guessed.
         guess = max(1, units(unit, terms.token_seconds * size.answer))
         return _charge(subject, meter, 0, guess, known=False)
-    weight = terms.cached_weight
-    prompt = units(unit, cost(unit, Used(size.prompt), terms.price, weight))
-    answer = units(unit, cost(unit, Used(completion=size.answer), terms.price, weight))
+    prompt = _prompt_units(budget, size.prompt, terms)
+    used = Used(completion=size.answer)
+    answer = units(unit, cost(unit, used, terms.price, terms.cached_weight))
     return _charge(subject, meter, prompt, answer, size.known)
+
+
+def _prompt_units(budget: Budget, tokens: int, terms: Terms) -> int:
+    return units(budget.unit, cost(budget.unit, Used(tokens), terms.price, terms.cached_weight))
 
 
 def _request(one: _Window, count: int) -> Charge:

@@ -290,6 +290,28 @@ def test_no_more_is_reserved_than_the_context_has_room_for(http: Http) -> None:
         assert http.post("/v1/chat/completions", key, **CHAT, max_tokens=32_000).status_code == 200
 
 
+def test_prompt_far_below_the_limit_is_not_tokenized(
+    http: Http, driver: ScriptedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def tokenize(text: str, *_: Any, **__: Any) -> list[int]:
+        asked.append(text)
+        return [1, 2]
+
+    monkeypatch.setattr(driver, "tokenize", tokenize)
+    body = {**CHAT, "max_tokens": 10}
+    far = http.make(limits={"tokens": {"hour": 100_000}})["key"]
+    assert http.post("/v1/chat/completions", far, **body).status_code == 200
+    assert not asked
+    answer = http.post("/v1/chat/completions", far, **body)
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(100_000 - 10 - PROMPT - 10)
+    near = http.make(limits={"tokens": {"hour": 1000}})["key"]
+    answer = http.post("/v1/chat/completions", near, **body)
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(1000 - 3 - 10)
+    assert len(asked) == 1
+
+
 def test_embeddings_count_as_requests_with_their_tokens(http: Http) -> None:
     key = http.make(rpm_limit=1, tpm_limit=100)["key"]
     http.post("/v1/embeddings", key, model="scripted", input="Hi")
