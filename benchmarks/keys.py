@@ -5,15 +5,19 @@
 Fills a SQLite database with 100 000 keys (or KEYS), of a thousand users and a hundred teams, and
 sends requests for /v1/models/scripted to an application in this process. In turns, they carry a key
 of the settings, keys of the store that the process knows, those with rights, and mistyped keys.
-Then it sends chats with keys of the settings, of the store, and with limits of requests, of tokens
-and of all levels, which are kept in the process. The result is the CPU time of the answering thread
-for each request, the minimum of several rounds, and the mean of first uses, which ask the database.
+Then it sends chats, all with other prompts, with keys of the settings, of the store, and with
+limits of requests, of tokens and of all levels, which are kept in the process. The result is the
+CPU time of the answering thread for each request, the median of many short rounds, and the mean of
+first uses, which ask the database.
 """
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -42,7 +46,7 @@ from tests.fakes import CAPS, ScriptedDriver, services_of, wait_until
 
 KEYS, USERS, TEAMS = 100_000, 1000, 100
 KNOWN = 20_000  # of them
-ROUNDS, REQUESTS = 7, 4000
+ROUNDS, REQUESTS = 200, 25
 RIGHTS = Rights(models=("scr*",), apis=("llm_api_routes",), networks=("127.0.0.0/8",))
 
 
@@ -78,9 +82,7 @@ def fill(database: Database, count: int, seed: int = 0) -> list[str]:
     return secrets
 
 
-BODY = msgspec.json.encode(
-    {"model": "scripted", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
-)
+_numbers = itertools.count()
 LIMITS = {
     "requests": (Window("requests", "minute", 10**9),),
     "tokens": (Window("requests", "minute", 10**9), Window("tokens", "minute", 10**9)),
@@ -100,12 +102,19 @@ def limited(app: Flask, many: bool, kind: str) -> str:
     return accounts.keys.make(key, "benchmark")[0]
 
 
-def ask(app: Flask, key: str, status: int, *, chats: bool = False) -> None:
+def question() -> bytes:
+    """The body of a chat that no other has."""
+    messages = [{"role": "user", "content": f"Hi {next(_numbers)}"}]
+    return msgspec.json.encode({"model": "scripted", "max_tokens": 9, "messages": messages})
+
+
+def ask(app: Flask, key: str, status: int, body: bytes = b"") -> None:
+    """Send a request; with a body, a chat."""
     environ: dict[str, Any] = {
-        "REQUEST_METHOD": "POST" if chats else "GET",
-        "PATH_INFO": "/v1/chat/completions" if chats else "/v1/models/scripted",
+        "REQUEST_METHOD": "POST" if body else "GET",
+        "PATH_INFO": "/v1/chat/completions" if body else "/v1/models/scripted",
         "CONTENT_TYPE": "application/json",
-        "CONTENT_LENGTH": str(len(BODY)) if chats else "0",
+        "CONTENT_LENGTH": str(len(body)),
         "QUERY_STRING": "",
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "80",
@@ -113,7 +122,7 @@ def ask(app: Flask, key: str, status: int, *, chats: bool = False) -> None:
         "REMOTE_ADDR": "127.0.0.1",
         "HTTP_AUTHORIZATION": f"Bearer {key}",
         "wsgi.url_scheme": "http",
-        "wsgi.input": BytesIO(BODY if chats else b""),
+        "wsgi.input": BytesIO(body),
     }
     found: list[str] = []
     for _ in app.wsgi_app(environ, lambda told, headers, *_: found.append(told)):  # type: ignore[arg-type]
@@ -123,23 +132,28 @@ def ask(app: Flask, key: str, status: int, *, chats: bool = False) -> None:
 
 def cost(app: Flask, keys: Sequence[str], status: int = 200, *, chats: bool = False) -> float:
     """Microseconds of CPU for each request."""
+    asked = [(key, question() if chats else b"") for key in keys]
     begun = time.thread_time()
-    for key in keys:
-        ask(app, key, status, chats=chats)
+    for key, body in asked:
+        ask(app, key, status, body)
     return 1e6 * (time.thread_time() - begun) / len(keys)
 
 
 def measured(
     app: Flask, kinds: dict[str, Callable[[], tuple[list[str], int]]], *, chats: bool = False
-) -> dict[str, float]:
-    """The minimum cost of each kind of keys. The kinds take turns, so that the machine's moods hit
-    all of them."""
+) -> None:
+    """Print the cost of each kind of keys, and how much more that is than of the first. The kinds
+    take turns in short rounds and in random order, so that the machine's moods hit all of them."""
     costs: dict[str, list[float]] = {name: [] for name in kinds}
+    order = random.Random(2)
     for _ in range(ROUNDS):
-        for name, choose in kinds.items():
-            keys, status = choose()
+        for name in order.sample(list(kinds), len(kinds)):
+            keys, status = kinds[name]()
             costs[name].append(cost(app, keys, status, chats=chats))
-    return {name: min(values) for name, values in costs.items()}
+    base = next(iter(costs.values()))
+    for name, values in costs.items():
+        added = statistics.median(one - other for one, other in zip(values, base, strict=True))
+        print(f"{name:32} {statistics.median(values):7.1f} µs  {added:+6.1f} µs")
 
 
 def main() -> None:
@@ -150,7 +164,7 @@ def main() -> None:
         secrets = fill(database, count)
         database.close()
         settings = Settings(
-            file_keys=(ApiKey("ops", Secret("sk-ops")),),
+            file_keys=(ApiKey("ops", Secret("sk-ops")), ApiKey("user", Secret("sk-user"))),
             admins=("ops",),
             data=folder,
             wrong_keys=0,
@@ -166,14 +180,18 @@ def main() -> None:
         secrets = secrets[:KNOWN]
         first = cost(app, secrets)
         plain, bound = secrets[::2], secrets[1::2]
+        gc.freeze()  # as `server.serve` does
+        gc.set_threshold(10_000, 20, 20)
 
         def wrong() -> str:
             return key_text.make(draw.randbytes(key_text.BYTES))
 
-        costs = measured(
+        print(f"{count} keys in the store, {len(secrets)} known")
+        print(f"first use of a key               {first:7.1f} µs")
+        measured(
             app,
             {
-                "key of the settings": lambda: (["sk-ops"] * REQUESTS, 200),
+                "key of the settings": lambda: (["sk-user"] * REQUESTS, 200),
                 "key of the store": lambda: (draw.choices(plain, k=REQUESTS), 200),
                 "key of the store with rights": lambda: (draw.choices(bound, k=REQUESTS), 200),
                 "wrong checksum": lambda: ([f"{wrong()}0" for _ in range(REQUESTS)], 401),
@@ -181,13 +199,13 @@ def main() -> None:
         )
 
         def chat(key: str) -> Callable[[], tuple[list[str], int]]:
-            ask(app, key, 200, chats=True)
-            return lambda: ([key] * (REQUESTS // 10), 200)
+            ask(app, key, 200, question())
+            return lambda: ([key] * REQUESTS, 200)
 
-        chats = measured(
+        measured(
             app,
             {
-                "chat, key of the settings": chat("sk-ops"),
+                "chat, key of the settings": chat("sk-user"),
                 "chat, key of the store": chat(plain[0]),
                 "chat, limit of requests": chat(limited(app, False, "requests")),
                 "chat, limit of tokens": chat(limited(app, False, "tokens")),
@@ -195,14 +213,6 @@ def main() -> None:
             },
             chats=True,
         )
-        base = costs["key of the settings"]
-        print(f"{count} keys in the store, {len(secrets)} known")
-        print(f"first use of a key               {first:7.1f} µs")
-        for name, value in costs.items():
-            print(f"{name:32} {value:7.1f} µs  {value - base:+6.1f} µs")
-        base = chats["chat, key of the settings"]
-        for name, value in chats.items():
-            print(f"{name:32} {value:7.1f} µs  {value - base:+6.1f} µs")
         sys.stdout.flush()
         os._exit(0)  # not waiting for the threads of the gateway
 
