@@ -53,6 +53,17 @@ MAX_FRAME = 256 << 10  # bytes of a head, or of trailers and chunk framing
 NOTHING: tuple[bytes, ...] = ()
 
 
+def _is_unframed(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a body with these headers ends with its connection, as in HTTP/1.0."""
+    for name, value in headers.items():
+        match name.lower():
+            case b"content-length":
+                return False
+            case b"transfer-encoding" if b"chunked" in value:
+                return False
+    return True
+
+
 def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float) -> None:
     """Send large data, letting other greenlets run between the pieces: a send never waits while
     the backend reads as fast as this writes. Raises TimeoutError and OSError."""
@@ -77,6 +88,7 @@ class Exchange:
         "_connection",
         "_headers",
         "_keep",
+        "_keeps_headers",
         "_lock",
         "_message",
         "_parser",
@@ -86,6 +98,7 @@ class Exchange:
         "_rest",
         "_short",
         "_tick",
+        "_unframed",
         "on_body",
         "on_header",
         "status",
@@ -100,7 +113,10 @@ class Exchange:
         tick: float,
         patience: float,
         short: bool,
+        *,
+        keeps_headers: bool = False,
     ) -> None:
+        """Only with `keeps_headers` can `headers` be read."""
         self._pool = pool
         self._message = message  # sent in one call
         self._rest = rest  # sent after it, in pieces; perhaps again on another connection
@@ -108,6 +124,7 @@ class Exchange:
         self._tick = tick
         self._patience = patience
         self._short = short
+        self._keeps_headers = keeps_headers
         self._lock = pool.lock
         self._connection: Connection | None = None
         self._reader: SocketReader | None = None
@@ -117,7 +134,7 @@ class Exchange:
         self.on_body = self._body.append
         self.on_header = self._headers.setdefault
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._complete = self._aborted = self._keep = False
+        self._complete = self._aborted = self._keep = self._unframed = False
         self.status = 0
         try:
             self._send(fresh=False)
@@ -132,6 +149,9 @@ class Exchange:
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         self.status = self._parser.get_status_code()
+        self._unframed = _is_unframed(self._headers)
+        if not self._keeps_headers:  # half a kilobyte for the time of a stream
+            self._headers.clear()
 
     def on_message_complete(self) -> None:
         assert self._parser is not None
@@ -313,21 +333,11 @@ class Exchange:
                 raise UpstreamFault("the backend sent invalid HTTP", detail=str(error)) from None
         elif connection.used and self._message and not self._aborted:
             self._resend()
-        elif self._ends_with_connection():
+        elif self._unframed and not self._aborted:
             self._complete = True
         else:
             raise self._broken("end of file")
         return len(data) or 1
-
-    def _ends_with_connection(self) -> bool:
-        """Whether the body has no length and ends with the connection, as in HTTP/1.0."""
-        headers = {name.lower(): value for name, value in self._headers.items()}
-        return (
-            not self._aborted
-            and self.status > 0
-            and b"content-length" not in headers
-            and b"chunked" not in headers.get(b"transfer-encoding", b"")
-        )
 
     def _broken(self, detail: str) -> GatewayError:
         if self._aborted:
@@ -460,7 +470,7 @@ class ConnectionPool:
             lines.append(f"Content-Length: {body.size}")
         message = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         rest = NOTHING if body is None else body.parts
-        return Exchange(self, message, rest, cancel, tick, self.timeout, short=False)
+        return Exchange(self, message, rest, cancel, tick, self.timeout, False, keeps_headers=True)
 
     def ask(
         self,

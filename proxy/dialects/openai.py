@@ -281,6 +281,16 @@ def whole(
 class Chunks:
     """Base of both encoders: the frame around a chunk's choice, and the end of the stream."""
 
+    __slots__ = (
+        "_finished",
+        "_head",
+        "_include_usage",
+        "_meta",
+        "_n",
+        "_request",
+        "_tail",
+    )
+
     content_type = "text/event-stream"
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest, kind: str) -> None:

@@ -237,6 +237,12 @@ class Encoder(openai.Chunks):
     """Encodes events as chunks. A text delta, by far the most common event, is a prebuilt frame in
     which only the text is encoded."""
 
+    __slots__ = (
+        "_legacy",
+        "_text_heads",
+        "_text_tail",
+    )
+
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request, "chat.completion.chunk")
         self._legacy = bool(request.extra.get(LEGACY))

@@ -37,6 +37,21 @@ class Answer:
     """The running stream of one request: an iterable of (choice, batch), an empty batch being a
     tick of silence. Close it when done."""
 
+    __slots__ = (
+        "_began",
+        "_bounded",
+        "_caller",
+        "_cancel",
+        "_choices",
+        "_context",
+        "_counting",
+        "_first",
+        "info",
+        "model",
+        "request",
+        "tasks",
+    )
+
     def __init__(
         self,
         context: GatewayContext,
@@ -55,7 +70,6 @@ class Answer:
         self.tasks = make_tasks()
         self.info = Info(model=name, warnings=request.warnings)
         self._context = context
-        self._make_tasks = make_tasks
         self._cancel = cancel
         self._caller = caller
         self._began = context.clock()
@@ -64,7 +78,7 @@ class Answer:
         self._bounded: BoundedAnswer | None = None
         unknown = context.registry.unknown(model)
         self._choices: Generator[Choice, None, None] = (
-            self._after_load() if unknown else self._all()
+            self._after_load(make_tasks) if unknown else self._all()
         )
 
     def prime(self) -> None:
@@ -120,7 +134,7 @@ class Answer:
         finally:
             bounded.close()
 
-    def _after_load(self) -> Generator[Choice, None, None]:
+    def _after_load(self, make_tasks: Callable[[], list[Task]]) -> Generator[Choice, None, None]:
         """Load the model first. The tasks made before that only served to refuse invalid requests
         early; with the model's template they are made again."""
         info = self.info
@@ -129,7 +143,7 @@ class Answer:
                 info.loading = note
                 yield 0, []
             info.loading = ""
-            self.tasks = self._make_tasks()
+            self.tasks = make_tasks()
         except GatewayError as error:
             info.outcome = _name_of(error)
             yield 0, [Failed(error)]

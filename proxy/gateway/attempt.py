@@ -99,6 +99,35 @@ class Attempt:
     """An iterable of batches; an empty batch is a tick of silence. Raises errors of
     `proxy.errors`."""
 
+    __slots__ = (
+        "_adapted",
+        "_began",
+        "_busy_tries",
+        "_caller",
+        "_cancel",
+        "_context",
+        "_generation",
+        "_info",
+        "_leased",
+        "_leased_at",
+        "_model",
+        "_next",
+        "_on_slot",
+        "_passed",
+        "_reason",
+        "_released",
+        "_retries",
+        "_run",
+        "_shown",
+        "_started",
+        "_task",
+        "_text",
+        "_tokens",
+        "_want",
+        "slot_seconds",
+        "state",
+    )
+
     def __init__(
         self,
         context: GatewayContext,

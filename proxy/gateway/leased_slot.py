@@ -25,6 +25,19 @@ SHORT = 256  # characters or tokens of a prompt that is evaluated again rather t
 class LeasedSlot:
     """`backend` is borrowed from the registry until the lease is released."""
 
+    __slots__ = (
+        "_asking",
+        "_calls",
+        "_context",
+        "_end",
+        "_evaluated",
+        "_lease",
+        "_outcome",
+        "_run",
+        "backend",
+        "caps",
+    )
+
     def __init__(
         self, context: GatewayContext, lease: Lease, backend: Backend, caps: Capabilities
     ) -> None:

@@ -57,6 +57,12 @@ class RetryBudget:
 class Retries:
     """Counts the faults of one request."""
 
+    __slots__ = (
+        "_down",
+        "_lost",
+        "count",
+    )
+
     def __init__(self) -> None:
         self.count = 0  # but those after "busy"
         self._lost = 0

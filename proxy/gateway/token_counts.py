@@ -12,6 +12,16 @@ class TokenCounts:
     answer continued on another run. `switched`: the current run began after a text that was cut
     off."""
 
+    __slots__ = (
+        "cached",
+        "limit",
+        "prompt",
+        "resumed",
+        "switched",
+        "wasted",
+        "written",
+    )
+
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.prompt = self.cached = self.written = self.wasted = self.resumed = 0

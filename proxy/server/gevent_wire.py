@@ -32,6 +32,23 @@ _PIECE = 256 << 10
 class Wire:
     """Wraps a gevent socket. `close` ends the waiting and leaves the socket open."""
 
+    __slots__ = (
+        "_behind",
+        "_client",
+        "_error",
+        "_held_up",
+        "_io",
+        "_recv",
+        "_rest",
+        "_send",
+        "_sender",
+        "_taken",
+        "_timeout",
+        "_took",
+        "_wait",
+        "_waits_since",
+    )
+
     behind_all = 0
 
     def __init__(self, client: Any, send_timeout: float = 60.0) -> None:

@@ -131,6 +131,21 @@ class ServerConnection:
     """One client connection. `environ` is the part of the WSGI environment shared by all its
     requests. `parts` is the answer under way, None between two answers."""
 
+    __slots__ = (
+        "_app",
+        "_body_came",
+        "_body_since",
+        "_clock",
+        "_limits",
+        "_reader",
+        "_sock",
+        "expired",
+        "parts",
+        "refused",
+        "since",
+        "state",
+    )
+
     def __init__(
         self,
         sock: Sock,
@@ -321,6 +336,7 @@ class ServerConnection:
             environ["slotproxy.waits"] = self._waits
         if request.complete:
             environ["wsgi.input"] = io.BytesIO(b"".join(request.body))
+            request.body.clear()
         else:
             self._body_since, self._body_came = self._clock(), 0
             tell = environ.get("HTTP_EXPECT", "").lower() == "100-continue"

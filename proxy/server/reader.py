@@ -96,6 +96,20 @@ class Reader:
     may still grow. `environ` is the beginning of all requests' environments. `refusal` is why it
     stopped: earlier requests are answered first, however the client's bytes were split."""
 
+    __slots__ = (
+        "_coming",
+        "_environ",
+        "_head",
+        "_parser",
+        "_progress",
+        "_repeats",
+        "_url",
+        "held",
+        "refusal",
+        "requests",
+        "state",
+    )
+
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
         self._parser = httptools.HttpRequestParser(self)

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import gevent
 from gevent import GreenletExit, getcurrent, sleep
 from gevent.event import Event
 from gevent.pool import Pool
@@ -44,6 +45,9 @@ from .http1 import ConnectionLimits, ServerConnection, State, base_environ
 from .watchdog import Watchdog
 
 log = logging.getLogger("slotproxy")
+
+# Otherwise each greenlet keeps a list of the frames in which it was spawned.
+gevent.config.track_greenlet_tree = False
 
 LOOK = 1.0  # seconds between two checks of the connections, and two heartbeats to the master
 # Errors when a client disconnects, or its network fails.
@@ -273,6 +277,13 @@ def _room(seat: _Seat) -> tuple[int, float]:
 
 class _Seat:
     """A connection with the means to end it."""
+
+    __slots__ = (
+        "client",
+        "connection",
+        "leaving",
+        "wire",
+    )
 
     def __init__(self, client: socket.socket, wire: Wire, connection: ServerConnection) -> None:
         self.client = client

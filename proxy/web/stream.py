@@ -45,6 +45,12 @@ class ClosingBody:
     """A streamed body that is closed exactly once: WSGI servers call close() even if the client
     disconnected or the body was never iterated. `done` is called after `close`."""
 
+    __slots__ = (
+        "_close",
+        "_done",
+        "_parts",
+    )
+
     holds_slot = False
 
     def __init__(
@@ -68,6 +74,12 @@ class ClosingBody:
 
 class StreamBody(ClosingBody):
     """Encodes an answer as it arrives, and closes it."""
+
+    __slots__ = (
+        "_answer",
+        "_comments",
+        "_encoder",
+    )
 
     # The server disconnects slow readers sooner, since other requests wait for the slot.
     holds_slot = True

@@ -27,6 +27,12 @@ class SSEError(ValueError):
 class Decoder:
     """feed(bytes) -> list of (event name, data). The name of an ordinary event is ""."""
 
+    __slots__ = (
+        "_more",
+        "_rest",
+        "_size",
+    )
+
     def __init__(self) -> None:
         self._rest = b""
         self._more: list[bytes] = []  # the data after it, until a line ends

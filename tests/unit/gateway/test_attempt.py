@@ -541,13 +541,20 @@ def reaches(state: State, harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DONE])
-def test_cancel_ends_the_choice_in_every_state(state: State) -> None:
+def test_cancel_ends_the_choice_in_every_state(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
     harness = Harness(ScriptsInTurn(caps=MODERN))
     reaches(state, harness)
     attempt = harness.attempt(THINKS if state is State.SWITCHING else TASK)
     before: list[State] = []
-    entered = attempt._enter
-    attempt._enter = lambda state: (before.append(attempt.state), entered(state))[1]  # type: ignore[method-assign]
+    enter = Attempt._enter
+
+    def noted(self: Attempt, state: State) -> None:
+        before.append(self.state)
+        enter(self, state)
+
+    monkeypatch.setattr(Attempt, "_enter", noted)
     with pytest.raises(Cancelled):
         for _ in attempt:
             pass

@@ -323,7 +323,11 @@ def test_malformed_content_length_is_ignored(header: tuple[str, str]) -> None:
 
 def test_closed_connection_releases_its_objects() -> None:
     wire = Wire(POST)
-    connection = ServerConnection(wire, App(b"x"), base_environ(wire, ("h", 1), ("h", 2)))
+
+    class Referenced(ServerConnection):
+        """Without __slots__, so that it can be referenced weakly."""
+
+    connection = Referenced(wire, App(b"x"), base_environ(wire, ("h", 1), ("h", 2)))
     connection.serve(lambda: False)
     seen = weakref.ref(connection)
     gc.disable()
