@@ -141,8 +141,9 @@ def postgres(postgres_server: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: two a core, since a good part of the tests wait for servers."""
-    return 2 * (os.cpu_count() or 1)
+    """For `-n auto`: several a core, since the tests wait for servers most of the time. Those of
+    `make test-all` need more memory."""
+    return (3 if FEW else 2) * (os.cpu_count() or 1)
 
 
 def pytest_collection_finish() -> None:

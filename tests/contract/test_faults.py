@@ -40,7 +40,7 @@ from tests.unit.backends.rawserver import LAST_CHUNK, RawServer, chunk, hang_up,
 
 LIMIT = 5
 SOON = (0.6, 0.1)  # seconds of silence until a fault, and until a tick
-LATE = (10.0, 0.5)  # the same where something else must end the run first
+LATE = (60.0, 0.5)  # the same where something else must end the run first
 KEY = "key-of-the-backend-4711"
 MODERN = Capabilities(
     dialect="llama-server",
@@ -439,7 +439,7 @@ def play(
             if run is not None:
                 run.close()
             driver.close()
-            assert time.monotonic() - began < 6, "it was not ended in time"
+            assert time.monotonic() - began < 40, "it was not ended in time"
             assert server.closed[0].wait(60), "the backend never learned of the end"
 
 

@@ -140,6 +140,7 @@ def test_tool_is_called_with_the_users_values(ask: Ask) -> None:
     assert json.loads(call["arguments"]) == {"city": "Paris"}
 
 
+@pytest.mark.slow
 def test_next_turn_on_a_server_of_2023_evaluates_its_new_text_alone(
     start_server: Callable[..., ModelServer], gateway: Callable[..., Gateway], smollm2_model: Path
 ) -> None:

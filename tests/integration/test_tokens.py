@@ -210,14 +210,11 @@ def test_ten_thousand_messages_are_refused_at_once(
         messages = [
             {"role": ("user", "assistant")[i % 2], "content": f"hi {i}"} for i in range(9_999)
         ]
-        took = []
-        for _ in range(3):
-            began = time.monotonic()
-            answer = _post(address, "/v1/chat/completions", {"messages": messages})
-            took.append(time.monotonic() - began)
-            assert answer.status_code == 400
-            assert answer.json()["error"]["code"] == "context_length_exceeded"
-        assert min(took) < 20, took
+        began = time.monotonic()
+        answer = _post(address, "/v1/chat/completions", {"messages": messages})
+        assert time.monotonic() - began < 20
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
         counted = _post(address, "/v1/messages/count_tokens", {"model": "", "messages": messages})
         assert counted.json()["input_tokens"] > 50_000
     finally:

@@ -12,7 +12,7 @@ from tests import thorough
 from tools import building, upstream_suite
 from tools.processes import Gateway, ModelServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 IMAGE = "a request that the model cannot take is the client's fault: 400, not 500"
 OTHERWISE = {
@@ -35,6 +35,7 @@ OTHERWISE = {
     ),
 }
 MOST = 7
+TRIES = 2  # some of llama.cpp's tests measure time, or look at what is not settled yet
 LEAST = 120  # that must pass through slotproxy
 
 
@@ -54,11 +55,18 @@ def test_llama_cpp_server_tests_pass_through_the_gateway(
             raise
         pytest.skip(str(error))
     through = gateway("--llama-api", servers[1].url, *upstream_suite.GATEWAY_FLAGS)
+    lost = []
     try:
-        direct, ours = upstream_suite.both(servers[0].url, through.url, tmp_path)
+        for number in range(TRIES):
+            direct, ours = upstream_suite.both(
+                servers[0].url, through.url, tmp_path / f"try-{number}"
+            )
+            lost.append(upstream_suite.lost(direct, ours))
+            if lost[-1] == OTHERWISE.keys():
+                break
     finally:
         for server in servers:
             server.kill()
-    assert upstream_suite.lost(direct, ours) == OTHERWISE.keys()
+    assert set.intersection(*lost) == OTHERWISE.keys()
     assert len(OTHERWISE) <= MOST
     assert sum(how == "passed" for how in ours.values()) >= LEAST

@@ -12,6 +12,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -114,15 +115,21 @@ def _room(path: Path) -> str:
     return "" if first == "__init__.py" else first.removesuffix(".py")
 
 
-def _imports(source: str, path: Path) -> Iterator[tuple[str, bool]]:
+@cache  # several tests read every module
+def _imports(source: str, path: Path) -> tuple[tuple[str, bool], ...]:
     """Dotted names of what a module imports, wherever in it the import stands, and whether it is
     for type checkers alone."""
+    return (*_read(source, path),)
+
+
+def _read(source: str, path: Path) -> Iterator[tuple[str, bool]]:
     here = ("proxy", *path.relative_to(PACKAGE).parent.parts)
     tree = ast.parse(source)
     typing_only = {
         id(node)
         for block in ast.walk(tree)
         if isinstance(block, ast.If)
+        and isinstance(block.test, ast.Name | ast.Attribute)
         and ast.unparse(block.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
         for statement in block.body
         for node in ast.walk(statement)

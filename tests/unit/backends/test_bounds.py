@@ -34,7 +34,7 @@ def play() -> Iterator[Play]:
 
     def one(answer: bytes) -> list[Batch]:
         with RawServer([answer]) as server:
-            driver = LlamaCpp(server.url, timeout=5)
+            driver = LlamaCpp(server.url, timeout=60)
             drivers.append(driver)
             stream = driver.stream(Task(prompt="Hi", max_tokens=1), 0, OLD, Cancel())
             try:
@@ -53,7 +53,7 @@ def ask() -> Iterator[Callable[[bytes], tuple[int, bytes]]]:
 
     def one(answer: bytes) -> tuple[int, bytes]:
         with RawServer([answer]) as server:
-            pools.append(ConnectionPool(server.url, timeout=5, connect_timeout=2))
+            pools.append(ConnectionPool(server.url, timeout=60, connect_timeout=20))
             return pools[-1].ask("GET", "/x")
 
     yield one

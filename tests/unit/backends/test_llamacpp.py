@@ -64,7 +64,7 @@ def run() -> Iterator[Callable[..., list[Batch]]]:
 
     def play(answer: Any, caps: Capabilities = OLD, task: Task = TASK) -> list[Batch]:
         with RawServer([answer]) as server:
-            driver = LlamaCpp(server.url, timeout=5)
+            driver = LlamaCpp(server.url, timeout=60)
             drivers.append(driver)
             stream = driver.stream(task, 1, caps, Cancel())
             try:
@@ -338,7 +338,7 @@ def test_logit_bias_texts_become_ids_for_old_server() -> None:
     biased = {"logit_bias": [["the", -1], [9, False]]}
     task = msgspec.structs.replace(TASK, sampling=biased)
     with RawServer([tokens, streamed(old_last())]) as server:
-        driver = LlamaCpp(server.url, timeout=5)
+        driver = LlamaCpp(server.url, timeout=60)
         list(driver.stream(task, 1, OLD, Cancel()))
         driver.close()
         sent = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
@@ -357,7 +357,7 @@ def test_logit_bias_texts_become_ids_for_old_server() -> None:
 def test_token_pieces_come_from_the_server_where_supported(answer: Any, found: bool) -> None:
     data = json.dumps(answer).encode()
     with RawServer([head(len(data)) + data]) as server:
-        driver = LlamaCpp(server.url, timeout=5)
+        driver = LlamaCpp(server.url, timeout=60)
         pieces = driver.pieces("text", False)
         driver.close()
     expected = [(5, b"a"), (6, b"\xe5\xa5")][: len(answer["tokens"])]
@@ -377,7 +377,7 @@ def test_ids_that_old_server_cannot_detokenize_are_bad_request(
 ) -> None:
     body = b"500 Internal Server Error\n" + said
     with RawServer([head(len(body), "500 Internal Server Error") + body]) as server:
-        driver = LlamaCpp(server.url, timeout=5)
+        driver = LlamaCpp(server.url, timeout=60)
         with pytest.raises(error) as raised:
             driver.detokenize([3, 255])
         driver.close()

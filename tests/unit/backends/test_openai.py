@@ -215,7 +215,7 @@ def test_other_refusals_keep_their_meaning() -> None:
 
 def played(steps: list[Step], made: Task | None = None) -> list[Event]:
     with RawServer(steps) as server:
-        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=5, tick=1)
+        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=60, tick=1)
         try:
             run = driver.stream(made or task(), -1, CAPS, Cancel())
             return [event for batch in run for event in batch]
@@ -452,7 +452,7 @@ def test_a_stream_without_an_event_is_explained_by_the_same_request_without_a_st
     )
     refusal = answered({"error": {"message": words}}, "400 Bad Request")
     with RawServer([head(None) + b"0\r\n\r\n", *refusal]) as server:
-        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=5, tick=1)
+        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=60, tick=1)
         try:
             with pytest.raises(ContextExceeded) as error:
                 list(driver.stream(task(max_tokens=6), -1, CAPS, Cancel()))

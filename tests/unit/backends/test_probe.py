@@ -37,7 +37,9 @@ def token(**last: Any) -> bytes:
 REFUSED = head(4, "501 Not Implemented") + b"none"
 
 
-def found(answers: dict[str, tuple[int, Any]], completion: Step, *more: Step) -> Capabilities:
+def found(
+    answers: dict[str, tuple[int, Any]], completion: Step, *more: Step, seconds: float = 60.0
+) -> Capabilities:
     """Probes a server that gives `answers` to GET (others are 404), `completion` to the request for
     a token, and `more` to later POSTs."""
     scripts = [[step] for step in (completion, *more)]
@@ -50,9 +52,9 @@ def found(answers: dict[str, tuple[int, Any]], completion: Step, *more: Step) ->
             else:
                 text = value if isinstance(value, str) else json.dumps(value)
                 mock.get(server.url + path, body=text, status=status)
-        pool = ConnectionPool(server.url, timeout=2, idle=0)
+        pool = ConnectionPool(server.url, timeout=60, idle=0)
         try:
-            return probe(server.url, {}, pool, 0.3)
+            return probe(server.url, {}, pool, seconds)
         finally:
             pool.close()
 
@@ -134,7 +136,7 @@ def test_loading_server_is_not_up() -> None:
 
 def test_hanging_server_without_token_is_not_up() -> None:
     with pytest.raises(UpstreamTimeout):
-        found({"/props": (200, {"user_name": ""})}, head(None))
+        found({"/props": (200, {"user_name": ""})}, head(None), seconds=0.3)
 
 
 def test_unknown_kind_of_server_is_not_a_backend() -> None:

@@ -41,14 +41,14 @@ def test_endless_answer_is_discarded(start: bytes, more: bytes) -> None:
     began = time.monotonic()
     with contextlib.suppress(BackendDown):  # http.client itself refuses some
         assert asked(endless(lambda _: start, lambda *_: more)) == (0, b"")
-    assert time.monotonic() - began < 6  # without a deadline it would take eight seconds
+    assert time.monotonic() - began < 40  # without a deadline it would take a minute
 
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nX: ", head(None) + b"2000\r\n"])
 def test_dripping_server_is_abandoned_at_the_deadline(start: bytes) -> None:
     began = time.monotonic()
     assert asked(slowly(lambda _: start, b"x"), 0.4) == (0, b"")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 40
 
 
 def test_compressed_answer_is_never_decompressed() -> None:

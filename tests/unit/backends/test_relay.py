@@ -128,7 +128,7 @@ def chunk(delta: dict[str, Any] | None = None, reason: str | None = None, **more
 def relay(*frames: bytes) -> list[Event]:
     body = b"".join(frames)
     with RawServer([head(len(body)) + body]) as server:
-        driver = LlamaCpp(server.url, timeout=5, tick=1)
+        driver = LlamaCpp(server.url, timeout=60, tick=1)
         request = CompletionRequest(messages=(USER,), tools=(WEATHER,))
         run = driver.stream(task(request), 1, CAPS, Cancel())
         try:

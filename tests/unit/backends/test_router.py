@@ -174,7 +174,7 @@ def test_router_refusals_map_to_errors(
 )
 def test_failed_quiet_request_refreshes_model_status(status: str, body: bytes) -> None:
     with RawServer([head(len(body), status) + body]) as server:
-        pool = ModelPool(server.url, model="lazy", quiet=True, timeout=2.0, idle=0)
+        pool = ModelPool(server.url, model="lazy", quiet=True, timeout=60.0, idle=0)
         with pytest.raises(BackendDown):
             pool.ask("POST", "/slots/0?action=none", {})
         assert pool.missed
@@ -185,7 +185,7 @@ def test_failed_quiet_request_refreshes_model_status(status: str, body: bytes) -
 
 def test_requests_without_body_name_the_model_in_the_query() -> None:
     with RawServer([head(2) + b"{}"]) as server:
-        pool = ModelPool(server.url, model="org/a b:Q4", timeout=2.0, idle=0)
+        pool = ModelPool(server.url, model="org/a b:Q4", timeout=60.0, idle=0)
         assert pool.ask("GET", "/props") == (200, b"{}")
         (asked,) = server.requests
     assert asked.startswith(b"GET /props?model=org%2Fa%20b%3AQ4 HTTP/1.1\r\n")

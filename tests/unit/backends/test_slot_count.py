@@ -115,7 +115,7 @@ BUSY = head(14, "404 Not Found") + b"File Not Found"
 
 def test_count_waits_for_a_slot_about_to_be_free() -> None:
     with RawServer([answer(0), BUSY, answer(0), BUSY, answer(0)]) as server:
-        driver = LlamaCpp(server.url, timeout=5)
+        driver = LlamaCpp(server.url, timeout=60)
         assert driver.count_slots() == (1, True)
         driver.close()
     bodies = [json.loads(request.partition(b"\r\n\r\n")[2]) for request in server.requests]
@@ -126,7 +126,7 @@ def test_count_waits_for_a_slot_about_to_be_free() -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"slot_id": "x"}', b'{"slot_id": null}'])
 def test_answer_without_slot_number_ends_the_count(body: bytes) -> None:
     with RawServer([head(len(body)) + body]) as server:
-        driver = LlamaCpp(server.url, timeout=5)
+        driver = LlamaCpp(server.url, timeout=60)
         assert driver.count_slots() == (0, False)
         driver.close()
     assert len(server.requests) == 1

@@ -154,7 +154,7 @@ def test_wait_for_backend_ends_with_503_and_retry_after(serve: MakeGateway) -> N
     began = time.monotonic()
     with pytest.raises(NoBackend) as caught:
         ask(gateway)
-    assert 0.4 <= time.monotonic() - began < 5.0
+    assert 0.4 <= time.monotonic() - began < 20.0
     assert caught.value.status == 503
     assert caught.value.retry_after
 

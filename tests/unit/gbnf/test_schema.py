@@ -23,6 +23,7 @@ from proxy.gbnf import (
 )
 from proxy.gbnf.document import MAX_DEPTH
 from proxy.prompting.validation import OutputValidator
+from tests.thorough import share
 from tests.unit.gbnf.samples import Sampler
 
 BOTH = pytest.mark.parametrize("limits", [OLD, NEW], ids=lambda limits: limits.name)
@@ -239,7 +240,7 @@ def test_texts_of_open_grammars_satisfy_an_independent_validator(schema: Any) ->
     except UnsupportedSchema as error:
         pytest.skip(f"{error.keyword} needs a closed object")
     sampler = Sampler(grammar, random.Random(7))
-    for _ in range(6):
+    for _ in range(share(10)):
         text = sampler.text(60)
         assert judge.fault(text) == "", text
 

@@ -20,7 +20,7 @@ from proxy.scheduling.state import BackendFacts, SlotRequest, SlotStep
 from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import want
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Memory:
@@ -316,16 +316,16 @@ def test_request_waiting_for_backend_survives_loss_of_the_log(join: Join, memory
 
 
 def test_queue_timeout_counts_from_first_wait_of_the_request(join: Join) -> None:
-    one = join(queue_timeout=5.0)
-    late = msgspec.structs.replace(want(one._local, "a"), since=time.monotonic() - 6.0)
+    one = join(queue_timeout=50.0)
+    late = msgspec.structs.replace(want(one._local, "a"), since=time.monotonic() - 51.0)
     with pytest.raises(QueueTimeout):
         one.enter(late, again=True)
-    soon = msgspec.structs.replace(late, since=time.monotonic() - 4.8)
+    soon = msgspec.structs.replace(late, since=time.monotonic() - 49.8)
     held = acquire(one, "b")
     began = time.monotonic()
     with pytest.raises(QueueTimeout):
         one.acquire(soon, Cancel(), again=True)
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 40.0
     held.release()
 
 

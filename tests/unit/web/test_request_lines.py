@@ -19,13 +19,14 @@ from werkzeug.test import EnvironBuilder
 from proxy.config import Secret, SettingsError, load
 from proxy.dialects import openai_chat
 from proxy.errors import TooManyWrongKeys
+from proxy.web import log_events, model_events
 from proxy.web.auth import Keys
 from proxy.web.guesses import MOST_ADDRESSES, Guesses
 from proxy.web.observability import Lines, Record
 from proxy.web.observability.access_log import access
 from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.summary import OTHER, summarize
-from proxy.web.pages import status_feed
+from proxy.web.pages import models_feed, status_feed
 from proxy.web.peers import TrustedProxies
 from tests.fakes import ScriptedDriver, make_app, make_own_app, services_of, wait_until
 
@@ -96,7 +97,8 @@ def requests(app: Flask) -> list[tuple[str, str]]:
 def test_each_route_is_logged_and_counted_once(
     tmp_path: Path, log: Log, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_feed, "LIFE", 0.0)
+    for feed in (status_feed, model_events, models_feed, log_events):
+        monkeypatch.setattr(feed, "LIFE", 0.0)
     app = make(tmp_path, api_key=(Secret("sesame"),))
     api = client_of(app)
     log.take()

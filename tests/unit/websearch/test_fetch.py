@@ -38,7 +38,7 @@ def test_endless_response_head_fails_at_once(start: bytes, more: bytes) -> None:
     began = time.monotonic()
     with pytest.raises(UpstreamFault):
         fetched(endless(lambda _: start, lambda *_: more))
-    assert time.monotonic() - began < 5  # it would go on for eight seconds
+    assert time.monotonic() - began < 40  # it would go on for a minute
 
 
 def test_few_interim_answers_are_skipped() -> None:
@@ -88,7 +88,7 @@ def test_dripping_server_is_abandoned_at_the_deadline(start: bytes) -> None:
     began = time.monotonic()
     with pytest.raises(UpstreamTimeout):
         fetched(slowly(lambda _: start, b"x"), 0.4)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 40
 
 
 @pytest.mark.parametrize(

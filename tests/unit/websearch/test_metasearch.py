@@ -69,7 +69,7 @@ def test_hanging_search_library_is_killed(engine: Metasearch) -> None:
     began = time.monotonic()
     with pytest.raises(UpstreamTimeout, match=r"timed out after 1\.2 seconds"):
         engine.search("hangs", 1, Cancel(), 0.2)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
 
 
 HOSTILE = """

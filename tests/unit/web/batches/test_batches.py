@@ -208,7 +208,7 @@ def test_line_gives_way_to_a_request_and_is_asked_again(folder: str) -> None:
     wait_until(lambda: bool(driver.tasks))
     began = time.monotonic()
     answer = to.post(CHAT, json={"messages": [{"role": "user", "content": "now"}]})
-    assert answer.status_code == 200 and time.monotonic() - began < 5
+    assert answer.status_code == 200 and time.monotonic() - began < 40
     done = ended(to, made["id"])
     assert done["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
     said = ["now" in str(task.prompt) for task in driver.tasks]
