@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .limits import NO_LIMITS, Limited
-from .rights import Priority, Rights, priority_of
+from .rights import OnOverflow, Priority, Rights, priority_of
 
 KEY_ID = re.compile(r"key_[0-9a-f]{24}")
 
@@ -108,6 +108,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     admin: bool = False
     rights: tuple[Rights, ...] = ()
     limits: tuple[Limited, ...] = ()
+    on_overflow: OnOverflow = ""
     until: float = math.inf
     refused: str = ""
 
@@ -147,6 +148,7 @@ def identity_of(
         admin=key.rights.admin,
         rights=rights,
         limits=limits,
+        on_overflow=next((one.on_overflow for one in rights if one.on_overflow), ""),
         until=until,
         refused=f"{refused} is blocked: ask an administrator" if refused else "",
     )

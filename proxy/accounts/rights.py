@@ -17,6 +17,8 @@ from ..errors import Forbidden, GatewayError, ModelNotFound, NotFound
 from .limits import NO_LIMITS, Limits
 
 Priority = Literal["", "high", "normal", "low"]
+OnOverflow = Literal["", "refuse", "compact"]
+OVERFLOWS: tuple[OnOverflow, ...] = ("refuse", "compact")
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
 # The groups of routes; proxy/web/apis.py says which route is in which.
 APIS = (
@@ -55,7 +57,9 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     has names of APIS and API_GROUPS besides. `tools` are those that the gateway runs itself,
     `knowledge` names or ids of knowledge bases, also patterns, `networks` those of the client.
     `barred_tiers` are the tiers of routes that may not be used. `priority` is the highest class in
-    the queue. Keys of one `group` share cached prompts. `limits` are what may be used up."""
+    the queue. Keys of one `group` share cached prompts. `limits` are what may be used up.
+    `on_overflow` says what happens to conversations that do not fit; the key's counts first, then
+    the team's."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
@@ -68,6 +72,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: Priority = ""
     group: str = ""
     limits: Limits = NO_LIMITS
+    on_overflow: OnOverflow = ""
 
 
 class Permissions(Struct, frozen=True):

@@ -123,6 +123,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         sampling=settings.sampler_defaults,
         wait_for_backend=settings.wait_for_backend,
         max_queue=settings.max_queue,
+        on_overflow=settings.on_overflow,
     )
     layouts = Layouts(resources.dialogues())
     stored = storage.responses()
@@ -283,7 +284,11 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     """The configured backends. If none was named, the default addresses where a server listens, or
     otherwise the bundled model."""
     configs = tuple(
-        msgspec.structs.replace(config, chat_mode=config.chat_mode or settings.chat_mode)
+        msgspec.structs.replace(
+            config,
+            chat_mode=config.chat_mode or settings.chat_mode,
+            on_overflow=config.on_overflow or settings.on_overflow,
+        )
         for config in settings.backends
     )
     if not settings.is_default:
@@ -310,6 +315,7 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         n_ctx=config.ctx_size,
         weight=config.weight,
         chat_mode=config.chat_mode or settings.chat_mode,
+        on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
     )
     backend.aliases = config.aliases
@@ -423,6 +429,7 @@ def _hosted(settings: Settings, config: BackendConfig, model: HostedModel) -> Ba
         slots=config.slots,
         n_ctx=config.ctx_size,
         chat_mode=config.chat_mode or settings.chat_mode,
+        on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
     )
     backend.aliases = model.config.aliases

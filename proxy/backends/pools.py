@@ -21,6 +21,7 @@ from .vocabulary import Vocabulary
 UNNAMED = "default"
 SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer
 ChatMode = Literal["auto", "native", "completion"]
+OnOverflow = Literal["refuse", "compact"]
 
 
 class Backend:
@@ -46,6 +47,7 @@ class Backend:
         n_ctx: int = 0,
         weight: float = 1.0,
         chat_mode: ChatMode = "auto",
+        on_overflow: OnOverflow | None = None,
         config: BackendConfig | None = None,
     ) -> None:
         self.name = name
@@ -56,6 +58,7 @@ class Backend:
         self.set_n_ctx = n_ctx
         self.weight = weight
         self.chat_mode = chat_mode
+        self.on_overflow = on_overflow
         self.config = config
         self.presumed = UNNAMED
         self.users = 0  # changed under the registry's lock only
@@ -110,6 +113,7 @@ class Backend:
             n_ctx=self.set_n_ctx,
             weight=self.weight,
             chat_mode=self.chat_mode,
+            on_overflow=self.on_overflow,
         )
         backend.host, backend.router_of, backend.aliases = self, self, aliases
         backend.place = self.place if self.set_model else None

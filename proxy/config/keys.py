@@ -15,7 +15,8 @@ from typing import Literal
 
 import msgspec
 
-_FIELDS = ("group=", "priority=")
+_FIELDS = ("group=", "priority=", "on_overflow=")
+_OVERFLOW = ("", "refuse", "compact")
 # Names of the keys that are made at run time (accounts/records.py), whose data belongs to them.
 _IN_STORE = re.compile(r"key_[0-9a-f]{24}")
 
@@ -32,6 +33,7 @@ class Secret(str):
 class ApiKey(msgspec.Struct, frozen=True):
     """An API key. ``name`` owns its data and appears in the log. Keys of one ``group`` share cached
     prompts; a key without one shares them with no other. ``priority`` is its class in the queue.
+    ``on_overflow`` overrides the setting of that name for its requests, unless it is empty.
     ``former`` is the name that earlier versions gave to a key without one, by its position, or
     empty."""
 
@@ -40,6 +42,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     group: str = ""
     priority: Literal["high", "normal", "low"] = "normal"
     former: str = ""
+    on_overflow: Literal["", "refuse", "compact"] = ""
 
     @property
     def cache_group(self) -> str:
@@ -70,10 +73,15 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
             continue
         more = dict(word.split("=", 1) for word in words if word.startswith(_FIELDS))
         words = [word for word in words if not word.startswith(_FIELDS)]
-        if not 1 <= len(words) <= 2 or more.get("priority", "low") not in ("high", "normal", "low"):
+        is_valid = (
+            1 <= len(words) <= 2
+            and more.get("priority", "low") in ("high", "normal", "low")
+            and more.get("on_overflow", "") in _OVERFLOW
+        )
+        if not is_valid:
             raise ValueError(
                 f"{path}, line {number}: expected KEY or NAME KEY, then group=NAME, "
-                "priority=high|normal|low"
+                "priority=high|normal|low, on_overflow=refuse|compact"
             )
         try:
             secret = checked(words[-1])

@@ -41,7 +41,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     shown in lists of models, unless it is `unlisted`. `strip` are fields removed from requests,
     `set` those set in them, and `set_by_alias` those set for requests that name an alias.
     `save_slots`: the flags with which a llama-server saves its slots are added to the command, if
-    the server lists them."""
+    the server lists them. `on_overflow` overrides --on-overflow for this model."""
 
     name: _Text
     command: tuple[str, ...]
@@ -71,6 +71,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     strip: tuple[str, ...] = ()
     set: dict[str, Any] = {}
     set_by_alias: dict[str, dict[str, Any]] = {}
+    on_overflow: Literal["refuse", "compact"] | None = None
 
     @property
     def places(self) -> int:

@@ -77,6 +77,10 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
             " schemas"
         ),
     ] = ()
+    on_overflow: Annotated[
+        Literal["refuse", "compact"] | None,
+        _one_backend("overrides --on-overflow for this server's model"),
+    ] = None
     # Not keys of the table: the model to start instead of a URL, and the place in a [[route]].
     launch: ModelConfig | None = None
     place: Place | None = None
@@ -301,6 +305,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " and unknown templates)"
         ),
     ] = "auto"
+    on_overflow: Annotated[
+        Literal["refuse", "compact"],
+        _prompts(
+            "conversations that do not fit the context: refuse them, or compact them: the model"
+            " sums up the oldest turns before it answers"
+        ),
+    ] = "refuse"
     max_media: Annotated[
         int, _prompts("maximum size of an image or audio clip in bytes", ge=1, le=1 << 30)
     ] = 20971520
@@ -699,6 +710,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 model=model.name,
                 slots=model.places,
                 ctx_size=model.ctx_size,
+                on_overflow=model.on_overflow,
                 launch=model,
             )
             for model in self.model

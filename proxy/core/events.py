@@ -1,6 +1,6 @@
 """The events of a completion: the common vocabulary of drivers and encoders.
 
-    Started (TextDelta | ReasoningDelta | ToolCallDelta | Step | Progress | TokenDetail)*
+    Started Compacted? (TextDelta | ReasoningDelta | ToolCallDelta | Step | Progress | TokenDetail)*
     (Finished | Failed)
 
 A Step is what the gateway does for the model: a search, or something with an MCP server.
@@ -51,6 +51,22 @@ class Started(Struct, frozen=True):
 
     slot: int = -1
     prompt: int = 0
+
+
+class Compacted(Struct, frozen=True):
+    """The prompt was too long: its oldest `messages`, except for system messages at the start, were
+    replaced by a `summary`. `usage` is what that cost, nothing if the summary was known. An answer
+    with several rounds may have several, of which the last one tells the prompt."""
+
+    messages: int
+    summary: str
+    usage: Usage = Usage()
+
+    def after(self, earlier: Compacted | None) -> Compacted:
+        """This one, with the costs of both."""
+        if earlier is None:
+            return self
+        return Compacted(self.messages, self.summary, earlier.usage + self.usage)
 
 
 class TextDelta(Struct, frozen=True):
@@ -185,6 +201,7 @@ class Failed(Struct, frozen=True):
 Step = Searched | ToolsListed | ServerCall | ApprovalRequested
 Event = (
     Started
+    | Compacted
     | TextDelta
     | ReasoningDelta
     | ToolCallDelta

@@ -9,6 +9,7 @@ from msgspec import Struct
 from .events import (
     ApprovalRequested,
     Batch,
+    Compacted,
     Failed,
     Finished,
     ReasoningDelta,
@@ -35,6 +36,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     finished: Finished
     steps: tuple[Step, ...] = ()
     tokens: tuple[int, ...] = ()
+    compacted: Compacted | None = None
 
 
 class Fold:
@@ -50,6 +52,7 @@ class Fold:
         self.calls: dict[int, list[str]] = {}
         self.heads: dict[int, ToolCallDelta] = {}
         self.finished: Finished | None = None
+        self.compacted: Compacted | None = None
 
     def add(self, batch: Batch) -> None:
         """Raises the error of a Failed event."""
@@ -70,6 +73,8 @@ class Fold:
                     self.steps.append(event)
             elif isinstance(event, (ToolsListed, ApprovalRequested)):
                 self.steps.append(event)
+            elif isinstance(event, Compacted):
+                self.compacted = event.after(self.compacted)
             elif isinstance(event, TokenDetail):
                 self.tokens += event.tokens
             elif isinstance(event, Failed):
@@ -86,6 +91,7 @@ class Fold:
             finished=self.finished,
             steps=tuple(self.steps),
             tokens=tuple(self.tokens),
+            compacted=self.compacted,
         )
 
     def _call(self, index: int) -> ToolCall:

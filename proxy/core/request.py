@@ -119,6 +119,16 @@ class Report(Struct, frozen=True, kw_only=True):
         return self.timings or self.tokens
 
 
+class Compaction(Struct, frozen=True):
+    """What a client asks for: the oldest turns are summed up if the prompt has more than `trigger`
+    tokens. `instructions` replace the usual ones. `pauses`: nothing is generated then but the
+    summary."""
+
+    trigger: int
+    instructions: str = ""
+    pauses: bool = False
+
+
 class CompletionRequest(Struct, frozen=True, kw_only=True):
     """One request for one or more completions.
 
@@ -157,6 +167,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     template_kwargs: Mapping[str, Any] = {}
     user: str = ""
     session: str = ""
+    compaction: Compaction | None = None
     warnings: tuple[str, ...] = ()
     report: Report = Report()
     extra: Mapping[str, Any] = {}

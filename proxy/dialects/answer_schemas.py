@@ -43,6 +43,14 @@ USAGE = object_of(
 )
 
 
+COMPACTION = object_of(
+    "messages summary usage",
+    messages=COUNT,
+    summary=TEXT,
+    usage=object_of(**_each(COUNT, "input_tokens cached_tokens output_tokens")),
+)
+
+
 def _openai(kind: str, choice: Schema) -> Schema:
     return object_of(
         "id object created model choices usage",
@@ -54,6 +62,7 @@ def _openai(kind: str, choice: Schema) -> Schema:
         usage=USAGE,
         timings=TIMINGS,
         truncated=FLAG,
+        compaction=COMPACTION,
     )
 
 
@@ -95,6 +104,7 @@ def _ollama(**answer: Schema) -> Schema:
         **_each(COUNT, "total_duration load_duration prompt_eval_count prompt_eval_duration"),
         **_each(COUNT, "eval_count eval_duration"),
         logprobs=list_of(TOKEN),
+        compaction=COMPACTION,
         **answer,
     )
 
@@ -140,11 +150,13 @@ ANSWERS: dict[str, Schema] = {
         content=list_of(
             object_of(
                 "type",
-                type=_one_of("text", "thinking", "tool_use", "mcp_tool_use", "mcp_tool_result"),
+                type=_one_of(
+                    "text", "thinking", "tool_use", "mcp_tool_use", "mcp_tool_result", "compaction"
+                ),
                 **_each(TEXT, "text thinking signature id name server_name tool_use_id"),
                 input=OBJECT,
                 is_error=FLAG,
-                content=list_of(OBJECT),
+                content={"type": ["string", "array"]},
             )
         ),
         stop_reason=TEXT,
@@ -153,7 +165,9 @@ ANSWERS: dict[str, Schema] = {
             "input_tokens output_tokens",
             **_each(COUNT, "input_tokens output_tokens"),
             **_each(COUNT, "cache_creation_input_tokens cache_read_input_tokens"),
+            iterations=list_of(OBJECT),
         ),
+        compaction=COMPACTION,
         context_management=object_of(
             "applied_edits",
             applied_edits=list_of(
@@ -218,6 +232,7 @@ ANSWERS: dict[str, Schema] = {
         tool_choice={"type": ["string", "object"]},
         tools=list_of(OBJECT),
         truncation=_one_of("auto", "disabled"),
+        compaction=COMPACTION,
     ),
     "McpAnswer": object_of(
         "jsonrpc id",

@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from ..core.events import Finished, Progress, TokenDetail, TokenLogprob
+from ..core.events import Compacted, Finished, Progress, TokenDetail, TokenLogprob
 from ..core.fold import Completion
 from ..core.request import CompletionRequest, OutputFormat, Report
 from ..core.sampling import logit_bias, sampling
 from ..core.usage import Timings, Usage, generation_pace, pace
 from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
+from . import compacted
 from .fields import Body, Table, flag, integer, mapping, model_name, read, stops, text, unheeded
 from .response_meta import ResponseMeta
 
@@ -275,6 +276,7 @@ def whole(
         "timings": timings(completions[0].finished.timings),
         "truncated": any(completion.finished.truncated for completion in completions),
         **verbose(meta, request, completions[0].finished, completions[0].text),
+        **compacted.field(completions[0].compacted),
     }
 
 
@@ -299,6 +301,7 @@ class Chunks:
         self._request = request
         self._meta = meta
         self._finished: dict[int, Finished] = {}
+        self._compacted: Compacted | None = None
         begin = msgspec.json.encode(head(meta, kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
@@ -340,4 +343,5 @@ class Chunks:
             "timings": timings(finished.timings),
             "truncated": finished.truncated,
             **verbose(self._meta, self._request, finished),
+            **compacted.field(self._compacted),
         }

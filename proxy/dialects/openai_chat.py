@@ -9,6 +9,7 @@ import msgspec
 
 from ..core.events import (
     Batch,
+    Compacted,
     Finished,
     Progress,
     ReasoningDelta,
@@ -291,6 +292,9 @@ class Encoder(openai.Chunks):
             case Progress() | TokenDetail():
                 silent = {"index": choice, "delta": {}, "logprobs": None, "finish_reason": None}
                 self._reported(silent, event, out)
+                return
+            case Compacted():
+                self._compacted = event.after(self._compacted)
                 return
             case _:
                 return

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import structs
 
-from ..core.request import Media, Message
+from ..core.request import Media
 from ..errors import InvalidParameter
 from .fields import Body, bounded, entry, required, text
 
@@ -50,23 +50,3 @@ def content(
 def text_reader(name: str) -> Reader:
     """A reader for parts whose text is in the field `name`. It may be empty, but not absent."""
     return lambda part, at: required(part, name, at)
-
-
-def joined(*run: Message) -> Message:
-    """Joins messages of one role: templates require alternating roles."""
-    if len(run) == 1:
-        return run[0]
-    media: list[Media] = []
-    length = 0
-    for message in run:
-        if message.content:
-            length += bool(length)  # the line break between them
-        media += [structs.replace(m, at=m.at + length) for m in message.media]
-        length += len(message.content)
-    return structs.replace(
-        run[0],
-        content="\n".join(filter(None, (message.content for message in run))),
-        reasoning="\n".join(filter(None, (message.reasoning for message in run))),
-        tool_calls=tuple(call for message in run for call in message.tool_calls),
-        media=tuple(media),
-    )

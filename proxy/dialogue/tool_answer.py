@@ -14,8 +14,18 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from ..core.events import Batch, Event, Failed, Finished, Started, TextDelta, ToolCallDelta
+from ..core.events import (
+    Batch,
+    Compacted,
+    Event,
+    Failed,
+    Finished,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+)
 from ..core.request import CompletionRequest, Message, Tool, ToolCall, ToolChoice
+from ..core.usage import Usage
 from ..errors import GatewayError
 from ..gateway import Caller, Gateway, Info
 from ..runtime.cancel import Cancel
@@ -70,6 +80,7 @@ class ToolAnswer:
         self._owners: dict[str, Runner] = {}  # by the name of a tool
         self._first: Batch | None = None
         self._begun = False  # Started was sent
+        self._usage = Usage()  # of all rounds, without summaries
         self._batches = self._rounds()
 
     def prime(self) -> None:
@@ -171,7 +182,6 @@ class ToolAnswer:
         self, request: CompletionRequest, listed: list[Event]
     ) -> Generator[Batch, None, _Round | None]:
         """Streams one round. Returns it if the model calls a tool to run."""
-        before = self.info.usage
         answer = self._gateway.answer(request, self._cancel, self._caller)
         text: list[str] = []
         call: ToolCall | None = None
@@ -201,8 +211,11 @@ class ToolAnswer:
                         client_calls.add(event.index)
                     elif isinstance(event, Failed):
                         raise event.error
+                    elif isinstance(event, Compacted):
+                        self.info.compacted = event.messages
                     elif isinstance(event, Finished):
-                        event = msgspec.structs.replace(event, usage=before + event.usage)
+                        self._usage += event.usage
+                        event = msgspec.structs.replace(event, usage=self._usage)
                         if call is not None and event.reason != "length":
                             finished = event
                             continue

@@ -15,7 +15,16 @@ from itertools import chain
 
 import msgspec
 
-from ..core.events import Batch, Failed, Finished, Order, Progress, TextDelta
+from ..core.events import (
+    Batch,
+    Compacted,
+    Failed,
+    Finished,
+    Order,
+    Progress,
+    Started,
+    TextDelta,
+)
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Timings, Usage
@@ -31,6 +40,9 @@ AT_ONCE = 16  # choices of one request that run in parallel, at most
 AHEAD = 64  # batches that the choices may be ahead of a slow client
 
 Choice = tuple[int, Batch]
+Compact = Callable[[list[Task], Info], Generator[Choice, None, tuple[list[Task], Compacted] | None]]
+"""Makes a prompt fit that is too long: yields ticks, and returns the tasks to answer instead. None
+if nothing is to be done."""
 
 
 class Answer:
@@ -43,6 +55,7 @@ class Answer:
         "_caller",
         "_cancel",
         "_choices",
+        "_compacted",
         "_context",
         "_counting",
         "_first",
@@ -62,14 +75,16 @@ class Answer:
         *,
         caller: Caller = ANYBODY,
         cancel: Cancel,
+        compact: Compact | None = None,
     ) -> None:
         """`name` is the model's name in the answer. `make_tasks` raises the errors of an invalid
-        request."""
+        request. `compact` is called before anything is placed."""
         self.request = request
         self.model = model
         self.tasks = make_tasks()
         self.info = Info(model=name, warnings=request.warnings)
         self._context = context
+        self._compacted: Compacted | None = None
         self._cancel = cancel
         self._caller = caller
         self._began = context.clock()
@@ -78,7 +93,7 @@ class Answer:
         self._bounded: BoundedAnswer | None = None
         unknown = context.registry.unknown(model)
         self._choices: Generator[Choice, None, None] = (
-            self._after_load(make_tasks) if unknown else self._all()
+            self._after_load(make_tasks, compact) if unknown else self._all(compact)
         )
 
     def prime(self) -> None:
@@ -99,7 +114,29 @@ class Answer:
         if not self.info.outcome:
             self.info.outcome = "cancelled"
 
-    def _all(self) -> Generator[Choice, None, None]:
+    def _all(self, compact: Compact | None) -> Generator[Choice, None, None]:
+        return self._admitted() if compact is None else self._after_compaction(compact)
+
+    def _after_compaction(self, compact: Compact) -> Generator[Choice, None, None]:
+        """Compact the conversation first if it is too long."""
+        info = self.info
+        try:
+            found = yield from compact(self.tasks, info)
+        except GatewayError as error:
+            info.outcome = _name_of(error)
+            yield 0, [Failed(error)]
+            return
+        if found is not None:
+            self.tasks, self._compacted = found
+            info.compacted = self._compacted.messages
+            wish = self.request.compaction
+            if wish is not None and wish.pauses:
+                info.outcome = "stop"
+                yield 0, [Started(), self._compacted, Finished(reason="stop", usage=Usage())]
+                return
+        yield from self._admitted()
+
+    def _admitted(self) -> Generator[Choice, None, None]:
         return self._every_choice() if self._caller.allowance is None else self._within_limits()
 
     def _every_choice(self) -> Generator[Choice, None, None]:
@@ -134,7 +171,9 @@ class Answer:
         finally:
             bounded.close()
 
-    def _after_load(self, make_tasks: Callable[[], list[Task]]) -> Generator[Choice, None, None]:
+    def _after_load(
+        self, make_tasks: Callable[[], list[Task]], compact: Compact | None
+    ) -> Generator[Choice, None, None]:
         """Load the model first. The tasks made before that only served to refuse invalid requests
         early; with the model's template they are made again."""
         info = self.info
@@ -148,7 +187,7 @@ class Answer:
             info.outcome = _name_of(error)
             yield 0, [Failed(error)]
             return
-        yield from self._all()
+        yield from self._all(compact)
 
     def _several(self) -> Generator[Choice, None, None]:
         """Run several choices, each in a thread, and interleave their batches as they come. In idle
@@ -236,6 +275,8 @@ class Answer:
                     info.last_token = clock() - began
                     # Fast path: nearly all batches are a piece of text within an answer.
                     if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
+                        if self._compacted is not None and type(batch[0]) is Started:
+                            batch = [batch[0], self._compacted, *batch[1:]]
                         order.see(batch)
                         last = batch[-1]
                         if not info.first_token and type(last) is not Progress:

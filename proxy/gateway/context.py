@@ -43,7 +43,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     of its answer is done, so it waits for an idle slot as long as it must.
     `tell_place`: report the place in the queue in the stream. `may` says which models may be
     used, `barred` names the tiers of routes that may not. `allowance` is what the request may take
-    from the limits of its key, None without limits."""
+    from the limits of its key, None without limits. `on_overflow` says what happens to
+    conversations that do not fit, refuse or compact; "": what is set for the model."""
 
     key: str = ""
     user: str = ""
@@ -56,6 +57,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     tell_place: bool = False
     may: Permissions = ALL
     allowance: Allowance | None = None
+    on_overflow: str = ""
 
     @property
     def barred(self) -> frozenset[str]:
@@ -80,8 +82,10 @@ class Info(Struct, kw_only=True):
 
     `has_effects`: tools have run for the answer, which another try would repeat.
 
-    `usage` is that of the answer. Of choices that did not end, it has the tokens so far. `chain`
-    has the digests of the first prompt, if that is text."""
+    `compacted` is the number of messages that a summary replaced.
+
+    `usage` is that of the answer, with what the summary cost. Of choices that did not end, it has
+    the tokens so far. `chain` has the digests of the first prompt, if that is text."""
 
     model: str = ""
     backend: str = ""
@@ -106,6 +110,7 @@ class Info(Struct, kw_only=True):
     chain: Chain | None = None
     outcome: str = ""
     has_effects: bool = False
+    compacted: int = 0
     warnings: tuple[str, ...] = ()
 
     @property

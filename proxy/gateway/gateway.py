@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -14,9 +14,10 @@ from typing import Any, cast, get_args
 import msgspec
 
 from ..backends.driver import Driver, SlotAction
-from ..backends.pools import UNNAMED, Backend
+from ..backends.pools import UNNAMED, Backend, OnOverflow
 from ..backends.run import TOKEN_TEXT
 from ..backends.token_pieces import token_pieces
+from ..core.events import Compacted
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend, Unsupported
@@ -26,8 +27,9 @@ from ..runtime.cancel import Cancel
 from ..scheduling.prefix import mask
 from . import media
 from .adapt import check_grammar, validate_constraints
-from .answer import AT_ONCE, Answer
-from .context import ANYBODY, Caller, GatewayContext
+from .answer import AT_ONCE, Answer, Choice
+from .compaction import Compactor
+from .context import ANYBODY, Caller, GatewayContext, Info
 from .early import EarlyQueue
 from .idle import idle_slots
 from .rendering import rendered
@@ -41,8 +43,9 @@ class Gateway:
     """`now` returns the time of day for templates. `hygiene`: timestamps at the head of a prompt
     are masked and tools are sorted, so that prefixes stay the same. `sampling` holds defaults for
     sampling fields. `wait_for_backend`: seconds that at most `max_queue` requests wait until the
-    first backend has reported its model. The methods send no text to backends of the `barred`
-    tiers."""
+    first backend has reported its model. `on_overflow` says what happens to conversations that do
+    not fit, unless a backend or the caller says it. The methods send no text to backends of the
+    `barred` tiers."""
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Gateway:
         sampling: Mapping[str, Any] = MappingProxyType({}),
         wait_for_backend: float = 0.0,
         max_queue: int = 256,
+        on_overflow: OnOverflow = "refuse",
     ) -> None:
         self.context = context
         self.registry = context.registry
@@ -65,6 +69,7 @@ class Gateway:
         self._sampling = sampling
         self._wait_for_backend = wait_for_backend
         self.early = EarlyQueue(max_queue)
+        self._compactor = Compactor(self, on_overflow)
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
@@ -79,7 +84,37 @@ class Gateway:
         if caller.barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
         make_tasks = partial(self.tasks, request, model, cancel, barred=caller.barred)
-        return Answer(self.context, request, model, name, make_tasks, caller=caller, cancel=cancel)
+        compact = None
+        if self._compactor.wanted(request, model, caller):
+            compact = partial(self._compact, request, model, caller, cancel)
+        return Answer(
+            self.context,
+            request,
+            model,
+            name,
+            make_tasks,
+            caller=caller,
+            cancel=cancel,
+            compact=compact,
+        )
+
+    def _compact(
+        self,
+        request: CompletionRequest,
+        model: str,
+        caller: Caller,
+        cancel: Cancel,
+        tasks: list[Task],
+        info: Info,
+    ) -> Generator[Choice, None, tuple[list[Task], Compacted] | None]:
+        """See `answer.Compact`."""
+        found = yield from self._compactor.compact(
+            request, model, tasks, caller=caller, cancel=cancel, info=info
+        )
+        if found is None:
+            return None
+        shorter, compacted = found
+        return self.tasks(shorter, model, cancel, barred=caller.barred), compacted
 
     def idle_slots(self, name: str) -> int | None:
         """See `idle.idle_slots`."""

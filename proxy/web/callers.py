@@ -41,7 +41,12 @@ class Callers:
         self._hides = hides
         self._limits = limits
         self._known = {
-            key.name: Caller(key=key.name, group=key.cache_group, share=SHARES[key.priority])
+            key.name: Caller(
+                key=key.name,
+                group=key.cache_group,
+                share=SHARES[key.priority],
+                on_overflow=key.on_overflow,
+            )
             for key in keys
         }
         # Without keys, all callers are the same and may ask for any class.
@@ -94,4 +99,5 @@ class Callers:
             share=SHARES[identity.priority],
             may=Permissions(identity.rights, self._hides),
             allowance=allowance,
+            on_overflow=identity.on_overflow,
         )

@@ -18,6 +18,7 @@ EXPOSED = ", ".join(
         "x-request-id",
         "openai-processing-ms",
         "x-slotproxy-backend",
+        "x-slotproxy-compacted",
         "x-slotproxy-fallback",
         "x-slotproxy-overhead-ms",
         "x-slotproxy-warning",

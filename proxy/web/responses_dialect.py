@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ..core.conversation import asking, shortened
 from ..core.fold import Completion
 from ..core.request import CompletionRequest
 from ..dialects import fields, responses
@@ -119,9 +120,7 @@ class ResponsesDialect:
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
-        return responses.shortened(
-            request, lambda some: gateway.fits(some, room, cancel, barred=barred)
-        )
+        return shortened(request, lambda some: gateway.fits(some, room, cancel, barred=barred))
 
     def in_background(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Start a background response and return it as queued, if the request asks for one."""
@@ -266,7 +265,7 @@ class CompactDialect(ResponsesDialect):
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         """Raises InvalidParameter or BadRequest (the previous response is unknown)."""
-        return responses.compaction.asking(super().parse(responses.compaction.body(body)))
+        return asking(super().parse(responses.compaction.body(body)))
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]

@@ -20,6 +20,7 @@ import msgspec
 
 from ...core.events import (
     Batch,
+    Compacted,
     Finished,
     ReasoningDelta,
     ServerCall,
@@ -32,9 +33,10 @@ from ...core.request import CompletionRequest
 from ...core.usage import Usage
 from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReached
 from ...wire import sse
+from .. import compacted
 from ..openai_tools import as_object
 from ..response_meta import ResponseMeta
-from . import mcp
+from . import compaction, mcp
 
 REASONS = {
     "stop": "end_turn",
@@ -94,9 +96,13 @@ def usage(counts: Usage) -> dict[str, Any]:
     }
 
 
-def _end(request: CompletionRequest, finished: Finished) -> dict[str, Any]:
+def _end(
+    request: CompletionRequest, finished: Finished, told: Compacted | None = None
+) -> dict[str, Any]:
     """Why the message ended. Only the client's stop strings are reported as stop sequences, not the
     template's."""
+    if told is not None and request.compaction is not None and request.compaction.pauses:
+        return {"stop_reason": compaction.STOP, "stop_sequence": None}
     if finished.reason == "stop" and finished.stop_sequence in request.stop:
         return {"stop_reason": "stop_sequence", "stop_sequence": finished.stop_sequence}
     return {"stop_reason": REASONS[finished.reason], "stop_sequence": None}
@@ -124,6 +130,9 @@ def reply(
     """The whole Message. `edits` are the applied context edits, None if none were asked for."""
     (completion,) = completions
     content: list[dict[str, Any]] = []
+    told = completion.compacted
+    if told is not None and request.compaction is not None:
+        content.append(compaction.block(told))
     if completion.reasoning:
         content.append({"type": "thinking", "thinking": completion.reasoning, "signature": ""})
     content += mcp.blocks(completion.steps)
@@ -141,14 +150,21 @@ def reply(
     return {
         **_message(meta),
         "content": content,
-        **_end(request, completion.finished),
-        "usage": usage(completion.finished.usage),
+        **_end(request, completion.finished, told),
+        "usage": _whole_usage(completion.finished.usage, told),
         **_applied(edits),
+        **({} if request.compaction is not None else compacted.field(told)),
     }
 
 
 def _applied(edits: Sequence[Edits] | None) -> dict[str, Any]:
     return {} if edits is None else {"context_management": {"applied_edits": edits}}
+
+
+def _whole_usage(counts: Usage, told: Compacted | None) -> dict[str, Any]:
+    if told is None:
+        return usage(counts)
+    return {**usage(counts), "iterations": compaction.iterations(told, counts)}
 
 
 def _event(kind: str, **fields: Any) -> bytes:
@@ -175,6 +191,7 @@ class Encoder:
         self._index = -1
         self._open = ""  # kind of the open block; for a call, with its index
         self._head = b""
+        self._compacted: Compacted | None = None
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes a ping."""
@@ -232,16 +249,28 @@ class Encoder:
             case ServerCall():
                 self._turn(out, "result", mcp.result(event))
                 self._close(out)
+            case Compacted():
+                self._compacted = event.after(self._compacted)
+                if self._request.compaction is not None:
+                    self._summary(out, event)
             case Finished():
                 self._close(out)
+                told = self._compacted
                 out.append(
                     _event(
                         "message_delta",
-                        delta=_end(self._request, event),
-                        usage=usage(event.usage),
+                        delta=_end(self._request, event, told),
+                        usage=_whole_usage(event.usage, told),
                         **_applied(self._edits),
+                        **({} if self._request.compaction is not None else compacted.field(told)),
                     )
                 )
+
+    def _summary(self, out: list[bytes], told: Compacted) -> None:
+        self._turn(out, compaction.BLOCK, {"type": compaction.BLOCK, "content": None})
+        delta = {"type": "compaction_delta", "content": told.summary}
+        out.append(_event("content_block_delta", index=self._index, delta=delta))
+        self._close(out)
 
     def _turn(self, out: list[bytes], kind: str, block: dict[str, Any]) -> None:
         self._close(out)

@@ -1,6 +1,8 @@
-"""Anthropic's `context_management`: old tool results and thoughts are cleared from a prompt.
+"""Anthropic's `context_management`: old tool results and thoughts are cleared from a prompt, and
+the oldest turns are summed up.
 
-The format is defined in Anthropic's API reference (beta context-management-2025-06-27). A call and
+The format is defined in Anthropic's API reference (betas context-management-2025-06-27 and
+compact-2026-01-12). A call and
 its result stay together: the result's text is replaced, and so are the call's arguments if the edit
 says so. Edits of other types are ignored with a warning.
 """
@@ -12,12 +14,15 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from ...core.request import CompletionRequest, Message
+from ...core.request import Compaction, CompletionRequest, Message
 from ...errors import InvalidParameter
 from ..fields import Body, entry, flag, integer, items, mapping, text
 from ..openai_tools import plain
 
 TOOL_USES, THINKING = "clear_tool_uses_20250919", "clear_thinking_20251015"
+COMPACT = "compact_20260112"
+COMPACT_TRIGGER = 150_000
+LONGEST_INSTRUCTIONS = 16_384  # characters
 TRIGGER, KEEP = 100_000, 3  # defaults: input tokens, and uses of tools
 CLEARED = "[This result was cleared to save context.]"
 MOST = 16  # edits
@@ -59,11 +64,36 @@ def parse(body: Body) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
             edits.append(_tool_uses(edit, f"{inner}."))
         elif kind == THINKING:
             edits.append(Edit(type=kind, trigger=0, keep=_turns(edit, f"{inner}.")))
+        elif kind == COMPACT:
+            continue  # see `compaction`
         elif not kind:
             raise InvalidParameter(f"{inner}.type", "is missing")
         else:
             warnings.append(f"context edits of type {plain(kind)} are ignored")
     return tuple(edits), tuple(warnings)
+
+
+def compaction(body: Body) -> Compaction | None:
+    """The edit that sums up the oldest turns, if the request has one. Raises InvalidParameter."""
+    at = "context_management."
+    values = items(mapping(body, "context_management"), "edits", at)
+    for i, edit in enumerate(values[:MOST]):
+        if not isinstance(edit, dict) or edit.get("type") != COMPACT:
+            continue
+        inner = f"{at}edits[{i}]."
+        if text(mapping(edit, "trigger", inner), "type", "input_tokens") != "input_tokens":
+            raise InvalidParameter(f"{inner}trigger.type", "must be input_tokens")
+        instructions = text(edit, "instructions", at=inner)
+        if len(instructions) > LONGEST_INSTRUCTIONS:
+            raise InvalidParameter(
+                f"{inner}instructions", f"may have at most {LONGEST_INSTRUCTIONS} characters"
+            )
+        return Compaction(
+            _value(edit, "trigger", inner) or COMPACT_TRIGGER,
+            instructions.strip(),
+            flag(edit, "pause_after_compaction", at=inner),
+        )
+    return None
 
 
 def apply(

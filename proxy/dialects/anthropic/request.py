@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ...core.conversation import joined
 from ...core.request import (
     CompletionRequest,
     Media,
@@ -41,8 +42,7 @@ from ..fields import (
 )
 from ..openai import MAX_TOKENS
 from ..openai_tools import functions, plain
-from ..parts import joined
-from . import client_tools, context_edits, mcp
+from . import client_tools, compaction, context_edits, mcp
 
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 CHOICES: Mapping[str, ToolChoice] = {
@@ -89,6 +89,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         template_kwargs=_thinking(mapping(body, "thinking")),
         report=Report(prompt=stream),  # message_start has it
         user=text(mapping(body, "metadata"), "user_id", at="metadata."),
+        compaction=context_edits.compaction(body) if "context_management" in body else None,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -116,10 +117,15 @@ def _messages(body: Body, warnings: list[str]) -> list[Message]:
     for i, value in enumerate(values):
         at = f"messages[{i}]"
         message = entry(value, at)
+        summary = compaction.summary(message, at)
+        if summary is not None:  # it replaces everything before it
+            runs = [[summary]]
         role = ROLES.get(text(message, "role", at=at + "."))
         if role is None:
             raise InvalidParameter(at + ".role", "must be user or assistant")
         turn = _Turn(role, warnings).read(message.get("content"), at + ".content")
+        if summary is not None and turn == [Message(role=role)]:
+            continue  # it has nothing else
         if role != "system" and runs and runs[-1][-1].role == turn[0].role == role:
             runs[-1].append(turn.pop(0))
         runs += [[message] for message in turn]
@@ -184,6 +190,8 @@ class _Turn:
             self._calls.append(
                 ToolCall(text(block, "id", at=at), text(block, "name", at=at), arguments)
             )
+        elif kind == compaction.BLOCK:
+            pass  # read before
         elif kind == mcp.USE:
             self._calls.append(mcp.call(block, at))
         elif kind == "document":

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ...accounts.rights import API_GROUPS, APIS, PRIORITIES, Rights, wrong_network
+from ...accounts.rights import API_GROUPS, APIS, OVERFLOWS, PRIORITIES, Rights, wrong_network
 from ...errors import InvalidParameter
 from .. import fields
 from ..fields import Body
@@ -24,6 +24,7 @@ FIELDS = limits.FIELDS | {
     "read_only",
     "priority",
     "group",
+    "on_overflow",
 }
 OF_KEY = FIELDS | {"key_type", "admin"}
 MAX_RIGHTS = 200  # entries of a list
@@ -83,6 +84,11 @@ def parse(body: Body, known: Rights) -> Rights:
         if " " in group:
             raise InvalidParameter("group", "may not contain spaces")
         changes["group"] = group
+    if body.get("on_overflow") is not None:
+        told = fields.text(body, "on_overflow")
+        if told not in ("", *OVERFLOWS):
+            raise InvalidParameter("on_overflow", f"must be one of {', '.join(OVERFLOWS)}")
+        changes["on_overflow"] = told
     return replace(known, **changes, limits=limits.parse(body, known.limits))
 
 
@@ -97,6 +103,7 @@ def shown(rights: Rights) -> dict[str, Any]:
         "read_only": rights.read_only,
         "priority": rights.priority or None,
         "group": rights.group or None,
+        "on_overflow": rights.on_overflow or None,
         **limits.shown(rights.limits),
     }
 

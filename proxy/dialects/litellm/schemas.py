@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...accounts.limits import ON_LIMIT
-from ...accounts.rights import PRIORITIES
+from ...accounts.rights import OVERFLOWS, PRIORITIES
 from ..schema_fields import Schema, array, body, count, flag, mapping, number, one_of, strings, text
 from .groups import ROLES
 from .limits import DURATIONS, MOST, MOST_SPENT, NONE
@@ -79,6 +79,11 @@ RIGHTS: dict[str, Schema] = {
     "read_only": flag("Allow GET requests only."),
     "priority": text("The highest class in the queue.", "low", enum=["", *PRIORITIES]),
     "group": text("Keys of one group share cached prompts.", "research"),
+    "on_overflow": text(
+        "What happens to conversations that do not fit the context.",
+        "compact",
+        enum=["", *OVERFLOWS],
+    ),
     **LIMITS,
 }
 _KEY: dict[str, Schema] = {

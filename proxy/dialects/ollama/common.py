@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ...core.events import Batch, Finished, ReasoningDelta, TextDelta, TokenLogprob
+from ...core.events import Batch, Compacted, Finished, ReasoningDelta, TextDelta, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
 from ...errors import GatewayError, InvalidParameter
 from ...wire import ndjson
+from .. import compacted
 from ..fields import Body, flag, integer, mapping, model_name, stops
 from ..openai import MAX_TOKENS, token
 from ..openai_tools import plain
@@ -104,7 +105,7 @@ def head(meta: ResponseMeta) -> dict[str, Any]:
     return {"model": meta.model, "created_at": moment(meta)}
 
 
-def tail(meta: ResponseMeta, finished: Finished) -> dict[str, Any]:
+def tail(meta: ResponseMeta, finished: Finished, told: Compacted | None = None) -> dict[str, Any]:
     """The fields of the last object; durations in nanoseconds. eval_duration is the total duration
     if the backend reported no timings, as when one of our stop strings ended the generation."""
     counts, times = finished.usage, finished.timings
@@ -118,6 +119,7 @@ def tail(meta: ResponseMeta, finished: Finished) -> dict[str, Any]:
         "prompt_eval_duration": _ns(times.prompt_ms / 1000),
         "eval_count": counts.completion,
         "eval_duration": _ns(times.predicted_ms / 1000 or total),
+        **compacted.field(told),
     }
 
 
@@ -165,7 +167,8 @@ def whole(
     meta: ResponseMeta, request: CompletionRequest, completion: Completion, content: dict[str, Any]
 ) -> dict[str, Any]:
     """The whole answer; `content` is its part that depends on the route."""
-    out = {**head(meta), **content, **tail(meta, completion.finished)}
+    ended = tail(meta, completion.finished, completion.compacted)
+    out = {**head(meta), **content, **ended}
     if request.logprobs is not None:
         out["logprobs"] = list(map(token, completion.logprobs))
     return out
@@ -179,6 +182,7 @@ class NdjsonLines:
     def __init__(self, meta: ResponseMeta, said: Callable[[str, str], dict[str, Any]]) -> None:
         self._meta = meta
         self._said = said
+        self._compacted: Compacted | None = None
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         """The bytes of one batch; an empty batch sends nothing."""
@@ -190,8 +194,10 @@ class NdjsonLines:
                         out.append(self._line(self._said(event.text, ""), event.logprobs))
                 case ReasoningDelta():
                     out.append(self._line(self._said("", event.text)))
+                case Compacted():
+                    self._compacted = event.after(self._compacted)
                 case Finished():
-                    last = {**self._said("", ""), **tail(self._meta, event)}
+                    last = {**self._said("", ""), **tail(self._meta, event, self._compacted)}
                     out.append(ndjson.encode({**head(self._meta), **last}))
         return b"".join(out)
 

@@ -8,7 +8,7 @@ from ..openai import error
 from . import compaction, conversations
 from .answer import response, response_id, whole
 from .items import listed
-from .request import ParsedRequest, parse, shortened
+from .request import ParsedRequest, parse
 from .stream import Encoder
 
 __all__ = [
@@ -21,6 +21,5 @@ __all__ = [
     "parse",
     "response",
     "response_id",
-    "shortened",
     "whole",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from ...core.decoding import decoded
 from ...core.events import (
     ApprovalRequested,
+    Compacted,
     Finished,
     Found,
     Searched,
@@ -21,7 +22,7 @@ from ...core.fold import Completion
 from ...core.request import ToolCall
 from ...core.usage import Usage
 from ...errors import GatewayError
-from .. import openai
+from .. import compacted, openai
 from ..response_meta import ResponseMeta
 from . import mcp_items
 from .request import RESULTS, SOURCES, ParsedRequest
@@ -52,14 +53,19 @@ def response(
 
 
 def ended(
-    meta: ResponseMeta, asked: ParsedRequest, output: Sequence[Item], finished: Finished
+    meta: ResponseMeta,
+    asked: ParsedRequest,
+    output: Sequence[Item],
+    finished: Finished,
+    told: Compacted | None = None,
 ) -> Item:
-    """A completed or incomplete Response."""
+    """A completed or incomplete Response. `told`: its conversation was compacted."""
     cut = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(finished.reason)
     if asked.warms:
         cut = None
     whole = response(meta, asked, "incomplete" if cut else "completed", output)
     whole["usage"] = usage(finished.usage)
+    whole.update(compacted.field(told))
     if cut:
         whole["incomplete_details"] = {"reason": cut}
     else:
@@ -258,4 +264,4 @@ def whole(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Comple
         output.append(step(meta, asked, len(output), requested))
     for called in completion.tool_calls:
         output.append(call(meta, asked, len(output), called, status))
-    return ended(meta, asked, output, completion.finished)
+    return ended(meta, asked, output, completion.finished, completion.compacted)

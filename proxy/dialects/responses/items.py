@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
+from ...core.conversation import joined
 from ...core.request import Media, Message, Role, ToolCall
 from ...errors import InvalidParameter
 from .. import parts
 from ..fields import Body, bounded, entry, items, text
 from ..openai_tools import plain
-from ..parts import joined
 from . import mcp, summary
 
 ROLES: dict[str, Role] = {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from itertools import accumulate
 from typing import Any
 
 from msgspec import Struct, structs
 
+from ...core.conversation import joined
 from ...core.mcp import McpServer
 from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool
 from ...core.sampling import check
@@ -16,13 +15,11 @@ from ...errors import InvalidParameter
 from .. import attribute_filters, openai
 from ..fields import Body, entry, flag, integer, items, mapping, model_name, text, unheeded
 from ..openai_tools import functions, plain
-from ..parts import joined
 from . import mcp, tool_choice
 from .items import as_items, check_outputs, messages, referenced
 from .repeated import SAMPLING, repeated
 
 LOGPROBS = "message.output_text.logprobs"
-NEWEST = 64 << 10  # characters of the newest messages that truncation tries first
 FILES = 5
 PAGES = {"low": 3, "medium": 5, "high": 8}
 RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
@@ -226,41 +223,3 @@ def _output(form: Body) -> OutputFormat:
     if kind != "text":
         raise InvalidParameter("text.format.type", "must be text, json_object or json_schema")
     return OutputFormat()
-
-
-def shortened(
-    request: CompletionRequest, fits: Callable[[CompletionRequest], bool]
-) -> CompletionRequest:
-    """Drops as few of the oldest messages as needed to fit. System messages at the start and the
-    last message stay, and no tool result is left without its call.
-
-    Tries the newest messages first and doubles their characters each time, so that the cost depends
-    on what fits rather than on the conversation's length. Raises the errors of `fits`."""
-    chat = request.messages
-    head = next((i for i, message in enumerate(chat) if message.role != "system"), len(chat))
-    starts = [i for i in range(head, len(chat)) if chat[i].role != "tool" or i == len(chat) - 1]
-    if not starts:
-        return request
-    from_end = list(accumulate(message.characters for message in reversed(chat[head:])))
-    sizes = [-from_end[len(chat) - start - 1] for start in starts]  # negative, so that they ascend
-    low, high = 0, len(starts) - 1
-    room = NEWEST
-    while low < high:
-        middle = min(bisect_left(sizes, -room, low, high), high - 1)
-        if not fits(_from(request, head, starts[middle])):
-            low = middle + 1
-            break
-        high = middle
-        room = 2 * max(room, -sizes[middle])
-    while low < high:
-        middle = (low + high) // 2
-        if fits(_from(request, head, starts[middle])):
-            high = middle
-        else:
-            low = middle + 1
-    return _from(request, head, starts[low])
-
-
-def _from(request: CompletionRequest, head: int, start: int) -> CompletionRequest:
-    kept = request.messages[:head] + request.messages[start:]
-    return structs.replace(request, messages=kept)

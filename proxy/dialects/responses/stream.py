@@ -18,6 +18,7 @@ import msgspec
 from ...core.events import (
     ApprovalRequested,
     Batch,
+    Compacted,
     Finished,
     Found,
     Progress,
@@ -60,6 +61,7 @@ class Encoder:
         self._found: list[Found] = []
         self._call = ToolCall("", "", "")
         self._begun = False
+        self._compacted: Compacted | None = None
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         """The bytes of one batch; an empty batch adds an SSE comment."""
@@ -94,6 +96,8 @@ class Encoder:
                 case TokenDetail():
                     if out:
                         out[-1] = extended(out[-1], reported(event))
+                case Compacted():
+                    self._compacted = event.after(self._compacted)
                 case Finished():
                     self._finish(event, out)
         return b"".join(out)
@@ -122,7 +126,7 @@ class Encoder:
         if not self._open and not self._output and not self._asked.warms:
             self._open_text(out)  # an answer has at least an empty message
         self._close(out, "incomplete" if finished.reason == "length" else "completed")
-        ended = answer.ended(self._meta, self._asked, self._output, finished)
+        ended = answer.ended(self._meta, self._asked, self._output, finished, self._compacted)
         self._keep(ended)
         more = {}
         if self._asked.request.report.timings:

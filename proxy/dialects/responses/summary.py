@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 
+from ...core.conversation import LEAD
 from ...core.request import Message
 from ...errors import InvalidParameter
 
 KINDS = frozenset({"compaction", "compaction_summary"})  # the second is Codex's older name
-LEAD = "Summary of the conversation so far:\n"
 
 
 def sealed(summary: str) -> str:

@@ -100,6 +100,8 @@ class Record:
                 ("x-slotproxy-queue", str(info.first_place)),
                 ("x-slotproxy-queue-ms", str(round(1000 * info.queue_wait))),
             ]
+        if info.compacted:
+            headers.append(("x-slotproxy-compacted", str(info.compacted)))
         if info.backend and self.shown is not None:
             headers.append(("x-slotproxy-backend", _visible(self.shown(info.backend))))
             if info.passed:

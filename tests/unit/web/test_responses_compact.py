@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.responses import compaction, summary
+from proxy.core import conversation
 from tests.fakes import ScriptedDriver, make_app, say
 
 SYSTEM = {"type": "message", "role": "developer", "content": "Be brief."}
@@ -28,15 +28,15 @@ def test_conversation_becomes_one_item() -> None:
     assert (system["role"], system["content"][0]["text"]) == ("developer", "Be brief.")
     assert item["type"] == "compaction" and item["id"]
     (task,) = driver.tasks
-    assert str(task.prompt).index("on Tuesday") < str(task.prompt).index(compaction.ASK)
-    assert (task.max_tokens or 0) <= compaction.LONGEST
+    assert str(task.prompt).index("on Tuesday") < str(task.prompt).index(conversation.ASK)
+    assert (task.max_tokens or 0) <= conversation.LONGEST
 
     driver.tasks.clear()
     more = {"type": "message", "role": "user", "content": "And then?"}
     assert api.post("/v1/responses", json={"input": [*made["output"], more]}).status_code == 200
     prompt = str(driver.tasks[0].prompt)
     assert "Be brief." in prompt
-    assert f"{summary.LEAD}The launch is on Tuesday.\nAnd then?" in prompt, "one message"
+    assert f"{conversation.LEAD}The launch is on Tuesday.\nAnd then?" in prompt, "one message"
 
 
 def test_stored_conversation_is_compacted() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.core.conversation import shortened
 from proxy.core.request import CompletionRequest, Message, ToolCall
-from proxy.dialects.responses import shortened
 
 
 class Context:

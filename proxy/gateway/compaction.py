@@ -1,0 +1,264 @@
+"""Sums up the oldest turns of a conversation that no longer fits the model's context.
+
+The model writes the summary itself, before the answer. So much is summed up that half of the
+context is free afterwards, and what does not fit one request is summed up in several. The head of
+the prompt stays as it was, and a later request of the conversation finds the same summary: both
+prompts then begin alike, and one evaluation of the shorter prompt serves until it is full again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+from msgspec import Struct, structs
+
+from ..backends.pools import OnOverflow
+from ..backends.tokens import most_tokens
+from ..core import conversation
+from ..core.events import Compacted
+from ..core.fold import Fold
+from ..core.request import CompletionRequest, ToolChoice
+from ..core.task import Task
+from ..core.usage import Usage
+from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
+from .answer import Answer, Choice
+from .context import Caller, GatewayContext, Info
+
+ROOM = 256  # tokens kept free for the answer
+SHARE = 8  # of the context: a summary has at most one part of so many
+MOST_STEPS = 8  # summaries written for one request
+MOST_TEXT = 32_768  # characters of a summary
+MOST_KEPT = 512  # summaries
+
+
+class Model(Protocol):
+    """What a gateway does here: see `gateway.Gateway`."""
+
+    @property
+    def context(self) -> GatewayContext: ...
+
+    def answer(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer: ...
+
+    def fits(
+        self, request: CompletionRequest, room: int, cancel: Cancel, *, barred: frozenset[str]
+    ) -> bool: ...
+
+
+class Summaries:
+    """The last summaries, by what they sum up and for whom."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[tuple[object, ...], str] = OrderedDict()
+        self._lock = native_lock()
+
+    def get(self, key: tuple[object, ...]) -> str | None:
+        with self._lock:
+            text = self._texts.get(key)
+            if text is not None:
+                self._texts.move_to_end(key)
+            return text
+
+    def put(self, key: tuple[object, ...], text: str) -> None:
+        with self._lock:
+            self._texts[key] = text
+            self._texts.move_to_end(key)
+            if len(self._texts) > MOST_KEPT:
+                self._texts.popitem(last=False)
+
+
+class Compactor:
+    """Compacts the conversations of a gateway. `default` says what happens to those that do not
+    fit, if neither the client nor its key nor a backend of the model does."""
+
+    def __init__(self, gateway: Model, default: OnOverflow = "refuse") -> None:
+        self._gateway = gateway
+        self._default = default
+        self._summaries = Summaries()
+
+    def wanted(self, request: CompletionRequest, model: str, caller: Caller) -> bool:
+        """Whether this conversation may be compacted. The client's wish counts first, then the
+        setting of its key, then that of the model's backends."""
+        if not request.is_chat:
+            return False
+        if request.compaction is not None:
+            return True
+        if caller.on_overflow:
+            return caller.on_overflow == "compact"
+        pool = self._gateway.context.registry.pool(model, caller.barred)
+        told = next((one.on_overflow for one in pool if one.on_overflow), self._default)
+        return told == "compact"
+
+    def compact(
+        self,
+        request: CompletionRequest,
+        model: str,
+        tasks: Sequence[Task],
+        *,
+        caller: Caller,
+        cancel: Cancel,
+        info: Info,
+    ) -> Generator[Choice, None, tuple[CompletionRequest, Compacted] | None]:
+        """The request with a summary in place of its oldest turns; None if it fits as it is, or
+        cannot be made to fit. `tasks` are those of the whole request. The cost is added to `info`.
+        Yields a tick now and then. Raises the errors of the summary's answer."""
+        work = self._work(request, model, caller, cancel, info)
+        if work is None or work.surely_fits(tasks[0]) or work.fits(request):
+            return None
+        messages = request.messages
+        places = conversation.cuts(messages)
+        head = conversation.head_of(messages)
+        keys = [
+            (caller.group, model, work.instructions, digest)
+            for digest in conversation.digests(messages[head:])
+        ]
+        cut, summary = 0, ""
+        for place in reversed(places):
+            if known := self._summaries.get(keys[place - head]):
+                cut, summary = place, known
+                break
+        before = info.usage
+        for _ in range(MOST_STEPS):
+            if cut:
+                shorter = work.without(request, cut, summary)
+                if work.fits(shorter):
+                    usage = info.usage
+                    cost = Usage(
+                        usage.prompt - before.prompt,
+                        usage.completion - before.completion,
+                        usage.cached - before.cached,
+                    )
+                    return shorter, Compacted(cut - head, summary, cost)
+            further = work.next_cut(
+                request, [place for place in places if place > cut], cut, summary
+            )
+            if not further:
+                return None
+            summary = yield from work.summary(request, further, cut, summary)
+            if not summary:
+                return None
+            cut = further
+            self._summaries.put(keys[cut - head], summary)
+        return None
+
+    def _work(
+        self,
+        request: CompletionRequest,
+        model: str,
+        caller: Caller,
+        cancel: Cancel,
+        info: Info,
+    ) -> _Work | None:
+        """None if the size of the context is unknown."""
+        pool = self._gateway.context.registry.pool(model, caller.barred)
+        n_ctx = max((backend.n_ctx for backend in pool), default=0)
+        if not n_ctx:
+            return None
+        limit = n_ctx - min(request.max_tokens or ROOM, ROOM)
+        instructions = ""
+        if request.compaction is not None:
+            limit = min(limit, request.compaction.trigger)
+            instructions = request.compaction.instructions
+        return _Work(
+            gateway=self._gateway,
+            caller=structs.replace(caller, on_overflow="refuse"),
+            cancel=cancel,
+            info=info,
+            n_ctx=n_ctx,
+            limit=limit,
+            longest=max(1, min(conversation.LONGEST, n_ctx // SHARE)),
+            instructions=instructions,
+        )
+
+
+class _Work(Struct, frozen=True, kw_only=True):
+    """The compaction of one request. Its prompt may have `limit` of `n_ctx` tokens, and a summary
+    `longest`."""
+
+    gateway: Model
+    caller: Caller
+    cancel: Cancel
+    info: Info
+    n_ctx: int
+    limit: int
+    longest: int
+    instructions: str
+
+    def surely_fits(self, task: Task) -> bool:
+        """Whether a prompt fits that was not counted."""
+        return not task.backend_templates and most_tokens(task) <= self.limit
+
+    def fits(self, request: CompletionRequest, limit: int | None = None) -> bool:
+        room = self.n_ctx - (self.limit if limit is None else limit)
+        return self.gateway.fits(request, room, self.cancel, barred=self.caller.barred)
+
+    def without(self, request: CompletionRequest, cut: int, summary: str) -> CompletionRequest:
+        """The request with a summary of the turns before the cut; unchanged without a cut."""
+        if not cut:
+            return request
+        messages = conversation.with_summary(request.messages, cut, summary)
+        return structs.replace(request, messages=messages)
+
+    def next_cut(
+        self, request: CompletionRequest, places: Sequence[int], cut: int, summary: str
+    ) -> int:
+        """The place up to which the next summary goes: so that half of the limit is free after it,
+        or as far as one request for it can be. 0 if there is none."""
+        if not places:
+            return 0
+        half = max(0, self.limit // 2 - self.longest)
+        wanted = conversation.first_that_fits(request, places, lambda some: self.fits(some, half))
+        able = places[: places.index(wanted) + 1]
+
+        def is_too_long(place: int) -> bool:
+            asked = self._asking(request, place, cut, summary)
+            return not self.fits(asked, self.n_ctx - self.longest)
+
+        count = bisect_left(able, True, key=is_too_long)
+        return able[count - 1] if count else 0
+
+    def summary(
+        self, request: CompletionRequest, place: int, cut: int, summary: str
+    ) -> Generator[Choice, None, str]:
+        """What the model writes about the turns before the place, "" if that is nothing. A model
+        that calls a tool, or only thinks, is asked again without tools and thoughts."""
+        asked = self._asking(request, place, cut, summary)
+        plainer = structs.replace(asked, tool_choice=ToolChoice("none"), reasoning_effort="none")
+        for one in (asked, plainer):
+            if text := (yield from self._written(one)):
+                return text[:MOST_TEXT]
+        return ""
+
+    def _asking(
+        self, request: CompletionRequest, place: int, cut: int, summary: str
+    ) -> CompletionRequest:
+        """The request for a summary of the turns before the place, of which those before the cut
+        are summed up."""
+        before = structs.replace(request, messages=request.messages[:place])
+        told = conversation.plain(self.without(before, cut, summary))
+        return conversation.asking(told, self.longest, self.instructions)
+
+    def _written(self, asked: CompletionRequest) -> Generator[Choice, None, str]:
+        context, info = self.gateway.context, self.info
+        answer = self.gateway.answer(asked, self.cancel, self.caller)
+        whole = Fold()
+        ticked = context.clock()
+        try:
+            for _, batch in answer:
+                info.place = answer.info.place
+                whole.add(batch)
+                now = context.clock()
+                if not batch or now - ticked >= context.ping:
+                    ticked = now
+                    yield 0, []
+        finally:
+            answer.close()
+            part = answer.info
+            info.usage += part.usage
+            info.evaluating += part.evaluating
+            info.writing += part.writing
+            info.slot_seconds += part.slot_seconds
+        return whole.result().text.strip()

@@ -1,0 +1,260 @@
+"""Conversations that do not fit: their oldest turns are summed up, once, if that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from proxy.core.conversation import ASK, LEAD
+from proxy.core.events import Compacted, Event, Failed, Finished
+from proxy.core.fold import fold
+from proxy.core.request import Compaction, CompletionRequest, Message, Tool, ToolCall
+from proxy.core.usage import Usage
+from proxy.errors import Cancelled, ContextExceeded, UpstreamFault
+from proxy.gateway import Caller, Gateway
+from proxy.gateway import compaction as compaction_module
+from proxy.runtime.cancel import Cancel
+from tests.fakes import ScriptedDriver, ScriptsInTurn, say, wait_until
+
+Serve = Callable[..., Gateway]
+HEAD = Message(role="system", content="Be brief.")
+
+
+def turns(count: int, size: int = 150) -> tuple[Message, ...]:
+    """Turns of the user and the model, each different, and a question at the end."""
+    said = [
+        Message(role=("user", "assistant")[i % 2], content=f"<{i}> ".ljust(size, "x"))
+        for i in range(2 * count)
+    ]
+    return (HEAD, *said, Message(role="user", content="<last> And now?"))
+
+
+def asked(messages: tuple[Message, ...], **more: object) -> CompletionRequest:
+    return CompletionRequest(messages=messages, max_tokens=50, **more)  # type: ignore[arg-type]
+
+
+def answer(
+    gateway: Gateway, request: CompletionRequest, caller: Caller | None = None
+) -> tuple[list[Event], int]:
+    """The events of an answer, and the number of messages in its header."""
+    one = gateway.answer(request, Cancel(), caller or Caller())
+    events = [event for _, batch in one for event in batch]
+    one.close()
+    return events, one.info.compacted
+
+
+def compacted(events: list[Event]) -> Compacted:
+    (found,) = (event for event in events if isinstance(event, Compacted))
+    return found
+
+
+def prompts(driver: ScriptedDriver) -> list[str]:
+    return [str(task.prompt) for task in driver.tasks]
+
+
+def test_oldest_turns_become_one_message(serve: Serve) -> None:
+    driver = ScriptsInTurn(say("They said x.", usage=Usage(900, 5, 800)))
+    gateway = serve(driver, on_overflow="compact")
+    events, told = answer(gateway, asked(turns(8)))
+    found = compacted(events)
+    assert found.summary == "They said x." and found.messages == told
+    assert found.usage == Usage(900, 5, 800), "what the summary cost"
+    summary, whole = prompts(driver)
+    assert ASK in summary and "<0>" in summary and "<last>" not in summary
+    assert LEAD + "They said x." in whole and ASK not in whole and "<last>" in whole
+    first = int(whole.partition("<")[2].partition(">")[0])
+    assert first == told and f"<{told - 1}>" in summary, "each turn is in one of both"
+    assert len(whole) < 2048 * 0.8, "there is room for more turns"
+    finished = events[-1]
+    assert isinstance(finished, Finished) and finished.usage == Usage(7, 3, 2)
+
+
+def test_head_of_the_prompt_is_unchanged(serve: Serve) -> None:
+    driver = ScriptsInTurn(say("They said x."))
+    gateway = serve(driver, on_overflow="compact")
+    tools = (Tool("weather", "Tells the weather", {"type": "object"}),)
+    answer(gateway, asked(turns(3), tools=tools))
+    driver.scripts = [say("They said x.")]
+    answer(gateway, asked(turns(7), tools=tools))
+    short, summary, whole = prompts(driver)
+    head = short.index("<0>")
+    assert "weather" in short[:head]
+    assert short[:head] == summary[:head] == whole[:head]
+    assert summary.startswith(short[: short.index("<5>")]), "the cached prompt is continued"
+
+
+def test_next_turn_has_the_same_summary(serve: Serve) -> None:
+    driver = ScriptsInTurn(say("They said x."))
+    gateway = serve(driver, on_overflow="compact")
+    first, _ = answer(gateway, asked(turns(8)))
+    more = (
+        *turns(8),
+        Message(role="assistant", content="Hello"),
+        Message(role="user", content="?"),
+    )
+    second, told = answer(gateway, asked(more))
+    assert compacted(second).usage == Usage(), "nothing was written"
+    assert compacted(second).summary == compacted(first).summary and told
+    _, before, after = prompts(driver)
+    assert after.startswith(before[: before.index("<last> And now?")])
+
+
+def test_longer_conversation_sums_up_its_summary(serve: Serve) -> None:
+    driver = ScriptsInTurn(say("First."), say("Hello"), say("Second."))
+    gateway = serve(driver, on_overflow="compact")
+    answer(gateway, asked(turns(7)))
+    _, told = answer(gateway, asked(turns(13)))
+    again, whole = prompts(driver)[2:]
+    assert LEAD + "First." in again and "<0>" not in again
+    assert LEAD + "Second." in whole and "First." not in whole and told > 14
+
+
+def test_conversation_of_several_contexts_is_summed_up_in_parts(serve: Serve) -> None:
+    driver = ScriptsInTurn(*(say(f"Part {i}.") for i in range(4)))
+    gateway = serve(driver, on_overflow="compact")
+    events, _ = answer(gateway, asked(turns(20)))
+    *parts, whole = prompts(driver)
+    assert len(parts) > 2 and all(len(one) <= 2048 for one in parts)
+    for i, (before, after) in enumerate(pairwise(parts)):
+        assert f"{LEAD}Part {i}." in after and before != after
+    assert isinstance(events[-1], Finished) and f"Part {len(parts) - 1}." in whole
+    assert compacted(events).usage == Usage(7 * len(parts), 3 * len(parts), 2 * len(parts))
+
+
+def test_calls_and_their_results_stay_together(serve: Serve) -> None:
+    driver = ScriptsInTurn(say("They called x."))
+    gateway = serve(driver, on_overflow="compact")
+    said = [HEAD, Message(role="user", content="<task>")]
+    for i in range(9):
+        calls = tuple(ToolCall(f"c{i}{j}", "run", f'{{"step": "call {i} {j}"}}') for j in range(2))
+        said.append(Message(role="assistant", tool_calls=calls))
+        said += [
+            Message(role="tool", content=f"result {i} {j} ".ljust(80, "x"), tool_call_id=f"c{i}{j}")
+            for j in range(2)
+        ]
+    events, told = answer(gateway, asked(tuple(said)))
+    assert isinstance(events[-1], Finished) and told
+    summary, whole = prompts(driver)
+    for i in range(9):
+        for j in range(2):
+            assert (f"call {i} {j}" in whole) == (f"result {i} {j}" in whole)
+            assert (f"call {i} {j}" in summary) == (f"result {i} {j}" in summary)
+    assert "result 8 1" in whole
+
+
+@pytest.mark.parametrize(
+    ("setting", "caller", "wish", "compacts"),
+    [
+        ("refuse", "", None, False),
+        ("compact", "", None, True),
+        ("compact", "refuse", None, False),
+        ("refuse", "compact", None, True),
+        ("refuse", "refuse", Compaction(10_000), True),
+    ],
+)
+def test_who_says_what_happens(
+    serve: Serve, setting: str, caller: str, wish: Compaction | None, compacts: bool
+) -> None:
+    gateway = serve(ScriptedDriver(say("Sum")), on_overflow=setting)
+    request = asked(turns(8), compaction=wish)
+    events, told = answer(gateway, request, Caller(on_overflow=caller))
+    assert bool(told) == compacts
+    if not compacts:
+        (failed,) = events
+        assert isinstance(failed, Failed) and isinstance(failed.error, ContextExceeded)
+
+
+def test_backend_overrides_the_setting(serve: Serve) -> None:
+    gateway = serve(ScriptedDriver(say("Sum")), on_overflow="compact")
+    for backend in gateway.registry.backends.values():
+        backend.on_overflow = "refuse"
+    assert not answer(gateway, asked(turns(8)))[1]
+
+
+def test_conversation_that_fits_costs_nothing(serve: Serve) -> None:
+    driver = ScriptedDriver()
+    events, told = answer(serve(driver, on_overflow="compact"), asked(turns(3)))
+    assert not told and len(driver.tasks) == 1
+    assert not any(isinstance(event, Compacted) for event in events)
+
+
+def test_client_names_the_threshold_and_the_instructions(serve: Serve) -> None:
+    driver = ScriptsInTurn(say("Haiku."))
+    request = asked(turns(3), compaction=Compaction(500, "Write a haiku."))
+    events, told = answer(serve(driver), request)
+    assert told and compacted(events).summary == "Haiku."
+    assert "Write a haiku." in prompts(driver)[0] and ASK not in prompts(driver)[0]
+
+
+def test_client_can_ask_for_the_summary_alone(serve: Serve) -> None:
+    driver = ScriptsInTurn(say("Short."))
+    request = asked(turns(3), compaction=Compaction(500, "", True))
+    events, _ = answer(serve(driver), request)
+    assert compacted(events).summary == "Short." and len(driver.tasks) == 1
+    assert isinstance(events[-1], Finished) and events[-1].usage == Usage()
+
+
+@pytest.mark.parametrize("question", ["long", "nothing before"])
+def test_what_cannot_be_made_to_fit_is_refused(serve: Serve, question: str) -> None:
+    last = Message(role="user", content="x" * 3000)
+    messages = (*turns(2)[:-1], last) if question == "long" else (HEAD, last)
+    events, told = answer(serve(ScriptedDriver(say("Sum")), on_overflow="compact"), asked(messages))
+    (failed,) = events
+    assert isinstance(failed, Failed) and isinstance(failed.error, ContextExceeded) and not told
+
+
+def test_model_that_writes_no_summary_is_asked_once_more(serve: Serve) -> None:
+    driver = ScriptsInTurn(say(" "), say("At last."))
+    gateway = serve(driver, on_overflow="compact")
+    tools = (Tool("weather", "Tells the weather", {"type": "object"}),)
+    events, _ = answer(gateway, asked(turns(7), tools=tools))
+    assert compacted(events).summary == "At last."
+    first, second, _ = prompts(driver)
+    assert "weather" in first and "weather" not in second
+
+
+def test_no_summary_means_a_refusal(serve: Serve) -> None:
+    driver = ScriptsInTurn(say(" "), say(""))
+    events, _ = answer(serve(driver, on_overflow="compact"), asked(turns(8)))
+    (failed,) = events
+    assert isinstance(failed, Failed) and isinstance(failed.error, ContextExceeded)
+
+
+def test_error_of_the_summary_is_that_of_the_answer(serve: Serve) -> None:
+    driver = ScriptsInTurn(say("Sum", "med", "up"))
+    driver.scripts = [[*say("Sum")[:2], UpstreamFault("broken")]] * 9
+    gateway = serve(driver, on_overflow="compact")
+    events, _ = answer(gateway, asked(turns(8)))
+    assert isinstance(events[-1], Failed)
+    assert not isinstance(events[-1].error, ContextExceeded)
+
+
+def test_client_that_leaves_ends_the_summary(serve: Serve) -> None:
+    cancel = Cancel()
+    driver = ScriptsInTurn([*say("Sum")[:2], cancel.cancel, *say("med")[1:]])
+    gateway = serve(driver, on_overflow="compact")
+    running = gateway.answer(asked(turns(8)), cancel)
+    with pytest.raises(Cancelled):
+        fold(running)
+    running.close()
+    wait_until(lambda: all(run.closed.is_set() for run in driver.runs))
+    assert len(driver.tasks) == 1
+
+
+def test_summaries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction_module, "MOST_KEPT", 2)
+    kept = compaction_module.Summaries()
+    for key in "abc":
+        kept.put((key,), key)
+        kept.get(("a",))
+    assert [kept.get((key,)) for key in "abc"] == ["a", None, "c"]
+
+
+def test_groups_share_no_summaries(serve: Serve) -> None:
+    driver = ScriptedDriver(say("Sum"))
+    gateway = serve(driver, on_overflow="compact")
+    for group, count in (("a", 2), ("a", 3), ("b", 5)):
+        answer(gateway, asked(turns(8)), Caller(group=group))
+        assert len(driver.tasks) == count
