@@ -526,8 +526,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         _access(
             "file of API keys, one per line: KEY or NAME KEY, then group=NAME (keys of one group"
-            " share their prompt cache, for example group=shared) and priority=high|normal|low;"
-            " # starts a comment. The name (by default a digest of the key) owns the key's data"
+            " share their prompt cache, for example group=shared), priority=high|normal|low and"
+            " on_overflow=refuse|compact; # starts a comment. The name (by default a digest of the"
+            " key) owns the key's data"
         ),
     ] = ""
     admins: Annotated[

@@ -161,7 +161,7 @@ _MESSAGES: dict[str, Schema] = {
     ),
     "metadata": mapping("`user_id`.", {"user_id": "u"}),
     "context_management": mapping(
-        "`edits` that clear old tool results and thoughts from the prompt.",
+        "`edits` that clear old tool results and thoughts from the prompt, or sum up old turns.",
         {"edits": [{"type": "clear_tool_uses_20250919"}]},
     ),
     "output_config": mapping("`effort`, and `format` with a JSON schema.", {"effort": "low"}),

@@ -121,7 +121,7 @@ class Compactor:
                 cut, summary = place, known
                 break
         before = info.usage
-        for _ in range(MOST_STEPS):
+        for steps in range(MOST_STEPS, -1, -1):
             if cut:
                 shorter = work.without(request, cut, summary)
                 if work.fits(shorter):
@@ -132,9 +132,8 @@ class Compactor:
                         usage.cached - before.cached,
                     )
                     return shorter, Compacted(cut - head, summary, cost)
-            further = work.next_cut(
-                request, [place for place in places if place > cut], cut, summary
-            )
+            left = [place for place in places if place > cut] if steps else []
+            further = work.next_cut(request, left, cut, summary)
             if not further:
                 return None
             summary = yield from work.summary(request, further, cut, summary)

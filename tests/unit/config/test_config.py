@@ -529,7 +529,7 @@ def test_key_line_may_have_group_and_class(tmp_path: Path) -> None:
     assert (ann.name, ann.group, ann.priority) == ("ann", "red", "high")
     assert (nameless.former, nameless.group, nameless.secret) == ("keys:2", "blue", "KEY-B")
     assert (plain.group, plain.priority) == ("", "normal")
-    for line in ("KEY priority=urgent", "group=red", "a b c group=x"):
+    for line in ("KEY priority=urgent", "KEY on_overflow=cut", "group=red", "a b c group=x"):
         file.write_text(line)
         with pytest.raises(SettingsError, match="line 1"):
             load(["--api-key-file", str(file)], {})

@@ -138,9 +138,9 @@ def test_prompt_is_counted_once_for_each_edit_and_once_before_them(least: int) -
 
 
 def test_unknown_edits_are_warnings() -> None:
-    body = {"edits": [{"type": "compact_20260112"}]}
+    body = {"edits": [{"type": "summon_20260112"}]}
     edits, warnings = context_edits.parse({"context_management": body})
-    assert edits == () and "compact_20260112" in warnings[0]
+    assert edits == () and "summon_20260112" in warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def test_rights_are_read_and_shown() -> None:
         "read_only": True,
         "priority": "low",
         "group": "research",
+        "on_overflow": "compact",
     }
     read = rights.parse(body, Rights())
     shown = rights.shown(read)
@@ -110,7 +111,10 @@ def test_rights_are_read_and_shown() -> None:
         "barred_tiers": [],
         "read_only": False,
     }
-    assert rights.parse({**empty, "priority": "", "group": ""}, read) == Rights()
+    assert (
+        rights.parse({**empty, **dict.fromkeys(("priority", "group", "on_overflow"), "")}, read)
+        == Rights()
+    )
 
 
 @pytest.mark.parametrize("name", ["all-proxy-models", "all-team-models", "*"])
@@ -174,6 +178,7 @@ def test_read_only_counts_more_than_the_role_of_a_user(
         {"allowed_ips": ["localhost"]},
         {"key_type": "root"},
         {"priority": "highest"},
+        {"on_overflow": "cut"},
         {"group": "two words"},
         {"read_only": 1},
     ],

@@ -252,6 +252,21 @@ def test_summaries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [kept.get((key,)) for key in "abc"] == ["a", None, "c"]
 
 
+def test_length_of_a_summary_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction_module, "MOST_TEXT", 5)
+    gateway = serve(ScriptsInTurn(say("Summary.")), on_overflow="compact")
+    assert compacted(answer(gateway, asked(turns(8)))[0]).summary == "Summa"
+
+
+def test_number_of_summaries_for_a_request_is_bounded(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction_module, "MOST_STEPS", 2)
+    driver = ScriptedDriver(say("Sum"))
+    events, told = answer(serve(driver, on_overflow="compact"), asked(turns(40)))
+    assert isinstance(events[-1], Failed) and not told and len(driver.tasks) == 2
+
+
 def test_groups_share_no_summaries(serve: Serve) -> None:
     driver = ScriptedDriver(say("Sum"))
     gateway = serve(driver, on_overflow="compact")
