@@ -284,6 +284,7 @@ class Chunks:
     """Base of both encoders: the frame around a chunk's choice, and the end of the stream."""
 
     __slots__ = (
+        "_compacted",
         "_finished",
         "_head",
         "_include_usage",
