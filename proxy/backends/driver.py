@@ -24,7 +24,8 @@ SlotAction = Literal["save", "restore", "erase"]
 class Capabilities(Struct, frozen=True, kw_only=True):
     """The result of a probe, published by GET /v1/backends.
 
-    `dialect` names the server's generation. `slots` 0: their number is unknown. `n_ctx`: the
+    `dialect` names the server's generation. `slots` 0: their number is unknown;
+    with `most_slots`, it is a first guess, and at most so many are learned. `n_ctx`: the
     context of one slot in tokens, 0 if unknown. `queues`: it queues requests while its slots are
     busy. `truncates`: it silently truncates prompts beyond the context. `doubles`: if its cache
     holds a whole prompt, it evaluates the last token again and keeps both. `honours_seed`,
@@ -40,6 +41,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     dialect: str
     slot_field: str = "slot_id"
     slots: int = 0
+    most_slots: int = 0
     n_ctx: int = 0
     n_vocab: int = 0
     queues: bool = False
@@ -156,6 +158,11 @@ class Driver(ABC):
         """Close idle connections."""
 
     # for a server that does not report its slots, or its vocabulary
+
+    def queue(self) -> tuple[int, int] | None:
+        """The number of requests that the server runs and queues; None if it does not report
+        them."""
+        return None
 
     def count_slots(self) -> tuple[int, bool]:
         """The number of slots (0 if it cannot be found out), and whether all were idle. If not,

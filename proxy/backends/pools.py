@@ -139,6 +139,7 @@ class Backend:
             release_delay=0.0 if caps is None or caps.queues else SETTLE,
             keeps_files=self.driver.keeps_files,
             tier=self.tier,
+            most=0 if caps is None or self.set_slots else caps.most_slots,
         )
 
     @property

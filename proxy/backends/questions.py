@@ -43,13 +43,14 @@ class ProbeSession:
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
-    def get(self, url: str, seconds: float) -> tuple[int, bytes]:
-        """The status and body, (0, b"") if there is no valid answer in time. The body is not
-        decompressed, whatever its Content-Encoding. Raises BackendDown."""
+    def get(self, url: str, seconds: float, body: object = None) -> tuple[int, bytes]:
+        """The status and body, (0, b"") if there is no valid answer in time; with a `body`, of a
+        POST. The answer is not decompressed, whatever its Content-Encoding. Raises BackendDown."""
         self._budget.start(seconds)
+        method = "GET" if body is None else "POST"
         try:
-            with self._session.get(
-                url, timeout=seconds, allow_redirects=False, stream=True
+            with self._session.request(
+                method, url, json=body, timeout=seconds, allow_redirects=False, stream=True
             ) as answer:
                 self._budget.left = MAX_ANSWER
                 data = bytearray()

@@ -306,6 +306,14 @@ class Registry(BackendPools):
                 self._update_scheduler(backend)
         elif backend.status:
             self._refresh(backend)
+        elif backend.facts.most:
+            self._learn_slots(backend)
+
+    def _learn_slots(self, backend: Backend) -> None:
+        """Tell the scheduler if a server whose slots are learned has a queue of its own."""
+        counts = backend.driver.queue()
+        if counts is not None and counts[1]:
+            self._scheduler.queued(backend.name, counts[0])
 
     def _probe(self, backend: Backend) -> None:
         def learned(caps: Capabilities) -> None:

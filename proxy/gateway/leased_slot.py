@@ -154,6 +154,7 @@ class LeasedSlot:
         registry, backend = self._context.registry, self.backend
         if isinstance(error, BackendBusy):
             self._end = "busy"
+            self._outcome = Outcome(end="busy", pause=error.retry_after or 0.0)
             # A PoolTimeout is our own bound, not the server's.
             if not isinstance(error, PoolTimeout) and not backend.leaving:
                 registry.miscounted(backend.name)

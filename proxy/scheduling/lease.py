@@ -23,7 +23,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     (closed before its end, so the server needs a moment to notice), busy (the server had no free
     slot after all), failed, or unused (the request was never sent). `erased`: the slot is empty
     now. Counts are tokens, `evaluating` is seconds; 0 where unknown. `calls` is a digest of the
-    names of the tools that the answer calls (`tools_digest`), b"" if it calls none. Numbers out of
+    names of the tools that the answer calls (`tools_digest`), b"" if it calls none. `pause` is the
+    seconds for which a busy server asked to be left alone. Numbers out of
     range are clamped: a backend may report any, and the shared log has bounded integers."""
 
     end: End = "unused"
@@ -34,6 +35,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     evaluating: float = 0.0
     erased: bool = False
     calls: bytes = b""
+    pause: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.calls) > DIGEST:
@@ -43,8 +45,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
         for name in ("prompt", "cached", "completion"):
             if not 0 <= (count := getattr(self, name)) <= MOST_COUNTED:
                 force_setattr(self, name, within(count))
-        if not 0.0 <= self.evaluating <= MOST_COUNTED:
-            force_setattr(self, "evaluating", 0.0)
+        for name in ("evaluating", "pause"):
+            if not 0.0 <= getattr(self, name) <= MOST_COUNTED:
+                force_setattr(self, name, 0.0)
 
 
 def within(count: int) -> int:

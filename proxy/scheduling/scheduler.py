@@ -22,7 +22,7 @@ import msgspec
 
 from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
-from . import idle, settlement, slot_files
+from . import idle, learned_slots, settlement, slot_files
 from .base import PLACE_LOST, BaseScheduler
 from .clients import RecentClients
 from .fair import FairQueue, displaced
@@ -138,11 +138,13 @@ class LocalScheduler(BaseScheduler):
             backend.keeps_files, backend.leaving = facts.keeps_files, False
             backend.tier = facts.tier
             backend.draining, backend.failures, backend.ready = False, 0, 0.0
-            slots = min(facts.slots, MOST_SLOTS)
-            if slots or not (backend.guessed and backend.slots):
+            slots, most = min(facts.slots, MOST_SLOTS), min(facts.most, MOST_SLOTS)
+            learns = not slots or most > 0
+            is_learned = backend.guessed and bool(backend.slots)
+            if not (learns and is_learned and (not slots or backend.most == most)):
                 settlement.resize(pool, backend, slots or GUESS)
                 backend.more = self._clock() + backend.patience
-            backend.guessed = backend.counting = slots == 0
+            backend.guessed, backend.counting, backend.most = learns, slots == 0, most
             backend.seen.clear()
             pool.refresh(backend)
             pool.on_changed()
@@ -156,6 +158,12 @@ class LocalScheduler(BaseScheduler):
                 backend.up, backend.load_delay = up, load_delay
                 pool.refresh(backend)
                 self._review(self._queue)
+
+    def queued(self, name: str, running: int) -> None:
+        """Record that a server queues requests itself while so many are running."""
+        with self._lock:
+            if name in self._backends:
+                learned_slots.on_queue(*self._backends[name], running, self._clock())
 
     def drain(self, name: str) -> None:
         """Give a backend no new requests. It is removed after its last answer."""
@@ -584,6 +592,9 @@ class LocalScheduler(BaseScheduler):
         """Called by leases only."""
         with self._lock:
             pool, now = self._home(lease), self._clock()
+            backend, slot = lease.grant.backend, lease.slot
+            if backend.most and not slot.streaming:
+                learned_slots.on_first_token(pool, backend, slot, now - slot.used, now)
             settlement.record_first_token(pool, lease, number, now)
             self._serve(pool, now)
 
@@ -635,6 +646,8 @@ class LocalScheduler(BaseScheduler):
             backend = lease.grant.backend
             pool = self._home(lease)
             settlement.settle(pool, lease, outcome, now)
+            if backend.target:
+                learned_slots.on_release(pool, backend)
             if backend.draining and not backend.in_flight:
                 self._remove(pool, backend)
                 self._review(self._queue)

@@ -22,6 +22,7 @@ CUT = 5  # factor of that time for a slot whose answer was cut
 PATIENCE = 600.0  # seconds between two tries of one more slot, at most
 FAILURES = 3  # in a row, after which a backend is paused
 PAUSE = 30.0  # seconds of that pause, at most
+LONGEST_PAUSE = 60.0  # seconds for which a busy server is left alone because it asks for that
 MOVED = 0.3  # weight of the newest save or restore in its rate
 ENOUGH = 16  # evaluated tokens that are enough to measure a rate
 ALIKE = 8  # tokens that prompts of any two groups may share: those of the template
@@ -190,7 +191,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         elif lease.replaced is not None and backend.pins and believed:
             pool.put(lease.replaced)
         if outcome.end == "busy":
-            _busy(pool, backend, now)
+            _busy(pool, backend, now, outcome.pause)
     if grant.whole:
         backend.exclusive = False
         if outcome.end != "unused":
@@ -248,11 +249,12 @@ def _jitter(text: str) -> float:
     return 0.75 + crc32(text.encode("utf-8", "replace")) / (1 << 33)
 
 
-def _busy(pool: Pool, backend: BackendRecord, now: float) -> None:
+def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
     """Record a busy answer: the server has fewer slots than assumed, or has not noticed yet that
     one was freed. If no slot was freed just now, each other request under way has one slot, and
-    there are no more. If one of these has none either, it gets a busy answer too."""
-    backend.ready = now + RETRY
+    there are no more. If one of these has none either, it gets a busy answer too. `pause` is how
+    long the server asked to be left alone."""
+    backend.ready = now + max(RETRY, min(pause, LONGEST_PAUSE))
     settling = any(slot.ready > now and not slot.busy for slot in backend.slots[:-1])
     if backend.guessed and backend.in_flight and not (settling and now - backend.freed < RETRY):
         resize(pool, backend, backend.in_flight)
@@ -263,11 +265,14 @@ def _busy(pool: Pool, backend: BackendRecord, now: float) -> None:
 def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
     """Assume one more slot, now and then, if a server with an unknown number of slots is full and
     requests are waiting. Returns whether a slot was added."""
-    full = backend.in_flight >= len(backend.slots)
+    count = len(backend.slots)
+    full = backend.in_flight >= count and (not backend.most or count < backend.most)
+    if backend.target:
+        return False
     if not (backend.guessed and backend.grants_slots and full and now >= backend.more):
         return False
     backend.more = now + backend.patience
-    resize(pool, backend, len(backend.slots) + 1)
+    resize(pool, backend, count + 1)
     return True
 
 

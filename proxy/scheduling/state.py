@@ -115,6 +115,10 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     `guessed`: the server does not report its number of slots. While `counting`, it chooses slots
     itself, the least recently used first: `seen` are those it chose, and once a number repeats,
     these are all. `more` is when one more slot may be tried, `patience` the pause after that.
+    `most` is set if the number was a first guess and is learned (see `learned_slots`): `quick` is
+    seconds to the first token for each token of the prompt, while half of the slots are free;
+    `late` counts answers in a row that began later while none was; `target` is the number that
+    remains once enough slots are free, 0 for all.
 
     `rate` is prompt tokens evaluated per second, measured `measured` times; `pace` is tokens that
     one slot generates per second, measured `paced` times; `restore_rate` is tokens saved or
@@ -149,6 +153,10 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     failures: int = 0
     more: float = 0.0
     patience: float = 5.0
+    most: int = 0
+    quick: float = 0.0
+    late: int = 0
+    target: int = 0
     in_flight: int = 0
     rate: float = 500.0
     measured: int = 0
@@ -192,8 +200,8 @@ class BackendRecord(Struct, eq=False, kw_only=True):
 
 class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     """A backend as a probe found it. `slots` 0: the server does not report a number, so it is
-    guessed and then learned. `keeps_files`: its saved slots stay valid when it restarts. `tier` is
-    its place in a route."""
+    guessed and then learned. `most`: `slots` is a guess, too, and at most so many are learned.
+    `keeps_files`: its saved slots stay valid when it restarts. `tier` is its place in a route."""
 
     model: str
     slots: int
@@ -203,6 +211,7 @@ class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     release_delay: float = 0.0
     keeps_files: bool = False
     tier: Tier = NO_TIER
+    most: int = 0
 
 
 class SlotRequest(Struct, frozen=True, kw_only=True):

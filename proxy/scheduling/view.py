@@ -36,7 +36,8 @@ class BackendView(Struct, kw_only=True):
     counts requests that used another slot than requested. `tier` is its tier in a route, "" for
     none, and `canary` its share of the conversations there; `instead` counts the requests that it
     got instead of a backend of an earlier tier, by the reason. `circuit`: closed; open while it is
-    paused after failures; half-open until one request on trial has succeeded."""
+    paused after failures; half-open until one request on trial has succeeded.
+    `slots_learned`: their number was a guess, and is learned from the traffic."""
 
     backend: str
     model: str
@@ -48,6 +49,7 @@ class BackendView(Struct, kw_only=True):
     canary: float
     instead: dict[str, int]
     slots_known: bool
+    slots_learned: bool
     requests: int
     hit_rate: float
     cached_rate: float
@@ -100,6 +102,7 @@ def _backend(pool: Pool, backend: BackendRecord, group: str, now: float) -> Back
         canary=backend.tier.canary,
         instead=dict(backend.instead),
         slots_known=not backend.counting,
+        slots_learned=backend.most > 0,
         requests=backend.asked,
         hit_rate=round(backend.hits / backend.asked, 3) if backend.asked else 0.0,
         cached_rate=round(backend.cached / tokens, 3) if tokens else 0.0,

@@ -30,6 +30,7 @@ from ...errors import (
 from ...prompting.prompt import tool_dict
 from ...runtime.blocking import NativeThreads, run_in_native_thread
 from ...runtime.cancel import Cancel
+from ...wire.router import as_dict
 from .. import vectors
 from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
 from ..forwarding import forward
@@ -37,6 +38,7 @@ from ..http import ConnectionPool
 from ..probe import ROUTER
 from ..questions import ProbeSession
 from ..relay import message_dict
+from .details import Details, details, queue
 from .model_list import ListedModel, models
 from .payload import native_formats, path, payload
 from .refusals import refused
@@ -102,13 +104,15 @@ class OpenAIServer(Driver):
 
     def _found(self, model: ListedModel, otherwise: ServerType) -> Capabilities:
         """What is known of a model. A server that the list does not tell is of type
-        `otherwise`."""
+        `otherwise`. Raises BackendDown."""
         self._model = model.name
         self._server = server = BY_OWNER.get(model.owner, otherwise)
+        more = run_in_native_thread(partial(self._details, server.name, model.name), _threads)
         return Capabilities(
             dialect=server.name,
-            slots=server.slots,
-            n_ctx=model.n_ctx,
+            slots=more.slots or server.slots,
+            most_slots=0 if more.slots else server.most_slots,
+            n_ctx=more.n_ctx or model.n_ctx,
             queues=True,
             truncates=False,
             honours_seed=True,
@@ -117,12 +121,35 @@ class OpenAIServer(Driver):
             json_schema=True,
             tokenize=server.tokenizer is not None,
             ram_cache=True,
-            vision=True,  # it refuses an image itself if its model has no eyes
+            # Where it is not known, the server refuses an image itself if its model has no eyes.
+            vision=more.vision is not False,
             audio=True,
             lacks=server.lacks,
-            by_prompt=server.by_prompt | self._by_prompt,
+            by_prompt=server.by_prompt | self._by_prompt | more.by_prompt,
             models=(model.name,),
         )
+
+    def _details(self, server: str, model: str) -> Details:
+        """What documents of the server's own API tell. Raises BackendDown."""
+        with ProbeSession(self._headers) as session:
+
+            def ask(path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
+                status, data = session.get(f"{self._origin}{path}", GET_TIMEOUT, body)
+                try:
+                    return as_dict(decoded(data)) if status == 200 else {}
+                except ValueError:
+                    return {}
+
+            return details(server, model, ask)
+
+    def queue(self) -> tuple[int, int] | None:
+        if not self._server.queue:
+            return None
+        try:
+            status, data = self._root.ask("GET", self._server.queue, timeout=GET_TIMEOUT)
+        except (UpstreamFault, UpstreamTimeout):
+            return None
+        return queue(data) if status == 200 else None
 
     def _questions(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists, and whether it is Ollama. Raises BackendDown."""

@@ -7,6 +7,8 @@ Clients compact a conversation at that error, so it must not be lost.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 from ...core.formats import AUTO, SCHEMAS, TOOLS
 from ...errors import ContextExceeded, FormatRefused, GatewayError, UpstreamFault
@@ -27,7 +29,8 @@ _PROMPT = re.compile(
 # vLLM without a parser of calls; Ollama; OpenAI's models without tools, and others like them.
 _NO_AUTO = re.compile(r"auto\W{0,3} tool choice requires", re.IGNORECASE)
 _NO_TOOLS = re.compile(
-    r"(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,40}\b(?:tools?|function.call)"
+    r"tool_choice=.{0,100} requires --"  # vLLM, of a required and of a named call
+    r"|(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,40}\b(?:tools?|function.call)"
     r"|\b(?:tools?|tool.choice|tool.call\w*|function.call\w*)\b.{0,40}"
     r"(?:not support|unsupported|not available|not enabled))",
     re.IGNORECASE,
@@ -63,6 +66,20 @@ def refused(
             detail=refusal(status, data, secret=secret).detail,
         )
     return refusal(status, data, secret=secret)
+
+
+def pause_of(headers: Mapping[str, str], now: float) -> float | None:
+    """The seconds that a server asks to be left alone (RFC 9110, Retry-After; `now` is seconds of
+    the epoch), or OpenAI's header in milliseconds. None if it does not."""
+    known = {name.lower(): value.strip() for name, value in headers.items()}
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", known.get(name, "")):
+            return float(known[name]) * unit
+    try:
+        date = parsedate_to_datetime(known.get("retry-after", ""))
+        return max(0.0, date.timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _lacked(status: int, data: bytes, formats: frozenset[str]) -> frozenset[str]:

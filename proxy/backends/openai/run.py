@@ -7,6 +7,7 @@ our grammars.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -29,7 +30,7 @@ from ...wire.lenient import WireFault
 from ..driver import Capabilities
 from ..http import Exchange
 from ..relay import RelayRun
-from .refusals import refused
+from .refusals import pause_of, refused
 
 LONGEST_ANSWER = 1 << 18  # tokens of an answer for which the client set no limit
 CHARACTERS = 4  # of a token, where the server reports none
@@ -70,7 +71,10 @@ class OpenAIRun(RelayRun):
         return self._explain()
 
     def _refused(self, status: int, data: bytes) -> GatewayError:
-        return refused(status, data, self._secret, self._formats)
+        error = refused(status, data, self._secret, self._formats)
+        if status == 429:
+            error.retry_after = pause_of(self._exchange.headers, time.time())
+        return error
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
         """Text that came together is one delta, as on llama.cpp's servers."""

@@ -66,7 +66,8 @@ _PYTHONS = Tokenizer(
 
 class ServerType(Struct, frozen=True, kw_only=True):
     """`name` is shown as the dialect in /v1/backends. `sampling` maps server.cpp's names to the
-    server's. `slots`: requests that it serves in parallel by default. `tokenizer`: its
+    server's. `slots`: requests that it serves in parallel by default; with `most_slots`, a first
+    guess from which at most so many are learned. `queue`: the path of its metrics. `tokenizer`: its
     routes for tokens, None without any. `continues`: it continues an answer that the client begins.
     `limit` is the name of the field for the maximum length of an answer. `schemas`: it knows
     `json_schema`; otherwise it takes a schema with `json_object`. `strict_form`: it knows nothing
@@ -77,6 +78,8 @@ class ServerType(Struct, frozen=True, kw_only=True):
     name: str
     sampling: Mapping[str, str]
     slots: int = 8
+    most_slots: int = 0
+    queue: str = ""
     tokenizer: Tokenizer | None = None
     continues: bool = False
     limit: str = "max_tokens"
@@ -93,13 +96,14 @@ class ServerType(Struct, frozen=True, kw_only=True):
 
 _EVERY_FIELD = {**{name: name for name in FIELDS}, **STANDARD}
 
-UNKNOWN = ServerType(name="openai", sampling=STANDARD)
+UNKNOWN = ServerType(name="openai", sampling=STANDARD, most_slots=64)
 # It ignores the biases of a request, and its tool choice (ollama/ollama, openai/openai.go). A model
 # without tools refuses them.
 OLLAMA = ServerType(
     name="ollama",
     sampling={name: name for name in STANDARD if name != "logit_bias"},
     slots=4,
+    most_slots=16,
     by_prompt=frozenset({"required", "named"}),
 )
 # It refuses a tool choice that is an object, and the type json_object (its documentation).
@@ -107,6 +111,7 @@ LM_STUDIO = ServerType(
     name="lm studio",
     sampling=STANDARD,
     slots=4,
+    most_slots=16,
     strict_form=True,
     by_prompt=frozenset({"named"}),
 )
@@ -128,11 +133,32 @@ _LLAMA_CPP_PYTHON = ServerType(
     by_prompt=frozenset({"auto", "required"}),  # its grammars are for one tool by its name
     health="/openapi.json",
 )
-_CLOUD = ServerType(name="openai cloud", sampling=STANDARD, limit="max_completion_tokens", slots=64)
+_CLOUD = ServerType(
+    name="openai cloud",
+    sampling=STANDARD,
+    limit="max_completion_tokens",
+    slots=64,
+    most_slots=1024,
+)
 # By the `owned_by` of a model.
 BY_OWNER: Mapping[str, ServerType] = {
-    "vllm": ServerType(name="vllm", sampling=_VLLM, slots=64, tokenizer=_VLLMS, continues=True),
-    "sglang": ServerType(name="sglang", sampling=_VLLM, slots=64, continues=True),
+    "vllm": ServerType(
+        name="vllm",
+        sampling=_VLLM,
+        slots=64,
+        most_slots=1024,
+        queue="/metrics",
+        tokenizer=_VLLMS,
+        continues=True,
+    ),
+    "sglang": ServerType(
+        name="sglang",
+        sampling=_VLLM,
+        slots=64,
+        most_slots=1024,
+        queue="/metrics",
+        continues=True,
+    ),
     "llamacpp": ServerType(
         name="llama-server",
         sampling=_EVERY_FIELD,
@@ -153,6 +179,7 @@ BY_OWNER: Mapping[str, ServerType] = {
         name="tabbyapi",
         sampling={**STANDARD, "top_k": "top_k", "min_p": "min_p"},
         slots=4,
+        most_slots=64,
         continues=True,
     ),
     "openai": _CLOUD,

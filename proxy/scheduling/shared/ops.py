@@ -21,7 +21,7 @@ from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 9  # of entries and snapshots; other formats are never read
+FORMAT = 10  # of entries and snapshots; other formats are never read
 
 
 class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
@@ -158,6 +158,13 @@ class BackendHealth(Struct, frozen=True, array_like=True, tag=9):
     load_delay: float = 0.0
 
 
+class BackendQueues(Struct, frozen=True, array_like=True, tag=13):
+    """A backend queues requests itself while so many are running."""
+
+    name: str
+    running: int
+
+
 class Drain(Struct, frozen=True, array_like=True, tag=10):
     """The writer sends no more requests to a backend."""
 
@@ -182,6 +189,7 @@ Op = (
     | Release
     | BackendFound
     | BackendHealth
+    | BackendQueues
     | Drain
     | Heartbeat
     | MemberLeft

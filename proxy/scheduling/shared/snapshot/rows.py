@@ -75,6 +75,10 @@ class BackendRow(Row, kw_only=True):
     failures: int
     more: float
     patience: float
+    most: int
+    quick: float
+    late: int
+    target: int
     in_flight: int
     rate: float
     measured: int

@@ -101,7 +101,8 @@ function card(backend) {
     error.hidden = !one.error;
     say(error, one.error ?? "");
     keyed(facts, known(one), ([label]) => label, fact);
-    guessed.hidden = !view || view.slots_known;
+    guessed.hidden = !view || (view.slots_known && !view.slots_learned);
+    say(guessed, view?.slots_learned ? words.slots_learned : words.slots_guessed);
     keyed(tiles, view?.slots ?? [], (slot) => slot.id, tile);
   };
   return element;

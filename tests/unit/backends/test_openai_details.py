@@ -1,0 +1,189 @@
+"""What servers tell of a model in documents of their own.
+
+vLLM's metrics were recorded from vLLM 0.32.0 on a CPU. The other documents are written after the
+sources: Ollama's `api/types.go` and `server/routes.go`, SGLang 0.5.23's `http_server.py`,
+TabbyAPI's `endpoints/core/types/model.py`, koboldcpp's `koboldcpp.py`, and LM Studio's
+documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from proxy.backends.openai.details import Details, details, queue
+from proxy.backends.openai.driver import OpenAIServer
+from proxy.backends.openai.refusals import pause_of
+from proxy.core.formats import AUTO, TOOLS
+from tests.openai_server import OpenAIServerFake
+
+SHOWN = {
+    "license": "…",
+    "parameters": 'stop                   "<|im_start|>"\nnum_ctx                8192',
+    "template": "{{ .Prompt }}",
+    "details": {"format": "gguf", "family": "llama", "parameter_size": "134.52M"},
+    "model_info": {"general.architecture": "llama", "llama.context_length": 131072},
+    "capabilities": ["completion", "tools"],
+}
+LOADED = {"models": [{"name": "m:latest", "model": "m:latest", "context_length": 4096}]}
+INSTANCE = {"id": "m", "config": {"context_length": 16384, "parallel": 6, "flash_attention": True}}
+LM_STUDIO = {
+    "models": [
+        {"type": "embedding", "key": "e", "loaded_instances": []},
+        {
+            "type": "llm",
+            "key": "m",
+            "loaded_instances": [INSTANCE],
+            "max_context_length": 131072,
+            "capabilities": {"vision": False, "trained_for_tool_use": True},
+        },
+    ]
+}
+LM_STUDIO_0 = {
+    "object": "list",
+    "data": [
+        {
+            "id": "m",
+            "type": "vlm",
+            "state": "loaded",
+            "max_context_length": 32768,
+            "loaded_context_length": 8192,
+        }
+    ],
+}
+
+
+def told(server: str, model: str = "m", **pages: Any) -> Details:
+    documents = {name.replace("_", "/"): page for name, page in pages.items()}
+    asked: list[tuple[str, Mapping[str, Any] | None]] = []
+
+    def ask(path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        asked.append((path, body))
+        found: Mapping[str, Any] = documents.get(path, {})
+        return found
+
+    return details(server, model, ask)
+
+
+def test_ollama_tells_the_context_of_a_loaded_model() -> None:
+    found = told("ollama", "m:latest", _api_show=SHOWN, _api_ps=LOADED)
+    assert found == Details(n_ctx=4096, vision=False)
+
+
+def test_ollama_tells_the_context_that_a_model_is_set_to() -> None:
+    assert told("ollama", _api_show=SHOWN).n_ctx == 8192
+    assert told("ollama", _api_show={**SHOWN, "parameters": ""}).n_ctx == 131072
+
+
+def test_a_model_of_ollama_without_tools_gets_them_by_prompt() -> None:
+    found = told("ollama", _api_show={**SHOWN, "capabilities": ["completion", "vision"]})
+    assert (found.by_prompt, found.vision) == (TOOLS, True)
+    older = {name: value for name, value in SHOWN.items() if name != "capabilities"}
+    assert told("ollama", _api_show=older).vision is None
+
+
+def test_lm_studio_tells_context_and_parallel_requests() -> None:
+    found = told("lm studio", _api_v1_models=LM_STUDIO)
+    assert found == Details(n_ctx=16384, slots=6, vision=False)
+    assert told("lm studio", _api_v0_models=LM_STUDIO_0) == Details(n_ctx=8192, vision=True)
+
+
+def test_sglang_tells_its_bound_and_whether_it_reads_calls() -> None:
+    info = {"max_running_requests": 128, "tool_call_parser": None, "version": "0.5.23"}
+    ask = {"/server_info": info}
+    assert details("sglang", "m", lambda path, _: ask.get(path, {})) == Details(
+        slots=128, by_prompt=AUTO
+    )
+    ask = {"/get_server_info": {**info, "tool_call_parser": "qwen25"}}
+    assert details("sglang", "m", lambda path, _: ask.get(path, {})) == Details(slots=128)
+
+
+def test_tabby_and_koboldcpp_tell_their_context() -> None:
+    card = {"id": "m", "parameters": {"max_seq_len": 32768, "max_batch_size": 12}}
+    assert told("tabbyapi", _v1_model=card) == Details(n_ctx=32768, slots=12)
+    ask = {"/api/extra/true_max_context_length": {"value": 8192}}
+    assert details("koboldcpp", "m", lambda path, _: ask.get(path, {})).n_ctx == 8192
+
+
+@pytest.mark.parametrize("server", ["ollama", "lm studio", "sglang", "tabbyapi", "koboldcpp", "x"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"models": 7, "data": None, "parameters": [], "model_info": "x", "capabilities": {}},
+        {"models": [None, {"loaded_instances": 3}], "value": -1, "max_running_requests": "many"},
+        {"data": [7], "parameters": "num_ctx x", "model_info": {"general.architecture": []}},
+    ],
+)
+def test_odd_documents_tell_nothing(server: str, odd: dict[str, Any]) -> None:
+    found = details(server, "m", lambda path, body: odd)
+    assert (found.n_ctx, found.slots) == (0, 0)
+
+
+METRICS = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="smol"} 4.0
+# HELP vllm:num_requests_waiting Number of requests waiting to be processed.
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="smol"} 2.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="smol",reason="capacity"} 2.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="smol",reason="deferred"} 0.0
+"""
+
+
+def test_vllm_tells_its_queue() -> None:
+    assert queue(METRICS) == (4, 2)
+    assert queue(METRICS + METRICS.replace(b'engine="0"', b'engine="1"')) == (8, 4)
+
+
+def test_sglang_tells_its_queue() -> None:
+    text = b'sglang:num_running_reqs{model_name="m"} 7\nsglang:num_queue_reqs{model_name="m"} 3\n'
+    assert queue(text) == (7, 3)
+
+
+def test_other_metrics_tell_no_queue() -> None:
+    assert queue(b"up 1\n") is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:01:00 GMT"}, 20.0),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:00:10 GMT"}, 0.0),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "-1"}, None),
+        ({}, None),
+    ],
+)
+def test_a_pause_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    assert pause_of(headers, 40.0) == seconds
+
+
+def test_a_probe_asks_for_details_and_the_queue() -> None:
+    info = {"max_running_requests": 128, "tool_call_parser": "qwen25"}
+    pages = {"GET /server_info": info, "GET /metrics": METRICS.decode()}
+    with OpenAIServerFake("x", owner="sglang", pages=pages) as server:
+        driver = OpenAIServer(server.url)
+        try:
+            caps = driver.probe(5)
+            assert (caps.slots, caps.most_slots) == (128, 0)
+            assert driver.queue() == (4, 2)
+        finally:
+            driver.close()
+
+
+def test_a_probe_of_ollama_shows_the_model() -> None:
+    pages = {"GET /api/version": {"version": "0.13.0"}, "POST /api/show": SHOWN}
+    with OpenAIServerFake("x", owner="library", pages=pages) as server:
+        driver = OpenAIServer(server.url, model="m")
+        try:
+            caps = driver.probe(5)
+        finally:
+            driver.close()
+    assert (caps.dialect, caps.n_ctx, caps.slots, caps.most_slots) == ("ollama", 8192, 4, 16)
+    assert not caps.vision
+    assert caps.by_prompt == {"required", "named"}
