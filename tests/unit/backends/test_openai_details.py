@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.openai.details import Details, details, queue
+from proxy.backends.openai.details import MAX_METRICS, MOST, Details, details, queue
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.backends.openai.refusals import pause_of
 from proxy.core.formats import AUTO, TOOLS
@@ -141,6 +141,12 @@ def test_vllm_tells_its_queue() -> None:
 def test_sglang_tells_its_queue() -> None:
     text = b'sglang:num_running_reqs{model_name="m"} 7\nsglang:num_queue_reqs{model_name="m"} 3\n'
     assert queue(text) == (7, 3)
+
+
+def test_lists_and_metrics_are_bounded() -> None:
+    assert queue(b"# padding\n" * (MAX_METRICS // 10 + 1) + METRICS) is None
+    far = {"models": [{}] * MOST + LM_STUDIO["models"]}
+    assert told("lm studio", _api_v1_models=far) == Details()
 
 
 def test_other_metrics_tell_no_queue() -> None:
