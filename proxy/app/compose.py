@@ -65,7 +65,7 @@ from ..web.shares import Shares
 from ..websearch import WebSearch, metasearch
 from ..websearch.engines import Brave, SearXNG, Tavily
 from ..websearch.metasearch import Metasearch
-from . import programs, sign_in
+from . import file_keys, programs, sign_in
 from .data_folder import SLOTS, data_folder
 from .limits import limit_service
 from .prompter_registry import Prompters
@@ -83,8 +83,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
     Raises SettingsError for a setting that only a part of the application can check."""
     programs.check(settings)
-    # Administrators may make more keys at any time.
-    groups = len({key.cache_group for key in settings.keys}) > 1 or bool(settings.admins)
+    groups = file_keys.share_apart(settings)
     embedder = _embedder(settings, settings.embedding_api, "embeddings")
     ranker = _embedder(settings, settings.rerank_api, "rankings")
     storage = LazyServices(settings, embedder, ranker)
@@ -129,7 +128,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     stored = storage.responses()
     store = StoredKind(stored)
     # Whether there is no other key to share places with.
-    alone = len({key.name for key in settings.keys}) <= 1 and not settings.admins
+    alone = not file_keys.are_several(settings)
     api_keys = storage.api_keys if settings.admins else None
     book = None if api_keys is None else Book(api_keys)
     keys = Keys(
@@ -137,6 +136,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         settings.wrong_keys,
         settings.admins,
         book,
+        bounded=file_keys.identities(settings),
         hides=settings.hide_forbidden,
     )
     accounts = _accounts(storage, book) if book is not None else None
@@ -155,7 +155,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         callers=Callers(
             settings.keys,
             hides=settings.hide_forbidden,
-            limits=limit_service(settings, storage.ledger) if book is not None else None,
+            limits=limit_service(settings, storage.ledger) if settings.keys else None,
         ),
         observer=observer,
         started=int(time.time()),

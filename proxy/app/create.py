@@ -59,6 +59,7 @@ from ..web.services import services_of as services_of  # part of this module's i
 from ..web.site import Sites, judge_of
 from ..web.spine import refuse
 from .compose import JOINS, backend_of, compose, configs
+from .file_keys import replaced
 
 log = logging.getLogger("slotproxy")
 
@@ -125,13 +126,14 @@ def attach(app: Application, services: Services) -> None:
 
 
 def reload(app: Flask, settings: Settings) -> None:
-    """Add, change and drain backends according to these settings; nothing else changes. Raises
-    SettingsError, and then nothing has changed."""
+    """Add, change and drain backends according to these settings, and accept the API keys of their
+    file; nothing else changes. Raises SettingsError, and then nothing has changed."""
     services = services_of(app)
-    wanted = configs(settings)
+    wanted, replace_keys = configs(settings), replaced(services, settings)
     services.gateway.registry.reload(
         wanted, lambda config: backend_of(settings, config, services.host)
     )
+    replace_keys()
 
 
 def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:

@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2s
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-_FIELDS = ("group=", "priority=", "on_overflow=")
+# An option behind the key, such as group=research. Keys in base 64 may end with `=`.
+_OPTION = re.compile(r"[a-z_]+=([^=].*)?")
+_FIRST = ("group=", "priority=", "on_overflow=")
 _OVERFLOW = ("", "refuse", "compact")
 # Names of the keys that are made at run time (accounts/records.py), whose data belongs to them.
 _IN_STORE = re.compile(r"key_[0-9a-f]{24}")
@@ -35,7 +37,8 @@ class ApiKey(msgspec.Struct, frozen=True):
     prompts; a key without one shares them with no other. ``priority`` is its class in the queue.
     ``on_overflow`` overrides the setting of that name for its requests, unless it is empty.
     ``former`` is the name that earlier versions gave to a key without one, by its position, or
-    empty."""
+    empty. ``options`` are the other options of its line in a file, as they stand; ``place`` is that
+    line."""
 
     name: str
     secret: Secret
@@ -43,6 +46,8 @@ class ApiKey(msgspec.Struct, frozen=True):
     priority: Literal["high", "normal", "low"] = "normal"
     former: str = ""
     on_overflow: Literal["", "refuse", "compact"] = ""
+    options: Mapping[str, str] = {}
+    place: str = ""
 
     @property
     def cache_group(self) -> str:
@@ -58,10 +63,10 @@ def checked(value: str) -> Secret:
     return Secret(value)
 
 
-def unnamed(secret: Secret, former: str, **more: str) -> ApiKey:
+def unnamed(secret: Secret, former: str, **more: Any) -> ApiKey:
     """A key named by its secret: `key-` and 12 hexadecimal digits."""
     digest = blake2s(secret.encode(), digest_size=6, person=b"key name").hexdigest()
-    return ApiKey(f"key-{digest}", secret, former=former, **more)  # type: ignore[arg-type]
+    return ApiKey(f"key-{digest}", secret, former=former, **more)
 
 
 def read(text: str, path: str) -> tuple[ApiKey, ...]:
@@ -71,8 +76,12 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        more = dict(word.split("=", 1) for word in words if word.startswith(_FIELDS))
-        words = [word for word in words if not word.startswith(_FIELDS)]
+        place = f"{path}, line {number}"
+        given = [word for number, word in enumerate(words) if _is_option(word, number)]
+        words = [word for number, word in enumerate(words) if not _is_option(word, number)]
+        options = _options(given, place)
+        own = ("group", "priority", "on_overflow")
+        more: dict[str, Any] = {name: options.pop(name) for name in own if name in options}
         is_valid = (
             1 <= len(words) <= 2
             and more.get("priority", "low") in ("high", "normal", "low")
@@ -80,21 +89,39 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
         )
         if not is_valid:
             raise ValueError(
-                f"{path}, line {number}: expected KEY or NAME KEY, then group=NAME, "
+                f"{place}: expected KEY or NAME KEY, then options such as group=NAME, "
                 "priority=high|normal|low, on_overflow=refuse|compact"
             )
+        if options:
+            more |= {"options": options, "place": place}
         try:
             secret = checked(words[-1])
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            raise ValueError(f"{place}: {error}") from None
         if len(words) == 2:
-            keys.append(ApiKey(words[0], secret, **more))  # type: ignore[arg-type]
+            keys.append(ApiKey(words[0], secret, **more))
         else:
             keys.append(unnamed(secret, f"{Path(path).name}:{number}", **more))
     if not keys:
         # Without this error the API would be open, although a key file is configured.
         raise ValueError(f"{path} contains no API keys")
     return tuple(keys)
+
+
+def _is_option(word: str, number: int) -> bool:
+    """`number` is the word's place. The first word may be a key in the form of an option."""
+    return bool(_OPTION.fullmatch(word)) and (number > 0 or word.startswith(_FIRST))
+
+
+def _options(words: Sequence[str], place: str) -> dict[str, str]:
+    """The options among these words, as they stand."""
+    options: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name in options:
+            raise ValueError(f"{place}: {name[:60]} is there twice")
+        options[name] = value
+    return options
 
 
 def conflict(keys: Sequence[ApiKey]) -> str:

@@ -24,7 +24,7 @@ from .observability import Record
 # environ key with the name of the API key the user signed in with. Only the pages set it; names of
 # client headers begin with HTTP_ in environ.
 SIGNED_IN = "slotproxy.signed_in"
-# environ key with the Identity of a key of the store.
+# environ key with the Identity of a key of the store, or of one that the settings bound.
 IDENTITY = "slotproxy.identity"
 # environ key that marks a line of a batch. Its key's name is in SIGNED_IN.
 BATCH = "slotproxy.batch"
@@ -44,18 +44,25 @@ class Keys:
         admins: Collection[str] = (),
         stored: Book | None = None,
         *,
+        bounded: Mapping[str, Identity] | None = None,
         hides: bool = False,
     ) -> None:
         """`wrong`: how many invalid keys an address may send per minute; 0 means no limit.
-        `hides`: what a key may not use looks as if it did not exist."""
+        `bounded` are the identities of keys of the settings that have rights or limits of their
+        own, by name. `hides`: what a key may not use looks as if it did not exist."""
         self.places: Places = {}  # of all routes, once they are known
         self._hides = hides
         self._guesses = Guesses(wrong)
+        self._admins = frozenset(admins)
+        self._stored = stored
+        self.replace(keys, bounded or {})
+
+    def replace(self, keys: Iterable[tuple[str, str]], bounded: Mapping[str, Identity]) -> None:
+        """Accept these keys of the settings from now on, instead of those before."""
         digests = ((_digest(secret), name) for name, secret in keys)
         self._known = {digest: (digest, name) for digest, name in digests}
         self._names = frozenset(name for _, name in self._known.values())
-        self._admins = frozenset(admins)
-        self._stored = stored
+        self._bounded = bounded
 
     @property
     def needed(self) -> bool:
@@ -64,9 +71,9 @@ class Keys:
 
     def check(self, environ: MutableMapping[str, Any], secret: str | None = None) -> str:
         """Return the name of the caller's key, or "" if no key is needed; for a key of the store,
-        leave its identity in environ and its user and team in the record. `secret` is a key that
-        was sent in another way than headers say. Raises Unauthorized, Forbidden (or NotFound),
-        TooManyWrongKeys or StoreUnavailable."""
+        or with rights or limits, leave its identity in environ and its user and team in the record.
+        `secret` is a key that was sent in another way than headers say. Raises Unauthorized,
+        Forbidden (or NotFound), TooManyWrongKeys or StoreUnavailable."""
         if not self._known:
             return ""
         presented = _presented(environ) if secret is None else secret
@@ -151,12 +158,14 @@ class Keys:
         return name if identity is None else identity.shown
 
     def _find(self, secret: str, peer: str) -> str | Identity:
-        """Return the name of a key of the settings, or the identity of one of the store."""
+        """Return the name of a key of the settings, or the identity of one that is bounded or in
+        the store."""
         digest = _digest(secret)
         known = self._known.get(digest)
         identity = None
         if known is not None and hmac.compare_digest(known[0], digest):
             name = known[1]
+            identity = self._bounded.get(name)
         else:
             identity = self._find_stored(secret, peer)
             name = identity.key
@@ -178,7 +187,7 @@ class Keys:
     def _named(self, name: str, gone: str = GONE) -> str | Identity:
         """As `_find`, by the name of a key. `gone` is the message if there is no such key."""
         if name in self._names:
-            return name
+            return self._bounded.get(name, name)
         identity = self._stored_named(name)
         if identity is None:
             raise Unauthorized(gone)

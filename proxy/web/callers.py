@@ -37,9 +37,15 @@ class Callers:
         limits: LimitService | None = None,
     ) -> None:
         """`hides`: what a key may not use looks as if it did not exist. `limits` are needed for
-        keys of the store."""
+        keys of the store, and for those with limits of their own."""
         self._hides = hides
         self._limits = limits
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[ApiKey]) -> None:
+        """Know these keys of the settings from now on, instead of those before. A key with options
+        has an identity, as those of the store have."""
+        keys = tuple(keys)
         self._known = {
             key.name: Caller(
                 key=key.name,
@@ -48,9 +54,10 @@ class Callers:
                 on_overflow=key.on_overflow,
             )
             for key in keys
+            if not key.options
         }
         # Without keys, all callers are the same and may ask for any class.
-        self._most = 0.0 if self._known else SHARES["high"]
+        self._most = 0.0 if keys else SHARES["high"]
 
     def caller(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
         """Return the caller of a request with the key of this name. Its allowance is left in the
@@ -83,7 +90,7 @@ class Callers:
         return standings(self._limits, identity.limits, time.time_ns() // 1000)
 
     def _stored(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
-        """The caller with a key of the store; one without a key if there is no identity."""
+        """The caller with this identity; one without a key if there is none."""
         identity: Identity | None = environ.get(IDENTITY)
         if identity is None:
             return Caller(key=key)

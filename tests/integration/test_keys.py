@@ -164,3 +164,21 @@ def test_gateway_is_closed_for_unknown_keys_while_the_database_is_away(
         assert _status(one.url, "sk-wrong") == 401
         server.start()
         _wait_for(lambda: _status(one.url, unknown) == 200, 60)
+
+
+def test_key_file_has_rights_and_is_read_again_at_a_signal(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    one = gateway(*_flags(tmp_path), ready=0)
+    (tmp_path / "keys").write_text("ops sk-ops\nann sk-ann allowed_routes=chat\n", encoding="utf-8")
+    assert _status(one.url, "sk-ann") == 401
+    one.send(signal.SIGHUP)
+    _wait_for(lambda: _status(one.url, "sk-ann") == 403)
+    (tmp_path / "keys").write_text("ops sk-ops\nann sk-ann rpm_limt=1\n", encoding="utf-8")
+    one.send(signal.SIGHUP)
+    _wait_for(lambda: "line 2: rpm_limt is not an option" in one.log)
+    assert _status(one.url, "sk-ann") == 403
+    (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
+    one.send(signal.SIGHUP)
+    _wait_for(lambda: _status(one.url, "sk-ann") == 401)
+    assert _status(one.url, "sk-ops") == 200
