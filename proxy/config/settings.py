@@ -527,8 +527,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _access(
             "file of API keys, one per line: KEY or NAME KEY, then options: group=NAME (keys of one"
             " group share their prompt cache, for example group=shared), priority=high|normal|low,"
-            " on_overflow=refuse|compact, and rights and limits such as models=qwen*,tiny rpm_limit=60; # starts a comment. The"
-            " name (by default a digest of the key) owns the key's data"
+            " on_overflow=refuse|compact, and rights and limits such as models=qwen*,tiny"
+            " rpm_limit=60; # starts a comment. The name (by default a digest of the key) owns the"
+            " key's data"
         ),
     ] = ""
     admins: Annotated[
