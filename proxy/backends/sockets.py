@@ -84,7 +84,7 @@ class _InHub(SocketReader):
         self._hub = gevent.get_hub()
         self._current = gevent.getcurrent
         self._recv = sock._sock.recv
-        self._io = self._hub.loop.io(sock.fileno(), 1)
+        self._io = sock._read_event  # the socket's own watcher; nothing else reads from it
         self._timer = self._hub.loop.timer(tick / BEATS, tick / BEATS)
         self._waiting: Any = None
         self._beats = 0
@@ -130,7 +130,6 @@ class _InHub(SocketReader):
         self.stop()
         self._timer.close()
         self._io.stop()
-        self._io.close()
 
     # in the hub
 

@@ -240,7 +240,8 @@ class Encoder(openai.Chunks):
 
     __slots__ = (
         "_legacy",
-        "_text_heads",
+        "_text_choice",
+        "_text_head",
         "_text_tail",
     )
 
@@ -248,7 +249,8 @@ class Encoder(openai.Chunks):
         super().__init__(meta, request, "chat.completion.chunk")
         self._legacy = bool(request.extra.get(LEGACY))
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
-        self._text_heads: dict[int, bytes] = {}
+        self._text_choice = -1  # of `_text_head`
+        self._text_head = b""
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes an SSE comment."""
@@ -258,16 +260,13 @@ class Encoder(openai.Chunks):
         for event in batch:
             if type(event) is TextDelta and not event.logprobs:
                 if event.text:
-                    head = self._text_heads.get(choice) or self._text_head(choice)
-                    out += head, _json(event.text), self._text_tail
+                    if choice != self._text_choice:
+                        self._text_choice = choice
+                        self._text_head = self._head + b'{"index":%d,"delta":{"content":' % choice
+                    out += self._text_head, _json(event.text), self._text_tail
             else:
                 self._rare(choice, event, out)
         return b"".join(out)
-
-    def _text_head(self, choice: int) -> bytes:
-        head = self._head + b'{"index":%d,"delta":{"content":' % choice
-        self._text_heads[choice] = head
-        return head
 
     def _rare(self, choice: int, event: Any, out: list[bytes]) -> None:
         logprobs = None

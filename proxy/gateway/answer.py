@@ -106,7 +106,8 @@ class Answer:
 
     def __iter__(self) -> Iterator[Choice]:
         first, self._first = self._first, None
-        return self._choices if first is None else chain((first,), self._choices)
+        # An iterator at its end lets go of what it iterated over.
+        return self._choices if first is None else chain(iter((first,)), self._choices)
 
     def close(self) -> None:
         """End it, wherever it is; every slot is given back. Safe to call again."""

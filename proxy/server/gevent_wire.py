@@ -52,11 +52,10 @@ class Wire:
     behind_all = 0
 
     def __init__(self, client: Any, send_timeout: float = 60.0) -> None:
-        hub = get_hub()
         self._client = client
         self._timeout = send_timeout
-        self._wait = hub.wait
-        self._io = hub.loop.io(client.fileno(), 1)
+        self._wait = get_hub().wait
+        self._io = client._read_event  # the socket's own watcher
         system = client._sock  # the native socket, which never blocks
         self._recv: Callable[[int], bytes] = system.recv
         self._send: Callable[[bytes], int] = system.send
@@ -119,7 +118,6 @@ class Wire:
             self._sender.kill()
         self._count(-self._behind)
         self._io.stop()
-        self._io.close()
 
     def _count(self, size: int) -> None:
         self._behind += size

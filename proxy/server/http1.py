@@ -302,6 +302,8 @@ class ServerConnection:
         answer = ResponseWriter(self._sock, request)
         # The environment is not kept for the time of a stream.
         parts = self.parts = self._app(self._environ_of(request), answer.start)
+        if getattr(parts, "holds_slot", False):
+            self._reader.rest()
         try:
             for part in parts:
                 if part:

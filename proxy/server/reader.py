@@ -112,7 +112,7 @@ class Reader:
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = None  # created when bytes come
         self._url = b""
         self._head = environ  # the environment of the request whose head is being parsed
         self._coming: Request  # the request whose head came last
@@ -138,9 +138,14 @@ class Reader:
             self.held = 0 if self._progress else self.held + len(data)
             self._progress = False
 
+    def rest(self) -> None:
+        """Free the parser, a kilobyte, for the time of a stream. Only between two messages."""
+        if self.state is Reading.BETWEEN:
+            self._parser = None
+
     def close(self) -> None:
         """Stop parsing, and break the reference cycle between the parser and the reader."""
-        del self._parser
+        self._parser = None
 
     # called by the parser
 
@@ -169,6 +174,7 @@ class Reader:
 
     def on_headers_complete(self) -> None:
         parser, head = self._parser, self._head
+        assert parser is not None, "it calls this"
         version = parser.get_http_version()
         if "HTTP_TRANSFER_ENCODING" in head or version != "1.1":
             self._check_coding(version, head.get("HTTP_TRANSFER_ENCODING"))
@@ -219,6 +225,8 @@ class Reader:
     def _parse(self, rest: bytes | memoryview) -> None:
         try:
             while rest:
+                if self._parser is None:
+                    self._parser = httptools.HttpRequestParser(self)
                 try:
                     self._parser.feed_data(rest)
                     return

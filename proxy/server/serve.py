@@ -185,6 +185,10 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         names = [listener.sock.getsockname() for listener in arbiter.LISTENERS]
         _announce(settings, [*map(_address, names)], f"gunicorn, {settings.worker_class}")
 
+    def pre_fork(arbiter: Any, worker: Any) -> None:
+        # The garbage collector writes to what it looks at: pages that are frozen stay shared.
+        gc.freeze()
+
     def post_fork(arbiter: Any, worker: Any) -> None:
         # Until it has its own, a worker has the master's handlers, which only record the signal: an
         # early stop would be lost, and take GRACE seconds.
@@ -234,6 +238,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "on_starting": on_starting,
         "nworkers_changed": nworkers_changed,
         "when_ready": when_ready,
+        "pre_fork": pre_fork,
         "post_fork": post_fork,
         "post_worker_init": post_worker_init,
         "worker_int": worker_int,
