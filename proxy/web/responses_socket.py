@@ -17,14 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Response
 
 from ..errors import BadRequest, GatewayError, QueueFull
 from ..runtime.cancel import Cancel
-from ..server.websocket import LEAVING, NORMAL, VERSION, WebSocket, accepted
+from ..server.handshake import LEAVING, NORMAL, VERSION, accepted
 from .disconnect import KEPT, Stop
 from .fastpath import Environ
 from .large import check_cost
@@ -34,6 +34,9 @@ from .responses_dialect import Recent, ResponsesDialect
 from .services import Services
 from .shares import Shares
 from .spine import completion_view
+
+if TYPE_CHECKING:
+    from ..server.websocket import WebSocket
 
 LONGEST = 3600.0  # seconds that a connection lasts, as Open Responses says
 SEND_TIMEOUT = 60.0  # seconds for a client to accept a message
@@ -96,6 +99,8 @@ class Session:
         self._until = time.monotonic() + LONGEST
 
     def __iter__(self) -> Iterator[bytes]:
+        from ..server.websocket import WebSocket  # imported late: few gateways need its library
+
         headers = Record.of(self._environ).headers()
         try:
             client = WebSocket(

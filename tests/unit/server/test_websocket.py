@@ -10,7 +10,8 @@ import pytest
 from wsproto.events import TextMessage
 
 from proxy.server import websocket
-from proxy.server.websocket import WebSocket, accepted
+from proxy.server.handshake import accepted
+from proxy.server.websocket import WebSocket
 from tests.ws import ACCEPT, KEY, BytesMessage, Client, CloseConnection, Ping, Pong
 
 LONGEST = 100
