@@ -9,7 +9,6 @@ with the finish reason.
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -79,30 +78,40 @@ class ChatChunk(Struct, kw_only=True):
     error: WireError | str | None = None
 
 
+class _PlainDelta(Struct, gc=False):
+    content: str | None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    tool_calls: None = None
+
+
+class _PlainChoice(Struct, gc=False):
+    delta: _PlainDelta = msgspec.field(default_factory=_PlainDelta)
+    text: str | None = None
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class _PlainChunk(Struct, gc=False, kw_only=True):
+    """A chunk of text and nothing else, as nearly all are: any other does not decode."""
+
+    choices: tuple[_PlainChoice]
+    usage: None = None
+    timings: None = None
+    prompt_progress: None = None
+    verbose: None = msgspec.field(default=None, name="__verbose")
+    error: None = None
+
+
 chunk = lenient.decoder(ChatChunk)  # of one event's data
-_BESIDE = attrgetter("usage", "timings", "prompt_progress", "verbose", "error")
-_NOTHING = (None,) * 5
-_decode_chunks = msgspec.json.Decoder(list[ChatChunk]).decode
+_decode_plain = msgspec.json.Decoder(_PlainChunk).decode
 
 
-def chunks(data: list[bytes]) -> list[ChatChunk]:
-    """Decode the data of several events in one call, which costs little more than one. Raises
-    WireFault if any of them is odd; `chunk` may still decode each of them."""
+def plain_text(data: bytes) -> str | None:
+    """The text of a chunk that has nothing else, None for any other event. It costs half as much
+    as `chunk`."""
     try:
-        return _decode_chunks(b"[%b]" % b",".join(data))
-    except (ValueError, RecursionError) as error:
-        raise lenient.WireFault(str(error)) from None
-
-
-def plain_text(part: ChatChunk) -> str | None:
-    """The text of a chunk that has nothing else, None for any other chunk."""
-    choices = part.choices
-    if len(choices) != 1 or _BESIDE(part) != _NOTHING:
+        (choice,) = _decode_plain(data).choices
+    except (ValueError, RecursionError):
         return None
-    choice = choices[0]
-    if choice.finish_reason is not None or choice.logprobs is not None:
-        return None
-    delta = choice.delta
-    if delta.tool_calls or delta.reasoning_content or delta.reasoning:
-        return None
-    return delta.content or choice.text or ""
+    return choice.delta.content or choice.text or ""

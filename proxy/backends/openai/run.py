@@ -26,7 +26,6 @@ from ...prompting.constraints import callable_tools, must_call
 from ...prompting.described import guide
 from ...prompting.output_validation import InvalidOutput
 from ...wire import openai_stream
-from ...wire.lenient import WireFault
 from ..driver import Capabilities
 from ..http import Exchange
 from ..relay import RelayRun
@@ -78,38 +77,24 @@ class OpenAIRun(RelayRun):
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
         """Text that came together is one delta, as on llama.cpp's servers."""
-        if self._single or not self.begun:
-            return super()._plain(payloads, batch)
-        if len(payloads) == 1:
-            return self._event(payloads[0], batch)
-        ends = payloads[-1] == openai_stream.DONE
-        try:
-            parts = openai_stream.chunks(payloads[:-1] if ends else payloads)
-        except WireFault:  # one chunk has another form: read them one by one
+        if self._single:
             return super()._plain(payloads, batch)
         texts: list[str] = []
-        for part in parts:
-            text = openai_stream.plain_text(part)
+        for payload in payloads:
+            text = openai_stream.plain_text(payload) if self.begun else None
             if text is not None:
                 texts.append(text)
-            elif self._joined(texts, batch) or self._part(part, batch):
+            elif self._joined(texts, batch) or self._event(payload, batch):
                 return True
-        if self._joined(texts, batch):
-            return True
-        return ends and self._event(openai_stream.DONE, batch)
+        return self._joined(texts, batch)
 
     def _joined(self, texts: list[str], batch: Batch) -> bool:
         """Add these texts to the batch as one, and remove them. True if the run is cut."""
         if not texts:
             return False
-        chunks, pieces, text = len(texts), sum(map(bool, texts)), "".join(texts)
+        text, pieces = "".join(texts), len(texts) - texts.count("")
+        self._left -= len(texts)
         texts.clear()
-        return self._text_came(text, chunks, pieces, batch)
-
-    def _text_came(self, text: str, chunks: int, pieces: int, batch: Batch) -> bool:
-        """Add the text of so many chunks, of which `pieces` are not empty. True if the run is
-        cut."""
-        self._left -= chunks
         if not self.reported:
             self.pieces += pieces
         if text:
@@ -118,10 +103,6 @@ class OpenAIRun(RelayRun):
         return self._is_too_long() and self._ended(batch)
 
     def _part(self, part: openai_stream.ChatChunk, batch: Batch) -> bool:
-        if self.begun and not self._single:
-            text = openai_stream.plain_text(part)
-            if text is not None:
-                return self._text_came(text, 1, 1 if text else 0, batch)
         before = len(batch)
         over = super()._part(part, batch)
         if not self.reported:
