@@ -255,7 +255,7 @@ def test_gateway_killed_during_an_answer_loses_no_text(endless_site: Gateway, vi
     assert len(letters(shown)) > 50
     endless_site.start()
     page.locator('.message.assistant[data-status="interrupted"]').wait_for()
-    assert alert.inner_text() == ""
+    until(page, lambda: alert.inner_text() == "")
     assert letters(said.inner_text()).startswith(letters(shown))
     page.reload()
     said.wait_for()

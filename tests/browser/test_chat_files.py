@@ -91,19 +91,22 @@ GROWN = """async (text) => {
   };
   const bare = (one) => one.textContent.replace(/\\s/g, "");
   const blocks = (element) => [...element.children].map(bare);
-  const pause = (span) => new Promise((done) => setTimeout(done, span));
+  const until = async (true_) => {
+    for (let n = 0; n < 600 && !true_(); n++) await new Promise((done) => setTimeout(done, 50));
+  };
+  const alike = () => JSON.stringify(blocks(part)) === JSON.stringify(blocks(whole));
   const [whole, at_once] = show();
   at_once.end(text);
-  await pause(1000); // what it needs is fetched
+  await until(() => whole.querySelectorAll(".katex").length >= 2); // what it needs is fetched
   const [part, growing] = show();
   for (let n = 0; n < text.length; n += 11) {
     growing.add(text.slice(n, n + 11));
     await new Promise(requestAnimationFrame);
   }
-  await pause(1000);
+  await until(alike);
   const before = blocks(part);
   growing.end();
-  await pause(500);
+  await until(alike);
   return [blocks(whole), before, blocks(part)];
 }"""
 LISTS = """1. one

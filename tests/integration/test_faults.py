@@ -159,16 +159,30 @@ def test_sixty_four_streams_on_two_slots_finish(
         assert set(pool.map(one, range(64))) == {16}
 
 
+@contextlib.contextmanager
+def stopped_in_a_stream(client: openai.OpenAI, server: ModelServer) -> Iterator[None]:
+    """The server is stopped in an answer to this client, which therefore does not end before what
+    is done here; at the end, the client leaves."""
+    stream = client.chat.completions.create(model="any", stream=True, **LONG)
+    next(iter(stream))
+    server.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        stream.close()
+        server.send(signal.SIGCONT)
+
+
 def test_queue_full_returns_429_with_retry_after(
     any_old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
 ) -> None:
     proxy = gateway("--llama-api", any_old_server.url, "--slots", "1", "--max-queue", "0")
     client = client_of(proxy)
-    stream = client.chat.completions.create(model="any", stream=True, **LONG)
-    next(iter(stream))
-    with pytest.raises(openai.RateLimitError) as caught:
+    with (
+        stopped_in_a_stream(client, any_old_server),
+        pytest.raises(openai.RateLimitError) as caught,
+    ):
         client.chat.completions.create(model="any", stream=True, **LONG)
-    stream.close()
     assert int(caught.value.response.headers["retry-after"]) >= 1
     assert caught.value.code == "queue_full"
 
@@ -200,8 +214,8 @@ def test_one_key_cannot_fill_the_queue(
         def waiting() -> int:
             return len(greedy.get("/slots", cast_to=httpx.Response).json()["queue"])
 
-        stream = greedy.chat.completions.create(model="any", stream=True, **LONG)
-        next(iter(stream))
+        holds = stack.enter_context(contextlib.ExitStack())
+        holds.enter_context(stopped_in_a_stream(greedy, any_old_server))
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(8))
         theirs = []
         for number in range(4):
@@ -216,7 +230,7 @@ def test_one_key_cannot_fill_the_queue(
             theirs[3].result(60)
         assert int(caught.value.response.headers["retry-after"]) >= 1
         assert caught.value.code == "queue_full"
-        stream.close()
+        holds.close()
         assert mine.result(60) == "length"
         assert [wait.result(60) for wait in theirs[:3]] == ["length"] * 3
 
@@ -226,11 +240,11 @@ def test_queue_timeout_returns_503(
 ) -> None:
     proxy = gateway("--llama-api", any_old_server.url, "--slots", "1", "--queue-timeout", "0.2")
     client = client_of(proxy)
-    stream = client.chat.completions.create(model="any", stream=True, **LONG)
-    next(iter(stream))
-    with pytest.raises(openai.InternalServerError) as caught:
+    with (
+        stopped_in_a_stream(client, any_old_server),
+        pytest.raises(openai.InternalServerError) as caught,
+    ):
         client.chat.completions.create(model="any", **LONG)
-    stream.close()
     assert caught.value.status_code == 503
     assert caught.value.code == "queue_timeout"
 

@@ -65,7 +65,7 @@ def test_slot_is_busy_while_its_server_works_with_it(
     assert busy() == []
     # The second slot: what the first holds goes on there, so something new goes elsewhere.
     for number in range(2):
-        asked = {"prompt": f"{number} " * 40, "n_predict": 600, "ignore_eos": True}
+        asked = {"prompt": f"{number} " * 40, "n_predict": 1800, "ignore_eos": True}
         told: dict[str, Any] = {}
         thread = threading.Thread(
             target=lambda a=asked, t=told: t.update(_ask(running.url, "/completion", a)[2])

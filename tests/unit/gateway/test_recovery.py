@@ -199,7 +199,7 @@ def test_cancel_ends_the_wait_for_a_backend(serve: MakeGateway) -> None:
         wait_until(lambda: gateway.scheduler.waiting == 1)
         cancel.cancel()
         with pytest.raises(Cancelled):
-            waits.result(2)
+            waits.result(60)
 
 
 def test_stream_gets_heartbeats_while_waiting_for_backend(serve: MakeGateway) -> None:
@@ -338,4 +338,4 @@ def test_cancel_ends_the_wait_of_an_interrupted_answer(serve: MakeGateway) -> No
         wait_until(lambda: gateway.scheduler.waiting == 1)
         cancel.cancel()
         with pytest.raises(Cancelled):
-            reads.result(2)
+            reads.result(60)

@@ -317,7 +317,7 @@ def test_sign_ins_begin_while_keys_are_fetched(site: Site) -> None:
     ending.start()
     assert asked.wait(60)
     beginning.start()
-    beginning.join(1)
+    beginning.join(30)
     waits = beginning.is_alive()
     go_on.set()
     ending.join(60)

@@ -49,7 +49,7 @@ def test_permissions_of_older_files_are_narrowed_at_start(tmp_path: Path) -> Non
     for name in names:
         (tmp_path / name).touch(0o644)
     client(data=str(tmp_path))
-    wait_until(lambda: set(modes(tmp_path).values()) == {0o600}, 2)
+    wait_until(lambda: set(modes(tmp_path).values()) == {0o600})
 
 
 def test_stored_responses_are_private(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ let typed = 0;
 at("search").addEventListener("submit", (event) => event.preventDefault());
 at("search").addEventListener("input", () => {
   clearTimeout(typed);
+  asked += 1; // a list that is still to come is not the wanted one
   at("list").setAttribute("aria-busy", "true");
   typed = setTimeout(() => {
     turned = [];
