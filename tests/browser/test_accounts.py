@@ -176,6 +176,54 @@ def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Op
     posted(locked, "/team/delete", team_ids=["limited"])
 
 
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_knowledge_bases_and_limits_of_models_are_set_shown_and_removed(
+    locked: Gateway, visit: Open, size: tuple[int, int]
+) -> None:
+    made = posted(
+        locked,
+        "/key/generate",
+        key_alias="kiosk",
+        allowed_knowledge_bases=["handbook"],
+        model_limits={"__proto__": {"tokens": {"day": 7}}},
+        rpm_limit=90,
+    )
+    page = opened(locked, visit, size=size)
+    facts = state(page, "kiosk", "active").locator(".facts")
+    facts.get_by_text("90 requests a minute, 7 tokens a day of __proto__").wait_for()
+    facts.get_by_text("handbook", exact=True).wait_for()
+    press(page, "Edit kiosk")
+    form = page.locator('dialog[data-form="keys"]')
+    form.get_by_text("Rights", exact=True).click()
+    assert form.get_by_label("Knowledge bases").input_value() == "handbook"
+    form.get_by_label("Knowledge bases").fill("handbook\nfaq-*")
+    form.locator("summary").get_by_text("Limits and budgets").click()
+    row = form.locator(".row").first
+    assert row.get_by_label("Model, or pattern").input_value() == "__proto__"
+    assert row.get_by_label("At most").input_value() == "7"
+    press(page, "Add a limit of a model")
+    row = form.locator(".row").nth(1)
+    row.get_by_label("Model, or pattern").fill("qwen*")
+    row.get_by_label("At most").fill("30")
+    row.get_by_label("Period").select_option("hour")
+    press(page, "Save")
+    facts.get_by_text("30 requests an hour of qwen*").wait_for()
+    facts.get_by_text("handbook, faq-*").wait_for()
+    found = httpx.get(f"{locked.url}/key/info", params={"key": made["token"]}, headers=HEADERS)
+    assert found.json()["info"]["model_limits"] == {
+        "__proto__": {"tokens": {"day": 7}},
+        "qwen*": {"requests": {"hour": 30}},
+    }
+    assert found.json()["info"]["limits"] == {"requests": {"minute": 90}}
+    press(page, "Edit kiosk")
+    form.locator("summary").get_by_text("Limits and budgets").click()
+    for _ in range(2):
+        form.get_by_role("button", name="Remove").first.click()
+    press(page, "Save")
+    facts.get_by_text("of qwen*").wait_for(state="detached")
+    posted(locked, "/key/delete", keys=[made["token"]])
+
+
 def test_users_and_teams_are_made_and_deleted_with_their_keys(locked: Gateway, visit: Open) -> None:
     page = opened(locked, visit, "#users")
     page.on("dialog", lambda asked: asked.accept())
@@ -254,7 +302,9 @@ def test_page_of_keys_is_accessible_in_every_size_and_language(
     title: str,
     new: str,
 ) -> None:
-    key = posted(locked, "/key/generate", models=["a" * 90], user_id="erin", blocked=True)
+    rights: dict[str, Any] = {"models": ["a" * 90], "allowed_knowledge_bases": ["b" * 90]}
+    rights["model_rpm_limit"] = {"c" * 90: 5}
+    key = posted(locked, "/key/generate", **rights, user_id="erin", blocked=True)
     page = opened(locked, visit, size=size, language=language, dark=size == PHONE)
     page.locator(".record").first.wait_for()
     assert page.locator("h1").inner_text() == title
@@ -272,7 +322,8 @@ def test_page_of_keys_is_accessible_in_every_size_and_language(
     press(page, new)
     for fold in page.locator("dialog[open] summary").all():
         fold.click()
-    page.locator("dialog[open] [data-add]").click()
+    for add in page.locator("dialog[open] [data-add]").all():
+        add.click()
     fits()
     page.keyboard.press("Escape")
     posted(locked, "/key/delete", keys=[key["token"]])

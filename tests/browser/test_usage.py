@@ -91,7 +91,10 @@ def test_own_use_is_shown_against_the_limits(
     file.chmod(0o600)
     own = start_site("--api-key-file", str(file), "--admins", "root")
     headers = {"Authorization": "Bearer sk-root-0123456789"}
-    limits = {"limits": {"requests": {"hour": 5}, "tokens": {"day": 10_000}}}
+    limits = {
+        "limits": {"requests": {"hour": 5}, "tokens": {"day": 10_000}},
+        "model_limits": {"*": {"requests": {"day": 9}}},
+    }
     made = httpx.post(f"{own.url}/key/generate", json=limits, headers=headers, timeout=60).json()
     chat(own, made["key"])
     page = visit(f"{own.url}/usage", size=size, language=language)
@@ -100,6 +103,8 @@ def test_own_use_is_shown_against_the_limits(
     first = page.locator(".limits li").first
     first.wait_for()
     assert ("1 of 5 requests an hour" if language == "en" else "已用 1 / 5") in first.inner_text()
+    model = page.locator(".limits li", has_text="*").inner_text()
+    assert ("1 of 9 requests a day of *" if language == "en" else "*：每天已用 1 / 9") in model
     assert page.locator(".limits meter").first.evaluate("(one) => one.value / one.max") == 0.2
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     accessible(page)

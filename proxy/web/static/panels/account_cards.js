@@ -5,7 +5,7 @@ import { keyed, make, say } from "./dom.js";
 import { count, moment } from "./form.js";
 
 const FACTS = { keys: ofKey, users: ofUser, teams: ofTeam };
-const RIGHTS = ["models", "allowed_routes", "allowed_tools", "allowed_ips", "priority", "group"];
+const RIGHTS = ["models", "allowed_routes", "allowed_tools", "allowed_knowledge_bases", "allowed_ips", "priority", "group"];
 const COUNTS = ["max_parallel_requests", "max_queued_requests", "max_prompt_tokens", "max_completion_tokens"];
 
 /** An element for an entry of the list `kind`; `actions(entry)` makes its buttons. */
@@ -79,16 +79,22 @@ function rights(entry) {
 }
 
 function limits(entry) {
-  const windows = Object.entries(entry.limits).flatMap(([quantity, periods]) =>
-    Object.entries(periods).map(([period, most]) => words.window(count(most), quantity, period)),
+  const models = Object.entries(entry.model_limits).flatMap(([model, table]) =>
+    windows(table).map((text) => words.of_model(text, model)),
   );
   const counts = COUNTS.filter((name) => entry[name] !== null).map((name) => words[name](count(entry[name])));
   const own = { ...entry, unit: "money" };
   const budgets = [own, ...entry.budget_limits].filter((one) => one.max_budget !== null || one.soft_budget !== null);
   return [
-    [words.limits, [...windows, ...counts].join(", ")],
+    [words.limits, [...windows(entry.limits), ...models, ...counts].join(", ")],
     [words.budgets, budgets.map((one) => words.budget(allowed(one), one.unit, one.budget_duration)).join(", ")],
   ];
+}
+
+function windows(table) {
+  return Object.entries(table).flatMap(([quantity, periods]) =>
+    Object.entries(periods).map(([period, most]) => words.window(count(most), quantity, period)),
+  );
 }
 
 /** What a budget allows; one that only warns says so. */

@@ -22,11 +22,12 @@ export class Dialogs {
     this.#changed = changed;
     for (const dialog of page.querySelectorAll("dialog")) {
       dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
-      const add = dialog.querySelector("[data-add]");
-      add?.addEventListener("click", () => {
-        const list = dialog.querySelector("[data-rows]");
-        addRow(list).querySelector("[data-name]").focus();
-      });
+      for (const add of dialog.querySelectorAll("[data-add]")) {
+        add.addEventListener("click", () => {
+          const list = add.closest("fieldset").querySelector("[data-rows]");
+          addRow(list).querySelector("[data-name]").focus();
+        });
+      }
       dialog.querySelector("form")?.addEventListener("submit", (event) => this.#send(event, dialog));
     }
     // Nobody reads a key that is not on the screen any more.

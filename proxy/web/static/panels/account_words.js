@@ -28,6 +28,7 @@ const WORDS = {
     models: "Models",
     allowed_routes: "APIs",
     allowed_tools: "Tools",
+    allowed_knowledge_bases: "Knowledge bases",
     allowed_ips: "Client addresses",
     priority: "Priority",
     group: "Cache group",
@@ -39,6 +40,7 @@ const WORDS = {
       `${most} ${{ requests: "requests", prompt_tokens: "prompt tokens", tokens: "tokens" }[quantity]} ${
         { minute: "a minute", hour: "an hour", day: "a day", month: "in 30 days" }[period]
       }`,
+    of_model: (limit, model) => `${limit} of ${model}`,
     max_parallel_requests: (n) => `${n} in parallel`,
     max_queued_requests: (n) => `${n} in the queue`,
     max_prompt_tokens: (n) => `prompts of ${n} tokens`,
@@ -111,6 +113,7 @@ const WORDS = {
     models: "模型",
     allowed_routes: "API",
     allowed_tools: "工具",
+    allowed_knowledge_bases: "知识库",
     allowed_ips: "客户端地址",
     priority: "优先级",
     group: "缓存组",
@@ -122,6 +125,7 @@ const WORDS = {
       `${{ minute: "每分钟", hour: "每小时", day: "每天", month: "每 30 天" }[period]} ${most} ${
         { requests: "个请求", prompt_tokens: "提示词元", tokens: "词元" }[quantity]
       }`,
+    of_model: (limit, model) => `${model}：${limit}`,
     max_parallel_requests: (n) => `并行 ${n} 个`,
     max_queued_requests: (n) => `排队 ${n} 个`,
     max_prompt_tokens: (n) => `提示 ${n} 词元`,

@@ -5,7 +5,8 @@
 //   number  a number; none is -1, which removes a limit
 //   part    a number of an object that has only the numbers that are given
 // An element with data-rows="NAME" holds a list of objects: a row for each, made of the <template>
-// behind it, whose fields have a data-name. A row without numbers counts as none.
+// behind it, whose fields have a data-name. A row without numbers counts as none. With
+// data-tree="a b c" it holds objects in objects instead: {a: {b: c}} is a row with these three fields.
 
 import { make } from "./dom.js";
 
@@ -15,7 +16,7 @@ export function fill(form, value) {
   for (const field of form.elements) if (field.name) put(form, field, at(value, field.name));
   for (const list of form.querySelectorAll("[data-rows]")) {
     list.replaceChildren();
-    for (const one of value[list.dataset.rows] ?? []) addRow(list, one);
+    for (const one of rowsOf(list, value[list.dataset.rows])) addRow(list, one);
   }
   for (const fold of form.querySelectorAll("details")) fold.open = false;
 }
@@ -27,7 +28,8 @@ export function read(form) {
     if (field.name && !field.closest("[hidden]")) set(value, field.name, field);
   }
   for (const list of form.querySelectorAll("[data-rows]")) {
-    value[list.dataset.rows] = [...list.children].map(readRow).filter(Boolean);
+    const rows = [...list.children].map(readRow).filter(Boolean);
+    value[list.dataset.rows] = list.dataset.tree ? treeOf(rows, list.dataset.tree.split(" ")) : rows;
   }
   return value;
 }
@@ -42,6 +44,25 @@ export function addRow(list, value = {}) {
   row.append(make("button", { type: "button", className: "quiet danger", onclick: () => row.remove() }, remove));
   list.append(row);
   return row;
+}
+
+function rowsOf(list, value) {
+  return list.dataset.tree ? branches(value ?? {}, list.dataset.tree.split(" ")) : (value ?? []);
+}
+
+function branches(value, [name, ...rest]) {
+  if (!rest.length) return [{ [name]: value }];
+  return Object.entries(value).flatMap(([own, inner]) => branches(inner, rest).map((row) => ({ [name]: own, ...row })));
+}
+
+function treeOf(rows, names) {
+  const tree = Object.create(null); // a name may be __proto__
+  for (const row of rows) {
+    let node = tree;
+    for (const name of names.slice(0, -2)) node = node[row[name].trim()] ??= Object.create(null);
+    node[row[names.at(-2)]] = row[names.at(-1)];
+  }
+  return tree;
 }
 
 function at(value, name) {

@@ -47,7 +47,7 @@ function show(sums) {
   shown = sums;
   numbers(sums.total);
   at("limits").hidden = !sums.limits.length;
-  keyed(at("limit-list"), sums.limits, (one) => `${one.level} ${one.quantity} ${one.period} ${one.is_budget}`, limit);
+  keyed(at("limit-list"), sums.limits, (one) => `${one.level} ${one.quantity} ${one.period} ${one.is_budget} ${one.model}`, limit);
   for (const { value, plot: one } of plots.values()) one.set(...columns(sums.by_day, value));
   rows(at("models"), sums.models, (one) => one.model || "–", (one) => one.model);
   keyed(at("model-plots"), sums.models.slice(0, MODELS), (one) => one.model, modelPlot);
@@ -92,7 +92,8 @@ function limit() {
   const element = make("li", { className: "card" }, text, meter, note);
   element.update = (one) => {
     const amount = one.quantity === "money" ? measure : one.quantity === "slot_seconds" ? span : count;
-    const used = words.limit(amount(one.used), amount(one.most), one.quantity, one.period, one.is_budget);
+    const whole = words.limit(amount(one.used), amount(one.most), one.quantity, one.period, one.is_budget);
+    const used = one.model ? words.of_model(whole, one.model) : whole;
     meter.max = Math.max(1, one.most);
     meter.value = one.used;
     meter.setAttribute("aria-label", used);

@@ -18,6 +18,7 @@ const WORDS = {
       const calendar = { day: "today", week: "this week", month: "this month", year: "this year", "": "in all" };
       return `${used} of ${most} ${things[quantity]} ${(is_budget ? calendar : slides)[period]}`;
     },
+    of_model: (limit, model) => `${limit} of ${model}`,
     level: { key: "This key", team: "The team", user: "The user" },
     warns: "more is allowed, with a warning",
     free_again: (time) => `all of it free again in ${time}`,
@@ -42,6 +43,7 @@ const WORDS = {
       const calendar = { day: "今天", week: "本周", month: "本月", year: "今年", "": "总计" };
       return `${(is_budget ? calendar : slides)[period]}已用 ${used} / ${most} ${things[quantity]}`;
     },
+    of_model: (limit, model) => `${model}：${limit}`,
     level: { key: "此密钥", team: "团队", user: "用户" },
     warns: "超出后仅预警",
     free_again: (time) => `${time}后全部恢复`,
