@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -66,6 +67,22 @@ def only_loopback() -> Iterator[None]:
         patch.setattr(socket.socket, "connect", guarded_connect)
         patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
         patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def httpx_waits_longer() -> Iterator[None]:
+    """Clients that set no timeout wait for a minute instead of five seconds: a busy machine answers
+    late."""
+    begin, usual = httpx.Client.__init__, httpx.Timeout(5.0)
+
+    def patient(self: httpx.Client, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("timeout", usual) == usual:
+            kwargs["timeout"] = 60.0
+        begin(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx.Client, "__init__", patient)
         yield
 
 

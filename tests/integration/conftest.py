@@ -34,15 +34,11 @@ def _end(children: Sequence[Child]) -> None:
 @pytest.fixture(autouse=True)
 def clients_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every client a test opens ends with it, the official ones too, which are httpx below: left to
-    the garbage collector, it is a socket not closed in whichever test runs then. Those that set no
-    timeout wait for a minute instead of five seconds: a busy machine answers late."""
+    the garbage collector, it is a socket not closed in whichever test runs then."""
     opened: list[httpx.Client] = []
     begin = httpx.Client.__init__
-    usual = httpx.Timeout(5.0)
 
     def remembered(self: httpx.Client, *args: Any, **kwargs: Any) -> None:
-        if kwargs.get("timeout", usual) == usual:
-            kwargs["timeout"] = 60.0
         begin(self, *args, **kwargs)
         opened.append(self)
 

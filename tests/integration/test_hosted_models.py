@@ -108,8 +108,13 @@ def test_first_request_starts_the_server_and_the_ttl_ends_it(
     ) as answer:
         lines = list(answer.iter_lines())
     assert lines[-2] == "data: [DONE]"
-    found = httpx.get(f"{one.url}/v1/backends").json()["data"][0]["found"]
-    assert (found["slots"], found["provisional"]) == (2, False)
+
+    def is_known() -> bool:  # while it is loaded, which is not long
+        assert chat(one, "m").status_code == 200
+        found = httpx.get(f"{one.url}/v1/backends").json()["data"][0]["found"]
+        return (found["slots"], found["provisional"]) == (2, False)
+
+    wait_until(is_known)
     wait_until(lambda: pids(one) == {}, 60)
     assert status(one, "m") == "unloaded"
     assert chat(one, "m").status_code == 200  # and starts again
