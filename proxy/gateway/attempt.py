@@ -60,6 +60,7 @@ from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
 from .idle import OnSlot, acquire_idle, nothing
 from .leased_slot import LeasedSlot
+from .placement import placement_text
 from .retries import Retries, pause, without
 from .token_counts import TokenCounts
 
@@ -605,11 +606,14 @@ class Attempt:
 
 def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
     scheduler = context.scheduler
-    chain = partial(scheduler.chain, task.prompt, task.boundaries, f"{model}\0{caller.group}")
+    text, boundaries = task.prompt, task.boundaries
+    if not text and task.request.is_chat:
+        text, boundaries = placement_text(task.request)
+    chain = partial(scheduler.chain, text, boundaries, f"{model}\0{caller.group}")
     return SlotRequest(
         model=model,
         task=task,
-        chain=chain() if len(task.prompt) <= LARGE else run_in_native_thread(chain),
+        chain=chain() if len(text) <= LARGE else run_in_native_thread(chain),
         key=caller.key,
         group=caller.group,
         session=task.session,

@@ -1,0 +1,80 @@
+"""Chats whose prompt the servers render themselves, placed by conversation and by prefix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.backends.openai.driver import OpenAIServer
+from proxy.core.request import CompletionRequest, Media, Message, Tool, ToolCall
+from proxy.gateway.placement import placement_text
+from tests.fakes import make_app, services_of, wait_until
+from tests.openai_server import OpenAIServerFake
+
+SYSTEM = [f"You are the assistant number {number}. " * 60 for number in range(4)]
+
+
+@pytest.mark.parametrize("owner", ["vllm", "sglang"])
+def test_turns_and_new_conversations_go_where_their_beginning_is_cached(owner: str) -> None:
+    with OpenAIServerFake("Yes.", owner=owner) as one, OpenAIServerFake("Yes.", owner=owner) as two:
+        drivers: Any = [OpenAIServer(server.url, timeout=10) for server in (one, two)]
+        app = make_app(*drivers)
+        backends = services_of(app).gateway.registry.backends
+        wait_until(lambda: all(backend.up for backend in backends.values()))
+        http = app.test_client()
+
+        def ask(*messages: tuple[str, str]) -> None:
+            body = [{"role": role, "content": text} for role, text in messages]
+            answer = http.post("/v1/chat/completions", json={"messages": body})
+            assert answer.status_code == 200, answer.text
+
+        for number, system in enumerate(SYSTEM):
+            first = (("system", system), ("user", f"question {number}"))
+            ask(*first)
+            ask(*first, ("assistant", "Yes."), ("user", "And then?"))
+        for system in SYSTEM[::-1]:
+            ask(("system", system), ("user", "another conversation"))
+        places = [
+            {body["messages"][0]["content"] for body in server.bodies} for server in (one, two)
+        ]
+        assert places[0] | places[1] == set(SYSTEM)
+        assert not places[0] & places[1], "each system prompt was evaluated once"
+        assert all(places), "both are used"
+
+
+def _request(*messages: Message, tools: tuple[Tool, ...] = ()) -> CompletionRequest:
+    return CompletionRequest(messages=messages, tools=tools)
+
+
+def test_a_next_turn_begins_with_the_last_one() -> None:
+    first = (Message(role="system", content="Be kind."), Message(role="user", content="Hi"))
+    before, ends = placement_text(_request(*first))
+    call = ToolCall("c", "get_weather", "{}")
+    after, more = placement_text(
+        _request(*first, Message(role="assistant", content="", tool_calls=(call,)))
+    )
+    assert after.startswith(before)
+    assert more[:2] == ends
+    assert ends[-1] == len(before)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        _request(Message(role="user", content="Hi "), Message(role="user", content="you")),
+        _request(Message(role="assistant", content="Hi"), Message(role="user", content="you")),
+        _request(
+            Message(role="user", content="Hi"),
+            Message(role="user", content="you"),
+            tools=(Tool("t"),),
+        ),
+        _request(
+            Message(role="user", content="Hi", media=(Media(kind="image", url="data:,"),)),
+            Message(role="user", content="you"),
+        ),
+    ],
+)
+def test_other_prompts_have_other_texts(other: CompletionRequest) -> None:
+    one = _request(Message(role="user", content="Hi"), Message(role="user", content="you"))
+    assert placement_text(one)[0] != placement_text(other)[0]
