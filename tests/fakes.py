@@ -128,11 +128,15 @@ def make_own_app(*drivers: ScriptedDriver, **settings: object) -> Application:
     return cast(Application, _looked_at(create_app(wanted, backends)))
 
 
+# The local embedding model would be in every list of models, and start with the first document.
+DEFAULTS = {"wait_for_backend": 0.0, "local_embeddings": False}
+
+
 def _asked(
     drivers: Sequence[ScriptedDriver], settings: dict[str, Any]
 ) -> tuple[list[Backend], Settings]:
     backends = [Backend(f"b{i}", f"test://{i}", driver) for i, driver in enumerate(drivers)]
-    return backends, Settings(**{"wait_for_backend": 0.0, **settings})
+    return backends, Settings(**{**DEFAULTS, **settings})
 
 
 def _looked_at(app: Flask) -> Flask:

@@ -28,6 +28,7 @@ from ..backends.chatglm.protocol import Load
 from ..backends.driver import Driver
 from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
+from ..backends.local_embeddings.driver import LocalEmbeddings, is_installed
 from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
@@ -85,8 +86,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     programs.check(settings)
     groups = file_keys.share_apart(settings)
     embedder = _embedder(settings, settings.embedding_api, "embeddings")
+    local = _local_embedder(settings)
     ranker = _embedder(settings, settings.rerank_api, "rankings")
-    storage = LazyServices(settings, embedder, ranker)
+    storage = LazyServices(settings, embedder or local, ranker)
     scheduler = _scheduler(settings, "", groups=groups, disk=settings.slot_disk)
     host = _host(settings, storage, scheduler)
     host.cache_worth = scheduler.cache_worth
@@ -146,7 +148,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if batches is not None:
-        room = _batch_room(settings, gateway, embeds)
+        room = _batch_room(settings, gateway, embeds, local)
         batch_runner = BatchRunner(batches, room, longest=settings.max_body)
     services = Services(
         settings=settings,
@@ -160,6 +162,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         observer=observer,
         started=int(time.time()),
         embedder=embeds,
+        local_embedder=local,
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
@@ -201,14 +204,15 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
 
 def _batch_room(
-    settings: Settings, gateway: Gateway, embedder: Embedder
+    settings: Settings, gateway: Gateway, embedder: Embedder, local: Embedder | None
 ) -> Callable[[str, str], int | None]:
     """Returns the function that tells how many lines of batches may be under way, by endpoint and
     model."""
 
     def room(endpoint: str, name: str) -> int | None:
         if endpoint == "/v1/embeddings":
-            return embedder.idle_slots(name)
+            chosen = local if local is not None and local.makes(name) else embedder
+            return chosen.idle_slots(name)
         if endpoint == "/v1/moderations":
             name = settings.moderation_model
         return gateway.idle_slots(name)
@@ -444,8 +448,6 @@ def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder |
     configured."""
     if not urls:
         return None
-    # Without waiting for one that is down: searches continue with keywords, ingestion retries.
-    scheduler = _scheduler(msgspec.structs.replace(settings, wait_for_backend=0.0), f":{gift}")
     servers = []
     for url in urls:
         driver = EmbeddingServer(
@@ -453,6 +455,21 @@ def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder |
         )
         driver.gift = gift
         servers.append(Backend(url.split("://", 1)[1], url, driver))
+    return _embedder_on(settings, servers, gift)
+
+
+def _local_embedder(settings: Settings) -> Embedder | None:
+    """The local embedding model, if the settings want it. Each worker has one."""
+    if settings.embedding_api or not settings.local_embeddings or not is_installed():
+        return None
+    alone = msgspec.structs.replace(settings, state="")
+    return _embedder_on(alone, [Backend("local", "", LocalEmbeddings())], "local")
+
+
+def _embedder_on(settings: Settings, servers: Sequence[Backend], name: str) -> Embedder:
+    """`name` is that of the queue in a shared state."""
+    # Without waiting for one that is down: searches continue with keywords, ingestion retries.
+    scheduler = _scheduler(msgspec.structs.replace(settings, wait_for_backend=0.0), f":{name}")
     interval, deadline = settings.health_interval, settings.health_deadline
     registry = Registry(servers, scheduler, interval=interval, deadline=deadline)
     registry.start()

@@ -23,6 +23,7 @@ import msgspec
 from .. import __version__
 from ..backends.driver import Capabilities, Driver
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
+from ..backends.local_embeddings.driver import is_installed
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..errors import BackendDown, GatewayError
@@ -35,6 +36,7 @@ from .compose import backend_of, configs
 from .data_folder import data_folder
 from .findings import (
     Finding,
+    local_embeddings,
     of_access,
     of_backend,
     of_batching,
@@ -89,7 +91,9 @@ def _backends(settings: Settings) -> Iterator[Finding]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for found in pool.map(lambda config: list(_backend(settings, config, embed)), wanted):
             yield from found
-    if embed and not any(embed) and not settings.embedding_api and find_spec("apsw"):
+    if settings.local_embeddings and not settings.embedding_api and is_installed():
+        yield local_embeddings()
+    elif embed and not any(embed) and not settings.embedding_api and find_spec("apsw"):
         yield without_embeddings()
     if not wanted:
         yield Finding("problem", "backends", "none is configured", "set --llama-api URL")

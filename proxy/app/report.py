@@ -48,8 +48,13 @@ def _registries(services: Services) -> list[tuple[str, Registry]]:
     """The registries of models, and of servers for embeddings or rankings."""
     own = services.gateway.registry
     registries = [("backend", own)]
-    for kind, embedder in (("embeddings", services.embedder), ("rankings", services.ranker)):
-        if embedder.registry is not own:
+    of_vectors = (
+        ("embeddings", services.embedder),
+        ("embeddings", services.local_embedder),
+        ("rankings", services.ranker),
+    )
+    for kind, embedder in of_vectors:
+        if embedder is not None and embedder.registry is not own:
             registries.append((kind, embedder.registry))
     return registries
 

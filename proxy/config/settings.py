@@ -155,6 +155,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         _backends("URL of a server used only for embeddings; none: use the backends", forms.url),
     ] = ()
+    local_embeddings: Annotated[
+        bool,
+        _backends(
+            "make embeddings with the model of the extra embed, if it is installed and there is no"
+            " --embedding-api"
+        ),
+    ] = True
     rerank_api: Annotated[
         tuple[str, ...],
         _backends("URL of a server used only for reranking; none: use the backends", forms.url),

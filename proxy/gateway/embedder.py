@@ -110,6 +110,10 @@ class Embedder:
         vectors = tuple(vector for part in whole for vector in part.vectors)
         return name, Embedded(vectors, sum(part.tokens for part in whole))
 
+    def makes(self, name: str) -> bool:
+        """Whether this is the very name of one of its models."""
+        return name in self.registry.models()
+
     def idle_slots(self, name: str) -> int | None:
         """See `idle.idle_slots`."""
         return idle_slots(self.registry, self._scheduler, name)

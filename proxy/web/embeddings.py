@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from flask import Blueprint, request
 
 from ..core.usage import Usage
+from ..core.vectors import Embedded
 from ..dialects import embeddings, glm, rerank
 from ..dialects.ollama import common as ollama
+from ..errors import Unsupported
+from ..gateway import Embedder
 from . import body, disconnect
 from .admitted import within_limits
 from .auth import BATCH
 from .forwarding import by_other_server
 from .large import parsed
 from .observability import Record
-from .permissions import check_model, permissions
+from .permissions import check_model, local_model, permissions
 from .services import Services
 from .spine import json_route
 
@@ -62,33 +65,52 @@ def _embedded(
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
     asked = parsed(partial(parse, raw), request.environ)
-    check_model(services, request.environ, asked.model, services.embedder)
-    barred = permissions(services, request.environ).barred_tiers
+    name, result = embedded(services, record, asked.model, asked.inputs)
+    vectors = embeddings.shaped(asked, result, services.settings.embedding_shortens)
+    return asked, name, vectors, result.tokens
+
+
+def embedded(
+    services: Services, record: Record, model: str, inputs: Sequence[str | tuple[int, ...]]
+) -> tuple[str, Embedded]:
+    """Embed the inputs for the caller. Returns the model's name and the vectors.
+
+    The local model answers to its name, and for names of no model if the backends make no
+    embeddings. Raises like `check_model`, `within_limits` and `Embedder.embed`."""
+    local, others = services.local_embedder, services.embedder
     services.observer.begin(record)
+    if local is not None and local.makes(model):
+        return _embedded_by(local, services, record, model, inputs)
+    try:
+        return _embedded_by(others, services, record, model, inputs)
+    except Unsupported:
+        name = local_model(services, request.environ)
+        if local is None or not name or others.makes(model):
+            raise
+        return _embedded_by(local, services, record, name, inputs)
+
+
+def _embedded_by(
+    embedder: Embedder,
+    services: Services,
+    record: Record,
+    model: str,
+    inputs: Sequence[str | tuple[int, ...]],
+) -> tuple[str, Embedded]:
     environ = request.environ
+    check_model(services, environ, model, embedder)
+    barred = permissions(services, environ).barred_tiers
     with (
         disconnect.watched(environ) as cancel,
         within_limits(
-            services,
-            record,
-            environ,
-            cancel,
-            embedder=services.embedder,
-            model=asked.model,
-            texts=asked.inputs,
+            services, record, environ, cancel, embedder=embedder, model=model, texts=inputs
         ) as admitted,
     ):
-        name, result = services.embedder.embed(
-            asked.model,
-            asked.inputs,
-            cancel,
-            barred,
-            idle=BATCH in environ,
-            on_slot=admitted.on_slot,
+        name, result = embedder.embed(
+            model, inputs, cancel, barred, idle=BATCH in environ, on_slot=admitted.on_slot
         )
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
-    vectors = embeddings.shaped(asked, result, services.settings.embedding_shortens)
-    return asked, name, vectors, result.tokens
+    return name, result
 
 
 @json_route(blueprint, "POST", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/reranking")

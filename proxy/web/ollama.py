@@ -22,7 +22,7 @@ from ..runtime.cancel import Cancel
 from . import body, seen
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
-from .permissions import check_model, visible
+from .permissions import check_model, local_model, visible
 from .services import Services
 from .spine import completion_view, json_route, json_view
 
@@ -89,7 +89,11 @@ def version(services: Services, record: Record) -> Any:
 
 @_route("GET", "/api/tags")
 def tags(services: Services, record: Record) -> Any:
-    return {"models": [models.tag(one) for one in _models(services)]}
+    listed = _models(services)
+    local = local_model(services, request.environ)
+    if local and all(local != one.name for one in listed):
+        listed.append(_local_model(services, local))
+    return {"models": [models.tag(one) for one in listed]}
 
 
 @_route("GET", "/api/ps")
@@ -103,6 +107,8 @@ def show(services: Services, record: Record) -> Any:
     asked = body.read_json(request.environ, services.settings.max_body)
     name = models.parse_show(asked)
     if name not in services.gateway.registry.names():
+        if name == local_model(services, request.environ):
+            return models.show(_local_model(services, name))
         raise ModelNotFound(f"model {name[:100]!r} not found")
     check_model(services, request.environ, name)
     model = _model(services, name)
@@ -136,6 +142,12 @@ def _file(services: Services, name: str) -> ModelFile | None:
 def _models(services: Services) -> list[models.OllamaModel]:
     names = visible(services, request.environ, services.gateway.registry.names())
     return [_model(services, name) for name in names]
+
+
+def _local_model(services: Services, name: str) -> models.OllamaModel:
+    return models.OllamaModel(
+        name=name, created=services.started, family="use", embeddings=True, generates=False
+    )
 
 
 def _model(services: Services, name: str) -> models.OllamaModel:

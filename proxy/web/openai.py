@@ -22,7 +22,7 @@ from . import body, disconnect, glm
 from .fastpath import BodyAndHeaders, Environ, post
 from .model_tables import described, metadata
 from .observability import Record
-from .permissions import check_model, permissions, visible
+from .permissions import check_model, local_model, permissions, visible
 from .services import Services
 from .spine import completion_view, json_route
 from .stored_chats import storing
@@ -71,15 +71,31 @@ def _error(fault: GatewayError) -> dict[str, Any]:
 def models(services: Services, record: Record) -> Any:
     names = visible(services, request.environ, services.gateway.registry.names())
     listed = [_model(services, name) for name in names]
-    return claude.listed(listed) if _theirs() else {"object": "list", "data": listed}
+    if _theirs():
+        return claude.listed(listed)
+    if (local := local_model(services, request.environ)) and local not in names:
+        listed.append(_local_model(services, local))
+    return {"object": "list", "data": listed}
 
 
 @json_route(blueprint, "GET", "/v1/models/<path:name>", "/models/<path:name>", shape=_error)
 def model(services: Services, record: Record, name: str) -> Any:
     if name not in services.gateway.registry.names():
+        if not _theirs() and name == local_model(services, request.environ):
+            return _local_model(services, name)
         raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
     check_model(services, request.environ, name)
     return _model(services, name)
+
+
+def _local_model(services: Services, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": services.started,
+        "owned_by": "slotproxy",
+        "meta": {"n_ctx": None},
+    }
 
 
 def _model(services: Services, name: str) -> dict[str, Any]:

@@ -39,6 +39,16 @@ def check_model(
             may.check_tiers(shown, {backend.tier.name for backend in registry.pool(model)})
 
 
+def local_model(services: Services, environ: Mapping[str, Any]) -> str:
+    """The name of the local embedding model; "" without one, or if the caller may not use it."""
+    local = services.local_embedder
+    if local is None:
+        return ""
+    (name,) = local.registry.models()
+    may = permissions(services, environ)
+    return name if not may.rights or may.permits_model(name, name) else ""
+
+
 def visible(
     services: Services, environ: Mapping[str, Any], names: Iterable[str]
 ) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ class Services:
     dialogues: Dialogues
     host: ModelHost  # of the models that are started here
     knowledge: Knowledge | None = None  # None if not installed or not configured
+    local_embedder: Embedder | None = None  # None without the extra embed, or if it is not wanted
     accounts: Accounts | None = None  # None if the gateway keeps no keys in its store
     sign_in: SignIn | None = None  # None without an OpenID provider
     conversations: ConversationStore | None = None

@@ -24,6 +24,8 @@ from tools import made_up_model as made_up
 from tools.processes import Child, Gateway, LlamaCppPythonServer, ModelServer
 
 _serial = itertools.count(1)
+# The local embedding model would be in every list of models, and start with the first document.
+QUIET = {"SLOTPROXY_LOCAL_EMBEDDINGS": "false"}
 
 
 def _end(children: Sequence[Child]) -> None:
@@ -215,7 +217,7 @@ def gateway(tmp_path: Path) -> Iterator[StartGateway]:
 
     def start(*flags: str, env: Mapping[str, str] | None = None, ready: float = 60.0) -> Gateway:
         log = tmp_path / f"gateway-{len(started) + 1}.log"
-        one = Gateway(flags, log, env=env, python=("-W", "error"))
+        one = Gateway(flags, log, env={**QUIET, **(env or {})}, python=("-W", "error"))
         started.append(one)
         one.start(ready=ready)
         return one
@@ -235,7 +237,7 @@ def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGa
     def start(*flags: str, ready: float = 60.0) -> Gateway:
         if flags not in started:
             log = tmp_path_factory.mktemp("gateway") / "gateway.log"
-            started[flags] = Gateway(flags, log, python=("-W", "error"))
+            started[flags] = Gateway(flags, log, env=QUIET, python=("-W", "error"))
         if not started[flags].alive:
             started[flags].start(ready=ready)
         return started[flags]

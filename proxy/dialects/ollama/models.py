@@ -32,6 +32,7 @@ class OllamaModel(Struct, frozen=True, kw_only=True):
     infill: bool = False
     vision: bool = False
     embeddings: bool = False
+    generates: bool = True
     status: str = ""
     size: int = 0
     on_cards: int = 0
@@ -110,7 +111,13 @@ def parse_show(body: Body) -> str:
 def show(model: OllamaModel) -> dict[str, Any]:
     """The answer of /api/show."""
     family = model.family or DETAILS["family"]
-    more = {"insert": model.infill, "vision": model.vision, "embedding": model.embeddings}
+    can = {
+        "completion": model.generates,
+        "tools": model.generates,
+        "insert": model.infill,
+        "vision": model.vision,
+        "embedding": model.embeddings,
+    }
     return {
         "modelfile": "",
         "parameters": "",
@@ -121,6 +128,6 @@ def show(model: OllamaModel) -> dict[str, Any]:
             "general.basename": model.name,
             f"{family}.context_length": model.n_ctx or model.trained,
         },
-        "capabilities": ["completion", "tools", *(name for name in more if more[name])],
+        "capabilities": [name for name in can if can[name]],
         "modified_at": _time(model.created),
     }

