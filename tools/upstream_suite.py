@@ -31,7 +31,11 @@ TESTS = "/vendor/llama.cpp/tools/server/tests/"
 SERVER_FLAGS = "-b 32 -n 64 --seed 42 --slots --metrics --jinja".split()
 SERVER_SIZE = {"slots": 2, "ctx": 1024}
 ORIGINS = ("localhost", "web.mydomain.fr", "origin")  # as in the CORS tests
-GATEWAY_FLAGS = ("--metrics", *(word for one in ORIGINS for word in ("--cors-origins", one)))
+GATEWAY_FLAGS = (
+    "--metrics",
+    "--no-local-embeddings",
+    *(word for one in ORIGINS for word in ("--cors-origins", one)),
+)
 SECONDS = 400  # timeout of a run
 
 # Modules of other packages that the tests only need to download models, which is disabled here.

@@ -95,6 +95,7 @@ def _local_model(services: Services, name: str) -> dict[str, Any]:
         "created": services.started,
         "owned_by": "slotproxy",
         "meta": {"n_ctx": None},
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["embeddings"]},
     }
 
 

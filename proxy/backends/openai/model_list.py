@@ -18,12 +18,23 @@ class ListedModel(Struct, frozen=True, kw_only=True):
 
 
 def models(document: Any) -> tuple[ListedModel, ...]:
-    """The models of a list, in its order. Raises ValueError for anything but a list of models."""
+    """The models of a list that make text, in its order. Raises ValueError for anything but a list
+    of models."""
     entries = as_dict(document).get("data")
     if not isinstance(entries, list):
         raise ValueError("not a list of models")
     named = (as_dict(entry) for entry in entries[:MOST])
-    return tuple(_model(entry) for entry in named if 0 < len(_text(entry.get("id"))) <= LONGEST)
+    return tuple(
+        _model(entry)
+        for entry in named
+        if 0 < len(_text(entry.get("id"))) <= LONGEST and _makes_text(entry)
+    )
+
+
+def _makes_text(entry: dict[str, Any]) -> bool:
+    """OpenRouter, llama-server and slotproxy tell what a model makes, such as embeddings."""
+    made = as_dict(entry.get("architecture")).get("output_modalities")
+    return not isinstance(made, list) or "text" in made
 
 
 def _model(entry: dict[str, Any]) -> ListedModel:

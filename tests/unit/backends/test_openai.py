@@ -160,6 +160,14 @@ def test_an_odd_entry_is_left_out() -> None:
         models({"models": []})
 
 
+def test_models_that_make_no_text_are_left_out() -> None:
+    makes = {"one": ["text"], "two": ["embeddings"], "three": ["image", "text"], "four": "what"}
+    entries = [
+        {"id": name, "architecture": {"output_modalities": made}} for name, made in makes.items()
+    ]
+    assert [found.name for found in models({"data": entries})] == ["one", "three", "four"]
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 
