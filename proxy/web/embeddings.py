@@ -78,7 +78,6 @@ def embedded(
     The local model answers to its name, and for names of no model if the backends make no
     embeddings. Raises like `check_model`, `within_limits` and `Embedder.embed`."""
     local, others = services.local_embedder, services.embedder
-    services.observer.begin(record)
     if local is not None and local.makes(model):
         return _embedded_by(local, services, record, model, inputs)
     try:
@@ -100,6 +99,7 @@ def _embedded_by(
     environ = request.environ
     check_model(services, environ, model, embedder)
     barred = permissions(services, environ).barred_tiers
+    services.observer.begin(record)
     with (
         disconnect.watched(environ) as cancel,
         within_limits(
