@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("redis", reason="the extra redis is not installed")
@@ -79,7 +80,7 @@ def test_redis_decides_as_a_process_does(redis_server: RedisServer) -> None:
         if isinstance(found, Refused):
             assert found == expected
         else:
-            assert found._replace(lease="") == expected
+            assert replace(found, lease="") == expected
             assert isinstance(expected, Taken)
             running.append((found, expected))
     assert min(seen.values()) > 50, seen

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from ...errors import LimitsUnavailable, NoIdleSlot, QueueFull, QueueTimeout, StoreUnavailable
 from ...runtime.cancel import Cancel
@@ -31,7 +32,7 @@ def ignore(alert: Alert) -> None:
     """Tells nobody about a budget."""
 
 
-class State(NamedTuple):
+class State(Struct, frozen=True, gc=False):
     """What is left of a window: the limit, the rest of it, and seconds until all of it is back."""
 
     quantity: Quantity

@@ -54,7 +54,7 @@ class Alert(NamedTuple):
     is_hard: bool
 
 
-class Used(NamedTuple):
+class Used(Struct, frozen=True, gc=False):
     """What a request has used: tokens, of which `cached` are of the prompt, and seconds for which
     slots were leased."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from ...runtime.locks import native_lock
 from .meters import Charge, Gauge, Level, Meter, sunk, wait
@@ -12,7 +14,7 @@ from .meters import Charge, Gauge, Level, Meter, sunk, wait
 MOST_LEVELS = 65_536  # beyond which those that are down to 0 are forgotten
 
 
-class Taken(NamedTuple):
+class Taken(Struct, frozen=True):
     """What was taken: `amounts` units for each charge, whose meters are then at `levels`, at the
     time `at`. `lease` names it in Redis."""
 
@@ -24,7 +26,7 @@ class Taken(NamedTuple):
     lease: str = ""
 
 
-class Refused(NamedTuple):
+class Refused(Struct, frozen=True):
     """The charge or gauge that was not there, seconds until it may be (None: never, or unknown for
     a gauge), and the levels of all charges at the time `at`."""
 
@@ -84,7 +86,7 @@ class LocalLimiter:
 
     def take(self, charges: Sequence[Charge], gauges: Sequence[Gauge]) -> Taken | Refused:
         for charge in charges:
-            if not charge[1].rate:
+            if not charge.meter.rate:
                 self._learn(charge)
         now, running = self._clock(), self._gauges
         with self._lock:
@@ -95,9 +97,8 @@ class LocalLimiter:
                     return Refused(gauge, None, [level.used for level in levels], now)
             amounts = []
             for charge, level in zip(charges, levels, strict=True):
-                _, meter, need, wish, _ = charge
-                left = meter.capacity - level.used
-                if need > left:
+                left, wish = charge.meter.capacity - level.used, charge.wish
+                if charge.need > left:
                     before = Level(level.used, level.at)
                     found = [level.used for level in levels]
                     return Refused(charge, wait(charge, before, now), found, now)
@@ -113,15 +114,14 @@ class LocalLimiter:
         return Taken(charges, gauges, amounts, after, now)
 
     def settle(self, taken: Taken, used: Sequence[int]) -> None:
-        charges, gauges, amounts, _, _, _ = taken
         running = self._gauges
         with self._lock:
-            for charge, amount, spent in zip(charges, amounts, used, strict=True):
+            for charge, amount, spent in zip(taken.charges, taken.amounts, used, strict=True):
                 if spent != amount:
                     meter, level = charge.meter, self._sunk(charge, self._clock())
                     if meter.rate or level.at == meter.epoch:  # no other epoch has begun
                         level.used = max(0, level.used + spent - amount)
-            for subject, name, _ in gauges:
+            for subject, name, _ in taken.gauges:
                 left = running[subject, name] - 1
                 if left:
                     running[subject, name] = left
@@ -143,7 +143,7 @@ class LocalLimiter:
 
     def _sunk(self, charge: Charge, now: int) -> _Level:
         """The level of a meter now, as `meters.sunk`."""
-        subject, meter, _, _, _ = charge
+        subject, meter = charge.subject, charge.meter
         name, _, rate, tick, epoch, _ = meter
         at = now // tick if rate else epoch
         level = self._levels.get((subject, name))

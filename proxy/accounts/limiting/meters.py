@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from msgspec import Struct
+
 TICKS = 60_000  # of a period; units of a request or token
 MICROSECONDS = 1_000_000
 ANY = -1
@@ -43,7 +45,7 @@ class Level(NamedTuple):
     at: int = 0
 
 
-class Charge(NamedTuple):
+class Charge(Struct, frozen=True, gc=False):
     """What a request takes from a meter of a subject: `need` units, and up to `wish` if they are
     there. `gives_back` what it did not use: tokens, but not the request itself."""
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from hashlib import blake2s
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from ...errors import BadRequest, BudgetExceeded, GatewayError, LimitReached
 from ..limits import PERIODS, Budget, Limited, Quantity, Unit, Window
 from ..rights import matches
@@ -20,7 +22,7 @@ _UNITS = {"money": "", "tokens": " tokens", "slot_seconds": " seconds of slots"}
 _ADVICE = "or ask an administrator for more"
 
 
-class Size(NamedTuple):
+class Size(Struct, frozen=True, gc=False):
     """What a request may need: tokens of its prompts, and of its answers at most. `known`: the
     client has bounded the answer; otherwise that is all that the context has room for."""
 

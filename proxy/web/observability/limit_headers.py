@@ -13,7 +13,16 @@ from datetime import UTC, datetime
 from ...accounts.limiting.allowance import State
 
 MESSAGES = "/v1/messages"
-_OPENAI = {"requests": "requests", "tokens": "tokens", "prompt_tokens": "input-tokens"}
+_NAMES = {"requests": "requests", "tokens": "tokens", "prompt_tokens": "input-tokens"}
+_FIELDS = ("limit", "remaining", "reset")
+_OPENAI = {
+    quantity: [f"x-ratelimit-{field}-{name}" for field in _FIELDS]
+    for quantity, name in _NAMES.items()
+}
+_ANTHROPIC = {
+    quantity: [f"anthropic-ratelimit-{name}-{field}" for field in _FIELDS]
+    for quantity, name in _NAMES.items()
+}
 
 
 def limit_headers(states: Sequence[State], route: str, now: float) -> list[tuple[str, str]]:
@@ -21,23 +30,19 @@ def limit_headers(states: Sequence[State], route: str, now: float) -> list[tuple
     anthropic = route.endswith(MESSAGES)
     headers = []
     for one in states:
-        name = _OPENAI[one.quantity]
-        if anthropic:
-            at = datetime.fromtimestamp(now + one.reset, UTC)
-            whole = at.isoformat(timespec="seconds").replace("+00:00", "Z")
-            prefix = f"anthropic-ratelimit-{name}-"
-            headers += [
-                (prefix + "limit", str(one.limit)),
-                (prefix + "remaining", str(one.remaining)),
-                (prefix + "reset", whole),
-            ]
-        else:
-            headers += [
-                (f"x-ratelimit-limit-{name}", str(one.limit)),
-                (f"x-ratelimit-remaining-{name}", str(one.remaining)),
-                (f"x-ratelimit-reset-{name}", duration(one.reset)),
-            ]
+        limit, remaining, reset = (_ANTHROPIC if anthropic else _OPENAI)[one.quantity]
+        headers += [
+            (limit, str(one.limit)),
+            (remaining, str(one.remaining)),
+            (reset, _at(now + one.reset) if anthropic else duration(one.reset)),
+        ]
     return headers
+
+
+def _at(moment: float) -> str:
+    """A moment as Anthropic writes it, such as 2026-01-02T03:04:05Z."""
+    at = datetime.fromtimestamp(moment, UTC)
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def duration(seconds: float) -> str:
