@@ -113,6 +113,30 @@ def called(params: Body) -> ToolCall:
     return ToolCall(name, arguments or {})
 
 
+def progress_token(params: Body) -> Id | None:
+    """What a client calls the progress of its request; None if it does not ask for it. Raises
+    RpcError."""
+    meta = params.get("_meta")
+    token = meta.get("progressToken") if isinstance(meta, dict) else None
+    if token is None:
+        return None
+    if type(token) not in (str, int) or len(str(token)) > LONGEST_ID:
+        raise RpcError(
+            INVALID_PARAMS,
+            f"progressToken must be a string or an integer of at most {LONGEST_ID} characters",
+        )
+    known: Id = token
+    return known
+
+
+def progress(token: Id, done: int, message: str, total: int = 0) -> dict[str, Any]:
+    """The notification that so much is done, of a total if that is known."""
+    params: dict[str, Any] = {"progressToken": token, "progress": done, "message": message}
+    if total:
+        params["total"] = total
+    return {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+
+
 def cancelled(params: Body) -> Id | None:
     """The id of the request that `notifications/cancelled` is about."""
     key = params.get("requestId")

@@ -132,19 +132,16 @@ class Dialogues:
         tools = {**self._toolbox.published(), **searches(finder, owner)}
         return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
 
-    def call(self, tool: RunnableTool, arguments: Mapping[str, Any], cancel: Cancel) -> str:
-        """The text that a published tool returns, within the time limit of tools. Raises what the
-        tool raises, UpstreamTimeout and Cancelled."""
+    def call(
+        self, tool: RunnableTool, arguments: Mapping[str, Any], cancel: Cancel, interval: float
+    ) -> Generator[Tick, None, str]:
+        """Returns the text of a published tool, within the time limit of tools, and yields a Tick
+        every `interval` seconds until then, or none if that is 0. Raises what the tool raises,
+        UpstreamTimeout and Cancelled."""
         seconds = self._bounds.tool_seconds
-        work = run_with_ticks(
-            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval=0.0
+        return run_with_ticks(
+            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval
         )
-        try:
-            next(work)
-        except StopIteration as finished:
-            text: str = finished.value
-            return text
-        raise AssertionError("there are no ticks")
 
     def answer(
         self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller

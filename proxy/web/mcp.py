@@ -1,14 +1,16 @@
 """The gateway as an MCP server, over streamable HTTP: POST /mcp.
 
-Each message gets one answer as JSON, and nothing is kept between messages, so that any worker may
-answer. The session id only tells apart the calls that clients cancel. There is no stream of the
-server's own messages (GET is 405), as it has none to send. `site` refuses pages of other sites.
+Each message gets one answer as JSON, or as a stream with its progress, and nothing is kept between
+messages, so that any worker may answer. The session id only tells apart the calls that clients
+cancel; ending a session (DELETE) cancels those of it. There is no stream of the server's own
+messages (GET is 405), as it has none to send. `site` refuses pages of other sites.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,14 +21,16 @@ from ..core.request import Tool
 from ..dialects import mcp_server
 from ..dialects.mcp_server import INVALID_PARAMS, NO_METHOD, Message, RpcError, ToolCall
 from ..dialogue import ToolError
-from ..errors import Cancelled, GatewayError
+from ..dialogue.events import Tick
+from ..errors import BadRequest, Cancelled, GatewayError
 from ..runtime.cancel import Cancel
-from . import body, disconnect, mcp_chat
+from . import body, disconnect, mcp_chat, mcp_progress
 from .admitted import Admitted
 from .observability import Record, new_id
 from .permissions import visible
 from .services import Services
-from .spine import json_response, json_route
+from .spine import STREAM_HEADERS, json_response, json_route, passthrough
+from .stream import ClosingBody
 
 blueprint = Blueprint("mcp", __name__)
 
@@ -55,19 +59,28 @@ def answer(services: Services, record: Record) -> Any:
                 services.mcp_calls.cancel(record.key, session, key)
         return Response(status=202)
     try:
-        return mcp_server.answer(message.id, _result(services, record, session, message))
+        if message.method == "tools/call":
+            return _called(services, record, session, message)
+        return mcp_server.answer(message.id, _result(services, record, message))
     except RpcError as error:
         return mcp_server.refusal(message.id, error.code, str(error))
 
 
-def _result(
-    services: Services, record: Record, session: str, message: Message
-) -> Mapping[str, Any]:
+@json_route(blueprint, "DELETE", "/mcp", shape=mcp_server.error)
+def end(services: Services, record: Record) -> Response:
+    """Cancel the calls of a session that its client ends."""
+    session = mcp_server.session(request.headers.get(mcp_server.SESSION))
+    if not session:
+        raise BadRequest(f"{mcp_server.SESSION} is missing: it names the session to end")
+    services.mcp_calls.cancel_all(record.key, session)
+    return Response(status=204)
+
+
+def _result(services: Services, record: Record, message: Message) -> Mapping[str, Any]:
     """Raises RpcError and GatewayError."""
     methods: Mapping[str, Callable[[], Mapping[str, Any]]] = {
         "ping": dict,
         "tools/list": lambda: _listed(services, record),
-        "tools/call": lambda: _called(services, record, session, message),
     }
     method = methods.get(message.method)
     if method is None:
@@ -87,34 +100,76 @@ def _listed(services: Services, record: Record) -> Mapping[str, Any]:
 
 def _called(
     services: Services, record: Record, session: str, message: Message
-) -> Mapping[str, Any]:
+) -> Response | dict[str, Any]:
+    """The answer to a call, as a stream if its client asks for progress. Raises RpcError and
+    GatewayError."""
     call = mcp_server.called(message.params)
-    assert message.id is not None, "a notification calls nothing"
-    with services.mcp_calls.running(record.key, session, message.id) as cancel:
+    token = mcp_server.progress_token(message.params)
+    key = message.id
+    assert key is not None, "a notification calls nothing"
+    if "text/event-stream" not in request.headers.get("Accept", ""):
+        token = None
+    with ExitStack() as stack:
+        cancel = stack.enter_context(services.mcp_calls.running(record.key, session, key))
         try:
             if call.name == mcp_chat.TOOL.name:
-                return mcp_chat.chat(services, request.environ, call.arguments, cancel)
-            return mcp_server.content(_observed(services, record, call, cancel))
+                make = None if token is None else partial(mcp_progress.TextProgress, key, token)
+                sent = mcp_chat.chat(services, request.environ, call.arguments, cancel, make)
+                if isinstance(sent, tuple):
+                    return _stream(stack, *sent)
+                return mcp_server.answer(key, sent)
+            if call.name == MODELS:
+                names = visible(services, request.environ, services.gateway.registry.names())
+                return mcp_server.answer(key, mcp_server.content("\n".join(names)))
+            work = _running(services, record, call, cancel, mcp_progress.SECOND if token else 0.0)
+            if token is None:
+                return mcp_server.answer(key, mcp_server.content(_finished(work)))
+            told = mcp_progress.told(work, key, token)
+            body = ClosingBody(told, told.close, stack.pop_all().close)
+            return passthrough(body, mcp_progress.TextProgress.content_type, [*STREAM_HEADERS])
         except ToolError as error:
-            return mcp_server.content(str(error), failed=True)
+            return mcp_server.answer(key, mcp_server.content(str(error), failed=True))
         except Cancelled:
             raise
         except GatewayError as error:
-            return mcp_server.content(error.message, failed=True)
+            return mcp_server.answer(key, mcp_server.content(error.message, failed=True))
 
 
-def _observed(services: Services, record: Record, call: ToolCall, cancel: Cancel) -> str:
-    """The text that a tool returns, within the limits of the caller: a call is a request, and has
-    a place among those that run in parallel. Raises ToolError, RpcError and GatewayError."""
-    if call.name == MODELS:
-        return "\n".join(visible(services, request.environ, services.gateway.registry.names()))
+def _stream(stack: ExitStack, body: Any, headers: list[tuple[str, str]]) -> Response:
+    """The response of a model's stream; the call is over when it is closed."""
+    whole = mcp_progress.CallBody(iter(body), body.close, stack.pop_all().close)
+    return Response(whole, 200, headers, direct_passthrough=True)
+
+
+def _running(
+    services: Services, record: Record, call: ToolCall, cancel: Cancel, interval: float
+) -> Generator[Tick, None, str]:
+    """A call of a tool, within the limits of the caller: it is a request, and has a place among
+    those that run in parallel. Ticks every `interval` seconds. Raises RpcError now, and ToolError
+    and GatewayError later."""
     caller = services.callers.caller(record.key, request.environ)
     tool = services.dialogues.published(record.key, caller).get(call.name)
     if tool is None:
         raise RpcError(INVALID_PARAMS, f"there is no tool {call.name[:128]!r} for this key")
-    stop = disconnect.watch(request.environ, cancel)
+    environ = request.environ
+
+    def running() -> Generator[Tick, None, str]:
+        stop = disconnect.watch(environ, cancel)
+        try:
+            with closing(Admitted(caller, cancel, model="", prompt=1)):
+                work = services.dialogues.call(tool, call.arguments, cancel, interval)
+                return (yield from work)
+        finally:
+            stop()
+
+    return running()
+
+
+def _finished(work: Generator[Tick, None, str]) -> str:
+    """What a call without ticks returns."""
     try:
-        with closing(Admitted(caller, cancel, model="", prompt=1)):
-            return services.dialogues.call(tool, call.arguments, cancel)
-    finally:
-        stop()
+        next(work)
+    except StopIteration as finished:
+        text: str = finished.value
+        return text
+    raise AssertionError("there are no ticks")

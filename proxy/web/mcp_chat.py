@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Annotated, Any
 
@@ -17,7 +17,8 @@ from ..dialogue.published import arguments, schema_of
 from ..errors import GatewayError
 from ..gateway import Answer, Caller
 from ..runtime.cancel import Cancel
-from .fastpath import Environ
+from .fastpath import BodyAndHeaders, Environ
+from .mcp_progress import TextProgress
 from .observability import Record
 from .services import Services
 from .spine import completion_view
@@ -40,7 +41,13 @@ TOOL = Tool("chat", "Ask a language model and return its answer", schema_of(_Cha
 class _ChatTool:
     """The dialect of the tool: a body of a chat completion, and an answer as a tool's result."""
 
-    Encoder = openai_chat.Encoder
+    def __init__(self, progress: TextProgress | None = None) -> None:
+        """`progress` encodes the answer as a stream."""
+        self._progress = progress
+
+    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> TextProgress:
+        assert self._progress is not None, "only a stream needs it"
+        return self._progress
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         return openai_chat.parse(body)
@@ -55,15 +62,23 @@ class _ChatTool:
 
 
 def chat(
-    services: Services, environ: Environ, given: Mapping[str, Any], cancel: Cancel
-) -> Mapping[str, Any]:
-    """The result of the tool. `cancel` ends the answer, as a client that disconnects does. Raises
+    services: Services,
+    environ: Environ,
+    given: Mapping[str, Any],
+    cancel: Cancel,
+    make_progress: Callable[[int], TextProgress] | None = None,
+) -> Mapping[str, Any] | BodyAndHeaders:
+    """The result of the tool; with `make_progress`, which gets the length of the longest answer,
+    the stream that has it. `cancel` ends the answer, as a client that disconnects does. Raises
     ToolError."""
     asked = arguments(_Chat, given)
+    progress = None if make_progress is None else make_progress(asked.max_tokens)
     messages = [{"role": "user", "content": asked.message}]
     if asked.system:
         messages.insert(0, {"role": "system", "content": asked.system})
     body: dict[str, Any] = {"model": asked.model, "messages": messages}
+    if progress is not None:
+        body["stream"] = True
     if asked.max_tokens:
         body["max_tokens"] = asked.max_tokens
     data = msgspec.json.encode(body)
@@ -73,10 +88,12 @@ def chat(
         cancel.add(own.cancel)
         return services.gateway.answer(request, own, caller)
 
-    sent = completion_view(services, inner, _ChatTool(), "chatcmpl-", begin=begin)
+    sent = completion_view(services, inner, _ChatTool(progress), "chatcmpl-", begin=begin)
     if isinstance(sent, Response):
         Record.of(environ).status = 200  # the error is in the result
         data = sent.get_data()
+    elif progress is not None:
+        return sent
     else:
         data = b"".join(sent[0])
     result: Mapping[str, Any] = msgspec.json.decode(data)

@@ -35,3 +35,14 @@ class RunningCalls:
             cancel = self._cancels.get((owner, session, key))
         if cancel is not None and session:
             cancel.cancel()
+
+    def cancel_all(self, owner: str, session: str) -> None:
+        """Cancel all calls of a session."""
+        with self._lock:
+            cancels = [
+                cancel
+                for (key, of, _), cancel in self._cancels.items()
+                if (key, of) == (owner, session)
+            ]
+        for cancel in cancels:
+            cancel.cancel()

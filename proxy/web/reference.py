@@ -100,6 +100,7 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "answer": Operation(
             "A message of the Model Context Protocol, over streamable HTTP", "McpMessage"
         ),
+        "end": Operation("Ends a session of the Model Context Protocol: its calls are cancelled"),
     },
     (OPENAI, "responses"): {
         "create": Operation(

@@ -110,6 +110,25 @@ def test_model_answers(served: Gateway) -> None:
     assert "context" in text
 
 
+def test_client_hears_of_the_text_as_it_is_written(served: Gateway) -> None:
+    told: list[tuple[float, float | None, str]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message or ""))
+
+    async def work(client: Any) -> str:
+        arguments = {"message": "What is the weather in Oslo?", "max_tokens": 24}
+        result = await client.call_tool("chat", arguments, progress_callback=hear)
+        assert not result.is_error
+        text: str = result.content[0].text
+        return text
+
+    text = using(served, work)
+    assert told and text.startswith("".join(message for _, _, message in told))
+    assert {total for _, total, _ in told} == {24}
+    assert [one for one, _, _ in told] == sorted({one for one, _, _ in told})
+
+
 def test_client_that_cancels_ends_the_call(served: Gateway, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
 

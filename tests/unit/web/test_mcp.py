@@ -8,15 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from proxy.core.events import TextDelta
 from proxy.core.request import Tool
 from proxy.dialects import mcp_server
 from proxy.dialogue.events import Bounds
 from proxy.errors import BackendDown
 from proxy.runtime.cancel import Cancel
+from proxy.web import mcp_progress
 from tests.extras import need
 from tests.fakes import ScriptedDriver, client, make_app, say, services_of
 
@@ -109,7 +112,6 @@ def test_pages_of_other_sites_are_refused(http: FlaskClient) -> None:
 
 def test_there_is_no_stream_of_the_server(http: FlaskClient) -> None:
     assert http.get("/mcp").status_code == 405
-    assert http.delete("/mcp").status_code == 405
 
 
 def test_tools_are_listed_and_called(http: FlaskClient) -> None:
@@ -226,3 +228,114 @@ def test_call_has_the_time_limit_of_tools(monkeypatch: pytest.MonkeyPatch) -> No
     tool.go.set()
     assert result["isError"]
     assert "timed out after 0.05 seconds" in result["content"][0]["text"]
+
+
+STREAM = {"Accept": "application/json, text/event-stream"}
+
+
+def streamed(http: FlaskClient, name: str, **arguments: Any) -> list[Any]:
+    """The messages of a stream with the progress of a call."""
+    meta = {"progressToken": "p1"}
+    params = {"name": name, "arguments": arguments, "_meta": meta}
+    answer = post(http, "tools/call", headers=STREAM, params=params)
+    assert answer.content_type.startswith("text/event-stream"), answer.text
+    lines = answer.text.splitlines()
+    return [msgspec.json.decode(line[6:]) for line in lines if line.startswith("data: ")]
+
+
+def test_text_of_a_model_is_told_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("knowledge", "mcp")
+    import mcp_types as types
+
+    monkeypatch.setattr(mcp_progress, "PAUSE", 0.0)
+    http = client(ScriptedDriver(say("Hel", "lo", ".")), **SETTINGS)
+    *told, last = streamed(http, "chat", message="Hi", max_tokens=9)
+    assert last == mcp_server.answer(1, mcp_server.content("Hello."))
+    for one in told:
+        types.ProgressNotification.model_validate(one, by_name=False)
+    params = [one["params"] for one in told]
+    assert "".join(one["message"] for one in params) == "Hello."
+    assert [one["progress"] for one in params] == [1, 2, 3]
+    assert {(one["progressToken"], one["total"]) for one in params} == {("p1", 9)}
+
+
+def test_text_is_told_at_a_moderate_pace() -> None:
+    now = [100.0]
+    progress = mcp_progress.TextProgress(1, "p", 0, lambda: now[0])
+    assert b'"message":"a"' in progress.encode(0, [TextDelta("a")])
+    assert progress.encode(0, [TextDelta("b")]) == b""
+    now[0] += 2 * mcp_progress.PAUSE
+    frame = progress.encode(0, [TextDelta("c")])
+    assert b'"message":"bc"' in frame and b"total" not in frame
+
+
+def test_stream_of_a_call_that_fails_ends_with_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = client(ScriptedDriver([*say("Hel")[:2], BackendDown("gone")]), continue_broken=False)
+    *_, last = streamed(broken, "chat", message="Hi")
+    assert last["result"]["isError"]
+    *_, last = streamed(client(ScriptedDriver(), **SETTINGS), "calculator", expression="1/0")
+    assert last["result"]["isError"]
+
+
+def test_stream_ticks_while_a_tool_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_progress, "SECOND", 0.01)
+    app = make_app(ScriptedDriver(), **SETTINGS)
+    tool = WaitingTool()
+    dialogues = services_of(app).dialogues
+    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
+    encode = mcp_server.progress
+
+    def progress(token: Any, done: int, message: str, total: int = 0) -> Any:
+        if done == 3:
+            tool.go.set()
+        return encode(token, done, message, total)
+
+    monkeypatch.setattr(mcp_server, "progress", progress)
+    *told, last = streamed(app.test_client(), "wait")
+    assert [one["params"]["progress"] for one in told][:3] == [1, 2, 3]
+    assert last["result"] == mcp_server.content("done")
+
+
+@pytest.mark.parametrize("way", ["notification", "end of the session"])
+def test_cancelled_stream_has_no_result(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(ScriptedDriver(), **SETTINGS)
+    tool = WaitingTool()
+    dialogues = services_of(app).dialogues
+    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
+    session = {mcp_server.SESSION: "mine"}
+    params = {"name": "wait", "arguments": {}, "_meta": {"progressToken": 1}}
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(
+            post, app.test_client(), "tools/call", headers={**STREAM, **session}, params=params
+        )
+        assert tool.began.wait(60)
+        other = app.test_client()
+        if way == "notification":
+            body = {
+                "jsonrpc": "2.0",
+                "method": "notifications/cancelled",
+                "params": {"requestId": 1},
+            }
+            assert other.post("/mcp", json=body, headers=session).status_code == 202
+        else:
+            assert other.delete("/mcp", headers={mcp_server.SESSION: "other"}).status_code == 204
+            assert other.delete("/mcp", headers=session).status_code == 204
+        assert "result" not in call.result(60).text
+    tool.go.set()
+
+
+def test_session_to_end_must_be_named(http: FlaskClient) -> None:
+    assert http.delete("/mcp").status_code == 400
+
+
+@pytest.mark.parametrize("token", [1.5, True, [], "x" * 257])
+def test_wrong_progress_tokens_are_refused(http: FlaskClient, token: Any) -> None:
+    params = {"name": "time", "_meta": {"progressToken": token}}
+    error = post(http, "tools/call", headers=STREAM, params=params).json["error"]
+    assert error["code"] == mcp_server.INVALID_PARAMS
+
+
+def test_client_that_takes_no_streams_gets_json(http: FlaskClient) -> None:
+    params = {"name": "time", "_meta": {"progressToken": 1}}
+    answer = post(http, "tools/call", params=params).json
+    assert answer is not None and "result" in answer
