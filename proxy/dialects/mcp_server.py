@@ -11,10 +11,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from ..core.request import Tool
 from ..errors import BadRequest, GatewayError
+from ..wire import sse
 from .fields import Body
 
 VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")  # the newest first
@@ -23,6 +25,7 @@ _SESSION = re.compile(r"[!-~]{1,128}")
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
 REFUSED = -32000  # the first code that servers define themselves
 LONGEST_ID = 256  # characters
+HEARTBEAT = sse.HEARTBEAT
 
 Id = str | int
 
@@ -146,6 +149,11 @@ def cancelled(params: Body) -> Id | None:
 def content(text: str, *, failed: bool = False) -> dict[str, Any]:
     """The result of a tool."""
     return {"content": [{"type": "text", "text": text}], "isError": failed}
+
+
+def frame(message: Mapping[str, Any]) -> bytes:
+    """A message as an event of a stream."""
+    return sse.encode(msgspec.json.encode(message))
 
 
 def answer(key: Id | None, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,7 @@ written, and every second that a tool takes. A call that is cancelled gets no re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Generator
 
 from ..core.events import Batch, TextDelta
 from ..dialects import mcp_server
@@ -18,15 +15,10 @@ from ..dialects.mcp_server import Id
 from ..dialogue import ToolError
 from ..dialogue.events import Tick
 from ..errors import Cancelled, GatewayError
-from ..wire import sse
 from .stream import ClosingBody
 
 SECOND = 1.0  # between two notifications about a tool
 PAUSE = 0.1  # seconds between two notifications about a text, at least
-
-
-def _frame(message: Mapping[str, Any]) -> bytes:
-    return sse.encode(msgspec.json.encode(message))
 
 
 class CallBody(ClosingBody):
@@ -58,7 +50,7 @@ class TextProgress:
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         if not batch:
-            return sse.HEARTBEAT
+            return mcp_server.HEARTBEAT
         for event in batch:
             if isinstance(event, TextDelta) and event.text:
                 self._text.append(event.text)
@@ -69,14 +61,16 @@ class TextProgress:
         self._last = now
         piece = "".join(self._text[self._told :])
         self._told = len(self._text)
-        return _frame(mcp_server.progress(self._token, self._tokens, piece, self._total))
+        return mcp_server.frame(mcp_server.progress(self._token, self._tokens, piece, self._total))
 
     def fail(self, fault: GatewayError) -> bytes:
         result = mcp_server.content(fault.message, failed=True)
-        return _frame(mcp_server.answer(self._key, result))
+        return mcp_server.frame(mcp_server.answer(self._key, result))
 
     def end(self) -> bytes:
-        return _frame(mcp_server.answer(self._key, mcp_server.content("".join(self._text))))
+        return mcp_server.frame(
+            mcp_server.answer(self._key, mcp_server.content("".join(self._text)))
+        )
 
 
 def told(work: Generator[Tick, None, str], key: Id, token: Id) -> Generator[bytes, None, None]:
@@ -90,7 +84,7 @@ def told(work: Generator[Tick, None, str], key: Id, token: Id) -> Generator[byte
                 result = mcp_server.content(finished.value)
                 break
             seconds += 1
-            yield _frame(mcp_server.progress(token, seconds, f"running for {seconds} s"))
+            yield mcp_server.frame(mcp_server.progress(token, seconds, f"running for {seconds} s"))
     except Cancelled:
         return
     except ToolError as error:
@@ -99,4 +93,4 @@ def told(work: Generator[Tick, None, str], key: Id, token: Id) -> Generator[byte
         result = mcp_server.content(error.message, failed=True)
     finally:
         work.close()
-    yield _frame(mcp_server.answer(key, result))
+    yield mcp_server.frame(mcp_server.answer(key, result))

@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from proxy.core.events import TextDelta
@@ -22,6 +24,7 @@ from proxy.runtime.cancel import Cancel
 from proxy.web import mcp_progress
 from tests.extras import need
 from tests.fakes import ScriptedDriver, client, make_app, say, services_of
+from tests.thorough import share
 
 from .account_client import KEYS, Http
 
@@ -339,3 +342,64 @@ def test_client_that_takes_no_streams_gets_json(http: FlaskClient) -> None:
     params = {"name": "time", "_meta": {"progressToken": 1}}
     answer = post(http, "tools/call", params=params).json
     assert answer is not None and "result" in answer
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+METHODS = ["initialize", "ping", "tools/list", "tools/call", "notifications/cancelled"]
+PARAMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["chat", "models", "calculator", "time"]) | JSON_VALUES,
+        "arguments": st.fixed_dictionaries(
+            {},
+            optional={
+                "message": JSON_VALUES,
+                "model": JSON_VALUES,
+                "max_tokens": JSON_VALUES,
+                "expression": JSON_VALUES,
+            },
+        )
+        | JSON_VALUES,
+        "_meta": st.fixed_dictionaries({"progressToken": JSON_VALUES}) | JSON_VALUES,
+        "protocolVersion": JSON_VALUES,
+        "requestId": JSON_VALUES,
+    },
+)
+MESSAGES = JSON_VALUES | st.fixed_dictionaries(
+    {"jsonrpc": st.just("2.0") | JSON_VALUES},
+    optional={
+        "id": st.integers(0, 3) | JSON_VALUES,
+        "method": st.sampled_from(METHODS) | JSON_VALUES,
+        "params": PARAMS | JSON_VALUES,
+        "result": JSON_VALUES,
+        "error": JSON_VALUES,
+    },
+)
+
+
+@given(
+    message=MESSAGES,
+    session=st.none() | st.text(max_size=20).filter(lambda text: text.isprintable()),
+    streams=st.booleans(),
+)
+@settings(max_examples=share(500), deadline=None)
+def test_every_message_gets_an_answer_of_the_protocol(
+    http: FlaskClient, message: Any, session: str | None, streams: bool
+) -> None:
+    headers = dict(STREAM) if streams else {}
+    if session is not None and session.isascii():
+        headers[mcp_server.SESSION] = session
+    got = http.post("/mcp", data=msgspec.json.encode(message), headers=headers)
+    assert got.status_code in (200, 202, 400), got.text
+    if got.status_code == 202:
+        assert not got.data
+    elif got.content_type.startswith("application/json"):
+        assert got.json is not None and got.json["jsonrpc"] == "2.0"
+        assert ("result" in got.json) != ("error" in got.json)
+    else:
+        *_, last = (line for line in got.text.splitlines() if line.startswith("data: "))
+        assert "result" in msgspec.json.decode(last[6:])
