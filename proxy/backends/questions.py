@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +34,7 @@ class ProbeSession:
         self._session = requests.Session()
         self._session.trust_env = False  # the environment's proxy is for the internet
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(self._budget))
+            self._session.mount(scheme, _Adapter(max_retries=0))
         own = {"Connection": "close", "Accept-Encoding": "identity"}
         self._session.headers.update({**own, **headers})
 
@@ -47,6 +48,7 @@ class ProbeSession:
         """The status and body, (0, b"") if there is no valid answer in time; with a `body`, of a
         POST. The answer is not decompressed, whatever its Content-Encoding. Raises BackendDown."""
         self._budget.start(seconds)
+        _asking.budget = self._budget
         method = "GET" if body is None else "POST"
         try:
             with self._session.request(
@@ -109,24 +111,29 @@ class _Socket:
         return getattr(self._sock, name)
 
 
+_asking = threading.local()  # `budget` of the answer that this thread waits for
+
+
+def _counting(pool: Any) -> Any:
+    """A class of connection pools whose connections count their bytes."""
+
+    class Counting(pool.ConnectionCls):  # type: ignore[misc]
+        sock: Any
+
+        def connect(self) -> None:
+            super().connect()
+            self.sock = _Socket(self.sock, _asking.budget)
+
+    return type("CountingPool", (pool,), {"ConnectionCls": Counting})
+
+
+# Made once: classes are reference cycles, and a backend that is down is probed every few seconds.
+_POOLS = {"http": _counting(HTTPConnectionPool), "https": _counting(HTTPSConnectionPool)}
+
+
 class _Adapter(HTTPAdapter):
     """Creates connections with counting sockets."""
 
-    def __init__(self, budget: _Budget) -> None:
-        def counting(pool: Any) -> Any:
-            class Counting(pool.ConnectionCls):  # type: ignore[misc]
-                sock: Any
-
-                def connect(self) -> None:
-                    super().connect()
-                    self.sock = _Socket(self.sock, budget)
-
-            return type("CountingPool", (pool,), {"ConnectionCls": Counting})
-
-        pools = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
-        self._pools = {scheme: counting(pool) for scheme, pool in pools.items()}
-        super().__init__(max_retries=0)
-
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = self._pools
+        self.poolmanager.pool_classes_by_scheme = _POOLS

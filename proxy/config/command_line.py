@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from proxy import __version__
@@ -42,8 +42,14 @@ class _PrintCompletion(argparse.Action):
         parser.exit()
 
 
+@cache
 def parser() -> argparse.ArgumentParser:
-    """The parser of the server's flags. It sets only what the user gave, as text."""
+    """The parser of the server's flags. It sets only what the user gave, as text. Made once: it is
+    full of reference cycles, and each reload of the settings needs it."""
+    return _create()
+
+
+def _create() -> argparse.ArgumentParser:
     made = _Parser(
         prog=PROG,
         usage="%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]",
@@ -74,7 +80,7 @@ def completion(shell: str) -> str:
     """The script that completes flags, their values and commands in a shell."""
     import shtab  # late: only this needs it
 
-    whole = parser()
+    whole = _create()
     commands = whole.add_subparsers(metavar="COMMAND")
     for name, text in COMMANDS.items():
         made = commands.add_parser(name, help=text, argument_default=argparse.SUPPRESS)

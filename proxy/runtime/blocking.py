@@ -54,7 +54,10 @@ def run_in_native_thread(
     with gevent.Timeout(timeout, TimeoutError("it took too long")):
         done, error = pool.apply(marked)
     if error is not None:
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # whose traceback has this frame: a reference cycle
     result: T = done
     return result
 
