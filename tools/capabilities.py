@@ -31,8 +31,9 @@ NOTES = (
     " no cache. One tool that must be called is begun in the model's place, but a model that"
     " babbles never ends the call.",
     "By its `/v1`, a server enforces calls itself: llama-server lets free text come before one, and"
-    " llama-cpp-python's enforces only the call of a tool that is named, or the only one. slotproxy"
-    " refuses an answer without the call.",
+    " llama-cpp-python's enforces only the call of a tool that is named, or the only one: for a"
+    " call of any of several, slotproxy describes the tools in the prompt and asks for a document"
+    " by their schema. It refuses an answer without the call.",
 )
 SECONDS = 60.0
 

@@ -36,7 +36,9 @@ def until(page: Any, condition: Callable[[], bool], seconds: float = 60) -> None
 
 
 def answered(page: Any) -> str:
-    page.locator(DONE).last.wait_for()
+    last = page.locator(".message.assistant").last
+    until(page, lambda: last.get_attribute("data-status") != "growing", 100)
+    assert last.get_attribute("data-status") == "done", last.inner_text()
     said = page.locator(f"{DONE} .said").last
     until(page, lambda: bool(said.inner_text().strip()))  # the last words are drawn a frame later
     text: str = said.inner_text()
