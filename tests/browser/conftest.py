@@ -71,7 +71,7 @@ def start_site(
         folder = tmp_path_factory.mktemp("site")
         words = f"--llama-api {model_server.url} --slots 4 --chat-template chatml".split()
         one = Gateway(
-            [*words, "--data", str(folder / "data"), *flags],
+            [*words, "--no-local-embeddings", "--data", str(folder / "data"), *flags],
             folder / f"gateway-{next(_serial)}.log",
         )
         started.append(one)

@@ -360,7 +360,7 @@ def running(
     python = ("-W", "error")
     web = SearXNG({})
     searches = ("--search-engine", "searxng", "--searxng-url", web.url)
-    given = [*flags(backend.url, folder, keys=keys), *searches, *more]
+    given = [*flags(backend.url, folder, keys=keys), "--no-local-embeddings", *searches, *more]
     gateway = Gateway(given, folder / "gateway.log", python=python)
     try:
         gateway.start()

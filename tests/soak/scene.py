@@ -72,7 +72,7 @@ class Scene:
         self.write_keys()
         self.write_config(frozenset())
         flags = ["--config", str(self._config), "--api-key-file", str(self._key_file)]
-        flags += ["--data", str(folder / "data"), *FLAGS]
+        flags += ["--no-local-embeddings", "--data", str(folder / "data"), *FLAGS]
         if self.redis is not None:
             flags += ["--workers", "2", "--state", self.redis.url]
         env = {"TMPDIR": str(folder / "tmp")}
