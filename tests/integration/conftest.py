@@ -120,18 +120,18 @@ def start_server(
 @pytest.fixture(scope="module")
 def start_llama_cpp_python(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[Path], LlamaCppPythonServer]]:
-    """Factory: ``start_llama_cpp_python(model)``. Only `make test-all` runs it."""
+) -> Iterator[Callable[..., LlamaCppPythonServer]]:
+    """Factory: ``start_llama_cpp_python(model, ctx=4096)``. Only `make test-all` runs it."""
     started: list[LlamaCppPythonServer] = []
 
-    def start(model: Path) -> LlamaCppPythonServer:
+    def start(model: Path, ctx: int = 4096) -> LlamaCppPythonServer:
         if thorough.FEW:
             pytest.skip("make test-all runs it")
         python = llama_cpp_python.find()
         if python is None:
             pytest.fail("not built: python -m tools.llama_cpp_python build")
         log = tmp_path_factory.mktemp("server") / f"llama-cpp-python-{next(_serial)}.log"
-        server = LlamaCppPythonServer(python, model, log)
+        server = LlamaCppPythonServer(python, model, log, ctx)
         started.append(server)
         server.start()
         return server

@@ -11,4 +11,9 @@ SERVER_FIXTURES = {
 GENERATIONS = tuple(SERVER_FIXTURES)
 # Servers that do not report their slots, and truncate and forget like servers of 2023.
 OLD = ("llama-2023", "powerinfer")
-BY_OPENAI = "llama-2026-v1"  # a llama-server of 2026 by its /v1, with kind = "openai"
+# By their /v1, with kind = "openai": a llama-server of 2026, a slotproxy in front of it, and the
+# server of llama-cpp-python.
+BY_OPENAI = "llama-2026-v1"
+BY_SLOTPROXY = "slotproxy"
+BY_PYTHON = "llama-cpp-python"
+BY_V1 = (BY_OPENAI, BY_SLOTPROXY, BY_PYTHON)

@@ -74,6 +74,8 @@ def payload(
     form = _response_format(task, server, by_prompt)
     if form:
         body["response_format"] = form
+        if server.own_schema and "json_schema" in form:
+            body["json_schema"] = form["json_schema"]["schema"]
     if task.logprobs is not None:
         body["logprobs"] = True
         body["top_logprobs"] = task.logprobs

@@ -71,9 +71,9 @@ class ServerType(Struct, frozen=True, kw_only=True):
     routes for tokens, None without any. `continues`: it continues an answer that the client begins.
     `limit` is the name of the field for the maximum length of an answer. `schemas`: it knows
     `json_schema`; otherwise it takes a schema with `json_object`. `strict_form`: it knows nothing
-    but `json_schema`. `by_prompt`: what it does not know of `core.formats`, unless it says more
-    later. `health` is the path, below its root, that a health check asks for; empty: the list of
-    models."""
+    but `json_schema`; `own_schema`: it reads the schema from a field of that name. `by_prompt`:
+    what it does not know of `core.formats`, unless it says more later. `health` is the path, below
+    its root, that a health check asks for; empty: the list of models."""
 
     name: str
     sampling: Mapping[str, str]
@@ -85,6 +85,7 @@ class ServerType(Struct, frozen=True, kw_only=True):
     limit: str = "max_tokens"
     schemas: bool = True
     strict_form: bool = False
+    own_schema: bool = False
     by_prompt: frozenset[str] = frozenset()
     health: str = ""
 
@@ -177,6 +178,7 @@ BY_OWNER: Mapping[str, ServerType] = {
     ),
     "tabbyAPI": ServerType(
         name="tabbyapi",
+        own_schema=True,
         sampling={**STANDARD, "top_k": "top_k", "min_p": "min_p"},
         slots=4,
         most_slots=64,
