@@ -150,8 +150,8 @@ def every_kind(
     old, power = start_server("llama-2023"), start_server("powerinfer")
     new, far = start_server("llama-2026"), start_server("llama-2023")
     python = start_llama_cpp_python(made_up_model)
-    flags = ("--llama-api", far.url, "--slots", "2")
-    second = Gateway(flags, tmp_path / "second.log", held_port())  # it is restarted on its port
+    of_second = ("--llama-api", far.url, "--slots", "2")
+    second = Gateway(of_second, tmp_path / "second.log", held_port())  # restarted on its port
     babbler = made_up_chatglm.write(tmp_path / "babbler.bin", ())
     backends: dict[str, dict[str, Any]] = {
         "old": {"url": old.url, "slots": 2},

@@ -57,20 +57,13 @@ _FULL = {"role": None, "content": None, "reasoning_content": None, "tool_calls":
 STREAMS = {
     "vllm": events(
         chunk(
-            choice({"role": "assistant", "content": "", "tool_calls": []}, logprobs=None),
+            choice({"role": "assistant", "content": ""}, logprobs=None),
             prompt_token_ids=None,
+            prompt_text=None,
         ),
-        chunk(choice({"content": "Hello", "tool_calls": []}, logprobs=None, token_ids=None)),
-        chunk(
-            choice(
-                {"content": " there", "tool_calls": []},
-                "stop",
-                logprobs=None,
-                stop_reason=None,
-                token_ids=None,
-            )
-        ),
-        chunk(usage=USAGE, system_fingerprint=None),
+        chunk(choice({"content": "Hello"}, logprobs=None, token_ids=None)),
+        chunk(choice({"content": " there"}, "stop", logprobs=None, stop_reason=None)),
+        chunk(usage=USAGE, system_fingerprint="vllm-0.32.0-05b85a13"),
     ),
     "sglang": events(
         chunk(choice({**_FULL, "role": "assistant", "content": ""}, **_NONE), usage=None),
