@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,50 @@ from pathlib import Path
 from .building import cache
 
 PACKAGES = ("@modelcontextprotocol/conformance@0.1.16", "node@22.23.3")
-# The others ask for tools, prompts and resources of the suite's own example server.
-SCENARIOS = ("server-initialize", "ping", "tools-list", "dns-rebinding-protection")
+SCENARIOS = (
+    "server-initialize",
+    "ping",
+    "tools-list",
+    "tools-call-simple-text",
+    "tools-call-error",
+    "tools-call-with-progress",
+    "server-sse-multiple-streams",
+    "dns-rebinding-protection",
+)
+# The others, by what a gateway's server does not have.
+ABSENT = {
+    "resources": (
+        "resources-list",
+        "resources-read-text",
+        "resources-read-binary",
+        "resources-templates-read",
+        "resources-subscribe",
+        "resources-unsubscribe",
+    ),
+    "prompts": (
+        "prompts-list",
+        "prompts-get-simple",
+        "prompts-get-with-args",
+        "prompts-get-embedded-resource",
+        "prompts-get-with-image",
+    ),
+    "completion of the arguments of prompts": ("completion-complete",),
+    "logging to the client": ("logging-set-level", "tools-call-with-logging"),
+    "results other than text": (
+        "tools-call-image",
+        "tools-call-audio",
+        "tools-call-embedded-resource",
+        "tools-call-mixed-content",
+    ),
+    "requests to the client": (
+        "tools-call-sampling",
+        "tools-call-elicitation",
+        "elicitation-sep1034-defaults",
+        "elicitation-sep1330-enums",
+    ),
+    "streams that are resumed": ("server-sse-polling",),
+    "a schema that the suite's example server has": ("json-schema-2020-12",),
+}
 PATIENCE = 60  # seconds for a scenario
 
 
@@ -54,6 +97,16 @@ def install() -> str | None:
         output = done.stderr.strip().splitlines() or ["no reason given"]
         return f"no MCP conformance suite: npm: {output[-1]}"
     return None
+
+
+def scenarios() -> list[str]:
+    """The names of all scenarios for servers."""
+    start = find()
+    assert start is not None, "it is installed"
+    done = subprocess.run(
+        [*start, "list", "--server"], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    return re.findall(r"^ +- (\S+)", done.stdout, re.MULTILINE)
 
 
 def run(url: str, scenario: str) -> subprocess.CompletedProcess[str]:
