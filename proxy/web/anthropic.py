@@ -45,6 +45,10 @@ class EditingDialect:
         asked = parsed(partial(anthropic.parse, body), self._environ)
         check_model(self._services, self._environ, asked.model)
         barred = permissions(self._services, self._environ).barred_tiers
+        key = Record.of(self._environ).key
+        allowance = self._services.callers.caller(key, self._environ).allowance
+        if allowance is not None:
+            allowance.check()  # tokens are counted before the answer is admitted
         asked, self._applied = _edited(self._services, asked, body, self._cancel, barred)
         return asked
 

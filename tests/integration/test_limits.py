@@ -20,6 +20,8 @@ from msgspec.structs import replace
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("redis", reason="the extra redis is not installed")
 
+from redis import Redis
+
 from proxy.accounts.limiting import shared
 from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
 from proxy.accounts.limiting.meters import ANY, TICKS, Charge, Gauge, Meter, window
@@ -133,6 +135,25 @@ def test_leases_of_long_requests_are_renewed(
     limiter.settle(held, ())
     until(lambda: isinstance(other.take((), gauges), Taken), 60)
     other.close()
+
+
+def test_keys_that_another_program_wrote_are_repaired(
+    limiter: SharedLimiter, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis = Redis(port=redis_server.port)
+    charges = [Charge("key k", window("requests/minute", 2, 60), TICKS, TICKS, gives_back=False)]
+    gauges = [Gauge("key k", "parallel", 4)]
+    taken = limiter.take(charges, gauges)
+    assert isinstance(taken, Taken)
+    (level,) = (key for key in redis.keys("*limits:*") if b"\0" not in key)
+    redis.delete(level)
+    redis.set(level, "foreign")
+    assert isinstance(limiter.take(charges, gauges), Taken)
+    assert "deleted the Redis key" in caplog.text
+    redis.hset(level, "requests/minute", "no level")
+    results = [limiter.take(charges, gauges) for _ in range(3)]
+    assert [isinstance(one, Taken) for one in results] == [True, True, False]
+    limiter.settle(taken, taken.amounts)
 
 
 def test_redis_that_is_away_is_told(redis_server: RedisServer, limiter: SharedLimiter) -> None:

@@ -182,6 +182,19 @@ class Allowance:
         self._counted = True
         return Admission(service, plan, terms, found)
 
+    def check(self) -> None:
+        """Raise the error of a request that its limits refuse whatever its size, before work that
+        admission would come after. Takes nothing. Raises as `admit` does."""
+        service = self._service
+        asked = self.plan.charges(Size(), service.terms(self.plan, ""), counts=True)
+        charges = [one._replace(wish=0, gives_back=False) for one in asked]
+        found = service.take(charges, ())
+        if isinstance(found, Refused):
+            self._note(charges, found)
+            self._check_waits(charges, found)
+        elif found is not None:
+            service.limiter.settle(found, found.amounts)
+
     def begin(self, model: str, cancel: Cancel) -> Generator[None, None, None]:
         """Count the request, and ask for a token that is given back at once: before tools run that
         the model has not asked for. Yields and raises as `admit` does."""

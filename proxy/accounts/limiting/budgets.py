@@ -15,7 +15,7 @@ from .meters import MICROSECONDS, Meter
 
 HOUR = 3600 * MICROSECONDS
 # Units of a meter in one of money, a token, and a second. Doubles count them exactly.
-SCALES: dict[Unit, int] = {"money": 1_000_000, "tokens": 1000, "slot_seconds": 1000}
+SCALES: dict[Unit, int] = {"money": 1_000_000, "tokens": 1000, "slot_seconds": 1_000_000}
 LARGEST = 2**52  # units of a meter
 MILLION = 1_000_000  # tokens that a price is for
 

@@ -5,6 +5,8 @@ gauge a sorted set of leases by the time at which they end. A lease is "ID|NAME=
 took and gives back if its worker dies. Whichever script sees a lease first that has ended, gives
 it back.
 
+A level that is no such text counts as none.
+
 Numbers are doubles, exact up to 2^53, and are written with all of their digits.
 """
 
@@ -20,11 +22,11 @@ local function level(one)
   local rate, at = one[4], one[6]
   if rate > 0 then at = math.floor(now / one[5]) end
   local known = redis.call('HGET', KEYS[one[1]], one[2])
-  if not known then
+  local used, before = string.match(known or '', '^(%d+):(%d+)$')
+  if not used then
     if rate > 0 then return 0, at end
     return nil, at
   end
-  local used, before = string.match(known, '(%d+):(%d+)')
   used, before = tonumber(used), tonumber(before)
   if at <= before then return used, before end
   if rate == 0 then return nil, at end
@@ -53,8 +55,8 @@ for _, gauge in ipairs(gauges) do
     redis.call('ZREM', KEYS[gauge[1]], lease)
     for name, units in string.gmatch(lease, '([%w_/]+)=(%d+)') do
       local known = redis.call('HGET', KEYS[gauge[2]], name)
-      if known then
-        local used, at = string.match(known, '(%d+):(%d+)')
+      local used, at = string.match(known or '', '^(%d+):(%d+)$')
+      if used then
         redis.call('HSET', KEYS[gauge[2]], name, text(math.max(0, used - units)) .. ':' .. at)
       end
     end

@@ -56,6 +56,7 @@ class SharedLimiter:
         from redis.retry import Retry
 
         self._error, self._timeout = redis.RedisError, redis.TimeoutError
+        self._refused = redis.ResponseError
         self._redis: Any = redis.Redis.from_url(
             url,
             socket_timeout=SECONDS,
@@ -170,7 +171,13 @@ class SharedLimiter:
         if time.monotonic() < self._down:
             raise _unavailable()
         try:
-            answer = script(keys, args)
+            try:
+                answer = script(keys, args)
+            except self._refused as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                self._repair(keys)
+                answer = script(keys, args)
         except (self._error, OSError) as error:
             if not self._down:
                 log.error("limits: Redis is unavailable: %s", type(error).__name__)
@@ -180,6 +187,20 @@ class SharedLimiter:
             log.warning("limits: Redis is back")
             self._down = 0.0
         return answer
+
+    def _repair(self, keys: Sequence[str]) -> None:
+        """Delete those of these keys that another program has written: they have no levels. What
+        they had is lost, so these limits begin anew, and budgets are read from the ledger."""
+        for key in keys:
+            kind, wanted = self._redis.type(key), b"zset" if "\0" in key else b"hash"
+            if kind not in (wanted, b"none"):
+                self._redis.delete(key)
+                log.error(
+                    "limits: deleted the Redis key %r, which was a %s: does another program use"
+                    " this database? Its limits begin anew",
+                    key[:200],
+                    kind.decode(),
+                )
 
     # the thread
 

@@ -72,7 +72,7 @@ def test_budget_of_a_period_names_its_end(http: Http) -> None:
 
 @pytest.mark.parametrize("unit", ["tokens", "slot_seconds"])
 def test_budgets_in_other_units(http: Http, unit: str) -> None:
-    most = PROMPT + 8 if unit == "tokens" else 0.001
+    most = PROMPT + 8 if unit == "tokens" else 0.000_001
     budgets = [{"unit": unit, "max_budget": most, "budget_duration": "1d"}]
     key = http.make(budget_limits=budgets)["key"]
     statuses = [_chat(http, key).status_code for _ in range(2)]

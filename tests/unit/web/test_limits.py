@@ -19,6 +19,7 @@ from proxy.core.vectors import Embedded
 from proxy.errors import BadRequest, Cancelled, GatewayError, LimitsUnavailable
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, KEYS, Http
+from tests.unit.web.test_context_edits import EDIT, body, edits
 
 PROMPT = 147  # tokens of CHAT, to the scripted driver
 
@@ -435,3 +436,23 @@ def test_limits_of_models_count_embeddings_under_any_name(http: Http) -> None:
         for name in ("anything", "scripted", "anything")
     ]
     assert statuses == [200, 429, 429]
+
+
+def test_context_edits_are_not_counted_beyond_the_limits(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[object] = []
+    count = services_of(http.app).gateway.count
+
+    def counting(gateway: object, *args: Any, **more: Any) -> int:
+        counted.append(gateway)
+        return count(*args, **more)
+
+    monkeypatch.setattr("proxy.gateway.gateway.Gateway.count", counting)
+    key = http.make(rpm_limit=2, max_budget=5)["key"]
+    asked = body(**edits(EDIT))
+    assert [http.post("/v1/messages", key, **asked).status_code for _ in range(2)] == [200, 200]
+    before = len(counted)
+    assert before
+    assert http.post("/v1/messages", key, **asked).status_code == 429
+    assert len(counted) == before

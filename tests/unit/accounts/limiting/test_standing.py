@@ -52,7 +52,7 @@ def test_budgets_are_told_in_their_unit() -> None:
         budget=Budget(most=5.0, soft=4.0, period="month"),
         budgets=(Budget(unit="slot_seconds", soft=60.0), Budget(unit="tokens", most=9.0)),
     )
-    spent = {"money": 6_000_000, "slot_seconds": 1500, "tokens": 0}
+    spent = {"money": 6_000_000, "slot_seconds": 1_500_000, "tokens": 0}
 
     def known(charge: Charge) -> int:
         return spent[charge.meter.name.partition("/")[0]]
