@@ -187,7 +187,7 @@ class Allowance:
         admission would come after. Takes nothing. Raises as `admit` does."""
         service = self._service
         asked = self.plan.charges(Size(), service.terms(self.plan, ""), counts=True)
-        charges = [one._replace(wish=0, gives_back=False) for one in asked]
+        charges = [replace(one, wish=0, gives_back=False) for one in asked]
         found = service.take(charges, ())
         if isinstance(found, Refused):
             self._note(charges, found)
