@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...errors import LimitsUnavailable, NoIdleSlot, QueueFull, QueueTimeout, StoreUnavailable
 from ...runtime.cancel import Cancel
