@@ -14,6 +14,7 @@ from ..config import Settings
 from ..config import keys as key_rules
 from ..gateway import Embedder
 from ..knowledge.index import Index, open_shelf
+from ..knowledge.index.vector_cache import VectorCache
 from ..knowledge.ingest import Ingester
 from ..knowledge.reading import ReadingLimits
 from ..knowledge.reindex import reindex_missing
@@ -133,7 +134,10 @@ class Stores:
             private_files.folder(self._folder, (*FILES, SLOTS))
             private_files.database(file)
         shelf = open_shelf(self._database.engine, file)
-        index = Index(shelf, self._embed if self._embedder else None)
+        # A server may get another model at any time; the local one stays the same.
+        local = self._embedder is not None and not self._settings.embedding_api
+        cache = VectorCache() if local else None
+        index = Index(shelf, self._embed if self._embedder else None, cache=cache)
         self._closing.callback(index.close)
         return index
 

@@ -26,6 +26,7 @@ from .postgres import PostgresShelf
 from .ranking import fused
 from .records import Embed, IndexEntry, IndexRow, QueryTerms
 from .sqlite import SqliteShelf
+from .vector_cache import VectorCache
 from .vectors import embedded
 
 log = logging.getLogger("slotproxy.knowledge")
@@ -42,17 +43,20 @@ STRONG = 0.4
 
 
 class Index:
-    """`embed` None: search by words only. Thread-safe."""
+    """`embed` None: search by words only. `cache` is for a model that never changes.
+    Thread-safe."""
 
     def __init__(
         self,
         shelf: IndexBackend,
         embed: Embed | None = None,
         pause: Callable[[float], None] = time.sleep,
+        cache: VectorCache | None = None,
     ) -> None:
         self._shelf = shelf
         self._embed = embed
         self._pause = pause
+        self._cache = cache
 
     @property
     def embeds(self) -> bool:
@@ -68,7 +72,13 @@ class Index:
         """Index these chunks, with vectors from `model` ("": the embedding backend's own). If the
         backend is unavailable, retry for a while unless `wait` is False. Raises what `embed`
         raises, and then indexes none of the chunks."""
-        vectors = self._vectors(model, [one.text for one in entries], TRIES if wait else 0)
+        texts, tries = [one.text for one in entries], TRIES if wait else 0
+
+        def make(missing: Sequence[str]) -> Sequence[tuple[float, ...]]:
+            return self._vectors(model, missing, tries)
+
+        cache = self._cache
+        vectors = cache.completed(base_id, model, texts, make) if cache else make(texts)
         rows = run_in_native_thread(
             lambda: [_row(*pair) for pair in zip(entries, vectors, strict=True)]
         )
