@@ -32,6 +32,7 @@ COLUMNS = {
     "llama-2026": "`llama-server` of 2026",
     "chatglm_cpp": "chatglm_cpp",
 }
+BESIDE = ("llama-2026-v1",)  # a kind of backend without a column
 YES, NO, CANNOT = "yes", "NO", "–"
 ABSENT = "chatglm_cpp makes no embeddings: a backend for them can be named beside it"
 # Test function to API, feature and client.
@@ -96,6 +97,7 @@ def results(xml: str) -> dict[str, dict[str, str]]:
     for case in ElementTree.fromstring(xml).iter("testcase"):
         name, _, rest = case.attrib["name"].partition("[")
         column = next((key for key in COLUMNS if rest.startswith(key)), "")
+        column = "" if rest.startswith(BESIDE) else column
         if name in ROWS and column:
             kinds = {child.tag for child in case}
             failed = bool(kinds & {"failure", "error"})

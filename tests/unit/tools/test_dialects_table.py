@@ -33,6 +33,12 @@ def test_every_client_test_has_a_row() -> None:
     assert names - ELSEWHERE == set(table.ROWS)
 
 
+def test_kind_without_a_column_does_not_count_for_another() -> None:
+    name = "test_ollama_chat"
+    xml = f'<testsuite><testcase name="{name}[llama-2026-v1]"><failure/></testcase></testsuite>'
+    assert table.results(xml) == {}
+
+
 def test_results_become_words() -> None:
     name = "test_ollama_chat"
     xml = f"""<testsuites><testsuite>
