@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from proxy.web.pages import texts
 from tools import browser as chromium
 from tools import servers, smollm2
 from tools.processes import Child, Gateway, ModelServer, ask
@@ -59,7 +60,7 @@ class Picture(NamedTuple):
 
 
 MODELS = "/hosting"
-LOADS = {"en": "Load smollm2-32k", "zh": "加载 smollm2-32k"}
+LOADED = "smollm2-32k"  # by the picture of the models page
 LATE = 12  # seconds by which the model that is shown as loading starts late
 PICTURES = (
     Picture("chat", "/", (1280, 800)),
@@ -236,7 +237,9 @@ def prepare(page: Page, picture: Picture) -> None:
         page.locator('[data-part="search"] button').click()
         page.locator(".hit").first.wait_for()
     elif path == MODELS:
-        page.get_by_role("button", name=LOADS[picture.language]).click()
+        page.get_by_role(
+            "button", name=f"{texts.words(picture.language, 'models.action.load')} {LOADED}"
+        ).click()
         page.locator('.model[data-key="smollm2-32k"] progress:not(.idle)').wait_for()
         page.wait_for_function(
             """() => document.querySelector('[data-key="smollm2-32k"] progress').value > 0.3"""

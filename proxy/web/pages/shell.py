@@ -1,7 +1,8 @@
-"""Common parts of all pages: templates, language and static files."""
+"""Common parts of all pages: templates, language, theme and static files."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import (
@@ -18,9 +19,8 @@ from jinja2 import FileSystemLoader
 
 from ...runtime import resources
 from ..services import current_services
-from . import guard, uploads
+from . import guard, texts, uploads
 
-LANGUAGES = ("en", "zh")
 LANGUAGE = "slotproxy_language"  # the cookie with the chosen language
 THEMES = ("system", "light", "dark")
 THEME = "slotproxy_theme"  # the cookie with the chosen theme
@@ -38,7 +38,11 @@ def install(app: Flask) -> None:
 def language() -> str:
     """Return the current request's language: the chosen one, else the browser's, else English."""
     chosen = request.cookies.get(LANGUAGE, "")
-    return chosen if chosen in LANGUAGES else request.accept_languages.best_match(LANGUAGES, "en")
+    return (
+        chosen
+        if chosen in texts.LANGUAGES
+        else request.accept_languages.best_match(texts.LANGUAGES, "en")
+    )
 
 
 def theme() -> str:
@@ -55,7 +59,7 @@ def static(name: str) -> Response:
 @blueprint.get("/language/<chosen>")
 def choose(chosen: str) -> Response:
     """Set the language and redirect to `?to=`. Raises werkzeug's NotFound."""
-    if chosen not in LANGUAGES:
+    if chosen not in texts.LANGUAGES:
         abort(404)
     return _keep(LANGUAGE, chosen)
 
@@ -85,7 +89,8 @@ def _address(name: str) -> str:
 
 
 def _known() -> dict[str, Any]:
-    """Return the values available in every template: `say(english, chinese)`, `static(file)`,
+    """Return the values available in every template: `words(key, **values)`, `words_in(language,
+    key)`, the file of `texts`, `static(file)`,
     `language`, `theme` and the `next_theme`, `home`, and those of the guard."""
     spoken, shown = language(), theme()
     return {
@@ -93,7 +98,9 @@ def _known() -> dict[str, Any]:
         "language": spoken,
         "theme": shown,
         "next_theme": THEMES[(THEMES.index(shown) + 1) % len(THEMES)],
-        "say": lambda english, chinese: chinese if spoken == "zh" else english,
+        "words_in": texts.words,
+        "words": partial(texts.words, spoken),
+        "texts": _address(texts.file(spoken)),
         "static": _address,
         "home": home(),
     }

@@ -1,7 +1,7 @@
 // Imports conversations from a file: an export of these pages, of Open WebUI or of ChatGPT.
 
 import { say } from "../panels/dom.js";
-import { words } from "./words.js";
+import { words } from "../panels/words.js";
 
 const SHOWN = 5; // conversations that were not imported
 const OF_ONE = [400, 413]; // statuses that say nothing about the next conversation
@@ -14,26 +14,26 @@ export function archive(at, calls, attempt, tell, over) {
     at("import").value = "";
     if (!file) return;
     const all = await parsed(file);
-    if (!all) return tell(words.no_export(file.name));
+    if (!all) return tell(words("chat.no_export", { name: file.name }));
     const skipped = [];
     const send = async (one) => {
       try {
         await calls.post("/conversations/import", one);
       } catch (error) {
         if (!OF_ONE.includes(error.status)) throw error;
-        skipped.push(words.quoted(String(one.title ?? "").slice(0, 60), error.message));
+        skipped.push(words("chat.quoted", { title: String(one.title ?? "").slice(0, 60), why: error.message }));
       }
       return true;
     };
     let sent = 0;
     for (const one of all) {
-      say(at("imported"), words.importing(sent + 1, all.length));
+      say(at("imported"), words("chat.importing", { n: sent + 1, all: all.length }));
       if (!(await attempt(() => send(one)))) break;
       sent += 1;
     }
-    say(at("imported"), words.imported(sent - skipped.length));
+    say(at("imported"), words("chat.imported", { n: sent - skipped.length }));
     const more = skipped.length > SHOWN ? " …" : "";
-    if (skipped.length) tell(words.not_imported(skipped.length, skipped.slice(0, SHOWN).join(" ") + more));
+    if (skipped.length) tell(words("chat.not_imported", { n: skipped.length, list: skipped.slice(0, SHOWN).join(" ") + more }));
     over();
   });
 }

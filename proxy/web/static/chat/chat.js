@@ -14,7 +14,7 @@ import { retype } from "./retype.js";
 import { kinds, options } from "./settings.js";
 import { shortcuts } from "./shortcuts.js";
 import { Talks } from "./talks.js";
-import { words } from "./words.js";
+import { words } from "../panels/words.js";
 
 const page = document.getElementById("chat");
 const PAGE = 30; // messages rendered at once
@@ -37,8 +37,8 @@ const tell = (text) => say(at("told"), text);
 for (const name of ["change", "click", "drop", "paste", "submit"]) page.addEventListener(name, () => tell(""), true);
 
 function lost(yes) {
-  if (yes) tell(words.no_connection);
-  else if (at("told").textContent === words.no_connection) tell("");
+  if (yes) tell(words("common.no_connection"));
+  else if (at("told").textContent === words("common.no_connection")) tell("");
 }
 
 async function attempt(work) {
@@ -48,7 +48,7 @@ async function attempt(work) {
     return done;
   } catch (error) {
     if (error.status === undefined) throw error;
-    if (error.status) tell(error.message || words.broken);
+    if (error.status) tell(error.message || words("chat.broken"));
     else lost(true);
     return undefined;
   }
@@ -134,7 +134,7 @@ const acts = {
 };
 
 function title() {
-  if (!at("title").querySelector("input")) say(at("title"), talk?.title || (talk ? words.untitled : words.chat));
+  if (!at("title").querySelector("input")) say(at("title"), talk?.title || (talk ? words("chat.untitled") : words("common.chat")));
 }
 
 function show() {
@@ -269,7 +269,7 @@ function showAsked({ question, answer, id, asked }, here) {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = form.elements.text.value.trim();
-  if (images.all.length && !sees()) return tell(words.no_eyes);
+  if (images.all.length && !sees()) return tell(words("chat.no_eyes"));
   if (text) ask(() => ({ text, parent_id: leaf, images: images.all }));
 });
 form.elements.text.addEventListener("input", keepDraft);
@@ -286,11 +286,11 @@ at("new").addEventListener("click", async () => {
 });
 at("rename").addEventListener("click", () => {
   const renamed = talk;
-  retype(at("title"), renamed.title, words.new_title, (text) => talks.change(renamed, { title: text }));
+  retype(at("title"), renamed.title, words("chat.new_title"), (text) => talks.change(renamed, { title: text }));
 });
 at("delete").addEventListener("click", async () => {
   const { id } = talk;
-  if (!confirm(words.remove(talk.title || words.untitled))) return;
+  if (!confirm(words("chat.remove", { name: talk.title || words("chat.untitled") }))) return;
   const done = await attempt(async () => (await calls.remove(`/conversations/${id}`), true));
   if (!done) return;
   drafts.keep(id, "");
@@ -299,7 +299,7 @@ at("delete").addEventListener("click", async () => {
 });
 
 at("clear").addEventListener("click", async () => {
-  if (!confirm(words.clear)) return;
+  if (!confirm(words("chat.clear"))) return;
   const done = await attempt(async () => (await calls.remove("/conversations"), true));
   if (!done) return;
   drafts.clear();

@@ -2,7 +2,7 @@
 // is loaded for the first code block.
 
 import { make } from "../panels/dom.js";
-import { words } from "./words.js";
+import { words } from "../panels/words.js";
 
 const LONGEST = 50_000; // characters; longer code is not coloured
 
@@ -30,11 +30,11 @@ export async function colour(element) {
   for (const code of found) {
     code.dataset.done = "";
     code.parentElement.tabIndex = 0; // scrollable by keyboard, too
-    const copy = make("button", { type: "button", className: "quiet" }, words.copy);
+    const copy = make("button", { type: "button", className: "quiet" }, words("common.copy"));
     copy.addEventListener("click", async () => {
       await navigator.clipboard.writeText(code.textContent);
-      copy.textContent = words.copied;
-      setTimeout(() => (copy.textContent = words.copy), 1500);
+      copy.textContent = words("chat.copied");
+      setTimeout(() => (copy.textContent = words("common.copy")), 1500);
     });
     const bar = make("div", { className: "code-bar" }, make("span", {}, code.dataset.language), copy);
     code.parentElement.before(bar);

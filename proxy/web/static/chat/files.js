@@ -2,7 +2,7 @@
 
 import { keyed, make, say } from "../panels/dom.js";
 import { percent } from "../panels/form.js";
-import { words } from "./words.js";
+import { words } from "../panels/words.js";
 
 const LOOK = 700; // milliseconds between two polls while files are read
 const OVER = new Set(["ready", "failed", "cancelled"]);
@@ -145,11 +145,11 @@ export class Files {
     chip.update = (one) => {
       shown = one;
       say(name, one.filename);
-      const text = { ready: "", failed: one.error || words.failed, sending: percent(one.done) }[one.status];
-      say(state, text ?? words.reading);
+      const text = { ready: "", failed: one.error || words("chat.status.failed"), sending: percent(one.done) }[one.status];
+      say(state, text ?? words("chat.reading"));
       chip.dataset.status = one.status;
       away.hidden = one.status === "sending";
-      away.ariaLabel = words.take_away(one.filename);
+      away.ariaLabel = words("common.remove_name", { name: one.filename });
     };
     return chip;
   }

@@ -1,7 +1,7 @@
 // Images for the next question, if the model accepts images.
 
 import { make } from "../panels/dom.js";
-import { words } from "./words.js";
+import { words } from "../panels/words.js";
 
 const MOST = 8; // per message
 const AS_THEY_ARE = new Set(["image/png", "image/jpeg"]); // types that every server can read
@@ -19,7 +19,7 @@ export class Images {
   /** Take the images among these files; return the other files. */
   async take(files) {
     const images = files.filter((file) => file.type.startsWith("image/"));
-    if (images.length && !this.sees()) this.tell(words.no_eyes);
+    if (images.length && !this.sees()) this.tell(words("chat.no_eyes"));
     else for (const file of images) await this.#add(file);
     return files.filter((file) => !images.includes(file));
   }
@@ -36,19 +36,19 @@ export class Images {
   }
 
   async #add(file) {
-    if (this.#waiting.length >= MOST) return this.tell(words.too_many_images(MOST));
+    if (this.#waiting.length >= MOST) return this.tell(words("chat.too_many_images", { n: MOST }));
     const name = file.name || "image";
     try {
       this.#waiting.push({ name, url: await read(file) });
       this.#draw();
     } catch {
-      this.tell(words.no_image(name));
+      this.tell(words("chat.no_image", { name }));
     }
   }
 
   #draw() {
     const chips = this.#waiting.map((one) => {
-      const away = make("button", { type: "button", className: "quiet", "aria-label": words.take_away(one.name) }, "×");
+      const away = make("button", { type: "button", className: "quiet", "aria-label": words("common.remove_name", { name: one.name }) }, "×");
       away.addEventListener("click", () => {
         this.#waiting.splice(this.#waiting.indexOf(one), 1);
         this.#draw();

@@ -4,7 +4,7 @@ import { icon, make, say } from "../panels/dom.js";
 import { count, measure, span } from "../panels/form.js";
 import { place } from "../panels/places.js";
 import { Growing, render } from "./markdown.js";
-import { words } from "./words.js";
+import { words } from "../panels/words.js";
 
 /** `acts`: again(message), edit(message, text), image(message, n) returns an address,
  * rate(message, score, reason), turn(message, by). */
@@ -18,7 +18,7 @@ export class Message {
     this.foot = make("div", { className: "foot" });
     this.element = make(
       "article",
-      { id: message.id, className: `message ${message.role}`, "aria-label": this.user ? words.you : words.model },
+      { id: message.id, className: `message ${message.role}`, "aria-label": this.user ? words("chat.you") : words("chat.answer") },
       this.aside,
       this.text,
       this.foot,
@@ -43,7 +43,7 @@ export class Message {
     let begun = false; // whether its text has begun
     this.text.replaceChildren();
     const growing = new Growing(this.text);
-    const wait = make("p", { className: "note wait", role: "status" }, words.waiting);
+    const wait = make("p", { className: "note wait", role: "status" }, words("chat.waiting"));
     this.text.append(wait);
     const source = new EventSource(address);
     source.addEventListener("message", (event) => {
@@ -53,7 +53,7 @@ export class Message {
         begun = true;
         growing.add(now.delta);
       }
-      else if (now.type === "place") say(wait, now.place ? words.place(now.place) : words.waiting);
+      else if (now.type === "place") say(wait, now.place ? words("chat.place", { n: now.place }) : words("chat.waiting"));
       else if (now.type === "over") {
         source.close();
         over();
@@ -84,17 +84,17 @@ export class Message {
       return details;
     };
     const parts = [];
-    if (reasoning) parts.push(fold("reasoning", words.thinking, make("p", { className: "text" }, reasoning)));
+    if (reasoning) parts.push(fold("reasoning", words("chat.thinking"), make("p", { className: "text" }, reasoning)));
     if (extra.steps?.length) {
       const items = extra.steps.map((step) =>
         make(
           "li",
           {},
-          make("strong", {}, step.kind === "tool" ? words.tool(step.name) : words[step.kind]),
+          make("strong", {}, step.kind === "tool" ? words("chat.tool", { name: step.name }) : words(`chat.step.${step.kind}`)),
           make("pre", { tabIndex: 0 }, step.kind === "tool" ? step.arguments : step.text),
         ),
       );
-      parts.push(fold("steps", words.steps(items.length), make("ol", { className: "steps" }, items)));
+      parts.push(fold("steps", words("chat.steps", { n: items.length }), make("ol", { className: "steps" }, items)));
     }
     if (extra.sources?.length) {
       const items = extra.sources.map((one) =>
@@ -103,12 +103,12 @@ export class Message {
           { className: "source" },
           make("p", {}, make("span", { className: "badge" }, one.number), link(one), one.place ? ` · ${place(one.place)}` : ""),
           make("blockquote", {}, one.text),
-          make("button", { type: "button", className: "quiet", onclick: () => passage(one) }, words.passage),
+          make("button", { type: "button", className: "quiet", onclick: () => passage(one) }, words("chat.passage")),
         ),
       );
-      parts.push(fold("sources", words.sources(items.length), make("ol", { className: "sources" }, items)));
+      parts.push(fold("sources", words("chat.sources", { n: items.length }), make("ol", { className: "sources" }, items)));
     } else if (extra.asked) {
-      parts.push(make("p", { className: "note" }, words.no_sources));
+      parts.push(make("p", { className: "note" }, words("chat.no_sources")));
     }
     this.aside.replaceChildren(...parts);
   }
@@ -136,43 +136,43 @@ export class Message {
           onclick: () => acts.turn(siblings[index + by]),
         }, sign);
       this.foot.append(
-        step(-1, words.before, "‹"),
-        make("span", { className: "note" }, words.branch(index + 1, siblings.length)),
-        step(1, words.after, "›"),
+        step(-1, words("chat.before"), "‹"),
+        make("span", { className: "note" }, words("chat.branch", { n: index + 1, all: siblings.length })),
+        step(1, words("chat.after"), "›"),
       );
     }
-    const copy = button("copy", words.copy, async () => {
+    const copy = button("copy", words("common.copy"), async () => {
       await navigator.clipboard?.writeText(message.content);
       copy.replaceChildren(icon("check"));
       setTimeout(() => copy.replaceChildren(icon("copy")), 1500);
     });
-    const edit = button("pencil", words.edit, () => this.#edit());
+    const edit = button("pencil", words("common.edit"), () => this.#edit());
     edit.dataset.act = "edit";
     if (this.user) this.foot.append(edit, copy);
     else if (message.status !== "growing") {
       const rate = (score) => async ({ currentTarget }) => {
-        const reason = score < 0 ? prompt(words.reason) : "";
+        const reason = score < 0 ? prompt(words("chat.reason")) : "";
         if (reason === null) return;
         if ((await acts.rate(message, score, reason)) === undefined) return;
         for (const one of [up, down]) one.ariaPressed = String(one === currentTarget);
       };
-      const up = button("good", words.good, rate(1));
-      const down = button("bad", words.bad, rate(-1));
-      const raw = button("code", words.raw, () => {
+      const up = button("good", words("chat.good"), rate(1));
+      const down = button("bad", words("chat.bad"), rate(-1));
+      const raw = button("code", words("chat.raw"), () => {
         const on = raw.ariaPressed !== "true";
         raw.ariaPressed = String(on);
         if (on) this.text.replaceChildren(make("pre", { className: "raw", tabIndex: 0 }, message.content));
         else render(this.text, message.content);
       });
-      this.foot.append(button("again", words.again, () => acts.again(message)), copy, raw, up, down);
+      this.foot.append(button("again", words("chat.again"), () => acts.again(message)), copy, raw, up, down);
     }
   }
 
   #edit() {
     const begun = this.text.querySelector("textarea");
     if (begun) return begun.focus();
-    const area = make("textarea", { value: this.message.content, rows: 3, "aria-label": words.edit });
-    const send = make("button", { type: "button" }, words.edit);
+    const area = make("textarea", { value: this.message.content, rows: 3, "aria-label": words("common.edit") });
+    const send = make("button", { type: "button" }, words("common.edit"));
     send.addEventListener("click", () => area.value.trim() && this.acts.edit(this.message, area.value));
     this.text.replaceChildren(area, send);
     area.focus();
@@ -182,12 +182,12 @@ export class Message {
     const { extra, status } = this.message;
     const usage = extra.usage;
     const told = [
-      words[status],
+      words(`chat.status.${status}`, {}, ""),
       extra.error,
-      extra.speed ? words.speed(measure(extra.speed)) : "",
-      extra.first_token ? words.first(span(extra.first_token)) : "",
-      usage ? words.tokens(count(usage.completion)) : "",
-      usage?.cached ? words.cached(count(usage.cached)) : "",
+      extra.speed ? words("chat.speed", { n: measure(extra.speed) }) : "",
+      extra.first_token ? words("chat.first", { span: span(extra.first_token) }) : "",
+      usage ? words("chat.tokens", { n: count(usage.completion) }) : "",
+      usage?.cached ? words("chat.cached", { n: count(usage.cached) }) : "",
     ];
     const bad = status === "failed";
     this.foot.append(make("span", { className: bad ? "error" : status === "done" ? "note timings" : "note" }, told.filter(Boolean).join(" · ")));
@@ -196,7 +196,7 @@ export class Message {
 
 /** Show a whole passage of a source. */
 function passage(one) {
-  const close = make("button", { type: "button", className: "quiet", "aria-label": words.close, onclick: () => dialog.close() }, icon("close"));
+  const close = make("button", { type: "button", className: "quiet", "aria-label": words("common.close"), onclick: () => dialog.close() }, icon("close"));
   const title = make("h2", {}, make("span", { className: "badge" }, one.number), link(one));
   const dialog = make(
     "dialog",

@@ -2,7 +2,7 @@
 
 import { make, say } from "../panels/dom.js";
 import { span } from "../panels/form.js";
-import { words } from "./words.js";
+import { words } from "../panels/words.js";
 
 const LOOK = 4000; // milliseconds between two polls
 const SOON = 1000; // the same while the chosen model is loaded
@@ -53,13 +53,13 @@ export class Models {
     const one = this.#known.get(this.select.value);
     const state = one ? one.state : this.#known.size ? "gone" : "unknown";
     this.at("model-dot").dataset.state = DOTS[state] ?? (state === "gone" ? "down" : "");
-    say(this.at("model-state"), one ? told(one) : words.states[state]);
+    say(this.at("model-state"), one ? told(one) : words(`chat.states.${state}`));
     if (one) this.chosen(one);
   }
 }
 
 function told({ state, place, left }) {
-  if (state === "waiting") return words.in_line(place);
-  if (state === "loading" && left) return words.loading(span(Math.ceil(left)));
-  return words.states[state];
+  if (state === "waiting") return words("chat.in_line", { place });
+  if (state === "loading" && left) return words("chat.loading", { left: span(Math.ceil(left)) });
+  return words(`chat.states.${state}`);
 }

@@ -3,7 +3,7 @@
 import { make, say } from "../panels/dom.js";
 import { count, measure } from "../panels/form.js";
 import { kinds } from "./settings.js";
-import { words } from "./words.js";
+import { words } from "../panels/words.js";
 
 // Keys in the browser's local storage, for each user of the browser.
 const { owner } = document.getElementById("chat").dataset;
@@ -50,7 +50,7 @@ export class Presets {
       if (!field.dataset.default) continue;
       field.placeholder = name in defaults ? measure(defaults[name]) : field.dataset.default;
     }
-    say(this.#at("context"), context ? words.context(count(context)) : "");
+    say(this.#at("context"), context ? words("chat.context", { n: count(context) }) : "");
   }
 
   get #model() {
@@ -112,7 +112,7 @@ export class Presets {
   }
 
   #save() {
-    const name = prompt(words.preset_name)?.trim().slice(0, 60);
+    const name = prompt(words("chat.preset_name"))?.trim().slice(0, 60);
     if (!name) return;
     write(PRESETS, { ...read(PRESETS), [this.#model]: { ...this.#own(), [name]: this.#values() } });
     this.#list();

@@ -3,7 +3,7 @@
 import { icon, keyed, make, say } from "../panels/dom.js";
 import { day } from "./days.js";
 import { retype } from "./retype.js";
-import { words } from "./words.js";
+import { words } from "../panels/words.js";
 
 export class Talks {
   #all = [];
@@ -91,17 +91,17 @@ export class Talks {
     const act = (sign, done) => make("button", { type: "button", className: "quiet sign", onclick: done }, icon(sign));
     const pin = act("pin", () => this.change(row.talk, { pinned: !row.talk.settings.pinned }));
     const rename = act("pencil", () => {
-      retype(row, row.talk.title, words.new_title, (title) => this.change(row.talk, { title }));
+      retype(row, row.talk.title, words("chat.new_title"), (title) => this.change(row.talk, { title }));
     });
     const row = make("li", {}, open, pin, rename);
     row.update = (one) => {
       row.talk = one;
-      const title = one.title || words.untitled;
+      const title = one.title || words("chat.untitled");
       say(open, title);
       open.setAttribute("aria-current", String(one.id === this.shown()?.id));
       pin.ariaPressed = String(Boolean(one.settings.pinned));
-      pin.title = pin.ariaLabel = words.pin(title, one.settings.pinned);
-      rename.title = rename.ariaLabel = words.rename(title);
+      pin.title = pin.ariaLabel = words(one.settings.pinned ? "chat.unpin" : "chat.pin", { name: title });
+      rename.title = rename.ariaLabel = words("chat.rename", { name: title });
     };
     return row;
   }

@@ -1,6 +1,6 @@
 // Keys, users, teams and changes as the lists show them.
 
-import { words } from "./account_words.js";
+import { words } from "./words.js";
 import { keyed, make, say } from "./dom.js";
 import { count, moment } from "./form.js";
 
@@ -27,7 +27,7 @@ export function card(kind, first, actions) {
     say(id, entry.key_name || entry.user_id || entry.team_id);
     const condition = conditionOf(entry);
     state.dataset.state = { active: "up", blocked: "down", expired: "down" }[condition];
-    say(state, words[condition]);
+    say(state, words(`keys.condition.${condition}`));
     const known = [...FACTS[kind](entry), ...rights(entry), ...limits(entry)].filter(([, value]) => value);
     keyed(facts, known, ([label]) => label, fact);
     replaceButtons(buttons, actions(entry));
@@ -49,57 +49,63 @@ function replaceButtons(list, buttons) {
 
 function ofKey(key) {
   return [
-    [words.user, key.user_id],
-    [words.team, key.team_id],
-    [words.expires, key.expires && at(key.expires)],
-    [words.created, words.created_by(at(key.created_at), key.created_by)],
-    [words.key_id, key.key_alias ? key.key_id : ""],
-    [words.role, key.admin ? words.administrator : ""],
+    [words("keys.user"), key.user_id],
+    [words("keys.team"), key.team_id],
+    [words("keys.expires"), key.expires && at(key.expires)],
+    [words("keys.created"), words("keys.created_by", { time: at(key.created_at), key: key.created_by })],
+    [words("keys.key_id"), key.key_alias ? key.key_id : ""],
+    [words("keys.role"), key.admin ? words("keys.administrator") : ""],
   ];
 }
 
 function ofUser(user) {
   return [
-    [words.email, user.user_email],
-    [words.teams, user.teams.join(", ")],
-    [words.created, at(user.created_at)],
+    [words("keys.email"), user.user_email],
+    [words("keys.teams"), user.teams.join(", ")],
+    [words("keys.created"), at(user.created_at)],
   ];
 }
 
 function ofTeam(team) {
   return [
-    [words.members, team.members_with_roles.map((one) => one.user_id).join(", ")],
-    [words.created, at(team.created_at)],
+    [words("keys.members"), team.members_with_roles.map((one) => one.user_id).join(", ")],
+    [words("keys.created"), at(team.created_at)],
   ];
 }
 
 function rights(entry) {
-  const named = RIGHTS.map((name) => [words[name], [entry[name] ?? []].flat().join(", ")]);
-  return [...named, [words.access, entry.read_only ? words.read_only : ""]];
+  const named = RIGHTS.map((name) => [words(`keys.right.${name}`), [entry[name] ?? []].flat().join(", ")]);
+  return [...named, [words("keys.access"), entry.read_only ? words("keys.read_only") : ""]];
 }
 
 function limits(entry) {
   const models = Object.entries(entry.model_limits).flatMap(([model, table]) =>
-    windows(table).map((text) => words.of_model(text, model)),
+    windows(table).map((limit) => words("keys.of_model", { limit, model })),
   );
-  const counts = COUNTS.filter((name) => entry[name] !== null).map((name) => words[name](count(entry[name])));
+  const counts = COUNTS.filter((name) => entry[name] !== null).map((name) => words(`keys.count.${name}`, { n: count(entry[name]) }));
   const own = { ...entry, unit: "money" };
   const budgets = [own, ...entry.budget_limits].filter((one) => one.max_budget !== null || one.soft_budget !== null);
   return [
-    [words.limits, [...windows(entry.limits), ...models, ...counts].join(", ")],
-    [words.budgets, budgets.map((one) => words.budget(allowed(one), one.unit, one.budget_duration)).join(", ")],
+    [words("common.limits"), [...windows(entry.limits), ...models, ...counts].join(", ")],
+    [words("keys.budgets"), budgets.map((one) => amount(allowed(one), one.unit, one.budget_duration ?? "all")).join(", ")],
   ];
 }
 
 function windows(table) {
   return Object.entries(table).flatMap(([quantity, periods]) =>
-    Object.entries(periods).map(([period, most]) => words.window(count(most), quantity, period)),
+    Object.entries(periods).map(([period, most]) => amount(count(most), quantity, period)),
   );
+}
+
+/** Format a limit or budget of a period; one of an unusual length shows none. */
+function amount(most, unit, period) {
+  const each = words(`keys.each.${period}`, {}, words("keys.each.all"));
+  return words("keys.window", { most, unit: words(`keys.unit.${unit}`), period: each });
 }
 
 /** What a budget allows; one that only warns says so. */
 function allowed({ max_budget, soft_budget }) {
-  return max_budget === null ? words.soft(count(soft_budget)) : count(max_budget);
+  return max_budget === null ? words("keys.soft", { most: count(soft_budget) }) : count(max_budget);
 }
 
 function fact([label]) {
@@ -111,14 +117,14 @@ function fact([label]) {
 
 function change(entry) {
   const subject = make("code", {}, entry.subject);
-  const what = words.changed(entry.actor || "–", words.action[entry.action] ?? entry.action, words.kind[entry.kind] ?? entry.kind);
+  const what = words("keys.changed", { actor: entry.actor || "–", action: words(`keys.action.${entry.action}`, {}, entry.action), kind: words(`keys.kind.${entry.kind}`, {}, entry.kind) });
   const details = Object.entries(entry.details).map(([name, value]) => `${name}: ${shown(value)}`);
   const element = make(
     "article",
     { className: "change" },
     make("p", {}, `${what} `, subject),
     make("p", { className: "note" }, at(entry.at)),
-    details.length ? make("details", {}, make("summary", {}, words.details), make("pre", { tabIndex: 0 }, details.join("\n"))) : null,
+    details.length ? make("details", {}, make("summary", {}, words("keys.details")), make("pre", { tabIndex: 0 }, details.join("\n"))) : null,
   );
   element.update = () => {}; // changes never change
   return element;

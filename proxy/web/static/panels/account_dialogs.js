@@ -1,6 +1,6 @@
 // The dialogs of the page of keys, users and teams: forms for entries, new secrets, members.
 
-import { words } from "./account_words.js";
+import { words } from "./words.js";
 import { keyed, make, say } from "./dom.js";
 import { addRow, fill, read } from "./fields.js";
 import { moment } from "./form.js";
@@ -38,13 +38,13 @@ export class Dialogs {
   /** Edit an entry of the list `kind`, or make one if `entry` is null. */
   edit(kind, entry, name) {
     const dialog = this.#form(kind);
-    say(dialog.querySelector("h2"), entry ? words.editing(name) : words.new[kind]);
+    say(dialog.querySelector("h2"), entry ? words("keys.editing", { name }) : words(`keys.new.${kind}`));
     for (const part of dialog.querySelectorAll("[data-new]")) part.hidden = Boolean(entry);
     for (const part of dialog.querySelectorAll("[data-edit]")) part.hidden = !entry;
     const form = dialog.querySelector("form");
     fill(form, entry ?? {});
     if (kind === "keys") {
-      const expires = entry?.expires ? moment(Date.parse(entry.expires) / 1000) : words.never;
+      const expires = entry?.expires ? moment(Date.parse(entry.expires) / 1000) : words("keys.never");
       say(this.#part("kept"), expires);
       this.#offer();
     }
@@ -61,7 +61,7 @@ export class Dialogs {
   /** Give a key a new secret. */
   renew(key, name) {
     const dialog = this.#form("secret");
-    say(dialog.querySelector("h2"), words.renewing(name));
+    say(dialog.querySelector("h2"), words("keys.renewing", { name }));
     dialog.querySelector("form").reset();
     this.#open(dialog, (fields) => this.#calls.post("/key/regenerate", { key: key.token, ...fields }));
   }
@@ -69,7 +69,7 @@ export class Dialogs {
   /** Add members to a team, and remove them. */
   members(team, name) {
     const dialog = this.#form("members");
-    say(dialog.querySelector("h2"), words.members_of(name));
+    say(dialog.querySelector("h2"), words("keys.members_of", { name }));
     dialog.querySelector("form").reset();
     this.#showMembers(team);
     this.#offer();
@@ -83,7 +83,7 @@ export class Dialogs {
   #showMembers(team) {
     const list = this.#part("members");
     keyed(list, team.members_with_roles, (one) => `${one.user_id} ${one.role}`, (one) => {
-      const text = make("button", { type: "button", className: "quiet danger", "aria-label": words.remove_member(one.user_id) }, words.remove);
+      const text = make("button", { type: "button", className: "quiet danger", "aria-label": words("common.remove_name", { name: one.user_id }) }, words("common.remove"));
       text.addEventListener("click", () =>
         this.#attempt(this.#form("members"), async () => {
           const body = { team_id: team.team_id, user_id: one.user_id };
@@ -91,7 +91,7 @@ export class Dialogs {
           return "open";
         }),
       );
-      const row = make("li", {}, make("span", {}, one.user_id, " ", make("span", { className: "note" }, words.roles[one.role])), text);
+      const row = make("li", {}, make("span", {}, one.user_id, " ", make("span", { className: "note" }, words(`keys.roles.${one.role}`))), text);
       row.update = () => {};
       return row;
     });
@@ -122,7 +122,7 @@ export class Dialogs {
       this.#changed();
     } catch (error) {
       if (error.status === undefined) throw error;
-      const reason = error.message || (error.status ? words.failed_request : words.no_connection);
+      const reason = error.message || (error.status ? words("common.failed_request") : words("common.no_connection"));
       say(dialog.querySelector(".error"), reason);
     }
   }
@@ -144,7 +144,7 @@ export class Dialogs {
       field.select();
       copied = document.execCommand("copy");
     }
-    say(this.#part("copied"), copied ? words.copied : words.not_copied);
+    say(this.#part("copied"), copied ? words("keys.copied") : words("keys.not_copied"));
   }
 
   /** Offer known users and teams in the fields of dialogs. */

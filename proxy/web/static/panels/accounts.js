@@ -2,7 +2,7 @@
 
 import { card } from "./account_cards.js";
 import { Dialogs } from "./account_dialogs.js";
-import { words } from "./account_words.js";
+import { words } from "./words.js";
 import { Calls } from "./calls.js";
 import { keyed, make, say } from "./dom.js";
 
@@ -54,7 +54,7 @@ async function readList(list) {
     turned.length = last - 1; // the last entry of a page was deleted
     return readList(list);
   }
-  return { entries: found[shown], place: words.place(number, last), first: number === 1, last: number === last };
+  return { entries: found[shown], place: words("keys.place", { page: number, pages: last }), first: number === 1, last: number === last };
 }
 
 async function readChanges() {
@@ -68,7 +68,7 @@ async function readChanges() {
 function draw({ entries, place, first, last }) {
   const list = LISTS[shown];
   at("none").hidden = entries.length > 0;
-  say(at("none"), at("search").search.value && list ? words.not_found : words.none[shown]);
+  say(at("none"), at("search").search.value && list ? words("keys.not_found") : words(`keys.none.${shown}`));
   keyed(at("list"), entries, (one) => `${shown} ${list ? one[list.id] : one.number}`, (one) =>
     card(shown, one, list ? (entry) => actions(list, entry) : null),
   );
@@ -88,21 +88,21 @@ function actions(list, entry) {
     make("button", { type: "button", className: `quiet ${more}`, "aria-label": `${text} ${name}`, onclick: work }, text);
   const block = entry.blocked ? "unblock" : "block";
   return [
-    button(words.edit, () => dialogs.edit(shown, entry, name)),
-    shown === "keys" ? button(words.renew, () => dialogs.renew(entry, name)) : null,
-    shown === "teams" ? button(words.members, () => dialogs.members(entry, name)) : null,
-    shown === "keys" ? null : button(words.their_keys, () => open("keys", id)),
-    button(words[block], () =>
+    button(words("common.edit"), () => dialogs.edit(shown, entry, name)),
+    shown === "keys" ? button(words("keys.renew"), () => dialogs.renew(entry, name)) : null,
+    shown === "teams" ? button(words("keys.members"), () => dialogs.members(entry, name)) : null,
+    shown === "keys" ? null : button(words("common.keys"), () => open("keys", id)),
+    button(words(`keys.act.${block}`), () =>
       shown === "users"
         ? change("/user/update", { ...own, blocked: !entry.blocked })
         : change(`${list.path}/${block}`, own),
     ),
-    button(words.remove, () => remove(list, id, name), "danger"),
+    button(words("common.remove"), () => remove(list, id, name), "danger"),
   ];
 }
 
 async function remove(list, id, name) {
-  if (!confirm(words.sure[shown](name))) return;
+  if (!confirm(words(`keys.sure.${shown}`, { name }))) return;
   await change(`${list.path}/delete`, { [list.many]: [id] });
 }
 
@@ -136,8 +136,8 @@ function choose() {
   }
   at("tools").hidden = shown === "changes";
   at("note").hidden = shown !== "keys";
-  say(at("title"), words.title[shown]);
-  say(at("new"), words.new[shown] ?? "");
+  say(at("title"), words(`keys.title.${shown}`));
+  say(at("new"), words(`keys.new.${shown}`, {}, ""));
   tell("");
   load();
 }
@@ -153,7 +153,7 @@ function tell(text, bad = false) {
   say(at("told"), text);
 }
 
-const reason = (error) => error.message || (error.status ? words.failed_request : words.no_connection);
+const reason = (error) => error.message || (error.status ? words("common.failed_request") : words("common.no_connection"));
 
 let typed = 0;
 at("search").addEventListener("submit", (event) => event.preventDefault());

@@ -2,7 +2,7 @@
 
 import { make, say } from "./dom.js";
 import { place } from "./places.js";
-import { words } from "./knowledge_words.js";
+import { words } from "./words.js";
 
 /** Show the document at `path`; `attempt(work)` runs `work` and shows its errors. */
 export async function chunks(dialog, calls, path, name, attempt) {
@@ -10,8 +10,8 @@ export async function chunks(dialog, calls, path, name, attempt) {
   if (!found) return;
   const list = make("ol", { className: "chunks" });
   list.append(...found.map((one, n) => chunk(one, n + 1, calls, attempt)));
-  const close = make("button", { type: "button", className: "quiet", onclick: () => dialog.close() }, words.close);
-  const title = make("h2", { id: "chunks-title" }, words.chunk_of(name));
+  const close = make("button", { type: "button", className: "quiet", onclick: () => dialog.close() }, words("common.close"));
+  const title = make("h2", { id: "chunks-title" }, words("knowledge.chunk_of", { name }));
   dialog.replaceChildren(make("header", {}, title, close), list);
   dialog.showModal();
 }
@@ -19,10 +19,10 @@ export async function chunks(dialog, calls, path, name, attempt) {
 function chunk(one, number, calls, attempt) {
   const text = make("p", { className: "text" }, one.text);
   const told = make("span", { className: "note", role: "status" });
-  const area = make("textarea", { value: one.text, rows: 8, hidden: true, "aria-label": words.chunk(number) });
-  const edit = make("button", { type: "button", className: "quiet" }, words.edit);
-  const save = make("button", { type: "button", hidden: true }, words.save);
-  const cancel = make("button", { type: "button", className: "quiet", hidden: true }, words.cancel);
+  const area = make("textarea", { value: one.text, rows: 8, hidden: true, "aria-label": words("knowledge.chunk", { n: number }) });
+  const edit = make("button", { type: "button", className: "quiet" }, words("common.edit"));
+  const save = make("button", { type: "button", hidden: true }, words("common.save"));
+  const cancel = make("button", { type: "button", className: "quiet", hidden: true }, words("common.cancel"));
   const editing = (yes) => {
     text.hidden = edit.hidden = yes;
     area.hidden = save.hidden = cancel.hidden = !yes;
@@ -37,13 +37,13 @@ function chunk(one, number, calls, attempt) {
     const done = await attempt(async () => (await calls.put(`/chunks/${one.id}`, { text: area.value }), true));
     if (!done) return;
     say(text, area.value);
-    say(told, words.saved);
+    say(told, words("knowledge.saved"));
     editing(false);
   });
   return make(
     "li",
     { className: "card" },
-    make("p", { className: "note" }, words.chunk(number), one.place ? ` · ${place(one.place)}` : ""),
+    make("p", { className: "note" }, words("knowledge.chunk", { n: number }), one.place ? ` · ${place(one.place)}` : ""),
     text,
     area,
     make("div", { className: "actions" }, edit, save, cancel, told),

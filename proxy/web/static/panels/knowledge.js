@@ -5,7 +5,7 @@ import { chunks } from "./chunks.js";
 import { keyed, make, say } from "./dom.js";
 import { measure, percent, size } from "./form.js";
 import { place } from "./places.js";
-import { words } from "./knowledge_words.js";
+import { words } from "./words.js";
 
 const OVER = new Set(["ready", "failed", "cancelled"]);
 const HAN = /\p{Script=Han}/u;
@@ -37,7 +37,7 @@ async function attempt(work) {
     return await work();
   } catch (error) {
     if (error.status === undefined) throw error;
-    tell(error.message || (error.status ? words.failed_request : words.no_connection), true);
+    tell(error.message || (error.status ? words("knowledge.failed_request") : words("common.no_connection")), true);
     return undefined;
   }
 }
@@ -110,7 +110,7 @@ at("new-base").addEventListener("submit", async (event) => {
 });
 
 at("delete-base").addEventListener("click", async () => {
-  if (!confirm(words.remove_base(chosen.name))) return;
+  if (!confirm(words("knowledge.remove_base", { name: chosen.name }))) return;
   const { id } = chosen;
   const done = await once(at("delete-base"), async () => (await calls.remove(`/${id}`), true));
   if (done) await loadBases();
@@ -126,12 +126,12 @@ async function rebuild() {
   let now = job;
   while (now?.status === "running") {
     bar.value = now.total ? now.done / now.total : 0;
-    tell(`${words.rebuilding} ${percent(bar.value)}`);
+    tell(`${words("knowledge.rebuilding")} ${percent(bar.value)}`);
     await new Promise((done) => setTimeout(done, LOOK));
     now = await attempt(() => calls.get(`/jobs/${job.id}`));
   }
   bar.hidden = true;
-  if (now) tell(now.failed ? words.rebuilt_partly(now.failed) : words.rebuilt, now.failed > 0);
+  if (now) tell(now.failed ? words("knowledge.rebuilt_partly", { n: now.failed }) : words("knowledge.rebuilt"), now.failed > 0);
   await loadDocuments();
 }
 
@@ -148,7 +148,7 @@ async function loadDocuments() {
   if (reading) looking = setTimeout(loadDocuments, LOOK); // even if a request failed
   if (!found) return;
   at("no-documents").hidden = found.length > 0;
-  say(at("count"), found.length ? words.documents(found.length) : "");
+  say(at("count"), found.length ? words("knowledge.documents", { n: found.length }) : "");
   keyed(at("documents"), found, (one) => one.id, document_);
 }
 
@@ -158,12 +158,12 @@ function document_(first) {
   const bar = make("progress", { max: 1, "aria-label": first.filename });
   const note = make("span", { className: "note" });
   const error = make("p", { className: "error" });
-  const look = make("button", { type: "button", className: "quiet" }, words.look);
-  const load = make("a", { className: "quiet", href: `${page.dataset.api}${path}/original` }, words.download);
-  const away = make("button", { type: "button", className: "quiet danger" }, words.remove);
+  const look = make("button", { type: "button", className: "quiet" }, words("knowledge.look"));
+  const load = make("a", { className: "quiet", href: `${page.dataset.api}${path}/original` }, words("knowledge.download"));
+  const away = make("button", { type: "button", className: "quiet danger" }, words("common.remove"));
   look.addEventListener("click", () => once(look, () => chunks(at("chunks"), calls, path, first.filename, attempt)));
   away.addEventListener("click", async () => {
-    if (!confirm(words.remove_document(first.filename))) return;
+    if (!confirm(words("knowledge.remove_document", { name: first.filename }))) return;
     await once(away, () => calls.remove(path));
     await loadDocuments();
   });
@@ -178,8 +178,8 @@ function document_(first) {
   row.update = (one) => {
     const over = OVER.has(one.status);
     state.dataset.state = { ready: "up", failed: "down" }[one.status] ?? "busy";
-    say(state, words[one.status] ?? one.status);
-    say(note, [one.size ? size(one.size) : "", one.chunks ? words.chunks(one.chunks) : ""].filter(Boolean).join(" · "));
+    say(state, words(`knowledge.status.${one.status}`, {}, one.status));
+    say(note, [one.size ? size(one.size) : "", one.chunks ? words("knowledge.chunks", { n: one.chunks }) : ""].filter(Boolean).join(" · "));
     bar.hidden = over;
     if (one.done > 0) bar.value = one.done;
     else bar.removeAttribute("value");
@@ -215,13 +215,13 @@ async function upload(all) {
   const wrong = [];
   for (const file of all) {
     const replace = names.includes(file.name);
-    if (file.size > most) wrong.push(words.too_large(file.name, size(most)));
-    else if (!replace || confirm(words.there_already(file.name))) {
+    if (file.size > most) wrong.push(words("knowledge.too_large", { name: file.name, most: size(most) }));
+    else if (!replace || confirm(words("knowledge.there_already", { name: file.name }))) {
       try {
         await send(file, id, replace);
       } catch (error) {
         if (error.status === undefined) throw error;
-        const reason = error.message || (error.status ? words.failed_request : words.no_connection);
+        const reason = error.message || (error.status ? words("knowledge.failed_request") : words("common.no_connection"));
         wrong.push(`${file.name}: ${reason}`);
       }
     }
@@ -231,19 +231,19 @@ async function upload(all) {
 
 async function send(file, base, replace) {
   const bar = make("progress", { max: 1, value: 0, "aria-label": file.name });
-  const text = make("span", {}, words.sending(file.name, percent(0)));
+  const text = make("span", {}, words("knowledge.sending", { name: file.name, part: percent(0) }));
   const row = make("li", {}, text, bar);
   at("uploads").append(row);
   const query = `?name=${encodeURIComponent(file.name)}${replace ? "&replace=1" : ""}`;
   try {
     await calls.send(`/${base}/documents${query}`, file, (sent, whole) => {
       bar.value = whole ? sent / whole : 0;
-      say(text, words.sending(file.name, percent(bar.value)));
+      say(text, words("knowledge.sending", { name: file.name, part: percent(bar.value) }));
     });
   } finally {
     row.remove();
   }
-  tell(words.sent(file.name));
+  tell(words("knowledge.sent", { name: file.name }));
   await loadDocuments();
 }
 
@@ -257,7 +257,7 @@ at("search").addEventListener("submit", async (event) => {
   const mine = ++asked.hits;
   const hits = await attempt(() => calls.post(`/${chosen.id}/search`, wanted));
   if (!hits || mine !== asked.hits) return;
-  tell(hits.length ? "" : words.nothing_found);
+  tell(hits.length ? "" : words("knowledge.nothing_found"));
   at("hits").replaceChildren(...hits.map((one, n) => hit(one, n + 1, query)));
 });
 
@@ -265,10 +265,10 @@ function hit(one, rank, query) {
   const terms = matched(query, one.text);
   const shown = terms.map((term) => `“${term}”`).join(", ");
   const why = [
-    words.nearness(measure(one.score)),
-    one.lexical_rank ? words.lexical(one.lexical_rank) : "",
-    one.vector_rank ? words.vector(one.vector_rank) : "",
-    terms.length ? words.by_words(shown) : one.lexical_rank ? "" : words.by_meaning,
+    words("knowledge.nearness", { value: measure(one.score) }),
+    one.lexical_rank ? words("knowledge.lexical", { n: one.lexical_rank }) : "",
+    one.vector_rank ? words("knowledge.vector", { n: one.vector_rank }) : "",
+    terms.length ? words("knowledge.by_words", { words: shown }) : one.lexical_rank ? "" : words("knowledge.by_meaning"),
   ];
   return make(
     "li",
@@ -276,11 +276,11 @@ function hit(one, rank, query) {
     make(
       "div",
       { className: "what" },
-      make("span", { className: "number" }, words.rank(rank)),
+      make("span", { className: "number" }, words("knowledge.rank", { n: rank })),
       make("strong", {}, one.filename),
       make("span", { className: "note" }, place(one.place)),
     ),
-    make("meter", { min: 0, max: 1, value: one.score, "aria-label": words.nearness(measure(one.score)) }),
+    make("meter", { min: 0, max: 1, value: one.score, "aria-label": words("knowledge.nearness", { value: measure(one.score) }) }),
     make("p", { className: "text" }, ...marked(one.text, terms)),
     make("p", { className: "note" }, why.filter(Boolean).join(" · ")),
   );

@@ -2,11 +2,11 @@
 
 import { keyed, make, say } from "./dom.js";
 import { binary } from "./form.js";
-import { words } from "./models_words.js";
+import { words } from "./words.js";
 
 /** Create the bar of a device; `update(bar)` shows its limit and segments. */
 export function memory({ device }) {
-  const title = make("span", { className: "name" }, words.device(device));
+  const title = make("span", { className: "name" }, nameOf(device));
   const sums = make("span", { className: "note" });
   const track = make("div", { className: "track", role: "img" });
   const element = make("figure", {}, make("figcaption", {}, title, " ", sums), track);
@@ -14,18 +14,33 @@ export function memory({ device }) {
     const sum = (...phases) =>
       segments.filter((one) => phases.includes(one.phase)).reduce((all, one) => all + one.size, 0);
     const used = sum("loaded", "stopping", "loading");
-    const held = binary(sum("loaded", "stopping"));
-    const reserved = sum("loading") ? binary(sum("loading")) : "";
-    const rest = limit === null ? null : limit - used;
-    const text = words.sums(held, reserved, limit && binary(limit), rest && binary(Math.abs(rest)), rest < 0);
+    const text = told(sum("loaded", "stopping"), sum("loading"), limit);
     say(sums, text);
-    const named = segments.map((one) => words.segment(one.model, binary(one.size), one.phase));
-    track.setAttribute("aria-label", [words.device(device), text, ...named].join("; "));
+    track.setAttribute("aria-label", [nameOf(device), text, ...segments.map(described)].join("; "));
     track.hidden = limit === null;
     keyed(track, segments, (one) => segments.indexOf(one), segment);
     for (const child of track.children) child.fit(Math.max(limit ?? 0, used, 1));
   };
   return element;
+}
+
+const nameOf = (device) => (device ? words("models.card", { n: device - 1 }) : words("models.memory"));
+
+function told(held, reserved, limit) {
+  const rest = limit - held - reserved;
+  const size = binary(Math.abs(rest));
+  return [
+    limit ? words("models.held_of", { held: binary(held), limit: binary(limit) }) : words("models.held", { held: binary(held) }),
+    reserved ? words("models.reserved", { size: binary(reserved) }) : "",
+    limit && rest ? words(rest < 0 ? "models.too_much" : "models.rest", { size }) : "",
+  ]
+    .filter(Boolean)
+    .join(words("common.comma"));
+}
+
+function described({ model, size, phase }) {
+  const values = { name: model || words("models.other"), size: binary(size), phase: words(`models.phase.${phase}`) };
+  return words("models.segment", values);
 }
 
 function segment() {
@@ -35,8 +50,8 @@ function segment() {
   element.update = (one) => {
     size = one.size;
     element.dataset.phase = one.phase;
-    say(name, one.model || words.other);
-    element.title = words.segment(one.model, binary(one.size), one.phase);
+    say(name, one.model || words("models.other"));
+    element.title = described(one);
   };
   element.fit = (all) => element.style.setProperty("--part", `${(100 * size) / all}%`);
   return element;

@@ -7,7 +7,7 @@ import { binary, count, recent, span } from "./form.js";
 import { follow } from "./live.js";
 import { memory } from "./memory_bar.js";
 import { showLog } from "./model_log.js";
-import { words } from "./models_words.js";
+import { words } from "./words.js";
 
 const POLL = 3000; // milliseconds between requests while there is no stream
 const DOTS = { ready: "up", busy: "up", failed: "down", stopped: "off" };
@@ -34,7 +34,7 @@ function draw() {
   const { models, room } = state;
   at("none").hidden = models.length > 0;
   at("some").hidden = models.length === 0;
-  say(at("loaded"), words.loaded(count(room.models), room.most_models && count(room.most_models)));
+  say(at("loaded"), room.most_models ? words("models.room", { n: count(room.models), most: count(room.most_models) }) : "");
   keyed(at("memory"), room.bars, (bar) => bar.device, memory);
   keyed(at("models"), models, (one) => one.name, card);
 }
@@ -46,7 +46,7 @@ function card({ name }) {
   const id = make("code", { className: "note" });
   const pinned = make("span", { className: "badge" });
   const status = make("p", { className: "state" });
-  const progress = make("progress", { max: 1, "aria-label": words.progress(name) });
+  const progress = make("progress", { max: 1, "aria-label": words("models.progress", { name }) });
   const description = make("p", { className: "note" });
   const failure = failed();
   const facts = make("dl", { className: "facts" });
@@ -62,7 +62,7 @@ function card({ name }) {
   element.update = (one) => {
     say(title, one.title || one.name);
     say(id, one.title ? one.name : "");
-    say(pinned, words.pinned(one.pinned_by_file));
+    say(pinned, words(one.pinned_by_file ? "models.pinned_by_file" : "models.pinned"));
     pinned.classList.toggle("idle", !one.pinned);
     say(description, one.description);
     description.hidden = !one.description;
@@ -80,16 +80,22 @@ function doing(one) {
   const left = one.ready_at === null ? null : one.ready_at - now();
   switch (one.state) {
     case "waiting":
-      return words.waiting(count(one.place), left === null ? null : whole(left));
+      return left === null
+        ? words("models.waiting", { place: count(one.place) })
+        : words("models.waiting_about", { place: count(one.place), left: whole(left) });
     case "loading":
-      if (left === null) return words.loading_first(whole(now() - one.began_at));
-      return left > 0 ? words.loading(whole(left)) : words.loading_late(whole(-left));
+      if (left === null) return words("models.loading_first", { past: whole(now() - one.began_at) });
+      return left > 0 ? words("models.loading", { left: whole(left) }) : words("models.loading_late", { over: whole(-left) });
     case "busy":
-      return words.busy(count(one.busy), one.slots && count(one.slots));
+      return one.slots
+        ? words("models.busy_slots", { n: count(one.busy), slots: count(one.slots) })
+        : words("models.busy_requests", { n: count(one.busy) });
     case "stopping":
-      return words.stopping(one.busy && count(one.busy));
+      return one.busy
+        ? words("models.stopping_after", { n: count(one.busy) })
+        : words("models.state.stopping");
     default:
-      return words[one.state];
+      return words(`models.state.${one.state}`);
   }
 }
 
@@ -104,27 +110,27 @@ function advance(progress, one) {
 
 function known(one) {
   const cards = one.cards.reduce((sum, bytes) => sum + bytes, 0);
-  const sizes = [binary(one.memory), cards ? words.on_cards(binary(cards)) : null];
+  const sizes = [binary(one.memory), cards ? words("models.on_cards", { size: binary(cards) }) : null];
   return [
-    [words.memory, sizes.filter(Boolean).join(" + "), words.source[one.source]],
-    [words.slots, one.slots ? count(one.slots) : "–", ""],
+    [words("models.memory"), sizes.filter(Boolean).join(" + "), words(`models.source.${one.source}`)],
+    [words("common.slots"), one.slots ? count(one.slots) : "–", ""],
     [
-      words.last_load,
-      one.loaded_at ? recent(one.loaded_at) : words.never,
-      one.load_seconds ? words.took(span(one.load_seconds)) : "",
+      words("models.last_load"),
+      one.loaded_at ? recent(one.loaded_at) : words("models.never"),
+      one.load_seconds ? words("models.took", { time: span(one.load_seconds) }) : "",
     ],
-    [words.expiry, ...expiry(one)],
+    [words("models.expiry"), ...expiry(one)],
     [
-      words.kept,
-      one.kept.tokens ? words.tokens(count(one.kept.tokens)) : "–",
+      words("models.kept"),
+      one.kept.tokens ? words("common.tokens", { n: count(one.kept.tokens) }) : "–",
       one.kept.size ? binary(one.kept.size) : "",
     ],
   ];
 }
 
 function expiry({ expires_at, ttl }) {
-  if (expires_at !== null) return [words.expires(whole(expires_at - now())), words.if_idle];
-  return ttl === null ? [words.never, ""] : [words.after(span(ttl)), words.idle];
+  if (expires_at !== null) return [words("models.expires", { left: whole(expires_at - now()) }), words("models.if_idle")];
+  return ttl === null ? [words("models.never"), ""] : [words("models.after", { ttl: span(ttl) }), words("models.idle")];
 }
 
 function fact([name]) {
@@ -141,15 +147,15 @@ function fact([name]) {
 function failed() {
   const summary = make("p", { className: "error" });
   const remedy = make("p", {});
-  const lines = make("pre", { tabIndex: 0, "aria-label": words.lines });
-  const fold = make("details", {}, make("summary", {}, words.lines), lines);
+  const lines = make("pre", { tabIndex: 0, "aria-label": words("models.lines") });
+  const fold = make("details", {}, make("summary", {}, words("models.lines")), lines);
   const element = make("div", { className: "failure" }, summary, remedy, fold);
   element.update = (failure) => {
     element.hidden = !failure;
     if (!failure) return;
     say(summary, failure.summary);
     const wait = failure.retry_at === null ? 0 : failure.retry_at - now();
-    say(remedy, [words.remedy[failure.cause], wait > 0 ? words.retry(whole(wait)) : ""].join(" ").trim());
+    say(remedy, [words(`models.remedy.${failure.cause}`), wait > 0 ? words("models.retry", { left: whole(wait) }) : ""].join(" ").trim());
     fold.hidden = !failure.lines;
     say(lines, failure.lines);
   };
@@ -167,11 +173,11 @@ function buttons(name) {
     {
       type: "button",
       className: "quiet",
-      "aria-label": `${words.log} ${name}`,
+      "aria-label": `${words("models.log")} ${name}`,
       onclick: () =>
         showLog(at("log"), `${page.dataset.api}/logs/${encodeURIComponent(name)}`, name),
     },
-    words.log,
+    words("models.log"),
   );
   const element = make("div", { className: "actions" }, load, pin, log, told);
   element.update = (one) => {
@@ -194,14 +200,14 @@ function button(told, wanted, name) {
       await calls.post(`/${action}`, { model: name });
     } catch (error) {
       if (error.status === undefined) throw error;
-      say(told, error.message || (error.status ? words.failed_request : words.no_connection));
+      say(told, error.message || (error.status ? words("models.failed_request") : words("models.no_connection")));
     }
     element.setAttribute("aria-disabled", "false");
   });
   element.update = (one, useless) => {
     action = wanted(one);
-    say(element, words[action]);
-    element.setAttribute("aria-label", `${words[action]} ${name}`);
+    say(element, words(`models.action.${action}`));
+    element.setAttribute("aria-label", `${words(`models.action.${action}`)} ${name}`);
     element.setAttribute("aria-disabled", String(useless));
   };
   return element;
@@ -216,9 +222,9 @@ function connected(yes) {
   if (yes) {
     clearInterval(poll);
     poll = 0;
-    tell("up", words.live);
+    tell("up", words("common.live"));
   } else if (!poll) {
-    tell("down", words.lost);
+    tell("down", words("common.lost"));
     poll = setInterval(ask, POLL);
   }
 }
@@ -228,9 +234,9 @@ async function ask() {
     const found = await calls.get("");
     if (!poll) return;
     show(found);
-    tell("busy", words.polling);
+    tell("busy", words("models.polling"));
   } catch {
-    if (poll) tell("down", words.lost);
+    if (poll) tell("down", words("common.lost"));
   }
 }
 

@@ -3,28 +3,8 @@
 import { Calls } from "./calls.js";
 import { keyed, make, say } from "./dom.js";
 import { moment } from "./form.js";
+import { words } from "./words.js";
 
-const WORDS = {
-  en: {
-    unknown: "Unknown browser",
-    current: "this browser",
-    since: (time, address) => `since ${time}, from ${address}`,
-    end: "End",
-    ending: (agent) => `End the session of ${agent}`,
-    failed_request: "Something went wrong",
-    no_connection: "Cannot reach the server.",
-  },
-  zh: {
-    unknown: "未知浏览器",
-    current: "当前浏览器",
-    since: (time, address) => `自 ${time}，来自 ${address}`,
-    end: "结束",
-    ending: (agent) => `结束会话：${agent}`,
-    failed_request: "出错了",
-    no_connection: "无法连接服务器。",
-  },
-};
-const words = WORDS[document.documentElement.lang.startsWith("zh") ? "zh" : "en"];
 
 const page = document.getElementById("sessions");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
@@ -50,13 +30,13 @@ async function attempt(work) {
   } catch (error) {
     if (error.status === undefined) throw error;
     at("told").dataset.state = "bad";
-    say(at("told"), error.message || (error.status ? words.failed_request : words.no_connection));
+    say(at("told"), error.message || (error.status ? words("common.failed_request") : words("common.no_connection")));
   }
 }
 
 function card(one) {
-  const agent = one.agent || words.unknown;
-  const end = make("button", { type: "button", className: "quiet danger", "aria-label": words.ending(agent) }, words.end);
+  const agent = one.agent || words("sessions.unknown");
+  const end = make("button", { type: "button", className: "quiet danger", "aria-label": words("sessions.ending", { agent }) }, words("sessions.end"));
   end.addEventListener("click", async () => {
     await attempt(() => calls.post("/end", { id: one.id }));
     if (one.current) location.reload();
@@ -68,11 +48,11 @@ function card(one) {
     make(
       "header",
       {},
-      make("div", {}, make("strong", {}, one.name), one.current ? make("span", { className: "badge" }, words.current) : null),
+      make("div", {}, make("strong", {}, one.name), one.current ? make("span", { className: "badge" }, words("sessions.current")) : null),
       end,
     ),
     make("p", {}, agent),
-    make("p", { className: "note" }, words.since(moment(one.created), one.address || "–")),
+    make("p", { className: "note" }, words("sessions.since", { time: moment(one.created), address: one.address || "–" })),
   );
   element.update = () => {}; // a session does not change
   return element;

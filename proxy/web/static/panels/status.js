@@ -4,7 +4,7 @@ import { keyed, make, say } from "./dom.js";
 import { count, measure, percent, span } from "./form.js";
 import { follow } from "./live.js";
 import { Hour, Plot } from "./plots.js";
-import { words } from "./status_words.js";
+import { words } from "./words.js";
 
 const ABILITIES = ["chat", "native", "json_schema", "infill", "embeddings", "vision", "audio"];
 const STORES = ["slot_save", "ram_cache"];
@@ -14,11 +14,11 @@ const page = document.getElementById("status");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const hour = new Hour();
 const noted = (name) => (value) =>
-  words.plot_note(name, value === undefined ? words.no_value : measure(value));
+  words("status.plot_note", { name, value: value === undefined ? words("status.no_value") : measure(value) });
 const plots = [
-  new Plot(at("plots"), words.rate, measure, noted(words.rate)),
-  new Plot(at("plots"), words.first_token, span, noted(words.first_token)),
-  new Plot(at("plots"), words.speed, measure, noted(words.speed)),
+  new Plot(at("plots"), words("status.number.rate"), measure, noted(words("status.number.rate"))),
+  new Plot(at("plots"), words("status.number.first_token"), span, noted(words("status.number.first_token"))),
+  new Plot(at("plots"), words("status.number.speed"), measure, noted(words("status.number.speed"))),
 ];
 let drawn = 0;
 
@@ -46,20 +46,20 @@ function numbers(state) {
   const shown = [
     ["running", count(state.running), ""],
     ["waiting", count(state.queue.length), ""],
-    ["rate", measure(minute.requests / 60), words.rate_note],
-    ["first_token", last.first_token === null ? "–" : span(last.first_token), words.hour_mean],
-    ["speed", last.speed === null ? "–" : measure(last.speed), words.hour_mean],
+    ["rate", measure(minute.requests / 60), words("status.rate_note")],
+    ["first_token", last.first_token === null ? "–" : span(last.first_token), words("status.hour_mean")],
+    ["speed", last.speed === null ? "–" : measure(last.speed), words("status.hour_mean")],
     [
       "saved",
       last.prompt ? percent(last.cached / last.prompt) : "–",
-      words.saved_note(count(last.cached), count(last.prompt)),
+      words("status.saved_note", { cached: count(last.cached), prompt: count(last.prompt) }),
     ],
-    ["errors", count(failed), words.errors_note(count(last.requests))],
+    ["errors", count(failed), words("status.errors_note", { requests: count(last.requests) })],
   ];
   keyed(at("numbers"), shown, (one) => one[0], ([name]) => {
     const value = make("dd", { className: "number" });
     const note = make("dd", { className: "note" });
-    const element = make("div", { className: "card" }, make("dt", {}, words[name]), value, note);
+    const element = make("div", { className: "card" }, make("dt", {}, words(`status.number.${name}`)), value, note);
     element.update = ([, text, remark]) => {
       say(value, text);
       say(note, remark);
@@ -81,15 +81,15 @@ function card(backend) {
   const state = make("span", { className: "state" });
   const error = make("p", { className: "error" });
   const facts = make("dl", { className: "facts" });
-  const guessed = make("p", { className: "note" }, words.slots_guessed);
-  const tiles = make("ol", { className: "slots", "aria-label": words.slots });
+  const guessed = make("p", { className: "note" }, words("status.slots_guessed"));
+  const tiles = make("ol", { className: "slots", "aria-label": words("common.slots") });
   const element = make(
     "article",
     { className: "card backend" },
     make("header", {}, make("h3", {}, backend.id), state),
     error,
     facts,
-    make("h4", {}, words.slots),
+    make("h4", {}, words("common.slots")),
     guessed,
     tiles,
   );
@@ -97,12 +97,12 @@ function card(backend) {
     const view = one.view;
     const name = stateOf(one.state, view);
     state.dataset.state = name;
-    say(state, words[name]);
+    say(state, words(`status.state.${name}`));
     error.hidden = !one.error;
     say(error, one.error ?? "");
     keyed(facts, known(one), ([label]) => label, fact);
     guessed.hidden = !view || (view.slots_known && !view.slots_learned);
-    say(guessed, view?.slots_learned ? words.slots_learned : words.slots_guessed);
+    say(guessed, words(view?.slots_learned ? "status.slots_learned" : "status.slots_guessed"));
     keyed(tiles, view?.slots ?? [], (slot) => slot.id, tile);
   };
   return element;
@@ -115,31 +115,31 @@ function stateOf(state, view) {
 }
 
 function known({ model, status, n_ctx, found, view }) {
-  const facts = [[words.model, model || "–"]];
+  const facts = [[words("common.model"), model || "–"]];
   if (view?.tier) {
-    facts.push([words.tier, view.canary ? words.canary(view.tier, percent(view.canary)) : view.tier]);
+    facts.push([words("status.tier"), view.canary ? words("status.canary", { tier: view.tier, share: percent(view.canary) }) : view.tier]);
   }
   const instead = Object.entries(view?.instead ?? {});
   if (instead.length) {
-    const parts = instead.map(([reason, n]) => words.instead_value(words.passed[reason] ?? reason, count(n)));
-    facts.push([words.instead, parts.join(", ")]);
+    const parts = instead.map(([reason, n]) => words("status.instead_value", { reason: words(`status.passed.${reason}`, {}, reason), n: count(n) }));
+    facts.push([words("status.instead"), parts.join(", ")]);
   }
-  if (status) facts.push([words.status, words.status_value(status)]);
-  if (found) facts.push([words.kind, [found.dialect, found.build].filter(Boolean).join(" · ")]);
-  if (n_ctx) facts.push([words.context, words.tokens(count(n_ctx))]);
+  if (status) facts.push([words("status.status"), words(`status.load.${status}`, {}, status)]);
+  if (found) facts.push([words("status.kind"), [found.dialect, found.build].filter(Boolean).join(" · ")]);
+  if (n_ctx) facts.push([words("status.context"), words("common.tokens", { n: count(n_ctx) })]);
   if (found) {
-    const can = [...ABILITIES, ...STORES].filter((name) => found[name]).map((name) => words[name]);
-    facts.push([words.can, can.join(", ") || words.nothing]);
+    const can = [...ABILITIES, ...STORES].filter((name) => found[name]).map((name) => words(`status.ability.${name}`));
+    facts.push([words("status.can"), can.join(", ") || words("status.nothing")]);
   }
   if (view?.requests) {
-    facts.push([words.hit, words.hit_value(percent(view.hit_rate), percent(view.cached_rate))]);
+    facts.push([words("status.hit"), words("status.hit_value", { requests: percent(view.hit_rate), tokens: percent(view.cached_rate) })]);
   }
   if (view?.prompt_per_second) {
-    facts.push([words.prefill, words.prefill_value(count(view.prompt_per_second))]);
+    facts.push([words("status.prefill"), words("status.prefill_value", { n: count(view.prompt_per_second) })]);
   }
-  if (view?.kept) facts.push([words.kept, count(view.kept)]);
+  if (view?.kept) facts.push([words("status.kept"), count(view.kept)]);
   if (view && view.moved + view.saved + view.restored) {
-    facts.push([words.moved, [view.moved, view.saved, view.restored].map(count).join(" / ")]);
+    facts.push([words("status.moved"), [view.moved, view.saved, view.restored].map(count).join(" / ")]);
   }
   return facts;
 }
@@ -161,10 +161,10 @@ function tile(slot) {
     const mine = one.conversation !== null;
     const kind = one.state === "busy" ? "busy" : mine ? "held" : "empty";
     element.dataset.kind = kind;
-    say(state, words[`slot_${mine && one.state === "free" ? "held" : one.state}`]);
-    say(holds, mine ? words.holds(count(one.tokens), count(one.turns)) : "");
-    say(age, mine || kind === "busy" ? words.since(span(Math.max(1, Math.round(one.since)))) : "");
-    element.title = mine ? words.chance(percent(one.chance)) : "";
+    say(state, words(`status.slot.${mine && one.state === "free" ? "held" : one.state}`));
+    say(holds, mine ? words("status.holds", { tokens: count(one.tokens), turns: count(one.turns) }) : "");
+    say(age, mine || kind === "busy" ? words("status.since", { span: span(Math.max(1, Math.round(one.since))) }) : "");
+    element.title = mine ? words("status.chance", { part: percent(one.chance) }) : "";
     // The conversation decides the hue, its age the strength.
     const hue = mine ? Number.parseInt(one.conversation.slice(0, 6), 16) % 360 : 0;
     const strength = mine ? 1 - 0.8 * Math.min(one.since / FADES, 1) : 0;
@@ -181,7 +181,7 @@ function queue(waiting) {
     count(one.place),
     one.model || "–",
     span(Math.max(1, Math.round(one.waited))),
-    one.mine ? words.yours : "",
+    one.mine ? words("status.yours") : "",
   ]);
 }
 
@@ -205,7 +205,7 @@ const live = at("live");
 
 function connected(yes) {
   live.dataset.state = yes ? "up" : "down";
-  say(live, yes ? words.live : words.lost);
+  say(live, yes ? words("common.live") : words("common.lost"));
 }
 
 const handlers = { points: (points) => hour.add(points), now: show };

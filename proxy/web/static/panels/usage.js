@@ -3,7 +3,7 @@
 import { keyed, make, say } from "./dom.js";
 import { count, measure, percent, span } from "./form.js";
 import { DAYS, Plot } from "./plots.js";
-import { words } from "./usage_words.js";
+import { words } from "./words.js";
 
 const DAY = 86400;
 const MODELS = 6; // with a plot of their own
@@ -14,22 +14,22 @@ const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const tokens = (one) => one.prompt_tokens + one.completion_tokens;
 const plots = new Map(
   [
-    [words.tokens, tokens, count],
-    [words.requests, (one) => one.requests, count],
-    [words.slots, (one) => one.slot_seconds, span],
+    [words("usage.tokens"), tokens, count],
+    [words("usage.number.requests"), (one) => one.requests, count],
+    [words("usage.number.slots"), (one) => one.slot_seconds, span],
   ].map(([name, value, format]) => [name, { value, plot: plot(at("days"), name, format) }]),
 );
 let shown = null; // the sums on the page
 let asked = 0;
 
 function plot(place, name, format) {
-  const note = (value) => words.plot_note(name, shown?.days ?? 0, format(value ?? 0));
+  const note = (value) => words("usage.plot_note", { name, days: shown?.days ?? 0, value: format(value ?? 0) });
   return new Plot(place, name, format, note, DAYS);
 }
 
 async function load() {
   const number = ++asked;
-  say(at("state"), words.loading);
+  say(at("state"), words("usage.loading"));
   try {
     const query = new URLSearchParams(new FormData(form));
     const answer = await fetch(`${page.dataset.sums}?${query}`);
@@ -39,7 +39,7 @@ async function load() {
     show(sums);
     say(at("state"), "");
   } catch {
-    if (number === asked) say(at("state"), words.failed);
+    if (number === asked) say(at("state"), words("usage.failed"));
   }
 }
 
@@ -59,15 +59,12 @@ function show(sums) {
 
 function numbers(total) {
   const cards = [
-    ["requests", count(total.requests), words.failures(count(total.failed))],
+    ["requests", count(total.requests), words("usage.failures", { n: count(total.failed) })],
     ["prompt", count(total.prompt_tokens), ""],
     [
       "saved",
       count(total.cached_tokens),
-      words.saved_note(
-        percent(total.prompt_tokens ? total.cached_tokens / total.prompt_tokens : 0),
-        span(total.saved_seconds),
-      ),
+      words("usage.saved_note", { share: percent(total.prompt_tokens ? total.cached_tokens / total.prompt_tokens : 0), time: span(total.saved_seconds) }),
     ],
     ["answer", count(total.completion_tokens), ""],
     ["slots", span(total.slot_seconds), ""],
@@ -76,7 +73,7 @@ function numbers(total) {
   keyed(at("numbers"), cards, ([name]) => name, ([name]) => {
     const value = make("dd", { className: "number" });
     const note = make("dd", { className: "note" });
-    const element = make("div", { className: "card" }, make("dt", {}, words[name]), value, note);
+    const element = make("div", { className: "card" }, make("dt", {}, words(`usage.number.${name}`)), value, note);
     element.update = ([, text, remark]) => {
       say(value, text);
       say(note, remark);
@@ -92,14 +89,16 @@ function limit() {
   const element = make("li", { className: "card" }, text, meter, note);
   element.update = (one) => {
     const amount = one.quantity === "money" ? measure : one.quantity === "slot_seconds" ? span : count;
-    const whole = words.limit(amount(one.used), amount(one.most), one.quantity, one.period, one.is_budget);
-    const used = one.model ? words.of_model(whole, one.model) : whole;
+    const period = one.is_budget ? `usage.budget.${one.period || "all"}` : `usage.window.${one.period}`;
+    const values = { used: amount(one.used), most: amount(one.most), period: words(period) };
+    const whole = words("usage.limit", { ...values, unit: words(`usage.unit.${one.quantity}`) });
+    const used = one.model ? words("usage.of_model", { limit: whole, model: one.model }) : whole;
     meter.max = Math.max(1, one.most);
     meter.value = one.used;
     meter.setAttribute("aria-label", used);
     say(text, used);
-    const again = one.used && one.reset !== null ? words.free_again(span(one.reset)) : "";
-    say(note, [words.level[one.level], one.warns ? words.warns : "", again].filter(Boolean).join(" · "));
+    const again = one.used && one.reset !== null ? words("usage.free_again", { time: span(one.reset) }) : "";
+    say(note, [words(`usage.level.${one.level}`), one.warns ? words("usage.warns") : "", again].filter(Boolean).join(" · "));
   };
   return element;
 }
@@ -124,7 +123,7 @@ function modelPlot({ model }) {
   const element = make("div");
   let drawn = null;
   element.update = () => {
-    drawn ??= plot(element, words.tokens_of(model || "–"), count);
+    drawn ??= plot(element, words("usage.tokens_of", { name: model || "–" }), count);
     drawn.set(...columns(shown.by_model.filter((one) => one.model === model), tokens));
   };
   return element;

@@ -1,0 +1,49 @@
+"""The texts of the pages: one JSON file for each language, which the scripts of the pages read too.
+
+A text may have placeholders, `{name}`, and forms for one and other numbers, `{"one", "other"}`.
+Keys are paths: "chat.sources".
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import Any
+
+from . import uploads
+
+LANGUAGES = ("en", "zh")
+
+
+def words(language: str, key: str, **values: object) -> str:
+    """Return a text with `values` in its placeholders; `n` decides its form. Raises KeyError if
+    there is no such text."""
+    found = _find(language, key)
+    if found is None:
+        raise KeyError(key)
+    if isinstance(found, dict):
+        found = found["one" if str(values.get("n")) == "1" else "other"]
+    return re.sub(r"\{(\w+)\}", lambda name: str(values[name[1]]), found)
+
+
+def known(key: str) -> bool:
+    """Whether there is a text with this key."""
+    return _find("en", key) is not None
+
+
+def file(language: str) -> str:
+    """Return the path of a language's file in the folder of static files."""
+    return f"texts/{language}.json"
+
+
+def _find(language: str, key: str) -> Any:
+    found: Any = _load(language)
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+@functools.cache
+def _load(language: str) -> Any:
+    return json.loads((uploads.FOLDER / file(language)).read_bytes())
