@@ -46,7 +46,8 @@ class DialogueRequest(Struct, frozen=True, kw_only=True):
     `score_threshold` (0 to 1, higher is nearer) are those of `Knowledge.search`; for a web search
     `top_k` is the number of results. `engine` "" is the first one configured. With `split`, pages
     are read and the best passages used. `owner` is the caller's name in the stores. `session` keeps
-    a conversation on the slot that has its cache."""
+    a conversation on the slot that has its cache. `begun` is the beginning of the answer, which the
+    model continues (only `chat`)."""
 
     kind: Kind
     messages: tuple[Message, ...]
@@ -61,6 +62,7 @@ class DialogueRequest(Struct, frozen=True, kw_only=True):
     split: bool = False
     owner: str = ""
     session: str = ""
+    begun: str = ""
 
 
 class Citation(Struct, frozen=True, kw_only=True):

@@ -176,6 +176,8 @@ class Dialogues:
             raise InvalidParameter("messages", "must end with a user message")
         if request.kind == "knowledge" and not request.bases:
             raise InvalidParameter("bases", "must name at least one knowledge base")
+        if request.begun and request.kind != "chat":
+            raise InvalidParameter("kind", "must be chat: other answers cannot be continued")
         if request.kind == "search":
             caller.may.check_tool(WEB)
         cancel = cancel or Cancel()
@@ -206,6 +208,8 @@ class _Turn(NamedTuple):
             messages = self.dialogues._layouts.render(
                 FOLDERS["chat"], request.template, request.messages
             )
+            if request.begun:
+                messages = (*messages, Message(role="assistant", content=request.begun))
             completion = self._completion(messages)
         else:
             found = yield from self._found()

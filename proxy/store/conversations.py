@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 
-from ..errors import NotFound
+from ..errors import InvalidParameter, NotFound
 from . import adopted
 from .database import Database, owned, record
 from .quota import (
@@ -316,6 +316,22 @@ class ConversationStore:
     def _grow(self, message_id: str, values: dict[str, Any]) -> bool:
         growing = update(MESSAGE).where(MESSAGE.c.id == message_id, _GROWING)
         return self._db.change(growing.values(**values, touched=self._clock())) > 0
+
+    def reopen(self, owner: str, message_id: str) -> StoredMessage:
+        """Make a finished answer unfinished again, so that `append` continues it. Raises NotFound,
+        InvalidParameter if it is being written or is not the last one."""
+        known = self.message(owner, message_id)
+        replies = select(func.count()).where(MESSAGE.c.parent_id == message_id)
+        with self._db.begin() as db:
+            if db.execute(replies).scalar_one():
+                raise InvalidParameter("message", "must be the last one of its branch")
+            growing = update(MESSAGE).where(MESSAGE.c.id == message_id, ~_GROWING)
+            done = growing.where(MESSAGE.c.role == "assistant")
+            if not db.execute(done.values(status="growing", touched=self._clock())).rowcount:
+                raise InvalidParameter("message", "must be an answer that is not being written")
+            where = CONVERSATION.c.id == known.conversation_id
+            db.execute(update(CONVERSATION).where(where).values(changed=self._clock()))
+        return self.message(owner, message_id)
 
     def finish(
         self, message_id: str, status: Status, extra: Mapping[str, Any] | None = None

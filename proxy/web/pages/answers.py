@@ -76,8 +76,8 @@ class Answers:
         caller: Caller,
         record: Record,
     ) -> StoredMessage:
-        """Start a thread that writes an answer into the message that `keep` returns. Raises
-        QueueFull; nothing is stored then."""
+        """Start a thread that writes an answer into the message that `keep` returns, after the text
+        it has already. Raises QueueFull; nothing is stored then."""
         if not services.writers.take(request.owner):
             raise QueueFull("too many answers are being generated", retry_after=5.0)
         try:
@@ -89,7 +89,7 @@ class Answers:
         with self._lock:
             self._growing[message.id] = growing
         services.ongoing.add(growing)
-        writer = _Writer(store, message.id, growing, record, request.kind)
+        writer = _Writer(store, message, growing, record, request.kind)
 
         def work() -> None:
             services.observer.begin(record)
@@ -147,16 +147,20 @@ class _Writer:
     def __init__(
         self,
         store: ConversationStore,
-        message_id: str,
+        message: StoredMessage,
         growing: LiveMessage,
         record: Record,
         kind: str,
     ) -> None:
         self._store = store
-        self._id = message_id
+        self._id = message.id
         self._growing = growing
         self._record = record
         self._extra: dict[str, Any] = {"kind": kind, "sources": [], "steps": []}
+        self._begun = _written(message)
+        for piece, text in (("reasoning", message.reasoning), ("text", message.content)):
+            if text:
+                growing.publish({"type": piece, "delta": text})
         self._text: list[str] = []
         self._thought: list[str] = []
         self._flushed = 0.0
@@ -230,7 +234,9 @@ class _Writer:
                 self._place = running.info.place
                 self._growing.publish({"type": "place", "place": self._place})
             case DialogueDone(usage=usage, finish_reason=reason):
-                self._extra |= {"usage": msgspec.to_builtins(usage), "finish_reason": reason}
+                counts = msgspec.to_builtins(usage)
+                counts["completion"] += self._begun
+                self._extra |= {"usage": counts, "finish_reason": reason}
 
     def _measure(self, info: Info) -> None:
         """Read the dialogue's info, which is complete only after close()."""
@@ -276,3 +282,10 @@ class _Writer:
         self._unsaved = "", ""
         if not wanted:
             raise Cancelled("stopped")
+
+
+def _written(message: StoredMessage) -> int:
+    """Return the number of tokens that a message has already, if it is known."""
+    usage = message.extra.get("usage")
+    count = usage.get("completion") if isinstance(usage, dict) else None
+    return count if type(count) is int else 0

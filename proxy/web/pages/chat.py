@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,6 +11,7 @@ from flask import Blueprint, Response, make_response, render_template, request
 from ...core.request import Message
 from ...dialects import fields
 from ...dialects.chat_exports import TITLE
+from ...dialogue import DialogueRequest
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ...store.records import PINNED
 from .. import permissions
@@ -209,15 +211,41 @@ def ask(conversation: str) -> Response:
         begun = {"kind": wanted.kind}
         return store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
 
+    answer = _begin(keep, wanted)
+    assert question is not None, "this message already has an answer"
+    return json_response({"question": images.shown(question), "answer": answer}, 201)
+
+
+@blueprint.post(f"{API}/answers/<message>/continue")
+def continue_(message: str) -> Response:
+    """Continue an answer that was stopped or cut off, with the `options` of a question. Answers
+    with sources or tools cannot be continued. Returns the answer, which is being written again."""
+    services, store, owner, asked = (
+        current_services(),
+        api.conversations(),
+        api.owner(),
+        api.json_body(),
+    )
+    *before, known = store.path(owner, message)
+    if not before or not known.content or known.extra.get("kind", "chat") != "chat":
+        raise InvalidParameter("message", "must be an answer with text and without sources")
+    chosen = {**fields.mapping(asked, "options"), "kind": "chat"}
+    history = options.messages_of(before)
+    wanted = options.read(chosen, history, services.layouts, owner, known.conversation_id)
+    wanted = msgspec.structs.replace(wanted, begun=known.content)
+    return json_response({"answer": _begin(lambda: store.reopen(owner, known.id), wanted)}, 201)
+
+
+def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> StoredMessage:
+    """Begin the answer into the message that `keep` returns. Raises QueueFull."""
+    services, owner = current_services(), api.owner()
     caller = services.callers.caller(owner, request.environ)
     caller = msgspec.structs.replace(caller, tell_place=True)
     record = Record(request.environ)
     record.key, record.user, record.team = owner, caller.user, caller.team
     record.stream = True
     record.route = str(request.url_rule)
-    answer = _answers.begin(services, store, keep, wanted, caller, record)
-    assert question is not None, "this message already has an answer"
-    return json_response({"question": images.shown(question), "answer": answer}, 201)
+    return _answers.begin(services, api.conversations(), keep, wanted, caller, record)
 
 
 @blueprint.get(f"{API}/answers/<message>/events")

@@ -141,6 +141,7 @@ def test_data_of_another_owner_is_invisible(store: ConversationStore) -> None:
         lambda: store.messages("bob", talk.id),
         lambda: store.message("bob", said.id),
         lambda: store.add("bob", talk.id, "user", "hello"),
+        lambda: store.reopen("bob", said.id),
     ):
         with pytest.raises(NotFound):
             call()

@@ -37,6 +37,9 @@ class Page:
         if services_of(app).conversations is None:
             pytest.skip("the extra knowledge is not installed")
         self.client: FlaskClient = app.test_client()
+        store = services_of(app).conversations
+        assert store is not None
+        self.store: ConversationStore = store
         self.talk = self.post("/conversations").json["id"]
 
     def post(self, path: str, body: Any = None) -> Any:

@@ -123,6 +123,7 @@ function branch() {
 // -- messages
 
 const acts = {
+  resume,
   again: (message) => ask(() => ({ again: message.parent_id })),
   edit: (message, text) => ask(() => ({ text, parent_id: message.parent_id, images_of: message.id })),
   image: (message, n) => `${page.dataset.api}/messages/${message.id}/images/${n}`,
@@ -263,6 +264,18 @@ function showAsked({ question, answer, id, asked }, here) {
     following = true;
     show();
   }
+  loadTalks();
+}
+
+/** Continue an answer that was cut off. */
+async function resume({ id }) {
+  if (asking || !at("stop").hidden) return;
+  const here = shown;
+  const made = await attempt(() => calls.post(`/answers/${id}/continue`, { options: options(form) }));
+  if (!made || here !== shown) return;
+  messages.set(id, made.answer);
+  following = true;
+  show();
   loadTalks();
 }
 

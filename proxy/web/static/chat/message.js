@@ -6,7 +6,9 @@ import { place } from "../panels/places.js";
 import { Growing, render } from "./markdown.js";
 import { words } from "../panels/words.js";
 
-/** `acts`: again(message), edit(message, text), image(message, n) returns an address,
+const CUT = ["stopped", "interrupted", "failed"]; // statuses of answers that can be continued
+
+/** `acts`: again(message), resume(message), edit(message, text), image(message, n) returns an address,
  * rate(message, score, reason), turn(message, by). */
 export class Message {
   constructor(message, siblings, acts) {
@@ -164,6 +166,11 @@ export class Message {
         if (on) this.text.replaceChildren(make("pre", { className: "raw", tabIndex: 0 }, message.content));
         else render(this.text, message.content);
       });
+      if (resumable(message)) {
+        const resume = make("button", { type: "button", className: "quiet resume", onclick: () => acts.resume(message) });
+        resume.append(icon("resume"), words("chat.resume"));
+        this.foot.append(resume);
+      }
       this.foot.append(button("again", words("chat.again"), () => acts.again(message)), copy, raw, up, down);
     }
   }
@@ -192,6 +199,12 @@ export class Message {
     const bad = status === "failed";
     this.foot.append(make("span", { className: bad ? "error" : status === "done" ? "note timings" : "note" }, told.filter(Boolean).join(" · ")));
   }
+}
+
+/** Whether the answer was cut off and the model can go on with it: it has no sources or steps. */
+function resumable({ status, content, extra }) {
+  const plain = (extra.kind ?? "chat") === "chat";
+  return plain && content && (CUT.includes(status) || extra.finish_reason === "length");
 }
 
 /** Show a whole passage of a source. */
