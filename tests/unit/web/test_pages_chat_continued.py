@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.events import Finished, Started, TextDelta
+from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.usage import Usage
 from tests.fakes import ScriptedDriver, ScriptsInTurn, say
 
 from .test_pages_chat import API, KEYED, Held, Page
 
-CUT = [
+CUT: list[Batch] = [
     [Started(slot=0)],
     [TextDelta("The lamp ")],
     [Finished(reason="length", usage=Usage(4, 2, 0), slot=0)],
 ]
-REST = [
+REST: list[Batch] = [
     [Started(slot=0)],
     [TextDelta("turns.")],
     [Finished(reason="stop", usage=Usage(6, 3, 0), slot=0)],
