@@ -61,7 +61,9 @@ def held_port() -> int:
     return port
 
 
-def ask(url: str, body: Any = None, seconds: float = 20.0) -> tuple[int, bytes]:
+def ask(
+    url: str, body: Any = None, seconds: float = 20.0, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     """Send a GET, or a POST of JSON; return status and content, (0, b"") if there is no answer.
 
     Uses http.client, which ignores proxy variables.
@@ -74,7 +76,8 @@ def ask(url: str, body: Any = None, seconds: float = 20.0) -> tuple[int, bytes]:
             connection.request("GET", parts.path or "/")
         else:
             text = json.dumps(body).encode()
-            connection.request("POST", parts.path, text, {"Content-Type": "application/json"})
+            kind = {"Content-Type": "application/json"}
+            connection.request("POST", parts.path, text, {**kind, **(headers or {})})
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException):

@@ -5,6 +5,9 @@ document; the pages themselves are not modified. The model speaks English, so th
 Chinese pages show an English conversation. The models page is that of a second gateway, which
 starts the same model in several ways; one of them starts late, so that the picture shows a load.
 
+The pages of keys, usage and sign-in sessions are those of a third gateway, whose keys are made
+through its API. ``terminal.svg`` is a recording of commands (tools/recording.py).
+
 ``python -m tools.screenshots models`` takes only the pictures whose names begin so.
 """
 
@@ -17,13 +20,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from proxy.web.pages import texts
 from tools import browser as chromium
-from tools import servers, smollm2
+from tools import recording, servers, smollm2
 from tools.processes import Child, Gateway, ModelServer, ask
 from tools.run import CONTEXT, SAMPLING
 
@@ -59,7 +62,10 @@ class Picture(NamedTuple):
     dark: bool = False
 
 
-MODELS = "/hosting"
+MODELS, KEYS, USAGE, SESSIONS, STATUS = "/hosting", "/keys", "/usage", "/sessions", "/status"
+TERMINAL = "terminal"
+KEY = "sk-screenshots-0123456789"  # of the administrator in the pictures
+LOCKED = (KEYS, USAGE, SESSIONS)  # pages of the gateway with keys
 LOADED = "smollm2-32k"  # by the picture of the models page
 LATE = 12  # seconds by which the model that is shown as loading starts late
 PICTURES = (
@@ -69,14 +75,23 @@ PICTURES = (
     Picture("status-phone-zh", "/status", (390, 844), "zh", dark=True),
     Picture("knowledge", "/knowledge", (1280, 800)),
     Picture("knowledge-phone-zh", "/knowledge", (390, 844), "zh"),
+    Picture("keys", KEYS, (1280, 800)),
+    Picture("keys-phone-zh", KEYS, (390, 844), "zh"),
+    Picture("usage", USAGE, (1280, 800)),
+    Picture("usage-phone-zh", USAGE, (390, 844), "zh", dark=True),
+    Picture("sessions", SESSIONS, (1280, 500)),
+    Picture("palette", STATUS, (1280, 800)),
     Picture("models", MODELS, (1280, 800)),
     Picture("models-phone-zh", MODELS, (390, 844), "zh", dark=True),
 )
 
 
+FLAGS = ("--slots", "6", "--chat-template", "chatml", "--sampling", SAMPLING)
+
+
 @contextmanager
-def site() -> Iterator[Gateway]:
-    """Run a gateway with some content."""
+def site(*more: str) -> Iterator[Gateway]:
+    """Run a gateway in front of a server with SmolLM2."""
     binary = servers.build("llama-2023", servers.terminal())
     model = smollm2.fetch(servers.terminal())
     children: list[Child] = []
@@ -86,8 +101,7 @@ def site() -> Iterator[Gateway]:
             server = ModelServer("llama-2023", binary, model, log, slots=6, ctx=6 * CONTEXT)
             children.append(server)
             server.start()
-            flags = ["--llama-api", server.url, "--slots", "6", "--chat-template", "chatml"]
-            flags += ["--sampling", SAMPLING, "--data", str(Path(folder) / "data")]
+            flags = ["--llama-api", server.url, *FLAGS, *more, "--data", str(Path(folder) / "data")]
             gateway = Gateway(flags, Path(folder) / "gateway.log")
             children.append(gateway)
             gateway.start()
@@ -95,6 +109,46 @@ def site() -> Iterator[Gateway]:
         finally:
             for child in reversed(children):
                 child.kill()
+
+
+def make_keys(url: str) -> None:
+    """Make teams, users and keys through the API, and use some of them."""
+
+    def made(path: str, **values: object) -> dict[str, Any]:
+        status, answer = ask(f"{url}{path}", values, SECONDS, {"Authorization": f"Bearer {KEY}"})
+        assert status == 200, answer
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    made("/team/new", team_id="research", team_alias="Research", models=["*"], max_budget=200)
+    made(
+        "/user/new",
+        user_id="ada",
+        user_alias="Ada",
+        user_email="ada@example.com",
+        auto_create_key=False,
+    )
+    made("/user/new", user_id="lin", user_alias="Lin", auto_create_key=False)
+    budget = [{"unit": "tokens", "max_budget": 2_000_000, "budget_duration": "30d"}]
+    keys = [
+        made(
+            "/key/generate", key_alias="ada-laptop", user_id="ada", team_id="research", rpm_limit=60
+        ),
+        made(
+            "/key/generate",
+            key_alias="lin-notebook",
+            user_id="lin",
+            duration="90d",
+            budget_limits=budget,
+        ),
+        made(
+            "/key/generate", key_alias="nightly-tests", allowed_ips=["10.0.0.0/8"], priority="low"
+        ),
+    ]
+    for n, question in enumerate(QUESTIONS):
+        body = {"messages": [{"role": "user", "content": question}], "max_tokens": 120}
+        key = {"Authorization": f"Bearer {(KEY, keys[0]['key'], keys[1]['key'])[n % 3]}"}
+        ask(f"{url}/v1/chat/completions", body, SECONDS, key)
 
 
 @contextmanager
@@ -208,10 +262,19 @@ def take(browser: Browser, url: str, picture: Picture) -> None:
     )
     page = context.new_page()
     page.set_default_timeout(SECONDS * 1000)
+    if picture.path in LOCKED:
+        sign_in(page, url)
     page.goto(f"{url}{picture.path}")
     prepare(page, picture)
     page.screenshot(path=IMAGES / f"{picture.name}.png")
     context.close()
+
+
+def sign_in(page: Page, url: str) -> None:
+    page.goto(f"{url}/signin")
+    page.locator("#key").fill(KEY)
+    page.locator("#key").press("Enter")
+    page.locator("#chat").wait_for()
 
 
 def prepare(page: Page, picture: Picture) -> None:
@@ -229,8 +292,18 @@ def prepare(page: Page, picture: Picture) -> None:
             done = page.locator('.message.assistant[data-status="done"]')
             done.nth(turn).locator(".foot").wait_for()
         page.wait_for_timeout(200)
-    elif path == "/status":
+    elif path == STATUS:
         page.locator('.slot[data-kind="held"]').first.wait_for()
+        if picture.name == "palette":
+            page.keyboard.press("Control+k")
+            page.locator("dialog.palette input").fill("lighthouse")
+            page.locator("dialog.palette li", has_text="lighthouse").first.wait_for()
+    elif path == KEYS:
+        page.locator(".record").nth(2).wait_for()
+    elif path == USAGE:
+        page.locator('[data-part="models"] tbody tr').first.wait_for()
+    elif path == SESSIONS:
+        page.locator(".record").first.wait_for()
     elif path == "/knowledge":
         page.locator('.document .state[data-state="up"]').wait_for()
         page.locator('[name="query"]').fill("who built the lighthouse?")
@@ -257,12 +330,23 @@ def main(begins: str = "") -> int:
     wanted = [one for one in PICTURES if one.name.startswith(begins)]
     with sync_playwright() as playwright:
         browser = chromium.launch(playwright, program)
-        if pictures := [one for one in wanted if one.path != MODELS]:
+        locked = [one for one in wanted if one.path in LOCKED]
+        if pictures := [one for one in wanted if one.path not in (MODELS, *LOCKED)]:
             with site() as gateway, tempfile.TemporaryDirectory() as notes:
                 converse(gateway.url)
                 teach(browser, gateway.url, Path(notes))
                 for picture in pictures:
                     take(browser, gateway.url, picture)
+        if TERMINAL.startswith(begins):
+            with site() as gateway:
+                recording.record(gateway, FLAGS, IMAGES / f"{TERMINAL}.svg")
+        if locked:
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "keys").write_text(f"ops {KEY}\n", encoding="utf-8")
+                with site("--api-key-file", f"{folder}/keys", "--admins", "ops") as gateway:
+                    make_keys(gateway.url)
+                    for picture in locked:
+                        take(browser, gateway.url, picture)
         for picture in wanted:
             if picture.path == MODELS:
                 with models_site() as gateway:

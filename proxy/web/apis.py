@@ -54,8 +54,8 @@ _APIS: Mapping[str, str] = {
 }
 # Blueprints of pages and their scripts.
 PAGE_BLUEPRINTS = frozenset(
-    "chat chat_archive chat_files chat_images oidc options pages panel_accounts panel_knowledge"
-    " panel_models panel_sessions panel_status panel_usage session".split()
+    "chat chat_archive chat_files chat_images installed oidc options pages panel_accounts"
+    " panel_knowledge panel_models panel_sessions panel_status panel_usage session".split()
 )
 
 

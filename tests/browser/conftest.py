@@ -123,18 +123,25 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Open]:
-    """Factory: a browser page of a visitor of its own, with `size`, `language` and `dark`."""
+    """Factory: a browser page of a visitor of its own, with `size`, `language`, `dark`, and service
+    `workers` only if wanted."""
     contexts: list[Any] = []
     bad: list[str] = []
 
     def open_(
-        url: str, size: tuple[int, int] = DESKTOP, language: str = "en", dark: bool = False
+        url: str,
+        size: tuple[int, int] = DESKTOP,
+        language: str = "en",
+        dark: bool = False,
+        workers: bool = False,
     ) -> Any:
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]},
             locale={"en": "en-GB", "zh": "zh-CN"}[language],
             color_scheme="dark" if dark else "light",
             reduced_motion="reduce",
+            # Requests of a service worker cannot be routed, and cost each page some files more.
+            service_workers="allow" if workers else "block",
         )
         context.set_default_timeout(60_000)
         contexts.append(context)

@@ -118,3 +118,15 @@ def test_other_files_are_refused(site: Gateway, visit: Open, data: Any) -> None:
     page.locator(OPENED).wait_for()
     upload(page, data, "notes.json")
     page.get_by_role("alert").get_by_text("export of slotproxy").wait_for()
+
+
+def test_images_do_not_make_a_conversation_too_large_to_import(
+    start_site: Any, visit: Open
+) -> None:
+    page = visit(f"{start_site('--max-body', '65536').url}/")
+    page.locator(OPENED).wait_for()
+    image = {"kind": "image/png", "name": "large.png", "data": "A" * 200_000}
+    said = {"id": "1", "parent_id": None, "role": "user", "content": "What is it?"}
+    upload(page, [{"title": "Seen", "messages": [{**said, "extra": {"images": [image]}}]}])
+    page.get_by_text("1 conversation imported.").wait_for()
+    page.locator(ROWS, has_text="Seen").wait_for()

@@ -36,13 +36,12 @@ def install(app: Flask) -> None:
 
 
 def language() -> str:
-    """Return the current request's language: the chosen one, else the browser's, else English."""
-    chosen = request.cookies.get(LANGUAGE, "")
-    return (
-        chosen
-        if chosen in texts.LANGUAGES
-        else request.accept_languages.best_match(texts.LANGUAGES, "en")
-    )
+    """Return the current request's language: that of its path, the chosen one, the browser's,
+    else English."""
+    chosen = (request.view_args or {}).get("spoken") or request.cookies.get(LANGUAGE, "")
+    if chosen in texts.LANGUAGES:
+        return chosen
+    return request.accept_languages.best_match(texts.LANGUAGES, "en")
 
 
 def theme() -> str:
@@ -83,7 +82,8 @@ def home() -> str:
     return f"{current_services().settings.api_prefix}/"
 
 
-def _address(name: str) -> str:
+def address(name: str) -> str:
+    """Return the address of a static file, with the digest of its content."""
     file = uploads.find(name)
     return url_for("pages.static", name=name, v=file.digest if file else None)
 
@@ -100,7 +100,7 @@ def _known() -> dict[str, Any]:
         "next_theme": THEMES[(THEMES.index(shown) + 1) % len(THEMES)],
         "words_in": texts.words,
         "words": partial(texts.words, spoken),
-        "texts": _address(texts.file(spoken)),
-        "static": _address,
+        "texts": address(texts.file(spoken)),
+        "static": address,
         "home": home(),
     }

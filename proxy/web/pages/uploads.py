@@ -18,6 +18,11 @@ from werkzeug.security import safe_join
 
 FOLDER = Path(__file__).resolve().parents[1] / "static"
 FOREVER = 365 * 24 * 3600
+KINDS = {
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".webmanifest": "application/manifest+json",
+}
 PACKED = ("text/", "application/javascript", "application/json", "image/svg+xml")
 
 
@@ -66,7 +71,7 @@ def _read(path: Path, changed: int) -> PageFile:
     data = path.read_bytes()
     # Do not use this machine's MIME table for scripts: browsers only run modules sent as
     # JavaScript.
-    kind = "text/javascript" if path.suffix in (".js", ".mjs") else None
+    kind = KINDS.get(path.suffix)
     kind = kind or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     packed = gzip.compress(data, 9, mtime=0) if kind.startswith(PACKED) else data
     digest = hashlib.sha256(data).hexdigest()[:16]

@@ -6,8 +6,8 @@ import { words } from "../panels/words.js";
 const SHOWN = 5; // conversations that were not imported
 const OF_ONE = [400, 413]; // statuses that say nothing about the next conversation
 
-/** The conversations are sent one by one, so a file may be larger than a request. Those that the
- * server refuses are skipped and listed. `over()` is called at the end. */
+/** The conversations are sent one by one and without what is not imported, such as images, so a file
+ * may be larger than a request. Those that the server refuses are skipped and listed. `over()` is called at the end. */
 export function archive(at, calls, attempt, tell, over) {
   at("import").addEventListener("change", async () => {
     const [file] = at("import").files;
@@ -18,7 +18,7 @@ export function archive(at, calls, attempt, tell, over) {
     const skipped = [];
     const send = async (one) => {
       try {
-        await calls.post("/conversations/import", one);
+        await calls.post("/conversations/import", slim(one));
       } catch (error) {
         if (!OF_ONE.includes(error.status)) throw error;
         skipped.push(words("chat.quoted", { title: String(one.title ?? "").slice(0, 60), why: error.message }));
@@ -46,4 +46,32 @@ async function parsed(file) {
   } catch {
     return null;
   }
+}
+
+/** Return a conversation with only what `proxy/dialects/chat_exports.py` reads. */
+function slim(one) {
+  const { title, created, changed, settings, pinned, create_time, update_time, created_at, updated_at } = one;
+  const about = { title, created, changed, settings, pinned, create_time, update_time, created_at, updated_at };
+  if (Array.isArray(one.messages)) return { ...about, messages: one.messages.map((node) => only(node, OURS)) };
+  const each = (nodes, read) => Object.fromEntries(Object.entries(nodes).map(([id, node]) => [id, read(node)]));
+  const messages = one.chat?.history?.messages;
+  if (messages) return { ...about, chat: { history: { messages: each(messages, (node) => only(node, OPEN_WEBUI)) } } };
+  return one.mapping ? { ...about, mapping: each(one.mapping, chatgpt) } : one;
+}
+
+const OURS = ["id", "parent_id", "role", "content", "reasoning", "created"];
+const OPEN_WEBUI = ["parentId", "role", "content", "timestamp"];
+
+function only(node, names) {
+  return Object.fromEntries(names.filter((name) => node?.[name] !== undefined).map((name) => [name, node[name]]));
+}
+
+function chatgpt(node) {
+  const { author, content, metadata, create_time } = node?.message ?? {};
+  const hidden = "is_visually_hidden_from_conversation";
+  const parts = content?.parts?.filter?.((part) => typeof part === "string");
+  return {
+    parent: node?.parent,
+    message: { author: only(author, ["role"]), content: { parts, text: content?.text }, metadata: only(metadata, [hidden]), create_time },
+  };
 }

@@ -351,10 +351,9 @@ const files =
   );
 
 archive(at, calls, attempt, tell, loadTalks);
-const showTalks = frame(page, form, at, () => form.requestSubmit());
+frame(page, form, at, () => form.requestSubmit());
 shortcuts(form.elements.text, {
   stop: () => !at("stop").hidden && (at("stop").click(), true),
-  search: () => (showTalks(), at("find").focus(), true),
   edit: () => {
     const last = branch().findLast((one) => one.role === "user");
     const pencil = last && document.getElementById(last.id)?.querySelector(".foot [data-act='edit']");
@@ -362,6 +361,8 @@ shortcuts(form.elements.text, {
     return Boolean(pencil);
   },
 });
+// A link to another conversation, as those of the command palette.
+window.addEventListener("hashchange", () => location.hash.slice(1) !== (talk?.id ?? "") && open());
 // Immediately, as the user may go on typing.
 form.elements.text.value = drafts.get(location.hash.slice(1));
 const opened = open();

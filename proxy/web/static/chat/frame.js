@@ -3,8 +3,7 @@
 
 import { kinds } from "./settings.js";
 
-/** `tried(text)` is called to send the text of an offer. Returns a function that shows the
- * conversations. */
+/** `tried(text)` is called to send the text of an offer. */
 export function frame(page, form, at, tried) {
   const drawer = (open) => {
     page.classList.toggle("drawn", open);
@@ -54,6 +53,4 @@ export function frame(page, form, at, tried) {
       form.elements.text.select();
     });
   }
-
-  return () => drawer(true);
 }

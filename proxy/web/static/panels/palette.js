@@ -1,0 +1,167 @@
+// The command palette: finds conversations, models, pages, settings and actions by their names.
+
+import { keyed, make, say } from "./dom.js";
+import { words } from "./words.js";
+
+const PAUSE = 150; // milliseconds after the last key until conversations are searched
+const MOST = 8; // conversations
+const body = document.body;
+
+/** What the page offers: its elements with `data-command`, which names their group. A select offers
+ * its options, the label of a setting its field, everything else is clicked. */
+function commands() {
+  const found = [];
+  for (const one of document.querySelectorAll("[data-command]")) {
+    if (one.disabled || one.closest("[hidden]:not([data-command-folded])")) continue;
+    const { command } = one.dataset;
+    const group = words(`palette.group.${command}`);
+    const add = (name, run) => name.trim() && found.push({ group, name: name.trim(), run });
+    if (one.tagName === "SELECT") {
+      for (const option of one.options) if (!option.disabled) add(option.textContent, () => choose(one, option));
+    } else add(nameOf(one), command === "setting" ? () => adjust(one) : () => one.click());
+  }
+  return found;
+}
+
+function nameOf(one) {
+  const texts = [...one.childNodes].filter((child) => child.nodeType === Node.TEXT_NODE);
+  const icon = one.querySelector("svg");
+  return one.dataset.name || (!icon && one.title) || one.ariaLabel || texts.map((child) => child.textContent).join("");
+}
+
+function choose(select, option) {
+  select.value = option.value;
+  select.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+/** Show the panel of a setting, and focus its field. */
+function adjust(label) {
+  const panel = label.closest("[data-command-folded]");
+  if (panel?.hidden) document.querySelector(`[aria-controls="${panel.id}"]`)?.click();
+  label.querySelector("input, select, textarea")?.focus();
+}
+
+async function conversations(search) {
+  const answer = await fetch(`${body.dataset.conversations}?${new URLSearchParams({ search })}`);
+  if (!answer.ok) return [];
+  const found = (await answer.json()).slice(0, MOST);
+  const group = words("palette.group.conversation");
+  const open = (id) => () => location.assign(`${body.dataset.home}#${id}`);
+  return found.map((one) => ({ group, name: one.title || words("chat.untitled"), run: open(one.id) }));
+}
+
+/** Whether a name has all words of a search, ignoring case. */
+function fits({ group, name }, search) {
+  const text = `${group} ${name}`.toLocaleLowerCase();
+  return search.toLocaleLowerCase().split(/\s+/).every((word) => text.includes(word));
+}
+
+class Palette {
+  #found = [];
+  #at = 0;
+  #asked = 0;
+  #pause = 0;
+
+  constructor() {
+    const label = words("palette.label");
+    this.list = make("ul", { id: "palette-list", role: "listbox", "aria-label": label });
+    this.input = make("input", { type: "text", role: "combobox", autocomplete: "off", spellcheck: false, maxLength: 200 });
+    this.input.placeholder = this.input.ariaLabel = label;
+    this.input.setAttribute("aria-controls", this.list.id);
+    this.input.ariaExpanded = "true";
+    this.input.ariaAutoComplete = "list";
+    this.none = make("p", { className: "none", role: "status" });
+    const keys = make("p", { className: "keys" }, words("palette.keys"));
+    this.dialog = make("dialog", { className: "palette", "aria-label": label }, this.input, this.list, this.none, keys);
+    this.dialog.addEventListener("close", () => this.dialog.remove());
+    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
+    this.input.addEventListener("input", () => this.#search());
+    this.dialog.addEventListener("keydown", (event) => this.#key(event));
+  }
+
+  open() {
+    this.before = document.activeElement;
+    this.known = commands();
+    body.append(this.dialog);
+    this.dialog.showModal();
+    this.#show(this.known, []);
+    this.#ask("");
+  }
+
+  #search() {
+    this.#at = 0;
+    const search = this.input.value.trim();
+    this.#show(this.known.filter((one) => fits(one, search)), search ? [] : this.talks);
+    clearTimeout(this.#pause);
+    this.#pause = setTimeout(() => this.#ask(search), PAUSE);
+  }
+
+  async #ask(search) {
+    const mine = ++this.#asked;
+    const talks = await conversations(search).catch(() => []);
+    if (mine !== this.#asked) return;
+    if (!search) this.talks = talks;
+    this.#show(this.known.filter((one) => fits(one, search)), talks);
+  }
+
+  #show(known, talks = []) {
+    // Conversations come last: what was found at once does not move when they arrive.
+    this.#found = [...known, ...talks];
+    this.#at = Math.min(this.#at, Math.max(0, this.#found.length - 1));
+    const items = this.#found.map((one, n) => ({ ...one, n }));
+    keyed(this.list, items, (one) => one.n, () => this.#row());
+    say(this.none, items.length ? "" : words("palette.none"));
+    this.#point();
+  }
+
+  #row() {
+    const name = make("span", { className: "name" });
+    const group = make("span", { className: "group" });
+    const row = make("li", { role: "option" }, name, group);
+    row.addEventListener("click", () => this.#run());
+    row.addEventListener("pointermove", () => {
+      if (this.#at === row.n) return;
+      this.#at = row.n;
+      this.#point(false);
+    });
+    row.update = (one) => {
+      row.n = one.n;
+      row.id = `palette-${one.n}`;
+      say(name, one.name);
+      say(group, one.group);
+    };
+    return row;
+  }
+
+  #point(scroll = true) {
+    for (const row of this.list.children) row.ariaSelected = String(row.n === this.#at);
+    const row = this.list.children[this.#at];
+    if (row) this.input.setAttribute("aria-activedescendant", row.id);
+    else this.input.removeAttribute("aria-activedescendant");
+    if (scroll) row?.scrollIntoView({ block: "nearest" });
+  }
+
+  #key(event) {
+    if (event.isComposing) return;
+    const last = this.#found.length - 1;
+    const move = { ArrowDown: this.#at < last ? this.#at + 1 : 0, ArrowUp: this.#at > 0 ? this.#at - 1 : last }[event.key];
+    if (move !== undefined) {
+      this.#at = Math.max(0, move);
+      this.#point();
+    } else if (event.key === "Enter") this.#run();
+    else if (event.key === "Tab") this.input.focus(); // the list is reached by the arrow keys
+    else return;
+    event.preventDefault();
+  }
+
+  #run() {
+    const chosen = this.#found[this.#at];
+    if (!chosen) return;
+    this.dialog.close();
+    this.before?.focus?.();
+    chosen.run();
+  }
+}
+
+/** Open the palette. */
+export const open = () => new Palette().open();

@@ -1,0 +1,103 @@
+"""The command palette of all pages (Ctrl+K): found and run with the keyboard alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tools.processes import Gateway
+
+from .conftest import DESKTOP, OPENED, PHONE, Open
+from .test_chat import answered, ask, until
+
+INPUT = "dialog.palette input"
+CHOSEN = 'dialog.palette [aria-selected="true"]'
+
+
+def run(page: Any, words: str, chosen: str) -> None:
+    """Open the palette, type, and press Enter once the first result is `chosen`."""
+    page.keyboard.press("Control+k")
+    page.locator(INPUT).fill(words)
+    page.locator(CHOSEN, has_text=chosen).wait_for()
+    page.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize(
+    ("language", "models", "none"), [("en", "Models", "No results."), ("zh", "模型", "没有结果。")]
+)
+def test_palette_is_accessible_and_traps_the_focus(
+    site: Gateway,
+    visit: Open,
+    accessible: Any,
+    size: tuple[int, int],
+    language: str,
+    models: str,
+    none: str,
+) -> None:
+    page = visit(f"{site.url}/status", size=size, language=language)
+    theme = page.locator(".theme")
+    theme.focus()
+    page.keyboard.press("Control+k")
+    page.locator(CHOSEN).wait_for()
+    accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        assert page.locator(INPUT).evaluate("one => one === document.activeElement")
+    page.locator(INPUT).fill("nothing of that name")
+    until(page, lambda: page.locator(".palette .none").inner_text() == none)
+    page.keyboard.press("Escape")
+    page.locator("dialog.palette").wait_for(state="detached")
+    assert theme.evaluate("one => one === document.activeElement")
+    run(page, models, models)
+    page.wait_for_url("**/hosting")
+
+
+def test_palette_finds_conversations_by_their_text_from_every_page(
+    site: Gateway, visit: Open
+) -> None:
+    page = visit(f"{site.url}/")
+    page.locator(OPENED).wait_for()
+    ask(page, "Tell me of the Zanzibar ferry.")
+    answered(page)
+    address = page.url
+    page.goto(f"{site.url}/status")
+    run(page, "zanzibar", "Tell me of the Zanzibar ferry.")
+    page.wait_for_url(address)
+    page.locator(".message.assistant").wait_for()
+
+
+def test_palette_runs_actions(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/status")
+    run(page, "action light", "Light theme")  # which follows that of the system
+    page.locator('html[data-theme="light"]').wait_for()
+    run(page, "中文", "中文")
+    page.locator('html[lang="zh-CN"]').wait_for()
+
+
+def test_settings_and_models_are_reached_by_their_names(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/")
+    page.locator(OPENED).wait_for()
+    run(page, "temperature", "Temperature")
+    page.locator('[name="temperature"]:focus').wait_for()
+    model = page.locator('[data-part="model"] option').first.inner_text()
+    run(page, f"model {model}", model)
+    assert page.locator('[data-part="model"]').input_value()
+    run(page, "new conversation", "New conversation")
+    page.locator("#text:focus").wait_for()
+
+
+def test_arrow_keys_choose_and_results_stay_in_place(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/status")
+    page.keyboard.press("Control+k")
+    first = page.locator(CHOSEN).inner_text()
+    page.keyboard.press("ArrowDown")
+    assert page.locator(CHOSEN).inner_text() != first
+    page.keyboard.press("ArrowUp")
+    assert page.locator(CHOSEN).inner_text() == first
+    page.keyboard.press("ArrowUp")  # around to the last
+    last = page.locator("dialog.palette li").last
+    until(page, lambda: last.get_attribute("aria-selected") == "true")
+    assert page.locator(INPUT).get_attribute("aria-activedescendant") == last.get_attribute("id")
