@@ -28,9 +28,7 @@ WORKERS = "async () => (await navigator.serviceWorker.getRegistrations()).length
 def own_site(model_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
     """A gateway with an API key, which the test may kill and start again."""
     flags = ["--llama-api", model_server.url, "--slots", "4", "--data", str(tmp_path / "data")]
-    gateway = Gateway(
-        [*flags, "--api-key", f"ann:{KEY}"], tmp_path / "gateway.log", port=free_port()
-    )
+    gateway = Gateway([*flags, "--api-key", KEY], tmp_path / "gateway.log", port=free_port())
     try:
         gateway.start()
         yield gateway
@@ -52,7 +50,7 @@ def test_page_without_a_connection_says_so_and_returns(
     own_site: Gateway, visit: Open, accessible: Any, language: str, title: str
 ) -> None:
     page = signed_in(visit, own_site, language)
-    own_site.kill()
+    own_site.stop()
     page.reload()
     page.get_by_role("heading", name=title).wait_for()
     assert page.evaluate("getComputedStyle(document.querySelector('.bar')).display") == "flex"
