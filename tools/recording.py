@@ -25,7 +25,7 @@ TYPED = 30  # characters typed in a second
 PAUSE = 0.6  # seconds between a command and its output
 READ = 1.4  # seconds between an output and the next command
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
-SHOWN = "http://127.0.0.1:8081"  # the address in the pictures: that of the README
+SHOWN, SERVER = "http://127.0.0.1:8081", "http://127.0.0.1:8080"  # as in the README
 STYLE = """
 text { fill: #e8eaee; white-space: pre; }
 text { font: 14px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
@@ -68,9 +68,12 @@ def lines(turns: Sequence[Turn]) -> Iterator[Line]:
 
 
 def _broken(command: str) -> list[str]:
-    """A command in lines that fit, as a shell takes them."""
+    """A command in lines that fit. Within quotes, a line may end
+    anywhere."""
     parts = textwrap.wrap(command, COLUMNS - 4, break_on_hyphens=False, break_long_words=False)
-    return [part + " \\" for part in parts[:-1]] + parts[-1:]
+    quotes = [" ".join(parts[: n + 1]).count("'") for n in range(len(parts) - 1)]
+    ends = ["" if number % 2 else " \\" for number in quotes]
+    return [part + end for part, end in zip(parts, [*ends, ""], strict=True)]
 
 
 def svg(session: Sequence[Line], title: str) -> str:
@@ -104,17 +107,22 @@ def record(gateway: Gateway, flags: Sequence[str], file: Path) -> None:
     """Record a session with a running gateway: its start as it was logged, and two questions. The
     addresses in the picture are those of the README."""
     started = next(line for line in gateway.log.splitlines() if line.startswith("slotproxy:"))
-    command = " ".join(["slotproxy --llama-api http://127.0.0.1:8080", *map(shlex.quote, flags)])
+    command = " ".join([f"slotproxy --llama-api {SERVER}", *map(shlex.quote, flags)])
     openai, anthropic = (
         {**QUESTION, "max_tokens": 64},
         {"model": "any", **QUESTION, "max_tokens": 64},
     )
     turns = [
-        Turn(f"{command} &", re.sub(r"http://[\d.:]+", SHOWN, started)),
+        Turn(f"{command} &", _shown(started, gateway.url)),
         _asked(gateway, "/v1/chat/completions", openai, ".choices[0].message.content"),
-        _asked(gateway, "/v1/messages", anthropic, ".content[0].text, .usage"),
+        _asked(gateway, "/v1/messages", anthropic, ".content[0].text"),
     ]
     file.write_text(svg([*lines(turns)], "slotproxy in a terminal"), encoding="utf-8")
+
+
+def _shown(text: str, address: str) -> str:
+    """Replace the address of the gateway, and that of its server, by the usual ones."""
+    return re.sub(r"http://127\.0\.0\.1:(?!8081)\d+", SERVER, text.replace(address, SHOWN))
 
 
 def _asked(gateway: Gateway, path: str, body: object, wanted: str) -> Turn:
