@@ -51,6 +51,7 @@ FOREIGN = {
 CODE = re.compile(r"`([^`\n]+)`")
 PRINTING = {"--version", "--print-completion"}
 METHODS = ("GET", "POST", "PUT", "DELETE")
+INTERNAL = ("/pages/api/", "/offline/", "/service-worker-")  # asked for by the pages alone
 ROUTE = re.compile(r"\b(GET|POST|PUT|DELETE)(?:,? (?:GET|POST|PUT|DELETE))* (/[\w{}./-]*)")
 
 
@@ -134,7 +135,7 @@ def test_every_route_on_a_page_exists(page: str, app: Flask) -> None:
 
 def test_every_route_is_in_the_http_reference(routes: set[tuple[str, str]]) -> None:
     shown = _routes(TEXTS["docs/http.md"])
-    internal = {one for one in routes if one[1].startswith("/pages/api/")}
+    internal = {one for one in routes if one[1].startswith(INTERNAL)}
     # "Also without /v1".
     short = {one for one in routes - shown if (one[0], "/v1" + one[1]) in shown}
     assert routes - internal - short == shown
