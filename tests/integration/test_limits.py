@@ -145,7 +145,7 @@ def test_keys_that_another_program_wrote_are_repaired(
     gauges = [Gauge("key k", "parallel", 4)]
     taken = limiter.take(charges, gauges)
     assert isinstance(taken, Taken)
-    (level,) = (key for key in redis.keys("*limits:*") if b"\0" not in key)
+    (level,) = (key for key in redis.keys("*limits2:*") if b"\0" not in key)
     redis.delete(level)
     redis.set(level, "foreign")
     assert isinstance(limiter.take(charges, gauges), Taken)
@@ -154,6 +154,50 @@ def test_keys_that_another_program_wrote_are_repaired(
     results = [limiter.take(charges, gauges) for _ in range(3)]
     assert [isinstance(one, Taken) for one in results] == [True, True, False]
     limiter.settle(taken, taken.amounts)
+
+
+@pytest.mark.parametrize("level", ["9" * 400 + ":1", "1:" + "9" * 400])
+def test_level_that_is_no_exact_number_counts_as_none(
+    limiter: SharedLimiter, redis_server: RedisServer, level: str
+) -> None:
+    redis = Redis(port=redis_server.port)
+    charges = [Charge("key k", window("requests/minute", 2, 60), TICKS, TICKS, gives_back=False)]
+    gauges = [Gauge("key k", "parallel", ANY)]
+    assert isinstance(limiter.take(charges, gauges), Taken)
+    (key,) = (key for key in redis.keys("*limits2:*") if b"\0" not in key)
+    redis.hset(key, "requests/minute", level)
+    found = limiter.take(charges, gauges)
+    assert isinstance(found, Taken)
+    assert found.levels == [TICKS]
+
+
+def test_settlement_after_a_repair_gives_back_what_was_reserved(
+    limiter: SharedLimiter, redis_server: RedisServer
+) -> None:
+    redis = Redis(port=redis_server.port)
+    meter = window("tokens/month", 100, 2_592_000)
+    subjects = ["key k", "team t"]
+    charges = [Charge(one, meter, 90 * TICKS, 90 * TICKS) for one in subjects]
+    gauges = [Gauge(one, "parallel", 1) for one in subjects]
+    taken = limiter.take(charges, gauges)
+    assert isinstance(taken, Taken)
+    (team,) = (key for key in redis.keys("*limits2:team t") if b"\0" not in key)
+    redis.delete(team)
+    redis.set(team, "foreign")
+    limiter.settle(taken, [0, 0])
+    assert isinstance(limiter.take(charges, gauges), Taken)
+
+
+def test_budget_does_not_read_levels_of_an_older_release(redis_server: RedisServer) -> None:
+    """Its slot-seconds were counted in thousandths."""
+    key = "slotproxy:{test}:limits:key k"
+    name = "slot_seconds/ever/budget"
+    Redis(port=redis_server.port).hset(key, name, "5000:0")
+    limiter = SharedLimiter(redis_server.url, "test", lambda charge: 5_000_000)
+    found = limiter.take([Charge("key k", Meter(name, 9_000_000, 0), 0, 0)], [])
+    assert isinstance(found, Taken)
+    assert found.levels == [5_000_000]
+    limiter.close()
 
 
 def test_redis_that_is_away_is_told(redis_server: RedisServer, limiter: SharedLimiter) -> None:

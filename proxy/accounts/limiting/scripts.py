@@ -5,7 +5,7 @@ gauge a sorted set of leases by the time at which they end. A lease is "ID|NAME=
 took and gives back if its worker dies. Whichever script sees a lease first that has ended, gives
 it back.
 
-A level that is no such text counts as none.
+A level that is no such text, or has a larger number than 2^53, counts as none.
 
 Numbers are doubles, exact up to 2^53, and are written with all of their digits.
 """
@@ -23,11 +23,11 @@ local function level(one)
   if rate > 0 then at = math.floor(now / one[5]) end
   local known = redis.call('HGET', KEYS[one[1]], one[2])
   local used, before = string.match(known or '', '^(%d+):(%d+)$')
-  if not used then
+  used, before = tonumber(used), tonumber(before)
+  if not used or used > 2^53 or before > 2^53 then
     if rate > 0 then return 0, at end
     return nil, at
   end
-  used, before = tonumber(used), tonumber(before)
   if at <= before then return used, before end
   if rate == 0 then return nil, at end
   return math.max(0, used - (at - before) * rate), at
@@ -102,16 +102,19 @@ return answer
 
 # job: {gauges {key of the set, lease}, charges {key, name, capacity, rate, tick, epoch, units
 # taken, units used, place of the gauge that leased them}}. If that lease was given back, all of the
-# units used are charged. An epoch that is over changes no more.
+# units used are charged. An epoch that is over changes no more. All is read before anything is
+# written: a script that fails at a foreign key has changed nothing, and can run again.
 SETTLE = (
     COMMON
     + """
-local leased = {}
+local leased, levels, ats = {}, {}, {}
 for place, gauge in ipairs(job[1]) do
-  leased[place] = redis.call('ZREM', KEYS[gauge[1]], gauge[2]) == 1
+  leased[place] = redis.call('ZSCORE', KEYS[gauge[1]], gauge[2])
 end
-for _, one in ipairs(job[2]) do
-  local used, at = level(one)
+for place, one in ipairs(job[2]) do levels[place], ats[place] = level(one) end
+for _, gauge in ipairs(job[1]) do redis.call('ZREM', KEYS[gauge[1]], gauge[2]) end
+for place, one in ipairs(job[2]) do
+  local used, at = levels[place], ats[place]
   local change = one[8]
   if leased[one[9]] then change = one[8] - one[7] end
   if used and change ~= 0 and (one[4] > 0 or at == one[6]) then set(one, used + change, at) end

@@ -64,7 +64,8 @@ class SharedLimiter:
             protocol=2,
             retry=Retry(NoBackoff(), 0),
         )
-        self._prefix = f"slotproxy:{{{name}}}:limits:"
+        # Another number for other units of a level, so that no level of an older release is read.
+        self._prefix = f"slotproxy:{{{name}}}:limits2:"
         self._take = self._redis.register_script(scripts.TAKE)
         self._settle = self._redis.register_script(scripts.SETTLE)
         self._renew = self._redis.register_script(scripts.RENEW)
