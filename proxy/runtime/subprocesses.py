@@ -143,12 +143,20 @@ class Child(Helper):
 
 class Children:
     """Helpers of one kind, at most `most`, started when needed. `whole`: the operator's own code,
-    which may be configured in the environment; others get a small one."""
+    which may be configured in the environment; others get a small one. `start`: seconds that the
+    first question of a helper may take longer."""
 
     def __init__(
-        self, module: str, setup: Any = None, *, whole: bool = False, most: int = MOST
+        self,
+        module: str,
+        setup: Any = None,
+        *,
+        whole: bool = False,
+        most: int = MOST,
+        start: float = 0.0,
     ) -> None:
         self._module = module
+        self._start = start
         self._whole = whole
         self._setup = setup
         self._lock = threading.Lock()
@@ -175,6 +183,7 @@ class Children:
     def _ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
         child = self._idle_child()
         if child is None:
+            seconds += self._start
             try:
                 child = Child(self._module, self._setup, whole=self._whole)
             except OSError as error:

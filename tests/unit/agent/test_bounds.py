@@ -56,6 +56,15 @@ def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Childr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+def test_first_question_of_a_child_has_time_for_its_start(children: Children) -> None:
+    with pytest.raises(UpstreamTimeout):
+        children.ask(1, Cancel(), 0.0)
+    patient = Children("made_up_helper", start=60.0)
+    assert patient.ask(1, Cancel(), 0.0) == "x"
+    patient.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
 def test_size_of_child_answer_is_bounded(children: Children) -> None:
     fits = LONGEST - 3  # two quotes, and the end of the line
     assert len(children.ask(fits, Cancel(), 60)) == fits

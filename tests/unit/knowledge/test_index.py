@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
 
-from proxy.errors import NoBackend
+from proxy.errors import NoBackend, UpstreamTimeout
 from proxy.knowledge.index import Index, IndexEntry
 from proxy.knowledge.index.backend import IndexBackend
 from proxy.knowledge.index.postgres import PostgresShelf
@@ -234,6 +234,24 @@ def test_search_uses_words_when_embeddings_are_down(shelf: IndexBackend) -> None
         index.add("b", [IndexEntry("new", "d", "新的")])
     assert sum(pauses) >= 30  # new documents wait for their vectors
     assert names(Index(shelf), "新的") == []
+
+
+def test_new_documents_survive_a_timeout_but_not_many(shelf: IndexBackend) -> None:
+    asked: list[int] = []
+
+    def slow(model: str, texts: Sequence[str]) -> list[list[float]]:
+        asked.append(len(texts))
+        if len(asked) == 2:
+            return [[1.0, 0.0] for _ in texts]
+        raise UpstreamTimeout("timed out after 30 seconds")
+
+    index = Index(shelf, slow, lambda seconds: None)
+    index.add("b", [IndexEntry("new", "d", "新的")])
+    assert index.census() == {"d": (1, 1)}
+    asked[:] = [0, 0]
+    with pytest.raises(UpstreamTimeout):
+        index.add("b", [IndexEntry("newer", "d", "更新的")])
+    assert len(asked) < 9
 
 
 def test_census_counts_chunks_and_vectors(shelf: IndexBackend) -> None:
