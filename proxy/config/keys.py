@@ -84,6 +84,8 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
         more: dict[str, Any] = {name: options.pop(name) for name in own if name in options}
         is_valid = (
             1 <= len(words) <= 2
+            # A line that begins with an option would be a key without it.
+            and not (len(words) == 2 and _OPTION.fullmatch(words[0]))
             and more.get("priority", "low") in ("high", "normal", "low")
             and more.get("on_overflow", "") in _OVERFLOW
         )

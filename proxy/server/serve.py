@@ -206,6 +206,8 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
             os._exit(0)
 
     def post_worker_init(worker: Any) -> None:
+        if worker.age > settings.workers:  # it replaces one that may have reloaded
+            _reload(worker.wsgi, reread, set(settings.warnings))
         _on_change(worker.wsgi, settings, reread)
         names = [sock.getsockname() for sock in worker.sockets]
         if worker.age == 1:  # the first of several

@@ -21,6 +21,7 @@ from tests import redis_servers
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway
 
+from .child_processes import descendants
 from .conftest import StartGateway
 
 NOBODY = "http://127.0.0.1:9"
@@ -182,3 +183,20 @@ def test_key_file_has_rights_and_is_read_again_at_a_signal(
     one.send(signal.SIGHUP)
     _wait_for(lambda: _status(one.url, "sk-ann") == 401)
     assert _status(one.url, "sk-ops") == 200
+
+
+def test_worker_that_replaces_another_reads_the_key_file_again(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    flags = _flags(tmp_path)
+    (tmp_path / "keys").write_text("ops sk-ops\nbob sk-bob\n", encoding="utf-8")
+    one = gateway(*flags, ready=0)
+    assert _status(one.url, "sk-bob") == 200
+    (worker,) = descendants(one.pid)
+    (tmp_path / "keys").write_text("ops sk-ops\ncarol sk-carol\n", encoding="utf-8")
+    one.send(signal.SIGHUP)
+    _wait_for(lambda: _status(one.url, "sk-bob") == 401)
+    os.kill(worker, signal.SIGKILL)
+    _wait_for(lambda: descendants(one.pid) not in ([], [worker]))
+    assert _status(one.url, "sk-bob") == 401
+    assert _status(one.url, "sk-carol") == 200

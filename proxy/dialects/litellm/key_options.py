@@ -43,7 +43,10 @@ def _value(name: str, text: str) -> Any:
     if name in _TEXTS:
         return text
     if name in _LISTS:
-        return [one for one in text.split(",") if one]
+        entries = [one for one in text.split(",") if one]
+        if not entries:  # which would mean no bound
+            raise InvalidParameter(name, "is empty: name at least one entry, or leave it out")
+        return entries
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError):

@@ -23,7 +23,6 @@ from typing import NamedTuple
 from flask import Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from ...accounts.records import KEY_ID
 from ...errors import Forbidden
 from ...store.live import LIFETIME as LIFETIME
 from ...store.live import LONGEST_AGENT, OpenSession
@@ -47,7 +46,6 @@ class Sessions:
 
     def __init__(self, keys: Iterable[tuple[str, str]]) -> None:
         self._keys = sorted(keys)
-        self._names = frozenset(name for name, _ in self._keys)
 
     @functools.cached_property
     def _signer(self) -> URLSafeTimedSerializer:
@@ -82,8 +80,7 @@ class Sessions:
             name, value = self._signer.loads(cookie, max_age=LIFETIME)
         except (BadSignature, ValueError):  # or the cookie is from an earlier version
             return None
-        known = name in self._names or KEY_ID.fullmatch(name)
-        return Session(_digest(value), name) if known else None
+        return Session(_digest(value), name)
 
 
 def _digest(value: str) -> str:

@@ -13,6 +13,7 @@ from proxy.app import reload
 from proxy.config import Settings, SettingsError, load
 from tests.fakes import ScriptedDriver, make_app, make_own_app, say, services_of
 from tests.unit.web.account_client import CHAT, Http
+from tests.unit.web.test_pages_session import BROWSER, sign_in
 
 PLAIN = "ops sk-ops\n"
 
@@ -102,6 +103,8 @@ def test_group_and_priority_stay_with_other_options(read: Callable[..., Settings
         ("allowed_ips=localhost", "allowed_ips is wrong"),
         ("on_limit=later", "on_limit must be reject or wait"),
         ("budget_duration=9d max_budget=1", "budget_duration must be one of"),
+        ("models=", "models is empty"),
+        ("allowed_ips=,", "allowed_ips is empty"),
         ("rpm_limit=1 rpm_limit=2", "rpm_limit is there twice"),
         ("priority=urgent", "expected KEY or NAME KEY"),
         ("more words", "expected KEY or NAME KEY"),
@@ -118,6 +121,11 @@ def test_wrong_option_names_its_line(
     assert "sk-secret" not in text
 
 
+def test_option_is_no_name(read: Callable[..., Settings]) -> None:
+    with pytest.raises(SettingsError, match="line 2: expected KEY or NAME KEY"):
+        read("models=tiny sk-ann\n")
+
+
 def test_reload_reads_the_key_file_again(read: Callable[..., Settings]) -> None:
     began = read("ann sk-ann\nbob sk-bob models=other\n")
     app = _reloadable(began)
@@ -130,6 +138,16 @@ def test_reload_reads_the_key_file_again(read: Callable[..., Settings]) -> None:
     reload(app, read("ann sk-ann rpm_limit=1\nbob sk-new\neve sk-eve\n"))
     keys = ["sk-ann", "sk-ann", "sk-bob", "sk-new", "sk-eve", "sk-ops"]
     assert [http.chat(key).status_code for key in keys] == [200, 429, 401, 200, 200, 200]
+
+
+def test_key_that_a_reload_added_signs_in_to_the_pages(read: Callable[..., Settings]) -> None:
+    app = _reloadable(read("ann sk-ann\n"))
+    reload(app, read("ann sk-ann\neve sk-eve\n"))
+    visitor = app.test_client()
+    assert sign_in(visitor, "sk-eve").status_code == 303
+    assert visitor.get("/status").status_code == 200
+    reload(app, read("ann sk-ann\n"))
+    assert visitor.get("/status", headers=BROWSER).status_code == 302
 
 
 def test_wrong_file_changes_nothing_at_a_reload(read: Callable[..., Settings]) -> None:
