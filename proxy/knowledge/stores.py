@@ -91,6 +91,14 @@ class VectorStores:
             self._knowledge.base(owner, one.base_id)
         self._delete_file(owner, file_id)
 
+    def delete_all_files(self, owner: str) -> int:
+        """Delete all files, and return how many there were. They leave all vector stores."""
+        files = self.files(owner)
+        for one in files:
+            with suppress(NotFound):  # it may already be deleted
+                self._delete_file(owner, one.file_id)
+        return len(files)
+
     def _delete_file(self, owner: str, file_id: str) -> None:
         for one in self._files.attachments(owner, file_id):
             with suppress(NotFound):  # it may already be deleted

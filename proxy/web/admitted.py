@@ -15,9 +15,7 @@ from ..core.usage import Usage
 from ..errors import GatewayError, Unsupported
 from ..gateway import Caller, Embedder
 from ..runtime.cancel import Cancel
-from .fastpath import Environ
 from .observability import Record
-from .services import Services
 
 CHARACTERS = 3  # of a token, about
 
@@ -64,9 +62,8 @@ class Admitted:
 
 @contextmanager
 def within_limits(
-    services: Services,
+    caller: Caller,
     record: Record,
-    environ: Environ,
     cancel: Cancel,
     *,
     embedder: Embedder,
@@ -74,9 +71,8 @@ def within_limits(
     texts: Iterable[Sized],
 ) -> Iterator[Admitted]:
     """Run a request to this model of an embedder that evaluates these texts, or lists of token ids,
-    within the limits of its caller. Afterwards, the tokens in the record's info are charged. If the
+    within its caller's limits. Afterwards, the tokens in the record's info are charged. If the
     client leaves, or is refused, after a backend has begun, these are about those of all texts."""
-    caller = services.callers.caller(record.key, environ)
     prompt = 0
     if caller.allowance is not None:
         prompt, registry = _about(texts), embedder.registry

@@ -161,10 +161,7 @@ def delete(services: Services, record: Record) -> Any:
     if services.batches is not None:
         gone["batches"] = services.batches.clear(owner)
     if services.vector_stores is not None:
-        files = services.vector_stores.files(owner)
-        for file in files:
-            services.vector_stores.delete_file(owner, file.file_id)
-        gone["files"] = len(files)
+        gone["files"] = services.vector_stores.delete_all_files(owner)
     if services.knowledge is not None:
         gone["knowledge_bases"] = services.knowledge.delete_all(owner)
     return {"object": "data.deleted", "deleted": gone}

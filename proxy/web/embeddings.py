@@ -13,7 +13,7 @@ from ..core.vectors import Embedded
 from ..dialects import embeddings, glm, rerank
 from ..dialects.ollama import common as ollama
 from ..errors import Unsupported
-from ..gateway import Embedder
+from ..gateway import Caller, Embedder
 from . import body, disconnect
 from .admitted import within_limits
 from .auth import BATCH
@@ -78,19 +78,21 @@ def embedded(
     The local model answers to its name, and for names of no model if the backends make no
     embeddings. Raises like `check_model`, `within_limits` and `Embedder.embed`."""
     local, others = services.local_embedder, services.embedder
+    caller = services.callers.caller(record.key, request.environ)  # counts one request
     if local is not None and local.makes(model):
-        return _embedded_by(local, services, record, model, inputs)
+        return _embedded_by(local, caller, services, record, model, inputs)
     try:
-        return _embedded_by(others, services, record, model, inputs)
+        return _embedded_by(others, caller, services, record, model, inputs)
     except Unsupported:
         name = local_model(services, request.environ)
         if local is None or not name or others.makes(model):
             raise
-        return _embedded_by(local, services, record, name, inputs)
+        return _embedded_by(local, caller, services, record, name, inputs)
 
 
 def _embedded_by(
     embedder: Embedder,
+    caller: Caller,
     services: Services,
     record: Record,
     model: str,
@@ -103,7 +105,7 @@ def _embedded_by(
     with (
         disconnect.watched(environ) as cancel,
         within_limits(
-            services, record, environ, cancel, embedder=embedder, model=model, texts=inputs
+            caller, record, cancel, embedder=embedder, model=model, texts=inputs
         ) as admitted,
     ):
         name, result = embedder.embed(
@@ -124,16 +126,11 @@ def ranked(services: Services, record: Record) -> Any:
     services.observer.begin(record)
     texts = [asked.query + document for document in asked.documents]
     environ = request.environ
+    caller = services.callers.caller(record.key, environ)
     with (
         disconnect.watched(environ) as cancel,
         within_limits(
-            services,
-            record,
-            environ,
-            cancel,
-            embedder=services.ranker,
-            model=asked.model,
-            texts=texts,
+            caller, record, cancel, embedder=services.ranker, model=asked.model, texts=texts
         ) as admitted,
     ):
         name, result = services.ranker.rerank(

@@ -121,7 +121,8 @@ def _called(
             if call.name == MODELS:
                 names = visible(services, request.environ, services.gateway.registry.names())
                 return mcp_server.answer(key, mcp_server.content("\n".join(names)))
-            work = _running(services, record, call, cancel, mcp_progress.SECOND if token else 0.0)
+            interval = 0.0 if token is None else mcp_progress.SECOND
+            work = _running(services, record, call, cancel, interval)
             if token is None:
                 return mcp_server.answer(key, mcp_server.content(_finished(work)))
             told = mcp_progress.told(work, key, token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from proxy.accounts.limiting.limiter import Refused, Taken
 from proxy.core.usage import Usage
 from proxy.core.vectors import Embedded
 from proxy.errors import BadRequest, Cancelled, GatewayError, LimitsUnavailable
+from proxy.web.services import EXTENSION
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, KEYS, Http
 from tests.unit.web.test_context_edits import EDIT, body, edits
@@ -425,6 +427,15 @@ def test_limits_of_models_hold_at_each_level(http: Http) -> None:
     http.admin("/user/new", user_id="carol", auto_create_key=False, model_rpm_limit={"*": 2})
     keys = [http.make(team_id="lab")["key"], http.make(user_id="carol")["key"]]
     assert [http.chat(key).status_code for key in keys * 3] == [200, 200, 429, 200, 429, 429]
+
+
+def test_request_that_the_local_embedding_model_answers_counts_once(http: Http) -> None:
+    local = services_of(make_app(Vectors(Cancelled("gone")))).embedder
+    services = services_of(http.app)
+    http.app.extensions[EXTENSION] = replace(services, local_embedder=local)
+    key = http.make(rpm_limit=1)["key"]
+    asked = [http.post("/v1/embeddings", key, model="ada", input="Hi") for _ in range(2)]
+    assert [one.status_code for one in asked] == [200, 429], asked[0].text
 
 
 def test_limits_of_models_count_embeddings_under_any_name(http: Http) -> None:

@@ -236,9 +236,11 @@ def test_call_has_the_time_limit_of_tools(monkeypatch: pytest.MonkeyPatch) -> No
 STREAM = {"Accept": "application/json, text/event-stream"}
 
 
-def streamed(http: FlaskClient, name: str, **arguments: Any) -> list[Any]:
+def streamed(
+    http: FlaskClient, name: str, progress_token: str | int = "p1", **arguments: Any
+) -> list[Any]:
     """The messages of a stream with the progress of a call."""
-    meta = {"progressToken": "p1"}
+    meta = {"progressToken": progress_token}
     params = {"name": name, "arguments": arguments, "_meta": meta}
     answer = post(http, "tools/call", headers=STREAM, params=params)
     assert answer.content_type.startswith("text/event-stream"), answer.text
@@ -280,7 +282,8 @@ def test_stream_of_a_call_that_fails_ends_with_the_error(monkeypatch: pytest.Mon
     assert last["result"]["isError"]
 
 
-def test_stream_ticks_while_a_tool_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("token", ["p1", 0, ""])
+def test_stream_ticks_while_a_tool_runs(token: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_progress, "SECOND", 0.01)
     app = make_app(ScriptedDriver(), **SETTINGS)
     tool = WaitingTool()
@@ -294,8 +297,9 @@ def test_stream_ticks_while_a_tool_runs(monkeypatch: pytest.MonkeyPatch) -> None
         return encode(token, done, message, total)
 
     monkeypatch.setattr(mcp_server, "progress", progress)
-    *told, last = streamed(app.test_client(), "wait")
+    *told, last = streamed(app.test_client(), "wait", token)
     assert [one["params"]["progress"] for one in told][:3] == [1, 2, 3]
+    assert told[0]["params"]["progressToken"] == token
     assert last["result"] == mcp_server.content("done")
 
 

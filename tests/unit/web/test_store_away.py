@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.usage import Usage
-from proxy.errors import StoreUnavailable
+from proxy.errors import NotFound, StoreUnavailable
 from proxy.store import database, outage
 from proxy.store.conversations import ConversationStore
 from proxy.store.database_responses import DatabaseResponses
@@ -298,6 +298,29 @@ def test_export_is_sent_whole_in_pieces(folder: Path) -> None:
     assert {one["title"] for one in whole["conversations"]} == {"t0", "t1", "t2"}
     assert [one["message_id"] for one in whole["feedback"]] == [f"m{n}" for n in range(130)]
     assert whole["knowledge_bases"] == whole["files"] == []
+
+
+def test_data_are_deleted_when_a_knowledge_base_of_a_file_is_gone_meanwhile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(ScriptedDriver(say("Hello")), data=str(folder))
+    here = app.extensions["slotproxy"]
+    stores, base = here.vector_stores, here.knowledge.create("", "bridges")
+    file = stores.upload("", "a.txt", "assistants", BytesIO(b"An arch."), None)
+    stores.attach("", base.id, file.file_id, {}, 800, 400, auto=True)
+    attachments = stores._files.attachments
+
+    def then_deleted(owner: str, file_id: str) -> Any:
+        found = attachments(owner, file_id)
+        with suppress(NotFound):
+            here.knowledge.delete(owner, base.id)
+        return found
+
+    monkeypatch.setattr(stores._files, "attachments", then_deleted)
+    answer = app.test_client().delete("/v1/data")
+    assert answer.status_code == 200, answer.text
+    assert answer.json["deleted"]["files"] == 1
+    assert stores.files("") == []
 
 
 def test_export_stays_whole_when_a_knowledge_base_is_deleted_meanwhile(folder: Path) -> None:
