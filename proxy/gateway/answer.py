@@ -276,8 +276,10 @@ class Answer:
                     info.last_token = clock() - began
                     # Fast path: nearly all batches are a piece of text within an answer.
                     if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
-                        if self._compacted is not None and type(batch[0]) is Started:
-                            batch = [batch[0], self._compacted, *batch[1:]]
+                        # One choice tells it: readers add up what summaries cost.
+                        told = None if number else self._compacted
+                        if told is not None and type(batch[0]) is Started:
+                            batch = [batch[0], told, *batch[1:]]
                         order.see(batch)
                         last = batch[-1]
                         if not info.first_token and type(last) is not Progress:

@@ -23,6 +23,7 @@ from ..core.fold import Fold
 from ..core.request import CompletionRequest, ToolChoice
 from ..core.task import Task
 from ..core.usage import Usage
+from ..errors import Unsupported
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from .answer import Answer, Choice
@@ -102,46 +103,58 @@ class Compactor:
         cancel: Cancel,
         info: Info,
     ) -> Generator[Choice, None, tuple[CompletionRequest, Compacted] | None]:
-        """The request with a summary in place of its oldest turns; None if it fits as it is, or
-        cannot be made to fit. `tasks` are those of the whole request. The cost is added to `info`.
-        Yields a tick now and then. Raises the errors of the summary's answer."""
+        """The request with a summary in place of its oldest turns; None if it fits as it is,
+        cannot be made to fit, or the backend cannot count its tokens. `tasks` are those of the
+        whole request. The cost is added to `info`. Yields a tick now and then. Raises the errors of
+        the summary's answer."""
         work = self._work(request, model, caller, cancel, info)
-        if work is None or work.surely_fits(tasks[0]) or work.fits(request):
+        if work is None or work.surely_fits(tasks[0]):
+            return None
+        clock, ping = self._gateway.context.clock, self._gateway.context.ping
+        ticked = clock()
+        try:
+            if work.fits(request):
+                return None
+        except Unsupported:
             return None
         messages = request.messages
         places = conversation.cuts(messages)
-        head = conversation.head_of(messages)
         keys = [
             (caller.group, model, work.instructions, digest)
-            for digest in conversation.digests(messages[head:])
+            for digest in conversation.digests(messages)
         ]
         cut, summary = 0, ""
         for place in reversed(places):
-            if known := self._summaries.get(keys[place - head]):
+            if known := self._summaries.get(keys[place]):
                 cut, summary = place, known
                 break
         before = info.usage
         for steps in range(MOST_STEPS, -1, -1):
-            if cut:
-                shorter = work.without(request, cut, summary)
-                if work.fits(shorter):
-                    usage = info.usage
-                    cost = Usage(
-                        usage.prompt - before.prompt,
-                        usage.completion - before.completion,
-                        usage.cached - before.cached,
-                    )
-                    return shorter, Compacted(cut - head, summary, cost)
+            shorter = work.without(request, cut, summary)
+            if cut and work.fits(shorter):
+                break
+            if clock() - ticked >= ping:
+                ticked = clock()
+                yield 0, []
             left = [place for place in places if place > cut] if steps else []
             further = work.next_cut(request, left, cut, summary)
             if not further:
+                # The client's trigger may be less than the head and the last turn.
+                if cut and work.fits(shorter, work.most):
+                    break
                 return None
             summary = yield from work.summary(request, further, cut, summary)
             if not summary:
                 return None
             cut = further
-            self._summaries.put(keys[cut - head], summary)
-        return None
+            self._summaries.put(keys[cut], summary)
+        usage = info.usage
+        cost = Usage(
+            usage.prompt - before.prompt,
+            usage.completion - before.completion,
+            usage.cached - before.cached,
+        )
+        return shorter, Compacted(cut - conversation.head_of(messages), summary, cost)
 
     def _work(
         self,
@@ -156,7 +169,7 @@ class Compactor:
         n_ctx = max((backend.n_ctx for backend in pool), default=0)
         if not n_ctx:
             return None
-        limit = n_ctx - min(request.max_tokens or ROOM, ROOM)
+        limit = most = n_ctx - min(request.max_tokens or ROOM, ROOM)
         instructions = ""
         if request.compaction is not None:
             limit = min(limit, request.compaction.trigger)
@@ -168,14 +181,15 @@ class Compactor:
             info=info,
             n_ctx=n_ctx,
             limit=limit,
+            most=most,
             longest=max(1, min(conversation.LONGEST, n_ctx // SHARE)),
             instructions=instructions,
         )
 
 
 class _Work(Struct, frozen=True, kw_only=True):
-    """The compaction of one request. Its prompt may have `limit` of `n_ctx` tokens, and a summary
-    `longest`."""
+    """The compaction of one request. Its prompt is to have `limit` of `n_ctx` tokens, may have
+    `most`, and a summary `longest`."""
 
     gateway: Model
     caller: Caller
@@ -183,6 +197,7 @@ class _Work(Struct, frozen=True, kw_only=True):
     info: Info
     n_ctx: int
     limit: int
+    most: int
     longest: int
     instructions: str
 

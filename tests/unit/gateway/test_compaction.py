@@ -6,13 +6,14 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from msgspec import structs
 
 from proxy.core.conversation import ASK, LEAD
 from proxy.core.events import Compacted, Event, Failed, Finished
 from proxy.core.fold import fold
 from proxy.core.request import Compaction, CompletionRequest, Message, Tool, ToolCall
 from proxy.core.usage import Usage
-from proxy.errors import Cancelled, ContextExceeded, UpstreamFault
+from proxy.errors import Cancelled, ContextExceeded, Unsupported, UpstreamFault
 from proxy.gateway import Caller, Gateway
 from proxy.gateway import compaction as compaction_module
 from proxy.runtime.cancel import Cancel
@@ -273,3 +274,61 @@ def test_groups_share_no_summaries(serve: Serve) -> None:
     for group, count in (("a", 2), ("a", 3), ("b", 5)):
         answer(gateway, asked(turns(8)), Caller(group=group))
         assert len(driver.tasks) == count
+
+
+def test_backend_that_counts_no_tokens_answers_as_it_is(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise Unsupported("the backend counts no tokens")
+
+    gateway = serve(ScriptedDriver(say("Hello")), on_overflow="compact")
+    monkeypatch.setattr(gateway, "fits", refuse)
+    monkeypatch.setattr(compaction_module, "most_tokens", lambda _: 1 << 30)
+    events, told = answer(gateway, asked(turns(3)))
+    assert isinstance(events[-1], Finished) and not told
+
+
+def test_conversations_with_other_heads_share_no_summary(serve: Serve) -> None:
+    driver = ScriptedDriver(say("Sum"))
+    gateway = serve(driver, on_overflow="compact")
+    for head, count in (("Be brief.", 2), ("Be kind.", 4), ("Be kind.", 5)):
+        answer(gateway, asked((Message(role="system", content=head), *turns(8)[1:])))
+        assert len(driver.tasks) == count
+
+
+def test_only_the_first_choice_tells_the_compaction(serve: Serve) -> None:
+    gateway = serve(ScriptedDriver(say("Sum")), on_overflow="compact")
+    running = gateway.answer(asked(turns(8), n=3), Cancel())
+    told = [number for number, batch in running for event in batch if isinstance(event, Compacted)]
+    running.close()
+    assert told == [0]
+
+
+@pytest.mark.parametrize("trigger", [50, 160])
+def test_threshold_that_cannot_be_met_still_compacts(serve: Serve, trigger: int) -> None:
+    driver = ScriptsInTurn(say("Short."))
+    head = Message(role="system", content="x" * 200)
+    request = asked((head, *turns(8)[1:]), compaction=Compaction(trigger))
+    events, told = answer(serve(driver), request)
+    assert isinstance(events[-1], Finished) and compacted(events).messages == told
+    assert len(prompts(driver)[-1]) > trigger
+
+
+def test_slow_counting_gives_signs_of_life(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = serve(ScriptsInTurn(say("Short.")), on_overflow="compact")
+    fits = gateway.fits
+    now = 0.0
+
+    def slowly(*args: object, **more: object) -> bool:
+        nonlocal now
+        now += 60
+        return fits(*args, **more)  # type: ignore[arg-type]
+
+    context = structs.replace(gateway.context, clock=lambda: now)
+    monkeypatch.setattr(gateway, "context", context)
+    monkeypatch.setattr(gateway, "fits", slowly)
+    running = gateway.answer(asked(turns(8)), Cancel())
+    first = next(iter(running))
+    assert first == (0, []) and now == 60, "before the next count"
+    running.close()
