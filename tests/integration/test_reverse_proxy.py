@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -385,6 +386,7 @@ def test_second_gateway_answers_when_the_first_is_gone(
     fronts = Front(second, port, folder / "gateway.pem")
     body = {**QUESTION, "max_tokens": 1}
     first.kill()
+    _until(lambda: not _listens(urlsplit(first.url).port or 0))  # its worker ends a moment later
     for _ in range(4):
         with fronts.asked("POST", CHAT, body) as answer:
             assert answer.status == 200

@@ -46,7 +46,7 @@ def driver() -> Iterator[Slow]:
 
 
 def visitor(driver: Slow, **settings: float) -> FlaskClient:
-    made = Settings(**settings)  # type: ignore[arg-type]
+    made = Settings(local_embeddings=False, **settings)  # type: ignore[arg-type]
     return app_on([Backend("b0", "test://0", driver)], made).test_client()
 
 
