@@ -116,7 +116,7 @@ class Exchange:
         *,
         keeps_headers: bool = False,
     ) -> None:
-        """Only with `keeps_headers` can `headers` be read."""
+        """`headers` can be read with `keeps_headers`, and if the status is not 200."""
         self._pool = pool
         self._message = message  # sent in one call
         self._rest = rest  # sent after it, in pieces; perhaps again on another connection
@@ -150,7 +150,9 @@ class Exchange:
         assert self._parser is not None
         self.status = self._parser.get_status_code()
         self._unframed = _is_unframed(self._headers)
-        if not self._keeps_headers:  # half a kilobyte for the time of a stream
+        if (
+            self.status == 200 and not self._keeps_headers
+        ):  # half a kilobyte for the time of a stream
             self._headers.clear()
 
     def on_message_complete(self) -> None:

@@ -91,11 +91,11 @@ class StagePipeline:
         if request.tools and constraints.callable_tools(request):
             most = constraints.most_calls(request)
             self._rest.append(CallLimit(most, usage, streams=request.stream))
+        if task.stop_strings:
+            self._rest.append(StopStage(task.stop_strings, usage))
         if task.described and self._calls is not None:
             judges = call_judges(request, cancel)
             self._rest.append(CallsStage(judges, must=constraints.must_call(request)))
-        if task.stop_strings:
-            self._rest.append(StopStage(task.stop_strings, usage))
         if judge is not None:
             validation = ValidationStage(judge, request.stop)
             self._rest.append(DocumentStage(validation) if task.described else validation)

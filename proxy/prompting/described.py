@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from string import ascii_letters
 
 import msgspec
 
@@ -21,7 +22,7 @@ from .prompt import tool_dict
 from .toolcalls import generic
 
 QUOTED = 4000  # characters of a wrong answer that the model is shown
-_FENCE = re.compile(r"\s*```[a-zA-Z]*\s*\n?(.*?)\s*```\s*", re.DOTALL)
+_FENCE = "```"
 _FRAME = re.compile(r'\s*(?:```(?:json)?\s*)?\{\s*"tool_calls?"')
 _NO_FENCE = "with nothing else, and without a code fence"
 
@@ -91,6 +92,14 @@ def corrected(request: CompletionRequest, answer: str, fault: str) -> Completion
     return msgspec.structs.replace(request, messages=(*request.messages, *more))
 
 
+def _unfenced(text: str) -> str | None:
+    """The document within a code fence, None if there is no fence around the text."""
+    text = text.strip()
+    if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
+        return None
+    return text[len(_FENCE) : -len(_FENCE)].lstrip(ascii_letters).strip()
+
+
 class HeldText:
     """The text of an answer that is held back, with its logprobs."""
 
@@ -129,9 +138,9 @@ class DocumentStage:
             if isinstance(event, TextDelta):
                 self._held.add(event)
             elif isinstance(event, Finished):
-                fenced = _FENCE.fullmatch(self._held.text)
-                held = self._held.take()
-                judged = self._judge.feed([*([TextDelta(fenced[1])] if fenced else held), event])
+                fenced = _unfenced(self._held.text)
+                held = self._held.take() if fenced is None else [TextDelta(fenced)]
+                judged = self._judge.feed([*held, event])
                 out += judged[-1:] if isinstance(judged[-1], Failed) else judged
             else:
                 out += self._judge.feed([event])
@@ -149,6 +158,7 @@ class CallsStage:
         self._must = must
         self._calls: list[ToolCallDelta] = []
         self._held: HeldText | None = HeldText()
+        self._like_call = False  # the text begins like a call
 
     def feed(self, batch: Batch) -> Batch:
         out: Batch = []
@@ -157,9 +167,11 @@ class CallsStage:
                 self._calls.append(event)
             elif isinstance(event, TextDelta) and self._held is not None:
                 self._held.add(event)
-                begins = self._held.text.lstrip()[:1]
+                begins = "" if self._like_call else event.text.lstrip()[:1]
                 if begins and begins not in "{`":
                     out += self._release()
+                elif begins:
+                    self._like_call = True
             elif isinstance(event, Finished):
                 fault = self._fault(event)
                 if fault:

@@ -58,7 +58,7 @@ class OpenAIRun(RelayRun):
             task = msgspec.structs.replace(task, max_tokens=LONGEST_ANSWER)
         super().__init__(exchange, task, caps, timeout, tick, -1, secret)
         request = task.request
-        self._called = False
+        self._called: set[int] = set()  # the calls that have a name, by index
         # In an answer whose form is described, calls are text.
         self._must_call = request.is_chat and must_call(request) and not task.tool_form
         self._formats = formats
@@ -108,10 +108,10 @@ class OpenAIRun(RelayRun):
         if not self.reported:
             self.pieces += len([e for e in batch[before:] if type(e) in _WRITTEN])
         for event in batch[before:]:
-            if isinstance(event, ToolCallDelta) and event.name:
+            if isinstance(event, ToolCallDelta) and event.index not in self._called:
                 if event.name not in self._callable:
                     raise InvalidOutput("the model called a function that it may not call")
-                self._called = True
+                self._called.add(event.index)
         return over
 
     def _end(self, reason: FinishReason) -> Finished:

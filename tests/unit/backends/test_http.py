@@ -299,6 +299,15 @@ def test_large_request_to_slow_reader_times_out(
         _send_in_pieces(sock, [b"x" * 100], timeout=5.0)
 
 
+def test_headers_of_a_refusal_are_kept(pools: list[ConnectionPool]) -> None:
+    refusal = head(0, "429 Too Many Requests", "Retry-After: 7\r\n")
+    with RawServer([refusal]) as server:
+        exchange = pool_of(server, pools).send("POST", "/x")
+        assert exchange.headers_came()
+        assert exchange.headers["retry-after"] == "7"
+        exchange.close()
+
+
 def test_configured_headers_and_base_path_are_sent(pools: list[ConnectionPool]) -> None:
     with RawServer([OK]) as server:
         pool = ConnectionPool(

@@ -141,6 +141,23 @@ def test_a_required_call_that_does_not_come_is_an_error(start: Start) -> None:
     assert "You must call at least one tool." in server.bodies[0]["messages"][0]["content"]
 
 
+def test_a_stop_string_does_not_excuse_a_required_call(start: Start) -> None:
+    http, _ = start("Hello there. END more")
+    answer = ask(http, tools=[WEATHER], tool_choice="required", stop=["END"])
+    assert answer.status_code == 502
+    assert "did not call a tool" in answer.json["error"]["message"]
+
+
+def test_a_native_call_without_a_name_is_an_error(start: Start) -> None:
+    chunks = chunks_of("")
+    call = {"index": 0, "function": {"arguments": "{}"}}
+    chunks[0]["choices"][0]["delta"] = {"tool_calls": [call]}
+    http, _ = start(chunks)
+    answer = ask(http, tools=[WEATHER])
+    assert answer.status_code == 502
+    assert answer.json["error"]["code"] == "invalid_output"
+
+
 def test_a_required_call_is_enforced_where_the_server_knows_schemas(start: Start) -> None:
     http, server = start(CALL, by_prompt=frozenset({"auto", "required", "named"}))
     assert ask(http, tools=[WEATHER], tool_choice="required").status_code == 200
