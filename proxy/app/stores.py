@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from ..accounts.records import Team, User
+from ..backends.local_embeddings.driver import local_model
 from ..config import Settings
 from ..config import keys as key_rules
 from ..gateway import Embedder
@@ -36,6 +37,7 @@ from ..store.outage import outage
 from ..store.quota import Quota
 from ..store.request_batches import RequestBatches
 from ..store.sessions import SessionStore
+from ..store.text_vectors import TextVectors
 from .data_folder import DATABASE, FILES, INDEX, RESPONSES, SLOTS
 
 
@@ -134,9 +136,9 @@ class Stores:
             private_files.folder(self._folder, (*FILES, SLOTS))
             private_files.database(file)
         shelf = open_shelf(self._database.engine, file)
-        # A server may get another model at any time; the local one stays the same.
+        # A server may get another model at any time; that of a package stays the same.
         local = self._embedder is not None and not self._settings.embedding_api
-        cache = VectorCache() if local else None
+        cache = VectorCache(TextVectors(self._database), local_model()) if local else None
         index = Index(shelf, self._embed if self._embedder else None, cache=cache)
         self._closing.callback(index.close)
         return index

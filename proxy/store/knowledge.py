@@ -16,7 +16,7 @@ from . import blobs
 from .database import Database, owned, record
 from .quota import MOST_BASES, MOST_JOBS, UNLIMITED, Quota, check_count, drop_oldest
 from .records import Base, Chunk, Document, Job, Splitting
-from .tables import BASE, CHUNK, CONTENTS, DOCUMENT, FILES, JOB, ORIGINAL
+from .tables import BASE, CHUNK, CONTENTS, DOCUMENT, FILES, JOB, ORIGINAL, TEXT_VECTOR
 
 OVER = ("ready", "failed", "cancelled")
 QUEUED = {"status": "queued", "error": "", "done": 0.0, "reader": ""}
@@ -64,6 +64,10 @@ class KnowledgeStore:
 
     def delete_base(self, owner: str, base_id: str) -> bool:
         return self._db.change(delete(BASE).where(owned(BASE, owner, base_id))) > 0
+
+    def delete_vectors(self, owner: str) -> None:
+        """Delete the vectors that are kept for rebuilt bases; see `text_vectors`."""
+        self._db.change(delete(TEXT_VECTOR).where(TEXT_VECTOR.c.owner == owner))
 
     def expired(self, now: float) -> list[tuple[str, str]]:
         """Return (owner, base) of the expired bases."""

@@ -152,3 +152,30 @@ def test_child_is_started_again_and_ends_with_a_killed_gateway(served: Gateway) 
     assert second != first
     os.kill(served.pid, signal.SIGKILL)
     until(lambda: "local_embeddings" not in command(second))
+
+
+def test_rebuilt_bases_need_no_model_after_a_restart(gateway: StartGateway, tmp_path: Path) -> None:
+    flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data"), "--chatchat"]
+    known = cases("en")
+    files = {f"{number}.txt": passage.encode() for number, (passage, _) in enumerate(known)}
+    served = gateway(*flags, env=ON, ready=0)
+    library = Chatchat(served.url)
+    for base in ("rebuilt", "anew"):
+        library.create(base)
+        library.upload(base, files)
+    assert len(children(served)) == 1
+    library.delete("anew")
+    served.stop()
+
+    served = gateway(*flags, env=ON, ready=0)
+    library = Chatchat(served.url)
+    *_, last = library.rebuild("rebuilt")
+    assert (last["code"], last["finished"]) == (200, len(files))
+    library.create("anew")
+    library.upload("anew", files)
+    assert not children(served)  # it starts with the first text
+    for base in ("rebuilt", "anew"):
+        for passage, question in known:
+            (first,) = library.search(base, question, top_k=1)
+            assert first["page_content"] == passage
+    assert len(children(served)) == 1

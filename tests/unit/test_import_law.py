@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "accounts": {"errors", "runtime"},
     "store": {"accounts", "errors", "runtime"},
-    "knowledge": {"core", "errors", "runtime", "store"},
+    "knowledge": {"errors", "runtime", "store"},
     "oidc": {"accounts", "errors", "websearch"},
     "websearch": {"errors", "runtime"},
     "agent": {"core", "errors", "runtime", "websearch"},

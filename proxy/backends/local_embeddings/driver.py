@@ -41,6 +41,11 @@ def is_installed() -> bool:
     return importlib.util.find_spec(MODULE) is not None
 
 
+def local_model() -> str:
+    """The package of the model and its version, which say what vectors it makes."""
+    return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
+
+
 class LocalEmbeddings(Driver):
     """The model, which needs no server."""
 
@@ -57,7 +62,7 @@ class LocalEmbeddings(Driver):
             tokenize=False,
             embeddings=True,
             models=(NAME,),
-            build=f"{PACKAGE} {importlib.metadata.version(PACKAGE)}",
+            build=local_model(),
         )
 
     def alive(self) -> bool:

@@ -45,8 +45,8 @@ STRONG = 0.4
 
 
 class Index:
-    """`embed` None: search by words only. `cache` is for a model that never changes.
-    Thread-safe."""
+    """`embed` None: search by words only. `cache` has the vectors of texts that were indexed
+    before. Thread-safe."""
 
     def __init__(
         self,
@@ -79,8 +79,9 @@ class Index:
         def make(missing: Sequence[str]) -> Sequence[tuple[float, ...]]:
             return self._vectors(model, missing, tries)
 
-        cache = self._cache
-        vectors = cache.completed(base_id, model, texts, make) if cache else make(texts)
+        # A request that waits for an edited chunk does not wait for the cache too.
+        cache = self._cache if wait else None
+        vectors = cache.completed(base_id, texts, make) if cache else make(texts)
         rows = run_in_native_thread(
             lambda: [_row(*pair) for pair in zip(entries, vectors, strict=True)]
         )

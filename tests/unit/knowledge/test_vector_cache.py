@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
 
-from proxy.knowledge.index import Index, IndexEntry, vector_cache
+from proxy.knowledge.index import Index, IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.index.vector_cache import VectorCache
+from proxy.knowledge.service import Knowledge
+from proxy.store.database import Database
+from proxy.store.knowledge import KnowledgeStore
+from proxy.store.text_vectors import TextVectors
 
 
 class CountingModel:
@@ -21,37 +26,70 @@ class CountingModel:
 
     def made(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         self.asked += texts
-        return [(1.0, float(len(text))) for text in texts]
+        return [(1.0, float(len(text))) if text else () for text in texts]
 
     def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         return [list(vector) for vector in self.made(texts)]
 
 
-def test_rebuilt_base_asks_its_model_for_nothing(tmp_path: Path) -> None:
-    model = CountingModel()
-    index = Index(SqliteShelf(tmp_path / "index.db"), model.embed, cache=VectorCache())
+class Fixture:
+    """Knowledge whose vectors are kept, and the model that makes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = CountingModel()
+        self.database = Database(f"sqlite:///{folder / 'kept.db'}")
+        self.database.upgrade()
+        self.vectors = TextVectors(self.database)
+        shelf = SqliteShelf(folder / "index.db")
+        self.index = Index(shelf, self.model.embed, cache=self.cache("m 1"))
+        store = KnowledgeStore(self.database)
+        self.knowledge = Knowledge(store, self.index, lambda: None, 1 << 20)
+
+    def cache(self, model: str) -> VectorCache:
+        return VectorCache(self.vectors, model)
+
+    def base(self, owner: str) -> str:
+        return self.knowledge.create(owner, "b").id
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Fixture]:
+    fixture = Fixture(tmp_path)
+    yield fixture
+    fixture.index.close()
+    fixture.database.close()
+
+
+def test_rebuilt_base_asks_its_model_for_nothing(made: Fixture) -> None:
     entries = [IndexEntry(str(n), "d", f"the passage {n}") for n in range(9)]
-    index.add("b", entries)
-    index.remove_base("b")
-    index.add("b", [*entries, IndexEntry("9", "d", "a new one")])
-    assert model.asked == [*(one.text for one in entries), "a new one"]
-    assert index.census() == {"d": (10, 10)}
-    index.close()
+    first = made.base("ann")
+    made.index.add(first, entries)
+    made.knowledge.delete("ann", first)
+    second = made.base("ann")
+    made.index.add(second, [*entries, IndexEntry("9", "d", "a new one")])
+    assert made.model.asked == [*(one.text for one in entries), "a new one"]
+    assert made.index.census() == {"d": (10, 10)}
 
 
-def test_bases_and_models_do_not_share_vectors() -> None:
-    model, cache = CountingModel(), VectorCache()
-    for base, name in (("a", "m"), ("b", "m"), ("a", "n"), ("a", "m")):
-        assert cache.completed(base, name, ["x", "xy", "x"], model.made) == [(1, 1), (1, 2), (1, 1)]
-    assert model.asked == ["x", "xy"] * 3
+def test_edited_chunk_does_not_wait_for_the_cache(made: Fixture) -> None:
+    base = made.base("ann")
+    for wait in (True, False):
+        made.index.add(base, [IndexEntry("1", "d", "the passage")], wait=wait)
+    assert made.model.asked == ["the passage"] * 2
 
 
-def test_size_of_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_cache, "KEPT", 10 * (vector_cache.ENTRY + 8))
-    model, cache = CountingModel(), VectorCache()
-    texts = [str(n) for n in range(20)]
-    cache.completed("b", "m", texts, model.made)
-    cache.completed("b", "m", texts[10:], model.made)
-    assert model.asked == texts
-    cache.completed("b", "m", texts[:1], model.made)
-    assert model.asked == [*texts, "0"]
+def test_owners_and_models_do_not_share_vectors(made: Fixture) -> None:
+    ann, bob = made.base("ann"), made.base("bob")
+    for base, model in ((ann, "m 1"), (bob, "m 1"), (ann, "m 2"), (ann, "m 1")):
+        vectors = made.cache(model).completed(base, ["x", "xy", "x", ""], made.model.made)
+        assert vectors == [(1, 1), (1, 2), (1, 1), ()]
+    assert made.model.asked == ["x", "xy", ""] * 3
+
+
+def test_vectors_of_deleted_data_are_deleted(made: Fixture) -> None:
+    for owner in ("ann", "bob"):
+        made.cache("m").completed(made.base(owner), ["x"], made.model.made)
+    made.knowledge.delete_all("ann")
+    for owner in ("ann", "bob"):
+        made.cache("m").completed(made.base(owner), ["x"], made.model.made)
+    assert made.model.asked == ["x"] * 3
