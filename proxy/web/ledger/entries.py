@@ -15,7 +15,7 @@ from ..observability import Record
 # The API of each route that asks a model, as in the column `api`.
 OPENAI, RESPONSES, EMBEDDINGS, RANKINGS = "openai", "responses", "embeddings", "rankings"
 ANTHROPIC, OLLAMA, GLM, LLAMACPP = "anthropic", "ollama", "glm", "llamacpp"
-CHATCHAT, PAGES = "chatchat", "pages"
+CHATCHAT, MCP, PAGES = "chatchat", "mcp", "pages"
 AUDIO, IMAGES, UPSTREAM = "audio", "images", "upstream"  # forwarded to a server of another API
 _ROUTES = {
     OPENAI: (
@@ -34,6 +34,7 @@ _ROUTES = {
     OLLAMA: ("/api/chat", "/api/generate"),
     GLM: ("/", "/chat", "/chat-stream"),
     LLAMACPP: ("/completion", "/infill"),
+    MCP: ("/mcp",),
     EMBEDDINGS: (
         "/v1/embeddings",
         "/embeddings",
@@ -56,7 +57,7 @@ _FOLDERS = {
 }
 OTHER = "other"
 # The APIs whose answers have tokens.
-GENERATING = (OPENAI, RESPONSES, ANTHROPIC, OLLAMA, GLM, LLAMACPP, CHATCHAT, PAGES)
+GENERATING = (OPENAI, RESPONSES, ANTHROPIC, OLLAMA, GLM, LLAMACPP, CHATCHAT, MCP, PAGES)
 
 ENDED = frozenset(get_args(FinishReason))
 LEFT = frozenset({"cancelled", Cancelled.code})

@@ -99,6 +99,7 @@ def test_client_is_the_first_product_of_the_user_agent(agent: str, client: str) 
 def test_unknown_route_has_an_api_nevertheless() -> None:
     assert api_of("/v1/chat/completions") == "openai"
     assert api_of("/chat/chat") == "chatchat"
+    assert api_of("/mcp") == "mcp"
     assert api_of("/new") == "other"
     assert all(api_of(path) in ("audio", "images") for path in (*POSTED, *LISTED))
 

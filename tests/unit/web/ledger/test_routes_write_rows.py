@@ -36,6 +36,7 @@ KNOWN = {
     "glm.chat",
     "glm.chat_stream",
     "glm.langchain",
+    "mcp.answer",
     "native.completion",
     "native.infill",
     "embeddings.openai_",
