@@ -114,11 +114,15 @@ class BackendLacks(Unsupported):
 
 class FormatRefused(Unsupported):
     """The backend refuses tools or schemas. Described in the messages, they may still work:
-    `formats` are those to describe from now on, by their names in `core.formats`."""
+    `formats` are those to describe, by their names in `core.formats`: in all requests if the server
+    `lacks` them, otherwise in this one only."""
 
-    def __init__(self, message: str, formats: frozenset[str], *, param: str, detail: str) -> None:
+    def __init__(
+        self, message: str, formats: frozenset[str], *, lacks: bool, param: str, detail: str
+    ) -> None:
         super().__init__(message, param=param, detail=detail)
         self.formats = formats
+        self.lacks = lacks
 
 
 class CharacterCut(BadRequest):

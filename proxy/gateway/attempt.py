@@ -59,7 +59,7 @@ from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
 from .idle import OnSlot, acquire_idle, nothing
-from .leased_slot import LeasedSlot
+from .leased_slot import LeasedSlot, described_too
 from .placement import placement_text
 from .retries import Retries, pause, without
 from .token_counts import TokenCounts
@@ -107,6 +107,7 @@ class Attempt:
         "_caller",
         "_cancel",
         "_context",
+        "_described",
         "_generation",
         "_info",
         "_leased",
@@ -156,6 +157,7 @@ class Attempt:
         self._on_slot = on_slot
         self._retries = Retries()
         self._passed: dict[str, str] = {}  # backends that failed or refused it, and how
+        self._described: frozenset[str] = frozenset()  # formats that a backend refused
         self._reason: GatewayError | None = None  # why it waits again, if it does
         self._want: SlotRequest
         self._leased: LeasedSlot | None = None
@@ -307,7 +309,10 @@ class Attempt:
             lease.release()
             context.registry.give_back(backend)
         else:
-            self._leased = slot = LeasedSlot(context, lease, backend, backend.caps)
+            caps = backend.caps
+            if self._described:
+                caps = described_too(caps, self._described)
+            self._leased = slot = LeasedSlot(context, lease, backend, caps)
             self._leased_at = context.clock()
             info, grant = self._info, lease.grant
             info.backend, info.slot = name, slot.number
@@ -483,7 +488,10 @@ class Attempt:
         if not is_fault and not isinstance(error, (Unsupported, ContextExceeded)):
             raise error
         slot = self._slot
-        if isinstance(error, FormatRefused) and slot.describe(error.formats):
+        if isinstance(error, FormatRefused) and not error.formats <= slot.caps.by_prompt:
+            self._described |= error.formats
+            if error.lacks:
+                slot.describe(error.formats)
             return self._place_again(slot, error)
         if not isinstance(error, BackendBusy):
             self._passed[slot.backend.name] = _word(error)

@@ -22,6 +22,11 @@ MOST_CALLS = 64  # different tools of an answer that are noted
 SHORT = 256  # characters or tokens of a prompt that is evaluated again rather than in doubt
 
 
+def described_too(caps: Capabilities, formats: frozenset[str]) -> Capabilities:
+    """The capabilities without these formats, which the prompt describes instead."""
+    return msgspec.structs.replace(caps, by_prompt=caps.by_prompt | formats)
+
+
 class LeasedSlot:
     """`backend` is borrowed from the registry until the lease is released."""
 
@@ -140,14 +145,10 @@ class LeasedSlot:
             evaluating=evaluating,
         )
 
-    def describe(self, formats: frozenset[str]) -> bool:
-        """Record that the backend does not know these formats. Returns whether that was news."""
-        caps = self.backend.caps
-        if caps is None or formats <= self.caps.by_prompt:
-            return False
-        by_prompt = caps.by_prompt | formats
-        self.backend.caps = msgspec.structs.replace(caps, by_prompt=by_prompt)
-        return True
+    def describe(self, formats: frozenset[str]) -> None:
+        """Record that the backend does not know these formats."""
+        if self.backend.caps is not None:
+            self.backend.caps = described_too(self.backend.caps, formats)
 
     def on_fault(self, error: GatewayError) -> None:
         """Record that the backend failed, or had no slot free after all."""

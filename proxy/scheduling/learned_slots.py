@@ -44,7 +44,10 @@ def on_first_token(
 
 
 def on_queue(pool: Pool, backend: BackendRecord, running: int, now: float) -> None:
-    """Record that a server queues requests while so many are running."""
+    """Record that a server queues requests while so many are running. One that runs less than half
+    of those under way is still admitting them."""
+    if backend.target or 2 * running < backend.in_flight:
+        return
     if backend.most and 0 < running < len(backend.slots):
         _take_away(pool, backend, running, now)
 

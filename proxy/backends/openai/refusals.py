@@ -35,6 +35,12 @@ _NO_TOOLS = re.compile(
     r"(?:not support|unsupported|not available|not enabled))",
     re.IGNORECASE,
 )
+# These are about the server or its model. Any other may be about the schemas of one request.
+_LACKS = re.compile(
+    r"auto\W{0,3} tool choice requires|tool_choice=.{0,100} requires --|does not support tools"
+    r"|response_format\.type\W{0,3} must be",
+    re.IGNORECASE,
+)
 _NO_SCHEMAS = re.compile(
     r"(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,60}"
     r"(?:response.format|json.schema|structured|grammar)"
@@ -52,9 +58,10 @@ def refused(
     if lacked:
         param = "response_format" if SCHEMAS in lacked else "tools"
         error = refusal(status, data, secret=secret)
-        return FormatRefused(str(error), lacked, param=param, detail=error.detail)
+        lacks = _LACKS.search(_words(data)) is not None
+        return FormatRefused(str(error), lacked, lacks=lacks, param=param, detail=error.detail)
     if status == 400:
-        words = data[: 4 * MAX_SAID].decode("utf-8", "replace")
+        words = _words(data)
         if context := _CONTEXT.search(words):
             n_ctx, asked = int(context[1]), _PROMPT.search(words)
             if asked is None:
@@ -86,10 +93,14 @@ def _lacked(status: int, data: bytes, formats: frozenset[str]) -> frozenset[str]
     """The formats that a refusal says the server does not know, of those it was asked for."""
     if not formats or status not in (400, 404, 405, 422, 500, 501):
         return frozenset()
-    words = data[: 4 * MAX_SAID].decode("utf-8", "replace")
+    words = _words(data)
     if formats >= TOOLS:
         if _NO_AUTO.search(words):
             return AUTO
         if _NO_TOOLS.search(words):
             return TOOLS
     return frozenset({SCHEMAS}) if SCHEMAS in formats and _NO_SCHEMAS.search(words) else frozenset()
+
+
+def _words(data: bytes) -> str:
+    return data[: 4 * MAX_SAID].decode("utf-8", "replace")

@@ -253,6 +253,14 @@ def test_a_server_that_refuses_schemas_is_asked_again_at_once(start: Start) -> N
     assert ["response_format" in body for body in server.bodies] == [True, False]
 
 
+def test_a_refusal_of_one_schema_concerns_this_request_only(start: Start) -> None:
+    refusal = (400, {"error": "The JSON schema contains features not supported by xgrammar."})
+    http, server = start(refusal, '{"capital": "Oslo"}', by_prompt=frozenset())
+    assert ask(http, response_format=FORM).status_code == 200
+    assert ask(http, response_format=FORM).status_code == 200
+    assert ["response_format" in body for body in server.bodies] == [True, False, True]
+
+
 def test_another_refusal_reaches_the_client(start: Start) -> None:
     http, server = start((400, {"error": "the message is odd"}), by_prompt=frozenset())
     answer = ask(http, tools=[WEATHER])

@@ -110,6 +110,27 @@ def test_a_queue_of_the_server_takes_slots_away() -> None:
     assert _slots(world) == 2
 
 
+def test_a_server_that_is_still_admitting_requests_keeps_its_slots() -> None:
+    world = _world()
+    busy = [world.take(f"prompt {number}") for number in range(4)]
+    world.scheduler.queued("b0", 1)
+    for lease in busy:
+        _turn(world, lease)
+    assert _slots(world) == 4
+
+
+def test_looks_while_slots_are_to_go_take_no_more_away() -> None:
+    world = _world()
+    busy = [world.take(f"prompt {number}") for number in range(4)]
+    for running in (3, 2, 2, 2):
+        world.scheduler.queued("b0", running)
+    backend = world.scheduler._backends["b0"][1]
+    assert (backend.target, backend.patience) == (3, 10.0)
+    for lease in busy:
+        _turn(world, lease)
+    assert _slots(world) == 3
+
+
 def test_a_known_number_is_never_changed() -> None:
     world = World(backends=0)
     world.scheduler.update("b0", BackendFacts(model="m", slots=4), up=True)
