@@ -54,7 +54,7 @@ class Scene:
     """Processes of one measurement, which end with it."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack, program: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._stack = stack
         self._program = program
         self._serial = itertools.count(1)
@@ -65,8 +65,8 @@ class Scene:
         if binary is None:
             raise SystemExit("redis-server is not installed")
         port = free_port()
-        words = f"--bind 127.0.0.1 --port {port} --dir {self._folder} --appendonly no".split()
-        one = Child([binary, *words, "--save", ""], self._folder / "redis.log")
+        words = f"--bind 127.0.0.1 --port {port} --dir {self.folder} --appendonly no".split()
+        one = Child([binary, *words, "--save", ""], self.folder / "redis.log")
         self._stack.callback(one.kill)
         one.launch()
         while "Ready to accept connections" not in one.log:
@@ -83,7 +83,7 @@ class Scene:
                 "llama-2023",
                 binary,
                 made_up_model.cached(),
-                self._folder / f"server-{number}.log",
+                self.folder / f"server-{number}.log",
                 slots=SLOTS,
                 ctx=2048 * SLOTS,
             )
@@ -95,7 +95,7 @@ class Scene:
     def stubs(self, count: int, slots: int, pace: int) -> list[str]:
         found = []
         for number in range(count):
-            folder = self._folder / f"stub-{number}"
+            folder = self.folder / f"stub-{number}"
             folder.mkdir()
             one = Stub(folder, slots)
             self._stack.callback(one.process.kill)
@@ -106,9 +106,9 @@ class Scene:
     def gateway(self, urls: list[str], *flags: str, workers: int = 1) -> Gateway:
         """A gateway before all of them."""
         number = next(self._serial)
-        given = ["--llama-api", ",".join(urls), "--data", str(self._folder / f"data-{number}")]
+        given = ["--llama-api", ",".join(urls), "--data", str(self.folder / f"data-{number}")]
         given += ["--workers", str(workers), "--log-level", "warning", *flags]
-        one = Gateway(given, self._folder / f"gateway-{number}.log")
+        one = Gateway(given, self.folder / f"gateway-{number}.log")
         self._stack.callback(one.stop)
         one.start()
         return one

@@ -100,26 +100,33 @@ return answer
 """
 )
 
-# job: {gauges {key of the set, lease}, charges {key, name, capacity, rate, tick, epoch, units
+# ARGV: jobs {gauges {key of the set, lease}, charges {key, name, capacity, rate, tick, epoch, units
 # taken, units used, place of the gauge that leased them}}. If that lease was given back, all of the
 # units used are charged. An epoch that is over changes no more. All is read before anything is
-# written: a script that fails at a foreign key has changed nothing, and can run again.
+# written: a job that fails at a foreign key has changed nothing, and can run again. Returns the
+# places of those jobs.
 SETTLE = (
     COMMON
     + """
-local leased, levels, ats = {}, {}, {}
-for place, gauge in ipairs(job[1]) do
-  leased[place] = redis.call('ZSCORE', KEYS[gauge[1]], gauge[2])
+local settle = function(job)
+  local leased, levels, ats = {}, {}, {}
+  for place, gauge in ipairs(job[1]) do
+    leased[place] = redis.call('ZSCORE', KEYS[gauge[1]], gauge[2])
+  end
+  for place, one in ipairs(job[2]) do levels[place], ats[place] = level(one) end
+  for _, gauge in ipairs(job[1]) do redis.call('ZREM', KEYS[gauge[1]], gauge[2]) end
+  for place, one in ipairs(job[2]) do
+    local used, at = levels[place], ats[place]
+    local change = one[8]
+    if leased[one[9]] then change = one[8] - one[7] end
+    if used and change ~= 0 and (one[4] > 0 or at == one[6]) then set(one, used + change, at) end
+  end
 end
-for place, one in ipairs(job[2]) do levels[place], ats[place] = level(one) end
-for _, gauge in ipairs(job[1]) do redis.call('ZREM', KEYS[gauge[1]], gauge[2]) end
-for place, one in ipairs(job[2]) do
-  local used, at = levels[place], ats[place]
-  local change = one[8]
-  if leased[one[9]] then change = one[8] - one[7] end
-  if used and change ~= 0 and (one[4] > 0 or at == one[6]) then set(one, used + change, at) end
+local failed = {}
+for place, packed in ipairs(ARGV) do
+  if not pcall(settle, cmsgpack.unpack(packed)) then failed[#failed + 1] = place end
 end
-return 1
+return failed
 """
 )
 

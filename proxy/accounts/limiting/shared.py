@@ -1,11 +1,12 @@
 """Meters in Redis or Valkey, which all workers and hosts share.
 
 A request takes everything in one round trip. What it did not use is given back by a thread, in
-order and at once, unless a count of running requests is limited: then the request waits until it is
-given back, since its client may send the next one as soon as it has its answer.
+order and at once, that of many requests in one round trip, unless a count of running requests is
+limited: then the request waits until it is given back, since its client may send the next one as
+soon as it has its answer.
 
-What a request takes is leased. The thread renews the leases of this worker; those of a worker that
-was killed end after LEASE seconds, and everything is given back.
+What a request takes is leased until then. The thread renews the leases of this worker; those of a
+worker that was killed end after LEASE seconds, and everything is given back.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 from secrets import token_hex
 from typing import Any, NamedTuple
 
@@ -31,7 +34,7 @@ LEASE = 10  # seconds
 RENEWAL = 2.5  # seconds between two renewals
 SECONDS = 2.0  # timeout of a request to Redis
 AGAIN = 1.0  # seconds for which a failed Redis is not asked again
-AT_ONCE = 200  # leases renewed in one request
+AT_ONCE = 200  # leases renewed, or requests settled, in one round trip
 MOST_WAITING = 32_768  # settlements that wait for Redis; without it, the oldest are dropped
 FOREVER = (
     400 * 86_400_000
@@ -42,8 +45,9 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Settlement(NamedTuple):
-    keys: Sequence[str]
-    job: bytes
+    taken: Taken
+    used: Sequence[int]
+    leases: Sequence[tuple[str, str]]  # keys of sets and leases
 
 
 class SharedLimiter:
@@ -125,35 +129,15 @@ class SharedLimiter:
         return Taken(charges, gauges, amounts, after, at, lease)
 
     def settle(self, taken: Taken, used: Sequence[int]) -> None:
-        with self._lock:
-            leases = self._leases.pop(taken.lease)
-        keys = _Keys(self._prefix)
-        held = [
-            (keys.place(gauge.subject, gauge.name), lease)
-            for gauge, (_, lease) in zip(taken.gauges, leases, strict=True)
-        ]
-        subjects = [gauge.subject for gauge in taken.gauges]
-        changes = [
-            (
-                keys.place(charge.subject),
-                *charge.meter[:5],
-                amount,
-                units,
-                subjects.index(charge.subject) + 1,
-            )
-            for charge, amount, units in zip(taken.charges, taken.amounts, used, strict=True)
-            if charge.gives_back
-        ]
-        settlement = _Settlement(keys.names, _encode((held, changes)))
+        settlement = _Settlement(taken, used, self._leases[taken.lease])
         if any(gauge.most != ANY for gauge in taken.gauges) and not self._waiting:
             try:
-                self._run(self._settle, settlement.keys, settlement.job)
+                self._settle_all((settlement,))
                 return
-            except LimitsUnavailable as fault:
-                if isinstance(fault.__cause__, self._timeout):
-                    return
+            except LimitsUnavailable:
+                pass  # the thread tries again
         if len(self._waiting) >= MOST_WAITING:
-            self._waiting.popleft()
+            self._forget((self._waiting.popleft(),))
         self._waiting.append(settlement)
         self._work.set()
 
@@ -216,27 +200,53 @@ class SharedLimiter:
         lasting = Lasting("settling limits", self._closed.wait)
         renewed = time.monotonic()
         while not self._closed.is_set():
-            self._work.wait(RENEWAL)
-            self._work.clear()
-            lasting.turn(self._settle_waiting)
+            if not self._waiting:
+                self._work.wait(RENEWAL)
+                self._work.clear()
+            if self._waiting:
+                lasting.turn(self._settle_or_pause)
             if time.monotonic() - renewed >= RENEWAL:
                 renewed = time.monotonic()
                 lasting.turn(self._renew_leases)
-        self._settle_waiting()
+        with suppress(LimitsUnavailable):
+            while self._waiting:
+                self._settle_waiting()
+
+    def _settle_or_pause(self) -> None:
+        try:
+            self._settle_waiting()
+        except LimitsUnavailable:
+            self._closed.wait(AGAIN)
 
     def _settle_waiting(self) -> None:
-        while self._waiting:
-            first = self._waiting[0]
-            try:
-                self._run(self._settle, first.keys, first.job)
-            except LimitsUnavailable as fault:
-                # After a timeout, Redis may still do it; twice would be wrong.
-                if not isinstance(fault.__cause__, self._timeout):
-                    self._closed.wait(AGAIN)
-                    if self._closed.is_set():
-                        return
-                    continue
-            self._waiting.popleft()
+        """Settle the first that wait. Raises LimitsUnavailable."""
+        first = tuple(islice(self._waiting, AT_ONCE))
+        self._settle_all(first)
+        for one in first:
+            if self._waiting and self._waiting[0] is one:  # not dropped meanwhile
+                self._waiting.popleft()
+
+    def _settle_all(self, settlements: Sequence[_Settlement]) -> None:
+        """Settle these in one round trip. Raises LimitsUnavailable if Redis has not;
+        after a timeout it may have, and twice would be wrong."""
+        keys = _Keys(self._prefix)
+        jobs = [_job(one, keys) for one in settlements]
+        try:
+            failed = self._run(self._settle, keys.names, *jobs)
+            if failed:
+                with suppress(LimitsUnavailable, self._error, OSError):  # others are settled
+                    self._repair(keys.names)
+                    self._run(self._settle, keys.names, *(jobs[place - 1] for place in failed))
+        except LimitsUnavailable as fault:
+            if not isinstance(fault.__cause__, self._timeout):
+                raise
+        self._forget(settlements)
+
+    def _forget(self, settlements: Sequence[_Settlement]) -> None:
+        """Renew their leases no more."""
+        with self._lock:
+            for one in settlements:
+                self._leases.pop(one.taken.lease, None)
 
     def _renew_leases(self) -> None:
         with self._lock:
@@ -257,10 +267,30 @@ class _Keys:
         self.names: list[str] = []
 
     def place(self, *parts: str) -> int:
-        name = self._prefix + "\0".join(parts)
+        return self.key(self._prefix + "\0".join(parts))
+
+    def key(self, name: str) -> int:
         if name not in self.names:
             self.names.append(name)
         return self.names.index(name) + 1
+
+
+def _job(settlement: _Settlement, keys: _Keys) -> bytes:
+    """A job of `scripts.SETTLE`."""
+    taken, used, leases = settlement
+    subjects = [gauge.subject for gauge in taken.gauges]
+    changes = [
+        (
+            keys.place(charge.subject),
+            *charge.meter[:5],
+            amount,
+            units,
+            subjects.index(charge.subject) + 1,
+        )
+        for charge, amount, units in zip(taken.charges, taken.amounts, used, strict=True)
+        if charge.gives_back
+    ]
+    return _encode(([(keys.key(key), lease) for key, lease in leases], changes))
 
 
 def _lasts(charge: Charge) -> int:

@@ -24,16 +24,17 @@ class Redis:
 
     def __init__(self, *faults: Exception) -> None:
         self.faults = list(faults)
-        self.settled = 0
+        self.settled = self.trips = 0
 
     def take(self, keys: Any, args: Any) -> list[bytes]:
         return [b"0", b"1000000", b"0", b"%d" % TICKS, b"id|tokens/minute=60000"]
 
-    def settle(self, keys: Any, args: Any) -> int:
+    def settle(self, keys: Any, args: Any) -> list[int]:
         if self.faults:
             raise self.faults.pop(0)
-        self.settled += 1
-        return 1
+        self.settled += len(args)
+        self.trips += 1
+        return []
 
 
 @pytest.fixture
@@ -89,6 +90,20 @@ def test_close_settles_everything(limiter: SharedLimiter) -> None:
         limiter.settle(one, [0])
     limiter.close()
     assert redis.settled == 20
+
+
+def test_settlements_that_wait_are_leased_and_take_one_round_trip(limiter: SharedLimiter) -> None:
+    redis = Redis()
+    _on(limiter, redis)
+    start = limiter._start
+    limiter._start = lambda: None  # type: ignore[method-assign]
+    for _ in range(20):
+        limiter.settle(_taken(limiter), [0])
+    assert len(limiter._leases) == 20  # so they are renewed, and not given back by others
+    start()
+    wait_until(lambda: not limiter._leases)
+    assert (redis.settled, redis.trips) == (20, 1)
+    limiter.close()
 
 
 def test_settlements_that_wait_are_bounded(
