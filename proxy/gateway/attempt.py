@@ -433,7 +433,7 @@ class Attempt:
 
     def _write_anew(self) -> None:
         """Write the answer again, with another seed if the request has one. A model that nothing
-        constrains is told what was wrong."""
+        constrains also gets a message that names the fault."""
         self._close_run()
         self._tokens.throw_away()
         self._text.clear()

@@ -2,7 +2,7 @@
 
 The messages describe the tools, in our generic form, and the schema of the document. The answer is
 held back where it looks like one of them, and judged when it is complete: a wrong one becomes a
-failure. It may be written again, once: the model is told what was wrong.
+failure. The model gets one more try, with a message that names the fault.
 """
 
 from __future__ import annotations

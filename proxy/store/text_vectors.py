@@ -1,7 +1,7 @@
 """Vectors of texts that were indexed before, by owner and digest of the text.
 
-They outlast their bases, so that a base that is made anew finds them. Each owner has its own: an
-answer that comes sooner would tell that another one has the text. All together are bounded; the
+They outlast their bases, so that a base that is created again finds them. Each owner has its own:
+an answer that comes sooner would tell that another one has the text. All together are bounded; the
 longest unused are deleted, many at once.
 """
 

@@ -35,7 +35,7 @@ def test_error_handling() -> str:
 
 
 def test_tool_with_progress() -> str:
-    """Take so long that some seconds are told"""
+    """Take long enough for several reports of progress"""
     time.sleep(8)
     return "done"
 '''

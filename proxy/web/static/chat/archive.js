@@ -6,7 +6,7 @@ import { words } from "../panels/words.js";
 const SHOWN = 5; // conversations that were not imported
 const OF_ONE = [400, 413]; // statuses that say nothing about the next conversation
 
-/** The conversations are sent one by one and without what is not imported, such as images, so a file
+/** The conversations are sent one by one and without images, which are not imported, so a file
  * may be larger than a request. Those that the server refuses are skipped and listed. `over()` is called at the end. */
 export function archive(at, calls, attempt, tell, over) {
   at("import").addEventListener("change", async () => {
