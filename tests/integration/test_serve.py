@@ -67,6 +67,7 @@ def create_app(settings):
 
 module = types.ModuleType("proxy.app")
 module.create_app = create_app
+module.reload = lambda app, settings: None
 module.shows_key = lambda app, environ: "HTTP_AUTHORIZATION" in environ
 sys.modules["proxy.app"] = module
 """

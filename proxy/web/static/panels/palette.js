@@ -90,6 +90,7 @@ class Palette {
 
   #search() {
     this.#at = 0;
+    this.#asked += 1; // conversations of the search before this one come too late
     const search = this.input.value.trim();
     this.#show(this.known.filter((one) => fits(one, search)), search ? [] : this.talks);
     clearTimeout(this.#pause);
@@ -99,8 +100,8 @@ class Palette {
   async #ask(search) {
     const mine = ++this.#asked;
     const talks = await conversations(search).catch(() => []);
-    if (mine !== this.#asked) return;
     if (!search) this.talks = talks;
+    if (mine !== this.#asked) return;
     this.#show(this.known.filter((one) => fits(one, search)), talks);
   }
 
