@@ -35,7 +35,7 @@ OTHERWISE = {
     ),
 }
 MOST = 7
-TRIES = 2  # some of llama.cpp's tests measure time, or look at what is not settled yet
+TRIES = 2  # some of llama.cpp's tests measure time, or read a state before it has settled
 LEAST = 120  # that must pass through slotproxy
 
 

@@ -33,7 +33,7 @@ def test_base_made_anew_finds_vectors_after_a_restart(url: str) -> None:
     kept.keep("old", {b"1": b"one", b"2": b""})
     kept.keep("old", {b"1": b"one"})  # two workers may embed the same text
     store.delete_base("ann", "old")
-    kept.keep("old", {b"3": b"three"})  # its base is gone
+    kept.keep("old", {b"3": b"three"})  # its base was deleted
     database.close()
 
     database = Database(url)

@@ -15,7 +15,7 @@ from .test_pages_session import BROWSER, LOCKED, token_of
 
 
 def shell_of(visitor: Any, spoken: str = "en") -> dict[str, Any]:
-    """What the service worker is told to keep."""
+    """The files that the service worker keeps."""
     script = visitor.get(f"/service-worker-{spoken}.js")
     assert script.mimetype == "text/javascript" and script.cache_control.no_cache
     head = script.get_data(as_text=True).partition("\n")[0]
