@@ -77,6 +77,8 @@ class Database:
             else:
                 options["connect_args"]["factory"] = sqlite.SqliteConnection
                 options |= {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0}
+                # The newest connection first, so that no more are opened than work at a time.
+                options["pool_use_lifo"] = True
         else:
             options["pool_pre_ping"] = True
         if "poolclass" not in options:
@@ -250,7 +252,8 @@ logging.getLogger(f"{__name__}._Pool").setLevel(logging.WARNING)  # it logs that
 
 def _prepare(connection: Any, record: Any) -> None:
     """Configure a new SQLite connection: readers do not wait for the writer, child rows are deleted
-    with their parents, and deleted data is overwritten."""
+    with their parents, deleted data is overwritten, and few pages are kept in memory."""
     pragmas = ("journal_mode = wal", "synchronous = normal", "foreign_keys = on")
-    for pragma in (*pragmas, "secure_delete = on"):
+    cache = f"cache_size = -{sqlite.PAGE_CACHE >> 10}"  # in KiB, if negative
+    for pragma in (*pragmas, "secure_delete = on", cache):
         connection.execute(f"pragma {pragma}").close()

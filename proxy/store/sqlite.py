@@ -23,6 +23,10 @@ from .outage import address, identity
 T = TypeVar("T")
 
 CONNECTIONS = 8
+PAGE_CACHE = 512 << 10
+"""Bytes of pages that each connection keeps; SQLite's default is 2 MB. An upload fills it, and the
+system caches the file anyway."""
+
 _threads = NativeThreads(CONNECTIONS)
 
 

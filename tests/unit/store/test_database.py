@@ -15,6 +15,7 @@ from sqlalchemy import Connection, func, inspect, select, table, text
 from sqlalchemy.exc import DBAPIError
 
 from proxy.errors import NotFound
+from proxy.store import sqlite
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
@@ -138,4 +139,23 @@ def test_database_error_shows_no_values(url: str) -> None:
     with pytest.raises(DBAPIError) as failed, database.begin() as connection:
         connection.execute(text("select nothing from nowhere where x = :x"), {"x": "secret"})
     assert "nowhere" in str(failed.value) and "secret" not in str(failed.value)
+    database.close()
+
+
+def test_pages_kept_by_a_connection_are_bounded(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'data.db'}")
+    with database.begin() as connection:
+        kept = connection.execute(text("pragma cache_size")).scalar()
+        assert kept == -sqlite.PAGE_CACHE / 1024  # negative: KiB
+    database.close()
+
+
+def test_connection_used_last_is_used_next(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'data.db'}")
+    first, second = (database.engine.connect() for _ in "ab")
+    last = second.connection.dbapi_connection
+    first.close()
+    second.close()
+    with database.begin() as connection:
+        assert connection.connection.dbapi_connection is last
     database.close()
