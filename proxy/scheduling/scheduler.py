@@ -144,6 +144,7 @@ class LocalScheduler(BaseScheduler):
             if not (learns and is_learned and (not slots or backend.most == most)):
                 settlement.resize(pool, backend, slots or GUESS)
                 backend.more = self._clock() + backend.patience
+                backend.tried, backend.passed = 0.0, False
             backend.guessed, backend.counting, backend.most = learns, slots == 0, most
             backend.seen.clear()
             pool.refresh(backend)
@@ -593,7 +594,7 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             pool, now = self._home(lease), self._clock()
             backend, slot = lease.grant.backend, lease.slot
-            if backend.most and not slot.streaming:
+            if backend.guessed and not slot.streaming:
                 learned_slots.on_first_token(pool, backend, slot, now - slot.used, now)
             settlement.record_first_token(pool, lease, number, now)
             self._serve(pool, now)

@@ -13,7 +13,7 @@ from zlib import crc32
 from .lease import Lease, Outcome
 from .pool import Pool
 from .returns import SMOOTH
-from .state import MOST_SLOTS, BackendRecord, CachedPrompt, Slot
+from .state import MOST_SLOTS, SOONEST, BackendRecord, CachedPrompt, Slot
 
 RETRY = 0.05  # seconds after which a server that said "busy" is asked again
 LONGEST = 0.25  # seconds a server gets to free a slot, at most
@@ -258,8 +258,14 @@ def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
     settling = any(slot.ready > now and not slot.busy for slot in backend.slots[:-1])
     if backend.guessed and backend.in_flight and not (settling and now - backend.freed < RETRY):
         resize(pool, backend, backend.in_flight)
-        backend.patience = min(PATIENCE, 2 * backend.patience)
-        backend.more = now + backend.patience
+        try_later(backend, now)
+
+
+def try_later(backend: BackendRecord, now: float) -> None:
+    """Double the pause until one more slot is tried, since there are too many."""
+    backend.patience = min(PATIENCE, 2 * backend.patience)
+    backend.more = now + backend.patience
+    backend.tried, backend.passed = 0.0, False
 
 
 def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
@@ -271,7 +277,10 @@ def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
         return False
     if not (backend.guessed and backend.grants_slots and full and now >= backend.more):
         return False
+    if backend.passed:
+        backend.patience = max(SOONEST, backend.patience / 2)
     backend.more = now + backend.patience
+    backend.tried, backend.passed = now, False
     resize(pool, backend, count + 1)
     return True
 

@@ -22,6 +22,7 @@ SMALL = 256  # tokens of prompt and answer that a small request has at most
 ANSWER = 256  # tokens assumed for an answer without a limit
 VAIN = 2  # restored files of no use in a row, after which none is saved any more
 MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
+SOONEST = 5.0  # seconds between two tries of one more slot, at least
 NO_DRAW = 1.0  # of a conversation that no canary gets
 
 
@@ -115,6 +116,7 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     `guessed`: the server does not report its number of slots. While `counting`, it chooses slots
     itself, the least recently used first: `seen` are those it chose, and once a number repeats,
     these are all. `more` is when one more slot may be tried, `patience` the pause after that.
+    `tried` is when the last one was, 0 once the try is judged; `passed`: it was right.
     `most` is set if the number was a first guess and is learned (see `learned_slots`): `quick` is
     seconds to the first token for each token of the prompt, while half of the slots are free;
     `late` counts answers in a row that began later while none was; `target` is the number that
@@ -152,7 +154,9 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     freed: float = 0.0
     failures: int = 0
     more: float = 0.0
-    patience: float = 5.0
+    patience: float = SOONEST
+    tried: float = 0.0
+    passed: bool = False
     most: int = 0
     quick: float = 0.0
     late: int = 0

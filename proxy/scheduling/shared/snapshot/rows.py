@@ -75,6 +75,8 @@ class BackendRow(Row, kw_only=True):
     failures: int
     more: float
     patience: float
+    tried: float
+    passed: bool
     most: int
     quick: float
     late: int

@@ -1,0 +1,238 @@
+"""Tries of one more slot: how soon they come again, whatever the server does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.settlement import PATIENCE
+from proxy.scheduling.state import SOONEST, BackendFacts, BackendRecord
+from proxy.scheduling.ticket import Ticket
+
+from .fakes import World, check_slots, want
+
+ANSWER = 5.0  # seconds of an answer
+MOST = 12
+
+
+class Server:
+    """A server with `capacity` slots under steady demand. It begins an answer at once, and refuses
+    what it has no slot for, or reports that it waits."""
+
+    def __init__(self, capacity: int, first: int, *, refuses: bool, most: int = MOST) -> None:
+        self.world = World(backends=0)
+        facts = BackendFacts(model="m", slots=first, most=most, pins=False, cache_kind="ram")
+        self.world.scheduler.update("b0", facts, up=True)
+        self.capacity, self._refuses = capacity, refuses
+        self._tickets: list[Ticket] = []
+        self._leases: list[tuple[float, Lease]] = []  # with the ends of their answers
+        self._waiting: list[Lease] = []
+        self._count = 0
+        # Alone, an answer begins at once.
+        lease = self.world.take("alone")
+        self.world.clock.now += 0.1
+        lease.on_first_token(-1)
+        lease.release(Outcome(end="whole", prompt=3, completion=101))
+
+    @property
+    def record(self) -> BackendRecord:
+        return self.world.scheduler.records[1]["b0"][1]
+
+    @property
+    def slots(self) -> int:
+        return len(self.record.slots)
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> float:
+        """Serve for so long, or until this is so. Returns the seconds that it took."""
+        clock, scheduler = self.world.clock, self.world.scheduler
+        begun = clock.now
+        while clock.now < begun + seconds and not until():
+            clock.now += 0.25
+            for end, lease in [one for one in self._leases if one[0] <= clock.now]:
+                self._leases.remove((end, lease))
+                lease.release(Outcome(end="whole", prompt=3, completion=101))
+                if self._waiting:
+                    self._begin(self._waiting.pop(0))
+            while len(self._tickets) < 3:
+                self._count += 1
+                entry = scheduler.enter(want(scheduler, f"question {self._count}"))
+                if isinstance(entry, Ticket):
+                    self._tickets.append(entry)
+                else:
+                    self._begin(entry)
+            scheduler.mark("b0", up=True)
+            for ticket in [one for one in self._tickets if one.lease is not None]:
+                self._tickets.remove(ticket)
+                assert ticket.lease is not None
+                self._begin(ticket.lease)
+            if self._waiting:
+                scheduler.queued("b0", self.capacity)
+        return clock.now - begun
+
+    def _begin(self, lease: Lease) -> None:
+        if len(self._leases) < self.capacity:
+            lease.on_first_token(-1)
+            self._leases.append((self.world.clock.now + ANSWER, lease))
+        elif self._refuses:
+            lease.release(Outcome(end="busy"))
+        else:
+            self._waiting.append(lease)
+
+
+@pytest.mark.parametrize("refuses", [True, False], ids=["refuses", "queues"])
+@given(capacity=st.integers(1, MOST), first=st.integers(1, MOST))
+@settings(max_examples=8, deadline=None)
+def test_tries_beyond_what_a_server_has_come_ever_more_rarely(
+    refuses: bool, capacity: int, first: int
+) -> None:
+    server = Server(capacity, first, refuses=refuses)
+    server.run(3000, until=lambda: server.record.patience == PATIENCE)
+    if capacity < MOST:
+        assert server.record.patience == PATIENCE
+    server.run(60)
+    assert server.slots in (capacity, min(capacity + 1, MOST))
+
+
+@pytest.mark.parametrize("refuses", [True, False], ids=["refuses", "queues"])
+def test_after_a_wrong_look_the_number_grows_back_soon(refuses: bool) -> None:
+    server = Server(8, 8, refuses=refuses, most=8)
+    for running in (1, 1, 1):
+        server.run(60, until=lambda: server.record.in_flight == server.slots)
+        server.world.scheduler.queued("b0", max(running, server.slots // 2))
+        server.run(60, until=lambda: not server.record.target)
+    assert server.slots == 1
+    assert server.record.patience == 8 * SOONEST
+    seconds = server.run(3600, until=lambda: server.slots == 8)
+    assert server.slots == 8
+    # 40 seconds to the first try, then 20, 10, and 5 for each of the others.
+    assert seconds < 40 + 20 + 10 + 4 * SOONEST + 7 * ANSWER
+    assert server.record.patience == SOONEST
+
+
+def test_a_server_that_got_more_room_is_used_after_long_pauses() -> None:
+    server = Server(2, 2, refuses=True)
+    server.run(3600, until=lambda: server.record.patience == PATIENCE)
+    server.capacity = MOST
+    seconds = server.run(36000, until=lambda: server.slots == MOST)
+    assert seconds < 2 * PATIENCE + 10 * (SOONEST + ANSWER)
+
+
+def test_a_try_is_not_judged_by_answers_that_began_before() -> None:
+    """All slots are in use while they begin, but the new one may be refused yet."""
+    world = World(backends=0)
+    facts = BackendFacts(model="m", slots=2, most=4, pins=False, cache_kind="ram")
+    world.scheduler.update("b0", facts, up=True)
+    alone = world.take("alone")
+    alone.on_first_token(-1)
+    alone.release(Outcome(end="whole", prompt=3, completion=101))
+    early = [world.take(f"prompt {number}") for number in range(2)]
+    waits = world.scheduler.enter(want(world.scheduler, "waits"))
+    world.clock.now += SOONEST
+    world.scheduler.mark("b0", up=True)
+    assert isinstance(waits, Ticket) and waits.lease is not None
+    backend = world.scheduler.records[1]["b0"][1]
+    assert (backend.tried, len(backend.slots)) == (world.clock.now, 3)
+    backend.quick = 1.0  # so that they are in time
+    early[0].on_first_token(-1)
+    assert not backend.passed
+    waits.lease.on_first_token(-1)
+    assert backend.passed
+
+
+def test_a_server_without_a_number_is_asked_for_more_ever_faster_too() -> None:
+    world = World(backends=0)
+    world.scheduler.update("b0", BackendFacts(model="m", slots=0), up=True)
+    backend = world.scheduler.records[1]["b0"][1]
+    backend.patience = backend.more = 80.0
+    backend.more += world.clock.now
+    busy = [world.take(f"prompt {n}") for n in range(world.scheduler.slots("b0"))]
+    for pause in (80.0, 40.0, 20.0, 10.0, 5.0, 5.0):
+        waits = world.scheduler.enter(want(world.scheduler, f"waits {pause}"))
+        assert isinstance(waits, Ticket)
+        world.clock.now += pause - 0.5
+        world.scheduler.mark("b0", up=True)
+        assert waits.lease is None
+        world.clock.now += 0.5
+        world.scheduler.mark("b0", up=True)
+        assert waits.lease is not None
+        waits.lease.on_first_token(-1)
+        busy.append(waits.lease)
+
+
+class Tries(RuleBasedStateMachine):
+    """Any order of requests, refusals, reports and restarts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(backends=0)
+        self.leases: list[Lease] = []
+        self.tickets: list[Ticket] = []
+        self.count = 0
+        self.restarted(3, MOST)
+
+    @property
+    def backend(self) -> BackendRecord:
+        return self.world.scheduler.records[1]["b0"][1]
+
+    @rule(slots=st.integers(0, 4), most=st.sampled_from([0, 4, MOST]))
+    def restarted(self, slots: int, most: int) -> None:
+        facts = BackendFacts(model="m", slots=slots, most=most, pins=False, cache_kind="ram")
+        self.world.scheduler.update("b0", facts, up=True)
+
+    @rule()
+    def asked(self) -> None:
+        self.count += 1
+        scheduler = self.world.scheduler
+        entry = scheduler.enter(want(scheduler, f"question {self.count}"))
+        if isinstance(entry, Ticket):
+            self.tickets.append(entry)
+        else:
+            self.leases.append(entry)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), end=st.sampled_from(["whole", "cut", "busy", "failed", "unused"]))
+    def ended(self, data: st.DataObject, end: str) -> None:
+        lease = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+        lease.release(Outcome(end=end, prompt=3, completion=9))  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def began(self, data: st.DataObject) -> None:
+        self.leases[data.draw(st.integers(0, len(self.leases) - 1))].on_first_token(-1)
+
+    @rule(running=st.integers(0, 2 * MOST))
+    def reported(self, running: int) -> None:
+        self.world.scheduler.queued("b0", running)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, SOONEST, 2 * PATIENCE]))
+    def waited(self, seconds: float) -> None:
+        self.world.clock.now += seconds
+        self.world.scheduler.serve()
+
+    @invariant()
+    def the_records_are_whole(self) -> None:
+        for ticket in [one for one in self.tickets if one.lease is not None]:
+            self.tickets.remove(ticket)
+            assert ticket.lease is not None
+            self.leases.append(ticket.lease)
+        backend = self.backend
+        check_slots(self.world.scheduler, self.leases)
+        assert backend.slots
+        assert not backend.target or backend.target < len(backend.slots)
+
+    @invariant()
+    def pauses_are_bounded(self) -> None:
+        backend, now = self.backend, self.world.clock.now
+        assert SOONEST <= backend.patience <= PATIENCE
+        assert backend.more <= now + backend.patience
+        assert not (backend.tried and backend.passed)
+        assert backend.tried <= now
+
+
+Tries.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTries = Tries.TestCase
