@@ -14,11 +14,10 @@ from .. import __version__
 from ..config import Settings
 from ..store import archive
 from ..store.archive import BackupError, Manifest
-from ..store.database import newest_revision
-from .data_folder import DATABASE, INDEX, RESPONSES, data_folder
+from ..store.revisions import newest_revision
+from .data_folder import DATABASE, INDEX, RESPONSES, database_file, folder_of
 
 RESPONSE_STORE = "response-store.db"  # the name of --response-store in an archive
-SQLITE = "sqlite:///"
 
 
 def backup(settings: Settings, file: str, *, force: bool = False) -> str:
@@ -51,9 +50,8 @@ def restore(settings: Settings, file: str, agree: Callable[[str], bool]) -> str:
 def _databases(settings: Settings) -> Mapping[str, Path]:
     """By their names in the archive. The index first: what is added later is indexed again at the
     start, but an entry without its document would stay."""
-    folder = Path(settings.data) if settings.data else data_folder()
-    url = settings.database
-    database = Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else folder / DATABASE
+    folder = folder_of(settings)
+    database = database_file(settings) or folder / DATABASE
     found = {INDEX: folder / INDEX, DATABASE: database, RESPONSES: folder / RESPONSES}
     if settings.response_store:
         found[RESPONSE_STORE] = Path(settings.response_store)

@@ -1,4 +1,4 @@
-"""The data folder, and the names of our files in it."""
+"""The data folder, and our files in it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 import sys
 from pathlib import Path
 
+from ..config import Settings
+
 SLOTS = "slots"  # the folder of saved slots
 DATABASE, INDEX, RESPONSES = FILES = ("slotproxy.db", "index.db", "responses.sqlite")
+SQLITE = "sqlite:///"
 
 
 def data_folder() -> Path:
@@ -19,3 +22,15 @@ def data_folder() -> Path:
     else:
         home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "slotproxy"
+
+
+def folder_of(settings: Settings) -> Path:
+    """The data folder of these settings, which need not exist."""
+    return Path(settings.data) if settings.data else data_folder()
+
+
+def database_file(settings: Settings) -> Path | None:
+    """SQLite's file, which need not exist; None if the data are in PostgreSQL."""
+    if settings.database.startswith(SQLITE):
+        return Path(settings.database.removeprefix(SQLITE))
+    return None if settings.database else folder_of(settings) / DATABASE

@@ -76,38 +76,59 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
     )
 
 
+def is_slotproxy(url: str) -> bool:
+    """Whether a slotproxy answers at this address."""
+    with ProbeSession({}) as session:
+        try:
+            return _document(session, f"{url}/livez").get("status") == "ok"
+        except BackendDown:
+            return False
+
+
 # -- servers ---------------------------------------------------------------------------------------
 
 
 def _server(port: int) -> Server | None:
     """The server on a port of this machine; None if nothing listens there."""
+    found = identify(f"http://127.0.0.1:{port}")
+    return Server(port, *found) if found else None
+
+
+def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """The kind, title and models of the server at an address, as in `Server`; None if nothing
+    answers."""
     with ProbeSession({}) as session:
 
         def document(path: str) -> dict[str, Any]:
-            status, data = session.get(f"http://127.0.0.1:{port}{path}", PATIENCE)
-            try:
-                found = decoded(data) if status == 200 else None
-            except ValueError:
-                found = None
-            return found if isinstance(found, dict) else {}
+            return _document(session, f"{url}{path}")
 
         try:
             if document("/livez").get("status") == "ok":
-                return Server(port, "slotproxy", "another slotproxy")
+                return "slotproxy", "another slotproxy", ()
             props = document("/props")
             models = _names(document("/v1/models"))
             if "default_generation_settings" in props or props.get("role") == "router":
                 names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
-                return Server(port, "llamacpp", "llama-server", names)
+                return "llamacpp", "llama-server", names
             if "user_name" in props or "n_ctx" in document("/model.json"):
-                return Server(port, "llamacpp", "server of llama.cpp or PowerInfer")
+                return "llamacpp", "server of llama.cpp or PowerInfer", ()
             if "version" in document("/api/version"):
-                return Server(port, "openai", "Ollama", models)
+                return "openai", "Ollama", models
             if models:
-                return Server(port, "openai", "server with OpenAI's API", models)
+                return "openai", "server with OpenAI's API", models
         except BackendDown:
             return None
-    return Server(port, "", "a program that is no model server")
+    return "", "a program that is no model server", ()
+
+
+def _document(session: ProbeSession, url: str) -> dict[str, Any]:
+    """The JSON object at an address, {} if there is none. Raises BackendDown."""
+    status, data = session.get(url, PATIENCE)
+    try:
+        found = decoded(data) if status == 200 else None
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def _names(models: Mapping[str, Any]) -> tuple[str, ...]:

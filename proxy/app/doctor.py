@@ -8,8 +8,10 @@ unless it is busy. Each question has the time of --health-deadline.
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-import shutil
+import socket
 import sys
 import threading
 import time
@@ -26,14 +28,12 @@ from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.local_embeddings.driver import is_installed
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
-from ..errors import BackendDown, GatewayError
+from ..errors import BackendDown, GatewayError, UpstreamFault
 from ..hosting.process import has_program
 from ..runtime.cancel import Cancel
-from ..scheduling.shared.log import LogError, RedisLog
 from ..server.files_limit import raise_limit
-from . import programs
+from . import discovery, programs, storage_checks
 from .compose import backend_of, configs
-from .data_folder import data_folder
 from .findings import (
     Finding,
     local_embeddings,
@@ -42,17 +42,19 @@ from .findings import (
     of_batching,
     of_files,
     of_lost_backend,
-    of_space,
+    of_port,
     of_vectors,
     without_embeddings,
 )
 
 AT_ONCE = 8  # backends
+REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
 
 
 def main(settings: Settings, say: Callable[[str], None], *, as_json: bool = False) -> int:
     """Print the findings. Returns 1 if one of them is a problem, else 0."""
+    logging.getLogger("slotproxy").addHandler(logging.NullHandler())  # the findings have it
     found = list(examine(settings))
     if as_json:
         say(msgspec.json.encode(found).decode())
@@ -68,9 +70,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _backends(settings)
     yield from _vectors(settings)
     yield from of_access(settings, _mode(settings.api_key_file))
-    yield of_space(*_space(settings))
-    yield from _database(settings)
-    yield from _shared_state(settings)
+    yield from _port(settings)
+    yield from storage_checks.examine(settings)
     yield of_files(raise_limit())
 
 
@@ -112,8 +113,13 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
     driver = backend.driver
     try:
         caps = _probed(driver, settings.health_deadline)
+        # Short refusals look like those of an old server without a free slot.
+        doubtful = not (caps.queues or caps.n_ctx or caps.dialect == ROUTER)
+        if isinstance(driver, LlamaCpp) and doubtful and _kind(config.url) != "llamacpp":
+            raise UpstreamFault("the backend is not a llama.cpp server")
     except GatewayError as error:
-        yield of_lost_backend(config, str(error))
+        other = isinstance(driver, LlamaCpp) and isinstance(error, UpstreamFault)
+        yield of_lost_backend(config, str(error), _kind(config.url) if other else "")
     else:
         yield from of_backend(config, caps, settings)
         if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER:
@@ -123,6 +129,13 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
                 yield from of_batching(config, driver.batches(settings.health_deadline))
     finally:
         driver.close()
+
+
+def _kind(url: str) -> str:
+    """The kind of the server at an address, as in `discovery.Server`; "other" for a program that is
+    none, "" if nothing answers."""
+    found = discovery.identify(url)
+    return found[0] or "other" if found else ""
 
 
 def _probed(driver: Driver, patience: float) -> Capabilities:
@@ -185,50 +198,19 @@ def _mode(file: str) -> int | None:
     return Path(file).stat().st_mode if file and os.name != "nt" else None
 
 
-def _space(settings: Settings) -> tuple[str, int | None]:
-    """The data folder, and the bytes that are free for it: None if it cannot be written."""
-    folder = Path(settings.data) if settings.data else data_folder()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    writable = os.access(existing, os.W_OK | os.X_OK)
-    return str(folder), shutil.disk_usage(existing).free if writable else None
-
-
-def _database(settings: Settings) -> Iterator[Finding]:
-    if not settings.database:
+def _port(settings: Settings) -> Iterator[Finding]:
+    """Whether the address can be listened on; a slotproxy that runs may have it."""
+    host, port = settings.host, settings.port
+    if host.startswith("unix:") or not port:
         return
-    kind = settings.database.partition(":")[0]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        from sqlalchemy import text
-
-        from ..store.database import Database
-
-        database = Database(settings.database)
-        try:
-            database.first(text("SELECT 1"))
-        finally:
-            database.engine.dispose()
-    except ImportError:
-        yield Finding("problem", "database", "not installed", "pip install slotproxy[postgres]")
-    except Exception as error:
-        # Whatever a driver raises; its message may have the password, its type has not.
-        yield Finding(
-            "problem",
-            "database",
-            f"{kind} cannot be reached: {type(error).__name__}",
-            "start it, or correct --database",
-        )
-    else:
-        yield Finding("ok", "database", kind)
-
-
-def _shared_state(settings: Settings) -> Iterator[Finding]:
-    if not settings.state:
-        return
-    try:
-        RedisLog(settings.state, settings.state_name).ping()
-    except ImportError:
-        yield Finding("problem", "state", "not installed", "pip install slotproxy[redis]")
-    except (LogError, ValueError) as error:
-        yield Finding("problem", "state", str(error), "start Redis, or correct --state")
-    else:
-        yield Finding("ok", "state", "Redis answers")
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        reachable = REACHABLE.get(host, f"[{host}]" if ":" in host else host)
+        url = f"http://{reachable}:{port}{settings.api_prefix}"
+        ours = taken and discovery.is_slotproxy(url)
+        where = f"{host}:{port}"
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        yield of_port(where, reason, taken=taken, ours=ours)

@@ -55,7 +55,8 @@ def of_backend(config: BackendConfig, caps: Capabilities, settings: Settings) ->
     model = config.model or (caps.models[0] if caps.models else "unknown model")
     size = f" of {n_ctx} tokens" if n_ctx else ""
     count = "1 slot" if slots == 1 else f"{slots or 'an unknown number of'} slots"
-    yield Finding("ok", about, f"{caps.dialect}, {model}, {count}{size}")
+    kind = f"server of {caps.dialect}" if caps.dialect.isdigit() else caps.dialect
+    yield Finding("ok", about, f"{kind}, {model}, {count}{size}")
     yield from _of_build(about, caps)
     if not slots:
         yield Finding(
@@ -183,10 +184,21 @@ def _lost(template: ChatTemplate) -> list[str]:
     return [part for part, mark in parts.items() if mark not in text]
 
 
-def of_lost_backend(config: BackendConfig, error: str) -> Finding:
+def of_lost_backend(config: BackendConfig, error: str, answers: str = "") -> Finding:
+    """A backend that did not answer as one. `answers`: the kind of the server at its address (see
+    `discovery`), "other" for a program that is none, "" if that is not known."""
     remedy = "start it, or correct its address (--llama-api, or url of its [[backend]])"
     if "API key" in error:
         remedy = "set api_key in a [[backend]] of the configuration file"
+    elif answers in ("openai", "slotproxy"):
+        error = "is no server of llama.cpp, but has OpenAI's API"
+        remedy = (
+            'name it in a [[backend]] of the configuration file, with kind = "openai" and a url'
+            " that ends with /v1"
+        )
+    elif answers == "other":
+        error = "another program answers at its address, which is no model server"
+        remedy = "correct the address (--llama-api, or url of its [[backend]])"
     return Finding("problem", f"backend {config.name}", error, remedy)
 
 
@@ -228,6 +240,42 @@ def of_space(folder: str, free: int | None) -> Finding:
         return Finding("ok", "data", f"{folder}, {free_gib}")
     return Finding(
         "problem", "data", f"{folder}: only {free_gib}", "free some space, or set --data FOLDER"
+    )
+
+
+def of_tables(kind: str, revision: str, newest: str, backup: str) -> Finding:
+    """The tables of a database, by their `revision` and our `newest`; `backup` is a command."""
+    if revision == newest:
+        return Finding("ok", "database", kind)
+    if not revision:
+        return Finding("ok", "database", f"{kind}, empty: the next start creates its tables")
+    if revision < newest:
+        return Finding(
+            "advice",
+            "database",
+            f"{kind}: the next start upgrades its tables from revision {revision} to {newest}",
+            f"make a backup before: {backup}",
+        )
+    return Finding(
+        "problem",
+        "database",
+        f"{kind}: its tables are of revision {revision}, and this slotproxy knows those up"
+        f" to {newest}",
+        "install the slotproxy that made them, or restore a backup of this version",
+    )
+
+
+def of_port(where: str, error: str, *, taken: bool, ours: bool) -> Finding:
+    """An address that cannot be listened on: `taken` by another program, or by `ours`, a slotproxy
+    that runs."""
+    if ours:
+        return Finding("ok", "port", f"a slotproxy listens on {where} already")
+    remedy = "end the other program, or choose another port: --port N"
+    return Finding(
+        "problem",
+        "port",
+        f"cannot listen on {where}: {error}",
+        remedy if taken else "correct --host or --port",
     )
 
 

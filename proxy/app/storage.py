@@ -73,7 +73,7 @@ class LazyServices:
         self._folder = Path(settings.data) if settings.data else data_folder()
         self._lock = threading.RLock()
         self._failed: tuple[float, StoreUnavailable | None] = 0.0, None  # when opening last failed
-        self._has_knowledge = _are_installed(NEEDED_FOR_KNOWLEDGE)
+        self._has_knowledge = are_installed(NEEDED_FOR_KNOWLEDGE)
         self._closed = threading.Event()
         self._opened = ExitStack()  # closes what was opened, in reverse order
 
@@ -103,28 +103,28 @@ class LazyServices:
 
     @property
     def api_keys(self) -> ApiKeys | None:
-        return self._lazy(lambda stores: stores.api_keys) if _are_installed(NEEDED) else None
+        return self._lazy(lambda stores: stores.api_keys) if are_installed(NEEDED) else None
 
     @property
     def ledger(self) -> Ledger | None:
         """None unless the settings name a place for it."""
         settings = self._settings
         keeps = settings.database or settings.data or settings.state
-        if not (settings.ledger_days and keeps and _are_installed(NEEDED)):
+        if not (settings.ledger_days and keeps and are_installed(NEEDED)):
             return None
         return self._lazy(lambda stores: stores.ledger)
 
     @property
     def users(self) -> Groups[User] | None:
-        return self._lazy(lambda stores: stores.users) if _are_installed(NEEDED) else None
+        return self._lazy(lambda stores: stores.users) if are_installed(NEEDED) else None
 
     @property
     def teams(self) -> Groups[Team] | None:
-        return self._lazy(lambda stores: stores.teams) if _are_installed(NEEDED) else None
+        return self._lazy(lambda stores: stores.teams) if are_installed(NEEDED) else None
 
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""
-        settings, there = self._settings, _are_installed(NEEDED)
+        settings, there = self._settings, are_installed(NEEDED)
         if settings.response_store:
             if not there:
                 raise SettingsError("--response-store requires pip install slotproxy[knowledge]")
@@ -209,5 +209,5 @@ class LazyServices:
             raise SettingsError(f"--response-store: {file}: {fault.detail}") from None
 
 
-def _are_installed(modules: Sequence[str]) -> bool:
+def are_installed(modules: Sequence[str]) -> bool:
     return all(importlib.util.find_spec(name) for name in modules)

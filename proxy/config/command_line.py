@@ -26,7 +26,7 @@ COMMANDS = {
 }
 TAKE_A_FILE = ("backup", "restore")
 HELP = ("-h", "--help")
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 class _Parser(argparse.ArgumentParser):

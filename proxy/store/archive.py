@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from ..runtime import private_files
 from .outage import address
+from .revisions import revision_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -132,18 +133,10 @@ def _copied(name: str, source: Path, target: Path) -> Entry:
         reading.backup(writing)  # all pages in one step
         # Not in WAL mode: whatever opens the copy must not need a second file beside it.
         writing.execute("pragma journal_mode = delete").fetchall()
-        revision = _revision(writing)
+        revision = revision_of(writing)  # the index has none
     with target.open("rb") as copy:
         digest = hashlib.file_digest(copy, "sha256").hexdigest()
     return Entry(name, target.stat().st_size, digest, revision)
-
-
-def _revision(connection: sqlite3.Connection) -> str:
-    try:
-        row = connection.execute("select version_num from alembic_version").fetchone()
-    except sqlite3.OperationalError:
-        return ""  # the index has none
-    return str(row[0]) if row else ""
 
 
 def _be_alone(path: Path) -> None:

@@ -40,11 +40,11 @@ from ..errors import NotFound
 from ..runtime import private_files
 from . import postgres, sqlite
 from .outage import outage, unavailable
+from .revisions import MIGRATIONS, newest_revision
 from .tables import ALEMBIC_VERSION, create_all
 
 S = TypeVar("S", bound=Struct)
 
-MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY = 10.0  # seconds to wait for another SQLite writer, or for a free connection
 STARTING = 30.0  # seconds to wait for another process that creates the tables
 _LOCK = 0x510F  # PostgreSQL advisory lock; an arbitrary number
@@ -117,8 +117,14 @@ class Database:
     def upgrade(self, revision: str = "head") -> None:
         """Upgrade the tables to this version. Alembic is slow to import, keeps 11 MB, and is used
         only if there are older tables. Raises StoreUnavailable."""
-        if revision == "head" and (self._create() or self._revision() == newest_revision()):
-            return
+        if revision == "head":
+            if self._create() or (found := self.revision()) == (newest := newest_revision()):
+                return
+            if found > newest:
+                raise unavailable(
+                    f"its tables are of revision {found}, and this slotproxy knows those up"
+                    f" to {newest}: install the slotproxy that made them, or restore a backup"
+                )
         logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs each of its plugins
 
         from alembic import command
@@ -142,7 +148,7 @@ class Database:
 
     def _create(self) -> bool:
         """Create the current tables in a new database. Returns whether it did."""
-        if self._revision():
+        if self.revision():
             return False
         with self.alone() as connection:
             if _revision(connection):
@@ -150,7 +156,8 @@ class Database:
             create_all(connection, newest_revision())
         return True
 
-    def _revision(self) -> str:
+    def revision(self) -> str:
+        """Return the revision of the tables; "" if there are none."""
         with self.engine.connect() as connection:
             return _revision(connection)
 
@@ -223,11 +230,6 @@ def _revision(connection: Connection) -> str:
     if not inspect(connection).has_table(ALEMBIC_VERSION.name):
         return ""
     return str(connection.execute(select(ALEMBIC_VERSION)).scalar())
-
-
-def newest_revision() -> str:
-    """Return our newest migration: file names begin with increasing numbers."""
-    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def _file(url: URL) -> Path | None:

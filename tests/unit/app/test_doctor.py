@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import http.server
 import json
+import sqlite3
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from proxy.__main__ import main
-from proxy.app import doctor
+from proxy.app import doctor, storage_checks
 from proxy.app.findings import (
     LITTLE_SPACE,
     Finding,
@@ -21,7 +25,9 @@ from proxy.app.findings import (
     of_batching,
     of_files,
     of_lost_backend,
+    of_port,
     of_space,
+    of_tables,
     of_vectors,
 )
 from proxy.backends.driver import Capabilities, Learned, ignore
@@ -32,7 +38,9 @@ from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.resources import templates
+from proxy.store.revisions import newest_revision
 from tests.fakes import ScriptedDriver
+from tools.processes import held_port
 
 CONFIG = BackendConfig(url="http://127.0.0.1:8080", name="here")
 GOOD = Capabilities(
@@ -128,6 +136,8 @@ def test_missing_batching_and_vectors_have_their_flags() -> None:
 def test_a_lost_backend_says_what_to_do() -> None:
     assert "start it" in of_lost_backend(CONFIG, "the backend is not responding").remedy
     assert "api_key" in of_lost_backend(CONFIG, "the backend rejects our API key").remedy
+    assert 'kind = "openai"' in of_lost_backend(CONFIG, "no token", "openai").remedy
+    assert "correct the address" in of_lost_backend(CONFIG, "no token", "other").remedy
 
 
 def test_an_open_address_without_a_key_is_a_problem() -> None:
@@ -191,6 +201,134 @@ def test_doctor_tells_redis_and_a_database_that_are_away(nowhere: tuple[str, ...
     found = {finding.about: finding for finding in doctor.examine(load([*nowhere, *flags], {}))}
     assert found["state"].level == found["database"].level == "problem"
     assert "secret" not in str(found)
+
+
+def test_tables_of_other_versions_are_told() -> None:
+    def told(revision: str) -> tuple[str, str]:
+        finding = of_tables("SQLite", revision, "0020", "slotproxy backup FILE")
+        return finding.level, finding.remedy
+
+    assert told("0020") == told("") == ("ok", "")
+    assert told("0011") == ("advice", "make a backup before: slotproxy backup FILE")
+    level, remedy = told("0021")
+    assert level == "problem"
+    assert "install" in remedy
+
+
+def _database(folder: Path, revision: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(folder / "slotproxy.db", isolation_level=None)
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("create table alembic_version (version_num text)")
+    connection.execute("insert into alembic_version values (?)", [revision])
+    return connection
+
+
+def _found(settings: Settings, about: str) -> list[Finding]:
+    return [one for one in storage_checks.examine(settings) if one.about == about]
+
+
+def test_file_of_a_later_version_is_a_problem_and_stays_as_it_is(tmp_path: Path) -> None:
+    _database(tmp_path, "9999").close()
+    before = (tmp_path / "slotproxy.db").read_bytes()
+    (found,) = _found(Settings(data=str(tmp_path)), "database")
+    assert found.level == "problem"
+    assert "9999" in found.text
+    assert [path.name for path in tmp_path.iterdir()] == ["slotproxy.db"]
+    assert (tmp_path / "slotproxy.db").read_bytes() == before
+
+
+def test_file_that_is_locked_or_damaged_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_checks, "PATIENCE", 0.05)
+    with closing(_database(tmp_path, newest_revision())) as other:
+        settings = Settings(data=str(tmp_path))
+        assert _found(settings, "database")[0].level == "ok"
+        other.execute("begin immediate")
+        (locked,) = _found(settings, "database")
+    assert (locked.level, locked.remedy) == ("problem", "end the program that keeps it locked")
+    (tmp_path / "slotproxy.db").write_bytes(b"no database" * 1000)
+    (damaged,) = _found(settings, "database")
+    assert "slotproxy restore" in damaged.remedy
+
+
+def test_database_in_a_named_file_is_not_created(tmp_path: Path) -> None:
+    settings = Settings(data=str(tmp_path), database=f"sqlite:///{tmp_path}/new/kept.db")
+    assert not _found(settings, "database")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_folder_on_a_small_file_system_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = SimpleNamespace(free=LITTLE_SPACE // 2)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: small)
+    (found,) = _found(Settings(data=str(tmp_path / "new")), "data")
+    assert found.level == "problem"
+    assert "0.5 GiB" in found.text
+
+
+def test_address_that_cannot_be_listened_on_has_a_remedy() -> None:
+    assert of_port("127.0.0.1:8081", "in use", taken=True, ours=True).level == "ok"
+    assert "--port" in of_port("127.0.0.1:80", "in use", taken=True, ours=False).remedy
+    assert "--host" in of_port("192.0.2.1:80", "not ours", taken=False, ours=False).remedy
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[Mapping[str, Any]], int]]:
+    """Factory: the port of a server with these documents by path, which refuses all else."""
+    running = []
+
+    def start(answers: Mapping[str, Any]) -> int:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                data = json.dumps(answers.get(self.path)).encode()
+                self.send_response(200 if self.path in answers else 404)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        running.append(server)
+        return server.server_address[1]
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("status", "level"), [("ok", "ok"), ("fine", "problem")])
+def test_port_of_another_program_is_told_from_that_of_a_slotproxy(
+    status: str, level: str, serving: Callable[[Mapping[str, Any]], int]
+) -> None:
+    port = serving({"/llm/livez": {"status": status}})
+    (found,) = doctor._port(Settings(host="0.0.0.0", port=port, api_prefix="/llm"))
+    assert found.level == level
+
+
+@pytest.mark.parametrize(
+    ("answers", "remedy"),
+    [({"/v1/models": {"data": [{"id": "m"}]}}, 'kind = "openai"'), ({}, "correct the address")],
+)
+def test_address_of_another_server_is_told(
+    answers: Mapping[str, Any], remedy: str, serving: Callable[[Mapping[str, Any]], int]
+) -> None:
+    url = f"http://127.0.0.1:{serving(answers)}"
+    (found,) = (one for one in doctor.examine(Settings(llama_api=(url,))) if url[7:] in one.about)
+    assert found.level == "problem"
+    assert remedy in found.remedy
+
+
+def test_free_port_and_socket_file_need_no_finding() -> None:
+    for settings in (Settings(port=0), Settings(host="unix:/run/x"), Settings(port=held_port())):
+        assert not [*doctor._port(settings)]
 
 
 def test_program_of_a_model_to_start_must_exist(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def responses(**settings: Any) -> Any:
 
 
 def plain_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_are_installed", lambda modules: False)
+    monkeypatch.setattr(storage, "are_installed", lambda modules: False)
 
 
 def test_without_a_database_responses_are_in_memory() -> None:

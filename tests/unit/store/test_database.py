@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, func, inspect, select, table, text
 from sqlalchemy.exc import DBAPIError
 
-from proxy.errors import NotFound
+from proxy.errors import NotFound, StoreUnavailable
 from proxy.store import sqlite
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
@@ -101,6 +101,20 @@ def test_new_and_current_tables_need_no_alembic(url: str, monkeypatch: pytest.Mo
     with pytest.raises(TypeError):
         database.upgrade("0001")
     database.close()
+
+
+def test_tables_of_a_later_version_are_left_alone(url: str) -> None:
+    database = Database(url)
+    try:
+        database.upgrade()
+        with database.begin() as db:
+            db.execute(text("update alembic_version set version_num = '9999'"))
+        with pytest.raises(StoreUnavailable) as caught:
+            database.upgrade()
+        assert "9999" in (caught.value.detail or "")
+        assert database.revision() == "9999"
+    finally:
+        database.close()
 
 
 def test_insert_under_a_deleted_parent_is_not_found(url: str) -> None:

@@ -13,7 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Column, Connection, MetaData, Table, func, insert, select
 
-from proxy.store.database import MIGRATIONS, Database
+from proxy.store.database import Database
+from proxy.store.revisions import MIGRATIONS
 from proxy.store.tables import metadata
 
 REVISIONS = sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
