@@ -66,6 +66,7 @@ test-all: $(VENV)/installed ## every test, on PowerInfer's server and that of 20
 	@$(RUN) -m tools.browser
 	@$(RUN) -m tools.oidc_provider
 	@$(RUN) -m tools.mcp_conformance install
+	@$(RUN) -m tools.open_responses fetch
 	$(PYTEST) -m 'not alone' $(FLAGS)
 	$(RUN) -m pytest -m alone tests/browser tests/integration
 

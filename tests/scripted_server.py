@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(None)
 
     def _complete(self, body: dict[str, Any]) -> None:
-        text, stop = _until(self._answer(body["prompt"]), body.get("stop") or ())
+        text, stop = _until(remainder(type(self).script, body["prompt"]), body.get("stop") or ())
         prompt, written = _count(body["prompt"]), _count(text)
         slot = {"id_slot": max(0, body.get("id_slot", 0))}
         end = {
@@ -98,11 +98,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._event(end)
         self.wfile.write(b"0\r\n\r\n")
 
-    def _answer(self, prompt: str) -> str:
-        before, _, begun = prompt.rpartition(TURN)
-        whole = type(self).script(before)
-        return whole[len(begun) :] if whole.startswith(begun) else whole
-
     def _event(self, value: dict[str, Any]) -> None:
         data = b"data: " + json.dumps(value).encode() + b"\n\n"
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -114,6 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def remainder(script: Callable[[str], str], prompt: str) -> str:
+    """The answer of the script to a prompt, without what the prompt has of it already."""
+    before, _, begun = prompt.rpartition(TURN)
+    whole = script(before)
+    return whole[len(begun) :] if whole.startswith(begun) else whole
 
 
 def _count(text: str) -> int:

@@ -25,6 +25,7 @@ FILES = (
     "tests/integration/test_dialects_tools.py",
     "tests/integration/test_dialects_vectors.py",
     "tests/integration/test_mcp_responses.py",
+    "tests/integration/test_open_responses.py",
 )
 COLUMNS = {
     "llama-2023": "`server` of 2023",
@@ -67,6 +68,12 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
         "Responses",
         "MCP servers, approval",
         "openai",
+    ),
+    "test_open_responses_suite_passes": ("Responses", "public suite", "Open Responses"),
+    "test_open_responses_suite_sends_an_image": (
+        "Responses",
+        "public suite, an image",
+        "Open Responses",
     ),
     "test_codex_works": ("Responses", "what Codex sends", "openai"),
     "test_responses_asynchronous": ("Responses", "asynchronous", "openai"),
