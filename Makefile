@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server install test test-all test-langchain test-litellm test-agents soak screenshots bench bench-quick bench-check docs dist zipapp lint format lock
+.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-agents soak screenshots bench bench-quick bench-check docs dist zipapp lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -24,9 +24,9 @@ help: ## this list
 	@echo '  FLAGS="--metrics …"            more flags for slotproxy (make run) or pytest (make test)'
 	@echo '  PYTHON=python3.12              the Python to make .venv with (3.11 or newer)'
 
-# The first time, the server is built while pip installs: each takes a core for a good minute.
-run: ## slotproxy and a llama.cpp server with a small real model (built and fetched once, three minutes)
-	@$(MAKE) --no-print-directory -j2 $(VENV)/installed $(if $(LLAMA_API),,first-server)
+# The first time, the server is built while pip installs and the model is fetched.
+run: ## slotproxy and a llama.cpp server with a small real model (built and fetched once, two minutes)
+	@$(MAKE) --no-print-directory -j3 $(VENV)/runs $(if $(LLAMA_API),,first-server first-model)
 	@$(RUN) -m tools.run --port $(PORT) $(if $(LLAMA_API),--llama-api '$(LLAMA_API)') $(FLAGS)
 
 run-chatglm: $(VENV)/installed ## slotproxy with the ChatGLM model it brings along (chatglm_cpp is built once, some minutes)
@@ -41,10 +41,23 @@ $(VENV)/bin/python:
 first-server: | $(VENV)/bin/python
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null
 
-$(VENV)/installed: requirements/dev.txt setup.cfg setup.py | $(VENV)/bin/python
-	$(RUN) -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/dev.txt
-	$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+# Without a network, tools.run says what it uses instead.
+first-model: $(VENV)/runs
+	-@$(RUN) -m tools.smollm2 fetch >/dev/null
+
+# Setuptools warns of editable installations, which are what a checkout wants.
+PIP = PYTHONWARNINGS=ignore $(RUN) -m pip --disable-pip-version-check install --quiet
+
+# A third of what developers need. Modules are compiled when they are first imported.
+$(VENV)/runs: requirements/run.txt setup.cfg setup.py | $(VENV)/bin/python
+	$(PIP) --no-compile --require-hashes -r requirements/run.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+$(VENV)/installed: requirements/dev.txt setup.cfg setup.py | $(VENV)/bin/python
+	$(PIP) --require-hashes -r requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/runs
 
 # Each file's tests in one of several processes: much of them is waiting for servers.
 PYTEST = $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
@@ -148,4 +161,5 @@ lock: $(VENV)/installed ## solve the dependencies anew into requirements/ (UPGRA
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra redis -o requirements/server.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra test -o requirements/test.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra test --extra browser --extra dev -o requirements/dev.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg requirements/run.in --extra knowledge --extra embed -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/build.in -o requirements/build.txt
