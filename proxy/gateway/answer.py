@@ -296,7 +296,8 @@ class Answer:
             order.end()
         except GatewayError as error:
             info.outcome = _name_of(error)
-            yield number, [Failed(error)]
+            # Frames of its traceback refer to the error: they would hold the request in a cycle.
+            yield number, [Failed(error.with_traceback(None))]
         finally:
             batches.close()
             if end is None:

@@ -24,7 +24,7 @@ every path.
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from enum import StrEnum
 from functools import partial
 
@@ -220,6 +220,10 @@ class Attempt:
         finally:
             self._release()
             self._enter(State.DONE)
+            # Both refer to this attempt: an error by its traceback, a generation by its callbacks.
+            self._reason = None
+            with suppress(AttributeError):  # there is none without a slot
+                del self._generation
 
     def usage(self) -> Usage:
         """Token counts so far. An old backend reports its own counts only at the end."""

@@ -74,9 +74,10 @@ def application(settings: Settings) -> Flask:
         raise SystemExit(CANNOT_LOAD) from None
     # Nearly everything loaded by now lives as long as the process, so the garbage collector is off
     # meanwhile (a tenth of the start) and ignores it later. Requests leave few cycles behind, so it
-    # may also run less often, but for the oldest objects: a failed probe leaves 27 kB there.
+    # may also run less often. What survives the youngest generation is looked at sooner: it is what
+    # requests under way hold, and garbage soon.
     gc.freeze()
-    gc.set_threshold(10_000, 20, 5)
+    gc.set_threshold(10_000, 5, 20)
     gc.enable()
     return app
 

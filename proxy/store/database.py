@@ -219,7 +219,7 @@ def record(kind: type[S], row: Row[Any], **values: Any) -> S:
     return kind(**{name: row._mapping[name] for name in names}, **values)
 
 
-def insert_into(table: Table, db: Connection) -> Any:
+def insert_into(table: Table, db: Connection | Engine) -> Any:
     """An insert that knows `on_conflict_do_update`, which each dialect has for itself."""
     # Imported by name: the other dialect costs as much as all the rest.
     return import_module(f"sqlalchemy.dialects.{db.dialect.name}").insert(table)

@@ -7,11 +7,12 @@ write at the same time: the sums are added to in the database.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import ColumnElement, Connection, Executable, and_, case, delete, func, or_, select
+from sqlalchemy import ColumnElement, Executable, and_, case, delete, func, or_, select
 
 from .database import Database, insert_into, record
 from .ledger_rows import (
@@ -42,15 +43,39 @@ class Ledger:
         """Store a batch of rows. Batches of a writer have ascending numbers: one that was stored
         before is not stored again, and False is returned."""
         with self._db.begin() as db:
-            if not _begin_batch(db, writer, batch, rows[-1].ended):
+            note = {"writer": writer, "batch": batch, "touched": rows[-1].ended}
+            if db.execute(self._begin_batch, note).first() is None:
                 return False
             # Past SQLAlchemy, which would take longer than the database. And in one step: SQLite
             # gives up the interpreter's lock for each, and threads would fight for it.
             values = tuple(chain.from_iterable(map(structs.astuple, rows)))
             db.exec_driver_sql(_insertion(db.dialect.paramstyle, len(rows)), values)
             # Last, since other writers wait for these rows until the commit.
-            db.execute(_addition(db), hour_sums(rows))
+            db.execute(self._add_sums, hour_sums(rows))
         return True
+
+    # Made once: `excluded` copies all columns of a table, in reference cycles.
+
+    @cached_property
+    def _begin_batch(self) -> Executable:
+        """The statement that notes a batch. It returns no row if that is stored already."""
+        added = insert_into(LEDGER_WRITER, self._db.engine)
+        new = added.on_conflict_do_update(
+            index_elements=["writer"],
+            set_={"batch": added.excluded.batch, "touched": added.excluded.touched},
+            where=LEDGER_WRITER.c.batch < added.excluded.batch,
+        )
+        found: Executable = new.returning(LEDGER_WRITER.c.batch)
+        return found
+
+    @cached_property
+    def _add_sums(self) -> Executable:
+        """The statement that adds sums to those of their hours."""
+        added = insert_into(LEDGER_HOUR, self._db.engine)
+        both = {name: _hour[name] + added.excluded[name] for name in COUNTED}
+        key = [column.name for column in LEDGER_HOUR.primary_key]
+        found: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
+        return found
 
     def prune(self, before: int) -> int:
         """Delete at most PAGE rows that ended before this time. Returns how many."""
@@ -128,26 +153,6 @@ def _insertion(paramstyle: str, count: int) -> str:
     marks = ",".join(["?" if paramstyle == "qmark" else "%s"] * len(names))
     columns = ",".join(f'"{name}"' for name in names)
     return f"insert into {LEDGER.name} ({columns}) values {','.join([f'({marks})'] * count)}"
-
-
-def _addition(db: Connection) -> Executable:
-    """The statement that adds sums to those of their hours."""
-    added = insert_into(LEDGER_HOUR, db)
-    both = {name: _hour[name] + added.excluded[name] for name in COUNTED}
-    key = [column.name for column in LEDGER_HOUR.primary_key]
-    found: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
-    return found
-
-
-def _begin_batch(db: Connection, writer: str, batch: int, now: int) -> bool:
-    """Note that this batch is stored. False if it was before."""
-    added = insert_into(LEDGER_WRITER, db).values(writer=writer, batch=batch, touched=now)
-    new = added.on_conflict_do_update(
-        index_elements=["writer"],
-        set_={"batch": added.excluded.batch, "touched": added.excluded.touched},
-        where=LEDGER_WRITER.c.batch < added.excluded.batch,
-    )
-    return db.execute(new.returning(LEDGER_WRITER.c.batch)).first() is not None
 
 
 def _row_counts() -> list[ColumnElement[Any]]:

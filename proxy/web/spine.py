@@ -123,6 +123,8 @@ def completion_view(
 
 def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:
     """Return the response for an error, in a dialect's shape."""
+    # Frames of its traceback refer to the error: they would hold the request in a cycle.
+    error.__traceback__ = None
     record.status = error.status
     record.info.outcome = record.info.outcome or error.code or error.type
     headers = []

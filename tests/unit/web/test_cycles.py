@@ -1,0 +1,56 @@
+"""Requests leave no reference cycles: their memory is free when they end, and not only when the
+garbage collector runs, which may be many requests later."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from proxy.errors import BackendFailed
+from tests.fakes import ScriptedDriver, client, say
+
+
+def _fail() -> None:
+    raise BackendFailed("the backend failed")
+
+
+def _left_by(work: Callable[[], object]) -> set[str]:
+    """The names of our types and functions in what only the garbage collector frees."""
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        work()
+        gc.collect()
+        return {name for name in map(_name, gc.garbage) if name.startswith("proxy.")}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+def _name(one: object) -> str:
+    if isinstance(one, FrameType):
+        return f"{one.f_globals.get('__name__')}.{one.f_code.co_name}"
+    return f"{type(one).__module__}.{type(one).__name__}"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "script",
+    [say("Hel", "lo"), [_fail], [*say("Hel", "lo")[:-1], _fail]],
+    ids=["whole", "refused", "broken off"],
+)
+def test_requests_leave_no_reference_cycles(script: Any, stream: bool) -> None:
+    http = client(ScriptedDriver(script), continue_broken=False)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+
+    def ask() -> None:
+        answer = http.post("/v1/chat/completions", json=body)
+        assert answer.data
+        answer.close()
+
+    ask()  # what is made once
+    assert _left_by(ask) == set()
