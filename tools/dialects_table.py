@@ -4,7 +4,9 @@
 writes the results between the two markers of docs/compatibility.md (``--print``: only to the
 terminal). Each row is a test function, each column a kind of backend: yes if the test passes, –
 with the reason as a note if it is skipped because the backend lacks the feature, NO if it fails.
-Columns of backends that are not on this machine stay unchanged.
+Columns of backends that are not on this machine stay unchanged. The
+clients that are programs of their own must be installed (``python -m tools.coding_agents``,
+``python -m tools.open_responses fetch``).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ FILES = (
     "tests/integration/test_dialects_vectors.py",
     "tests/integration/test_mcp_responses.py",
     "tests/integration/test_open_responses.py",
+    "tests/integration/test_coding_agents.py",
 )
 COLUMNS = {
     "llama-2023": "`server` of 2023",
@@ -47,6 +50,11 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_anthropic_unusual_but_legal": ("Anthropic", "what agents send besides", "anthropic"),
     "test_anthropic_clears_old_tool_results": ("Anthropic", "context edits", "anthropic"),
     "test_anthropic_lists_models": ("Anthropic", "models", "anthropic"),
+    "test_claude_code_calls_tools_over_several_turns": (
+        "Anthropic",
+        "tools over turns",
+        "Claude Code",
+    ),
     "test_anthropic_asynchronous": ("Anthropic", "asynchronous", "anthropic"),
     "test_anthropic_client_gets_calls_and_results": ("Anthropic", "MCP servers", "anthropic"),
     "test_ollama_chat": ("Ollama", "/api/chat", "ollama"),
@@ -76,6 +84,7 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
         "Open Responses",
     ),
     "test_codex_works": ("Responses", "what Codex sends", "openai"),
+    "test_codex_calls_tools_over_several_turns": ("Responses", "tools over turns", "Codex"),
     "test_responses_asynchronous": ("Responses", "asynchronous", "openai"),
     "test_openai_tools": ("OpenAI", "tools, there and back", "openai"),
     "test_allowed_tools_limit_the_choice": ("OpenAI", "allowed_tools", "openai"),

@@ -1,8 +1,10 @@
 """Codex and Claude Code, the real programs, use slotproxy with tools over several turns.
 
-`make test-agents` installs them (640 MB) and runs these tests. They begin with 7 000 and 19 000
-tokens, and no model that is small enough for a test calls tools sensibly behind so many, so the
-server is scripted.
+`make test-agents` installs them (640 MB) and runs these tests. No model that is small enough for a
+test calls tools sensibly, so a script writes the answers: behind a real server of each kind, whose
+model a grammar forces to write them, and behind a scripted server. They begin with 7 000 and 19 000
+tokens, for which the small model takes minutes: for the real servers, settings of the agents
+shorten their prompts.
 """
 
 from __future__ import annotations
@@ -15,15 +17,20 @@ from typing import Any
 
 import pytest
 
+from tests.forced_server import ForcedServer
 from tests.scripted_server import ScriptedServer
 from tools import coding_agents, servers
 from tools.processes import Gateway
 
-from .conftest import StartGateway
+from .conftest import StartGateway, StartServer
+from .generations import GENERATIONS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 TEMPLATE = ("--chat-template", str(servers.ROOT / "models" / "tinychat.jinja"))
 COMMANDS = ("echo lantern > made.txt", "cat made.txt")
+SCRIPTED, CHATGLM = "scripted", "chatglm_cpp"
+BRIEF = "You run commands for the user."  # instead of instructions of thousands of tokens
+CONTEXT = 16384
 FIRST, SECOND = "Make a file", "What did the file say?"
 
 
@@ -64,7 +71,7 @@ class Agent:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -73,13 +80,16 @@ class Agent:
 
 
 class Codex(Agent):
-    def __init__(self, folder: Path, one: Gateway, *, websocket: bool) -> None:
+    def __init__(self, folder: Path, one: Gateway, *, websocket: bool, brief: bool) -> None:
         home = folder / "codex"
         home.mkdir()
+        (home / "brief.md").write_text(BRIEF)
+        instructions = f'model_instructions_file = "{home / "brief.md"}"' if brief else ""
         (home / "config.toml").write_text(
             f"""
 model = "any"
 model_provider = "slotproxy"
+{instructions}
 [model_providers.slotproxy]
 name = "slotproxy"
 base_url = "{one.url}/v1"
@@ -99,7 +109,8 @@ supports_websockets = {json.dumps(websocket)}
 
 
 class ClaudeCode(Agent):
-    def __init__(self, folder: Path, one: Gateway) -> None:
+    def __init__(self, folder: Path, one: Gateway, *, brief: bool) -> None:
+        self._brief = ("--system-prompt", BRIEF, "--tools", "Bash") if brief else ()
         super().__init__(
             folder,
             "claude",
@@ -110,19 +121,38 @@ class ClaudeCode(Agent):
         )
 
     def ask(self, text: str) -> str:
-        return self.run("--print", text, *self.FLAGS)
+        return self.run("--print", text, *self.FLAGS, *self._brief)
 
     def ask_again(self, text: str) -> str:
-        return self.run("--print", text, "--continue", *self.FLAGS)
+        return self.run("--print", text, "--continue", *self.FLAGS, *self._brief)
 
     FLAGS = ("--model", "any", "--allowedTools", "Bash")
 
 
+@pytest.fixture(params=[SCRIPTED, *GENERATIONS, CHATGLM])
+def address(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[str]:
+    """A server that answers by the script."""
+    if request.param == CHATGLM:
+        pytest.skip("no grammar can make the small model call tools there")
+    server: ScriptedServer | ForcedServer
+    if request.param == SCRIPTED:
+        server = ScriptedServer(script)
+    else:
+        start: StartServer = request.getfixturevalue("start_server")
+        # llama-server of 2026 gives a slot no more than the model was trained for.
+        longer = ("--override-kv", f"llama.context_length=int:{CONTEXT}")
+        extra = longer if request.param == "llama-2026" else ()
+        real = start(request.param, slots=1, ctx=CONTEXT, model=tiny_model, extra=extra)
+        server = ForcedServer(real.url, script)
+    try:
+        yield server.url
+    finally:
+        server.close()
+
+
 @pytest.fixture
-def scripted() -> Iterator[ScriptedServer]:
-    server = ScriptedServer(script)
-    yield server
-    server.close()
+def brief(request: pytest.FixtureRequest) -> bool:
+    return bool(request.node.callspec.params["address"] != SCRIPTED)
 
 
 def check_turns(agent: Codex | ClaudeCode) -> None:
@@ -139,18 +169,18 @@ def requests(one: Gateway, path: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("websocket", [False, True], ids=["http", "websocket"])
 def test_codex_calls_tools_over_several_turns(
-    scripted: ScriptedServer, gateway: StartGateway, tmp_path: Path, websocket: bool
+    address: str, brief: bool, gateway: StartGateway, tmp_path: Path, websocket: bool
 ) -> None:
-    one = gateway("--llama-api", scripted.url, *TEMPLATE)
-    check_turns(Codex(tmp_path, one, websocket=websocket))
+    one = gateway("--llama-api", address, *TEMPLATE)
+    check_turns(Codex(tmp_path, one, websocket=websocket, brief=brief))
     # A WebSocket has a line of its own, and one for each answer.
     statuses = {line["status"] for line in requests(one, "/v1/responses")}
     assert statuses == ({200, 101} if websocket else {200})
 
 
 def test_claude_code_calls_tools_over_several_turns(
-    scripted: ScriptedServer, gateway: StartGateway, tmp_path: Path
+    address: str, brief: bool, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    one = gateway("--llama-api", scripted.url, *TEMPLATE)
-    check_turns(ClaudeCode(tmp_path, one))
+    one = gateway("--llama-api", address, *TEMPLATE)
+    check_turns(ClaudeCode(tmp_path, one, brief=brief))
     assert {line["status"] for line in requests(one, "/v1/messages")} == {200}
