@@ -194,7 +194,10 @@ def main() -> int:
         if args.check:
             return _check(measured) or prompts.check(folder)
         whole = not (args.quick or args.only)
-        rows = prompts.measure(folder, scale=scale) if whole else []
+        rows = []
+        for row in prompts.measure(folder, scale=scale) if whole else ():
+            say(prompts.line(row))
+            rows.append(row)
     results = {
         "date": date.today().isoformat(),
         "machine": f"{_processor()}, Python {platform.python_version()}",
@@ -207,10 +210,11 @@ def main() -> int:
     }
     print(report.table(results))
     print(report.loads(results))
-    print(prompts.table(rows))
     if whole:
+        shared = f"{prompts.overview(rows)}\n{prompts.table(rows)}"
+        print(shared)
         (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        report.publish(results, prompts.table(rows))
+        report.publish(results, shared)
     return 0
 
 

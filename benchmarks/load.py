@@ -39,7 +39,8 @@ class Plan:
     connections repeat their requests. `history` messages of `PAST` characters come before the
     question; with `grows`, each variant is the next turn of the same conversation: it begins with
     the last one, and adds an answer and a question.
-    With `sip`, the client is slow: it reads so many bytes every tenth of a second."""
+    With `sip`, the client is slow: it reads so many bytes every tenth of a second. With `keep`, the
+    connections stay open for the next plan, so that opening them is not part of what it costs."""
 
     url: str
     tokens: int
@@ -56,6 +57,7 @@ class Plan:
     history: int = 0
     grows: bool = False
     sip: int = 0
+    keep: bool = False
 
     def message(self, number: int = 0) -> bytes:
         """A request; `#` in its texts stands for the number of its variant."""
@@ -155,7 +157,8 @@ class Client:
         return self._over
 
 
-def run(plan: Plan) -> Outcome:
+def run(plan: Plan, kept: list[socket.socket]) -> Outcome:
+    """Run a plan. `kept` are the open connections of earlier plans."""
     parts = urlsplit(plan.url)
     address = (parts.hostname or "", parts.port or 80)
     messages = itertools.cycle([plan.message(number) for number in range(plan.variants)])
@@ -168,24 +171,35 @@ def run(plan: Plan) -> Outcome:
     wanted = plan.requests
     start = time.monotonic()
 
-    def connect() -> None:
-        nonlocal begun
-        begun += 1
+    for sock in [one for one in kept if one.getpeername() != address]:
+        kept.remove(sock)
+        sock.close()
+
+    def connected() -> socket.socket:
         sock = socket.socket(socket.AF_INET)
         sock.settimeout(30)
         if plan.sip:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, plan.sip)
         sock.connect(address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def begin() -> None:
+        nonlocal begun
+        begun += 1
+        sock = kept.pop() if kept else connected()
         client = clients[sock.fileno()] = Client(sock)
         epoll.register(sock, select.EPOLLIN)
         client.begin()
         sock.sendall(next(messages))
 
-    def drop(number: int) -> None:
+    def drop(number: int, keep: bool = False) -> None:
         client = clients.pop(number)
         epoll.unregister(client.sock)
-        client.sock.close()
+        if keep:
+            kept.append(client.sock)
+        else:
+            client.sock.close()
 
     while complete + failed < wanted:
         if begun < wanted and time.monotonic() - start > plan.seconds:
@@ -193,7 +207,7 @@ def run(plan: Plan) -> Outcome:
         while len(clients) < plan.at_once and begun < wanted:
             if plan.ramp and begun >= (time.monotonic() - start) * plan.ramp:
                 break
-            connect()
+            begin()
         waiting_to_begin = plan.ramp and begun < wanted and len(clients) < plan.at_once
         events = epoll.poll(1 / plan.ramp if waiting_to_begin else SILENCE)
         if not events and not waiting_to_begin:
@@ -229,7 +243,7 @@ def run(plan: Plan) -> Outcome:
                         begun -= 1
                         drop(number)
                 else:
-                    drop(number)
+                    drop(number, keep=plan.keep and client.keeps)
             elif not data:
                 # The server closed an idle connection, and the request sent on it is lost.
                 print("an answer failed: the connection was closed", file=sys.stderr)
@@ -256,5 +270,6 @@ def percentiles(values: list[float] | array[int]) -> list[float]:
 
 
 if __name__ == "__main__":
+    kept: list[socket.socket] = []
     for line in sys.stdin:
-        print(json.dumps(dataclasses.asdict(run(Plan(**json.loads(line))))), flush=True)
+        print(json.dumps(dataclasses.asdict(run(Plan(**json.loads(line)), kept))), flush=True)
