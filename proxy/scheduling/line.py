@@ -2,7 +2,7 @@
 
     active   takes part in every decision while a slot is free, in fair order
     parked   prefers a busy slot, so it decides again when a slot with the prefix it waits for is
-             released, or at its deadline
+             released, and at its deadline, which comes later for those behind the first
 
 A released slot is therefore offered to the first active requests and to the first ones parked for
 what it holds: the cost of a release does not depend on the number of waiting requests. A request
@@ -104,6 +104,11 @@ class WaitingLine(Generic[T]):
     def parked(self, key: bytes) -> int:
         """The number of requests parked for this key."""
         return len(self._parked.get(key, ()))
+
+    def is_behind(self, ticket: T) -> bool:
+        """Whether it is parked behind another request for the same key."""
+        key = ticket.parked_for
+        return key is not None and self._parked[key][0] is not ticket
 
     def freed(self, links: Iterable[bytes], backend: str) -> None:
         """Activate the first request parked for each of these links, or for the backend, because a

@@ -485,7 +485,10 @@ class LocalScheduler(BaseScheduler):
     def _park(self, pool: Pool, ticket: Ticket, decision: WaitForSlot, now: float) -> None:
         assert decision.key is not None, "only a busy slot can be waited for"
         pool.line.park(ticket, decision.key)
-        self._ask_again(ticket, decision.until, now)
+        # The expected wait of the first is what the others wait for, too. Where it is too short,
+        # as on a busy machine, all of them would decide again and again.
+        behind = pool.line.is_behind(ticket)
+        self._ask_again(ticket, math.inf if behind else decision.until, now)
 
     def _ask_again(self, ticket: Ticket, at: float, now: float) -> None:
         """Decide again at this time, at the latest in a second."""

@@ -150,6 +150,28 @@ def test_parked_request_takes_any_slot_that_holds_its_prefix() -> None:
     counting.release(first)
 
 
+def test_those_behind_the_first_that_waits_for_a_prefix_decide_again_in_a_second() -> None:
+    counting = Counting(3)
+    leases = counting.fill(2)
+    for lease in leases:
+        lease.on_first_token(-1)
+    pool, began = counting.scheduler._pools["m"], counting.clock.now
+    pool.mean_pace = 3200.0  # so waiting is cheaper than a cold start
+    tickets = [entry for entry in map(counting.enter, range(20)) if isinstance(entry, Ticket)]
+    assert len(tickets) == 20 and len({ticket.parked_for for ticket in tickets}) == 1
+    counting.decisions = 0
+    counting.clock.now = began + 0.99
+    for ticket in reversed(tickets):
+        counting.scheduler.look(ticket, counting.clock.now)
+    assert counting.decisions == 1
+    counting.clock.now = began + 1.0
+    pool.mean_pace = 0.016  # the answers take longer than was expected
+    counting.scheduler.look(tickets[-1], counting.clock.now)
+    assert tickets[-1].lease is not None
+    for lease in (*leases, tickets[-1].lease):
+        counting.release(lease)
+
+
 def test_next_request_gets_the_deadline_when_the_first_one_leaves() -> None:
     clock = Clock()
     scheduler = LocalScheduler(clock)
