@@ -35,10 +35,15 @@ COLUMNS = {
     "powerinfer": "PowerInfer's `server`",
     "llama-2026": "`llama-server` of 2026",
     "chatglm_cpp": "chatglm_cpp",
+    "llama-2026-v1": "`llama-server` by `/v1`",
+    "llama-cpp-python": "llama-cpp-python's server",
+    "slotproxy": "a second slotproxy",
 }
-BESIDE = ("llama-2026-v1",)  # a kind of backend without a column
 YES, NO, CANNOT = "yes", "NO", "–"
-ABSENT = "chatglm_cpp makes no embeddings: a backend for them can be named beside it"
+ABSENT = {
+    "chatglm_cpp": "chatglm_cpp makes no embeddings: a backend for them can be named beside it"
+}
+NOT_RUN = "not run on this kind of backend"
 # Test function to API, feature and client.
 ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_anthropic_whole_and_streamed": ("Anthropic", "whole and streamed", "anthropic"),
@@ -112,8 +117,7 @@ def results(xml: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for case in ElementTree.fromstring(xml).iter("testcase"):
         name, _, rest = case.attrib["name"].partition("[")
-        column = next((key for key in COLUMNS if rest.startswith(key)), "")
-        column = "" if rest.startswith(BESIDE) else column
+        column = max((key for key in COLUMNS if rest.startswith(key)), key=len, default="")
         if name in ROWS and column:
             kinds = {child.tag for child in case}
             failed = bool(kinds & {"failure", "error"})
@@ -169,7 +173,10 @@ def markdown(found: Mapping[str, Mapping[str, str]]) -> str:
     ]
     notes: list[str] = []
     for name, row in ROWS.items():
-        cells = [found.get(name, {}).get(column, f"{CANNOT} {ABSENT}") for column in COLUMNS]
+        cells = [
+            found.get(name, {}).get(column, f"{CANNOT} {ABSENT.get(column, NOT_RUN)}")
+            for column in COLUMNS
+        ]
         lines.append("| " + " | ".join((*row, *(_cell(one, notes) for one in cells))) + " |")
     return "\n".join((*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))))
 

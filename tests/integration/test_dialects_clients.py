@@ -73,6 +73,12 @@ def address(
 
 
 @pytest.fixture
+def model() -> str:
+    """The name that clients ask for: with one model, any name means that one."""
+    return "any"
+
+
+@pytest.fixture
 def binds(request: pytest.FixtureRequest) -> None:
     """For tests that need a grammar to control a babbling model."""
     if request.node.callspec.params["address"] == BY_OPENAI:
@@ -109,16 +115,18 @@ def claude(address: str) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-def test_anthropic_whole_and_streamed(claude: anthropic.Anthropic, repeats: bool) -> None:
+def test_anthropic_whole_and_streamed(
+    claude: anthropic.Anthropic, repeats: bool, model: str
+) -> None:
     greedy = {"temperature": 0}
     whole = claude.messages.create(
-        model="any", max_tokens=12, system="Be kind.", messages=USER, extra_body=greedy
+        model=model, max_tokens=12, system="Be kind.", messages=USER, extra_body=greedy
     )
     assert whole.id.startswith("msg_") and whole.stop_reason == "max_tokens"
     assert whole.content[0].type == "text"
     assert whole.usage.output_tokens == 12
     with claude.messages.stream(
-        model="any", max_tokens=12, system="Be kind.", messages=USER, extra_body=greedy
+        model=model, max_tokens=12, system="Be kind.", messages=USER, extra_body=greedy
     ) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
@@ -131,8 +139,8 @@ def test_anthropic_whole_and_streamed(claude: anthropic.Anthropic, repeats: bool
     )
 
 
-def test_anthropic_stop_sequence(claude: anthropic.Anthropic, repeats: bool) -> None:
-    ask: dict[str, Any] = {"model": "any", "max_tokens": 30, "messages": USER}
+def test_anthropic_stop_sequence(claude: anthropic.Anthropic, repeats: bool, model: str) -> None:
+    ask: dict[str, Any] = {"model": model, "max_tokens": 30, "messages": USER}
     plain = claude.messages.create(**ask, extra_body={"temperature": 0})
     assert plain.content[0].type == "text"
     text = plain.content[0].text
@@ -147,9 +155,9 @@ def test_anthropic_stop_sequence(claude: anthropic.Anthropic, repeats: bool) -> 
 
 
 @pytest.mark.usefixtures("binds")
-def test_anthropic_tool_is_called(claude: anthropic.Anthropic) -> None:
+def test_anthropic_tool_is_called(claude: anthropic.Anthropic, model: str) -> None:
     ask: dict[str, Any] = {
-        "model": "any",
+        "model": model,
         "max_tokens": 200,
         "messages": USER,
         "tools": [{"name": "weather", "input_schema": CITY}],
@@ -165,7 +173,7 @@ def test_anthropic_tool_is_called(claude: anthropic.Anthropic) -> None:
     called = final.content[-1]
     assert called.type == "tool_use" and list(called.input) == ["city"]
     answered = claude.messages.create(
-        model="any",
+        model=model,
         max_tokens=5,
         tools=ask["tools"],
         messages=[
@@ -181,25 +189,26 @@ def test_anthropic_tool_is_called(claude: anthropic.Anthropic) -> None:
 
 
 @pytest.mark.usefixtures("counts")
-def test_anthropic_counts_and_errors(claude: anthropic.Anthropic) -> None:
-    counted = claude.messages.count_tokens(model="any", messages=USER)
-    made = claude.messages.create(model="any", max_tokens=1, messages=USER)
+def test_anthropic_counts_and_errors(claude: anthropic.Anthropic, model: str) -> None:
+    counted = claude.messages.count_tokens(model=model, messages=USER)
+    made = claude.messages.create(model=model, max_tokens=1, messages=USER)
     assert counted.input_tokens == made.usage.input_tokens + (
         made.usage.cache_read_input_tokens or 0
     )
     with pytest.raises(anthropic.BadRequestError, match="prompt is too long") as caught:
-        claude.messages.create(model="any", max_tokens=5, messages=LONG)
+        claude.messages.create(model=model, max_tokens=5, messages=LONG)
     assert caught.value.request_id
     with pytest.raises(anthropic.BadRequestError, match="temperature"):
         claude.messages.create(
-            model="any", max_tokens=5, messages=USER, extra_body={"temperature": "hot"}
+            model=model, max_tokens=5, messages=USER, extra_body={"temperature": "hot"}
         )
 
 
-def test_anthropic_lists_models(claude: anthropic.Anthropic) -> None:
-    (model,) = claude.models.list()
-    assert claude.models.retrieve(model.id) == model
-    assert model.max_input_tokens == 2048
+def test_anthropic_lists_models(claude: anthropic.Anthropic, model: str) -> None:
+    listed = {one.id: one for one in claude.models.list()}
+    (found,) = [listed[model]] if model in listed else listed.values()
+    assert claude.models.retrieve(found.id) == found
+    assert found.max_input_tokens == 2048
     with pytest.raises(anthropic.NotFoundError) as caught:
         claude.models.retrieve("no-such-model")
     told: Any = caught.value.body
@@ -207,7 +216,7 @@ def test_anthropic_lists_models(claude: anthropic.Anthropic) -> None:
 
 
 @pytest.mark.usefixtures("binds")
-def test_anthropic_accepts_every_tool_choice(claude: anthropic.Anthropic) -> None:
+def test_anthropic_accepts_every_tool_choice(claude: anthropic.Anthropic, model: str) -> None:
     tool: Any = {"name": "weather", "input_schema": CITY, "cache_control": {"type": "ephemeral"}}
     choices: list[Any] = [
         {"type": "any", "disable_parallel_tool_use": True},
@@ -215,19 +224,19 @@ def test_anthropic_accepts_every_tool_choice(claude: anthropic.Anthropic) -> Non
     ]
     for choice in choices:
         made = claude.messages.create(
-            model="any", max_tokens=80, messages=USER, tools=[tool], tool_choice=choice
+            model=model, max_tokens=80, messages=USER, tools=[tool], tool_choice=choice
         )
         assert [block.type for block in made.content] == ["tool_use"]
     none: Any = {"type": "none"}
     said = claude.messages.create(
-        model="any", max_tokens=9, messages=USER, tools=[tool], tool_choice=none
+        model=model, max_tokens=9, messages=USER, tools=[tool], tool_choice=none
     )
     assert [block.type for block in said.content] == ["text"]
 
 
-def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic) -> None:
+def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic, model: str) -> None:
     """Other fields of agents: cache marks, thinking budgets, betas, their own blocks."""
-    read: Any = claude.messages.create(model="any", max_tokens=0, messages=USER)
+    read: Any = claude.messages.create(model=model, max_tokens=0, messages=USER)
     assert (read.content, read.stop_reason, read.usage.output_tokens) == ([], "max_tokens", 0)
     replayed: Any = [
         {"type": "thinking", "thinking": "hm", "signature": ""},
@@ -236,7 +245,7 @@ def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic) -> None:
     ]
     mark: Any = {"type": "ephemeral", "ttl": "1h"}
     made = claude.beta.messages.create(
-        model="any",
+        model=model,
         max_tokens=9,
         system=[{"type": "text", "text": "Be kind.", "cache_control": mark}],
         messages=[*USER, {"role": "assistant", "content": replayed}, *USER],
@@ -251,14 +260,14 @@ def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic) -> None:
     pdf: Any = {"type": "base64", "media_type": "application/pdf", "data": "aGk="}
     with pytest.raises(anthropic.BadRequestError, match="PDFs are not supported"):
         claude.messages.create(
-            model="any",
+            model=model,
             max_tokens=9,
             messages=[{"role": "user", "content": [{"type": "document", "source": pdf}]}],
         )
 
 
 @pytest.mark.usefixtures("counts")
-def test_anthropic_clears_old_tool_results(claude: anthropic.Anthropic) -> None:
+def test_anthropic_clears_old_tool_results(claude: anthropic.Anthropic, model: str) -> None:
     messages: list[Any] = [*USER]
     for number in range(3):
         call = {"type": "tool_use", "id": f"c{number}", "name": "get", "input": {}}
@@ -272,7 +281,7 @@ def test_anthropic_clears_old_tool_results(claude: anthropic.Anthropic) -> None:
         "trigger": {"type": "input_tokens", "value": 100},
         "keep": {"type": "tool_uses", "value": 1},
     }
-    asked: Any = {"model": "any", "messages": messages, "betas": ["context-management-2025-06-27"]}
+    asked: Any = {"model": model, "messages": messages, "betas": ["context-management-2025-06-27"]}
     edits: Any = {"context_management": {"edits": [clear]}}
     made = claude.beta.messages.create(max_tokens=5, **asked, **edits)
     assert made.context_management is not None
@@ -292,13 +301,13 @@ def test_anthropic_clears_old_tool_results(claude: anthropic.Anthropic) -> None:
     assert done.context_management is not None and done.context_management.applied_edits
 
 
-def test_anthropic_asynchronous(address: str) -> None:
+def test_anthropic_asynchronous(address: str, model: str) -> None:
     async def ask() -> str:
         async with (
             anthropic.AsyncAnthropic(
                 base_url=address, api_key="x", max_retries=0, _strict_response_validation=True
             ) as client,
-            client.messages.stream(model="any", max_tokens=7, messages=USER) as stream,
+            client.messages.stream(model=model, max_tokens=7, messages=USER) as stream,
         ):
             return "".join([text async for text in stream.text_stream])
 
@@ -318,11 +327,11 @@ def llama(address: str) -> Iterator[ollama.Client]:
 GREEDY = {"num_predict": 9, "temperature": 0}
 
 
-def test_ollama_chat(llama: ollama.Client, repeats: bool) -> None:
-    whole = llama.chat(model="any", messages=USER, options=GREEDY)
+def test_ollama_chat(llama: ollama.Client, repeats: bool, model: str) -> None:
+    whole = llama.chat(model=model, messages=USER, options=GREEDY)
     assert whole.done and whole.done_reason == "length" and whole.eval_count == 9
     assert whole.total_duration and whole.eval_duration
-    parts = list(llama.chat(model="any", messages=USER, options=GREEDY, stream=True))
+    parts = list(llama.chat(model=model, messages=USER, options=GREEDY, stream=True))
     text = "".join(p.message.content or "" for p in parts)
     assert text
     assert text == whole.message.content or not repeats
@@ -330,42 +339,44 @@ def test_ollama_chat(llama: ollama.Client, repeats: bool) -> None:
     assert parts[-1].prompt_eval_count == whole.prompt_eval_count
 
 
-def test_ollama_generate(llama: ollama.Client, repeats: bool) -> None:
-    raw = llama.generate(model="any", prompt="Once", raw=True, options=GREEDY)
-    parts = llama.generate(model="any", prompt="Once", raw=True, options=GREEDY, stream=True)
+def test_ollama_generate(llama: ollama.Client, repeats: bool, model: str) -> None:
+    raw = llama.generate(model=model, prompt="Once", raw=True, options=GREEDY)
+    parts = llama.generate(model=model, prompt="Once", raw=True, options=GREEDY, stream=True)
     text = "".join(p.response or "" for p in parts)
     assert text
     assert text == raw.response or not repeats
-    templated = llama.generate(model="any", prompt="Once", system="Be kind.", options=GREEDY)
+    templated = llama.generate(model=model, prompt="Once", system="Be kind.", options=GREEDY)
     assert (templated.prompt_eval_count or 0) > (raw.prompt_eval_count or 0)
-    loaded = llama.generate(model="any", prompt="")
+    loaded = llama.generate(model=model, prompt="")
     assert loaded.done and loaded.done_reason == "load"
 
 
 @pytest.mark.usefixtures("binds")
-def test_ollama_schema_and_tools(llama: ollama.Client) -> None:
-    made = llama.chat(model="any", messages=USER, format=CITY, options={"num_predict": 100})
+def test_ollama_schema_and_tools(llama: ollama.Client, model: str) -> None:
+    made = llama.chat(model=model, messages=USER, format=CITY, options={"num_predict": 100})
     assert list(json.loads(made.message.content or "")) == ["city"]
     tool: Any = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
     parts = llama.chat(
-        model="any", messages=USER, tools=[tool], options={"num_predict": 20}, stream=True
+        model=model, messages=USER, tools=[tool], options={"num_predict": 20}, stream=True
     )
     assert [p.done for p in parts][-1] is True
 
 
-def test_ollama_model_routes(llama: ollama.Client, address: str) -> None:
-    name = llama.list().models[0].model
+def test_ollama_model_routes(llama: ollama.Client, address: str, model: str) -> None:
+    names = [one.model for one in llama.list().models]
+    name = f"{model}:latest" if f"{model}:latest" in names else names[0]
     assert name
-    assert llama.ps().models[0].context_length == 2048
+    loaded = {one.model: one for one in llama.ps().models}
+    assert loaded[name].context_length == 2048
     for shown in (name, name.removesuffix(":latest")):
         assert "completion" in (llama.show(shown).capabilities or [])
     assert requests.get(address + "/api/version", timeout=60).json()["version"]
     for wrong in (
         lambda: llama.pull("x"),
         lambda: llama.show("no-such-model"),
-        lambda: llama.chat(model="any", messages=LONG),
-        lambda: list(llama.chat(model="any", messages=LONG, stream=True)),
-        lambda: llama.chat(model="any", messages=USER, options={"temperature": -5}),
+        lambda: llama.chat(model=model, messages=LONG),
+        lambda: list(llama.chat(model=model, messages=LONG, stream=True)),
+        lambda: llama.chat(model=model, messages=USER, options={"temperature": -5}),
     ):
         with pytest.raises(ollama.ResponseError) as caught:
             wrong()
@@ -401,10 +412,10 @@ def test_open_webui_works(address: str, request: pytest.FixtureRequest) -> None:
         assert (last if case != "responses" else '"usage":{"input') in answer.text
 
 
-def test_ollama_asynchronous(address: str) -> None:
+def test_ollama_asynchronous(address: str, model: str) -> None:
     async def ask() -> list[str]:
         client = ollama.AsyncClient(host=address)
-        stream = await client.chat(model="any", messages=USER, options=GREEDY, stream=True)
+        stream = await client.chat(model=model, messages=USER, options=GREEDY, stream=True)
         said = [part.message.content or "" async for part in stream]
         await client._client.aclose()
         return said
@@ -423,16 +434,18 @@ def openai_(address: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_responses_whole_streamed_and_kept(openai_: openai.OpenAI, repeats: bool) -> None:
+def test_responses_whole_streamed_and_kept(
+    openai_: openai.OpenAI, repeats: bool, model: str
+) -> None:
     whole = openai_.responses.create(
-        model="any", input=ASK, max_output_tokens=9, temperature=0, metadata={"a": "b"}
+        model=model, input=ASK, max_output_tokens=9, temperature=0, metadata={"a": "b"}
     )
     assert whole.status == "incomplete" and whole.incomplete_details is not None
     assert whole.usage is not None and whole.usage.output_tokens == 9
     assert openai_.responses.retrieve(whole.id) == whole
     events = list(
         openai_.responses.create(
-            model="any", input=ASK, max_output_tokens=9, temperature=0, stream=True
+            model=model, input=ASK, max_output_tokens=9, temperature=0, stream=True
         )
     )
     deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
@@ -444,10 +457,10 @@ def test_responses_whole_streamed_and_kept(openai_: openai.OpenAI, repeats: bool
 
 
 @pytest.mark.usefixtures("counts")
-def test_responses_continue_one_another(openai_: openai.OpenAI) -> None:
-    first = openai_.responses.create(model="any", input=ASK, max_output_tokens=5)
+def test_responses_continue_one_another(openai_: openai.OpenAI, model: str) -> None:
+    first = openai_.responses.create(model=model, input=ASK, max_output_tokens=5)
     second = openai_.responses.create(
-        model="any", input="And?", previous_response_id=first.id, max_output_tokens=5
+        model=model, input="And?", previous_response_id=first.id, max_output_tokens=5
     )
     said = [
         item.content[0].text
@@ -456,25 +469,25 @@ def test_responses_continue_one_another(openai_: openai.OpenAI) -> None:
     ]
     assert said == [ASK, first.output_text, "And?"]
     counted = openai_.responses.input_tokens.count(
-        model="any", input="And?", previous_response_id=first.id
+        model=model, input="And?", previous_response_id=first.id
     )
     assert second.usage is not None and counted.input_tokens == second.usage.input_tokens
     openai_.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError):
         openai_.responses.retrieve(first.id)
     with pytest.raises(openai.BadRequestError) as caught:
-        openai_.responses.create(model="any", input="x", previous_response_id=first.id)
+        openai_.responses.create(model=model, input="x", previous_response_id=first.id)
     assert caught.value.code == "previous_response_not_found"
 
 
 @pytest.mark.usefixtures("binds")
-def test_responses_tools_round(openai_: openai.OpenAI) -> None:
+def test_responses_tools_round(openai_: openai.OpenAI, model: str) -> None:
     tools: Any = [
         {"type": "web_search"},
         {"type": "function", "name": "weather", "parameters": CITY, "strict": True},
     ]
     ask: dict[str, Any] = {
-        "model": "any",
+        "model": model,
         "input": ASK,
         "tools": tools,
         "tool_choice": {"type": "function", "name": "weather"},
@@ -488,7 +501,7 @@ def test_responses_tools_round(openai_: openai.OpenAI) -> None:
     streamed = final.output[-1]
     assert streamed.type == "function_call" and "city" in json.loads(streamed.arguments)
     answered = openai_.responses.create(
-        model="any",
+        model=model,
         previous_response_id=whole.id,
         input=[{"type": "function_call_output", "call_id": call.call_id, "output": "rain"}],
         tools=tools,
@@ -498,42 +511,42 @@ def test_responses_tools_round(openai_: openai.OpenAI) -> None:
 
 
 @pytest.mark.usefixtures("binds")
-def test_responses_parse_into_a_model(openai_: openai.OpenAI) -> None:
+def test_responses_parse_into_a_model(openai_: openai.OpenAI, model: str) -> None:
     class City(BaseModel):
         name: Annotated[str, Field(max_length=9)]
         big: bool
 
-    made = openai_.responses.parse(model="any", input=ASK, text_format=City, max_output_tokens=300)
+    made = openai_.responses.parse(model=model, input=ASK, text_format=City, max_output_tokens=300)
     assert isinstance(made.output_parsed, City)
 
 
-def test_responses_in_the_background(openai_: openai.OpenAI) -> None:
-    begun = openai_.responses.create(model="any", input=ASK, background=True)
+def test_responses_in_the_background(openai_: openai.OpenAI, model: str) -> None:
+    begun = openai_.responses.create(model=model, input=ASK, background=True)
     assert begun.status == "queued"
     assert openai_.responses.cancel(begun.id).status == "cancelled"
     assert openai_.responses.retrieve(begun.id).status == "cancelled"
 
 
-def test_responses_refer_to_stored_items(openai_: openai.OpenAI) -> None:
+def test_responses_refer_to_stored_items(openai_: openai.OpenAI, model: str) -> None:
     """As Vercel's AI SDK continues a conversation: with only the ids of earlier items."""
-    first = openai_.responses.create(model="any", input=ASK, max_output_tokens=5)
+    first = openai_.responses.create(model=model, input=ASK, max_output_tokens=5)
     items: Any = [
         {"role": "user", "content": ASK},
         {"type": "item_reference", "id": first.output[0].id},
         {"role": "user", "content": "And?"},
     ]
-    named = openai_.responses.create(model="any", input=items, max_output_tokens=5)
+    named = openai_.responses.create(model=model, input=items, max_output_tokens=5)
     continued = openai_.responses.create(
-        model="any", input="And?", previous_response_id=first.id, max_output_tokens=5
+        model=model, input="And?", previous_response_id=first.id, max_output_tokens=5
     )
     assert named.usage is not None and continued.usage is not None
     assert named.usage.input_tokens == continued.usage.input_tokens
     items[1]["id"] = "msg_" + "0" * 34
     with pytest.raises(openai.BadRequestError, match="does not refer to a stored item"):
-        openai_.responses.create(model="any", input=items)
+        openai_.responses.create(model=model, input=items)
 
 
-def test_unsupported_responses_features_are_reported(openai_: openai.OpenAI) -> None:
+def test_unsupported_responses_features_are_reported(openai_: openai.OpenAI, model: str) -> None:
     wrong: list[dict[str, Any]] = [
         {"conversation": ["conv_1"]},
         {"prompt": {"id": "pmpt_1"}},
@@ -543,13 +556,13 @@ def test_unsupported_responses_features_are_reported(openai_: openai.OpenAI) -> 
     ]
     for change in wrong:
         with pytest.raises(openai.BadRequestError) as caught:
-            openai_.responses.create(model="any", input=ASK, **change)
+            openai_.responses.create(model=model, input=ASK, **change)
         assert caught.value.param == next(iter(change))
-    kept = openai_.responses.create(model="any", input=ASK, max_output_tokens=5, store=False)
+    kept = openai_.responses.create(model=model, input=ASK, max_output_tokens=5, store=False)
     for use in (openai_.responses.retrieve, openai_.responses.cancel, openai_.responses.delete):
         with pytest.raises(openai.NotFoundError):
             use(kept.id)
-    kept = openai_.responses.create(model="any", input=ASK, max_output_tokens=5)
+    kept = openai_.responses.create(model=model, input=ASK, max_output_tokens=5)
     with pytest.raises(openai.BadRequestError):
         openai_.responses.cancel(kept.id)
     with pytest.raises(openai.BadRequestError, match="without stream"):
@@ -557,12 +570,12 @@ def test_unsupported_responses_features_are_reported(openai_: openai.OpenAI) -> 
 
 
 @pytest.mark.usefixtures("binds")
-def test_allowed_tools_limit_the_choice(openai_: openai.OpenAI) -> None:
+def test_allowed_tools_limit_the_choice(openai_: openai.OpenAI, model: str) -> None:
     function = {"name": "weather", "parameters": CITY}
     tools: Any = [{"type": "function", "function": one} for one in (function, {"name": "clock"})]
     only: Any = [{"type": "function", "function": {"name": "weather"}}]
     made = openai_.chat.completions.create(
-        model="any",
+        model=model,
         messages=USER,
         max_tokens=80,
         tools=tools,
@@ -603,10 +616,10 @@ def test_editors_edit_with_the_chat(
     assert ("samplers is ignored" in told) is ("samplers" in body and not new)
 
 
-def test_codex_works(openai_: openai.OpenAI) -> None:
+def test_codex_works(openai_: openai.OpenAI, model: str) -> None:
     """The body of the Codex command-line client: its tool types, its stream."""
     with openai_.responses.stream(
-        model="gpt-5-codex",
+        model="gpt-5-codex" if model == "any" else model,
         instructions="You are a coding agent.",
         input=[
             {"type": "message", "role": "user", "content": [{"type": "input_text", "text": ASK}]}
@@ -637,8 +650,8 @@ def test_codex_works(openai_: openai.OpenAI) -> None:
     assert kinds[-1] in ("response.completed", "response.incomplete")
 
 
-def test_openai_batch(openai_: openai.OpenAI) -> None:
-    body = {"model": "any", "messages": USER, "max_tokens": 5}
+def test_openai_batch(openai_: openai.OpenAI, model: str) -> None:
+    body = {"model": model, "messages": USER, "max_tokens": 5}
     url: Any = "/v1/chat/completions"
     lines = [{"custom_id": f"l{i}", "method": "POST", "url": url, "body": body} for i in range(4)]
     data = "\n".join(json.dumps(one) for one in lines).encode()
@@ -667,7 +680,7 @@ def test_openai_moderations(openai_: openai.OpenAI) -> None:
         assert len(scores) == 13 and one.flagged == any(score >= 0.5 for score in scores)
 
 
-def test_responses_asynchronous(address: str) -> None:
+def test_responses_asynchronous(address: str, model: str) -> None:
     async def ask() -> str:
         async with (
             openai.AsyncOpenAI(
@@ -676,7 +689,7 @@ def test_responses_asynchronous(address: str) -> None:
                 max_retries=0,
                 _strict_response_validation=True,
             ) as client,
-            client.responses.stream(model="any", input=ASK, max_output_tokens=5) as stream,
+            client.responses.stream(model=model, input=ASK, max_output_tokens=5) as stream,
         ):
             return [event.type async for event in stream][-1]
 

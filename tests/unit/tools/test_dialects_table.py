@@ -33,10 +33,10 @@ def test_every_client_test_has_a_row() -> None:
     assert names - ELSEWHERE == set(table.ROWS)
 
 
-def test_kind_without_a_column_does_not_count_for_another() -> None:
+def test_kind_with_a_longer_name_does_not_count_for_another() -> None:
     name = "test_ollama_chat"
     xml = f'<testsuite><testcase name="{name}[llama-2026-v1]"><failure/></testcase></testsuite>'
-    assert table.results(xml) == {}
+    assert table.results(xml) == {name: {"llama-2026-v1": "NO"}}
 
 
 def test_results_become_words() -> None:
@@ -52,8 +52,8 @@ def test_results_become_words() -> None:
     found[name]["powerinfer"] = "yes"
     lines = table.markdown(found).splitlines()
     row = next(line for line in lines if "/api/chat" in line)
-    assert row == "| Ollama | /api/chat | ollama | yes | yes | NO | – (2) |"
-    assert lines[-2:] == [f"1. {table.ABSENT}", "2. x"]
+    assert row == "| Ollama | /api/chat | ollama | yes | yes | NO | – (3) | – (1) | – (1) | – (1) |"
+    assert lines[-3:] == [f"1. {table.NOT_RUN}", f"2. {table.ABSENT['chatglm_cpp']}", "3. x"]
 
 
 def test_backend_that_is_absent_keeps_its_column() -> None:
@@ -74,5 +74,8 @@ def test_backend_that_is_absent_keeps_its_column() -> None:
     assert merged[other]["llama-2026"] == "– x"
 
 
-# Of chatglm_cpp nothing ran either.
-ABSENT = {"chatglm_cpp": f"– {table.ABSENT}"}
+# Of the others nothing ran either.
+ABSENT = {
+    "chatglm_cpp": f"– {table.ABSENT['chatglm_cpp']}",
+    **{name: f"– {table.NOT_RUN}" for name in ("llama-2026-v1", "llama-cpp-python", "slotproxy")},
+}
