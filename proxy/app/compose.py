@@ -463,7 +463,8 @@ def _local_embedder(settings: Settings) -> Embedder | None:
     if settings.embedding_api or not settings.local_embeddings or not is_installed():
         return None
     alone = msgspec.structs.replace(settings, state="")
-    return _embedder_on(alone, [Backend("local", "", LocalEmbeddings())], "local")
+    driver = LocalEmbeddings(unload=settings.local_embeddings_unload)
+    return _embedder_on(alone, [Backend("local", "", driver)], "local")
 
 
 def _embedder_on(settings: Settings, servers: Sequence[Backend], name: str) -> Embedder:

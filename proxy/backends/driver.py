@@ -17,6 +17,8 @@ from ..errors import Unsupported
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed
 
+AT_ONCE = 32  # inputs in one call for embeddings
+
 Input = str | tuple[int, ...]
 SlotAction = Literal["save", "restore", "erase"]
 
@@ -194,8 +196,12 @@ class Driver(ABC):
 
     # for a server that makes embeddings and rankings
 
+    def parts(self, inputs: Sequence[Input]) -> list[Sequence[Input]]:
+        """The inputs in parts for one call of `embed` each, if the server takes several at once."""
+        return [inputs[i : i + AT_ONCE] for i in range(0, len(inputs), AT_ONCE)]
+
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        """Embed at most `vectors.at_once(caps)` inputs."""
+        """Embed one of the `parts`, or a single input."""
         raise Unsupported("this model's backend does not support embeddings")
 
     def rerank(

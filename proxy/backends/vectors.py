@@ -30,11 +30,6 @@ Ask = Callable[[str, object, Cancel], bytes]
 """(path, body, cancel) -> the answer. Raises the backend's refusal."""
 
 
-def at_once(caps: Capabilities) -> int:
-    """The maximum number of inputs per call."""
-    return 32 if caps.queues else 1
-
-
 def embed(ask: Ask, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
     """Embed the inputs. `tokens` is 0 if the server does not report it. Raises Unsupported,
     BackendBusy and the errors of `ask`."""

@@ -162,6 +162,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " --embedding-api"
         ),
     ] = True
+    local_embeddings_unload: Annotated[
+        float,
+        _backends(
+            "idle seconds before the local embedding model is unloaded (160 MB); 0: never",
+            ge=0,
+        ),
+    ] = 300.0
     rerank_api: Annotated[
         tuple[str, ...],
         _backends("URL of a server used only for reranking; none: use the backends", forms.url),

@@ -1,10 +1,12 @@
 """Embeddings and rankings, through the same queue as completions.
 
-Newer servers get many inputs per call and several calls in parallel, each with a lease. A 2023
-server returns the vector of the text it evaluated last in a batch: with anything else under way,
-an embedding or a completion, that is another text's. So it gets one text at a time, with a lease of
-the whole backend (`SlotRequest.whole_backend`), which is released after a few texts so that other
-requests get their turn.
+Newer servers get many inputs per call and several calls in parallel, each with a lease. A request
+of one text, such as a search, goes between the calls of a request of many.
+
+A 2023 server returns the vector of the text it evaluated last in a batch: with anything else under
+way, an embedding or a completion, that is another text's. So it gets one text at a time, with a
+lease of the whole backend (`SlotRequest.whole_backend`), which is released after a few texts so
+that other requests get their turn.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import msgspec
 from ..backends.driver import Capabilities, Driver, Input
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..backends.vectors import at_once
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
 from ..errors import (
@@ -44,6 +45,7 @@ T = TypeVar("T")
 
 MOST = 8  # calls of one request that run in parallel, at most
 TEXTS = 16  # embedded under one lease of a whole backend, at most
+MANY = "\0texts"  # requests of many texts, in the fair queue; no API key has this name
 SECONDS = 1.0  # after which such a lease is released, even after fewer texts
 WHOLE = Outcome(end="whole", erased=True)
 CUT = Outcome(end="cut", erased=True)
@@ -80,8 +82,7 @@ class Embedder:
             return name, self._embed_one_by_one(
                 model, backend, inputs, cancel, barred, idle=idle, on_slot=on_slot
             )
-        size = at_once(caps)
-        parts = [inputs[i : i + size] for i in range(0, len(inputs), size)]
+        parts = backend.driver.parts(inputs)
         exclude = self._others(model, queues=True)
         results: dict[int, Embedded] = {}
 
@@ -93,6 +94,7 @@ class Embedder:
                 SlotRequest(
                     model=model,
                     task=Task(prompt=parts[i][0]),
+                    key=MANY if len(inputs) > 1 else "",
                     exclude=exclude,
                     background=True,
                     barred=barred,

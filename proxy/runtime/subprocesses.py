@@ -144,7 +144,8 @@ class Child(Helper):
 class Children:
     """Helpers of one kind, at most `most`, started when needed. `whole`: the operator's own code,
     which may be configured in the environment; others get a small one. `start`: seconds that the
-    first question of a helper may take longer."""
+    first question of a helper may take longer. `unload`: seconds without a question after which
+    idle helpers end; 0: never."""
 
     def __init__(
         self,
@@ -154,9 +155,13 @@ class Children:
         whole: bool = False,
         most: int = MOST,
         start: float = 0.0,
+        unload: float = 0.0,
     ) -> None:
         self._module = module
         self._start = start
+        self._unload = unload
+        self._used = 0.0
+        self._timer: threading.Timer | None = None
         self._whole = whole
         self._setup = setup
         self._lock = threading.Lock()
@@ -216,6 +221,8 @@ class Children:
             )
             if keep:
                 self._idle.append(child)
+                self._used = time.monotonic()
+                self._watch_idle(self._unload)
         if not keep:
             child.end()
         return answer
@@ -229,11 +236,34 @@ class Children:
                 child.end()
         return None
 
+    def _watch_idle(self, seconds: float) -> None:
+        """Look after so many seconds whether the idle children are to end. Needs the lock, so that
+        a child is either taken for a question or ended."""
+        if seconds and self._timer is None and not self._closed:
+            self._timer = threading.Timer(seconds, self._end_unused)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end_unused(self) -> None:
+        """End the idle children if the last question was long enough ago."""
+        unused: list[Child] = []
+        with self._lock:
+            self._timer = None
+            left = self._used + self._unload - time.monotonic()
+            if left > 0 and self._idle:
+                self._watch_idle(left)
+            elif left <= 0:
+                unused, self._idle = self._idle, []
+        for child in unused:
+            child.end()
+
     def close(self) -> None:
         """End the idle children; busy ones end with their question."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
+            if self._timer is not None:
+                self._timer.cancel()
         for child in idle:
             child.end()
 

@@ -154,6 +154,17 @@ def test_child_is_started_again_and_ends_with_a_killed_gateway(served: Gateway) 
     until(lambda: "local_embeddings" not in command(second))
 
 
+def test_idle_child_ends_and_the_next_text_starts_another(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    flags = ["--llama-api", NOBODY, "--local-embeddings-unload", "0.1"]
+    served = gateway(*flags, env=ON, ready=0)
+    with client(served) as api:
+        assert api.embeddings.create(model=NAME, input="a dog").data
+        until(lambda: not children(served))
+        assert len(api.embeddings.create(model=NAME, input=["a dog"] * 3).data) == 3
+
+
 def test_rebuilt_bases_need_no_model_after_a_restart(gateway: StartGateway, tmp_path: Path) -> None:
     flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data"), "--chatchat"]
     known = cases("en")

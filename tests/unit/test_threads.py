@@ -60,6 +60,7 @@ THREADS = {
     ("knowledge/ingest.py", "beats"): LASTS,
     ("knowledge/ingest.py", "self._run"): LASTS,
     ("runtime/subprocesses.py", "read"): CHILD,
+    ("runtime/subprocesses.py", "self._end_unused"): ENDS,
     ("runtime/subprocesses.py", "self.close"): ENDS,
     ("runtime/subprocesses.py", "self._read"): ENDS,
     ("scheduling/shared/follower.py", "self._follow"): LASTS,  # test_shared_scheduler.py

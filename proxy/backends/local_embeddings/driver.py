@@ -47,10 +47,12 @@ def local_model() -> str:
 
 
 class LocalEmbeddings(Driver):
-    """The model, which needs no server."""
+    """The model, which needs no server. It is unloaded after `unload` idle seconds, 0: never."""
 
-    def __init__(self) -> None:
-        self._children = Children("proxy.backends.local_embeddings.child", most=1, start=START)
+    def __init__(self, *, unload: float = 0.0) -> None:
+        self._children = Children(
+            "proxy.backends.local_embeddings.child", most=1, start=START, unload=unload
+        )
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Does not start the child."""
@@ -68,9 +70,18 @@ class LocalEmbeddings(Driver):
     def alive(self) -> bool:
         return True
 
+    def parts(self, inputs: Sequence[Input]) -> list[Sequence[Input]]:
+        """The texts that the child gets at once; it is free for others after each part. Raises
+        BadRequest for a text that is too long, Unsupported for token ids."""
+        return list(_parts(self._texts(inputs)))
+
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        """Raises BadRequest for a text that is too long, Unsupported for token ids, and the errors
-        of `Children.ask`."""
+        """Raises like `parts`, and the errors of `Children.ask`."""
+        parts = [self._embedded(part, cancel) for part in _parts(self._texts(inputs))]
+        vectors = tuple(vector for part in parts for vector in part.vectors)
+        return Embedded(vectors, sum(part.tokens for part in parts))
+
+    def _texts(self, inputs: Sequence[Input]) -> list[str]:
         texts: list[str] = []
         for text in inputs:
             if not isinstance(text, str):
@@ -83,9 +94,7 @@ class LocalEmbeddings(Driver):
                     param="input",
                 )
             texts.append(text.encode("utf-8", "replace").decode())  # without lone surrogates
-        parts = [self._embedded(part, cancel) for part in _parts(texts)]
-        vectors = tuple(vector for part in parts for vector in part.vectors)
-        return Embedded(vectors, sum(part.tokens for part in parts))
+        return texts
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         raise Unsupported(ONLY_VECTORS)

@@ -59,6 +59,16 @@ def test_child_gets_a_bounded_number_of_characters_at_once() -> None:
     assert [len(texts) for texts in children.asked] == [2, 2]
 
 
+def test_request_is_split_where_the_child_is_free_for_others() -> None:
+    driver, children = model()
+    half = "x" * (AT_ONCE // 2)
+    parts = driver.parts([half, half, "y", "z"])
+    assert [list(part) for part in parts] == [[half, half], ["y", "z"]]
+    with pytest.raises(BadRequest):
+        driver.parts(["y", "x" * (LONGEST + 1)])
+    assert children.asked == []
+
+
 def test_longest_text_is_embedded_and_a_longer_one_refused() -> None:
     driver, children = model()
     assert embedded(driver, "x" * LONGEST).vectors

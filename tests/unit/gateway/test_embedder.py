@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
-from proxy.backends.driver import Capabilities, Input
+from proxy.backends.driver import AT_ONCE, Capabilities, Input
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
@@ -19,7 +20,7 @@ from proxy.core.tier import Tier
 from proxy.core.vectors import Embedded, Ranked
 from proxy.errors import BackendBusy, Cancelled, MissingRoute, NoBackend, QueueTimeout
 from proxy.gateway import embedder as module
-from proxy.gateway.embedder import TEXTS, Embedder
+from proxy.gateway.embedder import MOST, TEXTS, Embedder
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import SlotRequest
@@ -134,6 +135,24 @@ def test_chat_runs_between_batches_of_a_long_embedding_request() -> None:
         lease.release()
         call.result(60)
     assert len(driver.texts) == 3 * TEXTS
+    harness.registry.close()
+
+
+def test_one_text_is_embedded_between_the_parts_of_a_long_request() -> None:
+    driver = EmbeddingDriver(msgspec.structs.replace(CAPS, slots=1, queues=True))
+    harness = Harness(driver)
+    driver.go.clear()
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(harness.embed, *["long"] * (MOST * AT_ONCE))
+        wait_until(lambda: harness.scheduler.waiting == MOST - 1)
+        question = pool.submit(harness.embed, "question")
+        wait_until(lambda: harness.scheduler.waiting == MOST)
+        driver.go.set()
+        assert question.result(60) == [[8.0]]
+        assert len(long.result(60)) == MOST * AT_ONCE
+    # After the call under way, and one that was to be next.
+    assert driver.texts.index("question") <= 2 * AT_ONCE
+    assert not driver.overlapped
     harness.registry.close()
 
 
