@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 LONGEST = 7  # characters of a chunk
-Reply = str | tuple[int, Any] | Sequence[Mapping[str, Any]]
+Reply = str | tuple[int, Any] | Iterable[Mapping[str, Any]]
 """The text of an answer; a status and the document of a refusal; or the chunks of a stream."""
 
 
@@ -67,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(reply, tuple):
             self._send(*reply)
             return
-        chunks = chunks_of(reply) if isinstance(reply, str) else list(reply)
+        chunks = chunks_of(reply) if isinstance(reply, str) else reply
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -91,6 +92,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+class Feed:
+    """A stream whose chunks come when the test says so. It must be ended."""
+
+    def __init__(self) -> None:
+        self._chunks: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.say(role="assistant", content="")
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._chunks.get, None)  # type: ignore[arg-type]  # ends with None
+
+    def say(self, **delta: Any) -> None:
+        """Send a chunk with this delta, such as `content` or `reasoning_content`."""
+        self._chunks.put(_chunk({"index": 0, "delta": delta, "finish_reason": None}))
+
+    def end(self, reason: str = "stop") -> None:
+        self._chunks.put(_chunk({"index": 0, "delta": {}, "finish_reason": reason}))
+        self._chunks.put(None)
 
 
 def chunks_of(text: str, reason: str = "stop") -> list[dict[str, Any]]:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 MOST = 64  # page answers written at once, for all keys together
 GATHER = 0.08  # seconds of text that are stored together
+LOOK = 0.1  # seconds between two looks for text that no later text has pushed out
 PAUSE = 1.0  # seconds between two tries of an unavailable store
 BEAT = 2.0  # seconds between two heartbeats; a fraction of the store's timeout for them
 log = logging.getLogger("slotproxy.pages")
@@ -53,6 +54,7 @@ class Answers:
 
     def __init__(self, beat: float = BEAT) -> None:
         self._growing: dict[str, LiveMessage] = {}
+        self._writers: dict[str, _Writer] = {}
         self._beat = beat
         self._beating = False
         self._lock = threading.Lock()
@@ -86,10 +88,11 @@ class Answers:
             services.writers.give(request.owner)
             raise
         growing = LiveMessage(request.owner, request.session, lambda: store.renew(message.id))
+        writer = _Writer(store, message, growing, record, request.kind)
         with self._lock:
             self._growing[message.id] = growing
+            self._writers[message.id] = writer
         services.ongoing.add(growing)
-        writer = _Writer(store, message, growing, record, request.kind)
 
         def work() -> None:
             services.observer.begin(record)
@@ -103,6 +106,7 @@ class Answers:
 
         def over() -> None:
             self._growing.pop(message.id, None)
+            self._writers.pop(message.id, None)
             growing.end()
             services.writers.give(request.owner)
 
@@ -123,26 +127,35 @@ class Answers:
                 self._beating = True
 
     def _signs(self) -> None:
-        """Send heartbeats while answers are being written."""
+        """While answers are being written, send heartbeats, and show what waits for more text."""
         beating = Lasting("heartbeat of answers", no_pause)
+        showing = Lasting("text of answers", no_pause)
 
         def beat(one: LiveMessage) -> None:
             if not one.renew():
                 one.cancel.cancel()  # stopped or deleted by another process
 
+        beaten = time.monotonic()
         while True:
-            time.sleep(self._beat)
+            time.sleep(min(LOOK, self._beat))
             with self._lock:
-                growing = list(self._growing.values())
+                growing, writers = list(self._growing.values()), list(self._writers.values())
                 self._beating = bool(growing)
             if not growing:
                 return
-            for one in growing:
-                beating.turn(partial(beat, one))
+            for writer in writers:
+                showing.turn(writer.show_late)
+            if time.monotonic() - beaten >= self._beat:
+                beaten = time.monotonic()
+                for one in growing:
+                    beating.turn(partial(beat, one))
 
 
 class _Writer:
-    """Writes a dialogue's events to the store, then to the followers."""
+    """Writes a dialogue's events to the store, then to the followers.
+
+    Text is gathered for a moment. The next event flushes it, or `show_late` from another thread.
+    """
 
     def __init__(
         self,
@@ -164,6 +177,7 @@ class _Writer:
         self._text: list[str] = []
         self._thought: list[str] = []
         self._flushed = 0.0
+        self._flushing = threading.Lock()
         self._place = 0
         self._unsaved = "", ""  # text and reasoning that arrived while the store was unavailable
         self._away = 0.0  # the store is not tried before this time
@@ -197,7 +211,7 @@ class _Writer:
             if running is not None:
                 running.close()
                 self._measure(running.info)
-            with contextlib.suppress(Cancelled):
+            with self._flushing, contextlib.suppress(Cancelled):
                 self._flush()
         finally:
             self._finish(status)
@@ -215,7 +229,24 @@ class _Writer:
 
         retry_while_unavailable(finish)
 
+    def show_late(self) -> None:
+        """Flush the text that has waited for more text long enough."""
+        with self._flushing:
+            if time.monotonic() - self._flushed <= GATHER:
+                return
+            try:
+                self._flush()
+            except BaseException as error:
+                # Stopped elsewhere, or the text is lost: the answer must not go on.
+                self._growing.cancel.cancel()
+                if not isinstance(error, Cancelled):
+                    raise
+
     def _take(self, event: DialogueEvent, running: Running) -> None:
+        with self._flushing:
+            self._take_one(event, running)
+
+    def _take_one(self, event: DialogueEvent, running: Running) -> None:
         if isinstance(event, Text | Reasoning):
             (self._text if isinstance(event, Text) else self._thought).append(event.delta)
             if time.monotonic() - self._flushed > GATHER:

@@ -66,6 +66,7 @@ def page() -> Response:
             files=services.knowledge is not None,
             bases=bases,
             engines=dialogues.engines,
+            tools=dialogues.tools,
             templates=options.templates(services.layouts),
             talks=TALKS,
             owner=owner,

@@ -70,19 +70,20 @@ def test_answer_is_stored_without_followers(tmp_path: Path) -> None:
 
 
 class Held(ScriptedDriver):
-    """Generates a word, then waits until it may continue or is cancelled."""
+    """Generates a word, or several, then waits until it may continue or is cancelled."""
 
-    def __init__(self, slots: int = 2) -> None:
+    def __init__(self, slots: int = 2, words: tuple[str, ...] = ("first",)) -> None:
         super().__init__(caps=msgspec.structs.replace(CAPS, slots=slots))
         self.go_on = threading.Event()
+        self.words = words
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
         run = super().stream(task, slot, caps, cancel)
-        held = self.go_on
+        held, words = self.go_on, self.words
 
         class Slow(ScriptedRun):
             def __iter__(self) -> Iterator[Batch]:
-                yield [Started(slot=0), TextDelta("first")]
+                yield [Started(slot=0), *map(TextDelta, words)]
                 while not held.wait(0.01):
                     if cancel.cancelled:
                         raise Cancelled("the request was cancelled")
@@ -121,6 +122,15 @@ def test_lost_connection_resumes_after_last_event(tmp_path: Path) -> None:
     driver.go_on.set()
     rest = again.get_data(as_text=True)
     assert '"first"' not in rest and " second" in rest and '"over"' in rest
+
+
+def test_text_is_shown_although_the_model_pauses_after_it(tmp_path: Path) -> None:
+    driver = Held(words=("first", " and", " more"))
+    page = Page(driver, tmp_path)
+    page.ask()
+    wait_until(lambda: page.messages()[-1]["content"] == "first and more")
+    driver.go_on.set()
+    assert page.over()["content"] == "first and more second"
 
 
 def test_another_worker_follows_and_stops_answer(

@@ -10,6 +10,7 @@ import { Images } from "./images.js";
 import { Message } from "./message.js";
 import { Models } from "./models.js";
 import { Presets } from "./presets.js";
+import { Reading } from "./reading.js";
 import { retype } from "./retype.js";
 import { kinds, options } from "./settings.js";
 import { shortcuts } from "./shortcuts.js";
@@ -29,7 +30,8 @@ let chosen = 0; // how often a conversation was chosen; answers to earlier choic
 let shown = 0; // how often the open conversation changed
 let messages = new Map();
 let leaf = null; // the last message of the open branch
-let growing = null; // the answer that is being written
+let growing = null; // the connection that brings the answer that is being written
+let answer = null; // the Message of that answer
 
 // -- errors: shown until the user's next action, whatever the page requests by itself
 
@@ -128,10 +130,14 @@ const acts = {
   edit: (message, text) => ask(() => ({ text, parent_id: message.parent_id, images_of: message.id })),
   image: (message, n) => `${page.dataset.api}/messages/${message.id}/images/${n}`,
   rate: (message, score, reason) => attempt(() => calls.post(`/answers/${message.id}/feedback`, { score, reason })),
-  turn: (id) => {
+  turn: (id, from) => {
+    const { top } = from.getBoundingClientRect();
     leaf = newest(id);
     show();
+    const to = document.getElementById(id);
+    if (to) reading.hold(to, top);
   },
+  read: (element) => reading.at(element),
 };
 
 function title() {
@@ -140,7 +146,7 @@ function title() {
 
 function show() {
   growing?.close();
-  growing = null;
+  growing = answer = null;
   title();
   at("talk-actions").hidden = at("acts").hidden = !talk;
   if (talk) {
@@ -162,9 +168,10 @@ function show() {
   busy(last?.message.status === "growing");
   if (last?.message.status === "growing") {
     const { id } = last.message;
+    answer = last;
     growing = last.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id), lost);
   }
-  list.scrollTop = list.scrollHeight;
+  reading.end();
 }
 
 /** A key for each fold: its message and its kind. */
@@ -179,21 +186,16 @@ const top = make("div", { className: "top" });
 new IntersectionObserver(
   ([seen]) => {
     if (!seen.isIntersecting || !path.length) return;
-    const before = list.scrollHeight - list.scrollTop;
+    const first = top.nextElementSibling;
+    const before = first.getBoundingClientRect().top;
     top.after(...laid(path.splice(-PAGE)).map((one) => one.element));
-    list.scrollTop = list.scrollHeight - before;
+    // What the browser has not corrected by itself.
+    list.scrollTop += first.getBoundingClientRect().top - before;
   },
   { root: list, rootMargin: "1200px 0px 0px 0px" },
 ).observe(top);
 
-// Keep the scroll position, unless the user is at the end.
-let following = true;
-list.addEventListener("scroll", () => {
-  following = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
-});
-const follow = () => following && (list.scrollTop = list.scrollHeight);
-new MutationObserver(follow).observe(list, { childList: true, subtree: true, characterData: true });
-new ResizeObserver(follow).observe(list); // the form below it may have grown
+const reading = new Reading(list, at("to-end"));
 
 function busy(yes) {
   at("stop").hidden = !yes;
@@ -211,14 +213,11 @@ async function over(id) {
   // The store is not up to date yet, or there is no connection.
   if (!found || found.find((one) => one.id === id)?.status === "growing") return setTimeout(() => over(id), 300);
   take(found, id);
-  const old = document.getElementById(id);
-  if (leaf !== id || !old) return show(); // continued elsewhere, or deleted
-  const [{ element }] = laid([messages.get(id)]);
-  const unfolded = new Set([...old.querySelectorAll("details[open]")].map(named));
-  old.replaceWith(element);
-  for (const one of element.querySelectorAll("details")) one.open = unfolded.has(named(one));
+  const done = messages.get(id);
+  if (leaf !== id || !done || answer?.message.id !== id) return show(); // continued elsewhere, or deleted
+  answer.end(done, siblings.get(done.parent_id));
   growing?.close();
-  growing = null;
+  growing = answer = null;
   busy(false);
 }
 
@@ -261,7 +260,6 @@ function showAsked({ question, answer, id, asked }, here) {
     messages.set(question.id, question);
     messages.set(answer.id, answer);
     leaf = answer.id;
-    following = true;
     show();
   }
   loadTalks();
@@ -274,7 +272,6 @@ async function resume({ id }) {
   const made = await attempt(() => calls.post(`/answers/${id}/continue`, { options: options(form) }));
   if (!made || here !== shown) return;
   messages.set(id, made.answer);
-  following = true;
   show();
   loadTalks();
 }

@@ -24,21 +24,24 @@ export const renderer = {
   },
 };
 
-/** Colour the code in an element and add copy buttons. */
-export async function colour(element) {
-  const found = [...element.querySelectorAll("pre > code[data-language]:not([data-done])")];
-  for (const code of found) {
-    code.dataset.done = "";
+/** Put a bar with the language and a copy button above each code in an element. */
+export function bars(element) {
+  for (const code of element.querySelectorAll("pre > code[data-language]")) {
     code.parentElement.tabIndex = 0; // scrollable by keyboard, too
-    const copy = make("button", { type: "button", className: "quiet" }, words("common.copy"));
-    copy.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(code.textContent);
-      copy.textContent = words("chat.copied");
-      setTimeout(() => (copy.textContent = words("common.copy")), 1500);
-    });
-    const bar = make("div", { className: "code-bar" }, make("span", {}, code.dataset.language), copy);
-    code.parentElement.before(bar);
+    const copy = make("button", { type: "button", className: "quiet", onclick: copied }, words("common.copy"));
+    code.parentElement.before(make("div", { className: "code-bar" }, make("span", {}, code.dataset.language), copy));
   }
+}
+
+async function copied({ currentTarget: button }) {
+  await navigator.clipboard.writeText(button.parentElement.nextElementSibling.textContent);
+  button.textContent = words("chat.copied");
+  setTimeout(() => (button.textContent = words("common.copy")), 1500);
+}
+
+/** Colour the code in an element. The colours change no size. */
+export async function colour(element) {
+  const found = [...element.querySelectorAll("pre > code[data-language]")];
   const named = found.filter((code) => code.dataset.language && code.textContent.length <= LONGEST);
   if (!named.length) return;
   const hljs = await fetched().catch(() => null);

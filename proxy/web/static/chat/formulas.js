@@ -40,6 +40,7 @@ export const extensions = [
 ];
 
 let library;
+let katex; // once its style sheet is there, too
 
 function fetched() {
   library ??= import("../vendor/katex/katex.min.js").then(() => {
@@ -47,7 +48,7 @@ function fetched() {
     sheet.rel = "stylesheet";
     sheet.href = new URL("../vendor/katex/katex.min.css", import.meta.url).href;
     return new Promise((done) => {
-      sheet.addEventListener("load", () => done(globalThis.katex));
+      sheet.addEventListener("load", () => done((katex = globalThis.katex)));
       sheet.addEventListener("error", () => done(null));
       document.head.append(sheet);
     });
@@ -59,9 +60,9 @@ function fetched() {
 export async function typeset(element) {
   const found = [...element.querySelectorAll("[data-tex]")];
   if (!found.length) return;
-  const katex = globalThis.katex ?? (await fetched().catch(() => null));
-  if (!katex) return;
+  if (!katex && !(await fetched().catch(() => null))) return;
   for (const one of found) {
+    if (one.dataset.tex === undefined) continue; // typeset by a call in between
     const source = one.textContent;
     if (source.length > LONGEST) continue;
     try {

@@ -1,8 +1,9 @@
 // Renders a model's Markdown. It is untrusted: active content is removed, and nothing is loaded.
 
 import { marked } from "../vendor/marked/marked.esm.js";
-import { colour, escape, renderer } from "./code.js";
+import { bars, colour, escape, renderer } from "./code.js";
 import { extensions, typeset } from "./formulas.js";
+import { morph } from "./morph.js";
 
 const CLEAN = {
   FORBID_TAGS: ["style", "form", "input", "button", "textarea", "select", "iframe", "video", "audio", "img", "svg", "math"],
@@ -77,7 +78,11 @@ export class Growing {
       if (block.raw !== token.raw) {
         block.raw = token.raw;
         block.done = false;
-        block.element.innerHTML = DOMPurify.sanitize(marked.parser([token]), CLEAN);
+        const wanted = document.createElement("div");
+        wanted.innerHTML = DOMPurify.sanitize(marked.parser([token]), CLEAN);
+        bars(wanted);
+        typeset(wanted); // at once, if its library is there
+        morph(block.element, wanted);
         typeset(block.element);
       }
       if (!block.done && (this.#over || n < tokens.length - 1)) {

@@ -4,12 +4,13 @@ import { icon, make, say } from "../panels/dom.js";
 import { count, measure, span } from "../panels/form.js";
 import { place } from "../panels/places.js";
 import { Growing, render } from "./markdown.js";
+import { morph } from "./morph.js";
 import { words } from "../panels/words.js";
 
 const CUT = ["stopped", "interrupted", "failed"]; // statuses of answers that can be continued
 
 /** `acts`: again(message), resume(message), edit(message, text), image(message, n) returns an address,
- * rate(message, score, reason), turn(message, by). */
+ * rate(message, score, reason), turn(id), read(element) tells whether the user scrolled up to it. */
 export class Message {
   constructor(message, siblings, acts) {
     this.message = message;
@@ -18,6 +19,7 @@ export class Message {
     this.text = make("div", { className: this.user ? "said" : "said markdown" });
     this.aside = make("div", { className: "aside" });
     this.foot = make("div", { className: "foot" });
+    this.unfolded = new Set(); // names of folds that were unfolded early
     this.element = make(
       "article",
       { id: message.id, className: `message ${message.role}`, "aria-label": this.user ? words("chat.you") : words("chat.answer") },
@@ -44,18 +46,17 @@ export class Message {
     let reasoning = "";
     let begun = false; // whether its text has begun
     this.text.replaceChildren();
-    const growing = new Growing(this.text);
+    const growing = (this.growing = new Growing(this.text));
     const wait = make("p", { className: "note wait", role: "status" }, words("chat.waiting"));
     this.text.append(wait);
     const source = new EventSource(address);
     source.addEventListener("message", (event) => {
       const now = JSON.parse(event.data);
       if (now.type === "text") {
-        if (!begun) for (const fold of this.aside.querySelectorAll("[data-unfolded]")) fold.open = false;
+        if (!begun) this.#foldUp();
         begun = true;
         growing.add(now.delta);
-      }
-      else if (now.type === "place") say(wait, now.place ? words("chat.place", { n: now.place }) : words("chat.waiting"));
+      } else if (now.type === "place") say(wait, now.place ? words("chat.place", { n: now.place }) : words("chat.waiting"));
       else if (now.type === "over") {
         source.close();
         over();
@@ -74,15 +75,32 @@ export class Message {
     return source;
   }
 
+  /** Show the answer as it is stored: it is over. What has been shown stays in its place. */
+  end(message, siblings) {
+    this.message = message;
+    this.element.dataset.status = message.status;
+    this.growing.end(message.content);
+    this.#asides(message.extra, message.reasoning);
+    this.foot.replaceChildren();
+    this.#actions(siblings);
+    this.#numbers();
+  }
+
+  /** Fold what was unfolded early, unless the user is reading it. */
+  #foldUp() {
+    for (const fold of this.aside.querySelectorAll("[data-unfolded]")) if (!this.acts.read(fold)) fold.open = false;
+  }
+
   /** Show reasoning, steps and sources. Reasoning and steps are unfolded `early`, until the text of
    * the answer begins; the user's choice beats that. */
   #asides(extra, reasoning, early = false) {
     const known = new Map([...this.aside.querySelectorAll("details")].map((one) => [one.dataset.name, one.open]));
     const fold = (name, title, ...inner) => {
       const unfolded = early && name !== "sources";
+      if (unfolded) this.unfolded.add(name);
       const details = make("details", { open: known.get(name) ?? unfolded }, make("summary", {}, title), ...inner);
       details.dataset.name = name;
-      if (unfolded) details.dataset.unfolded = "";
+      if (this.unfolded.has(name)) details.dataset.unfolded = "";
       return details;
     };
     const parts = [];
@@ -112,7 +130,7 @@ export class Message {
     } else if (extra.asked) {
       parts.push(make("p", { className: "note" }, words("chat.no_sources")));
     }
-    this.aside.replaceChildren(...parts);
+    morph(this.aside, make("div", {}, parts));
   }
 
   #images(images) {
@@ -135,7 +153,7 @@ export class Message {
           className: "quiet",
           "aria-label": label,
           disabled: !siblings[index + by],
-          onclick: () => acts.turn(siblings[index + by]),
+          onclick: () => acts.turn(siblings[index + by], this.element),
         }, sign);
       this.foot.append(
         step(-1, words("chat.before"), "‹"),
