@@ -173,16 +173,19 @@ def test_web_answer_names_its_pages(start_site: Any, visit: Open) -> None:
         engine.end()
 
 
-def test_web_search_is_not_offered_without_an_engine(site: Gateway, visit: Open) -> None:
+def test_modes_that_are_not_set_up_say_how_to_set_them_up(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
-    assert page.get_by_role("radio", name="Search").is_disabled()
+    for mode, flag in (("Search", "--search-engine"), ("Agent", "--tools")):
+        assert page.get_by_role("radio", name=mode).is_disabled()
+        label = page.locator(".kinds label", has_text=mode)
+        assert flag in label.get_attribute("title")
 
 
-def test_agent_answers(site: Gateway, visit: Open) -> None:
-    page = visit(f"{site.url}/")
+def test_agent_answers(start_site: Any, visit: Open) -> None:
+    page = visit(f"{start_site('--tools', 'calculator').url}/")
     page.locator(".kinds span", has_text="Agent").click()
     ask(page, "Hello!")
-    page.locator('.message.assistant:not([data-status="growing"]) .foot').wait_for()
+    answered(page)
 
 
 def test_refused_question_can_be_asked_again(site: Gateway, visit: Open) -> None:
@@ -349,22 +352,3 @@ def test_two_thousand_messages_scroll_smoothly(site: Gateway, visit: Open) -> No
     print(f"{len(frames)} frames over {shown} messages: median {middle:.0f} ms, worst {worst:.0f}")
     assert shown == count
     assert middle < max(100, 4 * idle[len(idle) // 2])  # with other processes on the machine
-
-
-def test_first_visit_loads_few_bytes(site: Gateway, visit: Open) -> None:
-    for path in ("/", "/knowledge", "/hosting", "/status"):
-        page = visit("about:blank")
-        sent = 0.0
-
-        def count(event: Any) -> None:
-            nonlocal sent
-            sent += event["encodedDataLength"]
-
-        devtools = page.context.new_cdp_session(page)
-        devtools.send("Network.enable")
-        devtools.on("Network.loadingFinished", count)
-        page.goto(f"{site.url}{path}", wait_until="load")
-        page.locator("h1").first.wait_for()
-        ready = page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive")
-        print(f"{path}: {sent / 1000:.0f} kB, interactive after {ready:.0f} ms")
-        assert 0 < sent < 120_000

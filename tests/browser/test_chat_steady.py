@@ -32,8 +32,8 @@ WATCH = """() => {
   window.shifts = [];
   new PerformanceObserver((list) => {
     for (const one of list.getEntries()) {
-      const moved = one.sources.map(({ node }) => (node?.outerHTML ?? node?.textContent ?? "").slice(0, 120));
-      window.shifts.push(`${one.value.toFixed(5)} ${moved.join(" | ")}`);
+      const moved = one.sources.map(({ node }) => node?.outerHTML ?? node?.textContent ?? "");
+      window.shifts.push([one.value, ...moved.map((text) => text.slice(0, 120))].join(" | "));
     }
   }).observe({ type: "layout-shift" });
 }"""

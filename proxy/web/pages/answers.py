@@ -195,10 +195,10 @@ class _Writer:
             status, self._record.status = "stopped", 200
         except GatewayError as error:
             self._record.status = error.status
-            self._extra["error"] = error.message
+            self._extra |= {"error": error.message, "code": error.code or error.type}
         except BaseException:
             self._record.status = 500
-            self._extra["error"] = "internal error"
+            self._extra |= {"error": "internal error", "code": GatewayError.type}
             raise
         finally:
             self._end(status, running)

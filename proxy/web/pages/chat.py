@@ -50,7 +50,9 @@ def page() -> Response:
     services = current_services()
     registry = services.gateway.registry
     if not registry.models():
-        raise NoBackend("no backend is configured", retry_after=10.0)
+        raise NoBackend(
+            "no backend is configured: set --llama-api URL, or run slotproxy init", retry_after=10.0
+        )
     models = chat_models.names(services, request.environ)
     seen = [one for one in models if images.accepts_images(services.gateway, one)]
     missing = services.conversations is None

@@ -4,6 +4,7 @@ import { Calls } from "../panels/calls.js";
 import { make, say } from "../panels/dom.js";
 import { archive } from "./archive.js";
 import { drafts } from "./drafts.js";
+import { explain } from "./faults.js";
 import { Files } from "./files.js";
 import { frame } from "./frame.js";
 import { Images } from "./images.js";
@@ -50,7 +51,7 @@ async function attempt(work) {
     return done;
   } catch (error) {
     if (error.status === undefined) throw error;
-    if (error.status) tell(error.message || words("chat.broken"));
+    if (error.status) tell(explain(error.code, error.message));
     else lost(true);
     return undefined;
   }

@@ -3,6 +3,7 @@
 import { icon, make, say } from "../panels/dom.js";
 import { count, measure, span } from "../panels/form.js";
 import { place } from "../panels/places.js";
+import { explain } from "./faults.js";
 import { Growing, render } from "./markdown.js";
 import { morph } from "./morph.js";
 import { words } from "../panels/words.js";
@@ -18,6 +19,7 @@ export class Message {
     this.user = message.role === "user";
     this.text = make("div", { className: this.user ? "said" : "said markdown" });
     this.aside = make("div", { className: "aside" });
+    this.notice = make("p", { hidden: true });
     this.foot = make("div", { className: "foot" });
     this.unfolded = new Set(); // names of folds that were unfolded early
     this.element = make(
@@ -25,6 +27,7 @@ export class Message {
       { id: message.id, className: `message ${message.role}`, "aria-label": this.user ? words("chat.you") : words("chat.answer") },
       this.aside,
       this.text,
+      this.notice,
       this.foot,
     );
     this.element.dataset.status = message.status;
@@ -36,7 +39,9 @@ export class Message {
       this.#asides(message.extra, message.reasoning);
     }
     this.#actions(siblings);
-    if (!this.user && message.status !== "growing") this.#numbers();
+    if (this.user || message.status === "growing") return;
+    this.#warn();
+    this.#numbers();
   }
 
   /** Follow the answer from its start. `over()` is called at the end, `lost(yes)` when the
@@ -83,6 +88,7 @@ export class Message {
     this.#asides(message.extra, message.reasoning);
     this.foot.replaceChildren();
     this.#actions(siblings);
+    this.#warn();
     this.#numbers();
   }
 
@@ -203,12 +209,22 @@ export class Message {
     area.focus();
   }
 
+  /** What went wrong with the answer, and what the user can do. */
+  #warn() {
+    const { extra, status } = this.message;
+    const failed = status === "failed";
+    const cut = status === "done" && extra.finish_reason === "length";
+    this.notice.hidden = !failed && !cut;
+    this.notice.className = failed ? "error" : "note";
+    if (failed) say(this.notice, explain(extra.code, extra.error));
+    else if (cut) say(this.notice, words(resumable(this.message) ? "chat.cut" : "chat.cut_for_good"));
+  }
+
   #numbers() {
     const { extra, status } = this.message;
     const usage = extra.usage;
     const told = [
       words(`chat.status.${status}`, {}, ""),
-      extra.error,
       extra.speed ? words("chat.speed", { n: measure(extra.speed) }) : "",
       extra.first_token ? words("chat.first", { span: span(extra.first_token) }) : "",
       usage ? words("chat.tokens", { n: count(usage.completion) }) : "",

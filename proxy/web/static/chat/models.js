@@ -54,6 +54,7 @@ export class Models {
     const state = one ? one.state : this.#known.size ? "gone" : "unknown";
     this.at("model-dot").dataset.state = DOTS[state] ?? (state === "gone" ? "down" : "");
     say(this.at("model-state"), one ? told(one) : words(`chat.states.${state}`));
+    this.at("model-state").title = state === "down" ? words("errors.code.no_backend") : "";
     if (one) this.chosen(one);
   }
 }

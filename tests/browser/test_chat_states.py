@@ -1,0 +1,102 @@
+"""What the chat page says to a user who waits, and when something went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tools.processes import Gateway, held_port
+
+from .conftest import DESKTOP, OPENED, PHONE, Open
+from .fed import FLAGS, FedSite, fed_site
+from .test_chat import DONE, ask, until
+
+LANGUAGES = pytest.mark.parametrize("language", ["en", "zh"])
+
+
+@pytest.fixture(scope="module")
+def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FedSite]:
+    """Its model has one slot."""
+    with fed_site(tmp_path_factory.mktemp("fed"), 1) as site:
+        yield site
+
+
+def opened(url: str, visit: Open, **how: Any) -> Any:
+    page = visit(f"{url}/", **how)
+    page.locator(OPENED).wait_for()
+    return page
+
+
+def test_place_in_the_queue_moves(fed: FedSite, visit: Open) -> None:
+    first, second, third = (opened(fed.url, visit) for _ in range(3))
+    feeds = [fed.feed() for _ in range(3)]
+    ask(first, "First?")
+    feeds[0].say(content="One ")
+    first.locator(".message.assistant .said", has_text="One").wait_for()
+    ask(second, "Second?")
+    second.get_by_text("Waiting, place 1 in the queue").wait_for()
+    ask(third, "Third?")
+    third.get_by_text("Waiting, place 2 in the queue").wait_for()
+    first.locator("#model-state", has_text="Busy").wait_for()
+    feeds[0].end()
+    third.get_by_text("Waiting, place 1 in the queue").wait_for()
+    for number, page in ((1, second), (2, third)):
+        feeds[number].say(content="Done.")
+        page.locator(".message.assistant .said", has_text="Done.").wait_for()
+        feeds[number].end()
+        page.locator(DONE).wait_for()
+
+
+@LANGUAGES
+def test_cut_answer_says_so_and_can_be_continued(
+    fed: FedSite, visit: Open, accessible: Any, language: str
+) -> None:
+    page = opened(fed.url, visit, language=language, size=PHONE)
+    feed = fed.feed()
+    ask(page, "Tell me everything.")
+    feed.say(content="It began")
+    feed.end("length")
+    told = {"en": "cut off at its maximum length", "zh": "回答达到最大长度"}[language]
+    page.get_by_text(told).wait_for()
+    accessible(page)
+    page.get_by_role("button", name={"en": "Continue", "zh": "继续"}[language]).wait_for()
+
+
+def test_tokens_and_times_are_shown_on_hover(fed: FedSite, visit: Open) -> None:
+    page = opened(fed.url, visit, size=DESKTOP)
+    feed = fed.feed()
+    ask(page, "Tell me everything.")
+    feed.say(content="All of it.")
+    feed.end()
+    page.locator(DONE).get_by_role("button", name="Regenerate").wait_for()
+    timings = page.locator(".timings")
+    page.locator("#text").hover()
+    assert timings.evaluate("(one) => getComputedStyle(one).opacity") == "0"
+    page.locator(".message.assistant .said").hover()
+    assert timings.evaluate("(one) => getComputedStyle(one).opacity") == "1"
+    assert "first token after" in timings.inner_text() and "tokens" in timings.inner_text()
+
+
+@LANGUAGES
+def test_failed_answer_says_what_to_do(
+    visit: Open, accessible: Any, tmp_path: Any, language: str
+) -> None:
+    server = f"http://127.0.0.1:{held_port()}"  # nothing listens there
+    flags = ["--llama-api", server, "--data", str(tmp_path / "data"), *FLAGS]
+    gateway = Gateway([*flags, "--queue-timeout", "1"], tmp_path / "gateway.log")
+    try:
+        gateway.start(ready=0)
+        page = opened(gateway.url, visit, language=language)
+        state = page.locator("#model-state")
+        state.filter(has_text={"en": "Not reachable", "zh": "无法连接"}[language]).wait_for()
+        ask(page, "Hello!")
+        failed = page.locator('.message.assistant[data-status="failed"]')
+        failed.wait_for()
+        text = {"en": "See the status page", "zh": "请查看状态页"}[language]
+        failed.locator("p.error", has_text=text).wait_for()
+        accessible(page)
+        until(page, lambda: failed.get_by_role("button").count() > 0)
+    finally:
+        gateway.kill()
