@@ -102,7 +102,7 @@ class Feed:
         self.say(role="assistant", content="")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self._chunks.get, None)  # type: ignore[arg-type]  # ends with None
+        return iter(self._chunks.get, None)
 
     def say(self, **delta: Any) -> None:
         """Send a chunk with this delta, such as `content` or `reasoning_content`."""

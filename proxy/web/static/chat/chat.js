@@ -32,7 +32,7 @@ let shown = 0; // how often the open conversation changed
 let messages = new Map();
 let leaf = null; // the last message of the open branch
 let growing = null; // the connection that brings the answer that is being written
-let answer = null; // the Message of that answer
+let written = null; // the Message of that answer
 
 // -- errors: shown until the user's next action, whatever the page requests by itself
 
@@ -147,7 +147,7 @@ function title() {
 
 function show() {
   growing?.close();
-  growing = answer = null;
+  growing = written = null;
   title();
   at("talk-actions").hidden = at("acts").hidden = !talk;
   if (talk) {
@@ -169,7 +169,7 @@ function show() {
   busy(last?.message.status === "growing");
   if (last?.message.status === "growing") {
     const { id } = last.message;
-    answer = last;
+    written = last;
     growing = last.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id), lost);
   }
   reading.end();
@@ -215,10 +215,10 @@ async function over(id) {
   if (!found || found.find((one) => one.id === id)?.status === "growing") return setTimeout(() => over(id), 300);
   take(found, id);
   const done = messages.get(id);
-  if (leaf !== id || !done || answer?.message.id !== id) return show(); // continued elsewhere, or deleted
-  answer.end(done, siblings.get(done.parent_id));
+  if (leaf !== id || !done || written?.message.id !== id) return show(); // continued elsewhere, or deleted
+  written.end(done, siblings.get(done.parent_id));
   growing?.close();
-  growing = answer = null;
+  growing = written = null;
   busy(false);
 }
 
