@@ -250,7 +250,7 @@ def test_responses_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureF
 
 def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     writing: Any = object.__new__(answers.Answers)
-    writing._beat, writing._lock = 0.001, threading.Lock()
+    writing._beat, writing._lock, writing._writers = 0.001, threading.Lock(), {}
     cancel = Cancel()
 
     def end() -> bool:
