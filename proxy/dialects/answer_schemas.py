@@ -91,9 +91,8 @@ _LLAMA: dict[str, Schema] = {
     "timings": TIMINGS,
     "tokens": list_of(COUNT),
 }
-_LLAMA_ONE = object_of(
-    "content stop", **_LLAMA, multimodal=FLAG, completion_probabilities=list_of(OBJECT)
-)
+# No field is required: `response_fields` of the request may leave out any.
+_LLAMA_ONE = object_of(**_LLAMA, multimodal=FLAG, completion_probabilities=list_of(OBJECT))
 
 
 def _ollama(**answer: Schema) -> Schema:

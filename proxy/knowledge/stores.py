@@ -68,7 +68,8 @@ class VectorStores:
     def files(self, owner: str) -> list[StoredFile]:
         """Return all files, oldest first."""
         for one in self._files.expired(owner, self._clock()):
-            self._delete_file(owner, one.file_id)
+            with suppress(NotFound):  # another request may delete it in this moment
+                self._delete_file(owner, one.file_id)
         return self._files.all(owner)
 
     def file(self, owner: str, file_id: str) -> StoredFile:
@@ -88,8 +89,19 @@ class VectorStores:
         """Delete a file, and remove it from all vector stores, which the caller must be able to
         use."""
         for one in self._files.attachments(owner, file_id):
-            self._knowledge.base(owner, one.base_id)
+            try:
+                self._knowledge.base(owner, one.base_id)
+            except NotFound:
+                if self._exists(owner, one.base_id):  # it is hidden from this caller
+                    raise
         self._delete_file(owner, file_id)
+
+    def _exists(self, owner: str, base_id: str) -> bool:
+        """Whether the base is there, for whichever caller."""
+        with suppress(NotFound):
+            self._whole.base(owner, base_id)
+            return True
+        return False
 
     def delete_all_files(self, owner: str) -> int:
         """Delete all files, and return how many there were. They leave all vector stores."""

@@ -26,6 +26,7 @@ blueprint = Blueprint("reference", __name__)
 KEPT = "slotproxy.openapi"  # key of the finished document in app.extensions
 METHODS = ("get", "post", "put", "patch", "delete")
 SSE, LINES = "text/event-stream", "application/x-ndjson"
+ANY = "*/*"
 OPENAI, ANTHROPIC, OLLAMA, GLM = "OpenAI", "Anthropic", "Ollama", "GLM"
 LLAMACPP, CHATCHAT, OURS, PAGES = "llama.cpp", "Langchain-Chatchat", "slotproxy", "Pages"
 RANKINGS, LITELLM, MCP = "Rankings", "LiteLLM", "MCP"
@@ -34,13 +35,15 @@ NO_KEY = frozenset({"status.ready", "status.live", "reference.document"})
 
 class Operation(NamedTuple):
     """`body` names the schema of a body or form, `other` that of an alternative body. `streams` is
-    the media type of the streamed answer. `tag` is filled in from the table."""
+    the media type of the streamed answer. `foreign`: errors are those of a model's server, of any
+    media type. `tag` is filled in from the table."""
 
     summary: str
     body: str = ""
     streams: str = ""
     answer: str = "application/json"
     other: str = ""
+    foreign: bool = False
     tag: str = ""
 
 
@@ -85,15 +88,19 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "posted": Operation(
             "Forwarded to the server of the model: audio and images, as JSON or a form",
             "ForwardedRequest",
-            answer="application/octet-stream",
+            answer=ANY,
+            foreign=True,
         ),
-        "listed": Operation("Forwarded to the server of the model that the query names"),
+        "listed": Operation(
+            "Forwarded to the server of the model that the query names", answer=ANY, foreign=True
+        ),
     },
     (OURS, "forwarding"): {
         "upstream": Operation(
             "Forwarded to any path of the server of a model that the gateway starts; for the keys"
             " of `--admins`",
-            answer="application/octet-stream",
+            answer=ANY,
+            foreign=True,
         ),
     },
     (MCP, "mcp"): {
@@ -437,17 +444,17 @@ def _operation(rule: Rule, method: str, path: str, keys: bool) -> dict[str, Any]
         answers[operation.answer] = {"schema": _ref(REPLIES[rule.endpoint])}
     if operation.streams:
         answers[operation.streams] = {}
-    error = _ref(ERROR_NAMES.get(operation.tag, "Error"))
+    error = {"schema": _ref(ERROR_NAMES.get(operation.tag, "Error"))}
+    errors: dict[str, Any] = {"application/json": error}
+    if operation.foreign:
+        errors = {"application/json": {}, ANY: {}}
     made: dict[str, Any] = {
         "operationId": f"{method}_{slug}",
         "tags": [operation.tag],
         "summary": operation.summary,
         "responses": {
             "200": {"description": "OK", "content": answers},
-            "default": {
-                "description": "An error",
-                "content": {"application/json": {"schema": error}},
-            },
+            "default": {"description": "An error", "content": errors},
         },
     }
     names = re.findall(r"{(\w+)}", path)

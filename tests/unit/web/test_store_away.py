@@ -300,8 +300,9 @@ def test_export_is_sent_whole_in_pieces(folder: Path) -> None:
     assert whole["knowledge_bases"] == whole["files"] == []
 
 
-def test_data_are_deleted_when_a_knowledge_base_of_a_file_is_gone_meanwhile(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", ["/v1/data", "/v1/files/{file}"])
+def test_file_is_deleted_when_a_knowledge_base_of_it_is_gone_meanwhile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     app = make_app(ScriptedDriver(say("Hello")), data=str(folder))
     here = app.extensions["slotproxy"]
@@ -317,10 +318,23 @@ def test_data_are_deleted_when_a_knowledge_base_of_a_file_is_gone_meanwhile(
         return found
 
     monkeypatch.setattr(stores._files, "attachments", then_deleted)
-    answer = app.test_client().delete("/v1/data")
+    answer = app.test_client().delete(path.format(file=file.file_id))
     assert answer.status_code == 200, answer.text
-    assert answer.json["deleted"]["files"] == 1
     assert stores.files("") == []
+
+
+def test_files_are_listed_when_an_expired_one_is_gone_meanwhile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(ScriptedDriver(say("Hello")), data=str(folder))
+    stores = app.extensions["slotproxy"].vector_stores
+    file = stores.upload("", "a.txt", "assistants", BytesIO(b"An arch."), 3600)
+    expired = [file]
+    monkeypatch.setattr(stores._files, "expired", lambda owner, now: expired)
+    stores._delete_file("", file.file_id)
+    answer = app.test_client().get("/v1/files")
+    assert answer.status_code == 200, answer.text
+    assert answer.json["data"] == []
 
 
 def test_export_stays_whole_when_a_knowledge_base_is_deleted_meanwhile(folder: Path) -> None:
