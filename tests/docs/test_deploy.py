@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,21 @@ def test_compose_file_sets_only_settings_that_exist(file: Path) -> None:
     known = {row.variable for row in table()}
     found = set(re.findall(r"\bSLOTPROXY_\w+", file.read_text("utf-8")))
     assert found and found <= known
+
+
+def test_gateways_keep_their_addresses_when_they_are_replaced() -> None:
+    """nginx resolves the names of its upstream when it starts, and never again."""
+    team = yaml.safe_load((DEPLOY / "compose" / "team.yaml").read_text("utf-8"))
+    (network,) = team["networks"]["inside"]["ipam"]["config"]
+    subnet, dynamic = ip_network(network["subnet"]), ip_network(network["ip_range"])
+    upstream = (DEPLOY / "nginx" / "two-gateways.conf").read_text("utf-8")
+    names = re.findall(r"^\s*server ([\w-]+):8081", upstream, re.M)
+    assert names == ["gateway-1", "gateway-2"]
+    for name in names:
+        gateway = team["services"][name]
+        address = ip_address(gateway["networks"]["inside"]["ipv4_address"])
+        assert address in subnet and address not in dynamic
+        assert gateway["environment"]["SLOTPROXY_TRUSTED_PROXIES"] == str(subnet)
 
 
 # -- Kubernetes ------------------------------------------------------------------------------------
