@@ -29,7 +29,7 @@ from .tools import FAILED, NAME, ChildTool, Server
 
 log = logging.getLogger("slotproxy.tools")
 
-PATIENCE = 30.0  # seconds for a server to list its tools
+PATIENCE = 60.0  # seconds for a server to start and list its tools; npx may fetch it first
 MOST_PAGES = 20
 
 

@@ -46,12 +46,24 @@ def served(
     searxng = SearXNG({"tide": "The tide is high."})
     flags = ["--config", str(config), "--data", str(folder / "data"), "--api-key-file", str(keys)]
     flags += ["--search-engine", "searxng", "--searxng-url", searxng.url]
-    yield module_gateway("--llama-api", server.url, *flags)
+    flags += ["--tool-timeout", "300"]  # a call may start the server, which a busy machine delays
+    gateway = module_gateway("--llama-api", server.url, *flags)
+    # A server that does not list its tools in time is tried again later, and missing until then.
+    wait_until(lambda: "far__get_weather" in names_of(gateway), 110)
+    yield gateway
     searxng.end()
     server.kill()
 
 
 HEADERS = {"Authorization": "Bearer sk-one-0123456789abcdef"}
+
+
+def names_of(served: Gateway) -> list[str]:
+    """The names of the tools."""
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    with httpx.Client(headers=HEADERS, trust_env=False, timeout=110) as client:
+        tools = client.post(f"{served.url}/mcp", json=message).json()["result"]["tools"]
+    return [tool["name"] for tool in tools]
 
 
 def using(served: Gateway, work: Callable[[Any], Awaitable[T]]) -> T:
@@ -61,7 +73,7 @@ def using(served: Gateway, work: Callable[[Any], Awaitable[T]]) -> T:
     from mcp.client.streamable_http import streamable_http_client
 
     async def run() -> T:
-        async with httpx2.AsyncClient(headers=HEADERS, trust_env=False, timeout=60) as http:
+        async with httpx2.AsyncClient(headers=HEADERS, trust_env=False, timeout=110) as http:
             transport = streamable_http_client(served.url + "/mcp", http_client=http)
             async with Client(transport) as client:
                 return await work(client)
@@ -140,14 +152,14 @@ def test_client_that_cancels_ends_the_call(served: Gateway, tmp_path: Path) -> N
         with pytest.raises(asyncio.CancelledError):
             await call
         pid = int(mark.read_text())
-        await asyncio.to_thread(wait_until, lambda: gone(pid), 20)
+        await asyncio.to_thread(wait_until, lambda: gone(pid), 60)
 
     using(served, work)
 
 
 def test_notification_cancels_the_call_of_its_session(served: Gateway, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    with httpx.Client(base_url=served.url, headers=HEADERS, trust_env=False, timeout=60) as client:
+    with httpx.Client(base_url=served.url, headers=HEADERS, trust_env=False, timeout=110) as client:
 
         def post(session: str, **message: Any) -> httpx.Response:
             headers = {"Mcp-Session-Id": session} if session else {}
@@ -160,14 +172,14 @@ def test_notification_cancels_the_call_of_its_session(served: Gateway, tmp_path:
             target=lambda: answers.append(post(session, id=7, method="tools/call", params=params))
         )
         thread.start()
-        wait_until(mark.is_file, 60)
+        wait_until(mark.is_file, 100)
         pid = int(mark.read_text())
         over = {"method": "notifications/cancelled", "params": {"requestId": 7}}
         assert post("other", **over).status_code == 202
         assert not gone(pid)
         assert post(session, **over).status_code == 202
         wait_until(lambda: gone(pid), 60)
-        thread.join(60)
+        thread.join(110)
         assert answers[0].status_code == 499
 
 
