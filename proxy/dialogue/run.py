@@ -235,6 +235,7 @@ class _Turn(NamedTuple):
         try:
             for _, batch in answer:
                 self.info.place = answer.info.place
+                self.info.limit_place = answer.info.limit_place
                 if not batch:
                     yield Tick()
                 for event in batch:

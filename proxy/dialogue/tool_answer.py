@@ -167,8 +167,10 @@ class ToolAnswer:
             if work is not None:
                 if self._caller.allowance is not None:
                     # The first round would ask for it only after the tools have run.
-                    for _ in self._caller.allowance.begin(self.info.model, self._cancel):
+                    for place in self._caller.allowance.begin(self.info.model, self._cancel):
+                        self.info.limit_place = place
                         yield []
+                    self.info.limit_place = None
                 if request.approved:
                     self._begin_call()
                 if not self._begun:

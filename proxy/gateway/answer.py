@@ -159,7 +159,9 @@ class Answer:
         info, clock = self.info, self._context.clock
         try:
             # A request that uses idle slots only often finds none: it enters when it has one.
-            for _ in () if self._caller.idle else bounded.enter(self._cancel):
+            for place in () if self._caller.idle else bounded.enter(self._cancel):
+                info.limit_place = place
+                info.first_place = info.first_place or place.place
                 info.queue_wait = info.limit_wait = clock() - self._began
                 if self._caller.tell_place:
                     yield 0, []
@@ -167,6 +169,8 @@ class Answer:
             info.outcome = _name_of(error)
             yield 0, [Failed(error)]
             return
+        finally:
+            info.limit_place = None
         try:
             yield from self._every_choice()
         finally:

@@ -11,6 +11,7 @@ import msgspec
 
 from ..accounts.limiting.allowance import Admission
 from ..accounts.limiting.budgets import Used
+from ..accounts.limiting.lines import LimitPlace
 from ..accounts.limiting.plan import Size
 from ..backends.pools import Backend
 from ..backends.tokens import most_tokens
@@ -55,9 +56,9 @@ class BoundedAnswer:
         self._lock = native_lock()
         self._admission: Admission | None = None
 
-    def enter(self, cancel: Cancel) -> Generator[None, None, None]:
-        """Take what the answer may need; yields while it waits for that. Raises the errors of
-        `Allowance.admit`."""
+    def enter(self, cancel: Cancel) -> Generator[LimitPlace, None, None]:
+        """Take what the answer may need; yields its place while it waits for that. Raises the
+        errors of `Allowance.admit`."""
         size, exact = Size(), None
         if self._allowance.plan.counts_tokens:
             if any(task.backend_templates for task in self.tasks):

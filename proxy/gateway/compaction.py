@@ -262,7 +262,7 @@ class _Work(Struct, frozen=True, kw_only=True):
         ticked = context.clock()
         try:
             for _, batch in answer:
-                info.place = answer.info.place
+                info.place, info.limit_place = answer.info.place, answer.info.limit_place
                 whole.add(batch)
                 now = context.clock()
                 if not batch or now - ticked >= context.ping:

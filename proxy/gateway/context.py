@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from ..accounts.limiting.allowance import Allowance
+from ..accounts.limiting.lines import LimitPlace
 from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
@@ -70,7 +71,8 @@ ANYBODY = Caller()
 class Info(Struct, kw_only=True):
     """Facts about a request for headers, the log and metrics, filled in while it runs.
 
-    `first_place` is its first position in the queue, `place` the current one, 0 for none.
+    `first_place` is its first position in the queue, `place` the current one, 0 for none;
+    `limit_place` is the current one among those that wait for a limit, before the queue.
     `continued` counts resumes on another backend; `loading` is a notice that the model is being
     loaded. Times are in seconds: `queue_wait` in the queue, and before it for the caller's limits
     (`limit_wait`); `placed`, `first_token` and `last_token` since the request began; `evaluating`
@@ -96,6 +98,7 @@ class Info(Struct, kw_only=True):
     limit_wait: float = 0.0
     first_place: int = 0
     place: int = 0
+    limit_place: LimitPlace | None = None
     loading: str = ""
     continued: int = 0
     placed: float = 0.0

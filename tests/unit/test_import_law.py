@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompting",
         "backends",
     },
-    "accounts": {"errors", "runtime"},
+    "accounts": {"errors", "runtime", "scheduling"},
     "store": {"accounts", "errors", "runtime"},
     "knowledge": {"errors", "runtime", "store"},
     "oidc": {"accounts", "errors", "websearch"},

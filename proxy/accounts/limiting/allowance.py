@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -11,17 +10,16 @@ from functools import lru_cache, partial
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...errors import LimitsUnavailable, NoIdleSlot, QueueFull, QueueTimeout, StoreUnavailable
+from ...errors import LimitsUnavailable, NoIdleSlot, StoreUnavailable
 from ...runtime.cancel import Cancel
 from ...runtime.locks import native_lock
 from ..limits import Limited, Quantity
 from .budgets import FREE, SCALES, Alert, Price, Used, price_of, units
 from .limiter import Limiter, Refused, Taken, clock
+from .lines import LimitLines, LimitPlace, LimitTicket, limit_name
 from .meters import TICKS, Charge, Gauge, until_empty
 from .plan import BudgetOf, Plan, Size, Terms, refusal
 
-LOOK = 0.25  # seconds between two looks at what other requests have given back
-NEXT = 0.02  # seconds between two looks of a request whose turn is near
 TOKEN_SECONDS = 0.05  # that a token of an answer takes, until it is known
 SMOOTH = 0.9  # weight of what is known of it
 MOST_ALERTS = 10_000  # that are remembered, so as not to be repeated
@@ -66,9 +64,7 @@ class LimitService:
         self.cached_weight = cached_weight
         self.fails_open = fails_open
         self.patience = patience
-        self.most_waiting = most_waiting
-        self.clock = clock
-        self.lines: dict[str, deque[object]] = {}  # of waiting requests, by key
+        self.lines = LimitLines(most_waiting, clock)
         self.token_seconds = TOKEN_SECONDS
         self._prices = prices
         self._price = lru_cache(maxsize=1024)(partial(price_of, prices))
@@ -78,8 +74,11 @@ class LimitService:
         self._now = now
         self._unpriced = Terms(FREE, cached_weight, TOKEN_SECONDS, 0)
 
-    def allowance(self, limited: tuple[Limited, ...], key: str, *, idle: bool = False) -> Allowance:
-        return Allowance(self, plan_of(limited), key, idle=idle)
+    def allowance(
+        self, limited: tuple[Limited, ...], key: str, *, share: float = 1.0, idle: bool = False
+    ) -> Allowance:
+        """`share` is the weight of the key's class where it takes turns with others."""
+        return Allowance(self, plan_of(limited), key, share=share, idle=idle)
 
     def take(self, charges: Sequence[Charge], gauges: Sequence[Gauge]) -> Taken | Refused | None:
         """None if the limits cannot be checked, and requests pass then. Raises
@@ -90,6 +89,13 @@ class LimitService:
             if self.fails_open:
                 return None
             raise
+
+    def settle(self, taken: Taken, used: Sequence[int]) -> None:
+        """Settle what was taken, and let those who wait for it ask again."""
+        self.limiter.settle(taken, used)
+        if self.lines:
+            given = [limit_name(one) for one in taken.charges if one.gives_back]
+            self.lines.wake((*given, *(limit_name(one) for one in taken.gauges)))
 
     def terms(self, plan: Plan, model: str) -> Terms:
         """How a request to this model is charged now."""
@@ -129,13 +135,22 @@ class Allowance:
     place in the queue. An `idle` request has a slot that no other needs: it does not count among
     those that run or wait, and does not wait for windows; only its later rounds do."""
 
-    def __init__(self, service: LimitService, plan: Plan, key: str, *, idle: bool = False) -> None:
+    def __init__(
+        self,
+        service: LimitService,
+        plan: Plan,
+        key: str,
+        *,
+        share: float = 1.0,
+        idle: bool = False,
+    ) -> None:
         self._whole = plan
         self.plan = plan.of(())
         self.states: Sequence[State] = ()
         self.warnings: Sequence[str] = ()
         self._service = service
         self._key = key
+        self._share = share
         self._idle = idle
         self._gauges = plan.idle_gauges if idle else plan.gauges
         self._counted = False
@@ -154,34 +169,64 @@ class Allowance:
         model: str,
         cancel: Cancel,
         exact: Callable[[], Size] | None = None,
-    ) -> Generator[None, None, Admission]:
-        """Take what a request to this model, or a round of it, may need; yields while it waits for
-        that. With `exact`, `size` is only an upper bound; `exact` asks the backend, so it is called
-        if the difference may matter. Raises LimitReached, BudgetExceeded, BadRequest,
-        LimitsUnavailable, StoreUnavailable, QueueTimeout, NoIdleSlot and Cancelled."""
+    ) -> Generator[LimitPlace, None, Admission]:
+        """Take what a request to this model, or a round of it, may need; yields its place while it
+        waits for that. With `exact`, `size` is only an upper bound; `exact` asks the backend, so it
+        is called if the difference may matter. Raises LimitReached, BudgetExceeded, BadRequest,
+        LimitsUnavailable, StoreUnavailable, QueueFull, QueueTimeout, NoIdleSlot and Cancelled."""
         plan, service = self.plan, self._service
-        waits = not self._idle or self._counted
-        if not waits and self._key in service.lines:
-            raise NoIdleSlot("other requests of this API key wait for its limits")
         terms = service.terms(plan, model)
         if exact is not None and not plan.is_small(size.prompt, terms):
             size, exact = exact(), None
         plan.check_prompt(size.prompt)
         charges = plan.charges(size, terms, counts=not self._counted)
-        found = service.take(charges, self._gauges)
-        if exact is not None and _lacks_tokens(found):
-            charges = plan.charges(exact(), terms, counts=not self._counted)
+
+        def ask() -> Taken | Refused | None:
+            """Raises the error of a request that does not wait for what refused it."""
+            nonlocal charges, exact
             found = service.take(charges, self._gauges)
-        if isinstance(found, Refused):
-            self._note(charges, found)
-            self._check_waits(charges, found)
-            if not waits:
-                raise refusal(found.by, found.wait)
-            found = yield from self._wait(charges, cancel)
+            if exact is not None and _lacks_tokens(found):
+                charges, exact = plan.charges(exact(), terms, counts=not self._counted), None
+                found = service.take(charges, self._gauges)
+            if isinstance(found, Refused):
+                self._note(charges, found)
+                self._check_waits(charges, found)
+            return found
+
+        asks = plan.waits_for(charges) if plan.waiting else {}
+        if self._idle and not self._counted:
+            if service.lines.first_of(asks) is not None:
+                raise NoIdleSlot("other requests of this API key wait for its limits")
+            at_once = ask()
+            if isinstance(at_once, Refused):
+                raise refusal(at_once.by, at_once.wait)
+            found = at_once
+        else:
+            ticket = LimitTicket(
+                self._key, asks, share=self._share, again=self._counted, model=model
+            )
+            found = yield from self._in_turn(ticket, ask, cancel)
         if found is not None:
             self._note(charges, found)
         self._counted = True
         return Admission(service, plan, terms, found)
+
+    def _in_turn(
+        self,
+        ticket: LimitTicket,
+        ask: Callable[[], Taken | Refused | None],
+        cancel: Cancel,
+    ) -> Generator[LimitPlace, None, Taken | None]:
+        """Ask, behind those that wait already: only the first of them asks the limiter."""
+        service = self._service
+        name = service.lines.first_of(ticket.asks)
+        if name is None:
+            found = ask()
+            if not isinstance(found, Refused):
+                return found
+            name = limit_name(found.by)
+        with self.queued():
+            return (yield from service.lines.wait(ticket, name, ask, cancel, service.patience))
 
     def check(self) -> None:
         """Raise the error of a request that its limits refuse whatever its size, before work that
@@ -194,9 +239,9 @@ class Allowance:
             self._note(charges, found)
             self._check_waits(charges, found)
         elif found is not None:
-            service.limiter.settle(found, found.amounts)
+            service.settle(found, found.amounts)
 
-    def begin(self, model: str, cancel: Cancel) -> Generator[None, None, None]:
+    def begin(self, model: str, cancel: Cancel) -> Generator[LimitPlace, None, None]:
         """Count the request, and ask for a token that is given back at once: before tools run that
         the model has not asked for. Yields and raises as `admit` does."""
         admission = yield from self.admit(Size(1), model, cancel)
@@ -222,42 +267,6 @@ class Allowance:
             if place is not None:
                 self._place = None
                 place.close()
-
-    def _wait(
-        self, charges: Sequence[Charge], cancel: Cancel
-    ) -> Generator[None, None, Taken | None]:
-        """Wait until the limits allow the request. Requests of a key keep their order."""
-        service, me = self._service, object()
-        if sum(map(len, service.lines.values())) >= service.most_waiting:
-            raise QueueFull(
-                "too many requests wait for the limits of their API keys: try again later",
-                retry_after=1.0,
-            )
-        end = service.clock() + service.patience
-        with self.queued():
-            line = service.lines.setdefault(self._key, deque())
-            line.append(me)
-            try:
-                while True:
-                    pause = NEXT
-                    if line[0] is me:
-                        found = service.take(charges, self._gauges)
-                        if not isinstance(found, Refused):
-                            return found
-                        self._check_waits(charges, found)
-                        pause = found.wait or NEXT
-                    left = end - service.clock()
-                    if left <= 0:
-                        raise QueueTimeout(
-                            "timed out waiting for the limits of this API key", retry_after=LOOK
-                        )
-                    cancel.wait(min(pause, LOOK, left))
-                    cancel.check()
-                    yield
-            finally:
-                line.remove(me)
-                if not line:
-                    service.lines.pop(self._key, None)
 
     def _check_waits(self, charges: Sequence[Charge], found: Refused) -> None:
         """Raises the error of a request that does not wait for what refused it."""
@@ -328,7 +337,7 @@ class Admission:
             amounts = self._plan.used(taken.charges, taken.amounts, used, self._terms)
             if self._plan.budgets:
                 self._service.learn(used)
-        self._service.limiter.settle(taken, amounts)
+        self._service.settle(taken, amounts)
 
     def close(self) -> None:
         """Give everything back that is not settled."""

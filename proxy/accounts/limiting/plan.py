@@ -12,6 +12,7 @@ from ...errors import BadRequest, BudgetExceeded, GatewayError, LimitReached
 from ..limits import PERIODS, Budget, Limited, Quantity, Unit, Window
 from ..rights import matches
 from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, unit_of, units
+from .lines import LimitName, limit_name
 from .meters import ANY, TICKS, Charge, Gauge, Meter, window
 
 PARALLEL, QUEUED, IDLE = "parallel", "queued", "idle"
@@ -161,6 +162,18 @@ class Plan:
         for subject, budget in self.budgets:
             found.append(_budget_charge(subject, budget, size, terms))
         return found
+
+    def waits_for(self, charges: Sequence[Charge]) -> dict[LimitName, float]:
+        """The limits that these charges may wait for, and how many requests or tokens they take of
+        each. Budgets are never waited for; their charges follow those of windows."""
+        windows = zip(self._windows, charges, strict=False)
+        asks = {
+            limit_name(charge): charge.need / TICKS
+            for one, charge in windows
+            if charge.need and one.subject in self.waiting
+        }
+        gauges = (one for one in self.gauges if one.most != ANY and one.subject in self.waiting)
+        return asks | {limit_name(one): 1.0 for one in gauges}
 
     def used(
         self, charges: Sequence[Charge], amounts: Sequence[int], used: Used, terms: Terms

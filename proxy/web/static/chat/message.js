@@ -61,7 +61,7 @@ export class Message {
         if (!begun) this.#foldUp();
         begun = true;
         growing.add(now.delta);
-      } else if (now.type === "place") say(wait, now.place ? words("chat.place", { n: now.place }) : words("chat.waiting"));
+      } else if (now.type === "place") say(wait, placed(now));
       else if (now.type === "over") {
         source.close();
         over();
@@ -239,6 +239,14 @@ export class Message {
 function resumable({ status, content, extra }) {
   const plain = (extra.kind ?? "chat") === "chat";
   return plain && content && (CUT.includes(status) || extra.finish_reason === "length");
+}
+
+/** Where the answer waits: in the queue, or for a limit of its key. */
+function placed({ place: n, limit, seconds }) {
+  if (n) return words("chat.place", { n });
+  if (!limit) return words("chat.waiting");
+  if (seconds === undefined) return words("chat.limit_place", { n: limit });
+  return words("chat.limit_place_about", { n: limit, left: span(seconds) });
 }
 
 /** Show a whole passage of a source. */

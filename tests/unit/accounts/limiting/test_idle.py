@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import pytest
 
 from proxy.accounts.limiting.allowance import Admission, Allowance, LimitService
 from proxy.accounts.limiting.limiter import LocalLimiter
+from proxy.accounts.limiting.lines import LimitTicket
 from proxy.accounts.limiting.plan import Size
 from proxy.accounts.limits import Limited, Limits, Window
 from proxy.errors import LimitReached, NoIdleSlot
@@ -53,6 +52,6 @@ def test_idle_request_does_not_wait_for_a_window() -> None:
 
 def test_idle_request_gives_way_to_those_that_wait_for_the_limits() -> None:
     limits = service()
-    limits.lines["k"] = deque([object()])
+    limits.lines.join(LimitTicket("k", {}), ("key k", "requests/minute"))
     with pytest.raises(NoIdleSlot):
         admitted(allowance(limits, idle=True))
