@@ -136,6 +136,13 @@ def reload(app: Flask, settings: Settings) -> None:
     replace_keys()
 
 
+def suspend_keys(app: Flask) -> bool:
+    """Refuse the API keys of the settings until `reload`. Returns whether there are any."""
+    keys = services_of(app).keys
+    keys.suspend()
+    return keys.needed
+
+
 def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
     """Whether a request with these headers has a valid key, or a session of one. For servers that
     read the body before they call the application."""

@@ -91,9 +91,9 @@ def _from_environment() -> Settings:
     return from_environment(os.environ)
 
 
-def _reload(app: Flask, reread: Reread, told: set[str]) -> None:
-    """Apply changed backends; an unusable setting changes nothing. Prints warnings that were not
-    `told` yet."""
+def _reload(app: Flask, reread: Reread, told: set[str]) -> bool:
+    """Apply changed backends and keys; an unusable setting changes nothing. Prints warnings that
+    were not `told` yet. Returns whether the settings were usable."""
     from proxy.app import reload
 
     try:
@@ -103,10 +103,24 @@ def _reload(app: Flask, reread: Reread, told: set[str]) -> None:
             if warning not in told:
                 told.add(warning)
                 say(f"warning: {warning}")
+        return True
     except SettingsError as error:
         say(f"not reloaded: {error}")
     except Exception:  # the next signal must still work
         logging.getLogger("slotproxy").exception("not reloaded: unhandled exception")
+    return False
+
+
+def _reload_first(app: Flask, reread: Reread, told: set[str]) -> None:
+    """Reload in a worker that replaces another one, which may have reloaded. Its own keys are those
+    of the start: if they cannot be read again, one that was revoked since must not come back."""
+    from proxy.app import suspend_keys
+
+    if not _reload(app, reread, told) and suspend_keys(app):
+        say(
+            "the API keys of the settings are refused by this worker until the settings can be"
+            " read: correct them and reload (kill -HUP)"
+        )
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
@@ -208,7 +222,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def post_worker_init(worker: Any) -> None:
         if worker.age > settings.workers:  # it replaces one that may have reloaded
-            _reload(worker.wsgi, reread, set(settings.warnings))
+            _reload_first(worker.wsgi, reread, set(settings.warnings))
         _on_change(worker.wsgi, settings, reread)
         names = [sock.getsockname() for sock in worker.sockets]
         if worker.age == 1:  # the first of several

@@ -16,7 +16,7 @@ from typing import Any
 from ..accounts.book import Book
 from ..accounts.records import KEY_ID, Identity
 from ..accounts.rights import Permissions
-from ..errors import KeyBlocked, KeyExpired, Unauthorized
+from ..errors import KeyBlocked, KeyExpired, StoreUnavailable, Unauthorized
 from .apis import Place, Places
 from .guesses import Guesses
 from .observability import Record
@@ -63,6 +63,19 @@ class Keys:
         self._known = {digest: (digest, name) for digest, name in digests}
         self._names = frozenset(name for _, name in self._known.values())
         self._bounded = bounded
+        self._suspended = False
+
+    def suspend(self) -> None:
+        """Refuse the keys of the settings until `replace`, because it is unknown whether they are
+        still valid. Those of the store go on."""
+        self._suspended = True
+
+    def _check_suspended(self) -> None:
+        """Raises StoreUnavailable."""
+        if self._suspended:
+            raise StoreUnavailable(
+                "the API keys of the settings cannot be read: ask the operator, whose log says why"
+            )
 
     @property
     def needed(self) -> bool:
@@ -164,6 +177,7 @@ class Keys:
         known = self._known.get(digest)
         identity = None
         if known is not None and hmac.compare_digest(known[0], digest):
+            self._check_suspended()
             name = known[1]
             identity = self._bounded.get(name)
         else:
@@ -187,6 +201,7 @@ class Keys:
     def _named(self, name: str, gone: str = GONE) -> str | Identity:
         """As `_find`, by the name of a key. `gone` is the message if there is no such key."""
         if name in self._names:
+            self._check_suspended()
             return self._bounded.get(name, name)
         identity = self._stored_named(name)
         if identity is None:

@@ -200,3 +200,26 @@ def test_worker_that_replaces_another_reads_the_key_file_again(
     _wait_for(lambda: descendants(one.pid) not in ([], [worker]))
     assert _status(one.url, "sk-bob") == 401
     assert _status(one.url, "sk-carol") == 200
+
+
+def test_revoked_key_does_not_come_back_with_a_worker_that_cannot_read_the_file(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    flags = _flags(tmp_path, "--data", str(tmp_path / "data"))
+    (tmp_path / "keys").write_text("ops sk-ops\nbob sk-bob\n", encoding="utf-8")
+    one = gateway(*flags, ready=0)
+    stored = _post(one.url, "/key/generate")["key"]
+    (worker,) = descendants(one.pid)
+    (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
+    one.send(signal.SIGHUP)
+    _wait_for(lambda: _status(one.url, "sk-bob") == 401)
+    (tmp_path / "keys").write_text("ops sk-ops rpm_limt=3\n", encoding="utf-8")
+    os.kill(worker, signal.SIGKILL)
+    _wait_for(lambda: "are refused by this worker" in one.log)
+    assert _status(one.url, "sk-bob") == 503
+    assert _status(one.url, "sk-ops") == 503
+    assert _status(one.url, stored) == 200
+    (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
+    one.send(signal.SIGHUP)
+    _wait_for(lambda: _status(one.url, "sk-ops") == 200)
+    assert _status(one.url, "sk-bob") == 401

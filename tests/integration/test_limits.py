@@ -22,6 +22,7 @@ pytest.importorskip("redis", reason="the extra redis is not installed")
 
 from redis import Redis
 
+from benchmarks.limits import Reply, bounds
 from proxy.accounts.limiting import shared
 from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
 from proxy.accounts.limiting.meters import ANY, TICKS, Charge, Gauge, Meter, window
@@ -450,3 +451,70 @@ def test_ten_thousand_requests_a_minute_are_exact_with_two_gateways(
         if isinstance(found, Taken):
             one.settle(found, found.amounts)
     assert sum(taken for _, taken in asked) >= 10_000
+
+
+@pytest.mark.slow
+def test_small_limit_is_exact_with_two_gateways_under_parallel_clients(
+    gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
+) -> None:
+    """Exact between two bounds: the limit, and what comes back while requests are on their way."""
+    gateways = [_start(gateway, tmp_path, old_server, redis_server) for _ in range(2)]
+    key = _make(gateways[0], rpm_limit=100)
+    until(lambda: _models(gateways[1], key) == 200)
+
+    def ask(number: int) -> Reply:
+        sent = time.time()
+        answer = _chat(gateways[number % 2], key)
+        assert answer.status_code in (200, 429), answer.text
+        return Reply(sent, time.time(), answer.status_code == 200)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        replies = list(pool.map(ask, range(5 * CLIENTS)))
+    least, most = bounds(replies, 100)
+    assert least <= sum(one.used for one in replies) <= most
+    assert not all(one.used for one in replies)
+
+
+def _models(one: Gateway, key: str) -> int:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.get(f"{one.url}/v1/models", headers=headers).status_code
+
+
+@pytest.mark.slow
+def test_keys_of_a_team_take_turns_and_see_their_place(
+    gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
+) -> None:
+    one = _start(gateway, tmp_path, old_server, redis_server)
+    team = {"team_id": "lab", "rpm_limit": 30, "on_limit": "wait"}
+    httpx.post(f"{one.url}/team/new", json=team, headers=ADMIN, timeout=60).raise_for_status()
+    ann, bob = (_make(one, team_id="lab") for _ in range(2))
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        assert set(pool.map(lambda _: _chat(one, ann).status_code, range(30))) == {200}
+        ended: list[str] = []
+
+        def ask(key: str) -> str:
+            body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+            headers = {"Authorization": f"Bearer {key}", "X-Slotproxy-Queue": "on"}
+            answer = httpx.post(
+                f"{one.url}/v1/chat/completions",
+                json={**body, "stream": True},
+                headers=headers,
+                timeout=100,
+            )
+            assert answer.status_code == 200, answer.text
+            ended.append(key)
+            return answer.text
+
+        def waiting() -> list[Any]:
+            found: list[Any] = httpx.get(f"{one.url}/v1/slots", headers=ADMIN).json()["limited"]
+            return found
+
+        asked = [pool.submit(ask, ann) for _ in range(3)]
+        until(lambda: len(waiting()) >= 2)
+        asked.append(pool.submit(ask, bob))
+        texts = [each.result() for each in asked]
+    # Those of ann that began first wait before bob's, which is served before her last one.
+    assert ended.index(bob) < 3
+    assert any(": limit place " in text for text in texts)
+    assert all("[DONE]" in text for text in texts)
+    assert not waiting()

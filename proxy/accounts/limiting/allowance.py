@@ -24,6 +24,7 @@ TOKEN_SECONDS = 0.05  # that a token of an answer takes, until it is known
 SMOOTH = 0.9  # weight of what is known of it
 MOST_ALERTS = 10_000  # that are remembered, so as not to be repeated
 NOTHING = Used()
+ALL_MODELS = ("",)  # the model of windows that are for all
 plan_of = lru_cache(maxsize=4096)(Plan)
 
 
@@ -154,6 +155,7 @@ class Allowance:
         self._idle = idle
         self._gauges = plan.idle_gauges if idle else plan.gauges
         self._counted = False
+        self._models: frozenset[str] = frozenset()  # whose windows have counted the request
         self._queued = 0  # choices that wait for a slot
         self._place: Admission | None = None  # in the queue
         self._lock = native_lock()
@@ -179,14 +181,14 @@ class Allowance:
         if exact is not None and not plan.is_small(size.prompt, terms):
             size, exact = exact(), None
         plan.check_prompt(size.prompt)
-        charges = plan.charges(size, terms, counts=not self._counted)
+        charges = plan.charges(size, terms, self._models)
 
         def ask() -> Taken | Refused | None:
             """Raises the error of a request that does not wait for what refused it."""
             nonlocal charges, exact
             found = service.take(charges, self._gauges)
             if exact is not None and _lacks_tokens(found):
-                charges, exact = plan.charges(exact(), terms, counts=not self._counted), None
+                charges, exact = plan.charges(exact(), terms, self._models), None
                 found = service.take(charges, self._gauges)
             if isinstance(found, Refused):
                 self._note(charges, found)
@@ -209,6 +211,7 @@ class Allowance:
         if found is not None:
             self._note(charges, found)
         self._counted = True
+        self._models = self._models.union(plan.models, ALL_MODELS)
         return Admission(service, plan, terms, found)
 
     def _in_turn(
@@ -232,7 +235,7 @@ class Allowance:
         """Raise the error of a request that its limits refuse whatever its size, before work that
         admission would come after. Takes nothing. Raises as `admit` does."""
         service = self._service
-        asked = self.plan.charges(Size(), service.terms(self.plan, ""), counts=True)
+        asked = self.plan.charges(Size(), service.terms(self.plan, ""))
         charges = [replace(one, wish=0, gives_back=False) for one in asked]
         found = service.take(charges, ())
         if isinstance(found, Refused):

@@ -107,10 +107,7 @@ class Plan:
         self.counts_tokens = bool(self._prompts or self.budgets) or any(
             one.quantity != "requests" for one in self._windows
         )
-        self._requests = {
-            counts: [_request(one, TICKS if counts else 0) for one in self._windows]
-            for counts in (True, False)
-        }
+        self._requests: dict[frozenset[str], list[Charge]] = {}
 
     def of(self, names: Sequence[str]) -> Plan:
         """The plan of a request to the model with these names: without windows of other models."""
@@ -143,10 +140,16 @@ class Plan:
                 code="prompt_too_large",
             )
 
-    def charges(self, size: Size, terms: Terms, *, counts: bool) -> Sequence[Charge]:
-        """What a request takes; `counts`: it is a request of its own, and no further round of
-        one."""
-        made = self._requests[counts]
+    def charges(
+        self, size: Size, terms: Terms, counted: frozenset[str] = frozenset()
+    ) -> Sequence[Charge]:
+        """What a request takes. In the windows of the models `counted`, "" for those of all, it has
+        been counted: it is a further round, or is answered by another model than it began with."""
+        made = self._requests.get(counted)
+        if made is None:
+            made = self._requests[counted] = [
+                _request(one, 0 if one.model in counted else TICKS) for one in self._windows
+            ]
         if not self.counts_tokens:
             return made
         found = []

@@ -438,6 +438,19 @@ def test_request_that_the_local_embedding_model_answers_counts_once(http: Http) 
     assert [one.status_code for one in asked] == [200, 429], asked[0].text
 
 
+def test_limit_of_the_local_embedding_model_counts_what_it_answers_under_other_names(
+    http: Http,
+) -> None:
+    local = services_of(make_app(Vectors(Cancelled("gone")))).embedder
+    services = services_of(http.app)
+    http.app.extensions[EXTENSION] = replace(services, local_embedder=local)
+    name = next(iter(local.registry.backends.values())).model
+    key = http.make(model_rpm_limit={name: 1}, rpm_limit=60)["key"]
+    asked = [http.post("/v1/embeddings", key, model="ada", input="Hi") for _ in range(2)]
+    assert [one.status_code for one in asked] == [200, 429], asked[0].text
+    assert f"of the model {name!r}" in asked[1].json["error"]["message"]
+
+
 def test_limits_of_models_count_embeddings_under_any_name(http: Http) -> None:
     embedder = services_of(http.app).embedder
     embedder.embed = lambda *args, **more: ("scripted", Embedded(((1.0,),), 3))  # type: ignore[method-assign]
@@ -467,3 +480,40 @@ def test_context_edits_are_not_counted_beyond_the_limits(
     assert before
     assert http.post("/v1/messages", key, **asked).status_code == 429
     assert len(counted) == before
+
+
+def test_request_that_waits_for_a_limit_shows_its_place(
+    driver: ScriptedDriver, tmp_path: Path
+) -> None:
+    app = make_app(
+        driver,
+        file_keys=KEYS,
+        admins=("ops",),
+        data=str(tmp_path),
+        metrics=True,
+        queue_timeout=2.5,
+    )
+    http = Http(app)
+    key = http.make(rpm_limit=1, on_limit="wait")["key"]
+    assert http.chat(key).status_code == 200
+    found: list[Any] = []
+    headers = {"Authorization": f"Bearer {key}", "X-Slotproxy-Queue": "on"}
+
+    def ask() -> None:
+        body = {**CHAT, "stream": True}
+        found.append(http.client.post("/v1/chat/completions", json=body, headers=headers))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    service = services_of(http.app).callers._limits
+    assert service is not None
+    wait_until(lambda: len(service.lines) == 1)
+    wait_until(lambda: http.get("/v1/slots", key).json["limited"][0]["seconds"] is not None)
+    (limited,) = http.get("/v1/slots", key).json["limited"]
+    assert (limited["place"], limited["model"], limited["mine"]) == (1, "scripted", True)
+    assert 50 < limited["seconds"] <= 60
+    assert "slotproxy:requests_limited 1.0" in http.get("/metrics", key).text
+    thread.join(60)
+    assert b": limit place 1, about " in found[0].data
+    assert b"queue_timeout" in found[0].data
+    assert not service.lines

@@ -5,7 +5,7 @@ import { keyed, make, say } from "./dom.js";
 import { count, moment } from "./form.js";
 
 const FACTS = { keys: ofKey, users: ofUser, teams: ofTeam };
-const RIGHTS = ["models", "allowed_routes", "allowed_tools", "allowed_knowledge_bases", "allowed_ips", "priority", "group"];
+const RIGHTS = ["models", "allowed_routes", "allowed_tools", "allowed_knowledge_bases", "allowed_ips", "priority", "on_overflow", "group"];
 const COUNTS = ["max_parallel_requests", "max_queued_requests", "max_prompt_tokens", "max_completion_tokens"];
 
 /** An element for an entry of the list `kind`; `actions(entry)` makes its buttons. */

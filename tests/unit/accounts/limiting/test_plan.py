@@ -32,7 +32,7 @@ def test_only_the_limits_of_the_asked_model_count() -> None:
     assert (both.models, both.counts_tokens) == (["", "qwen*", "qwen-vl"], True)
     assert not whole.of(("qwen2",)).counts_tokens
     assert whole.of(("qwen3", "qwen-vl")) is both
-    assert len(both.charges(Size(3), TERMS, counts=True)) == 3
+    assert len(both.charges(Size(3), TERMS)) == 3
 
 
 def test_plan_without_limits_of_models_is_the_same_for_all() -> None:
