@@ -21,7 +21,7 @@ from .limiter import Refused, Taken
 from .meters import MICROSECONDS, TICKS, Charge, Gauge
 
 LOOK = 0.25  # seconds until the first asks again, if other workers may have given something back
-LONGEST_LOOK = 2.0  # the pause doubles up to this
+SLOWEST_LOOK = 2.0  # the pause doubles up to this
 NEXT = 0.02  # seconds between two looks of the first, at least
 TICK = 1.0  # seconds between two reports of a place
 LimitName = tuple[str, str]  # a subject, and the name of its meter or gauge
@@ -157,7 +157,7 @@ class LimitLines:
                         self.join(ticket, later)
                         self._put_off(ticket, found)
                         again = now + _until_look(found, pause)
-                        pause = min(2 * pause, LONGEST_LOOK)
+                        pause = min(2 * pause, SLOWEST_LOOK)
                     else:
                         self.join(ticket, later)
                         again = now
