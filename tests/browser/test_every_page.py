@@ -21,7 +21,9 @@ SOON = 1000  # milliseconds from the first request until a page can be used
 HAN = re.compile(r"[\u4e00-\u9fff]")
 SENTENCE = re.compile(r"[A-Za-z]{3,} [a-z]{2,} [a-z]{2,}")
 GROUPS = "|".join(json.loads((uploads.FOLDER / texts.file("en")).read_bytes()))
-UNFILLED = re.compile(rf"\{{\w+\}}|\b(?:{GROUPS})\.[a-z_]+\b")  # placeholders, and keys of texts
+UNFILLED = re.compile(
+    rf"\{{\w+\}}|\b(?:{GROUPS})\.(?!md\b)[a-z_]+\b"
+)  # placeholders, keys of texts
 # What a reader sees or hears, except code and what is marked as another language.
 SAID = """() => {
   const found = [];
