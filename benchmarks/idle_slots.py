@@ -2,10 +2,14 @@
 
     python -m benchmarks.idle_slots
 
-Requests come at random times to a modelled server (`batching_server`), in phases that alternate
-between no batch and a running one; both have the same requests at the same times. The lines of the
-batch share a long beginning. The time of the modelled server does not depend on other work of the
-machine.
+Conversations begin at random times, and have some turns each. The same conversations are asked at
+the same times through two gateways, each before a modelled server (`batching_server`) of its own;
+one of them runs a batch meanwhile. So every request beside the batch has its equal without it. Its
+lines share a long beginning. The interval of a ratio is that of 95 % of bootstrap samples: of
+blocks of requests that followed one another, because these delay each other.
+
+The time of the modelled servers hardly depends on other work of the machine. `--runs` are side by
+side, each with other conversations.
 """
 
 from __future__ import annotations
@@ -16,77 +20,150 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from tools.processes import Child, Gateway, held_port
 
-LINES = 5000
+LINES = 20_000
 BEGINNING = "Rule {}: answer in plain words, and never repeat the question. "
+SETTLING = 60.0  # seconds after which the gateways know the servers and their clients
+BLOCK = 20  # requests of a block
+SAMPLES = 2000
+
+
+class Turn(NamedTuple):
+    """`at`: seconds from the beginning; `text`: what the user says."""
+
+    at: float
+    text: str
+
+
+class Pair(NamedTuple):
+    """Seconds to the first token of the same turn; `turn` counts from 0."""
+
+    turn: int
+    alone: float
+    beside: float
+
+
+class World:
+    """A gateway before a modelled server."""
+
+    def __init__(self, folder: Path, slots: int, chunk: int) -> None:
+        folder.mkdir()
+        port = held_port()
+        module = [sys.executable, "-m", "benchmarks.batching_server"]
+        command = [*module, str(slots), str(port), "--chunk", str(chunk)]
+        self._server = Child(command, folder / "server.log")
+        flags = ["--llama-api", f"http://127.0.0.1:{port}", "--data", str(folder / "data")]
+        self._gateway = Gateway(flags, folder / "gateway.log")
+
+    def __enter__(self) -> httpx.Client:
+        self._server.launch()
+        self._gateway.start()
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self.api = httpx.Client(base_url=self._gateway.url, timeout=300, limits=limits)
+        return self.api
+
+    def __exit__(self, *error: object) -> None:
+        self.api.close()
+        self._gateway.stop()
+        self._server.kill()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--phases", type=int, default=6, help="of each kind")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of a phase")
-    parser.add_argument("--gap", type=float, default=1.5, help="mean seconds between two requests")
-    parser.add_argument("--words", type=int, default=1000, help="of a request")
+    parser.add_argument("--runs", type=int, default=3, help="side by side")
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--gap", type=float, default=15.0, help="mean, between two conversations")
+    parser.add_argument("--think", type=float, default=6.0, help="mean seconds between two turns")
+    parser.add_argument("--turns", type=int, default=4, help="of a conversation")
+    parser.add_argument("--words", type=int, default=800, help="of its first turn")
     parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--chunk", type=int, default=512, help="prompt tokens of a server's step")
     parser.add_argument("--rules", type=int, default=20, help="that all lines begin with")
+    parser.add_argument("--own", type=int, default=20, help="words of a line's own")
     options = parser.parse_args()
+    with ThreadPoolExecutor(options.runs) as pool:
+        found = list(pool.map(lambda seed: run(seed, options), range(options.runs)))
+    report([pairs for pairs, _ in found], sum(rate for _, rate in found) / len(found))
+
+
+def run(seed: int, options: argparse.Namespace) -> tuple[list[Pair], float]:
+    """The pairs of a run in their order, and how many lines a second were answered."""
+    made = conversations(random.Random(seed), options)
     with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), held_port()
-        module = [sys.executable, "-m", "benchmarks.batching_server"]
-        server = Child([*module, str(options.slots), str(port)], folder / "server.log")
-        backend = f'url = "http://127.0.0.1:{port}/v1"\nkind = "openai"\nslots = {options.slots}'
-        settings = folder / "slotproxy.toml"
-        settings.write_text(f"[[backend]]\n{backend}\n")
-        flags = ["--config", str(settings), "--data", name]
-        gateway = Gateway(flags, folder / "gateway.log")
-        try:
-            server.launch()
-            gateway.start()
-            measure(gateway.url, options)
-        finally:
-            gateway.stop()
-            server.kill()
+        folder, size = Path(name), (options.slots, options.chunk)
+        with World(folder / "alone", *size) as alone, World(folder / "beside", *size) as beside:
+            batch = begin(beside, upload(beside, options))
+            before, began = answered(beside, batch), time.monotonic()
+            with ThreadPoolExecutor(256) as pool:
+                asked = [
+                    (turns, [pool.submit(converse, api, began, turns) for api in (alone, beside)])
+                    for turns in made
+                ]
+                times = [(turns, *(one.result() for one in both)) for turns, both in asked]
+            rate = (answered(beside, batch) - before) / (time.monotonic() - began)
+    ordered = sorted(
+        (turn.at, Pair(number, without, beside_it))
+        for turns, firsts, others in times
+        for number, (turn, without, beside_it) in enumerate(zip(turns, firsts, others, strict=True))
+    )
+    return [pair for _, pair in ordered], rate
 
 
-def measure(url: str, options: argparse.Namespace) -> None:
-    with httpx.Client(base_url=url, timeout=120) as api:
-        file = upload(api, options.rules)
-        times: dict[bool, list[float]] = {False: [], True: []}
-        answered, seconds = 0, 0.0
-        phase(api, 10.0, options, random.Random(-1))  # the gateway learns the server's speed
-        for number in range(2 * options.phases):
-            beside = bool(number % 2)
-            if beside:
-                batch = begin(api, file)
-                began = time.monotonic()
-            # The same requests at the same times, without and beside the batch.
-            same = random.Random(number // 2)
-            times[beside] += phase(api, options.seconds, options, same)
-            if beside:
-                found = api.get(f"/v1/batches/{batch}").json()
-                answered += found["request_counts"]["completed"]
-                seconds += time.monotonic() - began
-                api.post(f"/v1/batches/{batch}/cancel")
-                while api.get(f"/v1/batches/{batch}").json()["status"] != "cancelled":
-                    time.sleep(0.1)
-    print("| | requests | p50 ms | p90 ms | p99 ms | mean ms |\n|---|---|---|---|---|---|")
-    for beside, name in ((False, "no batch"), (True, "beside a batch")):
-        found = sorted(times[beside])
-        shown = [1000 * found[int(share * len(found))] for share in (0.5, 0.9, 0.99)]
-        mean = 1000 * sum(found) / len(found)
-        print(f"| {name} | {len(found)} | {' | '.join(f'{one:.0f}' for one in (*shown, mean))} |")
-    print(f"lines answered beside requests: {answered / seconds:.2f} a second")
+def conversations(chooses: random.Random, options: argparse.Namespace) -> list[list[Turn]]:
+    made, at = [], 0.0
+    while (at := at + chooses.expovariate(1 / options.gap)) < options.seconds:
+        turns, moment = [], at
+        for number in range(chooses.randint(1, 2 * options.turns - 1)):
+            words = options.words if not number else options.words // 10
+            text = " ".join(str(chooses.randrange(1000)) for _ in range(words))
+            turns.append(Turn(moment, f"Which of these is odd: {text}?"))
+            moment += 2.0 + chooses.expovariate(1 / options.think)
+        made.append(turns)
+    return made
 
 
-def upload(api: httpx.Client, rules: int) -> str:
-    beginning = "".join(BEGINNING.format(i) for i in range(rules))
+def converse(api: httpx.Client, began: float, turns: Sequence[Turn]) -> list[float]:
+    """Seconds to the first token of each turn, asked at its time, or once the turn before it is
+    answered."""
+    messages: list[dict[str, str]] = []
+    firsts = []
+    for turn in turns:
+        time.sleep(max(0.0, began + turn.at - time.monotonic()))
+        messages.append(said(turn.text))
+        first, answer = first_token(api, messages)
+        messages.append({"role": "assistant", "content": answer})
+        firsts.append(first)
+    return firsts
+
+
+def said(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def first_token(api: httpx.Client, messages: list[dict[str, str]]) -> tuple[float, str]:
+    """Seconds to the first token, and the answer."""
+    body: dict[str, Any] = {"messages": messages, "max_tokens": 48, "stream": True}
+    began, first, parts = time.monotonic(), 0.0, []
+    with api.stream("POST", "/v1/chat/completions", json=body) as answer:
+        for line in answer.raise_for_status().iter_lines():
+            if '"content":"' in line and '"content":""' not in line:
+                first = first or time.monotonic() - began
+                parts.append(json.loads(line[6:])["choices"][0]["delta"]["content"])
+    assert first, "every answer has a token"
+    return first, "".join(parts)
+
+
+def upload(api: httpx.Client, options: argparse.Namespace) -> str:
+    beginning = "".join(BEGINNING.format(i) for i in range(options.rules))
+    chooses = random.Random(0)
     lines = (
         {
             "custom_id": str(i),
@@ -95,7 +172,7 @@ def upload(api: httpx.Client, rules: int) -> str:
             "body": {
                 "messages": [
                     {"role": "system", "content": beginning},
-                    {"role": "user", "content": f"What is the number {i} good for?"},
+                    said(" ".join(str(chooses.randrange(1000)) for _ in range(options.own))),
                 ],
                 "max_tokens": 64,
             },
@@ -111,33 +188,51 @@ def begin(api: httpx.Client, file: str) -> str:
     """Start a batch, and wait until lines are answered."""
     body = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     batch = str(api.post("/v1/batches", json=body).raise_for_status().json()["id"])
-    while api.get(f"/v1/batches/{batch}").json()["request_counts"]["completed"] < 3:
+    while answered(api, batch) < 3:
         time.sleep(0.05)
     return batch
 
 
-def phase(
-    api: httpx.Client, seconds: float, options: argparse.Namespace, chooses: random.Random
-) -> list[float]:
-    """Seconds to the first token of the requests of a phase."""
-    end = time.monotonic() + seconds
-    with ThreadPoolExecutor(32) as pool:
-        asked = []
-        while time.monotonic() < end:
-            words = " ".join(str(chooses.randrange(1000)) for _ in range(options.words))
-            asked.append(pool.submit(first_token, api, f"Which of these is odd: {words}?"))
-            time.sleep(chooses.expovariate(1 / options.gap))
-        return [one.result() for one in asked]
+def answered(api: httpx.Client, batch: str) -> int:
+    return int(api.get(f"/v1/batches/{batch}").json()["request_counts"]["completed"])
 
 
-def first_token(api: httpx.Client, text: str) -> float:
-    body: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "max_tokens": 24}
-    began, first = time.monotonic(), 0.0
-    with api.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer:
-        for line in answer.raise_for_status().iter_lines():
-            if not first and '"content":"' in line and '"content":""' not in line:
-                first = time.monotonic() - began
-    return first
+def report(runs: Sequence[Sequence[Pair]], rate: float) -> None:
+    kinds = (
+        ("all", runs),
+        ("first turns", [[pair for pair in pairs if not pair.turn] for pairs in runs]),
+        ("later turns", [[pair for pair in pairs if pair.turn] for pairs in runs]),
+    )
+    print("| requests | number | | no batch, ms | beside a batch, ms | ratio | 95 % interval |")
+    print("|---|---|---|---|---|---|---|")
+    for name, some in kinds:
+        for share in (0.5, 0.9, 0.99):
+            pairs = [pair for one in some for pair in one]
+            alone, beside = quantiles(pairs, share)
+            low, high = interval(some, share)
+            number = f"| {name} | {len(pairs)}" if share == 0.5 else "| |"
+            print(
+                f"{number} | p{100 * share:.0f} | {1000 * alone:.0f} | {1000 * beside:.0f}"
+                f" | {beside / alone:.3f} | {low:.3f} to {high:.3f} |"
+            )
+    print(f"lines answered beside requests: {rate:.2f} a second")
+
+
+def quantiles(pairs: Sequence[Pair], share: float) -> tuple[float, float]:
+    at = int(share * len(pairs))
+    return sorted(one.alone for one in pairs)[at], sorted(one.beside for one in pairs)[at]
+
+
+def interval(runs: Sequence[Sequence[Pair]], share: float) -> tuple[float, float]:
+    """Between what the ratio of quantiles is in 95 % of bootstrap samples."""
+    blocks = [pairs[i : i + BLOCK] for pairs in runs for i in range(0, len(pairs), BLOCK)]
+    chooses, ratios = random.Random(0), []
+    for _ in range(SAMPLES):
+        sample = [pair for block in chooses.choices(blocks, k=len(blocks)) for pair in block]
+        alone, beside = quantiles(sample, share)
+        ratios.append(beside / alone)
+    ratios.sort()
+    return ratios[int(0.025 * SAMPLES)], ratios[int(0.975 * SAMPLES)]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Which slots requests may use that run in idle slots only: the lines of batches. Pure.
 
-Such a request never waits in the queue, and never takes the last free slot of a backend with
-several. Beside other requests it begins only while they all stream, and if little of its prompt is
-evaluated, because a server evaluates prompts in the same steps as it generates tokens.
+Such a request never waits in the queue. It only takes spare slots: free ones whose prompt is hardly
+worth its evaluation, because its conversation will probably not return. One spare slot of a backend
+with several is left to others. Beside other requests it begins only while they all stream, and if
+little of its prompt is evaluated, because a server evaluates prompts in the same steps as it
+generates tokens.
 
 A new request takes precedence. If it gets a slot, the idle requests that are still evaluated on its
-backend are cancelled; if it has to wait, one of those that occupy slots is.
+backend are cancelled, and one more if no spare slot is left for the next; if it has to wait, one of
+those that occupy slots is.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ from collections.abc import Iterable
 
 from .lease import Lease
 from .pool import Pool
-from .state import BackendRecord, Grant, SlotRequest
+from .prefix import Chain
+from .state import BackendRecord, Grant, Slot, SlotRequest
 from .ticket import Ticket
 
 LITTLE = 128  # tokens that an idle request may evaluate beside other requests
+NO_CHAIN = Chain()
+WORTH = 64  # tokens to evaluate again, on average, if the prompt of a spare slot is lost
 
 
 def count(leases: Iterable[Lease], backend: BackendRecord) -> int:
@@ -25,16 +31,16 @@ def count(leases: Iterable[Lease], backend: BackendRecord) -> int:
     return sum(lease.grant.backend is backend for lease in leases)
 
 
-def room(pool: Pool) -> int:
+def room(pool: Pool, now: float) -> int:
     """How many more idle requests the backends of a pool may have, by their free slots alone."""
-    return sum(_room(backend) for backend in pool.backends.values() if backend.grants_slots)
+    return sum(_room(backend, pool, now) for backend in pool.backends.values())
 
 
-def may_take(grant: Grant, want: SlotRequest, pool: Pool, idle: int) -> bool:
+def may_take(grant: Grant, want: SlotRequest, pool: Pool, idle: int, now: float) -> bool:
     """Whether an idle request may take the slot of this grant. `idle` is the number of idle
     requests on its backend."""
     backend = grant.backend
-    if not _room(backend):
+    if not (_is_spare(grant.slot, backend, pool, now) and _room(backend, pool, now)):
         return False
     if backend.in_flight == idle:
         return True
@@ -43,22 +49,47 @@ def may_take(grant: Grant, want: SlotRequest, pool: Pool, idle: int) -> bool:
 
 
 def in_the_way(
-    leases: Iterable[Lease], want: SlotRequest, entry: Lease | Ticket, pool: Pool
+    leases: Iterable[Lease], want: SlotRequest, entry: Lease | Ticket, pool: Pool, now: float
 ) -> list[Lease]:
     """The leases of idle requests that are in the way of a new request, which got this lease or
     waits with this ticket."""
-    idle = [one for one in leases if not one.wanted and one.want.model == want.model]
+    same = [one for one in leases if one.want.model == want.model]
+    idle = [one for one in same if not one.wanted]
     if isinstance(entry, Lease):
         backend = entry.grant.backend
-        return [one for one in idle if one.grant.backend is backend and not one.slot.streaming]
+        here = [one for one in idle if one.grant.backend is backend]
+        evaluated = [one for one in here if not one.slot.streaming]
+        if evaluated or not here or _spare(backend, pool, now):
+            return evaluated
+        return [_least_done(here)]
     if want.whole_backend:
         return idle
-    if pool.free or not idle:
+    if pool.free or not idle or len(same) - len(idle) >= len(pool.line):
         return []
-    # The one with the least work to lose.
-    return [max(idle, key=lambda one: (not one.slot.streaming, one.slot.used, one.slot.id))]
+    return [_least_done(idle)]
 
 
-def _room(backend: BackendRecord) -> int:
-    slots = len(backend.slots)
-    return max(0, slots - backend.in_flight - (slots > 1))
+def _least_done(leases: Iterable[Lease]) -> Lease:
+    """The one with the least work to lose."""
+    return max(leases, key=lambda one: (not one.slot.streaming, one.slot.used, one.slot.id))
+
+
+def _room(backend: BackendRecord, pool: Pool, now: float) -> int:
+    return max(0, _spare(backend, pool, now) - (len(backend.slots) > 1))
+
+
+def _spare(backend: BackendRecord, pool: Pool, now: float) -> int:
+    """The number of spare slots of a backend."""
+    if not backend.grants_slots:
+        return 0
+    return sum(not slot.busy and _is_spare(slot, backend, pool, now) for slot in backend.slots)
+
+
+def _is_spare(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> bool:
+    """Whether little is lost with the prompt in a slot. A server that chooses its slots itself
+    also chooses what it loses, or keeps old prompts elsewhere. What a background request left is
+    mostly of use to the next one only."""
+    held = slot.held
+    if held is None or held.conversation.background or not backend.pins:
+        return True
+    return pool.expected_loss(held, NO_CHAIN, now) <= WORTH

@@ -271,9 +271,6 @@ def slot_wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> flo
 
 
 def _worth(held: CachedPrompt, pool: Pool, want: SlotRequest, now: float) -> float:
-    """Average seconds that evicting this prompt costs: its conversation may return, or another one
-    may begin with the prefix of which this is the last copy."""
-    tokens = pool.returns.chance(held.conversation, now) * held.tokens
-    if held.prefix:
-        tokens = max(tokens, pool.prefix_worth(held, want.chain, now))
+    """Average seconds that evicting this prompt costs."""
+    tokens = pool.expected_loss(held, want.chain, now)
     return tokens / pool.rate(held.backend) * (SPARE if want.background else 1.0)

@@ -124,6 +124,13 @@ class Pool:
             return 0.0
         return 0.0 if held.prefix in chain.links else prefix.chance(now) * prefix.tokens
 
+    def expected_loss(self, held: CachedPrompt, chain: Chain, now: float) -> float:
+        """The tokens that have to be evaluated again, on average, if this prompt is replaced by one
+        with this chain: its conversation may return, or another one may begin with the prefix of
+        which this is the last copy."""
+        tokens = self.returns.chance(held.conversation, now) * held.tokens
+        return max(tokens, self.prefix_worth(held, chain, now)) if held.prefix else tokens
+
     def put(self, held: CachedPrompt) -> None:
         """Add a cached prompt. It replaces the prompt that its slot held."""
         slot = held.slot

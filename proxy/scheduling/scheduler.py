@@ -205,7 +205,7 @@ class LocalScheduler(BaseScheduler):
             reach = self._reach(want, conversation, pool, now, 0)
             decision = self._decide(_within(want, reach), pool, now)
             if type(decision) is Grant and idle.may_take(
-                decision, want, pool, idle.count(self.idle_leases, decision.backend)
+                decision, want, pool, idle.count(self.idle_leases, decision.backend), now
             ):
                 client = client_class(want)
                 lease = self._take(pool, want, client, decision, conversation, now, reach)
@@ -216,7 +216,7 @@ class LocalScheduler(BaseScheduler):
     def _make_way(self, want: SlotRequest, entry: Lease | Ticket) -> None:
         """Ask for slots of idle requests that a new request needs."""
         pool = self._pools[want.model]
-        for lease in idle.in_the_way(self.idle_leases, want, entry, pool):
+        for lease in idle.in_the_way(self.idle_leases, want, entry, pool, self._clock()):
             self.on_wanted(lease)
 
     def idle_slots(self, model: str) -> int:
@@ -224,7 +224,7 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             pool = self._pools.get(model)
             held = sum(lease.want.model == model for lease in self.idle_leases)
-            return held if pool is None or len(pool.line) else held + idle.room(pool)
+            return held if pool is None or len(pool.line) else held + idle.room(pool, self._clock())
 
     def _enter(self, want: SlotRequest, again: bool) -> Lease | Ticket:
         now = self._clock()

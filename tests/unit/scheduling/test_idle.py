@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import NoBackend, NoIdleSlot
-from proxy.scheduling.lease import Lease
+from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.state import BackendFacts
 from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import World, check_slots, want
@@ -53,7 +53,7 @@ def test_only_as_many_idle_requests_give_way_as_others_wait() -> None:
     for line in lines:
         line.on_first_token(line.slot.id)  # their evaluation is over
     world.take("first")
-    assert [line.wanted for line in lines] == [False, False]
+    assert sorted(line.wanted for line in lines) == [False, True], "a slot for the next one"
     world.scheduler.enter(want(world.scheduler, "second"))
     assert sorted(line.wanted for line in lines) == [False, True]
     world.scheduler.enter(want(world.scheduler, "third"))
@@ -77,6 +77,34 @@ def test_idle_request_beside_others_evaluates_little() -> None:
     with pytest.raises(NoIdleSlot):
         idle(world, LONG)
     idle(world, "short")
+
+
+def test_idle_request_leaves_slots_to_conversations_that_may_return() -> None:
+    world = World(slots=2)
+    world.turn(LONG)
+    assert world.scheduler.idle_slots("m") == 0
+    with pytest.raises(NoIdleSlot):
+        idle(world)
+    world.clock.now += 3600
+    assert world.scheduler.idle_slots("m") == 1
+    idle(world)
+
+
+def test_idle_request_may_replace_another_idle_one() -> None:
+    world = World(slots=1)
+    idle(world, LONG).release(Outcome(end="whole"))
+    idle(world, "another " + LONG)
+
+
+def test_idle_request_makes_way_once_no_spare_slot_is_left() -> None:
+    world = World(slots=4)
+    world.turn(LONG)
+    line = idle(world)
+    line.on_first_token(line.slot.id)
+    world.take("a first question " + LONG)
+    assert not line.wanted, "one slot is still spare"
+    world.take("a second question " + LONG)
+    assert line.wanted
 
 
 def test_idle_requests_do_not_wait_in_the_queue() -> None:
