@@ -37,6 +37,8 @@ from ..core.formats import SCHEMAS, TOOLS
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
+from ..gateway.shared_summaries import SharedSummaries
+from ..gateway.summaries import MemorySummaries, Summaries
 from ..hosting.budget import Limits
 from ..hosting.cards import Cards
 from ..hosting.driver import HostedDriver
@@ -125,6 +127,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         wait_for_backend=settings.wait_for_backend,
         max_queue=settings.max_queue,
         on_overflow=settings.on_overflow,
+        summaries=_summaries(settings),
     )
     layouts = Layouts(resources.dialogues())
     stored = storage.responses()
@@ -349,6 +352,13 @@ def _scheduler(
     atexit.register(shared.close)
     shared.ready(JOINS)
     return shared
+
+
+def _summaries(settings: Settings) -> Summaries:
+    """Summaries in memory, or shared with other workers."""
+    if not settings.state:
+        return MemorySummaries()
+    return SharedSummaries(settings.state, settings.state_name)
 
 
 def _aliases(settings: Settings) -> Aliases:

@@ -8,10 +8,14 @@ prompts then begin alike, and one evaluation of the shorter prompt serves until 
 
 from __future__ import annotations
 
+import math
+import queue
+import threading
 from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Generator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from hashlib import blake2b
+from typing import NoReturn, Protocol, TypeVar
 
 from msgspec import Struct, structs
 
@@ -25,15 +29,15 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import Unsupported
 from ..runtime.cancel import Cancel
-from ..runtime.locks import native_lock
 from .answer import Answer, Choice
 from .context import Caller, GatewayContext, Info
+from .summaries import MOST_TEXT, Summaries
 
 ROOM = 256  # tokens kept free for the answer
 SHARE = 8  # of the context: a summary has at most one part of so many
 MOST_STEPS = 8  # summaries written for one request
-MOST_TEXT = 32_768  # characters of a summary
-MOST_KEPT = 512  # summaries
+
+T = TypeVar("T")
 
 
 class Model(Protocol):
@@ -49,36 +53,14 @@ class Model(Protocol):
     ) -> bool: ...
 
 
-class Summaries:
-    """The last summaries, by what they sum up and for whom."""
-
-    def __init__(self) -> None:
-        self._texts: OrderedDict[tuple[object, ...], str] = OrderedDict()
-        self._lock = native_lock()
-
-    def get(self, key: tuple[object, ...]) -> str | None:
-        with self._lock:
-            text = self._texts.get(key)
-            if text is not None:
-                self._texts.move_to_end(key)
-            return text
-
-    def put(self, key: tuple[object, ...], text: str) -> None:
-        with self._lock:
-            self._texts[key] = text
-            self._texts.move_to_end(key)
-            if len(self._texts) > MOST_KEPT:
-                self._texts.popitem(last=False)
-
-
 class Compactor:
     """Compacts the conversations of a gateway. `default` says what happens to those that do not
     fit, if neither the client nor its key nor a backend of the model does."""
 
-    def __init__(self, gateway: Model, default: OnOverflow = "refuse") -> None:
+    def __init__(self, gateway: Model, summaries: Summaries, default: OnOverflow) -> None:
         self._gateway = gateway
+        self._summaries = summaries
         self._default = default
-        self._summaries = Summaries()
 
     def wanted(self, request: CompletionRequest, model: str, caller: Caller) -> bool:
         """Whether this conversation may be compacted. The client's wish counts first, then the
@@ -110,44 +92,36 @@ class Compactor:
         work = self._work(request, model, caller, cancel, info)
         if work is None or work.surely_fits(tasks[0]):
             return None
-        clock, ping = self._gateway.context.clock, self._gateway.context.ping
-        ticked = clock()
+        ping = self._gateway.context.ping
         try:
-            if work.fits(request):
+            if (yield from _ticking(partial(work.fits, request), ping)):
                 return None
         except Unsupported:
             return None
         messages = request.messages
         places = conversation.cuts(messages)
-        keys = [
-            (caller.group, model, work.instructions, digest)
-            for digest in conversation.digests(messages)
-        ]
-        cut, summary = 0, ""
-        for place in reversed(places):
-            if known := self._summaries.get(keys[place]):
-                cut, summary = place, known
-                break
+        keys = [_key(model, work.instructions, digest) for digest in conversation.digests(messages)]
+        find = partial(self._summaries.last, caller.group, [keys[place] for place in places])
+        known = yield from _ticking(find, ping)
+        cut, summary = (0, "") if known is None else (places[known[0]], known[1])
         before = info.usage
         for steps in range(MOST_STEPS, -1, -1):
             shorter = work.without(request, cut, summary)
-            if cut and work.fits(shorter):
+            if cut and (yield from _ticking(partial(work.fits, shorter), ping)):
                 break
-            if clock() - ticked >= ping:
-                ticked = clock()
-                yield 0, []
             left = [place for place in places if place > cut] if steps else []
-            further = work.next_cut(request, left, cut, summary)
+            find_cut = partial(work.next_cut, request, left, cut, summary)
+            further = yield from _ticking(find_cut, ping)
             if not further:
                 # The client's trigger may be less than the head and the last turn.
-                if cut and work.fits(shorter, work.most):
+                if cut and (yield from _ticking(partial(work.fits, shorter, work.most), ping)):
                     break
                 return None
             summary = yield from work.summary(request, further, cut, summary)
             if not summary:
                 return None
             cut = further
-            self._summaries.put(keys[cut], summary)
+            summary = self._summaries.put(caller.group, keys[cut], summary)
         usage = info.usage
         cost = Usage(
             usage.prompt - before.prompt,
@@ -276,3 +250,33 @@ class _Work(Struct, frozen=True, kw_only=True):
             info.writing += part.writing
             info.slot_seconds += part.slot_seconds
         return whole.result().text.strip()
+
+
+def _key(model: str, instructions: str, digest: bytes) -> bytes:
+    """The key of the summary that this model writes of these messages."""
+    name = f"{model}\0{instructions}\0".encode("utf-8", "replace")
+    return blake2b(name + digest, digest_size=16).digest()
+
+
+def _ticking(work: Callable[[], T], ping: float) -> Generator[Choice, None, T]:
+    """What `work` returns or raises. Yields a tick each `ping` seconds while it runs, in a thread:
+    a slow server takes long to count the tokens of a long conversation."""
+    done: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            result = work()
+            done.put(lambda: result)
+        except BaseException as error:  # raised where it is waited for
+            done.put(partial(_fail, error))
+
+    threading.Thread(target=run, name="compaction", daemon=True).start()
+    while True:
+        try:
+            return done.get(timeout=None if ping == math.inf else ping)()
+        except queue.Empty:
+            yield 0, []
+
+
+def _fail(error: BaseException) -> NoReturn:
+    raise error

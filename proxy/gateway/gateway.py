@@ -33,6 +33,7 @@ from .context import ANYBODY, Caller, GatewayContext, Info
 from .early import EarlyQueue
 from .idle import idle_slots
 from .rendering import rendered
+from .summaries import MemorySummaries, Summaries
 
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
@@ -44,7 +45,8 @@ class Gateway:
     are masked and tools are sorted, so that prefixes stay the same. `sampling` holds defaults for
     sampling fields. `wait_for_backend`: seconds that at most `max_queue` requests wait until the
     first backend has reported its model. `on_overflow` says what happens to conversations that do
-    not fit, unless a backend or the caller says it. The methods send no text to backends of the
+    not fit, unless a backend or the caller says it; `summaries` keeps what replaces their oldest
+    turns. The methods send no text to backends of the
     `barred` tiers."""
 
     def __init__(
@@ -58,6 +60,7 @@ class Gateway:
         wait_for_backend: float = 0.0,
         max_queue: int = 256,
         on_overflow: OnOverflow = "refuse",
+        summaries: Summaries | None = None,
     ) -> None:
         self.context = context
         self.registry = context.registry
@@ -69,7 +72,7 @@ class Gateway:
         self._sampling = sampling
         self._wait_for_backend = wait_for_backend
         self.early = EarlyQueue(max_queue)
-        self._compactor = Compactor(self, on_overflow)
+        self._compactor = Compactor(self, summaries or MemorySummaries(), on_overflow)
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY

@@ -95,7 +95,11 @@ ONLY: dict[str, tuple[str, ...]] = {
     "werkzeug": ("web", "app"),
     "httptools": ("backends/http.py", "server/reader.py", "websearch/fetch.py"),
     "requests": ("backends/questions.py",),
-    "redis": ("scheduling/shared/log.py", "accounts/limiting/shared.py"),
+    "redis": (
+        "scheduling/shared/log.py",
+        "accounts/limiting/shared.py",
+        "gateway/shared_summaries.py",
+    ),
     "authlib": ("oidc/provider.py",),
     "joserfc": ("oidc/provider.py",),
     "chatglm_cpp": ("backends",),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import structs
 
-from proxy.core.conversation import ASK, LEAD
+from proxy.core.conversation import ASK, LEAD, cuts, with_summary
 from proxy.core.events import Compacted, Event, Failed, Finished
 from proxy.core.fold import fold
 from proxy.core.request import Compaction, CompletionRequest, Message, Tool, ToolCall
@@ -244,15 +247,6 @@ def test_client_that_leaves_ends_the_summary(serve: Serve) -> None:
     assert len(driver.tasks) == 1
 
 
-def test_summaries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction_module, "MOST_KEPT", 2)
-    kept = compaction_module.Summaries()
-    for key in "abc":
-        kept.put((key,), key)
-        kept.get(("a",))
-    assert [kept.get((key,)) for key in "abc"] == ["a", None, "c"]
-
-
 def test_length_of_a_summary_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction_module, "MOST_TEXT", 5)
     gateway = serve(ScriptsInTurn(say("Summary.")), on_overflow="compact")
@@ -317,18 +311,102 @@ def test_threshold_that_cannot_be_met_still_compacts(serve: Serve, trigger: int)
 
 def test_slow_counting_gives_signs_of_life(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = serve(ScriptsInTurn(say("Short.")), on_overflow="compact")
-    fits = gateway.fits
-    now = 0.0
+    fits, ticked = gateway.fits, threading.Semaphore(0)
 
     def slowly(*args: object, **more: object) -> bool:
-        nonlocal now
-        now += 60
+        assert ticked.acquire(timeout=60), "a sign of life within each count"
         return fits(*args, **more)  # type: ignore[arg-type]
 
-    context = structs.replace(gateway.context, clock=lambda: now)
-    monkeypatch.setattr(gateway, "context", context)
+    monkeypatch.setattr(gateway, "context", structs.replace(gateway.context, ping=0.001))
     monkeypatch.setattr(gateway, "fits", slowly)
     running = gateway.answer(asked(turns(8)), Cancel())
-    first = next(iter(running))
-    assert first == (0, []) and now == 60, "before the next count"
+    events = []
+    for _, batch in running:
+        if not batch:
+            ticked.release()
+        events += batch
     running.close()
+    assert isinstance(events[-1], Finished) and compacted(events).summary == "Short."
+
+
+def test_error_of_counting_is_that_of_the_answer(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> bool:
+        raise UpstreamFault("broken")
+
+    gateway = serve(ScriptedDriver(), on_overflow="compact")
+    monkeypatch.setattr(gateway, "fits", fail)
+    (failed,), _ = answer(gateway, asked(turns(8)))
+    assert isinstance(failed, Failed) and failed.error.message == "broken"
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 3),  # calls of a step; 0: a text, and another question
+            st.integers(0, 400),  # characters of each result
+            st.booleans(),  # the step also has a text
+        ),
+        min_size=8,
+        max_size=20,
+    ),
+    open_calls=st.integers(0, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_no_call_is_parted_from_its_result(
+    steps: list[tuple[int, int, bool]], open_calls: int
+) -> None:
+    said = [HEAD, Message(role="user", content="<task>")]
+    for number, (calls, size, has_text) in enumerate([*steps, (open_calls, 10, False)]):
+        names = [f"call-{number}-{j}" for j in range(calls)]
+        said.append(
+            Message(
+                role="assistant",
+                content="text" if has_text or not calls else "",
+                tool_calls=tuple(ToolCall(name, "run", "{}") for name in names),
+            )
+        )
+        said += [Message(role="tool", content="x" * size, tool_call_id=name) for name in names]
+        if not calls:
+            said.append(Message(role="user", content=f"question {number}"))
+    needed = max(i for i, one in enumerate(said) if one.role == "user" or one.tool_calls)
+    for cut in cuts(said):
+        short = with_summary(said, cut, "They did x.")
+        assert short[0] == HEAD and LEAD in short[1].content
+        assert all(one in short or one.role == "user" for one in said[needed:])
+        called: list[str] = []
+        for message in short:
+            called += [call.id for call in message.tool_calls]
+            if message.role == "tool":
+                assert called.pop(0) == message.tool_call_id, "in the order of the calls"
+        assert not called, "no call is left without its result"
+        before = [call.id for one in said[:cut] for call in one.tool_calls]
+        results = [one.tool_call_id for one in said[:cut] if one.role == "tool"]
+        assert before == results, "nor in what is summed up"
+
+
+def test_conversation_is_compacted_within_an_answer_of_tools(serve: Serve) -> None:
+    """Each step of an agent's turn is a request with more results, and the same question."""
+    driver = ScriptedDriver(say("Sum"))
+    gateway = serve(driver, on_overflow="compact")
+    said = [HEAD, Message(role="user", content="<task>")]
+    told = []
+    for step in range(12):
+        said.append(
+            Message(role="assistant", tool_calls=(ToolCall(f"c{step}", "run", f'{{"n": {step}}}'),))
+        )
+        said.append(
+            Message(
+                role="tool", content=f"[result {step}] ".ljust(300, "x"), tool_call_id=f"c{step}"
+            )
+        )
+        events, count = answer(gateway, asked(tuple(said)))
+        assert isinstance(events[-1], Finished)
+        whole = prompts(driver)[-1]
+        assert f"[result {step}]" in whole and len(whole) <= 2048
+        for other in range(step + 1):
+            assert (f'"n": {other}}}' in whole) == (f"[result {other}]" in whole)
+        told.append(count)
+    assert told[0] == 0 and max(told) > 10
+    assert len(set(told)) < len(told) - 4, "a summary serves several steps"

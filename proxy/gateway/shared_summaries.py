@@ -1,0 +1,106 @@
+"""Summaries in Redis or Valkey, which all workers and hosts share.
+
+So all of them ask with the same summary: the beginning of a prompt stays the same, and its cached
+part is used. If Redis is away, each worker goes on with the summaries in its memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+from .summaries import MOST_TEXT, MemorySummaries
+
+MOST_SHARED = 128  # summaries of a group
+LIFETIME = 3600  # seconds that an unused summary is kept
+LOOKED_UP = 1024  # newest keys of a conversation that are looked up
+SECONDS = 2.0  # timeout of a request to Redis
+AGAIN = 5.0  # seconds for which a failed Redis is not asked again
+
+T = TypeVar("T")
+
+log = logging.getLogger("slotproxy.summaries")
+
+
+class SharedSummaries:
+    """Summaries of all workers with the same `url` and `name`: the last MOST_SHARED of each group.
+    Raises ImportError if redis-py is not installed, ValueError for an invalid URL."""
+
+    def __init__(self, url: str, name: str, clock: Callable[[], float] = time.time) -> None:
+        """`clock` returns seconds that mean the same on all hosts."""
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        self._error = redis.RedisError
+        self._redis: Any = redis.Redis.from_url(
+            url,
+            socket_timeout=SECONDS,
+            socket_connect_timeout=SECONDS,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._prefix = f"slotproxy:{{{name}}}:summaries:"
+        self._clock = clock
+        self._own = MemorySummaries()
+        self._down = 0.0  # until when Redis is not asked again
+
+    def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
+        own = self._own.last(group, keys)
+        first = max(0 if own is None else own[0] + 1, len(keys) - LOOKED_UP)
+        found = self._asked(lambda: self._last(group, keys, first)) if first < len(keys) else None
+        if found is None:
+            return own
+        place, text = found
+        self._own.put(group, keys[place], text)
+        return place, text
+
+    def put(self, group: str, key: bytes, text: str) -> str:
+        found = self._asked(lambda: self._put(group, key, text))
+        return self._own.put(group, key, found or text)
+
+    def _last(self, group: str, keys: Sequence[bytes], first: int) -> tuple[int, str] | None:
+        names = [self._name(group, key) for key in keys]
+        texts = self._redis.mget(names[first:])
+        for place in range(len(keys) - 1, first - 1, -1):
+            if text := _text(texts[place - first]):
+                self._redis.expire(names[place], LIFETIME)
+                return place, text
+        return None
+
+    def _put(self, group: str, key: bytes, text: str) -> str:
+        name, names = self._name(group, key), self._name(group, b"names")
+        if not self._redis.set(name, text.encode("utf-8", "replace"), nx=True, ex=LIFETIME):
+            return _text(self._redis.get(name)) or text
+        with self._redis.pipeline(transaction=False) as asked:
+            asked.zadd(names, {name: self._clock()})
+            asked.expire(names, LIFETIME)
+            asked.zrange(names, 0, -MOST_SHARED - 1)
+            surplus = asked.execute()[-1]
+        if surplus:
+            self._redis.delete(*surplus)
+            self._redis.zrem(names, *surplus)
+        return text
+
+    def _name(self, group: str, key: bytes) -> str:
+        """The name of a summary in Redis, which tells nothing about its group."""
+        digest = blake2b(group.encode("utf-8", "replace") + b"\0" + key, digest_size=16)
+        return self._prefix + digest.hexdigest()
+
+    def _asked(self, ask: Callable[[], T]) -> T | None:
+        """The answer of Redis, None if there is none."""
+        if time.monotonic() < self._down:
+            return None
+        try:
+            return ask()
+        except self._error as error:
+            self._down = time.monotonic() + AGAIN
+            log.warning("Redis keeps no summaries for now: %s", type(error).__name__)
+            return None
+
+
+def _text(data: bytes | None) -> str:
+    return "" if data is None else data.decode("utf-8", "replace")[:MOST_TEXT]
