@@ -107,7 +107,7 @@ def run(seed: int, options: argparse.Namespace) -> tuple[list[Pair], float]:
                     (turns, [pool.submit(converse, api, began, turns) for api in (alone, beside)])
                     for turns in made
                 ]
-                times = [(turns, *(one.result() for one in both)) for turns, both in asked]
+                times = [(turns, [one.result() for one in both]) for turns, both in asked]
             rate = (answered(beside, batch) - before) / (time.monotonic() - began)
     ordered = sorted(
         (turn.at, Pair(number, without, beside_it))

@@ -227,8 +227,9 @@ class Pool:
             conversation.background = False  # it was taken for a side job
         if session and not want.background:
             self.sessions.turn(session, conversation, now)
-        client = tool_key(want.key, b"") if conversation.calls else b""
-        self.returns.turn(conversation, min(now, want.since or now), client)
+        if not want.idle:  # the many lines of a batch tell nothing about others
+            client = tool_key(want.key, b"") if conversation.calls else b""
+            self.returns.turn(conversation, min(now, want.since or now), client)
         conversation.last = now
         self.know(want.chain, conversation)
 
@@ -238,6 +239,9 @@ class Pool:
         """Record the end of a turn. `tools` is the digest of the tools that it called."""
         calls = tool_key(want.key, tools) if tools else b""
         client = tool_key(want.key, b"") if tools else b""
+        if want.idle:
+            conversation.last = now
+            return
         self.returns.ended(conversation, calls, now, client)
         if conversation.session:
             self.sessions.ended(conversation, now)

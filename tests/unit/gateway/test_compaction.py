@@ -338,7 +338,7 @@ def test_error_of_counting_is_that_of_the_answer(
     gateway = serve(ScriptedDriver(), on_overflow="compact")
     monkeypatch.setattr(gateway, "fits", fail)
     (failed,), _ = answer(gateway, asked(turns(8)))
-    assert isinstance(failed, Failed) and failed.error.message == "broken"
+    assert isinstance(failed, Failed) and "broken" in str(failed.error)
 
 
 @given(

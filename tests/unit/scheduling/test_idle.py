@@ -90,6 +90,14 @@ def test_idle_request_leaves_slots_to_conversations_that_may_return() -> None:
     idle(world)
 
 
+def test_idle_requests_tell_nothing_about_conversations_that_may_return() -> None:
+    world = World(slots=3)
+    for number in range(200):
+        idle(world, f"line {number}").release(Outcome(end="whole"))
+    world.turn(LONG)
+    assert world.scheduler.idle_slots("m") == 1, "its slot is not spare"
+
+
 def test_idle_request_may_replace_another_idle_one() -> None:
     world = World(slots=1)
     idle(world, LONG).release(Outcome(end="whole"))
