@@ -104,15 +104,16 @@ def run(seed: int, options: argparse.Namespace) -> tuple[list[Pair], float]:
             before, began = answered(beside, batch), time.monotonic()
             with ThreadPoolExecutor(256) as pool:
                 asked = [
-                    (turns, [pool.submit(converse, api, began, turns) for api in (alone, beside)])
+                    [pool.submit(converse, api, began, turns) for api in (alone, beside)]
                     for turns in made
                 ]
-                times = [(turns, [one.result() for one in both]) for turns, both in asked]
+                firsts = [[one.result() for one in both] for both in asked]
             rate = (answered(beside, batch) - before) / (time.monotonic() - began)
     ordered = sorted(
-        (turn.at, Pair(number, without, beside_it))
-        for turns, firsts, others in times
-        for number, (turn, without, beside_it) in enumerate(zip(turns, firsts, others, strict=True))
+        (turn.at, Pair(number, without, with_batch))
+        for turns, both in zip(made, firsts, strict=True)
+        for number, (turn, without, with_batch) in enumerate(zip(turns, *both, strict=True))
+        if turn.at > SETTLING
     )
     return [pair for _, pair in ordered], rate
 
