@@ -139,7 +139,7 @@ def _compare(told: dict[str, dict[str, float]]) -> None:
     nginx, direct = told.get("nginx", {}), told.get("direct", {})
     for figures in told.values():
         for name in ("us_a_request", "us_a_token"):
-            if name in nginx:
+            if nginx.get(name):  # a short slice may take less than a tick of the clock of /proc
                 figures["times"] = figures[name] / nginx[name]
         for name in [*direct]:
             if name.endswith("_ms"):
@@ -147,7 +147,10 @@ def _compare(told: dict[str, dict[str, float]]) -> None:
 
 
 def _medians(figures: list[dict[str, float]]) -> dict[str, float]:
-    return {key: round(statistics.median(f[key] for f in figures), 3) for key in figures[0]}
+    return {
+        key: round(statistics.median(f[key] for f in figures if key in f), 3)
+        for key in dict.fromkeys(key for one in figures for key in one)
+    }
 
 
 def main() -> int:
