@@ -64,6 +64,17 @@ def test_cut_answer_says_so_and_can_be_continued(
     page.get_by_role("button", name={"en": "Continue", "zh": "继续"}[language]).wait_for()
 
 
+def test_headings_of_answers_are_shown_on_a_phone(fed: FedSite, visit: Open) -> None:
+    page = opened(fed.url, visit, size=PHONE)
+    feed = fed.feed()
+    ask(page, "Tell me everything.")
+    feed.say(content=f"# {'The lighthouse of Varn ' * 4}\n\nIt has 214 steps.")
+    feed.end()
+    heading = page.locator(DONE).get_by_role("heading", name="The lighthouse of Varn")
+    box = heading.bounding_box()
+    assert box["height"] > 40 and box["width"] > 300  # in several lines, not cut off
+
+
 def test_tokens_and_times_are_shown_on_hover(fed: FedSite, visit: Open) -> None:
     page = opened(fed.url, visit, size=DESKTOP)
     feed = fed.feed()
