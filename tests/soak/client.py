@@ -9,7 +9,7 @@ import socket
 import time
 
 from .questions import Question
-from .verdict import Answer, Verdict, judged
+from .verdict import Answer, Verdict, judged, returned
 
 LIMIT = 180.0  # seconds from a request to the end of its answer, all waits of a busy machine in it
 AT_ONCE = 1.0  # seconds in which a connection that was closed while idle says so
@@ -51,9 +51,10 @@ class Client:
         path = f"/v1/files/{key}"
         one = question._replace(method="GET", path=f"{path}/content", body=b"")
         found = self._exchange(one)
-        same = found.status == 200 and found.body == sent
-        if question.kind == "upload" and not same:
-            return Verdict("lost", f"the file came back otherwise: {found.status} {found.cut}")
+        if question.kind == "upload":
+            verdict = returned(one, sent, found)
+            if verdict.end != "whole":
+                return verdict
         return judged(one, self._exchange(one._replace(method="DELETE", path=path)))
 
     def _exchange(self, question: Question) -> Answer:

@@ -17,7 +17,7 @@ from tests.soak.gauges import Idle, Sample, growth
 from tests.soak.questions import CHAT, SHARES, Asker, Question
 from tests.soak.run import Lost, Soak, soak
 from tests.soak.scene import KEYS
-from tests.soak.verdict import Answer, judged
+from tests.soak.verdict import Answer, judged, returned
 from tools import servers
 
 needs_proc = pytest.mark.skipif(
@@ -91,6 +91,20 @@ def test_answers_and_errors_of_the_dialect_are_not_lost(
     question: Question, answer: Answer, end: str
 ) -> None:
     assert judged(question, answer).end == end
+
+
+@pytest.mark.parametrize(
+    ("answer", "end"),
+    [
+        (Answer(200, "application/octet-stream", b"sent"), "whole"),
+        (Answer(200, "application/octet-stream", b"else"), "lost"),
+        (Answer(200, "application/octet-stream", b"se", "cut off"), "lost"),
+        (_json(ERROR, 503), "refused"),
+        (_json(ERROR, 404), "lost"),
+    ],
+)
+def test_uploaded_file_comes_back_or_is_refused(answer: Answer, end: str) -> None:
+    assert returned(ASKED._replace(dialect=None), b"sent", answer).end == end
 
 
 def test_requests_are_made_of_seed_and_number_alone() -> None:

@@ -58,6 +58,14 @@ def judged(question: Question, answer: Answer) -> Verdict:
         return Verdict("lost", f"invalid: {type(error).__name__}: {error}"[:300])
 
 
+def returned(question: Question, sent: bytes, answer: Answer) -> Verdict:
+    """The verdict on the content of an uploaded file."""
+    if answer.cut or answer.status >= 400:
+        return judged(question, answer)
+    same = answer.status == 200 and answer.body == sent
+    return Verdict("whole") if same else Verdict("lost", "the file has other content")
+
+
 def _refused(question: Question, answer: Answer) -> Verdict:
     if answer.body.startswith(NO_HTTP):
         if not question.may_refuse:
