@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-agents soak screenshots bench bench-quick bench-check docs dist zipapp lint format lock
+.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-openapi test-agents soak screenshots bench bench-quick bench-check docs dist zipapp lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -115,6 +115,13 @@ test-litellm: $(VENV)/installed ## LiteLLM's own client makes, lists and deletes
 	$(PYTHON) -m venv build/litellm-venv
 	build/litellm-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/litellm.in
 	@$(RUN) -m pytest tests/integration/test_keys.py $(FLAGS)
+
+# In an environment of its own: schemathesis brings a plugin for pytest.
+test-openapi: $(VENV)/installed ## schemathesis: requests made from /openapi.json, every answer checked (six minutes)
+	@$(RUN) -m tools.servers build llama-2023 >/dev/null
+	$(PYTHON) -m venv build/openapi-venv
+	build/openapi-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/openapi.in
+	@$(RUN) -m pytest tests/integration/test_openapi.py $(FLAGS)
 
 test-agents: $(VENV)/installed ## Codex and Claude Code, the real programs (640 MB, from npm), with tools over several turns
 	@$(RUN) -m tools.coding_agents
