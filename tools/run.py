@@ -80,11 +80,11 @@ def wait_ready(gateway: Gateway, others: list[Child]) -> None:
     no time limit."""
     hint = time.monotonic() + 15
     while not gateway.is_ready():
-        watch([gateway, *others])
+        watch([gateway, *others])  # not often: the gateway logs each refusal
         if hint and time.monotonic() > hint:
             say("the model does not answer yet; still waiting (Ctrl-C to stop)")
             hint = 0.0
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def check_free(port: int) -> None:

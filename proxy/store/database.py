@@ -47,6 +47,7 @@ S = TypeVar("S", bound=Struct)
 
 BUSY = 10.0  # seconds to wait for another SQLite writer, or for a free connection
 STARTING = 30.0  # seconds to wait for another process that creates the tables
+FIRST = "0000"  # before all migrations
 _LOCK = 0x510F  # PostgreSQL advisory lock; an arbitrary number
 
 
@@ -226,10 +227,11 @@ def insert_into(table: Table, db: Connection | Engine) -> Any:
 
 
 def _revision(connection: Connection) -> str:
-    """Return the revision of the tables; "" if there are none."""
+    """Return the revision of the tables; "" if there are none, FIRST if their creation was
+    interrupted."""
     if not inspect(connection).has_table(ALEMBIC_VERSION.name):
         return ""
-    return str(connection.execute(select(ALEMBIC_VERSION)).scalar())
+    return str(connection.execute(select(ALEMBIC_VERSION)).scalar() or FIRST)
 
 
 def _file(url: URL) -> Path | None:

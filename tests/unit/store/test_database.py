@@ -20,6 +20,7 @@ from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Document
+from proxy.store.revisions import newest_revision
 from proxy.store.tables import ALEMBIC_VERSION, metadata
 
 
@@ -101,6 +102,17 @@ def test_new_and_current_tables_need_no_alembic(url: str, monkeypatch: pytest.Mo
     with pytest.raises(TypeError):
         database.upgrade("0001")
     database.close()
+
+
+def test_interrupted_creation_is_no_later_version(url: str) -> None:
+    database = Database(url)
+    try:
+        with database.begin() as db:
+            ALEMBIC_VERSION.create(db)
+        database.upgrade()
+        assert database.revision() == newest_revision()
+    finally:
+        database.close()
 
 
 def test_tables_of_a_later_version_are_left_alone(url: str) -> None:
