@@ -82,12 +82,14 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     form.get_by_label("chat", exact=True).check()
     form.get_by_label("Other groups and paths").fill("/v1/models")
     form.get_by_label("Priority").select_option("low")
+    form.get_by_label("Conversations that are too long").select_option("compact")
     press(page, "Save")
     secret = copied(page)
     assert status(locked, secret) == 200
     facts = state(page, "laptop", "active").locator(".facts").inner_text()
     assert "qwen*, smol" in facts
     assert "chat, /v1/models" in facts
+    assert "compact" in facts
     assert "carol" in facts
 
     press(page, "Edit laptop")
@@ -95,6 +97,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     form.get_by_text("Rights", exact=True).click()
     assert form.get_by_label("Models").input_value() == "qwen*\nsmol"
     assert form.get_by_label("chat", exact=True).is_checked()
+    assert form.get_by_label("Conversations that are too long").input_value() == "compact"
     assert form.get_by_label("Other groups and paths").input_value() == "/v1/models"
     form.get_by_label("Client addresses").fill("10.0.0.0/8 or so")
     press(page, "Save")
