@@ -164,7 +164,9 @@ def test_gateways_lease_no_slot_twice_and_share_conversations(
         )
     assert [status for status, _, _ in answers] == [200] * 24
     (backend,) = _slots(one.url)["backends"]
-    assert backend["requests"] == 26
+    # Leases. A server that has not noticed the end of an answer is busy, and asked again; with
+    # slots leased twice, that would be every second request, again and again.
+    assert 26 <= backend["requests"] < 38
     assert backend["moved"] <= 2
     until(lambda: _states(one.url).count("busy") == 0)
 
