@@ -441,14 +441,14 @@ def test_request_that_the_local_embedding_model_answers_counts_once(http: Http) 
 def test_limit_of_the_local_embedding_model_counts_what_it_answers_under_other_names(
     http: Http,
 ) -> None:
-    local = services_of(make_app(Vectors(Cancelled("gone")))).embedder
+    app = make_app(Vectors(Cancelled("gone")), alias=("meaning", "scripted"))
+    local = services_of(app).embedder
     services = services_of(http.app)
     http.app.extensions[EXTENSION] = replace(services, local_embedder=local)
-    name = next(iter(local.registry.backends.values())).model
-    key = http.make(model_rpm_limit={name: 1}, rpm_limit=60)["key"]
+    key = http.make(model_rpm_limit={"meaning": 1}, rpm_limit=60)["key"]
     asked = [http.post("/v1/embeddings", key, model="ada", input="Hi") for _ in range(2)]
     assert [one.status_code for one in asked] == [200, 429], asked[0].text
-    assert f"of the model {name!r}" in asked[1].json["error"]["message"]
+    assert "of the model 'meaning'" in asked[1].json["error"]["message"]
 
 
 def test_limits_of_models_count_embeddings_under_any_name(http: Http) -> None:
