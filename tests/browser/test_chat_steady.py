@@ -29,16 +29,24 @@ PARTS = (INTRO, CODE, TABLE, FORMULA, LIST) * 3
 
 # The list's own scrolling moves nothing in this sense: the browser leaves it out.
 WATCH = """() => {
-  window.shifts = [];
+  window.shifts = { messages: [], header: [] };
+  const parts = {
+    messages: document.querySelector(".messages"),
+    header: document.querySelector(".talk > header"),
+  };
   new PerformanceObserver((list) => {
     for (const one of list.getEntries()) {
-      const moved = one.sources.map(({ node }) => node?.outerHTML ?? node?.textContent ?? "");
-      window.shifts.push([one.value, ...moved.map((text) => text.slice(0, 120))].join(" | "));
+      for (const { node } of one.sources) {
+        for (const name in parts) {
+          if (parts[name].contains(node)) window.shifts[name].push(node.textContent.slice(0, 80));
+        }
+      }
     }
   }).observe({ type: "layout-shift" });
 }"""
 FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 LEFT = "(list) => list.scrollHeight - list.scrollTop - list.clientHeight"
+ROUNDING = 2  # pixels; positions of scrolling are rounded
 SIZES = pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 
 
@@ -107,8 +115,8 @@ def test_reader_who_scrolled_up_sees_nothing_move(
     page.locator(DONE).get_by_role("button", name="Regenerate").wait_for()
     settled(page)
     for name, place in places.items():
-        assert abs(top(page, f".message.assistant {name}") - place) < 1, name
-    assert page.evaluate("window.shifts") == []
+        assert abs(top(page, f".message.assistant {name}") - place) <= ROUNDING, name
+    assert page.evaluate("window.shifts.messages") == []
     button.click()
     until(page, lambda: page.locator(".messages").evaluate(LEFT) < 2)
     assert not button.is_visible()
@@ -135,8 +143,7 @@ def test_reader_at_the_end_stays_there_and_nothing_else_moves(
     page.locator(DONE).get_by_role("button", name="Regenerate").wait_for()
     settled(page)
     assert page.locator(".messages").evaluate(LEFT) < 2
-    header = [one for one in page.evaluate("window.shifts") if "model" in one or "adjust" in one]
-    assert header == []
+    assert page.evaluate("window.shifts.header") == []
 
 
 def test_slow_scrolling_leaves_the_end(fed: FedSite, visit: Open) -> None:
@@ -149,7 +156,7 @@ def test_slow_scrolling_leaves_the_end(fed: FedSite, visit: Open) -> None:
     place = top(page, ".message.assistant .said p")
     feed.say(content=f"{INTRO}It goes on.\n\n")
     shown(page, "It goes on.")
-    assert top(page, ".message.assistant .said p") == place
+    assert abs(top(page, ".message.assistant .said p") - place) <= ROUNDING
     page.mouse.wheel(0, 10_000)
     until(page, lambda: page.locator(".messages").evaluate(LEFT) < 2)
     feed.say(content=f"{INTRO}It ends.\n\n")
@@ -190,7 +197,7 @@ def test_reasoning_folds_itself_unless_it_is_being_read(fed: FedSite, visit: Ope
     page.locator(DONE).nth(1).get_by_role("button", name="Regenerate").wait_for()
     settled(page)
     assert fold.last.evaluate("(one) => one.open")
-    assert line.evaluate("(one) => one.getBoundingClientRect().top") == place
+    assert abs(line.evaluate("(one) => one.getBoundingClientRect().top") - place) <= ROUNDING
 
 
 def test_tool_steps_fold_themselves(fed: FedSite, visit: Open) -> None:
@@ -260,7 +267,7 @@ def test_images_have_their_place_before_they_are_loaded(fed: FedSite, visit: Ope
     held[0].fulfill(body=documents.png(255, 0, 0, edge=600), content_type="image/png")
     page.locator(".message.user img").evaluate("(one) => one.decode()")
     settled(page)
-    assert top(page, ".message.assistant") == place
+    assert abs(top(page, ".message.assistant") - place) <= ROUNDING
 
 
 def test_branch_arrows_keep_the_message_in_its_place(fed: FedSite, visit: Open) -> None:
@@ -285,4 +292,4 @@ def test_branch_arrows_keep_the_message_in_its_place(fed: FedSite, visit: Open) 
     arrow.click()
     page.get_by_text("2 of 2").wait_for()
     settled(page)
-    assert abs(top(page, ".message.assistant") - place) < 1
+    assert abs(top(page, ".message.assistant") - place) <= ROUNDING
