@@ -1,8 +1,9 @@
 """Which slots requests may use that run in idle slots only: the lines of batches. Pure.
 
 Such a request never waits in the queue. It only takes spare slots: free ones whose prompt is hardly
-worth its evaluation, because its conversation will probably not return. One spare slot of a backend
-with several is left to others. Beside other requests it begins only while they all stream, and if
+worth its evaluation, because its conversation will probably not return, or has not for a while: so
+conversations that nobody continues cannot hold up a batch. One spare slot of a backend with several
+is left to others. Beside other requests it begins only while they all stream, and if
 little of its prompt is evaluated, because a server evaluates prompts in the same steps as it
 generates tokens.
 
@@ -23,6 +24,7 @@ from .ticket import Ticket
 
 LITTLE = 128  # tokens that an idle request may evaluate beside other requests
 NO_CHAIN = Chain()
+KEPT = 30.0  # seconds after its last use for which a prompt is kept from idle requests, at most
 WORTH = 64  # tokens to evaluate again, on average, if the prompt of a spare slot is lost
 
 
@@ -91,5 +93,7 @@ def _is_spare(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> boo
     mostly of use to the next one only."""
     held = slot.held
     if held is None or held.conversation.background or not backend.pins:
+        return True
+    if now - slot.used >= KEPT:
         return True
     return pool.expected_loss(held, NO_CHAIN, now) <= WORTH

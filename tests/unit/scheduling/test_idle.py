@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import NoBackend, NoIdleSlot
+from proxy.scheduling.idle import KEPT
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.state import BackendFacts
 from proxy.scheduling.ticket import Ticket
@@ -86,6 +87,17 @@ def test_idle_request_leaves_slots_to_conversations_that_may_return() -> None:
     with pytest.raises(NoIdleSlot):
         idle(world)
     world.clock.now += 3600
+    assert world.scheduler.idle_slots("m") == 1
+    idle(world)
+
+
+def test_conversations_that_nobody_continues_do_not_hold_up_a_batch() -> None:
+    world = World(slots=2)
+    world.turn(LONG)
+    world.turn("another " + LONG)
+    world.clock.now += KEPT - 1
+    assert world.scheduler.idle_slots("m") == 0
+    world.clock.now += 1
     assert world.scheduler.idle_slots("m") == 1
     idle(world)
 
