@@ -68,6 +68,7 @@ def create_app(settings):
 module = types.ModuleType("proxy.app")
 module.create_app = create_app
 module.reload = lambda app, settings: None
+module.suspend_keys = lambda app: False
 module.shows_key = lambda app, environ: "HTTP_AUTHORIZATION" in environ
 sys.modules["proxy.app"] = module
 """
