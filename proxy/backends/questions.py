@@ -27,7 +27,8 @@ PIECE = 1 << 16
 
 
 class ProbeSession:
-    """Sends GET requests to one backend, with `headers` in each. For one thread."""
+    """Sends GET requests to one backend, with `headers` in each and a connection for each. For one
+    thread."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._budget = _Budget()
@@ -65,6 +66,9 @@ class ProbeSession:
             raise BackendDown("the backend is not responding", detail=str(error)) from None
         except (requests.RequestException, HTTPError, OSError):
             return 0, b""
+        finally:
+            # A server may close without having said so, just when the next request is sent.
+            self._session.close()
 
 
 class _Budget:

@@ -83,6 +83,15 @@ def test_answer_that_ends_with_its_connection_is_read(start: bytes) -> None:
         assert session.get(server.url + "/props", 30.0) == (200, data)
 
 
+def test_every_request_has_its_own_connection() -> None:
+    """The server keeps the connection until the next request and closes it then, unannounced."""
+    answer = head(2) + b"{}"
+    with RawServer([answer, hang_up], [answer, hang_up]) as server, ProbeSession({}) as session:
+        for path in ("/props", "/slots"):
+            assert session.get(server.url + path, 30.0) == (200, b"{}")
+        assert all(closed.wait(30) for closed in server.closed)
+
+
 def test_redirect_is_an_answer_and_refused_connection_is_down() -> None:
     assert asked(head(0, "302 Found", "Location: http://x.example/\r\n"))[0] == 302
     assert asked(head(None) + chunk(b"{}") + LAST_CHUNK) == (200, b"{}")
