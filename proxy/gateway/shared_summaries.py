@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, TypeVar
 
+from ..runtime import redis_client
 from .summaries import MOST_TEXT, MemorySummaries
 
 MOST_SHARED = 128  # summaries of a group
 LIFETIME = 3600  # seconds that an unused summary is kept
 LOOKED_UP = 1024  # newest keys of a conversation that are looked up
-SECONDS = 2.0  # timeout of a request to Redis
 AGAIN = 5.0  # seconds for which a failed Redis is not asked again
 
 T = TypeVar("T")
@@ -32,17 +32,9 @@ class SharedSummaries:
     def __init__(self, url: str, name: str, clock: Callable[[], float] = time.time) -> None:
         """`clock` returns seconds that mean the same on all hosts."""
         import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
 
         self._error = redis.RedisError
-        self._redis: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=SECONDS,
-            socket_connect_timeout=SECONDS,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis: Any = redis_client.connect(url)
         self._prefix = f"slotproxy:{{{name}}}:summaries:"
         self._clock = clock
         self._own = MemorySummaries()

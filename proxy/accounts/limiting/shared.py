@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import LimitsUnavailable
+from ...runtime import redis_client
 from ...runtime.lasting import Lasting
 from ...runtime.locks import native_lock
 from . import scripts
@@ -32,7 +33,6 @@ from .meters import ANY, MICROSECONDS, TICKS, Charge, Gauge, Level, wait
 
 LEASE = 10  # seconds
 RENEWAL = 2.5  # seconds between two renewals
-SECONDS = 2.0  # timeout of a request to Redis
 AGAIN = 1.0  # seconds for which a failed Redis is not asked again
 AT_ONCE = 200  # leases renewed, or requests settled, in one round trip
 MOST_WAITING = 32_768  # settlements that wait for Redis; without it, the oldest are dropped
@@ -56,18 +56,10 @@ class SharedLimiter:
 
     def __init__(self, url: str, name: str, spent: Spent = nothing) -> None:
         import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
 
         self._error, self._timeout = redis.RedisError, redis.TimeoutError
         self._refused = redis.ResponseError
-        self._redis: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=SECONDS,
-            socket_connect_timeout=SECONDS,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis: Any = redis_client.connect(url)
         # Another number for other units of a level, so that no level of an older release is read.
         self._prefix = f"slotproxy:{{{name}}}:limits2:"
         self._take = self._redis.register_script(scripts.TAKE)
@@ -146,7 +138,7 @@ class SharedLimiter:
         self._closed.set()
         self._work.set()
         if self._thread is not None:
-            self._thread.join(SECONDS + 1.0)
+            self._thread.join(redis_client.SECONDS + 1.0)
 
     def _ask(self, script: Any, keys: Sequence[str], job: Any) -> list[bytes]:
         answer: list[bytes] = self._run(script, keys, _encode(job))

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from ...runtime import redis_client
 from .ops import FORMAT
 
 EVERY = 8192  # entries
 BATCH = 64  # entries read per batch, at most, so that other threads may run in between
-SECONDS = 2.0  # timeout of a request to Redis
 BLOCK = 500  # milliseconds a read waits for new entries
 RULES_LAST = 30  # seconds that the rules outlive the last worker using them
 T = TypeVar("T")
@@ -42,18 +42,9 @@ class RedisLog:
 
     def __init__(self, url: str, name: str) -> None:
         import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
 
         self._error = redis.RedisError
-        self._redis: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=SECONDS,
-            socket_connect_timeout=SECONDS,
-            protocol=2,
-            # Without retries: an entry written twice is worse than one not written.
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis: Any = redis_client.connect(url)
         key = f"slotproxy:{{{name}}}:"
         # The format is in the keys, so that an upgraded worker never reads an older format.
         self._log, self._snapshot = f"{key}log:{FORMAT}", f"{key}snapshot:{FORMAT}"
