@@ -96,6 +96,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "httptools": ("backends/http.py", "server/reader.py", "websearch/fetch.py"),
     "requests": ("backends/questions.py",),
     "redis": (
+        "runtime/redis_client.py",
         "scheduling/shared/log.py",
         "accounts/limiting/shared.py",
         "gateway/shared_summaries.py",
