@@ -344,7 +344,7 @@ def answered(document: Any, status: str = "200 OK") -> list[Step]:
 
 
 def probed(*answers: list[Step], model: str = "") -> Capabilities:
-    with RawServer([step for one in answers for step in one]) as server:
+    with RawServer(*answers) as server:
         driver = OpenAIServer(f"{server.url}/v1", model=model)
         try:
             return driver.probe(5)
@@ -370,8 +370,8 @@ def test_a_server_with_many_models_is_a_host_of_them() -> None:
     entries = [{"id": "a", "max_model_len": 8192}, {"id": "b"}]
     fewer = [{"id": "b"}]
     missing = answered({}, "404 Not Found")
-    full, less = (answered({"data": one}) + missing for one in (entries, fewer))
-    with RawServer(full, full, less) as server:
+    full, less = (answered({"data": one}) for one in (entries, fewer))
+    with RawServer(full, missing, full, missing, less, missing) as server:
         driver = OpenAIServer(f"{server.url}/v1")
         assert driver.probe(5).dialect == ROUTER
         host = OpenAIHost(driver)
@@ -482,8 +482,7 @@ def test_a_stream_without_an_event_and_without_a_reason_is_a_lost_answer() -> No
 def test_a_health_check_of_llama_cpp_python_does_not_ask_for_its_models() -> None:
     """That would stop the answer that it writes."""
     listed = answered({"data": [{"id": "m", "object": "model", "owned_by": "me"}]})
-    version = answered({}, "404 Not Found")
-    with RawServer(listed + version, answered({})) as server:
+    with RawServer(listed, answered({})) as server:
         driver = OpenAIServer(f"{server.url}/v1")
         try:
             assert driver.probe(5).dialect == "llama-cpp-python"
@@ -531,9 +530,8 @@ def test_chunks_that_came_together_say_the_same_as_one_by_one(
 def counted(owner: str, *answers: Any, chat: bool = True) -> tuple[list[int] | None, list[str]]:
     """The tokens of a chat at a server of this owner, and the paths and bodies that it got."""
     listed = answered({"data": [{"id": "m", "owned_by": owner}]})
-    version = answered({}, "404 Not Found")
     steps = [step for one in answers for step in answered(one)]
-    with RawServer(listed + version, steps) as server:
+    with RawServer(listed, steps or answered({}, "404 Not Found")) as server:
         driver = OpenAIServer(f"{server.url}/v1")
         try:
             driver.probe(5)
