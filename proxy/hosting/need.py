@@ -108,8 +108,8 @@ class Need:
 
     @property
     def is_learned(self) -> bool:
-        """Whether a load was seen."""
-        return self._learned.seconds > 0
+        """Whether a load was seen, however short."""
+        return self._learned.loaded_at > 0
 
     @cached_property
     def files(self) -> Sequence[ModelFile]:
