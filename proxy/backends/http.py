@@ -523,6 +523,8 @@ class ConnectionPool:
         connection.used, connection.since = True, time.monotonic()
         if len(self._idle) < self._max_idle:
             self._idle.append(connection)
+            if not self._max_idle:  # the pool was closed just now
+                self._close_idle()
         else:
             connection.close()
         self._leave_room()
@@ -533,10 +535,14 @@ class ConnectionPool:
         self._leave_room()
 
     def close(self) -> None:
-        """Close the idle connections."""
-        idle, self._idle = self._idle, deque()
-        for connection in idle:
-            connection.close()
+        """Close the idle connections. Those in use are closed when their answers end."""
+        self._max_idle = 0
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def _leave_room(self) -> None:
         if self._room is not None:

@@ -184,6 +184,18 @@ def test_early_close_discards_the_connection(pools: list[ConnectionPool]) -> Non
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 
 
+def test_answer_that_ends_after_the_pool_was_closed_closes_its_connection(
+    pools: list[ConnectionPool],
+) -> None:
+    with RawServer([OK]) as server:
+        pool = pool_of(server, pools)
+        exchange = pool.send("POST", "/x", {})
+        connection = exchange._connection
+        pool.close()
+        assert exchange.read_all(60) == b"ok"
+        assert connection is not None and connection.sock.fileno() == -1
+
+
 def test_open_connections_stay_within_the_limit(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"a")], [OK]) as server:
         pool = ConnectionPool(server.url, timeout=0.2, limit=1)
