@@ -139,6 +139,7 @@ class SharedLimiter:
         self._work.set()
         if self._thread is not None:
             self._thread.join(redis_client.SECONDS + 1.0)
+        self._redis.close()
 
     def _ask(self, script: Any, keys: Sequence[str], job: Any) -> list[bytes]:
         answer: list[bytes] = self._run(script, keys, _encode(job))
