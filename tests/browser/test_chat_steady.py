@@ -200,6 +200,49 @@ def test_reasoning_folds_itself_unless_it_is_being_read(fed: FedSite, visit: Ope
     assert abs(line.evaluate("(one) => one.getBoundingClientRect().top") - place) <= ROUNDING
 
 
+def test_pressed_control_stays_under_the_pointer(fed: FedSite, visit: Open) -> None:
+    """Following the end, the list would take it away between the press and its release."""
+    page = opened(fed, visit)
+    feed = asked_after_a_long_answer(page, fed)
+    fold = page.locator('details[data-name="reasoning"]')
+    summary = fold.locator("summary")
+    box = summary.bounding_box()
+    page.mouse.move(box["x"] + 10, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    feed.say(content=f"\n\n{INTRO}It goes on.\n\n")
+    shown(page, "It goes on.")
+    assert abs(summary.bounding_box()["y"] - box["y"]) <= ROUNDING
+    page.mouse.up()
+    until(page, lambda: fold.evaluate("(one) => one.open"))
+    feed.say(content=f"{INTRO}It ends.\n\n")
+    shown(page, "It ends.")
+    assert page.locator(".messages").evaluate(LEFT) < 2
+    feed.end()
+    page.locator(DONE).nth(1).wait_for()
+
+
+def test_question_after_a_long_answer_is_in_view(fed: FedSite, visit: Open) -> None:
+    """A message that was never in view has an estimated height, until it comes into view."""
+    page = opened(fed, visit)
+    feed = asked_after_a_long_answer(page, fed)
+    until(page, lambda: page.locator(".messages").evaluate(LEFT) < 2)
+    feed.end()
+    page.locator(DONE).nth(1).wait_for()
+
+
+def asked_after_a_long_answer(page: Any, fed: FedSite) -> Any:
+    first, feed = fed.feed(), fed.feed()
+    ask(page, "Tell me about light.")
+    first.say(content=INTRO * 9)
+    first.end()
+    page.locator(DONE).wait_for()
+    ask(page, "How many steps?")
+    feed.say(reasoning_content="Let me think about it.")
+    feed.say(content="It begins.")
+    shown(page, "It begins.")
+    return feed
+
+
 def test_tool_steps_fold_themselves(fed: FedSite, visit: Open) -> None:
     page = opened(fed, visit)
     page.locator(".kinds span", has_text="Agent").click()

@@ -6,12 +6,23 @@ const FAR = 160; // pixels from the end, from which the button to the end is sho
 
 export class Reading {
   #ending = true;
+  #pressed = false; // a control in the list: it stays under the pointer, so that the click meets it
   #top = 0;
+  #height = 0;
 
   /** `button` scrolls to the end. */
   constructor(list, button) {
     Object.assign(this, { list, button });
     list.addEventListener("scroll", () => this.#scrolled());
+    list.addEventListener("contentvisibilityautostatechange", () => this.#grown());
+    list.addEventListener("pointerdown", ({ target }) => {
+      this.#pressed = target.closest("summary, button, a") !== null;
+    });
+    for (const name of ["pointerup", "pointercancel"]) {
+      window.addEventListener(name, () => {
+        this.#pressed = false;
+      });
+    }
     button.addEventListener("click", () => {
       this.end();
       list.focus({ preventScroll: true });
@@ -45,8 +56,10 @@ export class Reading {
   }
 
   #scrolled() {
-    const { scrollTop } = this.list;
+    const { scrollTop, scrollHeight } = this.list;
     const left = this.#left;
+    // A message gets its real height when it comes into view: the list has moved, not its reader.
+    if (this.#ending && scrollHeight !== this.#height) return this.#grown();
     // Even a little way up counts, so that slow scrolling leaves the end.
     if (left < 2 || (left < NEAR && scrollTop > this.#top)) this.#ending = true;
     else if (scrollTop < this.#top) this.#ending = false;
@@ -55,7 +68,8 @@ export class Reading {
   }
 
   #grown() {
-    if (this.#ending) this.list.scrollTop = this.list.scrollHeight;
+    if (this.#ending && !this.#pressed) this.list.scrollTop = this.list.scrollHeight;
+    this.#height = this.list.scrollHeight;
     this.#offer();
   }
 
