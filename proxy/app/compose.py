@@ -33,7 +33,7 @@ from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
-from ..core.formats import SCHEMAS, TOOLS
+from ..core.formats import BY_PROMPT
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
@@ -394,14 +394,11 @@ def _launched(settings: Settings, model: ModelConfig, url: str) -> Server:
 
 
 def _openai(settings: Settings, config: BackendConfig) -> Driver:
-    by_prompt = (TOOLS if "tools" in config.by_prompt else frozenset()) | (
-        {SCHEMAS} if "schemas" in config.by_prompt else frozenset()
-    )
     return OpenAIServer(
         config.url,
         model=config.model,
         api_key=config.api_key or "",
-        by_prompt=by_prompt,
+        by_prompt=frozenset[str]().union(*(BY_PROMPT[name] for name in config.by_prompt)),
         **_server_options(settings),
     )
 

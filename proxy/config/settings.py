@@ -71,10 +71,10 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
         _one_backend("overrides --chat-mode for this server"),
     ] = None
     by_prompt: Annotated[
-        tuple[Literal["tools", "schemas"], ...],
+        tuple[Literal["tools", "required", "schemas"], ...],
         _one_backend(
             "what a server of the kind openai ignores, so that the prompt describes it: tools,"
-            " schemas"
+            " required (only calls that tool_choice requires), schemas"
         ),
     ] = ()
     on_overflow: Annotated[

@@ -10,7 +10,10 @@ from .request import CompletionRequest
 SCHEMAS = "schemas"
 AUTO = frozenset({"auto"})
 TOOLS = frozenset({"auto", "required", "named"})
+REQUIRED = frozenset({"required", "named"})
 FORMATS = TOOLS | {SCHEMAS}
+# By the names of the setting `by_prompt`.
+BY_PROMPT = {"tools": TOOLS, "required": REQUIRED, "schemas": frozenset({SCHEMAS})}
 
 
 def describes_tools(request: CompletionRequest, by_prompt: frozenset[str]) -> bool:

@@ -82,7 +82,8 @@ def one(
         "powerinfer": f'url = "{_powerinfer_server.url}"\nslots = 2',
         "llama-2026": f'url = "{_new_server.url}"',
         CHATGLM: f'file = "{babbler}"',
-        BY_OPENAI: f'kind = "openai"\nurl = "{behind.url}/v1"\nslots = 2\nctx_size = 2048',
+        BY_OPENAI: f'kind = "openai"\nurl = "{behind.url}/v1"\nslots = 2\nctx_size = 2048\n'
+        'by_prompt = ["required"]',
         BY_SLOTPROXY: f'kind = "openai"\nurl = "{second.url}/v1"\nslots = 2\nctx_size = 2048',
         BY_PYTHON: f'kind = "openai"\nurl = "{python.url}/v1"\nctx_size = 2048',
     }

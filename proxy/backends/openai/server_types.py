@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ...core.formats import TOOLS
+from ...core.formats import REQUIRED, TOOLS
 from ...core.sampling import FIELDS
 
 # OpenAI's own sampling fields (see "Create chat completion" in its API reference). Their names and
@@ -105,7 +105,7 @@ OLLAMA = ServerType(
     sampling={name: name for name in STANDARD if name != "logit_bias"},
     slots=4,
     most_slots=16,
-    by_prompt=frozenset({"required", "named"}),
+    by_prompt=REQUIRED,
 )
 # It refuses a tool choice that is an object, and the type json_object (its documentation).
 LM_STUDIO = ServerType(
