@@ -12,9 +12,9 @@ which of its neurons to evaluate.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,4 +190,10 @@ def cached(fim: bool = False, sparse: bool = False) -> Path:
 
 
 if __name__ == "__main__":
-    print(write(sys.argv[1], fim="--fim" in sys.argv, sparse="--sparse" in sys.argv))
+    parser = argparse.ArgumentParser(prog="python -m tools.made_up_model", description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    parser.add_argument("file", help="the file to write")
+    parser.add_argument("--fim", action="store_true", help="with fill-in-the-middle tokens")
+    parser.add_argument("--sparse", action="store_true", help="in the format of PowerInfer")
+    given = parser.parse_args()
+    print(write(given.file, fim=given.fim, sparse=given.sparse))
