@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.scheduling.prefix import BLOCKS, LONG, MOST, PART, Chains, mask
+from proxy.scheduling.prefix import BLOCKS, LONG, MOST, PART, REMEMBERED, Chains, mask
 
 LENGTHS = st.lists(st.text(min_size=1, max_size=700), min_size=1, max_size=6)
 
@@ -112,6 +113,26 @@ def test_next_turn_hashes_its_new_text_alone_even_if_the_last_message_was_anothe
         size += 4000
 
 
+def test_shared_system_prompt_is_hashed_once() -> None:
+    chains, system = Chains(), "system " * 2000
+    for number in range(REMEMBERED + 8):
+        prompt = Prompt(f"{system}question {number}")
+        chains.chain(prompt, (len(system), len(prompt)))
+        if number:
+            assert prompt.copied == len(prompt) - len(system)
+
+
+def test_conversations_that_share_a_system_prompt_keep_their_own_ends() -> None:
+    chains, system = Chains(), "system " * 2000
+    turns = [f"{system}{number}" + "turn " * LONG for number in range(4)]
+    for text in turns:
+        chains.chain(text, (len(system), len(text)))
+    for text in turns:
+        prompt = Prompt(text + "next " * 100)
+        chains.chain(prompt, (len(system), len(text), len(prompt)))
+        assert prompt.copied == len(prompt) - len(text)
+
+
 def test_chain_ignores_boundary_order_and_boundaries_outside_the_prompt() -> None:
     chains, text = Chains(), "word " * 200
     for prompt in (text, ""):
@@ -136,6 +157,13 @@ def test_mask_hides_timestamps_in_head_and_keeps_length() -> None:
     assert mask(head + tail, len(head)).endswith(tail)
     plain = "at 12:30 we meet, 1:2:3, ratio 16:9:4"
     assert mask(plain, len(plain)) is plain
+
+
+@given(st.text("0123459:.,-c", max_size=60))
+def test_mask_finds_each_time_of_day_and_nothing_else(text: str) -> None:
+    times = re.compile(r"([0-2][0-9]:[0-5][0-9]:)([0-5][0-9](?:[.,][0-9]+)?)(?![0-9:])")
+    expected = times.sub(lambda found: found[1] + "0" * len(found[2]), text)
+    assert mask(text, len(text)) == expected
 
 
 def test_long_prompt_has_links_from_its_beginning_to_its_end() -> None:
