@@ -55,7 +55,8 @@ class RpcError(Exception):
 
 def parse(body: Body) -> Message:
     """Raises BadRequest for what is no JSON-RPC message."""
-    key, method = body.get("id"), body.get("method") or ""
+    key, method = body.get("id"), body.get("method")
+    method = "" if method is None else method
     answers = body.get("result"), body.get("error")
     if body.get("jsonrpc") != "2.0" or type(method) is not str:
         raise BadRequest('a message must have "jsonrpc": "2.0" and a method')

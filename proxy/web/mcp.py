@@ -57,7 +57,7 @@ def answer(services: Services, record: Record) -> Any:
             key = mcp_server.cancelled(message.params)
             if key is not None:
                 services.mcp_calls.cancel(record.key, session, key)
-        return Response(status=202)
+        return _empty(202)
     try:
         if message.method == "tools/call":
             return _called(services, record, session, message)
@@ -73,7 +73,14 @@ def end(services: Services, record: Record) -> Response:
     if not session:
         raise BadRequest(f"{mcp_server.SESSION} is missing: it names the session to end")
     services.mcp_calls.cancel_all(record.key, session)
-    return Response(status=204)
+    return _empty(204)
+
+
+def _empty(status: int) -> Response:
+    """A response without a body, and so without the type of one."""
+    response = Response(status=status)
+    del response.headers["Content-Type"]
+    return response
 
 
 def _result(services: Services, record: Record, message: Message) -> Mapping[str, Any]:
@@ -84,7 +91,10 @@ def _result(services: Services, record: Record, message: Message) -> Mapping[str
     }
     method = methods.get(message.method)
     if method is None:
-        raise RpcError(NO_METHOD, f"there is no method {message.method[:100]!r}")
+        known = ", ".join(("initialize", *methods, "tools/call"))
+        raise RpcError(
+            NO_METHOD, f"there is no method {message.method[:100]!r}: this server has {known}"
+        )
     return method()
 
 

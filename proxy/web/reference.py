@@ -35,7 +35,8 @@ NO_KEY = frozenset({"status.ready", "status.live", "reference.document"})
 
 class Operation(NamedTuple):
     """`body` names the schema of a body or form, `other` that of an alternative body. `streams` is
-    the media type of the streamed answer. `foreign`: errors are those of a model's server, of any
+    the media type of the streamed answer. `empty` describes the answers without a body, by status;
+    `answer` is "" if there is no other. `foreign`: errors are those of a model's server, of any
     media type. `tag` is filled in from the table."""
 
     summary: str
@@ -43,6 +44,7 @@ class Operation(NamedTuple):
     streams: str = ""
     answer: str = "application/json"
     other: str = ""
+    empty: Mapping[str, str] = {}
     foreign: bool = False
     tag: str = ""
 
@@ -105,9 +107,16 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
     },
     (MCP, "mcp"): {
         "answer": Operation(
-            "A message of the Model Context Protocol, over streamable HTTP", "McpMessage"
+            "A message of the Model Context Protocol, over streamable HTTP",
+            "McpMessage",
+            SSE,
+            empty={"202": "A notification or an answer was accepted"},
         ),
-        "end": Operation("Ends a session of the Model Context Protocol: its calls are cancelled"),
+        "end": Operation(
+            "Ends a session of the Model Context Protocol: its calls are cancelled",
+            answer="",
+            empty={"204": "The session was ended"},
+        ),
     },
     (OPENAI, "responses"): {
         "create": Operation(
@@ -448,12 +457,14 @@ def _operation(rule: Rule, method: str, path: str, keys: bool) -> dict[str, Any]
     errors: dict[str, Any] = {"application/json": error}
     if operation.foreign:
         errors = {"application/json": {}, ANY: {}}
+    whole: dict[str, Any] = {"200": {"description": "OK", "content": answers}}
     made: dict[str, Any] = {
         "operationId": f"{method}_{slug}",
         "tags": [operation.tag],
         "summary": operation.summary,
         "responses": {
-            "200": {"description": "OK", "content": answers},
+            **(whole if operation.answer else {}),
+            **{status: {"description": said} for status, said in operation.empty.items()},
             "default": {"description": "An error", "content": errors},
         },
     }

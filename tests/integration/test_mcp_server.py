@@ -100,6 +100,18 @@ def test_tools_are_listed(served: Gateway) -> None:
     assert tools["far__get_weather"].annotations.read_only_hint
 
 
+def test_client_that_asks_for_resources_is_told_and_goes_on(served: Gateway) -> None:
+    from mcp import MCPError
+
+    async def work(client: Any) -> Any:
+        for ask in (client.list_resources, client.list_resource_templates, client.list_prompts):
+            with pytest.raises(MCPError, match="there is no method"):
+                await ask()
+        return await client.list_tools()
+
+    assert using(served, work).tools
+
+
 def test_tools_are_called(served: Gateway) -> None:
     assert called(served, "far__get_weather", city="Oslo") == (False, '{"temperature": 4}')
     assert called(served, "calculator", expression="6*7") == (False, "42")

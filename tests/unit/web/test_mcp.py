@@ -63,8 +63,16 @@ def test_answers_are_of_the_protocol(http: FlaskClient) -> None:
     result = call(http, "calculator", expression="6*7")
     parsed = types.CallToolResult.model_validate(result, by_name=False)
     assert not parsed.is_error
-    wrong = post(http, "prompts/list").json
-    assert types.JSONRPCError.model_validate(wrong).error.code == mcp_server.NO_METHOD
+
+
+@pytest.mark.parametrize("method", ["resources/list", "resources/templates/list", "prompts/list"])
+def test_method_that_is_not_offered_is_an_error_that_names_those_that_are(
+    http: FlaskClient, method: str
+) -> None:
+    answer = post(http, method)
+    assert (answer.status_code, answer.json["error"]["code"]) == (200, mcp_server.NO_METHOD)
+    assert "tools/list" in answer.json["error"]["message"]
+    assert set(mcp_server.initialized({}, "1", "")["capabilities"]) == {"tools"}
 
 
 @pytest.mark.parametrize(
@@ -77,10 +85,15 @@ def test_revision_is_negotiated(http: FlaskClient, asked: str | None, spoken: st
     assert answer.headers[mcp_server.SESSION]
 
 
-def test_notifications_have_no_answer(http: FlaskClient) -> None:
-    message = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-    answer = http.post("/mcp", json=message)
+@pytest.mark.parametrize(
+    "message", [{"method": "notifications/initialized"}, {"id": 1, "result": {}}]
+)
+def test_notifications_and_answers_are_accepted_without_a_body(
+    http: FlaskClient, message: Mapping[str, Any]
+) -> None:
+    answer = http.post("/mcp", json={"jsonrpc": "2.0", **message})
     assert (answer.status_code, answer.data) == (202, b"")
+    assert "Content-Type" not in answer.headers
 
 
 @pytest.mark.parametrize(
@@ -88,6 +101,7 @@ def test_notifications_have_no_answer(http: FlaskClient) -> None:
     [
         {"id": 1, "method": "ping"},
         {"jsonrpc": "2.0", "id": 1},
+        {"jsonrpc": "2.0", "id": 1, "method": {}, "result": {}},
         {"jsonrpc": "2.0", "id": {}, "method": "ping"},
         {"jsonrpc": "2.0", "id": "x" * (mcp_server.LONGEST_ID + 1), "method": "ping"},
         {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": []},
@@ -329,6 +343,12 @@ def test_cancelled_stream_has_no_result(way: str, monkeypatch: pytest.MonkeyPatc
             assert other.delete("/mcp", headers=session).status_code == 204
         assert "result" not in call.result(60).text
     tool.go.set()
+
+
+def test_end_of_a_session_is_answered_without_a_body(http: FlaskClient) -> None:
+    answer = http.delete("/mcp", headers={mcp_server.SESSION: "mine"})
+    assert (answer.status_code, answer.data) == (204, b"")
+    assert "Content-Type" not in answer.headers
 
 
 def test_session_to_end_must_be_named(http: FlaskClient) -> None:

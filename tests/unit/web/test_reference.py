@@ -104,6 +104,14 @@ def test_answers_to_the_examples_are_documented(document: dict[str, Any]) -> Non
     assert answered > 10
 
 
+def test_answers_without_a_body_are_documented_without_one(document: dict[str, Any]) -> None:
+    ways = document["paths"]["/mcp"]
+    assert "content" not in ways["post"]["responses"]["202"]
+    assert "content" in ways["post"]["responses"]["200"]
+    assert set(ways["delete"]["responses"]) == {"204", "default"}
+    assert "content" not in ways["delete"]["responses"]["204"]
+
+
 def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
     """A body with the required fields."""
     described = schemas[schema["$ref"].rpartition("/")[2]]
