@@ -6,13 +6,12 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from ..accounts.key_text import without_keys
 from ..backends.pools import Backend
 from ..config import Settings
-from ..dialects.openai import error as error_object
 from ..errors import (
     BadRequest,
     GatewayError,
@@ -51,6 +50,7 @@ from ..web import (
     vector_stores,
 )
 from ..web.batches.asking import asker
+from ..web.error_forms import form_of
 from ..web.fastpath import Application
 from ..web.observability import Lines, Record
 from ..web.peers import TrustedProxies
@@ -122,7 +122,7 @@ def attach(app: Application, services: Services) -> None:
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)
-    app.judge = judge_of(sites, keys=bool(settings.keys))
+    app.judge = judge_of(sites, keys=bool(settings.keys), prefix=settings.api_prefix)
 
 
 def reload(app: Flask, settings: Settings) -> None:
@@ -195,7 +195,8 @@ def _defect(error: Exception) -> Response:
 
 
 def _refused(fault: GatewayError) -> Response:
-    """An error page for browsers, the error object for all others."""
+    """An error page for browsers, the error object of the API for all others."""
     if pages.errors.wants_page():
         return pages.errors.page(fault)
-    return refuse(fault, error_object, Record.of(request.environ))
+    form = form_of(request.path, services_of(current_app).settings.api_prefix)
+    return refuse(fault, form, Record.of(request.environ))

@@ -25,9 +25,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from flask import Response
 
-from ..dialects import openai
 from ..errors import Forbidden
 from .cors import allowed_by
+from .error_forms import form_of
 from .fastpath import Environ
 from .observability import Record
 from .spine import refuse
@@ -119,9 +119,9 @@ class Sites:
         )
 
 
-def judge_of(sites: Sites, *, keys: bool) -> Callable[[Environ], Response | None]:
-    """Return the check of a gateway with or without keys: it returns the response that refuses a
-    request, or None."""
+def judge_of(sites: Sites, *, keys: bool, prefix: str = "") -> Callable[[Environ], Response | None]:
+    """Return the check of a gateway with or without keys, whose paths have this prefix: it returns
+    the response that refuses a request, or None."""
     logged: set[str] = set()
 
     def judge(environ: Environ) -> Response | None:
@@ -134,7 +134,8 @@ def judge_of(sites: Sites, *, keys: bool) -> Callable[[Environ], Response | None
             if fault.message not in logged and len(logged) < TOLD:
                 logged.add(fault.message)
                 log.warning("refused: %s", fault.message)
-            return refuse(fault, openai.error, Record.of(environ))
+            form = form_of(environ.get("PATH_INFO", ""), prefix)
+            return refuse(fault, form, Record.of(environ))
         return None
 
     return judge

@@ -39,7 +39,7 @@ BAD = re.compile(
     # With less CPU time than that, the machine was busy with something else.
     r"|event loop was blocked for \S+ s \((0\.[1-9]|[1-9])\S* s CPU"
 )
-# Refusals before the dialect of the route is known have the general form.
+# Refusals before a route is found have the form of the path's API, or the general one.
 NO_ROUTE = re.compile(rb"no such route|is not allowed for this route|unknown_origin|unknown_host")
 NO_HTTP = b"400 Bad Request: "  # the reader's own answer to invalid HTTP
 SHOWN = 3000  # characters of a log
@@ -405,8 +405,9 @@ def wrong_in(case: Case, answer: Answer) -> str:
         except ValueError as error:
             return f"no JSON ({error})"
         if answer.status >= 400:
-            endpoint = "" if NO_ROUTE.search(answer.body) else case.endpoint
-            return "" if is_error(endpoint, value) else f"{answer.status} in a form of its own"
+            general = NO_ROUTE.search(answer.body) is not None and is_error("", value)
+            known = general or is_error(case.endpoint, value)
+            return "" if known else f"{answer.status} in a form of its own"
         return ""
     if answer.body.startswith(NO_HTTP):
         return ""

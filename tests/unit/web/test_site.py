@@ -53,8 +53,12 @@ def test_cross_site_requests_are_refused(
     answer = open_one.open(path, method=method, headers=headers, **body)
     assert answer.status_code == 403
     assert answer.json is not None
-    assert "--cors-origins" in answer.json["error"]["message"]
-    assert answer.json["error"]["code"] == "unknown_origin"
+    error = answer.json["error"]
+    if path == "/api/chat":  # Ollama's form has no code
+        assert "--cors-origins" in error
+    else:
+        assert "--cors-origins" in error["message"]
+        assert error["code"] == "unknown_origin"
 
 
 def test_cross_site_upload_is_not_stored(tmp_path: Any) -> None:
