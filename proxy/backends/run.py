@@ -13,7 +13,7 @@ from operator import attrgetter
 from time import monotonic
 from typing import Any
 
-from ..core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail
+from ..core.events import Batch, Finished, FinishReason, Progress, Started, TextDelta, TokenDetail
 from ..core.task import Task
 from ..core.usage import Timings, Usage
 from ..errors import AnswerCut, BackendBusy, GatewayError, UpstreamFault, UpstreamTimeout
@@ -135,6 +135,11 @@ class LlamaRun:
                         over = self._plain(plain, batch)
                     else:
                         over = self._events(decoder.feed(data) if data else decoder.close(), batch)
+                except sse.EventTooLarge:
+                    # An old server repeats the probabilities of all tokens in its last event.
+                    if self._top is None or self._caps.queues or not self.begun:
+                        raise
+                    over = self._ended(batch, "length" if self._left <= 0 else "stop")
                 except (GatewayError, sse.SSEError, WireFault):
                     if batch:  # the client gets what came before the fault
                         yield batch
@@ -239,16 +244,17 @@ class LlamaRun:
         if room < 0:
             raise WireFault("more text than its tokens can represent")
 
-    def _ended(self, batch: Batch) -> bool:
-        """End a run that does not end by itself, with our own counts."""
+    def _ended(self, batch: Batch, reason: FinishReason = "length") -> bool:
+        """End a run whose own end is not waited for, with our own counts."""
         usage = Usage(self.prompt_tokens, min(self.pieces, self._limit), self.cached)
-        batch.append(Finished(reason="length", usage=usage, slot=self.slot))
+        batch.append(Finished(reason=reason, usage=usage, slot=self.slot))
         self._cut = True
         return True
 
     def _events(self, events: list[sse.Event], batch: Batch) -> bool:
         """Add events of any form. True after the last event."""
-        for name, payload in events:
+        for name, data in events:
+            payload = servercpp.without_repeated(data)
             check_cost(payload)
             if name:
                 raise stream_error(payload, secret=self._secret)

@@ -149,6 +149,21 @@ def chunks(data: list[bytes]) -> list[Chunk]:
         raise WireFault(str(error)) from None
 
 
+_REPEATED, _REST = b'{"completion_probabilities":[', b'],"content":"'
+
+
+def without_repeated(data: bytes) -> bytes:
+    """The last event of an old server without the probabilities of all tokens, which it repeats
+    there: of a long answer, they would take long to decode. Every other event as it is."""
+    if not data.startswith(_REPEATED):
+        return data
+    # A quote within a string has a backslash before it, so this ends the list.
+    end = data.find(_REST, len(_REPEATED) - 1)
+    if end < 0 or data.find(b'"stop":true', end) < 0:
+        return data
+    return b"{" + data[end + 2 :]
+
+
 def times(timings: WireTimings | None, cached: int) -> Timings:
     """The times in a last chunk; an evaluation of nothing is reported as null."""
     if timings is None:

@@ -33,6 +33,11 @@ def old_url(old_server: ModelServer, module_gateway: Callable[..., Gateway]) -> 
     return module_gateway("--llama-api", old_server.url, "--metrics").url
 
 
+@pytest.fixture
+def any_old_url(any_old_server: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
+    return module_gateway("--llama-api", any_old_server.url, "--metrics").url
+
+
 def post(url: str, path: str, /, status: int = 200, **body: Any) -> Any:
     answer = requests.post(url + path, json=body, timeout=60)
     assert answer.status_code == status, answer.text
@@ -125,6 +130,15 @@ def test_post_sampling_probabilities_are_returned(url: str) -> None:
         assert 0 <= token["prob"] <= 1
         assert "logprob" not in token
         assert all(0 <= one["prob"] <= 1 for one in token["top_probs"])
+
+
+def test_long_answer_with_many_probabilities_is_whole(any_old_url: str) -> None:
+    """An old server repeats the probabilities of all tokens in its last event: of 250 for each
+    token, that takes longer to decode than any event may."""
+    asked: dict[str, Any] = {"prompt": "Hi", "n_predict": 800, "ignore_eos": True, "n_probs": 250}
+    answer = post(any_old_url, "/completion", **asked)
+    assert (answer["stop_type"], answer["tokens_predicted"]) == ("limit", 800)
+    assert answer["tokens_evaluated"] > 0
 
 
 def test_counted_chat_tokens_equal_evaluated_ones(url: str) -> None:

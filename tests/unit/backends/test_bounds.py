@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.refusals import MAX_BODY, MAX_SAID
 from proxy.backends.run import FORGIVEN_TEXT, TOKEN_TEXT
 from proxy.backends.sockets import READ_SIZE
-from proxy.core.events import Batch, TextDelta
+from proxy.core.events import Batch, Finished, TextDelta
 from proxy.core.task import Task
 from proxy.errors import BadRequest, UpstreamFault
 from proxy.runtime.cancel import Cancel
@@ -32,11 +32,12 @@ def play() -> Iterator[Play]:
     """Runs a driver on scripted answers to a request for one token."""
     drivers: list[LlamaCpp] = []
 
-    def one(answer: bytes) -> list[Batch]:
+    def one(answer: bytes, logprobs: int | None = None) -> list[Batch]:
         with RawServer([answer]) as server:
             driver = LlamaCpp(server.url, timeout=60)
             drivers.append(driver)
-            stream = driver.stream(Task(prompt="Hi", max_tokens=1), 0, OLD, Cancel())
+            task = Task(prompt="Hi", max_tokens=1, logprobs=logprobs)
+            stream = driver.stream(task, 0, OLD, Cancel())
             try:
                 return [batch for batch in stream if batch]
             finally:
@@ -98,7 +99,7 @@ def test_refusal_message_length_is_bounded(play: Play) -> None:
 
 
 def event(**fields: Any) -> bytes:
-    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+    return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
 
 
 def test_text_length_is_bounded_by_requested_tokens(play: Play) -> None:
@@ -128,6 +129,38 @@ def test_stream_event_size_is_bounded() -> None:
     assert len(fed(MAX_EVENT)[0][1]) == MAX_EVENT - 6
     with pytest.raises(SSEError):
         fed(MAX_EVENT + READ_SIZE + 1)  # data of the first read is not counted
+
+
+def test_repeated_probabilities_of_an_answer_are_not_bounded(play: Play) -> None:
+    """A server of 2023 repeats the probabilities of all tokens in its last event."""
+    token = {"content": "a", "probs": [{"prob": 0.5, "tok_str": "a"}] * 1000}
+
+    def answered(tokens: int) -> list[Any]:
+        parts = (
+            event(completion_probabilities=[token], content="a", slot_id=0, stop=False),
+            event(
+                completion_probabilities=[token] * tokens,
+                content="",
+                slot_id=0,
+                stop=True,
+                tokens_evaluated=1,
+                tokens_predicted=1,
+            ),
+        )
+        return [one for batch in play(answer(parts), logprobs=1) for one in batch]
+
+    def answer(parts: Iterable[bytes]) -> bytes:
+        return head(None) + b"".join(map(chunk, parts)) + LAST_CHUNK
+
+    size = len(json.dumps(token, separators=(",", ":")))
+    dear, too_large = 400, MAX_EVENT // size + 10
+    for tokens in (1, dear, too_large):
+        _, text, last = answered(tokens)
+        assert (text.text, len(text.logprobs)) == ("a", 1)
+        assert type(last) is Finished
+        assert (last.reason, last.usage.completion) == ("length", 1)
+    with pytest.raises(UpstreamFault):  # no event of the probabilities of one token is so large
+        play(answer([event(completion_probabilities=[token] * too_large, content="a")]), logprobs=1)
 
 
 def test_number_of_router_models_is_bounded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -117,6 +118,36 @@ def test_post_sampling_probabilities_become_logprobs_with_ids() -> None:
     assert math.exp(token.logprob) == pytest.approx(0.5)
     assert [one.id for one in token.top] == [7, 7]
     assert token.top[1].logprob == servercpp.LEAST_LOGPROB
+
+
+def old_event(stop: bool, *tokens: str) -> bytes:
+    """An event of a server of 2023, which sorts the names of fields."""
+    said = [{"content": one, "probs": [{"prob": 0.5, "tok_str": one}]} for one in tokens]
+    fields = {
+        "completion_probabilities": said,
+        "content": "end",
+        "generation_settings": {"stop": []},
+        "slot_id": 1,
+        "stop": stop,
+        "tokens_predicted": len(tokens),
+    }
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("token", ["a", '],"content":"', '"stop":true', "\\", "深", ""])
+def test_last_event_of_an_old_server_loses_only_the_repeated_probabilities(token: str) -> None:
+    short = servercpp.without_repeated(old_event(True, token, token))
+    assert b"probs" not in short
+    whole = servercpp.chunk(old_event(True, token, token))
+    whole.completion_probabilities = ()
+    assert servercpp.chunk(short) == whole
+
+
+def test_every_other_event_stays_as_it_is() -> None:
+    last = b'{"content":"","stop":true,"tokens_predicted":1}'
+    cut = old_event(True, "a")[:40]
+    for data in (old_event(False, "a"), old_event(False, '"stop":true'), last, cut, b"", b"[1"):
+        assert servercpp.without_repeated(data) == data
 
 
 def test_lenient_json_size_is_bounded() -> None:
