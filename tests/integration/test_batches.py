@@ -108,6 +108,78 @@ def test_every_line_is_answered_once(
         assert [one.id for one in api.batches.list(limit=1)] == [made.id]
 
 
+def test_cancelled_batch_keeps_the_answers_it_has(
+    any_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    served = gateway("--llama-api", any_server.url, "--data", str(tmp_path / "data"))
+    with client(served) as api:
+        made = begun(api, lines(CHAT, 1000))
+        _advanced(api, made.id, 3)
+        cancelled = api.batches.cancel(made.id)
+        assert (cancelled.id, cancelled.status) == (made.id, "cancelling")
+        assert cancelled.cancelling_at is not None and cancelled.cancelled_at is None
+        done = ended(api, made.id)
+        assert done.status == "cancelled" and done.request_counts is not None
+        assert done.cancelled_at is not None and done.completed_at is None
+        answered, refused = read(api, done.output_file_id), read(api, done.error_file_id)
+        assert len(answered) == done.request_counts.completed >= 3
+        assert len(refused) == done.request_counts.failed > 0
+        ids = [one["custom_id"] for one in (*answered, *refused)]
+        assert sorted(ids) == sorted(f"line-{i}" for i in range(1000))
+        assert {one["response"]["status_code"] for one in answered} == {200}
+        assert {one["error"]["code"] for one in refused} == {"batch_cancelled"}
+        assert api.batches.cancel(made.id) == api.batches.retrieve(made.id) == done
+        assert [one.status for one in api.batches.list()] == ["cancelled"]
+
+
+def test_batches_are_listed_page_by_page(
+    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    served = gateway("--llama-api", old_server.url, "--data", str(tmp_path / "data"))
+    with client(served) as api:
+        file = api.files.create(file=("lines.jsonl", lines(CHAT, 1)), purpose="batch")
+        made = [
+            api.batches.create(
+                input_file_id=file.id,
+                endpoint=CHAT,
+                completion_window="24h",
+                metadata={"number": str(number)},
+            )
+            for number in range(5)
+        ]
+        newest_first = [one.id for one in reversed(made)]
+        page = api.batches.list(limit=2)
+        assert [one.id for one in page.data] == newest_first[:2]
+        assert page.has_more and page.has_next_page()
+        assert [one.id for one in page.get_next_page().data] == newest_first[2:4]
+        assert [one.id for one in api.batches.list(limit=2)] == newest_first
+        assert [one.id for one in api.batches.list(after=made[1].id)] == [made[0].id]
+        assert api.batches.retrieve(made[3].id).metadata == {"number": "3"}
+
+
+def test_batches_that_do_not_exist_are_not_found(
+    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
+) -> None:
+    served = gateway("--llama-api", old_server.url, "--data", str(tmp_path / "data"))
+    with client(served) as api:
+        asks: list[tuple[str, Callable[[], object]]] = [
+            ("batch_none", lambda: api.batches.retrieve("batch_none")),
+            ("batch_none", lambda: api.batches.cancel("batch_none")),
+            ("batch_none", lambda: api.batches.list(after="batch_none")),
+            (
+                "file-none",
+                lambda: api.batches.create(
+                    input_file_id="file-none", endpoint=CHAT, completion_window="24h"
+                ),
+            ),
+        ]
+        for name, ask in asks:
+            with pytest.raises(openai.NotFoundError, match=f"no such .*{name}"):
+                ask()
+        with pytest.raises(openai.BadRequestError, match="limit"):
+            api.batches.list(limit=0)
+
+
 @pytest.mark.parametrize("server", EMBEDDING)
 def test_texts_are_embedded(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path, server: str
