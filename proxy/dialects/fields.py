@@ -44,6 +44,14 @@ def required(body: Body, name: str, at: str = "") -> str:
     return text(body, name, at=at)
 
 
+def filled(body: Body, name: str, at: str = "") -> str:
+    """A string that is neither absent nor empty."""
+    value = text(body, name, at=at)
+    if not value:
+        raise InvalidParameter(at + name, "is missing")
+    return value
+
+
 def model_name(body: Body, name: str = "model") -> str:
     """The name of a model: at most MAX_MODEL characters, since it is repeated in answers, the log
     and metrics."""

@@ -12,7 +12,7 @@ from ..core.decoding import decoded
 from ..core.events import ToolCallDelta
 from ..core.request import Tool, ToolCall, ToolChoice
 from ..errors import InvalidParameter
-from .fields import Body, entry, flag, integer, items, mapping, text
+from .fields import Body, entry, filled, flag, integer, items, mapping, text
 
 MAX_TOOLS = 1024
 # Letters of any script, and the characters MCP clients join names with. No quotes or line breaks:
@@ -162,7 +162,7 @@ def _call(body: Body, at: str) -> ToolCall:
     if text(body, "type", at=at) == "custom":
         custom = mapping(body, "custom", at=at)
         written = {"input": text(custom, "input", at=at + "custom.")}
-        return ToolCall(id, _name(custom, at + "custom."), msgspec.json.encode(written).decode())
+        return ToolCall(id, filled(custom, "name", at + "custom."), msgspec.json.encode(written).decode())
     function = mapping(body, "function", at=at)
     if not function:
         raise InvalidParameter(at + "function", "is missing: a call has a name and arguments")
@@ -170,14 +170,7 @@ def _call(body: Body, at: str) -> ToolCall:
 
 
 def _named(function: Body, id: str, at: str) -> ToolCall:
-    return ToolCall(id, _name(function, at), text(function, "arguments", at=at))
-
-
-def _name(function: Body, at: str) -> str:
-    name = text(function, "name", at=at)
-    if not name:
-        raise InvalidParameter(at + "name", "is missing")
-    return name
+    return ToolCall(id, filled(function, "name", at), text(function, "arguments", at=at))
 
 
 def written(call: ToolCall) -> dict[str, Any]:

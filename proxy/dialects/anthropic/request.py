@@ -30,6 +30,7 @@ from ..fields import (
     Body,
     bounded,
     entry,
+    filled,
     flag,
     integer,
     items,
@@ -188,7 +189,7 @@ class _Turn:
         elif kind == "tool_use":
             arguments = msgspec.json.encode(mapping(block, "input", at)).decode()
             self._calls.append(
-                ToolCall(text(block, "id", at=at), text(block, "name", at=at), arguments)
+                ToolCall(filled(block, "id", at), filled(block, "name", at), arguments)
             )
         elif kind == compaction.BLOCK:
             pass  # read before
@@ -245,7 +246,7 @@ class _Turn:
         return Message(
             role="tool",
             content=result,
-            tool_call_id=text(block, "tool_use_id", at=at),
+            tool_call_id=filled(block, "tool_use_id", at),
             media=message.media,
         )
 

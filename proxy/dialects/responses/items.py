@@ -16,7 +16,7 @@ from ...core.conversation import joined
 from ...core.request import Media, Message, Role, ToolCall
 from ...errors import InvalidParameter
 from .. import parts
-from ..fields import Body, bounded, entry, items, text
+from ..fields import Body, bounded, entry, filled, items, text
 from ..openai_tools import plain
 from . import mcp, summary
 
@@ -111,7 +111,7 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
     if kind in ("function_call_output", "custom_tool_call_output"):
         content, media = _content(item.get("output"), at + "output")
         return Message(
-            role="tool", content=content, tool_call_id=text(item, "call_id", at=at), media=media
+            role="tool", content=content, tool_call_id=filled(item, "call_id", at), media=media
         )
     if kind == "reasoning":
         thought, _ = _content(
@@ -127,7 +127,7 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
 
 
 def _call(item: Body, arguments: str, at: str) -> Message:
-    call = ToolCall(text(item, "call_id", at=at), text(item, "name", at=at), arguments)
+    call = ToolCall(filled(item, "call_id", at), filled(item, "name", at), arguments)
     return Message(role="assistant", tool_calls=(call,))
 
 

@@ -115,6 +115,9 @@ def test_endless_model_name_is_refused(parse: Callable[[Any], Any], body: dict[s
         {"role": "user"},
         {"role": "user", "content": [{"type": "input_text"}]},
         {"role": "assistant", "content": [{"type": "output_text"}]},
+        {"type": "function_call", "call_id": "c1", "arguments": "{}"},
+        {"type": "function_call", "name": "f", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "c1", "input": "+a"},
     ],
 )
 def test_incomplete_input_items_are_refused(item: Any) -> None:
@@ -122,8 +125,19 @@ def test_incomplete_input_items_are_refused(item: Any) -> None:
         responses.parse({"input": [item]})
 
 
-def test_anthropics_text_block_needs_a_text() -> None:
-    message = {"role": "user", "content": [{"type": "text"}]}
+@pytest.mark.parametrize(
+    ("block", "field"),
+    [
+        ({"type": "text"}, "text"),
+        ({"type": "tool_use", "id": "t1", "input": {}}, "name"),
+        ({"type": "tool_use", "name": "f", "input": {}}, "id"),
+        ({"type": "tool_result", "content": "5"}, "tool_use_id"),
+        ({"type": "tool_result", "tool_use_id": "", "content": "5"}, "tool_use_id"),
+    ],
+)
+def test_incomplete_blocks_of_anthropic_are_refused(block: Any, field: str) -> None:
+    role = "assistant" if block["type"] == "tool_use" else "user"
+    body = {"messages": [USER, {"role": role, "content": [block]}], "max_tokens": 1}
     with pytest.raises(InvalidParameter, match="is missing") as caught:
-        anthropic.parse({"messages": [message], "max_tokens": 1})
-    assert caught.value.param == "messages[0].content[0].text"
+        anthropic.parse(body)
+    assert caught.value.param == f"messages[1].content[0].{field}"
