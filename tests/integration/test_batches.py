@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -25,7 +25,7 @@ from tools.processes import Gateway, ModelServer
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-CHAT = "/v1/chat/completions"
+CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 EMBEDDING = {
     name: extra
     for name, extra in (
