@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import InvalidParameter, UpstreamFault
-from .fields import Body, bounded, entry, model_name, text
+from .fields import Body, bounded, entry, filled, mapping, model_name, required, text
 
 MOST_INPUTS = 64
 FLAGGED = 0.5  # the least score of a flagged category
@@ -98,14 +98,16 @@ def parse(body: Body) -> tuple[str | list[Any], ...]:
     given = body.get("input")
     if type(given) is str:
         return (given,)
-    if type(given) is not list or not given:
+    if given is None:
+        raise InvalidParameter("input", "is missing: send a text, or a list of texts or parts")
+    if type(given) is not list:
         raise InvalidParameter("input", "must be a string or a list")
+    if not given:
+        raise InvalidParameter("input", "is empty: send at least one text or part")
     bounded(given, "input")
     if type(given[0]) is dict:
         for i, part in enumerate(given):
-            at = f"input[{i}]."
-            if text(entry(part, f"input[{i}]"), "type", at=at) not in ("text", "image_url"):
-                raise InvalidParameter(f"{at}type", "must be text or image_url")
+            _check_part(entry(part, f"input[{i}]"), f"input[{i}].")
         return (given,)
     if len(given) > MOST_INPUTS:
         raise InvalidParameter("input", f"may have at most {MOST_INPUTS} texts")
@@ -113,6 +115,16 @@ def parse(body: Body) -> tuple[str | list[Any], ...]:
         if type(one) is not str:
             raise InvalidParameter(f"input[{i}]", "must be a string")
     return tuple(given)
+
+
+def _check_part(part: Body, at: str) -> None:
+    kind = text(part, "type", at=at)
+    if kind == "text":
+        required(part, "text", at)
+    elif kind == "image_url":
+        filled(mapping(part, "image_url", at), "url", f"{at}image_url.")
+    else:
+        raise InvalidParameter(f"{at}type", "must be text or image_url")
 
 
 def question(model: str, content: str | list[Any]) -> dict[str, Any]:

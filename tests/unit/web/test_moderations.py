@@ -80,6 +80,8 @@ def test_without_a_model_the_route_is_not_found() -> None:
         (5, "input"),
         (["a", 5], "input[1]"),
         ([{"type": "input_audio"}], "input[0].type"),
+        ([{"type": "text"}], "input[0].text"),
+        ([{"type": "text", "text": "a"}, {"type": "image_url"}], "input[1].image_url.url"),
         ([{"type": "text", "text": "a"}, "b"], "input[1]"),
         (["x"] * (MOST_INPUTS + 1), "input"),
     ],
