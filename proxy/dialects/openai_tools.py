@@ -162,7 +162,9 @@ def _call(body: Body, at: str) -> ToolCall:
     if text(body, "type", at=at) == "custom":
         custom = mapping(body, "custom", at=at)
         written = {"input": text(custom, "input", at=at + "custom.")}
-        return ToolCall(id, filled(custom, "name", at + "custom."), msgspec.json.encode(written).decode())
+        return ToolCall(
+            id, filled(custom, "name", at + "custom."), msgspec.json.encode(written).decode()
+        )
     function = mapping(body, "function", at=at)
     if not function:
         raise InvalidParameter(at + "function", "is missing: a call has a name and arguments")
