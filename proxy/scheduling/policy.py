@@ -14,14 +14,15 @@ conversation that is about to return (`holding`), and the more requests wait, th
 twice. An evicted prompt costs less if it can be saved, and nothing on a server that keeps old
 prompts itself.
 
-At most `LOOKED_AT` places that hold a prefix of the prompt are compared, and as many free slots,
-least recently used first, so the time of a decision does not grow with the number of backends.
+At most `LOOKED_AT` places that hold a prefix of the prompt are compared, and as many free slots
+(see `_free_slots`), so the time of a decision does not grow with the number of backends.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 from .holding import seconds_held
 from .line import backend_key
@@ -32,7 +33,8 @@ from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitFo
 Policy = Callable[[SlotRequest, Pool, float], Grant | WaitForSlot | None]
 Terms = tuple[float, float, float, float, float, float]
 
-PASSED_OVER = 64  # free slots of unsuitable backends to skip, at most
+PASSED_OVER = 128  # free slots that are looked at to find them, at most
+OF_EVALUATING = 2  # free slots of a backend that evaluates a prompt, if there are other backends
 TRIAL_AFTER = 3  # failures in a row after which a backend gets one request at a time
 LOAD = 0.002  # seconds added for a fully loaded backend, to prefer an idle one
 FROM_RAM = 0.005  # seconds a server needs to find an old prompt in its RAM
@@ -107,16 +109,7 @@ def decide(
             if cost < least:
                 least, best = cost, WaitForSlot(now + wait, key)
 
-    passed = compared = 0
-    for slot, backend in pool.free.items():
-        if backend.name in want.exclude:
-            continue  # another tier of a route may have any number of free slots
-        if passed == PASSED_OVER or compared == LOOKED_AT:
-            break
-        passed += 1
-        if not may_serve(backend, want, now):
-            continue
-        compared += 1
+    for slot, backend in _free_slots(want, pool, now):
         reuse, cached = kept.get(backend.name, (None, 0))
         wait = slot_wait(slot, backend, pool, now)
         cost = _cost(known, pool, backend, wait, prompt - cached, now)
@@ -151,6 +144,33 @@ def decide(
                 save=save,
             )
     return best
+
+
+def _free_slots(want: SlotRequest, pool: Pool, now: float) -> Iterable[tuple[Slot, BackendRecord]]:
+    """The free slots to compare, least recently used first. Backends that evaluate a prompt are
+    passed over, so their slots become the least recently used ones of all. Therefore these come
+    last, and only a few of each."""
+    found: list[tuple[Slot, BackendRecord]] = []
+    later: list[tuple[Slot, BackendRecord]] = []
+    of_backend: dict[str, int] = {}  # slots in `later`
+    several, passed = len(pool.backends) > 1, 0
+    for one in pool.free.items():
+        backend = one[1]
+        if backend.name in want.exclude:
+            continue  # another tier of a route may have any number of free slots
+        if passed == PASSED_OVER:
+            break
+        passed += 1
+        if several and backend.evaluating:
+            count = of_backend.get(backend.name, 0)
+            if count < OF_EVALUATING and may_serve(backend, want, now):
+                of_backend[backend.name] = count + 1
+                later.append(one)
+        elif may_serve(backend, want, now):
+            found.append(one)
+            if len(found) == LOOKED_AT:
+                return found
+    return chain(found, later[: LOOKED_AT - len(found)])
 
 
 def restoring_pays(pool: Pool, backend: BackendRecord, tokens: int, cached: int) -> bool:
