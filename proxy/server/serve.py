@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 
 Reread = Callable[[], Settings]
 
+# Windows has no SIGQUIT.
+STOPS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name)
+)
 GRACE = 30  # seconds running answers get after SIGTERM
 # Idle seconds between two requests: longer than the 60 s after which common load balancers close a
 # connection. If the server closed it first, a request could be lost.
@@ -187,6 +191,16 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         arbiter.cfg.set("worker_connections", files_limit.connections(files, wanted))
         # gunicorn's own way is a second worker beside the old one, with another table of slots.
         arbiter.reload = lambda: arbiter.kill_workers(signal.SIGHUP)
+        spawn_worker = arbiter.spawn_worker
+
+        def spawn_without_signals() -> Any:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+            try:
+                return spawn_worker()
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+        arbiter.spawn_worker = spawn_without_signals
 
     def nworkers_changed(arbiter: Any, new: int, old: int | None) -> None:
         # SIGTTIN asks a running gunicorn for one more. `old` is None at the start (see above).
@@ -206,9 +220,10 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def post_fork(arbiter: Any, worker: Any) -> None:
         # Until it has its own, a worker has the master's handlers, which only record the signal: an
-        # early stop would be lost, and take GRACE seconds.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        # early stop would be lost, and take GRACE seconds. Signals wait since before the fork.
+        for number in STOPS:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         process_exit.install()
         bound_malloc()
         if gevent:
