@@ -21,8 +21,7 @@ At most `LOOKED_AT` places that hold a prefix of the prompt are compared, and as
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Callable
 
 from .holding import seconds_held
 from .line import backend_key
@@ -146,7 +145,7 @@ def decide(
     return best
 
 
-def _free_slots(want: SlotRequest, pool: Pool, now: float) -> Iterable[tuple[Slot, BackendRecord]]:
+def _free_slots(want: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
     """The free slots to compare, least recently used first. Backends that evaluate a prompt are
     passed over, so their slots become the least recently used ones of all. Therefore these come
     last, and only a few of each."""
@@ -170,7 +169,7 @@ def _free_slots(want: SlotRequest, pool: Pool, now: float) -> Iterable[tuple[Slo
             found.append(one)
             if len(found) == LOOKED_AT:
                 return found
-    return chain(found, later[: LOOKED_AT - len(found)])
+    return found + later[: LOOKED_AT - len(found)]
 
 
 def restoring_pays(pool: Pool, backend: BackendRecord, tokens: int, cached: int) -> bool:
