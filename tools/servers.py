@@ -1,7 +1,8 @@
 """Builds real server.cpp servers from published sources, to run and to test against.
 
 - ``llama-2023``: llama.cpp's ``server`` of November 2023 (about a minute on two cores)
-- ``llama-2026``: today's ``llama-server`` (about ten minutes)
+- ``llama-2026``: today's ``llama-server`` (about ten minutes), with llama.cpp's chat templates and
+  the cases of its own test of chat parsers beside it (see ``tools.chat_cases``)
 - ``powerinfer``: PowerInfer's ``server``, a fork of the one of 2023 (about a minute)
 
 The first two are built from the Python package llama-cpp-python, which contains the llama.cpp
@@ -27,7 +28,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from tools import building
+from tools import building, chat_cases
 from tools.building import PIP, Progress, cmake, counting, digest, executable, run
 from tools.building import ROOT as ROOT  # re-exported, like the next three
 from tools.building import BuildError as BuildError
@@ -57,6 +58,8 @@ class Recipe:
     sha256: str
     target: str
     flags: tuple[str, ...]
+    chat_cases: str = ""
+    """Digest of how the chat cases are made; "" for a source without them."""
 
     def folder(self) -> str:
         """Name of its folder in the cache."""
@@ -92,8 +95,9 @@ RECIPES = {
                 "-DLLAMA_CURL=OFF",
                 "-DLLAMA_OPENSSL=OFF",
                 "-DLLAMA_BUILD_UI=OFF",
-                "-DLLAMA_BUILD_TESTS=OFF",
+                "-DLLAMA_BUILD_TESTS=ON",  # only the target of the chat cases is built
             ),
+            chat_cases=chat_cases.VERSION,
         ),
         Recipe(
             name="powerinfer",
@@ -185,6 +189,8 @@ def build(name: str, progress: Progress = print) -> Path:
         done = work / "done"
         done.mkdir()
         shutil.copy2(made, done / made.name)
+        if recipe.chat_cases:
+            chat_cases.write(source, work / "build", done, log)
         return done
 
     building.once(_binary(recipe).parent, name, make, progress)
@@ -238,11 +244,15 @@ def _unpack(archive: Path, work: Path) -> Path:
 def _compile(recipe: Recipe, source: Path, work: Path, log: Path, progress: Progress) -> Path:
     tool, generator = cmake(log, progress)
     tree = work / "build"
+    targets = [recipe.target]
+    if recipe.chat_cases:
+        chat_cases.patch(source)
+        targets.append(chat_cases.TARGET)
     progress(f"{recipe.name}: configuring")
     run([tool, "-S", source, "-B", tree, *[*generator, *recipe.flags]], log, "cmake")
 
     jobs = str(os.cpu_count() or 1)
-    what = ("--config", "Release", "--target", recipe.target, "-j", jobs)
+    what = ("--config", "Release", "--target", *targets, "-j", jobs)
     run(
         [tool, "--build", tree, *what],
         log,

@@ -26,8 +26,8 @@ from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
 from ..prompting.constraints import callable_tools, document_schema, most_calls
+from ..prompting.formats import generic
 from ..prompting.prompt import as_dicts, begun, tool_dict
-from ..prompting.toolcalls import generic
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
 from .driver import Capabilities

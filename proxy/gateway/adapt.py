@@ -24,9 +24,9 @@ from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
 from ..prompting.calling import special_marks
 from ..prompting.constraints import BoundGrammar
+from ..prompting.formats import FORMS, CallFormat
 from ..prompting.output_validation import Validator
 from ..prompting.reasoning import KIN
-from ..prompting.toolcalls import FORMS, CallFormat
 from ..runtime.cancel import Cancel
 
 PATTERNS = ("pattern", "patternProperties")

@@ -16,10 +16,10 @@ from ..prompting import constraints
 from ..prompting.call_limit import CallLimit
 from ..prompting.calling import CallStage, NewIds
 from ..prompting.described import CallsStage, DocumentStage
+from ..prompting.formats import CallFormat
 from ..prompting.output_validation import ValidationStage
 from ..prompting.stages import Stage, StopStage
 from ..prompting.thoughts import InlineStage, ThoughtStage
-from ..prompting.toolcalls import CallFormat
 from ..runtime.cancel import Cancel
 from .adapt import call_judges, form_of
 

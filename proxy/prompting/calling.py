@@ -21,7 +21,7 @@ from ..core.events import (
     ToolCallDelta,
 )
 from .constraints import head
-from .toolcalls import CallArguments, CallFormat, CallStart, Piece, TextPiece, Tools
+from .formats import CallArguments, CallFormat, CallStart, Piece, TextPiece, Tools
 
 _MARK = re.compile(r"</?[^<>\s=]+>|\[[A-Z_]+\]")
 

@@ -27,7 +27,7 @@ from ..gbnf.rules import Rules
 from ..gbnf.schema import ANY_OBJECT, SchemaCompiler, finished
 from ..gbnf.values import Element, Group, Literal, Repeat
 from ..gbnf.values import Sequence as Elements
-from .toolcalls import CallFormat, CallShape
+from .formats import CallFormat, CallShape
 
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 JSON = msgspec.json.Encoder()

@@ -27,7 +27,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     """The begin token that the template writes, if any."""
     eos: str = ""
     tool_form: str | None = None
-    """Name in ``proxy.prompting.toolcalls.FORMS``; None if the format has no tool calls."""
+    """Name in ``proxy.prompting.formats.FORMS``; None if the format has no tool calls."""
     reasoning: tuple[str, str] | None = None
     """The tags around reasoning; None if the family has none."""
 

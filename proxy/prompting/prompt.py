@@ -16,11 +16,11 @@ from ..core.request import CompletionRequest, Message, Tool
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
 from .families import Family
+from .formats import generic
 from .legacy import LegacyFormat
 from .reasoning import opened_by
 from .sandbox import TemplateError
 from .templates import ChatTemplate
-from .toolcalls import generic
 
 _LEGACY = Family(name="legacy")
 _ROLE = attrgetter("role")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ...core.events import Event, TextDelta, ToolCallDelta
 from ...core.request import Tool
-from ...prompting.toolcalls import FORMS, CallArguments, CallStart, Parser, Piece, TextPiece
+from ...prompting.formats import FORMS, CallArguments, CallStart, Parser, Piece, TextPiece
 from .protocol import Family
 
 FORM = {"chatglm3": "chatglm3", "glm-4": "glm4"}

@@ -18,12 +18,12 @@ from proxy.gbnf.rules import MAX_REPEAT
 from proxy.prompting import work
 from proxy.prompting.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.constraints import Constraint
+from proxy.prompting.formats import FORMS, CallEnd, CallStart, TextPiece
+from proxy.prompting.formats.jsonscan import MAX_DEPTH as MAX_JSON_DEPTH
+from proxy.prompting.formats.jsonscan import JsonScanner
+from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME
 from proxy.prompting.sandbox import MAX_NODES, TemplateError
 from proxy.prompting.templates import MAX_SOURCE, compile
-from proxy.prompting.toolcalls import FORMS, CallEnd, CallStart, TextPiece
-from proxy.prompting.toolcalls.jsonscan import MAX_DEPTH as MAX_JSON_DEPTH
-from proxy.prompting.toolcalls.jsonscan import JsonScanner
-from proxy.prompting.toolcalls.reader import MAX_CALLS, MAX_HELD, MAX_NAME
 from proxy.prompting.validation import MAX_REFERENCES
 
 SAID = [{"role": "user", "content": "x"}]

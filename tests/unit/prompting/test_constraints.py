@@ -11,7 +11,7 @@ from proxy.errors import InvalidParameter
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.calling import special_marks
 from proxy.prompting.constraints import Callee, Constraint, grammar, head
-from proxy.prompting.toolcalls import FORMS, CallArguments, CallStart
+from proxy.prompting.formats import FORMS, CallArguments, CallStart
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 LIMITS = pytest.mark.parametrize("limits", [OLD, NEW], ids=lambda limits: limits.name)

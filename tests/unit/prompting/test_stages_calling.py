@@ -13,9 +13,9 @@ from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta, ToolCa
 from proxy.core.usage import Usage
 from proxy.prompting.calling import CallStage
 from proxy.prompting.constraints import head
+from proxy.prompting.formats import FORMS
 from proxy.prompting.stages import StopStage
 from proxy.prompting.thoughts import InlineStage, ThoughtStage
-from proxy.prompting.toolcalls import FORMS
 from tests.thorough import share
 
 TOOLS = {"get_weather": {"type": "object"}, "now": {"type": "object"}}

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.prompting.templates import compile
-from proxy.prompting.toolcalls import (
+from proxy.prompting.formats import (
     FORMS,
     CallArguments,
     CallEnd,
@@ -23,6 +22,7 @@ from proxy.prompting.toolcalls import (
     Tools,
     generic,
 )
+from proxy.prompting.templates import compile
 from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[4]
