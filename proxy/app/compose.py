@@ -122,7 +122,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ),
         prompters,
         now=datetime.now,
-        hygiene=settings.prefix_hygiene,
         sampling=settings.sampler_defaults,
         wait_for_backend=settings.wait_for_backend,
         max_queue=settings.max_queue,

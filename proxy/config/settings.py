@@ -270,13 +270,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool, _backends("continue an answer on another backend if its backend fails")
     ] = True
 
-    prefix_hygiene: Annotated[
-        bool,
-        _prompts(
-            "keep prompt prefixes cacheable: replace volatile stamps (an attribution line, the"
-            " seconds of a clock) with zeros and sort tools"
-        ),
-    ] = True
     chat_template: Annotated[
         str,
         _prompts(

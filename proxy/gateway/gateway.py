@@ -24,7 +24,6 @@ from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend, Unsup
 from ..prompting.bounds import MAX_SIZE
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
-from ..scheduling.prefix import mask
 from . import media
 from .adapt import check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer, Choice
@@ -41,13 +40,11 @@ Prompters = Callable[[str], Prompter | Unrendered]
 
 
 class Gateway:
-    """`now` returns the time of day for templates. `hygiene`: timestamps at the head of a prompt
-    are masked and tools are sorted, so that prefixes stay the same. `sampling` holds defaults for
-    sampling fields. `wait_for_backend`: seconds that at most `max_queue` requests wait until the
-    first backend has reported its model. `on_overflow` says what happens to conversations that do
-    not fit, unless a backend or the caller says it; `summaries` keeps what replaces their oldest
-    turns. The methods send no text to backends of the
-    `barred` tiers."""
+    """`now` returns the time of day for templates. `sampling` holds defaults for sampling fields.
+    `wait_for_backend`: seconds that at most `max_queue` requests wait until the first backend has
+    reported its model. `on_overflow` says what happens to conversations that do not fit, unless a
+    backend or the caller says it; `summaries` keeps what replaces their oldest turns. The methods
+    send no text to backends of the `barred` tiers."""
 
     def __init__(
         self,
@@ -55,7 +52,6 @@ class Gateway:
         prompters: Prompters,
         *,
         now: Callable[[], datetime],
-        hygiene: bool = True,
         sampling: Mapping[str, Any] = MappingProxyType({}),
         wait_for_backend: float = 0.0,
         max_queue: int = 256,
@@ -68,7 +64,6 @@ class Gateway:
         self.clock = context.clock
         self.now = now
         self._prompters = prompters
-        self._hygiene = hygiene
         self._sampling = sampling
         self._wait_for_backend = wait_for_backend
         self.early = EarlyQueue(max_queue)
@@ -332,14 +327,7 @@ class Gateway:
             if request.tools and request.max_tool_calls is None:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)
-            if self._hygiene and len(request.tools) > 1:
-                tools = tuple(sorted(request.tools, key=lambda tool: tool.name))
-                request = msgspec.structs.replace(request, tools=tools)
             prompt = rendered(self._prompters(model), request, self.now())
-            if self._hygiene and prompt.boundaries:
-                text = mask(prompt.text, prompt.boundaries[0])
-                if text is not prompt.text:
-                    prompt = msgspec.structs.replace(prompt, text=text)
             tasks = [_task(request, prompt.text, prompt, kinds)]
         else:
             prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
