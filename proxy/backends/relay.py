@@ -52,7 +52,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     messages describe how to call tools, and the task's grammar enforces it."""
     request = task.request
     tools = [tool_dict(tool) for tool in request.tools] if callable_tools(request) else []
-    messages = [message_dict(message) for message in request.messages]
+    messages = [message_dict(message, parts=True) for message in request.messages]
     if task.tool_form:
         messages, tools = rewritten(request, generic.instructions(tools)), []
     kwargs = dict(request.template_kwargs)
@@ -112,11 +112,12 @@ def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
     return messages
 
 
-def message_dict(message: Message) -> dict[str, Any]:
-    """A message in OpenAI's form."""
+def message_dict(message: Message, *, parts: bool = False) -> dict[str, Any]:
+    """A message in OpenAI's form. With `parts`, several texts stay apart; not every server takes
+    them."""
     out: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.media:
-        out["content"] = _parts(message)
+    if message.media or (parts and message.parts):
+        out["content"] = [_part(piece) for piece in message.pieces]
     if message.name:
         out["name"] = message.name
     if message.tool_calls:
@@ -135,24 +136,12 @@ def message_dict(message: Message) -> dict[str, Any]:
     return out
 
 
-def _parts(message: Message) -> list[dict[str, Any]]:
-    """The text, with media inserted at their positions."""
-    out: list[dict[str, Any]] = []
-    begun, text = 0, message.content
-    for media in message.media:
-        if media.at > begun:
-            out.append({"type": "text", "text": text[begun : media.at]})
-            begun = media.at
-        out.append(_part(media))
-    if text[begun:]:
-        out.append({"type": "text", "text": text[begun:]})
-    return out
-
-
-def _part(media: Media) -> dict[str, Any]:
-    if media.kind == "image":
-        return {"type": "image_url", "image_url": {"url": media.url}}
-    return {"type": "input_audio", "input_audio": {"data": media.data, "format": media.format}}
+def _part(piece: str | Media) -> dict[str, Any]:
+    if isinstance(piece, str):
+        return {"type": "text", "text": piece}
+    if piece.kind == "image":
+        return {"type": "image_url", "image_url": {"url": piece.url}}
+    return {"type": "input_audio", "input_audio": {"data": piece.data, "format": piece.format}}
 
 
 class RelayRun(LlamaRun):

@@ -80,7 +80,6 @@ def laid(
             if new and not head:
                 head = context(new)
             elif new:
-                content = f"{context(new)}\n\n{message.content}"
-                message = msgspec.structs.replace(message, content=content)
+                message = message.after(f"{context(new)}\n\n")
         out.append(message)
     return layouts.render(folder, template, out, head), cited
