@@ -27,7 +27,8 @@ from ..core.task import Task
 from ..core.usage import Timings
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
-from ..prompting.prompt import as_dicts, begun, tool_dict
+from ..prompting.profile.adapt import as_dicts
+from ..prompting.prompt import begun, tool_dict
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
 from .driver import Capabilities

@@ -39,12 +39,34 @@ _WIDE = re.compile(r"\d{6,}")
 
 
 class Budget:
-    """Steps left for one rendering."""
+    """Steps left for one rendering of values that the template must not change."""
 
-    __slots__ = ("left",)
+    __slots__ = ("_values", "_whole", "left")
 
-    def __init__(self, steps: int = MAX_STEPS) -> None:
+    def __init__(self, steps: int = MAX_STEPS, values: Any = None) -> None:
         self.left = steps
+        self._values = values
+        self._whole: frozenset[int] | None = None
+
+    def protects(self, changed: list[Any]) -> bool:
+        """Whether this list is part of the values, rather than the template's own."""
+        if self._whole is None:
+            self._whole = _lists_in(self._values)
+        return id(changed) in self._whole
+
+
+def _lists_in(value: Any) -> frozenset[int]:
+    """The ids of all lists within a value."""
+    ids: set[int] = set()
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict | MappingProxyType):
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple) and id(item) not in ids:
+            ids.add(id(item))
+            stack.extend(item)
+    return frozenset(ids)
 
 
 BUDGET: contextvars.ContextVar[Budget] = contextvars.ContextVar("template_budget")

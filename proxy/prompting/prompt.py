@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import repeat
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from ..core.decoding import Decoding
-from ..core.request import CompletionRequest, Message, Tool
+from ..core.request import CompletionRequest, Message, Tool, ToolCall
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
 from .families import Family
-from .formats import generic
+from .formats import FORMS, CallShape, generic
 from .legacy import LegacyFormat
+from .profile.adapt import arranged, as_dicts, name_results, with_written_calls
+from .profile.messages import EFFORTS, KEEPING
+from .profile.rules import MessageRules
 from .reasoning import opened_by
-from .sandbox import TemplateError
+from .sandbox import TemplateError, TemplateRefusal
 from .templates import ChatTemplate
 
 _LEGACY = Family(name="legacy")
+_LEGACY_RULES = MessageRules()
 _ROLE = attrgetter("role")
 _CALLS = attrgetter("tool_calls")
 
@@ -72,6 +75,7 @@ class Prompter:
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 0 if isinstance(form, LegacyFormat) else 1
         self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
+        self._tool_form = form.tool_form if isinstance(form, ChatTemplate) else "generic"
         self._marks = _marks(form)
         self._instead = instead
         self._bos = bos or None
@@ -84,34 +88,37 @@ class Prompter:
         If the last message is the beginning of an answer, its text is appended after the generation
         prompt and after any reasoning block that the template opens there."""
         beginning = begun(request)
-        if beginning:
-            request = msgspec.structs.replace(request, messages=request.messages[:-1])
-        prompt = self._render(request, now)
         if not beginning:
-            return prompt
-        opened = opened_by(prompt.text)
-        between = f"{opened[1]}\n\n" if opened is not None and opened[1] else ""
-        if isinstance(self.form, LegacyFormat):
-            between = " "
-        text = prompt.text + between + beginning
+            return self._render(request, now)
+        *messages, last = request.messages
+        prompt = self._render(msgspec.structs.replace(request, messages=tuple(messages)), now)
+        form = self.form
+        if isinstance(form, ChatTemplate):
+            lead = _lead(prompt.text, form.rules, last.reasoning)
+        else:
+            lead = " "
+        text = prompt.text + lead + beginning
         return msgspec.structs.replace(prompt, text=text, thinks=False)
 
     def _render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        form, chat = self.form, request.messages
-        messages = as_dicts(chat)
-        has_results = "tool" in map(_ROLE, chat)
-        if has_results:
-            _name_results(messages)
-        tools: list[dict[str, Any]] = []
+        form = self.form
+        rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
+        chat: Sequence[Message] = request.messages
+        tools = [tool_dict(tool) for tool in request.tools]
         tool_form = ""
         if callable_tools(request):
             # All tools are described, even if one is named, to keep the prefix of a conversation
             # stable.
-            tools = [tool_dict(t) for t in request.tools]
-            tool_form = form.tool_form if isinstance(form, ChatTemplate) else "generic"
+            tool_form = self._tool_form
         knows_tools = self._knows_tools
-        if not knows_tools and (tools or has_results or any(map(_CALLS, chat))):
-            messages = generic.rewrite(messages, tools)
+        if not knows_tools and (tool_form or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)):
+            dicts = as_dicts(chat)
+            name_results(dicts)
+            written = generic.rewrite(dicts, tools if tool_form else ())
+            chat = [Message(role=m["role"], content=m["content"]) for m in written]
+        elif not rules.calls and any(map(_CALLS, chat)):
+            chat = with_written_calls(chat, partial(_written, FORMS[self._tool_form].shape))
+        messages = as_dicts(arranged(chat, rules), rules)
         if isinstance(form, LegacyFormat):
             text = form.render(messages)
             return RenderedPrompt(
@@ -121,20 +128,10 @@ class Prompter:
                 tool_form=tool_form,
                 unknown_template=self._instead,
             )
-        try:
-            text = form.render(
-                messages,
-                tools if knows_tools else None,
-                bos_token=self._bos,
-                eos_token=self._eos,
-                now=now,
-                variables=_variables(request),
-                keep_bos=not self._adds_bos,
-            )
-        except TemplateError as error:
-            raise InvalidParameter(
-                "messages", f"are not accepted by the chat template: {error}"
-            ) from None
+        text = self._rendered(form, messages, tools if knows_tools else (), request, now)
+        if rules.opening and rules.end_is_token and text[-64:].rstrip().endswith(rules.end):
+            # Gemma 4 opens no turn for the model after a call with a text.
+            text += rules.opening
         family = form.family
         return RenderedPrompt(
             text=text,
@@ -145,8 +142,55 @@ class Prompter:
             tool_form=tool_form,
             thinks=opened_by(text) is not None
             or (family.reasoning is not None and not _closed(text)),
-            unknown_template=bool(tools) and knows_tools and family.tool_form is None,
+            unknown_template=bool(tool_form) and knows_tools and family.tool_form is None,
         )
+
+    def _rendered(
+        self,
+        form: ChatTemplate,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        request: CompletionRequest,
+        now: datetime,
+    ) -> str:
+        render = partial(
+            form.render,
+            messages,
+            tools,
+            bos_token=self._bos,
+            eos_token=self._eos,
+            now=now,
+            variables=_variables(request, form.rules),
+            keep_bos=not self._adds_bos,
+        )
+        try:
+            try:
+                return render()
+            except TemplateRefusal:
+                # A client cannot take its history back. Without the refusal, the template writes
+                # what it knows of the messages, often all.
+                text = render(refuses=False)
+                if not _has_all(text, messages):
+                    raise
+                return text
+        except TemplateError as error:
+            raise InvalidParameter(
+                "messages", f"are not accepted by the chat template: {error}"
+            ) from None
+
+
+def _has_all(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a prompt has the texts of the messages, in their order."""
+    at = 0
+    for message in messages:
+        content = message["content"]
+        parts = [content] if isinstance(content, str) else [p.get("text", "") for p in content]
+        for part in map(str.strip, parts):
+            at = text.find(part, at)
+            if at < 0:
+                return False
+            at += len(part)
+    return True
 
 
 def begun(request: CompletionRequest) -> str:
@@ -159,14 +203,55 @@ def begun(request: CompletionRequest) -> str:
     return "" if bound else last.content
 
 
-def _variables(request: CompletionRequest) -> Mapping[str, Any]:
-    """Variables for the template. The client's own override those made from reasoning_effort, whose
-    names gpt-oss and Qwen 3 established."""
-    effort = request.reasoning_effort
-    if not effort:
-        return request.template_kwargs
-    defaults = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
-    return {**defaults, **request.template_kwargs}
+def _variables(request: CompletionRequest, rules: MessageRules) -> Mapping[str, Any]:
+    """Variables for the template, as llama-server gives them: the client's own, thinking unless it
+    is switched off, and the effort in a word that the template takes."""
+    effort, own = request.reasoning_effort, request.template_kwargs
+    out: dict[str, Any] = {**KEEPING, "enable_thinking": rules.thinks or bool(effort)}
+    if not effort and not own:
+        return out
+    if own.get("preserve_reasoning") is False:
+        out |= {name: not value for name, value in KEEPING.items()}
+    out |= own
+    if effort == "none":
+        out["enable_thinking"] = False
+        out.pop("reasoning_effort", None)
+        return out
+    asked = effort or out.get("reasoning_effort")
+    if isinstance(asked, str):
+        word = _nearest(asked, rules.efforts)
+        out |= {"reasoning_effort": word, "reasoning_strength": word}
+    return out
+
+
+def _nearest(effort: str, words: Sequence[str]) -> str:
+    """The word of the template that is nearest to the client's, rather more effort than less."""
+    if effort in words or effort not in EFFORTS or not words:
+        return effort
+    place = EFFORTS.index(effort)
+    return min(reversed(words), key=lambda word: abs(EFFORTS.index(word) - place))
+
+
+def _written(shape: CallShape, calls: Sequence[ToolCall]) -> str:
+    """Calls as a model writes them."""
+    texts = (
+        f"{shape.before_name}{call.name}{shape.after_name}{call.arguments or '{}'}{shape.suffix}"
+        for call in calls
+    )
+    return shape.prefix + shape.separator.join(texts) + shape.end
+
+
+def _lead(prompt: str, rules: MessageRules, reasoning: str) -> str:
+    """What the template writes between the prompt and the text of an answer with this reasoning."""
+    opened = opened_by(prompt)
+    if prompt.endswith(rules.opening):  # otherwise thinking is off
+        if rules.thought is not None:
+            return reasoning.join(rules.thought)
+        if rules.lead is not None and (opened is None or opened[1] in rules.lead):
+            return rules.lead
+    if opened is None:
+        return ""
+    return f"\n{opened[1]}\n\n" if prompt.endswith("\n") else opened[1]
 
 
 def _closed(text: str) -> bool:
@@ -193,50 +278,6 @@ def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
             places.append(at)
             at = text.find(mark, at + size)
     return tuple(sorted(set(places)))
-
-
-def as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Messages as Hugging Face templates expect them, with arguments parsed."""
-    return list(map(_as_dict, messages, repeat(Decoding())))
-
-
-def _as_dict(message: Message, decode: Decoding) -> dict[str, Any]:
-    out: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name:
-        out["name"] = message.name
-    if message.tool_calls:
-        out["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments, decode)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id:
-        out["tool_call_id"] = message.tool_call_id
-    if message.reasoning:
-        out["reasoning_content"] = message.reasoning
-    return out
-
-
-def _name_results(messages: list[dict[str, Any]]) -> None:
-    """Adds the tool's name to results that have only the call's id."""
-    names: dict[str, str] = {}
-    for message in messages:
-        for call in message.get("tool_calls", ()):
-            names[call["id"]] = call["function"]["name"]
-        if message["role"] == "tool" and message.get("tool_call_id") in names:
-            message.setdefault("name", names[message["tool_call_id"]])
-
-
-def _arguments(text: str, decode: Decoding) -> Any:
-    """The arguments as an object, or the text itself if they are not one."""
-    try:
-        value = decode(text or "{}")
-    except ValueError:
-        return text
-    return value if isinstance(value, Mapping) else text
 
 
 def tool_dict(tool: Tool) -> dict[str, Any]:

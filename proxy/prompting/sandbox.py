@@ -17,10 +17,10 @@ from __future__ import annotations
 import codecs
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, TypeGuard, cast
 
-from jinja2 import nodes
+from jinja2 import ChainableUndefined, Undefined, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -30,6 +30,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from .bounds import (
+    BUDGET,
     COLLECTIONS,
     bounded_range,
     charged,
@@ -50,6 +51,19 @@ from .bounds import (
 # for each other's import under gevent, where import locks are gevent's, never wake up.
 codecs.lookup("unicode-escape")
 
+
+class _Nothing(ChainableUndefined):
+    """An undefined value. As in llama-server, a sum with a text is that text."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Any) -> Any:
+        return other if isinstance(other, str) else super().__add__(other)
+
+    def __radd__(self, other: Any) -> Any:
+        return other if isinstance(other, str) else super().__radd__(other)
+
+
 _DICT_NAMES = frozenset(dir(dict))
 _AT_ONCE = frozenset({"length", "count", "first", "last", "default", "d", "attr", "items"})
 _ITEM_BY_ITEM = frozenset(
@@ -62,6 +76,8 @@ _COMPARISONS = frozenset(
     "== != < <= > >= eq equalto ne lt lessthan le gt greaterthan ge in".split()
 )
 """Tests (``x is eq y``, also as an argument of ``select``) that compare values."""
+_CHANGING = frozenset({"append", "extend", "insert", "pop"})
+"""Methods by which templates may change lists of their own."""
 _LOOKING = frozenset({"changed", "count", "index"})
 """Methods of lists and loops that compare values."""
 MAX_NODES = 10_000
@@ -83,6 +99,8 @@ def _tojson(
 ) -> str:
     """Plain JSON, as in Hugging Face's templates. Jinja's own filter escapes <, >, & and ' for
     HTML."""
+    if isinstance(value, Generator):  # of a filter like map
+        value = weighed(list(counted(value, 1)))
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -147,6 +165,17 @@ def _comparing(test: Callable[..., Any]) -> Callable[..., Any]:
 
 def _as_method(name: str, value: Any, *args: Any) -> tuple[Any, ...]:
     return (args[0], value) if name == "join" else (value, *args)
+
+
+def _written(value: Any) -> Any:
+    """A value as it is written: none is nothing, as in llama-server."""
+    return "" if value is None else weighed(value)
+
+
+def _same(value: Any) -> Any:
+    """Jinja's ``safe`` filter. Nothing is escaped here, so nothing must be marked as safe: a sum
+    with a marked text would be escaped."""
+    return value
 
 
 class _Generation(Extension):
@@ -219,7 +248,7 @@ class _Bounding(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         node.nodes = [
-            part if isinstance(part, nodes.Const) else _filtered(part, "weighed by the sandbox")
+            part if isinstance(part, nodes.Const) else _filtered(part, "written by the sandbox")
             for part in node.nodes
         ]
         return _filtered(node, "sized by the sandbox")
@@ -310,11 +339,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[_Generation, loopcontrols],
             cache_size=0,
-            finalize=weighed,
+            finalize=_written,
+            undefined=_Nothing,
         )
         self.filters["tojson"] = _tojson
         self.filters["pyliteral"] = _pyliteral
         self.filters["format"] = _format
+        self.filters["safe"] = _same
         for name, function in list(self.filters.items()):
             self.filters[name] = _guarded(name, function)
         for name in _COMPARISONS:
@@ -325,6 +356,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters["grown by the sandbox"] = grown
         self.filters["sized by the sandbox"] = sized
         self.filters["weighed by the sandbox"] = weighed
+        self.filters["written by the sandbox"] = _written
         self.globals["range"] = bounded_range
         self.globals["raise_exception"] = _raise_exception
         del self.globals["lipsum"]
@@ -352,6 +384,18 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             except AttributeError:
                 return self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        # The messages and tools belong to the request, and may be rendered again.
+        if obj.__class__ is list and attr in _CHANGING:
+            budget = BUDGET.get(None)
+            return budget is not None and not budget.protects(obj)
+        return super().is_safe_attribute(obj, attr, value)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        # Not one that can be asked further.
+        message = f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe."
+        return Undefined(message, name=attribute, obj=obj, exc=SecurityError)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if argument.__class__ is tuple:

@@ -275,11 +275,13 @@ def test_text_without_call_takes_one_run_and_is_unchanged() -> None:
     assert len(driver.tasks) == 1
 
 
-def test_tool_choice_none_omits_tools_and_parses_no_calls() -> None:
-    driver = ScriptPlayer(split_text(CALL))
-    answer = chat(served(driver), tools=[WEATHER], tool_choice="none")
+def test_tool_choice_none_keeps_the_prompt_and_parses_no_calls() -> None:
+    driver = ScriptPlayer(split_text(CALL), split_text("Hi"))
+    to = served(driver)
+    answer = chat(to, tools=[WEATHER], tool_choice="none")
+    chat(to, tools=[WEATHER])
     assert message(answer)["content"] == CALL
-    assert "get_weather" not in driver.prompts[0]
+    assert driver.prompts[0] == driver.prompts[1]
 
 
 def test_second_run_waits_until_first_run_released_the_slot() -> None:
@@ -548,7 +550,7 @@ def test_reasoning_effort_and_template_kwargs_reach_the_template() -> None:
     chat(to, reasoning_effort="low", chat_template_kwargs={"colour": "red"})
     assert driver.prompts[0].strip() == "low True red Hi"
     chat(to, reasoning_effort="none")
-    assert driver.prompts[1].strip() == "none False  Hi"
+    assert driver.prompts[1].strip() == "False  Hi"
 
 
 # tools: other behaviour
