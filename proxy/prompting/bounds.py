@@ -39,20 +39,24 @@ _WIDE = re.compile(r"\d{6,}")
 
 
 class Budget:
-    """Steps left for one rendering of values that the template must not change."""
+    """Steps left for one rendering, or for some."""
 
-    __slots__ = ("_values", "_whole", "left")
+    __slots__ = ("_lists", "_values", "left")
 
-    def __init__(self, steps: int = MAX_STEPS, values: Any = None) -> None:
+    def __init__(self, steps: int = MAX_STEPS) -> None:
         self.left = steps
+        self.protect(None)
+
+    def protect(self, values: Any) -> None:
+        """From now on, the template must not change lists in these values."""
         self._values = values
-        self._whole: frozenset[int] | None = None
+        self._lists: frozenset[int] | None = None
 
     def protects(self, changed: list[Any]) -> bool:
         """Whether this list is part of the values, rather than the template's own."""
-        if self._whole is None:
-            self._whole = _lists_in(self._values)
-        return id(changed) in self._whole
+        if self._lists is None:
+            self._lists = _lists_in(self._values)
+        return id(changed) in self._lists
 
 
 def _lists_in(value: Any) -> frozenset[int]:

@@ -248,7 +248,7 @@ class _Bounding(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         node.nodes = [
-            part if isinstance(part, nodes.Const) else _filtered(part, "written by the sandbox")
+            part if _is_text(part) else _filtered(part, "written by the sandbox")
             for part in node.nodes
         ]
         return _filtered(node, "sized by the sandbox")

@@ -35,6 +35,8 @@ _ENVIRONMENT = TemplateEnvironment()
 MAX_SOURCE = 131_072
 """Maximum characters of a template, since compiling is slow; real ones have 20 000 at most."""
 _CONSTANT = 10_000  # steps for evaluating a template's constants
+PROBING = 100_000
+"""Maximum steps for learning a template's rules; real ones need 13 000 at most."""
 SOME = 32  # rendered pieces between two checks of the size
 _TODAY: Mapping[str, str] = {"date_string": "%d %b %Y", "datetime": "%b %d %Y"}
 """Variables with the date, and their formats in llama-server."""
@@ -83,6 +85,7 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         keep_bos: bool = False,
         refuses: bool = True,
+        budget: Budget | None = None,
     ) -> str:
         """The prompt text.
 
@@ -90,6 +93,7 @@ class ChatTemplate:
         prompt, so one at the very beginning is removed unless ``keep_bos``. ``variables`` are the
         client's (``enable_thinking`` and the like) and never override ours. Without ``now`` the
         template has no ``strftime_now``. Unless it ``refuses``, ``raise_exception`` does nothing.
+        Without a ``budget``, that is in proportion to the conversation.
 
         Raises TemplateRefusal with the text of ``raise_exception``, and TemplateError for all other
         errors."""
@@ -118,12 +122,13 @@ class ChatTemplate:
                 context.pop("strftime_now", None)
         if not refuses:
             context["raise_exception"] = _nothing
-        text = self._run(context, _steps(messages, tools or ()))
+        text = self._run(context, budget or Budget(_steps(messages, tools or ())))
         return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
-    def _run(self, context: dict[str, Any], steps: int) -> str:
+    def _run(self, context: dict[str, Any], budget: Budget) -> str:
         template = self._template
-        token = BUDGET.set(Budget(steps, context))
+        budget.protect(context)
+        token = BUDGET.set(budget)
         text: list[str] = []
         size = 0
         try:
@@ -202,7 +207,8 @@ def compile(source: str, name: str) -> ChatTemplate:
         BUDGET.reset(token)
     family = FAMILIES.get(name) or detect(source)
     made = ChatTemplate(template, name, family or Family(name=name), names)
-    rules = message_rules(partial(made.render, now=_SOME_DAY), names)
+    budget = Budget(PROBING)
+    rules = message_rules(partial(made.render, now=_SOME_DAY, budget=budget), names)
     made.rules = rules = replace(rules, trims=_TRIMMED in source)
     if family is None and rules.end:
         stops, turns = ((rules.end,), ()) if rules.end_is_token else ((), (rules.end,))

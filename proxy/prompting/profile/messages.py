@@ -24,6 +24,8 @@ Render = Callable[..., str]
 """`ChatTemplate.render` with the messages, and of its keywords `tools`, `add_generation_prompt` and
 `variables`. Raises TemplateError."""
 
+LONGEST = 100_000
+"""Maximum characters of a probe's prompt, since it is searched; real ones have 10 000 at most."""
 EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
 """The words that clients use, the least effort first."""
 EFFORT_VARIABLES = ("reasoning_effort", "reasoning_strength")
@@ -95,7 +97,7 @@ class _Probes:
     ) -> str | None:
         """The prompt, None if the template refuses. It `opens` the model's turn at the end."""
         try:
-            return self._render(
+            text = self._render(
                 as_dicts(messages, rules),
                 [TOOL] if tools else None,
                 variables={**KEEPING, "enable_thinking": True, **variables},
@@ -103,6 +105,7 @@ class _Probes:
             )
         except TemplateError:
             return None
+        return text if len(text) <= LONGEST else None
 
     def _shows(self, rules: MessageRules, *messages: Message, tools: bool = False) -> bool:
         """Whether the prompt has all texts of the messages."""

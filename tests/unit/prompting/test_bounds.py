@@ -22,8 +22,9 @@ from proxy.prompting.formats import FORMS, CallEnd, CallStart, TextPiece
 from proxy.prompting.formats.jsonscan import MAX_DEPTH as MAX_JSON_DEPTH
 from proxy.prompting.formats.jsonscan import JsonScanner
 from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME
+from proxy.prompting.profile.messages import LONGEST
 from proxy.prompting.sandbox import MAX_NODES, TemplateError
-from proxy.prompting.templates import MAX_SOURCE, compile
+from proxy.prompting.templates import MAX_SOURCE, PROBING, compile
 from proxy.prompting.validation import MAX_REFERENCES
 
 SAID = [{"role": "user", "content": "x"}]
@@ -48,6 +49,21 @@ def test_number_of_template_nodes_is_bounded() -> None:
     compile(parts(most - 3), "made")
     with pytest.raises(TemplateError, match=f"more than {MAX_NODES} parts"):
         compile(parts(MAX_NODES), "made")
+
+
+TAKES_TOOLS = "{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def test_work_of_probes_is_bounded() -> None:
+    work = "{% for i in range(N) %}{% endfor %}" + TAKES_TOOLS
+    assert compile(work.replace("N", f"{PROBING // 100}"), "made").rules.tools
+    assert not compile(work.replace("N", f"{PROBING // 2}"), "made").rules.tools
+
+
+def test_text_of_probes_is_bounded() -> None:
+    long = "{{ 'x' * N }}" + TAKES_TOOLS
+    assert compile(long.replace("N", f"{LONGEST - 1000}"), "made").rules.tools
+    assert not compile(long.replace("N", f"{LONGEST}"), "made").rules.tools
 
 
 def test_number_of_template_steps_is_bounded() -> None:

@@ -6,6 +6,7 @@ prompt. A case with tools is only for templates that take tools.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import pathlib
@@ -221,6 +222,40 @@ def test_client_variables_never_shadow_ours() -> None:
     source = "{{ messages | length }}{{ raise_exception is string }}{{ enable_thinking }}"
     hostile = {"messages": [], "raise_exception": "x", "enable_thinking": False, "self": 1}
     assert render(source, variables=hostile) == "1FalseFalse"
+
+
+def test_template_may_change_its_own_lists() -> None:
+    source = (
+        "{% set ns = namespace(ids=[]) %}{% for m in messages %}{% set _ = ns.ids.append(m.content)"
+        " %}{% endfor %}{{ ns.ids | join('+') }}{{ ns.ids.pop(0) }}{{ ns.ids | length }}"
+    )
+    assert render(source, [{"role": "user", "content": "a"}] * 3) == "a+a+aa2"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["messages.append(1)", "messages[0].content.pop()", "tools.extend([1])", "x[0].insert(0, 1)"],
+)
+def test_template_cannot_change_the_lists_of_a_request(change: str) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    given = {"x": ([1],)}
+    form = compile("{% set _ = " + change + " %}", "made")
+    before = copy.deepcopy((messages, tools, given))
+    with pytest.raises(TemplateError):
+        form.render(messages, tools, variables=given)
+    assert (messages, tools, given) == before
+
+
+def test_growth_of_a_templates_list_is_bounded() -> None:
+    endless = "{% set l = [1] %}{% for x in l %}{% set _ = l.append(l) %}{% endfor %}"
+    with pytest.raises(TemplateError, match="too much work"):
+        render(endless)
+
+
+def test_undefined_values_and_none_are_written_as_nothing() -> None:
+    source = "{{ 'a' + x.y }}{{ x + 'b' }}{{ none }}{{ 'c' ~ none }}{{ x.y.z }}"
+    assert render(source) == "abc"
 
 
 @pytest.mark.parametrize(
