@@ -53,7 +53,8 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     messages describe how to call tools, and the task's grammar enforces it."""
     request = task.request
     tools = [tool_dict(tool) for tool in request.tools] if callable_tools(request) else []
-    messages = [message_dict(message, parts=True) for message in request.messages]
+    chat = task.messages or request.messages
+    messages = [message_dict(message, parts=True) for message in chat]
     if task.tool_form:
         messages, tools = rewritten(request, generic.instructions(tools)), []
     kwargs = dict(request.template_kwargs)
@@ -82,8 +83,9 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
         # Otherwise the server continues as well, but repeats the beginning in its answer.
         body["continue_final_message"] = True
         body["add_generation_prompt"] = False
-    if request.reasoning_effort and not bound:
-        body["reasoning_effort"] = request.reasoning_effort
+    effort = task.effort or request.reasoning_effort
+    if effort and not bound:
+        body["reasoning_effort"] = effort
     if tools:
         body["tools"] = tools
         body["tool_choice"] = "auto"

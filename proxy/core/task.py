@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from .request import CompletionRequest
+from .request import CompletionRequest, Message
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -19,7 +19,9 @@ class Task(Struct, frozen=True, kw_only=True):
     `core.sampling`. A `suffix`, if not None, requests an infill. `max_tokens` None means the rest
     of the context. `tool_form` is the format in which the model writes tool calls, "" without
     tools. `thinks`: the model may write reasoning before its answer. `backend_templates`: the
-    backend gets the request's messages and renders the prompt itself. `media`: the kinds of media
+    backend gets messages and renders the prompt itself: the request's, or `messages` if the
+    template takes them in another order or number, and the request's effort as `effort`, a word
+    that the template takes. `media`: the kinds of media
     in the messages. `schema_gaps` and `tool_gaps` are the keywords that the answer's grammar leaves
     out of the document's schema and of the parameters of tools. `unknown_template`: slotproxy does
     not know the family of the chat template, so a backend that can render the prompt itself is
@@ -39,6 +41,8 @@ class Task(Struct, frozen=True, kw_only=True):
     tool_form: str = ""
     thinks: bool = False
     backend_templates: bool = False
+    messages: tuple[Message, ...] = ()
+    effort: str = ""
     media: frozenset[str] = frozenset()
     schema_gaps: tuple[str, ...] = ()
     tool_gaps: tuple[str, ...] = ()

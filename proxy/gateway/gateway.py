@@ -370,6 +370,8 @@ def _task(
         tool_form=rendered.tool_form,
         thinks=rendered.thinks,
         backend_templates=rendered.backend_templates,
+        messages=rendered.messages,
+        effort=rendered.effort,
         media=kinds,
         unknown_template=rendered.unknown_template,
         request=request,

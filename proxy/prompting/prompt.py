@@ -17,8 +17,14 @@ from .constraints import callable_tools, must_call
 from .families import Family
 from .formats import FORMS, CallShape, generic
 from .legacy import LegacyFormat
-from .profile.adapt import arranged, as_dicts, name_results, with_written_calls
-from .profile.messages import EFFORTS, KEEPING
+from .profile.adapt import (
+    arranged,
+    as_dicts,
+    name_results,
+    with_objects,
+    with_written_calls,
+)
+from .profile.messages import EFFORT_VARIABLES, EFFORTS, KEEPING
 from .profile.rules import MessageRules
 from .reasoning import opened_by
 from .sandbox import TemplateError, TemplateRefusal
@@ -34,9 +40,10 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
     """`stops` are the family's end tokens, for the backend; `turns` are texts that begin another
     turn, for the gateway to match. `boundaries` are ascending offsets of the ends of turns.
     `tool_form` names the tool-call format described to the model, "" without tools. `thinks` is set
-    if the model may reason before it answers. With `backend_templates` nothing was rendered: the
-    backend takes messages. `unknown_template` is set if the model's own template is missing or its
-    tool format is unknown."""
+    if the model may reason before it answers. `messages` are those of the request as the template
+    takes them, () if that is as they are; `effort` is the request's in a word that it takes. With
+    `backend_templates` nothing was rendered: the backend takes messages. `unknown_template` is set
+    if the model's own template is missing or its tool format is unknown."""
 
     text: str
     stops: tuple[str, ...] = ()
@@ -45,6 +52,8 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
     family: Family = _LEGACY
     tool_form: str = ""
     thinks: bool = False
+    messages: tuple[Message, ...] = ()
+    effort: str = ""
     backend_templates: bool = False
     unknown_template: bool = False
 
@@ -97,13 +106,18 @@ class Prompter:
             lead = _lead(prompt.text, form.rules, last.reasoning)
         else:
             lead = " "
-        text = prompt.text + lead + beginning
-        return msgspec.structs.replace(prompt, text=text, thinks=False)
+        return msgspec.structs.replace(
+            prompt,
+            text=prompt.text + lead + beginning,
+            thinks=False,
+            messages=prompt.messages and (*prompt.messages, last),
+        )
 
     def _render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         form = self.form
         rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
-        chat: Sequence[Message] = request.messages
+        chat = arranged(request.messages, rules)
+        own = () if chat is request.messages else tuple(chat)
         tools = [tool_dict(tool) for tool in request.tools]
         tool_form = ""
         if callable_tools(request):
@@ -112,13 +126,14 @@ class Prompter:
             tool_form = self._tool_form
         knows_tools = self._knows_tools
         if not knows_tools and (tool_form or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)):
-            dicts = as_dicts(chat)
+            dicts = as_dicts(request.messages)
             name_results(dicts)
             written = generic.rewrite(dicts, tools if tool_form else ())
             chat = [Message(role=m["role"], content=m["content"]) for m in written]
+            chat = arranged(chat, rules)
         elif not rules.calls and any(map(_CALLS, chat)):
             chat = with_written_calls(chat, partial(_written, FORMS[self._tool_form].shape))
-        messages = as_dicts(arranged(chat, rules), rules)
+        messages = as_dicts(chat, rules)
         if isinstance(form, LegacyFormat):
             text = form.render(messages)
             return RenderedPrompt(
@@ -140,6 +155,8 @@ class Prompter:
             boundaries=_boundaries(text, self._marks),
             family=family,
             tool_form=tool_form,
+            messages=own,
+            effort=_nearest(request.reasoning_effort, rules.efforts),
             thinks=opened_by(text) is not None
             or (family.reasoning is not None and not _closed(text)),
             unknown_template=bool(tool_form) and knows_tools and family.tool_form is None,
@@ -148,31 +165,35 @@ class Prompter:
     def _rendered(
         self,
         form: ChatTemplate,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[dict[str, Any]],
         tools: Sequence[Mapping[str, Any]],
         request: CompletionRequest,
         now: datetime,
     ) -> str:
         render = partial(
             form.render,
-            messages,
-            tools,
+            tools=tools,
             bos_token=self._bos,
             eos_token=self._eos,
             now=now,
             variables=_variables(request, form.rules),
             keep_bos=not self._adds_bos,
         )
+        # A client cannot take its history back.
         try:
             try:
-                return render()
+                return render(messages)
             except TemplateRefusal:
-                # A client cannot take its history back. Without the refusal, the template writes
-                # what it knows of the messages, often all.
-                text = render(refuses=False)
+                # Without the refusal, the template writes what it knows of the messages: often all.
+                text = render(messages, refuses=False)
                 if not _has_all(text, messages):
                     raise
                 return text
+            except TemplateError:
+                whole = with_objects(messages)
+                if whole is messages:
+                    raise
+                return render(whole)
         except TemplateError as error:
             raise InvalidParameter(
                 "messages", f"are not accepted by the chat template: {error}"
@@ -216,11 +237,12 @@ def _variables(request: CompletionRequest, rules: MessageRules) -> Mapping[str, 
     if effort == "none":
         out["enable_thinking"] = False
         out.pop("reasoning_effort", None)
+    out.setdefault("thinking", out["enable_thinking"])
+    if effort == "none":
         return out
     asked = effort or out.get("reasoning_effort")
     if isinstance(asked, str):
-        word = _nearest(asked, rules.efforts)
-        out |= {"reasoning_effort": word, "reasoning_strength": word}
+        out |= dict.fromkeys(EFFORT_VARIABLES, _nearest(asked, rules.efforts))
     return out
 
 

@@ -40,6 +40,7 @@ NO_THOUGHTS = "no empty thoughts are put before the answer, since the template w
 LIKE_BEFORE = "a late system message moves in every turn alike, so that the prompt's prefix stays"
 PARTS = "the template takes parts, which the server's analysis does not see"
 EFFORT = "an effort that the client names switches thinking on"
+SWITCH = "the template's own variables for thinking and effort are set as the client says"
 BESIDE = "the template writes no text beside calls, nor a second answer"
 WANTED: Mapping[str, Mapping[str, str]] = {
     "Apertus-8B-Instruct": {"effort high": EFFORT},
@@ -48,6 +49,7 @@ WANTED: Mapping[str, Mapping[str, str]] = {
     "GLM-4.6": {"prefill": HISTORY},
     "HuggingFaceTB-SmolLM3-3B": {"prefill": NO_THOUGHTS},
     "Kimi-K2-Instruct": {"prefill": NO_THOUGHTS},
+    "Kimi-K3": {"thinking off": SWITCH, "effort none": SWITCH, "effort high": SWITCH},
     "LFM2-8B-A1B": {"prefill": NO_THOUGHTS},
     "LFM2.5-8B-A1B": {"text parts": PARTS, "result parts": PARTS},
     "LFM2.5-Instruct": {"prefill": NO_THOUGHTS},

@@ -280,6 +280,23 @@ def _write_reasoning(out: dict[str, Any], message: Message, rules: MessageRules)
         out["content"] = ""
 
 
+def with_objects(messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The messages with each call's arguments as an object: those of a call that was cut off, which
+    are no JSON, become its only member. The same messages if all are objects."""
+    whole = [*map(_with_objects, messages)]
+    return whole if whole != messages else messages
+
+
+def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
+    calls = []
+    for call in message.get("tool_calls", ()):
+        function = call["function"]
+        if isinstance(function["arguments"], str):
+            function = {**function, "arguments": {"arguments": function["arguments"]}}
+        calls.append({**call, "function": function})
+    return {**message, "tool_calls": calls} if calls else message
+
+
 def _object(text: str, decode: Decoding) -> Any:
     """The arguments as an object, or the text itself if they are not one."""
     try:

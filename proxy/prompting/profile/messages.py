@@ -28,7 +28,7 @@ LONGEST = 100_000
 """Maximum characters of a probe's prompt, since it is searched; real ones have 10 000 at most."""
 EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
 """The words that clients use, the least effort first."""
-EFFORT_VARIABLES = ("reasoning_effort", "reasoning_strength")
+EFFORT_VARIABLES = ("reasoning_effort", "reasoning_strength", "thinking_effort")
 
 KEEPING: Mapping[str, bool] = {
     "preserve_reasoning": True,

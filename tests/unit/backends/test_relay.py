@@ -97,6 +97,28 @@ def test_messages_are_relayed_unchanged() -> None:
     assert "stop" not in body
 
 
+def test_texts_stay_apart_as_the_client_sent_them() -> None:
+    texts = Message(role="user", content="one\ntwo\nthree", parts=(0, 4, 8))
+    shown = Message(
+        role="user", content="one\ntwo", parts=(0, 4), media=(Media(kind="image", url=PNG, at=3),)
+    )
+    parts, seen = (
+        message["content"]
+        for message in payload(task(CompletionRequest(messages=(texts, shown))), 1)["messages"]
+    )
+    assert [part["text"] for part in parts] == ["one", "two", "three"]
+    assert [part.get("text", part["type"]) for part in seen] == ["one", "image_url", "two"]
+
+
+def test_messages_and_effort_are_those_that_the_template_takes() -> None:
+    request = CompletionRequest(messages=(USER, USER), reasoning_effort="high")
+    body = payload(task(request, messages=(USER,), effort="xhigh"), 1)
+    assert (body["messages"], body["reasoning_effort"]) == (
+        [{"role": "user", "content": "Hi"}],
+        "xhigh",
+    )
+
+
 def test_required_call_is_requested_in_messages_and_constrained() -> None:
     request = CompletionRequest(
         messages=(USER,), tools=(WEATHER,), tool_choice=ToolChoice("required")

@@ -153,6 +153,15 @@ def test_arguments_are_text_where_they_must_be() -> None:
     assert 'spin {"x": 1}>' in prompt(TEXT, ASKED, called("spin"), tools=TOOLS)
 
 
+def test_arguments_that_were_cut_off_are_no_error() -> None:
+    items = CALLS.replace(
+        "{{ c.function.arguments | tojson }}",
+        "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}",
+    )
+    call = Message(role="assistant", tool_calls=(ToolCall(ID, "spin", '{"x": '),))
+    assert 'spin arguments={"x": >' in prompt(items, ASKED, call, tools=TOOLS)
+
+
 def test_text_beside_calls_is_a_turn_of_its_own_where_it_would_be_lost() -> None:
     text = prompt(NO_TEXT, ASKED, called("spin", content="Now."), tools=TOOLS)
     assert text.endswith(f'[U]Hi</t>[A]Now.</t><{ID} spin {{"x": 1}}>[A]')
