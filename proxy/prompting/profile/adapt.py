@@ -23,6 +23,7 @@ from .rules import MessageRules
 ANY = MessageRules()
 _ROLE = attrgetter("role")
 _CALLS = attrgetter("tool_calls")
+_OWN = re.compile(r"call_[0-9a-f]{24}-([\w-]{1,64})")
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
 
 
@@ -37,8 +38,9 @@ def arranged(messages: Sequence[Message], rules: MessageRules) -> Sequence[Messa
             out = [part for message in out for part in _apart(message)]
         if rules.calls_per_turn == "one":
             out = _split(out)
+        out = [_with_ids(message, _models) for message in out]
         if rules.call_ids == "nine":
-            out = [*map(_with_short_ids, out)]
+            out = [_with_ids(message, _short) for message in out]
     if not rules.user_after_result and "tool" in roles:
         out = _joined_where(out, _asks_after_result)
     if rules.alternates:
@@ -148,13 +150,19 @@ def with_written_calls(
     return out
 
 
-def _with_short_ids(message: Message) -> Message:
+def _with_ids(message: Message, rename: Callable[[str], str]) -> Message:
     if message.tool_calls:
-        calls = tuple(ToolCall(_short(c.id), c.name, c.arguments) for c in message.tool_calls)
+        calls = tuple(ToolCall(rename(c.id), c.name, c.arguments) for c in message.tool_calls)
         return structs.replace(message, tool_calls=calls)
     if message.role == "tool":
-        return structs.replace(message, tool_call_id=_short(message.tool_call_id))
+        return structs.replace(message, tool_call_id=rename(message.tool_call_id))
     return message
+
+
+def _models(id: str) -> str:
+    """The id that the model wrote, which ours ends with: its slot has the same text."""
+    ours = _OWN.fullmatch(id)
+    return ours[1] if ours else id
 
 
 def _short(id: str) -> str:

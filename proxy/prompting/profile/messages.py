@@ -61,6 +61,14 @@ TOOL: Mapping[str, Any] = {
     },
 }
 CALL = Message(role="assistant", tool_calls=(ToolCall(NINE[0], "Wtool", "{}"),))
+CONVERSATION = (
+    SYSTEM,
+    USER,
+    CALL,
+    Message(role="tool", content="Wresult", tool_call_id=NINE[0]),
+    ANSWER,
+    MORE,
+)
 _WORDS = re.compile(r"W[a-z]+\d?")
 _QUOTED = re.compile(r"""["'](?:text|thinking)["']\s*:\s*["']W""")  # a part as an object's text
 # As a special token is written: <|end|>, </s>, [/INST], <｜end▁of▁sentence｜>.
