@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.decoding import decoded
 from ..core.events import (
     Batch,
     Finished,
@@ -25,18 +26,23 @@ from ..core.events import (
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
+from ..errors import Unsupported, UpstreamFault
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
 from ..prompting.profile.adapt import as_dicts
+from ..prompting.profile.verify import MAX_PROMPT
 from ..prompting.prompt import begun, tool_dict
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
+from ..wire.router import as_dict
 from .driver import Capabilities
-from .http import Exchange
+from .http import ConnectionPool, Exchange
 from .refusals import stream_error
 from .run import LlamaRun
 
 PATH = "/v1/chat/completions"
+RENDERS = "/apply-template"  # takes the same body and returns the prompt
+PATIENCE = 5.0  # seconds for a prompt
 # Tokens and events allowed beyond the requested number: a draft model's tokens are counted
 # together, and one token may be several events.
 SURPLUS = 64
@@ -49,13 +55,13 @@ REASONS: Mapping[str, FinishReason] = {
 
 
 def payload(task: Task, slot: int) -> dict[str, Any]:
-    """The body for /v1/chat/completions. `task.max_tokens` must be finite. With a `tool_form`, the
-    messages describe how to call tools, and the task's grammar enforces it."""
+    """The body for /v1/chat/completions. `task.max_tokens` must be finite. With a `call_format`,
+    the messages describe how to call tools, and the task's grammar enforces it."""
     request = task.request
     tools = [tool_dict(tool) for tool in request.tools] if callable_tools(request) else []
     chat = task.messages or request.messages
     messages = [message_dict(message, parts=True) for message in chat]
-    if task.tool_form:
+    if task.call_format is not None:
         messages, tools = rewritten(request, generic.instructions(tools)), []
     kwargs = dict(request.template_kwargs)
     report = request.report
@@ -98,6 +104,23 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
         body["logprobs"] = True
         body["top_logprobs"] = task.logprobs
     return body
+
+
+def server_prompt(pool: ConnectionPool, request: CompletionRequest) -> str | None:
+    """See `Driver.server_prompt`."""
+    task = Task(prompt="", request=request, max_tokens=1, backend_templates=True)
+    status, data = pool.ask("POST", RENDERS, payload(task, 0), PATIENCE, short=True)
+    if status == 404:
+        raise Unsupported("this model's backend does not render prompts")
+    if status != 200:
+        return None
+    try:
+        prompt = as_dict(decoded(data)).get("prompt")
+    except ValueError:
+        prompt = None
+    if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT:
+        raise UpstreamFault("the backend returned an invalid prompt")
+    return prompt
 
 
 def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ def joined(*run: Message) -> Message:
         tool_calls=tuple(call for message in run for call in message.tool_calls),
         media=tuple(media),
         parts=tuple(parts) if any(message.parts for message in run) else (),
+        cites=any(message.cites for message in run),
     )
 
 
@@ -119,7 +120,7 @@ def digests(messages: Sequence[Message]) -> Iterator[bytes]:
 def with_summary(messages: Sequence[Message], cut: int, summary: str) -> tuple[Message, ...]:
     """The conversation with a summary in place of the turns before the cut."""
     head = head_of(messages)
-    told = Message(role="user", content=LEAD + summary)
+    told = Message(role="user", content=LEAD + summary, cites=True)
     rest = messages[cut:]
     if rest and rest[0].role == "user":
         told, rest = joined(told, rest[0]), rest[1:]

@@ -43,7 +43,8 @@ class Message(Struct, frozen=True, kw_only=True):
     """One turn. `content` is all its text; `media` are its images and sounds, in order.
 
     If the client sent several texts, `parts` are the offsets at which they begin; a line break,
-    which belongs to none of them, joins each to the next."""
+    which belongs to none of them, joins each to the next. `cites`: the text contains documents,
+    whose control tokens never act, whatever the role."""
 
     role: Role
     content: str = ""
@@ -53,6 +54,7 @@ class Message(Struct, frozen=True, kw_only=True):
     reasoning: str = ""
     media: tuple[Media, ...] = ()
     parts: tuple[int, ...] = ()
+    cites: bool = False
 
     @property
     def pieces(self) -> list[str | Media]:

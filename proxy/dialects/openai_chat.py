@@ -229,6 +229,11 @@ def reply(
     return openai.whole(meta, "chat.completion", request, completions, _choice)
 
 
+def _reasoning_fields(text: str) -> dict[str, str]:
+    """Reasoning under both names in use: DeepSeek's and llama-server's, vLLM's and OpenRouter's."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
 def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
@@ -236,7 +241,7 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
         "refusal": None,
     }
     if completion.reasoning:
-        message["reasoning_content"] = completion.reasoning
+        message |= _reasoning_fields(completion.reasoning)
     reason: str = completion.finished.reason
     if completion.tool_calls:
         calls = list(map(openai_tools.written, completion.tool_calls))
@@ -303,7 +308,7 @@ class Encoder(openai.Chunks):
             case Started():
                 delta = {"role": "assistant", "content": None}
             case ReasoningDelta():
-                delta = {"reasoning_content": event.text}
+                delta = _reasoning_fields(event.text)
             case ToolCallDelta():
                 delta = openai_tools.delta(event, self._legacy)
             case Finished():

@@ -80,6 +80,7 @@ def laid(
             if new and not head:
                 head = context(new)
             elif new:
-                message = message.after(f"{context(new)}\n\n")
+                longer = message.after(f"{context(new)}\n\n")
+                message = msgspec.structs.replace(longer, cites=True)
         out.append(message)
     return layouts.render(folder, template, out, head), cited

@@ -22,6 +22,7 @@ from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend, Unsupported
 from ..prompting.bounds import MAX_SIZE
+from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
 from . import media
@@ -130,9 +131,7 @@ class Gateway:
         backend = self._any(answer.model, barred)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return ids
-        if isinstance(task.prompt, tuple):
-            return list(task.prompt)
-        return backend.counter.ids(task.prompt, cancel=cancel)
+        return backend.counter.prompt_ids(task, cancel)
 
     def count(
         self,
@@ -150,7 +149,7 @@ class Gateway:
         task = self.tasks(request, model, cancel, barred=barred)[0]
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return len(ids)
-        return backend.counter.count(task.prompt, cancel, limit)
+        return backend.counter.count_prompt(task, cancel, limit)
 
     def fits(
         self,
@@ -266,6 +265,19 @@ class Gateway:
             raise Unsupported("the backend cannot save slots: start it with --slot-save-path")
         return backend.driver.slot_action(cast(SlotAction, action), slot, file)
 
+    def profile(self, model: str) -> tuple[Line, ...]:
+        """What is known of a model's prompts and answers: labels and texts. () before its first
+        load, and if its backends render the prompts."""
+        pool = self.registry.pool(model)
+        if all(b.caps is None or b.caps.provisional for b in pool):
+            return ()
+        prompter = self._prompters(model)
+        if isinstance(prompter, Unrendered):
+            return ()
+        kinds = dict.fromkeys(kind for b in pool for kind in b.verdict.differing)
+        own = (("server's own route", ", ".join(kinds)),) if kinds else ()
+        return profile_of(prompter) + own
+
     def detokenize(
         self, model: str, tokens: list[int], *, barred: frozenset[str] = frozenset()
     ) -> str:
@@ -359,6 +371,7 @@ def _task(
         _no_nul(prompt)
     return Task(
         prompt=prompt,
+        breaks=rendered.breaks,
         boundaries=rendered.boundaries,
         suffix=request.suffix if request.suffix or "infill" in request.extra else None,
         sampling=request.sampling,
@@ -367,12 +380,14 @@ def _task(
         stop_strings=request.stop + rendered.turns,
         logprobs=request.logprobs,
         session=request.session,
-        tool_form=rendered.tool_form,
+        call_format=rendered.call_format,
+        syntax=rendered.syntax,
         thinks=rendered.thinks,
         backend_templates=rendered.backend_templates,
         messages=rendered.messages,
         effort=rendered.effort,
         media=kinds,
         unknown_template=rendered.unknown_template,
+        guard=rendered.guard,
         request=request,
     )

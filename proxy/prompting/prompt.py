@@ -11,12 +11,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from ..core.decoding import Decoding
 from ..core.request import CompletionRequest, Message, Tool, ToolCall
+from ..core.task import NO_GUARD, ContentGuard
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
 from .families import Family
-from .formats import FORMS, CallShape, generic
+from .formats import GENERIC, CallFormat, CallShape, generic
+from .formats.base import ID
+from .formats.writing import write_calls
 from .legacy import LegacyFormat
+from .neutralise import Neutraliser
 from .profile.adapt import (
     arranged,
     as_dicts,
@@ -24,12 +29,15 @@ from .profile.adapt import (
     with_objects,
     with_written_calls,
 )
-from .profile.messages import EFFORT_VARIABLES, EFFORTS, KEEPING
+from .profile.known import syntax_of
+from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, TOOL
 from .profile.rules import MessageRules
-from .reasoning import opened_by
+from .profile.syntax import AnswerSyntax
+from .reasoning import KIN, Tags, opened_by
 from .sandbox import TemplateError, TemplateRefusal
 from .templates import ChatTemplate
 
+_PROMPT_END = 128
 _LEGACY = Family(name="legacy")
 _LEGACY_RULES = MessageRules()
 _ROLE = attrgetter("role")
@@ -38,19 +46,24 @@ _CALLS = attrgetter("tool_calls")
 
 class RenderedPrompt(Struct, frozen=True, kw_only=True):
     """`stops` are the family's end tokens, for the backend; `turns` are texts that begin another
-    turn, for the gateway to match. `boundaries` are ascending offsets of the ends of turns.
-    `tool_form` names the tool-call format described to the model, "" without tools. `thinks` is set
-    if the model may reason before it answers. `messages` are those of the request as the template
-    takes them, () if that is as they are; `effort` is the request's in a word that it takes. With
-    `backend_templates` nothing was rendered: the backend takes messages. `unknown_template` is set
-    if the model's own template is missing or its tool format is unknown."""
+    turn, for the gateway to match. `breaks` and `guard` are as in a Task. `boundaries` are
+    ascending offsets of the ends of turns. `syntax` tells how the model writes an answer, and
+    `call_format` the calls in it, None without tools. `thinks` is set if the model may reason
+    before it answers. `messages` are those of the request as the template takes them, with control
+    tokens altered invisibly, () if that is as they are; `effort` is the request's in a word that it
+    takes. With `backend_templates` nothing was rendered: the backend takes messages.
+    `unknown_template` is set if the model's own template is missing, or if how it writes an answer
+    or calls could not be derived."""
 
     text: str
     stops: tuple[str, ...] = ()
     turns: tuple[str, ...] = ()
+    breaks: tuple[int, ...] = ()
     boundaries: tuple[int, ...] = ()
+    guard: ContentGuard = NO_GUARD
     family: Family = _LEGACY
-    tool_form: str = ""
+    syntax: AnswerSyntax = AnswerSyntax()
+    call_format: CallFormat | None = None
     thinks: bool = False
     messages: tuple[Message, ...] = ()
     effort: str = ""
@@ -61,15 +74,19 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
 class Unrendered:
     """Used instead of a Prompter if the backend takes messages and renders the prompt."""
 
+    def __init__(self, guard: ContentGuard) -> None:
+        self._guard = guard
+
     def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        return RenderedPrompt(text="", backend_templates=True)
+        return RenderedPrompt(text="", backend_templates=True, guard=self._guard)
 
 
 class Prompter:
     """Renders chats for one model.
 
     `bos` and `eos` are the backend's, if it reported them. If the backend `adds_bos`, the prompt
-    begins without one. `instead` says that `form` replaces the backend's own, unusable template."""
+    begins without one. `instead` says that `form` replaces the backend's own, unusable template.
+    With `breaks_users` False, control tokens in users' messages and in tools are kept."""
 
     def __init__(
         self,
@@ -79,23 +96,41 @@ class Prompter:
         *,
         adds_bos: bool = True,
         instead: bool = False,
+        breaks_users: bool = True,
     ) -> None:
         self.form = form
+        self.syntax = syntax_of(form) if isinstance(form, ChatTemplate) else AnswerSyntax()
+        self._tags = self.syntax.reasoning or KIN
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 0 if isinstance(form, LegacyFormat) else 1
+        calls = self.syntax.calls
         self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
-        self._tool_form = form.tool_form if isinstance(form, ChatTemplate) else "generic"
-        self._marks = _marks(form)
+        self._writes_calls = calls is not None
+        self._marks = _marks(form, self.syntax)
         self._instead = instead
         self._bos = bos or None
         self._adds_bos = adds_bos
         self._eos = eos or None
+        self._neutraliser = _neutraliser(form, (bos, eos), self.syntax.stops, breaks_users)
 
     def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         """Raises InvalidParameter if the template rejects the messages.
 
         If the last message is the beginning of an answer, its text is appended after the generation
         prompt and after any reasoning block that the template opens there."""
+        marked = self._neutraliser.mark(request)
+        prompt = self._begun(marked.request, now)
+        plain = marked.unmarked(prompt.text, prompt.boundaries)
+        return msgspec.structs.replace(
+            prompt,
+            text=plain.text,
+            breaks=plain.breaks,
+            boundaries=plain.boundaries,
+            messages=marked.disarmed(prompt.messages),
+            guard=self._neutraliser,
+        )
+
+    def _begun(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         beginning = begun(request)
         if not beginning:
             return self._render(request, now)
@@ -103,7 +138,7 @@ class Prompter:
         prompt = self._render(msgspec.structs.replace(request, messages=tuple(messages)), now)
         form = self.form
         if isinstance(form, ChatTemplate):
-            lead = _lead(prompt.text, form.rules, last.reasoning)
+            lead = _lead(prompt.text, form.rules, last.reasoning, self._tags)
         else:
             lead = " "
         return msgspec.structs.replace(
@@ -113,34 +148,51 @@ class Prompter:
             messages=prompt.messages and (*prompt.messages, last),
         )
 
+    def _closed(self, text: str) -> bool:
+        """Whether the template wrote an empty reasoning block, because thinking is switched off."""
+        calls = self.syntax.calls
+        turns = calls.turns if calls is not None else ()
+        # A tag that ends with the beginning of a turn ends every prompt.
+        ends = tuple(end for _, end in self._tags if end and not end.endswith(turns or "\0"))
+        return bool(ends) and text[-_PROMPT_END:].rstrip().endswith(ends)
+
     def _render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         form = self.form
         rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
         chat = arranged(request.messages, rules)
         own = () if chat is request.messages else tuple(chat)
         tools = [tool_dict(tool) for tool in request.tools]
-        tool_form = ""
+        call_format = None
         if callable_tools(request):
             # All tools are described, even if one is named, to keep the prefix of a conversation
             # stable.
-            tool_form = self._tool_form
+            call_format = self.syntax.calls or GENERIC
         knows_tools = self._knows_tools
-        if not knows_tools and (tool_form or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)):
+        has_calls = call_format is not None or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)
+        if has_calls and not knows_tools and not self._writes_calls:
             dicts = as_dicts(request.messages)
             name_results(dicts)
-            written = generic.rewrite(dicts, tools if tool_form else ())
+            written = generic.rewrite(dicts, tools if call_format is not None else ())
             chat = [Message(role=m["role"], content=m["content"]) for m in written]
             chat = arranged(chat, rules)
-        elif not rules.calls and any(map(_CALLS, chat)):
-            chat = with_written_calls(chat, partial(_written, FORMS[self._tool_form].shape))
+        else:
+            if call_format is not None and not knows_tools:
+                # Some models write calls of their own form to tools that their template does not
+                # take.
+                guide = generic.instructions(tools, form=call_format)
+                chat = arranged(_guided(request.messages, guide), rules)
+            if not rules.calls and any(map(_CALLS, chat)):
+                shape = (self.syntax.calls or GENERIC).shape
+                chat = with_written_calls(chat, partial(_written, shape))
         messages = as_dicts(chat, rules)
         if isinstance(form, LegacyFormat):
             text = form.render(messages)
             return RenderedPrompt(
                 text=text,
                 stops=form.stops,
+                turns=form.turns,
                 boundaries=_boundaries(text, self._marks),
-                tool_form=tool_form,
+                call_format=call_format,
                 unknown_template=self._instead,
             )
         text = self._rendered(form, messages, tools if knows_tools else (), request, now)
@@ -150,16 +202,18 @@ class Prompter:
         family = form.family
         return RenderedPrompt(
             text=text,
-            stops=family.stops,
+            stops=self.syntax.stops,
             turns=family.turns,
             boundaries=_boundaries(text, self._marks),
             family=family,
-            tool_form=tool_form,
+            syntax=self.syntax,
+            call_format=call_format,
             messages=own,
             effort=_nearest(request.reasoning_effort, rules.efforts),
-            thinks=opened_by(text) is not None
-            or (family.reasoning is not None and not _closed(text)),
-            unknown_template=bool(tool_form) and knows_tools and family.tool_form is None,
+            thinks=opened_by(text, self._tags) is not None
+            or (bool(self.syntax.reasoning) and not self._closed(text)),
+            unknown_template=not self.syntax.is_known
+            or (has_calls and knows_tools and not self._writes_calls),
         )
 
     def _rendered(
@@ -214,6 +268,23 @@ def _has_all(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
     return True
 
 
+def _neutraliser(
+    form: ChatTemplate | LegacyFormat,
+    tokens: tuple[str, ...],
+    stops: tuple[str, ...],
+    breaks_users: bool,
+) -> Neutraliser:
+    if isinstance(form, LegacyFormat):
+        return Neutraliser("", (*tokens, *form.stops), users=breaks_users)
+    known = (*tokens, form.family.bos, form.family.eos, *stops)
+    messages = as_dicts(arranged(CONVERSATION, form.rules), form.rules)
+    try:
+        written = form.render(messages, [TOOL] if form.takes_tools else ())
+    except TemplateError:
+        written = ""
+    return Neutraliser(f"{form.source}\n{written}", known, users=breaks_users)
+
+
 def begun(request: CompletionRequest) -> str:
     """The beginning of the answer given by the last message, or "". Answers that must be a document
     or a call cannot be continued: they are generated whole."""
@@ -256,16 +327,32 @@ def _nearest(effort: str, words: Sequence[str]) -> str:
 
 def _written(shape: CallShape, calls: Sequence[ToolCall]) -> str:
     """Calls as a model writes them."""
-    texts = (
-        f"{shape.before_name}{call.name}{shape.after_name}{call.arguments or '{}'}{shape.suffix}"
-        for call in calls
-    )
-    return shape.prefix + shape.separator.join(texts) + shape.end
+    texts = write_calls(shape, *((call.name, _object(call.arguments)) for call in calls))
+    for call in calls:
+        texts = texts.replace(ID, call.id, 1)
+    return texts
 
 
-def _lead(prompt: str, rules: MessageRules, reasoning: str) -> str:
+def _object(arguments: str) -> Mapping[str, Any]:
+    """The arguments of a call; {} if they are no object."""
+    try:
+        value = Decoding()(arguments or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _guided(messages: Sequence[Message], guide: str) -> Sequence[Message]:
+    """The messages with `guide` at the end of the system message."""
+    if messages and messages[0].role == "system":
+        content = f"{messages[0].content}\n\n{guide}".lstrip()
+        return [Message(role="system", content=content), *messages[1:]]
+    return [Message(role="system", content=guide), *messages]
+
+
+def _lead(prompt: str, rules: MessageRules, reasoning: str, known: Sequence[Tags]) -> str:
     """What the template writes between the prompt and the text of an answer with this reasoning."""
-    opened = opened_by(prompt)
+    opened = opened_by(prompt, known)
     if prompt.endswith(rules.opening):  # otherwise thinking is off
         if rules.thought is not None:
             return reasoning.join(rules.thought)
@@ -276,17 +363,12 @@ def _lead(prompt: str, rules: MessageRules, reasoning: str) -> str:
     return f"\n{opened[1]}\n\n" if prompt.endswith("\n") else opened[1]
 
 
-def _closed(text: str) -> bool:
-    """Whether the template wrote an empty reasoning block, because thinking is switched off."""
-    return text[-64:].rstrip().endswith("</think>")
-
-
-def _marks(form: ChatTemplate | LegacyFormat) -> tuple[str, ...]:
+def _marks(form: ChatTemplate | LegacyFormat, syntax: AnswerSyntax) -> tuple[str, ...]:
     """Texts at the end of a turn or the beginning of the next."""
     if isinstance(form, LegacyFormat):
         marks: tuple[str, ...] = (form.user_name, form.ai_name.rstrip())
     else:
-        marks = form.family.stops[:1] + form.family.turns
+        marks = syntax.stops[:1] + form.family.turns
     return tuple(filter(None, marks))
 
 

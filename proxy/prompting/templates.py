@@ -51,10 +51,11 @@ class ChatTemplate:
     must be described in the messages."""
 
     def __init__(
-        self, template: jinja2.Template, name: str, family: Family, reads: Set[str]
+        self, template: jinja2.Template, source: str, name: str, family: Family, reads: Set[str]
     ) -> None:
         """`reads` are the variables that the template uses."""
         self._template = template
+        self.source = source
         self._tells_time = "strftime_now" in reads
         self._dates = {name: form for name, form in _TODAY.items() if name in reads}
         self._reads_functions = "functions" in reads
@@ -66,12 +67,6 @@ class ChatTemplate:
     @property
     def takes_tools(self) -> bool:
         return self.rules.tools
-
-    @property
-    def tool_form(self) -> str:
-        """Name of the tool-call format: the family's if the template takes tools, else
-        "generic"."""
-        return (self.family.tool_form if self.takes_tools else None) or "generic"
 
     def render(
         self,
@@ -206,7 +201,7 @@ def compile(source: str, name: str) -> ChatTemplate:
     finally:
         BUDGET.reset(token)
     family = FAMILIES.get(name) or detect(source)
-    made = ChatTemplate(template, name, family or Family(name=name), names)
+    made = ChatTemplate(template, source, name, family or Family(name=name), names)
     budget = Budget(PROBING)
     rules = message_rules(partial(made.render, now=_SOME_DAY, budget=budget), names)
     made.rules = rules = replace(rules, trims=_TRIMMED in source)
