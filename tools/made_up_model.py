@@ -54,7 +54,7 @@ _FIM = {
 _WIDTH, _LAYERS, _HEADS, _INNER, _PREDICTOR = 64, 2, 4, 128, 16
 
 
-def _pieces(letters: bool) -> list[str]:
+def _pieces(letters: bool = False) -> list[str]:
     """Return the vocabulary after the bytes. The tokenizer reaches a piece only by joining two
     others, so every prefix of a word is a piece, too."""
 
