@@ -37,7 +37,7 @@ class KnowledgeStore:
         """Raises QuotaExceeded."""
         values = structs.asdict(base)
         del values["documents"]
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             db.execute(insert(BASE).values(owner=owner, **values))
             refusal = (
                 f"an API key may have at most {MOST_BASES} knowledge bases and vector stores:"
@@ -84,7 +84,7 @@ class KnowledgeStore:
         instead_of: Collection[str] = (),
     ) -> None:
         """Add a document. Raises QuotaExceeded, and then does not replace older documents."""
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             if instead_of:
                 replaced = (DOCUMENT.c.owner == owner, DOCUMENT.c.id.in_(list(instead_of)))
                 db.execute(delete(DOCUMENT).where(*replaced))
@@ -95,7 +95,7 @@ class KnowledgeStore:
         """Add a document with the bytes of an uploaded file; return whether the owner has this
         file. Raises QuotaExceeded."""
         own_file = select(FILES.c.file_id).where(FILES.c.owner == owner, FILES.c.file_id == file_id)
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             if db.execute(own_file).first() is None:
                 return False
             self._add(db, owner, document)
