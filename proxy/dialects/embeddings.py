@@ -12,6 +12,7 @@ from msgspec import Struct
 from ..core.vectors import Embedded, Vector, normalised
 from ..errors import InvalidParameter, Unsupported
 from .fields import Body, integer, model_name, text
+from .ollama.models import untagged
 from .openai_completions import prompts
 
 MAX_DIMENSIONS = 1 << 20
@@ -44,7 +45,7 @@ def parse(body: Body) -> EmbeddingRequest:
 def parse_ollama(body: Body) -> EmbeddingRequest:
     """Parses Ollama's /api/embed, where `input` is a string or a list. Raises InvalidParameter."""
     return EmbeddingRequest(
-        model_name(body).removesuffix(":latest"),
+        untagged(model_name(body)),
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
     )
@@ -53,9 +54,7 @@ def parse_ollama(body: Body) -> EmbeddingRequest:
 def parse_prompt(body: Body) -> EmbeddingRequest:
     """Parses the GLM API's /embedding and Ollama's older /api/embeddings, where `prompt` is a
     string or a list. Raises InvalidParameter."""
-    return EmbeddingRequest(
-        model_name(body).removesuffix(":latest"), _inputs(body.get("prompt"), "prompt")
-    )
+    return EmbeddingRequest(untagged(model_name(body)), _inputs(body.get("prompt"), "prompt"))
 
 
 def _inputs(value: Any, name: str) -> tuple[str | tuple[int, ...], ...]:

@@ -19,6 +19,7 @@ from ..fields import Body, flag, integer, mapping, model_name, stops
 from ..openai import MAX_TOKENS, token
 from ..openai_tools import plain
 from ..response_meta import ResponseMeta
+from .models import untagged
 
 MAX_LOGPROBS = 20
 RENAMED = {"num_keep": "n_keep", "penalize_newline": "penalize_nl"}
@@ -33,8 +34,7 @@ def error(fault: GatewayError) -> dict[str, Any]:
 
 
 def shared_fields(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies share. ":latest", the default tag, is
-    removed from the model's name. Raises InvalidParameter."""
+    """The fields of CompletionRequest that both bodies share. Raises InvalidParameter."""
     options = mapping(body, "options")
     values, warnings = _sampling(options)
     limit = integer(options, "num_predict", -2, MAX_TOKENS, at="options.")
@@ -45,7 +45,7 @@ def shared_fields(body: Body) -> dict[str, Any]:
     if flag(body, "logprobs"):
         logprobs = integer(body, "top_logprobs", 0, MAX_LOGPROBS) or 0
     return {
-        "model": model_name(body).removesuffix(":latest"),
+        "model": untagged(model_name(body)),
         "sampling": values,
         "max_tokens": limit if limit is not None and limit > 0 else None,
         "stop": stops(options),

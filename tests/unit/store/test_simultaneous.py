@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import BytesIO
 from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 
@@ -120,7 +121,12 @@ def test_the_last_place_is_taken_once(
         elif what == "bases":
             KnowledgeStore(database).add_base(owner, Base(id=key, name="b"))
         elif what == "batches":
-            values = {"created": 1.0, "endpoint": "/v1/embeddings", "file_id": "f", "window": "24h"}
+            values: dict[str, Any] = {
+                "created": 1.0,
+                "endpoint": "/v1/embeddings",
+                "file_id": "f",
+                "window": "24h",
+            }
             RequestBatches(database).add(RequestBatch(id=key, owner=owner, times={}, **values))
         else:
             put(owner, number, Quota(files=1) if what == "files" else Quota(bytes=10))
@@ -135,7 +141,13 @@ def test_equal_numbers_of_an_older_version_are_made_different(url: str) -> None:
     try:
         database.upgrade("0020")
         row = {"owner": "ann", "title": "", "settings": {}, "created": 1.0, "changed": 1.0}
-        said = {"parent_id": None, "role": "user", "content": "x", "reasoning": "", "extra": {}}
+        said: dict[str, Any] = {
+            "parent_id": None,
+            "role": "user",
+            "content": "x",
+            "reasoning": "",
+            "extra": {},
+        }
         said |= {"status": "done", "touched": 0.0}
         with database.begin() as db:
             db.execute(insert(CONVERSATION), [{"id": "a", **row}, {"id": "b", **row}])

@@ -54,15 +54,15 @@ def test_files_added_and_a_pin_set_at_once_are_all_there(visitor: FlaskClient) -
     for _ in range(10):
         talk, start = begin(visitor), Barrier(3)
 
-        def send(*what: str, talk: str = talk, start: Barrier = start) -> None:
+        def send(name: str, talk: str = talk, start: Barrier = start) -> None:
             with app.test_client() as client:
                 start.wait(10)
-                if what:
-                    assert drop(client, talk, *what, b"text") == 201
+                if name:
+                    assert drop(client, talk, name, b"text") == 201
                 else:
                     assert client.put(talk, headers=KEYED, json={"pinned": True}).status_code == 200
 
-        threads = [Thread(target=send, args=what) for what in ((), ("a.txt",), ("b.txt",))]
+        threads = [Thread(target=send, args=(name,)) for name in ("", "a.txt", "b.txt")]
         for thread in threads:
             thread.start()
         for thread in threads:
