@@ -12,6 +12,7 @@ A token is a byte of UTF-8. An answer continues the last prompt with the words o
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -139,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         server.bodies.append(body)
         if why := fault(body):
             server.die(why)
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)
             return
         slot = server.take(body.get("slot_id", -1))
         if slot is None:
@@ -170,8 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
             event = {"content": text, "stop": False, "slot_id": slot, "multimodal": False}
             if probs:
                 likely = [{"tok_str": word, "prob": 1 / len(WORDS)} for word in WORDS[:probs]]
-                event["completion_probabilities"] = [{"content": text, "probs": likely}]
-                told += event["completion_probabilities"]
+                told.append({"content": text, "probs": likely})
+                event["completion_probabilities"] = told[-1:]
             if body.get("stream"):
                 self._event(event)
         pairs = [pair for pair in body.get("logit_bias", ()) if pair[0] < VOCABULARY]

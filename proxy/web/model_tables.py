@@ -10,6 +10,7 @@ from ..dialects.presets import preset
 from ..errors import GatewayError
 from ..hosting.model import HostedModel
 from .body import read_json
+from .documents import with_documents
 from .fastpath import Environ
 from .observability import Record
 from .services import Services
@@ -19,8 +20,10 @@ OLLAMA = ("/api/chat", "/api/generate")
 
 def read_request(services: Services, record: Record, environ: Environ) -> dict[str, Any]:
     """The JSON body of a request for an answer, or for its tokens or prompt, as the model's table
-    changes it. Raises BadRequest, WrongType or BodyTooLarge."""
+    changes it, with its documents as texts. Raises BadRequest, WrongType or BodyTooLarge, and what
+    `with_documents` raises."""
     body = read_json(environ, services.settings.max_body)
+    with_documents(services, record, environ, body)
     return with_preset(services, body, record.path)
 
 

@@ -215,7 +215,7 @@ class _Turn:
             self._block(entry(value, path), path + ".")
 
     def _document(self, block: Body, at: str) -> None:
-        """Adds a document's text; PDFs are not supported by any backend."""
+        """Adds a document's text. `dialects.attachments` has replaced those without one."""
         source = mapping(block, "source", at)
         kind = text(source, "type", at=at + "source.")
         if kind == "text":
@@ -229,9 +229,7 @@ class _Turn:
             else:
                 self._nested(items(source, "content", at + "source."), at + "source.")
         else:
-            raise InvalidParameter(
-                at + "source.type", "must be text or content: PDFs are not supported"
-            )
+            raise InvalidParameter(at + "source.type", "must be text, content, base64, file or url")
 
     def _result(self, block: Body, at: str) -> Message:
         """A tool's result. An error is marked in the text, since templates have no field for it."""
