@@ -12,6 +12,7 @@ from msgspec import Struct
 from ..core.vectors import Embedded, Vector, normalised
 from ..errors import InvalidParameter, Unsupported
 from .fields import Body, integer, model_name, text
+from .ignored_fields import ignored_fields
 from .ollama.models import untagged
 from .openai_completions import prompts
 
@@ -27,6 +28,12 @@ class EmbeddingRequest(Struct, frozen=True):
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int = 0
     base64: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+OPENAI = frozenset("model input encoding_format dimensions".split())
+OLLAMA = frozenset("model input dimensions".split())
+PROMPT = frozenset("model prompt".split())
 
 
 def parse(body: Body) -> EmbeddingRequest:
@@ -39,6 +46,7 @@ def parse(body: Body) -> EmbeddingRequest:
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
         form == "base64",
+        ignored_fields(body, OPENAI),
     )
 
 
@@ -48,13 +56,18 @@ def parse_ollama(body: Body) -> EmbeddingRequest:
         untagged(model_name(body)),
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
+        warnings=ignored_fields(body, OLLAMA),
     )
 
 
 def parse_prompt(body: Body) -> EmbeddingRequest:
     """Parses the GLM API's /embedding and Ollama's older /api/embeddings, where `prompt` is a
     string or a list. Raises InvalidParameter."""
-    return EmbeddingRequest(untagged(model_name(body)), _inputs(body.get("prompt"), "prompt"))
+    return EmbeddingRequest(
+        untagged(model_name(body)),
+        _inputs(body.get("prompt"), "prompt"),
+        warnings=ignored_fields(body, PROMPT),
+    )
 
 
 def _inputs(value: Any, name: str) -> tuple[str | tuple[int, ...], ...]:

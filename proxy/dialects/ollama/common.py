@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from ...errors import GatewayError, InvalidParameter
 from ...wire import ndjson
 from .. import compacted
 from ..fields import Body, flag, integer, mapping, model_name, stops
+from ..ignored_fields import ignored_fields
 from ..openai import MAX_TOKENS, token
 from ..openai_tools import plain
 from ..response_meta import ResponseMeta
@@ -33,8 +34,12 @@ def error(fault: GatewayError) -> dict[str, Any]:
     return {"error": fault.message}
 
 
-def shared_fields(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies share. Raises InvalidParameter."""
+KNOWN = frozenset("model stream options format think logprobs top_logprobs".split())
+
+
+def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
+    """The fields of CompletionRequest that both bodies share. One that is not `known` to the route
+    gets a warning. Raises InvalidParameter."""
     options = mapping(body, "options")
     values, warnings = _sampling(options)
     limit = integer(options, "num_predict", -2, MAX_TOKENS, at="options.")
@@ -54,7 +59,7 @@ def shared_fields(body: Body) -> dict[str, Any]:
         "output": _output(body.get("format")),
         "reasoning_effort": think if type(think) is str else "",
         "template_kwargs": {} if think is None else {"enable_thinking": think is not False},
-        "warnings": warnings,
+        "warnings": ignored_fields(body, known) + warnings,
     }
 
 
