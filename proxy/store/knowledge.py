@@ -6,7 +6,7 @@ documents, which read all queued documents.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import IO, Any
 
 from msgspec import structs
@@ -187,15 +187,18 @@ class KnowledgeStore:
     def _read(self, query: Select[Any]) -> list[Chunk]:
         return [record(Chunk, row) for row in self._db.rows(query)]
 
-    def change_chunk(self, chunk: Chunk, text: str) -> None:
-        """Replace a chunk's text; an empty text deletes the chunk."""
+    def change_chunk(self, chunk: Chunk, text: str, index: Callable[[], None]) -> None:
+        """Replace a chunk's text; an empty text deletes the chunk. `index` changes the index in the
+        same way: it is called within the transaction, and its error undoes the change."""
         with self._db.begin() as db:
             if text:
                 db.execute(update(CHUNK).where(CHUNK.c.id == chunk.id).values(text=text))
-                return
-            db.execute(delete(CHUNK).where(CHUNK.c.id == chunk.id))
-            left = {"chunks": DOCUMENT.c.chunks - 1}
-            db.execute(update(DOCUMENT).where(DOCUMENT.c.id == chunk.document_id).values(**left))
+            else:
+                db.execute(delete(CHUNK).where(CHUNK.c.id == chunk.id))
+                left = {"chunks": DOCUMENT.c.chunks - 1}
+                changed = update(DOCUMENT).where(DOCUMENT.c.id == chunk.document_id)
+                db.execute(changed.values(**left))
+            index()
 
     # jobs
 
