@@ -52,6 +52,7 @@ def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
     return {
         "model": untagged(model_name(body)),
         "sampling": values,
+        # Ollama's own runner knows no limit of 0 either.
         "max_tokens": limit if limit is not None and limit > 0 else None,
         "stop": stops(options),
         "stream": flag(body, "stream", True),
