@@ -17,6 +17,7 @@ from ..gbnf import PatternError, choice_grammar, pattern_grammar
 from .fields import Body, bounded, flag, integer, mapping, text
 
 LONGEST_PATTERN = 8192  # characters
+LONGEST_CHOICES = 256 << 10  # characters of all texts that an answer may be
 SAMPLERS = {"repetition_penalty": "repeat_penalty", "random_seed": "seed"}
 # Constraints of the answer, by kind: those within `structured_outputs`, and fields of their own.
 KINDS = frozenset({"json", "json_object", "regex", "choice", "grammar"})
@@ -88,6 +89,8 @@ def _grammar(value: Any, kind: str, path: str) -> str:
         if not texts or not all(type(one) is str and one for one in texts):
             raise InvalidParameter(path, "must be a list of texts that are not empty")
         bounded(value, path)
+        if sum(map(len, texts)) > LONGEST_CHOICES:
+            raise InvalidParameter(path, f"may have at most {LONGEST_CHOICES} characters")
         return choice_grammar(value)
     if type(value) is not str:
         raise InvalidParameter(path, "must be a string")

@@ -176,6 +176,7 @@ def test_a_constraint_of_other_servers_binds_the_answer(
     [
         ({"guided_json": "no schema"}, "guided_json"),
         ({"guided_choice": []}, "guided_choice"),
+        ({"guided_choice": ["a" * 200_000, "b" * 100_000]}, "guided_choice"),
         ({"guided_choice": ["a", ""]}, "guided_choice"),
         ({"guided_regex": "(?=a)"}, "guided_regex"),
         ({"guided_regex": "a" * 9000}, "guided_regex"),
