@@ -70,8 +70,8 @@ test: $(VENV)/installed ## what takes four minutes, with the server of 2023 and 
 	$(PYTEST) -m 'not slow' --ignore tests/browser $(FLAGS)
 
 test-all: export SLOTPROXY_TEST_ALL = 1
-test-all: $(VENV)/installed ## every test, on PowerInfer's server and that of 2026 (built once, about ten minutes), PostgreSQL and in a browser too
-	@$(RUN) -m tools.servers build --skip-absent llama-2023 powerinfer llama-2026 >/dev/null
+test-all: $(VENV)/installed ## every test, on a llama-server of 2026 (built once, about ten minutes), PostgreSQL and in a browser too; with POWERINFER_SERVER, on that program
+	@$(RUN) -m tools.servers build llama-2023 llama-2026 >/dev/null
 	@$(RUN) -m tools.smollm2 fetch >/dev/null
 	@$(RUN) -m tools.upstream_suite fetch >/dev/null
 	@$(RUN) -m tools.chatglm install

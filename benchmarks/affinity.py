@@ -196,7 +196,7 @@ def _servers(what: str, folder: Path, stack: contextlib.ExitStack) -> list[Model
     name = generation if generation == "powerinfer" else f"llama-{generation}"
     binary = servers.find(name)
     if binary is None:
-        raise SystemExit(f"{name} is not built: python -m tools.servers build {name}")
+        raise SystemExit(servers.absent(name))
     found = []
     for number in range(count):
         extra: list[str] = []

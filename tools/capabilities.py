@@ -2,12 +2,14 @@
 
 ``python -m tools.capabilities`` starts each backend available on this machine with a model of
 random weights, tests each capability, and rewrites the table between the two markers of README.md.
-Columns of unavailable backends stay unchanged. ``tests/integration/test_capabilities.py`` measures
+Columns of unavailable backends stay unchanged, and that of PowerInfer's server says when it was
+measured. ``tests/integration/test_capabilities.py`` measures
 too, and fails if the README differs.
 """
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import json
 import sys
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import llama_cpp_python, made_up_chatglm, made_up_model, servers
+from tools.dated import headings, without_day
 from tools.processes import Gateway, LlamaCppPythonServer, ModelServer, ask
 
 BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
@@ -208,9 +211,10 @@ def _chatglm(folder: Path) -> Iterator[str | None]:
         yield url
 
 
+POWERINFER = "PowerInfer's `server`"
 BACKENDS: Mapping[str, Callable[[Path], Any]] = {
     "`server` of 2023": lambda folder: _server_cpp("llama-2023", folder),
-    "PowerInfer's `server`": lambda folder: _server_cpp("powerinfer", folder),
+    POWERINFER: lambda folder: _server_cpp("powerinfer", folder),
     "`llama-server` of 2026": lambda folder: _server_cpp(
         "llama-2026", folder, "--chat-mode", "completion"
     ),
@@ -244,15 +248,23 @@ def _holds(check: Check, asked: Asked) -> bool:
 
 def written(text: str) -> dict[str, dict[str, str]]:
     """Parse the columns of a README, by backend."""
+    rows = _rows(text)
+    if not rows:
+        return {}
+    return {
+        without_day(name): {row[0]: row[at] for row in rows[1:]}
+        for at, name in enumerate(rows[0])
+        if at
+    }
+
+
+def _rows(text: str) -> list[list[str]]:
     inside = text.partition(BEGIN)[2].partition(END)[0]
-    rows = [
+    return [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in inside.strip().splitlines()
         if line.startswith("|") and not line.startswith("|---")
     ]
-    if not rows:
-        return {}
-    return {name: {row[0]: row[at] for row in rows[1:]} for at, name in enumerate(rows[0]) if at}
 
 
 def markdown(columns: Mapping[str, Mapping[str, str]]) -> str:
@@ -267,11 +279,16 @@ def markdown(columns: Mapping[str, Mapping[str, str]]) -> str:
 def main() -> int:
     text = README.read_text(encoding="utf-8")
     columns = written(text)
+    measured = []
     for name in BACKENDS:
         found = measure(name)
         if found is not None:
             columns[name] = {row: YES if holds else NO for row, holds in found.items()}
-    ordered = {name: columns.get(name, {}) for name in BACKENDS}
+            measured.append(name)
+    before = [cell for row in _rows(text)[:1] for cell in row]
+    dated = [name for name in measured if name == POWERINFER]
+    names = headings(BACKENDS, before, dated, datetime.date.today())
+    ordered = dict(zip(names, (columns.get(name, {}) for name in BACKENDS), strict=True))
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     README.write_text(f"{head}{BEGIN}\n{markdown(ordered)}\n{END}{tail}", encoding="utf-8")

@@ -4,21 +4,23 @@
 writes the results between the two markers of docs/compatibility.md (``--print``: only to the
 terminal). Each row is a test function, each column a kind of backend: yes if the test passes, –
 with the reason as a note if it is skipped because the backend lacks the feature, NO if it fails.
-Columns of backends that are not on this machine stay unchanged. The
-clients that are programs of their own must be installed (``python -m tools.coding_agents``,
-``python -m tools.open_responses fetch``).
+Columns of backends that are not on this machine stay unchanged, and that of PowerInfer's server
+says when it was run. The clients that are programs of their own must be installed (``python -m
+tools.coding_agents``, ``python -m tools.open_responses fetch``).
 """
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from tools import servers
+from tools.dated import headings, without_day
 
 BEGIN, END = "<!-- dialects -->", "<!-- /dialects -->"
 PAGE = servers.ROOT / "docs" / "compatibility.md"
@@ -131,12 +133,8 @@ def results(xml: str) -> dict[str, dict[str, str]]:
 
 def written(text: str) -> dict[str, dict[str, str]]:
     """Parse the current table, in the form of `results`."""
-    lines = text.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in lines
-        if line.startswith("|") and not line.startswith("|---")
-    ]
+    lines = _lines(text)
+    rows = _rows(lines)
     notes = dict(line.split(". ", 1) for line in lines if line[:1].isdigit())
     names = {row: name for name, row in ROWS.items()}
     columns = {title: column for column, title in COLUMNS.items()}
@@ -145,17 +143,30 @@ def written(text: str) -> dict[str, dict[str, str]]:
         name = names.get((row[0], row[1], row[2]))
         for title, cell in zip(rows[0][3:], row[3:], strict=False):
             result, _, number = cell.partition(" ")
-            if name and title in columns:
+            if name and without_day(title) in columns:
                 why = notes.get(number.strip("()"), "")
-                found.setdefault(name, {})[columns[title]] = f"{result} {why}".strip()
+                cells = found.setdefault(name, {})
+                cells[columns[without_day(title)]] = f"{result} {why}".strip()
     return found
+
+
+def _lines(text: str) -> list[str]:
+    return text.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+
+
+def _rows(lines: Iterable[str]) -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|") and not line.startswith("|---")
+    ]
 
 
 def kept(
     found: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, str]]:
     """Return the results; columns without any test that ran keep their old values."""
-    ran = {column for row in found.values() for column, cell in row.items() if cell in (YES, NO)}
+    ran = _ran(found)
     stay = set(COLUMNS) - ran
     return {
         name: {
@@ -166,9 +177,24 @@ def kept(
     }
 
 
-def markdown(found: Mapping[str, Mapping[str, str]]) -> str:
+def _ran(found: Mapping[str, Mapping[str, str]]) -> set[str]:
+    return {column for row in found.values() for column, cell in row.items() if cell in (YES, NO)}
+
+
+def titles(
+    found: Mapping[str, Mapping[str, str]], text: str, today: datetime.date
+) -> Sequence[str]:
+    """The headings of the columns, after a run with these results."""
+    before = [cell for row in _rows(_lines(text))[:1] for cell in row]
+    dated = [COLUMNS[name] for name in _ran(found) & servers.GIVEN.keys()]
+    return headings(COLUMNS.values(), before, dated, today)
+
+
+def markdown(
+    found: Mapping[str, Mapping[str, str]], titles: Iterable[str] = COLUMNS.values()
+) -> str:
     lines = [
-        "| API | feature | client | " + " | ".join(COLUMNS.values()) + " |",
+        "| API | feature | client | " + " | ".join(titles) + " |",
         "|---" * (3 + len(COLUMNS)) + "|",
     ]
     notes: list[str] = []
@@ -199,7 +225,9 @@ def main(argv: list[str]) -> int:
         if not report.exists():
             return code
         text = PAGE.read_text(encoding="utf-8")
-        table = markdown(kept(results(report.read_text("utf-8")), written(text)))
+        found = results(report.read_text("utf-8"))
+        names = titles(found, text, datetime.date.today())
+        table = markdown(kept(found, written(text)), names)
     if "--print" in argv:
         print(table)
         return code

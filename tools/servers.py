@@ -3,16 +3,13 @@
 - ``llama-2023``: llama.cpp's ``server`` of November 2023 (about a minute on two cores)
 - ``llama-2026``: today's ``llama-server`` (about ten minutes), with llama.cpp's chat templates and
   the cases of its own test of chat parsers beside it (see ``tools.chat_cases``)
-- ``powerinfer``: PowerInfer's ``server``, a fork of the one of 2023 (about a minute)
 
-The first two are built from the Python package llama-cpp-python, which contains the llama.cpp
-sources of its time. No package index has PowerInfer: its source is an archive beside the checkout,
-``../shared/third_party/powerinfer-server.tar.xz``, or the checkout of PowerInfer or archive named
-by ``POWERINFER_SRC``. Archives are pinned by their sha256.
+They are built from the Python package llama-cpp-python, which contains the llama.cpp sources of its
+time. Archives are pinned by their sha256. No package index has ``powerinfer``, PowerInfer's
+``server``: it is the program that ``POWERINFER_SERVER`` names.
 
 A binary is built once (see ``tools.building``). ``find`` prints its path, ``build`` builds it. On
-the command line: ``python -m tools.servers build|find NAME…``; with ``--skip-absent``, a server
-whose source is not on this machine is reported and skipped.
+the command line: ``python -m tools.servers build|find NAME…``.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -38,19 +34,15 @@ from tools.building import terminal as terminal
 _STEPS = "1"  # increase when the build steps change, to rebuild the cached binaries
 
 
-ARCHIVE = ROOT.parent / "shared" / "third_party" / "powerinfer-server.tar.xz"
-SOURCE_VARIABLE = "POWERINFER_SRC"
-
-
-class SourceMissing(BuildError):
-    """The source of a server is not on this machine."""
+GIVEN = {"powerinfer": "POWERINFER_SERVER"}
+"""Servers that are not built here, and the variables that name their programs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How to build a server: source archive (with ``sha256``), cmake target and flags.
 
-    ``version`` is that of llama-cpp-python, or the commit of PowerInfer in ``ARCHIVE``.
+    ``version`` is that of llama-cpp-python.
     """
 
     name: str
@@ -65,9 +57,6 @@ class Recipe:
         """Name of its folder in the cache."""
         system = (platform.system(), platform.machine())
         made_of = (_STEPS, *dataclasses.astuple(self), *system)
-        checkout = _checkout() if self.name == "powerinfer" else None
-        if checkout is not None:
-            return f"{self.name}-checkout-{digest(*made_of, checkout, _commit(checkout))}"
         return f"{self.name}-{self.version}-{digest(*made_of)}"
 
 
@@ -99,19 +88,6 @@ RECIPES = {
             ),
             chat_cases=chat_cases.VERSION,
         ),
-        Recipe(
-            name="powerinfer",
-            version="d3ebd7c",
-            sha256="181386ea10c6326a29acb08d74cf349a238267adb69a4a9fb969ed66b35c0e5e",
-            target="server",
-            # Its CMakeLists.txt requests a policy version that cmake 4 has dropped.
-            flags=(
-                *_COMMON,
-                "-DLLAMA_NATIVE=OFF",
-                "-DLLAMA_BUILD_TESTS=OFF",
-                "-DCMAKE_POLICY_VERSION_MINIMUM=3.5",
-            ),
-        ),
     )
 }
 
@@ -120,71 +96,39 @@ def _binary(recipe: Recipe) -> Path:
     return cache() / "servers" / recipe.folder() / executable(recipe.target)
 
 
-def powerinfer_source() -> Path | None:
-    """Return PowerInfer's source on this machine, an archive or a folder, or None.
-
-    Raises ``BuildError`` if ``POWERINFER_SRC`` names neither.
-    """
-    named = os.environ.get(SOURCE_VARIABLE)
-    if not named:
-        return ARCHIVE if ARCHIVE.is_file() else None
-    path = Path(named).expanduser().resolve()
-    if path.is_file() or (path / "examples" / "server" / "server.cpp").is_file():
-        return path
-    raise BuildError(
-        f"{SOURCE_VARIABLE} is {named!r}, which is neither a checkout of PowerInfer (it has no "
-        f"examples/server/server.cpp) nor an archive of it"
-    )
-
-
-def can_build(name: str) -> bool:
-    """Whether the server's source is on this machine or in the package index."""
-    return name != "powerinfer" or powerinfer_source() is not None
-
-
-def _checkout() -> Path | None:
-    """Return the checkout that ``POWERINFER_SRC`` names, or None."""
-    named = os.environ.get(SOURCE_VARIABLE)
-    path = Path(named).expanduser().resolve() if named else None
-    return path if path is not None and path.is_dir() else None
-
-
-def _commit(checkout: Path) -> str:
-    """Return the checked out commit; empty if git cannot tell."""
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
-
-
 def find(name: str) -> Path | None:
-    """Return the built server of that name, or None."""
-    binary = _binary(RECIPES[name])
-    return binary if binary.is_file() else None
+    """Return the server of that name, or None if it is not built or not given. Raises
+    ``BuildError`` if the variable of a given one names no program."""
+    if name not in GIVEN:
+        binary = _binary(RECIPES[name])
+        return binary if binary.is_file() else None
+    given = os.environ.get(GIVEN[name])
+    if not given:
+        return None
+    path = Path(given).expanduser().resolve()
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise BuildError(f"{GIVEN[name]} is {given!r}, which is no program: set it to the server")
+    return path
+
+
+def absent(name: str) -> str:
+    """Why `find` has returned None, and what to do."""
+    if name in GIVEN:
+        return f"{GIVEN[name]} is not set: it names the program of the server {name}"
+    return f"{name} is not built: python -m tools.servers build {name}"
 
 
 def build(name: str, progress: Progress = print) -> Path:
-    """Return the server of that name; build it if it is not in the cache. Raises ``BuildError``,
-    and ``SourceMissing`` if there is no source."""
-    recipe = RECIPES[name]
+    """Return the server of that name; build it if it is not in the cache. Raises ``BuildError``."""
     if found := find(name):
         return found
-    local = powerinfer_source() if name == "powerinfer" else None
-    if name == "powerinfer" and local is None:
-        raise SourceMissing(
-            f"PowerInfer's source is not on this machine. Set {SOURCE_VARIABLE} to a checkout of "
-            f"PowerInfer, or put its archive at {ARCHIVE}"
-        )
+    if name in GIVEN:
+        raise BuildError(absent(name))
+    recipe = RECIPES[name]
 
     def make(work: Path, log: Path) -> Path:
-        if local is None:
-            progress(f"{name}: fetching llama-cpp-python {recipe.version}")
-            source = _unpack(fetch(recipe, work, log), work)
-        elif local.is_dir():
-            source = local
-        else:
-            source = _unpack_whole(recipe, local, work)
+        progress(f"{name}: fetching llama-cpp-python {recipe.version}")
+        source = _unpack(fetch(recipe, work, log), work)
         made = _compile(recipe, source, work, log, progress)
         done = work / "done"
         done.mkdir()
@@ -221,14 +165,6 @@ def _check(archive: Path, sha256: str) -> None:
         raise BuildError(
             f"{archive.name} is not the expected file: its sha256 is {found}, not {sha256}"
         )
-
-
-def _unpack_whole(recipe: Recipe, archive: Path, work: Path) -> Path:
-    """Unpack PowerInfer's archive and return its folder."""
-    _check(archive, recipe.sha256)
-    with tarfile.open(archive) as tar:
-        tar.extractall(work / "source", filter="data")
-    return work / "source"
 
 
 def _unpack(archive: Path, work: Path) -> Path:
@@ -268,27 +204,16 @@ def _compile(recipe: Recipe, source: Path, work: Path, log: Path, progress: Prog
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.servers", description="Model servers.")
     parser.add_argument("do", choices=["build", "find"])
-    parser.add_argument("names", nargs="+", choices=sorted(RECIPES), metavar="NAME")
-    parser.add_argument(
-        "--skip-absent",
-        action="store_true",
-        help="skip servers whose source is not on this machine",
-    )
+    parser.add_argument("names", nargs="+", choices=sorted({*RECIPES, *GIVEN}), metavar="NAME")
     args = parser.parse_args(argv)
     for name in args.names:
         try:
             path = build(name, terminal()) if args.do == "build" else find(name)
-        except SourceMissing as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            if not args.skip_absent:
-                return 1
-            print(f"{name} IS MISSING: its tests are skipped", file=sys.stderr)
-            continue
         except BuildError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
         if path is None:
-            print(f"{name} is not built: python -m tools.servers build {name}", file=sys.stderr)
+            print(absent(name), file=sys.stderr)
             return 1
         print(path)
     return 0

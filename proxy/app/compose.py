@@ -57,6 +57,7 @@ from ..store.live import MemorySessions
 from ..store.response_kinds import CHAT, CONVERSATION, StoredKind
 from ..web import pages, responses_socket
 from ..web.aliases import Aliases
+from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
 from ..web.background import Jobs
 from ..web.batches import BatchRunner
@@ -177,6 +178,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
         sockets=Shares(responses_socket.MOST_SOCKETS, alone=alone),
+        documents=AttachedDocuments(settings.reading_timeout, settings.reading_memory, alone=alone),
         writers=Shares(pages.answers.MOST, alone=alone),
         layouts=layouts,
         dialogues=_dialogues(settings, gateway, layouts, storage),

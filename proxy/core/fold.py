@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import cast
 
 from msgspec import Struct
 
@@ -24,9 +26,28 @@ from .events import (
 )
 from .request import ToolCall
 
+TEXT, REASONING = "text", "reasoning"
+
+
+class Said(Struct, frozen=True):
+    """Text between two other parts of an answer."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Thought(Struct, frozen=True):
+    """The same of reasoning."""
+
+    text: str
+
+
+Part = Said | Thought | Step | ToolCall
+
 
 class Completion(Struct, frozen=True, kw_only=True):
-    """One finished choice. `steps` are those of the gateway, in order, each when it is over."""
+    """One finished choice. `parts` is all of it in order, with the gateway's steps, each when it is
+    over; the other fields are for formats that keep the kinds apart."""
 
     index: int
     text: str
@@ -34,7 +55,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...]
     logprobs: tuple[TokenLogprob, ...]
     finished: Finished
-    steps: tuple[Step, ...] = ()
+    parts: tuple[Part, ...] = ()
     tokens: tuple[int, ...] = ()
     compacted: Compacted | None = None
 
@@ -46,39 +67,63 @@ class Fold:
         self.index = index
         self.text: list[str] = []
         self.reasoning: list[str] = []
-        self.steps: list[Step] = []
         self.logprobs: list[TokenLogprob] = []
         self.tokens: list[int] = []
         self.calls: dict[int, list[str]] = {}
         self.heads: dict[int, ToolCallDelta] = {}
         self.finished: Finished | None = None
         self.compacted: Compacted | None = None
+        # What each part is, and what was there before it: pieces of text, of reasoning, logprobs.
+        self._begun: list[tuple[str | int | Step, int, int, int]] = []
+        self._kind: object = ""  # of the last part
 
     def add(self, batch: Batch) -> None:
         """Raises the error of a Failed event."""
         for event in batch:
             if isinstance(event, TextDelta):
+                if self._kind != TEXT and (event.text or event.logprobs):
+                    self._begin(TEXT)
                 self.text.append(event.text)
                 if event.logprobs:
                     self.logprobs.extend(event.logprobs)
             elif isinstance(event, Finished):
                 self.finished = event
             elif isinstance(event, ReasoningDelta):
+                if self._kind != REASONING:
+                    self._begin(REASONING)
                 self.reasoning.append(event.text)
             elif isinstance(event, ToolCallDelta):
+                if event.index not in self.heads:
+                    self._begin(event.index)
                 self.heads.setdefault(event.index, event)
                 self.calls.setdefault(event.index, []).append(event.arguments)
             elif isinstance(event, (Searched, ServerCall)):
                 if event.over:
-                    self.steps.append(event)
+                    self._begin(event)
             elif isinstance(event, (ToolsListed, ApprovalRequested)):
-                self.steps.append(event)
+                self._begin(event)
             elif isinstance(event, Compacted):
                 self.compacted = event.after(self.compacted)
             elif isinstance(event, TokenDetail):
                 self.tokens += event.tokens
             elif isinstance(event, Failed):
                 raise event.error
+
+    def _begin(self, kind: str | int | Step) -> None:
+        self._kind = kind
+        self._begun.append((kind, len(self.text), len(self.reasoning), len(self.logprobs)))
+
+    def _parts(self) -> Iterator[Part]:
+        last = "", len(self.text), len(self.reasoning), len(self.logprobs)
+        for begun, following in pairwise((*self._begun, last)):
+            (kind, text, thought, prob), (_, *end) = begun, following
+            if kind == TEXT:
+                said = "".join(self.text[text : end[0]])
+                yield Said(said, tuple(self.logprobs[prob : end[2]]))
+            elif kind == REASONING:
+                yield Thought("".join(self.reasoning[thought : end[1]]))
+            else:
+                yield self._call(kind) if isinstance(kind, int) else cast(Step, kind)
 
     def result(self) -> Completion:
         assert self.finished is not None, "the stream is not finished"
@@ -89,7 +134,7 @@ class Fold:
             tool_calls=tuple(map(self._call, sorted(self.heads))) if self.heads else (),
             logprobs=tuple(self.logprobs),
             finished=self.finished,
-            steps=tuple(self.steps),
+            parts=tuple(self._parts()),
             tokens=tuple(self.tokens),
             compacted=self.compacted,
         )

@@ -19,11 +19,12 @@ from .fields import Body, integer
 from .response_meta import ResponseMeta
 
 error = openai.error
+KNOWN = openai_completions.KNOWN | {"n_probs"}
 
 
 def parse(body: Body) -> CompletionRequest:
     """OpenAI's fields, plus `n_probs` if `logprobs` is absent. Raises InvalidParameter."""
-    request = openai_completions.parse(body)
+    request = openai_completions.parse(body, KNOWN)
     logprobs = request.logprobs
     if logprobs is None:
         logprobs = integer(body, "n_probs", 0, openai.MAX_LOGPROBS) or None

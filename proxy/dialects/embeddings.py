@@ -12,6 +12,8 @@ from msgspec import Struct
 from ..core.vectors import Embedded, Vector, normalised
 from ..errors import InvalidParameter, Unsupported
 from .fields import Body, integer, model_name, text
+from .ignored_fields import ignored_fields
+from .ollama.models import untagged
 from .openai_completions import prompts
 
 MAX_DIMENSIONS = 1 << 20
@@ -26,6 +28,12 @@ class EmbeddingRequest(Struct, frozen=True):
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int = 0
     base64: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+OPENAI = frozenset("model input encoding_format dimensions".split())
+OLLAMA = frozenset("model input dimensions".split())
+PROMPT = frozenset("model prompt".split())
 
 
 def parse(body: Body) -> EmbeddingRequest:
@@ -38,15 +46,17 @@ def parse(body: Body) -> EmbeddingRequest:
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
         form == "base64",
+        ignored_fields(body, OPENAI),
     )
 
 
 def parse_ollama(body: Body) -> EmbeddingRequest:
     """Parses Ollama's /api/embed, where `input` is a string or a list. Raises InvalidParameter."""
     return EmbeddingRequest(
-        model_name(body).removesuffix(":latest"),
+        untagged(model_name(body)),
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
+        warnings=ignored_fields(body, OLLAMA),
     )
 
 
@@ -54,7 +64,9 @@ def parse_prompt(body: Body) -> EmbeddingRequest:
     """Parses the GLM API's /embedding and Ollama's older /api/embeddings, where `prompt` is a
     string or a list. Raises InvalidParameter."""
     return EmbeddingRequest(
-        model_name(body).removesuffix(":latest"), _inputs(body.get("prompt"), "prompt")
+        untagged(model_name(body)),
+        _inputs(body.get("prompt"), "prompt"),
+        warnings=ignored_fields(body, PROMPT),
     )
 
 

@@ -124,21 +124,6 @@ def entry(value: Any, at: str) -> Body:
     return value
 
 
-def unheeded(body: Body, names: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
-    """Warnings for fields that would change the answer but are not supported. `names` maps each
-    such field to the values that change nothing; null and empty values never warn."""
-    if body.keys().isdisjoint(names):
-        return ()
-    return tuple(
-        [
-            f"{name} is ignored"
-            for name in filter(body.__contains__, names)
-            if body[name] not in (*IDLE, *names[name])
-        ]
-    )
-
-
-IDLE: tuple[Any, ...] = (None, False, "", [], {})
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 

@@ -26,11 +26,13 @@ from ..core.usage import Usage
 from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
 from .fields import Body, integer, items, model_name, text
+from .ignored_fields import ignored_fields
 from .openai import MAX_TOKENS
 from .response_meta import ResponseMeta, RouteDialect
 
 TOP_P = 0.7
 TEMPERATURE = 0.95
+KNOWN = frozenset("prompt history model top_p temperature max_length".split())
 
 
 def parse(body: Body) -> CompletionRequest:
@@ -53,6 +55,7 @@ def parse(body: Body) -> CompletionRequest:
         },
         max_tokens=length,
         max_length=length,
+        warnings=ignored_fields(body, KNOWN),
     )
 
 

@@ -9,7 +9,7 @@ scheduler chooses the slot: the request's id_slot is ignored.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import msgspec
@@ -25,16 +25,24 @@ from ..core.events import (
 )
 from ..core.fold import Completion
 from ..core.request import CompletionRequest, Report
+from ..core.sampling import FIELDS
 from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
 from . import openai
-from .fields import Body, entry, flag, integer, items, model_name, stops, text, unheeded
+from .fields import Body, entry, flag, integer, items, model_name, stops, text
+from .ignored_fields import ignored_fields
 from .openai_completions import prompts
 from .response_meta import ResponseMeta, RouteDialect
 
 MAX_EXTRA = 256
 STAGE = "text_model"  # of the stages of a load in /models/sse, the one that every model has
 MAX_PROBS = 1000
+_SHARED = frozenset(
+    "model n_predict n_cmpl n_probs stop stream session json_schema logit_bias image_data"
+    " response_fields return_tokens post_sampling_probs return_progress timings_per_token".split()
+)
+KNOWN = _SHARED | FIELDS.keys() | {"prompt"}
+INFILL = KNOWN | {"input_prefix", "input_suffix", "input_extra"}
 SETTINGS = ("generation_settings", "prompt")  # answer fields that only the backend can supply
 
 
@@ -80,7 +88,7 @@ def architecture(*, vision: bool, audio: bool) -> dict[str, Any]:
 
 def parse(body: Body) -> CompletionRequest:
     """Parses a body of /completion. Raises InvalidParameter."""
-    return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body))
+    return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body, KNOWN))
 
 
 def parse_infill(body: Body) -> CompletionRequest:
@@ -96,7 +104,7 @@ def parse_infill(body: Body) -> CompletionRequest:
         }
         for i, file in enumerate(files)
     ]
-    values = _common(body)
+    values = _common(body, INFILL)
     infill: dict[str, Any] = {"input_extra": context} if context else {}
     if body.get("prompt"):
         infill["prompt"] = text(body, "prompt")
@@ -106,7 +114,7 @@ def parse_infill(body: Body) -> CompletionRequest:
     )
 
 
-def _common(body: Body) -> dict[str, Any]:
+def _common(body: Body, known: Set[str]) -> dict[str, Any]:
     values = openai.samplers(body)
     if body.get("image_data"):
         raise InvalidParameter(
@@ -134,7 +142,7 @@ def _common(body: Body) -> dict[str, Any]:
         "logprobs": integer(body, "n_probs", 0, MAX_PROBS) or None,
         "output": output,
         "session": text(body, "session"),
-        "warnings": unheeded(body, {"lora": (), "system_prompt": ()}),
+        "warnings": ignored_fields(body, known),
         "report": report,
         "extra": {"response_fields": tuple(wanted)} if wanted else {},
     }

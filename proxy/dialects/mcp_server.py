@@ -8,7 +8,7 @@ asyncio into the gateway. The tests check every answer with the package's types 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +21,10 @@ from .fields import Body
 
 VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")  # the newest first
 SESSION = "Mcp-Session-Id"
+INITIALIZE = "initialize"
 _SESSION = re.compile(r"[!-~]{1,128}")
+BATCHES = VERSIONS[-1]  # the one revision that has lists of messages
+MOST_BATCHED = 32  # messages
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
 REFUSED = -32000  # the first code that servers define themselves
 LONGEST_ID = 256  # characters
@@ -67,7 +70,22 @@ def parse(body: Body) -> Message:
     params = body.get("params")
     if params is not None and not isinstance(params, dict):
         raise BadRequest("params must be an object")
+    if method == INITIALIZE and key is None:
+        raise BadRequest("initialize must have an id: it is a request")
     return Message(key if method else None, method, params or {})
+
+
+def parse_batch(bodies: Sequence[Any], header: str | None) -> list[Message]:
+    """The messages of a list; `header` names the revision that its client speaks. Raises
+    BadRequest."""
+    if header not in (None, BATCHES):
+        raise BadRequest(f"a message must be an object: only the revision {BATCHES} has lists")
+    if not 0 < len(bodies) <= MOST_BATCHED or not all(isinstance(one, dict) for one in bodies):
+        raise BadRequest(f"a list must have 1 to {MOST_BATCHED} messages")
+    messages = list(map(parse, bodies))
+    if any(message.method == INITIALIZE for message in messages):
+        raise BadRequest("initialize must not be in a list with other messages")
+    return messages
 
 
 def check_version(header: str | None) -> None:

@@ -6,7 +6,7 @@ The format is defined in OpenAI's API reference. llama.cpp's additions (sampler 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -15,29 +15,26 @@ from msgspec import structs
 from ..core.events import Compacted, Finished, Progress, TokenDetail, TokenLogprob
 from ..core.fold import Completion
 from ..core.request import CompletionRequest, OutputFormat, Report
-from ..core.sampling import logit_bias, sampling
+from ..core.sampling import FIELDS, logit_bias, sampling
 from ..core.usage import Timings, Usage, generation_pace, pace
 from ..errors import GatewayError, InvalidParameter
 from ..wire import sse
 from . import compacted
-from .fields import Body, Table, flag, integer, mapping, model_name, read, stops, text, unheeded
+from .fields import Body, Table, flag, integer, mapping, model_name, read, stops, text
+from .ignored_fields import ignored_fields
 from .response_meta import ResponseMeta
 
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
-UNHEEDED: Mapping[str, tuple[Any, ...]] = {
-    "lora": (),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-}
 
 
-def shared_fields(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that both kinds of body share, if present. Raises
-    InvalidParameter."""
+def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
+    """The fields of CompletionRequest that both kinds of body share, if present. A field that is
+    not `known` to the kind gets a warning. Raises InvalidParameter."""
     _check_biases(body)
-    out = {"sampling": samplers(body), **read(body, COMMON), "warnings": unheeded(body, UNHEEDED)}
+    warnings = ignored_fields(body, known)
+    out = {"sampling": samplers(body), **read(body, COMMON), "warnings": warnings}
     if not REPORTS.isdisjoint(body):
         out["report"] = report(body)
     return out
@@ -109,6 +106,8 @@ COMMON: Table = {
     "prompt_cache_key": ("session", text),
     "json_schema": ("output", json_schema),
 }
+KNOWN = frozenset({*COMMON, *FIELDS, *REPORTS, "logit_bias"})
+"""The fields that both kinds of body have."""
 
 
 def usage(counts: Usage) -> dict[str, Any]:

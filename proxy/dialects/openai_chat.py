@@ -26,6 +26,7 @@ from . import openai, openai_tools, parts
 from .fields import Body, Table, entry, flag, integer, items, mapping, read, text
 from .openai_tools import LEGACY
 from .response_meta import ResponseMeta
+from .synonyms import canonical
 
 error = openai.error
 
@@ -50,8 +51,9 @@ INSTEAD = frozenset(
 
 def parse(body: Body) -> CompletionRequest:
     """Raises InvalidParameter naming the field."""
+    body = canonical(body, chat=True)
     logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
-    values = openai.shared_fields(body)
+    values = openai.shared_fields(body, KNOWN)
     if body.get("response_format") is not None:
         if values.get("output", OutputFormat()) != OutputFormat():
             raise InvalidParameter("response_format", "cannot be combined with json_schema")
@@ -63,6 +65,8 @@ def parse(body: Body) -> CompletionRequest:
         values["warnings"] += tools.pop("warnings", ())
     if "continue_final_message" in body:
         _continued(body)
+    elif "add_generation_prompt" in body and not flag(body, "add_generation_prompt", True):
+        values["warnings"] += ("add_generation_prompt is ignored",)
     if "reasoning_format" in body:
         values["reasoning_format"] = _reasoning_format(body)
     return CompletionRequest(
@@ -78,6 +82,15 @@ LAST: Table = {
     "reasoning_effort": ("reasoning_effort", text),
     "chat_template_kwargs": ("template_kwargs", mapping),
 }
+KNOWN = (
+    openai.KNOWN
+    | LAST.keys()
+    | openai_tools.FIELDS
+    | frozenset(
+        "messages logprobs top_logprobs response_format modalities function_call"
+        " continue_final_message add_generation_prompt store metadata reasoning_format".split()
+    )
+)
 
 
 def _logprobs(body: Body) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from ..core.events import Batch, Finished, Progress, TextDelta, TokenDetail, TokenLogprob
@@ -13,6 +13,7 @@ from ..wire import sse
 from . import openai
 from .fields import Body, flag, integer, text
 from .response_meta import ResponseMeta
+from .synonyms import canonical
 
 error = openai.error
 
@@ -23,14 +24,18 @@ MAX_TEXTS = 64  # strings in one prompt: the backend has to tokenize each on its
 PROMPT = "a string or a list of token ids and strings"
 
 
-def parse(body: Body) -> CompletionRequest:
+KNOWN = openai.KNOWN | {"prompt", "suffix", "echo", "logprobs", "best_of"}
+
+
+def parse(body: Body, known: Set[str] = KNOWN) -> CompletionRequest:
     """Raises InvalidParameter naming the field."""
+    body = canonical(body, chat=False)
     echo = flag(body, "echo")
     logprobs = integer(body, "logprobs", 0, openai.MAX_LOGPROBS)
     if echo and logprobs is not None:
         raise InvalidParameter("logprobs", "is not supported with echo")
     best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
-    values = openai.shared_fields(body)
+    values = openai.shared_fields(body, known)
     if best_of is not None and best_of != values.get("n", 1):
         raise InvalidParameter("best_of", "is not supported: use n to get several choices")
     return CompletionRequest(

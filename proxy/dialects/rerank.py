@@ -9,8 +9,10 @@ from msgspec import Struct
 
 from ..errors import InvalidParameter
 from .fields import Body, entry, flag, integer, items, model_name, text
+from .ignored_fields import ignored_fields
 
 MAX_DOCUMENTS = 1024
+KNOWN = frozenset("model query documents top_n return_documents".split())
 
 
 class RerankRequest(Struct, frozen=True):
@@ -22,6 +24,7 @@ class RerankRequest(Struct, frozen=True):
     documents: tuple[str, ...]
     top: int
     texts: bool
+    warnings: tuple[str, ...] = ()
 
 
 def parse(body: Body) -> RerankRequest:
@@ -44,6 +47,7 @@ def parse(body: Body) -> RerankRequest:
         documents,
         min(integer(body, "top_n", 1, 1 << 30) or len(documents), len(documents)),
         flag(body, "return_documents"),
+        ignored_fields(body, KNOWN),
     )
 
 

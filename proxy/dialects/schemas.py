@@ -143,6 +143,7 @@ _NAME = text("The name of the vector store.", maxLength=vector_stores.LONGEST_NA
 _EXPIRES = mapping("`anchor` last_active_at, and `days`.", {"anchor": "last_active_at", "days": 7})
 _CHUNKING = mapping("`type` auto, or static with a size and an overlap.", {"type": "auto"})
 _FILE_IDS = strings("Ids of uploaded files.", "file-1")
+_TEMPLATE = mapping("Variables for the chat template.", {"enable_thinking": False})
 _MESSAGES: dict[str, Schema] = {
     "model": MODEL,
     "messages": array("The conversation, as strings or blocks.", USER_MESSAGE),
@@ -248,9 +249,7 @@ BODIES: dict[str, Schema] = {
             "How reasoning is returned.", "auto", enum=["auto", "deepseek", "none", "raw"]
         ),
         reasoning_effort=text("Passed to the chat template.", "low"),
-        chat_template_kwargs=mapping(
-            "Variables for the chat template.", {"enable_thinking": False}
-        ),
+        chat_template_kwargs=_TEMPLATE,
         **_OPENAI,
     ),
     "StoredChatChange": body("metadata", metadata=_METADATA),
@@ -290,10 +289,8 @@ BODIES: dict[str, Schema] = {
             "The conversation that this one continues: an id, or an object.", "conv_1", TEXT, OBJECT
         ),
         max_output_tokens=_tokens("Maximum tokens of the output.", 1),
-        temperature=SAMPLERS["temperature"],
-        top_p=SAMPLERS["top_p"],
-        presence_penalty=SAMPLERS["presence_penalty"],
-        frequency_penalty=SAMPLERS["frequency_penalty"],
+        stop=STOP,
+        logit_bias=LOGIT_BIAS,
         top_logprobs=ALTERNATIVES,
         stream=STREAM,
         background=flag("Run in the background; requires `store`, excludes `stream`."),
@@ -315,7 +312,9 @@ BODIES: dict[str, Schema] = {
         user=USER,
         safety_identifier=text("Repeated in the response."),
         prompt_cache_key=SESSION,
+        chat_template_kwargs=_TEMPLATE,
         **REPORT,
+        **SAMPLERS,
     ),
     "ConversationRequest": body(items=_ADDED, metadata=_METADATA),
     "ConversationChange": body("metadata", metadata=_METADATA),

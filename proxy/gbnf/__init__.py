@@ -1,8 +1,10 @@
 """GBNF grammars: parsing, checking, rendering, matching, and compiling from JSON schemas. Pure."""
 
+from .answers import choice_grammar, pattern_grammar
 from .check import check
 from .document import SchemaError, UnsupportedSchema
 from .match import Matcher, matches
+from .regex import PatternError
 from .render import render
 from .schema import schema_to_grammar
 from .values import NEW, OLD, Grammar, GrammarError, GrammarLimits
@@ -14,10 +16,13 @@ __all__ = [
     "GrammarError",
     "GrammarLimits",
     "Matcher",
+    "PatternError",
     "SchemaError",
     "UnsupportedSchema",
     "check",
+    "choice_grammar",
     "matches",
+    "pattern_grammar",
     "render",
     "schema_to_grammar",
 ]

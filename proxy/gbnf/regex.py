@@ -79,6 +79,20 @@ def read_pattern(pattern: str) -> Regex:
     return language
 
 
+def read_whole(pattern: str) -> Regex:
+    """The language of all strings that `pattern` matches as a whole, anchored or not. Raises
+    PatternError."""
+    spend(2 * len(pattern))
+    inner = pattern.removeprefix("^")
+    if inner.endswith("$") and (len(inner) - len(inner[:-1].rstrip("\\"))) % 2:
+        inner = inner[:-1]
+    reader = _Reader(inner)
+    language = reader.alternatives(left=False, right=False)
+    if reader.at < len(inner):
+        reader.fail("unbalanced ')'")
+    return language
+
+
 class _Reader:
     """A recursive-descent parser with a method for each production.
 

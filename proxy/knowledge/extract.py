@@ -64,13 +64,14 @@ def read(kind: str, end: str, file: BinaryIO) -> Iterator[tuple[float, Section]]
     if kind == "converted":
         sections = list(of_markdown(_converted(end, file, packed=head[:2] == b"PK")))
     else:
-        text = _text(file.read())
+        text = decoded(file.read())
         sections = list(of_markdown(text) if kind == "markdown" else of_plain(text))
     for number, section in enumerate(sections, start=1):
         yield number / len(sections), section
 
 
-def _text(data: bytes) -> str:
+def decoded(data: bytes) -> str:
+    """The text of a file of text. Raises Unreadable."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
     if b"\0" in data[:4096]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from functools import partial
 from io import SEEK_END, BytesIO
 from typing import IO, Protocol
 
@@ -263,8 +264,8 @@ class Knowledge:
             number = some[-1].number
 
     def edit_chunk(self, owner: str, chunk_id: str, text: str) -> None:
-        """Replace a chunk's text; an empty text deletes the chunk. Raises the embedding backend's
-        errors without retrying, and then changes nothing."""
+        """Replace a chunk's text; an empty text deletes the chunk. Raises StoreUnavailable, and the
+        embedding backend's errors without retrying, and then changes nothing."""
         chunk = self._store.chunk(owner, chunk_id)
         if chunk is None:
             raise NotFound(f"no such chunk: {chunk_id[:100]!r}")
@@ -272,10 +273,10 @@ class Knowledge:
         if text:
             entry = IndexEntry(chunk.id, chunk.document_id, text)
             model = self._store.model_of(chunk.base_id)
-            self._index.add(chunk.base_id, [entry], model, wait=False)
+            index = self._index.prepared(chunk.base_id, [entry], model, wait=False)
         else:
-            self._index.remove_chunks([chunk.id])
-        self._store.change_chunk(chunk, text)
+            index = partial(self._index.remove_chunks, [chunk.id])
+        self._store.change_chunk(chunk, text, index)
 
     # jobs
 

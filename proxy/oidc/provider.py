@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -114,7 +114,7 @@ class Provider:
         claims = self._checked(tokens.id_token, started.nonce)
         endpoint = self._known().userinfo_endpoint
         if endpoint and tokens.access_token:
-            claims = {**self._userinfo(endpoint, tokens.access_token, claims["sub"]), **claims}
+            claims = _merged(self._userinfo(endpoint, tokens.access_token, claims["sub"]), claims)
         return claims
 
     def _exchange(self, code: str, started: Started, redirect_uri: str) -> _Tokens:
@@ -232,6 +232,15 @@ class _Kept(Generic[T]):
                     self._failed = self._clock(), fault
                     raise
             return self._answer[1]
+
+
+def _merged(userinfo: Mapping[str, Any], token: Mapping[str, Any]) -> dict[str, Any]:
+    """The claims of both, those of the ID token first. Whether the address is verified is known
+    from a place that names this very address."""
+    merged = {**userinfo, **token}
+    places = [one for one in (token, userinfo) if one.get("email") == merged.get("email")]
+    said = [one["email_verified"] for one in places if "email_verified" in one]
+    return {**merged, "email_verified": said[0] if said else None}
 
 
 def _decoded(page: WebPage, kind: type[Any]) -> Any:

@@ -109,7 +109,7 @@ class ConversationStore:
         """Raises QuotaExceeded."""
         now = self._clock()
         made = StoredConversation(new_id("conv_"), title, dict(settings or {}), now, now)
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             db.execute(insert(CONVERSATION).values(owner=owner, **structs.asdict(made)))
             self._check_conversations(db, owner)
         return made
@@ -129,7 +129,7 @@ class ConversationStore:
         created, changed = (one if 0 < one <= now else now for one in (created, changed))
         made = StoredConversation(new_id("conv_"), title, dict(settings), created, changed)
         rows = adopted.rows(messages, made.id, created, now)
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             values = {"owner": owner, "size": adopted.size(messages), **structs.asdict(made)}
             db.execute(insert(CONVERSATION).values(**values))
             self._check_conversations(db, owner)
@@ -180,30 +180,28 @@ class ConversationStore:
         return tuple(record(StoredConversation, row) for row in self._db.rows(query))
 
     def get(self, owner: str, conversation_id: str) -> StoredConversation:
-        query = select(CONVERSATION).where(owned(CONVERSATION, owner, conversation_id))
-        row = self._db.first(query)
-        if row is None:
-            raise NotFound(f"no such conversation: {conversation_id[:100]!r}")
-        return record(StoredConversation, row)
+        with self._db.begin() as db:
+            return _conversation(db, owner, conversation_id)
 
     def change(
         self,
         owner: str,
         conversation_id: str,
         title: str | None = None,
-        settings: Mapping[str, Any] | None = None,
+        edit: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> StoredConversation:
-        """Change a conversation, but not its time. None keeps a value."""
-        self.get(owner, conversation_id)
-        values: dict[str, Any] = {}
-        if title is not None:
-            values["title"] = title
-        if settings is not None:
-            values["settings"] = dict(settings)
-        if values:
-            where = CONVERSATION.c.id == conversation_id
-            self._db.change(update(CONVERSATION).where(where).values(**values))
-        return self.get(owner, conversation_id)
+        """Change a conversation, but not its time. A title of None keeps it; `edit` turns the
+        settings into new ones, and sees what the request before it has written."""
+        with self._db.begin_for(owner) as db:
+            before = _conversation(db, owner, conversation_id)
+            after = structs.replace(
+                before,
+                title=before.title if title is None else title,
+                settings=dict(edit(before.settings)),
+            )
+            change = update(CONVERSATION).where(CONVERSATION.c.id == conversation_id)
+            db.execute(change.values(title=after.title, settings=after.settings))
+        return after
 
     def delete(self, owner: str, conversation_id: str) -> None:
         self.get(owner, conversation_id)
@@ -277,7 +275,7 @@ class ConversationStore:
         values |= {"role": role, "content": content, "reasoning": "", "status": status}
         in_conversation = MESSAGE.c.conversation_id == conversation_id
         count = select(func.coalesce(func.max(MESSAGE.c.number), 0) + 1).where(in_conversation)
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             number = db.execute(count).scalar_one()
             rest = {"number": number, "extra": dict(extra or {}), "created": now, "touched": now}
             db.execute(insert(MESSAGE).values(**values, **rest))
@@ -322,7 +320,7 @@ class ConversationStore:
         InvalidParameter if it is being written or is not the last one."""
         known = self.message(owner, message_id)
         replies = select(func.count()).where(MESSAGE.c.parent_id == message_id)
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             if db.execute(replies).scalar_one():
                 raise InvalidParameter("message", "must be the last one of its branch")
             growing = update(MESSAGE).where(MESSAGE.c.id == message_id, ~_GROWING)
@@ -353,7 +351,7 @@ class ConversationStore:
     def rate(self, owner: str, message_id: str, score: int, reason: str = "") -> None:
         """Store a rating, replacing an earlier one. The message may belong to another API. Only the
         newest MOST_RATINGS of an owner are kept."""
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             where = (FEEDBACK.c.owner == owner, FEEDBACK.c.message_id == message_id)
             db.execute(delete(FEEDBACK).where(*where))
             values = {"owner": owner, "message_id": message_id, "score": score, "reason": reason}
@@ -368,6 +366,15 @@ class ConversationStore:
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
         rows = self._db.rows(query.offset(skipped).limit(most))
         return tuple(record(Feedback, row) for row in rows)
+
+
+def _conversation(db: Connection, owner: str, conversation_id: str) -> StoredConversation:
+    row = db.execute(
+        select(CONVERSATION).where(owned(CONVERSATION, owner, conversation_id))
+    ).first()
+    if row is None:
+        raise NotFound(f"no such conversation: {conversation_id[:100]!r}")
+    return record(StoredConversation, row)
 
 
 def _message(row: Row[Any], writer_is_lost: bool) -> StoredMessage:

@@ -6,6 +6,7 @@ of an older version. Both run under a lock, since several workers may start at t
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import sqlite3
@@ -99,6 +100,20 @@ class Database:
     def begin(self) -> AbstractContextManager[Connection]:
         """Begin a transaction, which is committed at the end, or rolled back after an exception."""
         return self.engine.begin()
+
+    @contextmanager
+    def begin_for(self, owner: str) -> Iterator[Connection]:
+        """Begin a transaction that no other of this owner runs beside. So what it reads stays true
+        until it has written; `begin` is for statements that are right by themselves."""
+        with self.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                digest = hashlib.sha256(owner.encode()).digest()
+                keys = {"lock": _LOCK, "owner": int.from_bytes(digest[:4], signed=True)}
+                connection.execute(text("select pg_advisory_xact_lock(:lock, :owner)"), keys)
+            elif self._file is not None:
+                # SQLite's transaction would begin at the first change, behind what was read.
+                connection.exec_driver_sql("begin immediate")
+            yield connection
 
     def rows(self, query: Executable) -> Sequence[Row[Any]]:
         """The rows of a query, in a transaction of its own."""

@@ -73,7 +73,7 @@ class FileStore:
 
     def put(self, owner: str, file: StoredFile, data: IO[bytes]) -> None:
         """Raises QuotaExceeded."""
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             db.execute(insert(FILES).values(owner=owner, **structs.asdict(file)))
             self._quota.check(db, owner)
             blobs.put(db, CONTENTS, file.file_id, data)

@@ -6,7 +6,7 @@ documents, which read all queued documents.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import IO, Any
 
 from msgspec import structs
@@ -37,7 +37,7 @@ class KnowledgeStore:
         """Raises QuotaExceeded."""
         values = structs.asdict(base)
         del values["documents"]
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             db.execute(insert(BASE).values(owner=owner, **values))
             refusal = (
                 f"an API key may have at most {MOST_BASES} knowledge bases and vector stores:"
@@ -84,7 +84,7 @@ class KnowledgeStore:
         instead_of: Collection[str] = (),
     ) -> None:
         """Add a document. Raises QuotaExceeded, and then does not replace older documents."""
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             if instead_of:
                 replaced = (DOCUMENT.c.owner == owner, DOCUMENT.c.id.in_(list(instead_of)))
                 db.execute(delete(DOCUMENT).where(*replaced))
@@ -95,7 +95,7 @@ class KnowledgeStore:
         """Add a document with the bytes of an uploaded file; return whether the owner has this
         file. Raises QuotaExceeded."""
         own_file = select(FILES.c.file_id).where(FILES.c.owner == owner, FILES.c.file_id == file_id)
-        with self._db.begin() as db:
+        with self._db.begin_for(owner) as db:
             if db.execute(own_file).first() is None:
                 return False
             self._add(db, owner, document)
@@ -187,15 +187,18 @@ class KnowledgeStore:
     def _read(self, query: Select[Any]) -> list[Chunk]:
         return [record(Chunk, row) for row in self._db.rows(query)]
 
-    def change_chunk(self, chunk: Chunk, text: str) -> None:
-        """Replace a chunk's text; an empty text deletes the chunk."""
+    def change_chunk(self, chunk: Chunk, text: str, index: Callable[[], None]) -> None:
+        """Replace a chunk's text; an empty text deletes the chunk. `index` changes the index in the
+        same way: it is called within the transaction, and its error undoes the change."""
         with self._db.begin() as db:
             if text:
                 db.execute(update(CHUNK).where(CHUNK.c.id == chunk.id).values(text=text))
-                return
-            db.execute(delete(CHUNK).where(CHUNK.c.id == chunk.id))
-            left = {"chunks": DOCUMENT.c.chunks - 1}
-            db.execute(update(DOCUMENT).where(DOCUMENT.c.id == chunk.document_id).values(**left))
+            else:
+                db.execute(delete(CHUNK).where(CHUNK.c.id == chunk.id))
+                left = {"chunks": DOCUMENT.c.chunks - 1}
+                changed = update(DOCUMENT).where(DOCUMENT.c.id == chunk.document_id)
+                db.execute(changed.values(**left))
+            index()
 
     # jobs
 

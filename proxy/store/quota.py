@@ -1,8 +1,8 @@
 """Limits how many files, documents and conversations a key may store, and their bytes.
 
 The quota is checked in the transaction that adds an object, after its row is written and before its
-bytes are. If the quota is exceeded, the transaction is rolled back; and two concurrent additions
-cannot both take the last place.
+bytes are. If the quota is exceeded, the transaction is rolled back. It is one of `begin_for`, so
+that two concurrent additions cannot both take the last place.
 """
 
 from __future__ import annotations

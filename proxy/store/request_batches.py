@@ -48,7 +48,7 @@ class RequestBatches:
     def add(self, batch: RequestBatch) -> None:
         """Raises QuotaExceeded."""
         values = structs.asdict(batch)
-        with self._db.begin() as db:
+        with self._db.begin_for(batch.owner) as db:
             db.execute(insert(REQUEST_BATCH).values(writer="", touched=batch.created, **values))
             mine = _b.owner == batch.owner
             refusal = (
@@ -212,7 +212,7 @@ class RequestBatches:
             expires=None if batch.lasts is None else now + batch.lasts,
         )
         row = {"owner": batch.owner, **structs.asdict(file)}
-        with self._db.begin() as db:
+        with self._db.begin_for(batch.owner) as db:
             mine = and_(_b.id == batch.id, _b.writer == self.writer)
             before = db.execute(select(column).where(mine)).scalar()
             changed = (

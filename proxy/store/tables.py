@@ -121,7 +121,7 @@ MESSAGE = Table(
     "message",
     metadata,
     _text("id", primary_key=True),
-    _text("conversation_id", _of("conversation"), index=True),
+    _text("conversation_id", _of("conversation")),
     Column("parent_id", String),
     Column("number", Integer, nullable=False),
     _text("role"),
@@ -131,6 +131,7 @@ MESSAGE = Table(
     Column("extra", JSON, nullable=False),
     Column("created", Float, nullable=False),
     Column("touched", Float, nullable=False, server_default="0"),
+    Index("message_order", "conversation_id", "number", unique=True),
 )
 FEEDBACK = Table(
     "feedback",

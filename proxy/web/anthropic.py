@@ -18,9 +18,10 @@ from ..dialects.response_meta import ResponseMeta
 from ..errors import GatewayError
 from ..gateway import Caller
 from ..runtime.cancel import Cancel
-from . import body, disconnect
+from . import disconnect
 from .fastpath import BodyAndHeaders, Environ, post
 from .large import parsed
+from .model_tables import read_request
 from .observability import Record
 from .permissions import check_model, permissions
 from .services import Services
@@ -102,7 +103,7 @@ def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
 @blueprint.post("/v1/messages/count_tokens")
 def count_tokens() -> Response:
     def view(services: Services, record: Record) -> Any:
-        raw = body.read_json(request.environ, services.settings.max_body)
+        raw = read_request(services, record, request.environ)
         asked = parse(raw, counting=True)
         check_model(services, request.environ, asked.model)
         barred = permissions(services, request.environ).barred_tiers

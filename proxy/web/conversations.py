@@ -22,6 +22,7 @@ from ..errors import BadRequest, NotFound
 from ..store.response_kinds import CONVERSATION
 from ..store.responses import Stored
 from . import body
+from .documents import with_documents
 from .metadata import with_metadata
 from .observability import Record
 from .services import Services
@@ -138,7 +139,9 @@ def _whole_list(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _body(services: Services) -> dict[str, Any]:
-    return body.read_json(request.environ, services.settings.max_body)
+    sent = body.read_json(request.environ, services.settings.max_body)
+    with_documents(services, Record.of(request.environ), request.environ, sent)
+    return sent
 
 
 def _missing(key: str) -> NoReturn:

@@ -65,6 +65,7 @@ def _embedded(
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
     asked = parsed(partial(parse, raw), request.environ)
+    record.warnings += asked.warnings
     name, result = embedded(services, record, asked.model, asked.inputs)
     vectors = embeddings.shaped(asked, result, services.settings.embedding_shortens)
     return asked, name, vectors, result.tokens
@@ -121,6 +122,7 @@ def ranked(services: Services, record: Record) -> Any:
     if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
         return answer
     asked = rerank.parse(raw)
+    record.warnings += asked.warnings
     check_model(services, request.environ, asked.model, services.ranker)
     barred = permissions(services, request.environ).barred_tiers
     services.observer.begin(record)

@@ -35,6 +35,7 @@ from .stream import ClosingBody
 blueprint = Blueprint("mcp", __name__)
 
 MODELS = "models"
+VERSION = "MCP-Protocol-Version"
 INSTRUCTIONS = (
     "chat asks a language model; models lists them. Search tools return passages to be cited."
 )
@@ -44,23 +45,44 @@ _READS: Mapping[str, Any] = {"readOnlyHint": True}
 
 @json_route(blueprint, "POST", "/mcp", shape=mcp_server.error)
 def answer(services: Services, record: Record) -> Any:
-    message = mcp_server.parse(body.read_json(request.environ, services.settings.max_body))
+    sent = body.read_value(request.environ, services.settings.max_body)
     session = mcp_server.session(request.headers.get(mcp_server.SESSION))
-    if message.method == "initialize":
+    version = request.headers.get(VERSION)
+    if isinstance(sent, list):
+        messages = mcp_server.parse_batch(sent, version)
+        streams = False
+    elif isinstance(sent, dict):
+        messages = [mcp_server.parse(sent)]
+        streams = "text/event-stream" in request.headers.get("Accept", "")
+    else:
+        raise BadRequest("a message must be a JSON object")
+    message = messages[0]
+    if message.method == mcp_server.INITIALIZE:
         result = mcp_server.initialized(message.params, __version__, INSTRUCTIONS)
         response = json_response(mcp_server.answer(message.id, result))
         response.headers[mcp_server.SESSION] = new_id()
         return response
-    mcp_server.check_version(request.headers.get("MCP-Protocol-Version"))
+    mcp_server.check_version(version)
+    answers = [_answer(services, record, session, one, streams=streams) for one in messages]
+    answers = [one for one in answers if one is not None]
+    if not answers:
+        return _empty(202)
+    return answers if isinstance(sent, list) else answers[0]
+
+
+def _answer(
+    services: Services, record: Record, session: str, message: Message, *, streams: bool
+) -> Response | dict[str, Any] | None:
+    """The answer to one message; None to a notification. Raises GatewayError."""
     if message.id is None:
         if message.method == "notifications/cancelled":
             key = mcp_server.cancelled(message.params)
             if key is not None:
                 services.mcp_calls.cancel(record.key, session, key)
-        return _empty(202)
+        return None
     try:
         if message.method == "tools/call":
-            return _called(services, record, session, message)
+            return _called(services, record, session, message, streams=streams)
         return mcp_server.answer(message.id, _result(services, record, message))
     except RpcError as error:
         return mcp_server.refusal(message.id, error.code, str(error))
@@ -109,15 +131,15 @@ def _listed(services: Services, record: Record) -> Mapping[str, Any]:
 
 
 def _called(
-    services: Services, record: Record, session: str, message: Message
+    services: Services, record: Record, session: str, message: Message, *, streams: bool
 ) -> Response | dict[str, Any]:
-    """The answer to a call, as a stream if its client asks for progress. Raises RpcError and
-    GatewayError."""
+    """The answer to a call, as a stream if its client reads them and asks for progress. Raises
+    RpcError and GatewayError."""
     call = mcp_server.called(message.params)
     token = mcp_server.progress_token(message.params)
     key = message.id
     assert key is not None, "a notification calls nothing"
-    if "text/event-stream" not in request.headers.get("Accept", ""):
+    if not streams:
         token = None
     with ExitStack() as stack:
         cancel = stack.enter_context(services.mcp_calls.running(record.key, session, key))

@@ -5,12 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import ModelConfig
+from ..dialects.ollama.models import untagged
 from ..dialects.presets import preset
 from ..errors import GatewayError
 from ..hosting.model import HostedModel
+from .body import read_json
+from .documents import with_documents
+from .fastpath import Environ
+from .observability import Record
 from .services import Services
 
 OLLAMA = ("/api/chat", "/api/generate")
+
+
+def read_request(services: Services, record: Record, environ: Environ) -> dict[str, Any]:
+    """The JSON body of a request for an answer, or for its tokens or prompt, as the model's table
+    changes it, with its documents as texts. Raises BadRequest, WrongType or BodyTooLarge, and what
+    `with_documents` raises."""
+    body = read_json(environ, services.settings.max_body)
+    with_documents(services, record, environ, body)
+    return with_preset(services, body, record.path)
 
 
 def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str, Any]:
@@ -19,6 +33,9 @@ def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str
         return body
     name = body.get("model")
     name = name if isinstance(name, str) else ""
+    is_ollamas = path.endswith(OLLAMA)
+    if is_ollamas:
+        name = untagged(name)
     try:
         model, _ = services.gateway.registry.resolve(name)
     except GatewayError:
@@ -28,7 +45,7 @@ def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str
         return body
     config = hosted.config
     fields = {**config.set, **config.set_by_alias.get(name, {})}
-    return preset(body, config.strip, fields, options=path.endswith(OLLAMA))
+    return preset(body, config.strip, fields, options=is_ollamas)
 
 
 def described(config: ModelConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ..dialects import fields, llamacpp_native, llamacpp_requests, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
 from . import body, seen
 from .fastpath import BodyAndHeaders, Environ, post
+from .model_tables import read_request
 from .observability import Record
 from .permissions import check_model, permissions
 from .services import Services
@@ -43,7 +44,7 @@ def cors_proxy(services: Services, record: Record) -> NoReturn:
 @_route("POST", "/apply-template")
 def apply_template(services: Services, record: Record) -> Any:
     """Return the prompt of a chat: {messages, …} gives {prompt}."""
-    asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
+    asked = openai_chat.parse(read_request(services, record, request.environ))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
     return {"prompt": services.gateway.prompt(asked, barred=barred)}

@@ -55,8 +55,8 @@ def _early(
         if keep is None and not only:
             return None
         registry = services.gateway.registry
-        check_model(services, environ, text(asked, "model").removesuffix(":latest"))
-        pool, name = registry.resolve(text(asked, "model").removesuffix(":latest"))
+        check_model(services, environ, models.untagged(text(asked, "model")))
+        pool, name = registry.resolve(models.untagged(text(asked, "model")))
         model = services.host.find(pool)
         if model is not None and seen.is_admin(services, Record.of(environ).key):
             if only and keep == 0:

@@ -20,7 +20,7 @@ from ..errors import GatewayError, ModelNotFound
 from ..store.response_kinds import CHAT
 from . import body, disconnect, glm
 from .fastpath import BodyAndHeaders, Environ, post
-from .model_tables import described, metadata
+from .model_tables import described, metadata, read_request
 from .observability import Record
 from .permissions import check_model, local_model, permissions, visible
 from .services import Services
@@ -50,7 +50,7 @@ def both_completions(services: Services, environ: Environ) -> Response | BodyAnd
 )
 def input_tokens(services: Services, record: Record) -> Any:
     """Count the tokens of a chat's prompt, as llama-server does."""
-    asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
+    asked = openai_chat.parse(read_request(services, record, request.environ))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
     with disconnect.watched(request.environ) as cancel:

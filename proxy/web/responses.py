@@ -10,8 +10,9 @@ from flask import Blueprint, Response, request
 from ..dialects import listing, responses
 from ..errors import BadRequest, InvalidParameter, NotFound
 from ..store.responses import Stored
-from . import background, body, disconnect
+from . import background, disconnect
 from .fastpath import BodyAndHeaders, Environ, post
+from .model_tables import read_request
 from .observability import Record
 from .permissions import check_model, permissions
 from .responses_dialect import CompactDialect, ResponsesDialect
@@ -53,7 +54,7 @@ for path in ("/v1/responses", "/responses"):
 @json_route(blueprint, "POST", "/v1/responses/input_tokens", "/responses/input_tokens")
 def input_tokens(services: Services, record: Record) -> Any:
     conversation = ResponsesDialect(services, request.environ)
-    asked = conversation.parse(body.read_json(request.environ, services.settings.max_body))
+    asked = conversation.parse(read_request(services, record, request.environ))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
     with disconnect.watched(request.environ) as cancel:

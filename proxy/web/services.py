@@ -16,6 +16,7 @@ from ..prompting.dialogue_templates import Layouts
 from ..store.live import LiveSessions, MemorySessions
 from ..store.responses import ResponseStore
 from .aliases import Aliases
+from .attached import AttachedDocuments
 from .auth import Keys
 from .background import Jobs
 from .callers import Callers
@@ -55,6 +56,7 @@ class Services:
     watchers: Shares  # streams of the status page
     writers: Shares  # answers for the chat page
     sockets: Shares  # WebSockets of /v1/responses
+    documents: AttachedDocuments
     layouts: Layouts
     dialogues: Dialogues
     host: ModelHost  # of the models that are started here

@@ -24,11 +24,11 @@ from ..dialects.response_meta import ResponseMeta
 from ..errors import BudgetExceeded, GatewayError, LimitReached, Unauthorized
 from ..gateway import Answer, Caller
 from ..runtime.cancel import Cancel
-from . import body, disconnect, seen
+from . import disconnect, seen
 from .body import JSON
 from .fastpath import BodyAndHeaders, Environ
 from .large import parsed
-from .model_tables import with_preset
+from .model_tables import read_request
 from .observability import Record, new_id
 from .services import Services, current_services
 from .sessions import session_name
@@ -77,8 +77,7 @@ def completion_view(
     try:
         record.key = services.keys.check(environ)
         record.shown = partial(seen.name, services, record.key)
-        raw = body.read_json(environ, services.settings.max_body)
-        raw = with_preset(services, raw, record.path)
+        raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
         known = early(raw, cancel) if early is not None else None
         if known is not None:

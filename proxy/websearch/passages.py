@@ -83,7 +83,7 @@ def text_of(data: bytes, content_type: str) -> str:
                             data[:2048].decode("latin-1").lower())  # fmt: skip
     try:
         text = data.decode(charset.group(1) if charset else "utf-8", "replace")
-    except LookupError:
+    except (LookupError, UnicodeError):  # no such codec, or one that is not for bytes
         text = data.decode("utf-8", "replace")
     text = text[:MOST_TEXT]
     if kind in ("text/html", "application/xhtml+xml", ""):

@@ -15,6 +15,7 @@ from msgspec import Struct
 from ..core.decoding import decoded
 
 MOST = 1000  # models in a list, at most
+INT32 = 2**31 - 1  # servers count in 32 bits
 LONGEST = 300  # characters of a model's name
 SERVED = ("unloaded", "loading", "loaded", "sleeping")
 PRESENT = ("loading", "loaded", "sleeping")  # states with a process, which takes room
@@ -133,8 +134,8 @@ def as_dict(value: object) -> dict[str, Any]:
 
 
 def as_count(value: object) -> int:
-    """The value if it is a positive integer, otherwise 0."""
-    return value if type(value) is int and value > 0 else 0
+    """The value if it is a positive integer that a server can mean, otherwise 0."""
+    return value if type(value) is int and 0 < value <= INT32 else 0
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def test_edited_question_and_regenerated_answer_are_branches(site: Gateway, visi
     page.get_by_text("1 of 2").wait_for()
     page.get_by_role("button", name="Edit").click()
     page.locator(".message.user textarea").fill("Good morning!")
-    page.locator(".message.user .said button").click()
+    page.get_by_role("button", name="Save and send").click()
     page.locator(".message.user .said", has_text="Good morning!").wait_for()
     answered(page)
     page.get_by_text("2 of 2").wait_for()

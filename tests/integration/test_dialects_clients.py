@@ -258,12 +258,12 @@ def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic, model: str) ->
     assert made.context_management.applied_edits == []
     assert made.stop_reason == "max_tokens" and made.usage.output_tokens == 9
     pdf: Any = {"type": "base64", "media_type": "application/pdf", "data": "aGk="}
-    with pytest.raises(anthropic.BadRequestError, match="PDFs are not supported"):
-        claude.messages.create(
-            model=model,
-            max_tokens=9,
-            messages=[{"role": "user", "content": [{"type": "document", "source": pdf}]}],
-        )
+    answer = claude.messages.with_raw_response.create(
+        model=model,
+        max_tokens=9,
+        messages=[{"role": "user", "content": [{"type": "document", "source": pdf}]}],
+    )
+    assert "document.pdf was left out" in answer.headers["x-slotproxy-warning"]
 
 
 @pytest.mark.usefixtures("counts")

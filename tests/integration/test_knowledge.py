@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
-from proxy.errors import BadRequest, NotFound
+from sqlalchemy import event
+
+from proxy.errors import BadRequest, NotFound, StoreUnavailable
 from proxy.knowledge.index import Index, open_shelf
 from proxy.knowledge.ingest import Ingester
 from proxy.knowledge.reading import ReadingLimits
@@ -217,6 +220,35 @@ def test_chunk_is_edited_found_again_and_deleted(library: Library) -> None:
     assert hit.text == "The giraffe runs."
     library.knowledge.edit_chunk("ann", chunk.id, "")
     assert library.knowledge.chunks("ann", document.id) == ()
+
+
+@pytest.mark.parametrize("text", ["The giraffe runs.", ""])
+@pytest.mark.parametrize("away", ["store", "index"])
+def test_an_edit_that_fails_changes_neither_the_chunk_nor_the_search(
+    library: Library, text: str, away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = library.add("a.txt", b"The zebra runs.")
+    (chunk,) = library.knowledge.chunks("ann", document.id)
+
+    def fail(*args: Any, **how: Any) -> None:
+        statement = str(args[2]).lower() if args[2:] else ""
+        if away == "index" or statement.startswith(("update chunk ", "delete from chunk ")):
+            raise StoreUnavailable("it is away")
+
+    with monkeypatch.context() as patch:
+        if away == "store":
+            event.listen(library.database.engine, "before_cursor_execute", fail)
+        else:
+            patch.setattr(library.index._shelf, "put", fail)
+            patch.setattr(library.index._shelf, "drop", fail)
+        with pytest.raises(StoreUnavailable):
+            library.knowledge.edit_chunk("ann", chunk.id, text)
+    if away == "store":
+        event.remove(library.database.engine, "before_cursor_execute", fail)
+    assert [one.text for one in library.knowledge.chunks("ann", document.id)] == ["The zebra runs."]
+    (hit,) = library.knowledge.search("ann", [document.base_id], "zebra")
+    assert hit.text == "The zebra runs."
+    assert library.knowledge.search("ann", [document.base_id], "giraffe") == ()
 
 
 def test_data_of_another_owner_is_invisible(library: Library) -> None:

@@ -1,4 +1,4 @@
-"""Three models, on servers of 2023, of 2026 and PowerInfer's, with room for two."""
+"""Three models, on two old servers and one of 2026, with room for two."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from tools import made_up_model as made_up
 from tools.processes import Gateway
 
 from .conftest import StartGateway
+from .generations import SECOND_OLD
 from .test_hosted_models import LEGACY, chat, pids, table
 
-SERVERS = {"a": "llama-2023", "b": "llama-2026", "c": "powerinfer"}
+SERVERS = {"a": "llama-2023", "b": "llama-2026", "c": SECOND_OLD}
 AT_ONCE = 6  # requests
 
 pytestmark = pytest.mark.slow

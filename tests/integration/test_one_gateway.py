@@ -51,20 +51,19 @@ from tests.integration.test_dialects_clients import (  # noqa: F401
     test_responses_whole_streamed_and_kept,
     test_unsupported_responses_features_are_reported,
 )
-from tools import made_up_chatglm
+from tools import made_up_chatglm, servers
 from tools.processes import Gateway, LlamaCppPythonServer, ModelServer
 
 pytestmark = pytest.mark.slow
 
 CHATGLM = "chatglm_cpp"
-MODELS = (*SERVER_FIXTURES, CHATGLM, *BY_V1)
+SERVERS = [name for name in SERVER_FIXTURES if name not in servers.GIVEN or servers.find(name)]
+MODELS = (*SERVERS, CHATGLM, *BY_V1)
 
 
 @pytest.fixture(scope="module")
 def one(
-    _old_server: ModelServer,
-    _powerinfer_server: ModelServer,
-    _new_server: ModelServer,
+    request: pytest.FixtureRequest,
     start_server: Callable[..., ModelServer],
     start_llama_cpp_python: Callable[..., LlamaCppPythonServer],
     module_gateway: Callable[..., Gateway],
@@ -78,9 +77,10 @@ def one(
     second = module_gateway("--llama-api", behind.url, "--chat-template", "chatml")
     babbler = made_up_chatglm.write(tmp_path_factory.mktemp("chatglm") / "babbler.bin")
     tables = {
-        "llama-2023": f'url = "{_old_server.url}"\nslots = 2',
-        "powerinfer": f'url = "{_powerinfer_server.url}"\nslots = 2',
-        "llama-2026": f'url = "{_new_server.url}"',
+        **{
+            name: f'url = "{request.getfixturevalue(SERVER_FIXTURES[name]).url}"\nslots = 2'
+            for name in SERVERS
+        },
         CHATGLM: f'file = "{babbler}"',
         BY_OPENAI: f'kind = "openai"\nurl = "{behind.url}/v1"\nslots = 2\nctx_size = 2048\n'
         'by_prompt = ["required"]',

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from tests.integration.child_processes import command, descendants
+from tests.integration.generations import SECOND_OLD
 from tools import made_up_chatglm
 from tools.processes import Gateway, LlamaCppPythonServer, ModelServer, held_port
 
@@ -95,40 +96,40 @@ def house(
     tmp_path: Path,
 ) -> Iterator[House]:
     """Three generations of servers and a second slotproxy, in three tiers."""
-    old, power = start_server("llama-2023"), start_server("powerinfer")
+    old, other = start_server("llama-2023"), start_server(SECOND_OLD)
     new, far = start_server("llama-2026"), start_server("llama-2023")
     # It is restarted on its port.
     second = Gateway(("--llama-api", far.url, "--slots", "2"), tmp_path / "second.log", held_port())
     backends: dict[str, dict[str, Any]] = {
         "old": {"url": old.url, "slots": 2},
-        "powerinfer": {"url": power.url, "slots": 2},
+        "other": {"url": other.url, "slots": 2},
         "new": {"url": new.url},
         "second": {"url": f"{second.url}/v1", "kind": "openai", "slots": 2},
     }
     file = tmp_path / "routes.toml"
-    file.write_text(config(backends, [["old", "powerinfer"], ["new"], ["second"]], 0.5))
+    file.write_text(config(backends, [["old", "other"], ["new"], ["second"]], 0.5))
     flags = ("--config", str(file), "--chat-template", "chatml", "--health-interval", "0.5")
     try:
         second.start()
         ours = gateway(*flags)
         until(lambda: len(up(ours.url)) == 4, "all backends are up")
-        yield House(ours, {"old": old, "powerinfer": power, "new": new, "second": second})
+        yield House(ours, {"old": old, "other": other, "new": new, "second": second})
     finally:
         second.kill()
 
 
 def test_the_first_tier_answers_and_the_next_one_when_it_is_down(house: House) -> None:
     answer = ask(house.url, "hello")
-    assert answer.headers["x-slotproxy-backend"] in ("old", "powerinfer")
+    assert answer.headers["x-slotproxy-backend"] in ("old", "other")
     assert "x-slotproxy-fallback" not in answer.headers
     (model,) = requests.get(f"{house.url}/v1/models", timeout=60).json()["data"]
     assert model["id"] == MODEL
-    for name in ("old", "powerinfer"):
+    for name in ("old", "other"):
         house.behind[name].kill()
     answer = ask(house.url, "who is there?")
     assert answer.headers["x-slotproxy-backend"] == "new"
     fallback = answer.headers["x-slotproxy-fallback"]
-    assert {part.split()[0] for part in fallback.split(", ")} == {"old", "powerinfer"}
+    assert {part.split()[0] for part in fallback.split(", ")} == {"old", "other"}
     until(lambda: f'"fallback":"{fallback}"' in house.gateway.log, "its log line, after the answer")
     line = next(one for one in house.gateway.log.splitlines()[::-1] if '"fallback"' in one)
     assert (json.loads(line)["tier"], json.loads(line)["fallback"]) == ("tier-2", fallback)
@@ -147,7 +148,7 @@ def every_kind(
     """Three generations of servers, a ChatGLM model, llama-cpp-python's server and a second
     slotproxy, in three tiers."""
     pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
-    old, power = start_server("llama-2023"), start_server("powerinfer")
+    old, other = start_server("llama-2023"), start_server(SECOND_OLD)
     new, far = start_server("llama-2026"), start_server("llama-2023")
     python = start_llama_cpp_python(made_up_model)
     of_second = ("--llama-api", far.url, "--slots", "2")
@@ -155,13 +156,13 @@ def every_kind(
     babbler = made_up_chatglm.write(tmp_path / "babbler.bin", ())
     backends: dict[str, dict[str, Any]] = {
         "old": {"url": old.url, "slots": 2},
-        "powerinfer": {"url": power.url, "slots": 2},
+        "other": {"url": other.url, "slots": 2},
         "chatglm": {"file": str(babbler)},
         "new": {"url": new.url},
         "python": {"url": f"{python.url}/v1", "kind": "openai"},
         "second": {"url": f"{second.url}/v1", "kind": "openai", "slots": 2},
     }
-    tiers = [["old", "powerinfer", "chatglm"], ["new", "python"], ["second"]]
+    tiers = [["old", "other", "chatglm"], ["new", "python"], ["second"]]
     file = tmp_path / "routes.toml"
     file.write_text(config(backends, tiers, 0.5))
     flags = ("--config", str(file), "--chat-template", "chatml", "--health-interval", "0.5")
@@ -169,7 +170,7 @@ def every_kind(
         second.start()
         ours = gateway(*flags)
         until(lambda: len(up(ours.url)) == len(backends), "all backends are up")
-        behind: dict[str, Killed] = {"old": old, "powerinfer": power, "chatglm": Engine(ours)}
+        behind: dict[str, Killed] = {"old": old, "other": other, "chatglm": Engine(ours)}
         yield House(ours, {**behind, "new": new, "python": python, "second": second})
     finally:
         second.kill()

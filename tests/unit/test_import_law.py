@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": {"core"},
     "prompting": {"core", "errors", "gbnf"},
     "compiling": {"core", "errors", "runtime", "gbnf", "prompting"},
-    "dialects": {"accounts", "core", "errors", "wire"},
+    "dialects": {"accounts", "core", "errors", "gbnf", "wire"},
     "scheduling": {"core", "errors", "runtime"},
     "backends": {"core", "errors", "runtime", "wire", "prompting", "config", "scheduling"},
     "hosting": {"core", "errors", "runtime", "wire", "config", "scheduling", "store", "backends"},

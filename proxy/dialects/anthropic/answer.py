@@ -28,8 +28,8 @@ from ...core.events import (
     TextDelta,
     ToolCallDelta,
 )
-from ...core.fold import Completion
-from ...core.request import CompletionRequest
+from ...core.fold import Completion, Said, Thought
+from ...core.request import CompletionRequest, ToolCall
 from ...core.usage import Usage
 from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReached
 from ...wire import sse
@@ -133,20 +133,19 @@ def reply(
     told = completion.compacted
     if told is not None and request.compaction is not None:
         content.append(compaction.block(told))
-    if completion.reasoning:
-        content.append({"type": "thinking", "thinking": completion.reasoning, "signature": ""})
-    content += mcp.blocks(completion.steps)
-    if completion.text:
-        content.append({"type": "text", "text": completion.text})
-    for call in completion.tool_calls:
-        content.append(
-            {
-                "type": "tool_use",
-                "id": call.id,
-                "name": call.name,
-                "input": as_object(call.arguments),
-            }
-        )
+    for part in completion.parts:
+        match part:
+            case Thought():
+                content.append({"type": "thinking", "thinking": part.text, "signature": ""})
+            case Said(text=text) if text:
+                content.append({"type": "text", "text": text})
+            case ToolCall():
+                given = as_object(part.arguments)
+                content.append(
+                    {"type": "tool_use", "id": part.id, "name": part.name, "input": given}
+                )
+            case ServerCall():
+                content += mcp.use(part, as_object(part.arguments)), mcp.result(part)
     return {
         **_message(meta),
         "content": content,

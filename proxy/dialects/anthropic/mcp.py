@@ -7,17 +7,15 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from ...core.events import ServerCall, Step
+from ...core.events import ServerCall
 from ...core.mcp import LABEL, LABEL_RULE, Approval, McpServer, ToolFilter, function_name
 from ...core.request import ToolCall
 from ...errors import InvalidParameter
 from ..fields import Body, entry, flag, items, mapping, required, text
-from ..openai_tools import as_object
 
 TOOLSET = "mcp_toolset"
 USE, RESULT = "mcp_tool_use", "mcp_tool_result"
@@ -125,13 +123,3 @@ def result(made: ServerCall) -> dict[str, Any]:
         "is_error": bool(made.error),
         "content": [{"type": "text", "text": made.error or made.output}],
     }
-
-
-def blocks(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """The blocks of all calls."""
-    return [
-        block
-        for made in steps
-        if isinstance(made, ServerCall)
-        for block in (use(made, as_object(made.arguments)), result(made))
-    ]

@@ -39,8 +39,8 @@ from ..fields import (
     required,
     stops,
     text,
-    unheeded,
 )
+from ..ignored_fields import ignored_fields
 from ..openai import MAX_TOKENS
 from ..openai_tools import functions, plain
 from . import client_tools, compaction, context_edits, mcp
@@ -55,15 +55,22 @@ CHOICES: Mapping[str, ToolChoice] = {
 # prefix.
 BILLING = "x-anthropic-billing-header:"
 
-UNHEEDED: Mapping[str, tuple[Any, ...]] = {
-    "container": (),
-}
+KNOWN = frozenset(
+    "model messages max_tokens system temperature top_k top_p stop_sequences stream tools"
+    " mcp_servers tool_choice thinking metadata context_management output_config"
+    " output_format".split()
+)
 
 
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     """Parses a body. `counting` is for count_tokens, which needs no max_tokens. Raises
     InvalidParameter."""
-    warnings = [*unheeded(body, UNHEEDED), *context_edits.parse(body)[1]]
+    thinking = mapping(body, "thinking")
+    warnings = [
+        *ignored_fields(body, KNOWN),
+        *ignored_fields(thinking, {"type"}, "thinking."),
+        *context_edits.parse(body)[1],
+    ]
     max_tokens = integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
     if max_tokens is None and not counting:
         raise InvalidParameter("max_tokens", "is missing")
@@ -87,7 +94,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         parallel_tool_calls=not flag(choice, "disable_parallel_tool_use", at="tool_choice."),
         output=_output(body, config),
         reasoning_effort=text(config, "effort", at="output_config."),
-        template_kwargs=_thinking(mapping(body, "thinking")),
+        template_kwargs=_thinking(thinking),
         report=Report(prompt=stream),  # message_start has it
         user=text(mapping(body, "metadata"), "user_id", at="metadata."),
         compaction=context_edits.compaction(body) if "context_management" in body else None,
@@ -218,7 +225,7 @@ class _Turn:
             self._block(entry(value, path), path + ".")
 
     def _document(self, block: Body, at: str) -> None:
-        """Adds a document's text; PDFs are not supported by any backend."""
+        """Adds a document's text. `dialects.attachments` has replaced those without one."""
         source = mapping(block, "source", at)
         kind = text(source, "type", at=at + "source.")
         if kind == "text":
@@ -232,9 +239,7 @@ class _Turn:
             else:
                 self._nested(items(source, "content", at + "source."), at + "source.")
         else:
-            raise InvalidParameter(
-                at + "source.type", "must be text or content: PDFs are not supported"
-            )
+            raise InvalidParameter(at + "source.type", "must be text, content, base64, file or url")
 
     def _result(self, block: Body, at: str) -> Message:
         """A tool's result. An error is marked in the text, since templates have no field for it."""

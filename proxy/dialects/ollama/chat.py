@@ -22,6 +22,7 @@ from . import common
 
 error = common.error
 
+KNOWN = common.KNOWN | {"messages", "tools"}
 MAX_WAITING = 1024  # unanswered calls; every result is matched against all of them
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -37,7 +38,7 @@ def parse(body: Body) -> CompletionRequest:
     if not values:
         raise InvalidParameter("messages", "must contain at least one message")
     offered = items(body, "tools")
-    fields = common.shared_fields(body)
+    fields = common.shared_fields(body, KNOWN)
     fields["warnings"] += skipped(offered)
     return CompletionRequest(messages=_messages(values), tools=tools(offered), **fields)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,9 +16,11 @@ from ...errors import GatewayError, InvalidParameter
 from ...wire import ndjson
 from .. import compacted
 from ..fields import Body, flag, integer, mapping, model_name, stops
+from ..ignored_fields import ignored_fields
 from ..openai import MAX_TOKENS, token
 from ..openai_tools import plain
 from ..response_meta import ResponseMeta
+from .models import untagged
 
 MAX_LOGPROBS = 20
 RENAMED = {"num_keep": "n_keep", "penalize_newline": "penalize_nl"}
@@ -32,9 +34,12 @@ def error(fault: GatewayError) -> dict[str, Any]:
     return {"error": fault.message}
 
 
-def shared_fields(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies share. ":latest", the default tag, is
-    removed from the model's name. Raises InvalidParameter."""
+KNOWN = frozenset("model stream options format think logprobs top_logprobs".split())
+
+
+def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
+    """The fields of CompletionRequest that both bodies share. One that is not `known` to the route
+    gets a warning. Raises InvalidParameter."""
     options = mapping(body, "options")
     values, warnings = _sampling(options)
     limit = integer(options, "num_predict", -2, MAX_TOKENS, at="options.")
@@ -45,8 +50,9 @@ def shared_fields(body: Body) -> dict[str, Any]:
     if flag(body, "logprobs"):
         logprobs = integer(body, "top_logprobs", 0, MAX_LOGPROBS) or 0
     return {
-        "model": model_name(body).removesuffix(":latest"),
+        "model": untagged(model_name(body)),
         "sampling": values,
+        # Ollama's own runner knows no limit of 0 either.
         "max_tokens": limit if limit is not None and limit > 0 else None,
         "stop": stops(options),
         "stream": flag(body, "stream", True),
@@ -54,7 +60,7 @@ def shared_fields(body: Body) -> dict[str, Any]:
         "output": _output(body.get("format")),
         "reasoning_effort": think if type(think) is str else "",
         "template_kwargs": {} if think is None else {"enable_thinking": think is not False},
-        "warnings": warnings,
+        "warnings": ignored_fields(body, known) + warnings,
     }
 
 

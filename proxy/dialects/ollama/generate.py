@@ -17,11 +17,12 @@ from ..response_meta import ResponseMeta
 from . import common
 
 error = common.error
+KNOWN = common.KNOWN | {"prompt", "suffix", "system", "raw", "images", "template", "context"}
 
 
 def parse(body: Body) -> CompletionRequest:
     """Raises InvalidParameter naming the field."""
-    values = common.shared_fields(body)
+    values = common.shared_fields(body, KNOWN)
     prompt = text(body, "prompt")
     suffix = text(body, "suffix")
     if text(body, "template"):

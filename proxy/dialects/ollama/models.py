@@ -71,6 +71,11 @@ def _tagged(name: str) -> str:
     return name if ":" in name else f"{name}:latest"
 
 
+def untagged(name: str) -> str:
+    """The name in a request without the tag that lists add."""
+    return name.removesuffix(":latest")
+
+
 def _entry(model: OllamaModel) -> dict[str, Any]:
     name = _tagged(model.name)
     return {
@@ -105,7 +110,7 @@ def running(model: OllamaModel) -> dict[str, Any]:
 
 def parse_show(body: Body) -> str:
     """The name of the model that /api/show is asked about. Raises InvalidParameter."""
-    return (model_name(body) or text(body, "name")).removesuffix(":latest")
+    return untagged(model_name(body) or text(body, "name"))
 
 
 def show(model: OllamaModel) -> dict[str, Any]:

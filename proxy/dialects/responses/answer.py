@@ -18,7 +18,7 @@ from ...core.events import (
     TokenLogprob,
     ToolsListed,
 )
-from ...core.fold import Completion
+from ...core.fold import Completion, Part, Said, Thought
 from ...core.request import ToolCall
 from ...core.usage import Usage
 from ...errors import GatewayError
@@ -241,27 +241,25 @@ def written(arguments: str) -> str:
 
 
 def whole(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Completion]) -> Item:
-    """The Response of a completion."""
+    """The Response of a completion, as its stream ends."""
     (completion,) = completions
-    status = "completed"
-    if completion.finished.reason == "length" and not asked.warms:
-        status = "incomplete"
+    parts: Sequence[Part] = completion.parts or (() if asked.warms else (Said(""),))
     output: list[Item] = []
-    if completion.reasoning:
-        output.append(reasoning(meta, 0, completion.reasoning))
     found: list[Found] = []
-    approvals = [made for made in completion.steps if isinstance(made, ApprovalRequested)]
-    for made in completion.steps:
-        if isinstance(made, ApprovalRequested):
-            continue
-        output.append(step(meta, asked, len(output), made))
-        if isinstance(made, Searched):
-            found += made.found
-    if completion.text or not (completion.tool_calls or approvals or asked.warms):
-        parts = [text_part(completion.text, completion.logprobs, found)]
-        output.append(message(meta, len(output), parts, status))
-    for requested in approvals:
-        output.append(step(meta, asked, len(output), requested))
-    for called in completion.tool_calls:
-        output.append(call(meta, asked, len(output), called, status))
+    for number, part in enumerate(parts, 1):
+        cut = number == len(parts) and completion.finished.reason == "length"
+        status = "incomplete" if cut else "completed"
+        match part:
+            case Thought():
+                item = reasoning(meta, len(output), part.text, status)
+            case Said():
+                said = text_part(part.text, part.logprobs, found)
+                item = message(meta, len(output), [said], status)
+            case ToolCall():
+                item = call(meta, asked, len(output), part, status)
+            case _:
+                item = step(meta, asked, len(output), part)
+                if isinstance(part, Searched):
+                    found += part.found
+        output.append(item)
     return ended(meta, asked, output, completion.finished, completion.compacted)

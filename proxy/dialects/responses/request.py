@@ -10,14 +10,15 @@ from msgspec import Struct, structs
 from ...core.conversation import joined
 from ...core.mcp import McpServer
 from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool
-from ...core.sampling import check
+from ...core.sampling import FIELDS
 from ...errors import InvalidParameter
 from .. import attribute_filters, openai
-from ..fields import Body, entry, flag, integer, items, mapping, model_name, text, unheeded
+from ..fields import Body, entry, flag, integer, items, mapping, model_name, stops, text
+from ..ignored_fields import ignored_fields
 from ..openai_tools import functions, plain
 from . import mcp, tool_choice
 from .items import as_items, check_outputs, messages, referenced
-from .repeated import SAMPLING, repeated
+from .repeated import repeated
 
 LOGPROBS = "message.output_text.logprobs"
 FILES = 5
@@ -28,6 +29,18 @@ TOLD = frozenset({RESULTS, SOURCES})
 ELSEWHERE = {
     "prompt": "send the text of the prompt",
 }
+KNOWN = (
+    openai.REPORTS
+    | FIELDS.keys()
+    | frozenset(
+        "model input instructions previous_response_id conversation max_output_tokens logit_bias"
+        " stop top_logprobs stream background store generate tools tool_choice parallel_tool_calls"
+        " max_tool_calls text reasoning truncation include metadata user safety_identifier"
+        " prompt_cache_key chat_template_kwargs".split()
+    )
+)
+# The gateway shows the reasoning itself, and has no shorter form of it.
+REASONING = frozenset({"effort", "summary", "generate_summary"})
 CUSTOM = {
     "type": "object",
     "properties": {"input": {"type": "string"}},
@@ -66,8 +79,9 @@ def parse(
         if body.get(name) is not None:
             raise InvalidParameter(name, f"is not supported: {instead}")
     warnings = [
-        *unheeded(body, {"context_management": ()}),
-        *unheeded(mapping(body, "text"), {"verbosity": ("medium",)}),
+        *ignored_fields(body, KNOWN),
+        *ignored_fields(mapping(body, "text"), {"format"}, "text."),
+        *ignored_fields(mapping(body, "reasoning"), REASONING, "reasoning."),
     ]
     given = (*earlier, *referenced(as_items(body.get("input", [])), find))
     check_outputs(list(given))
@@ -94,14 +108,15 @@ def parse(
     store = flag(body, "store", True)
     if background and (stream or not store):
         raise InvalidParameter("background", "requires store: true and stream: false")
-    sampling = {name: check(name, body[name]) for name in SAMPLING if body.get(name) is not None}
     most = integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
     warms = not flag(body, "generate", True)
     logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS)
     request = CompletionRequest(
         model=model_name(body),
         messages=tuple(chat),
-        sampling=sampling,
+        sampling=openai.samplers(body),
+        stop=stops(body),
+        template_kwargs=mapping(body, "chat_template_kwargs"),
         max_tokens=0 if warms else most,
         stream=stream,
         logprobs=logprobs or 0 if LOGPROBS in items(body, "include") else None,
@@ -152,7 +167,7 @@ def _tools(
         kind = text(tool, "type", at=f"tools[{i}].")
         if kind == "custom":
             custom.add(text(tool, "name", at=f"tools[{i}]."))
-            tool = {**tool, "parameters": CUSTOM}
+            tool = {**tool, "parameters": _custom(tool, f"tools[{i}].", warnings)}
         elif (search := _search(tool, kind, f"tools[{i}].", searches)) is not None:
             search_tools[search.name] = search
             continue
@@ -166,6 +181,19 @@ def _tools(
     for function in tools:
         search_tools.pop(function.name, None)  # the client's own function takes precedence
     return tools, frozenset(custom), tuple(search_tools.values())
+
+
+def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
+    """The parameters of a tool that takes free text. A regular expression for it becomes a pattern
+    of the schema; Lark's grammars are ignored with a warning."""
+    form = mapping(tool, "format", at)
+    if text(form, "type", "text", at=at + "format.") == "text":
+        return CUSTOM
+    pattern = text(form, "definition", at=at + "format.")
+    if form.get("syntax") != "regex" or not pattern:
+        warnings.append(f"{at}format is ignored")
+        return CUSTOM
+    return {**CUSTOM, "properties": {"input": {"type": "string", "pattern": f"^(?:{pattern})$"}}}
 
 
 def _servers(values: list[Any], listed: frozenset[str]) -> dict[str, McpServer]:

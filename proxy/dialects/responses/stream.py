@@ -60,6 +60,7 @@ class Encoder:
         self._tokens: list[TokenLogprob] = []
         self._found: list[Found] = []
         self._call = ToolCall("", "", "")
+        self._begun_step: Item | None = None
         self._begun = False
         self._compacted: Compacted | None = None
 
@@ -108,6 +109,8 @@ class Encoder:
         if not self._begun:
             self._begin(out)
         self._close(out, "incomplete")
+        if self._begun_step is not None:  # a search, or a call of a server's tool
+            self._item_done(out, {**self._begun_step, "status": "failed"})
         broken = answer.failed(self._meta, self._asked, self._output, fault)
         self._keep(broken)
         self._event(out, "response.failed", response=broken)
@@ -169,6 +172,7 @@ class Encoder:
             self._close(out)
             item = answer.search(self._meta, self._asked, self._index, event, "in_progress")
             self._item_added(out, item)
+            self._begun_step = item
             self._item_event(out, kind + ".in_progress")
             self._item_event(out, kind + ".searching")
             return
@@ -191,6 +195,7 @@ class Encoder:
             self._close(out)
             item = answer.step(self._meta, self._asked, self._index, event)
             self._item_added(out, {**item, "arguments": ""})
+            self._begun_step = item
             self._item_event(out, kind + ".in_progress")
             self._item_event(out, kind + "_arguments.delta", delta=event.arguments)
             self._item_event(out, kind + "_arguments.done", arguments=event.arguments)
@@ -274,6 +279,7 @@ class Encoder:
     def _item_done(self, out: list[bytes], item: Item) -> None:
         self._event(out, "response.output_item.done", output_index=self._index, item=item)
         self._output.append(item)
+        self._begun_step = None
 
     def _item_event(self, out: list[bytes], kind: str, **fields: Any) -> None:
         self._event(out, kind, item_id=self._id, output_index=self._index, **fields)

@@ -30,8 +30,9 @@ class Record:
     unknown. `route` is the matched rule, or "". `stop` ends the watch for disconnects.
     `asks_model`: the request counts as running and appears in the history. `quiet`: it is logged
     only if it is refused. `agent` is the User-Agent header. `allowance` is what is left of the
-    caller's limits, None without limits. `shown` returns the name of a backend as the caller may
-    see it; without it, no header names a backend."""
+    caller's limits, None without limits. `warnings` are about its body, before it was parsed.
+    `shown` returns the name of a backend as the caller may see it; without it, no header names a
+    backend."""
 
     __slots__ = (
         "agent",
@@ -53,6 +54,7 @@ class Record:
         "stream",
         "team",
         "user",
+        "warnings",
     )
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
@@ -69,6 +71,7 @@ class Record:
         self.status = 0
         self.stop: Stop = nothing
         self.shown: Callable[[str], str] | None = None
+        self.warnings: list[str] = []
         self.stream = self.asks_model = self.over = self.quiet = False
 
     @classmethod
@@ -107,7 +110,7 @@ class Record:
             if info.passed:
                 passed = [f"{_visible(self.shown(name))} {why}" for name, why in info.passed]
                 headers.append(("x-slotproxy-fallback", ", ".join(passed)))
-        told = info.warnings
+        told = (*self.warnings, *info.warnings)
         if self.allowance is not None and self.allowance.warnings:
             told = (*self.allowance.warnings, *told)
         if told:

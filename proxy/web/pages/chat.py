@@ -133,11 +133,10 @@ def change(conversation: str) -> Response:
     """Change `{"title", "pinned"}`, or one of them."""
     asked, store, owner = api.json_body(), api.conversations(), api.owner()
     title = fields.text(asked, "title").strip()[:TITLE] if "title" in asked else None
-    settings = None
-    if "pinned" in asked:
-        pinned = fields.flag(asked, "pinned")
-        settings = {**store.get(owner, conversation).settings, PINNED: pinned}
-    return json_response(store.change(owner, conversation, title=title, settings=settings))
+    pinned = {PINNED: fields.flag(asked, "pinned")} if "pinned" in asked else {}
+    return json_response(
+        store.change(owner, conversation, title, lambda before: {**before, **pinned})
+    )
 
 
 @blueprint.delete(f"{API}/conversations/<conversation>")

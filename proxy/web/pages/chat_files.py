@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, request
 
@@ -64,10 +65,24 @@ def add(conversation: str) -> Response:
                 raise NotFound("no file was attached yet")
             document = knowledge.add(owner, str(base), name, data, replace=True)
         except NotFound:  # or the base has expired
-            base = knowledge.create(owner, "", temporary=True).id
-            store.change(owner, known.id, settings={**known.settings, SETTING: base})
-            document = knowledge.add(owner, base, name, data)
+            base = _new_base(owner, known.id, instead_of=base)
+            document = knowledge.add(owner, base, name, data, replace=True)
     return json_response(document, 201)
+
+
+def _new_base(owner: str, conversation: str, instead_of: str | None) -> str:
+    """Give the conversation a base, unless another request has just given it one. Returns its
+    id."""
+    knowledge = api.knowledge()
+    made = knowledge.create(owner, "", temporary=True).id
+
+    def choose(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        return settings if settings.get(SETTING) != instead_of else {**settings, SETTING: made}
+
+    chosen = str(api.conversations().change(owner, conversation, edit=choose).settings[SETTING])
+    if chosen != made:
+        knowledge.delete(owner, made)
+    return chosen
 
 
 @blueprint.delete(f"{API}/<document>")

@@ -133,6 +133,12 @@ def test_probe_of_llama_server_2026() -> None:
     assert (caps.template, caps.bos_token, caps.eos_token) == ("{{ messages }}", "<s>", "</s>")
 
 
+def test_impossible_counts_are_unknown() -> None:
+    props = {"default_generation_settings": {"n_ctx": 10**30}, "total_slots": 2**31}
+    caps = found({"/props": (200, props), "/health": (200, {})}, token(**OLD_LAST), REFUSED)
+    assert (caps.n_ctx, caps.slots) == (0, 0)
+
+
 def test_probe_of_llama_cpp_early_2024() -> None:
     """It queues and reports its slots, but still has the names of 2023."""
     props = {"default_generation_settings": {"n_ctx": 1024}, "total_slots": 2}

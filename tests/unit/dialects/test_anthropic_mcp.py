@@ -139,7 +139,12 @@ def test_calls_are_blocks(fields: dict[str, Any]) -> None:
         "content": [{"type": "text", "text": "4"}],
     }
     whole = anthropic.reply(META, request, fold((0, batch) for batch in made(**fields)))
-    assert whole["content"][:2] == [{**USE, "input": {"a": 1}}, result]
+    assert whole["content"] == [
+        {"type": "text", "text": "Let me see."},
+        {**USE, "input": {"a": 1}},
+        result,
+        {"type": "text", "text": "Four."},
+    ]
     assert whole["stop_reason"] == "end_turn"
     encoder = anthropic.Encoder(META, request)
     data = b"".join(encoder.encode(0, batch) for batch in made(**fields))

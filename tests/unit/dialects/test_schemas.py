@@ -28,14 +28,12 @@ from proxy.dialects import (
     stored_chats,
     vector_stores,
 )
-from proxy.dialects.anthropic.request import UNHEEDED as UNHEEDED_ANTHROPIC
-from proxy.dialects.anthropic.request import parse as parse_messages
+from proxy.dialects.anthropic import request as messages_request
 from proxy.dialects.chatchat import bases, params, server
 from proxy.dialects.fields import model_name
 from proxy.dialects.litellm import groups as litellm_groups
 from proxy.dialects.litellm import keys as litellm_keys
 from proxy.dialects.ollama import chat, generate, models
-from proxy.dialects.openai import UNHEEDED
 from proxy.dialects.responses import compaction, conversations
 from proxy.dialects.responses import request as responses
 from proxy.dialects.schemas import BODIES, FORMS
@@ -63,7 +61,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "ModerationRequest": moderations.parse,
     "McpMessage": mcp_server.parse,
     "MessageRequest": anthropic.parse,
-    "CountTokensRequest": lambda body: parse_messages(body, counting=True),
+    "CountTokensRequest": lambda body: messages_request.parse(body, counting=True),
     "OllamaChatRequest": chat.parse,
     "OllamaGenerateRequest": generate.parse,
     "OllamaEmbedRequest": embeddings.parse_ollama,
@@ -119,14 +117,28 @@ FORM_PARSERS: dict[str, Callable[[Any], Any]] = {
     "ChatchatDocuments": bases.upload,
     "ChatchatChatFiles": bases.temporary,
 }
-# Read only to warn that they are ignored, or to be refused by name.
+# Read only to be refused by name, or elsewhere.
 NOT_HEEDED = {
-    *UNHEEDED,
-    *UNHEEDED_ANTHROPIC,
     *responses.ELSEWHERE,
-    "system_prompt",
     "template",
     "keep_alive",
+}
+# What a parser knows; it reports every other field.
+KNOWN = {
+    "ChatCompletionRequest": openai_chat.KNOWN,
+    "CompletionRequest": openai_completions.KNOWN,
+    "CompletionRequestBoth": completions_both.KNOWN,
+    "EmbeddingRequest": embeddings.OPENAI,
+    "RerankRequest": rerank.KNOWN,
+    "ResponseRequest": responses.KNOWN,
+    "MessageRequest": messages_request.KNOWN,
+    "OllamaChatRequest": chat.KNOWN,
+    "OllamaGenerateRequest": generate.KNOWN,
+    "OllamaEmbedRequest": embeddings.OLLAMA,
+    "PromptEmbeddingRequest": embeddings.PROMPT,
+    "GLMChatRequest": glm.KNOWN,
+    "LlamaCompletionRequest": llamacpp_native.KNOWN,
+    "LlamaInfillRequest": llamacpp_native.INFILL,
 }
 # A parser needs these beside others, or one of two.
 BESIDE: dict[str, dict[str, Any]] = {
@@ -224,6 +236,11 @@ def test_null_equals_absent(name: str) -> None:
             alone = {**body, field: None}
             PARSERS[name](alone)
             Draft202012Validator(BODIES[name]).validate(alone)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_parser_reports_the_fields_that_its_schema_does_not_describe(name: str) -> None:
+    assert KNOWN[name] == set(BODIES[name]["properties"])
 
 
 def _wrong(described: dict[str, Any]) -> Any:

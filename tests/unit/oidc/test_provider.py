@@ -16,8 +16,9 @@ pytest.importorskip("authlib", reason="the extra `oidc` is not installed")
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
-from proxy.errors import Unauthorized, UpstreamFault
+from proxy.errors import Forbidden, Unauthorized, UpstreamFault
 from proxy.oidc import provider as module
+from proxy.oidc.people import Mapped, person
 from proxy.oidc.provider import LARGEST, Client, Provider
 from proxy.oidc.started import Started
 from proxy.websearch.fetch import WebPage
@@ -124,6 +125,35 @@ def test_claims_of_the_token_count_more_than_those_of_userinfo(site: Site) -> No
     form = parse_qs((exchange.body or b"").decode())
     assert form["code_verifier"] == [STARTED.verifier]
     assert form["redirect_uri"] == [BACK]
+
+
+MINE, OTHERS = "carol@example.org", "admin@example.org"
+
+
+@pytest.mark.parametrize(
+    ("token", "userinfo", "verified"),
+    [
+        ({"email": OTHERS}, {"email": MINE, "email_verified": True}, ()),
+        ({"email": OTHERS, "email_verified": False}, {"email": MINE, "email_verified": True}, ()),
+        ({"email_verified": True}, {"email": OTHERS}, ()),
+        ({"email_verified": True}, {"email": OTHERS, "email_verified": False}, ()),
+        ({"email": MINE, "email_verified": True}, {"email": OTHERS}, (MINE,)),
+        ({"email": MINE, "email_verified": True}, {}, (MINE,)),
+        ({}, {"email": MINE, "email_verified": True}, (MINE,)),
+        ({"email": MINE}, {"email": MINE, "email_verified": True}, (MINE,)),
+    ],
+)
+def test_only_the_address_counts_as_verified_of_which_the_provider_says_so(
+    site: Site, token: dict[str, Any], userinfo: dict[str, Any], verified: tuple[str, ...]
+) -> None:
+    site.claims |= token
+    site.answers["/me"] = {"sub": "1", **userinfo}
+    claims, mapped = site.sign_in(), Mapped(user="email")
+    if verified:
+        assert (person(ISSUER, claims, mapped).user,) == verified
+        return
+    with pytest.raises(Forbidden, match="address is verified"):
+        person(ISSUER, claims, mapped)
 
 
 @pytest.mark.parametrize(

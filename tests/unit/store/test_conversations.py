@@ -175,7 +175,7 @@ def test_later_thought_replaces_earlier_one(store: ConversationStore) -> None:
 def test_title_and_settings_can_be_changed(store: ConversationStore) -> None:
     talk = store.create("ann")
     store.change("ann", talk.id, title="New")
-    changed = store.change("ann", talk.id, settings={"mode": "agent"})
+    changed = store.change("ann", talk.id, edit=lambda before: {**before, "mode": "agent"})
     assert (changed.title, changed.settings) == ("New", {"mode": "agent"})
 
 
@@ -240,12 +240,12 @@ def test_questions_and_images_count_towards_bytes_of_a_key(url: str) -> None:
 
 def test_pinned_conversations_are_listed_and_keep_their_time(store: ConversationStore) -> None:
     old, new = store.create("ann", "Old"), store.create("ann", "New")
-    store.change("ann", old.id, settings={"pinned": True, "files": "base_1"})
+    store.change("ann", old.id, edit=lambda _: {"pinned": True, "files": "base_1"})
     store.create("bob", settings={"pinned": True})
     (found,) = store.pinned("ann")
     assert (found.id, found.changed) == (old.id, old.changed)
     assert [one.id for one in store.recent("ann")] == [new.id, old.id]
-    store.change("ann", old.id, settings={"pinned": False})
+    store.change("ann", old.id, edit=lambda before: {**before, "pinned": False})
     assert store.pinned("ann") == ()
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import tarfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -136,86 +133,31 @@ def test_server_is_found_or_built(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert [command[0] for command in commands] == ["/x/cmake", "/x/cmake"]
 
 
-def archive(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small archive in the place of PowerInfer's, which the recipe takes for it."""
-    with tarfile.open(path, "w:xz") as tar:
-        member = tarfile.TarInfo("examples/server/server.cpp")
-        tar.addfile(member)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    recipe = dataclasses.replace(servers.RECIPES["powerinfer"], sha256=sha256)
-    monkeypatch.setitem(servers.RECIPES, "powerinfer", recipe)
-    return path
-
-
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders that are compiled: none is, each gives an empty server."""
-    sources: list[Path] = []
-
-    def compile_(recipe: Any, source: Path, work: Path, log: Path, progress: Any) -> Path:
-        assert (source / "examples" / "server" / "server.cpp").is_file()
-        sources.append(source)
-        made = work / building.executable("server")
-        made.touch()
-        return made
-
-    monkeypatch.setattr(servers, "_compile", compile_)
-    return sources
-
-
-def test_powerinfer_is_built_from_the_archive_beside_the_checkout(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[Path]
-) -> None:
-    monkeypatch.delenv("POWERINFER_SRC", raising=False)
-    monkeypatch.setattr(servers, "ARCHIVE", archive(folder / "it.tar.xz", monkeypatch))
-    assert servers.find("powerinfer") is None
-    assert servers.can_build("powerinfer")
-    binary = servers.build("powerinfer", lambda text: None)
-    assert binary == servers.find("powerinfer")
-    (folder / "it.tar.xz").unlink()
-    assert servers.find("powerinfer") == binary, "a server that is built needs its source no more"
-
-
 def test_archive_with_another_digest_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[Path]
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = archive(folder / "it.tar.xz", monkeypatch)
-    path.write_bytes(path.read_bytes() + b"more")
-    monkeypatch.setenv("POWERINFER_SRC", str(path))
+    def leave(command: list[str]) -> None:
+        (folder / "llama_cpp_python-0.2.20.tar.gz").write_bytes(b"another file")
+
+    _, run = ran(leave)
+    monkeypatch.setattr(servers, "run", run)
     with pytest.raises(BuildError, match="is not the expected file"):
-        servers.build("powerinfer", lambda text: None)
-    assert not compiled
+        servers.fetch(servers.RECIPES["llama-2023"], folder, folder / "log")
 
 
-def test_powerinfer_is_built_from_a_checkout(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[Path]
-) -> None:
-    source = folder / "PowerInfer" / "examples" / "server" / "server.cpp"
-    source.parent.mkdir(parents=True)
-    source.touch()
-    monkeypatch.setenv("POWERINFER_SRC", str(folder / "PowerInfer"))
-    binary = servers.build("powerinfer", lambda text: None)
-    assert compiled == [folder / "PowerInfer"]
-    assert source.is_file(), "the checkout stays as it is"
-    monkeypatch.delenv("POWERINFER_SRC")
-    assert servers.find("powerinfer") != binary, "the pinned source is another server"
-
-
-def test_missing_powerinfer_source_error_says_where_to_put_it(
+def test_powerinfer_is_the_program_that_the_variable_names(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("POWERINFER_SRC", raising=False)
-    monkeypatch.setattr(servers, "ARCHIVE", folder / "nowhere.tar.xz")
-    assert not servers.can_build("powerinfer")
-    assert servers.main(["build", "powerinfer"]) == 1
-    assert "Set POWERINFER_SRC" in capsys.readouterr().err
-    assert servers.main(["build", "--skip-absent", "powerinfer"]) == 0
-    assert "powerinfer IS MISSING" in capsys.readouterr().err
-
-
-def test_wrong_powerinfer_src_is_an_error_even_where_servers_may_be_absent(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("POWERINFER_SRC", str(folder / "mistyped"))
-    assert servers.main(["build", "--skip-absent", "powerinfer"]) == 1
-    assert "neither a checkout of PowerInfer" in capsys.readouterr().err
+    monkeypatch.delenv("POWERINFER_SERVER", raising=False)
+    assert servers.find("powerinfer") is None
+    for do in ("find", "build"):
+        assert servers.main([do, "powerinfer"]) == 1
+        assert "POWERINFER_SERVER is not set" in capsys.readouterr().err
+    program = folder / "server"
+    monkeypatch.setenv("POWERINFER_SERVER", str(program))
+    for _ in range(2):  # it is not there, and then it is no program
+        assert servers.main(["find", "powerinfer"]) == 1
+        assert "which is no program" in capsys.readouterr().err
+        program.touch(0o600)
+    program.chmod(0o700)
+    assert servers.find("powerinfer") == servers.build("powerinfer") == program

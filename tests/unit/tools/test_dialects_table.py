@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 
 from tools import dialects_table as table
 from tools import servers
@@ -72,6 +73,18 @@ def test_backend_that_is_absent_keeps_its_column() -> None:
     assert merged[name] == {"llama-2023": "yes", "powerinfer": "yes", "llama-2026": "NO", **ABSENT}
     assert merged[other]["powerinfer"] == "– why"
     assert merged[other]["llama-2026"] == "– x"
+
+
+def test_column_of_a_server_that_is_not_built_here_says_when_it_was_run() -> None:
+    name, before, today = "test_ollama_chat", datetime.date(2026, 11, 24), datetime.date(2027, 1, 2)
+    title = table.COLUMNS["powerinfer"]
+    row = {name: {"powerinfer": "yes", "llama-2023": "yes"}}
+    old = f"{table.BEGIN}\n{table.markdown(row, table.titles(row, '', before))}\n{table.END}"
+    assert f"| {title} (run 2026-11-24) |" in old
+    assert table.written(old)[name] | row[name] == table.written(old)[name]
+    absent = {name: {"powerinfer": "– not there", "llama-2023": "yes"}}
+    assert f"{title} (run 2026-11-24)" in table.titles(absent, old, today)
+    assert f"{title} (run 2027-01-02)" in table.titles(row, old, today)
 
 
 # Of the others nothing ran either.

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from msgspec import structs
 
 from proxy.config.keys import ApiKey, Secret
 from proxy.errors import UpstreamFault
 from proxy.hosting.log import ModelLog
 from proxy.hosting.model import HostedModel
 from proxy.web import log_events
-from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
+from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.gguf_files import gguf
 from tests.unit.hosting import fakes
 from tools import made_up_model as made_up
@@ -152,8 +153,12 @@ def test_unreadable_keep_alive_is_named(served: Served, value: Any) -> None:
 @pytest.fixture
 def described() -> Iterator[Served]:
     """The model `scripted` has a table with more than a command."""
+    yield with_table()
+
+
+def with_table(*others: ScriptedDriver) -> Served:
     driver = ScriptedDriver(say("Hello"))
-    app = make_app(driver)
+    app = make_app(driver, *others)
     made = Served(app)
     made.driver = driver
     services_of(app).host._models.clear()
@@ -164,14 +169,14 @@ def described() -> Iterator[Served]:
             title="A title",
             description="What it is for",
             metadata={"family": "tiny"},
-            strip=("top_k",),
+            strip=("top_k", "tools", "system", "instructions"),
             set={"temperature": 0.5, "max_tokens": 7},
             set_by_alias={"exact": {"temperature": 0.0}},
         )
     )
     services_of(app).gateway.registry.backends["b0"].aliases = ("exact",)
     services_of(app).gateway.registry.rebuild()
-    yield made
+    return made
 
 
 @pytest.mark.parametrize(("name", "temperature"), [("scripted", 0.5), ("exact", 0.0), ("", 0.5)])
@@ -191,6 +196,41 @@ def test_table_changes_options_of_ollamas_requests(described: Served) -> None:
     (task,) = described.driver.tasks
     assert task.sampling["temperature"] == 0.5
     assert "top_k" not in task.sampling
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("scripted", 0.5), ("exact", 0.0)])
+def test_table_changes_requests_for_a_model_by_its_tag(name: str, temperature: float) -> None:
+    """Ollama's list has every name with this tag, so its clients send it."""
+    described = with_table(ScriptedDriver(caps=structs.replace(CAPS, models=("other",))))
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": False}
+    answer = described.post("/api/chat", model=f"{name}:latest", **body, options={"top_k": 3})
+    assert answer.status_code == 200
+    (task,) = described.driver.tasks
+    assert "top_k" not in task.sampling
+    assert task.sampling["temperature"] == temperature
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/messages/count_tokens",
+        "/v1/chat/completions/input_tokens",
+        "/v1/responses/input_tokens",
+        "/apply-template",
+    ],
+)
+def test_table_changes_what_is_counted_and_rendered(described: Served, path: str) -> None:
+    said = "input" if "responses" in path else "messages"
+    body = {said: [{"role": "user", "content": "Hi"}], "model": "scripted"}
+    system = {"instructions" if "responses" in path else "system": "Be brief."}
+    tool = {"name": "f", "parameters": {"type": "object"}}
+    tools = {
+        "/v1/messages/count_tokens": [{"name": "f", "input_schema": {"type": "object"}}],
+        "/v1/responses/input_tokens": [{"type": "function", **tool}],
+    }.get(path, [{"type": "function", "function": tool}])
+    plain = described.post(path, **body)
+    assert plain.status_code == 200
+    assert described.post(path, **body, **system, tools=tools).json == plain.json
 
 
 def test_table_is_shown_in_the_list(described: Served) -> None:

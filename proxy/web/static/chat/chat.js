@@ -204,15 +204,20 @@ function busy(yes) {
   list.setAttribute("aria-busy", String(yes));
 }
 
+const LOOK = { soon: 300, late: 5000 }; // milliseconds between two looks for the end of an answer
+
 /** Update a finished answer. Other messages stay as they are: the user may be editing or reading
  * one. */
-async function over(id) {
+async function over(id, pause = LOOK.soon) {
   if (leaf !== id) return;
   const here = shown;
   const found = await askMessages(talk);
   if (here !== shown || leaf !== id) return;
-  // The store is not up to date yet, or there is no connection.
-  if (!found || found.find((one) => one.id === id)?.status === "growing") return setTimeout(() => over(id), 300);
+  // The store is not up to date yet, there is no connection, or the writer has died, which is known
+  // some seconds later. Each look reads the whole conversation.
+  if (!found || found.find((one) => one.id === id)?.status === "growing") {
+    return setTimeout(() => over(id, Math.min(2 * pause, LOOK.late)), pause);
+  }
   take(found, id);
   const done = messages.get(id);
   if (leaf !== id || !done || written?.message.id !== id) return show(); // continued elsewhere, or deleted

@@ -1,7 +1,7 @@
 // Code in an answer: a bar with its language and a copy button, and colours by highlight.js, which
 // is loaded for the first code block.
 
-import { make } from "../panels/dom.js";
+import { copyText, make } from "../panels/dom.js";
 import { words } from "../panels/words.js";
 
 const LONGEST = 50_000; // characters; longer code is not coloured
@@ -34,8 +34,8 @@ export function bars(element) {
 }
 
 async function copied({ currentTarget: button }) {
-  await navigator.clipboard.writeText(button.parentElement.nextElementSibling.textContent);
-  button.textContent = words("chat.copied");
+  const done = await copyText(button.parentElement.nextElementSibling.textContent);
+  button.textContent = words(done ? "chat.copied" : "chat.not_copied");
   setTimeout(() => (button.textContent = words("common.copy")), 1500);
 }
 

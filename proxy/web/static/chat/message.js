@@ -1,6 +1,6 @@
 // One message as an element, and its answer while it is written.
 
-import { icon, make, say } from "../panels/dom.js";
+import { copyText, icon, make, say } from "../panels/dom.js";
 import { count, measure, span } from "../panels/form.js";
 import { place } from "../panels/places.js";
 import { explain } from "./faults.js";
@@ -168,9 +168,13 @@ export class Message {
       );
     }
     const copy = button("copy", words("common.copy"), async () => {
-      await navigator.clipboard?.writeText(message.content);
-      copy.replaceChildren(icon("check"));
-      setTimeout(() => copy.replaceChildren(icon("copy")), 1500);
+      const done = await copyText(message.content);
+      copy.replaceChildren(icon(done ? "check" : "close"));
+      copy.title = words(done ? "chat.copied" : "chat.not_copied");
+      setTimeout(() => {
+        copy.replaceChildren(icon("copy"));
+        copy.title = words("common.copy");
+      }, 1500);
     });
     const edit = button("pencil", words("common.edit"), () => this.#edit());
     edit.dataset.act = "edit";
@@ -203,9 +207,21 @@ export class Message {
     const begun = this.text.querySelector("textarea");
     if (begun) return begun.focus();
     const area = make("textarea", { value: this.message.content, rows: 3, "aria-label": words("common.edit") });
-    const send = make("button", { type: "button" }, words("common.edit"));
-    send.addEventListener("click", () => area.value.trim() && this.acts.edit(this.message, area.value));
-    this.text.replaceChildren(area, send);
+    const cancel = () => {
+      this.text.replaceChildren(this.message.content);
+      this.foot.querySelector("[data-act='edit']").focus();
+    };
+    area.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || event.isComposing) return;
+      event.preventDefault(); // it would stop an answer
+      cancel();
+    });
+    const send = () => area.value.trim() && this.acts.edit(this.message, area.value);
+    this.text.replaceChildren(
+      area,
+      make("button", { type: "button", onclick: send }, words("chat.send_edited")),
+      make("button", { type: "button", className: "quiet", onclick: cancel }, words("common.cancel")),
+    );
     area.focus();
   }
 

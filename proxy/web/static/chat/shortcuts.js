@@ -1,4 +1,4 @@
-// Shortcuts: Escape stops an answer, ↑ in an empty box edits the last question.
+// Shortcuts: Escape stops an answer where nothing else has used it, ↑ in an empty box edits the last question.
 
 /** `acts`: stop(), edit(); each returns whether it did something. */
 export function shortcuts(box, acts) {

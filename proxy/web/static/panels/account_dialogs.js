@@ -1,7 +1,7 @@
 // The dialogs of the page of keys, users and teams: forms for entries, new secrets, members.
 
 import { words } from "./words.js";
-import { keyed, make, say } from "./dom.js";
+import { copyText, keyed, make, say } from "./dom.js";
 import { addRow, fill, read } from "./fields.js";
 import { moment } from "./form.js";
 
@@ -134,16 +134,10 @@ export class Dialogs {
     this.#part("secret").select();
   }
 
-  /** Browsers have a clipboard only on HTTPS and localhost; elsewhere the old command works. */
   async #copy() {
     const field = this.#part("secret");
-    let copied = true;
-    try {
-      await navigator.clipboard.writeText(field.value);
-    } catch {
-      field.select();
-      copied = document.execCommand("copy");
-    }
+    const copied = await copyText(field.value);
+    if (!copied) field.select();
     say(this.#part("copied"), copied ? words("keys.copied") : words("keys.not_copied"));
   }
 

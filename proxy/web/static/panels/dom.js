@@ -32,6 +32,25 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Copy a text; returns whether it is in the clipboard. Browsers have one for scripts only on HTTPS
+ * and localhost; elsewhere the old command copies a selection. */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const before = document.activeElement;
+    const area = make("textarea", { value: text, className: "unseen", "aria-hidden": "true" });
+    // An open dialog leaves nothing outside of it to be selected.
+    (before?.closest("dialog") ?? document.querySelector(".panel") ?? document.body).append(area);
+    area.select();
+    const copied = document.execCommand("copy");
+    area.remove();
+    before?.focus();
+    return copied;
+  }
+}
+
 /** Keep one child of `list` for each of `items`, in order: `key(item)` identifies it, `create()`
  * creates it with an `update(item)` method. Focus and open folds survive. */
 export function keyed(list, items, key, create) {

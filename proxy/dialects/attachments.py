@@ -1,0 +1,120 @@
+"""Documents within the messages of a request: Anthropic's `document` blocks, also in the result of
+a tool, the `input_file` parts of the Responses API, and the `file` parts of chats.
+
+No model of ours reads a file, so the text of each takes its place in the body, before it is parsed.
+One that cannot be read leaves a note: clients send the whole conversation with every turn, and a
+refusal would end it for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from .fields import Body
+
+# Names for files without one, by media type.
+ENDS = {
+    "application/pdf": "pdf",
+    "application/json": "json",
+    "application/epub+zip": "epub",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    "text/csv": "csv",
+    "text/html": "html",
+    "text/markdown": "md",
+    "text/plain": "txt",
+}
+LONGEST_NAME = 200  # characters
+HELD = ("base64", "file", "url")  # sources of Anthropic's blocks without their text
+
+
+class Attachment(Struct, frozen=True):
+    """A document in a body: the part that is replaced, its text field, and where its bytes are: in
+    `data` as base64, in the uploaded file `file_id`, or at a `url`. `name` has an end that tells
+    its format."""
+
+    part: dict[str, Any]
+    name: str
+    data: str = ""
+    file_id: str = ""
+    url: str = ""
+
+    def replace(self, text: str) -> None:
+        """Put this text in its place."""
+        kind = self.part["type"]
+        if kind == "document":
+            self.part["source"] = {"type": "text", "media_type": "text/plain", "data": text}
+            self.part.setdefault("title", self.name)
+            return
+        self.part.clear()
+        kind = "input_text" if kind == "input_file" else "text"
+        self.part.update(type=kind, text=f"{self.name}\n\n{text}\n")
+
+
+def attachments(body: Body) -> Iterator[Attachment]:
+    """Yield the documents of a request, in order. Parts of a wrong type are left to the parser."""
+    for field in ("messages", "input", "items"):
+        for message in _objects(body.get(field)):
+            for inner in ("content", "output"):
+                yield from _within(message.get(inner))
+
+
+def _within(content: Any) -> Iterator[Attachment]:
+    for part in _objects(content):
+        found = None
+        match part.get("type"):
+            case "tool_result" | "mcp_tool_result":
+                yield from _within(part.get("content"))
+            case "document":
+                found = _block(part, part.get("source"))
+            case "input_file":
+                found = _file(part, part)
+            case "file":
+                found = _file(part, part.get("file"))
+        if found is not None:
+            yield found
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, list):
+        yield from (one for one in value if isinstance(one, dict))
+
+
+def _block(part: dict[str, Any], source: Any) -> Attachment | None:
+    if not isinstance(source, dict) or source.get("type") not in HELD:
+        return None
+    data, media = _text(source, "data"), _text(source, "media_type")
+    name = _named(_text(part, "title"), media)
+    return Attachment(part, name, data, _text(source, "file_id"), _text(source, "url"))
+
+
+def _file(part: dict[str, Any], file: Any) -> Attachment | None:
+    if not isinstance(file, dict):
+        return None
+    data, media = _text(file, "file_data"), ""
+    if data.startswith("data:"):
+        head, _, data = data.partition(",")
+        media = head[5:].partition(";")[0]
+    name = _named(_text(file, "filename"), media)
+    return Attachment(part, name, data, _text(file, "file_id"), _text(file, "file_url"))
+
+
+def _text(body: Body, name: str) -> str:
+    value = body.get(name)
+    return value if type(value) is str else ""
+
+
+def _named(name: str, media: str) -> str:
+    """A name on one line, whose end is that of the media type, if there is one."""
+    name = "".join(char if char.isprintable() else " " for char in name).strip()[-LONGEST_NAME:]
+    end = ENDS.get(media.lower(), "")
+    if not end or name.lower().endswith(f".{end}"):
+        return name or "document"
+    # A text may have any name, and says more about its format than "plain".
+    if end == "txt" and "." in name:
+        return name
+    return f"{name or 'document'}.{end}"

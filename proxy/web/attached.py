@@ -1,0 +1,130 @@
+"""Reads the documents within a request: their texts take their places (`dialects.attachments`).
+
+A conversation comes with all its documents at every turn, so their texts are kept for a while, as
+are the reasons why one cannot be read. A few are read at a time, each in a process of its own; a
+key has a fair share of these places.
+"""
+
+from __future__ import annotations
+
+import binascii
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import structs
+
+from ..core.kept import BoundedCache, digest
+from ..dialects.attachments import Attachment, attachments
+from ..errors import NotFound, QueueFull
+from ..knowledge.reading import ReadingFailed, ReadingLimits
+from ..knowledge.whole import whole_text
+from ..runtime.blocking import run_in_native_thread
+from .shares import Shares
+
+AT_ONCE = 4
+SECONDS = 30  # for a document
+PATIENCE = 60.0  # seconds of a request, after which it begins to read no more documents
+MOST = 32  # documents of a request that are not known yet
+CACHED = 64 << 20  # bytes of texts
+LARGE = 256 << 10  # characters of base64 that are decoded in a native thread
+LOOK = 0.05  # seconds between two looks for a free place
+
+Uploaded = Callable[[str], tuple[str, Callable[[], bytes]]]
+"""The name of an uploaded file by its id, and a function that returns its bytes. Raises
+NotFound."""
+Result = tuple[bool, str]
+"""Whether it was read, and the text, or the reason why not."""
+
+
+class AttachedDocuments:
+    """`reading_timeout` and `reading_memory` of the settings bound each document."""
+
+    def __init__(self, seconds: int, memory: int, *, alone: bool = False) -> None:
+        self._limits = ReadingLimits(min(seconds, SECONDS), memory)
+        self._places = Shares(AT_ONCE, alone=alone)
+        self._known: BoundedCache[Result] = BoundedCache(CACHED)
+
+    def read(
+        self,
+        body: Mapping[str, Any],
+        owner: str,
+        uploaded: Uploaded,
+        before: Callable[[], None],
+    ) -> list[str]:
+        """Replace the documents in a body. Returns a warning for each that could not be read.
+        `before` is called before the first is. Raises QueueFull if no place becomes free."""
+        warnings = []
+        until, new = time.monotonic() + PATIENCE, 0
+        for found in attachments(body):
+            try:
+                found, key, data = _located(found, owner, uploaded)
+                known = self._known.get(key)
+                if known is None:
+                    new += 1
+                    if new > MOST or time.monotonic() > until:
+                        raise ReadingFailed("the request has too many new documents")
+                    if new == 1:
+                        before()
+                    known = self._read(found.name, data, owner, until)
+                    self._known.put(key, known, len(known[1].encode()) + len(key))
+                was_read, text = known
+            except ReadingFailed as error:
+                was_read, text = False, str(error)
+            if not was_read:
+                warnings.append(f"the document {_ascii(found.name)} was left out: {text}")
+                text = f"[This document was left out: {text}.]"
+            found.replace(text)
+        return warnings
+
+    def _read(self, name: str, data: Callable[[], bytes], owner: str, until: float) -> Result:
+        while not self._places.take(owner):
+            if time.monotonic() > until:
+                raise QueueFull(
+                    "the gateway is reading too many documents: send this one again later",
+                    retry_after=10.0,
+                )
+            time.sleep(LOOK)
+        try:
+            return True, whole_text(name, data(), self._limits)
+        except ReadingFailed as error:
+            return False, str(error)
+        finally:
+            self._places.give(owner)
+
+
+def _located(
+    found: Attachment, owner: str, uploaded: Uploaded
+) -> tuple[Attachment, bytes, Callable[[], bytes]]:
+    """A document with its name, a key for its content, and what returns it. Raises
+    ReadingFailed."""
+    if found.data:
+        encoded = f"{found.name}\n{found.data}".encode("utf-8", "replace")
+        key = _native(lambda: digest(encoded), len(encoded))
+        return found, key, lambda: _native(lambda: _decoded(found.data), len(encoded))
+    if found.file_id:
+        try:
+            name, content = uploaded(found.file_id)
+        except NotFound as error:
+            raise ReadingFailed(error.message) from None
+        key = digest(f"{owner}\n{found.file_id}".encode("utf-8", "replace"))
+        return structs.replace(found, name=name), key, content
+    if found.url:
+        raise ReadingFailed("the gateway does not fetch it: send its content as base64")
+    raise ReadingFailed("it has no content")
+
+
+def _native(work: Callable[[], bytes], size: int) -> bytes:
+    return work() if size < LARGE else run_in_native_thread(work)
+
+
+def _decoded(data: str) -> bytes:
+    try:
+        return binascii.a2b_base64(data)
+    except (binascii.Error, ValueError):
+        raise ReadingFailed("its content is not base64") from None
+
+
+def _ascii(name: str) -> str:
+    """A name for a header."""
+    return name.encode("ascii", "replace").decode()

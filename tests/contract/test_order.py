@@ -1,0 +1,113 @@
+"""A whole answer has its parts in the order of the stream: reasoning, text, searches, calls."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.core.events import (
+    ApprovalRequested,
+    Batch,
+    Found,
+    ReasoningDelta,
+    Searched,
+    ServerCall,
+    Started,
+    TextDelta,
+    ToolsListed,
+)
+from proxy.core.fold import fold
+from proxy.core.request import CompletionRequest
+from proxy.dialects import anthropic, responses
+from proxy.dialects.response_meta import ResponseMeta
+from proxy.errors import UpstreamFault
+from tests.contract import ears
+from tests.contract.scripts import CALL, OTHER, SCRIPTS, end
+
+META = ResponseMeta("resp_" + "0" * 32, 1, "tiny", "slotproxy", lambda: 1.0)
+SEARCH = Searched("web", "arches")
+FOUND = Found(number=1, title="Bridges", text="28", url="https://example.org/")
+SERVER: dict[str, Any] = {"id": "c", "label": "far", "name": "get", "arguments": '{"a":1}'}
+ROUNDS: list[Batch] = [
+    [Started()],
+    [ToolsListed("far", ())],
+    [ReasoningDelta("I should "), ReasoningDelta("search.")],
+    [TextDelta("Let me see.")],
+    [SEARCH],
+    [],
+    [Searched("web", "arches", over=True, found=(FOUND,))],
+    [ReasoningDelta("There it is.")],
+    [TextDelta("It has 28 [1]. ")],
+    [ServerCall(**SERVER)],
+    [ServerCall(**SERVER, over=True, output="4")],
+    [TextDelta("And 4.")],
+    CALL,
+    OTHER,
+    [ApprovalRequested("far", "put", "{}")],
+]
+ANSWERS: dict[str, list[Batch]] = {
+    "rounds": [*ROUNDS, [end("tool_calls")]],
+    "a cut round": [*ROUNDS[:9], [end("length")]],
+    **{
+        name: [batch for _, batch in script.steps]
+        for name, script in SCRIPTS.items()
+        if script.reason is not None and {choice for choice, _ in script.steps} == {0}
+    },
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_whole_response_is_the_end_of_its_stream(name: str) -> None:
+    asked = responses.parse({"input": "Hi"}, (), frozenset({"web_search"}))
+    encoder = responses.Encoder(META, asked, lambda _: None)
+    data = b"".join(encoder.encode(0, batch) for batch in ANSWERS[name])
+    (last,) = [e["response"] for kind, e in ears.sse(data) if kind in ENDS]
+    whole = responses.whole(META, asked, fold((0, batch) for batch in ANSWERS[name]))
+    assert json.loads(json.dumps(whole)) == last
+
+
+ENDS = ("response.completed", "response.incomplete")
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_whole_message_has_the_blocks_of_its_stream(name: str) -> None:
+    request = CompletionRequest()
+    encoder = anthropic.Encoder(META, request)
+    data = b"".join(encoder.encode(0, batch) for batch in ANSWERS[name])
+    blocks: list[dict[str, Any]] = []
+    for _, event in ears.sse(data):
+        if event["type"] == "content_block_start":
+            blocks.append(event["content_block"])
+        elif event["type"] == "content_block_delta":
+            for field in ("text", "thinking"):
+                blocks[-1][field] = blocks[-1].get(field, "") + event["delta"].get(field, "")
+    whole = anthropic.reply(META, request, fold((0, batch) for batch in ANSWERS[name]))
+    assert [kind(one) for one in whole["content"]] == [kind(one) for one in blocks if kind(one)]
+
+
+def kind(block: dict[str, Any]) -> Any:
+    """What tells blocks apart; nothing for one without text."""
+    if block["type"] in ("text", "thinking"):
+        field = block["type"]
+        return (field, block[field]) if block[field] else None
+    return block["type"], block.get("name"), block.get("id", block.get("tool_use_id"))
+
+
+@pytest.mark.parametrize(
+    ("begun", "item"), [(SEARCH, "web_search_call"), (ServerCall(**SERVER), "mcp_call")]
+)
+def test_a_step_that_fails_is_done_before_the_response_is(begun: Any, item: str) -> None:
+    asked = responses.parse({"input": "Hi"}, (), frozenset({"web_search"}))
+    encoder = responses.Encoder(META, asked, lambda _: None)
+    data = encoder.encode(0, [Started(), TextDelta("Hm."), begun])
+    data += encoder.fail(UpstreamFault("it broke"))
+    events = ears.sse(data)
+    added = [e["item"]["id"] for kind, e in events if kind == "response.output_item.added"]
+    done = [e["item"] for kind, e in events if kind == "response.output_item.done"]
+    assert [one["id"] for one in done] == added
+    assert (done[-1]["type"], done[-1]["status"]) == (item, "failed")
+    kind, failed = events[-1]
+    assert kind == "response.failed"
+    assert [one["id"] for one in failed["response"]["output"]] == added

@@ -1,0 +1,163 @@
+"""The gateway in front of a server with the peculiarities of PowerInfer's (`powerinfer_server`).
+
+With POWERINFER_SERVER, the integration tests also run on the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.backends.llamacpp import LlamaCpp
+from proxy.backends.pools import Backend
+from proxy.config import Settings
+from tests.apps import app_on
+from tests.fakes import services_of, wait_until
+from tests.powerinfer_server import VOCABULARY, WORDS, PowerInferServer
+
+
+class House:
+    def __init__(self, server: PowerInferServer) -> None:
+        self.server = server
+        backend = Backend("power", server.url, LlamaCpp(server.url, timeout=30))
+        app = app_on([backend], Settings(wait_for_backend=0.0, local_embeddings=False))
+        self.backend = backend
+        registry = services_of(app).gateway.registry
+        wait_until(lambda: registry.settled)
+        self.scheduler = services_of(app).gateway.scheduler
+        self.http: FlaskClient = app.test_client()
+
+    def post(self, path: str = "/v1/completions", **body: Any) -> Any:
+        return self.http.post(path, json=body)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., House]]:
+    made: list[PowerInferServer] = []
+
+    def start(**how: Any) -> House:
+        made.append(PowerInferServer(**how))
+        return House(made[-1])
+
+    yield start
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def house(start: Callable[..., House]) -> House:
+    return start()
+
+
+def text(n: int) -> str:
+    return "".join(WORDS[i % len(WORDS)] for i in range(n))
+
+
+def test_it_is_recognized_and_its_slots_are_counted(start: Callable[..., House]) -> None:
+    house = start(slots=3, n_ctx=1024)
+    caps = house.backend.caps
+    assert caps is not None
+    assert (caps.dialect, caps.models, caps.n_ctx) == ("powerinfer", ("tiny",), 1024)
+    wait_until(lambda: house.scheduler.slots("power") == 3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_has_as_many_tokens_as_were_asked_for(house: House, stream: bool) -> None:
+    for n in (1, 3, 7):
+        answer = house.post(prompt="Hi", max_tokens=n, stream=stream)
+        assert answer.status_code == 200
+        lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+        parts = map(json.loads, lines) if stream else [answer.json]
+        assert "".join(part["choices"][0]["text"] for part in parts if part["choices"]) == text(n)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": [72, VOCABULARY]},
+        {"prompt": "Hi", "temperature": "hot"},
+        {"prompt": "Hi", "stop": [5]},
+        {"prompt": "Hi", "logit_bias": {"72": "much"}},
+        {"prompt": "Hi", "grammar": "root ::= ("},
+    ],
+)
+def test_what_would_end_it_is_refused_before_it_is_sent(
+    house: House, fields: dict[str, Any]
+) -> None:
+    answer = house.post(max_tokens=3, **fields)
+    assert answer.status_code == 400
+    assert house.server.died == ""
+    assert house.post(prompt="Hi", max_tokens=3).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_busy_one_is_waited_for(house: House, stream: bool) -> None:
+    """Its 404, and its 200 with nothing, are no answers."""
+    house.server.hold()
+    threading.Timer(0.5, house.server.let_go).start()
+    answer = house.post(prompt="Hi", max_tokens=2, stream=stream)
+    assert answer.status_code == 200
+    assert text(2).split()[0] in answer.text
+    sent = [body for body in house.server.bodies if body["prompt"] == "Hi" and body["stream"]]
+    assert len(sent) >= 2, "it was asked while it was busy"
+
+
+def test_a_long_text_is_tokenized_in_pieces(house: House) -> None:
+    began = time.monotonic()
+    answer = house.post(prompt="a b " * 25_000, max_tokens=3)
+    assert (answer.status_code, answer.json["error"]["code"]) == (400, "context_length_exceeded")
+    assert house.server.longest < 20_000
+    assert time.monotonic() - began < 20, "as a whole, it would take 140 s"
+    assert all(body["prompt"] in ("", "Hi") for body in house.server.bodies), "it was not cut"
+
+
+def test_probabilities_are_those_of_each_token_once(house: House) -> None:
+    for stream in (False, True):
+        answer = house.post(prompt="Hi", max_tokens=5, logprobs=2, stream=stream)
+        assert answer.status_code == 200
+        if stream:
+            lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+            choices = [one for line in lines for one in json.loads(line)["choices"]]
+        else:
+            choices = answer.json["choices"]
+        tokens = [t for one in choices if one["logprobs"] for t in one["logprobs"]["tokens"]]
+        assert tokens == list(WORDS)
+
+
+def test_no_answer_is_without_a_limit_and_a_client_that_leaves_frees_its_slot(
+    start: Callable[..., House],
+) -> None:
+    house = start(slots=1, pace=0.01)
+    answer = house.post(prompt="Hi", stream=True)
+    body = iter(answer.response)
+    next(body)
+    answer.close()
+    assert house.post(prompt="Hi", max_tokens=2).json["choices"][0]["text"] == text(2)
+    assert all(0 < body["n_predict"] < house.server.n_ctx for body in house.server.bodies)
+
+
+def test_twelve_at_once_get_their_own_answers(start: Callable[..., House]) -> None:
+    """On two slots, over connections that it closes after five requests."""
+    house = start(slots=2, pace=0.002)
+    answers: list[Any] = []
+
+    def ask(n: int) -> None:
+        with house.http.application.test_client() as client:
+            body = {"prompt": f"number {n}", "max_tokens": n}
+            answers.append((n, client.post("/v1/completions", json=body).json))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(4, 16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 12
+    for n, answer in answers:
+        assert answer["choices"][0]["text"] == text(n)
+        assert answer["usage"]["completion_tokens"] == n

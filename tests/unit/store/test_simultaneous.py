@@ -1,0 +1,164 @@
+"""Two requests of a key at once: no message, setting or bound of it is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+from sqlalchemy import insert
+
+from proxy.errors import QuotaExceeded
+from proxy.store import conversations, knowledge, request_batches
+from proxy.store.batch_records import RequestBatch
+from proxy.store.conversations import ConversationStore
+from proxy.store.database import Database
+from proxy.store.file_store import FileStore, StoredFile
+from proxy.store.knowledge import KnowledgeStore
+from proxy.store.quota import Quota
+from proxy.store.records import Base
+from proxy.store.request_batches import RequestBatches
+from proxy.store.tables import CONVERSATION, MESSAGE
+
+WRITERS = 4
+
+
+def at_once(work: Callable[[int], None], writers: int = WRITERS) -> None:
+    """Run `work` of each number, all begun at the same moment. Raises what one of them raised."""
+    start, faults = Barrier(writers), list[BaseException]()
+
+    def run(number: int) -> None:
+        start.wait(10)
+        try:
+            work(number)
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [Thread(target=run, args=(number,)) for number in range(writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if faults:
+        raise faults[0]
+
+
+def added(make: Callable[[int], object]) -> int:
+    """Add WRITERS things at once; return how many were not refused."""
+    made = []
+
+    def work(number: int) -> None:
+        try:
+            make(number)
+        except QuotaExceeded:
+            return
+        made.append(number)
+
+    at_once(work)
+    return len(made)
+
+
+def test_every_message_of_several_writers_is_exported(database: Database) -> None:
+    store = ConversationStore(database)
+    talk = store.create("ann")
+    first = store.add("ann", talk.id, "user", "Q")
+
+    def write(number: int) -> None:
+        for count in range(15):
+            store.add("ann", talk.id, "assistant", f"{number}.{count}", first.id)
+
+    at_once(write)
+    exported = [one.content for one in store.each_message("ann", talk.id)]
+    assert len(exported) == 1 + WRITERS * 15
+    assert sorted(exported) == sorted(one.content for one in store.messages("ann", talk.id))
+
+
+def test_settings_written_at_once_are_all_there(database: Database) -> None:
+    store = ConversationStore(database)
+
+    def write(number: int) -> None:
+        store.change("ann", talk.id, edit=lambda before: {**before, f"of {number}": True})
+
+    for _ in range(10):
+        talk = store.create("ann")
+        at_once(write)
+        assert len(store.get("ann", talk.id).settings) == WRITERS
+
+
+def test_messages_beyond_the_bound_are_refused_at_once_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_MESSAGES", 2)
+    store = ConversationStore(database)
+    talk = store.create("ann")
+    store.add("ann", talk.id, "user", "Q")
+    assert added(lambda number: store.add("ann", talk.id, "user", "x")) == 1
+
+
+@pytest.mark.parametrize("what", ["conversations", "bases", "batches", "files", "bytes"])
+def test_the_last_place_is_taken_once(
+    what: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_CONVERSATIONS", 1)
+    monkeypatch.setattr(knowledge, "MOST_BASES", 1)
+    monkeypatch.setattr(request_batches, "MOST_OPEN", 1)
+
+    def put(owner: str, number: int, quota: Quota) -> None:
+        file = StoredFile(
+            file_id=f"{owner}{number}", filename="a", purpose="p", size=6, created=1.0
+        )
+        FileStore(database, quota).put(owner, file, BytesIO(b"x" * 6))
+
+    def add(owner: str, number: int) -> None:
+        key = f"{owner}{number}"
+        if what == "conversations":
+            ConversationStore(database).create(owner)
+        elif what == "bases":
+            KnowledgeStore(database).add_base(owner, Base(id=key, name="b"))
+        elif what == "batches":
+            values: dict[str, Any] = {
+                "created": 1.0,
+                "endpoint": "/v1/embeddings",
+                "file_id": "f",
+                "window": "24h",
+            }
+            RequestBatches(database).add(RequestBatch(id=key, owner=owner, times={}, **values))
+        else:
+            put(owner, number, Quota(files=1) if what == "files" else Quota(bytes=10))
+
+    for turn in range(8):
+        assert added(lambda number, owner=f"o{turn}-": add(owner, number)) == 1  # type: ignore[misc]
+
+
+def test_equal_numbers_of_an_older_version_are_made_different(url: str) -> None:
+    """Until 0020, two requests at once could give their messages the same number."""
+    database = Database(url)
+    try:
+        database.upgrade("0020")
+        row = {"owner": "ann", "title": "", "settings": {}, "created": 1.0, "changed": 1.0}
+        said: dict[str, Any] = {
+            "parent_id": None,
+            "role": "user",
+            "content": "x",
+            "reasoning": "",
+            "extra": {},
+        }
+        said |= {"status": "done", "touched": 0.0}
+        with database.begin() as db:
+            db.execute(insert(CONVERSATION), [{"id": "a", **row}, {"id": "b", **row}])
+            numbers = {"a": (1, 2, 2, 2, 3), "b": (1, 5)}
+            for talk, given in numbers.items():
+                for place, number in enumerate(given):
+                    values = {"id": f"{talk}{place}", "conversation_id": talk, "number": number}
+                    db.execute(insert(MESSAGE).values(created=float(place), **values, **said))
+        database.upgrade()
+        store = ConversationStore(database)
+        assert [one.id for one in store.each_message("ann", "a")] == ["a0", "a1", "a2", "a3", "a4"]
+        assert [one.number for one in store.messages("ann", "b")] == [1, 5]
+    finally:
+        database.close()
