@@ -155,13 +155,14 @@ class _Job(NamedTuple):
             done = self._made()
             self.then(done)
             record.status = 200
-        except Cancelled:
-            record.status = Cancelled.status
-            done = responses.response(self.meta, self.asked, "cancelled")
         except GatewayError as error:
             record.status = error.status
             record.info.outcome = record.info.outcome or error.code or error.type
-            done = answer.failed(self.meta, self.asked, (), error)
+            done = (
+                responses.response(self.meta, self.asked, "cancelled")
+                if type(error) is Cancelled
+                else answer.failed(self.meta, self.asked, (), error)
+            )
         except BaseException:
             log.exception("a background response")
             record.status = 500

@@ -184,9 +184,9 @@ class Broken(ConnectionError):
 def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
     try:
         yield from answer
-    except Cancelled:
-        return
     except GatewayError as error:
+        if type(error) is Cancelled:
+            return
         record.info.outcome = error.code or error.type
         raise Broken(error.message) from None
 

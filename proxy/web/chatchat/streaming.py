@@ -106,7 +106,6 @@ def _encoded(first: answer.Document, rest: Documents, form: StreamFormat) -> Ite
             yield form.chunk(first)
         for document in rest:
             yield form.chunk(document)
-    except Cancelled:
-        return
     except GatewayError as error:
-        yield answer.chunk(reply.error(error))  # shown, since its code is not 200
+        if type(error) is not Cancelled:  # somebody reads it
+            yield answer.chunk(reply.error(error))  # shown, since its code is not 200
