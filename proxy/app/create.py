@@ -60,6 +60,7 @@ from ..web.site import Sites, judge_of
 from ..web.spine import refuse
 from .compose import JOINS, backend_of, compose, configs
 from .file_keys import replaced
+from .life import Life
 
 log = logging.getLogger("slotproxy")
 
@@ -134,6 +135,11 @@ def reload(app: Flask, settings: Settings) -> None:
         wanted, lambda config: backend_of(settings, config, services.host)
     )
     replace_keys()
+
+
+def life_of(app: Flask) -> Life:
+    """What ends the services of an application."""
+    return services_of(app).life
 
 
 def suspend_keys(app: Flask) -> bool:

@@ -16,7 +16,6 @@ from functools import partial
 
 from ..errors import Cancelled
 
-
 Reason = Callable[[], Cancelled]
 """Makes the error with which a request ends."""
 

@@ -77,7 +77,7 @@ class Jobs:
             self._running[owner, meta.id] = cancel
 
         def work() -> None:
-            self._observer.begin(record)
+            self._observer.begin(record, cancel)
             try:
                 job.run()
             finally:
@@ -106,6 +106,11 @@ class Jobs:
             raise QueueFull("too many tasks are running", retry_after=5.0) from None
         self._begin_beating()
         return queued
+
+    @property
+    def taken(self) -> int:
+        """How many responses are being generated, or not stored yet."""
+        return self._places.taken
 
     def cancel(self, owner: str, key: str) -> None:
         """Cancel the response if this process generates it."""

@@ -141,8 +141,8 @@ def _answer(
 ) -> Response:
     """The answer of the model's server as it arrives. The request's body must have been read."""
     record.info.model = model
-    services.observer.begin(record)
     cancel = Cancel()
+    services.observer.begin(record, cancel)
     record.stop = disconnect.watch(request.environ, cancel)
     caller = services.callers.caller(record.key, request.environ)
     if caller.allowance is not None:

@@ -26,6 +26,7 @@ from .ongoing import Ongoing
 from .shares import Shares
 
 if TYPE_CHECKING:
+    from ..app.life import Life
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
     from ..oidc.service import SignIn  # imports authlib
@@ -39,6 +40,7 @@ EXTENSION = "slotproxy"
 @dataclass(frozen=True, kw_only=True)
 class Services:
     settings: Settings
+    life: Life
     gateway: Gateway
     keys: Keys
     callers: Callers

@@ -68,8 +68,8 @@ def respond(
     services = current_services()
     environ = request.environ
     record = Record.of(environ)
-    services.observer.begin(record)
     cancel = Cancel()
+    services.observer.begin(record, cancel)
     documents: Documents | None = None
     try:
         record.key = owner(services, environ)
