@@ -59,6 +59,7 @@ from ..web.auth import Keys
 from ..web.background import Jobs
 from ..web.batches import BatchRunner
 from ..web.callers import Callers
+from ..web.key_watch import KeyWatch
 from ..web.ledger.writer import LedgerWriter
 from ..web.observability import Observer
 from ..web.ongoing import Ongoing
@@ -194,7 +195,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         host=host,
         ledger=ledger,
     )
+    watch = KeyWatch(keys, observer)
     life.observe(observer)
+    life.on_close(Step.DATABASE, watch.close)
     life.while_working(lambda: jobs.taken > 0)
     life.while_working(lambda: writers.taken > 0)
     life.on_leave(host.leave)
@@ -202,12 +205,14 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     life.on_close(Step.BACKENDS, registry.close)
     life.on_close(Step.DATABASE, storage.close)
     if book is not None:
+        book.on_finishing = observer.outlive
         life.on_close(Step.DATABASE, book.close)
     if batch_runner is not None:
         life.on_leave(batch_runner.leave)
         life.on_close(Step.BATCHES, batch_runner.close)
     if ledger is not None:
         life.on_close(Step.LEDGER, ledger.close)
+    watch.start()
     registry.start()
     host.start()
     storage.resume(batch_runner.wake if batch_runner is not None else lambda: None)

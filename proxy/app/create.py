@@ -21,6 +21,7 @@ from ..errors import (
     TooManyWrongKeys,
     Unauthorized,
 )
+from ..server.stopping import Life
 from ..web import (
     accounts,
     anthropic,
@@ -60,7 +61,6 @@ from ..web.site import Sites, judge_of
 from ..web.spine import refuse
 from .compose import JOINS, backend_of, compose, configs
 from .file_keys import replaced
-from .life import Life
 
 log = logging.getLogger("slotproxy")
 

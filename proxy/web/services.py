@@ -13,6 +13,7 @@ from ..dialogue import Dialogues
 from ..gateway import Embedder, Forwarder, Gateway
 from ..hosting.host import ModelHost
 from ..prompting.dialogue_templates import Layouts
+from ..server.stopping import Life
 from ..store.live import LiveSessions, MemorySessions
 from ..store.responses import ResponseStore
 from .aliases import Aliases
@@ -26,7 +27,6 @@ from .ongoing import Ongoing
 from .shares import Shares
 
 if TYPE_CHECKING:
-    from ..app.life import Life
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
     from ..oidc.service import SignIn  # imports authlib

@@ -81,8 +81,8 @@ class Scene:
         file = folder / "slotproxy.toml"
         with file.open("w") as settings:
             for name in ("m", "n") if two else ("m",):
-                values = {"name": name, "command": words, "stop": ending, "folder": root}
-                values["save_slots"] = True
+                values: dict[str, Any] = {"name": name, "command": words, "stop": ending}
+                values |= {"folder": root, "save_slots": True}
                 lines = [f"{key} = {json.dumps(value)}\n" for key, value in values.items()]
                 settings.write("".join(["[[model]]\n", *lines]))
         self.flags = ("--config", str(file), "--data", str(self.data), "--chat-template", "legacy")

@@ -26,11 +26,13 @@ _TEAM = _COMMON | {"team_id", "team_alias"}
 
 
 class GroupFields(Struct, frozen=True):
-    """What a request sets: `sets` has fields of User or Team, `rights` changes the rights."""
+    """What a request sets: `sets` has fields of User or Team, `rights` changes the rights.
+    `finish_running`: requests under way go on."""
 
     id: str
     sets: Mapping[str, Any]
     rights: Callable[[Rights], Rights]
+    finish_running: bool = False
 
     def edit(self, known: A) -> A:
         """The user or team with these fields."""
@@ -57,7 +59,7 @@ def parse_new_user(body: Body) -> NewUser:
 
 def parse_user_update(body: Body) -> GroupFields:
     """The body of /user/update. Raises InvalidParameter."""
-    values.refuse_others(body, _USER)
+    values.refuse_others(body, _USER | {values.FINISH})
     values.required_name(body, "user_id")
     return _user(body)
 
@@ -70,14 +72,15 @@ def parse_new_team(body: Body) -> tuple[GroupFields, Sequence[tuple[str, str]]]:
 
 def parse_team_update(body: Body) -> GroupFields:
     """The body of /team/update. Raises InvalidParameter."""
-    values.refuse_others(body, _TEAM)
+    values.refuse_others(body, _TEAM | {values.FINISH})
     values.required_name(body, "team_id")
     return _team(body)
 
 
-def parse_team(body: Body) -> str:
-    """The body of /team/block and /team/unblock. Raises InvalidParameter."""
-    return values.required_name(body, "team_id")
+def parse_team(body: Body) -> tuple[str, bool]:
+    """The body of /team/block and /team/unblock: the team, and whether the requests under way of
+    its keys go on. Raises InvalidParameter."""
+    return values.required_name(body, "team_id"), values.finish_running(body)
 
 
 def parse_members(body: Body) -> Sequence[Member]:
@@ -96,12 +99,13 @@ def parse_leaving(body: Body) -> tuple[str, str]:
     return values.required_name(body, "team_id"), values.required_name(body, "user_id")
 
 
-def parse_delete(body: Body, field: str) -> Sequence[str]:
-    """`user_ids` or `team_ids`. Raises InvalidParameter."""
+def parse_delete(body: Body, field: str) -> tuple[Sequence[str], bool]:
+    """`user_ids` or `team_ids`, and whether the requests under way of their keys go on. Raises
+    InvalidParameter."""
     names = values.names(body, field)
     if not names:
         raise InvalidParameter(field, "is missing")
-    return names
+    return names, values.finish_running(body)
 
 
 def _user(body: Body) -> GroupFields:
@@ -118,7 +122,8 @@ def _user(body: Body) -> GroupFields:
     if role and body.get("read_only") is None:
         changes = partial(rights.parse, {**body, "read_only": role == "internal_user_viewer"})
     changes(Rights())  # wrong values are found before anything is read
-    return GroupFields(values.name(body, "user_id") or "", sets, changes)
+    finish = values.finish_running(body)
+    return GroupFields(values.name(body, "user_id") or "", sets, changes, finish)
 
 
 def _team(body: Body) -> GroupFields:
@@ -127,7 +132,8 @@ def _team(body: Body) -> GroupFields:
         sets["alias"] = values.name(body, "team_alias")
     changes = partial(rights.parse, body)
     changes(Rights())
-    return GroupFields(values.name(body, "team_id") or "", sets, changes)
+    finish = values.finish_running(body)
+    return GroupFields(values.name(body, "team_id") or "", sets, changes, finish)
 
 
 def _common(body: Body) -> dict[str, Any]:

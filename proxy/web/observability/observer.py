@@ -57,7 +57,7 @@ class Observer:
         self._end = reason
         self._cancel(self._running.copy(), reason)
 
-    def keys(self) -> set[str]:
+    def running_keys(self) -> set[str]:
         """The keys of the running requests, but for those that outlive their keys."""
         return {one.key for one in self._running.copy() if one.key and not one.outlives_key}
 
