@@ -473,6 +473,7 @@ def test_gateway_that_slept_past_two_snapshots_gets_slots_again(
             next(pieces)
             until(lambda: _states(sleeper.url) == ["busy"])
             os.kill(worker, signal.SIGSTOP)
+            time.sleep(2 * follower.BEAT)  # what it reads now is a heartbeat, not the end
         for number in range(150):
             assert _chat(awake.url, f"brief {number}")[0] == 200
         time.sleep(LEASE + 1)
