@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
 
+from ..accounts.limiting.budgets import Used
 from ..core.forwarding import Call, CallMaker, Forwarded
 from ..errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
 from ..gateway.idle import nothing
@@ -149,9 +150,21 @@ def _answer(
         caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
     taken = Admitted(caller, cancel, model) if counts else None
     on_slot = nothing if taken is None else taken.on_slot
+
+    def on_release(seconds: float) -> None:
+        record.info.slot_seconds += seconds
+        if taken is not None:
+            taken.settle(Used(slot_seconds=seconds))
+
     try:
         answer = services.forwarder.forward(
-            model, make, cancel, caller, counts=counts, on_slot=on_slot
+            model,
+            make,
+            cancel,
+            caller,
+            counts=counts,
+            on_slot=on_slot,
+            on_release=on_release,
         )
     except BaseException:
         if taken is not None:

@@ -14,6 +14,7 @@ from flask import Blueprint, Response, request
 from ..dialects import fields, llamacpp_native, llamacpp_requests, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
 from . import body, seen
+from .admitted import counted
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
 from .permissions import check_model, permissions
@@ -46,7 +47,8 @@ def apply_template(services: Services, record: Record) -> Any:
     asked = openai_chat.parse(body.read_json(request.environ, services.settings.max_body))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
-    return {"prompt": services.gateway.prompt(asked, barred=barred)}
+    with counted(services, record, asked.model):
+        return {"prompt": services.gateway.prompt(asked, barred=barred)}
 
 
 @_route("GET", "/props")

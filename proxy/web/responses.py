@@ -10,7 +10,8 @@ from flask import Blueprint, Response, request
 from ..dialects import listing, responses
 from ..errors import BadRequest, InvalidParameter, NotFound
 from ..store.responses import Stored
-from . import background, body, disconnect
+from . import background, body
+from .admitted import counted
 from .fastpath import BodyAndHeaders, Environ, post
 from .observability import Record
 from .permissions import check_model, permissions
@@ -56,7 +57,7 @@ def input_tokens(services: Services, record: Record) -> Any:
     asked = conversation.parse(body.read_json(request.environ, services.settings.max_body))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
-    with disconnect.watched(request.environ) as cancel:
+    with counted(services, record, asked.model) as cancel:
         asked = conversation.fitted(asked, cancel, barred)
         count = services.gateway.count(asked, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}

@@ -52,8 +52,8 @@ class Handler(scripted_server._Handler):
             super().do_POST()
             return
         body = self._body()
-        if not self.path.endswith("action=save"):
-            self.send_response(400)
+        if not self.folder or not self.path.endswith("action=save"):
+            self.send_response(400 if self.folder else 501)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
