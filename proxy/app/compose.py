@@ -35,6 +35,7 @@ from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..core.formats import BY_PROMPT
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
+from ..errors import GatewayStopping
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.shared_summaries import SharedSummaries
 from ..gateway.summaries import MemorySummaries, Summaries
@@ -196,7 +197,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger=ledger,
     )
     watch = KeyWatch(keys, observer)
-    life.observe(observer)
+    life.on_end(partial(observer.end_all, GatewayStopping))
+    life.on_end(partial(services.mcp_calls.end_all, GatewayStopping))
+    life.while_working(lambda: observer.running > 0)
     life.on_close(Step.DATABASE, watch.close)
     life.while_working(lambda: jobs.taken > 0)
     life.while_working(lambda: writers.taken > 0)

@@ -26,9 +26,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from ..errors import GatewayStopping
-from ..web.observability import Observer
-
 log = logging.getLogger("slotproxy")
 
 ENDING = 3.0  # seconds for requests that were ended to be counted
@@ -56,8 +53,8 @@ class Step(enum.Enum):
 
 class Life:
     def __init__(self) -> None:
-        self._observer: Observer | None = None
         self._on_leave: list[Callable[[], object]] = []
+        self._on_end: list[Callable[[], object]] = []
         self._working: list[Callable[[], bool]] = []
         self._on_close: defaultdict[Step, list[Callable[[], object]]] = defaultdict(list)
         self._left = self._closed = False
@@ -65,16 +62,16 @@ class Life:
 
     # for the composition
 
-    def observe(self, observer: Observer) -> None:
-        """Whose running requests are waited for, and ended."""
-        self._observer = observer
-
     def on_leave(self, work: Callable[[], object]) -> None:
         """Call this in `leave`. It must not wait."""
         self._on_leave.append(work)
 
+    def on_end(self, work: Callable[[], object]) -> None:
+        """Call this in `end_requests`. It must not wait, and may be called again."""
+        self._on_end.append(work)
+
     def while_working(self, working: Callable[[], bool]) -> None:
-        """Wait for this as for a running request."""
+        """Requests are under way, or what they store is not written yet, while this is true."""
         self._working.append(working)
 
     def on_close(self, step: Step, close: Callable[[], object]) -> None:
@@ -85,9 +82,8 @@ class Life:
 
     @property
     def busy(self) -> bool:
-        """Whether requests are running, or what they stored is not written yet."""
-        running = self._observer is not None and self._observer.running > 0
-        return running or any(working() for working in self._working)
+        """Whether requests are under way."""
+        return any(working() for working in self._working)
 
     def leave(self) -> None:
         """End what no request needs. Does not wait."""
@@ -100,8 +96,8 @@ class Life:
     def end_requests(self) -> None:
         """End all running requests, and those that begin from now on, with an error that says
         so."""
-        if self._observer is not None:
-            self._observer.end_all(GatewayStopping)
+        for work in self._on_end:
+            _tried("ending requests", work)
 
     def close(self, seconds: float = 30.0) -> None:
         """End everything, within so many seconds."""

@@ -35,7 +35,7 @@ class KeyWatch:
 
     def look(self) -> None:
         """End the requests of keys that are refused now."""
-        for key in self._observer.running_keys():
+        for key in self._observer.running_keys() if self._keys.needed else ():
             try:
                 self._keys.check_name(key, GONE)
             except Unauthorized as error:

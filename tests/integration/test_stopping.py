@@ -22,8 +22,9 @@ import httpx
 import pytest
 
 from tests.fakes import gone, wait_until
+from tests.redis_servers import RedisServer
 from tests.ws import UPGRADE, Client
-from tools.processes import Child, Gateway
+from tools.processes import Child, Gateway, held_port
 
 from .child_processes import command, descendants
 from .conftest import QUIET
@@ -348,3 +349,42 @@ def test_gunicorns_own_flag_is_the_grace(tmp_path: Path) -> None:
         assert time.monotonic() - began < SOON
     finally:
         one.kill()
+
+
+def test_limits_are_settled(redis_server: RedisServer, tmp_path: Path) -> None:
+    """The place of a stream that the stop has ended is free at once, not when its lease ends."""
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    keys = tmp_path / "keys"
+    keys.write_text("one sk-one max_parallel_requests=1\n")
+    keys.chmod(0o600)
+    port = held_port()
+    words = [sys.executable, "-m", "tests.integration.slow_model", "--port", str(port)]
+    model = Child([*words, "--notes", str(tmp_path / "notes")], tmp_path / "log")
+    model.launch()
+    flags = ["--llama-api", f"http://127.0.0.1:{port}", "--state", redis_server.url]
+    flags += ["--api-key-file", str(keys), "--data", str(tmp_path / "data")]
+    one = Gateway([*flags, "--chat-template", "legacy"], tmp_path / "gateway.log", env=QUIET)
+    at = one.command.index("-m")
+    one.command[at : at + 2] = ["-c", IMPATIENT % GRACE]
+    headers = {"Authorization": "Bearer sk-one"}
+    try:
+        one.start()
+        url = f"{one.url}/v1/chat/completions"
+        body = {**HELLO, "stream": True}
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as stream:
+            pieces = stream.iter_text()
+            next(pieces)
+            assert httpx.post(url, json=HELLO, headers=headers).status_code == 429
+            one.send(signal.SIGTERM)
+            assert WHY in "".join(pieces)
+        assert one.process is not None
+        assert one.process.wait(60) == 0
+        one.start()
+        body = {**HELLO, "messages": [{"role": "user", "content": "brief"}]}
+        answer = httpx.post(
+            f"{one.url}/v1/chat/completions", json=body, headers=headers, timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+    finally:
+        one.kill()
+        model.kill()
