@@ -61,7 +61,7 @@ def parse_user_update(body: Body) -> GroupFields:
     """The body of /user/update. Raises InvalidParameter."""
     values.refuse_others(body, _USER | {values.FINISH})
     values.required_name(body, "user_id")
-    return _user(body)
+    return replace(_user(body), finish_running=values.finish_running(body))
 
 
 def parse_new_team(body: Body) -> tuple[GroupFields, Sequence[tuple[str, str]]]:
@@ -74,7 +74,7 @@ def parse_team_update(body: Body) -> GroupFields:
     """The body of /team/update. Raises InvalidParameter."""
     values.refuse_others(body, _TEAM | {values.FINISH})
     values.required_name(body, "team_id")
-    return _team(body)
+    return replace(_team(body), finish_running=values.finish_running(body))
 
 
 def parse_team(body: Body) -> tuple[str, bool]:
@@ -122,8 +122,7 @@ def _user(body: Body) -> GroupFields:
     if role and body.get("read_only") is None:
         changes = partial(rights.parse, {**body, "read_only": role == "internal_user_viewer"})
     changes(Rights())  # wrong values are found before anything is read
-    finish = values.finish_running(body)
-    return GroupFields(values.name(body, "user_id") or "", sets, changes, finish)
+    return GroupFields(values.name(body, "user_id") or "", sets, changes)
 
 
 def _team(body: Body) -> GroupFields:
@@ -132,8 +131,7 @@ def _team(body: Body) -> GroupFields:
         sets["alias"] = values.name(body, "team_alias")
     changes = partial(rights.parse, body)
     changes(Rights())
-    finish = values.finish_running(body)
-    return GroupFields(values.name(body, "team_id") or "", sets, changes, finish)
+    return GroupFields(values.name(body, "team_id") or "", sets, changes)
 
 
 def _common(body: Body) -> dict[str, Any]:

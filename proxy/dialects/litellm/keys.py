@@ -61,7 +61,8 @@ def parse_new(body: Body) -> KeyFields:
 def parse_update(body: Body) -> tuple[str, KeyFields]:
     """The key, and its changes. Raises InvalidParameter."""
     values.refuse_others(body, _FIELDS | {"key", values.FINISH})
-    return values.required_name(body, "key"), _fields(body)
+    asked = replace(_fields(body), finish_running=values.finish_running(body))
+    return values.required_name(body, "key"), asked
 
 
 def parse_regenerate(body: Body, key: str | None = None) -> tuple[str, KeyFields, float]:
@@ -108,8 +109,7 @@ def _fields(body: Body) -> KeyFields:
     if body.get("blocked") is not None:
         sets["blocked"] = fields.flag(body, "blocked")
     rights.parse_of_key(body, Rights())  # wrong values are found before anything is read
-    edit = partial(rights.parse_of_key, body)
-    return KeyFields(sets, values.duration(body), edit, values.finish_running(body))
+    return KeyFields(sets, values.duration(body), partial(rights.parse_of_key, body))
 
 
 def made(secret: str, key: StoredKey) -> dict[str, Any]:
