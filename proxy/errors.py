@@ -32,6 +32,10 @@
     │       └── ConnectionLost       the connection ended before the first byte of the answer
     ├── UpstreamTimeout              504  timeout_error
     └── Cancelled                    499  the client has disconnected; nobody reads this
+        └── Ended                         the gateway itself ends the request; the client reads why
+            ├── GatewayStopping      503  unavailable_error, retry_after
+            ├── KeyEnded             401  the API key was blocked, deleted, or has expired
+            └── DataDeleted          409  the owner deleted the data that the answer belongs to
 
 `message` is for clients, so it never contains an address, a prompt or a traceback; `detail` is for
 our own log. The dialect decides the JSON of an error.
@@ -286,3 +290,36 @@ class Cancelled(GatewayError):
     status = 499
     type = "cancelled"
     code = "client_closed_request"
+
+
+class Ended(Cancelled):
+    """The gateway itself ends a running request. Its client is still there and reads why."""
+
+
+class GatewayStopping(Ended):
+    status = 503
+    type = "unavailable_error"
+    code = "gateway_stopping"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the gateway is stopping and has ended this request: send it again in a moment",
+            retry_after=5.0,
+        )
+
+
+class KeyEnded(Ended):
+    """The API key of a running request is no longer accepted. The message says why."""
+
+    status = Unauthorized.status
+    type = Unauthorized.type
+    code = Unauthorized.code
+
+
+class DataDeleted(Ended):
+    status = 409
+    type = "invalid_request_error"
+    code = "data_deleted"
+
+    def __init__(self) -> None:
+        super().__init__("the data of this API key was deleted, and this answer with it")

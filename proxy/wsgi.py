@@ -1,5 +1,6 @@
 """``gunicorn proxy.wsgi``, and any other WSGI server: settings come from the environment."""
 
+import atexit
 import os
 
 from proxy import config
@@ -12,3 +13,6 @@ except config.SettingsError as error:
     raise SystemExit(serve.CANNOT_LOAD) from None
 
 application = serve.application(_settings)
+
+# gunicorn with our gunicorn.conf.py has closed everything before. Others have no hook for that.
+atexit.register(serve.life_of(application).close)

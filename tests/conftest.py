@@ -14,6 +14,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
+from proxy.app.life import Life
 from tests.postgres import empty, running
 from tests.thorough import FEW, share
 
@@ -110,8 +111,15 @@ def closers() -> Iterator[list[Callable[[], object]]]:
         found.append(close)
         return close
 
+    begin = Life.__init__
+
+    def born(self: Life) -> None:
+        begin(self)
+        found.append(self.close)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atexit, "register", recorded)
+        patch.setattr(Life, "__init__", born)
         yield found
     _close(found, 0)
 

@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
             signal.signal(number, signal.SIG_IGN)
         for child in reversed(children):
             if child.alive:
-                child.stop(signal.SIGINT, seconds=5)
+                child.stop(signal.SIGINT)
 
 
 if __name__ == "__main__":

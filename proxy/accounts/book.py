@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -31,12 +31,16 @@ INTERVAL = 0.5  # seconds between two questions for changes
 MOST_CHANGES = 1000  # that are followed one by one; after more, everything is looked up again
 
 
+FINISH = "finish_running"  # in the details of a change: requests under way go on
+
+
 class Change(NamedTuple):
-    """A change of a key, user or team."""
+    """A change of a key, user or team. `finishes`: requests under way go on after it."""
 
     number: int
     kind: str
     subject: str
+    finishes: bool = False
 
 
 class KeyStore(Protocol):
@@ -72,6 +76,8 @@ class Book:
         self._unknown: dict[bytes, None] = {}
         self._ids: dict[str, Identity | None] = {}
         self._closed = threading.Event()
+        # Called with keys whose requests under way go on, before the keys are refused.
+        self.on_finishing: Callable[[Collection[str]], None] = lambda keys: None
 
     def known(self, secret: str) -> Identity | None:
         """The identity of a key that this process has found before."""
@@ -120,6 +126,7 @@ class Book:
             while self._seen is not None:
                 changes = self._store.changes(self._seen, MOST_CHANGES)
                 if changes:
+                    self._announce([change for change in changes if change.finishes])
                     self._forget(changes)
                 if len(changes) < MOST_CHANGES:
                     return
@@ -138,6 +145,12 @@ class Book:
                         threading.Thread(target=self._run, name="accounts", daemon=True).start()
         return self._seen
 
+    def _announce(self, changes: Sequence[Change]) -> None:
+        if changes:
+            with self._lock:
+                keys = self._changed(changes)
+            self.on_finishing(keys)
+
     def _forget(self, changes: Sequence[Change]) -> None:
         with self._lock:
             self._seen = changes[-1].number
@@ -147,10 +160,14 @@ class Book:
                 self._digests.clear()
                 self._ids.clear()
                 return
-            keys = {change.subject for change in changes if change.kind == "key"}
-            groups = {(change.kind, change.subject) for change in changes if change.kind != "key"}
-            for key_id in keys | self._keys_of(groups) if groups else keys:
+            for key_id in self._changed(changes):
                 self._forget_key(key_id)
+
+    def _changed(self, changes: Sequence[Change]) -> set[str]:
+        """The ids of the keys that these changes concern."""
+        keys = {change.subject for change in changes if change.kind == "key"}
+        groups = {(change.kind, change.subject) for change in changes if change.kind != "key"}
+        return keys | self._keys_of(groups) if groups else keys
 
     def _keys_of(self, groups: Collection[tuple[str, str]]) -> set[str]:
         """The ids of the known keys of these users and teams, in one pass over all known keys."""

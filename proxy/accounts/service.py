@@ -36,14 +36,30 @@ class ChangingKeyStore(KeyStore, Protocol):
 
     def add(self, key: StoredKey, actor: str) -> None: ...
 
-    def change(self, name: str, edit: Edit[StoredKey], actor: str, action: str) -> StoredKey: ...
+    def change(
+        self,
+        name: str,
+        edit: Edit[StoredKey],
+        actor: str,
+        action: str,
+        *,
+        finish_running: bool = False,
+    ) -> StoredKey: ...
 
-    def delete(self, names: Collection[str], aliases: Collection[str], actor: str) -> list[str]: ...
+    def delete(
+        self,
+        names: Collection[str],
+        aliases: Collection[str],
+        actor: str,
+        *,
+        finish_running: bool = False,
+    ) -> list[str]: ...
 
 
 class KeyService:
     """`actor` is the name of the key that asks for a change. A key is named by its secret, its
-    digest or its id. All methods raise StoreUnavailable."""
+    digest or its id. The running requests of a key that a change refuses end within a second,
+    unless it says `finish_running`. All methods raise StoreUnavailable."""
 
     def __init__(
         self, store: ChangingKeyStore, book: Book, clock: Callable[[], float] = time.time
@@ -87,10 +103,18 @@ class KeyService:
         return self._store.listed(wanted, offset, limit, search=search)
 
     def change(
-        self, name: str, edit: Edit[StoredKey], actor: str, action: str = "update"
+        self,
+        name: str,
+        edit: Edit[StoredKey],
+        actor: str,
+        action: str = "update",
+        *,
+        finish_running: bool = False,
     ) -> StoredKey:
         """Edit a key. Raises NotFound, and BadRequest if the alias is in use."""
-        key = self._store.change(self._named(name), edit, actor, action)
+        key = self._store.change(
+            self._named(name), edit, actor, action, finish_running=finish_running
+        )
         self._book.follow()
         return key
 
@@ -118,9 +142,17 @@ class KeyService:
 
         return secret, self.change(name, renew, actor, "regenerate")
 
-    def delete(self, names: Collection[str], aliases: Collection[str], actor: str) -> list[str]:
+    def delete(
+        self,
+        names: Collection[str],
+        aliases: Collection[str],
+        actor: str,
+        *,
+        finish_running: bool = False,
+    ) -> list[str]:
         """Delete keys; returns their digests. Raises NotFound, and then deletes none."""
-        gone = self._store.delete([self._named(name) for name in names], aliases, actor)
+        named = [self._named(name) for name in names]
+        gone = self._store.delete(named, aliases, actor, finish_running=finish_running)
         self._book.follow()
         return gone
 
@@ -142,9 +174,13 @@ class Groups(Protocol[A]):
 
     def add(self, new: A, actor: str) -> None: ...
 
-    def change(self, name: str, edit: Edit[A], actor: str, action: str) -> A: ...
+    def change(
+        self, name: str, edit: Edit[A], actor: str, action: str, *, finish_running: bool = False
+    ) -> A: ...
 
-    def delete(self, names: Collection[str], actor: str) -> int: ...
+    def delete(
+        self, names: Collection[str], actor: str, *, finish_running: bool = False
+    ) -> int: ...
 
     def members(self, name: str) -> Sequence[Member]: ...
 
@@ -154,7 +190,7 @@ class Groups(Protocol[A]):
 
 
 class GroupService(Generic[A]):
-    """Makes and changes users, or teams."""
+    """Makes and changes users, or teams. `finish_running` is as for keys."""
 
     def __init__(
         self, store: Groups[A], book: Book, clock: Callable[[], float] = time.time
@@ -172,16 +208,24 @@ class GroupService(Generic[A]):
         self._book.follow()
         return made
 
-    def change(self, name: str, edit: Edit[A], actor: str, action: str = "update") -> A:
+    def change(
+        self,
+        name: str,
+        edit: Edit[A],
+        actor: str,
+        action: str = "update",
+        *,
+        finish_running: bool = False,
+    ) -> A:
         """Edit one. Raises NotFound and BadRequest."""
-        changed = self.store.change(name, edit, actor, action)
+        changed = self.store.change(name, edit, actor, action, finish_running=finish_running)
         self._book.follow()
         return changed
 
-    def delete(self, names: Collection[str], actor: str) -> int:
+    def delete(self, names: Collection[str], actor: str, *, finish_running: bool = False) -> int:
         """Delete these and their keys; returns how many there were. Raises NotFound, and then
         deletes none."""
-        count = self.store.delete(names, actor)
+        count = self.store.delete(names, actor, finish_running=finish_running)
         self._book.follow()
         return count
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import time
@@ -37,6 +36,7 @@ from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..core.formats import BY_PROMPT
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
+from ..errors import GatewayStopping
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.shared_summaries import SharedSummaries
 from ..gateway.summaries import MemorySummaries, Summaries
@@ -62,6 +62,7 @@ from ..web.auth import Keys
 from ..web.background import Jobs
 from ..web.batches import BatchRunner
 from ..web.callers import Callers
+from ..web.key_watch import KeyWatch
 from ..web.ledger.writer import LedgerWriter
 from ..web.observability import Observer
 from ..web.ongoing import Ongoing
@@ -72,6 +73,7 @@ from ..websearch.engines import Brave, SearXNG, Tavily
 from ..websearch.metasearch import Metasearch
 from . import file_keys, programs, sign_in
 from .data_folder import SLOTS, data_folder
+from .life import Life, Step
 from .limits import limit_service
 from .prompter_registry import Prompters
 from .storage import LazyServices
@@ -88,12 +90,13 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
     Raises SettingsError for a setting that only a part of the application can check."""
     programs.check(settings)
+    life = Life()
     groups = file_keys.share_apart(settings)
-    embedder = _embedder(settings, settings.embedding_api, "embeddings")
-    local = _local_embedder(settings)
-    ranker = _embedder(settings, settings.rerank_api, "rankings")
+    embedder = _embedder(settings, life, settings.embedding_api, "embeddings")
+    local = _local_embedder(settings, life)
+    ranker = _embedder(settings, life, settings.rerank_api, "rankings")
     storage = LazyServices(settings, embedder or local, ranker)
-    scheduler = _scheduler(settings, "", groups=groups, disk=settings.slot_disk)
+    scheduler = _scheduler(settings, life, "", groups=groups, disk=settings.slot_disk)
     host = _host(settings, storage, scheduler)
     host.cache_worth = scheduler.cache_worth
     registry = Registry(
@@ -156,14 +159,17 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     if batches is not None:
         room = _batch_room(settings, gateway, embeds, local)
         batch_runner = BatchRunner(batches, room, longest=settings.max_body)
+    jobs = Jobs(store, observer, alone=alone)
+    writers = Shares(pages.answers.MOST, alone=alone)
     services = Services(
         settings=settings,
+        life=life,
         gateway=gateway,
         keys=keys,
         callers=Callers(
             settings.keys,
             hides=settings.hide_forbidden,
-            limits=limit_service(settings, storage.ledger) if settings.keys else None,
+            limits=limit_service(settings, life, storage.ledger) if settings.keys else None,
         ),
         observer=observer,
         started=int(time.time()),
@@ -174,14 +180,14 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         store=store,
         chats=StoredKind(stored, CHAT),
         response_conversations=StoredKind(stored, CONVERSATION),
-        jobs=Jobs(store, observer, alone=alone),
+        jobs=jobs,
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
         sockets=Shares(responses_socket.MOST_SOCKETS, alone=alone),
         documents=AttachedDocuments(settings.reading_timeout, settings.reading_memory, alone=alone),
-        writers=Shares(pages.answers.MOST, alone=alone),
+        writers=writers,
         layouts=layouts,
-        dialogues=_dialogues(settings, gateway, layouts, storage),
+        dialogues=_dialogues(settings, life, gateway, layouts, storage),
         accounts=accounts,
         sign_in=sign_in.of(settings, accounts),
         knowledge=storage.knowledge,
@@ -194,19 +200,31 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         host=host,
         ledger=ledger,
     )
+    watch = KeyWatch(keys, observer)
+    life.on_end(partial(observer.end_all, GatewayStopping))
+    life.on_end(partial(services.mcp_calls.end_all, GatewayStopping))
+    life.while_working(lambda: observer.running > 0)
+    life.on_close(Step.DATABASE, watch.close)
+    life.while_working(lambda: jobs.taken > 0)
+    life.while_working(lambda: writers.taken > 0)
+    life.on_leave(host.leave)
+    life.on_close(Step.MODELS, host.close)
+    life.on_close(Step.BACKENDS, registry.close)
+    life.on_close(Step.DATABASE, storage.close)
     if book is not None:
-        atexit.register(book.close)
-    atexit.register(host.close)
+        book.on_finishing = observer.outlive
+        life.on_close(Step.DATABASE, book.close)
+    if batch_runner is not None:
+        life.on_leave(batch_runner.leave)
+        life.on_close(Step.BATCHES, batch_runner.close)
+    if ledger is not None:
+        life.on_close(Step.LEDGER, ledger.close)
+    watch.start()
     registry.start()
     host.start()
-    atexit.register(registry.close)
     storage.resume(batch_runner.wake if batch_runner is not None else lambda: None)
-    atexit.register(storage.close)
-    if batch_runner is not None:
-        atexit.register(batch_runner.close)
     if ledger is not None:
         ledger.start()
-        atexit.register(ledger.close)
     return services
 
 
@@ -247,7 +265,7 @@ def _ledger(settings: Settings, storage: LazyServices, keys: Keys) -> LedgerWrit
 
 
 def _dialogues(
-    settings: Settings, gateway: Gateway, layouts: Layouts, storage: LazyServices
+    settings: Settings, life: Life, gateway: Gateway, layouts: Layouts, storage: LazyServices
 ) -> Dialogues:
     """Raises SettingsError for an unknown tool."""
     make: dict[str, Callable[[], Any]] = {
@@ -262,7 +280,7 @@ def _dialogues(
     if settings.search_engine:
         engines = [make[name]() for name in settings.search_engine]
         web = WebSearch(engines, seconds=settings.search_timeout, clock=time.monotonic)
-        atexit.register(web.close)
+        life.on_close(Step.TOOLS, web.close)
     servers = [ToolServer(**msgspec.structs.asdict(server)) for server in settings.mcp]
     known = {KNOWLEDGE, WEB, *OWN, *(server.name for server in servers)}
     if not known.issuperset(settings.tools):
@@ -273,7 +291,7 @@ def _dialogues(
                 f"--tools: unknown tool {name!r}; available: {', '.join(sorted(known))}"
             )
     toolbox = Toolbox(settings.tools, servers, clock=time.monotonic, now=datetime.now)
-    atexit.register(toolbox.close)
+    life.on_close(Step.TOOLS, toolbox.close)
     return Dialogues(
         gateway,
         layouts,
@@ -334,7 +352,7 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
 
 
 def _scheduler(
-    settings: Settings, purpose: str, *, groups: bool = False, disk: int = 0
+    settings: Settings, life: Life, purpose: str, *, groups: bool = False, disk: int = 0
 ) -> Scheduler:
     """A local scheduler, or one that shares its table. Raises SettingsError."""
     options: dict[str, Any] = {
@@ -353,7 +371,7 @@ def _scheduler(
     except ValueError:
         raise SettingsError("--state: not a Redis URL") from None
     shared = SharedScheduler(table, time.monotonic, version=__version__, **options)
-    atexit.register(shared.close)
+    life.on_close(Step.TABLES, shared.close)
     shared.ready(JOINS)
     return shared
 
@@ -455,7 +473,7 @@ def _hosted(settings: Settings, config: BackendConfig, model: HostedModel) -> Ba
     return backend
 
 
-def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder | None:
+def _embedder(settings: Settings, life: Life, urls: Sequence[str], gift: Gift) -> Embedder | None:
     """The servers that only make embeddings or rankings, with a queue of their own; None if none is
     configured."""
     if not urls:
@@ -467,26 +485,27 @@ def _embedder(settings: Settings, urls: Sequence[str], gift: Gift) -> Embedder |
         )
         driver.gift = gift
         servers.append(Backend(url.split("://", 1)[1], url, driver))
-    return _embedder_on(settings, servers, gift)
+    return _embedder_on(settings, life, servers, gift)
 
 
-def _local_embedder(settings: Settings) -> Embedder | None:
+def _local_embedder(settings: Settings, life: Life) -> Embedder | None:
     """The local embedding model, if the settings want it. Each worker has one."""
     if settings.embedding_api or not settings.local_embeddings or not is_installed():
         return None
     alone = msgspec.structs.replace(settings, state="")
     driver = LocalEmbeddings(unload=settings.local_embeddings_unload)
-    return _embedder_on(alone, [Backend("local", "", driver)], "local")
+    return _embedder_on(alone, life, [Backend("local", "", driver)], "local")
 
 
-def _embedder_on(settings: Settings, servers: Sequence[Backend], name: str) -> Embedder:
+def _embedder_on(settings: Settings, life: Life, servers: Sequence[Backend], name: str) -> Embedder:
     """`name` is that of the queue in a shared state."""
     # Without waiting for one that is down: searches continue with keywords, ingestion retries.
-    scheduler = _scheduler(msgspec.structs.replace(settings, wait_for_backend=0.0), f":{name}")
+    impatient = msgspec.structs.replace(settings, wait_for_backend=0.0)
+    scheduler = _scheduler(impatient, life, f":{name}")
     interval, deadline = settings.health_interval, settings.health_deadline
     registry = Registry(servers, scheduler, interval=interval, deadline=deadline)
     registry.start()
-    atexit.register(registry.close)
+    life.on_close(Step.BACKENDS, registry.close)
     return Embedder(registry, scheduler)
 
 

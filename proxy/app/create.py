@@ -21,6 +21,7 @@ from ..errors import (
     TooManyWrongKeys,
     Unauthorized,
 )
+from ..server.stopping import Life
 from ..web import (
     accounts,
     anthropic,
@@ -134,6 +135,11 @@ def reload(app: Flask, settings: Settings) -> None:
         wanted, lambda config: backend_of(settings, config, services.host)
     )
     replace_keys()
+
+
+def life_of(app: Flask) -> Life:
+    """What ends the services of an application."""
+    return services_of(app).life
 
 
 def suspend_keys(app: Flask) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,12 +15,13 @@ from ..accounts.limiting.meters import Charge
 from ..accounts.limiting.shared import SharedLimiter
 from ..config import Settings, SettingsError
 from .budget_alerts import BudgetAlerts
+from .life import Life, Step
 
 if TYPE_CHECKING:
     from ..store.ledger import Ledger  # imports SQLAlchemy
 
 
-def limit_service(settings: Settings, ledger: Ledger | None) -> LimitService:
+def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> LimitService:
     """Limits in the process, or in Redis if workers share their state. What was spent of budgets
     before is read from the ledger. Raises SettingsError."""
     prices = [Price(**msgspec.structs.asdict(one)) for one in settings.price]
@@ -34,7 +34,7 @@ def limit_service(settings: Settings, ledger: Ledger | None) -> LimitService:
             raise SettingsError("--state requires pip install slotproxy[redis]") from None
         except ValueError:
             raise SettingsError("--state: not a Redis URL") from None
-    atexit.register(limiter.close)
+    life.on_close(Step.LIMITS, limiter.close)
     return LimitService(
         limiter,
         cached_weight=settings.cached_weight,

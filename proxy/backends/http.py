@@ -23,6 +23,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
@@ -32,13 +33,12 @@ from ..core.forwarding import Call
 from ..errors import (
     AnswerCut,
     BackendDown,
-    Cancelled,
     ConnectionLost,
     GatewayError,
     UpstreamFault,
     UpstreamTimeout,
 )
-from ..runtime.cancel import Cancel
+from ..runtime.cancel import Cancel, client_left
 from ..runtime.locks import native_lock
 from .room import Room
 from .sockets import SocketReader, reader, stale
@@ -85,6 +85,7 @@ class Exchange:
         "_body",
         "_cancel",
         "_complete",
+        "_connecting",
         "_connection",
         "_headers",
         "_keep",
@@ -126,6 +127,7 @@ class Exchange:
         self._short = short
         self._keeps_headers = keeps_headers
         self._lock = pool.lock
+        self._connecting: socket.socket | None = None
         self._connection: Connection | None = None
         self._reader: SocketReader | None = None
         self._body: list[bytes] = []
@@ -137,9 +139,9 @@ class Exchange:
         self._complete = self._aborted = self._keep = self._unframed = False
         self.status = 0
         try:
-            self._send(fresh=False)
             if cancel is not None:
-                cancel.add(self.abort)
+                cancel.add(self.abort)  # before the first step that may take long
+            self._send(fresh=False)
         except BaseException:
             self.close()
             raise
@@ -270,18 +272,34 @@ class Exchange:
             self._pool.discard(connection)
 
     def abort(self) -> None:
-        """End a blocking read from any thread."""
+        """End what blocks, from any thread: connecting, sending or reading."""
         with self._lock:
             self._aborted = True
+            if self._connecting is not None:
+                shut_down(self._connecting)
             if self._connection is not None:
                 self._connection.shutdown()
 
+    def _on_socket(self, sock: socket.socket) -> None:
+        """Called with each socket before it connects. Raises Cancelled."""
+        with self._lock:
+            self._connecting = sock
+            if self._aborted:
+                raise self._broken("it was aborted")
+
     def _send(self, fresh: bool) -> None:
-        connection = self._pool.take(fresh, self._patience, self._cancel, self._short)
+        try:
+            connection = self._pool.take(
+                fresh, self._patience, self._cancel, self._short, self._on_socket
+            )
+        except BackendDown as error:
+            raise self._broken(error.detail) if self._aborted else error from None
+        finally:
+            self._connecting = None
         with self._lock:
             self._connection = connection
             aborted = self._aborted
-        if aborted:  # during the connect, when there was no socket to shut down
+        if aborted:  # between two steps
             raise self._broken("it was aborted")
         sock = connection.sock
         try:
@@ -343,7 +361,7 @@ class Exchange:
 
     def _broken(self, detail: str) -> GatewayError:
         if self._aborted:
-            return Cancelled("the client closed the request", detail=detail)
+            return client_left() if self._cancel is None else self._cancel.error()
         if self._message:
             return ConnectionLost("the backend closed the connection", detail=detail)
         return AnswerCut("the backend's response ended early", detail=detail)
@@ -397,8 +415,13 @@ class Connection:
         self.sock.close()
 
     def shutdown(self) -> None:
-        with contextlib.suppress(OSError):  # the other side may have closed it
-            self.sock.shutdown(socket.SHUT_RDWR)
+        shut_down(self.sock)
+
+
+def shut_down(sock: socket.socket) -> None:
+    """End what another thread does with a socket."""
+    with contextlib.suppress(OSError):  # the other side may have closed it
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 class ConnectionPool:
@@ -499,8 +522,16 @@ class ConnectionPool:
         finally:
             exchange.close()
 
-    def take(self, fresh: bool, patience: float, cancel: Cancel | None, short: bool) -> Connection:
-        """A connection to send on. Raises BackendDown, PoolTimeout, Cancelled."""
+    def take(
+        self,
+        fresh: bool,
+        patience: float,
+        cancel: Cancel | None,
+        short: bool,
+        on_socket: Callable[[socket.socket], None],
+    ) -> Connection:
+        """A connection to send on. `on_socket` is called with a new socket before it connects.
+        Raises BackendDown, PoolTimeout, Cancelled."""
         if self._room is not None:
             self._room.enter(patience, cancel, short)
         try:
@@ -514,7 +545,7 @@ class ConnectionPool:
                 if time.monotonic() - connection.since < WARM or not stale(connection.sock):
                     return connection
                 connection.close()
-            return Connection(self._connect())
+            return Connection(self._connect(on_socket))
         except BaseException:
             self._leave_room()
             raise
@@ -548,22 +579,39 @@ class ConnectionPool:
         if self._room is not None:
             self._room.leave()
 
-    def _connect(self) -> socket.socket:
-        """Connect to the backend. A numeric IPv4 address is connected directly, because
-        create_connection would resolve even that, under gevent in a thread pool."""
-        sock: socket.socket | None = None
+    def _connect(self, on_socket: Callable[[socket.socket], None]) -> socket.socket:
+        """Connect to the backend, at the first of its addresses that accepts."""
+        detail = ""
         try:
-            if self._host.replace(".", "").isdigit():
-                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-                sock.settimeout(self._connect_timeout)
-                sock.connect((self._host, self._port))
-            else:
-                sock = socket.create_connection((self._host, self._port), self._connect_timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_hostname=self._host)
-            return sock
+            addresses = self._addresses()
         except OSError as error:
-            if sock is not None:
-                sock.close()
             raise BackendDown("the backend is not responding", detail=str(error)) from None
+        for family, address in addresses:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                on_socket(sock)
+                sock.settimeout(self._connect_timeout)
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._tls is not None:
+                    sock = self._tls.wrap_socket(
+                        sock, server_hostname=self._host, do_handshake_on_connect=False
+                    )
+                    on_socket(sock)
+                    sock.do_handshake()
+                return sock
+            except OSError as error:
+                sock.close()
+                detail = str(error)
+            except BaseException:
+                sock.close()
+                raise
+        raise BackendDown("the backend is not responding", detail=detail)
+
+    def _addresses(self) -> Iterable[tuple[int, Any]]:
+        """Family and address of the backend. A numeric IPv4 address is taken as it is, because
+        getaddrinfo would resolve even that, under gevent in a thread pool. Raises OSError."""
+        if self._host.replace(".", "").isdigit():
+            return [(socket.AF_INET, (self._host, self._port))]
+        found = socket.getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in found]

@@ -49,6 +49,7 @@ log = logging.getLogger("slotproxy.backends")
 
 COUNT_PAUSE = 5.0  # seconds until the slots are counted again; doubled after each failure
 COUNT_PAUSE_MOST = 600.0
+CLOSING = 2.0  # seconds that the end waits for health checks under way
 IDLE_PAUSE = 1.0  # seconds between two checks of a backend that is down while no request waits
 # The same while requests wait for it, and the minimum between any two checks.
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.2, 0.5, 1.3
@@ -202,8 +203,9 @@ class Registry(BackendPools):
         known = [*self.configured.values(), *self.backends.values(), *self._replaced]
         for backend in known:
             backend.wake.set()
+        end = time.monotonic() + CLOSING
         for thread in self._threads:
-            thread.join(timeout=2 * self._deadline)
+            thread.join(max(0.0, end - time.monotonic()))
         for backend in known:
             self._close(backend)
 

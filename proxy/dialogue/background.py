@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from ..errors import Cancelled, UpstreamTimeout
+from ..errors import UpstreamTimeout
 from ..runtime.cancel import Cancel
 from .events import Tick
 
@@ -33,7 +33,7 @@ def run_with_ticks(
 
     def give_up() -> None:
         own.cancel()
-        done.put((None, Cancelled("the request was cancelled")))
+        done.put((None, cancel.error()))
 
     cancel.add(give_up)
     threading.Thread(target=run, name="aside", daemon=True).start()

@@ -288,7 +288,7 @@ def _side_by_side(
             work(i, cancel)
         return
     inner = Cancel()
-    cancel.add(inner.cancel)
+    stop = cancel.pass_on(inner)
     todo = iter(range(count))
     lock = threading.Lock()
     errors: list[BaseException] = []
@@ -312,6 +312,6 @@ def _side_by_side(
         for thread in threads:
             thread.join()
     finally:
-        cancel.remove(inner.cancel)
+        stop()
     if errors:
         raise errors[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from ..backends.pools import Backend
 from ..backends.registry import Registry
@@ -11,10 +12,22 @@ from ..core.task import Task
 from ..errors import NoBackend, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..scheduling.interface import Scheduler
-from ..scheduling.lease import Lease, Outcome
+from ..scheduling.lease import Outcome
 from ..scheduling.state import SlotRequest
 from .context import Caller
 from .idle import OnSlot, acquire_idle, nothing
+
+OnRelease = Callable[[float], None]
+Release = Callable[[Outcome], None]
+
+
+def ignore(seconds: float) -> None:
+    """For requests that count no seconds."""
+
+
+def _nothing_leased(outcome: Outcome) -> None:
+    """The release of a request that has no place."""
+
 
 WHOLE, CUT, FAILED, UNUSED = (
     Outcome(end="whole", erased=True),
@@ -27,9 +40,15 @@ WHOLE, CUT, FAILED, UNUSED = (
 class Forwarder:
     """Runs on the backends of `registry`, whose places are leased from `scheduler`."""
 
-    def __init__(self, registry: Registry, scheduler: Scheduler) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        scheduler: Scheduler,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._registry = registry
         self._scheduler = scheduler
+        self._clock = clock
 
     def forward(
         self,
@@ -40,15 +59,17 @@ class Forwarder:
         *,
         counts: bool = True,
         on_slot: OnSlot = nothing,
+        on_release: OnRelease = ignore,
     ) -> Forwarded:
         """Forward a call to a backend of this pool, and wait for the head of its answer, which must
         be closed. One that `counts` waits for one of the places of the backend; `on_slot` is called
-        when a caller that uses idle ones only has it.
+        when a caller that uses idle ones only has it, `on_release` when it gives it back, with the
+        seconds that it had it.
 
         A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
         the driver."""
         if not counts:
-            return self._send(self._first(model, caller), None, make, cancel, caller)
+            return self._send(self._first(model, caller), _nothing_leased, make, cancel, caller)
         want = SlotRequest(
             model=model,
             task=Task(prompt=""),
@@ -63,7 +84,13 @@ class Forwarder:
             lease = acquire_idle(self._scheduler, want, cancel, on_slot=on_slot)
         else:
             lease = self._scheduler.acquire(want, cancel)
-        return self._send(lease.backend, lease, make, cancel, caller)
+        began = self._clock()
+
+        def release(outcome: Outcome) -> None:
+            on_release(self._clock() - began)
+            lease.release(outcome)
+
+        return self._send(lease.backend, release, make, cancel, caller)
 
     def _first(self, model: str, caller: Caller) -> str:
         for backend in self._registry.pool(model, caller.barred):
@@ -72,7 +99,7 @@ class Forwarder:
         raise NoBackend()
 
     def _send(
-        self, name: str, lease: Lease | None, make: CallMaker, cancel: Cancel, caller: Caller
+        self, name: str, release: Release, make: CallMaker, cancel: Cancel, caller: Caller
     ) -> LeasedAnswer:
         outcome = UNUSED
         backend = self._registry.borrow(name)
@@ -81,14 +108,13 @@ class Forwarder:
                 raise NoBackend()
             outcome = CUT
             answer = backend.driver.forward(make, cancel, caller.key)
-            return LeasedAnswer(self._registry, backend, lease, answer)
+            return LeasedAnswer(self._registry, backend, release, answer)
         except BaseException as error:
             if isinstance(error, UpstreamFault):
                 outcome = FAILED
                 if backend is not None and not backend.leaving:
                     self._registry.failed(name, error)
-            if lease is not None:
-                lease.release(outcome)
+            release(outcome)
             if backend is not None:
                 self._registry.give_back(backend)
             raise
@@ -98,11 +124,11 @@ class LeasedAnswer:
     """A forwarded answer that has its place at the backend until it is closed."""
 
     def __init__(
-        self, registry: Registry, backend: Backend, lease: Lease | None, answer: Forwarded
+        self, registry: Registry, backend: Backend, release: Release, answer: Forwarded
     ) -> None:
         self._registry = registry
         self._backend = backend
-        self._lease = lease
+        self._release = release
         self._answer = answer
         self._outcome = CUT
         self._over = False
@@ -119,6 +145,5 @@ class LeasedAnswer:
         try:
             self._answer.close()
         finally:
-            if self._lease is not None:
-                self._lease.release(self._outcome)
+            self._release(self._outcome)
             self._registry.give_back(self._backend)

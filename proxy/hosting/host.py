@@ -101,6 +101,11 @@ class ModelHost:
         if model.server is None:
             threading.Thread(target=_load, args=(model,), daemon=True).start()
 
+    def leave(self) -> None:
+        """End the servers that no request needs now, and the others after their last one."""
+        for model in self._models:
+            model.retire()
+
     def close(self) -> None:
         """End all servers; all of them at once, and by force after their `stop_timeout`."""
         models = self._models

@@ -107,6 +107,7 @@ class HostedModel:
         self._server: Server | None = None  # while loaded
         self._waiters: list[Waiter] = []
         self._ending = False  # its server ends as soon as no request uses it
+        self._retired = False  # it ends for good as soon as no request needs it
         self._closed = False
         self._used = 0.0  # when a request used it last
         self._began = math.inf  # when its server began to load, and then when it was loaded
@@ -165,6 +166,7 @@ class HostedModel:
                 lambda: (
                     self._server is not None
                     or (loads, failed_starts) != (self._loads, self._failed_starts)
+                    or self._retired
                     or self._closed
                 ),
                 patience,
@@ -311,6 +313,17 @@ class HostedModel:
         """Whether it is closed and its server has ended."""
         return self._closed and (self._thread is None or not self._thread.is_alive())
 
+    def retire(self) -> None:
+        """End the server for good as soon as no request uses it or waits for it."""
+        with self._changed:
+            self._retired = True
+            self._changed.notify_all()
+
+    @property
+    def _over(self) -> bool:
+        """Whether no server is needed any more."""
+        return self._closed or (self._retired and not self.users and not self._waiters)
+
     def close(self) -> None:
         """Begin to end the server for good, whatever it does."""
         with self._changed:
@@ -330,11 +343,12 @@ class HostedModel:
         living = Lasting(f"running model {self.name}", no_pause)
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiters or self._closed)
+                self._changed.wait_for(lambda: self._waiters or self._over)
                 pause = self._retry_at - time.monotonic()
                 if pause > 0:
-                    self._changed.wait_for(lambda: self._closed, pause)
-                if self._closed:
+                    self._changed.wait_for(lambda: self._over, pause)
+                if self._over:
+                    self._thread = self._thread if self._closed else None  # one may still come
                     return
                 if not self._waiters:
                     continue
@@ -410,7 +424,7 @@ class HostedModel:
                     return self._probed(server)
                 except BackendDown as down:  # it answers before its model is loaded
                     error = down
-            if self._closed:
+            if self._over:
                 raise BackendDown("the model was removed")
             if not process.alive:
                 process.read_out()
@@ -422,7 +436,7 @@ class HostedModel:
                     f"its server was not ready within start_timeout{why}", "late"
                 )
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or not process.alive, pause)
+                self._changed.wait_for(lambda: self._over or not process.alive, pause)
             pause = min(SELDOM, pause * 1.2)
 
     def _is_ready(self, server: Server) -> bool:
@@ -482,7 +496,7 @@ class HostedModel:
                 measured = time.monotonic()
             with self._changed:
                 idle = not (self.users or self._waiters) and self.left <= 0
-                if self._closed or idle or (self._ending and not self.users):
+                if self._over or idle or (self._ending and not self.users):
                     self._ending = True  # no request uses it from here on
                     if self.slots is not None:
                         self.slots.leave()
@@ -513,7 +527,7 @@ class HostedModel:
     def _fail(self, error: GatewayError, *, loaded: bool = False) -> None:
         """Record a failure. Requests that wait for a load get the error; after the death of a
         loaded server, the next load starts for them."""
-        if self._closed:
+        if self._over:
             return
         log.error("%s", error.message.partition("\n")[0])
         with self._changed:

@@ -1,8 +1,8 @@
 """Cancellation: one `Cancel` per request, set as soon as nobody needs the answer.
 
-The web layer cancels when the client's socket closes; code that blocks for the request (in the
-queue, on an upstream socket) registers a callback that wakes it. A callback runs at most once, on
-the canceller's thread, and must not block.
+The web layer cancels when the client's socket closes, or for a reason that the client reads (see
+`errors.Ended`); code that blocks for the request (in the queue, on an upstream socket) registers a
+callback that wakes it. A callback runs at most once, on the canceller's thread, and must not block.
 
 There is no lock: popping a list gives each item to one thread only, and the flag is set before the
 callbacks are popped and checked after one was added.
@@ -12,27 +12,52 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from ..errors import Cancelled
 
+Reason = Callable[[], Cancelled]
+"""Makes the error with which a request ends."""
+
+
+def client_left() -> Cancelled:
+    return Cancelled("the client closed the request")
+
 
 class Cancel:
-    """Set once, never unset."""
+    """Set once, never unset. The first reason counts."""
 
-    __slots__ = ("_callbacks", "cancelled")
+    __slots__ = ("_callbacks", "_reason", "cancelled")
 
     def __init__(self) -> None:
         self.cancelled = False
+        self._reason: Reason = client_left
         self._callbacks: list[Callable[[], None]] = []
 
-    def cancel(self) -> None:
-        self.cancelled = True
+    def cancel(self, reason: Reason = client_left) -> None:
+        if not self.cancelled:
+            self._reason = reason
+            self.cancelled = True
         self._call()
+
+    def error(self) -> Cancelled:
+        """The error that says why it is cancelled."""
+        return self._reason()
 
     def check(self) -> None:
         """Raises Cancelled once it is cancelled."""
         if self.cancelled:
-            raise Cancelled("the client closed the request")
+            raise self.error()
+
+    def pass_on(self, other: Cancel) -> Callable[[], None]:
+        """Cancel another one with this one, for the same reason. Returns the function that ends
+        this."""
+
+        def cancel() -> None:
+            other.cancel(self._reason)
+
+        self.add(cancel)
+        return partial(self.remove, cancel)
 
     def add(self, callback: Callable[[], None]) -> None:
         """Call back on cancel; immediately if it is cancelled already."""

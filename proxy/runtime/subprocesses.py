@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import msgspec
 
-from ..errors import Cancelled, UpstreamFault, UpstreamTimeout
+from ..errors import UpstreamFault, UpstreamTimeout
 from .cancel import Cancel
 from .confinement import command, environment
 
@@ -176,8 +176,7 @@ class Children:
         """
         end = time.monotonic() + seconds
         while not self._room.acquire(timeout=max(0.0, min(TICK, end - time.monotonic()))):
-            if cancel.cancelled:
-                raise Cancelled("the request was cancelled")
+            cancel.check()
             if time.monotonic() >= end:
                 raise UpstreamTimeout("too many child processes are busy")
         try:
@@ -206,7 +205,7 @@ class Children:
         except BaseException as error:
             cancel.remove(given_up)
             if cancel.cancelled:
-                raise Cancelled("the request was cancelled") from None
+                raise cancel.error() from None
             child.end()
             if isinstance(error, queue.Empty):
                 raise UpstreamTimeout(f"timed out after {seconds:.3g} seconds") from None

@@ -7,13 +7,13 @@ nothing imported here, or by ``proxy.config``, may import flask, requests or ssl
 SIGHUP, or with --watch-config a change of the file, reads the settings again, and adds and drains
 backends in the running process, so the table of slots stays.
 
-SIGTERM: no new connections; running answers continue for up to ``GRACE`` seconds, then the rest is
-cut. SIGINT cuts them immediately under gunicorn.
+SIGTERM: no new connections; answers under way continue for up to ``GRACE`` seconds, then the rest
+is ended with an error that says so, and everything is closed. SIGINT ends them at once. See
+`stopping`.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import logging
@@ -40,7 +40,8 @@ from proxy.config import (
     one_worker,
 )
 from proxy.runtime.malloc import bound_malloc
-from proxy.server import files_limit
+from proxy.server import files_limit, stopping
+from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
 from proxy.server.watch import Watched, watch
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ Reread = Callable[[], Settings]
 STOPS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name)
 )
-GRACE = 30  # seconds running answers get after SIGTERM
+HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 # Idle seconds between two requests: longer than the 60 s after which common load balancers close a
 # connection. If the server closed it first, a request could be lost.
 KEEPALIVE = 75
@@ -84,6 +85,12 @@ def application(settings: Settings) -> Flask:
     gc.set_threshold(10_000, 5, 20)
     gc.enable()
     return app
+
+
+def life_of(app: Flask) -> Life:
+    from proxy.app import life_of
+
+    return life_of(app)
 
 
 def run(settings: Settings, reread: Reread) -> int:
@@ -128,20 +135,20 @@ def _reload_first(app: Flask, reread: Reread, told: set[str]) -> None:
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
-    """Reload at SIGHUP, and with --watch-config when a file changes. Both only wake a thread: under
-    gevent the handler of the signal runs in the hub, where nothing may wait."""
-    wake = threading.Event()
+    """Reload at SIGHUP, and with --watch-config when a file changes. Both only wake a thread: a
+    handler of a signal may not wait."""
+    wake = Wakeup()
     told = set(settings.warnings)
 
     def reload() -> None:
         while True:
             wake.wait()
-            wake.clear()
             _reload(app, reread, told)
 
     threading.Thread(target=reload, name="reload", daemon=True).start()
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda number, frame: wake.set())
+    for number in HANGUP:
+        signal.signal(number, lambda number, frame: wake.set())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)  # see spawn_without_signals
     if settings.watch_config:
         files = Watched([settings.config_file, settings.models_dir])
         threading.Thread(target=watch, args=(files, wake.set), name="watch", daemon=True).start()
@@ -189,16 +196,19 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         files = files_limit.raise_limit()
         wanted = arbiter.cfg.worker_connections
         arbiter.cfg.set("worker_connections", files_limit.connections(files, wanted))
+        # Its own clock, after which it kills, must be longer than ours.
+        arbiter.cfg.set("graceful_timeout", arbiter.cfg.graceful_timeout + shutdown)
         # gunicorn's own way is a second worker beside the old one, with another table of slots.
         arbiter.reload = lambda: arbiter.kill_workers(signal.SIGHUP)
         spawn_worker = arbiter.spawn_worker
 
         def spawn_without_signals() -> Any:
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+            # A worker unblocks SIGHUP once it can reload: until then, the signal would end it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPS, *HANGUP))
             try:
                 return spawn_worker()
             finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPS, *HANGUP))
 
         arbiter.spawn_worker = spawn_without_signals
 
@@ -224,32 +234,35 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         for number in STOPS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-        process_exit.install()
         bound_malloc()
         if gevent:
+            worker.grace = worker.cfg.graceful_timeout - shutdown
             worker.limits = worker.limits._replace(body=settings.body_timeout)
             worker.send_timeout = settings.send_timeout
-
-    def worker_int(worker: Any) -> None:
-        # SIGINT stops immediately. Streaming threads would delay the exit; greenlets do not.
-        if settings.worker_class == "gthread":
-            os._exit(0)
 
     def post_worker_init(worker: Any) -> None:
         if worker.age > settings.workers:  # it replaces one that may have reloaded
             _reload_first(worker.wsgi, reread, set(settings.warnings))
         _on_change(worker.wsgi, settings, reread)
+        if gevent:
+            worker.life = life_of(worker.wsgi)
+        else:
+            _keep_time(worker, life_of(worker.wsgi), shutdown)
         names = [sock.getsockname() for sock in worker.sockets]
         if worker.age == 1:  # the first of several
             _tell_all(worker.wsgi, settings, [*map(_address, names)])
 
     def worker_exit(arbiter: Any, worker: Any) -> None:
-        if worker.pid == os.getpid():  # gunicorn calls this in the master too
-            process_exit.take_code(sys.exception())
+        if worker.pid != os.getpid():
+            return  # gunicorn calls this in the master too
+        code = _code_of(sys.exception())
+        if (app := getattr(worker, "wsgi", None)) is not None:
+            life_of(app).close(shutdown - CUT - MARGIN)
+        _leave(code)
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     gevent = settings.worker_class == "gevent"
-    process_exit = _Exit()
+    shutdown = stopping.shutdown_seconds(settings.model)
     return {
         "bind": f"{host}:{settings.port}",
         "workers": settings.workers,
@@ -259,7 +272,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
         # is busy with a model in the same process.
         "timeout": 120,
-        "graceful_timeout": GRACE,
+        "graceful_timeout": stopping.GRACE,  # see on_starting
         "keepalive": KEEPALIVE,
         "accesslog": None,  # the application logs its requests itself
         "loglevel": "debug" if settings.log_level == "debug" else "warning",
@@ -273,7 +286,6 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "pre_fork": pre_fork,
         "post_fork": post_fork,
         "post_worker_init": post_worker_init,
-        "worker_int": worker_int,
         "worker_exit": worker_exit,
     }
 
@@ -292,28 +304,40 @@ def _timeval(seconds: float) -> bytes:
     return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
 
 
-class _Exit:
-    """Ends the process after its exit handlers, before the interpreter is torn down: native threads
-    (gevent's pool, the databases') that wake up during that can crash the process.
+def _keep_time(worker: Any, life: Life, shutdown: int) -> None:
+    """Have the requests of a threaded worker ended after the grace. It waits for their end itself,
+    and after SIGINT or SIGQUIT ends at once."""
+    grace = worker.cfg.graceful_timeout - shutdown
+    worker.cfg.set("graceful_timeout", round(grace + CUT))
+    wake = Wakeup()
 
-    Exit handlers run in reverse order, so this one must be registered before all others."""
+    def end() -> None:
+        wake.wait()
+        life.leave()
+        time.sleep(grace)
+        life.end_requests()
 
-    def __init__(self) -> None:
-        self._code = 0
+    def on_stop(number: int, frame: Any) -> None:
+        wake.set()
+        worker.handle_exit(number, frame)
 
-    def install(self) -> None:
-        atexit.register(self._leave)
+    threading.Thread(target=end, name="grace", daemon=True).start()
+    signal.signal(signal.SIGTERM, on_stop)
 
-    def take_code(self, ending: BaseException | None) -> None:
-        code = ending.code if isinstance(ending, SystemExit) else 1
-        self._code = code if isinstance(code, int) else 0 if code is None else 1
 
-    def _leave(self) -> None:
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # the pipe may be closed
-                stream.flush()
-        os._exit(self._code)
+def _code_of(ending: BaseException | None) -> int:
+    code = ending.code if isinstance(ending, SystemExit) else 1
+    return code if isinstance(code, int) else 0 if code is None else 1
+
+
+def _leave(code: int) -> None:
+    """End the process before the interpreter is torn down: native threads (gevent's pool, the
+    databases') that wake up during that can crash it."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the pipe may be closed
+            stream.flush()
+    os._exit(code)
 
 
 def _not_several(settings: Settings, number: int) -> str:
@@ -376,10 +400,11 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
 
     server.channel_class = channel(partial(shows_key, app))
     limits = ConnectionLimits(body=settings.body_timeout)
-    stopping: list[int] = []
+    life = life_of(app)
+    signals: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
-        stopping.append(number)
+        signals.append(number)
         server.pull_trigger()  # wakes the loop below from poll()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -392,14 +417,22 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     def step(seconds: float) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=server._map, count=1)
 
-    while not stopping:
+    while not signals:
         step(1.0)
         look(server, limits, settings.send_timeout)
     wasyncore.dispatcher.close(server)  # the listening socket only; running answers continue
-    end = time.monotonic() + GRACE
-    while time.monotonic() < end and len(stopping) < 2 and _busy(server):
-        step(0.1)
+
+    def work(seconds: float, until: signal.Signals | None = None) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and until not in signals and (_busy(server) or life.busy):
+            step(0.1)
+
+    life.leave()
+    work(stopping.GRACE, until=signal.SIGINT)
+    life.end_requests()
+    work(CUT)
     server.task_dispatcher.shutdown(timeout=1)
+    life.close(stopping.shutdown_seconds(settings.model) - CUT)
     return 0
 
 

@@ -5,8 +5,9 @@ Connections are served by `proxy.server.http1`, in a greenlet each. Features tha
 
 On a stop, the stock worker waits for all open connections, including idle keep-alive ones: one
 browser tab makes every restart last the whole ``graceful_timeout``. This worker closes idle
-connections and only waits for running answers. And while the stock worker checks once a second
-whether to stop and whether everything is answered, this one is woken.
+connections and only waits for running answers, which end with an error when their time is over (see
+`stopping`). And while the stock worker checks once a second whether to stop and whether everything
+is answered, this one is woken.
 
 A check once a second ends connections whose client takes too long (see `proxy.server.http1` and
 `proxy.server.gevent_wire`), so that no request needs a timer of its own.
@@ -27,13 +28,12 @@ import heapq
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import gevent
 from gevent import GreenletExit, getcurrent, sleep
-from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.sock import ssl_context
@@ -42,6 +42,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from ..runtime.lasting import Lasting, no_pause
 from .gevent_wire import Wire, hang_up
 from .http1 import ConnectionLimits, ServerConnection, State, base_environ
+from .stopping import CUT, GRACE, Life, Wakeup
 from .watchdog import Watchdog
 
 log = logging.getLogger("slotproxy")
@@ -50,6 +51,7 @@ log = logging.getLogger("slotproxy")
 gevent.config.track_greenlet_tree = False
 
 LOOK = 1.0  # seconds between two checks of the connections, and two heartbeats to the master
+LAST_LOOK = 0.2  # the same while the worker stops
 # Errors when a client disconnects, or its network fails.
 GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH)
 # Errors of accept() that end when connections close, and the seconds until the next try.
@@ -81,16 +83,18 @@ class Worker(GeventWorker):
         self.limits = ConnectionLimits(idle=self.cfg.keepalive)
         self.send_timeout = 60.0
         self._warned: dict[str, float] = {}
+        self.grace: float = GRACE
+        self.life: Life | None = None
         self._quitting = False
         self._looking = Lasting("handling a connection", no_pause)
-        self._stopping: Any = None  # an Event, created in the process of its hub
+        self._wake: Wakeup | None = None  # created in the process of its hub
         cfg = self.cfg
         # gunicorn 24 turned proxy_protocol from a flag into "off" or a version.
         proxied = cfg.proxy_protocol not in (False, "off")
         self._plain = not (cfg.is_ssl or proxied or cfg.accesslog)
 
     def run(self) -> None:
-        self._stopping = Event()
+        self._wake = Wakeup()
         tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
         servers, pools = [], []
         for sock in self.sockets:
@@ -107,39 +111,57 @@ class Worker(GeventWorker):
         watchdog.start()
         while self.alive:
             self.notify()
-            self._stopping.wait(LOOK)
+            self._wake.wait(LOOK)
         watchdog.stop()
         for server in servers:
             server.stop_accepting()
-        if self._quitting:
-            return
         sleep(0)  # a connection accepted just now still needs the listener's name
         for server in servers:
             server.close()
-        end = time.monotonic() + self.cfg.graceful_timeout
-        while any(pools) and time.monotonic() < end and not self._quitting:
-            self.notify()
-            for pool in pools:
-                pool.join(LOOK / len(pools))
-        if any(pools) and not self._quitting:
-            self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+        self._finish(pools)
         for server in servers:
             server.stop(timeout=1)
 
+    def _finish(self, pools: Sequence[Pool]) -> None:
+        """Wait for the answers under way, and end those that take longer than the grace."""
+        if self.life is not None:
+            self.life.leave()
+        self._wait_for(pools, self.grace, lambda: self._quitting)
+        if not self._works(pools):
+            return
+        if not self._quitting:
+            self.log.warning("answers take longer than %g s and are ended", self.grace)
+        if self.life is not None:
+            self.life.end_requests()
+        self._wait_for(pools, CUT)
+
+    def _works(self, pools: Sequence[Pool]) -> bool:
+        return any(pools) or (self.life is not None and self.life.busy)
+
+    def _wait_for(
+        self, pools: Sequence[Pool], seconds: float, given_up: Callable[[], bool] = lambda: False
+    ) -> None:
+        end = time.monotonic() + seconds
+        while self._works(pools) and time.monotonic() < end and not given_up():
+            self.notify()
+            for pool in pools:
+                pool.join(LAST_LOOK / len(pools))
+            if not any(pools):
+                sleep(LAST_LOOK / 4)
+
     def handle_exit(self, sig: Any, frame: Any) -> None:
         super().handle_exit(sig, frame)
-        if self._stopping is not None:
-            self._stopping.set()
+        if self._wake is not None:
+            self._wake.set()
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
-        """Stop immediately, by leaving `run`: gunicorn's own way, an exception a tenth of a second
-        later, would interrupt the cleanup. And only once: Ctrl-C comes from the keyboard and again
-        from the master."""
-        if self._stopping is None:
+        """Stop without the grace, by leaving `run`: gunicorn's own way, an exception a tenth of a
+        second later, would interrupt the cleanup. And only once: Ctrl-C comes from the keyboard and
+        again from the master."""
+        if self._wake is None:
             super().handle_quit(sig, frame)
         elif not self._quitting:
             self._quitting = True
-            self.cfg.worker_int(self)
             self.handle_exit(sig, frame)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:

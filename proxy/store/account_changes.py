@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, insert, select, update
 
-from ..accounts.book import Change
+from ..accounts.book import FINISH, Change
 from ..accounts.records import Entry
 from .database import Database
 from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE
@@ -29,9 +29,10 @@ _encode = msgspec.json.Encoder().encode
 class Recorder:
     """Records the changes of a transaction."""
 
-    def __init__(self, db: Connection, actor: str) -> None:
+    def __init__(self, db: Connection, actor: str, finish_running: bool) -> None:
         self.db = db
         self._actor = actor
+        self._more = {FINISH: True} if finish_running else {}
         self.entries: list[Entry] = []
 
     def record(self, action: str, kind: str, subject: str, details: Mapping[str, Any]) -> None:
@@ -44,7 +45,7 @@ class Recorder:
             action=action,
             kind=kind,
             subject=subject,
-            details=details,
+            details={**details, **self._more},
         )
         self.db.execute(insert(ACCOUNT_CHANGE).values(**msgspec.structs.asdict(entry)))
         self.entries.append(entry)
@@ -55,12 +56,13 @@ class AccountChanges:
         self._db = database
 
     @contextmanager
-    def begin(self, actor: str) -> Iterator[Recorder]:
-        """Begin a transaction that changes accounts. Its changes are logged when it has ended."""
+    def begin(self, actor: str, finish_running: bool = False) -> Iterator[Recorder]:
+        """Begin a transaction that changes accounts. Its changes are logged when it has ended.
+        `finish_running`: requests under way go on, also those of keys that it refuses."""
         with self._db.begin() as db:
             # Taken first, so that it waits for others before it has read anything.
             db.execute(update(ACCOUNT_STATE).values(number=ACCOUNT_STATE.c.number))
-            recorder = Recorder(db, actor)
+            recorder = Recorder(db, actor, finish_running)
             yield recorder
         for entry in recorder.entries:
             log.info("%s", _encode({"audit": msgspec.structs.asdict(entry)}).decode())
@@ -74,9 +76,12 @@ class AccountChanges:
             return int(db.execute(select(ACCOUNT_STATE.c.number)).scalar_one())
 
     def after(self, number: int, most: int) -> Sequence[Change]:
-        query = select(_c.number, _c.kind, _c.subject).where(_c.number > number)
+        query = select(_c.number, _c.kind, _c.subject, _c.details).where(_c.number > number)
         rows = self._db.rows(query.order_by(_c.number).limit(most))
-        return [Change(row.number, row.kind, row.subject) for row in rows]
+        return [
+            Change(row.number, row.kind, row.subject, row.details.get(FINISH) is True)
+            for row in rows
+        ]
 
     def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]:
         """The last changes, the newest first; of one subject unless it is ""."""

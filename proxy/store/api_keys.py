@@ -104,11 +104,17 @@ class ApiKeys:
             changes.record("create", "key", key.id, _told(key))
 
     def change(
-        self, name: str, edit: Callable[[StoredKey], StoredKey], actor: str, action: str
+        self,
+        name: str,
+        edit: Callable[[StoredKey], StoredKey],
+        actor: str,
+        action: str,
+        *,
+        finish_running: bool = False,
     ) -> StoredKey:
         """Edit the key with this digest or id, in one transaction. Raises NotFound, and BadRequest
         if the alias is in use or the team is unknown."""
-        with self._changes.begin(actor) as changes:
+        with self._changes.begin(actor, finish_running) as changes:
             (key,) = _read(changes.db, [name])
             new = msgspec.structs.replace(edit(key), changed=time.time())
             _check_alias(changes.db, new.alias, new.id)
@@ -119,10 +125,17 @@ class ApiKeys:
             changes.record(action, "key", key.id, differing)
         return new
 
-    def delete(self, names: Collection[str], aliases: Collection[str], actor: str) -> list[str]:
+    def delete(
+        self,
+        names: Collection[str],
+        aliases: Collection[str],
+        actor: str,
+        *,
+        finish_running: bool = False,
+    ) -> list[str]:
         """Delete keys by digest or id, or by alias; returns their digests. Raises NotFound if one
         is missing, and then deletes none."""
-        with self._changes.begin(actor) as changes:
+        with self._changes.begin(actor, finish_running) as changes:
             keys = _read(changes.db, names, aliases)
             delete_keys(changes, [key.id for key in keys])
         return [key.digest for key in keys]

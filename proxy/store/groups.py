@@ -64,10 +64,18 @@ class Groups(Generic[A]):
             changes.db.execute(insert(self._table).values(**_row(new)))
             changes.record("create", self._kind, new.id, _told(new))
 
-    def change(self, name: str, edit: Callable[[A], A], actor: str, action: str) -> A:
+    def change(
+        self,
+        name: str,
+        edit: Callable[[A], A],
+        actor: str,
+        action: str,
+        *,
+        finish_running: bool = False,
+    ) -> A:
         """Edit one in one transaction. Raises NotFound, and BadRequest if an email or alias is in
         use."""
-        with self._changes.begin(actor) as changes:
+        with self._changes.begin(actor, finish_running) as changes:
             old = self._read(changes.db, name)
             new = msgspec.structs.replace(edit(old), changed=time.time())
             self._check_unique(changes.db, new)
@@ -78,10 +86,10 @@ class Groups(Generic[A]):
             changes.record(action, self._kind, name, differing)
         return new
 
-    def delete(self, names: Collection[str], actor: str) -> int:
+    def delete(self, names: Collection[str], actor: str, *, finish_running: bool = False) -> int:
         """Delete these and all of their keys; returns how many there were. Raises NotFound if one
         is missing, and then deletes none."""
-        with self._changes.begin(actor) as changes:
+        with self._changes.begin(actor, finish_running) as changes:
             for name in names:
                 old = self._read(changes.db, name)
                 owned = select(API_KEY.c.id).where(API_KEY.c[f"{self._kind}_id"] == name)

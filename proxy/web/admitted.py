@@ -1,12 +1,15 @@
-"""Limits of requests that ask a model, but for no text: embeddings, rankings and forwarded ones.
+"""Limits of requests that ask a model, but for no text: embeddings, rankings, forwarded ones, and
+those that count tokens.
 
 Completions keep their limits themselves, in the gateway."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
+
+from flask import request
 
 from ..accounts.limiting.allowance import Admission
 from ..accounts.limiting.budgets import Used
@@ -15,7 +18,9 @@ from ..core.usage import Usage
 from ..errors import GatewayError, Unsupported
 from ..gateway import Caller, Embedder
 from ..runtime.cancel import Cancel
+from . import disconnect
 from .observability import Record
+from .services import Services
 
 CHARACTERS = 3  # of a token, about
 
@@ -58,6 +63,21 @@ class Admitted:
         """Give everything back that is not settled."""
         if self._taken is not None:
             self._taken.close()
+
+
+@contextmanager
+def counted(services: Services, record: Record, model: str) -> Iterator[Cancel]:
+    """Run the current request, which has a model's backend count or convert tokens, as one without
+    tokens within its caller's limits. Its body was read. Yields what ends it. Raises ModelNotFound,
+    NoBackend, and like `Allowance.admit`."""
+    environ, registry = request.environ, services.gateway.registry
+    caller = services.callers.caller(record.key, environ)
+    with disconnect.watched(environ) as cancel:
+        if caller.allowance is not None:
+            pool, model = registry.resolve(model)
+            caller.allowance.for_model(partial(registry.names_of, pool))
+        with closing(Admitted(caller, cancel, model)):
+            yield cancel
 
 
 @contextmanager

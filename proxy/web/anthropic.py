@@ -18,7 +18,7 @@ from ..dialects.response_meta import ResponseMeta
 from ..errors import GatewayError
 from ..gateway import Caller
 from ..runtime.cancel import Cancel
-from . import disconnect
+from .admitted import counted
 from .fastpath import BodyAndHeaders, Environ, post
 from .large import parsed
 from .model_tables import read_request
@@ -107,7 +107,7 @@ def count_tokens() -> Response:
         asked = parse(raw, counting=True)
         check_model(services, request.environ, asked.model)
         barred = permissions(services, request.environ).barred_tiers
-        with disconnect.watched(request.environ) as cancel:
+        with counted(services, record, asked.model) as cancel:
             count = services.gateway.count(asked, cancel, barred=barred)
             if not raw.get("context_management"):
                 return {"input_tokens": count}

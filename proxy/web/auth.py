@@ -140,10 +140,10 @@ class Keys:
             return False
         return True
 
-    def check_name(self, name: str) -> None:
-        """Raises Unauthorized if the key of this name is not accepted now, and
-        StoreUnavailable."""
-        self._named(name)
+    def check_name(self, name: str, gone: str = GONE) -> None:
+        """Raises Unauthorized if the key of this name is not accepted now, with the message `gone`
+        if there is none, and StoreUnavailable."""
+        self._named(name, gone)
 
     def check_guesses(self, peer: str) -> None:
         """Raises TooManyWrongKeys if this address has sent too many invalid keys."""

@@ -77,7 +77,7 @@ class Jobs:
             self._running[owner, meta.id] = cancel
 
         def work() -> None:
-            self._observer.begin(record)
+            self._observer.begin(record, cancel)
             try:
                 job.run()
             finally:
@@ -106,6 +106,11 @@ class Jobs:
             raise QueueFull("too many tasks are running", retry_after=5.0) from None
         self._begin_beating()
         return queued
+
+    @property
+    def taken(self) -> int:
+        """How many responses are being generated, or not stored yet."""
+        return self._places.taken
 
     def cancel(self, owner: str, key: str) -> None:
         """Cancel the response if this process generates it."""
@@ -155,13 +160,14 @@ class _Job(NamedTuple):
             done = self._made()
             self.then(done)
             record.status = 200
-        except Cancelled:
-            record.status = Cancelled.status
-            done = responses.response(self.meta, self.asked, "cancelled")
         except GatewayError as error:
             record.status = error.status
             record.info.outcome = record.info.outcome or error.code or error.type
-            done = answer.failed(self.meta, self.asked, (), error)
+            done = (
+                responses.response(self.meta, self.asked, "cancelled")
+                if type(error) is Cancelled
+                else answer.failed(self.meta, self.asked, (), error)
+            )
         except BaseException:
             log.exception("a background response")
             record.status = 500

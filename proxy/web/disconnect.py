@@ -19,7 +19,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from ..runtime.cancel import Cancel
@@ -46,8 +45,7 @@ def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
         return watcher.start(cancel)
     given: Cancel | None = environ.get(CANCEL)
     if given is not None:
-        given.add(cancel.cancel)
-        return partial(given.remove, cancel.cancel)
+        return given.pass_on(cancel)
     sock = environ.get("gunicorn.socket")
     if sock is not None:
         if "gevent" in sys.modules and type(sock).__module__.startswith("gevent"):

@@ -14,7 +14,7 @@ from ..dialects import embeddings, glm, rerank
 from ..dialects.ollama import common as ollama
 from ..errors import Unsupported
 from ..gateway import Caller, Embedder
-from . import body, disconnect
+from . import body
 from .admitted import within_limits
 from .auth import BATCH
 from .forwarding import by_other_server
@@ -22,7 +22,7 @@ from .large import parsed
 from .observability import Record
 from .permissions import check_model, local_model, permissions
 from .services import Services
-from .spine import json_route
+from .spine import asking, json_route
 
 blueprint = Blueprint("embeddings", __name__)
 
@@ -102,9 +102,8 @@ def _embedded_by(
     environ = request.environ
     check_model(services, environ, model, embedder)
     barred = permissions(services, environ).barred_tiers
-    services.observer.begin(record)
     with (
-        disconnect.watched(environ) as cancel,
+        asking(services, record, environ) as cancel,
         within_limits(
             caller, record, cancel, embedder=embedder, model=model, texts=inputs
         ) as admitted,
@@ -125,12 +124,11 @@ def ranked(services: Services, record: Record) -> Any:
     record.warnings += asked.warnings
     check_model(services, request.environ, asked.model, services.ranker)
     barred = permissions(services, request.environ).barred_tiers
-    services.observer.begin(record)
     texts = [asked.query + document for document in asked.documents]
     environ = request.environ
     caller = services.callers.caller(record.key, environ)
     with (
-        disconnect.watched(environ) as cancel,
+        asking(services, record, environ) as cancel,
         within_limits(
             caller, record, cancel, embedder=services.ranker, model=asked.model, texts=texts
         ) as admitted,

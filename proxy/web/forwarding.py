@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
 
+from ..accounts.limiting.budgets import Used
 from ..core.forwarding import Call, CallMaker, Forwarded
 from ..errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
 from ..gateway.idle import nothing
@@ -141,17 +142,29 @@ def _answer(
 ) -> Response:
     """The answer of the model's server as it arrives. The request's body must have been read."""
     record.info.model = model
-    services.observer.begin(record)
     cancel = Cancel()
+    services.observer.begin(record, cancel)
     record.stop = disconnect.watch(request.environ, cancel)
     caller = services.callers.caller(record.key, request.environ)
     if caller.allowance is not None:
         caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
     taken = Admitted(caller, cancel, model) if counts else None
     on_slot = nothing if taken is None else taken.on_slot
+
+    def on_release(seconds: float) -> None:
+        record.info.slot_seconds += seconds
+        if taken is not None:
+            taken.settle(Used(slot_seconds=seconds))
+
     try:
         answer = services.forwarder.forward(
-            model, make, cancel, caller, counts=counts, on_slot=on_slot
+            model,
+            make,
+            cancel,
+            caller,
+            counts=counts,
+            on_slot=on_slot,
+            on_release=on_release,
         )
     except BaseException:
         if taken is not None:
@@ -184,9 +197,9 @@ class Broken(ConnectionError):
 def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
     try:
         yield from answer
-    except Cancelled:
-        return
     except GatewayError as error:
+        if type(error) is Cancelled:
+            return
         record.info.outcome = error.code or error.type
         raise Broken(error.message) from None
 

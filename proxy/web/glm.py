@@ -8,8 +8,9 @@ from flask import Blueprint, Response, request
 
 from ..dialects import glm
 from ..errors import CharacterCut
-from . import disconnect
+from .admitted import counted
 from .fastpath import BodyAndHeaders, Environ, post
+from .observability import Record
 from .permissions import check_model, permissions
 from .services import Services
 from .spine import completion_view
@@ -35,7 +36,7 @@ def langchain(services: Services, environ: Environ) -> Response | BodyAndHeaders
     return completion_view(services, environ, glm.langchain, "")
 
 
-def tokenized(services: Services, asked: dict[str, Any]) -> dict[str, Any]:
+def tokenized(services: Services, record: Record, asked: dict[str, Any]) -> dict[str, Any]:
     """Answer /tokenize in the GLM form: {prompt} gives the token ids and the text of each."""
     wanted = glm.parse_tokenize(asked)
     check_model(services, request.environ, wanted.model)
@@ -43,10 +44,10 @@ def tokenized(services: Services, asked: dict[str, Any]) -> dict[str, Any]:
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
     most = min(wanted.max_length, MOST_PIECES)
-    with disconnect.watched(request.environ) as cancel:
+    with counted(services, record, wanted.model) as cancel:
         tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most, barred=barred)
-    tokens = tokens[:most]
-    texts = {token: _piece(services, model, token, barred) for token in dict.fromkeys(tokens)}
+        tokens = tokens[:most]
+        texts = {token: _piece(services, model, token, barred) for token in dict.fromkeys(tokens)}
     return glm.tokenized([(token, texts[token]) for token in tokens])
 
 

@@ -162,9 +162,9 @@ def _called(
             return passthrough(body, mcp_progress.TextProgress.content_type, [*STREAM_HEADERS])
         except ToolError as error:
             return mcp_server.answer(key, mcp_server.content(str(error), failed=True))
-        except Cancelled:
-            raise
         except GatewayError as error:
+            if type(error) is Cancelled:
+                raise
             return mcp_server.answer(key, mcp_server.content(error.message, failed=True))
 
 

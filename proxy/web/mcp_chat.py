@@ -85,7 +85,7 @@ def chat(
     inner = {**environ, "wsgi.input": BytesIO(data), "CONTENT_LENGTH": str(len(data))}
 
     def begin(request: CompletionRequest, own: Cancel, caller: Caller) -> Answer:
-        cancel.add(own.cancel)
+        cancel.pass_on(own)
         return services.gateway.answer(request, own, caller)
 
     sent = completion_view(services, inner, _ChatTool(progress), "chatcmpl-", begin=begin)

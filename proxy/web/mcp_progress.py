@@ -85,11 +85,11 @@ def told(work: Generator[Tick, None, str], key: Id, token: Id) -> Generator[byte
                 break
             seconds += 1
             yield mcp_server.frame(mcp_server.progress(token, seconds, f"running for {seconds} s"))
-    except Cancelled:
-        return
     except ToolError as error:
         result = mcp_server.content(str(error), failed=True)
     except GatewayError as error:
+        if type(error) is Cancelled:
+            return
         result = mcp_server.content(error.message, failed=True)
     finally:
         work.close()

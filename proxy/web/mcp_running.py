@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..runtime.cancel import Cancel
+from ..runtime.cancel import Cancel, Reason
 
 
 class RunningCalls:
@@ -35,6 +35,13 @@ class RunningCalls:
             cancel = self._cancels.get((owner, session, key))
         if cancel is not None and session:
             cancel.cancel()
+
+    def end_all(self, reason: Reason) -> None:
+        """End all calls that run now."""
+        with self._lock:
+            cancels = list(self._cancels.values())
+        for cancel in cancels:
+            cancel.cancel(reason)
 
     def cancel_all(self, owner: str, session: str) -> None:
         """Cancel all calls of a session."""

@@ -12,10 +12,10 @@ from ..dialects import moderations, openai_chat
 from ..errors import NotFound
 from ..gateway import Caller
 from ..runtime.cancel import Cancel
-from . import body, disconnect
+from . import body
 from .observability import Record
 from .services import Services
-from .spine import json_route
+from .spine import asking, json_route
 
 blueprint = Blueprint("moderations", __name__)
 
@@ -29,8 +29,7 @@ def moderate(services: Services, record: Record) -> Any:
         )
     contents = moderations.parse(body.read_json(request.environ, services.settings.max_body))
     caller = services.callers.caller(record.key, request.environ)
-    services.observer.begin(record)
-    with disconnect.watched(request.environ) as cancel:
+    with asking(services, record, request.environ) as cancel:
         results = []
         for content in contents:
             results.append(_judged(services, record, model, content, caller, cancel))

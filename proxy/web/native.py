@@ -14,6 +14,7 @@ from flask import Blueprint, Response, request
 from ..dialects import fields, llamacpp_native, llamacpp_requests, openai_chat
 from ..errors import Forbidden, NoBackend, NotFound
 from . import body, seen
+from .admitted import counted
 from .fastpath import BodyAndHeaders, Environ, post
 from .model_tables import read_request
 from .observability import Record
@@ -47,7 +48,8 @@ def apply_template(services: Services, record: Record) -> Any:
     asked = openai_chat.parse(read_request(services, record, request.environ))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
-    return {"prompt": services.gateway.prompt(asked, barred=barred)}
+    with counted(services, record, asked.model):
+        return {"prompt": services.gateway.prompt(asked, barred=barred)}
 
 
 @_route("GET", "/props")

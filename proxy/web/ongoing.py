@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 from weakref import WeakSet
 
+from ..errors import DataDeleted
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_rlock
 
@@ -29,9 +30,9 @@ class Ongoing:
             self._known.add(one)
 
     def cancel(self, owner: str) -> int:
-        """Cancel all answers of this owner, and return how many there were."""
+        """End all answers of this owner, whose data was deleted, and return how many there were."""
         with self._lock:
             owned = [one for one in self._known if one.owner == owner]
         for one in owned:
-            one.cancel.cancel()
+            one.cancel.cancel(DataDeleted)
         return len(owned)

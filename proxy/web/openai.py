@@ -18,7 +18,8 @@ from ..dialects import (
 from ..dialects.anthropic import models as claude
 from ..errors import GatewayError, ModelNotFound
 from ..store.response_kinds import CHAT
-from . import body, disconnect, glm
+from . import body, glm
+from .admitted import counted
 from .fastpath import BodyAndHeaders, Environ, post
 from .model_tables import described, metadata, read_request
 from .observability import Record
@@ -53,7 +54,7 @@ def input_tokens(services: Services, record: Record) -> Any:
     asked = openai_chat.parse(read_request(services, record, request.environ))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
-    with disconnect.watched(request.environ) as cancel:
+    with counted(services, record, asked.model) as cancel:
         count = services.gateway.count(asked, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}
 
@@ -136,14 +137,14 @@ def tokenize(services: Services, record: Record) -> Any:
     """llama-server's {content, add_special, with_pieces} to {tokens}; the GLM API's {prompt}."""
     asked = body.read_json(request.environ, services.settings.max_body)
     if "prompt" in asked and "content" not in asked:
-        return glm.tokenized(services, asked)
+        return glm.tokenized(services, record, asked)
     wanted = llamacpp_requests.parse_tokenize(asked)
     check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
     barred = permissions(services, request.environ).barred_tiers
     text = wanted.content, wanted.add_special
-    with disconnect.watched(request.environ) as cancel:
+    with counted(services, record, wanted.model) as cancel:
         if not wanted.with_pieces:
             return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
         pieces = gateway.pieces(model, *text, cancel, barred=barred)
@@ -169,4 +170,5 @@ def detokenize(services: Services, record: Record) -> Any:
     if not wanted.tokens:
         return {"content": ""}
     barred = permissions(services, request.environ).barred_tiers
-    return {"content": gateway.detokenize(model, wanted.tokens, barred=barred)}
+    with counted(services, record, wanted.model):
+        return {"content": gateway.detokenize(model, wanted.tokens, barred=barred)}

@@ -10,7 +10,8 @@ from flask import Blueprint, Response, request
 from ..dialects import listing, responses
 from ..errors import BadRequest, InvalidParameter, NotFound
 from ..store.responses import Stored
-from . import background, disconnect
+from . import background
+from .admitted import counted
 from .fastpath import BodyAndHeaders, Environ, post
 from .model_tables import read_request
 from .observability import Record
@@ -57,7 +58,7 @@ def input_tokens(services: Services, record: Record) -> Any:
     asked = conversation.parse(read_request(services, record, request.environ))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
-    with disconnect.watched(request.environ) as cancel:
+    with counted(services, record, asked.model) as cancel:
         asked = conversation.fitted(asked, cancel, barred)
         count = services.gateway.count(asked, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}

@@ -13,6 +13,7 @@ from ..dialogue import Dialogues
 from ..gateway import Embedder, Forwarder, Gateway
 from ..hosting.host import ModelHost
 from ..prompting.dialogue_templates import Layouts
+from ..server.stopping import Life
 from ..store.live import LiveSessions, MemorySessions
 from ..store.responses import ResponseStore
 from .aliases import Aliases
@@ -40,6 +41,7 @@ EXTENSION = "slotproxy"
 @dataclass(frozen=True, kw_only=True)
 class Services:
     settings: Settings
+    life: Life
     gateway: Gateway
     keys: Keys
     callers: Callers

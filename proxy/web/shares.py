@@ -33,6 +33,11 @@ class Shares:
             self._taken += 1
             return True
 
+    @property
+    def taken(self) -> int:
+        """How many places are taken."""
+        return self._taken
+
     def give(self, owner: str) -> None:
         with self._lock:
             self._taken -= 1

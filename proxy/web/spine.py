@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -71,8 +72,8 @@ def completion_view(
     record = Record.of(environ)
     if not record.route:
         record.route = record.path  # a route on the fast path has no variable parts
-    services.observer.begin(record)
     cancel = Cancel()
+    services.observer.begin(record, cancel)
     answer: EventSource | None = None
     try:
         record.key = services.keys.check(environ)
@@ -135,6 +136,14 @@ def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:
     if isinstance(error, Unauthorized):
         headers.append(("WWW-Authenticate", 'Bearer realm="slotproxy"'))
     return Response(_encode(shape(error)), error.status, headers, content_type=JSON)
+
+
+@contextmanager
+def asking(services: Services, record: Record, environ: Environ) -> Iterator[Cancel]:
+    """Mark a request, whose body was read, as one that asks a model. Yield what ends it."""
+    with disconnect.watched(environ) as cancel:
+        services.observer.begin(record, cancel)
+        yield cancel
 
 
 def _key_name(services: Services, environ: Environ) -> str:

@@ -99,9 +99,9 @@ class StreamBody(ClosingBody):
             last = batch[-1] if batch else None
             if type(last) is Failed:
                 error = last.error
-                if isinstance(error, Cancelled):
-                    return
                 assert isinstance(error, GatewayError)
+                if type(error) is Cancelled:
+                    return  # nobody reads the rest
                 before = encode(choice, batch[:-1]) if len(batch) > 1 else b""
                 yield before + self._encoder.fail(error)
                 return

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from proxy.config import load, table
+from proxy.server import stopping
 from tests.docs_pages import ROOT, blocks, write_files
 
 DEPLOY = ROOT / "deploy"
@@ -44,6 +45,18 @@ def test_files_on_the_pages_equal_those_in_the_folder() -> None:
     for title, text in shown.items():
         if title in files:
             assert text == files[title].read_text("utf-8"), title
+
+
+def test_everybody_waits_longer_than_a_stop_takes() -> None:
+    patterns = {
+        "systemd/slotproxy.service": r"^TimeoutStopSec=(\d+)$",
+        "kubernetes/deployment.yaml": r"terminationGracePeriodSeconds: (\d+)$",
+        **{f"compose/{path.name}": r"stop_grace_period: (\d+)s$" for path in COMPOSE},
+    }
+    for name, pattern in patterns.items():
+        found = re.findall(pattern, (DEPLOY / name).read_text("utf-8"), re.M)
+        assert found, name
+        assert min(map(int, found)) > stopping.GRACE + stopping.SHUTDOWN, name
 
 
 # -- systemd ---------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ FOREIGN = {
     "--file",
     "--force",
     "--format",
+    "--graceful-timeout",
     "--if-exists",
     "--json",
     "--match",
@@ -46,6 +47,7 @@ FOREIGN = {
     "--report",
     "--rounds",
     "--slot-save-path",
+    "--time",
     "--tokens",
 }
 CODE = re.compile(r"`([^`\n]+)`")

@@ -139,6 +139,21 @@ def test_leases_of_long_requests_are_renewed(
     other.close()
 
 
+def test_limit_of_one_model_lasts_while_the_key_uses_another(
+    redis_server: RedisServer, limiter: SharedLimiter
+) -> None:
+    minute = Charge("key k", window("requests/minute", 60, 60), TICKS, TICKS)
+    month = Charge("key k", window("requests/month/big*", 1, 2_592_000), TICKS, TICKS)
+    assert isinstance(limiter.take([minute, month], []), Taken)
+    assert isinstance(limiter.take([minute, month], []), Refused), "the month's request is used"
+    assert isinstance(limiter.take([minute], []), Taken)
+    with Redis.from_url(redis_server.url) as redis:  # three minutes pass
+        for key in redis.scan_iter():
+            redis.pexpire(key, redis.pttl(key) - 180_000)
+    assert isinstance(limiter.take([minute], []), Taken)
+    assert isinstance(limiter.take([minute, month], []), Refused)
+
+
 def test_keys_that_another_program_wrote_are_repaired(
     limiter: SharedLimiter, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -55,18 +55,32 @@ def create_app(settings):
 
     @app.get("/ends")
     def ends():
-        import atexit, os
+        import os
         class Held:
             def __del__(self, write=os.write):
                 write(2, b"taken apart\\n")
         module.held = Held()
-        atexit.register(lambda: print("closed", file=sys.stderr))
         return {}
 
     return app
 
+class Life:
+    busy = False
+
+    def leave(self):
+        pass
+
+    def end_requests(self):
+        pass
+
+    def close(self, seconds=0):
+        if hasattr(module, "held"):
+            print("closed", file=sys.stderr)
+
+life = Life()
 module = types.ModuleType("proxy.app")
 module.create_app = create_app
+module.life_of = lambda app: life
 module.reload = lambda app, settings: None
 module.suspend_keys = lambda app: False
 module.shows_key = lambda app, environ: "HTTP_AUTHORIZATION" in environ

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,20 +17,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Outcome
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
+from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.ops import FORMAT
+from proxy.scheduling.shared.replica import LEASE
 from proxy.scheduling.state import BackendFacts, SlotRequest
 from tests.redis_servers import RedisServer
 from tests.thorough import share
-from tools.processes import Gateway, ModelServer, ask
+from tools.processes import Child, Gateway, ModelServer, ask, held_port
 
 from .child_processes import until
-from .conftest import StartGateway
+from .conftest import QUIET, StartGateway
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
 
@@ -428,3 +432,80 @@ def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
         for worker in workers:
             worker.close()
         client.close()
+
+
+OFTEN = """
+import sys
+from proxy.scheduling.shared import follower
+follower.EVERY = 16
+from proxy.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_gateway_that_slept_past_two_snapshots_gets_slots_again(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """As after a suspend of its machine. It sleeps while a request of the other one has the only
+    slot, and does not see its end."""
+    words = [sys.executable, "-m", "tests.integration.slow_model", "--slots", "1"]
+    port = held_port()
+    words += ["--port", str(port), "--notes", str(tmp_path / "notes")]
+    model = Child(words, tmp_path / "log")
+    model.launch()
+    flags = ["--llama-api", f"http://127.0.0.1:{port}", "--state", redis_server.url]
+    both = []
+    for name in ("awake", "sleeper"):
+        legacy = ("--chat-template", "legacy", "--data", str(tmp_path / name))
+        one = Gateway([*flags, *legacy], tmp_path / f"{name}.log", env=QUIET)
+        at = one.command.index("-m")
+        one.command[at : at + 2] = ["-c", OFTEN]
+        both.append(one)
+    awake, sleeper = both
+    try:
+        for one in both:
+            one.start()
+        until(lambda: _slots(awake.url)["workers"] == 2)
+        (worker,) = _workers(sleeper)
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        with httpx.stream("POST", f"{awake.url}/v1/chat/completions", json=body) as stream:
+            pieces = stream.iter_raw()
+            next(pieces)
+            until(lambda: _states(sleeper.url) == ["busy"])
+            os.kill(worker, signal.SIGSTOP)
+            time.sleep(2 * follower.BEAT)  # what it reads now is a heartbeat, not the end
+        for number in range(150):
+            assert _chat(awake.url, f"brief {number}")[0] == 200
+        time.sleep(LEASE + 1)
+        os.kill(worker, signal.SIGCONT)
+        began = time.monotonic()
+        assert _chat(sleeper.url, "brief")[0] == 200
+        assert time.monotonic() - began < 15
+        until(lambda: _slots(awake.url)["workers"] == 2)
+        assert _chat(sleeper.url, "brief")[0] == 200
+        assert "missed entries" in sleeper.log
+    finally:
+        for child in (*both, model):
+            child.kill()
+
+
+def test_slow_worker_replaces_no_newer_snapshot(redis_server: RedisServer) -> None:
+    import redis
+
+    log = RedisLog(redis_server.url, "kept")
+    log.begin()
+    for _ in range(400):
+        log.append("a", b"\x90")
+    entries: list[LogEntry] = []
+    while len(entries) < 401:
+        entries += log.read(entries[-1].position if entries else "0")
+    assert [entry.number for entry in entries] == list(range(1, 402))
+    old, new = entries[99], entries[299]
+    log.keep(old, b"of 100")
+    log.keep(new, b"of 300")  # trims what is before the one of 100
+    log.keep(old, b"of 100, by a worker that was slow")
+    assert log.begin() == (b"of 300", new.position)
+    with redis.Redis(port=redis_server.port) as client:
+        first = client.xrange(f"slotproxy:{{kept}}:log:{FORMAT}", count=1)
+    assert first[0][0].decode() <= old.position
+    log.close()

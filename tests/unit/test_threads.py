@@ -21,7 +21,7 @@ from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
 from proxy.server import serve, watch
-from proxy.web import background, disconnect
+from proxy.web import background, disconnect, key_watch
 from proxy.web.pages import answers
 from tests.fakes import wait_until
 
@@ -41,6 +41,7 @@ THREADS = {
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
     ("app/budget_alerts.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/doctor.py", "cancel.cancel"): ENDS,
+    ("app/life.py", "work"): ENDS,
     ("app/report.py", "wait"): ENDS,
     ("backends/batching.py", "_ask"): ENDS,
     ("app/storage.py", "once"): ENDS,
@@ -68,6 +69,7 @@ THREADS = {
     ("scheduling/shared/follower.py", "self._write"): LASTS,  # test_shared_scheduler.py
     ("server/websocket.py", "self._read"): ENDS,
     ("server/gevent_wire.py", "self._send_rest"): ENDS,
+    ("server/serve.py", "end"): ENDS,
     ("server/serve.py", "reload"): LASTS,
     ("server/serve.py", "watch"): LASTS,
     ("server/watchdog.py", "log.warning"): ENDS,
@@ -78,6 +80,7 @@ THREADS = {
     ("web/batches/runner.py", "self._run"): LASTS,  # web/batches/test_batches.py
     ("web/disconnect.py", "cancel.cancel"): ENDS,
     ("web/disconnect.py", "self._run"): LASTS,
+    ("web/key_watch.py", "self._run"): LASTS,
     ("web/ledger/writer.py", "self._run"): LASTS,  # web/ledger/test_writer.py
     ("web/pages/answers.py", "self._signs"): LASTS,
     ("web/pages/answers.py", "work"): ENDS,
@@ -119,6 +122,7 @@ class Defect(Exception):
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lasting, "PAUSE", 0.001)
     monkeypatch.setattr(routers, "AGAIN", 0.001)
+    monkeypatch.setattr(key_watch, "INTERVAL", 0.001)
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(ingest, "BEAT", 0.001)
     monkeypatch.setattr(background, "BEAT", 0.001)
@@ -263,6 +267,15 @@ def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFix
     writing._signs()
     assert renew.calls == 3
     assert cancel.cancelled
+    assert _logged_once(caplog)
+
+
+def test_keys_are_looked_at_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
+    watching = key_watch.KeyWatch(cast(Any, None), cast(Any, None))
+    look = Twice(watching.close)
+    watching.look = look  # type: ignore[method-assign]
+    watching._run()
+    assert look.calls == 3
     assert _logged_once(caplog)
 
 

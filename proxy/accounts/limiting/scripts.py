@@ -40,7 +40,7 @@ end
 
 # job: {lease id, seconds of a lease, charges {key, name, capacity, rate, tick, epoch, need, wish,
 # level if it is unknown or -1}, gauges {key of the set, key of the hash, most, places of the
-# charges that are given back}, milliseconds that a hash lasts}.
+# charges that are given back}, milliseconds that a hash lasts at least}.
 # Returns {place of what refused or 0, now, levels…}, and if nothing refused {…, units taken…,
 # leases…}. Places of charges come before those of gauges. A level of -1 is unknown.
 TAKE = (
@@ -83,7 +83,10 @@ if refused > 0 then return answer end
 
 for place, one in ipairs(charges) do
   set(one, levels[place] + amounts[place], ats[place])
-  redis.call('PEXPIRE', KEYS[one[1]], text(job[5]))
+  -- Never sooner: other models of this subject may have meters that last longer.
+  if redis.call('PTTL', KEYS[one[1]]) < job[5] then
+    redis.call('PEXPIRE', KEYS[one[1]], text(job[5]))
+  end
   answer[#answer + 1] = text(amounts[place])
 end
 for _, gauge in ipairs(gauges) do

@@ -26,11 +26,13 @@ _TEAM = _COMMON | {"team_id", "team_alias"}
 
 
 class GroupFields(Struct, frozen=True):
-    """What a request sets: `sets` has fields of User or Team, `rights` changes the rights."""
+    """What a request sets: `sets` has fields of User or Team, `rights` changes the rights.
+    `finish_running`: requests under way go on."""
 
     id: str
     sets: Mapping[str, Any]
     rights: Callable[[Rights], Rights]
+    finish_running: bool = False
 
     def edit(self, known: A) -> A:
         """The user or team with these fields."""
@@ -57,9 +59,9 @@ def parse_new_user(body: Body) -> NewUser:
 
 def parse_user_update(body: Body) -> GroupFields:
     """The body of /user/update. Raises InvalidParameter."""
-    values.refuse_others(body, _USER)
+    values.refuse_others(body, _USER | {values.FINISH})
     values.required_name(body, "user_id")
-    return _user(body)
+    return replace(_user(body), finish_running=values.finish_running(body))
 
 
 def parse_new_team(body: Body) -> tuple[GroupFields, Sequence[tuple[str, str]]]:
@@ -70,14 +72,15 @@ def parse_new_team(body: Body) -> tuple[GroupFields, Sequence[tuple[str, str]]]:
 
 def parse_team_update(body: Body) -> GroupFields:
     """The body of /team/update. Raises InvalidParameter."""
-    values.refuse_others(body, _TEAM)
+    values.refuse_others(body, _TEAM | {values.FINISH})
     values.required_name(body, "team_id")
-    return _team(body)
+    return replace(_team(body), finish_running=values.finish_running(body))
 
 
-def parse_team(body: Body) -> str:
-    """The body of /team/block and /team/unblock. Raises InvalidParameter."""
-    return values.required_name(body, "team_id")
+def parse_team(body: Body) -> tuple[str, bool]:
+    """The body of /team/block and /team/unblock: the team, and whether the requests under way of
+    its keys go on. Raises InvalidParameter."""
+    return values.required_name(body, "team_id"), values.finish_running(body)
 
 
 def parse_members(body: Body) -> Sequence[Member]:
@@ -96,12 +99,13 @@ def parse_leaving(body: Body) -> tuple[str, str]:
     return values.required_name(body, "team_id"), values.required_name(body, "user_id")
 
 
-def parse_delete(body: Body, field: str) -> Sequence[str]:
-    """`user_ids` or `team_ids`. Raises InvalidParameter."""
+def parse_delete(body: Body, field: str) -> tuple[Sequence[str], bool]:
+    """`user_ids` or `team_ids`, and whether the requests under way of their keys go on. Raises
+    InvalidParameter."""
     names = values.names(body, field)
     if not names:
         raise InvalidParameter(field, "is missing")
-    return names
+    return names, values.finish_running(body)
 
 
 def _user(body: Body) -> GroupFields:

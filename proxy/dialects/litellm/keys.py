@@ -25,11 +25,13 @@ _FILTERS = {**_NAMES, "key_hash": "digest"}
 
 class KeyFields(Struct, frozen=True):
     """What a request sets: `sets` has fields of StoredKey, `lasts` is in seconds, inf for ever and
-    None to leave it; `rights` changes the rights that a key has."""
+    None to leave it; `rights` changes the rights that a key has. `finish_running`: requests under
+    way go on."""
 
     sets: Mapping[str, Any]
     lasts: float | None
     rights: Callable[[Rights], Rights]
+    finish_running: bool = False
 
     def edit(self, key: StoredKey, now: float) -> StoredKey:
         """The key with these fields, from `now` on."""
@@ -58,8 +60,9 @@ def parse_new(body: Body) -> KeyFields:
 
 def parse_update(body: Body) -> tuple[str, KeyFields]:
     """The key, and its changes. Raises InvalidParameter."""
-    values.refuse_others(body, _FIELDS | {"key"})
-    return values.required_name(body, "key"), _fields(body)
+    values.refuse_others(body, _FIELDS | {"key", values.FINISH})
+    asked = replace(_fields(body), finish_running=values.finish_running(body))
+    return values.required_name(body, "key"), asked
 
 
 def parse_regenerate(body: Body, key: str | None = None) -> tuple[str, KeyFields, float]:
@@ -73,17 +76,18 @@ def parse_regenerate(body: Body, key: str | None = None) -> tuple[str, KeyFields
     return name, _fields(body), grace
 
 
-def parse_key(body: Body) -> str:
-    """The body of /key/block and /key/unblock. Raises InvalidParameter."""
-    return values.required_name(body, "key")
+def parse_key(body: Body) -> tuple[str, bool]:
+    """The body of /key/block and /key/unblock: the key, and whether its requests under way go on.
+    Raises InvalidParameter."""
+    return values.required_name(body, "key"), values.finish_running(body)
 
 
-def parse_delete(body: Body) -> tuple[Sequence[str], Sequence[str]]:
-    """Keys and aliases. Raises InvalidParameter."""
+def parse_delete(body: Body) -> tuple[Sequence[str], Sequence[str], bool]:
+    """Keys and aliases, and whether their requests under way go on. Raises InvalidParameter."""
     keys, aliases = values.names(body, "keys"), values.names(body, "key_aliases")
     if not keys and not aliases:
         raise InvalidParameter("keys", "or key_aliases must name a key")
-    return keys, aliases
+    return keys, aliases, values.finish_running(body)
 
 
 def parse_list(query: Mapping[str, str]) -> KeyPage:

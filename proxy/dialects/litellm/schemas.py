@@ -115,16 +115,21 @@ _TEAM: dict[str, Schema] = {
 }
 _MEMBER = {"user_id": "carol", "role": "user"}
 _NAME = text("The key, its `token` or its `key_id`.", "key_0123456789abcdef01234567")
+_FINISH = flag(
+    "Let requests under way of a key that is refused from now on go on. They end within a second"
+    " otherwise."
+)
 _GRACE = text("How long the present secret stays valid, such as 24h.", "24h")
 BODIES: dict[str, Schema] = {
     "GenerateKeyRequest": body(**_KEY),
-    "UpdateKeyRequest": body("key", key=_NAME, **_KEY),
+    "UpdateKeyRequest": body("key", key=_NAME, finish_running=_FINISH, **_KEY),
     "RegenerateKeyRequest": body("key", key=_NAME, grace_period=_GRACE, **_KEY),
     "RegenerateNamedKey": body(grace_period=_GRACE, **_KEY),
-    "BlockKeyRequest": body("key", key=_NAME),
+    "BlockKeyRequest": body("key", key=_NAME, finish_running=_FINISH),
     "DeleteKeysRequest": body(
         keys=strings("Keys, or their `token` or `key_id`.", "key_0123456789abcdef01234567"),
         key_aliases=strings("Aliases of keys.", "alice-laptop"),
+        finish_running=_FINISH,
     ),
     "NewUserRequest": body(
         user_id=_USER_ID,
@@ -134,16 +139,20 @@ BODIES: dict[str, Schema] = {
         key_alias=_KEY["key_alias"],
         duration=_KEY["duration"],
     ),
-    "UpdateUserRequest": body("user_id", user_id=_USER_ID, **_USER),
-    "DeleteUsersRequest": body("user_ids", user_ids=strings("Ids of users.", "carol")),
+    "UpdateUserRequest": body("user_id", user_id=_USER_ID, finish_running=_FINISH, **_USER),
+    "DeleteUsersRequest": body(
+        "user_ids", user_ids=strings("Ids of users.", "carol"), finish_running=_FINISH
+    ),
     "NewTeamRequest": body(
         team_id=_TEAM_ID,
         **_TEAM,
         members_with_roles=array("Objects with `user_id` and `role`, admin or user.", [_MEMBER]),
     ),
-    "UpdateTeamRequest": body("team_id", team_id=_TEAM_ID, **_TEAM),
-    "TeamRequest": body("team_id", team_id=_TEAM_ID),
-    "DeleteTeamsRequest": body("team_ids", team_ids=strings("Ids of teams.", "research")),
+    "UpdateTeamRequest": body("team_id", team_id=_TEAM_ID, finish_running=_FINISH, **_TEAM),
+    "TeamRequest": body("team_id", team_id=_TEAM_ID, finish_running=_FINISH),
+    "DeleteTeamsRequest": body(
+        "team_ids", team_ids=strings("Ids of teams.", "research"), finish_running=_FINISH
+    ),
     "AddMembersRequest": body(
         "team_id member",
         team_id=_TEAM_ID,

@@ -18,6 +18,7 @@ MAX_NAME = 255  # characters of an id or alias
 MAX_KEYS = 1000  # that one request deletes
 MAX_METADATA = 16 << 10  # bytes
 LONGEST = 100 * 365 * 86_400  # seconds
+FINISH = "finish_running"
 NEVER = "-1"  # LiteLLM's duration of a key that does not expire any more
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_592_000}
 _DURATION = re.compile(r"([0-9]{1,9})(s|mo|m|h|d|w)")
@@ -52,6 +53,11 @@ def required_name(body: Mapping[str, Any], field: str) -> str:
     if value is None:
         raise InvalidParameter(field, "is missing")
     return value
+
+
+def finish_running(body: Body) -> bool:
+    """Whether requests under way go on when their key is refused. A field of ours."""
+    return fields.flag(body, FINISH)
 
 
 def names(body: Body, field: str, most: int = MAX_KEYS, at: str = "") -> tuple[str, ...]:

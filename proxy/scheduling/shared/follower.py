@@ -184,7 +184,7 @@ class Follower:
         mark = self._log.append(self._me, ops.encode([ops.Heartbeat()]))
         while _order(position) < _order(mark):
             for entry in self._log.read(position):
-                replica.apply(entry.time, entry.member, _decoded(entry))
+                _apply(replica, entry)
                 position = entry.position
         with self.lock:
             self.replica, self._applied = replica, self._clock()
@@ -198,7 +198,7 @@ class Follower:
     def _read(self, position: str) -> str:
         for entry in self._log.read(position):
             with self.lock:
-                for result in self.replica.apply(entry.time, entry.member, _decoded(entry)):
+                for result in _apply(self.replica, entry):
                     if result.member == self._me:
                         self._listener.hear(result)
                 self._applied = self._clock()
@@ -210,7 +210,7 @@ class Follower:
                 if self.replica.entries % EVERY == 0 and entry.member == self._me:
                     data = snapshot.dump(self.replica)
             if data:
-                self._log.keep(entry.position, data)
+                self._log.keep(entry, data)
             position = entry.position
         return position
 
@@ -219,6 +219,13 @@ class Follower:
         one has made another member of the same name."""
         before, self._mine = self._mine, self.member
         return before is not None and before is not self._mine
+
+
+def _apply(replica: Replica, entry: LogEntry) -> list[OpResult]:
+    """Raises LogError if entries before this one are missing: this worker has to join again."""
+    if entry.number != replica.entries + 1:
+        raise LogError("this worker missed entries of the log, as after a long pause")
+    return replica.apply(entry.time, entry.member, _decoded(entry))
 
 
 def _decoded(entry: LogEntry) -> list[Op]:

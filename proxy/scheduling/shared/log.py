@@ -1,8 +1,9 @@
 """The log: a stream in Redis or Valkey, with a snapshot of the state after its entries.
 
-The server's stream ids order the entries and are the clock. Every `EVERY` entries, the worker that
-wrote the last of them writes a snapshot, and the stream is trimmed before the previous snapshot, so
-that slow readers still find their entries.
+The server's stream ids order the entries and are the clock. Entries are numbered without gaps, so
+that a reader notices missing ones. Every `EVERY` entries, the worker that wrote the last of them
+writes a snapshot, and the stream is trimmed before the previous snapshot, so that slow readers
+still find their entries. A slower reader, such as one on a machine that was suspended, does not.
 """
 
 from __future__ import annotations
@@ -19,14 +20,40 @@ BLOCK = 500  # milliseconds a read waits for new entries
 RULES_LAST = 30  # seconds that the rules outlive the last worker using them
 T = TypeVar("T")
 
+# Whoever begins an empty log writes the entry of number 1. Returns {its first entry}.
+BEGIN = """
+if redis.call('XLEN', KEYS[1]) == 0 then
+  redis.call('XADD', KEYS[1], '*', 'number', 1, 'begin', '')
+end
+return redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+"""
+# ARGV: member, ops. Returns the position of the new entry, false if there is no log.
+APPEND = """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if not last then return false end
+return redis.call(
+  'XADD', KEYS[1], '*', 'number', last[2][2] + 1, 'member', ARGV[1], 'ops', ARGV[2])
+"""
+# KEYS: snapshot, log. ARGV: the number and position of an entry, and the state after it. A worker
+# that was slow must not replace a newer snapshot: the entries after its own may be trimmed.
+KEEP = """
+local before = redis.call('HMGET', KEYS[1], 'number', 'position')
+if before[1] and tonumber(before[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'number', ARGV[1], 'position', ARGV[2], 'data', ARGV[3])
+if before[2] then redis.call('XTRIM', KEYS[2], 'MINID', '~', before[2]) end
+return 1
+"""
+
 
 class LogError(Exception):
     """The log is unavailable. The message is logged and shown to clients; it has no secrets."""
 
 
 class LogEntry(NamedTuple):
-    """`time` is in seconds of the Redis server; `ops` is the output of `ops.encode`."""
+    """`number` counts all entries from 1, `time` is in seconds of the Redis server; `ops` is the
+    output of `ops.encode`."""
 
+    number: int
     position: str
     time: float
     member: str
@@ -49,6 +76,9 @@ class RedisLog:
         # The format is in the keys, so that an upgraded worker never reads an older format.
         self._log, self._snapshot = f"{key}log:{FORMAT}", f"{key}snapshot:{FORMAT}"
         self._rules = key + "rules"
+        self._begin = self._redis.register_script(BEGIN)
+        self._append = self._redis.register_script(APPEND)
+        self._keep = self._redis.register_script(KEEP)
 
     def _ask(self, ask: Callable[[], T]) -> T:
         try:
@@ -81,10 +111,8 @@ class RedisLog:
             position, data = self._redis.hmget(self._snapshot, "position", "data")
             if data is not None:
                 return data, position.decode()
-            first = self._redis.xrange(self._log, count=1)
-            if not first:
-                self._redis.xadd(self._log, {"begin": ""})
-            elif b"begin" not in first[0][1]:
+            ((_, fields),) = self._begin([self._log])
+            if b"begin" not in fields:
                 raise LogError(f"the snapshot of the log {self._log} is missing: delete the log")
             return b"", "0"
 
@@ -92,8 +120,7 @@ class RedisLog:
 
     def append(self, member: str, ops: bytes) -> str:
         """Write an entry. Returns its position."""
-        fields = {"member": member, "ops": ops}
-        position = self._ask(lambda: self._redis.xadd(self._log, fields, nomkstream=True))
+        position = self._ask(lambda: self._append([self._log], [member, ops]))
         if position is None:
             raise LogError("the log in Redis was deleted")
         return str(position.decode())
@@ -109,19 +136,15 @@ class RedisLog:
                 at = key.decode()
                 member = fields.get(b"member", b"").decode("utf-8", "replace")
                 time = int(at.split("-")[0]) / 1000
-                entries.append(LogEntry(at, time, member, fields.get(b"ops", b"\x90")))
+                number = int(fields.get(b"number", 0))
+                entries.append(LogEntry(number, at, time, member, fields.get(b"ops", b"\x90")))
         return entries
 
-    def keep(self, position: str, data: bytes) -> None:
-        """Store a snapshot of the state after all entries up to this position."""
-
-        def ask() -> None:
-            before = self._redis.hget(self._snapshot, "position")
-            self._redis.hset(self._snapshot, mapping={"position": position, "data": data})
-            if before is not None:
-                self._redis.xtrim(self._log, minid=before, approximate=True)
-
-        self._ask(ask)
+    def keep(self, entry: LogEntry, data: bytes) -> None:
+        """Store a snapshot of the state after all entries up to this one, unless there is a newer
+        one."""
+        keys, values = [self._snapshot, self._log], [entry.number, entry.position, data]
+        self._ask(lambda: self._keep(keys, values))
 
     def close(self) -> None:
         self._redis.close()

@@ -54,7 +54,8 @@ def list_keys(services: Services, record: Record) -> Any:
 def update_key(services: Services, record: Record) -> Any:
     accounts = administered(services, record).keys
     name, asked = keys.parse_update(json_body(services))
-    key = accounts.change(name, partial(asked.edit, now=time.time()), record.key)
+    edit, finish = partial(asked.edit, now=time.time()), asked.finish_running
+    key = accounts.change(name, edit, record.key, finish_running=finish)
     return {"key": name, **keys.key_object(key)}
 
 
@@ -92,14 +93,17 @@ def unblock_key(services: Services, record: Record) -> Any:
 
 def _block(services: Services, record: Record, *, blocked: bool) -> Any:
     accounts = administered(services, record).keys
-    name = keys.parse_key(json_body(services))
+    name, finish = keys.parse_key(json_body(services))
     action = "block" if blocked else "unblock"
-    return keys.key_object(accounts.change(name, blocking(blocked), record.key, action))
+    return keys.key_object(
+        accounts.change(name, blocking(blocked), record.key, action, finish_running=finish)
+    )
 
 
 @json_route(blueprint, "POST", "/key/delete")
 def delete_keys(services: Services, record: Record) -> Any:
     """All of the named keys, or none if one of them is missing."""
     accounts = administered(services, record).keys
-    names, aliases = keys.parse_delete(json_body(services))
-    return {"deleted_keys": accounts.delete(names, aliases, record.key)}
+    names, aliases, finish = keys.parse_delete(json_body(services))
+    gone = accounts.delete(names, aliases, record.key, finish_running=finish)
+    return {"deleted_keys": gone}

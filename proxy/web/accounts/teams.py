@@ -71,7 +71,8 @@ def teams_page(services: Services, record: Record) -> Any:
 def update_team(services: Services, record: Record) -> Any:
     accounts = administered(services, record)
     asked = groups.parse_team_update(json_body(services))
-    team = accounts.teams.change(asked.id, asked.edit, record.key)
+    finish = asked.finish_running
+    team = accounts.teams.change(asked.id, asked.edit, record.key, finish_running=finish)
     return {"team_id": team.id, "data": _shown(accounts, team)}
 
 
@@ -89,8 +90,8 @@ def unblock_team(services: Services, record: Record) -> Any:
 def delete_teams(services: Services, record: Record) -> Any:
     """All of the named teams and their keys, or none if one of them is missing."""
     accounts = administered(services, record)
-    names = groups.parse_delete(json_body(services), "team_ids")
-    return accounts.teams.delete(names, record.key)
+    names, finish = groups.parse_delete(json_body(services), "team_ids")
+    return accounts.teams.delete(names, record.key, finish_running=finish)
 
 
 @json_route(blueprint, "POST", "/team/member_add")
@@ -115,9 +116,10 @@ def remove_member(services: Services, record: Record) -> Any:
 
 def _block(services: Services, record: Record, *, blocked: bool) -> Any:
     accounts = administered(services, record)
-    name = groups.parse_team(json_body(services))
+    name, finish = groups.parse_team(json_body(services))
     action = "block" if blocked else "unblock"
-    return _shown(accounts, accounts.teams.change(name, blocking(blocked), record.key, action))
+    team = accounts.teams.change(name, blocking(blocked), record.key, action, finish_running=finish)
+    return _shown(accounts, team)
 
 
 def _shown(accounts: Accounts, team: Team) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def list_users(services: Services, record: Record) -> Any:
 def update_user(services: Services, record: Record) -> Any:
     accounts = administered(services, record)
     asked = groups.parse_user_update(json_body(services))
-    user = accounts.users.change(asked.id, asked.edit, record.key)
+    finish = asked.finish_running
+    user = accounts.users.change(asked.id, asked.edit, record.key, finish_running=finish)
     return {
         "user_id": user.id,
         "data": groups.user_object(user, accounts.users.store.members(user.id)),
@@ -86,8 +87,8 @@ def update_user(services: Services, record: Record) -> Any:
 def delete_users(services: Services, record: Record) -> Any:
     """All of the named users and their keys, or none if one of them is missing."""
     accounts = administered(services, record)
-    names = groups.parse_delete(json_body(services), "user_ids")
-    return accounts.users.delete(names, record.key)
+    names, finish = groups.parse_delete(json_body(services), "user_ids")
+    return accounts.users.delete(names, record.key, finish_running=finish)
 
 
 def _asked(services: Services, record: Record) -> tuple[Accounts, User]:

@@ -23,8 +23,8 @@ import msgspec
 
 from ...dialects import batches
 from ...dialects.batches import LineError
-from ...errors import Cancelled, NoIdleSlot, NotFound, QuotaExceeded, Unauthorized
-from ...runtime.cancel import Cancel
+from ...errors import Cancelled, GatewayStopping, NoIdleSlot, NotFound, QuotaExceeded, Unauthorized
+from ...runtime.cancel import Cancel, client_left
 from ...store.batch_records import RequestBatch, Result, Tokens
 from ...store.outage import retry_while_unavailable
 from ...store.records import new_id
@@ -125,9 +125,9 @@ class BatchRun:
             self._fail(error)
 
     def stop(self) -> None:
-        """Cancel what is under way."""
+        """End what is under way; it is asked again, by the next process if this one stops."""
         for cancel in tuple(self._running.values()):
-            cancel.cancel()
+            cancel.cancel(GatewayStopping if self._over.is_set() else client_left)
 
     # the input file
 

@@ -59,9 +59,13 @@ class BatchRunner:
                 self._thread.start()
         self._woken.set()
 
-    def close(self) -> None:
+    def leave(self) -> None:
+        """End the lines under way, and give the batch back. Does not wait."""
         self._over.set()
         self._woken.set()
+
+    def close(self) -> None:
+        self.leave()
         if self._thread is not None:
             self._thread.join(timeout=ENDING)
 

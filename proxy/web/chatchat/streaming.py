@@ -68,8 +68,8 @@ def respond(
     services = current_services()
     environ = request.environ
     record = Record.of(environ)
-    services.observer.begin(record)
     cancel = Cancel()
+    services.observer.begin(record, cancel)
     documents: Documents | None = None
     try:
         record.key = owner(services, environ)
@@ -106,7 +106,6 @@ def _encoded(first: answer.Document, rest: Documents, form: StreamFormat) -> Ite
             yield form.chunk(first)
         for document in rest:
             yield form.chunk(document)
-    except Cancelled:
-        return
     except GatewayError as error:
-        yield answer.chunk(reply.error(error))  # shown, since its code is not 200
+        if type(error) is not Cancelled:  # somebody reads it
+            yield answer.chunk(reply.error(error))  # shown, since its code is not 200

@@ -1,12 +1,13 @@
-"""Counts finished requests and logs them."""
+"""Knows the running requests that ask a model, and counts and logs finished ones."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 from ...errors import NoIdleSlot
+from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
 from .access_log import access, line, write
 from .history import History, Sample
@@ -19,7 +20,7 @@ AT_ONCE = 64  # requests added up together
 
 
 class Observer:
-    """Counts finished requests and logs them.
+    """Knows running requests, and counts and logs finished ones.
 
     Requests need no lock: adding to a list or a set is atomic, and summaries that arrive during
     adding up stay in the list.
@@ -35,16 +36,46 @@ class Observer:
         self._lock = native_lock()  # for metrics and history
         self._metrics = Metrics() if metrics else None
         self._history = History(time.time)
+        self._end: Reason | None = None  # why every request ends, once the gateway stops
 
     @property
     def running(self) -> int:
         """The number of running requests that ask a model."""
         return len(self._running)
 
-    def begin(self, record: Record) -> None:
-        """Mark the request as one that asks a model: it counts as running until it is finished."""
+    def begin(self, record: Record, cancel: Cancel) -> None:
+        """Mark the request as one that asks a model: it counts as running until it is finished, and
+        until then `cancel` ends it."""
         record.asks_model = True
+        record.cancel = cancel
         self._running.add(record)
+        if self._end is not None:
+            cancel.cancel(self._end)
+
+    def end_all(self, reason: Reason) -> None:
+        """End all running requests, and those that begin from now on."""
+        self._end = reason
+        self._cancel(self._running.copy(), reason)
+
+    def running_keys(self) -> set[str]:
+        """The keys of the running requests, but for those that outlive their keys."""
+        return {one.key for one in self._running.copy() if one.key and not one.outlives_key}
+
+    def end(self, key: str, reason: Reason) -> None:
+        """End the running requests of a key, but for those that outlive it."""
+        running = self._running.copy()
+        self._cancel([one for one in running if one.key == key and not one.outlives_key], reason)
+
+    def outlive(self, keys: Collection[str]) -> None:
+        """Let the running requests of these keys go on, whatever becomes of the keys."""
+        for record in self._running.copy():
+            if record.key in keys:
+                record.outlives_key = True
+
+    def _cancel(self, records: Iterable[Record], reason: Reason) -> None:
+        for record in records:
+            if record.cancel is not None:
+                record.cancel.cancel(reason)
 
     def finish(self, record: Record) -> None:
         """Finish a request, whatever its outcome. A second call does nothing."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...accounts.limiting.allowance import Allowance
 from ...gateway import Info
+from ...runtime.cancel import Cancel
 from ..disconnect import Stop, nothing
 from .limit_headers import limit_headers
 
@@ -28,6 +29,8 @@ def new_id() -> str:
 class Record:
     """One request, until its last byte is sent. `key`, `user` and `team` identify its caller, "" if
     unknown. `route` is the matched rule, or "". `stop` ends the watch for disconnects.
+    `cancel` ends a request that asks a model. `outlives_key`: it goes on when its key is no longer
+    accepted.
     `asks_model`: the request counts as running and appears in the history. `quiet`: it is logged
     only if it is refused. `agent` is the User-Agent header. `allowance` is what is left of the
     caller's limits, None without limits. `warnings` are about its body, before it was parsed.
@@ -39,10 +42,12 @@ class Record:
         "allowance",
         "asks_model",
         "began",
+        "cancel",
         "id",
         "info",
         "key",
         "method",
+        "outlives_key",
         "over",
         "path",
         "peer",
@@ -69,10 +74,11 @@ class Record:
         self.info = Info()
         self.allowance: Allowance | None = None
         self.status = 0
+        self.cancel: Cancel | None = None
         self.stop: Stop = nothing
         self.shown: Callable[[str], str] | None = None
         self.warnings: list[str] = []
-        self.stream = self.asks_model = self.over = self.quiet = False
+        self.stream = self.asks_model = self.over = self.quiet = self.outlives_key = False
 
     @classmethod
     def of(cls, environ: MutableMapping[str, Any]) -> Record:

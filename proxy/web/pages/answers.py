@@ -31,7 +31,7 @@ from ...dialogue import (
     Text,
     Tick,
 )
-from ...errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
+from ...errors import Cancelled, Ended, GatewayError, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
 from ...runtime.lasting import Lasting, no_pause
 from ...store.outage import retry_while_unavailable
@@ -96,7 +96,7 @@ class Answers:
         services.ongoing.add(growing)
 
         def work() -> None:
-            services.observer.begin(record)
+            services.observer.begin(record, growing.cancel)
             try:
                 writer.write(lambda: services.dialogues.run(request, growing.cancel, caller))
             finally:
@@ -192,9 +192,10 @@ class _Writer:
             for event in running:
                 self._take(event, running)
             status, self._record.status = "done", 200
-        except Cancelled:
-            status, self._record.status = "stopped", 200
         except GatewayError as error:
+            if type(error) is Cancelled:
+                status, self._record.status = "stopped", 200
+                return
             self._record.status = error.status
             self._extra |= {"error": error.message, "code": error.code or error.type}
         except BaseException:
@@ -206,8 +207,9 @@ class _Writer:
 
     def _end(self, status: Status, running: Running | None) -> None:
         """Whatever happened: the answer must not stay unfinished."""
-        if self._growing.cancel.cancelled:  # by its reader; closing the answer also cancels it
-            status = "stopped"
+        cancel = self._growing.cancel
+        if cancel.cancelled and not isinstance(cancel.error(), Ended):
+            status = "stopped"  # by its reader; closing the answer also cancels it
         try:
             if running is not None:
                 running.close()

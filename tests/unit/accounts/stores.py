@@ -49,8 +49,8 @@ class MemoryKeys:
         self._check()
         return self.log[since : since + most]
 
-    def note(self, subject: str, kind: str = "key") -> None:
-        self.log.append(Change(len(self.log) + 1, kind, subject))
+    def note(self, subject: str, kind: str = "key", *, finishes: bool = False) -> None:
+        self.log.append(Change(len(self.log) + 1, kind, subject, finishes))
 
     def read(self, name: str) -> StoredKey:
         for key in self.keys.values():
@@ -76,16 +76,29 @@ class MemoryKeys:
         self.note(key.id)
 
     def change(
-        self, name: str, edit: Callable[[StoredKey], StoredKey], actor: str, action: str
+        self,
+        name: str,
+        edit: Callable[[StoredKey], StoredKey],
+        actor: str,
+        action: str,
+        *,
+        finish_running: bool = False,
     ) -> StoredKey:
         key = edit(self.read(name))
         self.keys[key.id] = key
         self.note(key.id)
         return key
 
-    def delete(self, names: Collection[str], aliases: Collection[str], actor: str) -> list[str]:
+    def delete(
+        self,
+        names: Collection[str],
+        aliases: Collection[str],
+        actor: str,
+        *,
+        finish_running: bool = False,
+    ) -> list[str]:
         gone = [self.read(name) for name in names]
         for key in gone:
             del self.keys[key.id]
-            self.note(key.id)
+            self.note(key.id, finishes=finish_running)
         return [key.digest for key in gone]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +19,7 @@ from proxy.errors import (
     BackendDown,
     Cancelled,
     ConnectionLost,
+    GatewayStopping,
     PoolTimeout,
     UpstreamFault,
     UpstreamTimeout,
@@ -171,6 +173,53 @@ def test_cancel_from_another_thread_wakes_blocked_read(pools: list[ConnectionPoo
             exchange.read()
         exchange.close()
         assert server.closed[0].wait(60), "the server never learned of it"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the connect ends by its timeout")
+def test_cancel_ends_a_connect(pools: list[ConnectionPool]) -> None:
+    with socket.socket() as full, ThreadPoolExecutor(1) as threads:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        before = [socket.socket() for _ in range(4)]
+        for sock in before:  # the backlog is full: the next connect gets no answer
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        pool = ConnectionPool(f"http://127.0.0.1:{full.getsockname()[1]}", connect_timeout=60)
+        pools.append(pool)
+        cancel = Cancel()
+        waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0, cancel)
+        time.sleep(0.3)
+        assert not waits.done(), "the system accepts more connections than asked for"
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            waits.result(10)
+        for sock in before:
+            sock.close()
+
+
+def test_cancel_ends_the_sending_of_a_request(pools: list[ConnectionPool]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as threads:
+        pool = ConnectionPool(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=60)
+        pools.append(pool)
+        cancel = Cancel()
+        waits = threads.submit(pool.ask, "POST", "/x", "x" * (32 << 20), 60.0, cancel)
+        time.sleep(0.5)  # nobody reads: the buffers are full, and it still sends
+        assert not waits.done()
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            waits.result(10)
+
+
+def test_error_says_why_a_request_was_cancelled(pools: list[ConnectionPool]) -> None:
+    with RawServer([head(None) + chunk(b"one")]) as server:
+        cancel = Cancel()
+        exchange = pool_of(server, pools).send("POST", "/x", {}, cancel)
+        exchange.read()
+        cancel.cancel(GatewayStopping)
+        cancel.cancel()
+        with pytest.raises(GatewayStopping):
+            exchange.read()
+        exchange.close()
 
 
 def test_early_close_discards_the_connection(pools: list[ConnectionPool]) -> None:
@@ -371,11 +420,11 @@ def test_cancel_during_reconnect_is_honoured(
     cancel = Cancel()
     connect, connected = ConnectionPool._connect, [0]
 
-    def slow(pool: ConnectionPool) -> socket.socket:
+    def slow(pool: ConnectionPool, on_socket: Callable[[socket.socket], None]) -> socket.socket:
         connected[0] += 1
         if connected[0] == 2:
             cancel.cancel()
-        return connect(pool)
+        return connect(pool, on_socket)
 
     monkeypatch.setattr(ConnectionPool, "_connect", slow)
     with RawServer([head(2) + b"ok", hang_up], [head(2) + b"ok"]) as server:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.app import compose
+from proxy.app.life import Life
 from proxy.backends.local_embeddings import driver as module
 from proxy.backends.local_embeddings.driver import AT_ONCE, LONGEST, LocalEmbeddings
 from proxy.config import Settings
@@ -131,7 +132,7 @@ def test_there_is_none_unless_it_is_wanted_and_installed(
     settings: Settings, installed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compose, "is_installed", lambda: installed)
-    assert compose._local_embedder(settings) is None
+    assert compose._local_embedder(settings, Life()) is None
 
 
 def test_its_absence_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,15 +56,16 @@ class Log:
         return self.kept
 
     def append(self, member: str, ops: bytes) -> str:
-        at = f"{len(self.entries) + 1}-0"
-        self.entries.append(LogEntry(at, self.clock.now, member, ops))
+        number = len(self.entries) + 1
+        at = f"{number}-0"
+        self.entries.append(LogEntry(number, at, self.clock.now, member, ops))
         return at
 
     def read(self, position: str) -> list[LogEntry]:
         return self.entries[int(position.split("-")[0]) :]
 
-    def keep(self, position: str, data: bytes) -> None:
-        self.kept = data, position
+    def keep(self, entry: LogEntry, data: bytes) -> None:
+        self.kept = data, entry.position
 
     def close(self) -> None:
         pass
@@ -186,7 +187,8 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def keep(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.awake))
-        self.log.keep(worker.position, snapshot.dump(worker.follower.replica))
+        entry = self.log.entries[int(worker.position.split("-")[0]) - 1]
+        self.log.keep(entry, snapshot.dump(worker.follower.replica))
 
     @rule(seconds=st.sampled_from((0.1, 1.0, 2 * LEASE)))
     def pass_time(self, seconds: float) -> None:

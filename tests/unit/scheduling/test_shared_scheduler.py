@@ -33,8 +33,9 @@ class Memory:
 
     def append(self, member: str, ops: bytes) -> str:
         with self.news:
-            at = f"{len(self.entries) + 1}-0"
-            self.entries.append(LogEntry(at, time.monotonic(), member, ops))
+            number = len(self.entries) + 1
+            at = f"{number}-0"
+            self.entries.append(LogEntry(number, at, time.monotonic(), member, ops))
             self.news.notify_all()
             return at
 
@@ -69,7 +70,7 @@ class FakeLog:
             self._reach()
             return self._memory.entries[after:]
 
-    def keep(self, position: str, data: bytes) -> None:
+    def keep(self, entry: LogEntry, data: bytes) -> None:
         self._reach()
 
     def close(self) -> None:

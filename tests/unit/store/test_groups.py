@@ -45,7 +45,7 @@ def test_blocked_user_or_team_refuses_its_keys(database: Database, kind: str) ->
     else:
         groups.change("x", blocking(True), "ops", "block")
     assert keys.find("d1").refused.startswith(f"the {kind} is blocked")
-    assert keys.changes(0, 100)[-1][1:] == (kind, "x")
+    assert keys.changes(0, 100)[-1][1:] == (kind, "x", False)
 
 
 @pytest.mark.parametrize("kind", ["user", "team"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,7 +21,9 @@ from proxy.accounts.limiting.limiter import LocalLimiter
 from proxy.accounts.limiting.plan import BudgetOf
 from proxy.accounts.limits import Budget
 from proxy.config.prices import PriceConfig
+from proxy.core.forwarding import CallMaker, Forwarded
 from proxy.core.usage import Usage
+from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, KEYS, Http
 
@@ -77,6 +81,48 @@ def test_budgets_in_other_units(http: Http, unit: str) -> None:
     key = http.make(budget_limits=budgets)["key"]
     statuses = [_chat(http, key).status_code for _ in range(2)]
     assert statuses == [200, 429]
+
+
+class Painter(ScriptedDriver):
+    """Paints for a while, before the head of its answer and after it."""
+
+    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+        time.sleep(0.1)
+        return Picture()
+
+
+class Picture:
+    status, headers = 200, {"content-type": "image/png"}
+
+    def __iter__(self) -> Iterator[bytes]:
+        time.sleep(0.1)
+        yield b"picture"
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/audio/speech"])
+def test_pictures_and_sound_take_the_seconds_of_their_device(tmp_path: Path, path: str) -> None:
+    app = make_app(Painter(), file_keys=KEYS, admins=("ops",), data=str(tmp_path))
+    http = Http(app)
+    budgets = [{"unit": "slot_seconds", "max_budget": 0.3, "budget_duration": "1d"}]
+    key = http.make(budget_limits=budgets)["key"]
+
+    def status() -> int:
+        answer = http.post(path, key, model="scripted", input="a", prompt="a")
+        answer.get_data()
+        answer.close()
+        return int(answer.status_code)
+
+    # Each takes 0.2 s, and a little more.
+    assert [status() for _ in range(3)] == [200, 200, 429]
+    ledger = services_of(app).ledger
+    assert ledger is not None
+    assert ledger.flush()
+    first, second, refused = ledger.ledger.rows(0, 1 << 60)
+    assert min(first.slot_seconds, second.slot_seconds) >= 0.2
+    assert refused.slot_seconds == 0
 
 
 def test_requests_at_the_same_time_do_not_exceed_a_budget(http: Http) -> None:

@@ -57,6 +57,28 @@ def test_requests_beyond_the_limit_are_refused(http: Http) -> None:
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
 
 
+COUNTING: dict[str, dict[str, Any]] = {
+    "/tokenize": {"content": "Hi"},
+    "/detokenize": {"tokens": [72, 105]},
+    "/apply-template": CHAT,
+    "/v1/chat/completions/input_tokens": CHAT,
+    "/v1/messages/count_tokens": {**CHAT, "max_tokens": 9},
+    "/v1/responses/input_tokens": {"model": "scripted", "input": "Hi"},
+}
+
+
+@pytest.mark.parametrize("path", [*COUNTING, "GLM's /tokenize"])
+def test_requests_that_count_tokens_are_requests(http: Http, path: str) -> None:
+    body = COUNTING.get(path, {"prompt": "Hi"})
+    path = path.removeprefix("GLM's ")
+    made = http.make(rpm_limit=3, limits={"tokens": {"day": 10_000}, "requests": {"minute": 3}})
+    key = made["key"]
+    answers = [http.post(path, key, **body) for _ in range(4)]
+    assert [one.status_code for one in answers] == [200, 200, 200, 429], answers[0].text
+    assert answers[2].headers["x-ratelimit-remaining-requests"] == "0"
+    assert answers[2].headers["x-ratelimit-remaining-tokens"] == "10000"
+
+
 def test_keys_without_limits_have_no_limit_headers(http: Http) -> None:
     answer = http.chat(http.make()["key"])
     assert not [name for name in dict(answer.headers) if "ratelimit" in name.lower()]

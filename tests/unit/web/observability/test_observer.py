@@ -12,6 +12,7 @@ import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
+from proxy.runtime.cancel import Cancel
 from proxy.web.observability import Lines, Observer, Record
 from proxy.web.observability.access_log import access, line, write
 from proxy.web.observability.observer import AT_ONCE
@@ -103,7 +104,7 @@ def test_every_request_is_counted_when_metrics_are_read(lines: Lines) -> None:
     observer = Observer(metrics=True)
     records = [request("/p") for _ in range(3 * AT_ONCE + 2)]
     for record in records:
-        observer.begin(record)
+        observer.begin(record, Cancel())
         record.status = 200
     for number, record in enumerate(records[1:], start=1):
         observer.finish(record)
@@ -120,7 +121,7 @@ def test_threads_lose_no_request(lines: Lines) -> None:
     def work() -> None:
         for _ in range(1000):
             record = request("/p")
-            observer.begin(record)
+            observer.begin(record, Cancel())
             observer.finish(record)
             observer.samples()
 
@@ -137,7 +138,7 @@ def test_request_that_found_no_idle_slot_leaves_no_trace(lines: Lines) -> None:
     rows: list[Record] = []
     observer = Observer(metrics=True, ledger=lambda record, took: rows.append(record))
     record = request("/v1/chat/completions")
-    observer.begin(record)
+    observer.begin(record, Cancel())
     record.status, record.info.outcome = 429, "no_idle_slot"
     observer.finish(record)
     assert (observer.running, rows, lines.stream.getvalue()) == (0, [], "")

@@ -1,0 +1,138 @@
+"""The life of the services: everything that ends with the process ends here, in a written order.
+
+    serving ──leave──> leaving ──end_requests──> ending ──close──> closed
+
+The server (`proxy.server.serve`) takes these steps, and has one clock for all of them:
+
+1. It accepts no new connections and calls `leave`. What nobody waits for ends at once: batches
+   give back their lines, and models that no request uses save their slots and end.
+2. Answers under way continue for the grace. It is over early when `busy` is False.
+3. `end_requests`: what still runs ends with an error that says so, in the dialect of its client.
+4. `close` waits until all that has ended is counted: log lines, rows of the ledger, limits. Then it
+   ends everything else in the order of `Step`. A step that takes too long is left behind, so that
+   it does not cost those after it.
+
+Every way out of the process calls `close`, which then takes the steps that were left out. All
+methods may be called again, and from any thread.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+log = logging.getLogger("slotproxy")
+
+ENDING = 3.0  # seconds for requests that were ended to be counted
+LOOK = 0.02  # seconds between two looks for that
+
+
+class Step(enum.Enum):
+    """What ends, in this order: its name, and within how many seconds. What is counted comes first,
+    because a killed process would lose it; the database comes last, because the others use it.
+    Models are told first of all, and have all the time that the steps after theirs do not need."""
+
+    BATCHES = "batches", 5.0
+    LEDGER = "the ledger", 6.0
+    LIMITS = "limits", 2.0
+    TOOLS = "tools", 2.0
+    MODELS = "models", math.inf
+    BACKENDS = "backends", 3.0
+    TABLES = "shared tables", 2.0
+    DATABASE = "the database", 6.0
+
+    def __init__(self, label: str, seconds: float) -> None:
+        self.label = label
+        self.seconds = seconds
+
+
+class Life:
+    def __init__(self) -> None:
+        self._on_leave: list[Callable[[], object]] = []
+        self._on_end: list[Callable[[], object]] = []
+        self._working: list[Callable[[], bool]] = []
+        self._on_close: defaultdict[Step, list[Callable[[], object]]] = defaultdict(list)
+        self._left = self._closed = False
+        self._lock = threading.Lock()
+
+    # for the composition
+
+    def on_leave(self, work: Callable[[], object]) -> None:
+        """Call this in `leave`. It must not wait."""
+        self._on_leave.append(work)
+
+    def on_end(self, work: Callable[[], object]) -> None:
+        """Call this in `end_requests`. It must not wait, and may be called again."""
+        self._on_end.append(work)
+
+    def while_working(self, working: Callable[[], bool]) -> None:
+        """Requests are under way, or what they store is not written yet, while this is true."""
+        self._working.append(working)
+
+    def on_close(self, step: Step, close: Callable[[], object]) -> None:
+        """Call this in a step of `close`; within a step, the last one added first."""
+        self._on_close[step].insert(0, close)
+
+    # for the server
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are under way."""
+        return any(working() for working in self._working)
+
+    def leave(self) -> None:
+        """End what no request needs. Does not wait."""
+        with self._lock:
+            left, self._left = self._left, True
+        if not left:
+            for work in self._on_leave:
+                _tried("stopping", work)
+
+    def end_requests(self) -> None:
+        """End all running requests, and those that begin from now on, with an error that says
+        so."""
+        for work in self._on_end:
+            _tried("ending requests", work)
+
+    def close(self, seconds: float = 30.0) -> None:
+        """End everything, within so many seconds."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if closed:
+            return
+        end = time.monotonic() + seconds
+        self.leave()
+        self.end_requests()
+        counted = min(end, time.monotonic() + ENDING)
+        while self.busy and time.monotonic() < counted:
+            time.sleep(LOOK)
+        steps = [step for step in Step if step in self._on_close]
+        models = self._begin(Step.MODELS) if Step.MODELS in steps else None
+        for number, step in enumerate(steps, start=1):
+            running = models if step is Step.MODELS and models else self._begin(step)
+            left = end - time.monotonic() - sum(later.seconds for later in steps[number:])
+            running.join(min(step.seconds, max(0.1, left)))
+            if running.is_alive():
+                log.warning("stopping: %s took too long and was left behind", step.label)
+
+    def _begin(self, step: Step) -> threading.Thread:
+        def work() -> None:
+            for close in self._on_close[step]:
+                _tried(f"closing {step.label}", close)
+
+        thread = threading.Thread(target=work, name="stop", daemon=True)
+        thread.start()
+        return thread
+
+
+def _tried(what: str, work: Callable[[], object]) -> None:
+    """Log an error instead of raising it: what follows must end too."""
+    try:
+        work()
+    except Exception:
+        log.exception("%s failed", what)

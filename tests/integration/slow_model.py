@@ -1,0 +1,123 @@
+"""A model server that writes a word each tenth of a second until its connection ends, for requests
+that are still under way when the gateway stops.
+
+It looks like a llama-server of 2026, loads as long as it is told, saves slots to files, and notes
+in a file of its own how it is ended. A prompt with "brief" is answered with one word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+import time
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests import scripted_server
+
+PER_TOKEN = 50.0  # milliseconds to evaluate a token of a prompt: it pays to save a slot
+
+
+class Handler(scripted_server._Handler):
+    ready_at = 0.0
+    slots = 2
+    folder = ""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/health" and time.monotonic() < self.ready_at:
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif path == "/props":
+            self._send(
+                {
+                    "total_slots": self.slots,
+                    "chat_template": "{{ messages }}",
+                    "default_generation_settings": {"n_ctx": 8192},
+                    "modalities": {"vision": False, "audio": False},
+                    "model_path": "slow.gguf",
+                    "build_info": "b1-slow",
+                }
+            )
+        else:
+            super().do_GET()
+
+    def do_POST(self) -> None:
+        if not self.path.startswith("/slots/"):
+            super().do_POST()
+            return
+        body = self._body()
+        if not self.folder or not self.path.endswith("action=save"):
+            self.send_response(400 if self.folder else 501)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        Path(self.folder, body["filename"]).write_bytes(b"x" * 1000)
+        self._send({"n_saved": 4000, "n_written": 1000})
+
+    def _body(self) -> Any:
+        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _complete(self, body: dict[str, Any]) -> None:
+        prompt = len(body["prompt"]) // 4 + 1
+        slot = {"id_slot": max(0, body.get("id_slot", 0))}
+        brief = "brief" in body["prompt"] or body.get("n_predict") == 1
+        timings = {"cache_n": 0, "prompt_n": prompt, "prompt_ms": prompt * PER_TOKEN}
+        end = {
+            **slot,
+            "content": "word ",
+            "stop": True,
+            "stop_type": "eos",
+            "stopping_word": "",
+            "tokens_predicted": 1,
+            "tokens_evaluated": prompt,
+            "truncated": False,
+            "timings": {**timings, "predicted_n": 1, "predicted_ms": 100.0},
+        }
+        if not body.get("stream"):
+            self._send(end)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            while not brief:
+                self._event({**slot, "content": "word ", "stop": False})
+                time.sleep(0.1)
+            self._event(end)
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            self.close_connection = True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--load", type=float, default=0.0, help="seconds")
+    parser.add_argument("--notes", type=Path, required=True)
+    parser.add_argument("--slot-save-path", default="")
+    asked = parser.parse_args()
+    Handler.ready_at = time.monotonic() + asked.load
+    Handler.slots, Handler.folder = asked.slots, asked.slot_save_path
+    server = ThreadingHTTPServer(("127.0.0.1", asked.port), Handler)
+    server.daemon_threads = True
+
+    def end(number: int, frame: object) -> None:
+        with asked.notes.open("a") as notes:
+            notes.write(f"{signal.Signals(number).name}\n")
+        sys.stdout.flush()
+        threading.Thread(target=server.shutdown).start()
+
+    signal.signal(signal.SIGTERM, end)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

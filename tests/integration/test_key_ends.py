@@ -1,0 +1,189 @@
+"""Running streams that the gateway ends because their key is refused or their data was deleted, on
+real gateways."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes import wait_until
+from tests.redis_servers import RedisServer
+from tools.processes import Child, Gateway, held_port
+
+from .conftest import StartGateway
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+
+ADMIN = {"Authorization": "Bearer sk-ops"}
+SOON = 3.0  # a second, on a busy machine
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("slow")
+    port = held_port()
+    words = [sys.executable, "-m", "tests.integration.slow_model", "--port", str(port)]
+    server = Child([*words, "--notes", str(folder / "notes"), "--slots", "16"], folder / "log")
+    server.launch()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def start(gateway: StartGateway, slow_model: str, tmp_path: Path) -> Callable[..., Gateway]:
+    def begin(*flags: str) -> Gateway:
+        keys = tmp_path / "keys"
+        keys.write_text("ops sk-ops\n")
+        keys.chmod(0o600)
+        stored = ("--api-key-file", str(keys), "--admins", "ops", "--data", str(tmp_path / "data"))
+        legacy = ("--chat-template", "legacy")
+        return gateway("--llama-api", slow_model, *stored, *legacy, *flags)
+
+    return begin
+
+
+class Stream:
+    """A stream that is read in a thread."""
+
+    def __init__(
+        self,
+        one: Gateway,
+        key: str,
+        path: str = "/v1/chat/completions",
+        body: dict[str, Any] = CHAT,
+    ) -> None:
+        self.text = ""
+        self.ended = 0.0
+        self._url, self._key, self._body = one.url + path, key, body
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        wait_until(lambda: "word" in self.text, 60)
+
+    def _read(self) -> None:
+        headers = {"Authorization": f"Bearer {self._key}"}
+        with (
+            contextlib.suppress(httpx.HTTPError),  # the test is over
+            httpx.stream("POST", self._url, json=self._body, headers=headers, timeout=60) as answer,
+        ):
+            for piece in answer.iter_text():
+                self.text += piece
+        self.ended = time.monotonic()
+
+    def last(self, since: float) -> dict[str, Any]:
+        """Its last event, which comes soon."""
+        self._thread.join(30)
+        assert self.ended, "it goes on"
+        assert self.ended - since < SOON
+        last = [line for line in self.text.splitlines() if line.startswith("data: {")][-1]
+        return dict(json.loads(last.removeprefix("data: ")))
+
+    def error(self, since: float) -> dict[str, Any]:
+        return dict(self.last(since)["error"])
+
+
+def manage(one: Gateway, path: str, **body: Any) -> Any:
+    answer = httpx.post(one.url + path, json=body, headers=ADMIN, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def make(one: Gateway, **body: Any) -> str:
+    return str(manage(one, "/key/generate", **body)["key"])
+
+
+WAYS: dict[str, tuple[str, Callable[[str], dict[str, Any]], str]] = {
+    "block": ("/key/block", lambda key: {"key": key}, "this API key is blocked"),
+    "update": ("/key/update", lambda key: {"key": key, "blocked": True}, "is blocked"),
+    "delete": ("/key/delete", lambda key: {"keys": [key]}, "this API key was deleted"),
+    "team": ("/team/block", lambda key: {"team_id": "t"}, "the team is blocked"),
+    "gone team": ("/team/delete", lambda key: {"team_ids": ["t"]}, "this API key was deleted"),
+    "user": ("/user/update", lambda key: {"user_id": "u", "blocked": True}, "the user is blocked"),
+}
+
+
+def test_stream_ends_soon_with_an_error_that_says_why(start: Callable[..., Gateway]) -> None:
+    one = start()
+    other = Stream(one, make(one))
+    for path, body, why in WAYS.values():
+        manage(one, "/team/new", team_id="t")
+        key = make(one, user_id="u", team_id="t")
+        stream = Stream(one, key)
+        began = time.monotonic()
+        manage(one, path, **body(key))
+        error = stream.error(began)
+        assert why in error["message"]
+        assert error["code"] == "invalid_api_key"
+        if path != "/team/delete":
+            manage(one, "/team/delete", team_ids=["t"])
+    assert not other.ended
+    lines = [json.loads(line) for line in one.log.splitlines() if line.startswith('{"id"')]
+    ended = [line for line in lines if line["outcome"] == "invalid_api_key"]
+    assert len(ended) == len(WAYS)
+    assert all(line["completion_tokens"] > 0 for line in ended)
+
+
+def test_stream_ends_when_its_key_expires(start: Callable[..., Gateway]) -> None:
+    one = start()
+    began = time.monotonic()
+    stream = Stream(one, make(one, duration="2s"))
+    assert "expired" in stream.error(began + 2)["message"]
+    assert stream.ended > began + 1.5
+
+
+@pytest.mark.parametrize("way", ["block", "delete", "team"])
+def test_stream_goes_on_if_the_change_says_so(start: Callable[..., Gateway], way: str) -> None:
+    one = start()
+    manage(one, "/team/new", team_id="t")
+    key = make(one, team_id="t")
+    stream = Stream(one, key)
+    path, body, _ = WAYS[way]
+    manage(one, path, **body(key), finish_running=True)
+    headers = {"Authorization": f"Bearer {key}"}
+    refused = httpx.post(f"{one.url}/v1/chat/completions", json=CHAT, headers=headers, timeout=60)
+    assert refused.status_code == 401
+    length = len(stream.text)
+    time.sleep(2)
+    assert not stream.ended
+    assert len(stream.text) > length
+
+
+def test_other_workers_end_and_continue_streams_too(
+    start: Callable[..., Gateway], redis_server: RedisServer
+) -> None:
+    one = start("--workers", "2", "--state", redis_server.url)
+    ending, continuing = make(one), make(one)
+    ends = [Stream(one, ending) for _ in range(6)]  # on both workers
+    goes_on = [Stream(one, continuing) for _ in range(6)]
+    manage(one, "/key/block", key=continuing, finish_running=True)
+    began = time.monotonic()
+    manage(one, "/key/block", key=ending)
+    for stream in ends:
+        assert "blocked" in stream.error(began)["message"]
+    time.sleep(1)
+    assert not any(stream.ended for stream in goes_on)
+
+
+def test_stream_whose_data_is_deleted_ends_with_an_error(start: Callable[..., Gateway]) -> None:
+    one = start()
+    key = make(one)
+    stored = Stream(one, key, "/v1/responses", {"input": "Hi", "stream": True})
+    unstored = Stream(one, key)
+    began = time.monotonic()
+    headers = {"Authorization": f"Bearer {key}"}
+    assert httpx.delete(f"{one.url}/v1/data", headers=headers).status_code == 200
+    last = stored.last(began)
+    assert last["type"] == "response.failed"
+    assert "deleted" in last["response"]["error"]["message"]
+    assert not unstored.ended

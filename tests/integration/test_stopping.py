@@ -1,0 +1,390 @@
+"""What a stop does to what takes longer than its grace, seen from outside: by the client, in the
+log, in the ledger, and by the model's server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.fakes import gone, wait_until
+from tests.redis_servers import RedisServer
+from tests.ws import UPGRADE, Client
+from tools.processes import Child, Gateway, held_port
+
+from .child_processes import command, descendants
+from .conftest import QUIET
+
+pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads Linux's /proc")
+
+GRACE = 1
+SOON = 12.0  # seconds for a stop whose grace is one second, on a busy machine
+IMPATIENT = """
+import sys
+from proxy.server import stopping
+stopping.GRACE = %d
+from proxy.__main__ import main
+sys.exit(main())
+"""
+SERVERS = {
+    "gevent": [],
+    "gthread": ["--worker-class", "gthread"],
+    "waitress": ["--server", "waitress"],
+}
+WHY = "the gateway is stopping"
+CODE = "gateway_stopping"
+# By API: the path, the body of a stream that does not end, and the part that says why it ended.
+Body = dict[str, Any]
+HELLO: Body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+STREAMS: dict[str, tuple[str, Body]] = {
+    "openai": ("/v1/chat/completions", {**HELLO, "stream": True}),
+    "completions": ("/v1/completions", {"model": "m", "prompt": "Hello", "stream": True}),
+    "responses": ("/v1/responses", {"model": "m", "input": "Hello", "stream": True}),
+    "anthropic": ("/v1/messages", {**HELLO, "max_tokens": 4000, "stream": True}),
+    "ollama": ("/api/chat", {**HELLO, "stream": True}),
+    "llamacpp": ("/completion", {"model": "m", "prompt": "Hello", "stream": True}),
+}
+
+
+class Scene:
+    """A gateway that starts the model `m` itself; `two`: and `n`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *flags: str,
+        load: float = 0.0,
+        slots: int = 8,
+        two: bool = False,
+        grace: int = GRACE,
+    ) -> None:
+        self.notes = folder / "notes"
+        self.data = folder / "data"
+        words = [sys.executable, "-m", "tests.integration.slow_model", "--port", "${PORT}"]
+        words += ["--notes", str(self.notes), "--load", str(load), "--slots", str(slots)]
+        ending = ["sh", "-c", f"echo stop command >> {self.notes}; kill -TERM $0", "${PID}"]
+        root = str(Path(__file__).parents[2])
+        file = folder / "slotproxy.toml"
+        with file.open("w") as settings:
+            for name in ("m", "n") if two else ("m",):
+                values: dict[str, Any] = {"name": name, "command": words, "stop": ending}
+                values |= {"folder": root, "save_slots": True}
+                lines = [f"{key} = {json.dumps(value)}\n" for key, value in values.items()]
+                settings.write("".join(["[[model]]\n", *lines]))
+        self.flags = ("--config", str(file), "--data", str(self.data), "--chat-template", "legacy")
+        self.gateway = Gateway((*self.flags, *flags), folder / "gateway.log", env=QUIET)
+        words = self.gateway.command
+        at = words.index("-m")
+        words[at : at + 2] = ["-c", IMPATIENT % grace]
+        self.gateway.start()
+
+    @property
+    def log(self) -> str:
+        return self.gateway.log
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The access log."""
+        found = (line for line in self.log.splitlines() if line.startswith('{"'))
+        return [json.loads(line) for line in found]
+
+    def ledger(self) -> list[tuple[str, str]]:
+        """API and outcome of each row."""
+        with contextlib.closing(sqlite3.connect(self.data / "slotproxy.db")) as db:
+            return db.execute("select api, outcome from ledger_row order by id").fetchall()
+
+    def server(self) -> int:
+        """The pid of the model's server."""
+        return next(pid for pid in descendants(self.gateway.pid) if "slow_model" in command(pid))
+
+    def ask(self, content: str, model: str = "m") -> None:
+        body = {"model": model, "messages": [{"role": "user", "content": content}]}
+        url = f"{self.gateway.url}/v1/chat/completions"
+        assert httpx.post(url, json=body, timeout=60).status_code == 200
+
+    def stop(self, number: int = signal.SIGTERM) -> float:
+        """Stop it; returns after how many seconds it has ended."""
+        began = time.monotonic()
+        self.gateway.send(number)
+        process = self.gateway.process
+        assert process is not None
+        assert process.wait(60) in (0, -signal.SIGINT), self.log
+        return time.monotonic() - began
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+    made: list[Scene] = []
+
+    def make(*flags: str, **options: Any) -> Scene:
+        made.append(Scene(tmp_path, *flags, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.gateway.kill()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def streamed(url: str, path: str, body: Body, seen: list[str]) -> str:
+    """The whole stream; `seen` gets a word as soon as it begins."""
+    text = ""
+    with httpx.stream("POST", url + path, json=body, timeout=60) as answer:
+        for piece in answer.iter_text():
+            text += piece
+            seen.append(piece)
+    return text
+
+
+def posted(url: str, path: str, body: Body) -> httpx.Response:
+    return httpx.post(url + path, json=body, timeout=60)
+
+
+def has_begun(seen: list[str]) -> bool:
+    return "word" in "".join(seen)
+
+
+def begin_streams(scene: Scene, threads: ThreadPoolExecutor, names: Any) -> dict[str, Future[str]]:
+    running: dict[str, Future[str]] = {}
+    for name in names:
+        seen: list[str] = []
+        running[name] = threads.submit(streamed, scene.gateway.url, *STREAMS[name], seen)
+        wait_until(partial(has_begun, seen), 60)
+    return running
+
+
+def check_end(name: str, text: str) -> None:
+    """Whether a stream of this API ends with an error that says why."""
+    assert WHY in text, text[-500:]
+    last = [line for line in text.splitlines() if line.strip()]
+    if name == "responses":
+        assert "event: response.failed" in last, text[-500:]
+    elif name == "anthropic":
+        assert "event: error" in last
+        assert "message_stop" not in text
+    else:
+        assert '"error"' in text
+        assert '"finish_reason":"stop"' not in text.replace(" ", "")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_streams_end_with_an_error_and_all_is_counted(
+    scene: Callable[..., Scene], threads: ThreadPoolExecutor, server: str, number: int
+) -> None:
+    one = scene(*SERVERS[server])
+    one.ask("brief " * 2000)
+    names = ["openai", "anthropic"] if server == "waitress" else [*STREAMS]
+    running = begin_streams(one, threads, names)
+    pid = one.server()
+    took = one.stop(number)
+    assert took < SOON
+    if number == signal.SIGTERM:
+        assert took >= GRACE
+    for name, stream in running.items():
+        check_end(name, stream.result(60))
+    assert len([line for line in one.lines() if line.get("outcome") == CODE]) == len(running)
+    outcomes = [outcome for _, outcome in one.ledger()]
+    assert sorted(outcomes) == sorted(["ok", *[CODE] * len(running)])
+    assert gone(pid)
+    assert one.notes.read_text() == "stop command\nSIGTERM\n"
+    assert "model m: saved 1 of 1 slots" in one.log, one.log
+    assert "Traceback" not in one.log
+
+
+def test_request_that_waits_for_a_load_gets_an_error(
+    scene: Callable[..., Scene], threads: ThreadPoolExecutor
+) -> None:
+    one = scene(load=60.0)
+    path = "/v1/chat/completions"
+    waits = [
+        threads.submit(posted, one.gateway.url, path, {**HELLO, "stream": stream})
+        for stream in (False, True)
+    ]
+    wait_until(lambda: "model m: starting" in one.log, 60)
+    time.sleep(1)
+    pid = one.server()
+    assert one.stop() < SOON
+    for answer in waits:
+        assert WHY in answer.result(60).text
+    whole = waits[0].result()
+    assert whole.status_code == 503
+    assert int(whole.headers["retry-after"]) > 0
+    assert [outcome for _, outcome in one.ledger()] == [CODE, CODE]
+    assert len([line for line in one.lines() if line.get("outcome") == CODE]) == 2
+    assert one.notes.read_text() == "stop command\nSIGTERM\n"
+    assert gone(pid)
+
+
+def test_request_in_the_queue_gets_an_error(
+    scene: Callable[..., Scene], threads: ThreadPoolExecutor
+) -> None:
+    one = scene(slots=1)
+    running = begin_streams(one, threads, ["openai"])
+    waits = threads.submit(posted, one.gateway.url, "/v1/chat/completions", HELLO)
+    time.sleep(0.5)
+    assert not waits.done()
+    assert one.stop() < SOON
+    check_end("openai", running["openai"].result(60))
+    assert waits.result(60).status_code == 503
+    assert waits.result().json()["error"]["code"] == CODE
+    assert [outcome for _, outcome in one.ledger()] == [CODE, CODE]
+
+
+def test_websocket_gets_an_error_and_is_closed(scene: Callable[..., Scene]) -> None:
+    one = scene()
+    place = urlsplit(one.gateway.url)
+    with socket.create_connection((place.hostname, place.port), 30.0) as sock:
+        head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+        sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: {place.netloc}\r\n{head}\r\n".encode())
+        client = Client(sock)
+        client.say({"type": "response.create", "model": "m", "input": "Hello", "store": False})
+        events = client.answer()
+        while next(events)["type"] != "response.output_text.delta":
+            pass
+        began = time.monotonic()
+        one.gateway.send(signal.SIGTERM)
+        *_, last = events
+        assert last["type"] == "response.failed"
+        assert WHY in last["response"]["error"]["message"]
+        assert client.closed() == 1001
+    process = one.gateway.process
+    assert process is not None
+    assert process.wait(60) == 0
+    assert time.monotonic() - began < SOON
+    assert ("responses", CODE) in one.ledger()
+    assert any(line.get("outcome") == CODE for line in one.lines())
+
+
+def test_batch_is_given_back_and_continued(scene: Callable[..., Scene]) -> None:
+    pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+    one = scene()
+    url = one.gateway.url
+    lines = [
+        {"custom_id": f"l{n}", "method": "POST", "url": "/v1/chat/completions", "body": HELLO}
+        for n in range(2)
+    ]
+    data = "\n".join(map(json.dumps, lines))
+    file = httpx.post(
+        f"{url}/v1/files", files={"file": ("a.jsonl", data)}, data={"purpose": "batch"}
+    ).json()["id"]
+    asked = {
+        "input_file_id": file,
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    }
+    batch = httpx.post(f"{url}/v1/batches", json=asked).json()["id"]
+    wait_until(lambda: "slow_model" in command(max(descendants(one.gateway.pid))), 60)
+    wait_until(lambda: httpx.get(f"{url}/v1/batches/{batch}").json()["status"] == "in_progress", 60)
+    time.sleep(1)
+    assert one.stop() < SOON
+    assert CODE in {outcome for _, outcome in one.ledger()}
+    one.gateway.start()
+    status = httpx.get(f"{one.gateway.url}/v1/batches/{batch}").json()
+    assert status["status"] == "in_progress"
+    assert status["request_counts"]["failed"] == 0
+
+
+def test_idle_model_ends_at_once_while_an_answer_goes_on(
+    scene: Callable[..., Scene], threads: ThreadPoolExecutor
+) -> None:
+    one = scene(two=True, grace=20)
+    one.ask("brief", "n")
+    idle = one.server()
+    running = begin_streams(one, threads, ["openai"])
+    one.gateway.send(signal.SIGTERM)
+    wait_until(lambda: gone(idle), 10)
+    assert not running["openai"].done()
+    one.gateway.send(signal.SIGINT)  # no patience any more
+    check_end("openai", running["openai"].result(10))
+
+
+def test_hangup_while_a_worker_starts_reloads_it(scene: Callable[..., Scene]) -> None:
+    one = scene()
+    worker = descendants(one.gateway.pid)[0]
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: bool({*descendants(one.gateway.pid)} - {worker}), 60)
+    for _ in range(100):  # during all of its start
+        one.gateway.send(signal.SIGHUP)
+        time.sleep(0.01)
+    wait_until(one.gateway.is_ready, 60)
+    assert "SIGHUP" not in one.log, one.log
+    assert one.stop() < SOON
+
+
+def test_gunicorns_own_flag_is_the_grace(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    words = [sys.executable, "-m", "gunicorn", "proxy.wsgi"]
+    env = {
+        **QUIET,
+        "SLOTPROXY_PORT": "0",
+        "SLOTPROXY_LLAMA_API": "http://127.0.0.1:9",
+        "GUNICORN_CMD_ARGS": "--graceful-timeout 1",
+    }
+    one = Child(words, log, env)
+    try:
+        one.launch()
+        wait_until(lambda: "listening on" in one.log, 60)
+        began = time.monotonic()
+        assert one.stop() == 0
+        assert time.monotonic() - began < SOON
+    finally:
+        one.kill()
+
+
+def test_limits_are_settled(redis_server: RedisServer, tmp_path: Path) -> None:
+    """The place of a stream that the stop has ended is free at once, not when its lease ends."""
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    keys = tmp_path / "keys"
+    keys.write_text("one sk-one max_parallel_requests=1\n")
+    keys.chmod(0o600)
+    port = held_port()
+    words = [sys.executable, "-m", "tests.integration.slow_model", "--port", str(port)]
+    model = Child([*words, "--notes", str(tmp_path / "notes")], tmp_path / "log")
+    model.launch()
+    flags = ["--llama-api", f"http://127.0.0.1:{port}", "--state", redis_server.url]
+    flags += ["--api-key-file", str(keys), "--data", str(tmp_path / "data")]
+    one = Gateway([*flags, "--chat-template", "legacy"], tmp_path / "gateway.log", env=QUIET)
+    at = one.command.index("-m")
+    one.command[at : at + 2] = ["-c", IMPATIENT % GRACE]
+    headers = {"Authorization": "Bearer sk-one"}
+    try:
+        one.start()
+        url = f"{one.url}/v1/chat/completions"
+        body = {**HELLO, "stream": True}
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as stream:
+            pieces = stream.iter_text()
+            next(pieces)
+            assert httpx.post(url, json=HELLO, headers=headers).status_code == 429
+            one.send(signal.SIGTERM)
+            assert WHY in "".join(pieces)
+        assert one.process is not None
+        assert one.process.wait(60) == 0
+        one.start()
+        body = {**HELLO, "messages": [{"role": "user", "content": "brief"}]}
+        answer = httpx.post(
+            f"{one.url}/v1/chat/completions", json=body, headers=headers, timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+    finally:
+        one.kill()
+        model.kill()

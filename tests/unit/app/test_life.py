@@ -1,0 +1,68 @@
+"""The order in which everything ends, and what happens to what does not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.app.compose import compose
+from proxy.app.life import Life, Step
+from proxy.config import load
+
+ORDER = "batches, the ledger, limits, tools, models, backends, shared tables, the database"
+
+
+def test_steps_are_in_their_order_and_the_last_one_added_is_first_within() -> None:
+    life, seen = Life(), list[str]()
+    for step in reversed(Step):
+        for number in (1, 2):
+            life.on_close(step, partial(seen.append, f"{step.label} {number}"))
+    life.on_leave(partial(seen.append, "leave"))
+    life.close()
+    life.close()
+    models = ["models 2", "models 1"]  # they are told first
+    rest = [f"{label} {n}" for label in ORDER.split(", ") for n in (2, 1) if label != "models"]
+    assert seen == ["leave", *models, *rest]
+
+
+def test_failing_or_endless_step_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    life, seen, never = Life(), list[str](), threading.Event()
+
+    def fail() -> None:
+        raise RuntimeError("nobody foresaw it")
+
+    monkeypatch.setattr(Step.TOOLS, "seconds", 0.05)
+    life.on_close(Step.LEDGER, fail)
+    life.on_close(Step.TOOLS, never.wait)
+    life.on_close(Step.DATABASE, partial(seen.append, "database"))
+    began = time.monotonic()
+    life.close()
+    never.set()
+    assert seen == ["database"]
+    assert time.monotonic() - began < 20
+    assert "closing the ledger failed" in caplog.text
+    assert "tools took too long and was left behind" in caplog.text
+
+
+def test_rows_of_batch_lines_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They end when the batches do, so the ledger has to be open then."""
+    pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
+    flags = ["--llama-api", "http://127.0.0.1:9", "--data", str(tmp_path)]
+    services: Any = compose(load(flags, {}))
+    seen: list[str] = []
+    for name in ("batch_runner", "ledger"):
+        part = getattr(services, name)
+        assert part is not None
+    steps = services.life._on_close
+    steps[Step.BATCHES].append(partial(seen.append, "batches"))
+    steps[Step.LEDGER].append(partial(seen.append, "ledger"))
+    steps[Step.DATABASE].insert(0, partial(seen.append, "database"))
+    services.life.close()
+    assert seen == ["batches", "ledger", "database"]
