@@ -51,6 +51,7 @@ MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
 PIECE = 256 << 10  # bytes of a request that are sent in one call
 MAX_FRAME = 256 << 10  # bytes of a head, or of trailers and chunk framing
 NOTHING: tuple[bytes, ...] = ()
+CheckPeer = Callable[[socket.socket], None]
 
 
 def _is_unframed(headers: Mapping[bytes, bytes]) -> bool:
@@ -403,7 +404,8 @@ class Connection:
 
 class ConnectionPool:
     """The connections to one backend: at most `limit` in use (0: no limit), of which `reserve` are
-    only for short requests; at most `idle` are kept open."""
+    only for short requests; at most `idle` are kept open. `check_peer` is called with the socket of
+    each new connection before anything is sent, and raises BackendDown."""
 
     def __init__(
         self,
@@ -415,6 +417,7 @@ class ConnectionPool:
         reserve: int = 0,
         idle: int = 64,
         headers: Mapping[str, str] | None = None,
+        check_peer: CheckPeer | None = None,
     ) -> None:
         parts = urlsplit(url)
         self.timeout = timeout
@@ -424,6 +427,7 @@ class ConnectionPool:
         self._base = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
         self._max_idle = idle
+        self._check_peer = check_peer
         self.lock = native_lock()  # orders aborting an exchange and ending it
         self._idle: deque[Connection] = deque()  # append and pop are atomic: no lock
         self._room = Room(limit, reserve) if limit else None
@@ -560,10 +564,14 @@ class ConnectionPool:
             else:
                 sock = socket.create_connection((self._host, self._port), self._connect_timeout)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._check_peer is not None:
+                self._check_peer(sock)
             if self._tls is not None:
                 sock = self._tls.wrap_socket(sock, server_hostname=self._host)
             return sock
-        except OSError as error:
+        except (OSError, BackendDown) as error:
             if sock is not None:
                 sock.close()
+            if isinstance(error, BackendDown):
+                raise
             raise BackendDown("the backend is not responding", detail=str(error)) from None

@@ -43,7 +43,7 @@ from .batching import answers_meanwhile
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
 from .forwarding import forward
 from .held_tokens import HeldTokens, Prompt
-from .http import ConnectionPool
+from .http import CheckPeer, ConnectionPool
 from .probe import outline, probe
 from .refusals import check_cost, refusal
 from .run import LlamaRun, OldRun
@@ -86,7 +86,8 @@ class _Repeated(msgspec.Struct):
 
 class LlamaCpp(Driver):
     """A driver for one server.cpp at `url`. `options` are its constructor arguments without
-    `connect`, with which `new_pool` creates its connection pools."""
+    `connect`, with which `new_pool` creates its connection pools, and without `check_peer`, which
+    is theirs."""
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class LlamaCpp(Driver):
         api_key: str = "",
         lenient: bool = False,
         connect: Callable[..., ConnectionPool] = ConnectionPool,
+        check_peer: CheckPeer | None = None,
     ) -> None:
         self.url = url
         self.options: Mapping[str, Any] = {
@@ -114,7 +116,12 @@ class LlamaCpp(Driver):
         self.headers = headers
         self._secret = api_key
         self.new_pool: Callable[..., Any] = partial(
-            connect, url, timeout=timeout, connect_timeout=connect_timeout, headers=headers
+            connect,
+            url,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            headers=headers,
+            check_peer=check_peer,
         )
         self._pool: ConnectionPool = self.new_pool(idle=256)
         self._careful: ConnectionPool = self.new_pool(

@@ -24,7 +24,8 @@ from ..core.vectors import Embedded, Ranked
 from ..errors import BackendDown, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed
-from .model import HostedModel, Server
+from .model import HostedModel
+from .starting import Server
 
 
 class HostedDriver(Driver):
@@ -78,7 +79,9 @@ class HostedDriver(Driver):
 
     @property
     def status(self) -> str:
-        return self.model.status
+        """As llama-server's router names it; a load that is stopped counts as none."""
+        status = self.model.status
+        return "unloaded" if status == "stopping" else status
 
     @property
     def trouble(self) -> str:
