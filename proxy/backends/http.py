@@ -538,6 +538,11 @@ class ConnectionPool:
         connection.close()
         self._leave_room()
 
+    def resize(self, limit: int) -> None:
+        """Set the limit of a pool that has one."""
+        assert self._room is not None, "it has a limit"
+        self._room.resize(limit)
+
     def close(self) -> None:
         """Close the idle connections. Those in use are closed when their answers end."""
         self._max_idle = 0

@@ -70,6 +70,7 @@ class Backend:
         self.up: bool | None = None
         self.error = ""
         self.leaving = False
+        self.parallel: int | None = None  # of its slots can be used at once; None: unknown
         self.miscounted = False  # the counted number of slots may be wrong
         self.count_at = 0.0  # when the slots may be counted again
         self.count_pause = 0.0  # seconds until they are counted after that
@@ -145,7 +146,8 @@ class Backend:
     @property
     def slots(self) -> int:
         """The number of parallel requests; 0 if unknown."""
-        return self.set_slots or (self.caps.slots if self.caps is not None else 0)
+        count = self.set_slots or (self.caps.slots if self.caps is not None else 0)
+        return count if self.parallel is None else min(count, self.parallel)
 
     @property
     def uncounted(self) -> bool:
@@ -155,6 +157,12 @@ class Backend:
         if self.set_slots or caps is None or caps.queues:
             return False
         return not caps.slots or self.miscounted
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether it is unknown how many of its slots can be used at once, and worth knowing."""
+        known = self.caps is not None and not (self.caps.queues or self.caps.provisional)
+        return known and self.parallel is None and self.slots > 0
 
     @property
     def n_ctx(self) -> int:
