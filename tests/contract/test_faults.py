@@ -452,10 +452,16 @@ CASES = [
 ]
 
 
+# What means busy on an old server alone.
+NEVER_BUSY = {"busy: an empty 200": Ends(UpstreamFault)}
+
+
 @pytest.mark.parametrize(("fault", "stream"), CASES)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_every_driver_survives_every_fault(form: Form, fault: str, stream: bool) -> None:
     script, ends = FAULTS[fault]
+    if form.caps.queues:
+        ends = NEVER_BUSY.get(fault, ends)
     patience = SOON if ends.error is UpstreamTimeout else LATE
     said, error = play(form, script, stream, patience, bool(ends.text))
     text = "".join(e.text for e in said if isinstance(e, (TextDelta, ReasoningDelta)))
