@@ -4,6 +4,7 @@ once.
 
     busy     another program holds the slots: streams are empty, as PowerInfer's, whole answers 404
     broken   every answer is 200 with nothing
+    talkative    it writes twenty words at once, whatever is asked
     silent   every stream is, whole answers are right
 """
 
@@ -130,7 +131,13 @@ class _Handler(BaseHTTPRequestHandler):
             server.running += 1
             server.most = max(server.most, server.running)
         try:
-            self._event({"content": "Hi", "stop": False, "slot_id": slot})
+            piece = {"content": "Hi", "stop": False, "slot_id": slot}
+            if server.state == "talkative":
+                data = b"data: " + json.dumps({**piece, "content": " word"}).encode() + b"\n\n"
+                data = data * 20 + b"data: " + json.dumps(last).encode() + b"\n\n"
+                self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+                return
+            self._event(piece)
             if waits:
                 server.go.wait(30)
             self._event(last)

@@ -87,6 +87,7 @@ class Exchange:
         "_cancel",
         "_complete",
         "_connection",
+        "_fault",
         "_headers",
         "_keep",
         "_keeps_headers",
@@ -135,6 +136,7 @@ class Exchange:
         self.on_body = self._body.append
         self.on_header = self._headers.setdefault
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._fault: UpstreamFault | None = None
         self._complete = self._aborted = self._keep = self._unframed = False
         self.status = 0
         try:
@@ -213,20 +215,19 @@ class Exchange:
 
     def read_all(self, timeout: float, most: int = MAX_WHOLE) -> bytes:
         """Read the whole body of at most `most` bytes. Raises UpstreamTimeout after `timeout`
-        seconds of silence."""
+        seconds of silence, or twice as many in all."""
         parts: list[bytes] = []
-        size, silence = 0, 0.0
+        size, silence, end = 0, 0.0, time.monotonic() + 2 * timeout
         while True:
             part = self.read()
+            silence = silence + self._tick if part is None else 0.0
+            if silence >= timeout or time.monotonic() >= end:
+                self.close()
+                raise UpstreamTimeout("the backend timed out")
             if part is None:
-                silence += self._tick
-                if silence >= timeout:
-                    self.close()
-                    raise UpstreamTimeout("the backend timed out")
                 continue
             if not part and self._complete:
                 return b"".join(parts)
-            silence = 0.0
             parts.append(part)
             size += len(part)
             if size > most:
@@ -317,6 +318,8 @@ class Exchange:
         connection = self._connection
         if connection is None or self._reader is None:
             raise self._broken("the exchange was closed")
+        if self._fault is not None:
+            raise self._fault  # nothing that follows could be parsed
         try:
             data = self._reader.read(limit)
         except OSError as error:
@@ -332,8 +335,9 @@ class Exchange:
             try:
                 assert self._parser is not None
                 self._parser.feed_data(data)
-            except httptools.HttpParserError as error:
-                raise UpstreamFault("the backend sent invalid HTTP", detail=str(error)) from None
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+                self._fault = UpstreamFault("the backend sent invalid HTTP", detail=str(error))
+                raise self._fault from None
         elif connection.used and self._message and not self._aborted:
             self._resend()
         elif self._unframed and not self._aborted:

@@ -211,12 +211,14 @@ class LlamaRun:
             return self._text(chunks, batch)
         if more == 1 and kinds[-1] != _TEXT:  # the usual case
             last = chunks.pop()
-            self._text(chunks, batch)
+            if self._text(chunks, batch):
+                return True
             if self._decode is not servercpp.chunk:
                 last = self._decode(payloads[-1])
             return self._take(last, batch)
         first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
-        self._text(chunks[:first], batch)
+        if self._text(chunks[:first], batch):
+            return True
         rest = payloads[first - len(chunks) :]
         return any(self._event(payload, batch) for payload in rest)
 

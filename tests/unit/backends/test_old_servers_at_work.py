@@ -109,3 +109,15 @@ def test_server_that_claims_a_free_slot_and_streams_nothing_is_a_fault(serve: Se
         thread.join(60)
     assert clients.statuses == [502]
     assert server.completions == 1 + MOST_EMPTY  # the probe's, too
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_request_for_no_tokens_gets_none_from_a_server_that_writes_on(
+    serve: Serve, stream: bool
+) -> None:
+    server = serve(2, 32, "talkative")
+    clients = Clients(server)
+    for thread in clients.ask(1, max_tokens=0, stream=stream):
+        thread.join(60)
+    assert clients.statuses == [200]
+    assert "word" not in clients.texts[0] and '"finish_reason":"length"' in clients.texts[0]
