@@ -39,7 +39,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.interface import Scheduler
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
-from .context import Caller
+from .context import ANYBODY, Caller
 from .idle import OnSlot, acquire_idle, idle_slots, nothing
 from .leased_slot import UNUSED
 from .retries import Retries, without
@@ -51,7 +51,6 @@ TEXTS = 16  # embedded under one lease of a whole backend, at most
 # Requests of many texts without a key, such as documents, in the fair queue: a search goes between.
 # No API key has this name.
 MANY = "\0texts"
-NOBODY = Caller()
 SECONDS = 1.0  # after which such a lease is released, even after fewer texts
 WHOLE = Outcome(end="whole", erased=True)
 CUT = Outcome(end="cut", erased=True)
@@ -69,7 +68,7 @@ class Embedder:
         name: str,
         inputs: Sequence[Input],
         cancel: Cancel,
-        caller: Caller = NOBODY,
+        caller: Caller = ANYBODY,
         *,
         on_slot: OnSlot = nothing,
     ) -> tuple[str, Embedded]:
@@ -119,7 +118,7 @@ class Embedder:
         query: str,
         documents: Sequence[str],
         cancel: Cancel,
-        caller: Caller = NOBODY,
+        caller: Caller = ANYBODY,
         *,
         on_slot: OnSlot = nothing,
     ) -> tuple[str, Ranked]:
