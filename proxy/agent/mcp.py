@@ -4,6 +4,9 @@ The package is based on asyncio and anyio, which do not work with gevent, so eac
 child process (`python -m proxy.agent.mcp`). Abandoning a call ends its child, and with it the
 session and a server on standard streams, so nothing keeps running. The next call starts a new
 session.
+
+What a server lists is untrusted: checking a schema of a megabyte takes seconds. So the child bounds
+and checks the list, and the gateway gets a small one of tools that may be used.
 """
 
 from __future__ import annotations
@@ -13,12 +16,10 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 
 from ..core.request import Tool
 from ..errors import GatewayError, UpstreamFault
@@ -31,6 +32,11 @@ log = logging.getLogger("slotproxy.tools")
 
 PATIENCE = 60.0  # seconds for a server to start and list its tools; npx may fetch it first
 MOST_PAGES = 20
+# Of a list: the tools, the bytes of a schema and of all tools, the characters of a description.
+MOST_TOOLS = 1024
+LONGEST_SCHEMA = 65_536
+MOST_BYTES = 1 << 20
+LONGEST_DESCRIPTION = 4096
 
 
 def tools(server: Server, children: Children) -> list[ChildTool]:
@@ -40,28 +46,17 @@ def tools(server: Server, children: Children) -> list[ChildTool]:
         raise UpstreamFault(
             f"MCP server {server.name}: {listed['wrong']}", detail=listed.get("detail", "")
         )
-    offered: list[ChildTool] = []
-    for description in listed["tools"]:
-        name, parameters = description["name"], description["parameters"]
-        if server.tools and name not in server.tools:
-            continue
-        if not NAME.fullmatch(name) or not _is_schema(parameters):
-            log.warning(
-                "ignoring a tool of MCP server %s: its name or schema is invalid", server.name
-            )
-            continue
-        tool = Tool(name, description["description"], parameters)
-        offered.append(ChildTool(tool, children, description.get("annotations") or {}))
-    return offered
-
-
-def _is_schema(value: Any) -> bool:
-    """Whether a model can use it and a grammar can constrain it."""
-    try:
-        Draft202012Validator.check_schema(value)
-    except SchemaError:
-        return False
-    return isinstance(value, dict) and value.get("type", "object") == "object"
+    if names := listed["ignored"]:
+        log.warning(
+            "ignoring tools of MCP server %s whose name or schema is invalid or too long, or which"
+            " are too many: %s",
+            server.name,
+            names,
+        )
+    return [
+        ChildTool(Tool(name, description, parameters), children, annotations or {})
+        for name, description, parameters, annotations in listed["tools"]
+    ]
 
 
 def children(server: Server) -> Children:
@@ -84,7 +79,7 @@ async def _serve(setup: Mapping[str, Any], questions: asyncio.Queue[Any], answer
             while True:
                 question = await questions.get()
                 if "call" not in question:
-                    tell({"tools": await _listed(client)})
+                    tell(_usable(await _listed(client), setup["tools"]))
                     continue
                 answer = await _called(client, question["call"], question["arguments"])
                 tell(answer)
@@ -141,24 +136,57 @@ def _checked(httpx2: Any, *, public: bool) -> Any:
     return Checked()
 
 
-async def _listed(client: Any) -> list[dict[str, Any]]:
-    tools: list[dict[str, Any]] = []
+async def _listed(client: Any) -> list[Any]:
+    tools: list[Any] = []
     cursor = None
     for _ in range(MOST_PAGES):
         page = await client.list_tools(cursor=cursor)
-        tools += (
-            {
-                "name": tool.name,
-                "description": tool.description or "",
-                "parameters": tool.input_schema,
-                "annotations": _said(tool),
-            }
-            for tool in page.tools
-        )
+        tools += page.tools
         cursor = page.next_cursor
         if not cursor:
             break
     return tools
+
+
+def _usable(tools: Sequence[Any], allowed: Sequence[str]) -> dict[str, Any]:
+    """Name, description, schema and annotations of the tools that may be used, and the names of
+    some that are ignored. Bounds come first: they cost nothing."""
+    usable: list[Any] = []
+    ignored: list[str] = []
+    left = MOST_BYTES
+    for tool in tools:
+        name, schema = tool.name, tool.input_schema
+        if allowed and name not in allowed:
+            continue
+        found = (name, (tool.description or "")[:LONGEST_DESCRIPTION], schema, _said(tool))
+        size = _size(found)
+        fits = len(usable) < MOST_TOOLS and size <= left and _size(schema) <= LONGEST_SCHEMA
+        if fits and NAME.fullmatch(name) and _is_schema(schema):
+            usable.append(found)
+            left -= size
+        elif len(ignored) < 10:
+            ignored.append(name[:128])
+    return {"tools": usable, "ignored": ", ".join(map(repr, ignored))}
+
+
+def _size(value: Any) -> int:
+    """Its bytes as JSON; more than all bounds if it has no JSON, or is nested too deeply."""
+    try:
+        return len(msgspec.json.encode(value))
+    except (RecursionError, ValueError, TypeError):
+        return sys.maxsize
+
+
+def _is_schema(value: Any) -> bool:
+    """Whether a model can use it and a grammar can constrain it."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(value)
+    except (SchemaError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.get("type", "object") == "object"
 
 
 def _said(tool: Any) -> Any:

@@ -25,6 +25,7 @@ from ..backends.chatglm.host import Process, Thread, meeting
 from ..backends.chatglm.models import bundled_instead, listens, missing
 from ..backends.chatglm.protocol import Load
 from ..backends.driver import Driver
+from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.local_embeddings.driver import LocalEmbeddings, is_installed
@@ -44,10 +45,11 @@ from ..hosting.budget import Limits
 from ..hosting.cards import Cards
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost
-from ..hosting.model import HostedModel, Server
+from ..hosting.model import HostedModel
 from ..hosting.room import Room
 from ..hosting.server_key import key_of
 from ..hosting.slot_keeper import SlotKeeper
+from ..hosting.starting import Server
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
 from ..scheduling.interface import Scheduler
@@ -399,10 +401,11 @@ def _server(settings: Settings, url: str, api_key: str = "") -> LlamaCpp:
     return LlamaCpp(url, api_key=api_key, model_file=model_file, **_server_options(settings))
 
 
-def _launched(settings: Settings, model: ModelConfig, url: str) -> Server:
+def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer) -> Server:
     """The driver for a server that was started here."""
+    options = {**_server_options(settings), "check_peer": check}
     if model.kind == "llamacpp":
-        return _server(settings, url, key_of(model))
+        return LlamaCpp(url, api_key=key_of(model), **options)
     if model.kind == "http":
         return HTTPServer(
             url,
@@ -410,9 +413,9 @@ def _launched(settings: Settings, model: ModelConfig, url: str) -> Server:
             timeout=settings.timeout,
             connect_timeout=settings.connect_timeout,
             tick=settings.sse_ping_interval,
+            check_peer=check,
         )
     api = url if url.endswith("/v1") else f"{url}/v1"
-    options = _server_options(settings)
     return OpenAIServer(api, model=model.server_model, api_key=key_of(model), **options)
 
 

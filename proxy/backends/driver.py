@@ -181,6 +181,10 @@ class Driver(ABC):
         somebody else uses the server, and there may be more. What the slots hold is untouched."""
         return 0, False
 
+    def parallel(self, slots: int) -> int:
+        """How many of so many slots it can use at once. Called while nothing of ours runs there."""
+        return slots
+
     def n_vocab(self) -> int | None:
         """The number of token ids, 0 if the backend does not reveal it; None if ids outside of the
         vocabulary do no harm. Leaves the slots' content. Raises BackendBusy if no slot is free."""

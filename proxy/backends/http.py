@@ -51,6 +51,7 @@ MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
 PIECE = 256 << 10  # bytes of a request that are sent in one call
 MAX_FRAME = 256 << 10  # bytes of a head, or of trailers and chunk framing
 NOTHING: tuple[bytes, ...] = ()
+CheckPeer = Callable[[socket.socket], None]
 
 
 def _is_unframed(headers: Mapping[bytes, bytes]) -> bool:
@@ -87,6 +88,7 @@ class Exchange:
         "_complete",
         "_connecting",
         "_connection",
+        "_fault",
         "_headers",
         "_keep",
         "_keeps_headers",
@@ -136,6 +138,7 @@ class Exchange:
         self.on_body = self._body.append
         self.on_header = self._headers.setdefault
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._fault: UpstreamFault | None = None
         self._complete = self._aborted = self._keep = self._unframed = False
         self.status = 0
         try:
@@ -214,20 +217,19 @@ class Exchange:
 
     def read_all(self, timeout: float, most: int = MAX_WHOLE) -> bytes:
         """Read the whole body of at most `most` bytes. Raises UpstreamTimeout after `timeout`
-        seconds of silence."""
+        seconds of silence, or twice as many in all."""
         parts: list[bytes] = []
-        size, silence = 0, 0.0
+        size, silence, end = 0, 0.0, time.monotonic() + 2 * timeout
         while True:
             part = self.read()
+            silence = silence + self._tick if part is None else 0.0
+            if silence >= timeout or time.monotonic() >= end:
+                self.close()
+                raise UpstreamTimeout("the backend timed out")
             if part is None:
-                silence += self._tick
-                if silence >= timeout:
-                    self.close()
-                    raise UpstreamTimeout("the backend timed out")
                 continue
             if not part and self._complete:
                 return b"".join(parts)
-            silence = 0.0
             parts.append(part)
             size += len(part)
             if size > most:
@@ -334,6 +336,8 @@ class Exchange:
         connection = self._connection
         if connection is None or self._reader is None:
             raise self._broken("the exchange was closed")
+        if self._fault is not None:
+            raise self._fault  # nothing that follows could be parsed
         try:
             data = self._reader.read(limit)
         except OSError as error:
@@ -349,8 +353,9 @@ class Exchange:
             try:
                 assert self._parser is not None
                 self._parser.feed_data(data)
-            except httptools.HttpParserError as error:
-                raise UpstreamFault("the backend sent invalid HTTP", detail=str(error)) from None
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+                self._fault = UpstreamFault("the backend sent invalid HTTP", detail=str(error))
+                raise self._fault from None
         elif connection.used and self._message and not self._aborted:
             self._resend()
         elif self._unframed and not self._aborted:
@@ -426,7 +431,8 @@ def shut_down(sock: socket.socket) -> None:
 
 class ConnectionPool:
     """The connections to one backend: at most `limit` in use (0: no limit), of which `reserve` are
-    only for short requests; at most `idle` are kept open."""
+    only for short requests; at most `idle` are kept open. `check_peer` is called with the socket of
+    each new connection before anything is sent, and raises BackendDown."""
 
     def __init__(
         self,
@@ -438,6 +444,7 @@ class ConnectionPool:
         reserve: int = 0,
         idle: int = 64,
         headers: Mapping[str, str] | None = None,
+        check_peer: CheckPeer | None = None,
     ) -> None:
         parts = urlsplit(url)
         self.timeout = timeout
@@ -447,6 +454,7 @@ class ConnectionPool:
         self._base = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
         self._max_idle = idle
+        self._check_peer = check_peer
         self.lock = native_lock()  # orders aborting an exchange and ending it
         self._idle: deque[Connection] = deque()  # append and pop are atomic: no lock
         self._room = Room(limit, reserve) if limit else None
@@ -565,6 +573,11 @@ class ConnectionPool:
         connection.close()
         self._leave_room()
 
+    def resize(self, limit: int) -> None:
+        """Set the limit of a pool that has one."""
+        assert self._room is not None, "it has a limit"
+        self._room.resize(limit)
+
     def close(self) -> None:
         """Close the idle connections. Those in use are closed when their answers end."""
         self._max_idle = 0
@@ -593,6 +606,8 @@ class ConnectionPool:
                 sock.settimeout(self._connect_timeout)
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._check_peer is not None:
+                    self._check_peer(sock)
                 if self._tls is not None:
                     sock = self._tls.wrap_socket(
                         sock, server_hostname=self._host, do_handshake_on_connect=False

@@ -13,7 +13,7 @@ from ..errors import BackendDown, PoolTimeout, Unsupported, UpstreamFault, Upstr
 from ..runtime.cancel import Cancel
 from .driver import Capabilities, Driver, Learned, Run, ignore
 from .forwarding import forward
-from .http import ConnectionPool
+from .http import CheckPeer, ConnectionPool
 
 DIALECT = "http"
 CHECK_TIMEOUT = 5.0
@@ -30,11 +30,14 @@ class HTTPServer(Driver):
         timeout: float = 600.0,
         connect_timeout: float = 5.0,
         tick: float = 15.0,
+        check_peer: CheckPeer | None = None,
     ) -> None:
         self._model = model
         self._timeout = timeout
         self._tick = min(tick or timeout, timeout)
-        self._pool = ConnectionPool(url, timeout=timeout, connect_timeout=connect_timeout)
+        self._pool = ConnectionPool(
+            url, timeout=timeout, connect_timeout=connect_timeout, check_peer=check_peer
+        )
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if not self.status_of("/", min(deadline, CHECK_TIMEOUT)):

@@ -45,14 +45,15 @@ from .broken_prompt import BrokenPrompts, Part
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
 from .forwarding import forward
 from .held_tokens import HeldPrompt, HeldTokens
-from .http import ConnectionPool
+from .http import CheckPeer, ConnectionPool
 from .probe import outline, probe
 from .refusals import check_cost, refusal
-from .run import LlamaRun, OldRun
+from .run import EMPTY, LlamaRun, OldRun
+from .server_threads import count_threads
 from .slot_count import count_slots
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
-# An old server has max(8, cores - 1) threads. A connection holds one, also for 5 idle seconds.
+# Connections to an old server, until its threads are counted for more slots (`server_threads`).
 OLD_CONNECTIONS = 7
 OLD_RESERVE = 1  # of them for health and tokenize, which must not wait for answers to end
 PATIENCE = 1.0  # seconds to wait for a connection before the request goes back into the queue
@@ -61,6 +62,8 @@ ALIVE_TIMEOUT = 5.0
 # A slot is free about 5 ms after its answer. Until then, a server with one slot is busy.
 FREED = 0.02  # seconds
 FREED_TRIES = 5
+MOST_EMPTY = 5  # empty streams in a row, with no slot in use
+NOTHING = {"prompt": "", "n_predict": 1, "cache_prompt": True}  # evaluates nothing
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
@@ -88,7 +91,8 @@ class _Repeated(msgspec.Struct):
 
 class LlamaCpp(Driver):
     """A driver for one server.cpp at `url`. `options` are its constructor arguments without
-    `connect`, with which `new_pool` creates its connection pools. `model_file`: see `probe`."""
+    `connect`, with which `new_pool` creates its connection pools, and without `check_peer`, which
+    is theirs. `model_file`: see `probe`."""
 
     def __init__(
         self,
@@ -101,6 +105,7 @@ class LlamaCpp(Driver):
         lenient: bool = False,
         model_file: bool = True,
         connect: Callable[..., ConnectionPool] = ConnectionPool,
+        check_peer: CheckPeer | None = None,
     ) -> None:
         self.url = url
         self.options: Mapping[str, Any] = {
@@ -119,12 +124,19 @@ class LlamaCpp(Driver):
         self.headers = headers
         self._secret = api_key
         self.new_pool: Callable[..., Any] = partial(
-            connect, url, timeout=timeout, connect_timeout=connect_timeout, headers=headers
+            connect,
+            url,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            headers=headers,
+            check_peer=check_peer,
         )
         self._pool: ConnectionPool = self.new_pool(idle=256)
         self._careful: ConnectionPool = self.new_pool(
             limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
         )
+        self._empty_runs = 0  # since the last answer
+        self._threads = self._counted = 0  # of an old server, and how many were looked for
         self._forget_tokens()
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -146,6 +158,16 @@ class LlamaCpp(Driver):
 
     def count_slots(self) -> tuple[int, bool]:
         return count_slots(self._slot_that_answers)
+
+    def parallel(self, slots: int) -> int:
+        if slots <= OLD_CONNECTIONS - OLD_RESERVE:
+            return slots
+        wanted = slots + OLD_RESERVE + 1
+        if self._counted < wanted and self._threads == self._counted:
+            self._threads, self._counted = count_threads(self.new_pool, wanted), wanted
+        limit = min(wanted, self._threads)
+        self._careful.resize(limit)
+        return min(slots, limit - OLD_RESERVE)
 
     def _slot_that_answers(self, slot: int) -> int | None:
         """The slot that takes a request for slot `slot`. None if it is busy or the answer names
@@ -181,7 +203,7 @@ class LlamaCpp(Driver):
     def _answer_to_nothing(self, fields: Mapping[str, Any]) -> bytes | None:
         """An old server's answer to an empty prompt with these fields, which evaluates nothing and
         leaves the slot's content. None if the slot is busy."""
-        body = {"prompt": "", "n_predict": 1, "cache_prompt": True, **fields}
+        body = {**NOTHING, **fields}
         for _ in range(FREED_TRIES):
             try:
                 status, data = self._careful.ask(
@@ -233,6 +255,7 @@ class LlamaCpp(Driver):
         exchange = self._careful.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
 
         def ended(run: OldRun) -> None:
+            self._empty_runs = 0
             if held is not None and isinstance(task.prompt, str):
                 self._held.ended(
                     run.slot,
@@ -244,7 +267,27 @@ class LlamaCpp(Driver):
                 )
 
         how = exchange, task, caps, self.timeout, self._tick, self._secret
-        return OldRun(*how, ended=ended)
+        return OldRun(*how, ended=ended, explain=self._why_empty)
+
+    def _why_empty(self) -> GatewayError:
+        """Why a stream was empty. A PowerInfer says in this way that it is busy. Asked for a whole
+        answer, it then has another status; a broken server has nothing again, or claims again and
+        again that a slot is free."""
+        busy = BackendBusy("the backend has no free slot", detail="empty response")
+        try:
+            status, data = self._careful.ask(
+                "POST", "/completion", NOTHING, COUNT_TIMEOUT, short=True
+            )
+        except GatewayError:
+            return busy  # without -cb, the answer waits until nothing else runs
+        if status != 200:
+            return busy
+        self._empty_runs += 1
+        try:
+            msgspec.json.decode(data, type=_Answered)
+        except msgspec.DecodeError:
+            return UpstreamFault(EMPTY)
+        return busy if self._empty_runs < MOST_EMPTY else UpstreamFault(EMPTY)
 
     def _in_held_tokens(
         self, task: Task, text: str, slot: int, caps: Capabilities, cancel: Cancel

@@ -74,6 +74,7 @@ class Backend:
         self.verified: object = None  # the template and build of the verdict
         self.verify_at = 0.0  # when an incomplete verdict may be completed
         self.leaving = False
+        self.parallel: int | None = None  # of its slots can be used at once; None: unknown
         self.miscounted = False  # the counted number of slots may be wrong
         self.count_at = 0.0  # when the slots may be counted again
         self.count_pause = 0.0  # seconds until they are counted after that
@@ -150,7 +151,8 @@ class Backend:
     @property
     def slots(self) -> int:
         """The number of parallel requests; 0 if unknown."""
-        return self.set_slots or (self.caps.slots if self.caps is not None else 0)
+        count = self.set_slots or (self.caps.slots if self.caps is not None else 0)
+        return count if self.parallel is None else min(count, self.parallel)
 
     @property
     def uncounted(self) -> bool:
@@ -160,6 +162,12 @@ class Backend:
         if self.set_slots or caps is None or caps.queues:
             return False
         return not caps.slots or self.miscounted
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether it is unknown how many of its slots can be used at once, and worth knowing."""
+        known = self.caps is not None and not (self.caps.queues or self.caps.provisional)
+        return known and self.parallel is None and self.slots > 0
 
     @property
     def n_ctx(self) -> int:

@@ -23,7 +23,7 @@ class Room:
     """`limit` places; the last `reserve` of them are only for short requests."""
 
     def __init__(self, limit: int, reserve: int = 0) -> None:
-        self._free = limit
+        self._limit = self._free = limit
         self._reserve = reserve
         self._lock = native_lock()
         self._waiting: dict[threading.Event, None] = {}
@@ -46,6 +46,15 @@ class Room:
         """Give a place back."""
         with self._lock:
             self._free += 1
+            waiting = tuple(self._waiting)
+        for event in waiting:
+            event.set()
+
+    def resize(self, limit: int) -> None:
+        """Set the number of places. Those in use stay so."""
+        with self._lock:
+            self._free += limit - self._limit
+            self._limit = limit
             waiting = tuple(self._waiting)
         for event in waiting:
             event.set()

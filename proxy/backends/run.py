@@ -16,13 +16,14 @@ from typing import Any
 from ..core.events import Batch, Finished, FinishReason, Progress, Started, TextDelta, TokenDetail
 from ..core.task import Task
 from ..core.usage import Timings, Usage
-from ..errors import AnswerCut, BackendBusy, GatewayError, UpstreamFault, UpstreamTimeout
+from ..errors import AnswerCut, GatewayError, UpstreamFault, UpstreamTimeout
 from ..wire import servercpp, sse
 from ..wire.lenient import WireFault
 from .driver import Capabilities
 from .http import Exchange
 from .refusals import MAX_BODY, check_cost, refusal, stream_error
 
+EMPTY = "the backend returned an empty response"
 # Seconds for which the tokens of an answer that is not streamed are gathered: no client waits for a
 # single one, and a batch costs a seventh. The end of the answer is never delayed.
 GATHER = 0.02
@@ -177,7 +178,7 @@ class LlamaRun:
 
     def _empty(self) -> GatewayError:
         """The error for an answer without any event."""
-        return BackendBusy("the backend has no free slot", detail="empty response")
+        return UpstreamFault(EMPTY)
 
     def _silent(self, since: float, seconds: float) -> float:
         """When the silence began that now lasts so many seconds more. Raises UpstreamTimeout."""
@@ -210,12 +211,14 @@ class LlamaRun:
             return self._text(chunks, batch)
         if more == 1 and kinds[-1] != _TEXT:  # the usual case
             last = chunks.pop()
-            self._text(chunks, batch)
+            if self._text(chunks, batch):
+                return True
             if self._decode is not servercpp.chunk:
                 last = self._decode(payloads[-1])
             return self._take(last, batch)
         first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
-        self._text(chunks[:first], batch)
+        if self._text(chunks[:first], batch):
+            return True
         rest = payloads[first - len(chunks) :]
         return any(self._event(payload, batch) for payload in rest)
 
@@ -362,10 +365,17 @@ class LlamaRun:
 class OldRun(LlamaRun):
     """A run on a server whose pieces of text are tokens: `texts` are those of the answer."""
 
-    def __init__(self, *args: Any, ended: Callable[[OldRun], None], **options: Any) -> None:
-        """`ended` is called when the answer is complete."""
+    def __init__(
+        self,
+        *args: Any,
+        ended: Callable[[OldRun], None],
+        explain: Callable[[], GatewayError],
+        **options: Any,
+    ) -> None:
+        """`ended` is called when the answer is complete, `explain` tells why it has no event."""
         super().__init__(*args, **options)
         self._on_end = ended
+        self._explain = explain
         self.texts: list[str] = []
 
     def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> bool:
@@ -376,6 +386,9 @@ class OldRun(LlamaRun):
         if chunk.error is None and chunk.content and (chunk.stop or self._left > 0):
             self.texts.append(chunk.content)
         return super()._take(chunk, batch)
+
+    def _empty(self) -> GatewayError:
+        return self._explain()
 
     def _finished(self, chunk: servercpp.Chunk) -> Finished:
         finished = super()._finished(chunk)

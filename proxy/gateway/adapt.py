@@ -28,6 +28,7 @@ from ..prompting.output_validation import Validator
 from ..prompting.profile.syntax import AnswerSyntax
 from ..prompting.reasoning import KIN
 from ..runtime.cancel import Cancel
+from .alternatives import within_alternatives
 
 _UNKNOWN = AnswerSyntax()
 PATTERNS = ("pattern", "patternProperties")
@@ -65,7 +66,7 @@ def adapt_to_backend(
     if task.sampling.get("logit_bias"):
         biased = [token for token, _ in task.sampling["logit_bias"] if type(token) is int]
         backend.vocabulary.check_harmless(biased, caps, "logit_bias")
-    n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
+    n = within_alternatives(task, budget(task, caps, backend.n_ctx, backend.counter, cancel))
     sampling = dict(task.sampling)
     bound = BoundGrammar("") if task.is_unconstrained else _grammar(task, caps, cancel)
     if bound.text:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,6 +27,7 @@ from ..core.vectors import Embedded, Ranked
 from ..errors import (
     BackendBusy,
     BadRequest,
+    Cancelled,
     CharacterCut,
     GatewayError,
     MissingRoute,
@@ -35,8 +37,9 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..scheduling.interface import Scheduler
-from ..scheduling.lease import Outcome
+from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
+from .context import ANYBODY, Caller
 from .idle import OnSlot, acquire_idle, idle_slots, nothing
 from .leased_slot import UNUSED
 from .retries import Retries, without
@@ -45,7 +48,9 @@ T = TypeVar("T")
 
 MOST = 8  # calls of one request that run in parallel, at most
 TEXTS = 16  # embedded under one lease of a whole backend, at most
-MANY = "\0texts"  # requests of many texts, in the fair queue; no API key has this name
+# Requests of many texts without a key, such as documents, in the fair queue: a search goes between.
+# No API key has this name.
+MANY = "\0texts"
 SECONDS = 1.0  # after which such a lease is released, even after fewer texts
 WHOLE = Outcome(end="whole", erased=True)
 CUT = Outcome(end="cut", erased=True)
@@ -63,54 +68,41 @@ class Embedder:
         name: str,
         inputs: Sequence[Input],
         cancel: Cancel,
-        barred: frozenset[str] = frozenset(),
+        caller: Caller = ANYBODY,
         *,
-        idle: bool = False,
         on_slot: OnSlot = nothing,
     ) -> tuple[str, Embedded]:
-        """Embed the inputs, on backends outside of the `barred` tiers; with `idle`, in idle slots
-        only, one part after the other. `on_slot` is called for each part. Returns the model's name
-        and the vectors. Raises ModelNotFound, NoBackend, Unsupported, BadRequest, the queue's
-        errors, and those of `on_slot`."""
+        """Embed the inputs for a caller; one that uses idle slots only gets one part after the
+        other. `on_slot` is called for each part. Returns the model's name and the vectors. Raises
+        ModelNotFound, NoBackend, Unsupported, BadRequest, the queue's errors, and those of
+        `on_slot`."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
-        backend, caps = self._first(model, barred)
+        backend, caps = self._first(model, caller.barred)
         for ids in inputs:
             if not isinstance(ids, str):
                 backend.vocabulary.check_harmless(ids, caps, "input")
         if not caps.queues:
-            return name, self._embed_one_by_one(
-                model, backend, inputs, cancel, barred, idle=idle, on_slot=on_slot
-            )
+            vectors = self._embed_one_by_one(model, backend, inputs, cancel, caller, on_slot)
+            return name, vectors
         parts = backend.driver.parts(inputs)
         exclude = self._others(model, queues=True)
         results: dict[int, Embedded] = {}
 
         def one(i: int, inner: Cancel) -> None:
-            def call(driver: Driver, caps: Capabilities) -> Embedded:
-                return driver.embed(parts[i], caps, inner)
+            def call(driver: Driver, caps: Capabilities, own: Cancel) -> Embedded:
+                return driver.embed(parts[i], caps, own)
 
-            results[i] = self._leased(
-                SlotRequest(
-                    model=model,
-                    task=Task(prompt=parts[i][0]),
-                    key=MANY if len(inputs) > 1 else "",
-                    exclude=exclude,
-                    background=True,
-                    barred=barred,
-                    idle=idle,
-                ),
-                call,
-                inner,
-                begun=bool(results),
-                on_slot=on_slot,
-            )
+            want = _request(caller, model, Task(prompt=parts[i][0]), exclude=exclude)
+            if len(inputs) > 1 and not caller.key:
+                want = msgspec.structs.replace(want, key=MANY)
+            results[i] = self._leased(want, call, inner, begun=bool(results), on_slot=on_slot)
 
         # There may never be several idle slots at once.
-        _side_by_side(one, len(parts), cancel, 1 if idle else MOST)
+        _side_by_side(one, len(parts), cancel, 1 if caller.idle else MOST)
         whole = [results[i] for i in range(len(parts))]
-        vectors = tuple(vector for part in whole for vector in part.vectors)
-        return name, Embedded(vectors, sum(part.tokens for part in whole))
+        found = tuple(vector for part in whole for vector in part.vectors)
+        return name, Embedded(found, sum(part.tokens for part in whole))
 
     def makes(self, name: str) -> bool:
         """Whether this is the very name of one of its models."""
@@ -126,19 +118,20 @@ class Embedder:
         query: str,
         documents: Sequence[str],
         cancel: Cancel,
-        barred: frozenset[str] = frozenset(),
+        caller: Caller = ANYBODY,
         *,
         on_slot: OnSlot = nothing,
     ) -> tuple[str, Ranked]:
-        """Rank the documents. Returns the model's name and the scores. Raises like `embed`."""
+        """Rank the documents for a caller. Returns the model's name and the scores. Raises like
+        `embed`."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
-        self._first(model, barred)
+        self._first(model, caller.barred)
 
-        def call(driver: Driver, caps: Capabilities) -> Ranked:
-            return driver.rerank(query, documents, caps, cancel)
+        def call(driver: Driver, caps: Capabilities, own: Cancel) -> Ranked:
+            return driver.rerank(query, documents, caps, own)
 
-        want = SlotRequest(model=model, task=Task(prompt=query), barred=barred, background=True)
+        want = _request(caller, model, Task(prompt=query))
         return name, self._leased(want, call, cancel, on_slot=on_slot)
 
     def _load(self, model: str, cancel: Cancel) -> None:
@@ -166,9 +159,7 @@ class Embedder:
         backend: Backend,
         inputs: Sequence[Input],
         cancel: Cancel,
-        barred: frozenset[str],
-        *,
-        idle: bool,
+        caller: Caller,
         on_slot: OnSlot,
     ) -> Embedded:
         texts = [_text(backend, item, place) for place, item in enumerate(inputs)]
@@ -179,38 +170,30 @@ class Embedder:
             )
         exclude = self._others(model, queues=False)
         # An old server silently truncates longer texts.
-        permitted = self.registry.pool(model, barred)
+        permitted = self.registry.pool(model, caller.barred)
         pool = [b for b in permitted if b.name not in exclude and b.n_ctx]
         limit = min((b.n_ctx + 1 for b in pool), default=0)
         counts = [backend.counter.count(text, cancel, limit) for text in texts]
         vectors: list[Embedded] = []
 
-        def batch(driver: Driver, caps: Capabilities) -> None:
+        def batch(driver: Driver, caps: Capabilities, own: Cancel) -> None:
             end = time.monotonic() + SECONDS
             for text in texts[len(vectors) : len(vectors) + TEXTS]:
-                vectors.append(driver.embed((text,), caps, cancel))
+                vectors.append(driver.embed((text,), caps, own))
                 if time.monotonic() >= end:
                     return
 
         while len(vectors) < len(texts):
             tokens = sum(counts[len(vectors) : len(vectors) + TEXTS])
             task = Task(prompt="", max_tokens=max(1, tokens))  # its cost, for the fair queue
-            want = SlotRequest(
-                model=model,
-                task=task,
-                exclude=exclude,
-                background=True,
-                barred=barred,
-                whole_backend=True,
-                idle=idle,
-            )
+            want = _request(caller, model, task, exclude=exclude, whole_backend=True)
             self._leased(want, batch, cancel, begun=bool(vectors), on_slot=on_slot)
         return Embedded(tuple(item.vectors[0] for item in vectors), sum(counts))
 
     def _leased(
         self,
         want: SlotRequest,
-        call: Callable[[Driver, Capabilities], T],
+        call: Callable[[Driver, Capabilities, Cancel], T],
         cancel: Cancel,
         *,
         begun: bool = False,
@@ -218,7 +201,8 @@ class Embedder:
     ) -> T:
         """Run a call on a backend, and on another one if that fails. All waiting in the queue has
         one deadline. `on_slot` is called with each slot, `begun` is for idle ones (see
-        `acquire_idle`)."""
+        `acquire_idle`); a call in one of these is cancelled when others need it, and repeated
+        later."""
         want = msgspec.structs.replace(want, since=time.monotonic())
         retries = Retries()
         reason: GatewayError | None = None
@@ -249,9 +233,14 @@ class Embedder:
                 if not want.idle:
                     on_slot()
                 outcome = CUT
-                result = call(backend.driver, backend.caps)
+                with _until_wanted(lease, cancel) as own:
+                    result = call(backend.driver, backend.caps, own)
                 outcome = WHOLE
                 return result
+            except Cancelled:
+                if cancel.cancelled or not lease.wanted:
+                    raise
+                begun = True
             except BackendBusy as error:
                 reason, outcome = error, Outcome(end="busy")
             except (Unsupported, MissingRoute) as error:
@@ -267,6 +256,36 @@ class Embedder:
                 lease.release(outcome)
                 if backend is not None:
                     self.registry.give_back(backend)
+
+
+def _request(caller: Caller, model: str, task: Task, **fields: Any) -> SlotRequest:
+    """The request for a slot; `fields` as of SlotRequest."""
+    return SlotRequest(
+        model=model,
+        task=task,
+        key=caller.key,
+        group=caller.group,
+        share=caller.share,
+        barred=caller.barred,
+        background=True,
+        idle=caller.idle,
+        **fields,
+    )
+
+
+@contextmanager
+def _until_wanted(lease: Lease, cancel: Cancel) -> Iterator[Cancel]:
+    """A cancellation that also comes when others need the slot of an idle request."""
+    if not lease.want.idle:
+        yield cancel
+        return
+    own = Cancel()
+    cancel.add(own.cancel)
+    try:
+        lease.on_wanted(own.cancel)
+        yield own
+    finally:
+        cancel.remove(own.cancel)
 
 
 def _text(backend: Backend, item: Input, place: int) -> str:

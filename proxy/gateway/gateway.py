@@ -27,6 +27,7 @@ from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
 from . import media
 from .adapt import check_grammar, validate_constraints
+from .alternatives import check_alternatives
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
 from .context import ANYBODY, Caller, GatewayContext, Info
@@ -331,6 +332,7 @@ class Gateway:
         if self._sampling:
             sampling = {**self._sampling, **request.sampling}
             request = msgspec.structs.replace(request, sampling=sampling)
+        check_alternatives(request)
         kinds = media.check(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:

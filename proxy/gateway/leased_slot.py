@@ -153,10 +153,11 @@ class LeasedSlot:
     def on_fault(self, error: GatewayError) -> None:
         """Record that the backend failed, or had no slot free after all."""
         registry, backend = self._context.registry, self.backend
-        if isinstance(error, BackendBusy):
+        if isinstance(error, PoolTimeout) and backend.slots:
+            self.on_refusal()  # our own bound: the server was not asked, and its slots are known
+        elif isinstance(error, BackendBusy):
             self._end = "busy"
             self._outcome = Outcome(end="busy", pause=error.retry_after or 0.0)
-            # A PoolTimeout is our own bound, not the server's.
             if not isinstance(error, PoolTimeout) and not backend.leaving:
                 registry.miscounted(backend.name)
         else:

@@ -25,7 +25,8 @@ from ..core.vectors import Embedded, Ranked
 from ..errors import BackendDown, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed
-from .model import HostedModel, Server
+from .model import HostedModel
+from .starting import Server
 
 
 class HostedDriver(Driver):
@@ -70,6 +71,10 @@ class HostedDriver(Driver):
             model.caps = msgspec.structs.replace(caps, slots=count)
         return count, idle
 
+    def parallel(self, slots: int) -> int:
+        server = self.model.server
+        return slots if server is None else server.parallel(slots)
+
     def counters(self) -> dict[str, float]:
         server = self.model.server
         return {} if server is None else server.counters()
@@ -85,7 +90,9 @@ class HostedDriver(Driver):
 
     @property
     def status(self) -> str:
-        return self.model.status
+        """As llama-server's router names it; a load that is stopped counts as none."""
+        status = self.model.status
+        return "unloaded" if status == "stopping" else status
 
     @property
     def trouble(self) -> str:

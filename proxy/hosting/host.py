@@ -10,27 +10,29 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from ..backends.http import CheckPeer
 from ..config import ModelConfig
 from ..errors import GatewayError
 from .cards import Cards
-from .model import HostedModel, Server
+from .model import HostedModel
 from .need import KeptNeeds
 from .room import Room
 from .server_key import with_key
 from .slot_keeper import SAVING, SlotKeeper
+from .starting import Server
 
 LOADING = 3600.0  # seconds in which a load by hand must find room and succeed
 GRACE = 5.0  # seconds beyond the longest stop_timeout for all servers to end
 
 
 class ModelHost:
-    """`connect` makes a driver for the server of a model, at a URL; the other arguments are those
-    of `HostedModel`. `keeper` saves slots, None: nothing does. `preload` begins once `start` is
+    """`connect` makes a driver for the server of a model; the other arguments are those of
+    `HostedModel`. `keeper` saves slots, None: nothing does. `preload` begins once `start` is
     called."""
 
     def __init__(
         self,
-        connect: Callable[[ModelConfig, str], Server],
+        connect: Callable[[ModelConfig, str, CheckPeer], Server],
         *,
         room: Room,
         deadline: float,

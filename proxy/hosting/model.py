@@ -1,8 +1,11 @@
 """One model that the gateway starts itself: its server from start to end, and who uses it.
 
-    unloaded ──need──> loading ──> loaded ──idle for its ttl──> unloaded
-                          │          │
-                          └──fails───┴──dies──> failed ──need, after a pause──> loading
+    unloaded ──need──> loading ──> loaded ──idle for its ttl, stop──> unloaded
+                        │   │        │
+                        │   └─fails──┴──dies──> failed ──need, after a pause──> loading
+                        └─stop──> stopping ──> unloaded
+
+A stop while it loads refuses the requests that wait for the load; later ones have it loaded again.
 
 A thread of its own starts the server when a request needs it, finds out what it can do, and ends
 it. It lives longer than the server, because the kernel ends the server with the thread. Requests
@@ -19,14 +22,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import msgspec
-
 from ..backends.driver import Capabilities
-from ..backends.http_server import HTTPServer
-from ..backends.llamacpp import LlamaCpp
-from ..backends.openai.driver import OpenAIServer
-from ..backends.probe import ROUTER
-from ..config import PORT, ModelConfig
+from ..config import ModelConfig
 from ..errors import (
     BackendDown,
     BadRequest,
@@ -39,12 +36,13 @@ from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from .budget import Amounts, Uses
 from .cards import Cards
-from .failure import Cause, LoadFailed
+from .failure import LoadFailed
 from .log import ModelLog
 from .need import KeptNeeds, Need
-from .process import ModelProcess, free_port
+from .process import ModelProcess
 from .room import Room
 from .slot_keeper import ModelSlots
+from .starting import LOOK, SELDOM, Connect, Server, Starter, Stopped
 from .turns import Waiter
 
 log = logging.getLogger("slotproxy.models")
@@ -52,22 +50,14 @@ log = logging.getLogger("slotproxy.models")
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between two starts after failures
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
 LASTING = 60.0  # seconds after which a server counts as working, even without an answer
-LOOK = 0.05  # seconds between two checks of a server that loads, at first
-SELDOM = 0.5  # seconds between two of these checks later, and of a request for a cancellation
 WATCH = 1.0  # seconds between two checks of a loaded server
 MEASURE = 30.0  # seconds between two measurements of the memory of a loaded server
-CHECK_TIMEOUT = 5.0
-NO_PROGRAM = "exit code 127"  # as a shell
-
-Server = LlamaCpp | OpenAIServer | HTTPServer
-Connect = Callable[[str], Server]
 
 
 class HostedModel:
-    """`connect` makes a driver for a URL; `deadline` is within how many seconds a server must
-    return a token. At most `max_waiting` requests wait for a load. `on_change` is called after
-    every change of `status`. It is a tenant of `room`. `needs` remembers what it needed,
-    `slots` keeps its slots over the end of its server."""
+    """`connect` and `deadline` are those of `Starter`. At most `max_waiting` requests wait for a
+    load. `on_change` is called after every change of `status`. It is a tenant of `room`. `needs`
+    remembers what it needed, `slots` keeps its slots over the end of its server."""
 
     def __init__(
         self,
@@ -92,8 +82,15 @@ class HostedModel:
         self.users = 0  # requests on the server
         self.cache_worth: Callable[[], float] = lambda: 0.0  # seconds lost with its caches
         self.on_change: Callable[[], None] = lambda: None
-        self._connect = connect
-        self._deadline = deadline
+        self._starter = Starter(
+            config,
+            connect,
+            deadline=deadline,
+            log=self.log,
+            slots=slots,
+            changed=room.changed,
+            unwanted=lambda: self._ending or self._over,
+        )
         self._max_waiting = max_waiting
         self._room = room
         self._changed = room.changed
@@ -103,7 +100,6 @@ class HostedModel:
         self._pinned = config.pin
         self._fresh = True  # it has completed no request since it was loaded
         self._thread: threading.Thread | None = None
-        self._process: ModelProcess | None = None
         self._server: Server | None = None  # while loaded
         self._waiters: list[Waiter] = []
         self._ending = False  # its server ends as soon as no request uses it
@@ -134,7 +130,8 @@ class HostedModel:
         try:
             while True:
                 with self._changed:
-                    if self._server is not None and not self._ending:
+                    server = self._server
+                    if server is not None and not self._ending:
                         self.users += 1
                         self._uses.add(time.monotonic())
                         break
@@ -148,7 +145,6 @@ class HostedModel:
                 if waited >= ticks * tick:
                     ticks += 1
                     yield None
-            server = self._server
         finally:
             with self._changed:
                 if self._failed_starts == failed_starts:  # otherwise nobody waits from before it
@@ -205,9 +201,11 @@ class HostedModel:
             self._changed.notify_all()
 
     def _reason(self, retry_after: float = 0.0) -> GatewayError:
-        error = self.error
-        if self._closed or error is None:
+        if self._closed:
             return BackendDown(f"the model {self.name} was removed")
+        error = self.error or LoadFailed(
+            f"the model {self.name} was unloaded while it was loading: ask again to load it"
+        )
         wait = max(1.0, retry_after)
         return type(error)(error.message, param=error.param, code=error.code, retry_after=wait)
 
@@ -280,12 +278,19 @@ class HostedModel:
         return self._server
 
     def stop(self) -> None:
-        """End the server as soon as no request uses it; the next request starts it again."""
+        """End the server as soon as no request uses it, or at once while it loads; the next request
+        starts it again."""
         with self._changed:
-            self._ending = self._server is not None
-            if self._ending and self.slots is not None:
+            loads = self.status == "loading"
+            self._ending = loads or self._server is not None
+            if loads:
+                self.status, self.error = "stopping", None
+                self._refuse_waiters()
+            elif self._ending and self.slots is not None:
                 self.slots.leave()
             self._changed.notify_all()
+        if loads:
+            self.on_change()
 
     def pin(self, pinned: bool) -> None:
         """Say whether it gives way to other models, until its settings are read again."""
@@ -299,7 +304,7 @@ class HostedModel:
 
     def kill(self, why: str) -> None:
         """Kill a server that hangs."""
-        process = self._process
+        process = self._starter.process
         if process is not None:
             log.error("model %s: %s, its server is killed", self.name, why)
             process.kill()
@@ -334,8 +339,9 @@ class HostedModel:
         """Wait for the end after `close`; afterwards the server is killed."""
         if self._thread is not None:
             self._thread.join(seconds)
-        if self._process is not None:
-            self._process.kill()
+        process = self._starter.process
+        if process is not None:
+            process.kill()
 
     # in the thread
 
@@ -362,7 +368,7 @@ class HostedModel:
         self._set("loading")
         self.needs.recall()
         try:
-            if self._room.enter(self):
+            if self._room.enter(self) and not self._ending:
                 self._run_server()
             else:
                 self._set("unloaded")
@@ -379,13 +385,7 @@ class HostedModel:
         server: Server | None = None
         log.info("model %s: starting", self.name)
         try:
-            port = free_port()
-            server = self._connect(self.config.url.replace(PORT, str(port)))
-            if PORT not in self.config.url and server.status_of("/health", CHECK_TIMEOUT):
-                raise self._not_started("another server listens at its url", "unsuitable")
-            config = self.slots.begin() if self.slots is not None else self.config
-            self._process = process = ModelProcess(config, port, self.log, self._notify)
-            caps = self._loaded(process, server, began + self.config.start_timeout)
+            server, process, caps = self._starter.start(began + self.config.start_timeout)
             if self.slots is not None:
                 self.slots.on_loaded(caps)
             self._on_loaded(server, caps, time.monotonic() - began)
@@ -393,11 +393,13 @@ class HostedModel:
             if self.slots is not None and process.alive:
                 self.slots.save(server)
             self._on_end(process)
+        except Stopped:
+            log.info("model %s: stopped while it was loading", self.name)
         except GatewayError as error:
             self._fail(error)
         except OSError as error:
             why = f"its server could not be started: {error.strerror}"
-            self._fail(self._not_started(why, "not_started"))
+            self._fail(self._starter.failure(why, "not_started"))
         finally:
             with self._changed:
                 self.lost = self.lost or self._server is not None
@@ -408,73 +410,17 @@ class HostedModel:
             self.on_change()
             self.needs.end()
             self.needs.keep()
-            if self._process is not None:
-                self._process.end()
-                self._process = None
+            self._starter.end()
             if server is not None:
                 server.close()
 
-    def _loaded(self, process: ModelProcess, server: Server, end: float) -> Capabilities:
-        """Wait until the server is ready, and find out what it can do. Raises UpstreamFault."""
-        pause = LOOK
-        while True:
-            error: GatewayError | None = None
-            if self._is_ready(server):
-                try:
-                    return self._probed(server)
-                except BackendDown as down:  # it answers before its model is loaded
-                    error = down
-            if self._over:
-                raise BackendDown("the model was removed")
-            if not process.alive:
-                process.read_out()
-                cause: Cause = "not_started" if process.exit == NO_PROGRAM else "ended"
-                raise self._not_started(f"its server ended with {process.exit}", cause)
-            if time.monotonic() > end:
-                why = f": {error.message}" if error is not None else ""
-                raise self._not_started(
-                    f"its server was not ready within start_timeout{why}", "late"
-                )
-            with self._changed:
-                self._changed.wait_for(lambda: self._over or not process.alive, pause)
-            pause = min(SELDOM, pause * 1.2)
-
-    def _is_ready(self, server: Server) -> bool:
-        status = server.status_of(self.config.check or "/health", CHECK_TIMEOUT)
-        return status == 200 if self.config.check else status not in (0, 503)
-
-    def _probed(self, server: Server) -> Capabilities:
-        """What the server can do. Its slots are counted now if it does not report them, because
-        nobody else uses it. Raises BackendDown if it is not ready, UpstreamFault."""
-        try:
-            caps = server.probe(self._deadline)
-        except UpstreamTimeout as error:
-            raise self._not_started(error.message, "late") from None
-        if caps.dialect == ROUTER:
-            raise self._not_started(
-                "its server has several models: set server_model to one of them"
-                if self.config.kind == "openai"
-                else "its server is a multi-model router: start it yourself and use --llama-api",
-                "unsuitable",
-            )
-        if not caps.slots and not caps.queues:
-            caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
-        return self._bounded(caps)
-
-    def _bounded(self, caps: Capabilities) -> Capabilities:
-        """With no more slots than `concurrency`."""
-        most = self.config.concurrency or caps.slots
-        return msgspec.structs.replace(caps, slots=min(most, caps.slots or most))
-
-    def _not_started(self, why: str, cause: Cause) -> LoadFailed:
-        message = f"the model {self.name} failed to load: {why}"
-        return LoadFailed(message, cause=cause, lines=self.log.end())
-
     def _on_loaded(self, server: Server, caps: Capabilities, took: float) -> None:
-        if self._process is not None:
-            self.needs.measure(self._process.pid)
+        if self._starter.process is not None:
+            self.needs.measure(self._starter.process.pid)
         log.info("model %s: loaded after %.1f s, %s", self.name, took, self.needs.shown)
         with self._changed:
+            if self._ending:
+                raise Stopped
             self.needs.learn(took)
             self.caps, self.error = caps, None
             self._answered = False
@@ -537,16 +483,16 @@ class HostedModel:
                 pause = FIRST_PAUSE * 2.0 ** (self._failures - 2)
                 self._retry_at = time.monotonic() + min(LONGEST_PAUSE, pause)
             if not loaded:
-                self._failed_starts += 1
-                self._waiters = []
+                self._refuse_waiters()
             self._changed.notify_all()
+
+    def _refuse_waiters(self) -> None:
+        """End the wait of all requests with `_reason`."""
+        self._failed_starts += 1
+        self._waiters = []
 
     def _set(self, status: str) -> None:
         with self._changed:
             self.status = status
             self._changed.notify_all()
         self.on_change()
-
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()

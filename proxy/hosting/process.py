@@ -9,9 +9,11 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ..config import PID, PORT, ModelConfig
+from ..runtime.blocking import run_in_native_thread
 from ..runtime.subprocesses import kill_session, start_program
 from .log import MAX_LINE, ModelLog
 
@@ -127,16 +129,23 @@ class ModelProcess:
         self._ended()
 
 
-def resident(pid: int) -> dict[int, int]:
-    """The bytes of memory that each process of a session holds; {} if the system does not say."""
+def in_session(pid: int) -> dict[int, int]:
+    """The pages of memory that each process of a session holds; {} if the system does not say. It
+    reads a file of each process of the system, so not on the event loop."""
     held = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             # The name, in parentheses, may contain anything; the session is the fourth after it.
             fields = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
             if int(fields[3]) == pid:
-                held[int(folder.name)] = int(fields[21]) * _page()
+                held[int(folder.name)] = int(fields[21])
     return held
+
+
+def resident(pid: int) -> dict[int, int]:
+    """The bytes of memory that each process of a session holds; {} if the system does not say."""
+    pages = run_in_native_thread(partial(in_session, pid))
+    return {process: count * _page() for process, count in pages.items()}
 
 
 def _page() -> int:

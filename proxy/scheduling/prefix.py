@@ -33,6 +33,7 @@ LONG = 8192  # characters from which a prompt is kept
 PART = 32768  # characters of its parts; the first and the last may have fewer
 TAIL = 2048  # characters that follow kept parts are hashed each time until there are so many
 REMEMBERED = 32  # long prompts that are kept
+MOST_KEPT = 32 << 20  # bytes of them; longer ones are hashed each time
 
 
 class Chain(Struct, frozen=True):
@@ -78,6 +79,11 @@ class _Kept(Struct, frozen=True):
 
     group: str
     parts: list[_Part]
+
+    @property
+    def size(self) -> int:
+        """In bytes, with parts that it shares with others."""
+        return sum(part.text.__sizeof__() for part in self.parts)
 
 
 class Chains:
@@ -172,9 +178,18 @@ class Chains:
 
     def _keep(self, old: _Kept | None, new: _Kept) -> None:
         """Keep `new` in place of `old`, the text that it extends."""
+        size = new.size
+        if size > MOST_KEPT:
+            return
         with self._lock:
-            left = [kept for kept in self._kept if kept is not old]
-            self._kept = (*left[-REMEMBERED + 1 :], new)
+            newest = [new]
+            for kept in reversed(self._kept):
+                size += 0 if kept is old else kept.size
+                if size > MOST_KEPT or len(newest) == REMEMBERED:
+                    break
+                if kept is not old:
+                    newest.append(kept)
+            self._kept = tuple(reversed(newest))
 
 
 def _is_earlier(known: _Kept, prompt: str, shared: list[_Part], end: int) -> bool:

@@ -216,12 +216,14 @@ class ServerConnection:
     def _next(self) -> Request | None:
         """The next request, None if there is none. Raises Refused."""
         reader = self._reader
-        if reader.requests:  # pipelined in one read: let other clients' requests run in between
+        if (
+            reader.requests or reader.unparsed
+        ):  # pipelined in one read: let other clients' requests run in between
             self._sock.give_way()
         while not reader.requests:
             if reader.refusal:
                 raise Refused(reader.refusal)
-            data = self._sock.recv(READ_SIZE)
+            data = reader.unparsed or self._sock.recv(READ_SIZE)
             if self.expired and self.state is State.HEAD:
                 raise Refused(LATE)
             if not data:
@@ -250,7 +252,7 @@ class ServerConnection:
         while not request.body and not request.complete:
             if self._reader.refusal:
                 raise BodyError("the request body is not valid HTTP")
-            data = self._sock.recv(BODY_READ_SIZE)
+            data = self._reader.unparsed or self._sock.recv(BODY_READ_SIZE)
             if self.expired:
                 raise BodyTimeout("the request body took too long")
             if not data:
@@ -264,7 +266,7 @@ class ServerConnection:
         self._enter(State.DROPPING)
         reader, left = self._reader, MAX_DROPPED
         while not request.complete and not reader.refusal:
-            data = self._sock.recv(READ_SIZE) if left > 0 else b""
+            data = reader.unparsed or (self._sock.recv(READ_SIZE) if left > 0 else b"")
             if not data or self.expired:
                 return False
             left -= len(data)

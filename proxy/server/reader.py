@@ -11,6 +11,9 @@ One bound. `MAX_INCOMPLETE` applies to everything incomplete: a request's head, 
 it, the line of a chunk's size with its extensions, the trailers. Bytes are counted from the read
 after the last progress (a head, a piece of a body, the end of a message), on every path.
 
+Pipelining. A head of 26 bytes becomes a request of 800, so no more than some `MAX_PIPELINED` are
+parsed ahead of the answers: bytes that hold more are parsed in slices, and wait in `unparsed`.
+
 Smuggling. llhttp refuses the basis of request smuggling (a repeated length, a length together with
 a transfer coding, bare line feeds). This module also refuses transfer codings other than `chunked`,
 transfer codings in HTTP/1.0, a missing, repeated or malformed Host, and other protocol versions.
@@ -30,6 +33,12 @@ import httptools
 MAX_INCOMPLETE = 65536
 # Times that one header may be repeated in a head: its values are joined, copying them each time.
 MAX_REPEATS = 100
+# Requests of a connection after which nothing more is parsed until some are answered.
+MAX_PIPELINED = 8
+# Bytes of a slice: twenty heads at most.
+_SLICE = 512
+
+_VERSION = b"/1."  # each accepted head has it
 
 # Why the reader stops: the status, whose text is the reason.
 BAD = "400 Bad Request: invalid HTTP/1.1 request"
@@ -94,7 +103,8 @@ class Request:
 class Reader:
     """Parses the bytes it is fed. `requests` are those with a complete head; the last one's body
     may still grow. `environ` is the beginning of all requests' environments. `refusal` is why it
-    stopped: earlier requests are answered first, however the client's bytes were split."""
+    stopped: earlier requests are answered first, however the client's bytes were split. `unparsed`
+    are bytes to be fed again, before others, when fewer requests wait."""
 
     __slots__ = (
         "_coming",
@@ -108,6 +118,7 @@ class Reader:
         "refusal",
         "requests",
         "state",
+        "unparsed",
     )
 
     def __init__(self, environ: dict[str, Any]) -> None:
@@ -122,8 +133,20 @@ class Reader:
         self.state = Reading.BETWEEN
         self.refusal = ""
         self.held = 0  # bytes since the last progress
+        self.unparsed = b""
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: bytes) -> None:
+        self.unparsed = b""
+        if data.count(_VERSION) <= MAX_PIPELINED:
+            self._feed(data)
+            return
+        for begin in range(0, len(data), _SLICE):
+            if len(self.requests) >= MAX_PIPELINED and not self.refusal:
+                self.unparsed = data[begin:]
+                return
+            self._feed(data[begin : begin + _SLICE])
+
+    def _feed(self, data: bytes | memoryview) -> None:
         room = MAX_INCOMPLETE - self.held
         if len(data) > room:
             data = memoryview(data)  # whose slices are no copies

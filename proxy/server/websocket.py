@@ -6,6 +6,10 @@ nobody reads messages. Under gevent, that thread is a greenlet.
 
 The server that passed on the request does not know of the protocol: when the WebSocket ends, its
 socket is shut down, so that nothing more is written to it.
+
+A frame of six bytes costs as much as one of a kilobyte, and a fast client's bytes are always ready.
+So a read is short, other greenlets run after each, and frames are counted, not only bytes: those
+that carry nothing by the second, those of a message against its size.
 """
 
 from __future__ import annotations
@@ -14,18 +18,23 @@ import contextlib
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from .handshake import NO_TEXT, NORMAL, TOO_LONG, TOO_MUCH
 
-READ_SIZE = 65536
+READ_SIZE = 4096  # bytes: nearly seven hundred frames at most
 # Messages that wait while an earlier one is answered.
 MOST_WAITING = 8
+# Control frames and empty ones in a second. Clients ping every few seconds.
+MOST_CONTROL = 100
+# Fragments of a message, and one more for each kilobyte of it.
+MOST_FRAGMENTS = 1000
 
 
 class WebSocket:
@@ -51,6 +60,9 @@ class WebSocket:
         self._messages: queue.Queue[str | None] = queue.Queue()  # None: no more
         self._parts: list[str] = []
         self._size = 0  # of the parts, in bytes
+        self._fragments = 0
+        self._second = 0.0  # when the current second began, for counting control frames
+        self._control = 0
         self.closed = False
         sock.settimeout(send_timeout)
         lines = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
@@ -108,6 +120,7 @@ class WebSocket:
                     continue
                 if not data or not self._take(data):
                     break
+                time.sleep(0)
         except OSError:
             pass
         finally:
@@ -123,7 +136,12 @@ class WebSocket:
                 events = list(self._protocol.events())
             except RemoteProtocolError:
                 return False
+        ping = None
         for event in events:
+            if _is_control(event) and not self._may_control():
+                return self._refuse(
+                    TOO_MUCH, f"at most {MOST_CONTROL} pings, pongs or empty frames a second"
+                )
             match event:
                 case TextMessage():
                     if not self._text(event):
@@ -131,26 +149,43 @@ class WebSocket:
                 case BytesMessage():
                     return self._refuse(NO_TEXT, "send text")
                 case Ping():
-                    self._send(event.response())
+                    ping = event  # an answer to the last one is enough (RFC 6455, 5.5.3)
                 case CloseConnection():
                     with contextlib.suppress(OSError):
                         self._send(event.response())
                     return False
+        if ping is not None:
+            self._send(ping.response())
         return True
+
+    def _may_control(self) -> bool:
+        """Count a frame that carries nothing. False if there are too many in this second."""
+        now = time.monotonic()
+        if now - self._second >= 1.0:
+            self._second, self._control = now, 0
+        self._control += 1
+        return self._control <= MOST_CONTROL
 
     def _text(self, event: TextMessage) -> bool:
         self._parts.append(event.data)
         self._size += len(event.data.encode())
+        self._fragments += event.frame_finished
         if self._size > self._longest:
             return self._refuse(TOO_LONG, f"at most {self._longest} bytes are allowed")
+        if self._fragments > MOST_FRAGMENTS + self._size // 1024:
+            return self._refuse(TOO_MUCH, "the fragments of the message are too small")
         if event.message_finished:
             if self._messages.qsize() >= MOST_WAITING:
                 return self._refuse(TOO_MUCH, f"at most {MOST_WAITING} messages may wait")
             self._messages.put("".join(self._parts))
-            self._parts, self._size = [], 0
+            self._parts, self._size, self._fragments = [], 0, 0
         return True
 
     def _refuse(self, code: int, reason: str) -> bool:
         with contextlib.suppress(OSError):
             self._send(CloseConnection(code=code, reason=reason))
         return False
+
+
+def _is_control(event: Any) -> bool:
+    return isinstance(event, Ping | Pong) or (isinstance(event, TextMessage) and not event.data)

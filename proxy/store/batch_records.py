@@ -7,7 +7,8 @@ from typing import Any
 from msgspec import Struct
 
 MOST = 2000  # batches of a key; the oldest finished ones make room
-OPEN = ("validating", "in_progress", "finalizing", "cancelling")
+UNCHECKED = "validating"
+OPEN = (UNCHECKED, "in_progress", "finalizing", "cancelling")
 
 
 class Tokens(Struct, frozen=True):

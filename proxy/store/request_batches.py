@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import Row, and_, delete, insert, or_, select, update
+from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 
-from ..errors import NotFound
+from ..errors import NotFound, QueueFull
 from . import writers
-from .batch_records import MOST, OPEN, RequestBatch, Result
+from .batch_records import MOST, OPEN, UNCHECKED, RequestBatch, Result
 from .blobs import PIECE
 from .database import Database, owned, record
 from .file_store import StoredFile
@@ -26,6 +26,8 @@ from .records import new_id
 from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH
 
 MOST_OPEN = 100  # unfinished batches of a key
+MOST_UNCHECKED = 4  # of them, whose file is not checked yet
+BACK = 10.0  # seconds until a key with so many may try again
 LEASE = 30.0  # seconds without a heartbeat after which a process on another host counts as dead
 AT_ONCE = 64  # results read together
 DROPPED = 1000  # results deleted together
@@ -42,11 +44,13 @@ class RequestBatches:
         self._db = database
         self._quota = quota
         self.writer = writers.new_name()
+        self._turns: dict[str, int] = {}  # the number of each waiting key's last turn here
+        self._turn = 0
 
     # for their owners
 
     def add(self, batch: RequestBatch) -> None:
-        """Raises QuotaExceeded."""
+        """Raises QuotaExceeded, QueueFull."""
         values = structs.asdict(batch)
         with self._db.begin_for(batch.owner) as db:
             db.execute(insert(REQUEST_BATCH).values(writer="", touched=batch.created, **values))
@@ -56,6 +60,13 @@ class RequestBatches:
                 " finish, or cancel one"
             )
             check_count(db, REQUEST_BATCH, MOST_OPEN, refusal, mine, _b.status.in_(OPEN))
+            unchecked = select(func.count()).where(mine, _b.status == UNCHECKED)
+            if db.execute(unchecked).scalar_one() > MOST_UNCHECKED:
+                raise QueueFull(
+                    f"an API key may have at most {MOST_UNCHECKED} batches in validation: wait for"
+                    " one to be in progress",
+                    retry_after=BACK,
+                )
             newest = select(_b.created).where(mine).order_by(_b.created.desc())
             last = newest.limit(1).offset(MOST - 1).scalar_subquery()
             over = _b.status.not_in(OPEN)
@@ -98,22 +109,28 @@ class RequestBatches:
     # for the process that runs them
 
     def claim(self, now: float) -> RequestBatch | None:
-        """Take the unfinished batch that has waited longest, from nobody or from a process that
-        has died."""
-        waiting = select(_b.id, _b.writer, _b.touched).where(_b.status.in_(OPEN))
-        for row in self._db.rows(waiting.order_by(_b.touched)):
+        """Take an unfinished batch, from nobody or from a process that has died. Keys take turns.
+        Of one key's, those whose file is not checked come first, then the one that has waited
+        longest."""
+        columns = _b.id, _b.owner, _b.status, _b.writer, _b.touched
+        rows = self._db.rows(select(*columns).where(_b.status.in_(OPEN)).order_by(_b.touched))
+        self._turns = {row.owner: self._turns.get(row.owner, 0) for row in rows}
+        for row in sorted(rows, key=lambda row: (self._turns[row.owner], row.status != UNCHECKED)):
             if row.writer and not self._is_gone(row, now):
                 continue
             same = (_b.id == row.id, _b.writer == row.writer, _b.touched == row.touched)
             taken = update(REQUEST_BATCH).where(*same).values(writer=self.writer, touched=now)
             if self._db.change(taken):
+                self._turn += 1
+                self._turns[row.owner] = self._turn
                 mine = self._db.first(select(REQUEST_BATCH).where(_b.id == row.id))
                 return None if mine is None else record(RequestBatch, mine)
         return None
 
-    def others_wait(self) -> bool:
-        """Whether a batch that no process runs is unfinished."""
-        return self._db.first(select(_b.id).where(_b.status.in_(OPEN), _b.writer == "")) is not None
+    def others_wait(self, *, unchecked: bool = False) -> bool:
+        """Whether a batch that no process runs is unfinished, or its file `unchecked`."""
+        status = _b.status == UNCHECKED if unchecked else _b.status.in_(OPEN)
+        return self._db.first(select(_b.id).where(status, _b.writer == "")) is not None
 
     def check_quota(self, owner: str, size: int) -> float:
         """Check that results of so many bytes, and a file, are within the quota of their owner.

@@ -16,11 +16,10 @@ from ..errors import Unsupported
 from ..gateway import Caller, Embedder
 from . import body
 from .admitted import within_limits
-from .auth import BATCH
 from .forwarding import by_other_server
 from .large import parsed
 from .observability import Record
-from .permissions import check_model, local_model, permissions
+from .permissions import check_model, local_model
 from .services import Services
 from .spine import asking, json_route
 
@@ -101,16 +100,13 @@ def _embedded_by(
 ) -> tuple[str, Embedded]:
     environ = request.environ
     check_model(services, environ, model, embedder)
-    barred = permissions(services, environ).barred_tiers
     with (
         asking(services, record, environ) as cancel,
         within_limits(
             caller, record, cancel, embedder=embedder, model=model, texts=inputs
         ) as admitted,
     ):
-        name, result = embedder.embed(
-            model, inputs, cancel, barred, idle=BATCH in environ, on_slot=admitted.on_slot
-        )
+        name, result = embedder.embed(model, inputs, cancel, caller, on_slot=admitted.on_slot)
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
     return name, result
 
@@ -123,7 +119,6 @@ def ranked(services: Services, record: Record) -> Any:
     asked = rerank.parse(raw)
     record.warnings += asked.warnings
     check_model(services, request.environ, asked.model, services.ranker)
-    barred = permissions(services, request.environ).barred_tiers
     texts = [asked.query + document for document in asked.documents]
     environ = request.environ
     caller = services.callers.caller(record.key, environ)
@@ -138,7 +133,7 @@ def ranked(services: Services, record: Record) -> Any:
             asked.query,
             asked.documents,
             cancel,
-            barred,
+            caller,
             on_slot=admitted.on_slot,
         )
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)

@@ -26,7 +26,8 @@ from .stream import ClosingBody
 blueprint = Blueprint("hosting", __name__)
 
 Action = Literal["load", "unload", "pin", "unpin"]
-SWAP_STATES = {"loaded": "ready", "loading": "starting"}  # in llama-swap's words; else "stopped"
+# In llama-swap's words; else "stopped".
+SWAP_STATES = {"loaded": "ready", "loading": "starting", "stopping": "stopping"}
 
 
 @json_route(blueprint, "POST", "/models/load")

@@ -8,6 +8,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -485,3 +487,69 @@ def test_key_in_a_command_is_sent(
     words = ("--api-key", "secret")
     file.write_text(table("m", made_up_model, tmp_path, *words, server="llama-2026"))
     assert chat(gateway("--config", str(file), *LEGACY), "m").status_code == 200
+
+
+THIEF = """
+import json, os, re, socket, sys, threading, time
+from pathlib import Path
+
+os.setgroups([]); os.setgid(65534); os.setuid(65534)  # nobody
+most, taken = int(sys.argv[1]), set()
+
+def serve(server):
+    while True:
+        client, _ = server.accept()
+        data = client.recv(65536)
+        if data:
+            print(json.dumps(data.decode()), flush=True)
+        client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+
+print("looks", flush=True)
+while True:
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().split(b"\\0")
+        except OSError:
+            continue
+        port = int(words[words.index(b"--port") + 1]) if b"stolen.gguf" in words else 0
+        if port and port not in taken and len(taken) < most:
+            taken.add(port)
+            server = socket.create_server(("127.0.0.1", port))
+            print("taken", flush=True)
+            threading.Thread(target=serve, args=(server,), daemon=True).start()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
+@pytest.mark.parametrize("most", [1, 99])
+def test_other_user_who_takes_the_port_gets_no_prompt(
+    gateway: StartGateway, made_up_model: Path, tmp_path: Path, most: int
+) -> None:
+    (tmp_path / "stolen.gguf").symlink_to(made_up_model)
+    binary = servers.find("llama-2023")
+    if binary is None:
+        pytest.skip("llama-2023 is not built")
+    slow = ["sh", "-c", 'sleep 1; exec "$0" "$@"', str(binary), "--host", "127.0.0.1"]
+    slow += ["--port", "${PORT}", "-m", "stolen.gguf", "-np", "1", "-c", "512", "-t", "1"]
+    file = tmp_path / "slotproxy.toml"
+    keys = {"name": "m", "command": slow, "folder": str(tmp_path)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    file.write_text("\n".join(["[[model]]", *lines, ""]))
+    started = gateway("--config", str(file), *LEGACY)
+    heard = tmp_path / "heard.txt"
+    with (
+        heard.open("wb") as out,
+        subprocess.Popen([sys.executable, "-c", THIEF, str(most)], stdout=out) as thief,
+    ):
+        try:
+            wait_until(lambda: "looks" in heard.read_text())
+            answer = chat(started, "m")
+        finally:
+            thief.kill()
+    assert set(heard.read_text().splitlines()) == {"looks", "taken"}, "nothing was sent to it"
+    assert "a program of the user 65534 listens at its port" in started.log
+    if most == 1:
+        assert answer.status_code == 200, "it is loaded at another port"
+    else:
+        assert answer.status_code == 502
+        assert "a program of the user 65534 listens" in answer.json()["error"]["message"]

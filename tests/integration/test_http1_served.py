@@ -126,8 +126,30 @@ def test_form_with_wrong_key_is_read_only_up_to_a_bound(
         client.sendall(b"%x\r\n%b\r\n" % (len(part), part))
         sent = push(client, b"10000\r\n%b\r\n" % (b"a" * 65536), 100 << 20)
     assert sent < 16 << 20
-    memory = int(re.findall(r"VmRSS:\s+(\d+)", _status(keyed))[0])
-    assert memory < 300_000, "kB"
+    assert _memory(keyed) < 300_000, "kB"
+
+
+def test_pipelined_requests_of_clients_that_do_not_read_take_little_memory(keyed: Gateway) -> None:
+    """A megabyte for each client was 8 GB for all the connections that are accepted."""
+    begun = _memory(keyed)
+    get = b"GET /static/vendor/katex/katex.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    flood = get * 40 + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 1900
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(60)
+            parts = urlsplit(keyed.url)
+            client.connect((parts.hostname, parts.port))
+            client.sendall(flood)
+        time.sleep(1.0)
+        grown = _memory(keyed) - begun
+    assert grown < 45_000, "kB"
+
+
+def _memory(gateway: Gateway) -> int:
+    """The resident kilobytes of its worker."""
+    return int(re.findall(r"VmRSS:\s+(\d+)", _status(gateway))[0])
 
 
 def _status(gateway: Gateway) -> str:

@@ -34,7 +34,7 @@ from ...wire.router import as_dict
 from .. import vectors
 from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
 from ..forwarding import forward
-from ..http import ConnectionPool
+from ..http import CheckPeer, ConnectionPool
 from ..probe import ROUTER
 from ..questions import ProbeSession
 from ..relay import message_dict
@@ -67,6 +67,7 @@ class OpenAIServer(Driver):
         api_key: str = "",
         lenient: bool = False,
         by_prompt: frozenset[str] = frozenset(),
+        check_peer: CheckPeer | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.options: Mapping[str, Any] = {
@@ -88,7 +89,11 @@ class OpenAIServer(Driver):
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
         connect = partial(
-            ConnectionPool, timeout=timeout, connect_timeout=connect_timeout, headers=self._headers
+            ConnectionPool,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            headers=self._headers,
+            check_peer=check_peer,
         )
         self._pool: ConnectionPool = connect(self.url)
         self._root: ConnectionPool = connect(self._origin)

@@ -25,7 +25,7 @@ from ...dialects import batches
 from ...dialects.batches import LineError
 from ...errors import Cancelled, GatewayStopping, NoIdleSlot, NotFound, QuotaExceeded, Unauthorized
 from ...runtime.cancel import Cancel, client_left
-from ...store.batch_records import RequestBatch, Result, Tokens
+from ...store.batch_records import UNCHECKED, RequestBatch, Result, Tokens
 from ...store.outage import retry_while_unavailable
 from ...store.records import new_id
 from .asking import Answered, Ask, Asked
@@ -38,6 +38,7 @@ Room = Callable[[str, str], int | None]
 """How many lines for this endpoint and model may be under way now; None if the model is unknown."""
 
 TURN = 300.0  # seconds after which a batch makes way for one that waits
+CHECK_TURN = 10.0  # the same for one whose file is to be checked, which takes a moment
 BEAT = 2.0  # seconds between two heartbeats
 TICK = 0.05  # seconds between two looks for idle slots
 # Seconds until a line is asked again that had to make way; doubled each time.
@@ -107,7 +108,7 @@ class BatchRun:
                 self._fail(error)
             return
         found = self._indexed()
-        if found is None:
+        if found is None or (batch.status == UNCHECKED and self._store.others_wait()):
             return
         lines = Lines(self._piece, self._store.piece_size, found)
         done = bytearray(len(found.order))
@@ -142,7 +143,7 @@ class BatchRun:
         if found.errors:
             self._close("failed", errors=found.errors)
             return None
-        if batch.status == "validating":
+        if batch.status == UNCHECKED:
             self._store.begin(batch.id, len(found.order), found.model[:1024], self._clock())
         return found
 
@@ -153,13 +154,14 @@ class BatchRun:
 
     def _ask_all(self, lines: Lines) -> bool:
         """Ask the lines that wait. Returns False if another turn continues."""
-        began = self._clock()
+        began = looked = self._clock()
         self._beat()
+        makes_way = False
         while True:
             self._check_time()
             if self._stop is not None or self._over.is_set():
                 self.stop()
-            else:
+            elif not makes_way:
                 self._ask_some(lines)
             results = self._taken()
             if results:
@@ -169,8 +171,17 @@ class BatchRun:
                     return False
                 if self._stop is not None or not (self._waiting or self._later):
                     return True
-                if self._clock() - began > TURN and self._store.others_wait():
+                if makes_way:
                     return False
+            now = self._clock()
+            if not makes_way and now - looked > BEAT:
+                looked = now
+                makes_way = self._makes_way(now - began)
+
+    def _makes_way(self, seconds: float) -> bool:
+        """Whether the batch asks no more lines, after so many seconds of its turn."""
+        unchecked = seconds <= TURN
+        return seconds > CHECK_TURN and self._store.others_wait(unchecked=unchecked)
 
     def _ask_some(self, lines: Lines) -> None:
         while self._later and self._later[0][0] <= self._clock():

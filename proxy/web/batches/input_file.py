@@ -27,7 +27,10 @@ SHORTEST, STEPS = 64, 15  # bytes of the first compared beginning, and how often
 DIGEST = 4  # bytes
 HELD = 8  # pieces of the file in memory
 EMPTY = LineError("empty_file", "the input file has no lines")
-TOO_MANY = LineError("too_many_requests", f"a batch has at most {batches.MOST_LINES} lines")
+TOO_MANY = LineError(
+    "too_many_requests",
+    f"a batch has at most {batches.MOST_LINES} lines, or twice as many with blank ones",
+)
 GONE = LineError("input_file_deleted", "the input file was deleted, or has expired")
 
 Piece = Callable[[int], bytes | None]
@@ -112,6 +115,9 @@ class Index:
         self._line += 1
         data, size = b"".join(self._parts), self._held
         self._parts, self._held = [], 0
+        if self._line > 2 * batches.MOST_LINES:  # blank ones cost time, too
+            self.errors, self.full = [TOO_MANY.at(self._line)], True
+            return
         try:
             if size > self._longest:
                 raise LineError("line_too_long", f"the line has more than {self._longest} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import sys
@@ -411,6 +412,44 @@ def test_gathered_data_before_a_fault_is_delivered(pools: list[ConnectionPool]) 
         with pytest.raises(UpstreamFault):
             exchange.read(gather=5.0)
         exchange.close()
+
+
+def test_fault_behind_gathered_data_is_raised_by_the_next_read(
+    pools: list[ConnectionPool],
+) -> None:
+    def send(sock: socket.socket) -> None:
+        sock.sendall(head(None) + chunk(b"a"))
+        time.sleep(0.2)
+        sock.sendall(chunk(b"b") + b"no chunk\r\n")
+
+    with RawServer([send]) as server:
+        exchange = pool_of(server, pools).send("GET", "/", tick=0.1)
+        while not exchange.headers_came():
+            pass
+        data = b""
+        while data != b"ab":
+            data += exchange.read(gather=2.0) or b""
+        began = time.monotonic()
+        with pytest.raises(UpstreamFault, match="invalid HTTP"):
+            while True:
+                assert exchange.read(gather=2.0) is None
+                assert time.monotonic() - began < 20, "it is taken for silence"
+        exchange.close()
+
+
+def test_answer_that_drips_is_bounded_in_time(pools: list[ConnectionPool]) -> None:
+    def drip(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            sock.sendall(head(100_000))
+            for _ in range(300):
+                sock.sendall(b"x")
+                time.sleep(0.1)
+
+    with RawServer([drip]) as server:
+        began = time.monotonic()
+        with pytest.raises(UpstreamTimeout):
+            pool_of(server, pools).ask("GET", "/", timeout=1.0)
+        assert time.monotonic() - began < 10
 
 
 def test_cancel_during_reconnect_is_honoured(

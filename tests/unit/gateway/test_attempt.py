@@ -323,7 +323,7 @@ def test_run_failing_before_first_token_is_retried(fault: GatewayError, at_start
 
 @pytest.mark.parametrize(
     ("fault", "end"),
-    [(BUSY, "busy"), (PoolTimeout("full"), "busy"), (FAILED, "failed"), (UNSUPPORTED, "unused")],
+    [(BUSY, "busy"), (PoolTimeout("full"), "unused"), (FAILED, "failed"), (UNSUPPORTED, "unused")],
 )
 def test_scheduler_gets_the_reason_of_an_early_release(fault: GatewayError, end: str) -> None:
     harness = Harness(ScriptsInTurn([fault]), ScriptsInTurn())

@@ -10,21 +10,24 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
+from proxy.accounts.rights import Permissions, Rights
 from proxy.backends.driver import AT_ONCE, Capabilities, Input
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
+from proxy.config.keys import ApiKey, Secret
 from proxy.config.routes import Place
 from proxy.core.task import Task
 from proxy.core.tier import Tier
 from proxy.core.vectors import Embedded, Ranked
 from proxy.errors import BackendBusy, Cancelled, MissingRoute, NoBackend, QueueTimeout
 from proxy.gateway import embedder as module
+from proxy.gateway.context import Caller
 from proxy.gateway.embedder import MOST, TEXTS, Embedder
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import SlotRequest
-from tests.fakes import CAPS, ScriptedDriver, wait_until
+from tests.fakes import CAPS, ScriptedDriver, make_app, services_of, wait_until
 
 
 class EmbeddingDriver(ScriptedDriver):
@@ -156,6 +159,68 @@ def test_one_text_is_embedded_between_the_parts_of_a_long_request() -> None:
     harness.registry.close()
 
 
+QUEUES = msgspec.structs.replace(CAPS, slots=1, queues=True)
+
+
+class Ranking(EmbeddingDriver):
+    def rerank(
+        self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
+    ) -> Ranked:
+        self.embed((query,), caps, cancel)
+        return Ranked((0.0,) * len(documents), 1)
+
+
+@pytest.mark.parametrize("route", ["embeddings", "rerank"])
+@pytest.mark.parametrize("modern", [True, False])
+def test_each_key_has_its_share_of_embeddings_and_rankings(route: str, modern: bool) -> None:
+    driver = Ranking(msgspec.structs.replace(QUEUES, queues=modern))
+    keys = [ApiKey(name, Secret(f"key-of-{name}")) for name in ("greedy", "modest")]
+    http = make_app(driver, file_keys=tuple(keys)).test_client()
+    driver.go.clear()
+
+    def ask(key: str, text: str) -> int:
+        body = {"model": "", "input": text, "query": text, "documents": ["d"]}
+        headers = {"Authorization": f"Bearer key-of-{key}"}
+        ours = http.application.test_client()
+        return ours.post(f"/v1/{route}", json=body, headers=headers).status_code
+
+    scheduler = services_of(http.application).embedder._scheduler
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(ask, "greedy", f"of greedy {number}") for number in range(12)]
+        wait_until(lambda: scheduler.waiting == 11)
+        asked.append(pool.submit(ask, "modest", "of modest"))
+        wait_until(lambda: scheduler.waiting == 12)
+        driver.go.set()
+        assert [one.result(60) for one in asked] == [200] * 13
+    # After the call under way, and one that was to be next.
+    assert driver.texts.index("of modest") <= 2, driver.texts
+
+
+def test_embeddings_in_idle_slots_give_way() -> None:
+    class Patient(EmbeddingDriver):
+        def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+            self.texts += inputs
+            while not self.go.wait(0.01):
+                cancel.check()
+            return Embedded(tuple([float(len(text))] for text in inputs), len(inputs))
+
+    driver = Patient(QUEUES)
+    harness = Harness(driver)
+    driver.go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        texts = ["idle"] * (AT_ONCE + 1)
+        call = pool.submit(harness.embedder.embed, "", texts, Cancel(), Caller(idle=True))
+        wait_until(lambda: len(driver.texts) == AT_ONCE)
+        lease = harness.scheduler.acquire(
+            SlotRequest(model="scripted", task=Task(prompt="hi", max_tokens=4)), Cancel()
+        )
+        driver.go.set()
+        assert not call.done()
+        lease.release()
+        assert len(call.result(60)[1].vectors) == AT_ONCE + 1, "it goes on later"
+    harness.registry.close()
+
+
 def test_missing_rerank_endpoint_does_not_pause_the_backend_for_chats() -> None:
     modern = Capabilities(dialect="llama-server", slots=2, queues=True, models=("scripted",))
     harness = Harness(NoReranking(modern), timeout=5.0)
@@ -238,7 +303,8 @@ def test_backend_of_a_barred_tier_counts_no_text() -> None:
 
     cloud, own = Counting(), Counting()
     harness = Harness(cloud, own, tiers=("cloud", "own"))
-    harness.embedder.embed("", ["a text"], Cancel(), frozenset({"cloud"}))
+    caller = Caller(may=Permissions((Rights(barred_tiers=("cloud",)),)))
+    harness.embedder.embed("", ["a text"], Cancel(), caller)
     assert not cloud.counted and not cloud.texts
     assert own.counted and own.texts == ["a text"]
     harness.registry.close()

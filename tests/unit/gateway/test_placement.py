@@ -78,3 +78,14 @@ def test_a_next_turn_begins_with_the_last_one() -> None:
 def test_other_prompts_have_other_texts(other: CompletionRequest) -> None:
     one = _request(Message(role="user", content="Hi"), Message(role="user", content="you"))
     assert placement_text(one)[0] != placement_text(other)[0]
+
+
+def test_pictures_are_told_apart_and_not_kept() -> None:
+    def text(data: str) -> str:
+        media = (Media(kind="image", url=f"data:image/png;base64,{data}"),)
+        return placement_text(_request(Message(role="user", content="Hi", media=media)))[0]
+
+    size = 10 << 20
+    large = text("A" * size)
+    assert len(large) < 1000, "the scheduler keeps the text"
+    assert large == text("A" * size) != text("A" * (size - 1) + "B")

@@ -8,14 +8,16 @@ from typing import Any
 import msgspec
 
 from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.http import CheckPeer
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.config import ModelConfig
 from proxy.config.models import words
 from proxy.errors import GatewayError
 from proxy.hosting.cards import Cards
-from proxy.hosting.model import HostedModel, Server
+from proxy.hosting.model import HostedModel
 from proxy.hosting.need import KeptNeeds
 from proxy.hosting.room import Room
+from proxy.hosting.starting import Server
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS
 
@@ -32,8 +34,8 @@ class FakeServer(LlamaCpp):
     faults: tuple[GatewayError, ...] = ()
     caps: Capabilities = msgspec.structs.replace(CAPS, template="a template")
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, check_peer: CheckPeer | None = None) -> None:
+        super().__init__(url, check_peer=check_peer)
         type(self).made += 1
 
     def status_of(self, path: str, seconds: float) -> int:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from proxy.backends.http import CheckPeer
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.config import ModelConfig
 from proxy.hosting.host import ModelHost
-from proxy.hosting.model import HostedModel, Server
+from proxy.hosting.model import HostedModel
 from proxy.hosting.room import Room
+from proxy.hosting.starting import Server
 from tests.fakes import wait_until
 
 from . import fakes
@@ -26,10 +28,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no models are s
 def host() -> Iterator[ModelHost]:
     fake = fakes.fake()
 
-    def connect(config: ModelConfig, url: str) -> Server:
+    def connect(config: ModelConfig, url: str, check: CheckPeer) -> Server:
         if config.kind == "openai":
-            return OpenAIServer(f"{url}/v1", model=config.server_model)
-        return fake(url)
+            return OpenAIServer(f"{url}/v1", model=config.server_model, check_peer=check)
+        return fake(url, check)
 
     made = ModelHost(connect, room=Room(), deadline=5.0, max_waiting=8)
     yield made

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from proxy.backends.http import CheckPeer
 from proxy.errors import (
     BackendDown,
     Cancelled,
@@ -18,8 +19,10 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.hosting import model as model_module
+from proxy.hosting.budget import Limits
 from proxy.hosting.model import HostedModel
 from proxy.hosting.process import ModelProcess
+from proxy.hosting.room import Room
 from proxy.runtime.cancel import Cancel
 from tests.fakes import gone, wait_until
 
@@ -28,7 +31,7 @@ from .fakes import FAILS, Make
 
 
 def pid_of(model: HostedModel) -> int:
-    process = model._process
+    process = model._starter.process
     assert process is not None
     return process.pid
 
@@ -60,7 +63,7 @@ def test_changes_of_status_are_reported(make: Make) -> None:
 def test_failed_start_tells_the_last_lines_without_folders_and_addresses(make: Make) -> None:
     model = make(FAILS)
     # The server answers before the program ends: it is another's. The probe finds nobody.
-    model._connect = lambda url: silent(url)
+    model._starter.connect = silent
     with pytest.raises(UpstreamFault) as caught:
         fakes.use(model)
     assert caught.value.code == "model_load_failed"
@@ -73,7 +76,7 @@ def test_failed_start_awaits_lines_that_are_still_on_their_way(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make(FAILS)
-    model._connect = silent
+    model._starter.connect = silent
     add = model.log.add
 
     def late(line: bytes) -> None:
@@ -93,17 +96,17 @@ def test_failed_start_awaits_lines_that_are_still_on_their_way(
         fakes.use(model)
 
 
-def silent(url: str) -> fakes.FakeServer:
+def silent(url: str, check: CheckPeer) -> fakes.FakeServer:
     class Silent(fakes.FakeServer):
         def status_of(self, path: str, seconds: float) -> int:
             return 0
 
-    return Silent(url)
+    return Silent(url, check)
 
 
 def test_failed_start_is_not_repeated_for_requests_that_waited_for_it(make: Make) -> None:
     model = make(FAILS)
-    model._connect = silent
+    model._starter.connect = silent
     for count in (1, 2):
         with pytest.raises(UpstreamFault):
             fakes.use(model)
@@ -116,7 +119,7 @@ def test_hopeless_model_is_refused_within_its_pause(
 ) -> None:
     monkeypatch.setattr(model_module, "FIRST_PAUSE", 0.01)
     model = make(FAILS)
-    model._connect = silent
+    model._starter.connect = silent
     for _ in range(2):
         with pytest.raises(UpstreamFault):
             fakes.use(model)
@@ -134,7 +137,7 @@ def test_hopeless_model_is_refused_within_its_pause(
 
 def test_program_that_does_not_exist_is_named(make: Make) -> None:
     model = make("no-such-program-here ${PORT}")
-    model._connect = silent
+    model._starter.connect = silent
     with pytest.raises(UpstreamFault, match=r"cannot start no-such-program-here: No such file"):
         fakes.use(model)
 
@@ -146,10 +149,10 @@ def test_folder_that_does_not_exist_is_an_error(make: Make) -> None:
 
 def test_server_that_is_never_ready_is_ended(make: Make) -> None:
     model = make(start_timeout=0.1)
-    model._connect = silent
+    model._starter.connect = silent
     with pytest.raises(UpstreamFault, match="not ready within start_timeout"):
         fakes.use(model)
-    wait_until(lambda: model._process is None)
+    wait_until(lambda: model._starter.process is None)
 
 
 def test_server_that_loads_behind_an_open_port_is_asked_again(make: Make) -> None:
@@ -209,6 +212,52 @@ def test_stop_waits_for_the_last_user_and_holds_back_new_ones(make: Make) -> Non
     assert model.users == 1
 
 
+def test_stop_while_it_loads_ends_the_server_and_the_wait_for_it(make: Make) -> None:
+    model = make()
+    kind = model._starter.connect
+    model._starter.connect = silent
+    caught: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            fakes.use(model)
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: model._starter.process is not None)
+    pid = pid_of(model)
+    model.stop()
+    assert model.status == "stopping"
+    thread.join(5)
+    assert isinstance(caught[0], UpstreamFault) and not isinstance(caught[0], BackendDown)
+    assert "unloaded while it was loading" in str(caught[0])
+    wait_until(lambda: model.status == "unloaded")
+    wait_until(lambda: gone(pid))
+    model._starter.connect = kind
+    fakes.use(model)
+    assert model.status == "loaded", "the next request has it loaded again"
+    assert model.error is None
+
+
+def test_stop_while_it_waits_for_room_ends_the_wait(make: Make) -> None:
+    room = Room(Limits(models=1))
+    first, other = make(name="first", room=room), make(name="other", room=room)
+    fakes.use(first)
+    load = threading.Thread(target=other.load, args=(60.0,))
+    load.start()
+    wait_until(lambda: other.status == "loading")
+    other.stop()
+    load.join(10)
+    assert not load.is_alive()
+    wait_until(lambda: other.status == "unloaded")
+    first.leave(answered=True)
+    first.stop()
+    wait_until(lambda: first.status == "unloaded")
+    assert other.status == "unloaded", "nothing waits for it"
+
+
 def test_stop_of_a_model_that_is_not_loaded_does_nothing(make: Make) -> None:
     model = make()
     model.stop()
@@ -249,7 +298,7 @@ def test_children_of_a_server_end_with_it(make: Make) -> None:
 
 def test_waiting_requests_are_bounded(make: Make) -> None:
     model = make(waiting=1)
-    model._connect = silent
+    model._starter.connect = silent
     first = fakes.wait(model)
     next(first)
     with pytest.raises(QueueFull, match="waiting for the model m"):
@@ -260,7 +309,7 @@ def test_waiting_requests_are_bounded(make: Make) -> None:
 
 def test_cancelled_request_stops_waiting(make: Make) -> None:
     model, cancel = make(), Cancel()
-    model._connect = silent
+    model._starter.connect = silent
     waiting = fakes.wait(model, cancel=cancel)
     assert next(waiting) is None
     cancel.cancel()
@@ -271,7 +320,7 @@ def test_cancelled_request_stops_waiting(make: Make) -> None:
 
 def test_waiting_ends_with_its_patience(make: Make) -> None:
     model = make()
-    model._connect = silent
+    model._starter.connect = silent
     with pytest.raises(UpstreamTimeout, match="timed out loading the model m"):
         fakes.use(model, patience=0.2)
 
@@ -333,14 +382,14 @@ def test_model_can_be_loaded_after_an_exception(
 ) -> None:
     model, connect = make(), fakes.fake()
 
-    def fails(url: str) -> fakes.FakeServer:
+    def fails(url: str, check: CheckPeer) -> fakes.FakeServer:
         raise RuntimeError("a defect")
 
-    model._connect = fails
+    model._starter.connect = fails
     with pytest.raises(UpstreamFault, match="internal error, see the log"):
         fakes.use(model)
     assert "running model m failed" in caplog.text
-    model._connect = connect
+    model._starter.connect = connect
     fakes.use(model)
     assert model.status == "loaded"
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from proxy.backends.http import CheckPeer
 from proxy.errors import GatewayError
 from proxy.hosting import room as room_module
 from proxy.hosting import view
@@ -148,7 +149,7 @@ def test_model_without_a_server_has_no_elapsed_time(make: Make) -> None:
 
 def test_failed_model_tells_why_and_when_it_may_be_loaded_again(make: Make) -> None:
     model = make(fakes.FAILS)
-    model._connect = _silent
+    model._starter.connect = _silent
     for _ in range(3):
         with pytest.raises(GatewayError):
             fakes.use(model)
@@ -159,12 +160,12 @@ def test_failed_model_tells_why_and_when_it_may_be_loaded_again(make: Make) -> N
     assert seen.failure.retry_at is not None and seen.failure.retry_at >= 1000.0
 
 
-def _silent(url: str) -> fakes.FakeServer:
+def _silent(url: str, check: CheckPeer) -> fakes.FakeServer:
     class Silent(fakes.FakeServer):
         def status_of(self, path: str, seconds: float) -> int:
             return 0
 
-    return Silent(url)
+    return Silent(url, check)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def _silent(url: str) -> fakes.FakeServer:
 )
 def test_causes_of_failures(make: Make, fields: dict[str, str], limit: int, cause: str) -> None:
     model = make(room=Room(Limits(memory=limit)), **fields)
-    model._connect = _silent
+    model._starter.connect = _silent
     with pytest.raises(GatewayError):
         fakes.use(model)
     wait_until(lambda: model.status == "failed")

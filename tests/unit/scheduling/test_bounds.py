@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import pytest
 
 from proxy.scheduling import clients, prefix
@@ -52,6 +55,25 @@ def test_cached_digests_of_long_texts_are_bounded() -> None:
         text = f"{number:05}" * LONG
         chains.chain(text, (len(text),))
         assert len(chains._kept) == min(number + 1, prefix.REMEMBERED)
+
+
+def test_bytes_of_long_texts_that_are_kept_are_bounded() -> None:
+    chains = Chains()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(2 * prefix.MOST_KEPT // (4 << 20)):
+            text = f"{number} " + "x" * (4 << 20)
+            chain = chains.chain(text, (len(text),))
+            assert chains.chain(text, (len(text),)) == chain
+        del text, chain
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 1.1 * prefix.MOST_KEPT
+    before = chains._kept
+    chains.chain("y" * (prefix.MOST_KEPT + 1), (prefix.MOST_KEPT,))
+    assert chains._kept == before, "a text that does not fit takes no other's place"
 
 
 def test_recent_clients_are_bounded() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.server import http1
+from proxy.server import http1, reader
 from proxy.server.http1 import (
     MAX_DROPPED,
     Application,
@@ -606,6 +606,28 @@ def test_header_repetitions_are_bounded() -> None:
 
 
 # -- states and deadlines --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"", b"HTTP/1.1 " * 2000])
+def test_requests_parsed_ahead_of_their_answers_are_bounded(body: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body)
+    flood = b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n"
+    data = head + body + b"".join(flood % number for number in range(2000))
+    parsed: list[int] = []
+
+    class Counting(App):
+        def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+            parsed.append(len(connection._reader.requests))
+            return super().__call__(environ, start)
+
+    app = Counting(b"x")
+    wire = Wire(*cut(data, 65536))
+    environ = base_environ(wire, ("127.0.0.1", 80), ("10.0.0.1", 5))
+    connection = ServerConnection(wire, app, environ)
+    connection.serve(lambda: False)
+    assert [asked["PATH_INFO"] for asked in app.asked] == ["/", *(f"/{n}" for n in range(2000))]
+    assert app.bodies == [body] + [b""] * 2000
+    assert max(parsed) < 4 * reader.MAX_PIPELINED
 
 
 class Ticking(Wire):

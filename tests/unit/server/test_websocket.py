@@ -75,6 +75,30 @@ def test_ping_is_answered_while_nobody_receives(ends: Ends) -> None:
     assert ends.client.next() == Pong(payload=b"p")
 
 
+def test_last_ping_of_many_is_answered(ends: Ends) -> None:
+    pings = b"".join(b"\x89\x81\0\0\0\0%c" % (65 + number) for number in range(20))
+    ends.client.sock.sendall(pings)
+    assert ends.client.next() == Pong(payload=b"T")
+
+
+@pytest.mark.parametrize("frame", [b"\x89\x80aaaa", b"\x8a\x80aaaa", b"\x00\x80aaaa"])
+def test_frames_that_carry_nothing_are_bounded(ends: Ends, frame: bytes) -> None:
+    ends.client.send(TextMessage(data="x", message_finished=False))
+    ends.client.sock.sendall(frame * (websocket.MOST_CONTROL + 1))
+    assert ends.client.closed() == 1008
+    assert ends.server.receive(5.0) is None
+
+
+def test_fragments_of_a_message_are_bounded(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "MOST_FRAGMENTS", 50)
+    for over in (False,) * 49 + (True,):
+        ends.client.send(TextMessage(data="x", message_finished=over))
+    assert ends.server.receive(5.0) == "x" * 50
+    for _ in range(51):
+        ends.client.send(TextMessage(data="x", message_finished=False))
+    assert ends.client.closed() == 1008
+
+
 def test_no_message_is_a_timeout(ends: Ends) -> None:
     with pytest.raises(TimeoutError):
         ends.server.receive(0.01)

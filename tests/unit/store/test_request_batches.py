@@ -11,7 +11,7 @@ from msgspec import structs
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.errors import NotFound, QuotaExceeded
+from proxy.errors import NotFound, QueueFull, QuotaExceeded
 from proxy.store import request_batches
 from proxy.store.batch_records import RequestBatch, Result, Tokens
 from proxy.store.blobs import PIECE
@@ -64,12 +64,41 @@ def test_batch_belongs_to_its_owner(database: Database) -> None:
 def test_pages_are_newest_first(database: Database) -> None:
     store = batches(database, "far:1:a")
     for i in range(5):
-        store.add(batch(f"b{i}", created=float(i // 2)))
+        store.add(structs.replace(batch(f"b{i}", created=float(i // 2)), status="completed"))
     names = [one.id for one in store.page("anna", 10)]
     assert names == ["b4", "b3", "b2", "b1", "b0"]
     assert [one.id for one in store.page("anna", 2, after="b3")] == ["b2", "b1"]
     with pytest.raises(NotFound):
         store.page("anna", 2, after="b9")
+
+
+def test_batches_in_validation_are_bounded(database: Database) -> None:
+    store = batches(database, "far:1:a")
+    for i in range(request_batches.MOST_UNCHECKED):
+        store.add(batch(f"b{i}"))
+    with pytest.raises(QueueFull) as caught:
+        store.add(batch("more"))
+    assert caught.value.retry_after
+    store.add(batch("others", owner="boris"))
+    claimed = store.claim(10.0)
+    assert claimed is not None
+    store.begin(claimed.id, 1, "m", 11.0)
+    store.add(batch("more"))
+
+
+def test_keys_take_turns_and_files_are_checked_first(database: Database) -> None:
+    store = batches(database, "far:1:a")
+    for name, owner in (("a0", "anna"), ("a1", "anna"), ("a2", "anna"), ("b0", "boris")):
+        store.add(batch(name, owner))
+    order = []
+    for number in range(6):
+        claimed = store.claim(10.0 + number)
+        assert claimed is not None
+        order.append(claimed.id)
+        if claimed.status == "validating":
+            store.begin(claimed.id, 1, "m", 10.0 + number)
+        store.release(claimed.id, 10.5 + number)
+    assert order == ["a0", "b0", "a1", "b0", "a2", "b0"]
 
 
 def test_batch_is_run_by_one_process_at_a_time(database: Database) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from flask.testing import FlaskClient
 
@@ -12,7 +13,8 @@ from proxy.config.keys import Secret, unnamed
 from proxy.core.events import Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.errors import GatewayError, UpstreamFault, UpstreamTimeout
-from tests.fakes import Script, ScriptedDriver, client, make_app, wait_until
+from proxy.gateway.alternatives import MOST_ALTERNATIVES
+from tests.fakes import CAPS, Script, ScriptedDriver, client, make_app, wait_until
 
 USER = [{"role": "user", "content": "Hi"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -312,3 +314,36 @@ def test_message_start_counts_the_prompt_of_an_old_server() -> None:
     lines = make_app(driver).test_client().post("/v1/messages", json=body).text.splitlines()
     usage = json.loads(lines[1].removeprefix("data: "))["message"]["usage"]
     assert usage["input_tokens"] == len(driver.tasks[0].prompt) + 1
+
+
+ALTERNATIVES: list[tuple[str, dict[str, Any], int]] = [
+    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 200}, 200),
+    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 201}, 400),
+    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 201, "stream": True}, 200),
+    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 5000}, 200),
+    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 5001}, 400),
+    (
+        "/v1/chat/completions",
+        {"messages": USER, "logprobs": True, "top_logprobs": 20, "max_tokens": 10_001},
+        400,
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status"), ALTERNATIVES)
+def test_alternatives_of_a_whole_answer_are_bounded(
+    path: str, body: dict[str, Any], status: int
+) -> None:
+    driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, n_ctx=100_000))
+    answer = client(driver).post(path, json=body)
+    assert answer.status_code == status, answer.text
+    if status == 400:
+        assert not driver.tasks, "the backend was not asked"
+        assert "alternatives" in answer.text and "stream" in answer.text
+
+
+def test_answer_of_any_length_ends_where_its_alternatives_do() -> None:
+    driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, n_ctx=100_000))
+    answer = client(driver).post("/completion", json={"prompt": "Hi", "n_probs": 1000})
+    assert answer.status_code == 200
+    assert driver.tasks[0].max_tokens == MOST_ALTERNATIVES // 1000

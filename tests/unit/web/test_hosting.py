@@ -34,7 +34,7 @@ class Served:
         self.http: FlaskClient = app.test_client()
         host = services_of(app).host
         fake = fakes.fake()
-        host._connect = lambda config, url: fake(url)
+        host._connect = lambda config, url, check: fake(url, check)
         self.model: HostedModel = host.add(fakes.config(name="scripted", ttl=300.0))
 
     def post(self, path: str, **body: Any) -> Any:
@@ -82,6 +82,26 @@ def test_lists_show_what_the_file_of_a_model_tells(tmp_path: Path) -> None:
     assert http.post("/api/show", json={"model": "scripted"}).json["template"] == "{{ 1 }}"
 
 
+def test_model_that_loads_is_unloaded(served: Served) -> None:
+    http, model = served.http, served.model
+    ready = fakes.fake()
+    silent = type("Silent", (ready,), {"status_of": lambda self, path, seconds: 0})
+    model._starter.connect = silent
+    assert served.post("/models/load", model="scripted").json == {"success": True}
+    wait_until(lambda: model._starter.process is not None)
+    assert http.get("/running", headers=OTHER).json["running"][0]["state"] == "starting"
+    assert served.post("/models/unload", model="scripted").json == {"success": True}
+    assert [one["state"] for one in http.get("/running", headers=OTHER).json["running"]] in (
+        ["stopping"],
+        [],
+    )
+    wait_until(lambda: http.get("/running", headers=OTHER).json == {"running": []})
+    wait_until(lambda: model._starter.process is None)
+    model._starter.connect = ready
+    assert served.post("/models/load", model="scripted").json == {"success": True}
+    wait_until(lambda: model.status == "loaded")
+
+
 def test_all_models_are_unloaded(served: Served) -> None:
     fakes.use(served.model)
     served.model.leave(answered=True)
@@ -127,7 +147,7 @@ def test_ollama_loads_and_unloads_with_an_empty_prompt(served: Served) -> None:
 
 
 def test_ollama_learns_why_a_model_is_not_loaded(served: Served) -> None:
-    kind = type(served.model._connect("http://127.0.0.1:1"))
+    kind = type(served.model._starter.connect("http://127.0.0.1:1", lambda sock: None))
     kind.faults = (UpstreamFault("no such file"),)
     answer = served.post("/api/generate", model="scripted")
     assert (answer.status_code, answer.json) == (502, {"error": "no such file"})

@@ -26,6 +26,7 @@ from proxy.gateway import idle
 from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.state import SlotRequest
+from proxy.store.request_batches import MOST_UNCHECKED
 from proxy.web.batches import batch_run
 from proxy.web.batches.asking import Answered, Asked
 from tests.fakes import (
@@ -180,6 +181,37 @@ def test_batches_of_others_are_not_found(folder: str) -> None:
         assert answer.status_code == 404
     assert to.get("/v1/batches", headers=boris).json["data"] == []
     assert ended(to, made["id"], anna)["status"] == "completed"
+    close(to)
+
+
+def test_batches_of_a_key_do_not_hold_up_those_of_others(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_run, "CHECK_TURN", 0.0)
+    monkeypatch.setattr(batch_run, "BEAT", 0.05)
+    keys = tuple(ApiKey(name, Secret(f"sk-{name}")) for name in ("anna", "boris"))
+
+    class Slow(ScriptedDriver):
+        def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
+            run = super().stream(task, slot, caps, cancel)
+            run._script = [lambda: cancel.wait(0.2), *say("Hello")]
+            return run
+
+    to = served(folder, Slow(), file_keys=keys)
+    anna, boris = ({"Authorization": f"Bearer sk-{name}"} for name in ("anna", "boris"))
+    runner = services_of(to.application).batch_runner
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "wake", lambda: None)
+        for _ in range(MOST_UNCHECKED):
+            create(to, lines(500), anna)
+        body = {"input_file_id": upload(to, lines(500), **anna), "endpoint": CHAT}
+        sent = {**body, "completion_window": "24h"}
+        answer = to.post("/v1/batches", json=sent, headers=anna)
+        assert answer.status_code == 429 and int(answer.headers["Retry-After"]) > 0
+    made = create(to, lines(1), boris)
+    assert ended(to, made["id"], boris)["status"] == "completed"
+    states = [one["status"] for one in to.get("/v1/batches", headers=anna).json["data"]]
+    assert "completed" not in states
     close(to)
 
 

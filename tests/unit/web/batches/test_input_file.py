@@ -87,6 +87,14 @@ def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(one["line"], one["code"]) for one in found.errors] == [(4, "too_many_requests")]
 
 
+def test_number_of_blank_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "MOST_LINES", 3)
+    first = encoded(line(0))
+    assert not indexed(first + b"\n" * 5)[0].errors
+    found, _ = indexed(first + b"\n" * 10**6)
+    assert [(one["line"], one["code"]) for one in found.errors] == [(7, "too_many_requests")]
+
+
 def test_number_of_errors_is_bounded() -> None:
     found, _ = indexed(b"x\n" * 1000)
     assert len(found.errors) == batches.MOST_ERRORS

@@ -1,0 +1,35 @@
+"""The alternatives of tokens in an answer that is not streamed: all of them are in memory together.
+
+One takes some 600 bytes, from the backend's event to the JSON of the answer.
+"""
+
+from __future__ import annotations
+
+from ..core.request import CompletionRequest
+from ..core.task import Task
+from ..errors import InvalidParameter
+
+MOST_ALTERNATIVES = 200_000
+
+
+def check_alternatives(request: CompletionRequest) -> None:
+    """Raises InvalidParameter for a request that asks for too many."""
+    if request.max_tokens is not None and request.max_tokens > kept_tokens(request):
+        raise InvalidParameter(
+            "max_tokens",
+            f"allows {request.max_tokens} tokens with {request.logprobs} alternatives each: at most"
+            f" {kept_tokens(request)} can be kept for an answer that is not streamed. Ask for fewer"
+            " tokens or alternatives, or stream",
+        )
+
+
+def within_alternatives(task: Task, tokens: int) -> int:
+    """The tokens that an answer of at most `tokens` may have."""
+    return min(tokens, kept_tokens(task.request))
+
+
+def kept_tokens(request: CompletionRequest) -> int:
+    """The tokens that each choice may have."""
+    if request.stream or not request.logprobs:
+        return 1 << 62
+    return max(1, MOST_ALTERNATIVES // (request.logprobs * request.choices))

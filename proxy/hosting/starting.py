@@ -1,0 +1,165 @@
+"""Starts the server of a model, and waits until it can be used."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ..backends.driver import Capabilities
+from ..backends.http import CheckPeer
+from ..backends.http_server import HTTPServer
+from ..backends.llamacpp import LlamaCpp
+from ..backends.openai.driver import OpenAIServer
+from ..backends.probe import ROUTER
+from ..config import PORT, ModelConfig
+from ..errors import BackendDown, GatewayError, UpstreamTimeout
+from .failure import Cause, LoadFailed
+from .log import ModelLog
+from .port_guard import PortGuard
+from .process import ModelProcess, free_port
+from .slot_keeper import ModelSlots
+
+log = logging.getLogger("slotproxy.models")
+
+PORTS = 3  # tried one after the other, if other programs listen at them
+LOOK = 0.05  # seconds between two checks of a server that loads, at first
+SELDOM = 0.5  # the same, later; also of a request for a cancellation
+CHECK_TIMEOUT = 5.0
+NO_PROGRAM = "exit code 127"  # as a shell
+
+Server = LlamaCpp | OpenAIServer | HTTPServer
+Connect = Callable[[str, CheckPeer], Server]
+
+
+class Stopped(Exception):
+    """The load is not wanted any more."""
+
+
+class Starter:
+    """`connect` makes a driver for a URL, with a check of its connections; `deadline` is within how
+    many seconds a server must return a token. `log` gets what it prints. Waiting on `changed` is
+    woken when the load becomes `unwanted`. `process` is the last one, until `end`."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        connect: Connect,
+        *,
+        deadline: float,
+        log: ModelLog,
+        slots: ModelSlots | None,
+        changed: threading.Condition,
+        unwanted: Callable[[], bool],
+    ) -> None:
+        self.process: ModelProcess | None = None
+        self._config = config
+        self.connect = connect
+        self._deadline = deadline
+        self._log = log
+        self._slots = slots
+        self._changed = changed
+        self._unwanted = unwanted
+
+    def start(self, end: float) -> tuple[Server, ModelProcess, Capabilities]:
+        """Start the server, at another port if another program listens at one. Raises Stopped,
+        LoadFailed, UpstreamFault, OSError."""
+        config = self._config
+        for left in reversed(range(PORTS if PORT in config.url else 1)):
+            guard, port = PortGuard(), free_port()
+            server = self.connect(config.url.replace(PORT, str(port)), guard.check)
+            try:
+                if PORT not in config.url:
+                    self._check_free(server, guard)
+                launched = self._slots.begin() if self._slots is not None else config
+                process = ModelProcess(launched, port, self._log, self._notify)
+                self.process = process
+                guard.watch(process.pid)
+                return server, process, self._loaded(process, server, guard, end)
+            except BaseException:
+                server.close()
+                if not (left and guard.foreign) or self._unwanted():
+                    raise
+                why = "model %s: %s listens at its port: trying another one"
+                log.error(why, config.name, guard.foreign)
+                self.end()
+        raise AssertionError("the last try returns or raises")
+
+    def end(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.end()
+            self.process = None
+
+    def failure(self, why: str, cause: Cause) -> LoadFailed:
+        message = f"the model {self._config.name} failed to load: {why}"
+        return LoadFailed(message, cause=cause, lines=self._log.end())
+
+    def _check_free(self, server: Server, guard: PortGuard) -> None:
+        """Raises LoadFailed if something listens at a port that is not of our choice."""
+        if server.status_of("/health", CHECK_TIMEOUT) or guard.foreign:
+            raise self.failure("another server listens at its url", "unsuitable")
+
+    def _loaded(
+        self, process: ModelProcess, server: Server, guard: PortGuard, end: float
+    ) -> Capabilities:
+        """Wait until the server is ready, and find out what it can do. Raises Stopped,
+        UpstreamFault."""
+        pause = LOOK
+        while True:
+            error: GatewayError | None = None
+            if self._is_ready(server):
+                try:
+                    return self._probed(server)
+                except BackendDown as down:  # it answers before its model is loaded
+                    error = down
+            if self._unwanted():
+                raise Stopped
+            if guard.foreign:
+                raise self.failure(f"{guard.foreign} listens at its port", "unsuitable")
+            if not process.alive:
+                process.read_out()
+                cause: Cause = "not_started" if process.exit == NO_PROGRAM else "ended"
+                raise self.failure(f"its server ended with {process.exit}", cause)
+            if time.monotonic() > end:
+                why = f": {error.message}" if error is not None else ""
+                raise self.failure(f"its server was not ready within start_timeout{why}", "late")
+            with self._changed:
+                self._changed.wait_for(lambda: self._unwanted() or not process.alive, pause)
+            pause = min(SELDOM, pause * 1.2)
+
+    def _is_ready(self, server: Server) -> bool:
+        status = server.status_of(self._config.check or "/health", CHECK_TIMEOUT)
+        return status == 200 if self._config.check else status not in (0, 503)
+
+    def _probed(self, server: Server) -> Capabilities:
+        """What the server can do. Its slots are counted now if it does not report them, because
+        nobody else uses it. Raises BackendDown if it is not ready, UpstreamFault."""
+        try:
+            caps = server.probe(self._deadline)
+        except UpstreamTimeout as error:
+            raise self.failure(error.message, "late") from None
+        if caps.dialect == ROUTER:
+            raise self.failure(
+                "its server has several models: set server_model to one of them"
+                if self._config.kind == "openai"
+                else "its server is a multi-model router: start it yourself and use --llama-api",
+                "unsuitable",
+            )
+        if not caps.slots and not caps.queues:
+            caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
+        if not caps.queues:
+            server.parallel(self._config.slots or caps.slots)  # it remembers the number
+        return self._bounded(caps)
+
+    def _bounded(self, caps: Capabilities) -> Capabilities:
+        """With no more slots than `concurrency`."""
+        most = self._config.concurrency or caps.slots
+        return msgspec.structs.replace(caps, slots=min(most, caps.slots or most))
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

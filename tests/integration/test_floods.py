@@ -1,0 +1,187 @@
+"""What one client or server sends in great numbers does not delay the answers to others.
+
+Each test has a gateway of its own, and a thread that requests /livez all the while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.extras import need
+from tests.scripted_server import ScriptedServer
+from tests.ws import UPGRADE
+from tools.processes import Gateway, ask
+
+LONGEST = 0.5  # seconds that /livez may take
+SENT = 20_000_000  # bytes
+
+FRAMES = {
+    "pings": b"\x89\x80aaaa" * 10_000,
+    "pongs": b"\x8a\x80aaaa" * 10_000,
+    "empty fragments": b"\x01\x80aaaa" + b"\x00\x80aaaa" * 10_000,
+    "fragments of a byte": b"\x01\x81aaaaa" + b"\x00\x81aaaaa" * 10_000,
+}
+
+
+@pytest.fixture
+def backend() -> Iterator[ScriptedServer]:
+    server = ScriptedServer(lambda prompt: "Hello!")
+    yield server
+    server.close()
+
+
+@contextlib.contextmanager
+def prompt_answers(url: str) -> Iterator[None]:
+    """Fails if an answer of /livez takes longer than LONGEST while the block runs."""
+    over = threading.Event()
+    taken: list[float] = []
+
+    def look() -> None:
+        while not over.is_set():
+            connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+            begun = time.monotonic()
+            connection.request("GET", "/livez")
+            connection.getresponse().read()
+            taken.append(time.monotonic() - begun)
+            connection.close()
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert taken and max(taken) < LONGEST
+
+
+def flood(url: str, frames: bytes) -> int:
+    """Open a WebSocket, send frames until it is closed, and read. Returns the number of bytes."""
+    place = urlsplit(url)
+    sent = 0
+    with socket.create_connection((place.hostname, place.port), 30.0) as sock:
+        head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+        sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: {place.netloc}\r\n{head}\r\n".encode())
+        assert sock.recv(65536).startswith(b"HTTP/1.1 101")
+        sock.settimeout(5.0)
+        reader = threading.Thread(target=drain, args=(sock,))
+        reader.start()
+        try:
+            while sent < SENT:
+                sock.sendall(frames)
+                sent += len(frames)
+        except OSError:
+            pass
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        reader.join()
+    return sent
+
+
+def drain(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while sock.recv(65536):
+            pass
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_small_websocket_frames_do_not_delay_others(
+    gateway: Callable[..., Gateway], backend: ScriptedServer, kind: str
+) -> None:
+    running = gateway("--llama-api", backend.url)
+    sent, end = 0, time.monotonic() + 15.0
+    with prompt_answers(running.url):
+        while sent < SENT and time.monotonic() < end:
+            sent += flood(running.url, FRAMES[kind])
+
+
+class _McpServer(BaseHTTPRequestHandler):
+    """Lists the tools that the last part of its path names."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._send(405, b"")
+
+    do_DELETE = do_GET
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "id" not in asked:
+            self._send(202, b"")
+            return
+        result: dict[str, Any] = {}
+        if asked["method"] == "initialize":
+            result["protocolVersion"] = asked["params"]["protocolVersion"]
+            result |= {"capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
+        elif asked["method"] == "tools/list":
+            result["tools"] = TOOLS[self.path.rpartition("/")[2]]
+        self._send(
+            200, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode()
+        )
+
+    def _send(self, status: int, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _tool(name: str, schema: Any) -> dict[str, Any]:
+    return {"name": name, "inputSchema": {"type": "object", **schema}}
+
+
+SMALL = _tool("small", {"properties": {"a": {"type": "string"}}})
+TOOLS = {
+    "properties": [
+        SMALL,
+        _tool("large", {"properties": {f"property{i}": {"type": "string"} for i in range(60_000)}}),
+    ],
+    "many": [SMALL, *(_tool(f"t{i}", SMALL["inputSchema"]) for i in range(20_000))],
+    "pattern": [SMALL, _tool("large", {"patternProperties": {"(a|b)*" * 300_000: {}}})],
+}
+
+
+@pytest.fixture
+def mcp_server() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _McpServer)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("kind", TOOLS)
+def test_endless_list_of_mcp_tools_does_not_delay_others(
+    gateway: Callable[..., Gateway], backend: ScriptedServer, mcp_server: str, kind: str
+) -> None:
+    need("knowledge", "mcp")
+    running = gateway("--llama-api", backend.url, "--mcp-url", f"{mcp_server}/*")
+    at = {"type": "mcp", "server_label": "x", "server_url": f"{mcp_server}/{kind}"}
+    with prompt_answers(running.url):
+        status, data = ask(
+            f"{running.url}/v1/responses",
+            {"input": "Hi", "tools": [{**at, "allowed_tools": ["small"]}], "store": False},
+            seconds=120.0,
+        )
+    assert status == 200, data
+    listed, *_ = json.loads(data)["output"]
+    assert [tool["name"] for tool in listed["tools"]] == ["small"]

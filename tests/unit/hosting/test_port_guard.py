@@ -1,0 +1,110 @@
+"""Whose sockets a connection to a model's port reaches."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from proxy.backends.http import ConnectionPool
+from proxy.errors import BackendDown
+from proxy.hosting.port_guard import PortGuard
+from proxy.hosting.process import free_port
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
+
+LISTENS = """
+import os, socket, sys, time
+if sys.argv[3] and os.fork() == 0:  # as a container's port: a process of another session
+    os.setsid()
+    time.sleep(0.05)
+elif sys.argv[3]:
+    time.sleep(60)
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+both = family == socket.AF_INET6
+at = sys.argv[1], int(sys.argv[2])
+with socket.create_server(at, family=family, dualstack_ipv6=both) as server:
+    print("ready", flush=True)
+    while True:
+        client, _ = server.accept()
+        with client:
+            client.recv(65536)
+            client.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+"""
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def started(stack: ExitStack, *args: str) -> int:
+    """The process id of a program that listens, in a session of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LISTENS, *args], stdout=subprocess.PIPE, start_new_session=True
+    )
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    stack.enter_context(process.stdout)
+    assert process.stdout.readline() == b"ready\n"
+    return process.pid
+
+
+def ask(guard: PortGuard, port: int) -> bytes:
+    pool = ConnectionPool(f"http://127.0.0.1:{port}", timeout=10, check_peer=guard.check)
+    try:
+        return pool.ask("GET", "/")[1]
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0", "::"])
+@pytest.mark.parametrize("container", ["", "yes"])
+def test_server_and_port_of_a_container_are_trusted(
+    stack: ExitStack, at: str, container: str
+) -> None:
+    if at == "::" and not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    guard, port = PortGuard(), free_port()
+    guard.watch(started(stack, at, str(port), container))
+    assert ask(guard, port) == b"ok"
+    assert ask(guard, port) == b"ok"
+    assert not guard.foreign
+
+
+@pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0"])
+def test_program_that_listens_already_gets_nothing(stack: ExitStack, at: str) -> None:
+    server = stack.enter_context(socket.create_server((at, 0)))
+    server.settimeout(10)
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    stack.callback(child.wait)
+    stack.callback(child.kill)
+    guard = PortGuard()
+    guard.watch(child.pid)
+    with pytest.raises(BackendDown, match="another program listens"):
+        ask(guard, server.getsockname()[1])
+    client, _ = server.accept()
+    with client:
+        assert client.recv(100) == b""
+    assert guard.foreign
+
+
+def test_everything_is_foreign_before_the_server_is_started(stack: ExitStack) -> None:
+    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    guard = PortGuard()
+    with pytest.raises(BackendDown):
+        ask(guard, server.getsockname()[1])
+
+
+def test_nobody_listens_before_the_server_has_loaded() -> None:
+    guard, port = PortGuard(), free_port()
+    guard.watch(1)
+    with pytest.raises(BackendDown, match="not responding"):
+        ask(guard, port)
+    assert not guard.foreign
