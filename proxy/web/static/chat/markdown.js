@@ -43,8 +43,8 @@ function lexed(text, place, number) {
   try {
     const tokens = new BoundedLexer().lex(head).slice(0, MOST - number);
     const size = tokens.reduce((sum, token) => sum + token.raw.length, 0);
-    const drawn = tokens.map((token) => (fits(token) ? token : plain(token.raw)));
-    return size < text.length ? [...drawn, plain(text.slice(size))] : drawn;
+    const blocks = tokens.map((token) => (fits(token) ? token : plain(token.raw)));
+    return size < text.length ? [...blocks, plain(text.slice(size))] : blocks;
   } catch {
     return [plain(text)]; // nested too deeply
   }
