@@ -3,22 +3,27 @@
 
 import { escape } from "./code.js";
 
+// None has more than 5000 characters: its end is looked for at every place where one may begin.
 const INLINE = [
-  /^\\\(((?:[^\\]|\\[^)])+?)\\\)/,
+  /^\\\(((?:[^\\]|\\[^)]){1,5000}?)\\\)/,
+  /^\\\[((?:[^\\]|\\[^\]]){1,5000}?)\\\]/,
+  /^\$\$([^$]{1,5000}?)\$\$/,
   // As in pandoc: no blanks inside the dollar signs, so that "$5 and $10" is money.
-  /^\$(?!\s|\$)((?:[^$\\\n]|\\[^\n])+?)(?<!\s)\$(?![\d$])/,
+  /^\$(?!\s|\$)((?:[^$\\\n]|\\[^\n]){1,5000}?)(?<!\s)\$(?![\d$])/,
 ];
-const BLOCK = [/^\\\[([\s\S]+?)\\\](?:\n+|$)/, /^\$\$([\s\S]+?)\$\$(?:\n+|$)/];
-const LONGEST = 5000; // characters; longer formulas are not typeset
+const BLOCK = [
+  /^ {0,3}\\\[(?!\s*\\\])([\s\S]{1,5000}?)\\\](?:\n+|$)/,
+  /^ {0,3}\$\$(?!\s*\$\$)([\s\S]{1,5000}?)\$\$(?:\n+|$)/,
+];
+const TRIES = 100; // lines of a paragraph that may begin a formula
+export const BUSY = 50; // milliseconds of typesetting after which the page has its turn
+const MOST = 1000; // formulas of a text that are typeset
 
 function extension(name, level, patterns, start) {
   return {
     name,
     level,
-    start: (text) => {
-      const found = text.search(start);
-      return found < 0 ? undefined : found;
-    },
+    start,
     tokenizer: (text) => {
       for (const pattern of patterns) {
         const found = pattern.exec(text);
@@ -33,10 +38,29 @@ function extension(name, level, patterns, start) {
   };
 }
 
+/** Where a formula begins that ends a paragraph: at the beginning of one of its lines. Only some are
+ * looked at. */
+function blockStart(text) {
+  const end = text.indexOf("\n\n");
+  const paragraph = end < 0 ? text : text.slice(0, end);
+  const begins = /\n {0,3}(?:\\\[|\$\$)/g;
+  for (let n = 0; n < TRIES && begins.test(paragraph); n += 1) {
+    const at = paragraph.lastIndexOf("\n", begins.lastIndex - 1) + 1;
+    const rest = text.slice(at, at + 6000);
+    if (BLOCK.some((pattern) => pattern.test(rest))) return at;
+  }
+  return undefined;
+}
+
+function lineStart(text) {
+  const found = text.search(/\\[([]|\$/);
+  return found < 0 ? undefined : found;
+}
+
 /** Extensions for `marked.use`. */
 export const extensions = [
-  extension("tex_block", "block", BLOCK, /\\\[|\$\$/),
-  extension("tex_line", "inline", INLINE, /\\\(|\$/),
+  extension("tex_block", "block", BLOCK, blockStart),
+  extension("tex_line", "inline", INLINE, lineStart),
 ];
 
 let library;
@@ -56,22 +80,49 @@ function fetched() {
   return library;
 }
 
-/** Typeset the formulas in an element. Invalid ones stay as source. */
-export async function typeset(element) {
-  const found = [...element.querySelectorAll("[data-tex]")];
-  if (!found.length) return;
+let turn = Promise.resolve(); // of the last element that is typeset
+let rested = 0; // when the page last had its turn
+const counts = new WeakMap(); // the formulas of a text that were typeset in turns
+
+/** Typeset the formulas in an element of a text, one element after the other. Invalid ones, and those
+ * beyond MOST, stay as source. */
+export function typeset(element, whole) {
+  if (!element.querySelector("[data-tex]")) return;
+  turn = turn.then(() => typesetLater(element, whole)).catch(() => {});
+}
+
+async function typesetLater(element, whole) {
   if (!katex && !(await fetched().catch(() => null))) return;
-  for (const one of found) {
-    if (one.dataset.tex === undefined) continue; // typeset by a call in between
-    const source = one.textContent;
-    if (source.length > LONGEST) continue;
-    try {
-      // A model's macros must not loop, load or link.
-      const options = { displayMode: one.dataset.tex === "block", trust: false, strict: "ignore", maxExpand: 500, maxSize: 20 };
-      katex.render(source, one, options);
-    } catch {
-      one.textContent = source;
+  for (const formula of element.querySelectorAll("[data-tex]")) {
+    const count = (counts.get(whole) ?? 0) + 1;
+    if (count > MOST) return;
+    counts.set(whole, count);
+    if (performance.now() - rested > BUSY) {
+      await new Promise((done) => setTimeout(done));
+      rested = performance.now();
     }
-    delete one.dataset.tex;
+    draw(formula);
   }
+}
+
+/** Typeset the formulas for which there is time until `end`, if the library is there. */
+export function typesetNow(element, end) {
+  if (!katex) return;
+  for (const formula of element.querySelectorAll("[data-tex]")) {
+    if (performance.now() > end) return;
+    draw(formula);
+  }
+}
+
+function draw(formula) {
+  if (formula.dataset.tex === undefined) return; // typeset by a call in between
+  const source = formula.textContent;
+  try {
+    // A model's macros must not loop, load or link.
+    const options = { displayMode: formula.dataset.tex === "block", trust: false, strict: "ignore", maxExpand: 500, maxSize: 20 };
+    katex.render(source, formula, options);
+  } catch {
+    formula.textContent = source;
+  }
+  delete formula.dataset.tex;
 }

@@ -1,14 +1,22 @@
 // Renders a model's Markdown. It is untrusted: active content is removed, and nothing is loaded.
+//
+// Marked takes time with the square of a paragraph, recurses into quotes and lists, and each block is
+// cleaned by itself. So what is too long, too much or too deep for it is shown as it was written.
 
-import { marked } from "../vendor/marked/marked.esm.js";
+import { Lexer, marked } from "../vendor/marked/marked.esm.js";
 import { bars, colour, escape, renderer } from "./code.js";
-import { extensions, typeset } from "./formulas.js";
+import { BUSY, extensions, typeset, typesetNow } from "./formulas.js";
 import { morph } from "./morph.js";
 
 const CLEAN = {
   FORBID_TAGS: ["style", "form", "input", "button", "textarea", "select", "iframe", "video", "audio", "img", "svg", "math"],
   FORBID_ATTR: ["style", "class", "id", "name"],
 };
+
+const LONGEST = 200_000; // characters of a text that are Markdown
+const LONGEST_INLINE = 5000; // characters of a paragraph, or of any text with emphasis and links
+const LONGEST_BLOCK = 50_000; // characters of a block, unless it is code
+const MOST = 2000; // blocks of a text
 
 // A model's HTML is shown as text: even parsing it would violate the content security policy.
 const html = ({ text }) => (/^<br\s*\/?>$/i.test(text) ? "<br>" : escape(text));
@@ -20,6 +28,45 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   node.target = "_blank";
   node.rel = "noopener noreferrer nofollow";
 });
+
+class BoundedLexer extends Lexer {
+  inlineTokens(text, tokens = []) {
+    if (text.length <= LONGEST_INLINE) return super.inlineTokens(text, tokens);
+    tokens.push({ type: "text", raw: text, text });
+    return tokens;
+  }
+}
+
+/** The blocks of a text that begins at this place of a whole one, and at this number of blocks. */
+function lexed(text, place, number) {
+  const head = number < MOST ? text.slice(0, Math.max(0, LONGEST - place)) : "";
+  try {
+    const tokens = new BoundedLexer().lex(head).slice(0, MOST - number);
+    const size = tokens.reduce((sum, token) => sum + token.raw.length, 0);
+    const blocks = tokens.map((token) => (fits(token) ? token : plain(token.raw)));
+    return size < text.length ? [...blocks, plain(text.slice(size))] : blocks;
+  } catch {
+    return [plain(text)]; // nested too deeply
+  }
+}
+
+const fits = ({ type, raw }) => type === "code" || raw.length <= LONGEST_BLOCK;
+const plain = (raw) => ({ type: "plain", raw });
+
+function drawn(token) {
+  const element = document.createElement("div");
+  try {
+    if (token.type !== "plain") {
+      element.innerHTML = DOMPurify.sanitize(marked.parser([token]), CLEAN);
+      return element;
+    }
+  } catch {} // nested too deeply
+  const text = document.createElement("p");
+  text.dataset.plain = "";
+  text.textContent = token.raw;
+  element.append(text);
+  return element;
+}
 
 /** Render a text into an element. */
 export function render(element, text) {
@@ -63,7 +110,7 @@ export class Growing {
     const kept = this.#over ? 0 : Math.max(0, this.#blocks.length - 1);
     let begins = this.#blocks[kept]?.from ?? 0;
     const tokens = [];
-    for (const token of marked.lexer(this.text.slice(begins))) {
+    for (const token of lexed(this.text.slice(begins), begins, kept)) {
       if (token.type !== "space") tokens.push({ token, from: begins });
       begins += token.raw.length;
     }
@@ -78,12 +125,11 @@ export class Growing {
       if (block.raw !== token.raw) {
         block.raw = token.raw;
         block.done = false;
-        const wanted = document.createElement("div");
-        wanted.innerHTML = DOMPurify.sanitize(marked.parser([token]), CLEAN);
+        const wanted = drawn(token);
         bars(wanted);
-        typeset(wanted); // at once, if its library is there
+        typesetNow(wanted, began + BUSY);
         morph(block.element, wanted);
-        typeset(block.element);
+        typeset(block.element, this.#element);
       }
       if (!block.done && (this.#over || n < tokens.length - 1)) {
         block.done = true;
