@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +22,7 @@ import pytest
 
 from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Outcome
+from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.ops import FORMAT
@@ -36,6 +36,8 @@ from .child_processes import until
 from .conftest import QUIET, StartGateway
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
+
+NEVER = Cancel()
 
 
 def _flags(
@@ -434,6 +436,15 @@ def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
         client.close()
 
 
+def _oldest(redis_server: RedisServer) -> float:
+    """The time of the first entry of the gateways' log."""
+    import redis
+
+    with redis.Redis(port=redis_server.port) as client:
+        (key,) = client.keys(f"*log:{FORMAT}")
+        return int(client.xrange(key, count=1)[0][0].split(b"-")[0]) / 1000
+
+
 OFTEN = """
 import sys
 from proxy.scheduling.shared import follower
@@ -474,16 +485,19 @@ def test_gateway_that_slept_past_two_snapshots_gets_slots_again(
             until(lambda: _states(sleeper.url) == ["busy"])
             os.kill(worker, signal.SIGSTOP)
             time.sleep(2 * follower.BEAT)  # what it reads now is a heartbeat, not the end
-        for number in range(150):
-            assert _chat(awake.url, f"brief {number}")[0] == 200
+        paused = time.time()
         time.sleep(LEASE + 1)
+        oldest, number = 0.0, 0
+        while oldest < paused + LEASE:  # what it has not read has to be gone
+            number += 1
+            assert _chat(awake.url, f"brief {number}")[0] == 200
+            oldest = _oldest(redis_server)
         os.kill(worker, signal.SIGCONT)
         began = time.monotonic()
         assert _chat(sleeper.url, "brief")[0] == 200
         assert time.monotonic() - began < 15
         until(lambda: _slots(awake.url)["workers"] == 2)
         assert _chat(sleeper.url, "brief")[0] == 200
-        assert "missed entries" in sleeper.log
     finally:
         for child in (*both, model):
             child.kill()
@@ -509,3 +523,44 @@ def test_slow_worker_replaces_no_newer_snapshot(redis_server: RedisServer) -> No
         first = client.xrange(f"slotproxy:{{kept}}:log:{FORMAT}", count=1)
     assert first[0][0].decode() <= old.position
     log.close()
+
+
+def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The only slot is released, and used again and again, while a worker cannot read the log."""
+    monkeypatch.setattr(follower, "EVERY", 16)
+    reads = threading.Event()
+    reads.set()
+
+    class Slow(RedisLog):
+        def read(self, position: str) -> Sequence[LogEntry]:
+            reads.wait()
+            return super().read(position)
+
+    def join(log: RedisLog) -> SharedScheduler:
+        worker = SharedScheduler(log, time.monotonic, version="test", queue_timeout=60.0)
+        assert worker.ready(60.0)
+        worker.update("b", BackendFacts(model="m", slots=1), up=True)
+        return worker
+
+    def lease(worker: SharedScheduler) -> Lease:
+        task = Task(prompt="a", max_tokens=16)
+        return worker.acquire(SlotRequest(model="m", task=task, chain=worker.chain("a", ())), NEVER)
+
+    one, two = join(RedisLog(redis_server.url, "gap")), join(Slow(redis_server.url, "gap"))
+    try:
+        held = lease(one)
+        until(lambda: two.view("", "").backends[0].slots[0].state == "busy")
+        reads.clear()
+        time.sleep(1.0)  # the read under way returns
+        held.release(Outcome(end="whole"))
+        for _ in range(600):
+            lease(one).release(Outcome(end="whole"))
+        reads.set()
+        lease(two).release(Outcome(end="whole"))
+        assert "missed entries of the log" in caplog.text
+    finally:
+        reads.set()
+        for worker in (one, two):
+            worker.close()
