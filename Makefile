@@ -129,6 +129,7 @@ test-agents: $(VENV)/installed ## Codex and Claude Code, the real programs (640 
 
 docs: $(VENV)/installed ## the documentation as a site in build/docs; a warning is an error
 	@$(RUN) -m tools.settings_table
+	@$(RUN) -m tools.model_families
 	@$(RUN) -m tools.http_reference
 	$(BUILD_DOCS)
 
@@ -150,6 +151,7 @@ lint: $(VENV)/installed ## ruff, mypy, oxlint, and the documentation built with 
 	$(RUN) -m mypy
 	$(VENV)/bin/oxlint --deny-warnings proxy/web/static
 	$(RUN) -m tools.settings_table --check
+	$(RUN) -m tools.model_families --check
 	$(BUILD_DOCS)
 
 format: $(VENV)/installed ## put the code into ruff's form

@@ -11,6 +11,7 @@ import http.client
 import json
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -21,12 +22,14 @@ PATIENCE = 120.0  # seconds that the server may be silent
 
 
 class ForcedServer:
-    """A port of 127.0.0.1 in front of the server at ``url``. ``script`` maps a prompt, up to the
-    beginning of the answer, to the whole answer."""
+    """A port of 127.0.0.1 in front of the server at ``url``. ``script`` maps a ChatML prompt, up to
+    the beginning of the answer, to the whole answer; with ``rest``, any whole prompt to the rest of
+    its answer."""
 
-    def __init__(self, url: str, script: Callable[[str], str]) -> None:
+    def __init__(self, url: str, script: Callable[[str], str], *, rest: bool = False) -> None:
         netloc = urlsplit(url).netloc
-        known = {"script": staticmethod(script), "netloc": netloc}
+        text = script if rest else partial(remainder, script)
+        known = {"script": staticmethod(text), "netloc": netloc}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), known))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -60,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(prompt, dict):  # with an image
             prompt = prompt["prompt_string"]
         if isinstance(prompt, str) and prompt:
-            text = remainder(type(self).script, prompt)
+            text = type(self).script(prompt)
             body.pop("json_schema", None)
             body.pop("grammar_lazy", None)
             body.pop("grammar_triggers", None)

@@ -7,7 +7,8 @@ may contain anything (there is a token for every byte). The same seed gives the 
 ``python -m tools.made_up_model FILE`` writes one. With ``--fim`` it has the fill-in-the-middle
 tokens that llama-server's /infill needs. With ``--sparse`` it has the format of PowerInfer's own
 models (see its convert-hf-to-powerinfer-gguf.py), which no other server loads: each layer predicts
-which of its neurons to evaluate.
+which of its neurons to evaluate. With ``--letters`` its pieces are single characters: a text has
+one tokenization, so a text that a grammar forced upon the model has the tokens of a prompt.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _FIM = {
 _WIDTH, _LAYERS, _HEADS, _INNER, _PREDICTOR = 64, 2, 4, 128, 16
 
 
-def _pieces() -> list[str]:
+def _pieces(letters: bool = False) -> list[str]:
     """Return the vocabulary after the bytes. The tokenizer reaches a piece only by joining two
     others, so every prefix of a word is a piece, too."""
 
@@ -66,19 +67,25 @@ def _pieces() -> list[str]:
                 yield from (text[:end] for end in range(2, len(text) + 1))
         yield from ('{"', '":', '",', '"}', "true", "false", "null")
 
-    return list(dict.fromkeys(grown()))
+    return [piece for piece in dict.fromkeys(grown()) if len(piece) == 1 or not letters]
 
 
 def write(
-    path: Path | str, seed: int = 0, n_ctx: int = 2048, fim: bool = False, sparse: bool = False
+    path: Path | str,
+    seed: int = 0,
+    n_ctx: int = 2048,
+    *,
+    fim: bool = False,
+    sparse: bool = False,
+    letters: bool = False,
 ) -> Path:
     """Write the model as GGUF (llama architecture, f16 matrices) to ``path``, all or nothing.
 
     ``n_ctx`` is its training context in tokens. ``fim`` adds the tokens for /infill, ``sparse``
-    selects PowerInfer's format.
+    selects PowerInfer's format, ``letters`` pieces of one character.
     """
     path = Path(path)
-    pieces = _pieces()
+    pieces = _pieces(letters)
     special = [
         ("<unk>", TokenType.UNKNOWN),
         ("<s>", TokenType.CONTROL),
@@ -177,15 +184,17 @@ def write(
     return path
 
 
-def cached(fim: bool = False, sparse: bool = False) -> Path:
+def cached(*, fim: bool = False, sparse: bool = False, letters: bool = False) -> Path:
     """Return the model of seed 0 in the user's cache; write it if it is missing or this file has
     changed."""
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    kind = f"{'fim-' if fim else ''}{'sparse-' if sparse else ''}"
+    kinds = {"fim": fim, "sparse": sparse, "letters": letters}
+    kind = "".join(f"{name}-" for name, chosen in kinds.items() if chosen)
     path = cache() / "models" / f"made-up-{kind}{digest[:10]}.gguf"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, fim=fim, sparse=sparse)
+        n_ctx = 16_384 if letters else 2048  # the same text has five times as many letters
+        write(path, n_ctx=n_ctx, fim=fim, sparse=sparse, letters=letters)
     return path
 
 
@@ -195,5 +204,6 @@ if __name__ == "__main__":
     parser.add_argument("file", help="the file to write")
     parser.add_argument("--fim", action="store_true", help="with fill-in-the-middle tokens")
     parser.add_argument("--sparse", action="store_true", help="in the format of PowerInfer")
-    given = parser.parse_args()
-    print(write(given.file, fim=given.fim, sparse=given.sparse))
+    parser.add_argument("--letters", action="store_true", help="with pieces of one character")
+    args = parser.parse_args()
+    print(write(args.file, fim=args.fim, sparse=args.sparse, letters=args.letters))

@@ -31,6 +31,7 @@ from ..backends.local_embeddings.driver import LocalEmbeddings, is_installed
 from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
+from ..backends.template_check import TemplateChecks
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..core.formats import BY_PROMPT
 from ..dialogue import Bounds, Dialogues, Finder
@@ -107,6 +108,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         deadline=settings.health_deadline,
     )
     prompters = Prompters(settings, registry, resources.templates() / "chat")
+    if settings.chat_template == "auto":
+        registry.verify = TemplateChecks(prompters, datetime.now).look
     gateway = Gateway(
         GatewayContext(
             registry=registry,
@@ -125,7 +128,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ),
         prompters,
         now=datetime.now,
-        hygiene=settings.prefix_hygiene,
         sampling=settings.sampler_defaults,
         wait_for_backend=settings.wait_for_backend,
         max_queue=settings.max_queue,
@@ -391,7 +393,8 @@ def _llamacpp(settings: Settings, config: BackendConfig) -> Driver:
 
 
 def _server(settings: Settings, url: str, api_key: str = "") -> LlamaCpp:
-    return LlamaCpp(url, api_key=api_key, **_server_options(settings))
+    model_file = settings.chat_template == "auto"
+    return LlamaCpp(url, api_key=api_key, model_file=model_file, **_server_options(settings))
 
 
 def _launched(settings: Settings, model: ModelConfig, url: str) -> Server:

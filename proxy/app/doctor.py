@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,9 +28,13 @@ from ..backends.driver import Capabilities, Driver
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.local_embeddings.driver import is_installed
 from ..backends.probe import ROUTER
+from ..backends.template_check import check
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..errors import BackendDown, GatewayError, UpstreamFault
 from ..hosting.process import has_program
+from ..prompting import templates
+from ..prompting.prompt import Prompter
+from ..prompting.sandbox import TemplateError
 from ..runtime.cancel import Cancel
 from ..server.files_limit import raise_limit
 from . import discovery, programs, storage_checks
@@ -43,7 +48,9 @@ from .findings import (
     of_files,
     of_lost_backend,
     of_port,
+    of_profile,
     of_vectors,
+    of_verdict,
     without_embeddings,
 )
 
@@ -122,6 +129,10 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
         yield of_lost_backend(config, str(error), _kind(config.url) if other else "")
     else:
         yield from of_backend(config, caps, settings)
+        if settings.chat_template == "auto" and (prompter := _prompter(caps)) is not None:
+            yield of_profile(config, prompter)
+            if caps.chat and caps.template_from == "server" and backend.chat_mode == "auto":
+                yield from of_verdict(config, check(driver, prompter, datetime.now()))
         if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER:
             if (makes := _embeds(driver, caps, settings.health_deadline)) is not None:
                 embed.append(makes)
@@ -129,6 +140,17 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
                 yield from of_batching(config, driver.batches(settings.health_deadline))
     finally:
         driver.close()
+
+
+def _prompter(caps: Capabilities) -> Prompter | None:
+    """The prompter of a backend's own template, None if it has none, or an invalid one."""
+    if caps.native or not caps.template:
+        return None
+    try:
+        form = templates.compile(caps.template, "")
+    except TemplateError:
+        return None
+    return Prompter(form, caps.bos_token, caps.eos_token, adds_bos=caps.adds_bos)
 
 
 def _kind(url: str) -> str:

@@ -11,6 +11,10 @@ from ..backends.driver import Capabilities
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, Settings
 from ..prompting import templates
+from ..prompting.model_names import family_of
+from ..prompting.profile.describe import profile_of
+from ..prompting.profile.verify import Verdict
+from ..prompting.prompt import Prompter
 from ..prompting.sandbox import TemplateError
 from ..prompting.templates import ChatTemplate
 from .known_faults import faults_of
@@ -84,6 +88,23 @@ def of_backend(config: BackendConfig, caps: Capabilities, settings: Settings) ->
         )
 
 
+def of_profile(config: BackendConfig, prompter: Prompter) -> Finding:
+    """What the template takes and its model writes."""
+    text = "; ".join(f"{label}: {words}" for label, words in profile_of(prompter))
+    return Finding("ok", f"backend {config.name}", text)
+
+
+def of_verdict(config: BackendConfig, verdict: Verdict) -> Iterator[Finding]:
+    """Kinds of conversation that the backend renders differently."""
+    if verdict.differing:
+        kinds = ", ".join(verdict.differing)
+        yield Finding(
+            "ok",
+            f"backend {config.name}",
+            f"renders conversations of these kinds itself: {kinds} (slotproxy's prompts differ)",
+        )
+
+
 def _of_build(about: str, caps: Capabilities) -> Iterator[Finding]:
     known = faults_of(caps.build)
     if known:
@@ -137,13 +158,17 @@ def _of_template(about: str, caps: Capabilities, settings: Settings) -> Iterator
     if settings.chat_template != "auto":
         return
     if not caps.template:
+        family = next(filter(None, map(family_of, caps.models)), "")
+        form = f"the format {family}, by its model's name" if family else "a plain text format"
         yield Finding(
-            "advice",
+            "ok" if family else "advice",
             about,
-            "does not report a chat template: chats get a plain text format",
+            f"does not report a chat template, nor can its model file be read: chats get {form}",
             "name the model's format: --chat-template chatml (or another of templates/chat)",
         )
         return
+    if caps.template_from == "file":
+        yield Finding("ok", about, "does not report a chat template: read from its model file")
     try:
         template = templates.compile(caps.template, about)
     except TemplateError as error:

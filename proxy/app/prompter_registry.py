@@ -1,4 +1,5 @@
-"""Chooses each model's chat template: the setting's, its server's own, or the legacy format."""
+"""Chooses each model's chat template: the setting's, its server's own, that of its model's name, or
+the legacy format."""
 
 from __future__ import annotations
 
@@ -8,7 +9,10 @@ from pathlib import Path
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
 from ..prompting import templates
+from ..prompting.control_tokens import COMMON
 from ..prompting.legacy import LegacyFormat
+from ..prompting.model_names import family_of
+from ..prompting.neutralise import Neutraliser
 from ..prompting.prompt import Prompter, Unrendered
 from ..prompting.sandbox import TemplateError
 from ..prompting.templates import ChatTemplate
@@ -17,6 +21,8 @@ from ..runtime.blocking import run_in_native_thread
 log = logging.getLogger("slotproxy.templates")
 
 MAX_KEPT = 64  # templates: a backend may report another one at every probe
+# Template, or family by the name of the model; BOS and EOS, and whether the backend adds BOS.
+_Key = tuple[str, str, str, str, bool]
 
 
 class Prompters:
@@ -32,9 +38,12 @@ class Prompters:
             system_name=settings.system_name,
             stop=settings.stop,
         )
+        self._folder = folder
         self._named = _named(settings.chat_template, folder)
+        self._breaks_users = settings.user_control_tokens == "break"
+        self._unrendered = Unrendered(Neutraliser("", COMMON, users=self._breaks_users))
         self._auto = settings.chat_template == "auto"
-        self._found: dict[tuple[str, str, str, bool], Prompter] = {}
+        self._found: dict[_Key, Prompter] = {}
 
     def __call__(self, model: str) -> Prompter | Unrendered:
         """The first backend of the pool that reports a template determines it for the whole pool,
@@ -42,24 +51,40 @@ class Prompters:
         themselves, none is needed."""
         known = [b.caps for b in self._registry.pool(model) if b.caps is not None]
         if known and all(caps.native for caps in known):
-            return Unrendered()
+            return self._unrendered
         reported = next((caps for caps in known if caps.template), None)
-        key = ("", "", "", True)
         if reported is not None:
             source = reported.template if self._auto else ""
-            key = (source, reported.bos_token, reported.eos_token, reported.adds_bos)
+            tokens = reported.bos_token, reported.eos_token, reported.adds_bos
+            key: _Key = (source, "", *tokens)
+        else:
+            names = (model, *(name for caps in known for name in caps.models))
+            family = next(filter(None, map(family_of, names)), "") if self._auto else ""
+            key = ("", family, "", "", True)
         return self._found.get(key) or self._make(model, *key)
 
-    def _make(self, model: str, source: str, bos: str, eos: str, adds_bos: bool) -> Prompter:
-        form = self._form(source, model)
+    def _make(
+        self, model: str, source: str, family: str, bos: str, eos: str, adds_bos: bool
+    ) -> Prompter:
+        form = self._form(source, family, model)
         instead = bool(source) and isinstance(form, LegacyFormat)
-        made = Prompter(form, bos, eos, adds_bos=adds_bos, instead=instead)
+        # Its probes render some twenty conversations.
+        made = run_in_native_thread(
+            lambda: Prompter(
+                form,
+                bos,
+                eos,
+                adds_bos=adds_bos,
+                instead=instead,
+                breaks_users=self._breaks_users,
+            )
+        )
         while len(self._found) >= MAX_KEPT:
             self._found.pop(next(iter(self._found)), None)
-        self._found[source, bos, eos, adds_bos] = made
+        self._found[source, family, bos, eos, adds_bos] = made
         return made
 
-    def _form(self, source: str, model: str) -> ChatTemplate | LegacyFormat:
+    def _form(self, source: str, family: str, model: str) -> ChatTemplate | LegacyFormat:
         if self._named is not None:
             return self._named
         if source:
@@ -67,6 +92,13 @@ class Prompters:
                 return run_in_native_thread(lambda: templates.compile(source, f"of {model}"))
             except TemplateError as error:
                 log.warning("the backend's chat template is invalid, using legacy: %s", error)
+        elif family:
+            log.info(
+                "no backend of %s reports a chat template: using %s, by its name", model, family
+            )
+            return _named(family, self._folder) or self._legacy
+        elif self._auto:
+            log.info("no backend of %s reports a chat template: using legacy", model)
         return self._legacy
 
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ..core.events import Batch
 from ..core.forwarding import CallMaker, Forwarded
+from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..core.vectors import Embedded, Ranked
@@ -37,6 +38,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     names in core.sampling. `by_prompt`: what it does not know of `core.formats`, so that the
     messages describe it. `n_vocab`: size of the vocabulary, 0 if unknown. `settings`: its default
     sampling settings, under its own names. `metrics`: it has counters at GET /metrics.
+    `template_from`: where its chat template comes from, the server or its model file.
     `provisional`: the model was never loaded, so its slots, context and template are unknown.
     """
 
@@ -67,6 +69,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Any] = {}
     metrics: bool = False
     template: str = ""
+    template_from: Literal["server", "file"] = "server"
     bos_token: str = ""
     adds_bos: bool = True
     eos_token: str = ""
@@ -159,6 +162,13 @@ class Driver(ABC):
     def close(self) -> None:
         """Close idle connections."""
 
+    # for a server that takes prompts as text
+
+    def in_parts(self, task: Task, cancel: Cancel | None = None) -> list[str | int]:
+        """The text prompt of a task as it is sent, in texts and token ids: no token spans one of
+        its breaks."""
+        return [task.prompt] if isinstance(task.prompt, str) else list(task.prompt)
+
     # for a server that does not report its slots, or its vocabulary
 
     def queue(self) -> tuple[int, int] | None:
@@ -216,6 +226,13 @@ class Driver(ABC):
         """Forward a call, and wait for the head of its answer, which must be closed. `key` is the
         name of the API key that asks."""
         raise Unsupported("this model's backend does not support this API")
+
+    # for a server that renders chats like us
+
+    def server_prompt(self, request: CompletionRequest) -> str | None:
+        """The prompt that the server's own chat route makes of a chat; None if it refuses the chat.
+        Takes no slot and loads no model. Raises Unsupported without such a route."""
+        raise Unsupported("this model's backend does not render prompts")
 
     # for a `native` backend
 

@@ -23,20 +23,25 @@ from ..core.kept import digest
 SLOTS = 4096  # whose tokens are kept
 LONGEST_TEXT = 8192  # characters of an answer and the text behind it
 
-Prompt = str | list[str | int]
 Tokenize = Callable[[str], list[int]]
 Detokenize = Callable[[list[int]], str]
 Joins = Callable[[list[str]], bool]
 
 
+class HeldPrompt(Struct, frozen=True):
+    """How a prompt is sent: its first `first` characters as text, the rest as `ids`."""
+
+    first: int
+    ids: list[int] = []
+
+
 class _Held(Struct, frozen=True):
-    """A slot's prompt: `size` characters with this digest, sent as the text of the first `first`
-    characters and `ids`. It had `tokens`; the answer came in `pieces`."""
+    """A slot's prompt: `size` characters and breaks with this digest, and how it was sent. It had
+    `tokens`; the answer came in `pieces`."""
 
     size: int
     key: bytes
-    first: int
-    ids: list[int]
+    sent: HeldPrompt
     tokens: int
     pieces: list[str]
 
@@ -49,27 +54,41 @@ class HeldTokens:
         self._detokenize = detokenize
         self._held: dict[int, _Held] = {}
 
-    def ended(self, slot: int, text: str, sent: Prompt, tokens: int, pieces: list[str]) -> None:
+    def ended(
+        self,
+        slot: int,
+        text: str,
+        breaks: Sequence[int],
+        sent: HeldPrompt,
+        *,
+        tokens: int,
+        pieces: list[str],
+    ) -> None:
         """Record a complete answer to a prompt of so many tokens."""
-        if not 0 <= slot < SLOTS or not pieces:
-            return
-        first, ids = len(text), []
-        if isinstance(sent, list):
-            first, ids = len(str(sent[0])), [part for part in sent if isinstance(part, int)]
-        key = digest(text.encode("utf-8", "surrogatepass"))
-        self._held[slot] = _Held(len(text), key, first, ids, tokens, pieces)
+        if 0 <= slot < SLOTS and pieces:
+            self._held[slot] = _Held(len(text), _key(text, breaks), sent, tokens, pieces)
 
-    def prompt(self, slot: int, text: str, marks: Sequence[str], room: int, joins: Joins) -> Prompt:
-        """The prompt for this slot, of at most `room` tokens if it is not the text itself. Raises
-        the errors of `tokenize` and `detokenize`.
+    def prompt(
+        self,
+        slot: int,
+        text: str,
+        breaks: Sequence[int],
+        marks: Sequence[str],
+        *,
+        room: int,
+        joins: Joins,
+    ) -> HeldPrompt:
+        """How to send a prompt to this slot, with at most `room` tokens if some are sent as ids.
+        Raises the errors of `tokenize` and `detokenize`.
 
         Later servers answer each part of a prompt by itself. `joins` tells if this one does not,
         by the first two parts of what the slot holds."""
         held = self._held.pop(slot, None)  # it will hold this prompt
+        whole_text = HeldPrompt(len(text))
         if held is None or not held.size < len(text) <= held.size + LONGEST_TEXT:
-            return text
-        if digest(text[: held.size].encode("utf-8", "surrogatepass")) != held.key:
-            return text
+            return whole_text
+        if _key(text[: held.size], [at for at in breaks if at < held.size]) != held.key:
+            return whole_text
         at, pieces = held.size, []
         for piece in held.pieces:
             if not text.startswith(piece, at):
@@ -78,20 +97,20 @@ class HeldTokens:
             at += len(piece)
         answer, rest = text[held.size : at], text[at:]
         mark = next((mark for mark in marks if mark not in answer and self._is_token(mark)), "")
-        if not (answer and rest and mark):
-            return text
+        if not (answer and rest and mark) or any(place >= at for place in breaks):
+            return whole_text
         parts = self._split(mark, pieces, rest)
         if parts is None:
-            return text
+            return whole_text
         written, new = list(itertools.chain(*parts[:-1])), parts[-1]
         whole = self._tokenize(mark + answer)[1:]
-        if written == whole and not held.ids:
-            return text
+        if written == whole and not held.sent.ids:
+            return whole_text
         if held.tokens + len(written) + len(new) > room or self._detokenize(written) != answer:
-            return text
+            return whole_text
         if not joins([text[: held.size], pieces[0]]):
-            return text
-        return [text[: held.first], *held.ids, *written, *new]
+            return whole_text
+        return HeldPrompt(held.sent.first, [*held.sent.ids, *written, *new])
 
     def _is_token(self, mark: str) -> bool:
         return len(self._tokenize(mark)) == 1
@@ -107,3 +126,8 @@ class HeldTokens:
             return None
         parts = [ids[a + 1 : b] for a, b in itertools.pairwise(places)]
         return [*parts, ids[places[-1] + 1 :]] if all(parts) else None
+
+
+def _key(text: str, breaks: Sequence[int]) -> bytes:
+    places = "".join(f"\0{at}" for at in breaks)
+    return digest((text + places).encode("utf-8", "surrogatepass"))

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..core.forwarding import CallMaker, Forwarded
+from ..core.request import CompletionRequest
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
@@ -40,9 +41,10 @@ from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors, vocabulary
 from .batching import answers_meanwhile
+from .broken_prompt import BrokenPrompts, Part
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
 from .forwarding import forward
-from .held_tokens import HeldTokens, Prompt
+from .held_tokens import HeldPrompt, HeldTokens
 from .http import ConnectionPool
 from .probe import outline, probe
 from .refusals import check_cost, refusal
@@ -86,7 +88,7 @@ class _Repeated(msgspec.Struct):
 
 class LlamaCpp(Driver):
     """A driver for one server.cpp at `url`. `options` are its constructor arguments without
-    `connect`, with which `new_pool` creates its connection pools."""
+    `connect`, with which `new_pool` creates its connection pools. `model_file`: see `probe`."""
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class LlamaCpp(Driver):
         tick: float = 15.0,
         api_key: str = "",
         lenient: bool = False,
+        model_file: bool = True,
         connect: Callable[..., ConnectionPool] = ConnectionPool,
     ) -> None:
         self.url = url
@@ -106,7 +109,9 @@ class LlamaCpp(Driver):
             "tick": tick,
             "api_key": api_key,
             "lenient": lenient,
+            "model_file": model_file,
         }
+        self._model_file = model_file
         self._lenient = lenient
         self.timeout = timeout
         self._tick = min(tick or timeout, timeout)
@@ -124,11 +129,19 @@ class LlamaCpp(Driver):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         self._forget_tokens()
-        return probe(self.url, self.headers, self._careful, deadline, learned)
+        return probe(
+            self.url,
+            self.headers,
+            self._careful,
+            deadline,
+            learned,
+            model_file=self._model_file,
+        )
 
     def _forget_tokens(self) -> None:
         """The server may have another model."""
         self._held = HeldTokens(self.tokenize, self.detokenize)
+        self._broken = BrokenPrompts(self._tokenize_parts)
         self._joins: bool | None = None
 
     def count_slots(self) -> tuple[int, bool]:
@@ -208,23 +221,34 @@ class LlamaCpp(Driver):
         body = payload(task, slot, caps, self._lenient)
         path = "/completion" if task.suffix is None else "/infill"
         if caps.queues:
+            if task.breaks:
+                body["prompt"] = self.in_parts(task, cancel)
             exchange = self._pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
             return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret)
+        held: HeldPrompt | None = None
         if task.suffix is None and isinstance(task.prompt, str):
-            body["prompt"] = self._in_held_tokens(task, task.prompt, slot, caps, cancel)
+            held = self._in_held_tokens(task, task.prompt, slot, caps, cancel)
+            parts = [*self.in_parts(_up_to(task, held.first), cancel), *held.ids]
+            body["prompt"] = parts if len(parts) > 1 else task.prompt
         exchange = self._careful.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
 
         def ended(run: OldRun) -> None:
-            if task.suffix is None and isinstance(task.prompt, str):
-                sent = body["prompt"]
-                self._held.ended(run.slot, task.prompt, sent, run.prompt_tokens, run.texts)
+            if held is not None and isinstance(task.prompt, str):
+                self._held.ended(
+                    run.slot,
+                    task.prompt,
+                    task.breaks,
+                    held,
+                    tokens=run.prompt_tokens,
+                    pieces=run.texts,
+                )
 
         how = exchange, task, caps, self.timeout, self._tick, self._secret
         return OldRun(*how, ended=ended)
 
     def _in_held_tokens(
         self, task: Task, text: str, slot: int, caps: Capabilities, cancel: Cancel
-    ) -> Prompt:
+    ) -> HeldPrompt:
         """The prompt in the tokens that the slot holds, where they differ from those of the text.
         Raises Cancelled."""
 
@@ -241,11 +265,18 @@ class LlamaCpp(Driver):
 
         room = (caps.n_ctx or 1 << 30) - (task.max_tokens or 0)
         try:
-            return self._held.prompt(slot, text, task.stop_tokens, room, joins)
+            return self._held.prompt(
+                slot, text, task.breaks, task.stop_tokens, room=room, joins=joins
+            )
         except Cancelled:
             raise
         except GatewayError:
-            return text
+            return HeldPrompt(len(text))
+
+    def in_parts(self, task: Task, cancel: Cancel | None = None) -> list[str | int]:
+        if not task.breaks or not isinstance(task.prompt, str):
+            return super().in_parts(task, cancel)
+        return self._broken.parts(task.prompt, task.breaks, task.stop_tokens, cancel)
 
     def _with_token_ids(self, task: Task, cancel: Cancel) -> Task:
         """Replace the strings in logit_bias by their token ids, which are all that an old server
@@ -265,6 +296,12 @@ class LlamaCpp(Driver):
         body: dict[str, Any] = {"content": text}
         if special:
             body["add_special"] = True
+        return self._tokenized(body, cancel)
+
+    def _tokenize_parts(self, parts: list[Part], cancel: Cancel | None) -> list[int]:
+        return self._tokenized({"content": parts}, cancel)
+
+    def _tokenized(self, body: Mapping[str, Any], cancel: Cancel | None) -> list[int]:
         tokens = self._value("/tokenize", body, "tokens", cancel)
         if isinstance(tokens, list) and all(type(t) is int for t in tokens):
             return tokens
@@ -321,6 +358,9 @@ class LlamaCpp(Driver):
             raise UpstreamFault("the backend returned invalid JSON") from None
         return moved.n_saved or moved.n_restored, moved.n_written or moved.n_read
 
+    def server_prompt(self, request: CompletionRequest) -> str | None:
+        return relay.server_prompt(self._careful, request)
+
     def counters(self) -> dict[str, float]:
         status, data = self._careful.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
         return servercpp.counters(data) if status == 200 else {}
@@ -367,6 +407,14 @@ class EmbeddingServer(LlamaCpp):
         else:
             self.rerank("Hi", ("Hello",), caps, Cancel())
         return msgspec.structs.replace(caps, embeddings=True)
+
+
+def _up_to(task: Task, size: int) -> Task:
+    """The task with the beginning of its text prompt."""
+    if size == len(task.prompt):
+        return task
+    breaks = tuple(at for at in task.breaks if at < size)
+    return msgspec.structs.replace(task, prompt=task.prompt[:size], breaks=breaks)
 
 
 def _read(data: bytes) -> Any:

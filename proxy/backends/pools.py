@@ -12,6 +12,7 @@ from typing import Literal
 from ..config import BackendConfig
 from ..core.tier import NO_TIER, Tier
 from ..errors import ModelNotFound, NoBackend, Unsupported
+from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
 from .driver import Capabilities, Driver, ModelHost
@@ -69,6 +70,9 @@ class Backend:
         self.caps: Capabilities | None = None
         self.up: bool | None = None
         self.error = ""
+        self.verdict = verify.UNKNOWN  # on our prompts, compared with its own
+        self.verified: object = None  # the template and build of the verdict
+        self.verify_at = 0.0  # when an incomplete verdict may be completed
         self.leaving = False
         self.miscounted = False  # the counted number of slots may be wrong
         self.count_at = 0.0  # when the slots may be counted again
@@ -95,6 +99,7 @@ class Backend:
         self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
         self.miscounted, self.count_at = old.miscounted, old.count_at
         self.count_pause = old.count_pause
+        self.verdict, self.verified = old.verdict, old.verified
 
     def is_same_server(self, other: Backend) -> bool:
         """Whether both have one server, and one key for it: with another key it may behave

@@ -27,6 +27,7 @@ from ..wire.router import as_count, as_dict, room
 from . import questions
 from .driver import Capabilities, Learned, ignore
 from .http import ConnectionPool
+from .model_file import with_template
 
 Answer = dict[str, Any]
 
@@ -43,14 +44,19 @@ def probe(
     pool: ConnectionPool,
     deadline: float,
     learned: Learned = ignore,
+    *,
+    model_file: bool = True,
 ) -> Capabilities:
     """Probe the server at `url`. `headers` are sent with every GET, the token is requested through
     `pool`. `learned` is called with the outline before that token. A router has no token of its
-    own and is only recognized. Raises BackendDown, UpstreamTimeout, UpstreamFault."""
+    own and is only recognized. With `model_file`, the template of a server that reports none is
+    read from its model file. Raises BackendDown, UpstreamTimeout, UpstreamFault."""
     health, props, models, first = _questions(url, headers)
     if props.get("role") == ROUTER:
         return Capabilities(dialect=ROUTER, slots=room(props), build=_text(props.get("build_info")))
     caps = _outline(health, props, models, first)
+    if model_file:
+        caps = with_template(caps, url, first, props)
     if props or models:
         learned(caps)
     chunk = first_token(pool, deadline)
@@ -70,7 +76,8 @@ def probe(
         lacks=frozenset() if modern else LATER,
         slot_save=modern and saves_slots(pool),
         ram_cache=modern and keeps_prompts(pool),
-        adds_bos=not caps.bos_token or adds_bos(pool),
+        adds_bos=not caps.bos_token
+        or (adds_bos(pool) if modern else old_adds_bos(pool, chunk, caps.adds_bos)),
         models=_models(props, models, first, chunk),
     )
 
@@ -189,6 +196,17 @@ def adds_bos(pool: ConnectionPool) -> bool:
     is the mark that begins a turn, as in SmolLM2's ChatML, the template writes it."""
     status, data = _ask(pool, "/tokenize", {"content": "", "add_special": True})
     return status != 200 or as_dict(_json(data)).get("tokens") != []
+
+
+def old_adds_bos(pool: ConnectionPool, chunk: Answer, default: bool) -> bool:
+    """The same of an old server, which has no add_special: whether the prompt of `chunk` had more
+    tokens than its text. `default` if the server was busy."""
+    evaluated = as_count(chunk.get("tokens_evaluated"))
+    status, data = _ask(pool, "/tokenize", {"content": PROMPT})
+    tokens = as_dict(_json(data)).get("tokens") if status == 200 else None
+    if not evaluated or not isinstance(tokens, list):
+        return default
+    return evaluated > len(tokens)
 
 
 def keeps_prompts(pool: ConnectionPool) -> bool:

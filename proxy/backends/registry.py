@@ -74,6 +74,8 @@ class Registry(BackendPools):
         self._interval = interval
         self._deadline = deadline
         self._stopped = threading.Event()
+        # Compares the prompts of a backend that is up with ours.
+        self.verify: Callable[[Backend], None] = _no_check
         self.looked = threading.Event()  # set once every backend was checked
         self._replaced: list[Backend] = []  # draining, with their names taken over
         self._started = False
@@ -270,6 +272,8 @@ class Registry(BackendPools):
         """Check a backend once; one that drains is removed and closed after its last answer."""
         if not backend.leaving:
             self._check_health(backend)
+            if backend.up:
+                self.verify(backend)
             return
         for member in self._models_of(backend):
             if not member.leaving:  # created while its router was drained
@@ -340,6 +344,7 @@ class Registry(BackendPools):
                 return
             backend.counter.clear()
             backend.vocabulary.clear()
+            backend.verified = None
             backend.caps, backend.error = caps, ""
             backend.count_pause = COUNT_PAUSE
             if backend.uncounted:
@@ -466,6 +471,10 @@ class Registry(BackendPools):
             return  # another backend has its name, or the scheduler no longer assigns it
         up = True if rising else backend.up
         self._scheduler.update(backend.name, backend.facts, up=up, anew=anew, replaces=replaces)
+
+
+def _no_check(backend: Backend) -> None:
+    """The default of `Registry.verify`."""
 
 
 def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.decoding import decoded
 from ..core.events import (
     Batch,
     Finished,
@@ -25,17 +26,23 @@ from ..core.events import (
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
+from ..errors import Unsupported, UpstreamFault
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
-from ..prompting.prompt import as_dicts, begun, tool_dict
+from ..prompting.profile.adapt import as_dicts
+from ..prompting.profile.verify import MAX_PROMPT
+from ..prompting.prompt import begun, tool_dict
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
+from ..wire.router import as_dict
 from .driver import Capabilities
-from .http import Exchange
+from .http import ConnectionPool, Exchange
 from .refusals import stream_error
 from .run import LlamaRun
 
 PATH = "/v1/chat/completions"
+RENDERS = "/apply-template"  # takes the same body and returns the prompt
+PATIENCE = 5.0  # seconds for a prompt
 # Tokens and events allowed beyond the requested number: a draft model's tokens are counted
 # together, and one token may be several events.
 SURPLUS = 64
@@ -48,12 +55,13 @@ REASONS: Mapping[str, FinishReason] = {
 
 
 def payload(task: Task, slot: int) -> dict[str, Any]:
-    """The body for /v1/chat/completions. `task.max_tokens` must be finite. With a `tool_form`, the
-    messages describe how to call tools, and the task's grammar enforces it."""
+    """The body for /v1/chat/completions. `task.max_tokens` must be finite. With a `call_format`,
+    the messages describe how to call tools, and the task's grammar enforces it."""
     request = task.request
     tools = [tool_dict(tool) for tool in request.tools] if callable_tools(request) else []
-    messages = [message_dict(message) for message in request.messages]
-    if task.tool_form:
+    chat = task.messages or request.messages
+    messages = [message_dict(message, parts=True) for message in chat]
+    if task.call_format is not None:
         messages, tools = rewritten(request, generic.instructions(tools)), []
     kwargs = dict(request.template_kwargs)
     report = request.report
@@ -81,8 +89,9 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
         # Otherwise the server continues as well, but repeats the beginning in its answer.
         body["continue_final_message"] = True
         body["add_generation_prompt"] = False
-    if request.reasoning_effort and not bound:
-        body["reasoning_effort"] = request.reasoning_effort
+    effort = task.effort or request.reasoning_effort
+    if effort and not bound:
+        body["reasoning_effort"] = effort
     if tools:
         body["tools"] = tools
         body["tool_choice"] = "auto"
@@ -95,6 +104,23 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
         body["logprobs"] = True
         body["top_logprobs"] = task.logprobs
     return body
+
+
+def server_prompt(pool: ConnectionPool, request: CompletionRequest) -> str | None:
+    """See `Driver.server_prompt`."""
+    task = Task(prompt="", request=request, max_tokens=1, backend_templates=True)
+    status, data = pool.ask("POST", RENDERS, payload(task, 0), PATIENCE, short=True)
+    if status == 404:
+        raise Unsupported("this model's backend does not render prompts")
+    if status != 200:
+        return None
+    try:
+        prompt = as_dict(decoded(data)).get("prompt")
+    except ValueError:
+        prompt = None
+    if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT:
+        raise UpstreamFault("the backend returned an invalid prompt")
+    return prompt
 
 
 def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
@@ -112,11 +138,12 @@ def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
     return messages
 
 
-def message_dict(message: Message) -> dict[str, Any]:
-    """A message in OpenAI's form."""
+def message_dict(message: Message, *, parts: bool = False) -> dict[str, Any]:
+    """A message in OpenAI's form. With `parts`, several texts stay apart; not every server takes
+    them."""
     out: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.media:
-        out["content"] = _parts(message)
+    if message.media or (parts and message.parts):
+        out["content"] = [_part(piece) for piece in message.pieces]
     if message.name:
         out["name"] = message.name
     if message.tool_calls:
@@ -135,24 +162,12 @@ def message_dict(message: Message) -> dict[str, Any]:
     return out
 
 
-def _parts(message: Message) -> list[dict[str, Any]]:
-    """The text, with media inserted at their positions."""
-    out: list[dict[str, Any]] = []
-    begun, text = 0, message.content
-    for media in message.media:
-        if media.at > begun:
-            out.append({"type": "text", "text": text[begun : media.at]})
-            begun = media.at
-        out.append(_part(media))
-    if text[begun:]:
-        out.append({"type": "text", "text": text[begun:]})
-    return out
-
-
-def _part(media: Media) -> dict[str, Any]:
-    if media.kind == "image":
-        return {"type": "image_url", "image_url": {"url": media.url}}
-    return {"type": "input_audio", "input_audio": {"data": media.data, "format": media.format}}
+def _part(piece: str | Media) -> dict[str, Any]:
+    if isinstance(piece, str):
+        return {"type": "text", "text": piece}
+    if piece.kind == "image":
+        return {"type": "image_url", "image_url": {"url": piece.url}}
+    return {"type": "input_audio", "input_audio": {"data": piece.data, "format": piece.format}}
 
 
 class RelayRun(LlamaRun):

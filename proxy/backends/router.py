@@ -30,6 +30,7 @@ import msgspec
 
 from ..core.decoding import decoded
 from ..core.events import Batch
+from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
@@ -37,6 +38,7 @@ from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting
 from ..wire import servercpp, sse
 from ..wire.router import PRESENT, Listed, RouterEvent, as_dict, event, forgotten, listed, room
+from . import relay
 from .driver import Capabilities, Learned, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import METRICS_TIMEOUT, LlamaCpp
@@ -346,6 +348,9 @@ class RoutedModel(LlamaCpp):
             return super()._ask(path, body, cancel)
         finally:
             self.over()
+
+    def server_prompt(self, request: CompletionRequest) -> str | None:
+        return relay.server_prompt(self._quiet, request)
 
     def counters(self) -> dict[str, float]:
         # A metrics request must not load the model.

@@ -15,7 +15,7 @@ No rule holds for every tokenizer, so a cut is checked by tokenizing the charact
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -73,11 +73,38 @@ class TokenCounter:
         self._places = Room(AT_ONCE)
         self.clear()
 
-    def known(self, prompt: str | tuple[int, ...]) -> int:
+    def known(self, prompt: str | tuple[int, ...], breaks: Sequence[int] = ()) -> int:
         """The cached token count of a prompt, 0 if there is none."""
         if not isinstance(prompt, str):
             return len(prompt)
-        return self._known.get(digest(prompt.encode())) or 0
+        return self._known.get(_key(prompt, breaks)) or 0
+
+    def count_prompt(self, task: Task, cancel: Cancel | None = None, limit: int = 0) -> int:
+        """The number of tokens in the prompt of a task, as it is sent. Raises like `count`."""
+        if not task.breaks or not isinstance(task.prompt, str):
+            return self.count(task.prompt, cancel, limit)
+        if limit and len(task.breaks) >= limit:  # there is a token behind each
+            raise ContextExceeded(len(task.breaks), limit, at_least=True)
+        key = _key(task.prompt, task.breaks)
+        count = self._known.get(key)
+        if count is None:
+            count = self.count(task.prompt[: task.breaks[0]], cancel, limit)
+            _, *parts = self._driver.in_parts(task, cancel)
+            count += sum(isinstance(part, int) for part in parts)
+            # Each of the other texts begins with a token of its own, so no token joins them.
+            if texts := "".join(part for part in parts if isinstance(part, str)):
+                count += self.count(texts, cancel, limit) - BOS
+            self._known.put(key, count, 1)
+        if limit and count >= limit:
+            raise ContextExceeded(count, limit)
+        return count
+
+    def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int]:
+        """The token ids of the prompt of a task, without BOS. Raises like `ids`."""
+        ids: list[int] = []
+        for part in self._driver.in_parts(task, cancel):
+            ids += [part] if isinstance(part, int) else self.ids(part, cancel=cancel)
+        return ids
 
     def count(
         self, prompt: str | tuple[int, ...], cancel: Cancel | None = None, limit: int = 0
@@ -90,7 +117,7 @@ class TokenCounter:
         limit it is exact."""
         if not isinstance(prompt, str):
             return len(prompt)
-        key = digest(prompt.encode())
+        key = _key(prompt)
         count = self._known.get(key)
         if count is None:
             if len(prompt) > SIZE:
@@ -123,9 +150,9 @@ class TokenCounter:
                     break
         return result
 
-    def remember(self, prompt: str, count: int) -> None:
+    def remember(self, prompt: str, count: int, breaks: Sequence[int] = ()) -> None:
         """Store a count from another backend with the same tokenizer."""
-        self._known.put(digest(prompt.encode()), count, 1)
+        self._known.put(_key(prompt, breaks), count, 1)
 
     def clear(self) -> None:
         """Drop all counts, because the backend may have another model now."""
@@ -202,6 +229,10 @@ class TokenCounter:
         return ids[len(self._driver.tokenize(lead, cancel=cancel)) :] if lead else ids
 
 
+def _key(text: str, breaks: Sequence[int] = ()) -> bytes:
+    return digest("\0".join((text, *map(str, breaks))).encode())
+
+
 def candidates(text: str, start: int, end: int) -> Iterator[int]:
     """Offsets from `start` to `end` at which the text may be cut, best first."""
     for kind in (MARK, WORD, SPACE, CLAUSE):
@@ -242,7 +273,7 @@ def budget(
 
 def _left_of(length: int, task: Task, counter: TokenCounter, cancel: Cancel | None = None) -> int:
     """What the prompt leaves of `max_length`. Raises BadRequest if that is nothing."""
-    count = counter.count(task.prompt, cancel)
+    count = counter.count_prompt(task, cancel)
     if count >= length:
         raise BadRequest(
             f"max_length is {length} tokens for prompt and answer together, and the prompt has"
@@ -274,7 +305,7 @@ def _bytes(text: str) -> int:
 
 def _exact(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None) -> int:
     """The tokens of a prompt. Raises ContextExceeded if no room is left for another one."""
-    count = counter.count(task.prompt, cancel, n_ctx)
+    count = counter.count_prompt(task, cancel, n_ctx)
     if task.suffix is not None:
         count += counter.count(task.suffix, cancel, n_ctx) + 4
     if count >= n_ctx:

@@ -270,18 +270,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool, _backends("continue an answer on another backend if its backend fails")
     ] = True
 
-    prefix_hygiene: Annotated[
-        bool,
-        _prompts(
-            "keep prompt prefixes cacheable: replace volatile stamps (an attribution line, the"
-            " seconds of a clock) with zeros and sort tools"
-        ),
-    ] = True
     chat_template: Annotated[
         str,
         _prompts(
-            "auto (the server's own, else legacy), legacy (the plain-text format of the flags"
-            " below), the name of a template in templates/chat, or a file",
+            "auto (the server's own, else that of its model file or of the model's name, else"
+            " legacy), legacy (the plain-text format of the flags below), the name of a template in"
+            " templates/chat, or a file",
             forms.path,
         ),
     ] = "auto"
@@ -319,6 +313,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " and unknown templates)"
         ),
     ] = "auto"
+    user_control_tokens: Annotated[
+        Literal["break", "keep"],
+        _prompts(
+            "control tokens of the chat template in users' messages and in tools: break (the model"
+            " reads them as ordinary text), keep (they act, for clients that write prompts"
+            " themselves). Those in results of tools are always broken"
+        ),
+    ] = "break"
     on_overflow: Annotated[
         Literal["refuse", "compact"],
         _prompts(

@@ -36,10 +36,12 @@ def joined(*run: Message) -> Message:
     if len(run) == 1:
         return run[0]
     media: list[Media] = []
+    parts: list[int] = []
     length = 0
     for message in run:
         if message.content:
             length += bool(length)  # the line break between them
+            parts += [part + length for part in message.parts or (0,)]
         media += [structs.replace(m, at=m.at + length) for m in message.media]
         length += len(message.content)
     return structs.replace(
@@ -48,6 +50,8 @@ def joined(*run: Message) -> Message:
         reasoning="\n".join(filter(None, (message.reasoning for message in run))),
         tool_calls=tuple(call for message in run for call in message.tool_calls),
         media=tuple(media),
+        parts=tuple(parts) if any(message.parts for message in run) else (),
+        cites=any(message.cites for message in run),
     )
 
 
@@ -116,7 +120,7 @@ def digests(messages: Sequence[Message]) -> Iterator[bytes]:
 def with_summary(messages: Sequence[Message], cut: int, summary: str) -> tuple[Message, ...]:
     """The conversation with a summary in place of the turns before the cut."""
     head = head_of(messages)
-    told = Message(role="user", content=LEAD + summary)
+    told = Message(role="user", content=LEAD + summary, cites=True)
     rest = messages[cut:]
     if rest and rest[0].role == "user":
         told, rest = joined(told, rest[0]), rest[1:]

@@ -8,9 +8,10 @@ frozen and compared by content. Unknown fields that a backend may understand are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .mcp import ApprovedCall, McpServer
 
@@ -39,7 +40,11 @@ class ToolCall(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """One turn. `content` is all its text; `media` are its images and sounds, in order."""
+    """One turn. `content` is all its text; `media` are its images and sounds, in order.
+
+    If the client sent several texts, `parts` are the offsets at which they begin; a line break,
+    which belongs to none of them, joins each to the next. `cites`: the text contains documents,
+    whose control tokens never act, whatever the role."""
 
     role: Role
     content: str = ""
@@ -48,6 +53,34 @@ class Message(Struct, frozen=True, kw_only=True):
     tool_call_id: str = ""
     reasoning: str = ""
     media: tuple[Media, ...] = ()
+    parts: tuple[int, ...] = ()
+    cites: bool = False
+
+    @property
+    def pieces(self) -> list[str | Media]:
+        """The texts and the media, in order."""
+        out: list[str | Media] = []
+        media = list(self.media)
+        for start, beyond in pairwise((*(self.parts or (0,)), len(self.content) + 1)):
+            begin, end, before = start, beyond - 1, len(out)
+            while media and media[0].at <= end:
+                if media[0].at > begin:
+                    out.append(self.content[begin : media[0].at])
+                    begin = media[0].at
+                out.append(media.pop(0))
+            if begin < end or (self.parts and len(out) == before):
+                out.append(self.content[begin:end])
+        return out
+
+    def after(self, lead: str) -> Message:
+        """The message with this text before its own."""
+        more = len(lead)
+        return structs.replace(
+            self,
+            content=lead + self.content,
+            media=tuple(structs.replace(m, at=m.at + more) for m in self.media),
+            parts=self.parts and (0, *(part + more for part in self.parts[1:])),
+        )
 
     @property
     def characters(self) -> int:

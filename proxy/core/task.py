@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
-from .request import CompletionRequest
+from .request import CompletionRequest, Message
+
+
+class ContentGuard(Protocol):
+    """Knows the control tokens of a chat template, and keeps those in contents from acting."""
+
+    def breaks(self, text: str) -> tuple[int, ...]:
+        """The offsets, ascending, at which a text that the model wrote must be cut."""
+
+    def disarmed(self, request: CompletionRequest) -> CompletionRequest:
+        """The request with its control tokens altered invisibly, for a backend that renders the
+        prompt; the same request if it has none."""
+
+
+class _NoGuard:
+    def breaks(self, text: str) -> tuple[int, ...]:
+        return ()
+
+    def disarmed(self, request: CompletionRequest) -> CompletionRequest:
+        return request
+
+
+NO_GUARD: ContentGuard = _NoGuard()
 
 
 class Task(Struct, frozen=True, kw_only=True):
     """The input of a driver.
 
-    `prompt` is text or token ids. `boundaries` are the offsets in the text where a message ends,
+    `prompt` is text or token ids. `breaks` are ascending offsets in the text that no token may
+    span, because a message's content has a control token there; `guard` finds those of a text that
+    is put behind it. `boundaries` are the offsets in the text where a message ends,
     ascending: where a cached prefix may end. `stop_tokens` are the template's end marks, for the
     backend; `stop_strings` are matched by the gateway. `sampling` holds fields checked by
     `core.sampling`. A `suffix`, if not None, requests an infill. `max_tokens` None means the rest
-    of the context. `tool_form` is the format in which the model writes tool calls, "" without
-    tools. `thinks`: the model may write reasoning before its answer. `backend_templates`: the
-    backend gets the request's messages and renders the prompt itself. `media`: the kinds of media
-    in the messages. `schema_gaps` and `tool_gaps` are the keywords that the answer's grammar leaves
-    out of the document's schema and of the parameters of tools. `unknown_template`: slotproxy does
-    not know the family of the chat template, so a backend that can render the prompt itself is
-    preferred. `described`: the backend gets messages that describe the tools or the format of the
-    answer, because it enforces neither. `key` is the name of the API
-    key. `request` is the original request."""
+    of the context. `call_format` is the format in which the model writes tool calls, None without
+    tools, and `syntax` how it writes an answer; both are values of `prompting`. `thinks`: the model
+    may write reasoning before its answer. `backend_templates`: the backend gets messages and
+    renders the prompt itself: the request's, or `messages` if the template takes them in another
+    order or number, and the request's effort as `effort`, a word that the template takes. `media`:
+    the kinds of media in the messages. `schema_gaps` and `tool_gaps` are the keywords that the
+    answer's grammar leaves out of the document's schema and of the parameters of tools.
+    `unknown_template`: slotproxy does not know how the template's model writes its answer, so a
+    backend that can render the prompt itself is preferred. `kinds` are those of the conversation,
+    of `prompting.profile.verify`, that only the backend renders rightly. `described`: the backend
+    gets messages that describe the tools or the format of the answer, because it enforces neither.
+    `key` is the name of the API key. `request` is the original request."""
 
     prompt: str | tuple[int, ...]
+    breaks: tuple[int, ...] = ()
     boundaries: tuple[int, ...] = ()
     suffix: str | None = None
     sampling: Mapping[str, Any] = {}
@@ -36,19 +64,24 @@ class Task(Struct, frozen=True, kw_only=True):
     stop_strings: tuple[str, ...] = ()
     logprobs: int | None = None
     session: str = ""
-    tool_form: str = ""
+    call_format: Any = None
+    syntax: Any = None
     thinks: bool = False
     backend_templates: bool = False
+    messages: tuple[Message, ...] = ()
+    effort: str = ""
     media: frozenset[str] = frozenset()
     schema_gaps: tuple[str, ...] = ()
     tool_gaps: tuple[str, ...] = ()
     unknown_template: bool = False
+    kinds: tuple[str, ...] = ()
     described: bool = False
     key: str = ""
+    guard: ContentGuard = NO_GUARD
     request: CompletionRequest = CompletionRequest()
 
     @property
     def is_unconstrained(self) -> bool:
         """Whether the answer is not constrained by tools, a document format or a grammar."""
-        bound = self.tool_form or self.request.output.kind != "text"
+        bound = self.call_format is not None or self.request.output.kind != "text"
         return not (bound or self.sampling.get("grammar"))

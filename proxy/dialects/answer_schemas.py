@@ -121,6 +121,7 @@ ANSWERS: dict[str, Schema] = {
                 content=TEXT_OR_NULL,
                 refusal=NULL,
                 reasoning_content=TEXT,
+                reasoning=TEXT,
                 tool_calls=list_of(
                     object_of(
                         "id type function",

@@ -43,7 +43,8 @@ FORMATS = ("deepseek", "none", "raw")
 # What an assistant message may have in place of a text. Clients that collect a stream send an empty
 # answer back with null as its content.
 INSTEAD = frozenset(
-    {"content", "tool_calls", "function_call", "refusal", "reasoning_content", "audio"}
+    "content tool_calls function_call refusal reasoning_content reasoning reasoning_details"
+    " audio".split()
 )
 
 
@@ -148,16 +149,32 @@ def _message(value: Any, at: str) -> Message:
         raise InvalidParameter(
             at + "tool_call_id", "is missing: a tool message names the call that it answers"
         )
-    content, media = parts.content(given, at + "content", PARTS, KINDS)
+    content = parts.content(given, at + "content", PARTS, KINDS)
     return Message(
         role=role,
-        content=content,
+        content=content.text or text(body, "refusal", at=at),
         name=text(body, "name", at=at),
         tool_calls=openai_tools.calls(body, at),
         tool_call_id=call,
-        reasoning=text(body, "reasoning_content", at=at),
-        media=media,
+        reasoning=content.thought or _reasoning(body, at),
+        media=content.media,
+        parts=content.parts if content.text else (),
     )
+
+
+def _reasoning(body: Body, at: str) -> str:
+    """The reasoning of an assistant message: as llama-server and DeepSeek send it, as vLLM does, or
+    the readable ones of OpenRouter's details."""
+    whole = text(body, "reasoning_content", at=at) or text(body, "reasoning", at=at)
+    if whole or "reasoning_details" not in body:
+        return whole
+    thoughts = []
+    for i, value in enumerate(items(body, "reasoning_details", at=at)):
+        path = f"{at}reasoning_details[{i}]"
+        detail = entry(value, path)
+        path += "."
+        thoughts.append(text(detail, "text", at=path) or text(detail, "summary", at=path))
+    return "".join(thoughts)
 
 
 def _image(part: Body, at: str) -> Media:
@@ -170,9 +187,17 @@ def _audio(part: Body, at: str) -> Media:
     return Media(kind="audio", data=text(audio, "data"), format=text(audio, "format"))
 
 
+def _thought(part: Body, at: str) -> parts.Thought:
+    """Mistral's part: a text, or a list of text parts."""
+    thinking = part.get("thinking")
+    return parts.Thought(parts.content(thinking, at + "thinking", TEXTS, "text").text)
+
+
 KINDS = "text, image_url or input_audio"
+TEXTS: dict[str, parts.Reader] = {"text": parts.text_reader("text")}
 PARTS: dict[str, parts.Reader] = {
-    "text": parts.text_reader("text"),
+    **TEXTS,
+    "thinking": _thought,
     "refusal": parts.text_reader("refusal"),
     "image_url": _image,
     "input_audio": _audio,
@@ -204,6 +229,11 @@ def reply(
     return openai.whole(meta, "chat.completion", request, completions, _choice)
 
 
+def _reasoning_fields(text: str) -> dict[str, str]:
+    """Reasoning under both names in use: DeepSeek's and llama-server's, vLLM's and OpenRouter's."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
 def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
@@ -211,7 +241,7 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
         "refusal": None,
     }
     if completion.reasoning:
-        message["reasoning_content"] = completion.reasoning
+        message |= _reasoning_fields(completion.reasoning)
     reason: str = completion.finished.reason
     if completion.tool_calls:
         calls = list(map(openai_tools.written, completion.tool_calls))
@@ -278,7 +308,7 @@ class Encoder(openai.Chunks):
             case Started():
                 delta = {"role": "assistant", "content": None}
             case ReasoningDelta():
-                delta = {"reasoning_content": event.text}
+                delta = _reasoning_fields(event.text)
             case ToolCallDelta():
                 delta = openai_tools.delta(event, self._legacy)
             case Finished():

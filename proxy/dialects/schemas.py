@@ -208,7 +208,8 @@ BODIES: dict[str, Schema] = {
                 "role",
                 role=text("`developer` is `system`, `function` is `tool`.", "user"),
                 content=one_of(
-                    "A string, or a list of parts: text, image_url, input_audio.",
+                    "A string, or a list of parts: text, image_url, input_audio; thinking in a"
+                    " message of the assistant.",
                     "Hello!",
                     SEARCHABLE,
                 ),
@@ -217,6 +218,9 @@ BODIES: dict[str, Schema] = {
                 function_call=mapping("A call in the legacy format.", {}),
                 tool_call_id=text("The id of the call that a tool message answers.", "call_1"),
                 reasoning_content=text("The reasoning of an assistant message."),
+                reasoning=text("The same, as vLLM names it."),
+                reasoning_details=array("The same in pieces, as OpenRouter sends it.", []),
+                refusal=text("The text of an assistant message that has no content."),
             ),
         ),
         logprobs=LOGPROBS,

@@ -80,7 +80,7 @@ def laid(
             if new and not head:
                 head = context(new)
             elif new:
-                content = f"{context(new)}\n\n{message.content}"
-                message = msgspec.structs.replace(message, content=content)
+                longer = message.after(f"{context(new)}\n\n")
+                message = msgspec.structs.replace(longer, cites=True)
         out.append(message)
     return layouts.render(folder, template, out, head), cited

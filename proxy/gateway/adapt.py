@@ -6,7 +6,6 @@ Unexpected input crashes an old server, so every request to one is checked here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import msgspec
@@ -24,12 +23,15 @@ from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
 from ..prompting.calling import special_marks
 from ..prompting.constraints import BoundGrammar
-from ..prompting.formats import FORMS, CallFormat
+from ..prompting.formats import GENERIC, CallFormat
 from ..prompting.output_validation import Validator
+from ..prompting.profile.syntax import AnswerSyntax
 from ..prompting.reasoning import KIN
 from ..runtime.cancel import Cancel
 
+_UNKNOWN = AnswerSyntax()
 PATTERNS = ("pattern", "patternProperties")
+NAMED = 4  # parts of a request in one warning
 SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
 
 
@@ -52,7 +54,7 @@ def adapt_to_backend(
         task = _in_mode(task, backend, caps)
     elif caps.native or backend.chat_mode == "native":  # it would begin a new answer
         raise Unsupported("this model's backend cannot continue an answer")
-    if task.described and task.tool_form:
+    if task.described and task.call_format is not None:
         call_judges(task.request, cancel)
     if task.suffix is not None and not caps.infill:
         raise Unsupported(
@@ -68,15 +70,15 @@ def adapt_to_backend(
     bound = BoundGrammar("") if task.is_unconstrained else _grammar(task, caps, cancel)
     if bound.text:
         sampling["grammar"] = bound.text
-    if (bound.text or task.tool_form) and not caps.queues:
+    if (bound.text or task.call_format is not None) and not caps.queues:
         _may_end(sampling)
     if caps.modern_sampling:
         for name in filter(sampling.__contains__, WINDOWS):
             if sampling[name] == -1:  # the whole context; newer servers reject -1
                 sampling[name] = backend.n_ctx or -1
         if task.request.is_chat and not task.backend_templates:
-            sampling["preserved_tokens"] = _marks(task.tool_form)
-            if task.tool_form or task.thinks:
+            sampling["preserved_tokens"] = _preserved(task)
+            if task.call_format is not None or task.thinks:
                 # There may be a second run, so the first, cut short, must have reported what was
                 # cached.
                 sampling["timings_per_token"] = True
@@ -118,9 +120,9 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
     except (UpstreamFault, UpstreamTimeout):
         return  # placing the task will meet the same fault, and try elsewhere
     for other in up[1:]:
-        for text in (task.prompt, task.suffix):
-            if isinstance(text, str) and (count := first.counter.known(text)):
-                other.counter.remember(text, count)
+        for text, breaks in ((task.prompt, task.breaks), (task.suffix, ())):
+            if isinstance(text, str) and (count := first.counter.known(text, breaks)):
+                other.counter.remember(text, count, breaks)
 
 
 def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGrammar:
@@ -169,12 +171,16 @@ def _may_end(sampling: dict[str, Any]) -> None:
         ]
 
 
-@cache
-def _marks(tool_form: str) -> tuple[str, ...]:
-    """The marks of reasoning and calls, which must appear as text even if they are special
+def _preserved(task: Task) -> tuple[str, ...]:
+    """The marks of reasoning, text and calls, which must appear as text even if they are special
     tokens."""
-    calls = special_marks(FORMS[tool_form]) if tool_form else ()
-    return (*(tag for pair in KIN for tag in pair if tag), *calls)
+    syntax = syntax_of(task)
+    tags = (tag for pair in (*(syntax.reasoning or KIN), syntax.content) for tag in pair if tag)
+    form = task.call_format
+    if form is None and syntax.calls is not None and syntax.calls.reads_reasoning:
+        form = syntax.calls
+    marks = special_marks(form) if form is not None else ()
+    return tuple(dict.fromkeys((*tags, *marks)))
 
 
 def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
@@ -184,9 +190,11 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     A required call is described in our generic format, because a backend that renders prompts does
     not enforce one, and so is what a backend of another API does not know."""
     request, native = task.request, caps.native or task.backend_templates
-    if not native and caps.chat and backend.chat_mode != "completion":
+    kinds: tuple[str, ...] = ()
+    if not native and caps.chat and request.is_chat and backend.chat_mode != "completion":
+        kinds = backend.verdict.server_kinds(request)
         better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
-        native = better and request.is_chat
+        native = better or bool(kinds)
     for kind in task.media:
         takes = caps.vision if kind == "image" else caps.audio
         if not (native and (takes or caps.native)):
@@ -202,12 +210,16 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
         )
     else:
         described = False
-        form = bool(task.tool_form) and constraints.must_call(request)
+        form = task.call_format is not None and constraints.must_call(request)
+    if caps.chat:  # others keep contents and control tokens apart
+        request = task.guard.disarmed(request)
     return msgspec.structs.replace(
         task,
         backend_templates=True,
-        tool_form="generic" if form else "",
+        call_format=GENERIC if form else None,
+        kinds=kinds,
         described=described,
+        request=request,
     )
 
 
@@ -220,7 +232,9 @@ def _bound(task: Task, caps: Capabilities) -> constraints.Constraint | None:
     parses calls itself and refuses a grammar beside tools, so it is given the schema, and the whole
     document is validated."""
     if caps.native or (
-        task.backend_templates and not task.tool_form and constraints.callable_tools(task.request)
+        task.backend_templates
+        and task.call_format is None
+        and constraints.callable_tools(task.request)
     ):
         return None
     return constraints.from_start(task.request, form_of(task))
@@ -249,7 +263,14 @@ def limits(caps: Capabilities) -> GrammarLimits:
 
 def form_of(task: Task) -> CallFormat | None:
     """The format in which the model writes calls, None without tools."""
-    return FORMS[task.tool_form] if task.tool_form else None
+    form: CallFormat | None = task.call_format
+    return form
+
+
+def syntax_of(task: Task) -> AnswerSyntax:
+    """How the model writes its answer."""
+    syntax: AnswerSyntax | None = task.syntax
+    return syntax or _UNKNOWN
 
 
 def validate_constraints(task: Task, cancel: Cancel | None = None) -> BoundGrammar:
@@ -283,6 +304,8 @@ def warnings(
     if not caps.lacks.isdisjoint(task.sampling):
         messages += left_out(task.sampling, caps.lacks)
     report = task.request.report
+    if adapted.request is not task.request and adapted.backend_templates:
+        messages.append(_disarmed(task.request, adapted.request))
     if adapted.described:
         messages += _described(adapted, caps)
     if report.progress and not caps.progress:
@@ -309,9 +332,24 @@ def warnings(
     return tuple(messages)
 
 
+def _disarmed(before: CompletionRequest, after: CompletionRequest) -> str:
+    """Which contents differ from those that the client sent."""
+    pairs = zip(before.messages, after.messages, strict=True)
+    where = [f"messages[{number}]" for number, (old, new) in enumerate(pairs) if old != new]
+    if after.tools != before.tools:
+        where.append("tools")
+    if after.template_kwargs != before.template_kwargs:
+        where.append("chat_template_kwargs")
+    more = f" and {len(where) - NAMED} more" if len(where) > NAMED else ""
+    return (
+        f"control tokens in {', '.join(where[:NAMED])}{more}: broken by an invisible character"
+        " (U+2060), because this model's backend renders the prompt"
+    )
+
+
 def _described(task: Task, caps: Capabilities) -> list[str]:
     """Which parts of a request the backend does not know."""
-    parts = ["tools"] if task.tool_form else []
+    parts = ["tools"] if task.call_format is not None else []
     if describes_document(task.request, caps.by_prompt):
         parts.append("response_format")
     words = " and ".join(parts)

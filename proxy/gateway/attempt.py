@@ -354,6 +354,7 @@ class Attempt:
             task, slot.backend, slot.caps, self._cancel, resumes
         )
         self._next = first_run(adapted)
+        info.kinds = adapted.kinds
         limit = adapted.max_tokens or 0
         if resumes:
             self._tokens.limit = min(self._tokens.limit, self._tokens.written + limit)
@@ -429,7 +430,10 @@ class Attempt:
             return self._end_at_limit()
         bound = grammar(switch.bound, limits(slot.caps), self._cancel).text
         sampling = {**self._adapted.sampling, "grammar": bound}
-        task = msgspec.structs.replace(self._adapted, prompt=self._task.prompt, sampling=sampling)
+        prompt, breaks = self._task.prompt, self._task.breaks  # a resumed answer's are longer
+        task = msgspec.structs.replace(
+            self._adapted, prompt=prompt, breaks=breaks, sampling=sampling
+        )
         self._next = later_run(task, switch.text, tokens.left)
         tokens.switched, self._busy_tries = True, BUSY_TRIES
         self._enter(State.SWITCHING)
@@ -452,6 +456,7 @@ class Attempt:
         self._adapted = msgspec.structs.replace(
             self._adapted,
             prompt=self._task.prompt,
+            breaks=self._task.breaks,
             max_tokens=self._tokens.limit,
             sampling=sampling,
             request=request,
@@ -599,7 +604,7 @@ class Attempt:
     def _count_prompt(self) -> int:
         """The number of tokens in the prompt, 0 if they cannot be counted."""
         try:
-            return self._slot.backend.counter.count(self._task.prompt, self._cancel)
+            return self._slot.backend.counter.count_prompt(self._task, self._cancel)
         except GatewayError:
             return 0
 

@@ -120,7 +120,7 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
         try:
             if (ids := backend.driver.prompt_ids(task)) is not None:
                 return len(ids)
-            return backend.counter.count(task.prompt, cancel)
+            return backend.counter.count_prompt(task, cancel)
         except (Unsupported, UpstreamFault, UpstreamTimeout):
             continue
     return most_tokens(task)

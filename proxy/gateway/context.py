@@ -84,6 +84,8 @@ class Info(Struct, kw_only=True):
 
     `has_effects`: tools have run for the answer, which another try would repeat.
 
+    `kinds` are those of `prompting.profile.verify` because of which the backend renders the prompt.
+
     `compacted` is the number of messages that a summary replaced.
 
     `usage` is that of the answer, with what the summary cost. Of choices that did not end, it has
@@ -113,6 +115,7 @@ class Info(Struct, kw_only=True):
     chain: Chain | None = None
     outcome: str = ""
     has_effects: bool = False
+    kinds: tuple[str, ...] = ()
     compacted: int = 0
     warnings: tuple[str, ...] = ()
 

@@ -22,9 +22,9 @@ from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend, Unsupported
 from ..prompting.bounds import MAX_SIZE
+from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
-from ..scheduling.prefix import mask
 from . import media
 from .adapt import check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer, Choice
@@ -41,13 +41,11 @@ Prompters = Callable[[str], Prompter | Unrendered]
 
 
 class Gateway:
-    """`now` returns the time of day for templates. `hygiene`: timestamps at the head of a prompt
-    are masked and tools are sorted, so that prefixes stay the same. `sampling` holds defaults for
-    sampling fields. `wait_for_backend`: seconds that at most `max_queue` requests wait until the
-    first backend has reported its model. `on_overflow` says what happens to conversations that do
-    not fit, unless a backend or the caller says it; `summaries` keeps what replaces their oldest
-    turns. The methods send no text to backends of the
-    `barred` tiers."""
+    """`now` returns the time of day for templates. `sampling` holds defaults for sampling fields.
+    `wait_for_backend`: seconds that at most `max_queue` requests wait until the first backend has
+    reported its model. `on_overflow` says what happens to conversations that do not fit, unless a
+    backend or the caller says it; `summaries` keeps what replaces their oldest turns. The methods
+    send no text to backends of the `barred` tiers."""
 
     def __init__(
         self,
@@ -55,7 +53,6 @@ class Gateway:
         prompters: Prompters,
         *,
         now: Callable[[], datetime],
-        hygiene: bool = True,
         sampling: Mapping[str, Any] = MappingProxyType({}),
         wait_for_backend: float = 0.0,
         max_queue: int = 256,
@@ -68,7 +65,6 @@ class Gateway:
         self.clock = context.clock
         self.now = now
         self._prompters = prompters
-        self._hygiene = hygiene
         self._sampling = sampling
         self._wait_for_backend = wait_for_backend
         self.early = EarlyQueue(max_queue)
@@ -135,9 +131,7 @@ class Gateway:
         backend = self._any(answer.model, barred)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return ids
-        if isinstance(task.prompt, tuple):
-            return list(task.prompt)
-        return backend.counter.ids(task.prompt, cancel=cancel)
+        return backend.counter.prompt_ids(task, cancel)
 
     def count(
         self,
@@ -155,7 +149,7 @@ class Gateway:
         task = self.tasks(request, model, cancel, barred=barred)[0]
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return len(ids)
-        return backend.counter.count(task.prompt, cancel, limit)
+        return backend.counter.count_prompt(task, cancel, limit)
 
     def fits(
         self,
@@ -271,6 +265,19 @@ class Gateway:
             raise Unsupported("the backend cannot save slots: start it with --slot-save-path")
         return backend.driver.slot_action(cast(SlotAction, action), slot, file)
 
+    def profile(self, model: str) -> tuple[Line, ...]:
+        """What is known of a model's prompts and answers: labels and texts. () before its first
+        load, and if its backends render the prompts."""
+        pool = self.registry.pool(model)
+        if all(b.caps is None or b.caps.provisional for b in pool):
+            return ()
+        prompter = self._prompters(model)
+        if isinstance(prompter, Unrendered):
+            return ()
+        kinds = dict.fromkeys(kind for b in pool for kind in b.verdict.differing)
+        own = (("server's own route", ", ".join(kinds)),) if kinds else ()
+        return profile_of(prompter) + own
+
     def detokenize(
         self, model: str, tokens: list[int], *, barred: frozenset[str] = frozenset()
     ) -> str:
@@ -332,14 +339,7 @@ class Gateway:
             if request.tools and request.max_tool_calls is None:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)
-            if self._hygiene and len(request.tools) > 1:
-                tools = tuple(sorted(request.tools, key=lambda tool: tool.name))
-                request = msgspec.structs.replace(request, tools=tools)
             prompt = rendered(self._prompters(model), request, self.now())
-            if self._hygiene and prompt.boundaries:
-                text = mask(prompt.text, prompt.boundaries[0])
-                if text is not prompt.text:
-                    prompt = msgspec.structs.replace(prompt, text=text)
             tasks = [_task(request, prompt.text, prompt, kinds)]
         else:
             prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
@@ -371,6 +371,7 @@ def _task(
         _no_nul(prompt)
     return Task(
         prompt=prompt,
+        breaks=rendered.breaks,
         boundaries=rendered.boundaries,
         suffix=request.suffix if request.suffix or "infill" in request.extra else None,
         sampling=request.sampling,
@@ -379,10 +380,14 @@ def _task(
         stop_strings=request.stop + rendered.turns,
         logprobs=request.logprobs,
         session=request.session,
-        tool_form=rendered.tool_form,
+        call_format=rendered.call_format,
+        syntax=rendered.syntax,
         thinks=rendered.thinks,
         backend_templates=rendered.backend_templates,
+        messages=rendered.messages,
+        effort=rendered.effort,
         media=kinds,
         unknown_template=rendered.unknown_template,
+        guard=rendered.guard,
         request=request,
     )

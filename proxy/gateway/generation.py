@@ -205,8 +205,14 @@ def later_run(task: Task, text: str, left: int) -> Task:
     if request.report.progress:  # the prompt includes text that was written already
         report = msgspec.structs.replace(request.report, progress=False)
         request = msgspec.structs.replace(request, report=report)
-    prompt = task.prompt + text
-    return msgspec.structs.replace(task, request=request, prompt=prompt, max_tokens=left)
+    breaks = (len(task.prompt) + at for at in task.guard.breaks(text))
+    return msgspec.structs.replace(
+        task,
+        request=request,
+        prompt=task.prompt + text,
+        breaks=(*task.breaks, *breaks),
+        max_tokens=left,
+    )
 
 
 def _silent(batch: Batch) -> Batch:

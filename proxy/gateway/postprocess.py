@@ -19,9 +19,9 @@ from ..prompting.described import CallsStage, DocumentStage
 from ..prompting.formats import CallFormat
 from ..prompting.output_validation import ValidationStage
 from ..prompting.stages import Stage, StopStage
-from ..prompting.thoughts import InlineStage, ThoughtStage
+from ..prompting.thoughts import ContentStage, InlineStage, ThoughtStage
 from ..runtime.cancel import Cancel
-from .adapt import call_judges, form_of
+from .adapt import call_judges, form_of, syntax_of
 
 Reasoning = Literal["deepseek", "none", "raw"]
 
@@ -60,6 +60,7 @@ class StagePipeline:
     ended = False
     _thoughts: ThoughtStage | None = None
     _form: CallFormat | None = None
+    _text_marks: ContentStage | None = None
     _calls: CallStage | None = None
     _start: constraints.Constraint | None = None
     _deferred = False  # the answer's grammar begins after its reasoning
@@ -76,15 +77,24 @@ class StagePipeline:
         cancel: Cancel | None = None,
     ) -> None:
         self._request = request = task.request
+        self._prompt = task.prompt if isinstance(task.prompt, str) else ""
         self._native = native = task.backend_templates
         reasoning = request.reasoning_format or settings.reasoning
         judge = None
         if not task.is_unconstrained:
             self._bind(task, settings)
             judge = judged(request, cancel)
-        parses = task.described or not native
-        if parses and request.is_chat and (reasoning != "raw" or self._deferred):
-            self._thoughts = ThoughtStage(task.prompt if isinstance(task.prompt, str) else "")
+        parses = request.is_chat and (task.described or not native)
+        syntax = syntax_of(task)
+        if parses and self._calls is None and (whole := syntax.calls) and whole.reads_reasoning:
+            self._calls = CallStage(whole, {}, settings.new_id, free=False, prompt=self._prompt)
+        splits = self._deferred or not (self._calls and self._calls.reads_reasoning)
+        if parses and splits and (reasoning != "raw" or self._deferred):
+            marks = self._form.opening if self._form is not None else ()
+            self._thoughts = ThoughtStage(self._prompt, syntax.reasoning, marks)
+        self._content_opening = syntax.content[0]
+        if parses and any(syntax.content) and not (self._calls and self._calls.reads_reasoning):
+            self._text_marks = ContentStage(*syntax.content)
         self._rest: list[Stage] = []
         if native and self._calls is None:
             self._rest.append(NewIds(settings.new_id))
@@ -99,8 +109,9 @@ class StagePipeline:
         if judge is not None:
             validation = ValidationStage(judge, request.stop)
             self._rest.append(DocumentStage(validation) if task.described else validation)
-        if reasoning == "none" or (reasoning == "raw" and self._thoughts is not None):
-            self._rest.append(InlineStage())
+        parts = self._thoughts is not None or (self._calls and self._calls.reads_reasoning)
+        if reasoning == "none" or (reasoning == "raw" and parts):
+            self._rest.append(InlineStage(syntax.inline))
         self.idle = self._thoughts is None and self._has_nothing_to_do()
         self.text_passes = self.idle or (
             native and self._calls is None and all(type(s) is NewIds for s in self._rest)
@@ -119,6 +130,7 @@ class StagePipeline:
                 settings.new_id,
                 free=self._start is None and not task.described,
                 must=constraints.must_call(request),
+                prompt=self._prompt,
             )
 
     @property
@@ -128,7 +140,8 @@ class StagePipeline:
 
     def _has_nothing_to_do(self) -> bool:
         """Whether everything but reasoning passes unchanged."""
-        return not (self._calls is not None or self._rest or self._native or self._thinking)
+        stages = self._calls or self._text_marks or self._rest
+        return not (stages or self._native or self._thinking)
 
     def feed(self, batch: Batch) -> Batch:
         if self.idle:
@@ -151,23 +164,31 @@ class StagePipeline:
                 if thoughts.over or _ended_by_itself(came):
                     assert self._start is not None
                     self._deferred = False
-                    self.switch = self._switch_behind(self._thought(), self._start)
+                    before = self._thought()
+                    if self._start.schema is not None and not self._start.tools:
+                        before += self._content_opening
+                    self.switch = self._switch_behind(before, self._start)
                     return self._run_stages([e for e in batch if not isinstance(e, Finished)])
             elif thoughts.passes:
                 self._thoughts = None
                 self.idle = self._has_nothing_to_do()
+        if self._text_marks is not None:
+            batch = self._text_marks.feed(batch)
         if calls is not None:
-            self._content += sum(len(e.text) for e in batch if isinstance(e, TextDelta))
-            batch = calls.feed(batch)
+            came = batch
+            self._content += sum(len(e.text) for e in came if isinstance(e, TextDelta))
+            batch = calls.feed(came)
+            if calls.reads_reasoning and ReasoningDelta in map(type, batch):
+                self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
             opened = calls.opened
             if opened is not None:
                 assert self._form is not None
-                lead = self._raw[: len(self._raw) - self._content]
-                content = self._raw[len(lead) :]
+                held = self._text_marks.held if self._text_marks is not None else 0
+                kept = len(self._raw) - held - (self._content - opened.keep)
                 self.switch = self._switch_behind(
-                    lead + content[: opened.keep] + opened.written,
+                    self._raw[:kept],
                     constraints.calls_of(self._request, self._form, opened.begun),
-                    opened.written or opened.mark,
+                    opened.written,
                 )
         return self._run_stages(batch)
 
@@ -184,8 +205,9 @@ class StagePipeline:
         assert switch is not None, "no run was needed"
         self._thoughts = None
         self._thinking = min(self._thinking, tokens)
-        if self._calls is not None and switch.begun:
-            return self._run_stages(self._calls.bind(switch.begun))
+        if self._calls is not None and (switch.begun or self._calls.reads_reasoning):
+            before = self._prompt + switch.text.removesuffix(switch.begun)
+            return self._run_stages(self._calls.bind(switch.begun, before))
         return []
 
     def on_limit(self, finished: Finished) -> Batch:

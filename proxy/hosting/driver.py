@@ -18,6 +18,7 @@ from ..backends.http_server import DIALECT as HTTP
 from ..backends.router import outline
 from ..core.events import Batch
 from ..core.forwarding import CallMaker, Forwarded
+from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..core.vectors import Embedded, Ranked
@@ -73,6 +74,12 @@ class HostedDriver(Driver):
         server = self.model.server
         return {} if server is None else server.counters()
 
+    def server_prompt(self, request: CompletionRequest) -> str | None:
+        server = self.model.server
+        if server is None:
+            raise BackendDown("the model is not loaded")
+        return server.server_prompt(request)
+
     def close(self) -> None:
         self.model.close()
 
@@ -114,6 +121,12 @@ class HostedDriver(Driver):
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         with self._server(cancel) as server:
             return server.tokenize(text, special, cancel)
+
+    def in_parts(self, task: Task, cancel: Cancel | None = None) -> list[str | int]:
+        if not task.breaks:
+            return super().in_parts(task, cancel)
+        with self._server(cancel) as server:
+            return server.in_parts(task, cancel)
 
     def detokenize(self, tokens: list[int]) -> str:
         with self._server() as server:

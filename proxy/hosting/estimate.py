@@ -20,9 +20,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from ..backends import gguf
+from ..backends.gguf import Value
 from ..config import ModelConfig
 from .budget import Amounts
-from .gguf import Value, metadata
 
 OVERHEAD = 64 << 20  # bytes of a server without its model
 SHARE = 20  # buffers for the evaluation are about a twentieth of the weights
@@ -32,6 +33,22 @@ MAX_PARTS = 1000  # files of a split model
 MAX_LAYERS = 10_000
 MAX_LABEL = 200  # characters of a name in a file that are shown
 
+# The fields that are read of a file; those with a dot are of its architecture.
+_FIELDS = frozenset(
+    {
+        "general.architecture",
+        "general.name",
+        "general.size_label",
+        "general.file_type",
+        ".context_length",
+        ".block_count",
+        ".embedding_length",
+        ".attention.head_count",
+        ".attention.head_count_kv",
+        ".attention.key_length",
+        ".attention.value_length",
+    }
+)
 # Bits of an element of the cache, by the names of --cache-type-k.
 _BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5}
 _BITS |= {"q4_1": 5.0, "q4_0": 4.5, "iq4_nl": 4.5}
@@ -58,10 +75,9 @@ class ModelFile(Struct, frozen=True):
 
     @property
     def template(self) -> str:
-        """Its chat template, read in up to a second; "" if it has none."""
+        """Its chat template, read in up to half a second; "" if it has none."""
         with contextlib.suppress(OSError, ValueError):
-            value = metadata(self.path, template=True).get("tokenizer.chat_template")
-            return value if isinstance(value, str) else ""
+            return gguf.tokenizer(self.path).template
         return ""
 
     @property
@@ -115,7 +131,7 @@ def files(config: ModelConfig) -> list[ModelFile]:
 
 def _fields(path: Path) -> Mapping[str, Value]:
     with contextlib.suppress(OSError, ValueError):
-        return metadata(path)
+        return gguf.metadata(path, _FIELDS)
     return {}
 
 

@@ -113,8 +113,9 @@ class Need:
 
     @cached_property
     def files(self) -> Sequence[ModelFile]:
-        """The GGUF files of its command, that of the model first."""
-        return files(self._config)
+        """The GGUF files of its command, that of the model first. Anybody may have made them, so
+        reading their heads does not hold up others."""
+        return run_in_native_thread(lambda: files(self._config))
 
     @property
     def file(self) -> ModelFile | None:
@@ -138,8 +139,8 @@ class Need:
         return tuple(need)
 
     def recall_once(self) -> None:
-        """`recall`, if nothing has done so yet. What it needs is known then: reading the head of a
-        large file does not hold up others."""
+        """`recall`, if nothing has done so yet. What it needs is known then: asking for the cards
+        does not hold up others."""
         if not self._fingerprint:
             self.recall()
             run_in_native_thread(lambda: self.amounts)

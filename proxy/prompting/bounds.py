@@ -39,12 +39,38 @@ _WIDE = re.compile(r"\d{6,}")
 
 
 class Budget:
-    """Steps left for one rendering."""
+    """Steps left for one rendering, or for some."""
 
-    __slots__ = ("left",)
+    __slots__ = ("_lists", "_values", "left")
 
     def __init__(self, steps: int = MAX_STEPS) -> None:
         self.left = steps
+        self.protect(None)
+
+    def protect(self, values: Any) -> None:
+        """From now on, the template must not change lists in these values."""
+        self._values = values
+        self._lists: frozenset[int] | None = None
+
+    def protects(self, changed: list[Any]) -> bool:
+        """Whether this list is part of the values, rather than the template's own."""
+        if self._lists is None:
+            self._lists = _lists_in(self._values)
+        return id(changed) in self._lists
+
+
+def _lists_in(value: Any) -> frozenset[int]:
+    """The ids of all lists within a value."""
+    ids: set[int] = set()
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict | MappingProxyType):
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple) and id(item) not in ids:
+            ids.add(id(item))
+            stack.extend(item)
+    return frozenset(ids)
 
 
 BUDGET: contextvars.ContextVar[Budget] = contextvars.ContextVar("template_budget")

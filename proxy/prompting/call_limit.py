@@ -1,9 +1,11 @@
-"""The stage that decides which calls of an answer reach the client: so many, none twice, all whole.
+"""The stage that decides which calls of an answer reach the client: so many, all whole, and none
+that the model repeats without end.
 
 A grammar bounds the number of calls, but not on every backend, and it cannot say "not again": small
-models write the same call until the token limit. So the answer ends where a call begins that is one
-too many, or where a call proves to be a repetition. Nothing of it has been sent by then: a call is
-held back while it is equal to the beginning of an earlier one.
+models write the same call until the token limit. Two equal calls in a row may be meant (two dice);
+of more, the third and all further ones are dropped. They count, so a model in a loop reaches the
+maximum, where the answer ends. Nothing of a dropped call has been sent: from the third on, a call
+is held back while it is equal to the beginning of the one before.
 
 A call that the token limit cuts cannot be made. Clients refuse the whole answer for it, so behind
 whole calls it is left out, if it is still held back: always in an answer that is not streamed.
@@ -18,24 +20,29 @@ import msgspec
 from ..core.events import Batch, Failed, Finished, TextDelta, ToolCallDelta
 from ..core.usage import Usage
 
+REPEATS = 2
+"""Equal calls in a row that reach the client."""
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class CallLimit:
-    """Passes at most `most` different calls, then ends the answer. If it `streams`, a call is
-    passed as soon as it differs from all earlier ones, otherwise when it is whole."""
+    """Passes calls until the model has written `most`, then ends the answer. If it `streams`, a
+    call is passed as soon as it is no repetition too many, otherwise when it is whole. `dropped`
+    counts the others."""
 
     def __init__(self, most: int, usage: Callable[[], Usage], *, streams: bool) -> None:
         self.ended = False
+        self.dropped = 0
         self._most = most
         self._usage = usage
         self._streams = streams
-        self._earlier: list[tuple[str, str]] = []  # names and arguments of whole calls
+        self._last = ("", "")  # name and arguments of the last whole call
+        self._equal = 0  # whole calls in a row that were equal to it
         self._calls = 0
         self._name = ""
         self._arguments: list[str] = []
         self._length = 0
-        self._same: list[str] = []  # arguments of earlier calls that begin like this one's
+        self._repeats = False  # the call is equal to the beginning of one repeated enough
         self._held: Batch = []
         self._holds = False
         self._in_text = True  # the last event was no part of a call
@@ -49,10 +56,9 @@ class CallLimit:
                     if self._calls == self._most:
                         return self._end(out)
                     self._begin(event.name)
-                self._held.append(event)
-                if self._repeats(event.arguments):
-                    return self._end(out)
-                if not (self._holds and (self._same or not self._streams)):
+                self._held.append(msgspec.structs.replace(event, index=event.index - self.dropped))
+                self._append(event.arguments)
+                if not (self._holds and (self._repeats or not self._streams)):
                     out += self._release()
             elif isinstance(event, Finished):
                 out += self._finished(event)
@@ -66,15 +72,13 @@ class CallLimit:
     def _begin(self, name: str) -> None:
         self._calls += 1
         self._name, self._arguments, self._length = name, [], 0
-        self._same = [arguments for earlier, arguments in self._earlier if earlier == name]
+        self._repeats = self._equal >= REPEATS and self._last[0] == name
         self._holds, self._in_text = self._calls > 1, False
 
-    def _repeats(self, text: str) -> bool:
-        """Append to the arguments. Whether the call is now equal to an earlier one."""
-        at, self._length = self._length, self._length + len(text)
+    def _append(self, text: str) -> None:
+        self._repeats = self._repeats and self._last[1].startswith(text, self._length)
+        self._length += len(text)
         self._arguments.append(text)
-        self._same = [arguments for arguments in self._same if arguments.startswith(text, at)]
-        return any(len(arguments) == self._length for arguments in self._same)
 
     def _release(self) -> Batch:
         self._holds = False
@@ -91,7 +95,13 @@ class CallLimit:
     def _over(self) -> Batch:
         """The end of a call, if one was open."""
         if not self._in_text and self._is_whole():
-            self._earlier.append((self._name, "".join(self._arguments)))
+            if self._repeats and self._length == len(self._last[1]):
+                self.dropped += 1
+                self._held.clear()
+                return []
+            call = (self._name, "".join(self._arguments))
+            self._equal = self._equal + 1 if call == self._last else 1
+            self._last = call
         return self._release()
 
     def _finished(self, event: Finished) -> Batch:
@@ -102,7 +112,7 @@ class CallLimit:
                 return [event]
             self._held.clear()
         # The limit came behind a whole call: nothing that was sent is missing anything.
-        return [*self._release(), msgspec.structs.replace(event, reason="tool_calls")]
+        return [*self._over(), msgspec.structs.replace(event, reason="tool_calls")]
 
     def _end(self, out: Batch) -> Batch:
         self.ended = True

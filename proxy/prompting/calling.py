@@ -6,7 +6,7 @@ Logprobs are reported for text only; the tokens of a call have none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -16,24 +16,32 @@ from ..core.events import (
     Event,
     Failed,
     Finished,
+    ReasoningDelta,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
 )
-from .constraints import head
-from .formats import CallArguments, CallFormat, CallStart, Piece, TextPiece, Tools
+from .call_grammar import head
+from .formats import (
+    CallArguments,
+    CallFormat,
+    CallStart,
+    Piece,
+    ReasoningPiece,
+    TextPiece,
+    Tools,
+)
 
-_MARK = re.compile(r"</?[^<>\s=]+>|\[[A-Z_]+\]")
+_MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]")
 
 
 class Opened(Struct, frozen=True):
-    """Where a call began: `keep` characters of the text remain, ending with `mark` if there is one.
-    `begun` is the part of the call's frame that is present once `written` is appended."""
+    """Where a call began: `keep` characters of the text remain. They end with `written`, the call
+    so far, which means `begun`, a part of the call in the form of its shape."""
 
     keep: int
-    mark: str
-    begun: str
     written: str
+    begun: str
 
 
 class NewIds:
@@ -54,8 +62,12 @@ class NewIds:
 
 
 class CallStage:
-    """Parses text into TextDelta and ToolCallDelta. If `free`, it stops at the beginning of a call,
-    described by `opened`; the answer then continues under a grammar from `constraints`.
+    """Parses text into TextDelta and ToolCallDelta, and into ReasoningDelta if the format reads the
+    whole answer, which continues `prompt`.
+
+    If `free`, it stops where a call begins, described by `opened`; the answer then continues under
+    a grammar from `constraints`. A mark that the model may only be quoting does not stop it: the
+    parser decides in the end.
 
     If the token limit ends the answer inside a call, the call's frame is not sent as text. The
     arguments so far are sent, and so is the tool's name if one tool `must` be called."""
@@ -70,28 +82,36 @@ class CallStage:
         *,
         free: bool,
         must: bool = False,
+        prompt: str = "",
     ) -> None:
         self._form = form
         self._tools = tools
         self._new_id = new_id
-        self._parser = form.parser(tools)
-        self._pending: list[TokenLogprob] = []
+        free = free and form.binds
         self._marks = _marks(form) if free else {}
-        self._longest = max(map(len, self._marks), default=0)
+        self._parser = form.parser(tools, prompt, self._marks)
+        self._pending: list[TokenLogprob] = []
         self._free = free
+        self._text = ""  # of a free run
         self._must = self._inside = must
-        self._text = ""
         self.calls = 0
         self.opened: Opened | None = None
 
-    def bind(self, text: str) -> Batch:
-        """Continues under a grammar after `text`, the beginning of a call."""
+    @property
+    def reads_reasoning(self) -> bool:
+        """Whether no other stage must have split the text."""
+        return self._form.reads_reasoning
+
+    def bind(self, text: str, prompt: str = "") -> Batch:
+        """Continues under a grammar after `text`, the beginning of a call behind `prompt`."""
         self.opened = None
         self._free = False
         self._inside = True
-        self._parser = self._form.parser(self._tools)
+        self._parser = self._form.parser(self._tools, prompt)
         self._pending.clear()
-        return self._events(self._parser.feed(text))
+        pieces = self._parser.feed(text)
+        said = (TextPiece, ReasoningPiece)  # of a format whose calls have no mark of their own
+        return self._events([piece for piece in pieces if not isinstance(piece, said)])
 
     def feed(self, batch: Batch) -> Batch:
         out: Batch = []
@@ -100,7 +120,12 @@ class CallStage:
                 break
             if isinstance(event, TextDelta):
                 self._pending += event.logprobs
-                out += self._open(event.text) if self._free else self._read(event.text)
+                pieces = self._parser.feed(event.text)
+                if self._free:
+                    self._text += event.text
+                    out += self._open(pieces)
+                else:
+                    out += self._events(pieces)
                 continue
             if isinstance(event, (Finished, Failed)):
                 cut = self._inside and isinstance(event, Finished) and event.reason == "length"
@@ -122,45 +147,39 @@ class CallStage:
             out.append(ToolCallDelta(0, self._new_id(), *self._tools))
         return out
 
-    def _read(self, text: str) -> Batch:
-        return self._events(self._parser.feed(text))
-
-    def _open(self, text: str) -> Batch:
+    def _open(self, pieces: list[Piece]) -> Batch:
         """Free text up to a mark, or until the parser reads the name of a tool."""
-        before = len(self._text)
-        self._text += text
-        for at, mark in self._found(before):
-            end = at + len(mark)
-            self.opened = Opened(end, mark, self._marks[mark], "")
-            return self._events(self._parser.feed(self._text[before:end]))
-        pieces = self._parser.feed(text)
-        start = next((p for p in pieces if isinstance(p, CallStart)), None)
-        if start is None or start.name not in self._tools:
+        mark = self._parser.opened
+        if mark is not None:
+            self.opened = Opened(mark.end, mark.mark, self._marks[mark.mark])
             return self._events(pieces)
-        pieces = pieces[: pieces.index(start)]
+        start = next((p for p in pieces if isinstance(p, CallStart)), None)
+        if start is None:
+            return self._events(pieces)
+        if self._parser.found_unmeant or start.name not in self._tools:
+            self._free = False
+            return self._events(pieces)
+        at, until = self._parser.call_at, self._parser.arguments_at
+        if self._text[until : until + 1] != "{":
+            self._free = False  # the arguments are not JSON, or were written before the name
+            return self._events(pieces)
         whole = head(self._form.shape, start.name)
-        self.opened = Opened(self._call_at(), "", whole, whole)
-        return self._events(pieces)
+        self.opened = Opened(until, self._text[at:until], whole)
+        return self._events(pieces[: pieces.index(start)])
 
-    def _found(self, before: int) -> list[tuple[int, str]]:
-        """The earliest mark that ends after position `before`."""
-        start = max(0, before - self._longest + 1)
-        places = [(self._text.find(mark, start), mark) for mark in self._marks]
-        return sorted(place for place in places if place[0] >= 0)[:1]
-
-    def _call_at(self) -> int:
-        """The position of the call just parsed: its mark, or else the start."""
-        return max([0, *(self._text.rfind(mark) for mark in self._form.opening)])
-
-    def _events(self, pieces: list[Piece]) -> Batch:
+    def _events(self, pieces: Sequence[Piece]) -> Batch:
         out: list[Event] = []
         for piece in pieces:
             if isinstance(piece, TextPiece):
                 out.append(TextDelta(piece.text, self._logprobs()))
+            elif isinstance(piece, ReasoningPiece):
+                self._pending.clear()
+                out.append(ReasoningDelta(piece.text))
             elif isinstance(piece, CallStart):
                 self._pending.clear()
                 self.calls += 1
-                out.append(ToolCallDelta(piece.index, self._new_id(), piece.name))
+                id = f"{self._new_id()}-{piece.id}" if piece.id else self._new_id()
+                out.append(ToolCallDelta(piece.index, id, piece.name))
             elif isinstance(piece, CallArguments):
                 self._pending.clear()
                 out.append(ToolCallDelta(piece.index, arguments=piece.text))
@@ -172,12 +191,16 @@ class CallStage:
 
 
 def special_marks(form: CallFormat) -> tuple[str, ...]:
-    """The marks of a call format that may be special tokens. A current server omits special tokens
-    from the text unless they are listed in the request."""
+    """The marks of a format that may be special tokens. A current server omits special tokens from
+    the text unless they are listed in the request."""
     shape = form.shape
-    texts = (*form.opening, shape.prefix, shape.before_name, shape.after_name, shape.suffix)
-    marks = [m for text in (*texts, shape.separator, shape.end) for m in _MARK.findall(text)]
-    return tuple(dict.fromkeys(marks))
+    texts = [*form.opening, shape.prefix, shape.before_name, shape.after_name, shape.suffix]
+    texts += [shape.separator, shape.end, *form.reasoning, *form.content]
+    if shape.tagged is not None:
+        tags = shape.tagged
+        texts += [tags.before_key, tags.after_key, tags.after_value, tags.text_after_key]
+    marks = (mark for text in texts for mark in _MARK.findall(text))
+    return tuple(dict.fromkeys((*marks, *form.tokens)))
 
 
 def _marks(form: CallFormat) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Chooses and builds the grammar that constrains an answer: a JSON document, tool calls, or either.
 
 A request's requirement is a plain value (`Constraint`), so its grammar is compiled once and cached
-by content. Calls use the frame of the model's family (`CallShape`), with everything before the
-arguments as one literal. A grammar may also begin inside that frame, after the text `begun`, to
-constrain a call that the model began on its own.
+by content. Calls have the shape that the model writes (`CallShape`, `call_grammar`). A grammar may
+also begin inside a call, after the text `begun`, to constrain one that the model began on its
+own.
 
 If a grammar cannot express a schema, a strict schema is rejected. For any other, the grammar leaves
 out what it cannot express, and says which keywords these are: documents are validated when they are
@@ -12,7 +12,7 @@ complete, arguments of tools are not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -25,8 +25,9 @@ from ..gbnf.automaton import TooManyStatesError
 from ..gbnf.document import Document
 from ..gbnf.rules import Rules
 from ..gbnf.schema import ANY_OBJECT, SchemaCompiler, finished
-from ..gbnf.values import Element, Group, Literal, Repeat
+from ..gbnf.values import Literal
 from ..gbnf.values import Sequence as Elements
+from .call_grammar import call_elements
 from .formats import CallFormat, CallShape
 
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
@@ -47,9 +48,11 @@ class Callee(Struct, frozen=True):
 class Constraint(Struct, frozen=True, kw_only=True):
     """What the answer must be: JSON that matches `schema` (JSON text; None allows no document),
     up to `most` calls of `tools` in the frame of `shape`, or either if both are set. `begun` is the
-    part of a call's frame that is already written."""
+    part of a call's frame that is already written, `opening` what the model writes before a
+    document."""
 
     schema: bytes | None = None
+    opening: str = ""
     strict: bool = False
     tools: tuple[Callee, ...] = ()
     shape: CallShape = CallShape()
@@ -103,7 +106,10 @@ def from_start(request: CompletionRequest, form: CallFormat | None) -> Constrain
             return calls
         if schema is not None:
             return msgspec.structs.replace(
-                calls, schema=JSON.encode(schema), strict=request.output.strict
+                calls,
+                schema=JSON.encode(schema),
+                opening=form.content[0],
+                strict=request.output.strict,
             )
         return None
     if schema is None:
@@ -139,11 +145,6 @@ def document_schema(request: CompletionRequest) -> Mapping[str, Any] | None:
     return ANY_OBJECT if output.schema is None else output.schema
 
 
-def head(shape: CallShape, name: str) -> str:
-    """Everything before the arguments of the first call."""
-    return shape.prefix + shape.before_name + name + shape.after_name
-
-
 def grammar(bound: Constraint, limits: GrammarLimits) -> BoundGrammar:
     """The grammar for servers with these limits.
 
@@ -157,10 +158,13 @@ def grammar(bound: Constraint, limits: GrammarLimits) -> BoundGrammar:
         if bound.schema is not None:
             schema = msgspec.json.decode(bound.schema)
             writer = _Writer(rules, limits, schema_gaps)
-            roots.append(writer.value(schema, "", bound.strict, an_object=False))
+            opening = (Literal(bound.opening),) if bound.opening else ()
+            document = writer.value(schema, "", bound.strict, an_object=False)
+            roots.append((*opening, *document))
         param = "tools"
         if bound.tools:
-            roots.append(_calls(bound, _Writer(rules, limits, tool_gaps)))
+            writer = _Writer(rules, limits, tool_gaps)
+            roots.append(call_elements(bound.shape, bound.tools, bound.most, bound.begun, writer))
         text = finished(rules, tuple(roots), limits)
         return BoundGrammar(text, tuple(schema_gaps), tuple(tool_gaps))
     except (SchemaError, UnsupportedSchema, GrammarError) as error:
@@ -169,30 +173,6 @@ def grammar(bound: Constraint, limits: GrammarLimits) -> BoundGrammar:
         raise InvalidParameter(param, "cannot be used: the schema needs too many rules") from None
     except RecursionError:
         raise InvalidParameter(param, "cannot be used: the schema is nested too deeply") from None
-
-
-def _calls(bound: Constraint, writer: _Writer) -> Elements:
-    shape, rules = bound.shape, writer.rules
-    values = {
-        tool.name: writer.value(
-            msgspec.json.decode(tool.schema), tool.name, tool.strict, an_object=True
-        )
-        for tool in bound.tools
-    }
-    first: list[Elements] = []
-    for name, arguments in values.items():
-        whole = head(shape, name)
-        if whole.startswith(bound.begun):
-            first.append((*_mark(whole[len(bound.begun) :]), *arguments, *_mark(shape.suffix)))
-    elements: list[Element] = [rules.add("call", *first)]
-    if bound.most > 1:
-        before = shape.separator + shape.before_name
-        more = tuple(
-            (*_mark(before + name + shape.after_name), *arguments, *_mark(shape.suffix))
-            for name, arguments in values.items()
-        )
-        elements.append(Repeat(rules.add("next", (Group(more),)), 0, bound.most - 1))
-    return (*elements, *_mark(shape.end))
 
 
 class _Writer:
@@ -222,6 +202,6 @@ class _Writer:
         self._gaps.update(dict.fromkeys(compiler.gaps.keywords))
         return elements
 
-
-def _mark(text: str) -> Elements:
-    return (Literal(text),) if text else ()
+    def leave_out(self, keywords: Iterable[str]) -> None:
+        """Note keywords that the grammar leaves out."""
+        self._gaps.update(dict.fromkeys(keywords))

@@ -28,11 +28,12 @@ QUESTION = frozenset({"input", "question"})
 
 
 class Layout(Struct, frozen=True):
-    """A compiled template; `asks` if it uses the question."""
+    """A compiled template; `asks` if it uses the question, `cites` if it uses the documents."""
 
     source: str
     template: jinja2.Template
     asks: bool
+    cites: bool
 
 
 class Layouts:
@@ -66,11 +67,14 @@ class Layouts:
         layout = self.layout(folder, name)
         *before, last = messages
         text = _rendered(layout, last.content, context, tools)
+        cites = layout.cites and bool(context)
         if layout.asks:
-            return (*before, Message(role="user", content=text, media=last.media))
+            return (*before, Message(role="user", content=text, media=last.media, cites=cites))
         if before and before[0].role == "system":
             text = f"{text}\n\n{before.pop(0).content}"
-        return (Message(role="system", content=text), *before, last) if text else (*before, last)
+        if not text:
+            return (*before, last)
+        return (Message(role="system", content=text, cites=cites), *before, last)
 
     def layout(self, folder: str, name: str) -> Layout:
         """Raises InvalidParameter if it does not exist."""
@@ -86,8 +90,9 @@ class Layouts:
 @lru_cache(maxsize=64)  # every app of a process has the same ones
 def _compiled(source: str, name: str) -> Layout:
     try:
-        asks = bool(meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) & QUESTION)
-        return Layout(source, _ENVIRONMENT.from_string(source), asks)
+        reads = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
+        template = _ENVIRONMENT.from_string(source)
+        return Layout(source, template, bool(reads & QUESTION), "context" in reads)
     except (jinja2.TemplateError, RecursionError, ValueError) as error:
         raise TemplateError(f"prompt template {name}: {error}") from error
 

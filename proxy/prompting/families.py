@@ -1,4 +1,4 @@
-"""Facts about model families: end tokens, tool-call format and reasoning tags.
+"""Facts about model families that no rendering tells: tokens, and texts that begin a turn.
 
 `FAMILIES` covers the shipped templates (``templates/chat/NAME.jinja``). :func:`detect` recognises
 the family of a server's template by the marks in its text.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-
-from .reasoning import HARMONY
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,8 +24,6 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     bos: str = ""
     """The begin token that the template writes, if any."""
     eos: str = ""
-    tool_form: str | None = None
-    """Name in ``proxy.prompting.formats.FORMS``; None if the format has no tool calls."""
     reasoning: tuple[str, str] | None = None
     """The tags around reasoning; None if the family has none."""
 
@@ -39,14 +35,12 @@ _LLAMA_3 = Family(
     stops=("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
     bos="<|begin_of_text|>",
     eos="<|eot_id|>",
-    tool_form="llama3",
 )
 _CHATML = Family(name="chatml", stops=("<|im_end|>", "<|endoftext|>"), eos="<|im_end|>")
 _QWEN = Family(
     name="qwen",
     stops=_CHATML.stops,
     eos="<|im_end|>",
-    tool_form="hermes",
     reasoning=_THINK,
 )
 _PLAIN = ("\nUser:", "\nUSER:")
@@ -54,11 +48,11 @@ _PLAIN = ("\nUser:", "\nUSER:")
 
 _SHIPPED = (
     _CHATML,
-    Family(name="hermes", stops=_CHATML.stops, eos="<|im_end|>", tool_form="hermes"),
+    Family(name="hermes", stops=_CHATML.stops, eos="<|im_end|>"),
     _QWEN,
     _LLAMA_2,
     _LLAMA_3,
-    Family(name="mistral", stops=("</s>",), bos="<s>", eos="</s>", tool_form="mistral"),
+    Family(name="mistral", stops=("</s>",), bos="<s>", eos="</s>"),
     Family(name="vicuna", stops=("</s>",), bos="<s>", eos="</s>", turns=(" USER:", "\nUSER:")),
     Family(name="alpaca", stops=("</s>",), bos="<s>", eos="</s>", turns=("\n### Instruction:",)),
     Family(name="zephyr", stops=("</s>",), eos="</s>"),
@@ -69,20 +63,17 @@ _SHIPPED = (
         stops=("<｜end▁of▁sentence｜>",),
         bos="<｜begin▁of▁sentence｜>",
         eos="<｜end▁of▁sentence｜>",
-        tool_form="deepseek",
         reasoning=_THINK,
     ),
     Family(
         name="chatglm3",
         stops=("<|user|>", "<|observation|>"),
         eos="</s>",
-        tool_form="chatglm3",
     ),
     Family(
         name="glm-4",
         stops=("<|user|>", "<|observation|>", "<|endoftext|>"),
         eos="<|endoftext|>",
-        tool_form="glm4",
         reasoning=_THINK,
     ),
     Family(
@@ -90,14 +81,12 @@ _SHIPPED = (
         stops=_LLAMA_3.stops,
         bos=_LLAMA_3.bos,
         eos=_LLAMA_3.eos,
-        tool_form="functionary",
     ),
     Family(
         name="command-r",
         stops=("<|END_OF_TURN_TOKEN|>",),
         bos="<BOS_TOKEN>",
         eos="<|END_OF_TURN_TOKEN|>",
-        tool_form="command-r",
     ),
     # The models that PowerInfer publishes. TurboSparse is ChatML (its model card). ReluLLaMA,
     # ProSparse and ReluFalcon are base models without a published chat format: plain turns.
@@ -111,48 +100,24 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in _SHIPPED}
 
 
 def detect(source: str) -> Family | None:
-    """The family of a template, recognised by the marks that only that family has; None if
-    unknown."""
-    matching = (family for family, marks in _MARKS if all(mark in source for mark in marks))
-    family = next(matching, None)
-    if family is not None and family.reasoning is None and "</think>" in source:
-        return msgspec.structs.replace(family, reasoning=_THINK)
-    return family
-
-
-def _variant(name: str, tool_form: str | None) -> Family:
-    return msgspec.structs.replace(FAMILIES[name], tool_form=tool_form)
+    """The family of a server's template, for the tokens that its server may not tell; None if
+    unknown. How its model writes reasoning and calls is derived, not known from the family."""
+    for family, marks in _MARKS:
+        if all(mark in source for mark in marks):
+            return msgspec.structs.replace(family, reasoning=None)
+    return None
 
 
 # The more specific entries come first.
 _MARKS: tuple[tuple[Family, tuple[str, ...]], ...] = (
-    (
-        Family(
-            name="harmony",
-            stops=("<|return|>", "<|call|>"),
-            eos="<|return|>",
-            reasoning=HARMONY,
-        ),
-        ("<|channel|>", "<|message|>"),
-    ),
-    (_variant("command-r", "command-r7b"), ("<|START_OF_TURN_TOKEN|>", "<|START_ACTION|>")),
-    (_variant("command-r", "command-r"), ("<|START_OF_TURN_TOKEN|>", "tool_name")),
-    (_variant("command-r", None), ("<|START_OF_TURN_TOKEN|>",)),
-    (FAMILIES["deepseek"], ("<｜tool▁calls▁begin｜>",)),
-    (_variant("deepseek", None), ("<｜User｜>",)),
-    (_variant("functionary", "functionary-v3"), ("<|start_header_id|>", ">>>")),
-    (FAMILIES["functionary"], ("<|start_header_id|>", "<function=")),
+    (FAMILIES["command-r"], ("<|START_OF_TURN_TOKEN|>",)),
+    (FAMILIES["deepseek"], ("<｜User｜>",)),
     (_LLAMA_3, ("<|start_header_id|>",)),
-    (_variant("qwen", "qwen-xml"), ("<|im_start|>", "<tool_call>", "<parameter=")),
-    (_QWEN, ("<|im_start|>", "<tool_call>")),
     (_CHATML, ("<|im_start|>",)),
-    (_variant("glm-4", None), ("[gMASK]<sop>", "<arg_key>")),
     (FAMILIES["glm-4"], ("[gMASK]<sop>",)),
     (FAMILIES["chatglm3"], ("[gMASK]sop",)),
-    (_variant("mistral", "mistral-args"), ("[TOOL_CALLS]", "[ARGS]")),
-    (FAMILIES["mistral"], ("[TOOL_CALLS]",)),
     (_LLAMA_2, ("[INST]", "<<SYS>>")),
-    (_variant("mistral", None), ("[INST]",)),
+    (FAMILIES["mistral"], ("[INST]",)),
     (FAMILIES["gemma"], ("<start_of_turn>",)),
     (FAMILIES["phi-3"], ("<|user|>", "<|end|>")),
     (FAMILIES["zephyr"], ("<|user|>", "eos_token")),

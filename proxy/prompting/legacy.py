@@ -31,6 +31,12 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
         """The stop strings that the script sends before the client's."""
         return (self.stop,) if self.stop else ()
 
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The text that begins the user's turn: models of other formats write the next one too."""
+        begins = self.user_name.rstrip()
+        return (begins,) if begins else ()
+
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt for ``messages``, of which ``role`` and ``content`` are used."""
         parts = [self.chat_prompt]

@@ -22,3 +22,15 @@ def overlap(text: str, marks: Iterable[str]) -> int:
                 longest = length
                 break
     return longest
+
+
+def common_start(one: str, other: str) -> str:
+    """The longest beginning that both texts have."""
+    size = min(len(one), len(other))
+    at = next((i for i in range(size) if one[i] != other[i]), size)
+    return one[:at]
+
+
+def common_end(one: str, other: str) -> str:
+    """The longest end that both texts have."""
+    return common_start(one[::-1], other[::-1])[::-1]

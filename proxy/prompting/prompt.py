@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import repeat
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -12,36 +12,61 @@ import msgspec
 from msgspec import Struct
 
 from ..core.decoding import Decoding
-from ..core.request import CompletionRequest, Message, Tool
+from ..core.request import CompletionRequest, Message, Tool, ToolCall
+from ..core.task import NO_GUARD, ContentGuard
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
 from .families import Family
-from .formats import generic
+from .formats import GENERIC, CallFormat, CallShape, generic
+from .formats.base import ID
+from .formats.writing import write_calls
 from .legacy import LegacyFormat
-from .reasoning import opened_by
-from .sandbox import TemplateError
+from .neutralise import Neutraliser
+from .profile.adapt import (
+    arranged,
+    as_dicts,
+    name_results,
+    with_objects,
+    with_written_calls,
+)
+from .profile.known import syntax_of
+from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, TOOL
+from .profile.rules import MessageRules
+from .profile.syntax import AnswerSyntax
+from .reasoning import KIN, Tags, opened_by
+from .sandbox import TemplateError, TemplateRefusal
 from .templates import ChatTemplate
 
+_PROMPT_END = 128
 _LEGACY = Family(name="legacy")
+_LEGACY_RULES = MessageRules()
 _ROLE = attrgetter("role")
 _CALLS = attrgetter("tool_calls")
 
 
 class RenderedPrompt(Struct, frozen=True, kw_only=True):
     """`stops` are the family's end tokens, for the backend; `turns` are texts that begin another
-    turn, for the gateway to match. `boundaries` are ascending offsets of the ends of turns.
-    `tool_form` names the tool-call format described to the model, "" without tools. `thinks` is set
-    if the model may reason before it answers. With `backend_templates` nothing was rendered: the
-    backend takes messages. `unknown_template` is set if the model's own template is missing or its
-    tool format is unknown."""
+    turn, for the gateway to match. `breaks` and `guard` are as in a Task. `boundaries` are
+    ascending offsets of the ends of turns. `syntax` tells how the model writes an answer, and
+    `call_format` the calls in it, None without tools. `thinks` is set if the model may reason
+    before it answers. `messages` are those of the request as the template takes them, with control
+    tokens altered invisibly, () if that is as they are; `effort` is the request's in a word that it
+    takes. With `backend_templates` nothing was rendered: the backend takes messages.
+    `unknown_template` is set if the model's own template is missing, or if how it writes an answer
+    or calls could not be derived."""
 
     text: str
     stops: tuple[str, ...] = ()
     turns: tuple[str, ...] = ()
+    breaks: tuple[int, ...] = ()
     boundaries: tuple[int, ...] = ()
+    guard: ContentGuard = NO_GUARD
     family: Family = _LEGACY
-    tool_form: str = ""
+    syntax: AnswerSyntax = AnswerSyntax()
+    call_format: CallFormat | None = None
     thinks: bool = False
+    messages: tuple[Message, ...] = ()
+    effort: str = ""
     backend_templates: bool = False
     unknown_template: bool = False
 
@@ -49,15 +74,19 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
 class Unrendered:
     """Used instead of a Prompter if the backend takes messages and renders the prompt."""
 
+    def __init__(self, guard: ContentGuard) -> None:
+        self._guard = guard
+
     def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        return RenderedPrompt(text="", backend_templates=True)
+        return RenderedPrompt(text="", backend_templates=True, guard=self._guard)
 
 
 class Prompter:
     """Renders chats for one model.
 
     `bos` and `eos` are the backend's, if it reported them. If the backend `adds_bos`, the prompt
-    begins without one. `instead` says that `form` replaces the backend's own, unusable template."""
+    begins without one. `instead` says that `form` replaces the backend's own, unusable template.
+    With `breaks_users` False, control tokens in users' messages and in tools are kept."""
 
     def __init__(
         self,
@@ -67,86 +96,193 @@ class Prompter:
         *,
         adds_bos: bool = True,
         instead: bool = False,
+        breaks_users: bool = True,
     ) -> None:
         self.form = form
+        self.syntax = syntax_of(form) if isinstance(form, ChatTemplate) else AnswerSyntax()
+        self._tags = self.syntax.reasoning or KIN
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 0 if isinstance(form, LegacyFormat) else 1
+        calls = self.syntax.calls
         self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
-        self._marks = _marks(form)
+        self._writes_calls = calls is not None
+        self._marks = _marks(form, self.syntax)
         self._instead = instead
         self._bos = bos or None
         self._adds_bos = adds_bos
         self._eos = eos or None
+        self._neutraliser = _neutraliser(form, (bos, eos), self.syntax.stops, breaks_users)
 
     def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         """Raises InvalidParameter if the template rejects the messages.
 
         If the last message is the beginning of an answer, its text is appended after the generation
         prompt and after any reasoning block that the template opens there."""
+        marked = self._neutraliser.mark(request)
+        prompt = self._begun(marked.request, now)
+        plain = marked.unmarked(prompt.text, prompt.boundaries)
+        return msgspec.structs.replace(
+            prompt,
+            text=plain.text,
+            breaks=plain.breaks,
+            boundaries=plain.boundaries,
+            messages=marked.disarmed(prompt.messages),
+            guard=self._neutraliser,
+        )
+
+    def _begun(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         beginning = begun(request)
-        if beginning:
-            request = msgspec.structs.replace(request, messages=request.messages[:-1])
-        prompt = self._render(request, now)
         if not beginning:
-            return prompt
-        opened = opened_by(prompt.text)
-        between = f"{opened[1]}\n\n" if opened is not None and opened[1] else ""
-        if isinstance(self.form, LegacyFormat):
-            between = " "
-        text = prompt.text + between + beginning
-        return msgspec.structs.replace(prompt, text=text, thinks=False)
+            return self._render(request, now)
+        *messages, last = request.messages
+        prompt = self._render(msgspec.structs.replace(request, messages=tuple(messages)), now)
+        form = self.form
+        if isinstance(form, ChatTemplate):
+            lead = _lead(prompt.text, form.rules, last.reasoning, self._tags)
+        else:
+            lead = " "
+        return msgspec.structs.replace(
+            prompt,
+            text=prompt.text + lead + beginning,
+            thinks=False,
+            messages=prompt.messages and (*prompt.messages, last),
+        )
+
+    def _closed(self, text: str) -> bool:
+        """Whether the template wrote an empty reasoning block, because thinking is switched off."""
+        calls = self.syntax.calls
+        turns = calls.turns if calls is not None else ()
+        # A tag that ends with the beginning of a turn ends every prompt.
+        ends = tuple(end for _, end in self._tags if end and not end.endswith(turns or "\0"))
+        return bool(ends) and text[-_PROMPT_END:].rstrip().endswith(ends)
 
     def _render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        form, chat = self.form, request.messages
-        messages = as_dicts(chat)
-        has_results = "tool" in map(_ROLE, chat)
-        if has_results:
-            _name_results(messages)
-        tools: list[dict[str, Any]] = []
-        tool_form = ""
+        form = self.form
+        rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
+        chat = arranged(request.messages, rules)
+        own = () if chat is request.messages else tuple(chat)
+        tools = [tool_dict(tool) for tool in request.tools]
+        call_format = None
         if callable_tools(request):
             # All tools are described, even if one is named, to keep the prefix of a conversation
             # stable.
-            tools = [tool_dict(t) for t in request.tools]
-            tool_form = form.tool_form if isinstance(form, ChatTemplate) else "generic"
+            call_format = self.syntax.calls or GENERIC
         knows_tools = self._knows_tools
-        if not knows_tools and (tools or has_results or any(map(_CALLS, chat))):
-            messages = generic.rewrite(messages, tools)
+        has_calls = call_format is not None or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)
+        if has_calls and not knows_tools and not self._writes_calls:
+            dicts = as_dicts(request.messages)
+            name_results(dicts)
+            written = generic.rewrite(dicts, tools if call_format is not None else ())
+            chat = [Message(role=m["role"], content=m["content"]) for m in written]
+            chat = arranged(chat, rules)
+        else:
+            if call_format is not None and not knows_tools:
+                # Some models write calls of their own form to tools that their template does not
+                # take.
+                guide = generic.instructions(tools, form=call_format)
+                chat = arranged(_guided(request.messages, guide), rules)
+            if not rules.calls and any(map(_CALLS, chat)):
+                shape = (self.syntax.calls or GENERIC).shape
+                chat = with_written_calls(chat, partial(_written, shape))
+        messages = as_dicts(chat, rules)
         if isinstance(form, LegacyFormat):
             text = form.render(messages)
             return RenderedPrompt(
                 text=text,
                 stops=form.stops,
+                turns=form.turns,
                 boundaries=_boundaries(text, self._marks),
-                tool_form=tool_form,
+                call_format=call_format,
                 unknown_template=self._instead,
             )
+        text = self._rendered(form, messages, tools if knows_tools else (), request, now)
+        if rules.opening and rules.end_is_token and text[-64:].rstrip().endswith(rules.end):
+            # Gemma 4 opens no turn for the model after a call with a text.
+            text += rules.opening
+        family = form.family
+        return RenderedPrompt(
+            text=text,
+            stops=self.syntax.stops,
+            turns=family.turns,
+            boundaries=_boundaries(text, self._marks),
+            family=family,
+            syntax=self.syntax,
+            call_format=call_format,
+            messages=own,
+            effort=_nearest(request.reasoning_effort, rules.efforts),
+            thinks=opened_by(text, self._tags) is not None
+            or (bool(self.syntax.reasoning) and not self._closed(text)),
+            unknown_template=not self.syntax.is_known
+            or (has_calls and knows_tools and not self._writes_calls),
+        )
+
+    def _rendered(
+        self,
+        form: ChatTemplate,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        request: CompletionRequest,
+        now: datetime,
+    ) -> str:
+        render = partial(
+            form.render,
+            tools=tools,
+            bos_token=self._bos,
+            eos_token=self._eos,
+            now=now,
+            variables=_variables(request, form.rules),
+            keep_bos=not self._adds_bos,
+        )
+        # A client cannot take its history back.
         try:
-            text = form.render(
-                messages,
-                tools if knows_tools else None,
-                bos_token=self._bos,
-                eos_token=self._eos,
-                now=now,
-                variables=_variables(request),
-                keep_bos=not self._adds_bos,
-            )
+            try:
+                return render(messages)
+            except TemplateRefusal:
+                # Without the refusal, the template writes what it knows of the messages: often all.
+                text = render(messages, refuses=False)
+                if not _has_all(text, messages):
+                    raise
+                return text
+            except TemplateError:
+                whole = with_objects(messages)
+                if whole is messages:
+                    raise
+                return render(whole)
         except TemplateError as error:
             raise InvalidParameter(
                 "messages", f"are not accepted by the chat template: {error}"
             ) from None
-        family = form.family
-        return RenderedPrompt(
-            text=text,
-            stops=family.stops,
-            turns=family.turns,
-            boundaries=_boundaries(text, self._marks),
-            family=family,
-            tool_form=tool_form,
-            thinks=opened_by(text) is not None
-            or (family.reasoning is not None and not _closed(text)),
-            unknown_template=bool(tools) and knows_tools and family.tool_form is None,
-        )
+
+
+def _has_all(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a prompt has the texts of the messages, in their order."""
+    at = 0
+    for message in messages:
+        content = message["content"]
+        parts = [content] if isinstance(content, str) else [p.get("text", "") for p in content]
+        for part in map(str.strip, parts):
+            at = text.find(part, at)
+            if at < 0:
+                return False
+            at += len(part)
+    return True
+
+
+def _neutraliser(
+    form: ChatTemplate | LegacyFormat,
+    tokens: tuple[str, ...],
+    stops: tuple[str, ...],
+    breaks_users: bool,
+) -> Neutraliser:
+    if isinstance(form, LegacyFormat):
+        return Neutraliser("", (*tokens, *form.stops), users=breaks_users)
+    known = (*tokens, form.family.bos, form.family.eos, *stops)
+    messages = as_dicts(arranged(CONVERSATION, form.rules), form.rules)
+    try:
+        written = form.render(messages, [TOOL] if form.takes_tools else ())
+    except TemplateError:
+        written = ""
+    return Neutraliser(f"{form.source}\n{written}", known, users=breaks_users)
 
 
 def begun(request: CompletionRequest) -> str:
@@ -159,27 +295,80 @@ def begun(request: CompletionRequest) -> str:
     return "" if bound else last.content
 
 
-def _variables(request: CompletionRequest) -> Mapping[str, Any]:
-    """Variables for the template. The client's own override those made from reasoning_effort, whose
-    names gpt-oss and Qwen 3 established."""
-    effort = request.reasoning_effort
-    if not effort:
-        return request.template_kwargs
-    defaults = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
-    return {**defaults, **request.template_kwargs}
+def _variables(request: CompletionRequest, rules: MessageRules) -> Mapping[str, Any]:
+    """Variables for the template, as llama-server gives them: the client's own, thinking unless it
+    is switched off, and the effort in a word that the template takes."""
+    effort, own = request.reasoning_effort, request.template_kwargs
+    out: dict[str, Any] = {**KEEPING, "enable_thinking": rules.thinks or bool(effort)}
+    if not effort and not own:
+        return out
+    if own.get("preserve_reasoning") is False:
+        out |= {name: not value for name, value in KEEPING.items()}
+    out |= own
+    if effort == "none":
+        out["enable_thinking"] = False
+        out.pop("reasoning_effort", None)
+    out.setdefault("thinking", out["enable_thinking"])
+    if effort == "none":
+        return out
+    asked = effort or out.get("reasoning_effort")
+    if isinstance(asked, str):
+        out |= dict.fromkeys(EFFORT_VARIABLES, _nearest(asked, rules.efforts))
+    return out
 
 
-def _closed(text: str) -> bool:
-    """Whether the template wrote an empty reasoning block, because thinking is switched off."""
-    return text[-64:].rstrip().endswith("</think>")
+def _nearest(effort: str, words: Sequence[str]) -> str:
+    """The word of the template that is nearest to the client's, rather more effort than less."""
+    if effort in words or effort not in EFFORTS or not words:
+        return effort
+    place = EFFORTS.index(effort)
+    return min(reversed(words), key=lambda word: abs(EFFORTS.index(word) - place))
 
 
-def _marks(form: ChatTemplate | LegacyFormat) -> tuple[str, ...]:
+def _written(shape: CallShape, calls: Sequence[ToolCall]) -> str:
+    """Calls as a model writes them."""
+    texts = write_calls(shape, *((call.name, _object(call.arguments)) for call in calls))
+    for call in calls:
+        texts = texts.replace(ID, call.id, 1)
+    return texts
+
+
+def _object(arguments: str) -> Mapping[str, Any]:
+    """The arguments of a call; {} if they are no object."""
+    try:
+        value = Decoding()(arguments or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _guided(messages: Sequence[Message], guide: str) -> Sequence[Message]:
+    """The messages with `guide` at the end of the system message."""
+    if messages and messages[0].role == "system":
+        content = f"{messages[0].content}\n\n{guide}".lstrip()
+        return [Message(role="system", content=content), *messages[1:]]
+    return [Message(role="system", content=guide), *messages]
+
+
+def _lead(prompt: str, rules: MessageRules, reasoning: str, known: Sequence[Tags]) -> str:
+    """What the template writes between the prompt and the text of an answer with this reasoning."""
+    opened = opened_by(prompt, known)
+    if prompt.endswith(rules.opening):  # otherwise thinking is off
+        if rules.thought is not None:
+            return reasoning.join(rules.thought)
+        if rules.lead is not None and (opened is None or opened[1] in rules.lead):
+            return rules.lead
+    if opened is None:
+        return ""
+    return f"\n{opened[1]}\n\n" if prompt.endswith("\n") else opened[1]
+
+
+def _marks(form: ChatTemplate | LegacyFormat, syntax: AnswerSyntax) -> tuple[str, ...]:
     """Texts at the end of a turn or the beginning of the next."""
     if isinstance(form, LegacyFormat):
         marks: tuple[str, ...] = (form.user_name, form.ai_name.rstrip())
     else:
-        marks = form.family.stops[:1] + form.family.turns
+        marks = syntax.stops[:1] + form.family.turns
     return tuple(filter(None, marks))
 
 
@@ -193,50 +382,6 @@ def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
             places.append(at)
             at = text.find(mark, at + size)
     return tuple(sorted(set(places)))
-
-
-def as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Messages as Hugging Face templates expect them, with arguments parsed."""
-    return list(map(_as_dict, messages, repeat(Decoding())))
-
-
-def _as_dict(message: Message, decode: Decoding) -> dict[str, Any]:
-    out: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name:
-        out["name"] = message.name
-    if message.tool_calls:
-        out["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments, decode)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id:
-        out["tool_call_id"] = message.tool_call_id
-    if message.reasoning:
-        out["reasoning_content"] = message.reasoning
-    return out
-
-
-def _name_results(messages: list[dict[str, Any]]) -> None:
-    """Adds the tool's name to results that have only the call's id."""
-    names: dict[str, str] = {}
-    for message in messages:
-        for call in message.get("tool_calls", ()):
-            names[call["id"]] = call["function"]["name"]
-        if message["role"] == "tool" and message.get("tool_call_id") in names:
-            message.setdefault("name", names[message["tool_call_id"]])
-
-
-def _arguments(text: str, decode: Decoding) -> Any:
-    """The arguments as an object, or the text itself if they are not one."""
-    try:
-        value = decode(text or "{}")
-    except ValueError:
-        return text
-    return value if isinstance(value, Mapping) else text
 
 
 def tool_dict(tool: Tool) -> dict[str, Any]:

@@ -2,24 +2,25 @@
 
 Models write their reasoning first, between tags. An opening tag is recognised only at the beginning
 of the reply or directly after a closing tag, so an answer that mentions ``<think>`` stays whole.
-White space before an opening tag, one newline after it, one before the closing tag and all newlines
-after that belong to the format and are removed, as llama-server does. Only text that may become a
-tag is held back.
+Some models forget the closing tag before they call a tool, so a mark of a call that begins a line
+ends the reasoning as well. White space before an opening tag, one newline after it, one before the
+closing tag and all newlines after that belong to the format and are removed, as llama-server does.
+Only text that may become a tag is held back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
+from functools import lru_cache
 from typing import Literal
 
-from .marks import overlap
+from .formats.place import Place
+from .marks import first_of, overlap
 
 Kind = Literal["reasoning", "text"]
 Tags = tuple[str, str]
 
-HARMONY: Tags = (
-    "<|channel|>analysis<|message|>",
-    "<|end|><|start|>assistant<|channel|>final<|message|>",
-)
 KIN: tuple[Tags, ...] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -28,39 +29,61 @@ KIN: tuple[Tags, ...] = (
     ("◁think▷", "◁/think▷"),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
-    HARMONY,
-    ("<|channel|>final<|message|>", ""),
 )
-"""Tags of all families; with an empty closing tag the answer follows directly."""
+"""Tags of families, for templates that do not tell."""
 
 _SPACES = 256
-_OPENINGS = tuple(opening for opening, _ in KIN)
-_FIRST = frozenset(opening[0] for opening in _OPENINGS)
+_PROMPT_END = 128
 
 
-def opened_by(prompt: str) -> Tags | None:
+def opened_by(prompt: str, known: Sequence[Tags] = KIN) -> Tags | None:
     """The tags whose opening tag ends the prompt, so that the model continues inside the
     reasoning."""
-    end = prompt[-64:].rstrip()
-    if not end.endswith(_OPENINGS):
-        return None
-    return next(tags for tags in KIN if end.endswith(tags[0]))
+    end = prompt[-_PROMPT_END:].rstrip()
+    return next((tags for tags in known if end.endswith(tags[0])), None)
+
+
+@lru_cache(256)
+def _first(known: tuple[Tags, ...]) -> frozenset[str]:
+    """The characters with which the tags begin."""
+    return frozenset(opening[0] for opening, _ in known)
 
 
 class ReasoningSplitter:
     """``feed`` and ``close`` return ``(kind, text)`` in order. The text of each kind does not
     depend on how the stream is cut into pieces.
 
-    ``opened`` are the tags that the prompt already opened (see :func:`opened_by`). Once ``passes``
-    is set, the rest is text and nothing is held back."""
+    ``opened`` are the tags that the prompt already opened (see :func:`opened_by`), ``known`` those
+    that the model may write, and ``calls`` the marks of calls. Once ``passes`` is set, the rest is
+    text and nothing is held back."""
 
-    __slots__ = ("_close", "_fresh", "_held", "_opened", "_state", "passes")
+    __slots__ = (
+        "_calls",
+        "_close",
+        "_first",
+        "_fresh",
+        "_held",
+        "_known",
+        "_opened",
+        "_place",
+        "_state",
+        "passes",
+    )
 
-    def __init__(self, opened: Tags | None = None) -> None:
+    def __init__(
+        self,
+        opened: Tags | None = None,
+        known: tuple[Tags, ...] = KIN,
+        calls: Sequence[str] = (),
+    ) -> None:
         self._close = opened[1] if opened else ""
         # A model may repeat the tag that its prompt ended with.
         self._state: Literal["start", "reasoning", "closed"] = "start"
         self._opened = opened is not None
+        self._known = known
+        self._first = _first(known)
+        self._calls = tuple(calls)
+        self._place = Place()
         self._fresh = True
         self._held = ""
         self.passes = False
@@ -76,7 +99,7 @@ class ReasoningSplitter:
             return [("text", text)] if text else []
         if (
             self._state == "reasoning"
-            and not (self._held or self._fresh)
+            and not (self._held or self._fresh or self._calls)
             and "\n" not in text
             and self._close[0] not in text
         ):
@@ -117,18 +140,16 @@ class ReasoningSplitter:
 
     def _start(self, out: list[tuple[Kind, str]]) -> bool:
         rest = self._held.lstrip()
-        if not rest or rest[0] in _FIRST:
-            for opening, closing in KIN:
+        if not rest or rest[0] in self._first:
+            for opening, closing in self._known:
                 if rest.startswith(opening):
                     self._held = rest[len(opening) :]
-                    if not closing:
-                        return self._text(out)
                     self._close = closing
                     self._state = "reasoning"
                     self._fresh = True
                     return True
             spaces = len(self._held) - len(rest)
-            if spaces <= _SPACES and any(opening.startswith(rest) for opening in _OPENINGS):
+            if spaces <= _SPACES and any(o.startswith(rest) for o, _ in self._known):
                 return False
         if self._opened:
             self._state = "reasoning"
@@ -140,19 +161,41 @@ class ReasoningSplitter:
             # The newline after the opening tag; a step is only taken when there is text.
             self._fresh = False
             self._held = self._held.removeprefix("\n")
-        at = self._held.find(self._close)
+        at, call = self._held.find(self._close), self._call()
+        if call >= 0 and (at < 0 or call < at):
+            self._emit(out, self._held[:call].rstrip())
+            self._held = self._held[call:]
+            return self._text(out)
         if at >= 0:
             thought, self._held = self._held[:at], self._held[at + len(self._close) :]
             self._emit(out, thought.removesuffix("\n"))
             self._state, self._opened = "closed", False
             return bool(self._held)
-        # What may become the closing tag, or the newline before it.
-        keep = overlap(self._held, (self._close, "\n" + self._close))
-        self._emit(out, self._held[: len(self._held) - keep])
-        self._held = self._held[len(self._held) - keep :]
+        # What may become the closing tag or a call, or the white space before it.
+        keep = overlap(self._held, (self._close, "\n" + self._close, *self._calls))
+        ready = self._held[: len(self._held) - keep]
+        if self._calls:
+            ready = ready.rstrip()
+        self._emit(out, ready)
+        self._held = self._held[len(ready) :]
         return False
 
-    @staticmethod
-    def _emit(out: list[tuple[Kind, str]], text: str) -> None:
+    def _call(self) -> int:
+        """Where a call begins a line of the text held, -1 for nowhere."""
+        start = 0
+        while self._calls:
+            at, mark = first_of(self._held[start:], self._calls)
+            if not mark:
+                break
+            place = copy(self._place)
+            place.feed(self._held[: start + at])
+            if place.is_fresh and not place.is_code:
+                return start + at
+            start += at + len(mark)
+        return -1
+
+    def _emit(self, out: list[tuple[Kind, str]], text: str) -> None:
         if text:
+            if self._calls:
+                self._place.feed(text)
             out.append(("reasoning", text))

@@ -17,19 +17,20 @@ from __future__ import annotations
 import codecs
 import functools
 import json
-from collections.abc import Callable
-from typing import Any, TypeGuard, cast
+from collections.abc import Callable, Generator
+from typing import Any, cast
 
-from jinja2 import nodes
+from jinja2 import ChainableUndefined, Undefined, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
 
+from .bounding import Bounding
 from .bounds import (
+    BUDGET,
     COLLECTIONS,
     bounded_range,
     charged,
@@ -50,6 +51,19 @@ from .bounds import (
 # for each other's import under gevent, where import locks are gevent's, never wake up.
 codecs.lookup("unicode-escape")
 
+
+class _Nothing(ChainableUndefined):
+    """An undefined value. As in llama-server, a sum with a text is that text."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Any) -> Any:
+        return other if isinstance(other, str) else super().__add__(other)
+
+    def __radd__(self, other: Any) -> Any:
+        return other if isinstance(other, str) else super().__radd__(other)
+
+
 _DICT_NAMES = frozenset(dir(dict))
 _AT_ONCE = frozenset({"length", "count", "first", "last", "default", "d", "attr", "items"})
 _ITEM_BY_ITEM = frozenset(
@@ -62,13 +76,13 @@ _COMPARISONS = frozenset(
     "== != < <= > >= eq equalto ne lt lessthan le gt greaterthan ge in".split()
 )
 """Tests (``x is eq y``, also as an argument of ``select``) that compare values."""
+_CHANGING = frozenset({"append", "extend", "insert", "pop"})
+"""Methods by which templates may change lists of their own."""
 _LOOKING = frozenset({"changed", "count", "index"})
 """Methods of lists and loops that compare values."""
 MAX_NODES = 10_000
 """Maximum nodes of a template's syntax tree; real ones have 4 000 at most. Python compiles the
 generated code in one call, which blocks everything else."""
-_NODES = 32
-"""Nodes of the syntax tree that cost one step."""
 _WIDENING = frozenset({"batch", "center", "indent", "slice", "tojson", "truncate", "wordwrap"})
 _CALL = 8
 """Steps for a call: a macro costs about ten times as much as a loop iteration."""
@@ -83,6 +97,8 @@ def _tojson(
 ) -> str:
     """Plain JSON, as in Hugging Face's templates. Jinja's own filter escapes <, >, & and ' for
     HTML."""
+    if isinstance(value, Generator):  # of a filter like map
+        value = weighed(list(counted(value, 1)))
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -149,6 +165,17 @@ def _as_method(name: str, value: Any, *args: Any) -> tuple[Any, ...]:
     return (args[0], value) if name == "join" else (value, *args)
 
 
+def _written(value: Any) -> Any:
+    """A value as it is written: none is nothing, as in llama-server."""
+    return "" if value is None else weighed(value)
+
+
+def _same(value: Any) -> Any:
+    """Jinja's ``safe`` filter. Nothing is escaped here, so nothing must be marked as safe: a sum
+    with a marked text would be escaped."""
+    return value
+
+
 class _Generation(Extension):
     """``{% generation %}…{% endgeneration %}`` marks text for training; only its body is
     rendered."""
@@ -158,145 +185,6 @@ class _Generation(Extension):
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Bounding(NodeTransformer):
-    """Wraps the iterable of every ``for`` in a counter, every ``~``, sum and slice in a size check,
-    and every compared value in a check of its size."""
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        weight = _weight(node)
-        self.generic_visit(node)
-        if node.recursive:
-            # loop(...) calls start further levels, so iterations are counted inside the body.
-            node.body.insert(0, _charge(node, weight))
-            weight = 1
-        node.iter = _filtered(node.iter, "counted by the sandbox", weight)
-        return node
-
-    def visit_Macro(self, node: nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
-        weight = _weight(node)
-        self.generic_visit(node)
-        node.body.insert(0, _charge(node, weight))
-        return node
-
-    visit_CallBlock = visit_Block = visit_Macro
-
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
-        """A comparison with a constant of the template takes no longer than the constant is."""
-        self.generic_visit(node)
-        sides = [node.expr, *(operand.expr for operand in node.ops)]
-        looked_at = [False] * len(sides)
-        for at, operand in enumerate(node.ops):
-            left, right = sides[at], sides[at + 1]
-            if operand.op in ("in", "notin"):
-                if not _is_constant(right):
-                    looked_at[at + 1] = True
-                    looked_at[at] = looked_at[at] or not _is_constant(left)
-            elif not (_is_small(left) or _is_small(right)):
-                looked_at[at] = looked_at[at + 1] = True
-        sides = [
-            _filtered(side, "compared in the sandbox") if looked else side
-            for side, looked in zip(sides, looked_at, strict=True)
-        ]
-        node.expr = sides[0]
-        for operand, side in zip(node.ops, sides[1:], strict=True):
-            operand.expr = side
-        return node
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
-        self.generic_visit(node)
-        slices = isinstance(node.arg, nodes.Slice)
-        return _filtered(node, "sized by the sandbox") if slices else node
-
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
-        self.generic_visit(node)
-        for pair in node.items:
-            if not isinstance(pair.key, nodes.Const):
-                pair.key = _filtered(pair.key, "weighed by the sandbox")  # it is hashed
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        self.generic_visit(node)
-        node.nodes = [
-            part if isinstance(part, nodes.Const) else _filtered(part, "weighed by the sandbox")
-            for part in node.nodes
-        ]
-        return _filtered(node, "sized by the sandbox")
-
-    def visit_Add(self, node: nodes.Add) -> nodes.Expr:
-        """Checks a whole sum from the left: at most two values are added before their sum is
-        checked. Constant texts in between are no longer than the template."""
-        terms = _terms(node)
-        if len(terms) == 2 and any(map(_is_number, terms)):
-            self.generic_visit(node)
-            return node  # the result can only be a number
-        total: nodes.Expr = self.visit(terms[0])
-        values, additions = int(not isinstance(terms[0], nodes.Const)), 0
-        for term in terms[1:]:
-            if not isinstance(term, nodes.Const):
-                if values == 2:
-                    total = _filtered(total, "grown by the sandbox", additions)
-                    values, additions = 1, 0
-                values += 1
-            total = nodes.Add(total, self.visit(term), lineno=node.lineno)
-            additions += 1
-        return _filtered(total, "grown by the sandbox", additions)
-
-
-def _weight(node: nodes.Node) -> int:
-    """The steps for one pass over the body; loops inside are counted on their own."""
-    return 1 + sum(1 for _ in node.find_all(nodes.Node)) // _NODES
-
-
-def _charge(node: nodes.Node, weight: int) -> nodes.ExprStmt:
-    nothing = nodes.Const(None, lineno=node.lineno)
-    return nodes.ExprStmt(_filtered(nothing, "charged by the sandbox", weight), lineno=node.lineno)
-
-
-def _is_constant(node: nodes.Node) -> bool:
-    if isinstance(node, nodes.List | nodes.Tuple):
-        return all(isinstance(item, nodes.Const) for item in node.items)
-    return isinstance(node, nodes.Const)
-
-
-def _is_small(node: nodes.Node) -> bool:
-    """A constant or an expression that is always a number or a boolean: cheap to compare with."""
-    if isinstance(node, nodes.Filter):
-        return node.name in ("length", "count")
-    truth = (nodes.Compare, nodes.Test, nodes.Not)
-    return isinstance(node, truth) or _is_constant(node)
-
-
-def _terms(sum: nodes.Add) -> list[nodes.Expr]:
-    """The terms of a sum in order, with adjacent constant texts joined."""
-    terms: list[nodes.Expr] = []
-    left: nodes.Expr = sum
-    while isinstance(left, nodes.Add):
-        terms.append(left.right)
-        left = left.left
-    terms.append(left)
-    joined: list[nodes.Expr] = []
-    for term in reversed(terms):
-        before = joined[-1] if joined else None
-        if _is_text(term) and _is_text(before):
-            joined[-1] = nodes.Const(before.value + term.value, lineno=term.lineno)
-        else:
-            joined.append(term)
-    return joined
-
-
-def _is_text(node: nodes.Node | None) -> TypeGuard[nodes.Const]:
-    return isinstance(node, nodes.Const) and isinstance(node.value, str)
-
-
-def _is_number(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Const) and isinstance(node.value, int | float)
-
-
-def _filtered(node: nodes.Node, name: str, *args: int) -> nodes.Filter:
-    constants: list[nodes.Expr] = [nodes.Const(arg, lineno=node.lineno) for arg in args]
-    return nodes.Filter(cast(nodes.Expr, node), name, constants, [], None, None, lineno=node.lineno)
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
@@ -310,11 +198,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[_Generation, loopcontrols],
             cache_size=0,
-            finalize=weighed,
+            finalize=_written,
+            undefined=_Nothing,
         )
         self.filters["tojson"] = _tojson
         self.filters["pyliteral"] = _pyliteral
         self.filters["format"] = _format
+        self.filters["safe"] = _same
         for name, function in list(self.filters.items()):
             self.filters[name] = _guarded(name, function)
         for name in _COMPARISONS:
@@ -325,6 +215,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters["grown by the sandbox"] = grown
         self.filters["sized by the sandbox"] = sized
         self.filters["weighed by the sandbox"] = weighed
+        self.filters["written by the sandbox"] = _written
         self.globals["range"] = bounded_range
         self.globals["raise_exception"] = _raise_exception
         del self.globals["lipsum"]
@@ -333,7 +224,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
             raise SecurityError(f"the template has more than {MAX_NODES} parts")
-        bounded: nodes.Template = _Bounding().visit(tree)
+        bounded: nodes.Template = Bounding().visit(tree)
         return bounded
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -352,6 +243,18 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             except AttributeError:
                 return self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        # The messages and tools belong to the request, and may be rendered again.
+        if obj.__class__ is list and attr in _CHANGING:
+            budget = BUDGET.get(None)
+            return budget is not None and not budget.protects(obj)
+        return super().is_safe_attribute(obj, attr, value)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        # Not one that can be asked further.
+        message = f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe."
+        return Undefined(message, name=attribute, obj=obj, exc=SecurityError)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if argument.__class__ is tuple:

@@ -3,12 +3,13 @@
 Rendering follows the ``chat_template`` of Hugging Face ``transformers`` (defined in its pages "Chat
 templates" and "Template writing"): the variables ``messages``, ``tools``,
 ``add_generation_prompt``, ``bos_token`` and ``eos_token``; ``raise_exception``, ``strftime_now``,
-``tojson`` without HTML escapes, ``break`` and ``continue``, and trimmed blocks. ``pyliteral``, an
-addition, writes a JSON value as Python source.
+``tojson`` without HTML escapes, ``break`` and ``continue``, and trimmed blocks. As llama-server
+does, it leaves ``tools`` undefined if there are none and gives today's ``date_string`` and
+``datetime``. ``pyliteral``, an addition, writes a JSON value as Python source.
 
 Messages are dicts ``{"role", "content"}``. Assistant messages may have ``"tool_calls": [{"id",
 "type": "function", "function": {"name", "arguments": dict}}]``, tool messages ``"tool_call_id"``
-and ``"name"``.
+and ``"name"``. What a template takes of them are its `rules`.
 """
 
 from __future__ import annotations
@@ -22,37 +23,50 @@ from typing import Any
 
 import jinja2
 from jinja2 import meta
+from msgspec.structs import replace
 
 from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
 from .families import FAMILIES, Family, detect
+from .profile.messages import message_rules
+from .profile.rules import MessageRules
 from .sandbox import TemplateEnvironment, TemplateError
 
 _ENVIRONMENT = TemplateEnvironment()
 MAX_SOURCE = 131_072
 """Maximum characters of a template, since compiling is slow; real ones have 20 000 at most."""
 _CONSTANT = 10_000  # steps for evaluating a template's constants
+PROBING = 100_000
+"""Maximum steps for learning a template's rules; real ones need 13 000 at most."""
 SOME = 32  # rendered pieces between two checks of the size
+_TODAY: Mapping[str, str] = {"date_string": "%d %b %Y", "datetime": "%b %d %Y"}
+"""Variables with the date, and their formats in llama-server."""
+_SOME_DAY = datetime(2026, 1, 1)
+_TRIMMED = "You have access to the following functions in JSONSchema format"
+"""Text of StepFun's templates. White space around their messages makes the model think without
+end, so llama-server removes it."""
 
 
 class ChatTemplate:
-    """A compiled template, made by :func:`compile`. Thread-safe. If it does not use ``tools``, they
+    """A compiled template, made by :func:`compile`. Thread-safe. If it does not take tools, they
     must be described in the messages."""
 
     def __init__(
-        self, template: jinja2.Template, name: str, family: Family, reads: Set[str]
+        self, template: jinja2.Template, source: str, name: str, family: Family, reads: Set[str]
     ) -> None:
         """`reads` are the variables that the template uses."""
         self._template = template
+        self.source = source
         self._tells_time = "strftime_now" in reads
+        self._dates = {name: form for name, form in _TODAY.items() if name in reads}
+        self._reads_functions = "functions" in reads
         self.name = name
         self.family = family
-        self.takes_tools = "tools" in reads
+        self.reads = reads
+        self.rules = MessageRules()
 
     @property
-    def tool_form(self) -> str:
-        """Name of the tool-call format: the family's if the template takes tools, else
-        "generic"."""
-        return (self.family.tool_form if self.takes_tools else None) or "generic"
+    def takes_tools(self) -> bool:
+        return self.rules.tools
 
     def render(
         self,
@@ -65,13 +79,16 @@ class ChatTemplate:
         now: datetime | None = None,
         variables: Mapping[str, Any] | None = None,
         keep_bos: bool = False,
+        refuses: bool = True,
+        budget: Budget | None = None,
     ) -> str:
         """The prompt text.
 
         ``bos_token`` and ``eos_token`` default to the family's. Most backends add a BOS to every
         prompt, so one at the very beginning is removed unless ``keep_bos``. ``variables`` are the
         client's (``enable_thinking`` and the like) and never override ours. Without ``now`` the
-        template has no ``strftime_now``.
+        template has no ``strftime_now``. Unless it ``refuses``, ``raise_exception`` does nothing.
+        Without a ``budget``, that is in proportion to the conversation.
 
         Raises TemplateRefusal with the text of ``raise_exception``, and TemplateError for all other
         errors."""
@@ -80,33 +97,33 @@ class ChatTemplate:
             **(variables or {}),
             **self._template.globals,
             "messages": messages,
-            "tools": tools or None,
             "add_generation_prompt": add_generation_prompt,
             "bos_token": bos,
             "eos_token": self.family.eos if eos_token is None else eos_token,
         }
+        if tools:
+            context["tools"] = tools
+        else:
+            context.pop("tools", None)
+        if self._reads_functions:
+            context["functions"] = _functions(tools or ())
+        if now is not None:
+            for name, form in self._dates.items():
+                context.setdefault(name, now.strftime(form))
         if self._tells_time:
             if now is not None:
                 context["strftime_now"] = partial(_formatted, now)
             else:
                 context.pop("strftime_now", None)
-        steps = _steps(messages, tools or ())
-        try:
-            try:
-                text = self._run(context, steps)
-            except TypeError:
-                # Older templates expect arguments to be strings.
-                context["messages"] = _with_text_arguments(messages)
-                if context["messages"] is messages:
-                    raise
-                text = self._run(context, steps)
-        except TypeError as error:
-            raise TemplateError(f"chat template {self.name}: {error}") from error
+        if not refuses:
+            context["raise_exception"] = _nothing
+        text = self._run(context, budget or Budget(_steps(messages, tools or ())))
         return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
-    def _run(self, context: dict[str, Any], steps: int) -> str:
+    def _run(self, context: dict[str, Any], budget: Budget) -> str:
         template = self._template
-        token = BUDGET.set(Budget(steps))
+        budget.protect(context)
+        token = BUDGET.set(budget)
         text: list[str] = []
         size = 0
         try:
@@ -122,7 +139,7 @@ class ChatTemplate:
                 text += some
                 if len(some) < SOME:
                     break
-        except (TemplateError, TypeError):
+        except TemplateError:
             raise
         except Exception as error:
             # A template is a program: any exception is the template's error, not a defect of the
@@ -149,28 +166,22 @@ def _formatted(now: datetime, form: str) -> str:
     return now.strftime(form)
 
 
-def _with_text_arguments(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    if not any(message.get("tool_calls") for message in messages):
-        return messages
-    return [
-        {**message, "tool_calls": [_text_call(call) for call in message["tool_calls"]]}
-        if message.get("tool_calls")
-        else message
-        for message in messages
-    ]
+def _functions(tools: Sequence[Mapping[str, Any]]) -> str:
+    """The tools as Firefunction's templates have them."""
+    functions = [tool["function"] for tool in tools]
+    return json.dumps(functions, ensure_ascii=False, indent=4) if functions else ""
 
 
-def _text_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = dict(call["function"])
-    function["arguments"] = json.dumps(function.get("arguments", {}), ensure_ascii=False)
-    return {**call, "function": function}
+def _nothing(*_: Any) -> str:
+    return ""
 
 
 def compile(source: str, name: str) -> ChatTemplate:
     """Compiles a template.
 
     The family is the shipped family of that name, else the one detected from the text, else one
-    without stop strings and tool format. Raises TemplateError."""
+    that has no tool format and the end of turns that the template writes. The template is rendered
+    some thirty times, to learn its rules. Raises TemplateError."""
     if len(source) > MAX_SOURCE:
         raise TemplateError(
             f"chat template {name}: the text has {len(source)} characters; at most {MAX_SOURCE}"
@@ -189,5 +200,12 @@ def compile(source: str, name: str) -> ChatTemplate:
         raise TemplateError(f"chat template {name}: {error}") from error
     finally:
         BUDGET.reset(token)
-    family = FAMILIES.get(name) or detect(source) or Family(name=name)
-    return ChatTemplate(template, name, family, names)
+    family = FAMILIES.get(name) or detect(source)
+    made = ChatTemplate(template, source, name, family or Family(name=name), names)
+    budget = Budget(PROBING)
+    rules = message_rules(partial(made.render, now=_SOME_DAY, budget=budget), names)
+    made.rules = rules = replace(rules, trims=_TRIMMED in source)
+    if family is None and rules.end:
+        stops, turns = ((rules.end,), ()) if rules.end_is_token else ((), (rules.end,))
+        made.family = Family(name=name, stops=stops, turns=turns)
+    return made

@@ -15,7 +15,6 @@ SHA-256, since most processors have instructions for it.
 
 from __future__ import annotations
 
-import re
 from array import array
 from bisect import bisect_right
 from hashlib import sha256
@@ -34,11 +33,6 @@ LONG = 8192  # characters from which a prompt is kept
 PART = 32768  # characters of its parts; the first and the last may have fewer
 TAIL = 2048  # characters that follow kept parts are hashed each time until there are so many
 REMEMBERED = 32  # long prompts that are kept
-HEAD = 4096  # characters at the head of a prompt in which timestamps are masked
-
-_CODE = re.compile(r"(\bcch=)([0-9a-fA-F]{3,16})(?=;)")  # Claude Code's attribution line
-# Begins with a literal, for which re searches ten times as fast.
-_SECONDS = re.compile(r"(:(?<=[0-2][0-9]:)[0-5][0-9]:)([0-5][0-9](?:[.,][0-9]+)?)(?![0-9:])")
 
 
 class Chain(Struct, frozen=True):
@@ -192,17 +186,3 @@ def _is_earlier(known: _Kept, prompt: str, shared: list[_Part], end: int) -> boo
         return not rest
     text = rest[0].text
     return prompt.startswith(text[: len(text) // 2], end)
-
-
-def mask(prompt: str, end: int) -> str:
-    """The prompt with changing seconds and codes before `end` (its first boundary) replaced by
-    zeros of the same length, so that the prefix stays the same from turn to turn."""
-    head = prompt[: min(end, HEAD)]
-    masked = _SECONDS.sub(_zeros, head)
-    if "cch=" in masked:
-        masked = _CODE.sub(_zeros, masked)
-    return prompt if masked == head else masked + prompt[len(head) :]
-
-
-def _zeros(found: re.Match[str]) -> str:
-    return found[1] + "0" * len(found[2])

@@ -90,6 +90,8 @@ def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any
                 "slots": scheduler.slots(backend.name) if known else None,
                 "in_flight": scheduler.in_flight(backend.name),
                 "n_ctx": backend.n_ctx or None,
+                "profile": dict(services.gateway.profile(backend.model)),
+                "server_prompts": list(backend.verdict.differing),
                 "found": probed,
             }
         )

@@ -22,7 +22,7 @@ from proxy.gbnf import (
 )
 from proxy.gbnf.match import Matcher
 from proxy.prompting.constraints import Callee, Constraint, grammar
-from proxy.prompting.formats import FORMS
+from tests.call_formats import FORMS
 from tests.thorough import share
 from tests.unit.gbnf import samples
 from tools.processes import ModelServer

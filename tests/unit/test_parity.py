@@ -54,12 +54,13 @@ def test_reference_request_fields_keep_their_names() -> None:
     )
     assert task.sampling == {**given, "logit_bias": [[5, -1]]}
     assert task.max_tokens == 7
-    assert (task.stop_tokens, task.stop_strings) == (("</s>",), ("x",))
+    # There, the answer ran on into a turn of the user.
+    assert (task.stop_tokens, task.stop_strings) == (("</s>",), ("x", "\nUSER:"))
 
 
 def test_stop_string_is_not_split_into_letters() -> None:
     """There it was `list += "str"`."""
-    assert task_of({"messages": MESSAGES, "stop": "END"}).stop_strings == ("END",)
+    assert task_of({"messages": MESSAGES, "stop": "END"}).stop_strings == ("END", "\nUSER:")
 
 
 def test_completion_prompt_is_unchanged() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from ...core.events import Event, TextDelta, ToolCallDelta
 from ...core.request import Tool
-from ...prompting.formats import FORMS, CallArguments, CallStart, Parser, Piece, TextPiece
+from ...prompting.formats import CHATGLM3, GLM4, CallArguments, CallStart, Parser, Piece, TextPiece
 from .protocol import Family
 
-FORM = {"chatglm3": "chatglm3", "glm-4": "glm4"}
+FORM = {"chatglm3": CHATGLM3, "glm-4": GLM4}
 
 
 class ReplyText:
@@ -31,7 +31,7 @@ class ReplyText:
         self._must = tools[0].name if opening else ""
         if tools and family in FORM:
             known = {tool.name: tool.parameters for tool in tools}
-            self._parser = FORMS[FORM[family]].parser(known)
+            self._parser = FORM[family].parser(known)
             self._parser.feed("".join(opening) + begun)
 
     def feed(self, text: str) -> list[Event]:

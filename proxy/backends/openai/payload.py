@@ -129,7 +129,7 @@ def _response_format(
     """The schema of the document, or of required calls in our own form. None for neither."""
     request = task.request
     output = request.output
-    if task.tool_form:
+    if task.call_format is not None:
         must = must_call(request) and SCHEMAS not in by_prompt
         schema = described.calls_schema(request) if must else None
         return _schema_form(server, schema, "calls", False) if schema is not None else None

@@ -60,7 +60,7 @@ class OpenAIRun(RelayRun):
         request = task.request
         self._called: set[int] = set()  # the calls that have a name, by index
         # In an answer whose form is described, calls are text.
-        self._must_call = request.is_chat and must_call(request) and not task.tool_form
+        self._must_call = request.is_chat and must_call(request) and task.call_format is None
         self._formats = formats
         self._callable = {tool.name for tool in callable_tools(request)}
         self._explain = explain

@@ -178,7 +178,7 @@ def _clear_results(messages: Sequence[Message], edit: Edit) -> tuple[list[Messag
     edited, cleared = [], 0
     for i, message in enumerate(messages):
         if i in old and message.content != CLEARED:
-            message = structs.replace(message, content=CLEARED, media=())
+            message = structs.replace(message, content=CLEARED, media=(), parts=())
             cleared += 1
         elif message.tool_calls and edit.inputs != frozenset():
             calls = tuple(

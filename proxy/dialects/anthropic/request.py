@@ -140,6 +140,7 @@ class _Turn:
         self._role = role
         self._warnings = warnings
         self._texts: list[str] = []
+        self._parts: list[int] = []
         self._length = 0  # of the texts, each with a line break
         self._thoughts: list[str] = []
         self._media: list[Media] = []
@@ -172,9 +173,10 @@ class _Turn:
             reasoning="\n".join(self._thoughts),
             media=tuple(self._media),
             tool_calls=tuple(self._calls),
+            parts=tuple(self._parts) if len(self._parts) > 1 else (),
         )
         self._texts, self._thoughts, self._media, self._calls = [], [], [], []
-        self._length = 0
+        self._parts, self._length = [], 0
         return [message]
 
     def _block(self, block: Body, at: str) -> None:
@@ -207,6 +209,7 @@ class _Turn:
 
     def _say(self, content: str) -> None:
         self._texts.append(content)
+        self._parts.append(self._length)
         self._length += len(content) + 1
 
     def _nested(self, blocks: list[Any], at: str) -> None:
@@ -240,15 +243,13 @@ class _Turn:
         if content is None:
             content = ""
         (message,) = inner.read(content, at + "content")
-        result = message.content
-        if flag(block, "is_error", at=at) and not result.lower().startswith("error"):
-            result = f"Error: {result}"
-        return Message(
-            role="tool",
-            content=result,
-            tool_call_id=filled(block, "tool_use_id", at),
-            media=message.media,
+        message = msgspec.structs.replace(
+            message, role="tool", tool_call_id=filled(block, "tool_use_id", at)
         )
+        failed = flag(block, "is_error", at=at)
+        if failed and not message.content.lower().startswith("error"):
+            message = message.after("Error: ")
+        return message
 
 
 def _image(source: Body, at: str) -> Media:

@@ -101,22 +101,26 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
         given = item.get("content")
         if given is None:
             raise InvalidParameter(at + "content", "is missing: send a string or a list of parts")
-        content, media = _content(given, at + "content")
-        return Message(role=role, content=content, media=media)
+        content = _content(given, at + "content")
+        return Message(role=role, content=content.text, media=content.media, parts=content.parts)
     if kind == "function_call":
         return _call(item, text(item, "arguments", at=at), at)
     if kind == "custom_tool_call":
         written = {"input": text(item, "input", at=at)}
         return _call(item, msgspec.json.encode(written).decode(), at)
     if kind in ("function_call_output", "custom_tool_call_output"):
-        content, media = _content(item.get("output"), at + "output")
+        content = _content(item.get("output"), at + "output")
         return Message(
-            role="tool", content=content, tool_call_id=filled(item, "call_id", at), media=media
+            role="tool",
+            content=content.text,
+            tool_call_id=filled(item, "call_id", at),
+            media=content.media,
+            parts=content.parts,
         )
     if kind == "reasoning":
-        thought, _ = _content(
+        thought = _content(
             items(item, "content", at) or items(item, "summary", at), at + "content"
-        )
+        ).text
         return Message(role="assistant", reasoning=thought) if thought else None
     if kind in summary.KINDS:
         return summary.message(text(item, "encrypted_content", at=at), at)
@@ -148,7 +152,7 @@ PARTS: dict[str, parts.Reader] = {
 }
 
 
-def _content(value: Any, at: str) -> tuple[str, tuple[Media, ...]]:
+def _content(value: Any, at: str) -> parts.Content:
     return parts.content(value, at, PARTS, KINDS)
 
 

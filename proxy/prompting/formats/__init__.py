@@ -1,27 +1,40 @@
-"""Tool-call formats of model families: streaming parsers, and shapes for grammars.
+"""Tool-call formats: streaming parsers, and shapes for grammars.
 
-``FORMS[name].parser(tools)`` returns a parser for one reply. Text without calls passes unchanged; a
-malformed call is returned as text.
+``CallFormat.parser(tools)`` returns a parser for one reply. Text without calls passes unchanged; a
+malformed call is returned as text. Most formats are a shape derived from the model's template
+(``shaped``); ``SPECIAL`` lists the others, most of which read whole answers, with reasoning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from . import generic
 from .base import CallFormat, CallShape, Parser, Tools
 from .chatglm import CHATGLM3, GLM4
-from .command_r import COMMAND_R, COMMAND_R7B
-from .deepseek import DEEPSEEK
-from .functionary import FUNCTIONARY, FUNCTIONARY_V3
+from .cohere import COHERE2_MOE, COMMAND_R7B
+from .dsml import DSML_V3, DSML_V4
+from .functionary_v3 import FUNCTIONARY_V3
+from .gemma4 import GEMMA4
 from .generic import GENERIC
-from .hermes import HERMES, QWEN_XML
+from .gigachat import GIGACHAT3, GIGACHAT31
+from .harmony import HARMONY
+from .kimi import KIMI_K2
+from .kimi_k3 import KIMI_K3
+from .lfm2 import LFM2
+from .ling3 import LING3
 from .llama3 import LLAMA3
-from .mistral import MISTRAL, MISTRAL_ARGS
-from .reader import CallArguments, CallEnd, CallStart, Piece, TextPiece
+from .minicpm5 import MINICPM5
+from .minimax_m3 import MINIMAX_M3
+from .ministral3 import MINISTRAL3
+from .muse import MUSE
+from .reader import CallArguments, CallEnd, CallStart, Piece, ReasoningPiece, TextPiece
+from .shaped import shaped
 
 __all__ = [
-    "FORMS",
+    "CHATGLM3",
+    "GENERIC",
+    "GLM4",
+    "LLAMA3",
+    "SPECIAL",
     "CallArguments",
     "CallEnd",
     "CallFormat",
@@ -29,26 +42,33 @@ __all__ = [
     "CallStart",
     "Parser",
     "Piece",
+    "ReasoningPiece",
     "TextPiece",
     "Tools",
     "generic",
+    "shaped",
 ]
 
-FORMS: Mapping[str, CallFormat] = {
-    form.name: form
-    for form in (
-        HERMES,
-        QWEN_XML,
-        LLAMA3,
-        MISTRAL,
-        MISTRAL_ARGS,
-        CHATGLM3,
-        GLM4,
-        FUNCTIONARY,
-        FUNCTIONARY_V3,
-        DEEPSEEK,
-        COMMAND_R,
-        COMMAND_R7B,
-        GENERIC,
-    )
-}
+SPECIAL: tuple[CallFormat, ...] = (
+    MINISTRAL3,
+    HARMONY,
+    MUSE,
+    FUNCTIONARY_V3,
+    KIMI_K2,
+    KIMI_K3,
+    LING3,
+    COHERE2_MOE,
+    COMMAND_R7B,
+    LFM2,
+    GIGACHAT31,
+    GIGACHAT3,
+    MINIMAX_M3,
+    DSML_V3,
+    DSML_V4,
+    GEMMA4,
+    MINICPM5,
+    CHATGLM3,
+    GLM4,
+    LLAMA3,
+)
+"""Formats that cannot be derived from a template. A template has the first one that `matches`."""

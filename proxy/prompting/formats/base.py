@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from .reader import Body, CallReader, Malformed, Piece, TextPiece, Wait
+from .reader import Body, CallReader, Malformed, Opening, Piece, Wait
 
 Tools = Mapping[str, Mapping[str, Any]]
 """The tools of a request: names, each with the JSON schema of its arguments ({} if unknown)."""
+
+ID = "\0"
+"""Stands for the id of a call in the literals of a shape."""
+NAME = "\1"
+"""Stands for the name of the tool, in what follows it."""
+KEY = "\2"
+"""Stands for the name of the argument, in what follows its value."""
+TYPE = "\3"
+"""Stands for the JSON type of a value, in what precedes it."""
+
+
+class TaggedArguments(Struct, frozen=True, kw_only=True):
+    """The literals around arguments that are not one JSON object::
+
+        ARGUMENTS = (ARGUMENT (separator ARGUMENT)*)?
+        ARGUMENT  = before_key KEY after_key VALUE after_value
+
+    A VALUE of type string is the text itself, any other is JSON. `after_key` may contain TYPE, and
+    `after_value` KEY."""
+
+    before_key: str
+    after_key: str
+    after_value: str
+    separator: str = ""
+    text_after_key: str = ""
+    """`after_key` of a text, if it differs."""
+    text_after_value: str = ""
+    """`after_value` of a text, if it differs."""
+    json_text: bool = False
+    """Whether a text is a JSON string."""
+
+    def around(self, key: str, kind: str) -> tuple[str, str]:
+        """What precedes and follows a value of this JSON type, the name of the argument
+        included."""
+        before, after = self.after_key, self.after_value
+        if kind == "string":
+            before, after = self.text_after_key or before, self.text_after_value or after
+        kind = "number" if kind == "integer" else kind
+        return self.before_key + key + before.replace(TYPE, kind), after.replace(KEY, key)
 
 
 class CallShape(Struct, frozen=True, kw_only=True):
@@ -19,7 +58,8 @@ class CallShape(Struct, frozen=True, kw_only=True):
         prefix CALL (separator CALL)* end
         CALL = before_name NAME after_name ARGUMENTS suffix
 
-    NAME is unquoted; ARGUMENTS is a JSON object.
+    NAME is unquoted; ARGUMENTS is a JSON object, or `tagged`. Where `before_name`, `after_name` or
+    `suffix` contains ID, the model writes an id; `after_name` may contain NAME.
     """
 
     prefix: str = ""
@@ -30,23 +70,65 @@ class CallShape(Struct, frozen=True, kw_only=True):
     end: str = ""
     parallel: bool = True
     """Whether a reply may contain more than one call."""
+    tagged: TaggedArguments | None = None
+    ids: Literal["word", "nine", "index"] = "word"
+    """The ids of calls: letters, digits, "_" and "-"; nine letters and digits; or a number."""
 
 
 class Parser:
-    """Parses one reply: ``feed`` it the text as it streams, then ``close`` it."""
+    """Parses one reply: ``feed`` it the text as it streams, then ``close`` it.
 
-    def __init__(self, body: Body) -> None:
-        self._reader = CallReader()
-        self._steps: Wait | None = body(self._reader)
+    It stops for good at the first mark of ``halts`` that opens a call: ``opened`` says where.
+    `begun` is the part of the turn that the prompt contains; its pieces are not returned."""
+
+    def __init__(
+        self,
+        body: Callable[[Tools], Body],
+        tools: Tools,
+        halts: Collection[str] = (),
+        begun: str = "",
+    ) -> None:
+        self._reader = CallReader(tools, halts)
+        self._steps: Wait | None = body(tools)(self._reader)
+        if begun:
+            self._reader.push(begun)
+            self._resume()
+            self._reader.restart()
+            if self._reader.in_call or self._reader.opened:
+                # The beginning of the turn is a client's text that looks like half a call.
+                self._reader = CallReader(tools, halts)
+                self._steps = body(tools)(self._reader)
+
+    @property
+    def opened(self) -> Opening | None:
+        """The mark at which the parser halted."""
+        return self._reader.opened
+
+    @property
+    def call_at(self) -> int:
+        """The position of the last call's mark, or of its beginning if it has none."""
+        return self._reader.call_at
+
+    @property
+    def arguments_at(self) -> int:
+        """The position where the last call's name was known; mostly the start of its arguments."""
+        return self._reader.arguments_at
+
+    @property
+    def found_unmeant(self) -> bool:
+        """Whether a whole call was found where a mark alone means nothing."""
+        return self._reader.found_unmeant
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain after this text."""
         if not text:
             return []
-        heads = self._reader.heads
+        reader = self._reader
+        heads = reader.heads
         if heads is not None and heads.isdisjoint(text) and not text[-1].isspace():
-            return [TextPiece(text)]
-        self._reader.push(text)
+            reader.passed(text)
+            return [reader.voice(text)]
+        reader.push(text)
         self._resume()
         return self._reader.drain()
 
@@ -62,7 +144,7 @@ class Parser:
 
 
 class CallFormat(Struct, frozen=True, kw_only=True):
-    """A family's format of tool calls.
+    """A family's format of tool calls, or of whole answers.
 
     ``opening`` are the texts that open a call inside free text: the gateway may stop there and
     continue under a grammar."""
@@ -71,10 +153,34 @@ class CallFormat(Struct, frozen=True, kw_only=True):
     opening: tuple[str, ...]
     shape: CallShape
     body: Callable[[Tools], Body]
+    binds: bool = True
+    """Whether the shape has all that the model writes, so a call that it has begun may continue
+    under the grammar. A call that must be made has that grammar in any case."""
+    reads_reasoning: bool = False
+    """Whether the parser reads the whole answer, reasoning included. No other stage must have split
+    the text, and the parser needs the prompt, to know what the answer continues."""
+    turns: tuple[str, ...] = ()
+    """The texts behind which the model's turn begins in a prompt. The parser reads the prompt from
+    the last of them; with () it ignores the prompt."""
+    reasoning: tuple[str, str] = ("", "")
+    """The texts around reasoning, if the format reads it: what precedes it, and what ends it and
+    lets a call or the answer's text follow."""
+    content: tuple[str, str] = ("", "")
+    """The texts around the answer's text."""
+    stops: tuple[str, ...] = ()
+    """End tokens of a turn."""
+    tokens: tuple[str, ...] = ()
+    """Special tokens that the parser reads and that no other field has as a mark of its own."""
+    matches: Callable[[str], bool] = lambda source: False
+    """Whether a chat template with this source is of the format, by marks that only it has."""
 
-    def parser(self, tools: Tools) -> Parser:
-        """A streaming parser for one reply."""
-        return Parser(self.body(tools))
+    def parser(self, tools: Tools, prompt: str = "", halts: Collection[str] = ()) -> Parser:
+        """A streaming parser for one reply that continues `prompt`."""
+        begun = ""
+        if self.turns:
+            at, turn = max((prompt.rfind(turn), turn) for turn in self.turns)
+            begun = prompt[at + len(turn) :] if at >= 0 else ""
+        return Parser(self.body, tools, halts, begun)
 
 
 def marked(
@@ -99,8 +205,9 @@ def marked(
             while mark := (yield from reader.text_until(marks)):
                 try:
                     yield from read(reader, tools, mark)
+                    reader.accept()
                 except Malformed:
-                    reader.degrade()
+                    reader.degrade(len(mark))
 
         return run
 

@@ -52,6 +52,16 @@ def _json(reader: CallReader, tools: Tools) -> Wait:
     yield from read_arguments(reader, name)
 
 
+def _writes_python(source: str) -> bool:
+    """Whether this is ChatGLM3's template."""
+    return "[gMASK]sop" in source and "tool_call(" in source
+
+
+def _writes_json(source: str) -> bool:
+    """Whether this is GLM-4's template; later ones write tags."""
+    return "[gMASK]<sop>" in source and "<tool_call>" not in source
+
+
 CHATGLM3 = CallFormat(
     name="chatglm3",
     opening=(_HEADER,),
@@ -62,6 +72,7 @@ CHATGLM3 = CallFormat(
         parallel=False,
     ),
     body=marked((_HEADER,), lambda reader, tools, mark: _python(reader, tools), _python),
+    matches=_writes_python,
 )
 
 GLM4 = CallFormat(
@@ -69,4 +80,5 @@ GLM4 = CallFormat(
     opening=(_HEADER,),
     shape=CallShape(after_name="\n", separator=_HEADER, parallel=False),
     body=marked((_HEADER,), lambda reader, tools, mark: _json(reader, tools), _json),
+    matches=_writes_json,
 )

@@ -14,21 +14,28 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import CallFormat, CallShape, Tools, marked
+from .base import ID, CallFormat, CallShape, Tools, marked
 from .objects import read_list, read_object
 from .reader import CallReader, Malformed, Wait
+from .writing import write_calls
 
 PLAIN = "If no tool is needed, reply with plain text."
 
 
-def instructions(tools: Sequence[Mapping[str, Any]], otherwise: str = PLAIN) -> str:
-    """The description of the tools for the system message. `otherwise` is its last sentence."""
+def instructions(
+    tools: Sequence[Mapping[str, Any]], otherwise: str = PLAIN, form: CallFormat | None = None
+) -> str:
+    """The description of the tools for the system message, for calls in this format or in our own.
+    `otherwise` is its last sentence."""
     lines = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
+    call = ("tool name", {"argument name": "value"})
+    what = "this JSON" if form is None else "this"
+    sample = write_calls((form or GENERIC).shape, call).replace(ID, "0")
     return (
         "You can call these tools (one JSON description a line):\n"
         f"{lines}\n\n"
-        "To call tools, reply with this JSON and nothing else:\n"
-        '{"tool_calls": [{"name": "tool name", "arguments": {"argument name": "value"}}]}\n'
+        f"To call tools, reply with {what} and nothing else:\n"
+        f"{sample}\n"
         f"{otherwise}"
     )
 

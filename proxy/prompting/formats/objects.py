@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from msgspec import Struct
+
 from .base import Tools
 from .jsonscan import is_json
 from .reader import MAX_NAME, CallReader, Malformed, Reading, Wait
@@ -16,20 +18,38 @@ _NO_CALLS = frozenset({"directly-answer", "directly_answer"})
 """The pseudo tool that Command R calls if it needs none."""
 
 
+class Keys(Struct, frozen=True):
+    """The keys of a call's name and arguments."""
+
+    name: frozenset[str] = _NAMES
+    arguments: frozenset[str] = _ARGUMENTS
+
+    @classmethod
+    def also(cls, name: str, arguments: str) -> Keys:
+        """The usual keys, and those of a template."""
+        return cls(_NAMES | {name}, _ARGUMENTS | {arguments})
+
+
+_USUAL = Keys()
+
+
 class _Call:
-    def __init__(self, known: Tools | None) -> None:
+    def __init__(self, known: Tools | None, keys: Keys) -> None:
         self.known = known
+        self.keys = keys
         self.name = ""
         self.waiting: str | None = None  # arguments read before the name
         self.done = False
 
 
-def read_object(reader: CallReader, known: Tools | None = None, opened: bool = False) -> Wait:
+def read_object(
+    reader: CallReader, known: Tools | None = None, opened: bool = False, keys: Keys = _USUAL
+) -> Wait:
     """Reads one call object (``opened``: its "{" has been read).
 
     With ``known`` only calls of these tools are accepted, and a key that calls do not have is
     Malformed."""
-    call = _Call(known)
+    call = _Call(known, keys)
     if not opened:
         yield from reader.expect(" {")
     yield from _members(reader, call)
@@ -42,13 +62,13 @@ def read_object(reader: CallReader, known: Tools | None = None, opened: bool = F
         reader.call(call.name, call.waiting or "{}")
 
 
-def read_list(reader: CallReader, known: Tools | None = None) -> Wait:
+def read_list(reader: CallReader, known: Tools | None = None, keys: Keys = _USUAL) -> Wait:
     """Reads a JSON list of call objects."""
     yield from reader.expect(" [")
     if (yield from reader.skip(" ]")):
         return
     while True:
-        yield from read_object(reader, known)
+        yield from read_object(reader, known, keys=keys)
         if not (yield from reader.skip(" ,")):
             yield from reader.expect("]")
             return
@@ -104,14 +124,14 @@ def _member(reader: CallReader, call: _Call, key: str) -> Wait:
     elif key == "function" and char == "{":
         yield from reader.expect("{")
         yield from _members(reader, call)
-    elif key in _NAMES and char == '"' and not call.name:
+    elif key in call.keys.name and char == '"' and not call.name:
         call.name = yield from read_string(reader)
         if call.known is not None and call.name not in call.known:
             raise Malformed
         if call.waiting is not None and call.name not in _NO_CALLS:
             reader.call(call.name, call.waiting)
             call.done = True
-    elif key in _ARGUMENTS:
+    elif key in call.keys.arguments:
         yield from _member_arguments(reader, call, char)
     elif call.known is not None and key not in _OTHERS:
         raise Malformed

@@ -7,197 +7,120 @@ only, so the result does not depend on how the stream is cut into pieces.
 While a call is only suspected, the text read is kept (at most MAX_HELD), and emitted as text if it
 is not a call. Once the name has been emitted, that is no longer possible: if the call then breaks
 off, it ends with ``CallEnd(whole=False)`` and the rest is text again.
+
+A mark opens a call at the start of the reply, at the start of a line and behind another call. In
+code it is text. Anywhere else the model may only be quoting it: such a call is emitted when it is
+whole and of a known tool, otherwise it is text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
-
-from msgspec import Struct
+from collections.abc import Callable, Collection, Sequence
 
 from ..marks import first_of, overlap
-from .jsonscan import JsonScanner
+from .pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Malformed,
+    Opening,
+    Piece,
+    ReasoningPiece,
+    TextPiece,
+)
+from .place import Place
+from .scanner import MAX_HELD, MAX_NAME, Reading, Scanner, Wait
 
-MAX_HELD = 262_144
-"""Maximum characters kept while a call is suspected."""
-MAX_NAME = 256
+__all__ = [
+    "MAX_CALLS",
+    "MAX_HELD",
+    "MAX_NAME",
+    "Body",
+    "CallArguments",
+    "CallEnd",
+    "CallReader",
+    "CallStart",
+    "Malformed",
+    "Opening",
+    "Piece",
+    "Reading",
+    "ReasoningPiece",
+    "TextPiece",
+    "Wait",
+]
+
 MAX_CALLS = 1024
+_RESCANNED = 4096
+"""Maximum characters behind a mark that are searched again if it opened no call, and..."""
+_MAX_RESCANS = 64
+"""...how often in a reply."""
 
-Wait = Generator[None, None, None]
-T = TypeVar("T")
-Reading = Generator[None, None, T]
 Body = Callable[["CallReader"], Wait]
 
 
-class TextPiece(Struct, frozen=True):
-    """Text of the answer."""
-
-    text: str
-
-
-class CallStart(Struct, frozen=True):
-    """A call begins; ``index`` counts the calls of a reply from 0."""
-
-    index: int
-    name: str
-
-
-class CallArguments(Struct, frozen=True):
-    """A part of the arguments' JSON text; the parts of a complete call join to an object."""
-
-    index: int
-    text: str
-
-
-class CallEnd(Struct, frozen=True):
-    """A call ends. ``whole`` is False if the reply ended or became malformed within its
-    arguments."""
-
-    index: int
-    whole: bool = True
-
-
-Piece = TextPiece | CallStart | CallArguments | CallEnd
-
-
-class Malformed(Exception):
-    """The text read is not a call."""
-
-
-class CallReader:
+class CallReader(Scanner):
     """Reads a reply while it streams. Methods that may wait for text are generators."""
 
-    def __init__(self) -> None:
-        self._buffer = ""
-        self._at = 0
-        self._ended = False
-        self._kept: list[str] | None = None
-        self._size = 0
+    def __init__(self, tools: Collection[str] | None = None, halts: Collection[str] = ()) -> None:
+        super().__init__()
+        self._tools = tools or ()
+        self._halts = halts
+        self._begins_with_mark = False  # the kept text does, behind white space
+        self._rescans = 0
+        self._place = Place()
         self._open = False
+        self.call_id = ""  # of the next call, if the model wrote one
+        self._draft: list[Piece] | None = None  # pieces of a call that may be a quotation
+        self._calls_before = 0  # the draft
+        self._behind_before = False
         self.behind_call = False  # only marks and white space since the last call
         self.calls = 0
+        self.call_at = 0
+        self.arguments_at = 0
+        self.opened: Opening | None = None
+        self.found_unmeant = False
         # Inside free text with nothing held back: the first characters of marks. Text without them
         # that does not end in white space needs no parsing.
         self.heads: frozenset[str] | None = None
+        self.voice: type[TextPiece] | type[ReasoningPiece] = TextPiece
+        """What the running text is. A format that reads the whole answer changes it."""
         self.out: list[Piece] = []
 
     # Called by the parser.
 
-    def push(self, text: str) -> None:
-        """Appends text."""
-        self._buffer = self._buffer[self._at :] + text
-        self._at = 0
-
-    def end(self) -> None:
-        """Marks the end of the reply."""
-        self._ended = True
+    def passed(self, text: str) -> None:
+        """Notes free text that the parser passed on without pushing it."""
+        self._before += len(text)
+        self._place.feed(text)
 
     def drain(self) -> list[Piece]:
         """The pieces since the last call; adjacent pieces of one kind are joined."""
         out, self.out = self.out, []
         return out
 
-    # Called by formats to read.
+    def restart(self) -> None:
+        """Drops what was read so far, which is of the prompt: the reply begins here, at position
+        0. The rest of the prompt's text, which has not been emitted, never is."""
+        self.out = []
+        self.calls = self._calls_before = 0
+        self._before = -len(self._buffer)
 
-    def more(self) -> Reading[bool]:
-        """Waits for a character; False at the end of the reply."""
-        while self._at == len(self._buffer):
-            if self._ended:
-                return False
-            yield
-        return True
+    @property
+    def in_call(self) -> bool:
+        """Whether a call has begun and not ended."""
+        return self._open
 
-    def peek(self) -> Reading[str]:
-        """The next character, "" at the end of the reply."""
-        return self._buffer[self._at] if (yield from self.more()) else ""
-
-    def skip(self, literal: str) -> Reading[bool]:
-        """Takes ``literal`` if it comes next. A blank at its beginning stands for any white space,
-        or none, as in scanf, which is taken in any case."""
-        if literal[0] == " ":
-            yield from self.spaces()
-            literal = literal[1:]
-        return (yield from self.skip_one((literal,))) is not None
-
-    def skip_one(self, literals: Sequence[str]) -> Reading[str | None]:
-        """Takes the longest of ``literals`` that comes next, if any."""
-        while True:
-            rest = self._buffer[self._at : self._at + 2 * MAX_NAME]
-            longer = [s for s in literals if len(s) > len(rest) and s.startswith(rest)]
-            if not longer or self._ended:
-                break
-            yield
-        found = max((s for s in literals if rest.startswith(s)), key=len, default=None)
-        if found is not None:
-            self._take(len(found))
-        return found
-
-    def expect(self, literal: str) -> Wait:
-        """Takes ``literal``, as ``skip`` does, or raises Malformed."""
-        if not (yield from self.skip(literal)):
-            raise Malformed
-
-    def spaces(self) -> Wait:
-        """Takes white space."""
-        while (yield from self.more()):
-            rest = self._buffer[self._at :]
-            count = len(rest) - len(rest.lstrip())
-            self._take(count)
-            if count < len(rest):
-                return
-
-    def until(self, mark: str, limit: int = MAX_NAME) -> Reading[str]:
-        """Takes the text up to ``mark``, and the mark. Raises Malformed if it does not come within
-        the limit."""
-        seen = 0
-        parts: list[str] = []
-        while True:
-            at = self._buffer.find(mark, self._at)
-            if at >= 0 and seen + at - self._at <= limit:
-                parts.append(self._buffer[self._at : at])
-                self._take(at + len(mark) - self._at)
-                return "".join(parts)
-            ready = max(0, len(self._buffer) - self._at - len(mark) + 1)
-            if self._ended or at >= 0 or seen + ready > limit:
-                raise Malformed
-            parts.append(self._buffer[self._at : self._at + ready])
-            self._take(ready)
-            seen += ready
-            yield
-
-    def run(self, allowed: Callable[[str], bool], limit: int = MAX_NAME) -> Reading[str]:
-        """Takes characters while they are allowed. Raises Malformed beyond the limit."""
-        parts: list[str] = []
-        while (yield from self.more()) and allowed(self._buffer[self._at]):
-            parts.append(self._buffer[self._at])
-            self._take(1)
-            if len(parts) > limit:
-                raise Malformed
-        return "".join(parts)
-
-    def value(self, sink: Callable[[str], None]) -> Wait:
-        """Takes a JSON value, passing its text to ``sink`` as it streams."""
-        scanner = JsonScanner()
-        while not scanner.done:
-            if not (yield from self.more()):
-                if scanner.finish():
-                    return
-                raise Malformed
-            end, text = scanner.scan(self._buffer, self._at)
-            self._take(end - self._at)
-            if text:
-                sink(text)
-            if scanner.failed:
-                raise Malformed
-
-    def text_until(self, marks: Sequence[str]) -> Reading[str]:
-        """Emits text up to the first of ``marks`` and takes the mark; returns "" at the end of the
-        reply.
+    def text_until(self, marks: Sequence[str], ends: Sequence[str] = ()) -> Reading[str]:
+        """Emits text up to the first of ``marks`` that may open a call and takes the mark; returns
+        "" at the end of the reply.
 
         White space before a mark and after a call belongs to the format and is removed. No mark may
-        be a prefix of another."""
+        be a prefix of another. The text is of the current `voice`.
+
+        ``ends`` are marks of the format that open no call: they count in any place, though not in
+        code that belongs to the answer's text."""
         self._kept = None
+        marks = (*marks, *ends)
         heads = frozenset(mark[0] for mark in marks)
         while True:
             self.heads = None
@@ -208,51 +131,121 @@ class CallReader:
             at, mark = first_of(rest, marks)
             if mark:
                 text = rest[:at].rstrip()
-                self._text(text)
+                self.text(text)
                 self._take(len(text))
-                self.keep()
-                self._take(at - len(text) + len(mark))
-                return mark
+                spaces = rest[len(text) : at]
+                is_end = mark in ends
+                if self._ends_here(spaces) if is_end else self._mark_opens(spaces, mark):
+                    if not is_end and mark in self._halts and self._draft is None:
+                        self.opened = Opening(self.call_at + len(mark), mark)
+                        while True:
+                            yield
+                    self._kept, self._size, self._begins_with_mark = [], 0, True
+                    self._take(at - len(text) + len(mark))
+                    return mark
+                quoted = rest[len(text) : at + len(mark)]
+                self.text(quoted)
+                self._take(len(quoted))
+                continue
             if self._ended:
-                self._text(rest)
+                self.text(rest)
                 self._take(len(rest))
                 return ""
             ready = rest[: len(rest) - overlap(rest, marks)].rstrip() if marks else rest
-            self._text(ready)
+            self.text(ready)
             self._take(len(ready))
             if len(ready) == len(rest) and not self.behind_call:
                 self.heads = heads
             yield
 
+    def _ends_here(self, spaces: str) -> bool:
+        """Whether a mark behind these white spaces, which opens no call, is more than text."""
+        place = self._place
+        return self.voice is ReasoningPiece or not (
+            place.is_block or (place.is_code and "\n" not in spaces)
+        )
+
+    def _mark_opens(self, spaces: str, mark: str) -> bool:
+        """Whether the mark behind these white spaces may open a call; begins a draft if the model
+        may be quoting it."""
+        place, new_line = self._place, "\n" in spaces
+        if place.is_block or (place.is_code and not new_line):
+            return False
+        self.call_at = self._before + self._at + len(spaces)
+        meant = place.is_fresh or new_line or self.behind_call
+        self._draft = None if meant else []
+        self._calls_before, self._behind_before = self.calls, self.behind_call
+        return True
+
     # Called by formats to emit.
 
     def keep(self) -> None:
         """A call may begin here: keeps the text read from now on."""
-        self._kept, self._size = [], 0
+        if self._draft is None:
+            self._kept, self._size, self._begins_with_mark = [], 0, False
 
     def start(self, name: str) -> None:
-        """Begins a call, irrevocably."""
+        """Begins a call, irrevocably but for a draft."""
         if not name or self.calls >= MAX_CALLS:
             raise Malformed
-        self._kept = None
         self._open = True
-        self.out.append(CallStart(self.calls, name))
+        self.arguments_at = self.position
+        if self._draft is None:
+            self._kept = None
+        elif name not in self._tools:
+            raise Malformed
+        self._pieces.append(CallStart(self.calls, name, self.call_id))
+        self.call_id = ""
 
     def arguments(self, text: str) -> None:
         """Emits a part of the open call's arguments."""
-        last = self.out[-1] if self.out else None
+        pieces = self._pieces
+        last = pieces[-1] if pieces else None
         if isinstance(last, CallArguments):
-            self.out[-1] = CallArguments(self.calls, last.text + text)
+            pieces[-1] = CallArguments(self.calls, last.text + text)
         elif text:
-            self.out.append(CallArguments(self.calls, text))
+            pieces.append(CallArguments(self.calls, text))
 
     def finish(self) -> None:
         """Ends the open call."""
-        self.out.append(CallEnd(self.calls))
+        self._pieces.append(CallEnd(self.calls))
         self._open = False
         self.behind_call = True
         self.calls += 1
         self.keep()
+
+    def accept(self) -> None:
+        """What was read since the mark is complete: a draft is emitted."""
+        draft, self._draft = self._draft, None
+        self._kept = None
+        if draft:
+            self.out += draft
+            self.found_unmeant = True
+
+    def reasoning(self, text: str) -> None:
+        """Emits a part of the reasoning."""
+        voice, self.voice = self.voice, ReasoningPiece
+        self.text(text)
+        self.voice = voice
+
+    def text(self, text: str, at: int | None = None) -> None:
+        """Emits text of the current `voice`. It begins here or at position `at`; what is of the
+        prompt is left out."""
+        if not text:
+            return
+        self.behind_call = False
+        self._place.feed(text)
+        text = text[max(0, -(self.position if at is None else at)) :]
+        last = self.out[-1] if self.out else None
+        if isinstance(last, self.voice):
+            self.out[-1] = self.voice(last.text + text)
+        elif text:
+            self.out.append(self.voice(text))
+
+    def begin_text(self, voice: type[TextPiece] | type[ReasoningPiece] = TextPiece) -> None:
+        """From here on the text is of this kind, and begins a line."""
+        self.voice = voice
+        self._place = Place()
 
     def call(self, name: str, arguments: str) -> None:
         """Emits a whole call."""
@@ -260,39 +253,44 @@ class CallReader:
         self.arguments(arguments)
         self.finish()
 
-    def degrade(self) -> None:
-        """Emits the kept text: it is not a call after all."""
+    def degrade(self, mark: int = 0) -> None:
+        """It is not a call after all: emits the kept text. If that begins with a mark of so many
+        characters, the text behind it is read again, since a call may begin there."""
+        begins_with_mark = self._begins_with_mark
         kept = self._give_up()
+        size = 0
+        if begins_with_mark:
+            size = len(kept) - len(kept.lstrip()) + mark
+        again = kept[size:]
+        if mark and 0 < len(again) <= _RESCANNED and self._rescans < _MAX_RESCANS:
+            self._rescans += 1
+            self._unread(again)
+            kept = kept[:size]
         if not self.behind_call or not kept.isspace():
-            self._text(kept)
+            self.text(kept, self.position - len(kept))
+
+    def put_back(self, text: str) -> None:
+        """Reads ``text``, which was just taken, again."""
+        if self._kept is not None:
+            self._kept = ["".join(self._kept).removesuffix(text)]
+            self._size -= len(text)
+        self._unread(text)
 
     def rewind(self) -> None:
         """Reads the kept text again, as text that may contain marks: it is not a call after all."""
-        self._buffer = self._give_up() + self._buffer[self._at :]
-        self._at = 0
+        self._unread(self._give_up())
+
+    @property
+    def _pieces(self) -> list[Piece]:
+        return self.out if self._draft is None else self._draft
 
     def _give_up(self) -> str:
-        if self._open:
+        if self._draft is not None:
+            self._draft, self._open = None, False
+            self.calls, self.behind_call = self._calls_before, self._behind_before
+        elif self._open:
             self.out.append(CallEnd(self.calls, whole=False))
             self._open = False
             self.calls += 1
         kept, self._kept = "".join(self._kept or ()), None
         return kept
-
-    def _text(self, text: str) -> None:
-        if text:
-            self.behind_call = False
-            last = self.out[-1] if self.out else None
-            if isinstance(last, TextPiece):
-                self.out[-1] = TextPiece(last.text + text)
-            else:
-                self.out.append(TextPiece(text))
-
-    def _take(self, count: int) -> None:
-        if self._kept is not None and count:
-            self._kept.append(self._buffer[self._at : self._at + count])
-            self._size += count
-            if self._size > MAX_HELD:
-                self._at += count
-                raise Malformed
-        self._at += count

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby
 
 from msgspec import Struct
@@ -116,13 +116,15 @@ class _Backend:
 class Counts(Struct, frozen=True):
     """All counts so far: `requests` by route and outcome; for each backend, its tokens in the order
     of COUNTERS, and the buckets and sum of each of HISTOGRAMS. `work` is the total over all
-    backends, `before` its value when the metrics were last read."""
+    backends, `before` its value when the metrics were last read. `kinds` counts the requests whose
+    prompt the backend rendered, by backend and kind of conversation."""
 
     running: int
     requests: dict[tuple[str, str], int]
     backends: dict[str, tuple[tuple[int, int, int], list[tuple[list[tuple[str, float]], float]]]]
     work: Work = Work()
     before: Work = Work()
+    kinds: Mapping[tuple[str, str], int] = {}
 
 
 class Metrics:
@@ -131,6 +133,7 @@ class Metrics:
     def __init__(self) -> None:
         self._requests: Counter[tuple[str, str]] = Counter()
         self._backends: dict[str, _Backend] = {}
+        self._kinds: Counter[tuple[str, str]] = Counter()
         self._before = Work()
 
     def add(self, rows: Sequence[Summary]) -> None:
@@ -141,6 +144,7 @@ class Metrics:
             if key not in self._requests and len(self._requests) >= MOST_SERIES:
                 key = OTHER, OTHER
             self._requests[key] += count
+        self._kinds.update((row.backend, kind) for row in rows for kind in row.kinds)
         for name, some in groupby(sorted(rows, key=backend_of), backend_of):
             if name:
                 backend = self._backends.get(name)
@@ -158,4 +162,4 @@ class Metrics:
         }
         before = self._before
         self._before = work = sum((one.work for one in self._backends.values()), Work())
-        return Counts(running, dict(self._requests), backends, work, before)
+        return Counts(running, dict(self._requests), backends, work, before, dict(self._kinds))

@@ -58,6 +58,14 @@ def _counted(counts: Counts, shown: Callable[[str], str]) -> Iterator[Metric]:
     for key, count in counts.requests.items():
         counter.add_metric(key, count)
     yield counter
+    counter = CounterMetricFamily(
+        "slotproxy:server_prompts",
+        "Requests whose prompt the backend rendered, as its prompts of this kind differ from ours",
+        labels=["backend", "kind"],
+    )
+    for (backend, kind), count in counts.kinds.items():
+        counter.add_metric([shown(backend), kind], count)
+    yield counter
     for i, (name, help_) in enumerate(COUNTERS):
         counter = CounterMetricFamily(name, help_, labels=["backend"])
         for backend, (tokens, _) in counts.backends.items():

@@ -19,7 +19,8 @@ class Summary(Struct, frozen=True, kw_only=True, gc=False):
     """`second` is when the request ended; `backend` is "" if there was none. Times are seconds, 0
     if unknown: `first_token` and `last_token` since the request arrived, `took` until its last
     byte, `evaluating` and `writing` the backend's own work on the prompt and on tokens. `longest`
-    is the size of the longest sequence in tokens. `prompt` includes the `cached` tokens."""
+    is the size of the longest sequence in tokens. `prompt` includes the `cached` tokens. For
+    `kinds` see `Info`."""
 
     second: int
     backend: str
@@ -36,6 +37,7 @@ class Summary(Struct, frozen=True, kw_only=True, gc=False):
     evaluating: float
     writing: float
     longest: int
+    kinds: tuple[str, ...] = ()
 
 
 backend_of = attrgetter("backend")
@@ -61,4 +63,5 @@ def summarize(record: Record, took: float, at: float) -> Summary:
         evaluating=info.evaluating,
         writing=info.writing,
         longest=info.longest,
+        kinds=info.kinds,
     )

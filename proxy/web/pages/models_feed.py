@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from ...hosting import view
 from ...hosting.view import ModelView, RoomView
+from ...prompting.profile.describe import Line
 from .. import seen
 from ..fastpath import Environ
 from ..observability import Record
@@ -28,11 +29,13 @@ LIFE = 15.0  # seconds per stream
 
 class Models(msgspec.Struct, frozen=True):
     """What a key may see: the models that it may use. Only an admin may load, unload and pin them,
-    and sees those that lists leave out. The others are segments without a name."""
+    and sees those that lists leave out. The others are segments without a name. `profiles` has the
+    labels and texts about the template of each model that was loaded once."""
 
     admin: bool
     models: tuple[ModelView, ...]
     room: RoomView
+    profiles: dict[str, tuple[Line, ...]]
 
 
 def of(services: Services, environ: Environ) -> Models:
@@ -53,7 +56,8 @@ def of(services: Services, environ: Environ) -> Models:
         )
         for bar in room.bars
     )
-    return Models(admin, models, replace(room, bars=bars))
+    profiles = {name: services.gateway.profile(name) for name in listed}
+    return Models(admin, models, replace(room, bars=bars), profiles)
 
 
 def now(services: Services, environ: Environ) -> dict[str, Any]:

@@ -26,9 +26,11 @@ from proxy.app.findings import (
     of_files,
     of_lost_backend,
     of_port,
+    of_profile,
     of_space,
     of_tables,
     of_vectors,
+    of_verdict,
 )
 from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.llamacpp import LlamaCpp
@@ -36,6 +38,9 @@ from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
+from proxy.prompting.profile.verify import UNKNOWN, verdict
+from proxy.prompting.prompt import Prompter
+from proxy.prompting.templates import compile as compile_template
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.resources import templates
 from proxy.store.revisions import newest_revision
@@ -92,7 +97,10 @@ def test_a_server_that_forgets_prompts_gets_its_flag() -> None:
 
 
 def test_a_missing_or_broken_template_is_told() -> None:
-    assert "--chat-template" in advice(template="")
+    assert "--chat-template" in advice(template="", models=("mystery",))
+    assert not advice(template="")
+    assert "the format qwen, by its model's name" in findings(template="")[-1].text
+    assert "read from its model file" in findings(template_from="file")[-1].text
     assert "cannot be used" in advice(template="{% for %}")
     assert not advice(template="", native=True)
     assert any("no place for tools" in f.text for f in findings(template="{{ messages }}"))
@@ -104,7 +112,8 @@ CALLS = "{% for m in messages %}{{ m.tool_calls }}{{ m.content }}{% endfor %}"
 
 def test_a_template_that_loses_parts_of_calls_is_told() -> None:
     assert "loses arguments of calls: " in advice(template=TOOLS)
-    assert "loses tools: " in advice(template="{% if tools %}{% endif %}" + CALLS)
+    unused = findings(template="{% if tools %}{% endif %}" + CALLS)
+    assert any("no place for tools" in finding.text for finding in unused)
     assert not advice(template="{{ tools }}" + CALLS)
     refusing = "{{ tools }}{{ raise_exception('only users') }}"
     assert not advice(template=refusing)
@@ -115,6 +124,17 @@ def test_a_template_that_loses_parts_of_calls_is_told() -> None:
 )
 def test_our_templates_lose_nothing(path: Path) -> None:
     assert not advice(template=path.read_text("utf-8"))
+
+
+def test_profile_and_kinds_of_the_servers_own_route_are_told() -> None:
+    profile = of_profile(CONFIG, Prompter(compile_template(GOOD.template, "m")))
+    assert (profile.level, profile.about) == ("ok", "backend here")
+    assert profile.text.startswith("system messages: ")
+    assert "; ends: " in profile.text
+    found = verdict({"plain": "same", "tools": "differs", "effort": "differs"}, complete=True)
+    (line,) = of_verdict(CONFIG, found)
+    assert "tools, effort" in line.text
+    assert not [*of_verdict(CONFIG, UNKNOWN)]
 
 
 def test_a_build_with_known_faults_is_a_problem() -> None:

@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from proxy.backends.held_tokens import LONGEST_TEXT, HeldTokens, Prompt
+from proxy.backends.held_tokens import LONGEST_TEXT, HeldPrompt, HeldTokens
 from proxy.errors import UpstreamFault
 
+Prompt = str | list[str | int]
 VOCABULARY = ["<end>", "\n\n", "\n", "code", "co", "de", "x", "y", ":", "user", " "]
 MARKS = ("<end>",)
 PROMPT = "<end>user x<end>"
@@ -30,19 +31,29 @@ class Slot(HeldTokens):
     def __init__(self) -> None:
         super().__init__(tokenize, detokenize)
         self.joined: list[list[str]] = []
+        self.sent = HeldPrompt(0)
         self.parts_are_joined = True
 
     def _joins(self, parts: list[str]) -> bool:
         self.joined.append(parts)
         return self.parts_are_joined
 
-    def ask(self, text: str, room: int = 1000, marks: tuple[str, ...] = MARKS) -> Prompt:
-        return self.prompt(0, text, marks, room, self._joins)
+    def ask(
+        self,
+        text: str,
+        room: int = 1000,
+        marks: tuple[str, ...] = MARKS,
+        breaks: tuple[int, ...] = (),
+    ) -> Prompt:
+        self.sent = self.prompt(0, text, breaks, marks, room=room, joins=self._joins)
+        first = text[: self.sent.first]
+        return [first, *self.sent.ids] if self.sent.ids else first
 
-    def turn(self, text: str, pieces: list[str]) -> Prompt:
+    def turn(self, text: str, pieces: list[str], breaks: tuple[int, ...] = ()) -> Prompt:
         """Ask, and answer with these pieces."""
-        sent = self.ask(text)
-        self.ended(0, text, sent, len(tokens(sent)), pieces)
+        sent = self.ask(text, breaks=breaks)
+        size = len(tokens(sent))
+        self.ended(0, text, breaks, self.sent, tokens=size, pieces=pieces)
         return sent
 
 
@@ -133,6 +144,23 @@ def test_without_a_mark_of_one_token_outside_the_answer_text_is_sent(
     slot.turn(PROMPT, WRITTEN)
     text = PROMPT + "".join(WRITTEN) + NEXT
     assert slot.ask(text, marks=marks) == text
+
+
+def test_breaks_of_the_held_prompt_stay_and_those_of_the_answer_are_in_its_ids() -> None:
+    slot = Slot()
+    slot.turn(PROMPT, WRITTEN, breaks=(7,))
+    text = PROMPT + "".join(WRITTEN) + NEXT
+    assert slot.ask(text, breaks=(7, len(PROMPT) + 2)) != text
+
+
+@pytest.mark.parametrize("breaks", [(), (6,), (7, len(PROMPT + "".join(WRITTEN)) + 3)])
+def test_prompt_with_other_breaks_or_breaks_in_its_new_text_is_sent_as_text(
+    breaks: tuple[int, ...],
+) -> None:
+    slot = Slot()
+    slot.turn(PROMPT, WRITTEN, breaks=(7,))
+    text = PROMPT + "".join(WRITTEN) + NEXT
+    assert slot.ask(text, breaks=breaks) == text
 
 
 def test_answer_that_its_ids_do_not_give_is_sent_as_text() -> None:

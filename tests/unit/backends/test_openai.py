@@ -35,6 +35,7 @@ from proxy.errors import (
     Unsupported,
     UpstreamFault,
 )
+from proxy.prompting.formats import GENERIC
 from proxy.prompting.output_validation import InvalidOutput
 from proxy.runtime.cancel import Cancel
 
@@ -431,7 +432,7 @@ def test_llama_cpp_python_gets_schemas_in_its_own_form() -> None:
     assert body["response_format"] == {"type": "json_object", "schema": schema}
     required = msgspec.structs.replace(
         task(tools=(WEATHER,), tool_choice=ToolChoice("required")),
-        tool_form="generic",
+        call_format=GENERIC,
         described=True,
     )
     body = payload(required, "m", LLAMA_CPP_PYTHON, by_prompt=LLAMA_CPP_PYTHON.by_prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from proxy.backends.driver import Capabilities
 from proxy.backends.http import ConnectionPool
 from proxy.backends.probe import probe
 from proxy.errors import BackendDown, UpstreamFault, UpstreamTimeout
+from tests.gguf_files import gguf
 
 from .rawserver import LAST_CHUNK, RawServer, Step, chunk, head
 
@@ -38,7 +40,11 @@ REFUSED = head(4, "501 Not Implemented") + b"none"
 
 
 def found(
-    answers: dict[str, tuple[int, Any]], completion: Step, *more: Step, seconds: float = 60.0
+    answers: dict[str, tuple[int, Any]],
+    completion: Step,
+    *more: Step,
+    seconds: float = 60.0,
+    model_file: bool = True,
 ) -> Capabilities:
     """Probes a server that gives `answers` to GET (others are 404), `completion` to the request for
     a token, and `more` to later POSTs."""
@@ -54,7 +60,7 @@ def found(
                 mock.get(server.url + path, body=text, status=status)
         pool = ConnectionPool(server.url, timeout=60, idle=0)
         try:
-            return probe(server.url, {}, pool, seconds)
+            return probe(server.url, {}, pool, seconds, model_file=model_file)
         finally:
             pool.close()
 
@@ -86,6 +92,24 @@ def test_probe_of_llama_cpp_2023() -> None:
         token(**OLD_LAST),
     )
     assert (caps.dialect, caps.models, caps.honours_seed) == ("2023", ("x",), False)
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "adds"), [(1, False), (2, True), (0, False)], ids=["none", "bos", "busy"]
+)
+def test_template_of_a_model_file_and_whether_bos_is_added(
+    tmp_path: Path, evaluated: int, adds: bool
+) -> None:
+    """The prompt of the probe has one token. The file says that BOS is not added."""
+    file = tmp_path / "m.gguf"
+    fields = {"tokenizer.ggml.tokens": ("<s>",), "tokenizer.ggml.bos_token_id": 0}
+    file.write_bytes(gguf({**fields, "tokenizer.chat_template": "{{ messages }}"}))
+    tokens = head(17) + b'{"tokens": [5]} \n'
+    answers = {"/model.json": (200, {"model": str(file)}), "/props": (200, {"user_name": ""})}
+    caps = found(answers, token(**OLD_LAST, tokens_evaluated=evaluated), tokens)
+    assert (caps.template, caps.bos_token, caps.adds_bos) == ("{{ messages }}", "<s>", adds)
+    caps = found(answers, token(**OLD_LAST), model_file=False)
+    assert caps.template == ""
 
 
 def test_probe_of_llama_server_2026() -> None:

@@ -30,7 +30,9 @@ from proxy.core.request import (
 )
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import BadRequest, UpstreamFault
+from proxy.errors import BadRequest, Unsupported, UpstreamFault
+from proxy.prompting.formats import GENERIC
+from proxy.prompting.profile.verify import MAX_PROMPT
 from proxy.runtime.cancel import Cancel
 
 from .rawserver import RawServer, head
@@ -42,6 +44,46 @@ WEATHER = Tool("get_weather", "the weather", {"type": "object"})
 
 def task(request: CompletionRequest, **fields: Any) -> Task:
     return Task(prompt="", max_tokens=9, backend_templates=True, request=request, **fields)
+
+
+def reply(body: bytes, status: str = "200 OK") -> bytes:
+    return head(len(body), status) + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "prompt"),
+    [(reply(b'{"prompt": "<user>Hi"}'), "<user>Hi"), (reply(b"{}", "500 Internal"), None)],
+)
+def test_prompt_of_the_server_is_asked_with_the_body_of_its_chat_route(
+    answer: bytes, prompt: str | None
+) -> None:
+    request = CompletionRequest(messages=(USER,), tools=(WEATHER,), reasoning_effort="low")
+    with RawServer([answer]) as server:
+        driver = LlamaCpp(server.url, timeout=60)
+        assert driver.server_prompt(request) == prompt
+        driver.close()
+        sent = server.requests[0]
+    assert sent.startswith(b"POST /apply-template ")
+    body = json.loads(sent.partition(b"\r\n\r\n")[2])
+    assert body == json.loads(json.dumps(payload(task(request), 0) | {"n_predict": 1}))
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (reply(b"File Not Found", "404 Not Found"), Unsupported),
+        (reply(b"{}"), UpstreamFault),
+        (reply(b'{"prompt": 1}'), UpstreamFault),
+        (reply(b"<html>"), UpstreamFault),
+        (reply(b'{"prompt": "' + b"x" * (MAX_PROMPT + 1) + b'"}'), UpstreamFault),
+    ],
+)
+def test_prompt_of_the_server_is_read_with_care(answer: bytes, error: type[Exception]) -> None:
+    with RawServer([answer]) as server:
+        driver = LlamaCpp(server.url, timeout=60)
+        with pytest.raises(error):
+            driver.server_prompt(CompletionRequest(messages=(USER,)))
+        driver.close()
 
 
 PNG = "data:image/png;base64,AAAA"
@@ -97,11 +139,33 @@ def test_messages_are_relayed_unchanged() -> None:
     assert "stop" not in body
 
 
+def test_texts_stay_apart_as_the_client_sent_them() -> None:
+    texts = Message(role="user", content="one\ntwo\nthree", parts=(0, 4, 8))
+    shown = Message(
+        role="user", content="one\ntwo", parts=(0, 4), media=(Media(kind="image", url=PNG, at=3),)
+    )
+    parts, seen = (
+        message["content"]
+        for message in payload(task(CompletionRequest(messages=(texts, shown))), 1)["messages"]
+    )
+    assert [part["text"] for part in parts] == ["one", "two", "three"]
+    assert [part.get("text", part["type"]) for part in seen] == ["one", "image_url", "two"]
+
+
+def test_messages_and_effort_are_those_that_the_template_takes() -> None:
+    request = CompletionRequest(messages=(USER, USER), reasoning_effort="high")
+    body = payload(task(request, messages=(USER,), effort="xhigh"), 1)
+    assert (body["messages"], body["reasoning_effort"]) == (
+        [{"role": "user", "content": "Hi"}],
+        "xhigh",
+    )
+
+
 def test_required_call_is_requested_in_messages_and_constrained() -> None:
     request = CompletionRequest(
         messages=(USER,), tools=(WEATHER,), tool_choice=ToolChoice("required")
     )
-    body = payload(task(request, tool_form="generic", sampling={"grammar": 'root ::= "x"'}), 0)
+    body = payload(task(request, call_format=GENERIC, sampling={"grammar": 'root ::= "x"'}), 0)
     assert "tools" not in body
     assert "get_weather" in body["messages"][0]["content"]
     assert body["grammar"] == 'root ::= "x"'

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.core.decoding import Decoding, decoded
 from proxy.core.request import Message, ToolCall
-from proxy.prompting.prompt import as_dicts
+from proxy.prompting.profile.adapt import as_dicts
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 3000 + "1" + "}" * 3000, "{", "\ud800"])

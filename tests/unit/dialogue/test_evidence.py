@@ -39,7 +39,8 @@ def talk(*questions: str) -> tuple[Message, ...]:
 def test_documents_of_first_question_follow_the_instructions() -> None:
     said, cited = laid(LAYOUTS, "kb", "default", talk("q1"), [[chunk("a"), chunk("b")]])
     system = "Use these:\n[1] a.txt\ntext of a\n\n[2] b.txt\ntext of b"
-    assert said == (Message(role="system", content=system), Message(role="user", content="q1"))
+    first = Message(role="system", content=system, cites=True)
+    assert said == (first, Message(role="user", content="q1"))
     assert [(one.number, one.chunk_id) for one in cited] == [(1, "a"), (2, "b")]
 
 
@@ -49,6 +50,7 @@ def test_documents_of_later_question_precede_it() -> None:
     said, cited = laid(LAYOUTS, "kb", "default", talk("q1", "q2"), found)
     assert said[:2] == first
     assert said[-1].content == "[3] c.txt\ntext of c\n\nq2"
+    assert [message.cites for message in said] == [True, False, False, True]
     assert [(one.number, one.chunk_id) for one in cited] == [(3, "c"), (1, "a")]
 
 
@@ -78,7 +80,7 @@ def test_question_template_gets_documents_of_the_last_question() -> None:
     said, cited = laid(LAYOUTS, "kb", "old", talk("q1", "q2"), [[chunk("a")], [chunk("b")]])
     assert said == (
         *talk("q1", "q2")[:2],
-        Message(role="user", content="[1] b.txt\ntext of b\nQ: q2"),
+        Message(role="user", content="[1] b.txt\ntext of b\nQ: q2", cites=True),
     )
     assert [one.chunk_id for one in cited] == ["b"]
 

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from proxy.errors import BackendDown
+from proxy.prompting.profile.verify import verdict
 from proxy.runtime.cancel import Cancel
-from tests.fakes import CAPS, ScriptedDriver, make_app, services_of
+from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of
 
 LONG = "word " * 4000  # a token a character
 
@@ -115,3 +116,20 @@ def test_banned_end_token_with_tools_never_reaches_old_server() -> None:
     answer = to.post("/v1/chat/completions", json={**body, "logit_bias": [[2, False]]})
     assert answer.status_code == 200
     assert driver.tasks[0].sampling["logit_bias"] == [[2, -1000]]
+
+
+def test_kind_that_the_backend_renders_rightly_goes_to_its_own_route() -> None:
+    caps = msgspec.structs.replace(CAPS, chat=True, queues=True, modern_sampling=True)
+    driver = ScriptedDriver(say("Hi"), caps=caps)
+    app = make_app(driver)
+    backend = services_of(app).gateway.registry.backends["b0"]
+    backend.verdict = verdict({"plain": "same", "system": "differs"}, complete=True)
+    user, system = {"role": "user", "content": "Hi"}, {"role": "system", "content": "Be brief."}
+    web = app.test_client()
+    for messages in ([user], [system, user]):
+        assert web.post("/v1/chat/completions", json={"messages": messages}).status_code == 200
+    plain, special = driver.tasks
+    assert (plain.backend_templates, plain.kinds) == (False, ())
+    assert (special.backend_templates, special.kinds) == (True, ("system",))
+    web.post("/v1/completions", json={"prompt": "Hi"})
+    assert not driver.tasks[-1].backend_templates

@@ -163,9 +163,9 @@ def test_number_of_calls_in_an_answer_is_bounded(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_repeated_call_ends_the_answer_and_is_not_sent(stream: bool) -> None:
+def test_call_repeated_in_a_row_is_sent_twice_and_others_follow(stream: bool) -> None:
     bergen = CALL.replace("Oslo", "Bergen")
-    driver = ScriptPlayer(split_text("\n".join((CALL, bergen, CALL, bergen, CALL))))
+    driver = ScriptPlayer(split_text("\n".join((CALL, CALL, CALL, CALL, bergen))))
     answer = chat(served(driver), tools=[WEATHER], tool_choice="required", stream=stream)
     if stream:
         chunks = deltas(answer)
@@ -174,8 +174,7 @@ def test_repeated_call_ends_the_answer_and_is_not_sent(stream: bool) -> None:
     else:
         arguments = [call["function"]["arguments"] for call in message(answer)["tool_calls"]]
         assert reason(answer) == "tool_calls"
-    assert arguments == ['{"city": "Oslo"}', '{"city": "Bergen"}']
-    assert driver.runs[0].closed.is_set()
+    assert arguments == ['{"city": "Oslo"}'] * 2 + ['{"city": "Bergen"}']
 
 
 def test_call_cut_by_the_limit_leaves_the_whole_ones_before_it() -> None:
@@ -259,11 +258,44 @@ def test_call_format_without_marker_is_constrained_after_the_name() -> None:
     first = split_text('{"tool_calls": [{"name":"get_weather", "arguments":{"town')
     driver = ScriptPlayer(first, split_text('{"city": "Oslo"}}]}'))
     told = message(chat(served(driver, "vicuna"), tools=[WEATHER, NOW]))
-    head = '{"tool_calls": [{"name": "get_weather", "arguments": '
-    assert driver.prompts[1] == driver.prompts[0] + head
+    begun = '{"tool_calls": [{"name":"get_weather", "arguments":'
+    assert driver.prompts[1] == driver.prompts[0] + begun
     assert not matches(check(driver.grammars[1], NEW), '{"town": "Oslo"}}]}')
     assert told["content"] is None
     assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
+
+
+QUOTING = (
+    "hermes.py looks for `<tool_call>` and then reads JSON.",
+    "It writes <tool_call> before each call, and </tool_call> behind it.",
+    '```\n<tool_call>\n{"name": "get_weather"}\n</tool_call>\n```\nThat is all.',
+    "~~~text\n<tool_call>\n~~~",
+    'Before <tool_call>{"name": "get_weather", "arguments": {oops}}</tool_call> it said',
+    'Call <tool_call>{"name": "rm", "arguments": {}}</tool_call> is not known.',
+    ">>> 1 + 1\n2",
+)
+
+
+@pytest.mark.parametrize("text", QUOTING)
+@pytest.mark.parametrize("stream", [False, True])
+def test_quoted_mark_is_no_call_and_no_word_is_lost(text: str, stream: bool) -> None:
+    driver = ScriptPlayer(split_text(text))
+    answer = chat(served(driver), tools=[WEATHER], stream=stream)
+    if stream:
+        said = "".join(c["choices"][0]["delta"].get("content") or "" for c in deltas(answer))
+    else:
+        said = message(answer)["content"]
+        assert "tool_calls" not in message(answer)
+    assert said == text
+    assert len(driver.tasks) == 1
+
+
+def test_whole_call_in_a_sentence_is_a_call() -> None:
+    driver = ScriptPlayer(split_text(f"I look it up. {CALL}"))
+    told = message(chat(served(driver), tools=[WEATHER]))
+    assert told["content"] == "I look it up."
+    assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
+    assert len(driver.tasks) == 1
 
 
 def test_text_without_call_takes_one_run_and_is_unchanged() -> None:
@@ -275,11 +307,13 @@ def test_text_without_call_takes_one_run_and_is_unchanged() -> None:
     assert len(driver.tasks) == 1
 
 
-def test_tool_choice_none_omits_tools_and_parses_no_calls() -> None:
-    driver = ScriptPlayer(split_text(CALL))
-    answer = chat(served(driver), tools=[WEATHER], tool_choice="none")
+def test_tool_choice_none_keeps_the_prompt_and_parses_no_calls() -> None:
+    driver = ScriptPlayer(split_text(CALL), split_text("Hi"))
+    to = served(driver)
+    answer = chat(to, tools=[WEATHER], tool_choice="none")
+    chat(to, tools=[WEATHER])
     assert message(answer)["content"] == CALL
-    assert "get_weather" not in driver.prompts[0]
+    assert driver.prompts[0] == driver.prompts[1]
 
 
 def test_second_run_waits_until_first_run_released_the_slot() -> None:
@@ -548,7 +582,7 @@ def test_reasoning_effort_and_template_kwargs_reach_the_template() -> None:
     chat(to, reasoning_effort="low", chat_template_kwargs={"colour": "red"})
     assert driver.prompts[0].strip() == "low True red Hi"
     chat(to, reasoning_effort="none")
-    assert driver.prompts[1].strip() == "none False  Hi"
+    assert driver.prompts[1].strip() == "False  Hi"
 
 
 # tools: other behaviour
@@ -588,7 +622,7 @@ def test_logprobs_cover_text_but_not_calls() -> None:
     def token(text: str) -> TextDelta:
         return TextDelta(text, (TokenLogprob(text, -0.5, text.encode(), (Alternative("x", -1),)),))
 
-    pieces = ["Let", " me", " see", "<tool", "_call>", "x"]
+    pieces = ["Let", " me", " see", "\n<tool", "_call>", "x"]
     first: list[Batch] = [[Started(slot=0)]]
     first += [[token(p)] for p in pieces]
     rest = '\n{"name": "now", "arguments": {}}\n</tool_call>'

@@ -45,7 +45,7 @@ def test_prefill_in_every_family(name: str) -> None:
 def test_prefill_follows_opened_thoughts_of_the_template() -> None:
     form = Prompter(compile("{{ messages[0].content + '<think>\n' }}", "thinker"))
     prompt = form.render(CompletionRequest(messages=(ASKED, BEGUN)), NOW)
-    assert prompt.text == "Name a colour.<think>\n</think>\n\nA colour is "
+    assert prompt.text == "Name a colour.<think>\n\n</think>\n\nA colour is "
     assert not prompt.thinks
 
 

@@ -18,13 +18,17 @@ from proxy.gbnf.rules import MAX_REPEAT
 from proxy.prompting import work
 from proxy.prompting.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.constraints import Constraint
-from proxy.prompting.formats import FORMS, CallEnd, CallStart, TextPiece
+from proxy.prompting.formats import CallEnd, CallStart, TextPiece
 from proxy.prompting.formats.jsonscan import MAX_DEPTH as MAX_JSON_DEPTH
 from proxy.prompting.formats.jsonscan import JsonScanner
+from proxy.prompting.formats.lfm2 import LFM2
+from proxy.prompting.formats.notation import MAX_DEPTH as MAX_NOTATION_DEPTH
 from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME
+from proxy.prompting.profile.messages import LONGEST
 from proxy.prompting.sandbox import MAX_NODES, TemplateError
-from proxy.prompting.templates import MAX_SOURCE, compile
+from proxy.prompting.templates import MAX_SOURCE, PROBING, compile
 from proxy.prompting.validation import MAX_REFERENCES
+from tests.call_formats import FORMS
 
 SAID = [{"role": "user", "content": "x"}]
 LONG = [{"role": "user", "content": "x" * 16}] * 2000  # it has the whole budget of steps
@@ -48,6 +52,21 @@ def test_number_of_template_nodes_is_bounded() -> None:
     compile(parts(most - 3), "made")
     with pytest.raises(TemplateError, match=f"more than {MAX_NODES} parts"):
         compile(parts(MAX_NODES), "made")
+
+
+TAKES_TOOLS = "{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def test_work_of_probes_is_bounded() -> None:
+    work = "{% for i in range(N) %}{% endfor %}" + TAKES_TOOLS
+    assert compile(work.replace("N", f"{PROBING // 100}"), "made").rules.tools
+    assert not compile(work.replace("N", f"{PROBING // 2}"), "made").rules.tools
+
+
+def test_text_of_probes_is_bounded() -> None:
+    long = "{{ 'x' * N }}" + TAKES_TOOLS
+    assert compile(long.replace("N", f"{LONGEST - 1000}"), "made").rules.tools
+    assert not compile(long.replace("N", f"{LONGEST}"), "made").rules.tools
 
 
 def test_number_of_template_steps_is_bounded() -> None:
@@ -157,6 +176,15 @@ def test_number_of_calls_of_an_answer_is_bounded() -> None:
         assert any(isinstance(one, TextPiece) and "tool_call" in one.text for one in found) is (
             not whole
         )
+
+
+def test_nesting_of_notation_is_bounded() -> None:
+    for depth, called in ((MAX_NOTATION_DEPTH, True), (MAX_NOTATION_DEPTH + 1, False)):
+        parser = LFM2.parser({"f": {}}, "<|im_start|>assistant\n")
+        lists = "[" * depth + "1" + "]" * depth
+        text = f"<|tool_call_start|>[f(a={lists})]<|tool_call_end|>"
+        pieces = [*parser.feed(text), *parser.close()]
+        assert any(isinstance(piece, CallEnd) and piece.whole for piece in pieces) is called
 
 
 def test_call_name_length_is_bounded() -> None:

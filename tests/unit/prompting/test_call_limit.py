@@ -1,4 +1,4 @@
-"""Calls of an answer: at most so many, none twice, all whole."""
+"""Calls of an answer: at most so many, none repeated without end, all whole."""
 
 from __future__ import annotations
 
@@ -62,30 +62,43 @@ def passed(sent: Sequence[Batch], most: int = 8, streams: bool = True) -> tuple[
     together=st.booleans(),
     most=st.integers(1, 4),
 )
-def test_calls_pass_up_to_the_first_repetition_or_the_limit(
+def test_calls_pass_up_to_the_limit_and_the_third_of_equal_ones_in_a_row_does_not(
     streams: bool, calls: list[Call], size: int, together: bool, most: int
 ) -> None:
     batch = events(*calls, size=size, end="tool_calls")
     found, reason = passed([batch] if together else [[e] for e in batch], most, streams)
     wanted: list[Call] = []
-    for call in calls[:most]:
-        if call in wanted:
-            break
-        wanted.append(call)
+    for at, call in enumerate(calls[:most]):
+        if calls[max(0, at - 2) : at] != [call, call]:
+            wanted.append(call)
     assert (found, reason) == (wanted, "tool_calls")
 
 
-def test_streamed_call_is_passed_as_soon_as_it_differs() -> None:
+def test_streamed_call_is_passed_as_soon_as_it_differs_from_two_equal_ones() -> None:
     limit = CallLimit(8, Usage, streams=True)
-    limit.feed(events(OSLO)[:-1])
+    limit.feed(events(OSLO, OSLO)[:-1])
     assert (
-        limit.feed([ToolCallDelta(1, "b", "weather"), ToolCallDelta(1, "", "", '{"city":"')]) == []
+        limit.feed([ToolCallDelta(2, "b", "weather"), ToolCallDelta(2, "", "", '{"city":"')]) == []
     )
-    out = limit.feed([ToolCallDelta(1, arguments="B")])
+    out = limit.feed([ToolCallDelta(2, arguments="B")])
     assert "".join(e.arguments for e in out if isinstance(e, ToolCallDelta)) == '{"city":"B'
-    assert limit.feed([ToolCallDelta(1, arguments="erg")]) == [ToolCallDelta(1, arguments="erg")]
-    other = [ToolCallDelta(2, "c", "now")]
-    assert limit.feed(list(other)) == other  # no earlier call has its name
+    assert limit.feed([ToolCallDelta(2, arguments="erg")]) == [ToolCallDelta(2, arguments="erg")]
+    other = [ToolCallDelta(3, "c", "now")]
+    assert limit.feed(list(other)) == other
+
+
+@STREAMS
+def test_different_call_behind_repeated_ones_reaches_the_client(streams: bool) -> None:
+    calls = [OSLO, OSLO, OSLO, OSLO, NOW, OSLO]
+    assert passed([events(*calls, end="tool_calls")], streams=streams) == (
+        [OSLO, OSLO, NOW, OSLO],
+        "tool_calls",
+    )
+
+
+@STREAMS
+def test_endless_repetition_ends_at_the_maximum_of_calls(streams: bool) -> None:
+    assert passed([events(*[OSLO] * 50)], most=8, streams=streams) == ([OSLO, OSLO], "tool_calls")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +106,8 @@ def test_streamed_call_is_passed_as_soon_as_it_differs() -> None:
     [
         ([OSLO, ("weather", '{"city":"B')], False, [OSLO], "tool_calls"),
         ([OSLO, ("weather", '{"city":"B')], True, [OSLO, ("weather", '{"city":"B')], "length"),
-        ([OSLO, ("weather", '{"ci')], True, [OSLO], "tool_calls"),
-        ([OSLO, ("weather", "")], True, [OSLO], "tool_calls"),
+        ([OSLO, OSLO, ("weather", '{"ci')], True, [OSLO, OSLO], "tool_calls"),
+        ([OSLO, OSLO, ("weather", "")], True, [OSLO, OSLO], "tool_calls"),
         ([OSLO, ("now", "")], False, [OSLO], "tool_calls"),
         ([OSLO, NOW], False, [OSLO, NOW], "tool_calls"),
         ([OSLO], True, [OSLO], "tool_calls"),

@@ -9,9 +9,13 @@ import pytest
 
 from proxy.errors import InvalidParameter
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
+from proxy.prompting.call_grammar import head
 from proxy.prompting.calling import special_marks
-from proxy.prompting.constraints import Callee, Constraint, grammar, head
-from proxy.prompting.formats import FORMS, CallArguments, CallStart
+from proxy.prompting.constraints import Callee, Constraint, grammar
+from proxy.prompting.formats import CallArguments, CallShape, CallStart
+from proxy.prompting.formats.base import ID
+from proxy.prompting.formats.writing import write_calls
+from tests.call_formats import FORMS
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 LIMITS = pytest.mark.parametrize("limits", [OLD, NEW], ids=lambda limits: limits.name)
@@ -29,13 +33,10 @@ def said(bound: Constraint, limits: GrammarLimits, text: str) -> bool:
 
 
 def calls(form: str, *names: str) -> str:
+    arguments: dict[str, dict[str, Any]] = {"get_weather": {"city": "北京"}, "get": {}, "rm": {}}
     shape = FORMS[form].shape
-    arguments = {"get_weather": '{"city": "北京"}', "get": "{}", "rm": "{}"}
-    written = (
-        shape.before_name + name + shape.after_name + arguments[name] + shape.suffix
-        for name in names
-    )
-    return shape.prefix + shape.separator.join(written) + shape.end
+    written = write_calls(shape, *((name, arguments[name]) for name in names))
+    return written.replace(ID, "0" if shape.ids == "index" else "123456789")
 
 
 @LIMITS
@@ -50,7 +51,7 @@ def test_call_grammar_in_every_familys_format(form: str, limits: GrammarLimits) 
     assert not said(one, limits, calls(form, "get", "get"))
     assert not said(one, limits, "It is sunny.")
     assert said(several, limits, calls(form, "get", "get_weather", "get"))
-    assert not said(several, limits, calls(form, "get") + " ")
+    assert not said(several, limits, calls(form, "get") + "It")
 
 
 @LIMITS
@@ -60,11 +61,18 @@ def test_rest_of_a_call_is_constrained_after_any_part_of_its_head(
 ) -> None:
     shape = FORMS[form].shape
     whole = calls(form, "get_weather")
-    begin = head(shape, "get_weather")
-    for at in (0, 1, len(shape.prefix + shape.before_name), len(begin)):
+    lead = len((shape.prefix + shape.before_name).partition(ID)[0])
+    for at in (0, 1, lead):
         bound = Constraint(tools=TOOLS, shape=shape, begun=whole[:at])
         assert said(bound, limits, whole[at:])
-    assert not said(Constraint(tools=TOOLS, shape=shape, begun=begin), limits, '{"town": "x"}')
+    begin = head(shape, "get_weather")
+    bound = Constraint(tools=TOOLS, shape=shape, begun=begin)
+    assert said(bound, limits, whole[whole.index("get_weather") :].partition(_behind(shape))[2])
+    assert not said(bound, limits, '{"town": "x"}')
+
+
+def _behind(shape: CallShape) -> str:
+    return "get_weather" + shape.after_name.replace(ID, "123456789")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -22,7 +22,7 @@ def test_prompt_has_instructions_and_documents_first_and_question_last() -> None
     layouts = Layouts({"kb": {"default": "Use this:\n{{ context }}\n"}})
     first = layouts.render("kb", "default", ASKED[:1], "[1] one")
     second = layouts.render("kb", "default", ASKED, "[1] one")
-    assert first[0] == Message(role="system", content="Use this:\n[1] one")
+    assert first[0] == Message(role="system", content="Use this:\n[1] one", cites=True)
     assert second[: len(first)] == first, "the second turn begins as the first one did"
     assert second[-1] == ASKED[-1]
 
@@ -32,7 +32,7 @@ def test_template_containing_the_question_replaces_it() -> None:
     made = layouts.render("kb", "old", ASKED, "x {{ question }}")
     assert made == (
         *ASKED[:2],
-        Message(role="user", content="<a>x {{ question }}</a>\n<q>why?</q>"),
+        Message(role="user", content="<a>x {{ question }}</a>\n<q>why?</q>", cites=True),
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta
 from proxy.core.usage import Usage
-from proxy.prompting.reasoning import HARMONY, KIN, ReasoningSplitter, Tags, opened_by
+from proxy.prompting.reasoning import KIN, ReasoningSplitter, Tags, opened_by
 from proxy.prompting.thoughts import ThoughtStage
 
 THINK = ("<think>", "</think>")
@@ -39,8 +39,6 @@ def split(pieces: list[str], opened: Tags | None = None) -> tuple[str, str]:
         ("◁think▷a◁/think▷b", "a", "b"),
         ("[THINK]a[/THINK]b", "a", "b"),
         ("<|START_THINKING|>a<|END_THINKING|>b", "a", "b"),
-        (HARMONY[0] + "a" + HARMONY[1] + "b", "a", "b"),
-        ("<|channel|>final<|message|>b", "", "b"),
         ("The tag <think> opens</think>", "", "The tag <think> opens</think>"),
         ("<think>a</think>\n<think>b</think>c", "ab", "c"),
         ("<think>never closed </thin", "never closed </thin", ""),

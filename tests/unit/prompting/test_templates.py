@@ -6,6 +6,7 @@ prompt. A case with tools is only for templates that take tools.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import pathlib
@@ -21,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.prompting import families
+from proxy.prompting.profile.known import syntax_of
 from proxy.prompting.sandbox import TemplateError, TemplateRefusal
-from proxy.prompting.templates import ChatTemplate, compile
+from proxy.prompting.templates import compile
 from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -117,7 +119,7 @@ def test_every_bundled_template_has_a_family_and_vice_versa() -> None:
     assert set(SHIPPED) == set(families.FAMILIES)
     for name, template in SHIPPED.items():
         assert template.family.name == name
-        assert template.takes_tools == (template.family.tool_form is not None)
+        assert not template.takes_tools or syntax_of(template).calls is not None
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -223,12 +225,38 @@ def test_client_variables_never_shadow_ours() -> None:
     assert render(source, variables=hostile) == "1FalseFalse"
 
 
-def test_arguments_are_passed_as_text_to_templates_that_concatenate_them() -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "é"}}}
-    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
-    source = "{{ 'x' + messages[0]['tool_calls'][0]['function']['arguments'] }}"
-    assert render(source, messages) == 'x{"a": "é"}'
-    assert call["function"] == {"name": "f", "arguments": {"a": "é"}}
+def test_template_may_change_its_own_lists() -> None:
+    source = (
+        "{% set ns = namespace(ids=[]) %}{% for m in messages %}{% set _ = ns.ids.append(m.content)"
+        " %}{% endfor %}{{ ns.ids | join('+') }}{{ ns.ids.pop(0) }}{{ ns.ids | length }}"
+    )
+    assert render(source, [{"role": "user", "content": "a"}] * 3) == "a+a+aa2"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["messages.append(1)", "messages[0].content.pop()", "tools.extend([1])", "x[0].insert(0, 1)"],
+)
+def test_template_cannot_change_the_lists_of_a_request(change: str) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    given = {"x": ([1],)}
+    form = compile("{% set _ = " + change + " %}", "made")
+    before = copy.deepcopy((messages, tools, given))
+    with pytest.raises(TemplateError):
+        form.render(messages, tools, variables=given)
+    assert (messages, tools, given) == before
+
+
+def test_growth_of_a_templates_list_is_bounded() -> None:
+    endless = "{% set l = [1] %}{% for x in l %}{% set _ = l.append(l) %}{% endfor %}"
+    with pytest.raises(TemplateError, match="too much work"):
+        render(endless)
+
+
+def test_undefined_values_and_none_are_written_as_nothing() -> None:
+    source = "{{ 'a' + x.y }}{{ x + 'b' }}{{ none }}{{ 'c' ~ none }}{{ x.y.z }}"
+    assert render(source) == "abc"
 
 
 @pytest.mark.parametrize(
@@ -345,9 +373,9 @@ def test_additions_in_templates_equal_pythons(terms: list[tuple[Any, bool]], gro
         assert render("{{ " + source + " }}", variables=names) == told
 
 
-def test_escaped_texts_stay_escaped_in_additions() -> None:
+def test_nothing_is_escaped_in_additions() -> None:
     source = "{{ '<' + ('<' | safe) + x + '>' }}"
-    assert render(source, variables={"x": "&"}) == "&lt;<&amp;&gt;"
+    assert render(source, variables={"x": "&"}) == "<<&>"
 
 
 def test_non_integer_numbers_add_up() -> None:
@@ -408,46 +436,25 @@ def test_failed_rendering_does_not_use_up_the_next_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "family", "form"),
+    ("source", "family"),
     [
-        ("{{ '<|im_start|>' }}", "chatml", None),
-        ("<|im_start|> <tool_call> {{ tools }}", "qwen", "hermes"),
-        ("<|im_start|> <tool_call><function=x><parameter=y> {{ tools }}", "qwen", "qwen-xml"),
-        ("<|start_header_id|> {{ tools }}", "llama-3", "llama3"),
-        ("<|start_header_id|> <function= {{ tools }}", "functionary", "functionary"),
-        ("<|start_header_id|> >>>all {{ tools }}", "functionary", "functionary-v3"),
-        ("[INST] [TOOL_CALLS] {{ tools }}", "mistral", "mistral"),
-        ("[INST] [TOOL_CALLS] [ARGS] {{ tools }}", "mistral", "mistral-args"),
-        ("[INST] <<SYS>>", "llama-2", None),
-        ("[INST]", "mistral", None),
-        ("<｜tool▁calls▁begin｜>", "deepseek", "deepseek"),
-        ("<|START_OF_TURN_TOKEN|> tool_name", "command-r", "command-r"),
-        ("<|START_OF_TURN_TOKEN|> <|START_ACTION|>", "command-r", "command-r7b"),
-        ("<|user|> <|end|>", "phi-3", None),
-        ("<|user|> {{ eos_token }}", "zephyr", None),
-        ("[gMASK]sop", "chatglm3", "chatglm3"),
-        ("[gMASK]<sop>", "glm-4", "glm4"),
-        ("<start_of_turn>", "gemma", None),
-        ("<|channel|> <|message|>", "harmony", None),
+        ("{{ '<|im_start|>' }}", "chatml"),
+        ("<|start_header_id|> {{ tools }}", "llama-3"),
+        ("[INST] <<SYS>>", "llama-2"),
+        ("[INST]", "mistral"),
+        ("<｜User｜>", "deepseek"),
+        ("<|START_OF_TURN_TOKEN|> tool_name", "command-r"),
+        ("<|user|> <|end|>", "phi-3"),
+        ("<|user|> {{ eos_token }}", "zephyr"),
+        ("[gMASK]sop", "chatglm3"),
+        ("[gMASK]<sop>", "glm-4"),
+        ("<start_of_turn>", "gemma"),
     ],
 )
-def test_family_is_detected_by_template_markers(source: str, family: str, form: str | None) -> None:
+def test_family_is_detected_by_template_markers(source: str, family: str) -> None:
     found = families.detect(source)
     assert found is not None
-    assert (found.name, found.tool_form) == (family, form)
-
-
-def test_unknown_template_has_no_stops_and_generic_tool_format() -> None:
-    template = compile("{{ messages[0].content }}{{ tools }}", "some-file")
-    assert isinstance(template, ChatTemplate)
-    assert template.takes_tools
-    assert (template.family.stops, template.tool_form) == ((), "generic")
-
-
-def test_thinking_template_is_detected() -> None:
-    found = families.detect("<|im_start|> </think>")
-    assert found is not None
-    assert found.reasoning == ("<think>", "</think>")
+    assert found.name == family
 
 
 def _doubled(first: str, second: str, pair: str = "[{0},{0}]", depth: int = 30) -> str:

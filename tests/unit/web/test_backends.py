@@ -13,6 +13,7 @@ from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.pools import Backend
 from proxy.config import ApiKey, Secret, Settings
 from proxy.gateway import Info
+from proxy.prompting.profile.verify import verdict
 from proxy.web.observability import Record
 from tests.apps import app_on
 from tests.fakes import ScriptedDriver, services_of, wait_until
@@ -81,6 +82,25 @@ def test_probed_backend_shows_its_properties_before_its_first_token(driver: Slow
     driver.write.set()
     wait_until(lambda: registry.ready)
     assert shown(to)["state"] == "up"
+
+
+def test_profile_of_a_template_and_kinds_of_the_servers_own_route_are_shown(driver: Slow) -> None:
+    to = visitor(driver)
+    assert shown(to)["profile"] == {}
+    driver.speak.set()
+    driver.write.set()
+    registry = services_of(to.application).gateway.registry
+    wait_until(lambda: registry.ready)
+    profile = shown(to)["profile"]
+    assert isinstance(profile, dict)
+    assert profile["system messages"]
+    assert shown(to)["server_prompts"] == []
+    registry.backends["b0"].verdict = verdict({"tools": "differs", "plain": "same"}, complete=True)
+    assert shown(to)["server_prompts"] == ["tools"]
+    assert services_of(to.application).gateway.profile("tiny")[-1] == (
+        "server's own route",
+        "tools",
+    )
 
 
 def test_early_request_waits_for_the_first_backend(driver: Slow) -> None:

@@ -128,6 +128,16 @@ def test_model_of_a_changed_table_is_shown_once(site: Site) -> None:
     assert [(one["name"], one["title"]) for one in told] == [("a", "After"), ("b", "")]
 
 
+def test_template_of_a_known_model_is_described(site: Site) -> None:
+    registry = site.services.gateway.registry
+    wait_until(lambda: registry.ready)
+    site.add(registry.models()[0])
+    site.add("never loaded")
+    profiles = site.seen(OTHER)["profiles"]
+    assert profiles["never loaded"] == []
+    assert profiles[registry.models()[0]] == [["format", "plain text"]]
+
+
 def admins_request() -> dict[str, Any]:
     """The environ of a request whose key was checked."""
     environ: dict[str, Any] = {}

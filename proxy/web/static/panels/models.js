@@ -70,7 +70,7 @@ function card({ name }) {
     say(status, doing(one));
     advance(progress, one);
     failure.update(one.failure);
-    keyed(facts, known(one), ([label]) => label, fact);
+    keyed(facts, [...known(one), ...template(name)], ([label]) => label, fact);
     actions?.update(one);
   };
   return element;
@@ -126,6 +126,11 @@ function known(one) {
       one.kept.size ? binary(one.kept.size) : "",
     ],
   ];
+}
+
+/** What is known of its template, in English, as the log and `slotproxy doctor` say it. */
+function template(name) {
+  return (state.profiles[name] ?? []).map(([label, text]) => [label, text, ""]);
 }
 
 function expiry({ expires_at, ttl }) {

@@ -62,6 +62,13 @@ def test_every_request_is_counted_at_any_number(requests: int) -> None:
             assert total == pytest.approx(sum(found))
 
 
+def test_prompts_of_backends_are_counted_by_kind() -> None:
+    metrics, record = Metrics(), Record({"PATH_INFO": "/p"})
+    record.info = Info(backend="b", kinds=("system", "tools"))
+    metrics.add([summarize(record, 1.0, 1.0)] * 3)
+    assert metrics.counts(0).kinds == {("b", "system"): 3, ("b", "tools"): 3}
+
+
 def test_missing_measurements_are_in_no_histogram() -> None:
     metrics = Metrics()
     record = Record({"PATH_INFO": "/p"})

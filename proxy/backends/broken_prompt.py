@@ -1,0 +1,144 @@
+"""Sends a prompt so that no token spans one of its breaks.
+
+The prompt becomes a list of texts and token ids, which servers of all generations take: they
+tokenize each text by itself. The text up to the first break stays a text, before which the server
+puts its begin token. What follows a break becomes ids, up to the next end of a turn: many
+sentencepiece tokenizers add a space before a text, and newer servers take a list without ids for
+several prompts. From the end of the turn on, it is a text again. It begins with a control token, so
+nothing is added.
+
+The ids are asked for in one call, with all texts in a list. Between them is an id that no
+vocabulary has, which ``/tokenize`` returns as it is, and before each a line feed, which takes the
+added space. A text that grows behind its last break keeps its ids, so a slot's cache stays valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, pairwise
+
+from msgspec import Struct
+
+from ..errors import UpstreamFault
+from ..runtime.cancel import Cancel
+
+BETWEEN = -1  # no vocabulary has it
+LEADS = ("\n", ".", "0")  # put before a text; tried until no token spans it and the text
+LONG = 1 << 16  # characters that are tokenized in one call: an old server takes seconds for more
+AT_ONCE = 4096  # texts in one call
+
+Part = str | int
+Tokenize = Callable[[list[Part], Cancel | None], list[int]]
+
+
+class _Stretch(Struct, frozen=True):
+    """A text behind a break, to be sent as ids, and the text that follows it, if any."""
+
+    broken: str
+    rest: str
+
+
+class BrokenPrompts:
+    """Makes the lists for one server, whose tokenizer takes lists as well."""
+
+    def __init__(self, tokenize: Tokenize) -> None:
+        self._tokenize = tokenize
+        self._is_token: dict[str, bool] = {}
+
+    def parts(
+        self, text: str, breaks: Sequence[int], ends: Sequence[str], cancel: Cancel | None = None
+    ) -> list[Part]:
+        """The prompt as a list. `breaks` are ascending offsets inside of it; `ends` are the texts
+        that may end a turn. Raises Cancelled and the errors of the server."""
+        if not breaks:
+            return [text]
+        ends = [end for end in ends if self._known_token(end, cancel)]
+        cuts = (0, *breaks, len(text))
+        first, *behind = [text[begin:end] for begin, end in pairwise(cuts)]
+        stretches = [_stretch(each, ends) for each in behind]
+        ids = self._ids([each.broken for each in stretches], cancel)
+        pieces = [_pieces(each.broken) for each in stretches]
+        ids = self._ids([*chain.from_iterable(pieces)], cancel)
+        out: list[Part] = [first]
+        for stretch, some in zip(stretches, pieces, strict=True):
+            for _ in some:
+                out += next(ids)
+            if stretch.rest:
+                out.append(stretch.rest)
+        return out
+
+    def _known_token(self, text: str, cancel: Cancel | None) -> bool:
+        """Whether a text is a control token of its own."""
+        known = self._is_token.get(text)
+        if known is None:
+            lead = LEADS[0]
+            content: list[Part] = [text, BETWEEN, lead, BETWEEN, lead + text]
+            alone, before, both = _split(self._tokenize(content, cancel), 3)
+            known = self._is_token[text] = len(alone) == 1 and both == before + alone
+        return known
+
+    def _ids(self, texts: list[str], cancel: Cancel | None) -> Iterator[list[int]]:
+        for some in _batches(texts):
+            yield from self._of_batch(some, LEADS, cancel)
+
+    def _of_batch(
+        self, texts: list[str], leads: Sequence[str], cancel: Cancel | None
+    ) -> list[list[int]]:
+        """The ids of each text. Where the lead's tokens are others before a text, another lead is
+        tried."""
+        if not leads:
+            raise UpstreamFault("the backend cannot tokenize the middle of a text")
+        lead, *others = leads
+        content: list[Part] = [lead]
+        for text in texts:
+            content += (BETWEEN, lead + text)
+        before, *found = _split(self._tokenize(content, cancel), 1 + len(texts))
+        out = []
+        for text, ids in zip(texts, found, strict=True):
+            if ids[: len(before)] == before:
+                out.append(ids[len(before) :])
+            else:
+                out += self._of_batch([text], others, cancel)
+        return out
+
+
+def _stretch(text: str, ends: Iterable[str]) -> _Stretch:
+    at = min((place for end in ends if (place := text.find(end, 1)) > 0), default=len(text))
+    return _Stretch(text[:at], text[at:])
+
+
+def _pieces(text: str) -> list[str]:
+    """The text in pieces that are not too long. They begin at the same places when it grows."""
+    out = []
+    while len(text) > LONG:
+        spaces = (text.rfind(space, LONG // 2, LONG) for space in "\n ")
+        cut = next((at for at in spaces if at > 0), LONG)
+        out.append(text[:cut])
+        text = text[cut:]
+    return [*out, text]
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        if some and (size + len(text) > LONG or len(some) == AT_ONCE):
+            yield some
+            some, size = [], 0
+        some.append(text)
+        size += len(text)
+    if some:
+        yield some
+
+
+def _split(ids: Iterable[int], count: int) -> list[list[int]]:
+    """The ids of each text. Raises UpstreamFault if there are not as many."""
+    out: list[list[int]] = [[]]
+    for token in ids:
+        if token == BETWEEN:
+            out.append([])
+        else:
+            out[-1].append(token)
+    if len(out) != count:
+        raise UpstreamFault("the backend returned invalid tokens")
+    return out

@@ -1,0 +1,122 @@
+"""Asks a llama-server for its own prompts of the probes in `prompting.profile.verify`.
+
+It is done by the thread that checks the backend's health, once for each template and build. The
+route takes no slot.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from datetime import datetime
+
+from msgspec import structs
+
+from ..core.request import CompletionRequest
+from ..errors import GatewayError, Unsupported
+from ..prompting.profile import verify
+from ..prompting.profile.verify import Verdict
+from ..prompting.prompt import Prompter, Unrendered, begun
+from ..runtime.blocking import run_in_native_thread
+from .driver import Capabilities, Driver
+from .pools import Backend
+
+log = logging.getLogger("slotproxy.backends")
+
+MOST_TIME = 20.0  # seconds for all of them
+MAX_KEPT = 64  # verdicts
+PAUSE = 60.0  # seconds until an incomplete check is repeated
+
+
+class TemplateChecks:
+    """The verdicts on all backends. `prompters` returns the one of a model, `now` the time of
+    day."""
+
+    def __init__(
+        self, prompters: Callable[[str], Prompter | Unrendered], now: Callable[[], datetime]
+    ) -> None:
+        self._prompters = prompters
+        self._now = now
+        self._known: dict[tuple[object, ...], Verdict] = {}
+
+    def look(self, backend: Backend) -> None:
+        """Set the backend's verdict if its template or build has changed. For the thread that
+        checks its health."""
+        caps = backend.caps
+        if caps is None or not _renders(backend, caps):
+            return
+        key = caps.template, caps.build, caps.bos_token, caps.eos_token, caps.adds_bos
+        if key == backend.verified and (
+            backend.verdict.complete or time.monotonic() < backend.verify_at
+        ):
+            return
+        backend.verdict = verify.UNKNOWN
+        prompter = self._prompters(backend.model)
+        if isinstance(prompter, Unrendered):
+            return
+        verdict = self._known.get(key)
+        if verdict is None:
+            verdict = check(backend.driver, prompter, self._now())
+            if verdict.complete:
+                while len(self._known) >= MAX_KEPT:
+                    self._known.pop(next(iter(self._known)), None)
+                self._known[key] = verdict
+        if verdict.differing:
+            kinds = ", ".join(verdict.differing)
+            log.warning("backend %s renders %s itself: its prompts differ", backend.name, kinds)
+        backend.verified, backend.verdict = key, verdict
+        backend.verify_at = time.monotonic() + PAUSE
+
+
+def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
+    """Compare the prompts of a server with ours. An incomplete verdict lacks kinds that the server
+    did not render.
+
+    A probe that belongs to a kind already known to differ says nothing more."""
+    ours = run_in_native_thread(
+        lambda: {
+            kind.name: [verify.our_prompts(prompter, probe, now) for probe in kind.probes]
+            for kind in verify.KINDS
+        }
+    )
+    end = time.monotonic() + MOST_TIME
+    outcomes: dict[str, verify.Outcome] = {}
+    differing: list[str] = []
+    try:
+        for kind in verify.KINDS:
+            found = []
+            for probe, texts in zip(kind.probes, ours[kind.name], strict=True):
+                if texts is None or verify.kinds_of(probe, differing):
+                    continue
+                if time.monotonic() >= end:
+                    return verify.verdict(outcomes, complete=False)
+                found.append(_outcome(driver, probe, texts))
+            if found:
+                outcomes[kind.name] = outcome = verify.outcome_of(found)
+                differing += [kind.name] * (outcome == "differs")
+    except Unsupported:
+        pass  # it has no such route, and all kinds are rendered here
+    except GatewayError as error:
+        log.debug("the prompts of a server are not known: %s", error)
+        return verify.verdict(outcomes, complete=False)
+    return verify.verdict(outcomes, complete=True)
+
+
+def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) -> verify.Outcome:
+    theirs = driver.server_prompt(probe)
+    outcome = verify.compared(probe, ours, theirs)
+    if outcome == "differs" and theirs is not None and begun(probe):
+        # Some servers cut the beginning of the model's turn for templates with an end token there.
+        before = structs.replace(probe, messages=probe.messages[:-1])
+        question = driver.server_prompt(before)
+        if question is None or not theirs.startswith(question.rstrip()):
+            return "refused"
+    return outcome
+
+
+def _renders(backend: Backend, caps: Capabilities) -> bool:
+    """Whether a verdict on the backend matters, and it can be asked without loading its model."""
+    asked = caps.chat and not caps.native and not caps.provisional
+    own = bool(caps.template) and caps.template_from == "server"
+    return asked and own and backend.chat_mode == "auto" and backend.status in ("", "loaded")

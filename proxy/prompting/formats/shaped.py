@@ -1,0 +1,276 @@
+"""The streaming parser of a call shape.
+
+It follows the literals of the shape, with any white space between them. Three kinds of calls:
+JSON objects that hold the name and the arguments, names with JSON arguments, and names with tagged
+arguments. JSON objects are read in any order of their members, and lists of them as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from .base import ID, CallFormat, CallShape, TaggedArguments, Tools, marked
+from .objects import Keys, read_arguments, read_list, read_object
+from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
+from .tagged import STRING, inside, kinds, member, typed
+
+_TOKEN = re.compile(r"<[^<>\s]*>?|\[/?[A-Z_]+\]|[\[\]{}]|[^\s<\[\]{}]+")
+_MARK = re.compile(r"<[^<>\s]*[>=]|<[^<>]*?=\"?|\[[A-Z_]+\]|\w+:(?=\s)|\w+\[")
+_OBJECT = re.compile(r'\{[^{}]*(?:"function"\s*:\s*\{[^{}]*)?"\w+"\s*:\s*"\Z')
+_NAME_KEY = re.compile(r'"(\w+)"\s*:\s*"\Z')
+_ARGUMENTS_KEY = re.compile(r'"(\w+)"\s*:\s*\Z')
+_BY_KEY = re.compile(r'\{\s*"\Z')
+_CONTROL = ("[", "<|", "<｜")
+_NAME_SIGNS = "_-./:$@"
+
+
+def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
+    """The format of calls with this shape."""
+    opening = openings(shape)
+    reader = _Shaped(shape)
+    return CallFormat(
+        name=name,
+        opening=opening,
+        shape=shape,
+        body=marked(opening, reader.read, reader.read_at_start if reader.may_lack_mark else None),
+    )
+
+
+def openings(shape: CallShape) -> tuple[str, ...]:
+    """The marks that calls may begin with: those before the name, since models leave the first out
+    at times. None if calls begin with JSON."""
+    lead = shape.prefix + shape.before_name
+    marks: list[str] = []
+    at = 0
+    while mark := _MARK.match(lead, at):
+        if not marks or mark.group()[0] in "<[":
+            marks.append(mark.group())
+        at = mark.end() + len(lead[mark.end() :]) - len(lead[mark.end() :].lstrip())
+    return tuple(dict.fromkeys(marks))
+
+
+def _tokens(text: str) -> list[str]:
+    return _TOKEN.findall(text)
+
+
+class _Shaped:
+    """Reads calls of one shape."""
+
+    def __init__(self, shape: CallShape) -> None:
+        self._shape = shape
+        self._lead = lead = shape.prefix + shape.before_name
+        found = _OBJECT.search(lead)
+        self._object_at = found.start() if found and shape.tagged is None else -1
+        keys = (_NAME_KEY.search(lead), _ARGUMENTS_KEY.search(shape.after_name))
+        self._keys = Keys.also(*(key[1] if key else "" for key in keys))
+        self._after_name = _tokens(shape.after_name)
+        self._suffix = _tokens(shape.suffix)
+        self._separator = _tokens(shape.separator)
+        self._before_name = _tokens(shape.before_name)
+        self._end = _tokens(shape.end)
+        self._has_list = self._object_at >= 0 and "[" in _tokens(lead[: self._object_at])
+
+    @property
+    def may_lack_mark(self) -> bool:
+        """Whether an answer may begin with calls that have no mark: theirs have none, or it is a
+        control token, which some servers do not print."""
+        marks = openings(self._shape)
+        return not marks or (self._object_at >= 0 and marks[0].startswith(_CONTROL))
+
+    def read(self, reader: CallReader, tools: Tools, mark: str) -> Wait:
+        """Reads calls behind a mark."""
+        rest = self._lead.partition(mark)[2]
+        if self._object_at < 0:
+            yield from reader.spaces()
+            if self._shape.tagged is not None and (yield from reader.peek()) in ("{", "["):
+                # Some models of such a format write JSON between its marks at times.
+                yield from self._read_objects(reader, tools)
+                return
+            yield from self._literals(reader, _tokens(rest))
+            yield from self._read_named(reader, tools)
+            return
+        opened = len(self._lead) - len(rest)
+        for token in _tokens(self._lead[opened : self._object_at]):
+            if token != "[":
+                yield from reader.skip(" " + token)
+        yield from self._read_objects(reader, tools)
+
+    def read_at_start(self, reader: CallReader, tools: Tools) -> Wait:
+        """Reads calls without marks, of known tools."""
+        if self._object_at < 0:
+            yield from self._literals(reader, _tokens(self._lead))
+            yield from self._read_named(reader, tools)
+            return
+        yield from reader.spaces()
+        if (yield from reader.peek()) == "[":
+            yield from read_list(reader, tools, self._keys)
+        else:
+            yield from read_object(reader, tools, keys=self._keys)
+        if not reader.behind_call:
+            raise Malformed
+        yield from self._optional(reader, [*self._suffix, *self._end])
+
+    # Calls that are JSON objects
+
+    def _read_objects(self, reader: CallReader, tools: Tools) -> Wait:
+        calls = reader.calls
+        while True:
+            yield from reader.spaces()
+            char = yield from reader.peek()
+            try:
+                if char == "[":
+                    yield from read_list(reader, keys=self._keys)
+                elif char == "{":
+                    yield from read_object(reader, keys=self._keys)
+                else:
+                    raise Malformed
+            except Malformed:
+                # Models often omit the last brace; the marks are not text either way.
+                if reader.calls == calls:
+                    raise
+                break
+            yield from self._optional(reader, self._closing())
+            yield from self._optional(reader, self._separator)
+            yield from reader.spaces()
+            if (yield from reader.peek()) != "{":
+                break
+        yield from self._optional(reader, [*self._closing(), *self._end])
+
+    def _closing(self) -> list[str]:
+        """The suffix without what belongs to the object itself."""
+        at = self._shape.suffix.rfind("}") + 1
+        return _tokens(self._shape.suffix[at:])
+
+    # Calls with a name between literals
+
+    def _read_named(self, reader: CallReader, tools: Tools) -> Wait:
+        first = self._before_name[:1]
+        while True:
+            name = yield from self._name(reader)
+            if self._shape.tagged is None:
+                yield from self._after(reader)
+                yield from read_arguments(reader, name)
+                yield from self._optional(reader, self._suffix)
+            else:
+                yield from self._literals(reader, self._after_name)
+                yield from _Tagged(self._shape, self._shape.tagged).read(reader, tools, name)
+            yield from self._optional(reader, self._separator)
+            if not first or not (yield from reader.skip(" " + first[0])):
+                break
+            yield from self._literals(reader, self._before_name[1:])
+        yield from self._optional(reader, self._end)
+
+    def _name(self, reader: CallReader) -> Reading[str]:
+        after = self._shape.after_name.lstrip()[:1]
+        name = yield from reader.run(
+            lambda char: char != after and (char.isalnum() or char in _NAME_SIGNS)
+        )
+        if not name:
+            raise Malformed
+        return name
+
+    def _after(self, reader: CallReader) -> Wait:
+        """Reads what is between the name and JSON arguments; some models leave parts of it out."""
+        for token in self._after_name:
+            yield from reader.spaces()
+            if (yield from reader.peek()) == "{":
+                return
+            yield from self._literal(reader, token, optional=True)
+
+    # Literals
+
+    def _literals(self, reader: CallReader, tokens: list[str]) -> Wait:
+        for token in tokens:
+            yield from self._literal(reader, token)
+
+    def _optional(self, reader: CallReader, tokens: list[str]) -> Wait:
+        for token in tokens:
+            yield from self._literal(reader, token, optional=True)
+
+    def _literal(self, reader: CallReader, token: str, *, optional: bool = False) -> Wait:
+        """Takes a literal, and the id of the call within it."""
+        for at, part in enumerate(token.split(ID)):
+            if at:
+                reader.call_id = yield from reader.run(lambda char: char.isalnum() or char in "_-")
+            if part and not (yield from reader.skip(part if at else " " + part)):
+                if not optional:
+                    raise Malformed
+                return
+
+
+class _Tagged:
+    """Reads tagged arguments, up to the end of the call."""
+
+    def __init__(self, shape: CallShape, tags: TaggedArguments) -> None:
+        self._key = _tokens(tags.before_key)
+        self._key_end, *self._after_key = _tokens(tags.after_key)
+        self._between = _tokens(tags.separator)
+        self._suffix = _tokens(shape.suffix)
+        self._value_end = tags.after_value.strip()
+        self._line_before = "\n" if tags.after_key.endswith("\n") else ""
+        self._line_behind = "\n" if tags.after_value.startswith("\n") else ""
+        self._next = [*self._between[:1], *self._key[:1], *self._suffix[:1]]
+
+    def read(self, reader: CallReader, tools: Tools, name: str) -> Wait:
+        parameters = tools.get(name, {})
+        started = False
+        while (yield from self._has_argument(reader, first=not started)):
+            key = (yield from reader.until(self._key_end)).strip()
+            for token in self._after_key:
+                yield from reader.expect(" " + token)
+            if self._line_before:
+                yield from reader.skip(self._line_before)
+            if not started:
+                reader.start(name)
+            reader.arguments(("," if started else "{") + json.dumps(key) + ": ")
+            started = True
+            yield from self._value(reader, kinds(member(parameters, key, parameters), parameters))
+        for token in self._suffix[:1]:
+            yield from reader.expect(" " + token)
+        for token in self._suffix[1:]:
+            yield from reader.skip(" " + token)
+        if started:
+            reader.arguments("}")
+            reader.finish()
+        else:
+            reader.call(name, "{}")
+
+    def _has_argument(self, reader: CallReader, *, first: bool) -> Reading[bool]:
+        if not first:
+            for token in self._between:
+                yield from reader.skip(" " + token)
+        head, *rest = self._key
+        if not (yield from reader.skip(" " + head)):
+            return False
+        for token in rest:
+            yield from reader.expect(" " + token)
+        return True
+
+    def _value(self, reader: CallReader, allowed: frozenset[str]) -> Wait:
+        """A value of these types: a string streams, others are emitted when they are complete."""
+        streams = allowed == STRING
+        parts: list[str] = []
+        size = 0
+
+        def sink(text: str) -> None:
+            nonlocal size
+            if streams:
+                reader.arguments(inside(text))
+                return
+            size += len(text)
+            if size > MAX_HELD:
+                raise Malformed
+            parts.append(text)
+
+        if streams:
+            reader.arguments('"')
+        while True:
+            # The mark may be a part of the value: it ends it only if the format goes on behind it.
+            mark = yield from reader.up_to(self._value_end, sink, self._line_behind)
+            if mark is None:
+                raise Malformed
+            if (yield from reader.starts(self._next)):
+                break
+            sink(mark)
+        reader.arguments('"' if streams else typed("".join(parts), allowed))

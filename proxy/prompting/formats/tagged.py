@@ -1,0 +1,194 @@
+"""Arguments that models write between tags: text that becomes JSON of the type in the schema.
+
+A string is the text itself; anything else is JSON. Where the schema allows both, the text is JSON
+if that has another type that the schema allows, else a string.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .base import Tools
+from .jsonscan import is_json
+from .reader import MAX_HELD, CallReader, Malformed, Wait
+
+STRING = frozenset({"string"})
+_ALL = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+_MAX_NESTED = 16
+
+
+class Arguments:
+    """Writes the arguments of the open call of ``reader``, one by one."""
+
+    def __init__(self, reader: CallReader, tools: Tools, name: str) -> None:
+        self.root: Mapping[str, Any] = tools.get(name, {})
+        self._reader = reader
+        self._count = 0
+
+    def key(self, key: str) -> None:
+        """Begins the argument `key`."""
+        before = ", " if self._count else "{"
+        self._reader.arguments(f"{before}{quoted(key)}: ")
+        self._count += 1
+
+    def end(self) -> None:
+        """Ends the arguments and the call."""
+        self._reader.arguments("}" if self._count else "{}")
+        self._reader.finish()
+
+    def kinds(self, key: str) -> frozenset[str]:
+        """The types that the schema allows for the argument `key`."""
+        return kinds(member(self.root, key, self.root), self.root)
+
+
+def typed_until(reader: CallReader, close: str, allowed: frozenset[str]) -> Wait:
+    """Takes an argument of these types up to `close`, and `close`. Strings stream."""
+    if allowed == STRING:
+        reader.arguments('"')
+        yield from stream_until(reader, close, lambda text: reader.arguments(inside(text)))
+        reader.arguments('"')
+    else:
+        reader.arguments(typed((yield from reader.until(close, MAX_HELD)), allowed))
+
+
+def declared_until(reader: CallReader, close: str, allowed: frozenset[str], is_text: bool) -> Wait:
+    """Takes an argument like `typed_until`, of which the model says whether it is a text. It is
+    believed as far as the schema allows."""
+    if allowed == STRING or (is_text and "string" in allowed):
+        yield from typed_until(reader, close, STRING)
+        return
+    text = yield from reader.until(close, MAX_HELD)
+    says_string = not is_text and "string" in allowed and _is_string(text)
+    reader.arguments(text.strip() if says_string else typed(text, allowed))
+
+
+def _is_string(text: str) -> bool:
+    return text.strip().startswith('"') and is_json(text)
+
+
+def typed(text: str, allowed: frozenset[str]) -> str:
+    """An argument as JSON of one of these types, if it can be."""
+    value = _WORDS.get(text.strip(), text.strip())
+    if allowed == STRING:
+        return quoted(text)
+    if not is_json(value) or ("string" in allowed and not allowed & _kinds_of(json.loads(value))):
+        return quoted(text)
+    if value.startswith('"') and "string" in allowed:
+        return quoted(text)
+    return value
+
+
+def quoted(text: str) -> str:
+    """The text as a JSON string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def inside(text: str) -> str:
+    """The text as it stands inside a JSON string."""
+    return quoted(text)[1:-1]
+
+
+def stream_until(reader: CallReader, mark: str, sink: Callable[[str], None]) -> Wait:
+    """Passes the text up to `mark` to the sink as it streams, and takes the mark. Raises Malformed
+    if the reply ends first."""
+    if not (yield from reader.up_to(mark, sink)):
+        raise Malformed
+
+
+def member(schema: Any, key: str, root: Any) -> Any:
+    """The schema of a member of an object; True if there is none."""
+    for part in _parts(schema, root):
+        properties = part.get("properties")
+        if isinstance(properties, Mapping) and key in properties:
+            return properties[key]
+    for part in _parts(schema, root):
+        if isinstance(part.get("additionalProperties"), Mapping):
+            return part["additionalProperties"]
+    return True
+
+
+def items(schema: Any, root: Any) -> Any:
+    """The schema of the items of an array; True if there is none."""
+    return next(
+        (p["items"] for p in _parts(schema, root) if isinstance(p.get("items"), dict)), True
+    )
+
+
+def kinds(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
+    """The JSON types that a schema allows; all if that is not clear."""
+    schema = _resolved(schema, root)
+    if not isinstance(schema, Mapping) or depth > _MAX_NESTED:
+        return _ALL
+    allowed = _ALL
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        allowed = frozenset({kind})
+    elif isinstance(kind, list):
+        allowed = frozenset(k for k in kind if isinstance(k, str))
+    if schema.get("nullable") is True:
+        allowed |= {"null"}
+    if "const" in schema:
+        allowed &= _kinds_of(schema["const"])
+    if isinstance(schema.get("enum"), list):
+        allowed &= frozenset().union(*(_kinds_of(value) for value in schema["enum"]))
+    for word in ("anyOf", "oneOf"):
+        if isinstance(schema.get(word), list):
+            parts = (kinds(part, root, depth + 1) for part in schema[word])
+            allowed &= frozenset().union(*parts)
+    if isinstance(schema.get("allOf"), list):
+        for part in schema["allOf"]:
+            allowed &= kinds(part, root, depth + 1)
+    return allowed & _ALL or _ALL
+
+
+def kind_of(value: Any) -> str:
+    """The JSON type of a value."""
+    return "number" if isinstance(value, float) else min(_kinds_of(value))
+
+
+def _kinds_of(value: Any) -> frozenset[str]:
+    match value:
+        case bool():
+            return frozenset({"boolean"})
+        case None:
+            return frozenset({"null"})
+        case str():
+            return STRING
+        case int():
+            return frozenset({"integer", "number"})
+        case float():
+            return frozenset({"number", "integer"} if value.is_integer() else {"number"})
+        case list():
+            return frozenset({"array"})
+        case _:
+            return frozenset({"object"})
+
+
+def _parts(schema: Any, root: Any, depth: int = 0) -> list[Mapping[str, Any]]:
+    """A schema and its alternatives, references resolved."""
+    schema = _resolved(schema, root)
+    if not isinstance(schema, Mapping) or depth > _MAX_NESTED:
+        return []
+    parts = [schema]
+    for word in ("anyOf", "oneOf", "allOf"):
+        if isinstance(schema.get(word), list):
+            for part in schema[word]:
+                parts += _parts(part, root, depth + 1)
+    return parts
+
+
+def _resolved(schema: Any, root: Any) -> Any:
+    """A schema without references: True where one leads nowhere."""
+    for _ in range(_MAX_NESTED):
+        if not isinstance(schema, Mapping) or not isinstance(schema.get("$ref"), str):
+            return schema
+        target = root
+        for name in schema["$ref"].removeprefix("#").strip("/").split("/"):
+            name = name.replace("~1", "/").replace("~0", "~")
+            if name:
+                target = target.get(name) if isinstance(target, Mapping) else None
+        schema = True if target is None else target
+    return True

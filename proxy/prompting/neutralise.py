@@ -1,0 +1,314 @@
+"""Keeps texts inside of messages from speaking for the chat template.
+
+A prompt is one text: ``<|im_end|>\\n<|im_start|>system`` in a tool's result is the same characters
+as the end of that result and the beginning of a system message. The tokens need not be the same.
+Servers of all generations tokenize each text of a prompt's list by itself, and so a control token
+that two of them share is plain text. So nothing is altered: the prompt is cut inside of every
+control token that a message brought along.
+
+The places are marked before the template is rendered, when it is still known what comes from whom,
+with a character that means nothing (Unicode's noncharacters) and that nothing in the request
+contains. Afterwards the marks are removed, and their places are the prompt's breaks.
+
+A backend that renders prompts itself takes messages, not tokens. For it, an invisible character
+(word joiner) is put into each control token.
+
+Who may write control tokens: the operator, in the system message. An answer of the model may
+contain those that only occur in answers, because its template looks for them. Users may if a
+setting says so. Results of tools and documents may not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ..core.request import CompletionRequest, Message, Tool, ToolCall
+from ..errors import InvalidParameter
+from .control_tokens import NO_PART_OF_ANSWERS, OF_ROLES, ControlTokens
+
+MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
+JOINER = "\u2060"
+DOCUMENTS = "documents"  # the variable of templates for retrieved texts
+_DESCRIBING = frozenset(
+    {"description", "title"}
+)  # of a schema: changing others changes its meaning
+# JSON with an escape that may hide a control token, and each of its escapes.
+_HIDING = re.compile(r"\\(?:u(?:00[2-7]|[fF]{2}5[cC]|2581)|/)")
+_ESCAPES = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+
+Change = Callable[[str], str]
+
+
+class PlainPrompt(Struct, frozen=True):
+    """A prompt without its marks, its `breaks`, and offsets that were those of the marked text."""
+
+    text: str
+    breaks: tuple[int, ...]
+    boundaries: tuple[int, ...]
+
+
+class MarkedRequest(Struct, frozen=True):
+    """What to render. Without a `mark`, nothing is marked."""
+
+    request: CompletionRequest
+    control_tokens: ControlTokens
+    mark: str = ""
+
+    def unmarked(self, text: str, boundaries: Sequence[int]) -> PlainPrompt:
+        """The rendered text without the marks. `boundaries` are ascending offsets in it."""
+        if not self.mark:
+            return PlainPrompt(text, (), tuple(boundaries))
+        # A template may write JSON or Python source in ASCII.
+        pattern = f"{self.mark}|{re.escape(_escape(self.mark))}"
+        places = [match.span() for match in re.finditer(pattern, text)]
+        cuts = [0, *(at for place in places for at in place), len(text)]
+        parts = [text[begin:end] for begin, end in zip(cuts[::2], cuts[1::2], strict=True)]
+        plain = "".join(parts)
+        # A mark at the end of a content is a break only if the text behind completes a token.
+        breaks = (
+            offset
+            for offset in dict.fromkeys(accumulate(map(len, parts[:-1])))
+            if self.control_tokens.spans(plain, offset)
+        )
+        removed = [0, *accumulate(end - start for start, end in places)]
+        starts = [start for start, _ in places]
+        return PlainPrompt(
+            plain,
+            tuple(breaks),
+            tuple(offset - removed[bisect_left(starts, offset)] for offset in boundaries),
+        )
+
+    def disarmed(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Marked messages with an invisible character in place of each mark."""
+        if not self.mark or not messages:
+            return messages
+        value = msgspec.to_builtins(messages)
+        changed = _each(value, lambda text: text.replace(self.mark, JOINER))
+        return msgspec.convert(changed, tuple[Message, ...])
+
+
+class Neutraliser:
+    """Breaks the control tokens of one chat template, given its `source` and the `tokens` that it
+    gets as variables. With `users` False, those in users' messages and in tools stay as they
+    are."""
+
+    def __init__(self, source: str, tokens: Iterable[str] = (), *, users: bool = True) -> None:
+        tokens = tuple(filter(None, tokens))
+        self._everything = everything = ControlTokens(source, tokens)
+        self._offered = everything if users else None
+        self._rules: Mapping[str, ControlTokens | None] = {
+            "system": None,
+            "user": self._offered,
+            "assistant": ControlTokens(source, tokens, NO_PART_OF_ANSWERS),
+            "tool": everything,
+        }
+        self._roles = ControlTokens(source, tokens, OF_ROLES)
+        self._free = tuple(m for m in MARKS if m not in source and _escape(m) not in source)
+
+    def mark(self, request: CompletionRequest) -> MarkedRequest:
+        """Mark the places at which the prompt of a chat must be cut. Raises InvalidParameter if
+        there are some and no character is left for marking."""
+        if not self._has_some(request):
+            return MarkedRequest(request, self._everything)
+        contents = (request.messages, request.tools, request.template_kwargs)
+        text = json.dumps(msgspec.to_builtins(contents))
+        mark = next((mark for mark in self._free if _escape(mark) not in text), None)
+        if mark is None:
+            raise InvalidParameter(
+                "messages",
+                "contain control tokens of the chat template and all of Unicode's noncharacters"
+                " U+FDD0 to U+FDEF",
+            )
+        marked = self._changed(request, mark, _marked_tool)
+        return MarkedRequest(marked, self._everything, mark)
+
+    def breaks(self, text: str) -> tuple[int, ...]:
+        """The breaks of a text that the model wrote, if its answer continues behind it. Of its
+        control tokens, those of roles can only be quotations."""
+        return tuple(self._roles.breaks(text))
+
+    def disarmed(self, request: CompletionRequest) -> CompletionRequest:
+        """The request with an invisible character in each control token; the same one if there is
+        none."""
+        return self._changed(request, JOINER, _described) if self._has_some(request) else request
+
+    def _has_some(self, request: CompletionRequest) -> bool:
+        if any(map(self._touches, request.messages)):
+            return True
+        offered, tools = self._offered, request.tools
+        # As JSON, in which no control token looks different: one search instead of hundreds.
+        if offered is not None and tools and offered.inside(msgspec.json.encode(tools).decode()):
+            return True
+        return any(
+            rule is not None and _some(value, rule)
+            for name, value in request.template_kwargs.items()
+            for rule in (self._of(name),)
+        )
+
+    def _of(self, variable: str) -> ControlTokens | None:
+        return self._everything if variable == DOCUMENTS else self._offered
+
+    def _rule(self, message: Message) -> ControlTokens | None:
+        return self._everything if message.cites else self._rules[message.role]
+
+    def _touches(self, message: Message) -> bool:
+        rule, content = self._rule(message), message.content
+        if rule is None:
+            return False
+        if rule.touches(content) or (message.reasoning and rule.touches(message.reasoning)):
+            return True
+        if message.name and self._everything.touches(message.name):
+            return True
+        if message.role == "tool" and _hides(rule, content):
+            return True
+        if len(message.parts) > 1 and any(map(rule.touches, _texts(message))):
+            return True
+        for call in message.tool_calls:
+            if rule.touches(call.arguments) or _hides(rule, call.arguments):
+                return True
+        return False
+
+    def _changed(
+        self, request: CompletionRequest, between: str, tool: Callable[[Tool, Change], Tool]
+    ) -> CompletionRequest:
+        """The request with `between` at all breaks."""
+        offered = _cut(self._offered, between)
+        return msgspec.structs.replace(
+            request,
+            messages=tuple(self._message(message, between) for message in request.messages),
+            tools=tuple(tool(each, offered) for each in request.tools),
+            template_kwargs={
+                name: _each(value, _cut(self._of(name), between))
+                for name, value in request.template_kwargs.items()
+            },
+        )
+
+    def _message(self, message: Message, between: str) -> Message:
+        rule = self._rule(message)
+        if rule is None or not self._touches(message):
+            return message
+        begins, places = message.parts or (0,), set[int]()
+        for begin, text in zip(begins, _texts(message), strict=True):
+            of_text = _with_escapes(rule, text) if message.role == "tool" else rule.breaks(text)
+            places.update(begin + at for at in of_text)
+        ordered, cut = sorted(places), _cut(rule, between)
+        return msgspec.structs.replace(
+            message,
+            content=_joined(message.content, ordered, between),
+            name=_cut(self._everything, between)(message.name),
+            reasoning=cut(message.reasoning),
+            tool_calls=tuple(
+                ToolCall(
+                    call.id,
+                    call.name,
+                    _joined(call.arguments, _with_escapes(rule, call.arguments), between),
+                )
+                for call in message.tool_calls
+            ),
+            media=tuple(
+                msgspec.structs.replace(media, at=media.at + bisect_left(ordered, media.at))
+                for media in message.media
+            ),
+            parts=tuple(begin + bisect_left(ordered, begin) for begin in message.parts),
+        )
+
+
+def _escape(mark: str) -> str:
+    return f"\\u{ord(mark):04x}"
+
+
+def _texts(message: Message) -> list[str]:
+    """The texts of a message's parts. Templates may put them together without the line breaks."""
+    ends = (*(begin - 1 for begin in message.parts[1:]), len(message.content))
+    return [
+        message.content[begin:end] for begin, end in zip(message.parts or (0,), ends, strict=True)
+    ]
+
+
+def _joined(text: str, breaks: Sequence[int], between: str) -> str:
+    if not breaks:
+        return text
+    return between.join(text[begin:end] for begin, end in pairwise((0, *breaks, len(text))))
+
+
+def _cut(rule: ControlTokens | None, between: str) -> Change:
+    """A function that puts `between` at the breaks of a text."""
+    if rule is None:
+        return lambda text: text
+    return lambda text: _joined(text, rule.breaks(text), between)
+
+
+def _hides(rule: ControlTokens, text: str) -> bool:
+    return _HIDING.search(text) is not None and bool(_with_escapes(rule, text))
+
+
+def _with_escapes(rule: ControlTokens, text: str) -> list[int]:
+    """The breaks of a text that is JSON, perhaps: also those of the texts in it, which a template
+    may write without JSON's escapes."""
+    breaks = rule.breaks(text)
+    if not _HIDING.search(text):
+        return breaks
+    parts, ends, at = [], [0], 0
+    for match in _ESCAPES.finditer(text):
+        parts.append(text[at : match.start()])
+        ends += range(at + 1, match.start() + 1)
+        parts.append(chr(int(match[1], 16)) if match[1] else match[2])
+        ends.append(match.end())
+        at = match.end()
+    ends += range(at + 1, len(text) + 1)
+    decoded = "".join(parts) + text[at:]
+    return sorted({*breaks, *(ends[offset] for offset in rule.breaks(decoded))})
+
+
+def _some(value: Any, rule: ControlTokens) -> bool:
+    """Whether a text in a JSON value, also a key, has a break."""
+    if isinstance(value, str):
+        return rule.touches(value)
+    if isinstance(value, Mapping):
+        return any(_some(key, rule) or _some(each, rule) for key, each in value.items())
+    return isinstance(value, list | tuple) and any(_some(each, rule) for each in value)
+
+
+def _each(value: Any, change: Change) -> Any:
+    """A JSON value with every text in it changed, also keys."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_each(key, change): _each(each, change) for key, each in value.items()}
+    return [_each(each, change) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _marked_tool(tool: Tool, change: Change) -> Tool:
+    return msgspec.structs.replace(
+        tool,
+        description=change(tool.description),
+        parameters=_each(tool.parameters, change),
+    )
+
+
+def _described(tool: Tool, change: Change) -> Tool:
+    """The tool with its descriptions changed."""
+    return msgspec.structs.replace(
+        tool,
+        description=change(tool.description),
+        parameters=_descriptions(tool.parameters, change),
+    )
+
+
+def _descriptions(value: Any, change: Change) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: change(each)
+            if key in _DESCRIBING and isinstance(each, str)
+            else _descriptions(each, change)
+            for key, each in value.items()
+        }
+    return [_descriptions(v, change) for v in value] if isinstance(value, list | tuple) else value

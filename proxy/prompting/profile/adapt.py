@@ -1,0 +1,314 @@
+"""Arranges and writes messages so that a template takes them, by its `MessageRules`.
+
+Nothing that a message says is lost: a system message that may not stand in its place becomes part
+of the user's message beside it, and turns are joined or split. What a template takes stays as it
+is. The result is for rendering only: the client's ids come back unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from operator import attrgetter
+from typing import Any
+
+from msgspec import structs
+
+from ...core.conversation import joined
+from ...core.decoding import Decoding
+from ...core.request import Message, ToolCall
+from .rules import MessageRules
+
+ANY = MessageRules()
+_ROLE = attrgetter("role")
+_CALLS = attrgetter("tool_calls")
+_OWN = re.compile(r"call_[0-9a-f]{24}-([\w-]{1,64})")
+_NINE = re.compile(r"[A-Za-z0-9]{9}")
+
+
+def arranged(messages: Sequence[Message], rules: MessageRules) -> Sequence[Message]:
+    """The messages in an order and number that the rules allow."""
+    out = messages
+    roles = [*map(_ROLE, out)]
+    if rules.system != "anywhere" and "system" in roles[rules.system == "first" :]:
+        out = _without_systems(out, 1 if rules.system == "first" else 0)
+    if any(map(_CALLS, out)):
+        if not rules.text_with_calls:
+            out = [part for message in out for part in _apart(message)]
+        if rules.calls_per_turn == "one":
+            out = _split(out)
+        out = [_with_ids(message, _models) for message in out]
+        if rules.call_ids == "nine":
+            out = [_with_ids(message, _short) for message in out]
+    if not rules.user_after_result and "tool" in roles:
+        out = _joined_where(out, _asks_after_result)
+    if rules.alternates:
+        out = _joined_where(out, _speaks_twice)
+        first = next((m.role for m in out if m.role != "system"), "user")
+        if first == "assistant":
+            head = sum(m.role == "system" for m in out[:1])
+            out = [*out[:head], Message(role="user"), *out[head:]]
+    return out
+
+
+def _without_systems(messages: Sequence[Message], allowed: int) -> list[Message]:
+    """The messages with at most so many of the system, at the beginning. The text of each other one
+    begins the user's message after it, or ends the one before it, or is a user's message."""
+    head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
+    leading = [joined(*messages[:head])] if head and allowed else []
+    out: list[Message] = []
+    told: list[Message] = []
+    for message in messages[len(leading) and head :]:
+        if message.role == "system":
+            told.append(structs.replace(message, role="user"))
+            continue
+        if told and message.role == "user":
+            message = joined(*told, message)
+        elif told:
+            _tell(out, told)
+        told = []
+        out.append(message)
+    if told:
+        _tell(out, told)
+    return leading + out
+
+
+def _tell(messages: list[Message], told: Sequence[Message]) -> None:
+    """Adds what the system told before or without a message of the user."""
+    if messages and messages[-1].role == "user":
+        told = [messages.pop(), *told]
+    messages.append(joined(*told))
+
+
+def _joined_where(
+    messages: Sequence[Message], joins: Callable[[Message, Message], bool]
+) -> list[Message]:
+    """The messages, each run of which every message joins the one before it as one message."""
+    runs: list[list[Message]] = []
+    for message in messages:
+        if runs and joins(runs[-1][-1], message):
+            runs[-1].append(message)
+        else:
+            runs.append([message])
+    return [joined(*run) for run in runs]
+
+
+def _asks_after_result(before: Message, message: Message) -> bool:
+    return message.role == "user" and before.role == "tool"
+
+
+def _speaks_twice(before: Message, message: Message) -> bool:
+    return (
+        message.role == before.role and message.role in ("user", "assistant")
+    ) and not before.tool_calls
+
+
+def _apart(message: Message) -> tuple[Message, ...]:
+    """The text of a message with calls, and the calls."""
+    if not (message.tool_calls and message.content):
+        return (message,)
+    said = structs.replace(message, tool_calls=(), reasoning="")
+    return said, structs.replace(message, content="", parts=(), media=())
+
+
+def _split(messages: Sequence[Message]) -> list[Message]:
+    """The messages with one call a turn, each followed by its result."""
+    out: list[Message] = []
+    results: dict[str, list[Message]] = {}  # by the id of their call
+    for message in reversed(messages):
+        if message.role == "tool":
+            results.setdefault(message.tool_call_id, []).append(message)
+            continue
+        turns: list[Message] = []
+        for i, call in enumerate(message.tool_calls):
+            turn = message if not i else Message(role="assistant", name=message.name)
+            turns.append(structs.replace(turn, tool_calls=(call,)))
+            if results.get(call.id):
+                turns.append(results[call.id].pop())
+        turns = turns or [message]
+        for others in reversed(results.values()):
+            turns += reversed(others)
+        results = {}
+        out += reversed(turns)
+    for others in results.values():  # results that begin the conversation
+        out += others
+    return out[::-1]
+
+
+def with_written_calls(
+    messages: Sequence[Message], write: Callable[[Sequence[ToolCall]], str]
+) -> list[Message]:
+    """The messages with their calls as texts, for templates that describe tools and write no
+    calls."""
+    out = []
+    for message in messages:
+        if message.tool_calls:
+            text = "\n".join(filter(None, (message.content, write(message.tool_calls))))
+            message = structs.replace(message, content=text, tool_calls=(), parts=())
+        out.append(message)
+    return out
+
+
+def _with_ids(message: Message, rename: Callable[[str], str]) -> Message:
+    if message.tool_calls:
+        calls = tuple(ToolCall(rename(c.id), c.name, c.arguments) for c in message.tool_calls)
+        return structs.replace(message, tool_calls=calls)
+    if message.role == "tool":
+        return structs.replace(message, tool_call_id=rename(message.tool_call_id))
+    return message
+
+
+def _models(id: str) -> str:
+    """The id that the model wrote, which ours ends with: its slot has the same text."""
+    ours = _OWN.fullmatch(id)
+    return ours[1] if ours else id
+
+
+def _short(id: str) -> str:
+    """The id, or a digest of nine letters and digits."""
+    if _NINE.fullmatch(id):
+        return id
+    return blake2b(id.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()[:9]
+
+
+def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dict[str, Any]]:
+    """Messages in the form that Hugging Face's templates read."""
+    decode = Decoding()
+    out = [_as_dict(message, rules, decode) for message in messages]
+    if rules.results != "messages" and "tool" in map(_ROLE, messages):
+        name_results(out)
+        if rules.results == "responses":
+            out = _with_responses(out, decode)
+    return out
+
+
+def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": message.role, "content": message.content}
+    if (message.parts or rules.content == "parts") and _takes_parts(message, rules):
+        texts = (piece for piece in message.pieces if isinstance(piece, str))
+        out["content"] = [{"type": "text", "text": text} for text in texts]
+    if rules.trims:
+        _trim(out)
+    if message.name:
+        out["name"] = message.name
+    if message.tool_calls:
+        written = rules.arguments == "text"
+        out["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {
+                    "name": call.name,
+                    "arguments": call.arguments or "{}"
+                    if written
+                    else _object(call.arguments, decode),
+                },
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id:
+        out["tool_call_id"] = message.tool_call_id
+    if message.reasoning:
+        _write_reasoning(out, message, rules)
+    return out
+
+
+def _takes_parts(message: Message, rules: MessageRules) -> bool:
+    return rules.content != "text" and message.role not in rules.text_roles
+
+
+def _trim(out: dict[str, Any]) -> None:
+    content = out["content"]
+    if isinstance(content, str):
+        out["content"] = content.strip()
+    else:
+        out["content"] = [{**part, "text": part["text"].strip()} for part in content]
+
+
+def name_results(messages: Sequence[dict[str, Any]]) -> None:
+    """Adds the tool's name to results that have only the call's id."""
+    names: dict[str, str] = {}
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            names[call["id"]] = call["function"]["name"]
+        if message["role"] == "tool" and message.get("tool_call_id") in names:
+            message.setdefault("name", names[message["tool_call_id"]])
+
+
+def _with_responses(messages: Sequence[dict[str, Any]], decode: Decoding) -> list[dict[str, Any]]:
+    """The messages with results inside the message that has their calls, together with the answer
+    after them, as Gemma 4 has them."""
+    out: list[dict[str, Any]] = []
+    turn: dict[str, Any] | None = None  # the message with calls that is not answered yet
+    for message in messages:
+        if turn is not None and message["role"] == "tool":
+            result = {
+                "name": message.get("name") or message.get("tool_call_id", ""),
+                "response": _value(message["content"], decode),
+            }
+            turn.setdefault("tool_responses", []).append(result)
+            continue
+        answers = message["role"] == "assistant" and "tool_calls" not in message
+        if turn is not None and answers and message["content"]:
+            texts = (turn["content"], message["content"])
+            turn["content"] = "\n".join(filter(None, map(_plain, texts)))
+            turn = None
+            continue
+        out.append(message)
+        turn = message if message.get("tool_calls") else None
+    return out
+
+
+def _plain(content: Any) -> str:
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+
+
+def _value(content: Any, decode: Decoding) -> Any:
+    """A result as a value, if it is JSON."""
+    if not isinstance(content, str):
+        return content
+    try:
+        return decode(content)
+    except ValueError:
+        return content
+
+
+def _write_reasoning(out: dict[str, Any], message: Message, rules: MessageRules) -> None:
+    if rules.reasoning == "parts":
+        content = out["content"]
+        texts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        out["content"] = [{"type": "thinking", "thinking": message.reasoning}, *texts]
+        return
+    reasoning = message.reasoning.strip() if rules.trims else message.reasoning
+    out["reasoning_content"] = reasoning
+    if rules.reasoning == "thinking":
+        out["thinking"] = reasoning
+    if message.tool_calls and not rules.text_with_thought_calls:
+        out["content"] = ""
+
+
+def with_objects(messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The messages with each call's arguments as an object: those of a call that was cut off, which
+    are no JSON, become its only member. The same messages if all are objects."""
+    whole = [*map(_with_objects, messages)]
+    return whole if whole != messages else messages
+
+
+def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
+    calls = []
+    for call in message.get("tool_calls", ()):
+        function = call["function"]
+        if isinstance(function["arguments"], str):
+            function = {**function, "arguments": {"arguments": function["arguments"]}}
+        calls.append({**call, "function": function})
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def _object(text: str, decode: Decoding) -> Any:
+    """The arguments as an object, or the text itself if they are not one."""
+    try:
+        value = decode(text or "{}")
+    except ValueError:
+        return text
+    return value if isinstance(value, Mapping) else text

@@ -1,0 +1,282 @@
+"""Learns what a template accepts in its messages, by rendering conversations whose texts are known.
+
+Each probe is a short conversation. If its prompt lacks one of its texts, or the template refuses
+it, the template needs its messages in another way. What cannot be learned keeps the default of
+`MessageRules`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import product
+from types import MappingProxyType
+from typing import Any
+
+from msgspec.structs import replace
+
+from ...core.request import Message, Role, ToolCall
+from ..sandbox import TemplateError
+from .adapt import as_dicts
+from .rules import MessageRules
+
+Render = Callable[..., str]
+"""`ChatTemplate.render` with the messages, and of its keywords `tools`, `add_generation_prompt` and
+`variables`. Raises TemplateError."""
+
+LONGEST = 100_000
+"""Maximum characters of a probe's prompt, since it is searched; real ones have 10 000 at most."""
+EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
+"""The words that clients use, the least effort first."""
+EFFORT_VARIABLES = ("reasoning_effort", "reasoning_strength", "thinking_effort")
+
+KEEPING: Mapping[str, bool] = {
+    "preserve_reasoning": True,
+    "preserve_thinking": True,
+    "clear_thinking": False,
+    "truncate_history_thinking": False,
+    "drop_thinking": False,
+}
+"""The variables by which templates keep the reasoning of earlier turns."""
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
+OFF: Mapping[str, Any] = MappingProxyType({"enable_thinking": False})
+
+SYSTEM = Message(role="system", content="Wsystem")
+USER = Message(role="user", content="Wuser")
+ANSWER = Message(role="assistant", content="Wanswer")
+MORE = Message(role="user", content="Wmore")
+PARTS = Message(role="user", content="Wfirst\nWsecond", parts=(0, 7))
+NINE = ("call00001", "call00002")
+LONG = ("call_Wa0123456789", "call_Wb0123456789")
+TOOL: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "Wtool",
+        "description": "Wdescription",
+        "parameters": {
+            "type": "object",
+            "properties": {"Wkey": {"type": "string", "description": "Wkeys"}},
+            "required": ["Wkey"],
+        },
+    },
+}
+CALL = Message(role="assistant", tool_calls=(ToolCall(NINE[0], "Wtool", "{}"),))
+CONVERSATION = (
+    SYSTEM,
+    USER,
+    CALL,
+    Message(role="tool", content="Wresult", tool_call_id=NINE[0]),
+    ANSWER,
+    MORE,
+)
+_WORDS = re.compile(r"W[a-z]+\d?")
+_QUOTED = re.compile(r"""["'](?:text|thinking)["']\s*:\s*["']W""")  # a part as an object's text
+# As a special token is written: <|end|>, </s>, [/INST], <｜end▁of▁sentence｜>.
+_TOKEN = re.compile(r"\s*(<[^<>\s]+>|\[[^\[\]\s]+\])")
+
+
+def message_rules(render: Render, reads: Collection[str]) -> MessageRules:
+    """The rules of a template that reads these variables. Renders it some forty times."""
+    probes = _Probes(render, "enable_thinking" in reads)
+    rules = probes.contents(MessageRules())
+    rules = probes.systems(rules)
+    rules = probes.turns(rules)
+    rules = probes.tools(rules)
+    rules = probes.reasoning(rules)
+    if not set(EFFORT_VARIABLES).isdisjoint(reads):
+        rules = replace(rules, efforts=probes.efforts(rules))
+    return probes.answers(rules)
+
+
+class _Probes:
+    """Renders probes with a template, which may have a switch for thinking."""
+
+    def __init__(self, render: Render, has_switch: bool) -> None:
+        self._render = render
+        self._has_switch = has_switch
+
+    def _text(
+        self,
+        rules: MessageRules,
+        *messages: Message,
+        tools: bool = False,
+        variables: Mapping[str, Any] = NO_VARIABLES,
+        opens: bool = True,
+    ) -> str | None:
+        """The prompt, None if the template refuses. It `opens` the model's turn at the end."""
+        try:
+            text = self._render(
+                as_dicts(messages, rules),
+                [TOOL] if tools else None,
+                variables={**KEEPING, "enable_thinking": True, **variables},
+                add_generation_prompt=opens,
+            )
+        except TemplateError:
+            return None
+        return text if len(text) <= LONGEST else None
+
+    def _shows(self, rules: MessageRules, *messages: Message, tools: bool = False) -> bool:
+        """Whether the prompt has all texts of the messages."""
+        text = self._text(rules, *messages, tools=tools)
+        return text is not None and _texts(messages) <= set(_WORDS.findall(text))
+
+    def _shows_parts(self, rules: MessageRules, *messages: Message) -> bool:
+        """Whether the prompt has the parts of the messages, neither as text of lists nor of
+        objects."""
+        text = self._text(rules, *messages) or ""
+        return _texts(messages) <= set(_WORDS.findall(text)) and not _QUOTED.search(text)
+
+    def contents(self, rules: MessageRules) -> MessageRules:
+        listed = replace(rules, content="parts")
+        if not self._shows_parts(listed, replace(PARTS, role="user")):
+            return rules
+        if self._shows(rules, USER):
+            # Templates that look for text in the parts may fail if there is none.
+            if self._text(listed, Message(role="user")) is None:
+                return rules
+            listed = replace(rules, content="both")
+        others: Mapping[Role, Sequence[Message]] = {
+            "system": (replace(PARTS, role="system"), USER),
+            "assistant": (USER, replace(PARTS, role="assistant"), MORE),
+            "tool": (USER, CALL, replace(PARTS, role="tool", tool_call_id=NINE[0])),
+        }
+        texts = (role for role, some in others.items() if not self._shows_parts(listed, *some))
+        return replace(listed, text_roles=tuple(texts))
+
+    def systems(self, rules: MessageRules) -> MessageRules:
+        if not self._shows(rules, SYSTEM, USER):
+            return replace(rules, system="none")
+        late = replace(SYSTEM, content="Wlate")
+        places = ((SYSTEM, late, USER), (SYSTEM, USER, ANSWER, late, MORE), (USER, late))
+        anywhere = all(self._shows(rules, *some) for some in places)
+        return rules if anywhere else replace(rules, system="first")
+
+    def turns(self, rules: MessageRules) -> MessageRules:
+        free = self._shows(rules, USER, MORE) and self._shows(rules, ANSWER, MORE)
+        return rules if free else replace(rules, alternates=True)
+
+    def tools(self, rules: MessageRules) -> MessageRules:
+        head = (USER,) if rules.system == "none" else (SYSTEM, USER)
+        described = self._text(rules, *head, tools=True) or ""
+        rules = replace(rules, tools="Wtool" in described)
+        for results, ids, arguments in product(
+            ("messages", "named"), (LONG, NINE), ("object", "text")
+        ):
+            tried = replace(
+                rules,
+                calls=True,
+                results=results,
+                arguments=arguments,
+                call_ids="any" if ids is LONG else "nine",
+            )
+            text = self._text(tried, USER, *_round(ids[:1]), tools=True)
+            if text is not None and _shows_call(text, described):
+                return self._rounds(tried, ids)
+        return rules
+
+    def _rounds(self, rules: MessageRules, ids: Sequence[str]) -> MessageRules:
+        """The rules for several calls and for what may follow a result."""
+        answered = replace(rules, results="responses")
+        if self._shows(answered, USER, *_round(ids), tools=True) and self._is_any_role(rules):
+            return answered
+        if not self._shows(rules, USER, *_round(ids), tools=True):
+            rules = replace(rules, calls_per_turn="one")
+        call, result = _round(ids[:1])
+        both = (replace(call, content="Wsaid"), result)
+        return replace(
+            rules,
+            text_with_calls=self._shows(rules, USER, *both, tools=True),
+            user_after_result=self._shows(rules, USER, call, result, MORE, tools=True),
+        )
+
+    def _is_any_role(self, rules: MessageRules) -> bool:
+        """Whether a result is written as a message of any other role would be."""
+        messages = as_dicts((USER, *_round(NINE[:1])), rules)
+        messages.append({**messages.pop(), "role": "Wrole"})
+        try:
+            other = self._render(messages, [TOOL], variables={**KEEPING, **OFF})
+        except TemplateError:
+            return False
+        text = self._text(rules, USER, *_round(NINE[:1]), tools=True, variables=OFF)
+        return text == other.replace("Wrole", "tool")
+
+    def reasoning(self, rules: MessageRules) -> MessageRules:
+        """Where reasoning is read, in an answer or beside calls, and whether it can be switched."""
+        call, *result = _round(NINE[:1])
+        call = replace(call, reasoning="Wthought")
+        for field in ("reasoning_content", "thinking", "parts"):
+            tried = replace(rules, reasoning=field)
+            shows, thought = self._thought(tried)
+            if field == "parts" and not (thought and thought[0]):
+                continue  # a template that writes any part
+            if shows or (rules.calls and self._shows(tried, USER, call, *result, tools=True)):
+                rules = replace(tried, thought=thought)
+                both = replace(call, content="Wsaid")
+                if rules.calls and self._text(rules, USER, both, *result, tools=True) is None:
+                    rules = replace(rules, text_with_thought_calls=False)
+                return replace(rules, thinks=self._has_switch)
+        if self._has_switch:
+            on = self._text(rules, USER) or ""
+            off = self._text(rules, USER, variables=OFF) or ""
+            rules = replace(rules, thinks=on.rpartition("Wuser")[2] != off.rpartition("Wuser")[2])
+        return rules
+
+    def _thought(self, rules: MessageRules) -> tuple[bool, tuple[str, str] | None]:
+        """Whether the last answer has its reasoning, and what is before and after that."""
+        text = self._text(rules, USER, replace(ANSWER, reasoning="Wthought"), opens=False) or ""
+        before, thought, rest = text.partition("Wthought")
+        between, answer, _ = rest.rpartition("Wanswer")
+        if not (thought and answer) or _QUOTED.search(text):
+            return False, None
+        asked = self._text(rules, USER) or ""
+        return True, (before[len(asked) :], between) if before.startswith(asked) else None
+
+    def efforts(self, rules: MessageRules) -> tuple[str, ...]:
+        return tuple(
+            word
+            for word in EFFORTS
+            if self._text(rules, USER, variables=dict.fromkeys(EFFORT_VARIABLES, word)) is not None
+        )
+
+    def answers(self, rules: MessageRules) -> MessageRules:
+        """How an answer begins and ends."""
+        asked = self._text(rules, USER) or ""
+        ended = self._text(rules, USER, opens=False) or ""
+        answered = self._text(rules, USER, ANSWER, opens=False) or ""
+        before, answer, _ = answered.partition("Wanswer")
+        followed = self._text(rules, USER, ANSWER, MORE, opens=False) or ""
+        between = followed.rpartition("Wmore")[0].rpartition("Wanswer")[2]
+        token = _TOKEN.match(between)
+        return replace(
+            rules,
+            opening=asked[len(ended) :] if asked.startswith(ended) else "",
+            lead=before[len(asked) :] if answer and before.startswith(asked) else None,
+            end=token[1] if token else between.rstrip(),
+            end_is_token=token is not None,
+        )
+
+
+def _round(ids: Sequence[str]) -> tuple[Message, ...]:
+    """A message with calls, and their results."""
+    calls = tuple(ToolCall(id, "Wtool", f'{{"Wkey": "Wvalue{i}"}}') for i, id in enumerate(ids))
+    results = (
+        Message(role="tool", content=f"Wresult{i}", tool_call_id=id) for i, id in enumerate(ids)
+    )
+    return Message(role="assistant", tool_calls=calls), *results
+
+
+def _texts(messages: Sequence[Message]) -> set[str]:
+    texts = "\n".join(
+        " ".join((m.content, m.reasoning, *(call.arguments for call in m.tool_calls)))
+        for m in messages
+    )
+    return set(_WORDS.findall(texts))
+
+
+def _shows_call(text: str, described: str) -> bool:
+    """Whether a prompt has a call with its arguments, neither as Python's text of an object nor as
+    a text within a text, and its result."""
+    written = text.count("Wtool") > described.count("Wtool") and "Wresult0" in text
+    if not (written and "Wkey" in text and "Wvalue0" in text):
+        return False
+    return "'Wkey': 'Wvalue0'" not in text and '\\"Wvalue0\\"' not in text

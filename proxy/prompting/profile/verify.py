@@ -1,0 +1,282 @@
+"""Compares our prompts with those of a server that renders them too.
+
+Jinja has more than one engine: llama.cpp's and ours may disagree, and a server knows rules for some
+models that no template states. So both render each kind of conversation, with small probes. Where
+the prompts differ, requests of this kind go to the server's own chat route.
+
+A probe's texts are words that occur nowhere else, so that a prompt shows which of them it lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from ...core.decoding import decoded
+from ...core.request import CompletionRequest, Message, Tool, ToolCall
+from ...errors import InvalidParameter
+from ..constraints import callable_tools
+from ..formats import GENERIC
+from ..prompt import Prompter, begun
+
+Outcome = Literal["same", "adapted", "refused", "differs"]
+"""same: the prompts are equal. adapted: ours holds more of the conversation than the server's.
+refused: the server takes no such conversation, or spoils it. differs: the server's is better known
+to the model."""
+
+MAX_PROMPT = 1 << 20  # characters of a server's prompt for a probe
+
+
+class Kind(Struct, frozen=True, kw_only=True):
+    """A kind of conversation. `belongs` tells the requests of this kind; a request may be of
+    several."""
+
+    name: str
+    probes: tuple[CompletionRequest, ...]
+    belongs: Callable[[CompletionRequest], bool]
+
+
+class Verdict(Struct, frozen=True):
+    """The outcomes by the names of the kinds that were compared, and the names of those that go to
+    the server's own chat route (`differing`), and of those that it refuses or loses parts of
+    (`kept`). `complete`: all kinds were compared."""
+
+    outcomes: Mapping[str, Outcome] = {}
+    differing: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    complete: bool = False
+
+    def server_kinds(self, request: CompletionRequest) -> tuple[str, ...]:
+        """The kinds because of which a request goes to the server's own chat route, () if it stays
+        here."""
+        if not self.differing:
+            return ()
+        kinds = kinds_of(request, self.differing)
+        return kinds if kinds and not kinds_of(request, self.kept) else ()
+
+
+UNKNOWN = Verdict()
+
+
+def verdict(outcomes: Mapping[str, Outcome], *, complete: bool) -> Verdict:
+    differing = tuple(name for name, outcome in outcomes.items() if outcome == "differs")
+    kept = tuple(name for name, outcome in outcomes.items() if outcome in ("adapted", "refused"))
+    return Verdict(outcomes, differing, kept, complete)
+
+
+def kinds_of(request: CompletionRequest, names: Collection[str]) -> tuple[str, ...]:
+    """Those of the named kinds to which a request belongs."""
+    return tuple(kind.name for kind in KINDS if kind.name in names and kind.belongs(request))
+
+
+def our_prompts(
+    prompter: Prompter, request: CompletionRequest, now: datetime
+) -> frozenset[str] | None:
+    """Our prompts for a probe: today's, and those of the days before and after, since a server
+    may be in another time zone. Empty if the template refuses it. None if no comparison is due: the
+    request describes tools in our words, or goes to the server's own route anyway."""
+    texts = set()
+    for days in (0, -1, 1):
+        try:
+            prompt = prompter.render(request, now + timedelta(days=days))
+        except InvalidParameter:
+            return frozenset()
+        if prompt.unknown_template or prompt.call_format is GENERIC:
+            return None
+        texts.add(prompt.text)
+    return frozenset(texts)
+
+
+def compared(request: CompletionRequest, ours: Collection[str], theirs: str | None) -> Outcome:
+    """The outcome for one probe. `ours` is empty if our template refuses it; `theirs` is None if
+    the server does."""
+    if theirs is None:
+        return "refused"
+    if not ours:
+        return "differs"
+    if theirs in ours:
+        return "same"
+    lost = [word for word in _words(request) if word not in theirs]
+    return "adapted" if any(word in text for word in lost for text in ours) else "differs"
+
+
+def outcome_of(outcomes: Iterable[Outcome]) -> Outcome:
+    """That of a kind, from those of its probes. A kind of which the server refuses or loses a part
+    stays here."""
+    order: tuple[Outcome, ...] = ("same", "differs", "adapted", "refused")
+    return max(outcomes, key=order.index, default="same")
+
+
+def _words(request: CompletionRequest) -> list[str]:
+    """The texts of a probe that its prompt must hold. Templates leave out reasoning on purpose."""
+    words = [text for tool in callable_tools(request) for text in (tool.name, tool.description)]
+    for message in request.messages:
+        words += [piece for piece in message.pieces if isinstance(piece, str)]
+        for call in message.tool_calls:
+            words += [call.name, *decoded(call.arguments.encode()).values()]
+    return words
+
+
+_TOOL = Tool(
+    name="find_star",
+    description="Finds a star",
+    parameters={
+        "type": "object",
+        "properties": {"name": {"type": "string", "description": "A name"}},
+        "required": ["name"],
+    },
+)
+
+
+def _user(text: str, **fields: Any) -> Message:
+    return Message(role="user", content=text, **fields)
+
+
+def _assistant(text: str = "", **fields: Any) -> Message:
+    return Message(role="assistant", content=text, **fields)
+
+
+def _system(text: str) -> Message:
+    return Message(role="system", content=text)
+
+
+def _call(number: int, name: str) -> ToolCall:
+    return ToolCall(f"call_{number:024x}", "find_star", f'{{"name": "{name}"}}')
+
+
+def _result(number: int, text: str) -> Message:
+    return Message(role="tool", content=text, tool_call_id=f"call_{number:024x}")
+
+
+def _chat(*messages: Message, **fields: Any) -> CompletionRequest:
+    return CompletionRequest(messages=messages, **fields)
+
+
+def _in_a_row(request: CompletionRequest) -> bool:
+    return any(a.role == b.role == "user" for a, b in pairwise(request.messages))
+
+
+def _late_system(request: CompletionRequest) -> bool:
+    pairs = pairwise(request.messages)
+    return any(a.role != "system" and b.role == "system" for a, b in pairs)
+
+
+def _goes_on(request: CompletionRequest) -> bool:
+    """Whether a question follows the result of a tool."""
+    roles = [message.role for message in request.messages]
+    return "tool" in roles and "user" in roles[roles.index("tool") :]
+
+
+def _effort(request: CompletionRequest) -> Any:
+    return request.template_kwargs.get("reasoning_effort", request.reasoning_effort)
+
+
+def _thinks_not(request: CompletionRequest) -> bool:
+    return _effort(request) == "none" or request.template_kwargs.get("enable_thinking") is False
+
+
+_ASKS, _ANSWERS, _AGAIN = _user("Altair?"), _assistant("Bellatrix."), _user("Capella?")
+_RULE = _system("Deneb!")
+_CALLS = _assistant(tool_calls=(_call(1, "Elnath"),))
+_TOLD = _result(1, "Fomalhaut")
+_THOUGHT = "Gienah and Hadar"
+
+KINDS: tuple[Kind, ...] = (
+    Kind(name="plain", probes=(_chat(_ASKS),), belongs=lambda r: True),
+    Kind(
+        name="history",
+        probes=(_chat(_ASKS, _ANSWERS, _AGAIN),),
+        belongs=lambda r: any(m.role == "assistant" for m in r.messages[:-1]),
+    ),
+    Kind(
+        name="system",
+        probes=(_chat(_RULE, _ASKS),),
+        belongs=lambda r: r.messages[0].role == "system",
+    ),
+    Kind(
+        name="late system",
+        probes=(
+            _chat(_ASKS, _RULE),
+            _chat(_ASKS, _ANSWERS, _RULE, _AGAIN),
+            _chat(_ASKS, _ANSWERS, _AGAIN, _RULE),
+        ),
+        belongs=_late_system,
+    ),
+    Kind(name="two users in a row", probes=(_chat(_ASKS, _AGAIN),), belongs=_in_a_row),
+    Kind(
+        name="text parts",
+        probes=(_chat(_user("Izar.\nJabbah.", parts=(0, 6))),),
+        belongs=lambda r: any(m.parts for m in r.messages),
+    ),
+    Kind(
+        name="tools",
+        probes=(_chat(_ASKS, tools=(_TOOL,)), _chat(_RULE, _ASKS, tools=(_TOOL,))),
+        belongs=lambda r: bool(callable_tools(r)),
+    ),
+    Kind(
+        name="results of tools",
+        probes=(
+            _chat(_ASKS, _CALLS, _TOLD, tools=(_TOOL,)),
+            _chat(
+                _ASKS,
+                _assistant("Kochab.", tool_calls=(_call(1, "Elnath"),)),
+                _TOLD,
+                tools=(_TOOL,),
+            ),
+        ),
+        belongs=lambda r: any(m.role == "tool" for m in r.messages),
+    ),
+    Kind(
+        name="question after results",
+        probes=(_chat(_ASKS, _CALLS, _TOLD, _ANSWERS, _AGAIN, tools=(_TOOL,)),),
+        belongs=_goes_on,
+    ),
+    Kind(
+        name="two calls in a turn",
+        probes=(
+            _chat(
+                _ASKS,
+                _assistant(tool_calls=(_call(1, "Elnath"), _call(2, "Lesath"))),
+                _TOLD,
+                _result(2, "Mizar"),
+                tools=(_TOOL,),
+            ),
+        ),
+        belongs=lambda r: any(len(m.tool_calls) > 1 for m in r.messages),
+    ),
+    Kind(
+        name="kept reasoning",
+        probes=(
+            _chat(_ASKS, _assistant("Bellatrix.", reasoning=_THOUGHT), _AGAIN),
+            _chat(
+                _ASKS,
+                _assistant(tool_calls=(_call(1, "Elnath"),), reasoning=_THOUGHT),
+                _TOLD,
+                tools=(_TOOL,),
+            ),
+        ),
+        belongs=lambda r: any(m.reasoning for m in r.messages),
+    ),
+    Kind(
+        name="effort",
+        probes=tuple(_chat(_ASKS, reasoning_effort=word) for word in ("low", "medium", "high")),
+        belongs=lambda r: _effort(r) not in ("", None, "none"),
+    ),
+    Kind(
+        name="thinking off",
+        probes=(
+            _chat(_ASKS, reasoning_effort="none"),
+            _chat(_ASKS, template_kwargs={"enable_thinking": False}),
+        ),
+        belongs=_thinks_not,
+    ),
+    Kind(
+        name="begun answer",
+        probes=(_chat(_ASKS, _assistant("Nashira")),),
+        belongs=lambda r: bool(begun(r)),
+    ),
+)

@@ -1,0 +1,94 @@
+"""A template that two engines render differently: the server's own prompt counts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tools.processes import Gateway, ModelServer
+
+# In Python and Jinja2, -7 % 3 is 2; in llama.cpp's engine it is -1.
+TEMPLATE = """
+{%- for message in messages -%}
+  {{- '<|im_start|>' + message['role'] -}}
+  {%- if message['role'] == 'system' %} {{ -7 % 3 }}{{ -7 % 3 }}{% endif -%}
+  {{- '\\n' + message['content'] + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{{- '<|im_start|>assistant\\n' -}}
+"""
+USER = {"role": "user", "content": "Who are you?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+LATE = [USER, {"role": "assistant", "content": "A star."}, SYSTEM, USER]
+StartServer = Callable[..., ModelServer]
+StartGateway = Callable[..., Gateway]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def server_prompts(url: str) -> Any:
+    (backend,) = requests.get(f"{url}/v1/backends", timeout=60).json()["data"]
+    return backend["server_prompts"]
+
+
+def prompt_tokens(url: str, *messages: dict[str, str], **fields: Any) -> int:
+    body = {"messages": messages, "max_tokens": 1, "temperature": 0, **fields}
+    answer = requests.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    count: int = answer.json()["usage"]["prompt_tokens"]
+    return count
+
+
+@pytest.fixture(scope="module")
+def server(
+    start_server: StartServer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ModelServer:
+    file = tmp_path_factory.mktemp("template") / "odd.jinja"
+    file.write_text(TEMPLATE)
+    extra = ("--jinja", "--chat-template-file", str(file))
+    return start_server("llama-2026", model=tiny_model, extra=extra)
+
+
+def test_kind_whose_prompts_differ_takes_the_servers_own_route(
+    server: ModelServer, gateway: StartGateway
+) -> None:
+    running = gateway("--llama-api", server.url, "--metrics")
+    assert wait_for(lambda: server_prompts(running.url)) == ["system", "late system"]
+    for messages in ([USER], [SYSTEM, USER], LATE):
+        theirs = prompt_tokens(server.url, *messages)
+        assert prompt_tokens(running.url, *messages) == theirs
+        assert prompt_tokens(running.url, *messages, stream=False) == theirs
+    metrics = requests.get(f"{running.url}/metrics", timeout=60).text
+    assert 'kind="system"} 2.0' in metrics
+    assert 'kind="late system"} 2.0' in metrics
+    assert 'kind="plain"' not in metrics
+    assert "renders system, late system itself: its prompts differ" in running.log
+
+
+def test_operator_may_keep_our_prompts(server: ModelServer, gateway: StartGateway) -> None:
+    """Proves the difference: ours has another number of tokens."""
+    running = gateway("--llama-api", server.url, "--chat-mode", "completion")
+    assert prompt_tokens(running.url, SYSTEM, USER) != prompt_tokens(server.url, SYSTEM, USER)
+    assert prompt_tokens(running.url, USER) == prompt_tokens(server.url, USER)
+    assert server_prompts(running.url) == []
+
+
+def test_doctor_names_the_kinds(server: ModelServer, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "doctor", "--llama-api", server.url, "--data", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "renders conversations of these kinds itself: system, late system" in done.stdout

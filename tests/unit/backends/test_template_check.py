@@ -1,0 +1,211 @@
+"""Prompts of a server that renders chats, compared with ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from proxy.backends import template_check
+from proxy.backends.driver import Capabilities
+from proxy.backends.pools import Backend
+from proxy.backends.template_check import MAX_KEPT, TemplateChecks, check
+from proxy.core.request import CompletionRequest
+from proxy.core.task import NO_GUARD
+from proxy.errors import GatewayError, Unsupported, UpstreamTimeout
+from proxy.prompting import templates
+from proxy.prompting.profile.verify import KINDS, UNKNOWN
+from proxy.prompting.prompt import Prompter, Unrendered
+from tests.fakes import ScriptedDriver
+
+NOW = datetime(2026, 1, 2, 3)
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+CAPS = Capabilities(dialect="llama-server", chat=True, queues=True, template=TEMPLATE, build="b1")
+
+
+class Rendering(ScriptedDriver):
+    """A server that renders like us, then `changes` the prompt of a request."""
+
+    def __init__(
+        self,
+        changes: Callable[[CompletionRequest, str], str | None] = lambda request, text: text,
+        error: GatewayError | None = None,
+        after: int = 0,
+    ) -> None:
+        super().__init__()
+        self.changes = changes
+        self.error, self.after = error, after
+        self.prompter = prompter()
+        self.rendered = 0
+
+    def server_prompt(self, request: CompletionRequest) -> str | None:
+        if self.error is not None and self.rendered >= self.after:
+            raise self.error
+        self.rendered += 1
+        return self.changes(request, self.prompter.render(request, NOW).text)
+
+
+def prompter(template: str = TEMPLATE) -> Prompter:
+    return Prompter(templates.compile(template, "m"))
+
+
+def shouting(request: CompletionRequest, text: str) -> str:
+    return f"{text}!" if request.messages[0].role == "system" else text
+
+
+def backend(driver: Rendering, **changed: Any) -> Backend:
+    one = Backend("b", "http://b", driver)
+    one.caps = msgspec.structs.replace(CAPS, **changed)
+    return one
+
+
+def test_equal_prompts_leave_every_kind_here() -> None:
+    verdict = check(Rendering(), prompter(), NOW)
+    assert verdict.complete
+    assert verdict.differing == ()
+    # This template describes no tools: ours is another text on purpose.
+    assert {*verdict.outcomes} < {kind.name for kind in KINDS}
+    assert {*verdict.outcomes.values()} == {"same"}
+
+
+def test_only_the_kind_that_differs_is_named() -> None:
+    """Probes with a system message say no more about other kinds."""
+    verdict = check(Rendering(shouting), prompter(), NOW)
+    assert verdict.differing == ("system",)
+
+
+def test_difference_of_all_prompts_is_named_once() -> None:
+    verdict = check(Rendering(lambda request, text: f"{text}!"), prompter(), NOW)
+    assert verdict.differing == ("plain",)
+
+
+def test_server_that_refuses_leaves_the_kind_here() -> None:
+    verdict = check(Rendering(lambda request, text: None), prompter(), NOW)
+    assert verdict.differing == ()
+    assert {*verdict.outcomes.values()} == {"refused"}
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("<assistant><think></think>", "differs"), ("<end>assistant>", "refused")],
+)
+def test_begun_answer_must_continue_the_question(written: str, expected: str) -> None:
+    """A llama-server writes </s>|assistant|> for Phi-3.5."""
+
+    def changed(request: CompletionRequest, text: str) -> str:
+        if request.messages[-1].role != "assistant":
+            return text
+        return text.replace("<assistant>Nashira", f"{written}Nashira")
+
+    outcomes = check(Rendering(changed), prompter(), NOW).outcomes
+    assert outcomes["begun answer"] == expected
+    assert outcomes["history"] == "same"
+
+
+def test_fault_ends_a_check_and_keeps_what_is_known() -> None:
+    verdict = check(Rendering(shouting, UpstreamTimeout("late"), after=4), prompter(), NOW)
+    assert not verdict.complete
+    assert verdict.differing == ("system",)
+
+
+def test_time_of_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_check, "MOST_TIME", 0.0)
+    driver = Rendering()
+    assert not check(driver, prompter(), NOW).complete
+    assert driver.rendered == 0
+
+
+def checks(form: Prompter | Unrendered | None = None) -> TemplateChecks:
+    return TemplateChecks(lambda model: form or prompter(), lambda: NOW)
+
+
+def test_verdict_is_asked_once_for_each_template_and_build(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    driver, looks = Rendering(shouting), checks()
+    first, second = backend(driver), backend(driver)
+    for one in (first, first, second):
+        looks.look(one)
+        assert one.verdict.differing == ("system",)
+    asked = driver.rendered
+    assert len(caplog.messages) == 2  # a line for each backend
+    driver.changes = lambda request, text: text
+    for changed in ({"build": "b2"}, {"template": f"{TEMPLATE} "}, {"bos_token": "<s>"}):
+        first.caps = msgspec.structs.replace(CAPS, **changed)
+        looks.look(first)
+        assert first.verdict.differing == ()
+        assert driver.rendered > asked
+        asked = driver.rendered
+
+
+def came_back(one: Backend) -> None:
+    one.verified = None  # as after a probe
+
+
+def waited(one: Backend) -> None:
+    one.verify_at = 0.0
+
+
+@pytest.mark.parametrize("later", [came_back, waited])
+def test_incomplete_verdict_is_asked_again_later(later: Callable[[Backend], None]) -> None:
+    driver, looks = Rendering(shouting, UpstreamTimeout("late"), after=4), checks()
+    one = backend(driver)
+    looks.look(one)
+    driver.error = None
+    looks.look(one)
+    assert not one.verdict.complete  # not at every health check
+    later(one)
+    looks.look(one)
+    assert one.verdict.complete
+    asked = driver.rendered
+    waited(one)
+    looks.look(one)
+    assert driver.rendered == asked
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"chat": False},
+        {"native": True},
+        {"provisional": True},
+        {"template": ""},
+        {"template_from": "file"},
+    ],
+)
+def test_backend_without_prompts_of_its_own_is_not_asked(changed: dict[str, Any]) -> None:
+    one = backend(Rendering(shouting), **changed)
+    checks().look(one)
+    assert one.verdict is UNKNOWN
+
+
+@pytest.mark.parametrize("mode", ["native", "completion"])
+def test_decision_of_the_operator_needs_no_verdict(mode: Any) -> None:
+    one = backend(Rendering(shouting))
+    one.chat_mode = mode
+    checks().look(one)
+    assert one.verdict is UNKNOWN
+
+
+def test_server_without_the_route_leaves_every_kind_here() -> None:
+    one = backend(Rendering(error=Unsupported("no route")))
+    checks().look(one)
+    assert (one.verdict.differing, one.verdict.complete) == ((), True)
+
+
+def test_model_of_native_backends_is_not_asked() -> None:
+    one = backend(Rendering(shouting))
+    checks(Unrendered(NO_GUARD)).look(one)
+    assert one.verdict is UNKNOWN
+
+
+def test_number_of_verdicts_is_bounded() -> None:
+    looks = checks()
+    for number in range(MAX_KEPT + 3):
+        looks.look(backend(Rendering(), build=f"b{number}"))
+    assert len(looks._known) == MAX_KEPT

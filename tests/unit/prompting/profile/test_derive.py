@@ -1,0 +1,250 @@
+"""What a model writes, derived from its template: shapes of calls, reasoning, marks and stops."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from proxy.prompting.formats import LLAMA3, CallArguments, CallShape, CallStart
+from proxy.prompting.formats.base import ID, TaggedArguments
+from proxy.prompting.profile.known import syntax_of
+from proxy.prompting.profile.syntax import AnswerSyntax
+from proxy.prompting.templates import compile
+
+ROOT = pathlib.Path(__file__).parents[4]
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    "required": ["city"],
+}
+TOOLS = {"get_weather": CITY, "now": {}}
+
+CHATML = """{%- if tools %}<|im_start|>system
+{{ tools | tojson }}<|im_end|>
+{% endif %}{%- for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == 'assistant' and m.reasoning_content %}THOUGHTS{% endif %}{{ m.content or '' }}
+{%- if m.tool_calls %}CALLS{% endif %}<|im_end|>
+{% endfor %}{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def template(calls: str = "", thoughts: str = "") -> str:
+    return CHATML.replace("CALLS", calls).replace("THOUGHTS", thoughts)
+
+
+def derived(source: str) -> AnswerSyntax:
+    return syntax_of(compile(source, "some"))
+
+
+def each(call: str, before: str = "", between: str = "", after: str = "") -> str:
+    """The calls of a message, each by a part of a template that knows it as `c`."""
+    join = f"{{% if not loop.last %}}{{{{ {between!r} }}}}{{% endif %}}"
+    loop = f"{{% for t in m.tool_calls %}}{{% set c = t.function %}}{call}{join}{{% endfor %}}"
+    return before + loop + after
+
+
+JSON = '{"name": "{{ c.name }}", "arguments": {{ c.arguments | tojson }}}'
+TAGS = (
+    "<function={{ c.name }}>\n"
+    "{% for k, v in c.arguments | items %}<parameter={{ k }}>\n"
+    "{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}</function>"
+)
+KEYS = (
+    "{{ c.name }}{% for k, v in c.arguments | items %}{{ '\\n' }}<arg_key>{{ k }}</arg_key>\n"
+    "<arg_value>{{ v if v is string else v | tojson }}</arg_value>{% endfor %}{{ '\\n' }}"
+)
+SHAPES: list[tuple[str, CallShape]] = [
+    (
+        each(f"<tool_call>\n{JSON}\n</tool_call>", between="\n"),
+        CallShape(
+            before_name='<tool_call>\n{"name": "',
+            after_name='", "arguments": ',
+            suffix="}\n</tool_call>",
+            separator="\n",
+        ),
+    ),
+    (
+        each(JSON, before="<TOOLCALL>[", between=", ", after="]</TOOLCALL>"),
+        CallShape(
+            prefix="<TOOLCALL>[",
+            before_name='{"name": "',
+            after_name='", "arguments": ',
+            suffix="}",
+            separator=", ",
+            end="]</TOOLCALL>",
+        ),
+    ),
+    (
+        each(f"<tool_call>\n{TAGS}\n</tool_call>", between="\n"),
+        CallShape(
+            before_name="<tool_call>\n<function=",
+            after_name=">\n",
+            suffix="</function>\n</tool_call>",
+            separator="\n",
+            tagged=TaggedArguments(
+                before_key="<parameter=", after_key=">\n", after_value="\n</parameter>\n"
+            ),
+        ),
+    ),
+    (
+        each(f"<tool_call>{KEYS}</tool_call>", between="\n"),
+        CallShape(
+            before_name="<tool_call>",
+            suffix="\n</tool_call>",
+            separator="\n",
+            tagged=TaggedArguments(
+                before_key="\n<arg_key>",
+                after_key="</arg_key>\n<arg_value>",
+                after_value="</arg_value>",
+            ),
+        ),
+    ),
+    (
+        each('{"{{ c.name }}": {{ c.arguments | tojson }}}', "<|tools|>[", ", ", "]<|tools_end|>"),
+        CallShape(
+            prefix="<|tools|>[",
+            before_name='{"',
+            after_name='": ',
+            suffix="}",
+            separator=", ",
+            end="]<|tools_end|>",
+        ),
+    ),
+    (
+        each("[TOOL_CALLS]{{ c.name }}[CALL_ID]{{ t.id }}[ARGS]{{ c.arguments | tojson }}"),
+        CallShape(before_name="[TOOL_CALLS]", after_name=f"[CALL_ID]{ID}[ARGS]"),
+    ),
+    (
+        each(
+            '{"id": "{{ loop.index0 }}", "tool": "{{ c.name }}", '
+            '"args": {{ c.arguments | tojson }}}',
+            before="<|do|>[",
+            between=", ",
+            after="]<|done|>",
+        ),
+        CallShape(
+            prefix="<|do|>[",
+            before_name=f'{{"id": "{ID}", "tool": "',
+            after_name='", "args": ',
+            suffix="}",
+            separator=", ",
+            end="]<|done|>",
+            ids="index",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("calls", "shape"), SHAPES, ids=lambda part: str(part)[:20])
+def test_shape_of_calls_is_read_from_the_template(calls: str, shape: CallShape) -> None:
+    form = derived(template(calls)).calls
+    assert form is not None
+    assert form.shape == shape
+
+
+@pytest.mark.parametrize(("calls", "shape"), SHAPES, ids=lambda part: str(part)[:20])
+def test_calls_of_the_history_are_read_as_calls(calls: str, shape: CallShape) -> None:
+    made = compile(template(calls), "some")
+    form = syntax_of(made).calls
+    assert form is not None
+    user = {"role": "user", "content": "Hi"}
+    arguments = {"city": "Oslo\nNorway", "days": 3}
+    message = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": "abcdefghi", "type": "function", "function": {"name": n, "arguments": a}}
+            for n, a in (("get_weather", arguments), ("now", {}))
+        ],
+    }
+    prompt = made.render([user])
+    text = made.render([user, message], add_generation_prompt=False).removeprefix(prompt)
+    parser = form.parser(TOOLS)
+    pieces = [*parser.feed(text.removesuffix("<|im_end|>\n")), *parser.close()]
+    calls_: list[tuple[str, str]] = []
+    for piece in pieces:
+        if isinstance(piece, CallStart):
+            calls_.append((piece.name, ""))
+        elif isinstance(piece, CallArguments):
+            calls_[-1] = (calls_[-1][0], calls_[-1][1] + piece.text)
+    found: list[tuple[str, Any]] = [(name, json.loads(text)) for name, text in calls_]
+    assert found == [("get_weather", arguments), ("now", {})]
+
+
+def test_python_literals_are_not_taken_for_tags() -> None:
+    """The shape must write what the template renders, for numbers too."""
+    call = (
+        "{{ c.name }}({% for k, v in c.arguments | items %}{{ k }}={{ v | pyliteral }}{% endfor %})"
+    )
+    assert derived(template(each(f"<|call|>{call}"))).calls is None
+
+
+def test_template_of_one_call_a_turn_has_a_shape_without_a_second() -> None:
+    source = template(each(f"<tool_call>{JSON}</tool_call>")).replace(
+        "{%- if tools %}",
+        "{% for m in messages if m.tool_calls and m.tool_calls | length > 1 %}"
+        "{{ raise_exception('one call at once') }}{% endfor %}{%- if tools %}",
+    )
+    form = derived(source).calls
+    assert form is not None
+    assert not form.shape.parallel
+
+
+def test_template_like_llama_3_with_another_format_is_not_llama_3() -> None:
+    calls = each(JSON, before="<TOOLCALL>[", between=", ", after="]</TOOLCALL>")
+    source = template(calls).replace("<|im_start|>", "<|start_header_id|>")
+    form = derived(source).calls
+    assert form is not None
+    assert form.opening == ("<TOOLCALL>",)
+    own = (ROOT / "templates/chat/llama-3.jinja").read_text("utf-8")
+    form = derived(own).calls
+    assert form is not None
+    assert form.name == LLAMA3.name
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "tags"),
+    [
+        (
+            "<seed:think>{{ m.reasoning_content }}</seed:think>\n",
+            ("<seed:think>", "</seed:think>"),
+        ),
+        (
+            "<|channel>thought\n{{ m.reasoning_content }}\n<channel|>",
+            ("<|channel>thought", "<channel|>"),
+        ),
+        ("[THINK]{{ m.reasoning_content }}[/THINK]", ("[THINK]", "[/THINK]")),
+    ],
+)
+def test_tags_of_reasoning_are_read_from_the_template(thoughts: str, tags: tuple[str, str]) -> None:
+    assert derived(template(thoughts=thoughts)).reasoning == (tags,)
+
+
+def test_reasoning_that_the_prompt_begins_is_known_by_the_prompts_end() -> None:
+    source = template(thoughts="{{ m.reasoning_content }}\n[BEGIN FINAL RESPONSE]\n")
+    head = "{%- if add_generation_prompt %}<|im_start|>assistant\n"
+    syntax = derived(source.replace(head, head + "Here are my steps:\n"))
+    assert syntax.reasoning == (("Here are my steps:", "[BEGIN FINAL RESPONSE]"),)
+
+
+def test_marks_around_the_text_and_the_end_of_a_turn_are_known() -> None:
+    source = template().replace(
+        "{{ m.content or '' }}",
+        "{% if m.role == 'assistant' %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>"
+        "{% else %}{{ m.content }}{% endif %}",
+    )
+    syntax = derived(source)
+    assert syntax.content == ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
+    source = source.replace("<|im_start|>", "<turn>").replace("<|im_end|>", "<turn_end>")
+    assert derived(source).stops == ("<turn_end>",)
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ raise_exception('no') }}", "{{ 1 / 0 }}", "Hello", "{{ messages | tojson }}"]
+)
+def test_nothing_is_known_of_a_template_that_renders_no_answer(source: str) -> None:
+    syntax = derived(source)
+    assert not syntax.is_known

@@ -1,0 +1,80 @@
+"""Templates and their models' answers in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.prompting import templates
+from proxy.prompting.formats.base import ID, CallShape, TaggedArguments
+from proxy.prompting.formats.shaped import shaped
+from proxy.prompting.legacy import LegacyFormat
+from proxy.prompting.profile.describe import WIDTH, describe, profile_of
+from proxy.prompting.profile.rules import MessageRules
+from proxy.prompting.profile.syntax import AnswerSyntax
+from proxy.prompting.prompt import Prompter
+
+SHIPPED = sorted(Path("templates/chat").glob("*.jinja"))
+
+
+def lines(rules: MessageRules, syntax: AnswerSyntax) -> dict[str, str]:
+    return dict(describe(rules, syntax))
+
+
+def test_plain_template_has_few_lines() -> None:
+    assert lines(MessageRules(), AnswerSyntax()) == {
+        "system messages": "anywhere",
+        "calls": "JSON as slotproxy describes it in the messages",
+        "ends": "the model's own end token",
+    }
+
+
+def test_strict_template_says_what_is_adapted() -> None:
+    rules = MessageRules(
+        system="none",
+        alternates=True,
+        content="parts",
+        tools=True,
+        call_ids="nine",
+        calls_per_turn="one",
+        thinks=True,
+        efforts=("low", "high"),
+    )
+    shape = CallShape(prefix="[CALLS]", before_name=f"{ID}\n", after_name="(", suffix=")")
+    syntax = AnswerSyntax(
+        reasoning=(("<think>\n", "</think>"), ("", "[END]")), calls=shaped(shape), stops=("a", "b")
+    )
+    assert lines(rules, syntax) == {
+        "system messages": "none; they join a neighbour",
+        "turns": "user and assistant in turn; others are joined",
+        "contents": "lists of parts",
+        "calls": '[CALLS]ID NAME({"KEY": "…"}); one in a turn; ids of nine characters',
+        "reasoning": "<think> … </think>, the prompt … [END]",
+        "switches": "thinking on and off; effort low, high",
+        "ends": "a, b",
+    }
+
+
+def test_form_of_tagged_arguments() -> None:
+    tags = TaggedArguments(before_key="<p=", after_key=">\n", after_value="\n</p>")
+    shape = CallShape(before_name="<f=", after_name=">", suffix="</f>", tagged=tags)
+    found = lines(MessageRules(tools=True), AnswerSyntax(calls=shaped(shape)))
+    assert found["calls"] == "<f=NAME><p=KEY> … </p></f>; several in a turn"
+
+
+def test_length_of_a_form_is_bounded() -> None:
+    shape = CallShape(prefix="x" * 9999, after_name="(")
+    found = lines(MessageRules(tools=True), AnswerSyntax(calls=shaped(shape)))
+    assert len(found["calls"].partition(";")[0]) == WIDTH
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_template_has_a_description(path: Path) -> None:
+    found = profile_of(Prompter(templates.compile(path.read_text("utf-8"), path.stem)))
+    assert [label for label, _ in found][:1] == ["system messages"]
+    assert all(label and text and "\n" not in text for label, text in found)
+
+
+def test_plain_text_format_is_named() -> None:
+    assert profile_of(Prompter(LegacyFormat())) == (("format", "plain text"),)
