@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+
+import msgspec
 
 from ..backends.pools import Backend
 from ..backends.registry import Registry
@@ -15,6 +18,7 @@ from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
 from .context import Caller
 from .idle import OnSlot, acquire_idle, nothing
+from .retries import without
 
 WHOLE, CUT, FAILED, UNUSED = (
     Outcome(end="whole", erased=True),
@@ -48,7 +52,8 @@ class Forwarder:
         A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
         the driver."""
         if not counts:
-            return self._send(self._first(model, caller), None, make, cancel, caller)
+            name = self._first(model, caller)
+            return self._send(name, self._borrowed(name), None, make, cancel, caller)
         want = SlotRequest(
             model=model,
             task=Task(prompt=""),
@@ -59,11 +64,17 @@ class Forwarder:
             background=True,
             idle=caller.idle,
         )
-        if caller.idle:
-            lease = acquire_idle(self._scheduler, want, cancel, on_slot=on_slot)
-        else:
-            lease = self._scheduler.acquire(want, cancel)
-        return self._send(lease.backend, lease, make, cancel, caller)
+        want = msgspec.structs.replace(want, since=time.monotonic())
+        while True:
+            if caller.idle:
+                lease = acquire_idle(self._scheduler, want, cancel, on_slot=on_slot)
+            else:
+                lease = self._scheduler.acquire(want, cancel)
+            backend = self._registry.borrow(lease.backend)
+            if backend is not None:
+                return self._send(lease.backend, backend, lease, make, cancel, caller)
+            lease.release(UNUSED)  # it was removed after the grant
+            want = without(want, lease.backend)
 
     def _first(self, model: str, caller: Caller) -> str:
         for backend in self._registry.pool(model, caller.barred):
@@ -71,26 +82,33 @@ class Forwarder:
                 return backend.name
         raise NoBackend()
 
-    def _send(
-        self, name: str, lease: Lease | None, make: CallMaker, cancel: Cancel, caller: Caller
-    ) -> LeasedAnswer:
-        outcome = UNUSED
+    def _borrowed(self, name: str) -> Backend:
         backend = self._registry.borrow(name)
+        if backend is None:
+            raise NoBackend()
+        return backend
+
+    def _send(
+        self,
+        name: str,
+        backend: Backend,
+        lease: Lease | None,
+        make: CallMaker,
+        cancel: Cancel,
+        caller: Caller,
+    ) -> LeasedAnswer:
+        outcome = CUT
         try:
-            if backend is None:  # it was removed after the grant
-                raise NoBackend()
-            outcome = CUT
             answer = backend.driver.forward(make, cancel, caller.key)
             return LeasedAnswer(self._registry, backend, lease, answer)
         except BaseException as error:
             if isinstance(error, UpstreamFault):
                 outcome = FAILED
-                if backend is not None and not backend.leaving:
+                if not backend.leaving:
                     self._registry.failed(name, error)
             if lease is not None:
                 lease.release(outcome)
-            if backend is not None:
-                self._registry.give_back(backend)
+            self._registry.give_back(backend)
             raise
 
 
