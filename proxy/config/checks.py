@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from .keys import Secret
 from .settings import ENGINES_NEED, Settings, SettingsError
 from .table import table
 
+_is_secret = re.compile(r"key|token|secret|passw|credential", re.I).search
+
 
 def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str) -> tuple[str, ...]:
     """Warnings about settings that show keys to other users of this machine; `config` is the path
@@ -22,7 +25,7 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
     messages = []
     in_file = any(item.api_key for item in values.get("backend", ()))
     in_file |= any(item.env or item.headers for item in values.get("mcp", ()))
-    in_file |= any(item.environment for item in values.get("model", ()))
+    in_file |= any(_has_secret(item.environment) for item in values.get("model", ()))
     for row in table():
         value = values.get(row.name)
         # The URL of --state may contain a password.
@@ -40,6 +43,11 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
     if values.get("api_key_file"):
         messages += _readable_by_others(values["api_key_file"])
     return tuple(messages)
+
+
+def _has_secret(environment: Mapping[str, str]) -> bool:
+    """Whether a variable is a secret, by its name."""
+    return any(_is_secret(name) for name in environment)
 
 
 def _readable_by_others(path: str) -> list[str]:

@@ -716,9 +716,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         names, kinds, slots and context sizes filled in. Models to start come last."""
 
         def name(backend: BackendConfig) -> str:
-            place = Path(backend.file).stem or backend.url.partition("://")[2]
+            place = Path(backend.file).stem or backend.url.partition("://")[2].rstrip("/")
             # One address has many models, each with a backend of its own.
-            return f"{place}/{backend.model}" if backend.kind == "openai" else place
+            named = backend.kind == "openai" and backend.model
+            return f"{place}/{backend.model}" if named else place
 
         servers = (BackendConfig(url=url) for url in self.llama_api)
         models = (BackendConfig(file=file) for file in self.chatglm_model)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..core.forwarding import CallMaker, Forwarded
@@ -12,10 +14,11 @@ from ..core.task import Task
 from ..errors import NoBackend, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..scheduling.interface import Scheduler
-from ..scheduling.lease import Outcome
+from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
 from .context import Caller
 from .idle import OnSlot, acquire_idle, nothing
+from .retries import without
 
 OnRelease = Callable[[float], None]
 Release = Callable[[Outcome], None]
@@ -69,7 +72,8 @@ class Forwarder:
         A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
         the driver."""
         if not counts:
-            return self._send(self._first(model, caller), _nothing_leased, make, cancel, caller)
+            name = self._first(model, caller)
+            return self._send(name, self._borrowed(name), _nothing_leased, make, cancel, caller)
         want = SlotRequest(
             model=model,
             task=Task(prompt=""),
@@ -80,17 +84,28 @@ class Forwarder:
             background=True,
             idle=caller.idle,
         )
-        if caller.idle:
-            lease = acquire_idle(self._scheduler, want, cancel, on_slot=on_slot)
-        else:
-            lease = self._scheduler.acquire(want, cancel)
+        want = msgspec.structs.replace(want, since=time.monotonic())
+        while True:
+            if caller.idle:
+                lease = acquire_idle(self._scheduler, want, cancel, on_slot=on_slot)
+            else:
+                lease = self._scheduler.acquire(want, cancel)
+            backend = self._registry.borrow(lease.backend)
+            if backend is not None:
+                release = self._counted(lease, on_release)
+                return self._send(lease.backend, backend, release, make, cancel, caller)
+            lease.release(UNUSED)  # it was removed after the grant
+            want = without(want, lease.backend)
+
+    def _counted(self, lease: Lease, on_release: OnRelease) -> Release:
+        """The release of a lease, which counts its seconds from now."""
         began = self._clock()
 
         def release(outcome: Outcome) -> None:
             on_release(self._clock() - began)
             lease.release(outcome)
 
-        return self._send(lease.backend, release, make, cancel, caller)
+        return release
 
     def _first(self, model: str, caller: Caller) -> str:
         for backend in self._registry.pool(model, caller.barred):
@@ -98,25 +113,32 @@ class Forwarder:
                 return backend.name
         raise NoBackend()
 
-    def _send(
-        self, name: str, release: Release, make: CallMaker, cancel: Cancel, caller: Caller
-    ) -> LeasedAnswer:
-        outcome = UNUSED
+    def _borrowed(self, name: str) -> Backend:
         backend = self._registry.borrow(name)
+        if backend is None:
+            raise NoBackend()
+        return backend
+
+    def _send(
+        self,
+        name: str,
+        backend: Backend,
+        release: Release,
+        make: CallMaker,
+        cancel: Cancel,
+        caller: Caller,
+    ) -> LeasedAnswer:
+        outcome = CUT
         try:
-            if backend is None:  # it was removed after the grant
-                raise NoBackend()
-            outcome = CUT
             answer = backend.driver.forward(make, cancel, caller.key)
             return LeasedAnswer(self._registry, backend, release, answer)
         except BaseException as error:
             if isinstance(error, UpstreamFault):
                 outcome = FAILED
-                if backend is not None and not backend.leaving:
+                if not backend.leaving:
                     self._registry.failed(name, error)
             release(outcome)
-            if backend is not None:
-                self._registry.give_back(backend)
+            self._registry.give_back(backend)
             raise
 
 

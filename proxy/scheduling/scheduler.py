@@ -51,6 +51,7 @@ from .view import View, view
 log = logging.getLogger("slotproxy.scheduling")
 
 GUESS = 4  # slots assumed for a server that does not report a number
+MOST_EMPTY = 16  # models without a backend that are remembered, in case they come back
 FOREVER = 60.0  # seconds after which a waiting request looks again, if nothing happens before
 
 Records = tuple[
@@ -150,6 +151,7 @@ class LocalScheduler(BaseScheduler):
             pool.refresh(backend)
             pool.on_changed()
             self._review(self._queue)
+            self._forget_models()
 
     def mark(self, name: str, up: bool, load_delay: float = 0.0) -> None:
         """Record a change of health only. `load_delay`: seconds until the model is loaded."""
@@ -657,6 +659,15 @@ class LocalScheduler(BaseScheduler):
                 self._review(self._queue)
             else:
                 self._serve(pool, now)
+
+    def _forget_models(self) -> None:
+        """Forget the oldest models without a backend, for which nothing waits."""
+        waits = {ticket.want.model for ticket in self._queue}
+        empty = [
+            model for model, pool in self._pools.items() if not pool.backends and model not in waits
+        ]
+        for model in empty[:-MOST_EMPTY]:
+            del self._pools[model]
 
     def _remove(self, pool: Pool, backend: BackendRecord) -> None:
         pool.forget(backend)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -111,10 +112,10 @@ class ChatGLM(Driver):
 
     def prompt_ids(self, task: Task) -> list[int]:
         made = prompt(task, look(self._path).family)
-        return self._encoded(made, plain=False)
+        return self._encoded(made, False)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        return self._encoded(PromptMessage(text=text), plain=not special)
+        return self._encoded(PromptMessage(text=text), not special, cancel)
 
     def detokenize(self, tokens: list[int]) -> str:
         answer = self._ask(Decode(0, tuple(tokens)))
@@ -125,24 +126,30 @@ class ChatGLM(Driver):
     def close(self) -> None:
         self._supervisor.close()
 
-    def _encoded(self, made: PromptMessage, plain: bool) -> list[int]:
-        answer = self._ask(Encode(0, made, plain))
+    def _encoded(self, made: PromptMessage, plain: bool, cancel: Cancel | None = None) -> list[int]:
+        answer = self._ask(Encode(0, made, plain), cancel)
         if isinstance(answer, Encoded):
             return list(answer.ids)
         raise _fault(answer)
 
-    def _ask(self, order: Encode | Decode) -> Answer | None:
-        """The answer to a small order. It may have to wait until a prompt is evaluated."""
+    def _ask(self, order: Encode | Decode, cancel: Cancel | None = None) -> Answer | None:
+        """The answer to a small order. It may have to wait until a prompt is evaluated. Raises
+        Cancelled."""
+        cancel = cancel or Cancel()
         until = time.monotonic() + self._timeout
         while True:
-            link = self._supervisor.link(until - time.monotonic())
+            link = self._supervisor.link(until - time.monotonic(), cancel)
             if link is None or time.monotonic() >= until:
                 raise UpstreamTimeout("the model is not loaded yet")
             call = link.call(order)
+            wake = partial(call.put, None)
+            cancel.add(wake)
             try:
                 answers = call.receive(until - time.monotonic())
             finally:
+                cancel.remove(wake)
                 call.close(cancel=False)
+            cancel.check()
             if not answers:
                 raise UpstreamTimeout("the model timed out")
             if answers[0] is not None or not link.unloaded:
@@ -191,7 +198,7 @@ class ChatGlmRun:
                 link: Link | None = None
                 silence = 0.0
                 while link is None:
-                    link = self._supervisor.link(self._tick)
+                    link = self._supervisor.link(self._tick, self._cancel)
                     if link is None:
                         silence = self._waited(silence)
                         yield []

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from ...errors import BackendDown
+from ...runtime.cancel import Cancel
 from ...runtime.lasting import Lasting
 from .client import Link
 from .host import Host
@@ -29,6 +30,7 @@ Launch = Callable[[Load], Host]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
 LASTING = 60.0  # seconds after which an engine counts as working, even without an answer from here
+LOOK = 0.2  # seconds between two looks for a cancellation
 SAY_EVERY = 2.0  # seconds between two log lines about loading
 
 
@@ -64,15 +66,23 @@ class Supervisor:
                 self._thread.start()
             self._changed.notify_all()
 
-    def link(self, timeout: float) -> Link | None:
+    def link(self, timeout: float, cancel: Cancel | None = None) -> Link | None:
         """The connection to a ready engine; None if there is none within `timeout` seconds. Raises
-        BackendDown if the engine cannot run."""
+        BackendDown if the engine cannot run, Cancelled."""
         self.need()
-        with self._changed:
-            self._changed.wait_for(lambda: self._link is not None or self.failing, timeout)
-            if self._link is None and (self._closed or self.failing):
-                raise BackendDown(f"the model is not running: {self.error}", retry_after=5.0)
-            return self._link
+        end = time.monotonic() + timeout
+        while True:
+            left = end - time.monotonic()
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._link is not None or self.failing, min(LOOK, max(0.0, left))
+                )
+                if self._link is None and (self._closed or self.failing):
+                    raise BackendDown(f"the model is not running: {self.error}", retry_after=5.0)
+                if self._link is not None or left <= LOOK:
+                    return self._link
+            if cancel is not None:
+                cancel.check()
 
     @property
     def failing(self) -> bool:

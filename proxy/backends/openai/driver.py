@@ -46,6 +46,7 @@ from .run import OpenAIRun
 from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType, Tokenizer
 
 GET_TIMEOUT = 5.0  # seconds for a whole answer
+EXPLAINED = 10.0  # seconds for the reason of an empty stream
 TOKENIZE_TIMEOUT = 60.0  # seconds
 _threads = NativeThreads(4)
 
@@ -222,15 +223,16 @@ class OpenAIServer(Driver):
         in this way if its stream has begun, so it is asked again without one."""
         whole = {k: v for k, v in body.items() if k != "stream_options"}
         whole |= {"stream": False, self._server.limit: 1}
+        cut = AnswerCut("the backend's response ended early", detail="empty response")
         try:
             status, data = self._pool.ask(
-                "POST", where, whole, timeout=self._timeout, cancel=cancel
+                "POST", where, whole, timeout=min(self._timeout, EXPLAINED), cancel=cancel
             )
+        except UpstreamTimeout:
+            return cut
         except GatewayError as error:
             return error
-        if status != 200:
-            return refused(status, data, self._secret, native_formats(body))
-        return AnswerCut("the backend's response ended early", detail="empty response")
+        return cut if status == 200 else refused(status, data, self._secret, native_formats(body))
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         tokenizer = self._tokenizer

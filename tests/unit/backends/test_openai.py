@@ -7,6 +7,7 @@ documentation and reports of their users have them, not recorded here.
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.backends.driver import Capabilities
+from proxy.backends.openai import driver as openai_driver
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.backends.openai.host import OpenAIHost
 from proxy.backends.openai.model_list import models
@@ -472,6 +474,21 @@ def test_a_stream_without_an_event_is_explained_by_the_same_request_without_a_st
     assert (first["stream"], second["stream"]) == (True, False)
     assert second["max_tokens"] == 1
     assert "stream_options" not in second
+
+
+def test_the_reason_of_an_empty_stream_is_not_awaited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openai_driver, "EXPLAINED", 0.5)
+    with RawServer([head(None) + b"0\r\n\r\n", lambda sock: time.sleep(30)]) as server:
+        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=60, tick=1)
+        began = time.monotonic()
+        try:
+            with pytest.raises(AnswerCut):
+                list(driver.stream(task(max_tokens=6), -1, CAPS, Cancel()))
+        finally:
+            driver.close()
+        assert time.monotonic() - began < 20
 
 
 def test_a_stream_without_an_event_and_without_a_reason_is_a_lost_answer() -> None:

@@ -642,3 +642,24 @@ def test_wrong_webhook_is_refused_and_not_shown(address: str) -> None:
 def test_wrong_settings_of_an_openid_provider_are_refused(flags: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load(["--llama-api", "http://127.0.0.1:9", *flags.split()], {})
+
+
+def test_name_of_a_backend_without_a_model_ends_with_no_slash() -> None:
+    def name(**fields: Any) -> str:
+        settings = Settings(llama_api=(), backend=(BackendConfig(kind="openai", **fields),))
+        return settings.backends[0].name
+
+    assert name(url="http://127.0.0.1:7401/v1") == "127.0.0.1:7401/v1"
+    assert name(url="http://127.0.0.1:7401/v1/") == "127.0.0.1:7401/v1"
+    assert name(url="http://127.0.0.1:7401/v1", model="m") == "127.0.0.1:7401/v1/m"
+
+
+def test_environment_of_a_model_is_a_secret_by_its_names(toml: Any) -> None:
+    def told(name: str) -> bool:
+        table = f'[[model]]\nname = "m"\ncommand = "server ${{PORT}}"\nenvironment.{name} = "x"\n'
+        file = toml(table, f"{name}.toml")
+        Path(file).chmod(0o644)
+        return any("contains API keys" in text for text in load(["--config", file], {}).warnings)
+
+    assert not told("CUDA_VISIBLE_DEVICES") and not told("OMP_NUM_THREADS")
+    assert told("LLAMA_API_KEY") and told("HF_TOKEN") and told("DB_PASSWORD")

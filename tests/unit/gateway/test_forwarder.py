@@ -9,6 +9,7 @@ import pytest
 
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
+from proxy.config import BackendConfig
 from proxy.core.forwarding import Call, CallMaker, Forwarded
 from proxy.core.task import Task
 from proxy.errors import LimitReached, NoIdleSlot
@@ -71,4 +72,29 @@ def test_place_of_a_line_beyond_its_limits_is_given_back() -> None:
     world = World()
     with pytest.raises(LimitReached):
         world.forward(Caller(idle=True), refused)
+    assert world.scheduler.outstanding == 0
+
+
+def test_backend_removed_after_the_grant_is_replaced() -> None:
+    world = World()
+    registry = world.forwarder._registry
+    lost: list[str] = []
+
+    def borrow(name: str) -> Backend | None:
+        if not lost:
+            lost.append(name)
+            registry.reload(
+                [BackendConfig(name="other", url="test://other", model=world.model)],
+                lambda config: Backend(
+                    config.name, config.url, Server(), model=config.model, config=config
+                ),
+            )
+            wait_until(lambda: list(registry.backends) == ["other"])
+            wait_until(lambda: bool(registry.backends["other"].up))
+        return type(registry).borrow(registry, name)
+
+    registry.borrow = borrow  # type: ignore[method-assign]
+    answer = world.forward(Caller())
+    assert (answer.status, lost) == (200, ["b"])
+    answer.close()
     assert world.scheduler.outstanding == 0

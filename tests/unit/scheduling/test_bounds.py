@@ -9,6 +9,7 @@ import pytest
 
 from proxy.scheduling import clients, prefix
 from proxy.scheduling import pool as pool_module
+from proxy.scheduling import scheduler as scheduler_module
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.prefix import BLOCK, LONG, MOST, Chains
 from proxy.scheduling.state import BackendFacts
@@ -81,3 +82,16 @@ def test_recent_clients_are_bounded() -> None:
     for number in range(clients.REMEMBERED + 9):
         seen.arrived((f"key {number}", True), float(number))
         assert len(seen.seen) == min(number + 1, clients.REMEMBERED)
+
+
+def test_models_without_a_backend_are_bounded() -> None:
+    world = World(slots=2)
+    scheduler = world.scheduler
+    for number in range(scheduler_module.MOST_EMPTY + 9):
+        facts = BackendFacts(model=f"renamed {number}", slots=2)
+        scheduler.update(f"r{number}", facts, up=True)
+        scheduler.drain(f"r{number}")
+    pools = scheduler.records[0]
+    assert len(pools) <= scheduler_module.MOST_EMPTY + 2
+    assert "m" in pools, "it has a backend"
+    world.turn("a conversation that goes on")

@@ -147,6 +147,33 @@ def test_request_waits_for_a_loading_model(rig: Rig) -> None:
     assert any(batch for batch in batches)
 
 
+def test_client_that_leaves_while_a_model_loads_frees_the_slot_soon(rig: Rig) -> None:
+    gate = threading.Event()
+
+    def slow(path: str, n_ctx: int) -> FakeModel:
+        assert gate.wait(PATIENCE)
+        return rig.model
+
+    rig.open = slow
+    driver = rig.driver(eager=False, tick=15.0)
+    caps, cancel = driver.probe(5), Cancel()
+
+    def whole() -> None:
+        list(driver.stream(chat(), 0, caps, cancel))
+
+    def tokens() -> None:
+        driver.tokenize("ab", cancel=cancel)
+
+    for work in (whole, tokens):
+        cancel = Cancel()
+        threading.Timer(0.3, cancel.cancel).start()
+        began = time.monotonic()
+        with pytest.raises(Cancelled):
+            work()
+        assert time.monotonic() - began < 5
+    gate.set()
+
+
 def test_eager_model_reports_loading(rig: Rig) -> None:
     gate = threading.Event()
 
