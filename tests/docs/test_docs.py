@@ -26,6 +26,7 @@ TEXTS = {name(page): page.read_text("utf-8") for page in PAGES}
 # Flags of other programs and of our other commands that the pages name.
 FOREIGN = {
     "--cache-ram",
+    "--chat-template-file",
     "--check",
     "--clean",
     "--dbname",
@@ -35,6 +36,7 @@ FOREIGN = {
     "--format",
     "--graceful-timeout",
     "--if-exists",
+    "--jinja",
     "--json",
     "--match",
     "--mmproj",

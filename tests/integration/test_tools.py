@@ -85,12 +85,12 @@ def test_required_call_is_made(client: openai.OpenAI, choice: Any) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-@pytest.mark.parametrize("tools, most", [(TOOLS, 3), (TOOLS[:1], 8), (TOOLS[1:], 1)])
-def test_calls_are_bounded_and_none_is_written_twice(
+@pytest.mark.parametrize("tools, most", [(TOOLS, 3), (TOOLS[:1], 8), (TOOLS[1:], 2)])
+def test_calls_are_bounded_and_none_comes_three_times_in_a_row(
     client: openai.OpenAI, tools: Any, most: int, temperature: float
 ) -> None:
-    """A model at temperature 0 may write one call again and again. One of the tools has no
-    arguments, so it can be called once."""
+    """A model at temperature 0 may write one call again and again, and so does one whose only tool
+    has no arguments. Dice are thrown twice, but nobody means the third."""
     answer = client.chat.completions.create(
         model="any",
         messages=ASK,
@@ -108,7 +108,8 @@ def test_calls_are_bounded_and_none_is_written_twice(
         assert call.type == "function"
         valid(call.function.name, call.function.arguments)
         made.append((call.function.name, call.function.arguments))
-    assert len(set(made)) == len(made) <= most
+    assert len(made) <= most
+    assert all(len({*made[at : at + 3]}) > 1 for at in range(len(made) - 2))
 
 
 @pytest.mark.parametrize("stream", [False, True])
