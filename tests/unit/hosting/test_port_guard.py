@@ -18,9 +18,10 @@ from proxy.hosting.process import free_port
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 
 LISTENS = """
-import os, socket, sys, time
+import os, signal, socket, sys, time
 if sys.argv[3] and os.fork() == 0:  # as a container's port: a process of another session
     os.setsid()
+    signal.alarm(30)  # it outlives the process that the test ends
     time.sleep(0.05)
 elif sys.argv[3]:
     time.sleep(60)
@@ -29,9 +30,15 @@ both = family == socket.AF_INET6
 at = sys.argv[1], int(sys.argv[2])
 with socket.create_server(at, family=family, dualstack_ipv6=both) as server:
     print("ready", flush=True)
-    while True:
-        client, _ = server.accept()
+    server.settimeout(0.2)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        try:
+            client, _ = server.accept()
+        except TimeoutError:
+            continue
         with client:
+            client.settimeout(10)
             client.recv(65536)
             client.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
 """
