@@ -59,6 +59,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("pieces", [1, 20])
 def test_no_text_holds_up_the_page(site: Gateway, visit: Open, pieces: int) -> None:
     page = visit(f"{site.url}/")

@@ -277,6 +277,8 @@ def test_rest_of_a_batch_fails_when_its_key_is_deleted(
     assert 3 <= completed < 300 and completed + failed == total == 300
     errors = [json.loads(line)["error"] for line in data.splitlines()]
     assert len(errors) == failed
-    assert {(one["code"], one["message"]) for one in errors} == {
-        ("invalid_api_key", "the API key that made this batch was deleted")
+    assert {error["code"] for error in errors} == {"invalid_api_key"}
+    assert {error["message"] for error in errors} <= {
+        "the API key that made this batch was deleted",
+        "the gateway has ended this request: this API key was deleted",  # the line under way
     }

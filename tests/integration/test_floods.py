@@ -174,7 +174,8 @@ def test_endless_list_of_mcp_tools_does_not_delay_others(
     gateway: Callable[..., Gateway], backend: ScriptedServer, mcp_server: str, kind: str
 ) -> None:
     need("knowledge", "mcp")
-    running = gateway("--llama-api", backend.url, "--mcp-url", f"{mcp_server}/*")
+    flags = ("--chat-template", "chatml", "--mcp-url", f"{mcp_server}/*")
+    running = gateway("--llama-api", backend.url, *flags)
     at = {"type": "mcp", "server_label": "x", "server_url": f"{mcp_server}/{kind}"}
     with prompt_answers(running.url):
         status, data = ask(

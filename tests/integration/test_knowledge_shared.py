@@ -88,7 +88,7 @@ def test_gateways_read_each_document_once_and_take_over_after_a_crash(
             """What this gateway's worker reads now, and has not read half of."""
             return [
                 name
-                for name, seen in readers.of.items()
+                for name, seen in list(readers.of.items())
                 if readers.states[name] == "reading"
                 and readers.done[name] < 0.5
                 and _below(seen[-1:], pid)

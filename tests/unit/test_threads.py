@@ -58,6 +58,7 @@ THREADS = {
     ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
     ("hosting/process.py", "self._read"): ENDS,
     ("hosting/slot_flags.py", "kill_session"): ENDS,
+    ("knowledge/whole.py", "reader.end"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
     ("knowledge/ingest.py", "self._run"): LASTS,

@@ -475,7 +475,7 @@ def test_text_without_marks_passes_unchanged(form: CallFormat, text: str) -> Non
     opening, closing = form.reasoning
     opened = bool(opening) and prompt.rstrip().endswith(opening.strip())
     marks = (*form.opening, *opening, "to=", ">>>", "all\n")
-    if any(mark in text for mark in marks if len(mark) > 1) or text.strip("\n") != text:
+    if any(mark in text for mark in marks if len(mark) > 1) or text.strip() != text:
         return
     answer = parse(form, list((closing if opened else "") + text), TOOLS, prompt)
     assert answer.calls == []
