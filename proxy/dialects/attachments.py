@@ -58,9 +58,13 @@ class Attachment(Struct, frozen=True):
 def attachments(body: Body) -> Iterator[Attachment]:
     """Yield the documents of a request, in order. Parts of a wrong type are left to the parser."""
     for field in ("messages", "input", "items"):
-        for message in _objects(body.get(field)):
-            for inner in ("content", "output"):
-                yield from _within(message.get(inner))
+        messages = body.get(field)
+        for message in messages if isinstance(messages, list) else ():
+            if isinstance(message, dict):
+                for inner in ("content", "output"):
+                    content = message.get(inner)
+                    if isinstance(content, list):  # most contents are texts
+                        yield from _within(content)
 
 
 def _within(content: Any) -> Iterator[Attachment]:

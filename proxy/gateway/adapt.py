@@ -6,6 +6,7 @@ Unexpected input crashes an old server, so every request to one is checked here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -78,7 +79,7 @@ def adapt_to_backend(
             if sampling[name] == -1:  # the whole context; newer servers reject -1
                 sampling[name] = backend.n_ctx or -1
         if task.request.is_chat and not task.backend_templates:
-            sampling["preserved_tokens"] = _preserved(task)
+            sampling["preserved_tokens"] = _preserved(syntax_of(task), task.call_format)
             if task.call_format is not None or task.thinks:
                 # There may be a second run, so the first, cut short, must have reported what was
                 # cached.
@@ -172,12 +173,11 @@ def _may_end(sampling: dict[str, Any]) -> None:
         ]
 
 
-def _preserved(task: Task) -> tuple[str, ...]:
+@lru_cache(256)
+def _preserved(syntax: AnswerSyntax, form: CallFormat | None) -> tuple[str, ...]:
     """The marks of reasoning, text and calls, which must appear as text even if they are special
     tokens."""
-    syntax = syntax_of(task)
     tags = (tag for pair in (*(syntax.reasoning or KIN), syntax.content) for tag in pair if tag)
-    form = task.call_format
     if form is None and syntax.calls is not None and syntax.calls.reads_reasoning:
         form = syntax.calls
     marks = special_marks(form) if form is not None else ()

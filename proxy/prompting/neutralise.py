@@ -147,11 +147,11 @@ class Neutraliser:
         # As JSON, in which no control token looks different: one search instead of hundreds.
         if offered is not None and tools and offered.inside(msgspec.json.encode(tools).decode()):
             return True
-        return any(
-            rule is not None and _some(value, rule)
-            for name, value in request.template_kwargs.items()
-            for rule in (self._of(name),)
-        )
+        for name, value in request.template_kwargs.items():
+            rule = self._of(name)
+            if rule is not None and _some(value, rule):
+                return True
+        return False
 
     def _of(self, variable: str) -> ControlTokens | None:
         return self._everything if variable == DOCUMENTS else self._offered

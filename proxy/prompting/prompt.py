@@ -120,6 +120,8 @@ class Prompter:
         prompt and after any reasoning block that the template opens there."""
         marked = self._neutraliser.mark(request)
         prompt = self._begun(marked.request, now)
+        if not marked.mark:
+            return prompt
         plain = marked.unmarked(prompt.text, prompt.boundaries)
         return msgspec.structs.replace(
             prompt,
@@ -127,7 +129,6 @@ class Prompter:
             breaks=plain.breaks,
             boundaries=plain.boundaries,
             messages=marked.disarmed(prompt.messages),
-            guard=self._neutraliser,
         )
 
     def _begun(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
@@ -192,6 +193,7 @@ class Prompter:
                 stops=form.stops,
                 turns=form.turns,
                 boundaries=_boundaries(text, self._marks),
+                guard=self._neutraliser,
                 call_format=call_format,
                 unknown_template=self._instead,
             )
@@ -205,6 +207,7 @@ class Prompter:
             stops=self.syntax.stops,
             turns=family.turns,
             boundaries=_boundaries(text, self._marks),
+            guard=self._neutraliser,
             family=family,
             syntax=self.syntax,
             call_format=call_format,

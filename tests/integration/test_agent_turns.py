@@ -55,8 +55,10 @@ def test_agent_calls_a_tool_in_each_of_ten_turns(
         )  # fmt: skip
         message, usage = answer.choices[0].message, answer.usage
         assert answer.choices[0].finish_reason == "tool_calls"
-        (call,) = message.tool_calls or ()
-        arguments = json.loads(call.function.arguments)  # type: ignore[union-attr]
+        assert message.tool_calls is not None and len(message.tool_calls) == 1
+        call = message.tool_calls[0]
+        assert call.type == "function"
+        arguments = json.loads(call.function.arguments)
         assert arguments["city"] in CITIES and arguments["days"] in (1, 2, 3)
         assert usage is not None and usage.prompt_tokens_details is not None
         cached = usage.prompt_tokens_details.cached_tokens or 0

@@ -143,7 +143,7 @@ class Parser:
             self._steps = None
 
 
-class CallFormat(Struct, frozen=True, kw_only=True):
+class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     """A family's format of tool calls, or of whole answers.
 
     ``opening`` are the texts that open a call inside free text: the gateway may stop there and

@@ -8,7 +8,7 @@ from ..formats import CallFormat
 from ..thoughts import INLINE
 
 
-class AnswerSyntax(Struct, frozen=True, kw_only=True):
+class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
     """How to read an answer of a template's model."""
 
     reasoning: tuple[tuple[str, str], ...] = ()
