@@ -100,6 +100,17 @@ def test_nothing_of_a_chat_is_on_disk_unless_it_asks_to_be_stored(tmp_path: Path
     assert on_disk() == {QUESTION, ANSWER}, "this test sees what is stored"
 
 
+def test_state_of_slots_has_no_text_of_a_conversation() -> None:
+    http = client(ScriptedDriver(say(ANSWER), LARGE), metrics=True)
+    body = {"messages": [{"role": "user", "content": QUESTION}]}
+    assert ANSWER in _text(http.post("/v1/chat/completions", json=body, headers=HEADERS))
+    for path in ("/v1/slots", "/slots", "/v1/backends", "/metrics", "/pages/api/status"):
+        answer = http.get(path)
+        assert answer.status_code == 200, path
+        for secret in (QUESTION, ANSWER, SESSION):
+            assert secret not in _text(answer)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
