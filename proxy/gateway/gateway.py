@@ -332,7 +332,8 @@ class Gateway:
         if self._sampling:
             sampling = {**self._sampling, **request.sampling}
             request = msgspec.structs.replace(request, sampling=sampling)
-        check_alternatives(request)
+        if request.logprobs:
+            check_alternatives(request)
         kinds = media.check(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
@@ -371,25 +372,31 @@ def _task(
 ) -> Task:
     if isinstance(prompt, str):
         _no_nul(prompt)
-    return Task(
+    # Python makes a dict of more than fifteen keywords, which takes twice as long as the rest.
+    task = Task(
         prompt=prompt,
         breaks=rendered.breaks,
         boundaries=rendered.boundaries,
-        suffix=request.suffix if request.suffix or "infill" in request.extra else None,
         sampling=request.sampling,
         max_tokens=request.max_tokens,
         stop_tokens=rendered.stops,
         stop_strings=request.stop + rendered.turns,
         logprobs=request.logprobs,
-        session=request.session,
         call_format=rendered.call_format,
         syntax=rendered.syntax,
         thinks=rendered.thinks,
-        backend_templates=rendered.backend_templates,
-        messages=rendered.messages,
         effort=rendered.effort,
-        media=kinds,
         unknown_template=rendered.unknown_template,
         guard=rendered.guard,
         request=request,
     )
+    if kinds or rendered.backend_templates or rendered.messages:
+        return msgspec.structs.replace(
+            task,
+            media=kinds,
+            backend_templates=rendered.backend_templates,
+            messages=rendered.messages,
+        )
+    if request.suffix or "infill" in request.extra:
+        return msgspec.structs.replace(task, suffix=request.suffix)
+    return task
