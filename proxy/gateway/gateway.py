@@ -35,6 +35,7 @@ from .early import EarlyQueue
 from .idle import idle_slots
 from .rendering import rendered
 from .summaries import MemorySummaries, Summaries
+from .tool_order import WARNING, ToolOrders
 
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
@@ -69,6 +70,7 @@ class Gateway:
         self._sampling = sampling
         self._wait_for_backend = wait_for_backend
         self.early = EarlyQueue(max_queue)
+        self._tool_orders = ToolOrders()
         self._compactor = Compactor(self, summaries or MemorySummaries(), on_overflow)
 
     def answer(
@@ -83,6 +85,8 @@ class Gateway:
         caller.may.check_model(request.model, name, model)
         if caller.barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
+        if request.tools and self._tool_orders.changed(request, model, caller.group):
+            request = msgspec.structs.replace(request, warnings=(*request.warnings, WARNING))
         make_tasks = partial(self.tasks, request, model, cancel, barred=caller.barred)
         compact = None
         if self._compactor.wanted(request, model, caller):
