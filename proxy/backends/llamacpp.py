@@ -122,6 +122,7 @@ class LlamaCpp(Driver):
         self._tick = min(tick or timeout, timeout)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.headers = headers
+        self._check_peer = check_peer
         self._secret = api_key
         self.new_pool: Callable[..., Any] = partial(
             connect,
@@ -148,6 +149,7 @@ class LlamaCpp(Driver):
             deadline,
             learned,
             model_file=self._model_file,
+            check_peer=self._check_peer,
         )
 
     def _forget_tokens(self) -> None:
@@ -443,7 +445,7 @@ class EmbeddingServer(LlamaCpp):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Raises BackendDown, UpstreamFault, UpstreamTimeout, Unsupported."""
-        caps = outline(self.url, self.headers)
+        caps = outline(self.url, self.headers, self._check_peer)
         learned(caps)
         if self.gift == "embeddings":
             self.embed(("Hi",), caps, Cancel())
