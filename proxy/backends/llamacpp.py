@@ -22,7 +22,6 @@ from typing import Any, Literal
 import msgspec
 
 from ..core.forwarding import CallMaker, Forwarded
-from ..core.request import CompletionRequest
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
@@ -403,8 +402,8 @@ class LlamaCpp(Driver):
             raise UpstreamFault("the backend returned invalid JSON") from None
         return moved.n_saved or moved.n_restored, moved.n_written or moved.n_read
 
-    def server_prompt(self, request: CompletionRequest) -> str | None:
-        return relay.server_prompt(self._careful, request)
+    def server_prompt(self, task: Task) -> str | None:
+        return relay.server_prompt(self._careful, task)
 
     def counters(self) -> dict[str, float]:
         status, data = self._careful.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)

@@ -34,6 +34,7 @@ from .alternatives import within_alternatives
 _UNKNOWN = AnswerSyntax()
 PATTERNS = ("pattern", "patternProperties")
 NAMED = 4  # parts of a request in one warning
+ANYTHING = "root ::= [^\\x00]*"  # a grammar
 SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
 
 
@@ -91,6 +92,28 @@ def adapt_to_backend(
         schema_gaps=bound.schema_gaps,
         tool_gaps=bound.tool_gaps,
     )
+
+
+def with_sent_prompt(task: Task, backend: Backend) -> Task:
+    """The task with the prompt that the backend's own chat route makes of it, if it goes there: to
+    be counted or shown. Our own remains if the server does not tell, and beside pictures and
+    sounds, whose tokens no text has."""
+    caps = backend.caps
+    if caps is None or caps.native or not task.request.is_chat or task.media:
+        return task
+    sent = _in_mode(task, backend, caps)
+    if not sent.backend_templates:
+        return task
+    sampling = dict(task.sampling)
+    if not sent.is_unconstrained and _bound(sent, caps) is not None:
+        sampling.setdefault("grammar", ANYTHING)  # the server's prompt depends on there being one
+    try:
+        prompt = backend.driver.server_prompt(
+            msgspec.structs.replace(sent, max_tokens=1, sampling=sampling)
+        )
+    except (Unsupported, UpstreamFault, UpstreamTimeout):
+        prompt = None
+    return task if prompt is None else msgspec.structs.replace(task, prompt=prompt, breaks=())
 
 
 def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> None:

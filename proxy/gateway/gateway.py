@@ -26,7 +26,7 @@ from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
 from . import media
-from .adapt import check_grammar, validate_constraints
+from .adapt import check_grammar, validate_constraints, with_sent_prompt
 from .alternatives import check_alternatives
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
@@ -132,8 +132,8 @@ class Gateway:
         barred: frozenset[str] = frozenset(),
     ) -> list[int]:
         """The token ids of an answer's first prompt."""
-        task = answer.tasks[0]
         backend = self._any(answer.model, barred)
+        task = with_sent_prompt(answer.tasks[0], backend)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return ids
         return backend.counter.prompt_ids(task, cancel)
@@ -151,7 +151,7 @@ class Gateway:
         model, _ = self.registry.answering(request.model)
         self._load(model)
         backend = self._any(model, barred)
-        task = self.tasks(request, model, cancel, barred=barred)[0]
+        task = with_sent_prompt(self.tasks(request, model, cancel, barred=barred)[0], backend)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return len(ids)
         return backend.counter.count_prompt(task, cancel, limit)
@@ -185,10 +185,10 @@ class Gateway:
         """The text that a chat is rendered to."""
         model, _ = self.registry.answering(request.model)
         self._load(model)
-        driver = self._any(model, barred).driver
-        task = self.tasks(request, model, barred=barred)[0]
-        if (ids := driver.prompt_ids(task)) is not None:
-            return driver.detokenize(ids)
+        backend = self._any(model, barred)
+        task = with_sent_prompt(self.tasks(request, model, barred=barred)[0], backend)
+        if (ids := backend.driver.prompt_ids(task)) is not None:
+            return backend.driver.detokenize(ids)
         assert isinstance(task.prompt, str), "a chat is rendered to text"
         return task.prompt
 

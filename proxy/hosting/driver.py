@@ -18,7 +18,6 @@ from ..backends.http_server import DIALECT as HTTP
 from ..backends.router import outline
 from ..core.events import Batch
 from ..core.forwarding import CallMaker, Forwarded
-from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..core.vectors import Embedded, Ranked
@@ -79,11 +78,11 @@ class HostedDriver(Driver):
         server = self.model.server
         return {} if server is None else server.counters()
 
-    def server_prompt(self, request: CompletionRequest) -> str | None:
+    def server_prompt(self, task: Task) -> str | None:
         server = self.model.server
         if server is None:
             raise BackendDown("the model is not loaded")
-        return server.server_prompt(request)
+        return server.server_prompt(task)
 
     def close(self) -> None:
         self.model.close()
