@@ -62,6 +62,7 @@ ALIVE_TIMEOUT = 5.0
 FREED = 0.02  # seconds
 FREED_TRIES = 5
 MOST_EMPTY = 5  # empty streams in a row, with no slot in use
+SPARED = 16  # share of what the context leaves to an answer that its prompt's own tokens may take
 NOTHING = {"prompt": "", "n_predict": 1, "cache_prompt": True}  # evaluates nothing
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
@@ -241,9 +242,9 @@ class LlamaCpp(Driver):
             )
         if not caps.modern_sampling:
             task = self._with_token_ids(task, cancel)
-        body = payload(task, slot, caps, self._lenient)
         path = "/completion" if task.suffix is None else "/infill"
         if caps.queues:
+            body = payload(task, slot, caps, self._lenient)
             if task.breaks:
                 body["prompt"] = self.in_parts(task, cancel)
             exchange = self._pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
@@ -251,6 +252,11 @@ class LlamaCpp(Driver):
         held: HeldPrompt | None = None
         if task.suffix is None and isinstance(task.prompt, str):
             held = self._in_held_tokens(task, task.prompt, slot, caps, cancel)
+            if held.ids and caps.n_ctx and task.max_tokens is not None:
+                left = min(task.max_tokens, caps.n_ctx - held.tokens)
+                task = msgspec.structs.replace(task, max_tokens=left)
+        body = payload(task, slot, caps, self._lenient)
+        if held is not None:
             parts = [*self.in_parts(_up_to(task, held.first), cancel), *held.ids]
             body["prompt"] = parts if len(parts) > 1 else task.prompt
         exchange = self._careful.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
@@ -307,7 +313,10 @@ class LlamaCpp(Driver):
                 time.sleep(FREED)  # or the server has no slot yet for the prompt itself
             return self._joins
 
-        room = (caps.n_ctx or 1 << 30) - (task.max_tokens or 0)
+        limit = task.max_tokens or 0
+        if limit != task.request.max_tokens:  # it is what the context leaves
+            limit -= limit // SPARED
+        room = (caps.n_ctx or 1 << 30) - limit
         try:
             return self._held.prompt(
                 slot, text, task.breaks, task.stop_tokens, room=room, joins=joins
