@@ -34,7 +34,6 @@ from .alternatives import within_alternatives
 _UNKNOWN = AnswerSyntax()
 PATTERNS = ("pattern", "patternProperties")
 NAMED = 4  # parts of a request in one warning
-ANYTHING = "root ::= [^\\x00]*"  # a grammar
 SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
 
 
@@ -54,7 +53,7 @@ def adapt_to_backend(
     if not task.prompt and task.suffix is None and not (caps.queues or task.backend_templates):
         raise Unsupported("this model's backend needs a prompt", param="prompt")
     if not resumes:
-        task = _in_mode(task, backend, caps)
+        task = in_mode(task, backend, caps)
     elif caps.native or backend.chat_mode == "native":  # it would begin a new answer
         raise Unsupported("this model's backend cannot continue an answer")
     if task.described and task.call_format is not None:
@@ -92,28 +91,6 @@ def adapt_to_backend(
         schema_gaps=bound.schema_gaps,
         tool_gaps=bound.tool_gaps,
     )
-
-
-def with_sent_prompt(task: Task, backend: Backend) -> Task:
-    """The task with the prompt that the backend's own chat route makes of it, if it goes there: to
-    be counted or shown. Our own remains if the server does not tell, and beside pictures and
-    sounds, whose tokens no text has."""
-    caps = backend.caps
-    if caps is None or caps.native or not task.request.is_chat or task.media:
-        return task
-    sent = _in_mode(task, backend, caps)
-    if not sent.backend_templates:
-        return task
-    sampling = dict(task.sampling)
-    if not sent.is_unconstrained and _bound(sent, caps) is not None:
-        sampling.setdefault("grammar", ANYTHING)  # the server's prompt depends on there being one
-    try:
-        prompt = backend.driver.server_prompt(
-            msgspec.structs.replace(sent, max_tokens=1, sampling=sampling)
-        )
-    except (Unsupported, UpstreamFault, UpstreamTimeout):
-        prompt = None
-    return task if prompt is None else msgspec.structs.replace(task, prompt=prompt, breaks=())
 
 
 def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> None:
@@ -156,7 +133,7 @@ def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGram
     own: str = task.sampling.get("grammar", "")
     if own:
         return BoundGrammar(own if caps.modern_sampling else _old_grammar(own, cancel))
-    bound = _bound(task, caps)
+    bound = constraint_of(task, caps)
     if bound is None:
         return BoundGrammar("", tool_gaps=_gaps_of_calls(task, caps, cancel))
     try:
@@ -207,7 +184,7 @@ def _preserved(syntax: AnswerSyntax, form: CallFormat | None) -> tuple[str, ...]
     return tuple(dict.fromkeys((*tags, *marks)))
 
 
-def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
+def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     """Decide whether slotproxy or the backend renders the prompt. Raises Unsupported for media that
     the backend does not accept.
 
@@ -247,7 +224,7 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     )
 
 
-def _bound(task: Task, caps: Capabilities) -> constraints.Constraint | None:
+def constraint_of(task: Task, caps: Capabilities) -> constraints.Constraint | None:
     """The constraint to compile to a grammar, for every server that takes one, also those that
     convert schemas themselves: they ignore some keywords, so they accept more than the client asked
     for.

@@ -20,8 +20,8 @@ from ..core.usage import Usage
 from ..errors import Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
-from .adapt import with_sent_prompt
 from .context import Caller, GatewayContext
+from .sent_prompt import with_sent_prompt
 
 NOTHING = Usage()
 UNKNOWN_CONTEXT = 4096  # tokens, of a backend that does not report its context
@@ -119,7 +119,7 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
         if not backend.up or backend.caps is None:
             continue
         try:
-            sent = with_sent_prompt(task, backend)
+            sent = with_sent_prompt(task, backend, cancel)
             if (ids := backend.driver.prompt_ids(sent)) is not None:
                 return len(ids)
             return backend.counter.count_prompt(sent, cancel)

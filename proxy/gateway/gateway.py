@@ -26,7 +26,7 @@ from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
 from . import media
-from .adapt import check_grammar, validate_constraints, with_sent_prompt
+from .adapt import check_grammar, validate_constraints
 from .alternatives import check_alternatives
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
@@ -34,8 +34,9 @@ from .context import ANYBODY, Caller, GatewayContext, Info
 from .early import EarlyQueue
 from .idle import idle_slots
 from .rendering import rendered
+from .sent_prompt import with_sent_prompt
 from .summaries import MemorySummaries, Summaries
-from .tool_order import WARNING, ToolOrders
+from .tool_order import ToolOrders
 
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
@@ -85,8 +86,7 @@ class Gateway:
         caller.may.check_model(request.model, name, model)
         if caller.barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
-        if request.tools and self._tool_orders.changed(request, model, caller.group):
-            request = msgspec.structs.replace(request, warnings=(*request.warnings, WARNING))
+        request = self._tool_orders.checked(request, model, caller.group)
         make_tasks = partial(self.tasks, request, model, cancel, barred=caller.barred)
         compact = None
         if self._compactor.wanted(request, model, caller):
@@ -133,7 +133,7 @@ class Gateway:
     ) -> list[int]:
         """The token ids of an answer's first prompt."""
         backend = self._any(answer.model, barred)
-        task = with_sent_prompt(answer.tasks[0], backend)
+        task = with_sent_prompt(answer.tasks[0], backend, cancel)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return ids
         return backend.counter.prompt_ids(task, cancel)
@@ -151,7 +151,8 @@ class Gateway:
         model, _ = self.registry.answering(request.model)
         self._load(model)
         backend = self._any(model, barred)
-        task = with_sent_prompt(self.tasks(request, model, cancel, barred=barred)[0], backend)
+        task = self.tasks(request, model, cancel, barred=barred)[0]
+        task = with_sent_prompt(task, backend, cancel)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return len(ids)
         return backend.counter.count_prompt(task, cancel, limit)

@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from msgspec import structs
+
 from ..core.request import CompletionRequest, Message
 from ..runtime.locks import native_lock
 
@@ -31,12 +33,12 @@ class ToolOrders:
         self._orders: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = native_lock()
 
-    def changed(self, request: CompletionRequest, model: str, group: str) -> bool:
-        """Whether the previous turn had the same tools in another order. Remembers this turn.
-        `group` is the group of keys whose conversation it is."""
+    def checked(self, request: CompletionRequest, model: str, group: str) -> CompletionRequest:
+        """The request, with a warning if the previous turn had the same tools in another order.
+        Remembers this turn. `group` is the group of keys whose conversation it is."""
         names = [tool.name for tool in request.tools]
         if len(names) < 2:
-            return False
+            return request
         messages = request.messages
         place = _digest(group, model, *sorted(names))
         order = _digest(*names)
@@ -48,7 +50,9 @@ class ToolOrders:
             self._orders.move_to_end(turn)
             if len(self._orders) > REMEMBERED:
                 self._orders.popitem(last=False)
-        return known is not None and known != order
+        if known is None or known == order:
+            return request
+        return structs.replace(request, warnings=(*request.warnings, WARNING))
 
 
 def _last_answer(messages: Sequence[Message]) -> int:

@@ -134,6 +134,12 @@ class HostedDriver(Driver):
         with self._server(cancel) as server:
             return server.in_parts(task, cancel)
 
+    def prompt_ids(self, task: Task) -> list[int] | None:
+        if not task.backend_templates:
+            return None
+        with self._server() as server:
+            return server.prompt_ids(task)
+
     def detokenize(self, tokens: list[int]) -> str:
         with self._server() as server:
             return server.detokenize(tokens)
