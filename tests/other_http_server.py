@@ -50,7 +50,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send({"text": f"{len(form['file'])} bytes", "form": form})
         elif self.path == "/v1/audio/speech":
             asked = json.loads(body)
-            self._stream(asked.get("input", "").encode(), asked.get("pause", 0.0))
+            data, pause = asked.get("input", "").encode(), asked.get("pause", 0.0)
+            self._stream(data, pause, chunked=not asked.get("sized", False))
         elif self.path == "/v1/images/edits":
             self._send({"sha256": hashlib.sha256(body).hexdigest(), "size": len(body)})
         elif self.path == "/v1/images/generations" and b"impossible" in body:
@@ -67,17 +68,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self._send({"deleted": self.path})
 
-    def _stream(self, data: bytes, pause: float) -> None:
+    def _stream(self, data: bytes, pause: float, chunked: bool) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "audio/wav")
-        self.send_header("Transfer-Encoding", "chunked")
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         size = -(-len(data) // PIECES) or 1
         for at in range(0, len(data), size):
             part = data[at : at + size]
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
             time.sleep(pause)
-        self.wfile.write(b"0\r\n\r\n")
+        if chunked:
+            self.wfile.write(b"0\r\n\r\n")
 
     def _send(self, value: Any, status: int = 200) -> None:
         data = json.dumps(value).encode()

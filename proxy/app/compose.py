@@ -66,6 +66,7 @@ from ..web.batches import BatchRunner
 from ..web.callers import Callers
 from ..web.key_watch import KeyWatch
 from ..web.ledger.writer import LedgerWriter
+from ..web.model_tables import own_request
 from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Services
@@ -189,7 +190,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         documents=AttachedDocuments(settings.reading_timeout, settings.reading_memory, alone=alone),
         writers=writers,
         layouts=layouts,
-        dialogues=_dialogues(settings, life, gateway, layouts, storage),
+        dialogues=_dialogues(settings, life, gateway, layouts, storage, host),
         accounts=accounts,
         sign_in=sign_in.of(settings, accounts),
         knowledge=storage.knowledge,
@@ -267,7 +268,12 @@ def _ledger(settings: Settings, storage: LazyServices, keys: Keys) -> LedgerWrit
 
 
 def _dialogues(
-    settings: Settings, life: Life, gateway: Gateway, layouts: Layouts, storage: LazyServices
+    settings: Settings,
+    life: Life,
+    gateway: Gateway,
+    layouts: Layouts,
+    storage: LazyServices,
+    host: ModelHost,
 ) -> Dialogues:
     """Raises SettingsError for an unknown tool."""
     make: dict[str, Callable[[], Any]] = {
@@ -308,6 +314,7 @@ def _dialogues(
             settings.tool_timeout,
         ),
         interval=settings.sse_ping_interval,
+        preset=partial(own_request, host, gateway),
     )
 
 

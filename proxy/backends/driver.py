@@ -10,7 +10,6 @@ from msgspec import Struct
 
 from ..core.events import Batch
 from ..core.forwarding import CallMaker, Forwarded
-from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..core.vectors import Embedded, Ranked
@@ -233,7 +232,7 @@ class Driver(ABC):
 
     # for a server that renders chats like us
 
-    def server_prompt(self, request: CompletionRequest) -> str | None:
+    def server_prompt(self, task: Task) -> str | None:
         """The prompt that the server's own chat route makes of a chat; None if it refuses the chat.
         Takes no slot and loads no model. Raises Unsupported without such a route."""
         raise Unsupported("this model's backend does not render prompts")

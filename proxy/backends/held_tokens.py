@@ -29,10 +29,12 @@ Joins = Callable[[list[str]], bool]
 
 
 class HeldPrompt(Struct, frozen=True):
-    """How a prompt is sent: its first `first` characters as text, the rest as `ids`."""
+    """How a prompt is sent: its first `first` characters as text, the rest as `ids`. With ids, it
+    has `tokens` in all."""
 
     first: int
     ids: list[int] = []
+    tokens: int = 0
 
 
 class _Held(Struct, frozen=True):
@@ -106,11 +108,12 @@ class HeldTokens:
         whole = self._tokenize(mark + answer)[1:]
         if written == whole and not held.sent.ids:
             return whole_text
-        if held.tokens + len(written) + len(new) > room or self._detokenize(written) != answer:
+        tokens = held.tokens + len(written) + len(new)
+        if tokens > room or self._detokenize(written) != answer:
             return whole_text
         if not joins([text[: held.size], pieces[0]]):
             return whole_text
-        return HeldPrompt(held.sent.first, [*held.sent.ids, *written, *new])
+        return HeldPrompt(held.sent.first, [*held.sent.ids, *written, *new], tokens)
 
     def _is_token(self, mark: str) -> bool:
         return len(self._tokenize(mark)) == 1

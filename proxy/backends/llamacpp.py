@@ -22,7 +22,6 @@ from typing import Any, Literal
 import msgspec
 
 from ..core.forwarding import CallMaker, Forwarded
-from ..core.request import CompletionRequest
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Task
 from ..core.vectors import Embedded, Ranked
@@ -63,6 +62,7 @@ ALIVE_TIMEOUT = 5.0
 FREED = 0.02  # seconds
 FREED_TRIES = 5
 MOST_EMPTY = 5  # empty streams in a row, with no slot in use
+SPARED = 16  # share of what the context leaves to an answer that its prompt's own tokens may take
 NOTHING = {"prompt": "", "n_predict": 1, "cache_prompt": True}  # evaluates nothing
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
@@ -122,6 +122,7 @@ class LlamaCpp(Driver):
         self._tick = min(tick or timeout, timeout)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.headers = headers
+        self._check_peer = check_peer
         self._secret = api_key
         self.new_pool: Callable[..., Any] = partial(
             connect,
@@ -148,6 +149,7 @@ class LlamaCpp(Driver):
             deadline,
             learned,
             model_file=self._model_file,
+            check_peer=self._check_peer,
         )
 
     def _forget_tokens(self) -> None:
@@ -240,9 +242,9 @@ class LlamaCpp(Driver):
             )
         if not caps.modern_sampling:
             task = self._with_token_ids(task, cancel)
-        body = payload(task, slot, caps, self._lenient)
         path = "/completion" if task.suffix is None else "/infill"
         if caps.queues:
+            body = payload(task, slot, caps, self._lenient)
             if task.breaks:
                 body["prompt"] = self.in_parts(task, cancel)
             exchange = self._pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
@@ -250,6 +252,11 @@ class LlamaCpp(Driver):
         held: HeldPrompt | None = None
         if task.suffix is None and isinstance(task.prompt, str):
             held = self._in_held_tokens(task, task.prompt, slot, caps, cancel)
+            if held.ids and caps.n_ctx and task.max_tokens is not None:
+                left = min(task.max_tokens, caps.n_ctx - held.tokens)
+                task = msgspec.structs.replace(task, max_tokens=left)
+        body = payload(task, slot, caps, self._lenient)
+        if held is not None:
             parts = [*self.in_parts(_up_to(task, held.first), cancel), *held.ids]
             body["prompt"] = parts if len(parts) > 1 else task.prompt
         exchange = self._careful.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
@@ -306,7 +313,10 @@ class LlamaCpp(Driver):
                 time.sleep(FREED)  # or the server has no slot yet for the prompt itself
             return self._joins
 
-        room = (caps.n_ctx or 1 << 30) - (task.max_tokens or 0)
+        limit = task.max_tokens or 0
+        if limit != task.request.max_tokens:  # it is what the context leaves
+            limit -= limit // SPARED
+        room = (caps.n_ctx or 1 << 30) - limit
         try:
             return self._held.prompt(
                 slot, text, task.breaks, task.stop_tokens, room=room, joins=joins
@@ -401,8 +411,8 @@ class LlamaCpp(Driver):
             raise UpstreamFault("the backend returned invalid JSON") from None
         return moved.n_saved or moved.n_restored, moved.n_written or moved.n_read
 
-    def server_prompt(self, request: CompletionRequest) -> str | None:
-        return relay.server_prompt(self._careful, request)
+    def server_prompt(self, task: Task) -> str | None:
+        return relay.server_prompt(self._careful, task)
 
     def counters(self) -> dict[str, float]:
         status, data = self._careful.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
@@ -443,7 +453,7 @@ class EmbeddingServer(LlamaCpp):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Raises BackendDown, UpstreamFault, UpstreamTimeout, Unsupported."""
-        caps = outline(self.url, self.headers)
+        caps = outline(self.url, self.headers, self._check_peer)
         learned(caps)
         if self.gift == "embeddings":
             self.embed(("Hi",), caps, Cancel())

@@ -26,7 +26,7 @@ from ..wire import sse
 from ..wire.router import as_count, as_dict, room
 from . import questions
 from .driver import Capabilities, Learned, ignore
-from .http import ConnectionPool
+from .http import CheckPeer, ConnectionPool
 from .model_file import with_template
 
 Answer = dict[str, Any]
@@ -46,12 +46,14 @@ def probe(
     learned: Learned = ignore,
     *,
     model_file: bool = True,
+    check_peer: CheckPeer | None = None,
 ) -> Capabilities:
-    """Probe the server at `url`. `headers` are sent with every GET, the token is requested through
-    `pool`. `learned` is called with the outline before that token. A router has no token of its
-    own and is only recognized. With `model_file`, the template of a server that reports none is
-    read from its model file. Raises BackendDown, UpstreamTimeout, UpstreamFault."""
-    health, props, models, first = _questions(url, headers)
+    """Probe the server at `url`. `headers` are sent with every GET, on connections that
+    `check_peer` has seen; the token is requested through `pool`. `learned` is called with the
+    outline before that token. A router has no token of its own and is only recognized. With
+    `model_file`, the template of a server that reports none is read from its model file. Raises
+    BackendDown, UpstreamTimeout, UpstreamFault."""
+    health, props, models, first = _questions(url, headers, check_peer)
     if props.get("role") == ROUTER:
         return Capabilities(dialect=ROUTER, slots=room(props), build=_text(props.get("build_info")))
     caps = _outline(health, props, models, first)
@@ -82,10 +84,12 @@ def probe(
     )
 
 
-def outline(url: str, headers: Mapping[str, str]) -> Capabilities:
+def outline(
+    url: str, headers: Mapping[str, str], check_peer: CheckPeer | None = None
+) -> Capabilities:
     """What a server reports without generating a token, which suffices for an embedding server.
-    Raises BackendDown."""
-    health, props, models, first = _questions(url, headers)
+    `check_peer`: see `probe`. Raises BackendDown."""
+    health, props, models, first = _questions(url, headers, check_peer)
     if props.get("role") == ROUTER:
         raise BackendDown("the server is a multi-model router: configure it with --llama-api")
     return _outline(health, props, models, first)
@@ -124,14 +128,18 @@ def of_props(props: Answer) -> dict[str, Any]:
     }
 
 
-def _questions(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, Answer]:
+def _questions(
+    url: str, headers: Mapping[str, str], check_peer: CheckPeer | None
+) -> tuple[int, Answer, Answer, Answer]:
     """The status of /health and the documents at /props, /v1/models and /model.json. Runs in a
     native thread, because it may parse megabytes of JSON."""
-    return run_in_native_thread(lambda: _asked(url, headers), _threads)
+    return run_in_native_thread(lambda: _asked(url, headers, check_peer), _threads)
 
 
-def _asked(url: str, headers: Mapping[str, str]) -> tuple[int, Answer, Answer, Answer]:
-    with questions.ProbeSession(headers) as session:
+def _asked(
+    url: str, headers: Mapping[str, str], check_peer: CheckPeer | None
+) -> tuple[int, Answer, Answer, Answer]:
+    with questions.ProbeSession(headers, check_peer) as session:
         status, props = _get(session, url + "/props")
         if status == 503:
             raise BackendDown("the backend is loading its model")

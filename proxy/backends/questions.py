@@ -20,6 +20,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from ..errors import BackendDown
+from .http import CheckPeer
 
 MAX_HEAD = 64 << 10  # bytes of an answer's head, with the interim answers before it
 MAX_ANSWER = 4 << 20  # bytes of an answer
@@ -27,11 +28,12 @@ PIECE = 1 << 16
 
 
 class ProbeSession:
-    """Sends GET requests to one backend, with `headers` in each and a connection for each. For one
-    thread."""
+    """Sends GET requests to one backend, with `headers` in each and a connection for each, which
+    `check_peer` sees before anything else is sent (see `http.ConnectionPool`). For one thread."""
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, headers: Mapping[str, str], check_peer: CheckPeer | None = None) -> None:
         self._budget = _Budget()
+        self._check_peer = check_peer
         self._session = requests.Session()
         self._session.trust_env = False  # the environment's proxy is for the internet
         for scheme in ("http://", "https://"):
@@ -49,7 +51,7 @@ class ProbeSession:
         """The status and body, (0, b"") if there is no valid answer in time; with a `body`, of a
         POST. The answer is not decompressed, whatever its Content-Encoding. Raises BackendDown."""
         self._budget.start(seconds)
-        _asking.budget = self._budget
+        _asking.budget, _asking.check_peer = self._budget, self._check_peer
         method = "GET" if body is None else "POST"
         try:
             with self._session.request(
@@ -115,17 +117,19 @@ class _Socket:
         return getattr(self._sock, name)
 
 
-_asking = threading.local()  # `budget` of the answer that this thread waits for
+_asking = threading.local()  # `budget` and `check_peer` of the answer that this thread waits for
 
 
 def _counting(pool: Any) -> Any:
-    """A class of connection pools whose connections count their bytes."""
+    """A class of connection pools whose connections are checked, and count their bytes."""
 
     class Counting(pool.ConnectionCls):  # type: ignore[misc]
         sock: Any
 
         def connect(self) -> None:
             super().connect()
+            if _asking.check_peer is not None:
+                _asking.check_peer(self.sock)
             self.sock = _Socket(self.sock, _asking.budget)
 
     return type("CountingPool", (pool,), {"ConnectionCls": Counting})

@@ -106,9 +106,8 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     return body
 
 
-def server_prompt(pool: ConnectionPool, request: CompletionRequest) -> str | None:
+def server_prompt(pool: ConnectionPool, task: Task) -> str | None:
     """See `Driver.server_prompt`."""
-    task = Task(prompt="", request=request, max_tokens=1, backend_templates=True)
     status, data = pool.ask("POST", RENDERS, payload(task, 0), PATIENCE, short=True)
     if status == 404:
         raise Unsupported("this model's backend does not render prompts")

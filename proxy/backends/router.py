@@ -30,7 +30,6 @@ import msgspec
 
 from ..core.decoding import decoded
 from ..core.events import Batch
-from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
@@ -349,8 +348,8 @@ class RoutedModel(LlamaCpp):
         finally:
             self.over()
 
-    def server_prompt(self, request: CompletionRequest) -> str | None:
-        return relay.server_prompt(self._quiet, request)
+    def server_prompt(self, task: Task) -> str | None:
+        return relay.server_prompt(self._quiet, task)
 
     def counters(self) -> dict[str, float]:
         # A metrics request must not load the model.

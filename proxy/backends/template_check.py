@@ -14,6 +14,7 @@ from datetime import datetime
 from msgspec import structs
 
 from ..core.request import CompletionRequest
+from ..core.task import Task
 from ..errors import GatewayError, Unsupported
 from ..prompting.profile import verify
 from ..prompting.profile.verify import Verdict
@@ -103,13 +104,17 @@ def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
     return verify.verdict(outcomes, complete=True)
 
 
+def _task(probe: CompletionRequest) -> Task:
+    return Task(prompt="", request=probe, max_tokens=1, backend_templates=True)
+
+
 def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) -> verify.Outcome:
-    theirs = driver.server_prompt(probe)
+    theirs = driver.server_prompt(_task(probe))
     outcome = verify.compared(probe, ours, theirs)
     if outcome == "differs" and theirs is not None and begun(probe):
         # Some servers cut the beginning of the model's turn for templates with an end token there.
         before = structs.replace(probe, messages=probe.messages[:-1])
-        question = driver.server_prompt(before)
+        question = driver.server_prompt(_task(before))
         if question is None or not theirs.startswith(question.rstrip()):
             return "refused"
     return outcome

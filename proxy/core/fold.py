@@ -127,14 +127,16 @@ class Fold:
 
     def result(self) -> Completion:
         assert self.finished is not None, "the stream is not finished"
+        text, logprobs = "".join(self.text), tuple(self.logprobs)
+        is_text = len(self._begun) == 1 and self._kind == TEXT  # as most answers are
         return Completion(
             index=self.index,
-            text="".join(self.text),
+            text=text,
             reasoning="".join(self.reasoning),
             tool_calls=tuple(map(self._call, sorted(self.heads))) if self.heads else (),
-            logprobs=tuple(self.logprobs),
+            logprobs=logprobs,
             finished=self.finished,
-            parts=tuple(self._parts()),
+            parts=(Said(text, logprobs),) if is_text else tuple(self._parts()),
             tokens=tuple(self.tokens),
             compacted=self.compacted,
         )

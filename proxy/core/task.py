@@ -63,7 +63,6 @@ class Task(Struct, frozen=True, kw_only=True):
     stop_tokens: tuple[str, ...] = ()
     stop_strings: tuple[str, ...] = ()
     logprobs: int | None = None
-    session: str = ""
     call_format: Any = None
     syntax: Any = None
     thinks: bool = False

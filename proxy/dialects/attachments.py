@@ -55,16 +55,17 @@ class Attachment(Struct, frozen=True):
         self.part.update(type=kind, text=f"{self.name}\n\n{text}\n")
 
 
-def attachments(body: Body) -> Iterator[Attachment]:
-    """Yield the documents of a request, in order. Parts of a wrong type are left to the parser."""
+def attachments(body: Body) -> list[Attachment]:
+    """The documents of a request, in order. Parts of a wrong type are left to the parser."""
+    documents: list[Attachment] = []
     for field in ("messages", "input", "items"):
-        messages = body.get(field)
-        for message in messages if isinstance(messages, list) else ():
-            if isinstance(message, dict):
-                for inner in ("content", "output"):
-                    content = message.get(inner)
-                    if isinstance(content, list):  # most contents are texts
-                        yield from _within(content)
+        if field in body and type(body[field]) is list:
+            for message in body[field]:
+                if type(message) is dict:
+                    for content in (message.get("content"), message.get("output")):
+                        if type(content) is list:  # most contents are texts
+                            documents += _within(content)
+    return documents
 
 
 def _within(content: Any) -> Iterator[Attachment]:

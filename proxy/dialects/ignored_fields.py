@@ -35,9 +35,9 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 def ignored_fields(body: Body, known: Set[str], at: str = "") -> tuple[str, ...]:
     """A warning for each field of the body, or of its object at the path `at`, that is not
     `known`."""
-    unknown = body.keys() - known - HARMLESS
-    if not unknown:
+    if body.keys() <= known:
         return ()
+    unknown = body.keys() - known - HARMLESS
     return tuple(
         f"{at}{plain(name)} is ignored"
         for name, value in body.items()

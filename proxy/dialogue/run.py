@@ -6,7 +6,7 @@ usual.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -45,6 +45,11 @@ from .tool_answer import Runner, ToolAnswer
 ROOM = 256  # minimum tokens for the answer before documents are dropped
 
 
+def unchanged(request: CompletionRequest) -> CompletionRequest:
+    """For models without a table."""
+    return request
+
+
 class Running:
     """A running dialogue: an iterator of its events that must be closed. `info` has its statistics
     for headers, the log and metrics."""
@@ -81,7 +86,8 @@ class Running:
 
 class Dialogues:
     """The four kinds of dialogue on one gateway. `tools` are the names an agent may use. `interval`
-    is the seconds of silence before a Tick, 0 for none."""
+    is the seconds of silence before a Tick, 0 for none. `preset` changes each request as the table
+    of its model says."""
 
     def __init__(
         self,
@@ -94,6 +100,7 @@ class Dialogues:
         remotes: Remotes | None = None,
         bounds: Bounds | None = None,
         interval: float = 15.0,
+        preset: Callable[[CompletionRequest], CompletionRequest] = unchanged,
     ) -> None:
         self._gateway = gateway
         self._layouts = layouts
@@ -103,6 +110,7 @@ class Dialogues:
         self._allowed = tuple(tools)
         self._bounds = bounds or Bounds()
         self._interval = interval
+        self._preset = preset
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -248,13 +256,15 @@ class _Turn(NamedTuple):
 
     def _completion(self, messages: tuple[Message, ...]) -> CompletionRequest:
         request = self.request
-        return CompletionRequest(
-            model=request.model,
-            messages=messages,
-            sampling=request.sampling,
-            max_tokens=request.max_tokens,
-            stream=True,
-            session=request.session,
+        return self.dialogues._preset(
+            CompletionRequest(
+                model=request.model,
+                messages=messages,
+                sampling=request.sampling,
+                max_tokens=request.max_tokens,
+                stream=True,
+                session=request.session,
+            )
         )
 
     # documents

@@ -53,7 +53,7 @@ def adapt_to_backend(
     if not task.prompt and task.suffix is None and not (caps.queues or task.backend_templates):
         raise Unsupported("this model's backend needs a prompt", param="prompt")
     if not resumes:
-        task = _in_mode(task, backend, caps)
+        task = in_mode(task, backend, caps)
     elif caps.native or backend.chat_mode == "native":  # it would begin a new answer
         raise Unsupported("this model's backend cannot continue an answer")
     if task.described and task.call_format is not None:
@@ -67,7 +67,9 @@ def adapt_to_backend(
     if task.sampling.get("logit_bias"):
         biased = [token for token, _ in task.sampling["logit_bias"] if type(token) is int]
         backend.vocabulary.check_harmless(biased, caps, "logit_bias")
-    n = within_alternatives(task, budget(task, caps, backend.n_ctx, backend.counter, cancel))
+    n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
+    if task.logprobs:
+        n = within_alternatives(task, n)
     sampling = dict(task.sampling)
     bound = BoundGrammar("") if task.is_unconstrained else _grammar(task, caps, cancel)
     if bound.text:
@@ -133,7 +135,7 @@ def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGram
     own: str = task.sampling.get("grammar", "")
     if own:
         return BoundGrammar(own if caps.modern_sampling else _old_grammar(own, cancel))
-    bound = _bound(task, caps)
+    bound = constraint_of(task, caps)
     if bound is None:
         return BoundGrammar("", tool_gaps=_gaps_of_calls(task, caps, cancel))
     try:
@@ -184,7 +186,7 @@ def _preserved(syntax: AnswerSyntax, form: CallFormat | None) -> tuple[str, ...]
     return tuple(dict.fromkeys((*tags, *marks)))
 
 
-def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
+def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     """Decide whether slotproxy or the backend renders the prompt. Raises Unsupported for media that
     the backend does not accept.
 
@@ -224,7 +226,7 @@ def _in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     )
 
 
-def _bound(task: Task, caps: Capabilities) -> constraints.Constraint | None:
+def constraint_of(task: Task, caps: Capabilities) -> constraints.Constraint | None:
     """The constraint to compile to a grammar, for every server that takes one, also those that
     convert schemas themselves: they ignore some keywords, so they accept more than the client asked
     for.

@@ -633,7 +633,7 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
         chain=chain() if len(text) <= LARGE else run_in_native_thread(chain),
         key=caller.key,
         group=caller.group,
-        session=task.session,
+        session=task.request.session,
         share=caller.share,
         since=context.clock(),
         barred=caller.barred,

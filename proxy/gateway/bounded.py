@@ -21,6 +21,7 @@ from ..errors import Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from .context import Caller, GatewayContext
+from .sent_prompt import with_sent_prompt
 
 NOTHING = Usage()
 UNKNOWN_CONTEXT = 4096  # tokens, of a backend that does not report its context
@@ -118,9 +119,10 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
         if not backend.up or backend.caps is None:
             continue
         try:
-            if (ids := backend.driver.prompt_ids(task)) is not None:
+            sent = with_sent_prompt(task, backend, cancel)
+            if (ids := backend.driver.prompt_ids(sent)) is not None:
                 return len(ids)
-            return backend.counter.count_prompt(task, cancel)
+            return backend.counter.count_prompt(sent, cancel)
         except (Unsupported, UpstreamFault, UpstreamTimeout):
             continue
     return most_tokens(task)

@@ -34,7 +34,9 @@ from .context import ANYBODY, Caller, GatewayContext, Info
 from .early import EarlyQueue
 from .idle import idle_slots
 from .rendering import rendered
+from .sent_prompt import with_sent_prompt
 from .summaries import MemorySummaries, Summaries
+from .tool_order import ToolOrders
 
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
@@ -69,6 +71,7 @@ class Gateway:
         self._sampling = sampling
         self._wait_for_backend = wait_for_backend
         self.early = EarlyQueue(max_queue)
+        self._tool_orders = ToolOrders()
         self._compactor = Compactor(self, summaries or MemorySummaries(), on_overflow)
 
     def answer(
@@ -83,6 +86,7 @@ class Gateway:
         caller.may.check_model(request.model, name, model)
         if caller.barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
+        request = self._tool_orders.checked(request, model, caller.group)
         make_tasks = partial(self.tasks, request, model, cancel, barred=caller.barred)
         compact = None
         if self._compactor.wanted(request, model, caller):
@@ -128,8 +132,8 @@ class Gateway:
         barred: frozenset[str] = frozenset(),
     ) -> list[int]:
         """The token ids of an answer's first prompt."""
-        task = answer.tasks[0]
         backend = self._any(answer.model, barred)
+        task = with_sent_prompt(answer.tasks[0], backend, cancel)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return ids
         return backend.counter.prompt_ids(task, cancel)
@@ -148,6 +152,7 @@ class Gateway:
         self._load(model)
         backend = self._any(model, barred)
         task = self.tasks(request, model, cancel, barred=barred)[0]
+        task = with_sent_prompt(task, backend, cancel)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return len(ids)
         return backend.counter.count_prompt(task, cancel, limit)
@@ -181,10 +186,10 @@ class Gateway:
         """The text that a chat is rendered to."""
         model, _ = self.registry.answering(request.model)
         self._load(model)
-        driver = self._any(model, barred).driver
-        task = self.tasks(request, model, barred=barred)[0]
-        if (ids := driver.prompt_ids(task)) is not None:
-            return driver.detokenize(ids)
+        backend = self._any(model, barred)
+        task = with_sent_prompt(self.tasks(request, model, barred=barred)[0], backend)
+        if (ids := backend.driver.prompt_ids(task)) is not None:
+            return backend.driver.detokenize(ids)
         assert isinstance(task.prompt, str), "a chat is rendered to text"
         return task.prompt
 
@@ -332,7 +337,8 @@ class Gateway:
         if self._sampling:
             sampling = {**self._sampling, **request.sampling}
             request = msgspec.structs.replace(request, sampling=sampling)
-        check_alternatives(request)
+        if request.logprobs:
+            check_alternatives(request)
         kinds = media.check(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
@@ -371,25 +377,31 @@ def _task(
 ) -> Task:
     if isinstance(prompt, str):
         _no_nul(prompt)
-    return Task(
+    # Python makes a dict of more than fifteen keywords, which takes twice as long as the rest.
+    task = Task(
         prompt=prompt,
         breaks=rendered.breaks,
         boundaries=rendered.boundaries,
-        suffix=request.suffix if request.suffix or "infill" in request.extra else None,
         sampling=request.sampling,
         max_tokens=request.max_tokens,
         stop_tokens=rendered.stops,
         stop_strings=request.stop + rendered.turns,
         logprobs=request.logprobs,
-        session=request.session,
         call_format=rendered.call_format,
         syntax=rendered.syntax,
         thinks=rendered.thinks,
-        backend_templates=rendered.backend_templates,
-        messages=rendered.messages,
         effort=rendered.effort,
-        media=kinds,
         unknown_template=rendered.unknown_template,
         guard=rendered.guard,
         request=request,
     )
+    if kinds or rendered.backend_templates or rendered.messages:
+        return msgspec.structs.replace(
+            task,
+            media=kinds,
+            backend_templates=rendered.backend_templates,
+            messages=rendered.messages,
+        )
+    if request.suffix or "infill" in request.extra:
+        return msgspec.structs.replace(task, suffix=request.suffix)
+    return task

@@ -18,7 +18,6 @@ from ..backends.http_server import DIALECT as HTTP
 from ..backends.router import outline
 from ..core.events import Batch
 from ..core.forwarding import CallMaker, Forwarded
-from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..core.vectors import Embedded, Ranked
@@ -79,11 +78,11 @@ class HostedDriver(Driver):
         server = self.model.server
         return {} if server is None else server.counters()
 
-    def server_prompt(self, request: CompletionRequest) -> str | None:
+    def server_prompt(self, task: Task) -> str | None:
         server = self.model.server
         if server is None:
             raise BackendDown("the model is not loaded")
-        return server.server_prompt(request)
+        return server.server_prompt(task)
 
     def close(self) -> None:
         self.model.close()
@@ -134,6 +133,12 @@ class HostedDriver(Driver):
             return super().in_parts(task, cancel)
         with self._server(cancel) as server:
             return server.in_parts(task, cancel)
+
+    def prompt_ids(self, task: Task) -> list[int] | None:
+        if not task.backend_templates:
+            return None
+        with self._server() as server:
+            return server.prompt_ids(task)
 
     def detokenize(self, tokens: list[int]) -> str:
         with self._server() as server:

@@ -100,6 +100,7 @@ class ControlTokens:
             for first, rest in rests.items()
         }
         self._last = "".join({">", *(token[-1] for token in self.tokens)})
+        self._brackets = "".join({*self._patterns, *self._last})
         self._beginnings = {t[:n] for t in self.tokens for n in range(1, len(t))}
         self._endings = {t[n:] for t in self.tokens for n in range(1, len(t) - 1)}
 
@@ -112,6 +113,11 @@ class ControlTokens:
 
     def touches(self, text: str) -> bool:
         """Whether `breaks` finds something."""
+        for bracket in self._brackets:
+            if bracket in text:
+                break
+        else:
+            return False  # as in most texts
         return self.inside(text) or self._ends_within(text) or self._begins_within(text)
 
     def breaks(self, text: str) -> list[int]:

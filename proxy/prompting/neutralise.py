@@ -56,16 +56,14 @@ class PlainPrompt(Struct, frozen=True):
 
 
 class MarkedRequest(Struct, frozen=True):
-    """What to render. Without a `mark`, nothing is marked."""
+    """What to render."""
 
     request: CompletionRequest
     control_tokens: ControlTokens
-    mark: str = ""
+    mark: str
 
     def unmarked(self, text: str, boundaries: Sequence[int]) -> PlainPrompt:
         """The rendered text without the marks. `boundaries` are ascending offsets in it."""
-        if not self.mark:
-            return PlainPrompt(text, (), tuple(boundaries))
         # A template may write JSON or Python source in ASCII.
         pattern = f"{self.mark}|{re.escape(_escape(self.mark))}"
         places = [match.span() for match in re.finditer(pattern, text)]
@@ -88,7 +86,7 @@ class MarkedRequest(Struct, frozen=True):
 
     def disarmed(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """Marked messages with an invisible character in place of each mark."""
-        if not self.mark or not messages:
+        if not messages:
             return messages
         value = msgspec.to_builtins(messages)
         changed = _each(value, lambda text: text.replace(self.mark, JOINER))
@@ -113,11 +111,11 @@ class Neutraliser:
         self._roles = ControlTokens(source, tokens, OF_ROLES)
         self._free = tuple(m for m in MARKS if m not in source and _escape(m) not in source)
 
-    def mark(self, request: CompletionRequest) -> MarkedRequest:
-        """Mark the places at which the prompt of a chat must be cut. Raises InvalidParameter if
-        there are some and no character is left for marking."""
+    def mark(self, request: CompletionRequest) -> MarkedRequest | None:
+        """Mark the places at which the prompt of a chat must be cut; None if there are none. Raises
+        InvalidParameter if no character is left for marking."""
         if not self._has_some(request):
-            return MarkedRequest(request, self._everything)
+            return None
         contents = (request.messages, request.tools, request.template_kwargs)
         text = json.dumps(msgspec.to_builtins(contents))
         mark = next((mark for mark in self._free if _escape(mark) not in text), None)

@@ -16,7 +16,6 @@ from ..core.request import CompletionRequest, Message, Tool, ToolCall
 from ..core.task import NO_GUARD, ContentGuard
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
-from .families import Family
 from .formats import GENERIC, CallFormat, CallShape, generic
 from .formats.base import ID
 from .formats.writing import write_calls
@@ -38,7 +37,6 @@ from .sandbox import TemplateError, TemplateRefusal
 from .templates import ChatTemplate
 
 _PROMPT_END = 128
-_LEGACY = Family(name="legacy")
 _LEGACY_RULES = MessageRules()
 _ROLE = attrgetter("role")
 _CALLS = attrgetter("tool_calls")
@@ -61,7 +59,6 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
     breaks: tuple[int, ...] = ()
     boundaries: tuple[int, ...] = ()
     guard: ContentGuard = NO_GUARD
-    family: Family = _LEGACY
     syntax: AnswerSyntax = AnswerSyntax()
     call_format: CallFormat | None = None
     thinks: bool = False
@@ -104,8 +101,14 @@ class Prompter:
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 0 if isinstance(form, LegacyFormat) else 1
         calls = self.syntax.calls
+        turns = calls.turns if calls is not None else ()
+        # Without tags that end with the beginning of a turn: those end every prompt.
+        self._closings = tuple(
+            end for _, end in self._tags if end and not end.endswith(turns or "\0")
+        )
         self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
         self._writes_calls = calls is not None
+        self._is_unknown = not self.syntax.is_known
         self._marks = _marks(form, self.syntax)
         self._instead = instead
         self._bos = bos or None
@@ -119,9 +122,9 @@ class Prompter:
         If the last message is the beginning of an answer, its text is appended after the generation
         prompt and after any reasoning block that the template opens there."""
         marked = self._neutraliser.mark(request)
+        if marked is None:
+            return self._begun(request, now)
         prompt = self._begun(marked.request, now)
-        if not marked.mark:
-            return prompt
         plain = marked.unmarked(prompt.text, prompt.boundaries)
         return msgspec.structs.replace(
             prompt,
@@ -149,13 +152,14 @@ class Prompter:
             messages=prompt.messages and (*prompt.messages, last),
         )
 
-    def _closed(self, text: str) -> bool:
-        """Whether the template wrote an empty reasoning block, because thinking is switched off."""
-        calls = self.syntax.calls
-        turns = calls.turns if calls is not None else ()
-        # A tag that ends with the beginning of a turn ends every prompt.
-        ends = tuple(end for _, end in self._tags if end and not end.endswith(turns or "\0"))
-        return bool(ends) and text[-_PROMPT_END:].rstrip().endswith(ends)
+    def _thinks(self, text: str) -> bool:
+        """Whether the model may reason behind this prompt: not behind the empty reasoning block
+        that templates write when thinking is switched off."""
+        if opened_by(text, self._tags) is not None:
+            return True
+        if not self.syntax.reasoning:
+            return False
+        return not text[-_PROMPT_END:].rstrip().endswith(self._closings)
 
     def _render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         form = self.form
@@ -201,21 +205,18 @@ class Prompter:
         if rules.opening and rules.end_is_token and text[-64:].rstrip().endswith(rules.end):
             # Gemma 4 opens no turn for the model after a call with a text.
             text += rules.opening
-        family = form.family
         return RenderedPrompt(
             text=text,
             stops=self.syntax.stops,
-            turns=family.turns,
+            turns=form.family.turns,
             boundaries=_boundaries(text, self._marks),
             guard=self._neutraliser,
-            family=family,
             syntax=self.syntax,
             call_format=call_format,
             messages=own,
-            effort=_nearest(request.reasoning_effort, rules.efforts),
-            thinks=opened_by(text, self._tags) is not None
-            or (bool(self.syntax.reasoning) and not self._closed(text)),
-            unknown_template=not self.syntax.is_known
+            effort=request.reasoning_effort and _nearest(request.reasoning_effort, rules.efforts),
+            thinks=self._thinks(text),
+            unknown_template=self._is_unknown
             or (has_calls and knows_tools and not self._writes_calls),
         )
 
@@ -227,15 +228,20 @@ class Prompter:
         request: CompletionRequest,
         now: datetime,
     ) -> str:
-        render = partial(
-            form.render,
-            tools=tools,
-            bos_token=self._bos,
-            eos_token=self._eos,
-            now=now,
-            variables=_variables(request, form.rules),
-            keep_bos=not self._adds_bos,
-        )
+        variables = _variables(request, form.rules)
+
+        def render(messages: Sequence[dict[str, Any]], *, refuses: bool = True) -> str:
+            return form.render(
+                messages,
+                tools,
+                bos_token=self._bos,
+                eos_token=self._eos,
+                now=now,
+                variables=variables,
+                keep_bos=not self._adds_bos,
+                refuses=refuses,
+            )
+
         # A client cannot take its history back.
         try:
             try:
@@ -353,7 +359,7 @@ def _guided(messages: Sequence[Message], guide: str) -> Sequence[Message]:
     return [Message(role="system", content=guide), *messages]
 
 
-def _lead(prompt: str, rules: MessageRules, reasoning: str, known: Sequence[Tags]) -> str:
+def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, ...]) -> str:
     """What the template writes between the prompt and the text of an answer with this reasoning."""
     opened = opened_by(prompt, known)
     if prompt.endswith(rules.opening):  # otherwise thinking is off

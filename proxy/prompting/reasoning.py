@@ -36,11 +36,18 @@ _SPACES = 256
 _PROMPT_END = 128
 
 
-def opened_by(prompt: str, known: Sequence[Tags] = KIN) -> Tags | None:
+def opened_by(prompt: str, known: tuple[Tags, ...] = KIN) -> Tags | None:
     """The tags whose opening tag ends the prompt, so that the model continues inside the
     reasoning."""
     end = prompt[-_PROMPT_END:].rstrip()
-    return next((tags for tags in known if end.endswith(tags[0])), None)
+    if not end.endswith(_openings(known)):
+        return None
+    return next(tags for tags in known if end.endswith(tags[0]))
+
+
+@lru_cache(256)
+def _openings(known: tuple[Tags, ...]) -> tuple[str, ...]:
+    return tuple(opening for opening, _ in known)
 
 
 @lru_cache(256)
@@ -83,7 +90,7 @@ class ReasoningSplitter:
         self._known = known
         self._first = _first(known)
         self._calls = tuple(calls)
-        self._place = Place()
+        self._place = Place() if calls else None  # in the reasoning, if calls may end it
         self._fresh = True
         self._held = ""
         self.passes = False
@@ -183,7 +190,7 @@ class ReasoningSplitter:
     def _call(self) -> int:
         """Where a call begins a line of the text held, -1 for nowhere."""
         start = 0
-        while self._calls:
+        while self._place is not None:
             at, mark = first_of(self._held[start:], self._calls)
             if not mark:
                 break
@@ -196,6 +203,6 @@ class ReasoningSplitter:
 
     def _emit(self, out: list[tuple[Kind, str]], text: str) -> None:
         if text:
-            if self._calls:
+            if self._place is not None:
                 self._place.feed(text)
             out.append(("reasoning", text))

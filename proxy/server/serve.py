@@ -395,6 +395,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         # Without reading ahead during a request, waitress does not notice a disconnected client
         # (environ["waitress.client_disconnected"]).
         channel_request_lookahead=1,
+        log_socket_errors=False,  # clients leave, and answers that broke off end their connections
         ident="slotproxy",
     )
 

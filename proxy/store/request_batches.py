@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Row, and_, delete, insert, or_, select, update
 
-from ..errors import NotFound, QueueFull
+from ..errors import NotFound
 from . import writers
 from .batch_records import MOST, OPEN, UNCHECKED, RequestBatch, Result
 from .blobs import PIECE
@@ -26,8 +26,6 @@ from .records import new_id
 from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH
 
 MOST_OPEN = 100  # unfinished batches of a key
-MOST_UNCHECKED = 4  # of them, whose file is not checked yet
-BACK = 10.0  # seconds until a key with so many may try again
 LEASE = 30.0  # seconds without a heartbeat after which a process on another host counts as dead
 AT_ONCE = 64  # results read together
 DROPPED = 1000  # results deleted together
@@ -50,7 +48,7 @@ class RequestBatches:
     # for their owners
 
     def add(self, batch: RequestBatch) -> None:
-        """Raises QuotaExceeded, QueueFull."""
+        """Raises QuotaExceeded."""
         values = structs.asdict(batch)
         with self._db.begin_for(batch.owner) as db:
             db.execute(insert(REQUEST_BATCH).values(writer="", touched=batch.created, **values))
@@ -60,13 +58,6 @@ class RequestBatches:
                 " finish, or cancel one"
             )
             check_count(db, REQUEST_BATCH, MOST_OPEN, refusal, mine, _b.status.in_(OPEN))
-            unchecked = select(func.count()).where(mine, _b.status == UNCHECKED)
-            if db.execute(unchecked).scalar_one() > MOST_UNCHECKED:
-                raise QueueFull(
-                    f"an API key may have at most {MOST_UNCHECKED} batches in validation: wait for"
-                    " one to be in progress",
-                    retry_after=BACK,
-                )
             newest = select(_b.created).where(mine).order_by(_b.created.desc())
             last = newest.limit(1).offset(MOST - 1).scalar_subquery()
             over = _b.status.not_in(OPEN)

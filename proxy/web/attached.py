@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import binascii
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
 from ..core.kept import BoundedCache, digest
-from ..dialects.attachments import Attachment, attachments
+from ..dialects.attachments import Attachment
 from ..errors import NotFound, QueueFull
 from ..knowledge.reading import ReadingFailed, ReadingLimits
 from ..knowledge.whole import whole_text
@@ -47,16 +46,16 @@ class AttachedDocuments:
 
     def read(
         self,
-        body: Mapping[str, Any],
+        documents: Sequence[Attachment],
         owner: str,
         uploaded: Uploaded,
         before: Callable[[], None],
     ) -> list[str]:
-        """Replace the documents in a body. Returns a warning for each that could not be read.
+        """Replace the documents by their texts. Returns a warning for each that could not be read.
         `before` is called before the first is. Raises QueueFull if no place becomes free."""
         warnings = []
         until, new = time.monotonic() + PATIENCE, 0
-        for found in attachments(body):
+        for found in documents:
             try:
                 found, key, data = _located(found, owner, uploaded)
                 known = self._known.get(key)

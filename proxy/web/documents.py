@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..dialects.attachments import attachments
 from ..errors import NotFound
 from .fastpath import Environ
 from .observability import Record
@@ -16,6 +17,9 @@ def with_documents(
 ) -> None:
     """Replace the documents of a request by their texts; those that cannot be read get a warning.
     Raises QueueFull, StoreUnavailable and LimitReached."""
+    documents = attachments(body)
+    if not documents:
+        return
 
     def uploaded(file_id: str) -> tuple[str, Callable[[], bytes]]:
         if services.vector_stores is None:
@@ -28,4 +32,4 @@ def with_documents(
         if allowance is not None:
             allowance.check()  # documents are read before the answer is admitted
 
-    record.warnings += services.documents.read(body, record.key, uploaded, check_limits)
+    record.warnings += services.documents.read(documents, record.key, uploaded, check_limits)

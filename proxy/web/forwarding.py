@@ -7,6 +7,7 @@ would have the rights of this site in a browser; so it is marked as one without 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -191,17 +192,24 @@ class ForwardedBody(ClosingBody):
 
 
 class Broken(ConnectionError):
-    """The answer ended early: the connection must end too, or it would look complete."""
+    """The answer ended early: the connection must end too, or it would look complete. To a server,
+    it is as if the client had reset it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.ECONNRESET, reason)
 
 
 def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
+    """The answer as it arrives, cancelled unless it arrives at its end. Raises Broken, also if the
+    client has left: it may have ended only its own direction, and still read."""
+    record.info.outcome = Cancelled.type
     try:
         yield from answer
     except GatewayError as error:
-        if type(error) is Cancelled:
-            return
-        record.info.outcome = error.code or error.type
+        if type(error) is not Cancelled:
+            record.info.outcome = error.code or error.type
         raise Broken(error.message) from None
+    record.info.outcome = ""
 
 
 def _full(route: str, prefix: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..config import ModelConfig
+from ..core.request import CompletionRequest
 from ..dialects.ollama.models import untagged
-from ..dialects.presets import preset
+from ..dialects.presets import preset, preset_request
 from ..errors import GatewayError
+from ..gateway import Gateway
+from ..hosting.host import ModelHost
 from ..hosting.model import HostedModel
 from .body import read_json
 from .documents import with_documents
@@ -29,23 +33,37 @@ def read_request(services: Services, record: Record, environ: Environ) -> dict[s
 
 def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str, Any]:
     """The body of a request at `path`, with the fields that its model's table sets and removes."""
-    if not services.host.presets:
-        return body
     name = body.get("model")
     name = name if isinstance(name, str) else ""
     is_ollamas = path.endswith(OLLAMA)
     if is_ollamas:
         name = untagged(name)
+    table = _preset_of(services.host, services.gateway, name)
+    return body if table is None else preset(body, *table, options=is_ollamas)
+
+
+def own_request(host: ModelHost, gateway: Gateway, request: CompletionRequest) -> CompletionRequest:
+    """The same for a request that the gateway makes itself, as for the chat page. Raises
+    InvalidParameter if the table sets what is no value of its field."""
+    table = _preset_of(host, gateway, request.model)
+    return request if table is None else preset_request(request, *table)
+
+
+def _preset_of(
+    host: ModelHost, gateway: Gateway, name: str
+) -> tuple[Collection[str], Mapping[str, Any]] | None:
+    """What the table of the model of this name removes and sets, None without a table."""
+    if not host.presets:
+        return None
     try:
-        model, _ = services.gateway.registry.resolve(name)
+        model, _ = gateway.registry.resolve(name)
     except GatewayError:
-        return body  # refused when it is parsed, or placed
-    hosted = services.host.find(model)
+        return None  # refused when it is parsed, or placed
+    hosted = host.find(model)
     if hosted is None:
-        return body
+        return None
     config = hosted.config
-    fields = {**config.set, **config.set_by_alias.get(name, {})}
-    return preset(body, config.strip, fields, options=is_ollamas)
+    return config.strip, {**config.set, **config.set_by_alias.get(name, {})}
 
 
 def described(config: ModelConfig) -> dict[str, Any]:

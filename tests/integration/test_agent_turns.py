@@ -27,9 +27,6 @@ TOOL: Any = {
     },
 }
 AGAIN = 24  # tokens of a turn that are evaluated twice, at most: the last ones may join others
-LEAST_CACHED = {"llama-2026": 1.0, "llama-2023": 0.75}
-"""Share of the last prompt that a turn finds in its slot. A server of 2023 does not report the
-tokens of its answers, which its model may have spelled in another way than a prompt spells them."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -62,7 +59,7 @@ def test_agent_calls_a_tool_in_each_of_ten_turns(
         assert arguments["city"] in CITIES and arguments["days"] in (1, 2, 3)
         assert usage is not None and usage.prompt_tokens_details is not None
         cached = usage.prompt_tokens_details.cached_tokens or 0
-        assert cached >= LEAST_CACHED[server] * before - AGAIN, (turn, usage)
+        assert cached >= before - AGAIN, (turn, usage)
         before = usage.prompt_tokens
         result = f"{arguments['city']}: sunny, {10 + turn} degrees"
         messages += [message, {"role": "tool", "tool_call_id": call.id, "content": result}]

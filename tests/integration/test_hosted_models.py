@@ -276,7 +276,11 @@ def test_server_is_used_by_its_openai_api(
     file.write_text(table("m", made_up_model, tmp_path, server="llama-2026", **keys))
     one = gateway("--config", str(file))
     wait_until(lambda: status(one, "m") == "loaded", 60)
-    assert chat(one, "m").json()["model"] == "m"
+    answer = chat(one, "m").json()
+    assert answer["model"] == "m"
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+    counted = httpx.post(f"{one.url}/v1/chat/completions/input_tokens", json=body, timeout=60.0)
+    assert counted.json()["input_tokens"] == answer["usage"]["prompt_tokens"]
     (backend,) = httpx.get(f"{one.url}/v1/backends").json()["data"]
     assert (backend["found"]["dialect"], backend["found"]["slots"]) == ("llama-server", 1)
 

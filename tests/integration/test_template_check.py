@@ -76,6 +76,32 @@ def test_kind_whose_prompts_differ_takes_the_servers_own_route(
     assert "renders system, late system itself: its prompts differ" in running.log
 
 
+@pytest.mark.parametrize("mode", ["auto", "native"])
+def test_such_a_prompt_is_counted_and_shown_as_the_server_renders_it(
+    server: ModelServer, gateway: StartGateway, mode: str
+) -> None:
+    running = gateway("--llama-api", server.url, "--chat-mode", mode)
+    if mode == "auto":
+        assert wait_for(lambda: server_prompts(running.url))
+
+    def ask(path: str, name: str, **body: Any) -> Any:
+        answer = requests.post(f"{running.url}{path}", json={"model": "m", **body}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()[name]
+
+    for messages in ([USER], [SYSTEM, USER], LATE):
+        count = prompt_tokens(server.url, *messages)
+        chat = "/v1/chat/completions/input_tokens"
+        assert ask(chat, "input_tokens", messages=messages) == count
+        assert ask("/v1/responses/input_tokens", "input_tokens", input=messages) == count
+        body = {"messages": messages}
+        theirs = requests.post(f"{server.url}/apply-template", json=body, timeout=60).json()
+        assert ask("/apply-template", "prompt", **body) == theirs["prompt"]
+    count = prompt_tokens(server.url, SYSTEM, USER)
+    path = "/v1/messages/count_tokens"
+    assert ask(path, "input_tokens", system=SYSTEM["content"], messages=[USER]) == count
+
+
 def test_operator_may_keep_our_prompts(server: ModelServer, gateway: StartGateway) -> None:
     """Proves the difference: ours has another number of tokens."""
     running = gateway("--llama-api", server.url, "--chat-mode", "completion")

@@ -88,6 +88,7 @@ class OpenAIServer(Driver):
         self._by_prompt = by_prompt
         self._server = UNKNOWN
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._session = partial(ProbeSession, self._headers, check_peer)
         self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
         connect = partial(
             ConnectionPool,
@@ -137,7 +138,7 @@ class OpenAIServer(Driver):
 
     def _details(self, server: str, model: str) -> Details:
         """What documents of the server's own API tell. Raises BackendDown."""
-        with ProbeSession(self._headers) as session:
+        with self._session() as session:
 
             def ask(path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
                 status, data = session.get(f"{self._origin}{path}", GET_TIMEOUT, body)
@@ -159,7 +160,7 @@ class OpenAIServer(Driver):
 
     def _questions(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists, and whether it is Ollama. Raises BackendDown."""
-        with ProbeSession(self._headers) as session:
+        with self._session() as session:
             status, data = session.get(f"{self.url}/models", GET_TIMEOUT)
             listed = _listed(status, data)
             if any(model.owner in BY_OWNER for model in listed):

@@ -30,10 +30,10 @@ _NINE = re.compile(r"[A-Za-z0-9]{9}")
 def arranged(messages: Sequence[Message], rules: MessageRules) -> Sequence[Message]:
     """The messages in an order and number that the rules allow."""
     out = messages
-    roles = [*map(_ROLE, out)]
+    roles, has_calls = [*map(_ROLE, out)], any(map(_CALLS, out))
     if rules.system != "anywhere" and "system" in roles[rules.system == "first" :]:
         out = _without_systems(out, 1 if rules.system == "first" else 0)
-    if any(map(_CALLS, out)):
+    if has_calls:
         if not rules.text_with_calls:
             out = [part for message in out for part in _apart(message)]
         if rules.calls_per_turn == "one":

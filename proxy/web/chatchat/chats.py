@@ -23,6 +23,7 @@ from ...dialogue import (
     Tick,
 )
 from ...errors import Forbidden, NotFound
+from ..model_tables import own_request
 from ..observability import Record, new_id
 from ..services import Services
 from .streaming import TEXT, Documents, DocumentStream, RequestContext, respond
@@ -193,17 +194,16 @@ def _completion(call: RequestContext) -> DocumentStream:
         COMPLETION, wanted.prompt_name, (Message(role="user", content=wanted.prompt),)
     )
     prompt = "\n".join(message.content for message in laid)
-    running = call.services.gateway.answer(
-        CompletionRequest(
-            model=wanted.model,
-            prompts=(prompt,),
-            sampling=wanted.sampling,
-            max_tokens=wanted.max_tokens,
-            stream=wanted.stream,
-        ),
-        call.cancel,
-        call.caller,
+    gateway = call.services.gateway
+    completion = CompletionRequest(
+        model=wanted.model,
+        prompts=(prompt,),
+        sampling=wanted.sampling,
+        max_tokens=wanted.max_tokens,
+        stream=wanted.stream,
     )
+    completion = own_request(call.services.host, gateway, completion)
+    running = gateway.answer(completion, call.cancel, call.caller)
     call.record.info = running.info
 
     def pieces() -> Iterator[str]:

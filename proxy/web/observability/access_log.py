@@ -42,50 +42,26 @@ def line(record: Record, took: float) -> str:
     milliseconds, rounded to a tenth."""
     info = record.info
     usage = info.usage
-    return _encode(
-        _Line(
-            id=record.id,
-            peer=record.peer,
-            method=record.method[:20],
-            path=without_keys(record.path)[:200],
-            status=record.status,
-            key=record.key,
-            model=info.model,
-            backend=info.backend,
-            tier=info.tier,
-            fallback=", ".join(f"{name} {why}" for name, why in info.passed),
-            slot=info.slot,
-            stream=record.stream,
-            queue_ms=round(10000 * info.queue_wait) / 10,
-            ttft_ms=round(10000 * info.first_token) / 10,
-            ms=round(10000 * took) / 10,
-            prompt_tokens=usage.prompt,
-            cached_tokens=usage.cached,
-            completion_tokens=usage.completion,
-            continued=info.continued,
-            outcome=info.outcome,
-        )
-    ).decode()
-
-
-class _Line(msgspec.Struct, kw_only=True):
-    id: str
-    peer: str
-    method: str
-    path: str
-    status: int
-    key: str
-    model: str
-    backend: str
-    tier: str
-    fallback: str
-    slot: int
-    stream: bool
-    queue_ms: float
-    ttft_ms: float
-    ms: float
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    continued: int
-    outcome: str
+    values = {
+        "id": record.id,
+        "peer": record.peer,
+        "method": record.method[:20],
+        "path": without_keys(record.path)[:200],
+        "status": record.status,
+        "key": record.key,
+        "model": info.model,
+        "backend": info.backend,
+        "tier": info.tier,
+        "fallback": ", ".join(f"{name} {why}" for name, why in info.passed),
+        "slot": info.slot,
+        "stream": record.stream,
+        "queue_ms": round(10000 * info.queue_wait) / 10,
+        "ttft_ms": round(10000 * info.first_token) / 10,
+        "ms": round(10000 * took) / 10,
+        "prompt_tokens": usage.prompt,
+        "cached_tokens": usage.cached,
+        "completion_tokens": usage.completion,
+        "continued": info.continued,
+        "outcome": info.outcome,
+    }
+    return _encode(values).decode()

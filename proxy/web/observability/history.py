@@ -74,13 +74,13 @@ def _step_of(row: Summary) -> int:
 def _add(sample: Sample, rows: list[Summary]) -> None:
     sample.requests += len(rows)
     for row in rows:
-        sample.prompt += row.prompt
-        sample.cached += row.cached
-        sample.completion += row.completion
+        sample.prompt += row.usage.prompt
+        sample.cached += row.usage.cached
+        sample.completion += row.usage.completion
         sample.first_token += row.first_token
         sample.first_tokens += row.first_token != 0.0
-        if row.completion > 1 and row.last_token > row.first_token:
-            sample.written += row.completion - 1
+        if row.usage.completion > 1 and row.last_token > row.first_token:
+            sample.written += row.usage.completion - 1
             sample.writing += row.last_token - row.first_token
     errors = sample.errors
     for (status, outcome), count in Counter((row.status, row.outcome) for row in rows).items():

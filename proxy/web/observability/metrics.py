@@ -93,9 +93,9 @@ class _Backend:
 
     def add(self, rows: Sequence[Summary]) -> None:
         self.work += Work(
-            prompt=sum(row.prompt for row in rows),
-            cached=sum(row.cached for row in rows),
-            completion=sum(row.completion for row in rows),
+            prompt=sum(row.usage.prompt for row in rows),
+            cached=sum(row.usage.cached for row in rows),
+            completion=sum(row.usage.completion for row in rows),
             evaluating=sum(row.evaluating for row in rows),
             writing=sum(row.writing for row in rows),
             longest=max(row.longest for row in rows),
@@ -104,9 +104,9 @@ class _Backend:
         to_first.add([row.first_token for row in rows if row.first_token])
         to_next.add(
             [
-                (row.last_token - row.first_token) / (row.completion - 1)
+                (row.last_token - row.first_token) / (row.usage.completion - 1)
                 for row in rows
-                if row.completion > 1
+                if row.usage.completion > 1
             ]
         )
         latency.add([row.took for row in rows])

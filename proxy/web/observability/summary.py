@@ -10,6 +10,7 @@ from operator import attrgetter
 
 from msgspec import Struct
 
+from ...core.usage import Usage
 from .record import Record
 
 OTHER = "other"  # requests that match no route
@@ -19,7 +20,7 @@ class Summary(Struct, frozen=True, kw_only=True, gc=False):
     """`second` is when the request ended; `backend` is "" if there was none. Times are seconds, 0
     if unknown: `first_token` and `last_token` since the request arrived, `took` until its last
     byte, `evaluating` and `writing` the backend's own work on the prompt and on tokens. `longest`
-    is the size of the longest sequence in tokens. `prompt` includes the `cached` tokens. For
+    is the size of the longest sequence in tokens. For
     `kinds` see `Info`."""
 
     second: int
@@ -27,9 +28,7 @@ class Summary(Struct, frozen=True, kw_only=True, gc=False):
     route: str
     status: int
     outcome: str
-    prompt: int
-    cached: int
-    completion: int
+    usage: Usage
     queue_wait: float
     first_token: float
     last_token: float
@@ -46,16 +45,13 @@ backend_of = attrgetter("backend")
 def summarize(record: Record, took: float, at: float) -> Summary:
     """Summarize a request that took so many seconds and ended at the time `at` of the clock."""
     info = record.info
-    usage = info.usage
     return Summary(
         second=int(at),
         backend=info.backend,
         route=record.route or OTHER,
         status=record.status,
         outcome=info.outcome,
-        prompt=usage.prompt,
-        cached=usage.cached,
-        completion=usage.completion,
+        usage=info.usage,
         queue_wait=info.queue_wait,
         first_token=info.first_token,
         last_token=info.last_token,

@@ -60,12 +60,12 @@ def test_prompt_of_the_server_is_asked_with_the_body_of_its_chat_route(
     request = CompletionRequest(messages=(USER,), tools=(WEATHER,), reasoning_effort="low")
     with RawServer([answer]) as server:
         driver = LlamaCpp(server.url, timeout=60)
-        assert driver.server_prompt(request) == prompt
+        assert driver.server_prompt(task(request)) == prompt
         driver.close()
         sent = server.requests[0]
     assert sent.startswith(b"POST /apply-template ")
     body = json.loads(sent.partition(b"\r\n\r\n")[2])
-    assert body == json.loads(json.dumps(payload(task(request), 0) | {"n_predict": 1}))
+    assert body == json.loads(json.dumps(payload(task(request), 0)))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_prompt_of_the_server_is_read_with_care(answer: bytes, error: type[Excep
     with RawServer([answer]) as server:
         driver = LlamaCpp(server.url, timeout=60)
         with pytest.raises(error):
-            driver.server_prompt(CompletionRequest(messages=(USER,)))
+            driver.server_prompt(task(CompletionRequest(messages=(USER,))))
         driver.close()
 
 

@@ -15,7 +15,7 @@ from proxy.backends.driver import Capabilities
 from proxy.backends.pools import Backend
 from proxy.backends.template_check import MAX_KEPT, TemplateChecks, check
 from proxy.core.request import CompletionRequest
-from proxy.core.task import NO_GUARD
+from proxy.core.task import NO_GUARD, Task
 from proxy.errors import GatewayError, Unsupported, UpstreamTimeout
 from proxy.prompting import templates
 from proxy.prompting.profile.verify import KINDS, UNKNOWN
@@ -42,7 +42,8 @@ class Rendering(ScriptedDriver):
         self.prompter = prompter()
         self.rendered = 0
 
-    def server_prompt(self, request: CompletionRequest) -> str | None:
+    def server_prompt(self, task: Task) -> str | None:
+        request = task.request
         if self.error is not None and self.rendered >= self.after:
             raise self.error
         self.rendered += 1

@@ -16,7 +16,7 @@ from proxy.prompting.prompt import Prompter
 
 
 class Place:
-    """Counts what runs in a thread; `takes` is the CPU time of a rendering."""
+    """Counts what runs in a thread; `takes` is the time of a rendering."""
 
     def __init__(self) -> None:
         self.threaded = 0
@@ -27,7 +27,7 @@ class Place:
         self.threaded += 1
         return work()
 
-    def thread_time(self) -> float:
+    def clock(self) -> float:
         self._clock += self.takes
         return self._clock
 
@@ -36,7 +36,8 @@ class Place:
 def place(monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place()
     monkeypatch.setattr(rendering, "run_in_native_thread", place.run)
-    monkeypatch.setattr("time.thread_time", place.thread_time)
+    monkeypatch.setattr(rendering, "thread_time", place.clock)
+    monkeypatch.setattr(rendering, "monotonic", place.clock)
     return place
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 
+from proxy.backends.driver import Driver
 from proxy.backends.http import ConnectionPool
+from proxy.backends.http_server import HTTPServer
+from proxy.backends.llamacpp import EmbeddingServer, LlamaCpp
+from proxy.backends.openai.driver import OpenAIServer
 from proxy.errors import BackendDown
 from proxy.hosting.port_guard import PortGuard
 from proxy.hosting.process import free_port
+from tests.fakes import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 
@@ -115,3 +121,33 @@ def test_nobody_listens_before_the_server_has_loaded() -> None:
     with pytest.raises(BackendDown, match="not responding"):
         ask(guard, port)
     assert not guard.foreign
+
+
+@pytest.mark.parametrize("driver", [LlamaCpp, EmbeddingServer, OpenAIServer, HTTPServer])
+def test_a_probe_of_a_foreign_server_sends_nothing(
+    stack: ExitStack, driver: Callable[..., Driver]
+) -> None:
+    """Not the server's key, above all."""
+    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    got: list[bytes] = []
+
+    def listen() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                with client:
+                    client.settimeout(10)
+                    got.append(client.recv(65536))
+
+    thief = threading.Thread(target=listen)
+    thief.start()
+    stack.callback(thief.join)
+    stack.callback(server.shutdown, socket.SHUT_RDWR)
+    url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    key = {} if driver is HTTPServer else {"api_key": "the key of the server"}
+    probed = driver(url, check_peer=PortGuard().check, **key)
+    stack.callback(probed.close)
+    with pytest.raises(BackendDown):
+        probed.probe(5.0)
+    wait_until(lambda: bool(got), 10)
+    assert not any(got)

@@ -11,7 +11,7 @@ from msgspec import structs
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.errors import NotFound, QueueFull, QuotaExceeded
+from proxy.errors import NotFound, QuotaExceeded
 from proxy.store import request_batches
 from proxy.store.batch_records import RequestBatch, Result, Tokens
 from proxy.store.blobs import PIECE
@@ -70,20 +70,6 @@ def test_pages_are_newest_first(database: Database) -> None:
     assert [one.id for one in store.page("anna", 2, after="b3")] == ["b2", "b1"]
     with pytest.raises(NotFound):
         store.page("anna", 2, after="b9")
-
-
-def test_batches_in_validation_are_bounded(database: Database) -> None:
-    store = batches(database, "far:1:a")
-    for i in range(request_batches.MOST_UNCHECKED):
-        store.add(batch(f"b{i}"))
-    with pytest.raises(QueueFull) as caught:
-        store.add(batch("more"))
-    assert caught.value.retry_after
-    store.add(batch("others", owner="boris"))
-    claimed = store.claim(10.0)
-    assert claimed is not None
-    store.begin(claimed.id, 1, "m", 11.0)
-    store.add(batch("more"))
 
 
 def test_keys_take_turns_and_files_are_checked_first(database: Database) -> None:

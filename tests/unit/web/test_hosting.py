@@ -176,9 +176,9 @@ def described() -> Iterator[Served]:
     yield with_table()
 
 
-def with_table(*others: ScriptedDriver) -> Served:
+def with_table(*others: ScriptedDriver, **settings: object) -> Served:
     driver = ScriptedDriver(say("Hello"))
-    app = make_app(driver, *others)
+    app = make_app(driver, *others, **settings)
     made = Served(app)
     made.driver = driver
     services_of(app).host._models.clear()
@@ -216,6 +216,43 @@ def test_table_changes_options_of_ollamas_requests(described: Served) -> None:
     (task,) = described.driver.tasks
     assert task.sampling["temperature"] == 0.5
     assert "top_k" not in task.sampling
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("scripted", 0.5), ("exact", 0.0)])
+@pytest.mark.parametrize("path", ["/chat/chat", "/chat/fastchat", "/other/completion"])
+def test_table_changes_dialogues_of_chatchat(path: str, name: str, temperature: float) -> None:
+    described = with_table(chatchat=True)
+    body: dict[str, Any] = {"query": "Hi", "model_name": name}
+    if path == "/chat/fastchat":
+        body = {"messages": [{"role": "user", "content": "Hi"}], "model": name}
+    answer = described.post(path, **body, temperature=1.0, max_tokens=100)
+    assert answer.status_code == 200, answer.text
+    (task,) = described.driver.tasks
+    assert task.sampling["temperature"] == temperature
+    assert task.max_tokens == 7
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("scripted", 0.5), ("exact", 0.0)])
+def test_table_changes_questions_of_the_chat_page(
+    tmp_path: Path, name: str, temperature: float
+) -> None:
+    described = with_table(data=str(tmp_path))
+    if services_of(described.http.application).conversations is None:
+        pytest.skip("the extra knowledge is not installed")
+    talk = described.post("/pages/api/chat/conversations").json["id"]
+    sampling = {"top_k": 3, "temperature": 1.0, "top_p": 0.5}
+    options = {"model": name, "sampling": sampling, "max_tokens": 100}
+    path = f"/pages/api/chat/conversations/{talk}/ask"
+    answer = described.post(path, text="Hi", options=options)
+    assert answer.status_code == 201, answer.text
+    wait_until(lambda: bool(described.driver.tasks))
+    (task,) = described.driver.tasks
+    assert task.sampling["temperature"] == temperature
+    assert task.sampling["top_p"] == 0.5
+    assert "top_k" not in task.sampling
+    assert task.max_tokens == 7
+    events = described.http.get(f"/pages/api/chat/answers/{answer.json['answer']['id']}/events")
+    assert events.status_code in (200, 404)  # it ends before the test does
 
 
 @pytest.mark.parametrize(("name", "temperature"), [("scripted", 0.5), ("exact", 0.0)])
