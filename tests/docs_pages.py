@@ -71,6 +71,15 @@ def blocks(page: Path) -> Iterator[Block]:
         )
 
 
+def has_test(named: str) -> bool:
+    """Whether a test that a table names, as `tests/…/test_file.py::test_name`, is there."""
+    path, _, function = named.partition("::")
+    file = ROOT / path
+    return file.is_file() and bool(
+        re.search(rf"^(?:async )?def {function}\(", file.read_text("utf-8"), re.M)
+    )
+
+
 def write_files(page: Path, folder: Path) -> None:
     """Writes the files of a page into `folder`, readable only by their owner."""
     for block in blocks(page):

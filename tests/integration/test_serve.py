@@ -163,6 +163,8 @@ def test_streams_are_unbuffered_and_finish_on_graceful_stop(
         for number in range(1, 9):
             assert answer.readline() == b"%d\n" % number, "the stream was cut"
             arrived.append(time.monotonic())
+        with pytest.raises(ConnectionError), _asked(url, "/readyz"):
+            pass
         assert answer.read() == b""
     assert arrived[-1] - arrived[0] > 0.1, "the parts came together"
     assert server.wait_end() == 0
