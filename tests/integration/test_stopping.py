@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -207,7 +208,8 @@ def test_streams_end_with_an_error_and_all_is_counted(
     assert sorted(outcomes) == sorted(["ok", *[CODE] * len(running)])
     assert gone(pid)
     assert one.notes.read_text() == "stop command\nSIGTERM\n"
-    assert "model m: saved 1 of 1 slots" in one.log, one.log
+    # On a busy machine, even a stream was long enough for a file.
+    assert re.search(r"model m: saved (\d) of \1 slots", one.log), one.log
     assert "Traceback" not in one.log
 
 
