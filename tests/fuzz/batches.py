@@ -38,22 +38,11 @@ ENDS = ["\n", "\r\n", "\n\n", "\n \t\r\n", "\n" * 3000]  # of a line, in a sound
 # What a sound line has in its text: ends of lines for others than us.
 TEXTS = ["a", "\u2028", "\u2029\x85", "\\n", "你好\U0001f600", "a " * 30_000]
 SPOILT = [
-    b"\xef\xbb\xbf{}",
-    b"\0",
-    b"\xff\xfe{\0}\0",
-    b'{"custom_id":"a","body":"\xff"}',
-    b'{"custom_id":"\xed\xa0\x80"}',
-    b"[" * 100_000,
-    b'{"a":' * 100_000,
-    b'"' + b"a" * 2_000_000 + b'"',
-    b"[" + b"{}," * 300_000 + b"{}]",
-    b"a" * 6_000_000,
-    b"\n" * 120_000,
-    b"{}\r{}",
-    b"\x0b\x0c{}",
-    b"null",
-    b"1e999",
-]
+    b"\xef\xbb\xbf{}", b"\0", b"\xff\xfe{\0}\0", b'{"custom_id":"a","body":"\xff"}',
+    b'{"custom_id":"\xed\xa0\x80"}', b"[" * 100_000, b'{"a":' * 100_000,
+    b'"' + b"a" * 2_000_000 + b'"', b"[" + b"{}," * 300_000 + b"{}]", b"a" * 6_000_000,
+    b"\n" * 120_000, b"{}\r{}", b"\x0b\x0c{}", b"null", b"1e999",
+]  # fmt: skip
 
 
 class Batch:
@@ -88,18 +77,18 @@ class Fuzzer:
             return
         how = rng.random()
         at = f"/v1/batches/{batch.key}"
-        if how < 0.25:
+        if how < 0.1:
             batch.is_cancelled = True
             self._ask(number, "cancel", "POST", f"{at}/cancel", batch.owner)
-        elif how < 0.35:
+        elif how < 0.13:
             batch.is_lost = True
             self._ask(number, "file", "DELETE", f"/v1/files/{batch.file}", batch.owner)
-        elif how < 0.36:
+        elif how < 0.133:
             with self._wiping:
                 self._wiped[batch.owner] = math.inf
                 self._ask(number, "data", "DELETE", "/v1/data", batch.owner)
                 self._wiped[batch.owner] = time.monotonic()
-        elif how < 0.45:
+        elif how < 0.2:
             after = rng.choice([batch.key, "x", "%00", "a" * 3000])
             self._ask(number, "list", "GET", f"/v1/batches?limit=3&after={after}", batch.owner)
         else:

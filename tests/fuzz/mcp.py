@@ -192,7 +192,7 @@ def hostile() -> Iterator[tuple[str, tuple[str, ...]]]:
         url = f"http://127.0.0.1:{server.server_port}"
         config = Path(tempfile.mkdtemp(prefix="mcp-")) / "slotproxy.toml"
         config.write_text(f'[[mcp]]\nname = "far"\nurl = "{url}/configured"\n')
-        tools = ("--tools", f"{TOOLS},far", "--tool-timeout", "2")
+        tools = ("--tools", f"{TOOLS},far", "--tool-timeout", "10")
         yield url, ("--config", str(config), "--mcp-url", f"{url}/*", *tools)
         server.shutdown()
 

@@ -13,9 +13,6 @@ The body of a finding is what the client sends behind its handshake.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import io
 import json
 import random
 import socket
@@ -23,46 +20,42 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, TextMessage
-from wsproto.utilities import RemoteProtocolError
+from wsproto.events import CloseConnection, Pong, TextMessage
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from tests.fuzz import seeds
 from tests.fuzz.http1 import cut
 from tests.fuzz.mutations import Mutator, broken, encoded
 from tests.fuzz.routes import listed
 from tests.fuzz.subject import FIRST, Answer, Case, Report, Silence, Subject, command, drive, flags
-from tests.ws import ACCEPT, UPGRADE
+from tests.ws import ACCEPT, UPGRADE, Client
 
 ENDS = 10.0  # seconds until a client that breaks the protocol is disconnected
 QUIET = 0.3  # seconds of silence after frames that may have no answer
+CLOSED, GONE, LOST = -2, -3, 1006  # how a connection ended; wsproto's code of one without a frame
 MORE, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 OVER = ("error", "response.completed", "response.incomplete", "response.failed")
+CODES = (0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65535)  # that no close frame may have
 SOUND: list[dict[str, Any]] = [
     {"input": "Hi", "max_output_tokens": 2},
     {"input": "你好 \U0001f600", "max_output_tokens": 2, "generate": False},
     {"input": "Hi", "max_output_tokens": 2, "store": False, "instructions": "é" * 400},
     {"input": "Hi", "previous_response_id": "resp_none"},
 ]
-HANDSHAKES: list[dict[str, str]] = [
-    {"Sec-WebSocket-Version": "8"},
-    {"Sec-WebSocket-Version": "13, 8"},
-    {"Sec-WebSocket-Key": ""},
-    {"Sec-WebSocket-Key": "a" * 5000},
-    {"Sec-WebSocket-Key": "\xff"},
-    {"Upgrade": "h2c, websocket"},
-    {"Upgrade": "WebSocket"},
-    {"Connection": "keep-alive"},
-    {"Connection": "close, upgrade"},
-    {"Origin": "http://evil.example"},
-    {"Content-Length": "5"},
-    {"Transfer-Encoding": "chunked"},
-    {"Sec-WebSocket-Extensions": "permessage-deflate; x=" + "y" * 3000},
-    {"Sec-WebSocket-Protocol": "a, b"},
-    {"Authorization": "Bearer x"},
+HANDSHAKES = [
+    ("Sec-WebSocket-Version", ["8", "13, 8"]),
+    ("Sec-WebSocket-Key", ["", "a" * 5000, "\xff"]),
+    ("Upgrade", ["h2c, websocket", "WebSocket"]),
+    ("Connection", ["keep-alive", "close, upgrade"]),
+    ("Origin", ["http://evil.example"]),
+    ("Content-Length", ["5"]),
+    ("Transfer-Encoding", ["chunked"]),
+    ("Sec-WebSocket-Extensions", ["permessage-deflate; x=" + "y" * 3000]),
+    ("Authorization", ["Bearer x"]),
 ]
 
 
@@ -107,11 +100,7 @@ FORBIDDEN: list[Callable[[random.Random], bytes]] = [
     lambda rng: frame(rng, BINARY, b"{}"),
     lambda rng: frame(rng, CLOSE, b"\x03"),
     lambda rng: frame(rng, CLOSE, b"\x03\xe8\xff"),
-    lambda rng: frame(
-        rng,
-        CLOSE,
-        rng.choice((0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65535)).to_bytes(2, "big"),
-    ),
+    lambda rng: frame(rng, CLOSE, rng.choice(CODES).to_bytes(2, "big")),
     lambda rng: frame(rng, rng.choice((PING, PONG, TEXT)), b"") * 3000,
     lambda rng: frame(rng, TEXT, b"[", first=0) + frame(rng, MORE, b" ", first=0) * 3000,
 ]
@@ -131,11 +120,10 @@ ODD: list[Callable[[random.Random], bytes]] = [
 
 class Plan(NamedTuple):
     """What a client sends, and what it expects. `asks`: the answers to sound messages, None if they
-    cannot be told. `ends`: the gateway closes. `early`: frames are sent behind the handshake
-    without waiting. `leaves`: the client disconnects without a close frame."""
+    cannot be told. `ends`: the gateway closes. `early`: frames come with the handshake. `leaves`:
+    the client disconnects without a close frame."""
 
     case: Case
-    is_handshake: bool
     asks: int | None
     ends: bool
     early: bool
@@ -159,13 +147,10 @@ class Fuzzer:
         rng = random.Random(f"{self.seed}/{number}")
         route = self.routes[number % len(self.routes)]
         headers = {**UPGRADE, **self.subject.key_headers()}
-        is_handshake = rng.random() < 0.9
-        if not is_handshake:
-            headers |= rng.choice(HANDSHAKES)
         asks: int | None = 0
         data = b""
         for _ in range(rng.choice((0, 1, 1, 2, 3))):
-            if rng.random() < 0.5:
+            if rng.random() < 0.7:
                 body = {"type": "response.create", "model": "m", **rng.choice(SOUND)}
                 text = json.dumps(body, ensure_ascii=rng.random() < 0.5).encode()
                 asks = None if asks is None else asks + 1
@@ -177,10 +162,10 @@ class Fuzzer:
                 asks = None
             data += fragments(rng, text) if rng.random() < 0.4 else frame(rng, TEXT, text)
         how = rng.random()
-        ends = how < 0.4
+        ends = how < 0.3
         if ends:
             data += rng.choice(FORBIDDEN)(rng)
-        elif how < 0.65:
+        elif how < 0.5:
             data, asks = data + rng.choice(ODD)(rng), None
         if rng.random() < 0.1 and data:
             at = rng.randrange(len(data))
@@ -190,15 +175,16 @@ class Fuzzer:
         if early:
             asks, ends = None, False
         case = Case(number, route.endpoint, "GET", route.rule, headers, data)
-        return Plan(case, is_handshake, asks, ends, early, rng.random() < 0.3)
+        return Plan(case, asks, ends, early, rng.random() < 0.3)
 
     def attempt(self, number: int) -> None:
         plan = self.plan(number)
-        answer = self.subject.attempt(plan.case, lambda case: self._talk(plan))
-        if answer and plan.is_handshake and answer.status not in (101, 0):
-            self.subject.find(
-                f"a sound handshake gets {answer.status}", plan.case, str(answer.body)
-            )
+        if number % 10:
+            self.subject.attempt(plan.case, lambda case: self._talk(plan))
+            return
+        name, values = HANDSHAKES[number // 10 % len(HANDSHAKES)]
+        headers = {**plan.case.headers, name: random.Random(number).choice(values)}
+        self.subject.attempt(plan.case._replace(headers=headers, body=b""))
 
     def _talk(self, plan: Plan) -> Answer:
         """Raises Silence."""
@@ -206,115 +192,73 @@ class Fuzzer:
         lines = [f"GET {case.path} HTTP/1.1", f"Host: {self.subject.at}"]
         lines += [f"{name}: {value}" for name, value in case.headers.items()]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-        address = self.subject.at.split(":")
-        with socket.create_connection((address[0], int(address[1])), FIRST) as sock:
+        name, _, port = self.subject.at.partition(":")
+        with socket.create_connection((name, int(port)), FIRST) as sock:
             try:
                 sock.sendall(head + (case.body if plan.early else b""))
-                seen = b""
-                while b"\r\n\r\n" not in seen:
-                    if not (piece := sock.recv(1 << 16)):
-                        raise Silence(f"no answer to the handshake: {seen!r}")
-                    seen += piece
-                told, _, rest = seen.partition(b"\r\n\r\n")
-                status = int(told[9:12])
-                fields = http.client.parse_headers(io.BytesIO(told.partition(b"\r\n")[2] + b"\r\n"))
-                if status != 101:
-                    size = int(fields.get("Content-Length") or 0)
-                    while len(rest) < size and (piece := sock.recv(1 << 16)):
-                        rest += piece
-                    whole = len(rest) >= size
-                    return Answer(status, fields.get_content_type(), rest[:size], whole)
+                client = Client(sock)
+                if f"Sec-WebSocket-Accept: {ACCEPT}".encode() not in client.head:
+                    raise Silence(f"the handshake is refused: {client.head!r}")
+                self._frames(plan, client)
             except (ConnectionError, TimeoutError) as error:
-                if plan.early and isinstance(error, ConnectionError):
-                    return Answer(0, "", b"", whole=False)  # what it sent too early cost it this
-                raise Silence(f"{type(error).__name__}: {error}") from None
-            if fields["Sec-WebSocket-Accept"] != ACCEPT:
-                self.subject.find("a wrong Sec-WebSocket-Accept", case)
-            self._frames(plan, sock, rest)
-        return Answer(status, "", b"", whole=True)
+                if not plan.early:
+                    raise Silence(f"{type(error).__name__}: {error}") from None
+        return Answer(101, "", b"", whole=True)
 
-    def _frames(self, plan: Plan, sock: socket.socket, rest: bytes) -> None:
-        ears = Ears(self.subject, plan.case)
-        with contextlib.suppress(ConnectionError):
-            if not plan.early:
-                for piece in cut(plan.case.body, random.Random(plan.case.number)):
-                    sock.sendall(piece)
-        asks = plan.asks
+    def _frames(self, plan: Plan, client: Client) -> None:
+        case, asks, find = plan.case, plan.asks, self.subject.find
+        if not plan.early:
+            with suppress(ConnectionError):
+                for piece in cut(case.body, random.Random(case.number)):
+                    client.sock.sendall(piece)
         if plan.ends:
-            if not ears.hear(sock, rest, ENDS + (FIRST if asks else 0), lambda: False):
-                self.subject.find("who breaks the protocol is not disconnected", plan.case)
-            return
-        if asks is None:
-            ears.hear(sock, rest, QUIET, lambda: False)
+            if self._hear(case, client, ENDS + (FIRST if asks else 0)) is None:
+                find("who breaks the protocol is not disconnected", case)
+        elif asks is None:
+            self._hear(case, client, QUIET)
+        elif (heard := self._hear(case, client, FIRST, asks)) != asks:
+            find("a sound message is not answered to its end", case, f"{heard} of {asks}")
         else:
-            gone = ears.hear(sock, rest, FIRST, lambda: ears.over >= asks)
-            if gone or ears.over < asks:
-                more = f"{ears.over} of {asks} answers; disconnected: {gone}"
-                self.subject.find("a sound message is not answered to its end", plan.case, more)
-                return
             self.answers += asks
-        if plan.leaves or asks is None:
-            return
-        with contextlib.suppress(ConnectionError):
-            sock.sendall(frame(random.Random(1), CLOSE, b"\x03\xe8"))
-        if not ears.hear(sock, b"", ENDS, lambda: False) or not ears.closed:
-            self.subject.find("a close frame is not answered", plan.case)
+            if plan.leaves:
+                return
+            client.send(CloseConnection(code=1000))
+            if self._hear(case, client, ENDS) != CLOSED:
+                find("a close frame is not answered", case)
 
-
-class Ears:
-    """What a client hears. `over`: answers that ended; `closed`: a close frame came."""
-
-    def __init__(self, subject: Subject, case: Case) -> None:
-        self._subject = subject
-        self._case = case
-        self._protocol = Connection(ConnectionType.CLIENT)
-        self._text = ""
-        self.over = 0
-        self.closed = False
-
-    def hear(
-        self, sock: socket.socket, data: bytes, seconds: float, enough: Callable[[], bool]
-    ) -> bool:
-        """Reads for so long, or until it is enough. Returns whether the gateway disconnected."""
-        end = time.monotonic() + seconds
-        while True:
-            if data and not self.closed:
-                self._take(data)
-            if enough():
-                return False
-            left = end - time.monotonic()
-            if left <= 0:
-                return False
-            sock.settimeout(left)
-            try:
-                data = sock.recv(1 << 16)
-            except TimeoutError:
-                return False
-            except ConnectionError:
-                return True
-            if not data:
-                return True
-
-    def _take(self, data: bytes) -> None:
+    def _hear(self, case: Case, client: Client, seconds: float, most: int = -1) -> int | None:
+        """Reads and judges events for so long, or up to the ends of so many answers. Returns
+        `most`, or CLOSED or GONE if the gateway closed or disconnected, None if the time is
+        over."""
+        end, over, text = time.monotonic() + seconds, 0, ""
         try:
-            self._protocol.receive_data(data)
-            for event in self._protocol.events():
+            while over != most:
+                client.sock.settimeout(max(0.001, end - time.monotonic()))
+                event = client.next()
                 if isinstance(event, CloseConnection):
-                    self.closed = True
-                elif isinstance(event, TextMessage):
-                    self._text += event.data
-                    if event.message_finished:
-                        text, self._text = self._text, ""
-                        self._judge(json.loads(text))
-        except (RemoteProtocolError, ValueError) as error:
-            self._subject.find("the gateway sends a broken frame", self._case, f"{error} {data!r}")
+                    return GONE if event.code == LOST else CLOSED
+                if isinstance(event, Pong):
+                    continue
+                assert isinstance(event, TextMessage), event
+                text += event.data
+                if event.message_finished:
+                    over += self._judge(case, json.loads(text))
+                    text = ""
+        except TimeoutError:
+            return None
+        except (ConnectionError, LocalProtocolError):
+            return GONE
+        except (RemoteProtocolError, ValueError, AssertionError) as error:
+            self.subject.find("the gateway sends a broken frame", case, str(error))
+            return None
+        return most
 
-    def _judge(self, event: Any) -> None:
-        kind = event["type"]
-        self.over += kind in OVER
-        status = event.get("status", 0) if kind == "error" else 0
-        if status >= 500 and status not in self._case.allowed:
-            self._subject.find(f"an event with {status}", self._case, json.dumps(event))
+    def _judge(self, case: Case, event: Any) -> bool:
+        """Whether an event is the end of an answer."""
+        status = event.get("status", 0) if event["type"] == "error" else 0
+        if status >= 500 and status not in case.allowed:
+            self.subject.find(f"an event with {status}", case, json.dumps(event))
+        return event["type"] in OVER
 
 
 def fuzz(
