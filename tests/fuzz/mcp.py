@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
     def handle(self) -> None:
-        with suppress(OSError):  # the client is ended in the middle of an answer
+        with suppress(OSError, ValueError):  # the client is ended in the middle of a message
             super().handle()
 
     def do_GET(self) -> None:
