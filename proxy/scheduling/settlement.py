@@ -305,7 +305,9 @@ def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
 def leaks(lease: Lease, outcome: Outcome) -> bool:
     """Whether more of the prompt was cached than can be this group's own, so that the slot held a
     prompt of another group."""
-    reuse = lease.grant.reuse
-    if lease.grant.fresh or reuse is None:
+    own = lease.grant.reuse
+    if own is None and not lease.grant.fresh:
+        own = lease.replaced  # the group's, too: they may begin alike, up to the first link
+    if own is None:
         return outcome.cached > ALIKE
-    return outcome.cached > 1.1 * reuse.tokens + 4 * ALIKE
+    return outcome.cached > 1.1 * own.tokens + 4 * ALIKE

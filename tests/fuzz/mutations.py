@@ -11,8 +11,11 @@ import gzip
 import json
 import random
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
+
+LONGEST = 48 << 20  # bytes; a gateway takes 32 MiB
 
 
 class Raw:
@@ -333,12 +336,16 @@ class Mutator:
             else:
                 box[key] = [[name, one] for name, one in value.items()]
 
+    def _times(self, many: int, text: str) -> int:
+        """So many times, or twice if that has too many bytes for any body."""
+        return many if len(text) * many < LONGEST else 2
+
     def _list(self, rng: random.Random, value: list[Any]) -> list[Any]:
         how = rng.randrange(5)
         if how == 0:
             return []
         if how == 1:
-            return value * rng.choice([2, 3, 50, 2000])
+            return value * self._times(rng.choice([2, 3, 50, 2000]), encoded(value))
         if how == 2:
             return [*value, self.odd(rng)]
         if how == 3:
@@ -351,7 +358,7 @@ class Mutator:
         if how == 0:
             return value[:at]
         if how == 1:
-            return value * rng.choice([2, 100, 3000])
+            return value * self._times(rng.choice([2, 100, 3000]), value)
         if how == 2:
             odd = rng.choice(TEXTS)
             return value[:at] + (odd if isinstance(odd, str) else "\ud800") + value[at:]
@@ -367,9 +374,9 @@ class Mutator:
 def places(value: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a value, the outermost first."""
     found: list[tuple[Any, Any]] = []
-    todo = [value]
+    todo = deque([value])
     while todo:
-        box = todo.pop(0)
+        box = todo.popleft()
         keys = (
             list(box) if isinstance(box, dict) else range(len(box)) if isinstance(box, list) else ()
         )

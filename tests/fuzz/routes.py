@@ -2,8 +2,8 @@
 
     python -m tests.fuzz.routes --llama-api URL …
 
-Prints a line of JSON: a list of [endpoint, rule, methods]. A process of its own, since an
-application looks after its backends from when it is made.
+Prints a line of JSON: a list of [endpoint, rule, methods, websocket]. A process of its own, since
+an application looks after its backends from when it is made.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ class Route(NamedTuple):
     endpoint: str
     rule: str
     methods: tuple[str, ...]
+    websocket: bool
 
 
 def listed(flags: Sequence[str]) -> list[Route]:
     """The routes of a gateway with these flags."""
     command = [sys.executable, "-m", "tests.fuzz.routes", *flags]
     done = subprocess.run(command, capture_output=True, check=True, timeout=60)
-    return [Route(one, rule, tuple(methods)) for one, rule, methods in json.loads(done.stdout)]
+    return [
+        Route(one, rule, tuple(methods), ws) for one, rule, methods, ws in json.loads(done.stdout)
+    ]
 
 
 def main(flags: Sequence[str]) -> None:
@@ -37,7 +40,12 @@ def main(flags: Sequence[str]) -> None:
 
     app = create_app(config.load(flags, {}))
     found = [
-        (rule.endpoint, rule.rule, sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}))
+        (
+            rule.endpoint,
+            rule.rule,
+            sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}),
+            rule.websocket,
+        )
         for rule in app.url_map.iter_rules()
     ]
     print(json.dumps([one for one in found if one[2]]), flush=True)

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -30,12 +31,13 @@ from tools import made_up_model, servers
 from tools.processes import Gateway, ModelServer
 
 FIRST = 30.0  # seconds until the first byte of an answer; more is a finding
-READ = 150.0  # the same for Chatchat, which waits until uploads are read
+READ = 150.0  # the same for Chatchat, which waits until uploads are read, and for what may be a 504
 LONGEST = 2.0  # seconds of reading an answer; then the client disconnects
 KEY = "fuzz-key-0123456789"
 OTHER = "fuzz-key-9876543210"
 BAD = re.compile(
     r"Traceback \(most recent|unhandled exception|event loop has been blocked"
+    r"|more than its cache group has sent"
     # With less CPU time than that, the machine was busy with something else.
     r"|event loop was blocked for \S+ s \((0\.[1-9]|[1-9])\S* s CPU"
 )
@@ -47,16 +49,20 @@ HELD = (
     0.3  # CPU seconds of the loop before /livez answers; a busy machine takes three times as long
 )
 GROWTH = 64 << 20  # allowed growth of the warm worker in bytes
+OPENED = 40  # files and sockets that the warm worker may open and keep
 CLIENTS = 4  # requests at once
 WARM = 0.3  # share of the work before the first measurement of memory
 LOOK = 50  # cases between two reads of the log
 IDLE = 20.0  # seconds until everything is idle again
 
 TOOLS = "calculator,time,knowledge_search"
+# 5xx that are no fault: the model server lacks the feature (501).
+ALLOWED = frozenset({501})
 
 
 class Case(NamedTuple):
-    """A request. The client disconnects after `hang_up` seconds, unless None."""
+    """A request. The client disconnects after `hang_up` seconds, unless None. `allowed` are the 5xx
+    that are no fault."""
 
     number: int
     endpoint: str
@@ -65,6 +71,7 @@ class Case(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     hang_up: float | None = None
+    allowed: frozenset[int] = ALLOWED
 
 
 class Answer(NamedTuple):
@@ -175,7 +182,7 @@ class Subject:
             connection.endheaders(case.body or None)
         if case.hang_up is not None:
             connection.sock.settimeout(max(case.hang_up, 0.001))
-        elif case.endpoint.startswith("chatchat."):
+        elif case.endpoint.startswith("chatchat.") or 504 in case.allowed:
             connection.sock.settimeout(READ)
         try:
             answer = connection.getresponse()
@@ -203,7 +210,7 @@ class Subject:
                 break
             data += piece
         answer.close()  # the connection does not notice its end by itself
-        if not whole or answer.will_close:
+        if not whole or answer.will_close or answer.status == 101:
             self._drop()
         elif connection.sock:
             connection.sock.settimeout(FIRST)
@@ -232,13 +239,13 @@ class Subject:
 
     # -- judging
 
-    def attempt(self, case: Case) -> Answer | None:
-        """Sends a case and checks the result."""
+    def attempt(self, case: Case, send: Callable[[Case], Answer] | None = None) -> Answer | None:
+        """Sends a case, as HTTP unless `send` does it, and checks the result."""
         with self._lock:
             self._last.append(case)
         begin = time.monotonic()
         try:
-            answer = self.send(case)
+            answer = (send or self.send)(case)
         except Silence as silence:
             self.find(f"{case.endpoint}: no answer", case, str(silence))
             return None
@@ -316,6 +323,10 @@ class Subject:
         assert found
         return int(found[1]) << 10
 
+    def descriptors(self) -> int:
+        """Open files and sockets of the worker."""
+        return len(os.listdir(f"/proc/{self.worker}/fd"))
+
     def post(
         self, path: str, body: Any, kind: str = "application/json", method: str = "POST"
     ) -> Any:
@@ -325,6 +336,30 @@ class Subject:
         answer = self.send(Case(0, "", method, path, headers, data))
         assert answer.status < 300, f"{path}: {answer}"
         return json.loads(answer.body) if answer.body else None
+
+
+def helpers(worker: int, word: str) -> list[str]:
+    """The processes of this worker whose command line contains the word."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if int(stat.rpartition(")")[2].split()[1]) == worker and word in words:
+            found.append(f"{pid} {words}")
+    return found
+
+
+def few_helpers(subject: Subject, word: str, most: int) -> None:
+    """Checks that, after a while, no more than `most` such processes are left."""
+    end = time.monotonic() + 10
+    while len(left := helpers(subject.worker, word)) > most:
+        if time.monotonic() > end:
+            subject.find("helper processes are left", None, str(left))
+            return
+        time.sleep(0.2)
 
 
 def _worker(pid: int) -> int:
@@ -389,13 +424,10 @@ def probed(subject: Subject) -> Iterator[dict[str, Any]]:
 
 # -- what an answer may be -------------------------------------------------------------------------
 
-# 5xx that are no fault: the model server lacks the feature (501).
-ALLOWED = {501}
-
 
 def wrong_in(case: Case, answer: Answer) -> str:
     """The fault of an answer, "" if there is none."""
-    if answer.status >= 500 and answer.status not in ALLOWED:
+    if answer.status >= 500 and answer.status not in case.allowed:
         return f"{answer.status} {_said(answer.body)}"
     if not answer.whole or case.method == "HEAD":
         return ""
@@ -490,7 +522,7 @@ def drive(
 ) -> Report:
     """Tries cases by number for a time or up to a number, then checks for leftovers."""
     lock = threading.Lock()
-    number = begun = 0
+    number = begun = opened = 0
     curve: list[int] = []
     begin = time.monotonic()
 
@@ -498,7 +530,7 @@ def drive(
         return number / count if count else (time.monotonic() - begin) / seconds
 
     def run() -> None:
-        nonlocal number, begun
+        nonlocal number, begun, opened
         while True:
             with lock:
                 mine = number
@@ -506,7 +538,7 @@ def drive(
                     return
                 number += 1
                 if not begun and share() > WARM:
-                    begun = subject.rss()
+                    begun, opened = subject.rss(), subject.descriptors()
                 if share() * 10 > len(curve):
                     curve.append(subject.rss())
             if mine % LOOK == LOOK - 1:
@@ -528,6 +560,8 @@ def drive(
     ended = subject.rss()
     if ended - begun > GROWTH:
         subject.find("the worker grows", None, f"from {begun >> 20} to {ended >> 20} MiB")
+    if (left := subject.descriptors()) - opened > OPENED:
+        subject.find("files or sockets stay open", None, f"{opened} when warm, {left} at the end")
     worst = sorted(livez.pop("long"), key=lambda one: -one[2])
     livez["over 100 ms"] = len(worst)
     about = [(round(used, 3), subject.during(a, b)) for a, b, used in worst[:5]]

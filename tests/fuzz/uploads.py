@@ -12,19 +12,17 @@ at the end no reader runs and no temporary file is left.
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from tests.fuzz import samples
 from tests.fuzz.samples import Sample
-from tests.fuzz.subject import Answer, Case, Report, Subject, command, drive
+from tests.fuzz.subject import Answer, Case, Report, Subject, command, drive, few_helpers
 
 MOST_UNREAD = 6  # documents; while more are waiting, files are sent to routes that read none
 MOST = 4 << 20  # bytes of a document
@@ -122,6 +120,7 @@ class Uploader:
         if number % 10 == 9:
             self._look()
         way = rng.choice(QUIET if self._unread >= self._most_unread else [*QUIET, *READ, *READ])
+        way = way if number else "document"
         case, sample = self._case(rng, number, way)
         answer = self.subject.attempt(case)
         if answer is not None and answer.whole and 200 <= answer.status < 300:
@@ -130,7 +129,8 @@ class Uploader:
             self._after(rng, way, sample, answer)
 
     def _case(self, rng: random.Random, number: int, way: str) -> tuple[Case, Sample]:
-        sample = samples.made(rng)
+        # One file can be read, however few there is time for.
+        sample = samples.made(rng) if number else Sample("first.txt", samples.TEXT.encode())
         headers = {**self.subject.key_headers(), **self.subject.page_headers()}
         path, kind, body = "", "application/octet-stream", sample.data
         if way in ("document", "chat file"):
@@ -247,25 +247,7 @@ class Uploader:
                 break
             time.sleep(0.5)
         self._judge([one for one in self.documents() if one["status"] in OVER])
-        end = time.monotonic() + 10
-        while (left := readers(self.subject.worker)) and time.monotonic() < end:
-            time.sleep(0.2)
-        if left:
-            self.subject.find("readers are left", None, str(left))
-
-
-def readers(worker: int) -> list[str]:
-    """The processes that read documents for this worker."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == worker and "extract" in words:
-            found.append(f"{pid} {words}")
-    return found
+        few_helpers(self.subject, "extract", 0)
 
 
 def _messages(content: list[dict[str, Any]]) -> dict[str, Any]:

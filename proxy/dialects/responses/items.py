@@ -58,7 +58,10 @@ def check_outputs(values: list[Any]) -> None:
     for item in values:
         kind = item.get("type") if isinstance(item, dict) else None
         if kind in ("function_call", "custom_tool_call"):
-            calls.add(item.get("call_id"))
+            if (
+                type(call_id := item.get("call_id")) is str
+            ):  # others are refused where they are read
+                calls.add(call_id)
         elif kind in ("function_call_output", "custom_tool_call_output"):
             call_id = text(item, "call_id")
             if call_id not in calls:

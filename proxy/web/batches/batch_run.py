@@ -143,7 +143,7 @@ class BatchRun:
         if found.errors:
             self._close("failed", errors=found.errors)
             return None
-        if batch.status == UNCHECKED:
+        if not batch.total:  # also if it was cancelled before
             self._store.begin(batch.id, len(found.order), found.model[:1024], self._clock())
         return found
 

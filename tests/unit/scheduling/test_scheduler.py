@@ -387,6 +387,19 @@ def test_leak_is_detected_when_cached_tokens_exceed_own_prompt() -> None:
     again.release()
 
 
+def test_beginning_of_the_groups_own_prompt_is_no_leak() -> None:
+    """Two questions begin alike, in fewer characters than one link of their chains."""
+    world = World(slots=1, groups=True)
+    begin = "Summarize for a busy reader: " * 4
+    world.turn(f"{begin}the first report", (len(begin) + 16,), group="a")
+    second = world.take(f"{begin}another one", (len(begin) + 11,), group="a")
+    assert not second.grant.fresh and second.grant.reuse is None
+    found = Outcome(end="whole", slot=0, prompt=40, cached=30, completion=4)
+    assert not world.scheduler.leaks(second, found)
+    assert world.scheduler.leaks(second, msgspec.structs.replace(found, prompt=900, cached=800))
+    second.release(found)
+
+
 # the queue
 
 

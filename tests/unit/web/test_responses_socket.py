@@ -123,6 +123,10 @@ def test_failure_within_a_response_is_its_last_event(connect: Connect) -> None:
         (CREATE | {"background": True}, "background"),
         (CREATE | {"temperature": "hot"}, "temperature"),
         ({"type": "response.create"}, "input"),
+        (
+            CREATE | {"input": [{"type": "function_call", "call_id": [], "name": "f"}]},
+            "input[0].call_id",
+        ),
     ],
 )
 def test_invalid_message_gets_an_error_and_the_connection_goes_on(

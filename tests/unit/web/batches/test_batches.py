@@ -270,6 +270,21 @@ def test_cancelled_batch_keeps_what_is_done(folder: str) -> None:
     close(to)
 
 
+def test_batch_cancelled_before_its_file_was_checked_counts_its_lines(folder: str) -> None:
+    to = served(folder)
+    close(to)  # nothing is checked yet
+    made = create(to, lines(3))
+    to.post(f"/v1/batches/{made['id']}/cancel")
+    later = served(folder)
+    runner = services_of(later.application).batch_runner
+    assert runner is not None
+    runner.wake()
+    done = ended(later, made["id"])
+    assert (done["status"], done["in_progress_at"]) == ("cancelled", None)
+    assert done["request_counts"] == {"total": 3, "completed": 0, "failed": 3}
+    close(later)
+
+
 def test_lines_under_way_are_bounded(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_run, "MOST", 2)
     driver = Silent(caps=msgspec.structs.replace(CAPS, slots=16))
