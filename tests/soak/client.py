@@ -23,8 +23,8 @@ class Left(Exception):
 
 
 class Client:
-    """Speaks to one gateway. Not for several threads at once. `ids` are those of the valid requests whose answers
-    began: each is a row of the ledger. While the gateway is `away`, it asks again."""
+    """Speaks to one gateway. Not for several threads at once. `ids` are those of valid requests
+    whose answers began: each is a row of the ledger. While the gateway is `away`, it asks again."""
 
     def __init__(self, at: str, away: threading.Event) -> None:
         self._at = at
