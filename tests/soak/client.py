@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import threading
 import time
 
 from .questions import Question
@@ -22,10 +23,13 @@ class Left(Exception):
 
 
 class Client:
-    """Speaks to one gateway. Not for several threads at once."""
+    """Speaks to one gateway. Not for several threads at once. `ids` are those of valid requests
+    whose answers began: each is a row of the ledger. While the gateway is `away`, it asks again."""
 
-    def __init__(self, at: str) -> None:
+    def __init__(self, at: str, away: threading.Event) -> None:
         self._at = at
+        self._away = away
+        self.ids: list[str] = []
         self._connection: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
@@ -58,8 +62,23 @@ class Client:
         return judged(one, self._exchange(one._replace(method="DELETE", path=path)))
 
     def _exchange(self, question: Question) -> Answer:
-        """Raises Left. A connection that the gateway closed while it was idle is opened anew."""
+        """Raises Left. Without a single byte of an answer, it is asked again, as official clients
+        do: on a new connection if the gateway closed an idle one, and while it is stopped."""
         until = time.monotonic() + LIMIT
+        answer = self._asked(question, until)
+        while not answer.status and time.monotonic() < until and self._was_away():
+            answer = self._asked(question, until)
+        return answer
+
+    def _was_away(self) -> bool:
+        """Whether the gateway is stopped; then it is waited for."""
+        if not self._away.is_set():
+            return False
+        while self._away.is_set():
+            time.sleep(0.1)
+        return True
+
+    def _asked(self, question: Question, until: float) -> Answer:
         if question.slow or question.hang_up is not None:
             self.close()
         kept, begun = self._connection is not None, time.monotonic()
@@ -129,6 +148,8 @@ class Client:
                 raise Left from None
             return Answer(0, "", b"", f"no answer within {LIMIT:g} s")
         kind = answer.headers.get_content_type()
+        if answer.status == 200 and question.dialect is not None and not question.may_refuse:
+            self.ids.append(answer.headers["x-request-id"])
         data, why = bytearray(), ""
         try:
             while True:

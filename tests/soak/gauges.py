@@ -104,7 +104,7 @@ class Watch(threading.Thread):
         self._every = every
         self._begun = time.monotonic()
         self._stopped = threading.Event()
-        self._workers = scene.workers
+        self._workers, self._starts = scene.workers, scene.starts
         self.samples: list[Sample] = []
         self.findings: list[str] = []
         self._seen: set[str] = set()
@@ -122,14 +122,19 @@ class Watch(threading.Thread):
         for found in BAD.finditer(new):
             line = new[new.rfind("\n", 0, found.start()) + 1 : found.end() + SHOWN]
             self._find(re.sub("[0-9]+", "N", line[:150]), line)
-        workers = self._scene.workers
+        if self._scene.away.is_set():
+            return
+        workers, starts = self._scene.workers, self._scene.starts
+        if starts != self._starts:
+            self._workers, self._starts = workers, starts
         if workers != self._workers:
             self._find("a worker died", f"{self._workers} became {workers}")
             self._workers = workers
         try:
             self.samples.append(sample(self._scene, time.monotonic() - self._begun))
         except OSError as error:
-            self._find("a worker is gone", str(error))
+            if not self._scene.away.is_set():
+                self._find("a worker is gone", str(error))
 
     def _find(self, name: str, more: str) -> None:
         if name not in self._seen:

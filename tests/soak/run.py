@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import random
+import sqlite3
 import threading
 import time
 from collections import Counter, deque
@@ -67,6 +69,7 @@ class Tally:
         self.ends: Counter[tuple[str, str]] = Counter()
         self.reasons: Counter[str] = Counter()
         self.lost: deque[Lost] = deque(maxlen=KEPT)
+        self.ids: list[str] = []
         self.longest = 0.0
 
     def count(self, question: Question, verdict: Verdict, seconds: float) -> None:
@@ -103,6 +106,7 @@ def soak(folder: Path, seconds: float, seed: int, rate: float = RATE) -> Soak:
         code = scene.gateway.stop()
         if code:
             findings.append(f"the gateway ended with {code}")
+        findings += _uncounted(folder / "data" / "slotproxy.db", tally.ids)
         return Soak(
             took, LIMIT, seed, workers, tally.ends, tally.reasons, [*tally.lost], trouble.counts,
             watch.samples, before, after, quiet, findings, tally.longest, cpu,
@@ -116,7 +120,7 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
     at = scene.gateway.url.removeprefix("http://")
 
     def work() -> None:
-        client = Client(at)
+        client = Client(at, scene.away)
         while (number := numbers.get()) is not None:
             question = asker.question(number)
             begun = time.monotonic()
@@ -126,6 +130,7 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
                 client.close()
                 verdict = Verdict("lost", f"the client broke: {type(error).__name__}: {error}")
             tally.count(question, verdict, time.monotonic() - begun)
+        tally.ids += client.ids
         client.close()
 
     clients = [threading.Thread(target=work, name=f"client-{n}") for n in range(CLIENTS)]
@@ -146,6 +151,18 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
             numbers.put(None)
         for client in clients:
             client.join()
+
+
+def _uncounted(database: Path, ids: list[str]) -> list[str]:
+    """What is wrong with the ledger, in which each answer that began has one row."""
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        rows = Counter(id for (id,) in db.execute("select request from ledger_row"))
+    missing, twice = [id for id in ids if not rows[id]], [id for id in ids if rows[id] > 1]
+    return [
+        f"{len(found)} of {len(ids)} answers {what}, for example {found[0]}"
+        for found, what in ((missing, "are not in the ledger"), (twice, "are in it twice"))
+        if found
+    ]
 
 
 def _quiet(scene: Scene) -> Idle | None:

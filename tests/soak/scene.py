@@ -6,6 +6,7 @@ import http.client
 import json
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tools.processes import Child, Gateway, ModelServer, ask, held_port
 from .questions import STUB, TINY
 
 KEYS = {"ann": "soak-key-ann-0123456789", "bob": "soak-key-bob-0123456789"}
+STOPPING = 60.0  # seconds for a stop
 PACE = 60  # tokens a second of the paced stub; the other sends as fast as it can
 FLAGS = (
     "--queue-timeout 30 --timeout 20 --connect-timeout 2 --health-interval 2 --health-deadline 10"
@@ -76,7 +78,11 @@ class Scene:
         if self.redis is not None:
             flags += ["--workers", "2", "--state", self.redis.url]
         env = {"TMPDIR": str(folder / "tmp")}
-        self.gateway = Gateway(flags, folder / "gateway.log", env=env, python=("-W", "error"))
+        self.gateway = Gateway(
+            flags, folder / "gateway.log", held_port(), env=env, python=("-W", "error")
+        )
+        self.away = threading.Event()  # while the gateway is stopped
+        self.starts = 0
 
     def __enter__(self) -> Scene:
         try:
@@ -95,6 +101,16 @@ class Scene:
         for one in (*self.backends.values(), self.redis):
             if one is not None:
                 one.kill()
+
+    def restart(self) -> None:
+        """Stop the gateway as an operator does, and start it again behind the same address."""
+        self.away.set()
+        code = self.gateway.stop(seconds=STOPPING)
+        if code:
+            raise RuntimeError(f"the gateway ended with {code}")
+        self.gateway.start()
+        self.starts += 1
+        self.away.clear()
 
     @property
     def workers(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -20,6 +21,9 @@ SHARES = {
     "SIGHUP with an invalid file": 1,
     "the key file changes, and SIGHUP": 2,
     "Redis is killed": 2,
+    "Redis is away for half a minute": 1,
+    "a worker is stopped for some seconds": 2,
+    "the gateway is stopped and started": 1,
 }
 
 
@@ -42,14 +46,17 @@ class Trouble(threading.Thread):
             "a backend is removed and added by SIGHUP": self._reload,
             "SIGHUP with an invalid file": self._invalid,
             "the key file changes, and SIGHUP": self._keys,
-            "Redis is killed": self._redis,
+            "Redis is killed": lambda: self._redis(1, 6),
+            "Redis is away for half a minute": lambda: self._redis(30, 30),
+            "a worker is stopped for some seconds": self._suspend,
+            "the gateway is stopped and started": self._scene.restart,
         }
 
     def run(self) -> None:
         try:
             while not self._stopped.wait(self._rng.uniform(0.5, 1.5) * self._every):
                 what = self._rng.choices([*SHARES], [*SHARES.values()])[0]
-                if what == "Redis is killed" and self._scene.redis is None:
+                if what.startswith("Redis") and self._scene.redis is None:
                     continue
                 self.counts[what] += 1
                 self._makers[what]()
@@ -106,9 +113,16 @@ class Trouble(threading.Thread):
         self._scene.write_keys()
         self._scene.hang_up()
 
-    def _redis(self) -> None:
+    def _redis(self, least: float, most: float) -> None:
         redis = self._scene.redis
         assert redis is not None
         redis.kill()
-        self._wait(1, 6)
+        self._wait(least, most)
         redis.start()
+
+    def _suspend(self) -> None:
+        """As a laptop that sleeps, or `docker pause`: other workers take its leases back."""
+        worker = self._rng.choice(self._scene.workers)
+        os.kill(worker, signal.SIGSTOP)
+        self._wait(3, 9)
+        os.kill(worker, signal.SIGCONT)
