@@ -110,6 +110,8 @@ class Prompter:
         self._writes_calls = calls is not None
         self._is_unknown = not self.syntax.is_known
         self._marks = _marks(form, self.syntax)
+        rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
+        self._usual = _variables(CompletionRequest(), rules)
         self._instead = instead
         self._bos = bos or None
         self._adds_bos = adds_bos
@@ -228,7 +230,9 @@ class Prompter:
         request: CompletionRequest,
         now: datetime,
     ) -> str:
-        variables = _variables(request, form.rules)
+        variables = self._usual
+        if request.reasoning_effort or request.template_kwargs:
+            variables = _variables(request, form.rules)
 
         def render(messages: Sequence[dict[str, Any]], *, refuses: bool = True) -> str:
             return form.render(
