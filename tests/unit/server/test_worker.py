@@ -220,6 +220,78 @@ def test_expired_connection_is_closed_even_while_it_keeps_sending() -> None:
     theirs.close()
 
 
+class Connected:
+    """A connection over TCP, served as by the worker, which lingers at its end."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+            self.theirs = socket.create_connection(listener.getsockname(), timeout=60)
+            self.ours, _ = listener.accept()
+        wire = Wire(self.ours)
+        self.connection = ServerConnection(wire, app, base_environ(self.ours, ("h", 1), ("c", 2)))
+        self.seat = _Seat(self.ours, wire, self.connection)
+        self.serving = gevent.spawn(self._serve)
+
+    def _serve(self) -> None:
+        try:
+            self.connection.serve(lambda: False)
+            self.connection.linger()
+        finally:
+            self.seat.wire.close()
+            self.ours.close()
+
+
+def short(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    start("200 OK", [("Content-Length", "1")])
+    return [b"x"]
+
+
+@pytest.fixture
+def connected() -> Iterator[Connected]:
+    one = Connected(short)
+    one.theirs.sendall(GET)
+    assert one.theirs.recv(1000).startswith(b"HTTP/1.1 200 OK")
+    until(lambda: one.connection.state is State.IDLE)
+    yield one
+    one.theirs.close()
+    one.serving.get(timeout=60)
+
+
+@pytest.mark.parametrize("how", ["leave", "stop"])
+def test_request_that_crosses_with_the_end_of_an_idle_connection_is_not_reset(
+    connected: Connected, how: str
+) -> None:
+    getattr(connected.seat, how)()
+    assert connected.theirs.recv(1000) == b""
+    for _ in range(3):  # a reset fails the second send
+        connected.theirs.sendall(GET)
+        gevent.sleep(0.01)
+    assert connected.theirs.recv(1000) == b""
+    assert not connected.serving.ready()
+
+
+@pytest.mark.parametrize("how", ["leave", "stop"])
+def test_idle_connection_whose_client_stays_is_closed_soon(connected: Connected, how: str) -> None:
+    for _ in range(3):  # once a second, or more often when the server stops
+        getattr(connected.seat, how)()
+        gevent.sleep(0.01)
+    connected.serving.get(timeout=60)
+
+
+def test_request_that_arrived_before_the_end_of_an_idle_connection_is_answered(
+    connected: Connected,
+) -> None:
+    native: Any = connected.theirs
+    native._sock.sendall(GET)  # without letting the server read it
+    connected.seat.leave(at_once=True)
+    answer = connected.theirs.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"Connection: close" in answer
+    connected.serving.get(timeout=60)
+
+
 def test_second_hangup_closes_hard() -> None:
     ours, theirs = socket.socketpair()
     hang_up(ours, system.SHUT_RDWR)
