@@ -178,14 +178,13 @@ def test_client_that_sends_a_large_body_in_vain_gets_the_answer(
 ) -> None:
     """Python's own client, as many others, reads it only when it has sent everything."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    client = http.client.HTTPConnection(urlsplit(keyed.url).netloc, timeout=60)
-    try:
+    with contextlib.closing(
+        http.client.HTTPConnection(urlsplit(keyed.url).netloc, timeout=60)
+    ) as client:
         client.request("POST", path, b" " * size, headers)
         answer = client.getresponse()
         assert answer.status == status
         assert json.loads(answer.read())["error"]["message"]
-    finally:
-        client.close()
 
 
 @pytest.mark.parametrize(
@@ -455,7 +454,7 @@ def test_waitress_bounds_chunk_extensions(waitress: Gateway) -> None:
     with connect(waitress) as client:
         head = CHAT + b"X-Api-Key: sesame\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: "
         client.sendall(head)
-        assert push(client, b"a" * 8192, 50 << 20) < 16 << 20
+        assert push(client, b"a" * 65536, 200 << 20) < READ
 
 
 def test_waitress_times_out_a_trickling_body(waitress: Gateway) -> None:
@@ -540,3 +539,20 @@ def test_watchdog_names_the_function_that_blocks_the_loop(tmp_path: Path) -> Non
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.stop()
+
+
+def test_waitress_lets_a_client_that_sends_a_large_body_in_vain_read_the_answer(
+    waitress: Gateway,
+) -> None:
+    with contextlib.closing(
+        http.client.HTTPConnection(urlsplit(waitress.url).netloc, timeout=60)
+    ) as client:
+        client.request("POST", "/v1/chat/completions", b" " * (8 << 20))
+        assert client.getresponse().status == 413  # without a key
+
+
+def test_waitress_bounds_what_it_discards(waitress: Gateway) -> None:
+    with connect(waitress) as client:
+        client.sendall(CHAT + b"Content-Length: 1000000000\r\n\r\n")
+        assert push(client, b"a" * 65536, 200 << 20) < READ
+    assert ask(f"{waitress.url}/livez")[0] == 200

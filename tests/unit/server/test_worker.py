@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -20,7 +21,7 @@ from proxy.server import gevent_wire
 from proxy.server.gevent_wire import Wire, hang_up
 from proxy.server.http1 import ConnectionLimits, ServerConnection, State, base_environ
 from proxy.server.watchdog import LONG, LoopHold, Watchdog
-from proxy.server.worker import NO_FILES_PAUSE, _Seat, _Server
+from proxy.server.worker import NO_FILES_PAUSE, Worker, _Seat, _Server
 from tests.fuzz import subject
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -290,6 +291,36 @@ def test_request_that_arrived_before_the_end_of_an_idle_connection_is_answered(
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert b"Connection: close" in answer
     connected.serving.get(timeout=60)
+
+
+@pytest.mark.parametrize("whose", ["a backend's", "the client's"])
+def test_broken_connection_of_a_backend_is_logged_as_a_defect(whose: str) -> None:
+    ours, theirs = socket.socketpair()
+    wire = Wire(ours)
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        start("200 OK", [])
+        if whose == "the client's":
+            theirs.close()
+        for _ in range(3):
+            yield b"x"
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    connection = ServerConnection(wire, app, base_environ(ours, ("h", 1), ("c", 2)))
+    logged: list[str] = []
+
+    class FakeWorker:
+        log = SimpleNamespace(exception=logged.append)
+
+        def _is_last(self) -> bool:
+            return False
+
+    theirs.sendall(GET)
+    Worker._answer_all(FakeWorker(), _Seat(ours, wire, connection))  # type: ignore[arg-type]
+    assert logged == (["connection failed"] if whose == "a backend's" else [])
+    wire.close()
+    ours.close()
+    theirs.close()
 
 
 def test_second_hangup_closes_hard() -> None:
