@@ -29,8 +29,13 @@ MAX_BEHIND_ALL = 256 << 20
 _PIECE = 256 << 10
 
 
+class _Woken(Exception):
+    """Ends the wait of a read."""
+
+
 class Wire:
-    """Wraps a gevent socket. `close` ends the waiting and leaves the socket open."""
+    """Wraps a gevent socket. `close` ends the waiting and leaves the socket open. `broken`: a read
+    or a write has failed."""
 
     __slots__ = (
         "_behind",
@@ -47,6 +52,8 @@ class Wire:
         "_took",
         "_wait",
         "_waits_since",
+        "_woken",
+        "broken",
     )
 
     behind_all = 0
@@ -67,14 +74,31 @@ class Wire:
         self._held_up = 0.0  # seconds that the answer has waited since the buffer was last empty
         self._waits_since = 0.0
         self._error: OSError | None = None
+        self._woken = False
+        self.broken = False
 
     def recv(self, size: int, /) -> bytes:
         while True:
-            self._wait(self._io)
+            if not self._woken:
+                try:  # noqa: SIM105  (contextlib.suppress is slower)
+                    self._wait(self._io)
+                except _Woken:
+                    pass
             try:
                 return self._recv(size)
             except BlockingIOError:
-                continue
+                if self._woken:
+                    return b""
+            except OSError:
+                self.broken = True
+                raise
+
+    def wake(self) -> None:
+        """Have reads not wait any more, until `finish`: they return b"" if nothing has come.
+        Shutting the read side down would do so too, but Linux then resets a client that sends after
+        `finish`."""
+        self._woken = True
+        get_hub().cancel_wait(self._io, _Woken())
 
     def send(self, data: bytes, /) -> None:
         """Send data, or buffer it until the client accepts it. Raises OSError if the client has
@@ -84,6 +108,9 @@ class Wire:
                 sent = self._send(data)
             except BlockingIOError:
                 sent = 0
+            except OSError:
+                self.broken = True
+                raise
             if sent == len(data):
                 return
             data = data[sent:]
@@ -97,6 +124,7 @@ class Wire:
             raise self._error
 
     def finish(self) -> None:
+        self._woken = False
         with contextlib.suppress(OSError):
             self._client.shutdown(socket.SHUT_WR)
 
@@ -167,7 +195,7 @@ class Wire:
                     self._count(-sent)
                     self._took.set()
         except OSError as error:
-            self._error = error
+            self._error, self.broken = error, True
         except Exception as defect:  # otherwise a waiting writer would wait forever
             self._error = ConnectionError(f"the response could not be sent: {defect}")
             raise

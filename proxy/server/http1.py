@@ -14,12 +14,19 @@ the socket when the application asks for it; only then does a client that waits 
 get it. The rest of a body that the application leaves unread is discarded, up to a bound; beyond
 it, the connection is closed. An incomplete body raises `BodyError`, so that an application never
 mistakes a part for the whole.
+
+No client is reset. A system that closes a socket with unread bytes, or gets bytes for a closed one,
+sends a reset, which fails the client's write and may delete an answer that it has not read yet. So
+`linger`, after every end, first tells the client that no more data follows, and reads and discards
+what still comes until the client closes too, within bounds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import io
+import logging
 import re
 import sys
 import time
@@ -30,12 +37,17 @@ from urllib.parse import unquote_to_bytes
 
 from .reader import HOST, Reader, Refused, Request
 
+log = logging.getLogger("slotproxy")
+
 # Bytes per read.
 READ_SIZE = 65536
 # The same for the rest of a body.
 BODY_READ_SIZE = 1 << 18
-# Bytes that are still read and discarded after an answer, so that the client gets to read it.
+# Bytes of an unread body that are discarded so that the connection can serve another request.
 MAX_DROPPED = 1 << 20
+# Bytes that are discarded before a connection closes: twice the usual --max-body, since many
+# clients read a 401 or 413 only when they have sent everything.
+MAX_LINGERED = 64 << 20
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -57,43 +69,47 @@ class State(enum.Enum):
     ANSWERING = "the application works, or the client takes the answer"
     BODY = "the application waits for more of the body"
     DROPPING = "answered; waits for the rest of a body, to drop it"
+    LINGERING = "no request is served any more; waits for the client to close"
     UPGRADED = "the application waits for a message of a WebSocket"
     REFUSING = "a refusal is sent"
-    CLOSED = "no request is served any more"
+    CLOSED = "over"
 
     __hash__ = object.__hash__  # that of Enum is written in Python
 
 
-# The states that may follow each; CLOSED may follow any.
+# The states that may follow each; CLOSED may follow any, and LINGERING any before it.
 _TRANSITIONS = {
-    State.IDLE: {State.HEAD, State.ANSWERING, State.REFUSING, State.CLOSED},
-    State.HEAD: {State.ANSWERING, State.REFUSING, State.CLOSED},
+    State.IDLE: {State.HEAD, State.ANSWERING, State.REFUSING},
+    State.HEAD: {State.ANSWERING, State.REFUSING},
     State.ANSWERING: {
         State.BODY,
         State.UPGRADED,
         State.IDLE,
         State.DROPPING,
         State.REFUSING,
-        State.CLOSED,
     },
-    State.BODY: {State.ANSWERING, State.CLOSED},
-    State.UPGRADED: {State.ANSWERING, State.CLOSED},
-    State.DROPPING: {State.IDLE, State.CLOSED},
-    State.REFUSING: {State.DROPPING, State.CLOSED},
+    State.BODY: {State.ANSWERING},
+    State.UPGRADED: {State.ANSWERING},
+    State.DROPPING: {State.IDLE},
+    State.REFUSING: set(),
+    State.LINGERING: set(),
     State.CLOSED: {State.CLOSED},
 }
+for _state, _follow in _TRANSITIONS.items():
+    if _state is not State.CLOSED:
+        _follow |= {State.LINGERING, State.CLOSED} - {_state}
 
 
 class ConnectionLimits(NamedTuple):
     """Time limits for clients, in seconds. After `idle` and `dropping` the connection is closed,
     after `head` and `body` the client gets a 408 first. A body may take one more second for every
-    `body_rate` bytes received."""
+    `body_rate` bytes received. `dropping` also bounds how long the connection lingers."""
 
     idle: float = 75.0  # longer than the 60 s after which common load balancers close a connection
     head: float = 30.0  # a head is one packet, or a few
     body: float = 60.0  # like nginx's client_body_timeout
     body_rate: float = 500.0  # bytes per second; a phone with a weak signal has ten times that
-    dropping: float = 10.0  # for a client that still sends after its answer
+    dropping: float = 10.0  # for a client that still sends, or stays, after its answer
 
 
 class Sock(Protocol):
@@ -139,6 +155,7 @@ class ServerConnection:
         "_limits",
         "_reader",
         "_sock",
+        "at_once",
         "expired",
         "parts",
         "refused",
@@ -164,6 +181,7 @@ class ServerConnection:
         self.state = State.IDLE
         self.since = clock()
         self.expired = False
+        self.at_once = False  # it must not linger
         self.parts: Iterable[bytes] | None = None
         self.refused = ""  # the status that ended the connection in place of an answer
 
@@ -171,7 +189,8 @@ class ServerConnection:
 
     def serve(self, last: Callable[[], bool]) -> None:
         """Answer requests until the client sends no more, or `last` returns true for a request.
-        Raises OSError if the client has disconnected, and the application's exceptions."""
+        Raises OSError if the client has disconnected, and the application's exceptions. The
+        connection must `linger` before it is closed, after an exception too."""
         try:
             while (request := self._next()) is not None:
                 request.keep = request.keep and not last() and not self.expired
@@ -180,8 +199,19 @@ class ServerConnection:
         except Refused as refused:
             self._turn_away(refused.status)
         finally:
-            self._enter(State.CLOSED)
             self._reader.close()
+
+    def linger(self) -> None:
+        """Tell the client that no more data follows, and discard what it still sends until it
+        closes the connection or a bound is reached. Never raises OSError."""
+        self._enter(State.LINGERING)
+        left = 0 if self.at_once else MAX_LINGERED
+        with contextlib.suppress(OSError):
+            self._sock.flush()
+            self._sock.finish()
+            while left > 0 and (data := self._sock.recv(READ_SIZE)):
+                left -= len(data)
+        self._enter(State.CLOSED)
 
     def overdue(self, now: float) -> bool:
         """Whether the client has exceeded the time limit of the current state."""
@@ -196,12 +226,15 @@ class ServerConnection:
                 return now - self._body_since > allowed
             case State.DROPPING:
                 return waited > limits.dropping
+            case State.LINGERING:
+                return self.expired or waited > limits.dropping
         return False
 
-    def expire(self) -> None:
-        """End the wait for the client. Takes effect with the next read, which the caller must make
-        return."""
+    def expire(self, at_once: bool = False) -> None:
+        """End the wait for the client; with `at_once`, the connection will not linger. Takes effect
+        with the next read, which the caller must make return."""
         self.expired = True
+        self.at_once = self.at_once or at_once
 
     # the reader
 
@@ -260,9 +293,8 @@ class ServerConnection:
             self._reader.feed(data)
 
     def _drop_body(self, request: Request) -> bool:
-        """Read and discard the rest of a body, up to a bound. Returns whether it ended. A client
-        that sends head and body separately relies on the connection, and closing it right away
-        could also lose the answer."""
+        """Read and discard the rest of a body, up to a bound. Returns whether it ended: a client
+        that sends head and body separately relies on the connection."""
         self._enter(State.DROPPING)
         reader, left = self._reader, MAX_DROPPED
         while not request.complete and not reader.refusal:
@@ -272,18 +304,9 @@ class ServerConnection:
             left -= len(data)
             reader.feed(data)
             request.body.clear()
-        if not request.complete:
-            self._drop(left)
-            return False
-        self._enter(State.IDLE)
-        return True
-
-    def _drop(self, left: int) -> None:
-        """Tell the client that the answer is complete, then read and discard up to `left` bytes:
-        closing the connection right away could lose the answer."""
-        self._sock.finish()
-        while left > 0 and not self.expired and (data := self._sock.recv(READ_SIZE)):
-            left -= len(data)
+        if request.complete:
+            self._enter(State.IDLE)
+        return request.complete
 
     def _turn_away(self, status: str) -> None:
         """Send a final answer to an invalid or late request."""
@@ -292,9 +315,6 @@ class ServerConnection:
         self.refused = status
         self._enter(State.REFUSING)
         self._sock.send(head % (line, len(text) + 1, text))
-        self._sock.flush()
-        self._enter(State.DROPPING)
-        self._drop(MAX_DROPPED)
 
     # the application
 
@@ -307,6 +327,22 @@ class ServerConnection:
         if getattr(parts, "holds_slot", False):
             self._reader.rest()
         try:
+            self._write(parts, answer)
+        except Exception:
+            if not answer.whole:
+                raise
+            # The client has all of it, and may have sent its next request.
+            log.exception("failed after the whole answer")
+        self._sock.flush()
+        if not answer.keep:
+            return False
+        if not request.complete:
+            return self._drop_body(request)
+        self._enter(State.IDLE)
+        return True
+
+    def _write(self, parts: Iterable[bytes], answer: ResponseWriter) -> None:
+        try:
             for part in parts:
                 if part:
                     answer.write(part)
@@ -316,12 +352,6 @@ class ServerConnection:
             close = getattr(parts, "close", None)
             if close is not None:
                 close()
-        self._sock.flush()
-        if request.complete:
-            self._enter(State.IDLE)
-        elif not self._drop_body(request):
-            return False
-        return answer.keep
 
     def _environ_of(self, request: Request) -> dict[str, Any]:
         """Raises Refused."""
@@ -382,15 +412,16 @@ class _Coming(io.RawIOBase):
 
 
 class ResponseWriter:
-    """Writes a response: the head with the first bytes, then bytes or chunks."""
+    """Writes a response: the head with the first bytes, then bytes or chunks. `whole`: all of it
+    was written."""
 
-    __slots__ = ("_chunked", "_head", "_request", "_send", "_silent", "keep")
+    __slots__ = ("_chunked", "_head", "_request", "_send", "_silent", "keep", "whole")
 
     def __init__(self, sock: Sock, request: Request) -> None:
         self._send = sock.send
         self._request = request
         self._head = b""
-        self._chunked = self._silent = False
+        self._chunked = self._silent = self.whole = False
         self.keep = request.keep
 
     def start(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[..., Any]:
@@ -414,20 +445,23 @@ class ResponseWriter:
     def write(self, data: bytes) -> None:
         if self._silent:
             return
+        last = self._chunked and type(data) is Last
         if self._chunked:
-            self._chunked = type(data) is not Last
-            end = b"" if self._chunked else LAST_CHUNK
+            end = LAST_CHUNK if last else b""
             data = b"%b%x\r\n%b\r\n%b" % (self._head, len(data), data, end)
+            self._chunked = not last
         elif self._head:
             data = self._head + data
         self._head = b""
         self._send(data)
+        self.whole = last
 
     def end(self) -> None:
         if self._chunked:
             self._send(self._head + LAST_CHUNK)
         elif self._head:
             self._send(self._head)
+        self.whole = True
 
 
 _absolute = re.compile(rf"https?://({HOST})(/.*)?", re.IGNORECASE).fullmatch

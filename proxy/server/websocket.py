@@ -5,7 +5,9 @@ message and puts whole messages into a queue, so that the end of the connection 
 nobody reads messages. Under gevent, that thread is a greenlet.
 
 The server that passed on the request does not know of the protocol: when the WebSocket ends, its
-socket is shut down, so that nothing more is written to it.
+socket is shut down for writing, so that nothing more is written to it. It is still read until the
+client has closed too, for a moment: a client whose data finds a closed socket is reset, and may
+lose the reason.
 
 A frame of six bytes costs as much as one of a kilobyte, and a fast client's bytes are always ready.
 So a read is short, other greenlets run after each, and frames are counted, not only bytes: those
@@ -31,6 +33,7 @@ from .handshake import NO_TEXT, NORMAL, TOO_LONG, TOO_MUCH
 READ_SIZE = 4096  # bytes: nearly seven hundred frames at most
 # Messages that wait while an earlier one is answered.
 MOST_WAITING = 8
+CLOSING = 1.0  # seconds for the client's own closing frame
 # Control frames and empty ones in a second. Clients ping every few seconds.
 MOST_CONTROL = 100
 # Fragments of a message, and one more for each kilobyte of it.
@@ -91,13 +94,17 @@ class WebSocket:
         self._send(Ping())
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Tell the client, unless it has closed, and shut the socket down. Never raises."""
+        """Tell the client, unless it has closed, and wait a moment for its answer. Never raises."""
         with contextlib.suppress(OSError):
             self._send(CloseConnection(code=code, reason=reason))
-        self.closed = True
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-        self._reader.join(1.0)
+            self._sock.shutdown(socket.SHUT_WR)
+        self._reader.join(CLOSING)
+        self.closed = True
+        if self._reader.is_alive():
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RD)
+            self._reader.join(CLOSING)
         with contextlib.suppress(OSError):
             self._reads.close()
 

@@ -65,9 +65,14 @@ SPARE = 16
 MAKE_ROOM = 64
 # The states that make room, last resort last: a body that is being read belongs to an accepted
 # request. Among the others the longest wait goes first, so that a new connection gets its chance.
-ROOM = {State.IDLE: 0, State.HEAD: 0, State.DROPPING: 0, State.UPGRADED: 0, State.BODY: 1}
-# The states in which nothing is lost when the server stops.
-BETWEEN = (State.IDLE, State.HEAD, State.DROPPING, State.UPGRADED)
+ROOM = {
+    State.IDLE: 0,
+    State.HEAD: 0,
+    State.DROPPING: 0,
+    State.LINGERING: 0,
+    State.UPGRADED: 0,
+    State.BODY: 1,
+}
 HEALTH = ("/livez", "/readyz", "/health")
 
 
@@ -188,21 +193,27 @@ class Worker(GeventWorker):
         try:
             if isinstance(addr, tuple):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            seat.connection.serve(self._is_last)
-        except GreenletExit:
-            pass  # the time for a clean end is over
-        except OSError as error:
-            if error.errno not in GONE:
-                self.log.exception("connection failed")
-        except Exception:
-            self.log.exception("response aborted")
-        finally:
+            self._answer_all(seat)
             if seat.connection.refused:
                 log.info("%s: %s", environ["REMOTE_ADDR"] or "unix", seat.connection.refused)
+            seat.connection.linger()
+        except GreenletExit:
+            pass  # the time for a clean end is over
+        finally:
             self._seats.discard(seat)
             for resource in (*kept.values(), wire):
                 resource.close()
             client.close()
+
+    def _answer_all(self, seat: _Seat) -> None:
+        try:
+            seat.connection.serve(self._is_last)
+        except OSError as error:
+            # One that another socket raised, a backend's, is a defect.
+            if error.errno not in GONE or not seat.wire.broken:
+                self.log.exception("connection failed")
+        except Exception:
+            self.log.exception("response aborted")
 
     def _has_room(self) -> bool:
         """Whether another connection leaves some places free, after making room if necessary."""
@@ -212,10 +223,10 @@ class Worker(GeventWorker):
     def make_room(self) -> bool:
         """Close the connections that wait longest for their client. False if there are none."""
         waiting = [seat for seat in self._seats if seat.connection.state in ROOM]
-        if any(seat.leaving for seat in waiting):
+        if any(seat.connection.at_once for seat in waiting):
             return True  # soon
         for seat in heapq.nsmallest(MAKE_ROOM, waiting, key=_room):
-            seat.leave()
+            seat.leave(at_once=True)
         self.warn("connection limit is near: closing the longest-idle connections")
         return bool(waiting)
 
@@ -262,8 +273,7 @@ class Worker(GeventWorker):
             self._looking.turn(partial(seat.look, now))
         if not self.alive:
             for seat in self._seats:
-                if seat.connection.state in BETWEEN:
-                    hang_up(seat.client, socket.SHUT_RD)
+                seat.stop()
             for greenlet in self._idle:
                 hang_up(self._clients[greenlet], socket.SHUT_RD)
 
@@ -323,9 +333,24 @@ class _Seat:
         elif connection.overdue(now):
             self.leave()
 
-    def leave(self) -> None:
+    def stop(self) -> None:
+        """Close the connection when the server stops, unless something would be lost."""
+        match self.connection.state:
+            case State.IDLE | State.HEAD:
+                self.wire.wake()
+            case State.UPGRADED:
+                hang_up(self.client, socket.SHUT_RD)
+            case State.DROPPING | State.LINGERING:
+                self.leave()
+
+    def leave(self, at_once: bool = False) -> None:
         """Close the connection while it waits for the client. A request that has just arrived is
-        still answered."""
+        still answered. With `at_once`, do not wait until the client has closed it too."""
         again, self.leaving = self.leaving, True
-        self.connection.expire()
-        hang_up(self.client, socket.SHUT_RDWR if again else socket.SHUT_RD)
+        self.connection.expire(at_once)
+        if again:
+            hang_up(self.client, socket.SHUT_RDWR)
+        elif self.connection.state is State.UPGRADED:
+            hang_up(self.client, socket.SHUT_RD)
+        else:
+            self.wire.wake()

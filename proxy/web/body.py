@@ -118,13 +118,14 @@ class Unnamed(SpooledTemporaryFile[bytes]):
 
 
 def hang_up(environ: Environ) -> None:
-    """Stop reading from the client and close the connection after this response. Otherwise the
-    server would read the rest of the body to find the next request."""
+    """Close the connection after this response. Otherwise the server would read the rest of the
+    body to find the next request. Our own worker then discards what still comes; gunicorn's would
+    wait for all of it, so nothing more is read there."""
     is_last = environ.get("slotproxy.is_last")
+    sock = environ.get("gunicorn.socket")
     if is_last is not None:
         is_last()
-    sock = environ.get("gunicorn.socket")
-    if sock is not None:
+    elif sock is not None:
         with contextlib.suppress(OSError):
             sock.shutdown(0)  # SHUT_RD
 

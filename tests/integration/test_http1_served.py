@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import socket
@@ -15,10 +16,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from proxy.server.http1 import MAX_LINGERED
 from tools.processes import Child, Gateway, ModelServer, ask, held_port
 
 StartGateway = Callable[..., Gateway]
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+READ = MAX_LINGERED + (16 << 20)  # bytes, with the buffers of the system
 CHAT = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 )
@@ -93,7 +96,7 @@ def test_endless_trailer_closes_the_connection(keyed: Gateway, endless: bytes) -
     with connect(keyed) as client:
         client.sendall(CHAT + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
         sent = push(client, b"a" * 65536, 100 << 20)
-    assert sent < 16 << 20  # the bound, and the buffers of the system
+    assert sent < READ  # and of all that, little is parsed
     assert ask(f"{keyed.url}/livez")[0] == 200
 
 
@@ -125,7 +128,7 @@ def test_form_with_wrong_key_is_read_only_up_to_a_bound(
         client.sendall(head + key + b"Transfer-Encoding: chunked\r\n\r\n")
         client.sendall(b"%x\r\n%b\r\n" % (len(part), part))
         sent = push(client, b"10000\r\n%b\r\n" % (b"a" * 65536), 100 << 20)
-    assert sent < 16 << 20
+    assert sent < READ
     assert _memory(keyed) < 300_000, "kB"
 
 
@@ -156,6 +159,56 @@ def _status(gateway: Gateway) -> str:
     """Of its worker."""
     children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
     return Path(f"/proc/{children[0]}/status").read_text()
+
+
+# -- nobody is reset -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "size", "status"),
+    [
+        ("/v1/chat/completions", "wrong", 8 << 20, 401),
+        ("/v1/chat/completions", "sesame", 34 << 20, 413),
+        ("/v1/nothing", "sesame", 8 << 20, 404),
+        ("/livez", "sesame", 8 << 20, 405),
+    ],
+)
+def test_client_that_sends_a_large_body_in_vain_gets_the_answer(
+    keyed: Gateway, path: str, key: str, size: int, status: int
+) -> None:
+    """Python's own client, as many others, reads it only when it has sent everything."""
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    with contextlib.closing(
+        http.client.HTTPConnection(urlsplit(keyed.url).netloc, timeout=60)
+    ) as client:
+        client.request("POST", path, b" " * size, headers)
+        answer = client.getresponse()
+        assert answer.status == status
+        assert json.loads(answer.read())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GET.replace(b"Host", b"Connection: close\r\nHost"),
+        b"GET /livez HTTP/1.0\r\n\r\n",
+        b"GET /livez HTTP/9\r\n\r\n",
+    ],
+    ids=["last", "1.0", "refused"],
+)
+def test_client_that_sends_behind_its_last_answer_is_not_reset(
+    keyed: Gateway, request_: bytes
+) -> None:
+    with connect(keyed) as client:
+        client.sendall(request_ + GET)
+        answer = b""
+        while data := client.recv(65536):
+            answer += data
+        for _ in range(3):  # a reset fails the second
+            client.sendall(GET)
+            time.sleep(0.05)
+        assert client.recv(65536) == b""
+    assert answer.count(b"\r\n\r\n") == 1
 
 
 # -- malformed requests ----------------------------------------------------------------------------
@@ -401,7 +454,7 @@ def test_waitress_bounds_chunk_extensions(waitress: Gateway) -> None:
     with connect(waitress) as client:
         head = CHAT + b"X-Api-Key: sesame\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: "
         client.sendall(head)
-        assert push(client, b"a" * 8192, 50 << 20) < 16 << 20
+        assert push(client, b"a" * 65536, 200 << 20) < READ
 
 
 def test_waitress_times_out_a_trickling_body(waitress: Gateway) -> None:
@@ -486,3 +539,20 @@ def test_watchdog_names_the_function_that_blocks_the_loop(tmp_path: Path) -> Non
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.stop()
+
+
+def test_waitress_lets_a_client_that_sends_a_large_body_in_vain_read_the_answer(
+    waitress: Gateway,
+) -> None:
+    with contextlib.closing(
+        http.client.HTTPConnection(urlsplit(waitress.url).netloc, timeout=60)
+    ) as client:
+        client.request("POST", "/v1/chat/completions", b" " * (8 << 20))
+        assert client.getresponse().status == 413  # without a key
+
+
+def test_waitress_bounds_what_it_discards(waitress: Gateway) -> None:
+    with connect(waitress) as client:
+        client.sendall(CHAT + b"Content-Length: 1000000000\r\n\r\n")
+        assert push(client, b"a" * 65536, 200 << 20) < READ
+    assert ask(f"{waitress.url}/livez")[0] == 200

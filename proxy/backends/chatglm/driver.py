@@ -256,6 +256,7 @@ class ChatGlmRun:
                 batch += self._reply.close(cut=answer.reason == "length")
                 batch.append(self._finished(answer))
                 self._supervisor.proven()
+                break  # its process may have ended since; the answer is whole
         return batch, None
 
     def _finished(self, done: DoneMessage) -> Finished:

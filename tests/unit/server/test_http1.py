@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -86,8 +87,16 @@ class App:
 def serve(app: Application, *pieces: bytes, last: bool = False) -> Wire:
     wire = Wire(*pieces)
     environ = base_environ(wire, ("127.0.0.1", 80), ("10.0.0.1", 5))
-    ServerConnection(wire, app, environ).serve(lambda: last)
+    through(ServerConnection(wire, app, environ), last)
     return wire
+
+
+def through(connection: ServerConnection, last: bool = False) -> None:
+    """Serve the connection to its end, as the worker does."""
+    try:
+        connection.serve(lambda: last)
+    finally:
+        connection.linger()
 
 
 def test_request_becomes_wsgi_environ() -> None:
@@ -163,7 +172,6 @@ def test_endless_request_head_is_refused() -> None:
     wire = serve(app, b"GET / HTTP/1.1\r\nHost: h\r\nX: ", *[b"y" * 9000] * 300)
     assert b"".join(wire.sent).startswith(b"HTTP/1.1 431 ")
     assert wire.finished
-    assert len(wire.pieces) > 170  # a little is discarded, so that the answer arrives
 
 
 def test_header_with_underscore_cannot_impersonate_another() -> None:
@@ -588,6 +596,45 @@ def test_endless_trailer_is_not_parsed_beyond_the_bound() -> None:
     assert 400 - len(wire.pieces) <= 2 + MAX_DROPPED // 65536
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_bytes_discarded_before_closing_are_bounded(
+    last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client learns first that no more data follows."""
+    monkeypatch.setattr(http1, "MAX_LINGERED", 10 * 65536)
+    data = POST if last else HEAD + b"Content-Length: %d\r\n\r\n" % (1 << 30)
+    wire = Wire(data, *[b"x" * 65536] * 100)
+    app = App(b"x", headers=[("Content-Length", "1")], reads=False)
+    through(ServerConnection(wire, app, base_environ(wire, ("h", 1), ("h", 2))), last)
+    assert wire.finished
+    assert 100 - len(wire.pieces) == 10 + (0 if last else MAX_DROPPED // 65536)
+
+
+@pytest.mark.parametrize("breaks", ["iteration", "close"])
+def test_failure_after_a_whole_answer_spares_the_next_request(
+    breaks: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client has the answer, and its next request may have arrived already."""
+
+    class Breaking:
+        def __iter__(self) -> Iterator[bytes]:
+            yield Last(b"x")
+            if breaks == "iteration":
+                raise ConnectionResetError(errno.ECONNRESET, "of a backend")
+
+        def close(self) -> None:
+            if breaks == "close":
+                raise AssertionError("a defect")
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        start("200 OK", [])
+        return Breaking()
+
+    wire = serve(app, POST, POST)
+    assert b"".join(wire.sent).count(b"HTTP/1.1 200 OK") == 2
+    assert caplog.text.count("failed after the whole answer") == 2
+
+
 @pytest.mark.parametrize(("size", "kept"), [(MAX_DROPPED, True), (MAX_DROPPED + 1, False)])
 def test_discarded_body_size_is_bounded(size: int, kept: bool) -> None:
     app = App(b"x", headers=[("Content-Length", "1")], reads=False)
@@ -651,7 +698,7 @@ class Ticking(Wire):
     def serve(self, app: App, limits: ConnectionLimits = ConnectionLimits()) -> None:  # noqa: B008
         environ = base_environ(self, ("h", 1), ("h", 2))
         self.connection = ServerConnection(self, app, environ, limits, lambda: self.now)
-        self.connection.serve(lambda: False)
+        through(self.connection)
 
 
 LIMITS = ConnectionLimits(idle=75, head=30, body=60, body_rate=100, dropping=10)
@@ -661,12 +708,13 @@ def test_connection_states_follow_the_transition_table() -> None:
     app = App(b"x", headers=[("Content-Length", "1")])
     wire = Ticking(POST[:9], POST[9:-5], b"hel", b"lo")
     wire.serve(app)
-    assert wire.seen == [State.IDLE, State.HEAD, State.BODY, State.BODY, State.IDLE]
+    assert wire.seen[:5] == [State.IDLE, State.HEAD, State.BODY, State.BODY, State.IDLE]
+    assert wire.seen[5:] == [State.LINGERING]
     assert wire.connection is not None and wire.connection.state is State.CLOSED
     app.reads = False
     wire = Ticking(POST[:-5], b"hello")
     wire.serve(app)
-    assert wire.seen == [State.IDLE, State.DROPPING, State.IDLE]
+    assert wire.seen == [State.IDLE, State.DROPPING, State.IDLE, State.LINGERING]
 
 
 UPGRADE = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n"
@@ -711,15 +759,18 @@ def test_every_transition_of_the_table_is_taken(monkeypatch: pytest.MonkeyPatch)
     serve(App(b"x", headers=length), b"GET / ", b"HTTP/9\r\n\r\n")
     serve(App(b"x", headers=length), POST + b"GET / HTTP/9\r\n\r\n")
     serve(App(b"x", headers=length), b"GET / ")
+    Ticking(b"GET / ", b"", at=[0, 31]).serve(App(b"x"))
     serve(App(b"x", headers=length), POST, last=True)
     serve(App(b"x", headers=length, reads=False), POST[:-5], b"hello", POST[:-5])
     with pytest.raises(BodyError):
         serve(App(b"x"), POST[:-5])
     serve(upgraded, UPGRADE)
     listed = {(state, to) for state, follow in http1._TRANSITIONS.items() for to in follow}
-    # An exception leaves by ANSWERING.
-    never = {State.BODY, State.UPGRADED, State.REFUSING, State.CLOSED}
-    assert listed - taken == {(state, State.CLOSED) for state in never}
+    # An exception leaves by ANSWERING, and the worker always lingers.
+    never = {(state, State.CLOSED) for state in State if state is not State.LINGERING}
+    assert listed - taken == never | {
+        (state, State.LINGERING) for state in (State.BODY, State.UPGRADED)
+    }
 
 
 @pytest.mark.parametrize(("at", "expired"), [(75.0, False), (75.5, True)])
@@ -774,6 +825,14 @@ def test_discarding_after_the_answer_has_a_deadline(at: float, asked: int) -> No
     wire = Ticking(POST[:-5], b"h", b"e", b"llo", POST, at=[0, 0, 1, at])
     wire.serve(app, LIMITS)
     assert len(app.asked) == asked
+
+
+def test_time_before_closing_has_a_deadline() -> None:
+    connection = ServerConnection(Wire(), App(), {}, LIMITS, lambda: 0.0)
+    connection.state = State.LINGERING
+    assert [connection.overdue(at) for at in (10.0, 10.5)] == [False, True]
+    connection.expire()  # the client was late already
+    assert connection.overdue(1.0)
 
 
 def test_application_time_is_unlimited() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -21,7 +22,9 @@ class Ends:
     """Both ends of a connection."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = socket.create_connection(listener.getsockname())
+            ours, _ = listener.accept()
         self.gone = threading.Event()
         self.server = WebSocket(
             ours,
@@ -35,9 +38,9 @@ class Ends:
         self._ours = ours
 
     def close(self) -> None:
+        self.client.close()
         self.server.close()
         self._ours.close()
-        self.client.close()
 
 
 @pytest.fixture
@@ -154,3 +157,15 @@ def test_server_closes_with_a_code(ends: Ends) -> None:
     ends.server.close(1001)
     assert ends.client.closed() == 1001
     assert ends.server.closed
+
+
+def test_client_that_still_sends_when_the_server_closes_is_not_reset(ends: Ends) -> None:
+    closing = threading.Thread(target=ends.server.close, args=(1001,))
+    closing.start()
+    assert ends.client.closed() == 1001
+    for _ in range(3):  # a reset fails the second
+        ends.client.sock.sendall(b"\x81\x81\0\0\0\0a")
+        time.sleep(0.01)
+    ends.client.send(CloseConnection(code=1001))
+    closing.join(60)
+    assert ends.client.sock.recv(1) == b""

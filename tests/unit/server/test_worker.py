@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -20,7 +21,7 @@ from proxy.server import gevent_wire
 from proxy.server.gevent_wire import Wire, hang_up
 from proxy.server.http1 import ConnectionLimits, ServerConnection, State, base_environ
 from proxy.server.watchdog import LONG, LoopHold, Watchdog
-from proxy.server.worker import NO_FILES_PAUSE, _Seat, _Server
+from proxy.server.worker import NO_FILES_PAUSE, Worker, _Seat, _Server
 from tests.fuzz import subject
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -215,6 +216,108 @@ def test_expired_connection_is_closed_even_while_it_keeps_sending() -> None:
     serving.get(timeout=60)
     assert theirs.recv(1000).startswith(b"HTTP/1.1 408 ")
     sending.kill()
+    wire.close()
+    ours.close()
+    theirs.close()
+
+
+class Connected:
+    """A connection over TCP, served as by the worker, which lingers at its end."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+            self.theirs = socket.create_connection(listener.getsockname(), timeout=60)
+            self.ours, _ = listener.accept()
+        wire = Wire(self.ours)
+        self.connection = ServerConnection(wire, app, base_environ(self.ours, ("h", 1), ("c", 2)))
+        self.seat = _Seat(self.ours, wire, self.connection)
+        self.serving = gevent.spawn(self._serve)
+
+    def _serve(self) -> None:
+        try:
+            self.connection.serve(lambda: False)
+            self.connection.linger()
+        finally:
+            self.seat.wire.close()
+            self.ours.close()
+
+
+def short(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    start("200 OK", [("Content-Length", "1")])
+    return [b"x"]
+
+
+@pytest.fixture
+def connected() -> Iterator[Connected]:
+    one = Connected(short)
+    one.theirs.sendall(GET)
+    assert one.theirs.recv(1000).startswith(b"HTTP/1.1 200 OK")
+    until(lambda: one.connection.state is State.IDLE)
+    yield one
+    one.theirs.close()
+    one.serving.get(timeout=60)
+
+
+@pytest.mark.parametrize("how", ["leave", "stop"])
+def test_request_that_crosses_with_the_end_of_an_idle_connection_is_not_reset(
+    connected: Connected, how: str
+) -> None:
+    getattr(connected.seat, how)()
+    assert connected.theirs.recv(1000) == b""
+    for _ in range(3):  # a reset fails the second send
+        connected.theirs.sendall(GET)
+        gevent.sleep(0.01)
+    assert connected.theirs.recv(1000) == b""
+    assert not connected.serving.ready()
+
+
+@pytest.mark.parametrize("how", ["leave", "stop"])
+def test_idle_connection_whose_client_stays_is_closed_soon(connected: Connected, how: str) -> None:
+    for _ in range(3):  # once a second, or more often when the server stops
+        getattr(connected.seat, how)()
+        gevent.sleep(0.01)
+    connected.serving.get(timeout=60)
+
+
+def test_request_that_arrived_before_the_end_of_an_idle_connection_is_answered(
+    connected: Connected,
+) -> None:
+    native: Any = connected.theirs
+    native._sock.sendall(GET)  # without letting the server read it
+    connected.seat.leave(at_once=True)
+    answer = connected.theirs.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"Connection: close" in answer
+    connected.serving.get(timeout=60)
+
+
+@pytest.mark.parametrize("whose", ["a backend's", "the client's"])
+def test_broken_connection_of_a_backend_is_logged_as_a_defect(whose: str) -> None:
+    ours, theirs = socket.socketpair()
+    wire = Wire(ours)
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        start("200 OK", [])
+        if whose == "the client's":
+            theirs.close()
+        for _ in range(3):
+            yield b"x"
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    connection = ServerConnection(wire, app, base_environ(ours, ("h", 1), ("c", 2)))
+    logged: list[str] = []
+
+    class FakeWorker:
+        log = SimpleNamespace(exception=logged.append)
+
+        def _is_last(self) -> bool:
+            return False
+
+    theirs.sendall(GET)
+    Worker._answer_all(FakeWorker(), _Seat(ours, wire, connection))  # type: ignore[arg-type]
+    assert logged == (["connection failed"] if whose == "a backend's" else [])
     wire.close()
     ours.close()
     theirs.close()

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from proxy.backends.chatglm import engine, supervisor
+from proxy.backends.chatglm.client import PendingCall
 from proxy.backends.chatglm.driver import ChatGLM
-from proxy.backends.chatglm.protocol import Load
+from proxy.backends.chatglm.protocol import DoneMessage, Load
 from proxy.core.events import Finished, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message, Tool
 from proxy.core.task import Task
@@ -241,6 +242,24 @@ def test_engine_crash_fails_one_answer_and_the_next_succeeds(rig: Rig) -> None:
     assert driver.alive(), "one death is mended by itself"
     assert run_when_up(driver, "again")
     assert len(rig.hosts) == 2
+
+
+def test_engine_that_dies_behind_a_whole_answer_does_not_fail_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy process sees both at once: the answer, and that its engine has ended."""
+    receive = PendingCall.receive
+
+    def late(self: PendingCall, timeout: float) -> list[Any]:
+        answers = receive(self, timeout)
+        return [*answers, None] if any(isinstance(a, DoneMessage) for a in answers) else answers
+
+    monkeypatch.setattr(PendingCall, "receive", late)
+    driver = rig.driver()
+    rig.up(driver)
+    events = run(driver, chat(max_tokens=50))
+    assert [type(event) for event in events].count(Finished) == 1
+    assert type(events[-1]) is Finished
 
 
 def run_when_up(driver: ChatGLM, text: str) -> bool:
