@@ -41,6 +41,7 @@ class Wire:
         "_behind",
         "_client",
         "_error",
+        "_for_good",
         "_held_up",
         "_io",
         "_recv",
@@ -74,7 +75,7 @@ class Wire:
         self._held_up = 0.0  # seconds that the answer has waited since the buffer was last empty
         self._waits_since = 0.0
         self._error: OSError | None = None
-        self._woken = False
+        self._woken = self._for_good = False
         self.broken = False
 
     def recv(self, size: int, /) -> bytes:
@@ -85,7 +86,9 @@ class Wire:
                 except _Woken:
                     pass
             try:
-                return self._recv(size)
+                data = self._recv(size)
+                self._woken = self._for_good
+                return data
             except BlockingIOError:
                 if self._woken:
                     return b""
@@ -93,11 +96,13 @@ class Wire:
                 self.broken = True
                 raise
 
-    def wake(self) -> None:
-        """Have reads not wait any more, until `finish`: they return b"" if nothing has come.
-        Shutting the read side down would do so too, but Linux then resets a client that sends after
-        `finish`."""
+    def wake(self, for_good: bool) -> None:
+        """Have reads not wait any more: they return b"" if nothing has come. `for_good`: until
+        `finish`; otherwise until something comes, since the rest of a request that crosses with a
+        stop is waited for. Shutting the read side down would do so too, but the client would then
+        seem to have left, and Linux resets one that sends after `finish`."""
         self._woken = True
+        self._for_good = self._for_good or for_good
         get_hub().cancel_wait(self._io, _Woken())
 
     def send(self, data: bytes, /) -> None:
@@ -124,7 +129,7 @@ class Wire:
             raise self._error
 
     def finish(self) -> None:
-        self._woken = False
+        self._woken = self._for_good = False
         with contextlib.suppress(OSError):
             self._client.shutdown(socket.SHUT_WR)
 

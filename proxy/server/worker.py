@@ -121,6 +121,9 @@ class Worker(GeventWorker):
         for server in servers:
             server.stop_accepting()
         sleep(0)  # a connection accepted just now still needs the listener's name
+        end = time.monotonic() + LAST_LOOK
+        while any([server.accept_rest() for server in servers]) and time.monotonic() < end:
+            sleep(0)
         for server in servers:
             server.close()
         self._finish(pools)
@@ -298,6 +301,15 @@ class _Server(StreamServer):
         self._timer.start(self._again)
         return None
 
+    def accept_rest(self) -> bool:
+        """Accept the connections that wait in the listener's queue, which closing it would reset:
+        their clients may have sent a request. Returns whether there were any."""
+        some = False
+        while not self.full() and (connection := self.do_read()):
+            self.do_handle(*connection)
+            some = True
+        return some
+
     def _again(self) -> None:
         if self.started:
             self.start_accepting()
@@ -337,7 +349,7 @@ class _Seat:
         """Close the connection when the server stops, unless something would be lost."""
         match self.connection.state:
             case State.IDLE | State.HEAD:
-                self.wire.wake()
+                self.wire.wake(for_good=False)
             case State.UPGRADED:
                 hang_up(self.client, socket.SHUT_RD)
             case State.DROPPING | State.LINGERING:
@@ -353,4 +365,4 @@ class _Seat:
         elif self.connection.state is State.UPGRADED:
             hang_up(self.client, socket.SHUT_RD)
         else:
-            self.wire.wake()
+            self.wire.wake(for_good=True)

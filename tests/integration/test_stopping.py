@@ -4,6 +4,7 @@ log, in the ledger, and by the model's server."""
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -331,6 +332,53 @@ def test_hangup_while_a_worker_starts_reloads_it(scene: Callable[..., Scene]) ->
     wait_until(one.gateway.is_ready, 60)
     assert "SIGHUP" not in one.log, one.log
     assert one.stop() < SOON
+
+
+def test_requests_that_cross_with_a_stop_are_answered(scene: Callable[..., Scene]) -> None:
+    """Clients cannot know that the gateway stops. What they send at that time, on idle and on new
+    connections, must neither be reset nor count as a client that has left (499). The bodies of some
+    come behind the signal."""
+    one = scene(slots=16, grace=20)
+    at = urlsplit(one.gateway.url)
+    body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "brief"}]}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    def connected() -> list[socket.socket]:
+        return [socket.create_connection((at.hostname or "", at.port or 0), 60) for _ in range(8)]
+
+    clients = connected()
+    for client in clients:
+        client.sendall(head + body)
+        assert status_of(client) == 200
+    (worker,) = (pid for pid in descendants(one.gateway.pid) if "--config" in command(pid))
+    status_file = Path(f"/proc/{worker}/status")
+    os.kill(worker, signal.SIGSTOP)
+    wait_until(lambda: bool(re.search("State:\\s+T", status_file.read_text())), 60)
+    clients += connected()
+    for number, client in enumerate(clients):
+        client.sendall(head if number % 2 else head + body)
+    one.gateway.send(signal.SIGTERM)
+    pending = re.compile("ShdPnd:.*4...$", re.M)  # SIGTERM
+    wait_until(lambda: bool(pending.search(status_file.read_text())), 60)
+    os.kill(worker, signal.SIGCONT)
+    time.sleep(0.1)
+    for client in clients[1::2]:
+        client.sendall(body)
+    assert [status_of(client) for client in clients] == [200] * 16
+    for client in clients:
+        client.close()
+    assert one.gateway.process is not None
+    assert one.gateway.process.wait(60) == 0
+    assert [outcome for _, outcome in one.ledger()] == ["ok"] * 24
+
+
+def status_of(client: socket.socket) -> int:
+    """The status of the whole answer that a client reads."""
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    answer.read()
+    return answer.status
 
 
 def test_gunicorns_own_flag_is_the_grace(tmp_path: Path) -> None:
