@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tests.fuzz.subject import BAD
 
-from .scene import Scene
+from .scene import LIMITED, Scene
 
 SHOWN = 2000  # characters of a log
 
@@ -31,11 +31,13 @@ class Sample(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """What is left when nothing is asked."""
+    """What is left when nothing is asked. `reserved`: places of keys under their limits, 0 without
+    Redis."""
 
+    busy: int
     in_flight: int
     queued: int
-    busy: int
+    reserved: int = 0
 
 
 def memory(pid: int) -> int:
@@ -79,10 +81,34 @@ def idle(scene: Scene) -> Idle:
     """Raises ValueError if the gateway does not answer."""
     slots = scene.get("/v1/slots")
     return Idle(
+        sum(one["state"] == "busy" for backend in slots["backends"] for one in backend["slots"]),
         sum(one["in_flight"] for one in scene.get("/v1/backends")["data"]),
         len(slots["queue"]),
-        sum(one["state"] == "busy" for backend in slots["backends"] for one in backend["slots"]),
+        _reserved(scene),
     )
+
+
+def _reserved(scene: Scene) -> int:
+    """Requests that limits count as running. A lease of a dead worker has ended after ten seconds,
+    but stays until the next request."""
+    if scene.redis is None:
+        return 0
+    from redis import Redis
+
+    with Redis.from_url(scene.redis.url) as redis:
+        sets = redis.scan_iter("slotproxy:*:limits2:*", _type="zset")
+        counts: list[int] = [redis.zcount(name, 1e6 * time.time(), "+inf") for name in sets]
+    return sum(counts)
+
+
+def uncharged(scene: Scene) -> int:
+    """Tokens that the ledger has, and the budget of the limited key has not; negative for those
+    that were charged twice. Raises ValueError."""
+    usage = scene.get("/pages/api/usage", LIMITED)
+    (budget,) = (one for one in usage["limits"] if one["is_budget"])
+    total = usage["total"]
+    counted = int(total["prompt_tokens"] + total["completion_tokens"])
+    return counted - round(budget["used"])
 
 
 def growth(samples: list[Sample], warm: float) -> float:

@@ -33,7 +33,8 @@ real model servers that die and come back, and tells what was lost and what is l
   API accepts, with all its tokens, its tool call or JSON as the schema says, or in a
   well-formed error of its API. A 500 is lost, and so is a 4xx to a valid request, but for a 429.
   Only a connection without a byte of an answer is opened again, and only while the gateway stops.
-- Each answer that began has exactly one row in the ledger.
+- Each answer that began has exactly one row in the ledger, and a line in the log with its tokens.
+  One of the two keys has limits: at the end, its budget has the tokens of the ledger.
 
 Requests follow from the seed. `python -m tests.soak --help` lists the options.
 
@@ -57,13 +58,15 @@ def targets(soak: Soak) -> list[Target]:
     warm = WARM if soak.seconds >= SHORT else soak.seconds / 3
     grew = growth(soak.samples, warm)
     before, after, quiet = soak.before, soak.after, soak.quiet
-    left = "no answer" if quiet is None else f"{quiet.busy} / {quiet.in_flight} / {quiet.queued}"
+    left = "no answer" if quiet is None else " / ".join(map(str, quiet))
     judged = soak.seconds >= SHORT
     asked = [one for one in soak.samples if one.at <= soak.seconds / 2]
     return [
         Target("requests lost without an error", "0", str(lost), lost == 0),
-        Target("slots busy / requests in flight / queued at the end", "0 / 0 / 0", left,
-               quiet == Idle(0, 0, 0)),
+        Target("slots busy / requests in flight / queued / places under limits at the end",
+               "0 / 0 / 0 / 0", left, quiet == Idle(0, 0, 0, 0)),
+        Target("tokens in the ledger that the budget of their key lacks", "0",
+               str(soak.uncharged), soak.uncharged == 0),
         Target(f"growth of memory after {warm / 60:.3g} minutes",
                f"≤ {FLAT:.0%}" if judged else "", f"{grew:+.1%}", grew <= FLAT if judged else None),
         _still_idle("descriptors", [one.descriptors for one in asked], after.descriptors),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import queue
 import random
 import sqlite3
@@ -37,7 +38,8 @@ class Lost(NamedTuple):
 class Soak(NamedTuple):
     """The outcome. `limit`: seconds that a request may take. `ends`: how many requests of a kind
     ended how; `reasons`: of refusals and answers broken off. `quiet` is None if the gateway did not
-    answer. `before` and `after` are idle gateways, `cpu` seconds of the gateway."""
+    answer. `before` and `after` are idle gateways, `cpu` seconds of the gateway. `uncharged`:
+    tokens that are in the ledger and not in the budget of their key."""
 
     seconds: float
     limit: float
@@ -51,6 +53,7 @@ class Soak(NamedTuple):
     before: Sample
     after: Sample
     quiet: Idle | None
+    uncharged: int
     findings: list[str]
     longest: float
     cpu: float
@@ -100,16 +103,17 @@ def soak(folder: Path, seconds: float, seed: int, rate: float = RATE) -> Soak:
         took = time.monotonic() - begun
         quiet = _quiet(scene)
         after = gauges.sample(scene, took)
+        uncharged = gauges.uncharged(scene)
         findings = [*watch.findings, *([trouble.failure] if trouble.failure else [])]
         workers = len(scene.workers)
         cpu = sum(map(gauges.cpu, [scene.gateway.pid, *scene.workers]))
         code = scene.gateway.stop()
         if code:
             findings.append(f"the gateway ended with {code}")
-        findings += _uncounted(folder / "data" / "slotproxy.db", tally.ids)
+        findings += _uncounted(folder, tally.ids)
         return Soak(
             took, LIMIT, seed, workers, tally.ends, tally.reasons, [*tally.lost], trouble.counts,
-            watch.samples, before, after, quiet, findings, tally.longest, cpu,
+            watch.samples, before, after, quiet, uncharged, findings, tally.longest, cpu,
         )  # fmt: skip
 
 
@@ -153,16 +157,24 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
             client.join()
 
 
-def _uncounted(database: Path, ids: list[str]) -> list[str]:
-    """What is wrong with the ledger, in which each answer that began has one row."""
-    with contextlib.closing(sqlite3.connect(database)) as db:
-        rows = Counter(id for (id,) in db.execute("select request from ledger_row"))
-    missing, twice = [id for id in ids if not rows[id]], [id for id in ids if rows[id] > 1]
-    return [
-        f"{len(found)} of {len(ids)} answers {what}, for example {found[0]}"
-        for found, what in ((missing, "are not in the ledger"), (twice, "are in it twice"))
-        if found
-    ]
+def _uncounted(folder: Path, ids: list[str]) -> list[str]:
+    """What is wrong with the ledger and the log, in which each answer that began is once, and
+    which agree on requests and tokens."""
+    with contextlib.closing(sqlite3.connect(folder / "data" / "slotproxy.db")) as db:
+        rows = db.execute("select request, prompt, completion from ledger_row").fetchall()
+    text = (folder / "gateway.log").read_text(encoding="utf-8", errors="replace")
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"id"')]
+    logged = [(line["id"], line["prompt_tokens"], line["completion_tokens"]) for line in lines]
+    answered = [row for row, line in zip(logged, lines, strict=True) if line["backend"]]
+    counted = Counter(rows)
+    once = Counter(id for id, *_ in rows)
+    wrong = {
+        "answers that are not in the ledger": [id for id in ids if not once[id]],
+        "requests that are in the ledger twice": [id for id in once if once[id] > 1],
+        "answers in the log that are not in the ledger": [*(Counter(answered) - counted)],
+        "rows of the ledger that are not in the log": [*(counted - Counter(logged))],
+    }
+    return [f"{len(some)} {what}, for example {some[0]}" for what, some in wrong.items() if some]
 
 
 def _quiet(scene: Scene) -> Idle | None:

@@ -19,8 +19,19 @@ from tools.processes import Child, Gateway, ModelServer, ask, held_port
 from .questions import STUB, TINY
 
 KEYS = {"ann": "soak-key-ann-0123456789", "bob": "soak-key-bob-0123456789"}
+LIMITED = "bob"  # the key with limits: more places and tokens than it can use
+LIMITS = 'max_parallel_requests=64 budget_limits=[{"unit":"tokens","max_budget":1000000000}]'
 STOPPING = 60.0  # seconds for a stop
 PACE = 60  # tokens a second of the paced stub; the other sends as fast as it can
+# Snapshots of the shared state are so frequent that a worker that is stopped misses some, as one
+# that sleeps for an hour does.
+OFTEN = """
+import sys
+from proxy.scheduling.shared import follower
+follower.EVERY = 16
+from proxy.__main__ import main
+sys.exit(main())
+"""
 FLAGS = (
     "--queue-timeout 30 --timeout 20 --connect-timeout 2 --health-interval 2 --health-deadline 10"
     " --wait-for-backend 10 --stored-responses 200 --metrics --max-queue 128"
@@ -81,6 +92,8 @@ class Scene:
         self.gateway = Gateway(
             flags, folder / "gateway.log", held_port(), env=env, python=("-W", "error")
         )
+        at = self.gateway.command.index("-m")
+        self.gateway.command[at : at + 2] = ["-c", OFTEN]
         self.away = threading.Event()  # while the gateway is stopped
         self.starts = 0
 
@@ -129,20 +142,23 @@ class Scene:
         self._config.write_text("\n".join([f'default_model = "{TINY}"', *lines, ""]))
 
     def write_keys(self, *more: str) -> None:
-        lines = [f"{name} {key} group=all" for name, key in self.keys.items()]
+        limits = {LIMITED: LIMITS}
+        lines = [
+            f"{name} {key} group=all {limits.get(name, '')}" for name, key in self.keys.items()
+        ]
         self._key_file.write_text("\n".join([*lines, *more, ""]))
         self._key_file.chmod(0o600)
 
     def hang_up(self) -> None:
         self.gateway.send(signal.SIGHUP)
 
-    def get(self, path: str) -> Any:
-        """An answer of the gateway, as JSON. Raises ValueError."""
+    def get(self, path: str, name: str = next(iter(KEYS))) -> Any:
+        """An answer of the gateway to the key of this name, as JSON. Raises ValueError."""
         at = self.gateway.url.removeprefix("http://")
         connection = http.client.HTTPConnection(at, timeout=30)
         try:
-            key = next(iter(self.keys.values()))
-            connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
+            headers = {"Authorization": f"Bearer {self.keys[name]}"}
+            connection.request("GET", path, headers=headers)
             return json.loads(connection.getresponse().read())
         except (OSError, http.client.HTTPException) as error:
             raise ValueError(str(error)) from error

@@ -123,7 +123,7 @@ def _soak(**changed: Any) -> Soak:
     samples = [_sample(60.0 * minute) for minute in range(60)]
     good = Soak(
         3600, 180, 1, 2, Counter({("chat", "whole"): 5}), Counter(), [], Counter(), samples,
-        _sample(0), _sample(3600), Idle(0, 0, 0), [], 1.0, 10.0,
+        _sample(0), _sample(3600), Idle(0, 0, 0), 0, [], 1.0, 10.0,
     )  # fmt: skip
     return good._replace(**changed)
 
@@ -136,7 +136,9 @@ LOST = {"ends": Counter({("chat", "lost"): 1}), "lost": [Lost(ASKED, "cut off", 
     ("changed", "said"),
     [
         (LOST, "cut off"),
-        ({"quiet": Idle(0, 0, 1)}, "slots busy"),
+        ({"quiet": Idle(1, 0, 0)}, "slots busy"),
+        ({"quiet": Idle(0, 0, 0, 1)}, "places under limits"),
+        ({"uncharged": 5}, "budget"),
         ({"quiet": None}, "no answer"),
         ({"samples": GREW}, "growth of memory"),
         ({"after": _sample(3600, temporary=1)}, "temporary files"),

@@ -121,8 +121,9 @@ class Trouble(threading.Thread):
         redis.start()
 
     def _suspend(self) -> None:
-        """As a laptop that sleeps, or `docker pause`: other workers take its leases back."""
+        """As a laptop that sleeps, or `docker pause`: other workers take its leases back, and the
+        log of the shared state goes on without it."""
         worker = self._rng.choice(self._scene.workers)
         os.kill(worker, signal.SIGSTOP)
-        self._wait(3, 9)
+        self._wait(3, 15)
         os.kill(worker, signal.SIGCONT)
