@@ -107,8 +107,9 @@ def uncharged(scene: Scene) -> int:
     usage = scene.get("/pages/api/usage", LIMITED)
     (budget,) = (one for one in usage["limits"] if one["is_budget"])
     total = usage["total"]
-    counted = int(total["prompt_tokens"] + total["completion_tokens"])
-    return counted - round(budget["used"])
+    counted: int = total["prompt_tokens"] + total["completion_tokens"]
+    charged: int = round(budget["used"])
+    return counted - charged
 
 
 def growth(samples: list[Sample], warm: float) -> float:

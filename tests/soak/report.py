@@ -27,8 +27,8 @@ real model servers that die and come back, and tells what was lost and what is l
   uploads, clients that hang up or read slowly, malformed bodies, wrong keys, pages.
 - Troubles: `kill -9` of backends, of all backends of a model and of Redis, backends that hang,
   SIGHUP with backends removed and added, with an invalid file and with a changed key file, Redis
-  away for half a minute, a worker that is stopped for seconds (SIGSTOP), and a gateway that gets
-  SIGTERM and is started again.
+  away for half a minute, a worker that is stopped for seconds (SIGSTOP), past several snapshots of
+  the shared state, and a gateway that gets SIGTERM and is started again.
 - A request is **lost** unless it ends in time in a complete answer that the strict reader of its
   API accepts, with all its tokens, its tool call or JSON as the schema says, or in a
   well-formed error of its API. A 500 is lost, and so is a 4xx to a valid request, but for a 429.

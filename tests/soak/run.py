@@ -110,7 +110,7 @@ def soak(folder: Path, seconds: float, seed: int, rate: float = RATE) -> Soak:
         code = scene.gateway.stop()
         if code:
             findings.append(f"the gateway ended with {code}")
-        findings += _uncounted(folder, tally.ids)
+        findings += uncounted(folder, tally.ids)
         return Soak(
             took, LIMIT, seed, workers, tally.ends, tally.reasons, [*tally.lost], trouble.counts,
             watch.samples, before, after, quiet, uncharged, findings, tally.longest, cpu,
@@ -157,7 +157,7 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
             client.join()
 
 
-def _uncounted(folder: Path, ids: list[str]) -> list[str]:
+def uncounted(folder: Path, ids: list[str]) -> list[str]:
     """What is wrong with the ledger and the log, in which each answer that began is once, and
     which agree on requests and tokens."""
     with contextlib.closing(sqlite3.connect(folder / "data" / "slotproxy.db")) as db:

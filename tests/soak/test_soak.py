@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ pytest.importorskip("redis", reason="the extra redis is not installed")
 from tests.soak import report
 from tests.soak.gauges import Idle, Sample, growth
 from tests.soak.questions import CHAT, SHARES, Asker, Question
-from tests.soak.run import Lost, Soak, soak
+from tests.soak.run import Lost, Soak, soak, uncounted
 from tests.soak.scene import KEYS
 from tests.soak.verdict import Answer, judged, returned
 from tools import servers
@@ -152,6 +154,30 @@ def test_what_is_lost_or_left_fails_the_soak(changed: dict[str, Any], said: str)
     bad = _soak(**changed)
     assert said in "\n".join(report.failures(bad))
     assert "✗" in report.outcome(bad)
+
+
+@pytest.mark.parametrize(
+    ("rows", "logged", "said"),
+    [
+        ([("a", 3, 5)], [("a", 3, 5)], ""),
+        ([], [("a", 3, 5)], "answers that are not in the ledger"),
+        ([("a", 3, 5), ("b", 1, 1)], [("a", 3, 5)], "not in the log"),
+        ([("a", 3, 5), ("a", 3, 5)], [("a", 3, 5)], "in the ledger twice"),
+        ([("a", 3, 5)], [("a", 3, 6)], "answers in the log"),
+    ],
+)
+def test_ledger_and_log_have_each_answer_once(
+    tmp_path: Path, rows: list[tuple[str, int, int]], logged: list[tuple[str, int, int]], said: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "data" / "slotproxy.db")) as db, db:
+        db.execute("create table ledger_row (request, prompt, completion)")
+        db.executemany("insert into ledger_row values (?, ?, ?)", rows)
+    names = ("id", "prompt_tokens", "completion_tokens")
+    lines = [json.dumps({**dict(zip(names, row, strict=True)), "backend": "b"}) for row in logged]
+    (tmp_path / "gateway.log").write_text("\n".join(["slotproxy: listening", *lines]))
+    wrong = "\n".join(uncounted(tmp_path, ["a"]))
+    assert said in wrong if said else not wrong
 
 
 def test_growth_is_measured_once_the_gateway_is_warm() -> None:
