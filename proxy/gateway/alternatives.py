@@ -14,22 +14,24 @@ MOST_ALTERNATIVES = 200_000
 
 def check_alternatives(request: CompletionRequest) -> None:
     """Raises InvalidParameter for a request that asks for too many."""
-    if request.max_tokens is not None and request.max_tokens > kept_tokens(request):
+    if not request.logprobs or request.max_tokens is None:
+        return
+    most = _kept_tokens(request, request.logprobs)
+    if request.max_tokens > most:
         raise InvalidParameter(
             "max_tokens",
             f"allows {request.max_tokens} tokens with {request.logprobs} alternatives each: at most"
-            f" {kept_tokens(request)} can be kept for an answer that is not streamed. Ask for fewer"
+            f" {most} can be kept for an answer that is not streamed. Ask for fewer"
             " tokens or alternatives, or stream",
         )
 
 
 def within_alternatives(task: Task, tokens: int) -> int:
     """The tokens that an answer of at most `tokens` may have."""
-    return min(tokens, kept_tokens(task.request))
+    logprobs = task.request.logprobs
+    return min(tokens, _kept_tokens(task.request, logprobs)) if logprobs else tokens
 
 
-def kept_tokens(request: CompletionRequest) -> int:
+def _kept_tokens(request: CompletionRequest, logprobs: int) -> int:
     """The tokens that each choice may have."""
-    if request.stream or not request.logprobs:
-        return 1 << 62
-    return max(1, MOST_ALTERNATIVES // (request.logprobs * request.choices))
+    return 1 << 62 if request.stream else max(1, MOST_ALTERNATIVES // (logprobs * request.choices))

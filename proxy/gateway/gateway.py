@@ -337,8 +337,7 @@ class Gateway:
         if self._sampling:
             sampling = {**self._sampling, **request.sampling}
             request = msgspec.structs.replace(request, sampling=sampling)
-        if request.logprobs:
-            check_alternatives(request)
+        check_alternatives(request)
         kinds = media.check(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
@@ -348,10 +347,10 @@ class Gateway:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)
             prompt = rendered(self._prompters(model), request, self.now())
-            tasks = [_task(request, prompt.text, prompt, kinds)]
+            tasks = [_chat_task(request, prompt, kinds)]
         else:
             prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
-            tasks = [_task(request, prompt, RenderedPrompt(text="")) for prompt in prompts]
+            tasks = [_text_task(request, prompt) for prompt in prompts]
         tool_gaps = validate_constraints(tasks[0], cancel).tool_gaps
         if tool_gaps:
             tasks = [msgspec.structs.replace(task, tool_gaps=tool_gaps) for task in tasks]
@@ -369,39 +368,45 @@ def _no_nul(text: str) -> None:
         raise BadRequest("the prompt contains a NUL character", param="prompt")
 
 
-def _task(
-    request: CompletionRequest,
-    prompt: str | tuple[int, ...],
-    rendered: RenderedPrompt,
-    kinds: frozenset[str] = frozenset(),
-) -> Task:
+def _text_task(request: CompletionRequest, prompt: str | tuple[int, ...]) -> Task:
     if isinstance(prompt, str):
         _no_nul(prompt)
-    # Python makes a dict of more than fifteen keywords, which takes twice as long as the rest.
-    task = Task(
+    return Task(
         prompt=prompt,
-        breaks=rendered.breaks,
-        boundaries=rendered.boundaries,
+        suffix=request.suffix if request.suffix or "infill" in request.extra else None,
         sampling=request.sampling,
         max_tokens=request.max_tokens,
-        stop_tokens=rendered.stops,
-        stop_strings=request.stop + rendered.turns,
+        stop_strings=request.stop,
         logprobs=request.logprobs,
-        call_format=rendered.call_format,
-        syntax=rendered.syntax,
-        thinks=rendered.thinks,
-        effort=rendered.effort,
-        unknown_template=rendered.unknown_template,
-        guard=rendered.guard,
         request=request,
     )
-    if kinds or rendered.backend_templates or rendered.messages:
+
+
+def _chat_task(request: CompletionRequest, prompt: RenderedPrompt, kinds: frozenset[str]) -> Task:
+    _no_nul(prompt.text)
+    # At most fifteen keywords: Python makes a dict of more, which takes twice as long as the rest.
+    task = Task(
+        prompt=prompt.text,
+        breaks=prompt.breaks,
+        boundaries=prompt.boundaries,
+        sampling=request.sampling,
+        max_tokens=request.max_tokens,
+        stop_tokens=prompt.stops,
+        stop_strings=request.stop + prompt.turns,
+        logprobs=request.logprobs,
+        call_format=prompt.call_format,
+        syntax=prompt.syntax,
+        thinks=prompt.thinks,
+        effort=prompt.effort,
+        unknown_template=prompt.unknown_template,
+        guard=prompt.guard,
+        request=request,
+    )
+    if kinds or prompt.backend_templates or prompt.messages:
         return msgspec.structs.replace(
             task,
             media=kinds,
-            backend_templates=rendered.backend_templates,
-            messages=rendered.messages,
+            backend_templates=prompt.backend_templates,
+            messages=prompt.messages,
         )
-    if request.suffix or "infill" in request.extra:
-        return msgspec.structs.replace(task, suffix=request.suffix)
     return task

@@ -108,7 +108,6 @@ class Prompter:
         )
         self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
         self._writes_calls = calls is not None
-        self._is_unknown = not self.syntax.is_known
         self._marks = _marks(form, self.syntax)
         rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
         self._usual = _variables(CompletionRequest(), rules)
@@ -216,9 +215,9 @@ class Prompter:
             syntax=self.syntax,
             call_format=call_format,
             messages=own,
-            effort=request.reasoning_effort and _nearest(request.reasoning_effort, rules.efforts),
+            effort=_nearest(request.reasoning_effort, rules.efforts),
             thinks=self._thinks(text),
-            unknown_template=self._is_unknown
+            unknown_template=not self.syntax.is_known
             or (has_calls and knows_tools and not self._writes_calls),
         )
 

@@ -167,8 +167,6 @@ def _as_method(name: str, value: Any, *args: Any) -> tuple[Any, ...]:
 
 def _written(value: Any) -> Any:
     """A value as it is written: none is nothing, as in llama-server."""
-    if value.__class__ is str:
-        return value
     return "" if value is None else weighed(value)
 
 

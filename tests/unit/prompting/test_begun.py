@@ -71,3 +71,14 @@ def test_prefill_in_the_reference_scripts_format() -> None:
 )
 def test_constrained_or_native_answer_starts_anew(request_: CompletionRequest) -> None:
     assert template("chatml").render(request_, NOW).text.endswith("<|im_start|>assistant\n")
+
+
+def test_model_does_not_think_behind_an_empty_block_of_thoughts() -> None:
+    """A call that is required is then bound from the first token."""
+    asked = CompletionRequest(messages=(ASKED,))
+    off = CompletionRequest(messages=(ASKED,), reasoning_effort="none")
+    form = template("qwen")
+    assert form.render(asked, NOW).thinks
+    prompt = form.render(off, NOW)
+    assert prompt.text.rstrip().endswith("</think>")
+    assert not prompt.thinks

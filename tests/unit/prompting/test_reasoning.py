@@ -127,3 +127,22 @@ def test_only_possible_tags_are_held_back() -> None:
     assert splitter.feed("b>") == [("reasoning", "\n</b>")]
     assert splitter.feed("</think>So") == [("text", "So")]
     assert splitter.feed("<") == [("text", "<")]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reasoning", "text"),
+    [
+        ("<think>Let me look.\n<call>{}", "Let me look.", "<call>{}"),
+        ("<think>I could write <call> here.</think>Hi", "I could write <call> here.", "Hi"),
+        ("<think>```\n<call>\n```\n</think>Hi", "```\n<call>\n```", "Hi"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_call_that_begins_a_line_ends_the_reasoning(
+    reply: str, reasoning: str, text: str, size: int
+) -> None:
+    splitter = ReasoningSplitter(calls=("<call>",))
+    pieces = [reply[at : at + size] for at in range(0, len(reply), size)]
+    parts = [pair for piece in pieces for pair in splitter.feed(piece)] + splitter.close()
+    assert "".join(part for kind, part in parts if kind == "reasoning") == reasoning
+    assert "".join(part for kind, part in parts if kind == "text") == text
