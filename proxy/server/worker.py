@@ -39,6 +39,7 @@ from gevent.server import StreamServer
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
+from ..errors import BrokenAnswer
 from ..runtime.lasting import Lasting, no_pause
 from .gevent_wire import Wire, hang_up
 from .http1 import ConnectionLimits, ServerConnection, State, base_environ
@@ -211,6 +212,8 @@ class Worker(GeventWorker):
     def _answer_all(self, seat: _Seat) -> None:
         try:
             seat.connection.serve(self._is_last)
+        except BrokenAnswer:
+            pass  # the end of the connection tells the client
         except OSError as error:
             # One that another socket raised, a backend's, is a defect.
             if error.errno not in GONE or not seat.wire.broken:

@@ -7,7 +7,6 @@ would have the rights of this site in a browser; so it is marked as one without 
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from flask import Blueprint, Response, request
 
 from ..accounts.limiting.budgets import Used
 from ..core.forwarding import Call, CallMaker, Forwarded
-from ..errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
+from ..errors import BadRequest, BrokenAnswer, Cancelled, Forbidden, GatewayError, ModelNotFound
 from ..gateway.idle import nothing
 from ..runtime.cancel import Cancel
 from . import disconnect, seen
@@ -191,16 +190,8 @@ class ForwardedBody(ClosingBody):
     holds_slot = True
 
 
-class Broken(ConnectionError):
-    """The answer ended early: the connection must end too, or it would look complete. To a server,
-    it is as if the client had reset it."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(errno.ECONNRESET, reason)
-
-
 def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
-    """The answer as it arrives, cancelled unless it arrives at its end. Raises Broken, also if the
+    """The answer as it arrives, cancelled unless it arrives at its end. Raises BrokenAnswer, also if the
     client has left: it may have ended only its own direction, and still read."""
     record.info.outcome = Cancelled.type
     try:
@@ -208,7 +199,7 @@ def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
     except GatewayError as error:
         if type(error) is not Cancelled:
             record.info.outcome = error.code or error.type
-        raise Broken(error.message) from None
+        raise BrokenAnswer(error.message) from None
     record.info.outcome = ""
 
 

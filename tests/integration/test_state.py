@@ -551,7 +551,7 @@ def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
     one, two = join(RedisLog(redis_server.url, "gap")), join(Slow(redis_server.url, "gap"))
     try:
         held = lease(one)
-        until(lambda: two.view("", "").backends[0].slots[0].state == "busy")
+        until(lambda: [slot.state for slot in two.view("", "").backends[0].slots] == ["busy"])
         reads.clear()
         time.sleep(1.0)  # the read under way returns
         held.release(Outcome(end="whole"))
