@@ -20,7 +20,7 @@ from .http import ConnectionPool
 from .probe import PROMPT
 
 TRIES = 3
-TOKENS = 1024
+TOKENS = 16384  # a small model writes 1 000 while a busy machine lets us read the first
 ENOUGH = 10  # tokens without an answer …
 LONG = 0.5  # … in so many seconds
 FEW = TOKENS // 4  # tokens that even a fast model writes until the answer is noticed
