@@ -160,6 +160,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     # Skipped where the slot is the requested one and there is nothing to learn from it.
     if number >= 0 and (number != slot.id or backend.release_delay or backend.counting):
         record_actual_slot(pool, backend, lease, number)
+    unread = outcome.end == "cut" and not slot.streaming and not outcome.prompt
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
     if outcome.end == "whole" and slot.streaming and outcome.completion:
         pool.record_answer(backend, outcome.completion, now - slot.first)
@@ -184,6 +185,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         backend.failures, backend.freed = 0, now
         if believed:
             _learn(pool, lease, held, outcome, now)
+        if believed and unread:
+            _doubt(pool, lease, held)
     else:
         pool.drop(held)
         if outcome.end == "failed":
@@ -234,6 +237,15 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
     extended = reuse is not None and reuse.conversation is held.conversation
     if reuse is not None and extended and not (backend.pins or reuse.file):
         pool.drop(reuse)  # it was extended to the new prompt
+
+
+def _doubt(pool: Pool, lease: Lease, held: CachedPrompt) -> None:
+    """Record that a request ended before its first token: the server may not have read its prompt,
+    and its slot may still hold what it held before, perhaps another group's prompt."""
+    if lease.grant.fresh:
+        pool.drop(held)
+    elif lease.replaced is not None:
+        held.tokens = max(held.tokens, lease.replaced.tokens)
 
 
 def _failed(backend: BackendRecord, now: float) -> None:

@@ -387,6 +387,26 @@ def test_leak_is_detected_when_cached_tokens_exceed_own_prompt() -> None:
     again.release()
 
 
+def test_prompt_before_one_that_the_server_never_read_is_no_leak() -> None:
+    world = World(slots=1, groups=True)
+    world.turn(*_conversation("long", 20), group="a")
+    world.take(*_conversation("short", 1), group="a").release(Outcome(end="cut", slot=0))
+    again = world.take(*_conversation("long", 20), group="a")
+    assert not again.grant.fresh
+    found = Outcome(end="whole", slot=0, prompt=518, cached=518, completion=4)
+    assert not world.scheduler.leaks(again, found)
+    again.release(found)
+
+
+def test_another_groups_prompt_is_not_reused_after_one_that_the_server_never_read() -> None:
+    world = World(slots=1, groups=True)
+    world.turn(*_conversation("shared", 5), group="a")
+    world.take(*_conversation("shared", 5), group="b").release(Outcome(end="cut", slot=0))
+    again = world.take(*_conversation("shared", 5), group="b")
+    assert again.grant.fresh
+    again.release()
+
+
 def test_beginning_of_the_groups_own_prompt_is_no_leak() -> None:
     """Two questions begin alike, in fewer characters than one link of their chains."""
     world = World(slots=1, groups=True)
