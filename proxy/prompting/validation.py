@@ -6,7 +6,9 @@ the standard that shares no code with our grammars.
 
 Both schema and text are untrusted. Nothing is fetched. Patterns run as automata and never with
 `re`, where ten characters can take years. Every keyword spends from the budget of work, and
-references are counted too: thirty schemas that refer to each other twice mean a billion checks.
+references are counted too: thirty schemas that refer to each other twice mean a billion checks. So
+are the frames of the stack: an overflow within `referencing`, which is written in Rust, is a panic
+and no Exception.
 """
 
 from __future__ import annotations
@@ -31,11 +33,25 @@ from ..gbnf.patterns import automaton_of
 from ..gbnf.regex import PatternError, read_pattern
 
 MAX_REFERENCES = 5_000
+MAX_FRAMES = 800  # of Python's thousand
+KEYWORD_FRAMES = 3  # a keyword takes so many …
+REFERENCE_FRAMES = 5  # … and a reference
 MAX_MESSAGE = 300
 
 Errors = Iterator[ValidationError]
 Keyword = Callable[..., Errors]
-_left: ContextVar[list[int]] = ContextVar("references left")
+
+
+class _Left:
+    """What one validation may still use."""
+
+    __slots__ = ("frames", "references")
+
+    def __init__(self) -> None:
+        self.references, self.frames = MAX_REFERENCES, MAX_FRAMES
+
+
+_left: ContextVar[_Left] = ContextVar("left")
 
 
 class _TooMuch(Exception):
@@ -92,8 +108,8 @@ def _additional(validator: Any, extra: Any, instance: Any, schema: Any) -> Error
 def _reference(follow: Keyword) -> Keyword:
     def counted(validator: Any, ref: Any, instance: Any, schema: Any) -> Errors:
         left = _left.get()
-        left[0] -= 1
-        if left[0] < 0:
+        left.references -= 1
+        if left.references < 0:
             raise _TooMuch
         yield from follow(validator, ref, instance, schema)
 
@@ -113,8 +129,9 @@ def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Errors:
             yield ValidationError(f"{instance!r} has non-unique elements")
 
 
-def _charged(follow: Keyword) -> Keyword:
-    """A keyword that spends by the size of its values; nested keywords spend on their own."""
+def _charged(follow: Keyword, frames: int) -> Keyword:
+    """A keyword that spends by the size of its values; nested keywords spend on their own. Raises
+    RecursionError for too many within each other."""
 
     def charged(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
         work = 10
@@ -122,11 +139,19 @@ def _charged(follow: Keyword) -> Keyword:
             if isinstance(part, dict | list):
                 work += len(part) >> 2
         spend(work)
-        yield from follow(validator, value, instance, schema)
+        left = _left.get()
+        if left.frames < frames:
+            raise RecursionError
+        left.frames -= frames
+        try:
+            yield from follow(validator, value, instance, schema)
+        finally:
+            left.frames += frames
 
     return charged
 
 
+_REFERENCES = ("$ref", "$dynamicRef")
 _OURS: Mapping[str, Keyword] = {
     "enum": _enum,
     "uniqueItems": _unique,
@@ -134,13 +159,12 @@ _OURS: Mapping[str, Keyword] = {
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional,
-    "$ref": _reference(Draft202012Validator.VALIDATORS["$ref"]),
-    "$dynamicRef": _reference(Draft202012Validator.VALIDATORS["$dynamicRef"]),
+    **{name: _reference(Draft202012Validator.VALIDATORS[name]) for name in _REFERENCES},
 }
 _Validator: Any = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {
-        name: _charged(keyword)
+        name: _charged(keyword, REFERENCE_FRAMES if name in _REFERENCES else KEYWORD_FRAMES)
         for name, keyword in {**Draft202012Validator.VALIDATORS, **_OURS}.items()
     },
 )
@@ -181,7 +205,7 @@ class OutputValidator:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
             return f"it is not valid JSON: {error}"
-        token = _left.set([MAX_REFERENCES])
+        token = _left.set(_Left())
         try:
             fault = next(self._validator.iter_errors(value), None)
         except TooMuchWork:

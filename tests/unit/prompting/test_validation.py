@@ -103,6 +103,27 @@ def test_deep_documents_are_errors_without_crash() -> None:
     assert OutputValidator(schema).fault("[" * 100_000)
 
 
+def test_endless_reference_is_told_at_every_depth_of_the_stack() -> None:
+    """Where the stack overflowed within `referencing`, it was a panic."""
+    validator = OutputValidator({"$ref": "#"})
+
+    def below(frames: int) -> str:
+        return below(frames - 1) if frames else validator.fault("1")
+
+    for frames in range(60):
+        assert "endless" in below(frames)
+
+
+def test_deep_documents_are_validated() -> None:
+    schema = {
+        "$ref": "#/$defs/t",
+        "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}},
+    }
+    validator = OutputValidator(schema)
+    assert validator.fault("[" * 90 + "]" * 90) == ""
+    assert "array" in validator.fault("[" * 90 + "1" + "]" * 90)
+
+
 def test_unchecked_patterns_are_reported() -> None:
     judge = OutputValidator({"properties": {"a": {"pattern": "(?=x)"}, "b": {"pattern": "x"}}})
     assert judge.unchecked == ("(?=x)",)
