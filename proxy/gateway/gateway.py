@@ -86,7 +86,8 @@ class Gateway:
         caller.may.check_model(request.model, name, model)
         if caller.barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
-        request = self._tool_orders.checked(request, model, caller.group)
+        if len(request.tools) > 1:
+            request = self._tool_orders.checked(request, model, caller.group)
         make_tasks = partial(self.tasks, request, model, cancel, barred=caller.barred)
         compact = None
         if self._compactor.wanted(request, model, caller):

@@ -34,11 +34,10 @@ class ToolOrders:
         self._lock = native_lock()
 
     def checked(self, request: CompletionRequest, model: str, group: str) -> CompletionRequest:
-        """The request, with a warning if the previous turn had the same tools in another order.
-        Remembers this turn. `group` is the group of keys whose conversation it is."""
+        """The request, which has several tools, with a warning if the previous turn had the same
+        tools in another order. Remembers this turn. `group` is the group of keys whose conversation
+        it is."""
         names = [tool.name for tool in request.tools]
-        if len(names) < 2:
-            return request
         messages = request.messages
         place = _digest(group, model, *sorted(names))
         order = _digest(*names)

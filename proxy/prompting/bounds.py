@@ -45,12 +45,12 @@ class Budget:
 
     def __init__(self, steps: int = MAX_STEPS) -> None:
         self.left = steps
-        self.protect(None)
+        self._values: Any = None
+        self._lists: frozenset[int] | None = None
 
     def protect(self, values: Any) -> None:
         """From now on, the template must not change lists in these values."""
-        self._values = values
-        self._lists: frozenset[int] | None = None
+        self._values, self._lists = values, None
 
     def protects(self, changed: list[Any]) -> bool:
         """Whether this list is part of the values, rather than the template's own."""
