@@ -191,8 +191,8 @@ class ForwardedBody(ClosingBody):
 
 
 def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
-    """The answer as it arrives, cancelled unless it arrives at its end. Raises BrokenAnswer, also if the
-    client has left: it may have ended only its own direction, and still read."""
+    """The answer as it arrives, cancelled unless it arrives at its end. Raises BrokenAnswer, also
+    if the client has left: it may have ended only its own direction, and still read."""
     record.info.outcome = Cancelled.type
     try:
         yield from answer
