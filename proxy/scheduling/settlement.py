@@ -62,7 +62,7 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         used=now,
         slot=slot,
     )
-    lease.written, lease.replaced = held, slot.held
+    lease.written, lease.replaced, lease.found = held, slot.held, slot.held
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)
@@ -126,6 +126,7 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
     if number >= len(backend.slots):
         return
     other = backend.slots[number]
+    lease.found = other.held
     slot.id, other.id = other.id, slot.id
     backend.slots[slot.id], backend.slots[other.id] = slot, other
     if not backend.pins and not other.busy:
@@ -317,9 +318,9 @@ def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
 def leaks(lease: Lease, outcome: Outcome) -> bool:
     """Whether more of the prompt was cached than can be this group's own, so that the slot held a
     prompt of another group."""
-    own = lease.grant.reuse
-    if own is None and not lease.grant.fresh:
-        own = lease.replaced  # the group's, too: they may begin alike, up to the first link
-    if own is None:
+    grant = lease.grant
+    own = lease.found if grant.backend.pins and grant.restore is None else grant.reuse
+    if own is None or own.conversation.group != lease.want.group:
         return outcome.cached > ALIKE
+    # The group's own may begin alike, up to the first link of their chains, and further on.
     return outcome.cached > 1.1 * own.tokens + 4 * ALIKE

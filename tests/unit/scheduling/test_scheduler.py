@@ -398,6 +398,22 @@ def test_prompt_before_one_that_the_server_never_read_is_no_leak() -> None:
     again.release(found)
 
 
+def test_own_prompt_in_the_slot_that_the_server_chose_is_no_leak() -> None:
+    world = World(slots=2, groups=True)
+    found = Outcome(end="whole", slot=1, prompt=518, cached=518, completion=4)
+    for group, leaks in ("a", False), ("b", True):
+        first = world.take(*_conversation("short", 1), group="a")
+        world.take(*_conversation(f"long {group}", 20), group=group).release(
+            msgspec.structs.replace(found, cached=0)
+        )
+        first.release(msgspec.structs.replace(found, slot=0, prompt=8, cached=0))
+        again = world.take(*_conversation("short", 2), group="a")
+        assert again.slot.id == 0
+        again.on_first_token(1)
+        assert world.scheduler.leaks(again, found) == leaks
+        again.release(found)
+
+
 def test_another_groups_prompt_is_not_reused_after_one_that_the_server_never_read() -> None:
     world = World(slots=1, groups=True)
     world.turn(*_conversation("shared", 5), group="a")

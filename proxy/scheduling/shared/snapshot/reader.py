@@ -179,6 +179,7 @@ class SnapshotReader:
         lease = Lease(scheduler, self._want(record.want, member), grant, conversation)
         lease.written = self._held_at(record.written)
         lease.replaced = self._held_at(record.replaced)
+        lease.found = self._held_at(record.found)
         lease.streaming, lease.waited, lease.place = record.streaming, record.waited, record.place
         lease.wanted = record.wanted
         return lease

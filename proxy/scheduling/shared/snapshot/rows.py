@@ -143,6 +143,7 @@ class LeaseRow(Row, kw_only=True):
     conversation: int
     written: int
     replaced: int
+    found: int
     streaming: bool
     waited: float
     place: int

@@ -189,6 +189,7 @@ class SnapshotWriter:
             conversation=self._conversations.place(lease.conversation),
             written=self._held.place(lease.written),
             replaced=self._held.place(lease.replaced),
+            found=self._held.place(lease.found),
         )
 
     def _ticket(self, number: int, ticket: Ticket) -> TicketRow:
