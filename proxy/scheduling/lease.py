@@ -80,15 +80,14 @@ class LeaseOwner(Protocol):
 class Lease:
     """The use of a slot of `backend`, as decided by `grant`. `waited` is the time in the queue in
     seconds, `place` the first position in it (0: did not wait). `written` is the prompt that it
-    leaves in the slot, `replaced` the one that was there before, and `found` the one in the slot
-    that the server really used. `wanted`: others need the slot of an idle request."""
+    leaves in the slot, `replaced` the one that was there before. `wanted`: others need the slot of
+    an idle request."""
 
     __slots__ = (
         "_give_way",
         "_over",
         "_owner",
         "conversation",
-        "found",
         "grant",
         "place",
         "replaced",
@@ -111,7 +110,6 @@ class Lease:
         self.slot = grant.slot
         self.written: CachedPrompt | None = None
         self.replaced: CachedPrompt | None = None
-        self.found: CachedPrompt | None = None
         self.waited = 0.0
         self.place = 0
         self.wanted = False

@@ -62,7 +62,7 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         used=now,
         slot=slot,
     )
-    lease.written, lease.replaced, lease.found = held, slot.held, slot.held
+    lease.written, lease.replaced, slot.before = held, slot.held, slot.held
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)
@@ -126,7 +126,7 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
     if number >= len(backend.slots):
         return
     other = backend.slots[number]
-    lease.found = other.held
+    slot.before, other.before = (other.before if other.busy else other.held), slot.before
     slot.id, other.id = other.id, slot.id
     backend.slots[slot.id], backend.slots[other.id] = slot, other
     if not backend.pins and not other.busy:
@@ -167,7 +167,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         pool.record_answer(backend, outcome.completion, now - slot.first)
     _evaluation_ended(backend, slot, now)
     slot.busy = slot.finishing = False
-    slot.used = now
+    slot.used, slot.before = now, None
     if backend.release_delay and outcome.end != "unused":
         # An old server frees slots at the beginning of a round, just after it looked for new
         # requests. A round that evaluates prompts is long and ends with their first tokens.
@@ -319,7 +319,7 @@ def leaks(lease: Lease, outcome: Outcome) -> bool:
     """Whether more of the prompt was cached than can be this group's own, so that the slot held a
     prompt of another group."""
     grant = lease.grant
-    own = lease.found if grant.backend.pins and grant.restore is None else grant.reuse
+    own = lease.slot.before if grant.backend.pins and grant.restore is None else grant.reuse
     if own is None or own.conversation.group != lease.want.group:
         return outcome.cached > ALIKE
     # The group's own may begin alike, up to the first link of their chains, and further on.

@@ -86,7 +86,8 @@ class Slot(Struct, eq=False, kw_only=True):
     freed; `ready` is when the server has surely freed it, which is not before the first tokens of
     all slots in `after`. `streaming`: the first token came, at `first`; `finishing`: the last token
     came; `work` is the number of tokens to evaluate before the first, `limit` the most that the
-    answer may have, 0 for any number. `held` is the prompt that is, or will be, in it."""
+    answer may have, 0 for any number. `held` is the prompt that is, or will be, in it; while busy,
+    `before` is the one that was in it."""
 
     id: int
     busy: bool = False
@@ -99,6 +100,7 @@ class Slot(Struct, eq=False, kw_only=True):
     limit: int = 0
     after: frozenset[Slot] = frozenset()
     held: CachedPrompt | None = None
+    before: CachedPrompt | None = None
 
 
 class BackendRecord(Struct, eq=False, kw_only=True):

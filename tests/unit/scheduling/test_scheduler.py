@@ -414,6 +414,22 @@ def test_own_prompt_in_the_slot_that_the_server_chose_is_no_leak() -> None:
         again.release(found)
 
 
+def test_own_prompts_in_slots_that_the_server_exchanged_are_no_leak() -> None:
+    world = World(slots=2, groups=True)
+    found = Outcome(end="whole", slot=0, prompt=518, cached=0, completion=4)
+    short, long = world.take("s" * 16, group="a"), world.take(*_conversation("long", 20), group="a")
+    short.release(msgspec.structs.replace(found, prompt=4))
+    long.release(msgspec.structs.replace(found, slot=1))
+    short, long = world.take("s" * 24, group="a"), world.take("l" * 9000, group="a")
+    assert [short.slot.id, long.slot.id] == [0, 1]
+    short.on_first_token(1)
+    long.on_first_token(0)
+    assert not world.scheduler.leaks(short, msgspec.structs.replace(found, slot=1, cached=518))
+    assert world.scheduler.leaks(long, msgspec.structs.replace(found, cached=518))
+    long.release(found)
+    short.release(msgspec.structs.replace(found, slot=1))
+
+
 def test_another_groups_prompt_is_not_reused_after_one_that_the_server_never_read() -> None:
     world = World(slots=1, groups=True)
     world.turn(*_conversation("shared", 5), group="a")

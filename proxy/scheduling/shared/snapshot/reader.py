@@ -104,7 +104,8 @@ class SnapshotReader:
             _filled(backend, of_backend, slots=slots, seen=set(of_backend.seen))
         for slot, of_slot in zip(self._slots, snapshot.slots, strict=True):
             after = frozenset(_at(self._slots, place) for place in of_slot.after)
-            _filled(slot, of_slot, after=after, held=self._held_at(of_slot.held))
+            held, before = self._held_at(of_slot.held), self._held_at(of_slot.before)
+            _filled(slot, of_slot, after=after, held=held, before=before)
         for held, of_held in zip(self._held, snapshot.held, strict=True):
             _filled(
                 held,
@@ -179,7 +180,6 @@ class SnapshotReader:
         lease = Lease(scheduler, self._want(record.want, member), grant, conversation)
         lease.written = self._held_at(record.written)
         lease.replaced = self._held_at(record.replaced)
-        lease.found = self._held_at(record.found)
         lease.streaming, lease.waited, lease.place = record.streaming, record.waited, record.place
         lease.wanted = record.wanted
         return lease

@@ -51,6 +51,7 @@ class SlotRow(Row, kw_only=True):
     limit: int
     after: list[int]
     held: int
+    before: int
 
 
 class BackendRow(Row, kw_only=True):
@@ -143,7 +144,6 @@ class LeaseRow(Row, kw_only=True):
     conversation: int
     written: int
     replaced: int
-    found: int
     streaming: bool
     waited: float
     place: int

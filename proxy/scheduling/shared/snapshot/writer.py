@@ -104,7 +104,8 @@ class SnapshotWriter:
 
     def _slot(self, slot: Slot) -> SlotRow:
         after = [self._slots.place(other) for other in slot.after]
-        return copied(slot, SlotRow, after=after, held=self._held.place(slot.held))
+        held, before = self._held.place(slot.held), self._held.place(slot.before)
+        return copied(slot, SlotRow, after=after, held=held, before=before)
 
     def _one_held(self, held: CachedPrompt) -> HeldRow:
         return copied(
@@ -189,7 +190,6 @@ class SnapshotWriter:
             conversation=self._conversations.place(lease.conversation),
             written=self._held.place(lease.written),
             replaced=self._held.place(lease.replaced),
-            found=self._held.place(lease.found),
         )
 
     def _ticket(self, number: int, ticket: Ticket) -> TicketRow:
