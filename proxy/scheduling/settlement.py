@@ -186,7 +186,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         backend.failures, backend.freed = 0, now
         if believed:
             _learn(pool, lease, held, outcome, now)
-        if believed and unread:
+        if unread:
             _doubt(pool, lease, held)
     else:
         pool.drop(held)
@@ -241,12 +241,19 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
 
 
 def _doubt(pool: Pool, lease: Lease, held: CachedPrompt) -> None:
-    """Record that a request ended before its first token: the server may not have read its prompt,
-    and its slot may still hold what it held before, perhaps another group's prompt."""
+    """Record that a request ended before its first token. The server may not have read its prompt,
+    so that its slot still holds what it held before, perhaps another group's prompt. An old server
+    may also have evaluated it in another slot."""
+    backend, old = lease.grant.backend, lease.replaced
+    if backend.release_delay:
+        for slot in backend.slots:
+            for own in (slot.held, slot.before):
+                if own is not None and own.conversation.group == lease.want.group:
+                    own.tokens = max(own.tokens, held.tokens)
     if lease.grant.fresh:
         pool.drop(held)
-    elif lease.replaced is not None:
-        held.tokens = max(held.tokens, lease.replaced.tokens)
+    elif old is not None:
+        held.tokens = max(held.tokens, old.tokens)
 
 
 def _failed(backend: BackendRecord, now: float) -> None:

@@ -430,6 +430,21 @@ def test_own_prompts_in_slots_that_the_server_exchanged_are_no_leak() -> None:
     short.release(msgspec.structs.replace(found, slot=1))
 
 
+def test_own_prompt_that_an_old_server_evaluated_in_another_slot_is_no_leak() -> None:
+    world = World(slots=2, groups=True)
+    world.scheduler.update("b0", BackendFacts(model="m", slots=2, release_delay=0.005), up=True)
+    found = Outcome(end="whole", slot=0, prompt=4, cached=0, completion=4)
+    first, second = world.take("s" * 16, group="a"), world.take("t" * 16, group="a")
+    first.release(found)
+    second.release(msgspec.structs.replace(found, slot=1))
+    world.clock.now += 1
+    long, other = world.take(*_conversation("l", 20), group="a"), world.take("t" * 17, group="a")
+    long.release(Outcome(end="cut"))
+    cached = msgspec.structs.replace(found, slot=other.slot.id, prompt=518, cached=518)
+    assert not world.scheduler.leaks(other, cached)
+    other.release(msgspec.structs.replace(found, slot=other.slot.id))
+
+
 def test_another_groups_prompt_is_not_reused_after_one_that_the_server_never_read() -> None:
     world = World(slots=1, groups=True)
     world.turn(*_conversation("shared", 5), group="a")
