@@ -67,7 +67,9 @@ def adapt_to_backend(
     if task.sampling.get("logit_bias"):
         biased = [token for token, _ in task.sampling["logit_bias"] if type(token) is int]
         backend.vocabulary.check_harmless(biased, caps, "logit_bias")
-    n = within_alternatives(task, budget(task, caps, backend.n_ctx, backend.counter, cancel))
+    n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
+    if task.request.logprobs:
+        n = within_alternatives(task.request, n)
     sampling = dict(task.sampling)
     bound = BoundGrammar("") if task.is_unconstrained else _grammar(task, caps, cancel)
     if bound.text:

@@ -6,17 +6,16 @@ One takes some 600 bytes, from the backend's event to the JSON of the answer.
 from __future__ import annotations
 
 from ..core.request import CompletionRequest
-from ..core.task import Task
 from ..errors import InvalidParameter
 
 MOST_ALTERNATIVES = 200_000
 
 
 def check_alternatives(request: CompletionRequest) -> None:
-    """Raises InvalidParameter for a request that asks for too many."""
-    if not request.logprobs or request.max_tokens is None:
+    """Raises InvalidParameter for a request with alternatives that asks for too many."""
+    if request.max_tokens is None:
         return
-    most = _kept_tokens(request, request.logprobs)
+    most = _kept_tokens(request)
     if request.max_tokens > most:
         raise InvalidParameter(
             "max_tokens",
@@ -26,12 +25,12 @@ def check_alternatives(request: CompletionRequest) -> None:
         )
 
 
-def within_alternatives(task: Task, tokens: int) -> int:
-    """The tokens that an answer of at most `tokens` may have."""
-    logprobs = task.request.logprobs
-    return min(tokens, _kept_tokens(task.request, logprobs)) if logprobs else tokens
+def within_alternatives(request: CompletionRequest, tokens: int) -> int:
+    """The tokens that an answer of at most `tokens` may have, with alternatives."""
+    return min(tokens, _kept_tokens(request))
 
 
-def _kept_tokens(request: CompletionRequest, logprobs: int) -> int:
+def _kept_tokens(request: CompletionRequest) -> int:
     """The tokens that each choice may have."""
-    return 1 << 62 if request.stream else max(1, MOST_ALTERNATIVES // (logprobs * request.choices))
+    alternatives = (request.logprobs or 1) * request.choices
+    return 1 << 62 if request.stream else max(1, MOST_ALTERNATIVES // alternatives)

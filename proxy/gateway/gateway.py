@@ -84,11 +84,12 @@ class Gateway:
             self._wait_for_names(model, cancel, caller.key)
             model, name = self.registry.answering(request.model)
         caller.may.check_model(request.model, name, model)
-        if caller.barred:
+        barred = caller.barred
+        if barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
         if len(request.tools) > 1:
             request = self._tool_orders.checked(request, model, caller.group)
-        make_tasks = partial(self.tasks, request, model, cancel, barred=caller.barred)
+        make_tasks = partial(self.tasks, request, model, cancel, barred=barred)
         compact = None
         if self._compactor.wanted(request, model, caller):
             compact = partial(self._compact, request, model, caller, cancel)
@@ -338,7 +339,8 @@ class Gateway:
         if self._sampling:
             sampling = {**self._sampling, **request.sampling}
             request = msgspec.structs.replace(request, sampling=sampling)
-        check_alternatives(request)
+        if request.logprobs:
+            check_alternatives(request)
         kinds = media.check(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:

@@ -97,6 +97,7 @@ class Prompter:
     ) -> None:
         self.form = form
         self.syntax = syntax_of(form) if isinstance(form, ChatTemplate) else AnswerSyntax()
+        self._unknown_template = not self.syntax.is_known
         self._tags = self.syntax.reasoning or KIN
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 0 if isinstance(form, LegacyFormat) else 1
@@ -167,7 +168,7 @@ class Prompter:
         rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
         chat = arranged(request.messages, rules)
         own = () if chat is request.messages else tuple(chat)
-        tools = [tool_dict(tool) for tool in request.tools]
+        tools = [tool_dict(tool) for tool in request.tools] if request.tools else []
         call_format = None
         if callable_tools(request):
             # All tools are described, even if one is named, to keep the prefix of a conversation
@@ -202,6 +203,7 @@ class Prompter:
                 call_format=call_format,
                 unknown_template=self._instead,
             )
+        effort = request.reasoning_effort
         text = self._rendered(form, messages, tools if knows_tools else (), request, now)
         if rules.opening and rules.end_is_token and text[-64:].rstrip().endswith(rules.end):
             # Gemma 4 opens no turn for the model after a call with a text.
@@ -215,9 +217,9 @@ class Prompter:
             syntax=self.syntax,
             call_format=call_format,
             messages=own,
-            effort=_nearest(request.reasoning_effort, rules.efforts),
+            effort=effort and _nearest(effort, rules.efforts),
             thinks=self._thinks(text),
-            unknown_template=not self.syntax.is_known
+            unknown_template=self._unknown_template
             or (has_calls and knows_tools and not self._writes_calls),
         )
 

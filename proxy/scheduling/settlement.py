@@ -327,7 +327,9 @@ def leaks(lease: Lease, outcome: Outcome) -> bool:
     prompt of another group."""
     grant = lease.grant
     own = lease.slot.before if grant.backend.pins and grant.restore is None else grant.reuse
-    if own is None or own.conversation.group != lease.want.group:
+    if own is None:  # unknown: no evidence, unless the server should not have used its cache
+        return grant.fresh and outcome.cached > ALIKE
+    if own.conversation.group != lease.want.group:
         return outcome.cached > ALIKE
     # The group's own may begin alike, up to the first link of their chains, and further on.
     return outcome.cached > 1.1 * own.tokens + 4 * ALIKE

@@ -445,6 +445,17 @@ def test_own_prompt_that_an_old_server_evaluated_in_another_slot_is_no_leak() ->
     other.release(msgspec.structs.replace(found, slot=other.slot.id))
 
 
+def test_unknown_content_of_the_slot_that_the_server_chose_is_no_leak() -> None:
+    world = World(slots=2, groups=True)
+    world.turn(*_conversation("a", 1), group="a")
+    again = world.take(*_conversation("a", 2), group="a")
+    assert again.slot.id == 0
+    again.on_first_token(1)
+    found = Outcome(end="whole", slot=1, prompt=200, cached=150, completion=4)
+    assert not again.grant.fresh and not world.scheduler.leaks(again, found)
+    again.release(found)
+
+
 def test_another_groups_prompt_is_not_reused_after_one_that_the_server_never_read() -> None:
     world = World(slots=1, groups=True)
     world.turn(*_conversation("shared", 5), group="a")
