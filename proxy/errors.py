@@ -43,8 +43,6 @@ our own log. The dialect decides the JSON of an error.
 
 from __future__ import annotations
 
-import errno
-
 
 class GatewayError(Exception):
     """The base of all errors, with the fields of every dialect's error object."""
@@ -325,11 +323,3 @@ class DataDeleted(Ended):
 
     def __init__(self) -> None:
         super().__init__("the data of this API key was deleted, and this answer with it")
-
-
-class BrokenAnswer(ConnectionError):
-    """An answer that cannot carry an error ended early: its connection must end too, or it would
-    look complete. To a WSGI server, it is as if the client had reset it."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(errno.ECONNRESET, reason)

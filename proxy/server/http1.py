@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import io
 import logging
 import re
@@ -133,6 +134,14 @@ class Sock(Protocol):
 
 class Last(bytes):
     """The last part of a body, sent together with the end of the body. Other servers see bytes."""
+
+
+class BrokenAnswer(ConnectionError):
+    """An answer that cannot carry an error ended early: its connection must end too, or it would
+    look complete. To any WSGI server, it is as if the client had reset it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.ECONNRESET, reason)
 
 
 class BodyError(OSError):

@@ -39,10 +39,9 @@ from gevent.server import StreamServer
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
-from ..errors import BrokenAnswer
 from ..runtime.lasting import Lasting, no_pause
 from .gevent_wire import Wire, hang_up
-from .http1 import ConnectionLimits, ServerConnection, State, base_environ
+from .http1 import BrokenAnswer, ConnectionLimits, ServerConnection, State, base_environ
 from .stopping import CUT, GRACE, Life, Wakeup
 from .watchdog import Watchdog
 

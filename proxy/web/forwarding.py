@@ -16,9 +16,10 @@ from flask import Blueprint, Response, request
 
 from ..accounts.limiting.budgets import Used
 from ..core.forwarding import Call, CallMaker, Forwarded
-from ..errors import BadRequest, BrokenAnswer, Cancelled, Forbidden, GatewayError, ModelNotFound
+from ..errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
 from ..gateway.idle import nothing
 from ..runtime.cancel import Cancel
+from ..server.http1 import BrokenAnswer
 from . import disconnect, seen
 from .admitted import Admitted
 from .fastpath import Environ

@@ -18,9 +18,12 @@ from tests.fuzz.subject import Answer, Case, drive, running, told, wrong_in
 from tests.thorough import FEW
 from tools import servers
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/task").is_dir(), reason="memory and times are read from /proc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/task").is_dir(), reason="memory and times are read from /proc"
+    ),
+]
 
 
 @pytest.fixture(autouse=True)

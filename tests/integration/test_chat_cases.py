@@ -32,6 +32,8 @@ from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app
 from tools import chat_cases, servers
 
 Case = Mapping[str, Any]
+pytestmark = pytest.mark.slow  # all cases of llama.cpp
+
 RIGHT = 0.97
 WHOLE = 0
 SIZES = (1, 3, 8)  # characters of a piece
@@ -267,7 +269,6 @@ def test_models_texts_mean_the_messages_that_llama_cpp_reads(
     assert len(misses) <= (1 - RIGHT) * count, "\n".join(misses)
 
 
-@pytest.mark.slow
 def test_message_does_not_depend_on_the_pieces(cases: Sequence[Case], app: Apps) -> None:
     for case in cases[::EVERY_SIZE]:
         whole = wrong(case, WHOLE, *app(case))

@@ -25,6 +25,8 @@ from tools import chat_cases, servers
 from tools.processes import Gateway, ModelServer
 from tools.servers import ROOT
 
+pytestmark = pytest.mark.slow  # all templates of llama.cpp
+
 BINARY = servers.find("llama-2026")
 FOLDER = BINARY.parent / chat_cases.TEMPLATES if BINARY else Path()
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja"))

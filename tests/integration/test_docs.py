@@ -17,6 +17,8 @@ from tests.docs_pages import PAGES, Block, blocks, name, write_files
 from tools.processes import Gateway, ModelServer
 
 SERVER, GATEWAY = "http://127.0.0.1:8080", "http://127.0.0.1:8081"
+pytestmark = pytest.mark.slow  # every example of every page
+
 TEMPLATE = Path(__file__).parents[2] / "models" / "tinychat.jinja"
 CURL = 'curl() { command curl -sS --fail-with-body "$@"; echo; }\nset -euo pipefail\n'
 EXAMPLES = [page for page in PAGES if any(block.runs for block in blocks(page))]

