@@ -241,19 +241,10 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
 
 
 def _doubt(pool: Pool, lease: Lease, held: CachedPrompt) -> None:
-    """Record that a request ended before its first token. The server may not have read its prompt,
-    so that its slot still holds what it held before, perhaps another group's prompt. An old server
-    may also have evaluated it in another slot."""
-    backend, old = lease.grant.backend, lease.replaced
-    if backend.release_delay:
-        for slot in backend.slots:
-            for own in (slot.held, slot.before):
-                if own is not None and own.conversation.group == lease.want.group:
-                    own.tokens = max(own.tokens, held.tokens)
+    """Record that a request ended before its first token: the server may not have read its prompt,
+    so that its slot still holds what it held before, perhaps another group's prompt."""
     if lease.grant.fresh:
         pool.drop(held)
-    elif old is not None:
-        held.tokens = max(held.tokens, old.tokens)
 
 
 def _failed(backend: BackendRecord, now: float) -> None:
@@ -323,13 +314,18 @@ def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
 
 
 def leaks(lease: Lease, outcome: Outcome) -> bool:
-    """Whether more of the prompt was cached than can be this group's own, so that the slot held a
-    prompt of another group."""
-    grant = lease.grant
-    own = lease.slot.before if grant.backend.pins and grant.restore is None else grant.reuse
-    if own is None:  # unknown: no evidence, unless the server should not have used its cache
-        return grant.fresh and outcome.cached > ALIKE
-    if own.conversation.group != lease.want.group:
-        return outcome.cached > ALIKE
-    # The group's own may begin alike, up to the first link of their chains, and further on.
-    return outcome.cached > 1.1 * own.tokens + 4 * ALIKE
+    """Whether more of the prompt was cached than can be this group's own, so that another group's
+    prompt was used."""
+    grant, cached = lease.grant, outcome.cached
+    if cached <= ALIKE:
+        return False
+    if grant.fresh:
+        return True
+    if grant.backend.pins and grant.restore is None:
+        # What its own group left there may be longer than its records say: a prompt that was cut
+        # has no count of the server. Of an unknown content nothing can be said.
+        before = lease.slot.before
+        return before is not None and before.conversation.group != lease.want.group
+    own = grant.reuse
+    # A prompt that was cut is counted by its characters: the estimate of its tokens may be low.
+    return own is None or cached > max(1.1 * own.tokens, own.chain.size) + 4 * ALIKE
