@@ -42,12 +42,16 @@ class Outcome(Struct, frozen=True, kw_only=True):
             force_setattr(self, "calls", self.calls[:DIGEST])
         if not -1 <= self.slot < MOST_SLOTS:
             force_setattr(self, "slot", -1)
-        for name in ("prompt", "cached", "completion"):
-            if not 0 <= (count := getattr(self, name)) <= MOST_COUNTED:
-                force_setattr(self, name, within(count))
-        for name in ("evaluating", "pause"):
-            if not 0.0 <= getattr(self, name) <= MOST_COUNTED:
-                force_setattr(self, name, 0.0)
+        if not 0 <= self.prompt <= MOST_COUNTED:
+            force_setattr(self, "prompt", within(self.prompt))
+        if not 0 <= self.cached <= MOST_COUNTED:
+            force_setattr(self, "cached", within(self.cached))
+        if not 0 <= self.completion <= MOST_COUNTED:
+            force_setattr(self, "completion", within(self.completion))
+        if not 0.0 <= self.evaluating <= MOST_COUNTED:
+            force_setattr(self, "evaluating", 0.0)
+        if not 0.0 <= self.pause <= MOST_COUNTED:
+            force_setattr(self, "pause", 0.0)
 
 
 def within(count: int) -> int:

@@ -55,11 +55,8 @@ class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
     client: str
     blocks: bytes = b""
 
-    @property
-    def failed(self) -> bool:
-        return self.outcome not in (OK, CANCELLED)
 
-
+_FIELDS = LedgerRow.__struct_fields__
 SUMMED = (
     "prompt",
     "cached",
@@ -118,8 +115,9 @@ def hour_sums(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
 
 
 def _summed(rows: Sequence[LedgerRow]) -> LedgerSums:
+    columns = dict(zip(_FIELDS, zip(*map(structs.astuple, rows), strict=True), strict=True))
     return LedgerSums(
         requests=len(rows),
-        failed=sum(row.failed for row in rows),
-        **{name: sum(getattr(row, name) for row in rows) for name in SUMMED},
+        failed=len(rows) - sum(map(columns["outcome"].count, (OK, CANCELLED))),
+        **{name: sum(columns[name]) for name in SUMMED},
     )
