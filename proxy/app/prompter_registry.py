@@ -50,13 +50,9 @@ class Prompters:
         so that an old server gets the template of a newer one. If all of them render prompts
         themselves, none is needed."""
         known = [b.caps for b in self._registry.pool(model) if b.caps is not None]
-        reported, renders = None, not known
-        for caps in known:
-            renders = renders or not caps.native
-            if reported is None and caps.template:
-                reported = caps
-        if not renders:
+        if known and all(caps.native for caps in known):
             return self._unrendered
+        reported = next((caps for caps in known if caps.template), None)
         if reported is not None:
             source = reported.template if self._auto else ""
             tokens = reported.bos_token, reported.eos_token, reported.adds_bos

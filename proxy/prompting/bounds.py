@@ -50,7 +50,8 @@ class Budget:
 
     def protect(self, values: Any) -> None:
         """From now on, the template must not change lists in these values."""
-        self._values, self._lists = values, None
+        self._values = values
+        self._lists = None
 
     def protects(self, changed: list[Any]) -> bool:
         """Whether this list is part of the values, rather than the template's own."""

@@ -158,10 +158,9 @@ class Neutraliser:
         return self._everything if message.cites else self._rules[message.role]
 
     def _touches(self, message: Message) -> bool:
-        rule = self._rules[message.role] if not message.cites else self._everything
+        rule, content = self._rule(message), message.content
         if rule is None:
             return False
-        content = message.content
         if rule.touches(content) or (message.reasoning and rule.touches(message.reasoning)):
             return True
         if message.name and self._everything.touches(message.name):

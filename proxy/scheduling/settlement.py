@@ -186,8 +186,9 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         backend.failures, backend.freed = 0, now
         if believed:
             _learn(pool, lease, held, outcome, now)
-        if unread:
-            _doubt(pool, lease, held)
+        if unread and grant.fresh:
+            # The server may not have read it: its slot may still hold another group's prompt.
+            pool.drop(held)
     else:
         pool.drop(held)
         if outcome.end == "failed":
@@ -238,13 +239,6 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
     extended = reuse is not None and reuse.conversation is held.conversation
     if reuse is not None and extended and not (backend.pins or reuse.file):
         pool.drop(reuse)  # it was extended to the new prompt
-
-
-def _doubt(pool: Pool, lease: Lease, held: CachedPrompt) -> None:
-    """Record that a request ended before its first token: the server may not have read its prompt,
-    so that its slot still holds what it held before, perhaps another group's prompt."""
-    if lease.grant.fresh:
-        pool.drop(held)
 
 
 def _failed(backend: BackendRecord, now: float) -> None:

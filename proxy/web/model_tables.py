@@ -33,8 +33,6 @@ def read_request(services: Services, record: Record, environ: Environ) -> dict[s
 
 def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str, Any]:
     """The body of a request at `path`, with the fields that its model's table sets and removes."""
-    if not services.host.presets:
-        return body
     name = body.get("model")
     name = name if isinstance(name, str) else ""
     is_ollamas = path.endswith(OLLAMA)

@@ -362,7 +362,7 @@ def test_requests_that_cross_with_a_stop_are_answered(scene: Callable[..., Scene
     pending = re.compile("ShdPnd:.*4...$", re.M)  # SIGTERM
     wait_until(lambda: bool(pending.search(status_file.read_text())), 60)
     os.kill(worker, signal.SIGCONT)
-    time.sleep(0.1)
+    time.sleep(0.1)  # the worker has begun to stop: these bodies come behind the signal
     for client in clients[1::2]:
         client.sendall(body)
     assert [status_of(client) for client in clients] == [200] * 16

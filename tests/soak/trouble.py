@@ -121,8 +121,8 @@ class Trouble(threading.Thread):
         redis.start()
 
     def _suspend(self) -> None:
-        """As a laptop that sleeps, or `docker pause`: other workers take its leases back, and the
-        log of the shared state goes on without it."""
+        """Stop a worker for seconds, like a laptop in standby or `docker pause`. Meanwhile, the
+        other workers reclaim its leases and append to the shared log."""
         worker = self._rng.choice(self._scene.workers)
         os.kill(worker, signal.SIGSTOP)
         self._wait(3, 15)

@@ -20,8 +20,7 @@ class Summary(Struct, frozen=True, kw_only=True, gc=False):
     """`second` is when the request ended; `backend` is "" if there was none. Times are seconds, 0
     if unknown: `first_token` and `last_token` since the request arrived, `took` until its last
     byte, `evaluating` and `writing` the backend's own work on the prompt and on tokens. `longest`
-    is the size of the longest sequence in tokens. For `kinds` see
-    `Info`."""
+    is the size of the longest sequence in tokens. For `kinds` see `Info`."""
 
     second: int
     backend: str

@@ -458,6 +458,23 @@ def test_unknown_content_of_the_slot_that_the_server_chose_is_no_leak() -> None:
     again.release(found)
 
 
+def test_leak_from_the_cache_that_a_server_keeps_in_ram() -> None:
+    """Such a server may reuse any prompt, so this group's own prompts are the bound."""
+    world = World(groups=True)
+    facts = BackendFacts(model="m", slots=1, pins=False, cache_kind="ram")
+    world.scheduler.update("b0", facts, up=True)
+    text = "a" * 400
+    first = world.take(text, (400,), group="a")
+    first.on_first_token(0)
+    first.release(Outcome(end="cut", slot=0, completion=1))  # without a count of its prompt
+    again = world.take(text + "b" * 40, (400, 440), group="a")
+    assert again.grant.reuse is not None and not again.grant.fresh
+    found = Outcome(end="whole", slot=0, prompt=900, cached=390, completion=4)
+    assert not world.scheduler.leaks(again, found)
+    assert world.scheduler.leaks(again, msgspec.structs.replace(found, cached=800))
+    again.release(found)
+
+
 def test_another_groups_prompt_is_not_reused_after_one_that_the_server_never_read() -> None:
     world = World(slots=1, groups=True)
     world.turn(*_conversation("shared", 5), group="a")
