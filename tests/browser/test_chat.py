@@ -207,10 +207,14 @@ def test_refused_question_can_be_asked_again(site: Gateway, visit: Open) -> None
 def test_given_settings_are_sent_and_kept(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
 
+    answers = page.locator(".message.assistant")
+
     def sent() -> Any:
+        before = answers.count()
         page.locator("#text").fill("Hello!")
         with page.expect_request("**/ask") as asking:
             page.locator("#text").press("Enter")
+        until(page, lambda: answers.count() > before)  # the last answer may be the one before it
         answered(page)
         return asking.value.post_data_json["options"]
 
