@@ -108,6 +108,8 @@ def test_each_request_that_asks_a_model_has_one_row(app: Flask, driver: Everythi
     found = set()
     for endpoint, path in _posts(app):
         for body in BODIES.get(endpoint) or bodies(endpoint)[:8]:
+            if "background" in body:  # asks after its answer: the test below has one
+                continue
             asked, before = driver.asked, len(rows(app))
             answer = client.post(path, json=body, headers=KEYED)
             answer.get_data()
@@ -122,7 +124,7 @@ def test_each_request_that_asks_a_model_has_one_row(app: Flask, driver: Everythi
                 assert row.model == "scripted"
                 assert row.prompt > 0
                 assert row.outcome in ("ok", "invalid_output") or answer.status_code != 200
-            elif "background" not in body:
+            else:
                 well = [row for row in made if row.outcome == "ok"]
                 assert well == [], f"{endpoint} wrote a row without asking a model"
     assert found >= KNOWN
