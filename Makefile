@@ -63,7 +63,7 @@ $(VENV)/installed: requirements/dev.txt setup.cfg setup.py | $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: export SLOTPROXY_TEST_ALL = 0
-test: $(VENV)/installed ## what takes four minutes, with the server of 2023 and chatglm_cpp (built once, some minutes)
+test: $(VENV)/installed ## what takes three minutes, with the server of 2023 and chatglm_cpp (built once, some minutes)
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null
 	@-$(RUN) -m tools.smollm2 fetch >/dev/null
 	@$(RUN) -m tools.chatglm install

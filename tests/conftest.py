@@ -130,9 +130,11 @@ def closers() -> Iterator[list[Callable[[], object]]]:
 @pytest.fixture(autouse=True, scope="module")
 def leaves_nothing_open() -> Iterator[None]:
     """A file or socket that a module's tests left open in a reference cycle is found here, as an
-    error of this module: otherwise the collector finds it during a test that has no fault."""
+    error of this module: otherwise the collector finds it during a test that has no fault. What is
+    there after that is not looked at again."""
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -179,9 +181,8 @@ def postgres(postgres_server: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: several a core, since the tests wait for servers most of the time. Those of
-    `make test-all` need more memory."""
-    return (3 if FEW else 2) * (os.cpu_count() or 1)
+    """For `-n auto`: two a core, since a test of real servers waits for them."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_collection_finish() -> None:

@@ -166,9 +166,11 @@ def client(*drivers: ScriptedDriver, **settings: object) -> FlaskClient:
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Polls until `condition` holds, for work of another thread without a signal."""
     end = time.monotonic() + seconds
+    pause = 0.002
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.002)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 0.05)
 
 
 def gone(pid: int) -> bool:

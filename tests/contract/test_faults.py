@@ -468,6 +468,7 @@ CASES = [
 NEVER_BUSY = {"busy: an empty 200": Ends(UpstreamFault)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "stream"), CASES)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_every_driver_survives_every_fault(form: Form, fault: str, stream: bool) -> None:

@@ -26,11 +26,19 @@ from tools.processes import Child, Gateway, LlamaCppPythonServer, ModelServer
 _serial = itertools.count(1)
 # The local embedding model would be in every list of models, and start with the first document.
 QUIET = {"SLOTPROXY_LOCAL_EMBEDDINGS": "false"}
+# What takes longest, by measure: `make test-all` runs it, `make test` does not.
+LONG = """
+    batches cancelling capabilities chatchat comeback dialects_clients faults floods forwarded_cut
+    forwarding hosted_models hosting_page http1_served key_ends mcp_responses mcp_server
+    model_clients model_file serve sign_in state stopping tokens
+""".split()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """The gateway is another process here. A socket that is open when its client is collected is
     the test's own, of a connection that a killed server has cut, and no fault."""
+    if item.path.stem.removeprefix("test_") in LONG:
+        item.add_marker(pytest.mark.slow)
     item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
 
 

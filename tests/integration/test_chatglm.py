@@ -311,6 +311,7 @@ def test_two_clients_take_turns(module_gateway: StartGateway, hello: Path) -> No
     assert texts == ["你好，我是🤖。 Hello world!"] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

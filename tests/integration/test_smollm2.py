@@ -133,6 +133,7 @@ def test_grammar_constrains_the_answer(ask: Ask) -> None:
     assert said(ask("What is the capital of France?", grammar=grammar)) == "The answer is Paris."
 
 
+@pytest.mark.slow
 def test_tool_is_called_with_the_users_values(ask: Ask) -> None:
     answer = ask("What is the weather in Paris?", tools=[WEATHER], tool_choice="required")
     call = answer["choices"][0]["message"]["tool_calls"][0]["function"]

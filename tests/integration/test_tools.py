@@ -243,6 +243,7 @@ def test_instructor(address: str) -> None:
         assert isinstance(found, Person)
 
 
+@pytest.mark.slow
 def test_langchain(address: str) -> None:
     langchain = pytest.importorskip("langchain_openai")
     chat = langchain.ChatOpenAI(base_url=address, api_key="x", model="any", max_tokens=400)

@@ -74,6 +74,7 @@ def test_restored_data_equal_those_of_the_backup(
     assert sorted(path.name for path in new.iterdir()) == ["index.db", "slotproxy.db"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_backup_of_every_revision_is_restored_and_upgraded(revision: str, tmp_path: Path) -> None:
     old, new, file = tmp_path / "old", tmp_path / "new", tmp_path / "backup.tar.gz"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUN = """
 from gevent import monkey
 monkey.patch_all()
@@ -18,6 +20,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", sys.argv[1]]))
 """
 
 
+@pytest.mark.slow
 def test_client_tests_pass_under_gevent() -> None:
     tests = Path(__file__).with_name("test_http.py")
     done = subprocess.run(

@@ -59,10 +59,9 @@ HOSTILE: dict[str, Any] = {
 """Each takes many seconds, or minutes, without a budget."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize(
-    "limits", [NEW, pytest.param(OLD, marks=pytest.mark.slow)], ids=["new", "old"]
-)
+@pytest.mark.parametrize("limits", [NEW, OLD], ids=["new", "old"])
 def test_hostile_schema_compiles_in_bounded_time(name: str, limits: GrammarLimits) -> None:
     schema = json.dumps(HOSTILE[name]).encode()
     for job in (work.Bind(Constraint(schema=schema), limits.name), work.ReadSchema(schema)):
@@ -139,6 +138,7 @@ def test_client_grammar_is_read_in_bounded_time(made: Callable[[], str]) -> None
         assert time.process_time() - began < MOST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "made",
     [

@@ -390,6 +390,7 @@ def test_every_addition_of_large_text_is_charged() -> None:
         render(source.replace("N", "20"), variables=given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terms", [90, 150, 1000])
 def test_long_addition_compiles_fast_or_is_refused(terms: int) -> None:
     begun = time.process_time()
@@ -414,6 +415,7 @@ def test_template_quadratic_in_messages_serves_long_history() -> None:
     assert render(source, [{"role": "user", "content": "x" * 1000}] * 1000) == "x" * 1000
 
 
+@pytest.mark.slow
 def test_constant_folding_builds_no_large_values() -> None:
     tracemalloc.start()
     try:
@@ -471,6 +473,7 @@ TUPLES = _doubled("(1,)", "(1,)", "({0},{0})", 40)
 SPACES = _doubled("namespace()", "namespace()", "namespace(x={0},y={0})")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

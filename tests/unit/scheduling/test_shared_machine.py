@@ -392,6 +392,7 @@ def test_request_of_an_expired_worker_is_written_again_though_a_probe_is_written
     assert ticket.wait(Cancel(), 0.0) is not None
 
 
+@pytest.mark.slow
 def test_workers_with_different_backends_share_slots_correctly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

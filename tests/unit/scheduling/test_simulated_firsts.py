@@ -7,6 +7,7 @@ import pytest
 from benchmarks.simulate_prefixes import POLICIES, firsts, percentiles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "size", "load"),
     [

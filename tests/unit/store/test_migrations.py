@@ -32,6 +32,7 @@ OF_TYPE: Mapping[type, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_rows_of_every_revision_survive_the_upgrade(revision: str, url: str) -> None:
     database = Database(url)

@@ -74,6 +74,7 @@ print("apart")
 """
 
 
+@pytest.mark.slow
 def test_hub_never_waits_for_database_files_or_locks(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path)],
@@ -110,6 +111,7 @@ print("apart")
 """
 
 
+@pytest.mark.slow
 def test_hub_never_waits_for_database_imports(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", OPENED, str(tmp_path)],

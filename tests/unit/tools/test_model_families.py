@@ -18,6 +18,7 @@ def folder() -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_page_is_up_to_date(folder: Path) -> None:
     page = model_families.page(folder)
     assert page == PAGE.read_text("utf-8"), "run: python -m tools.model_families"

@@ -46,6 +46,7 @@ def document(app: Flask) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_openapi_document_is_valid_3_1(document: dict[str, Any]) -> None:
     assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
     for schema in document["components"]["schemas"].values():

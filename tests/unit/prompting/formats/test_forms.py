@@ -311,6 +311,7 @@ def written(form: CallFormat, calls: list[tuple[str, dict[str, Any]]]) -> str:
     return write_calls(form.shape, *calls).replace(ID, "123456789")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 @settings(max_examples=15)
 @given(

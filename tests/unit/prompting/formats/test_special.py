@@ -390,6 +390,7 @@ def test_grammar_of_a_forced_call_is_the_models_format(
     assert not forced(form, CITY, limits, "One moment.")
 
 
+@pytest.mark.slow
 @LIMITS
 @EACH
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
@@ -659,6 +660,7 @@ TURNS: list[list[dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thinking", [True, False, None])
 @pytest.mark.parametrize("turns", TURNS, ids=["user", "tool"])
 @pytest.mark.parametrize(("path", "form"), their_templates())

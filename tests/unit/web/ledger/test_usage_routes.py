@@ -242,6 +242,7 @@ def test_trace_shows_lengths_and_common_beginnings_but_no_digest(api: Api) -> No
     assert trace()[0]["hash_ids"] != first["hash_ids"]  # each export has a key of its own
 
 
+@pytest.mark.slow
 def test_export_needs_memory_for_a_page_only(api: Api) -> None:
     for _ in range(20):
         api.write(*(row(request=f"{n}" * 20) for n in range(1000)))
