@@ -43,9 +43,11 @@ def adapt_to_backend(
     caps: Capabilities,
     cancel: Cancel | None = None,
     resumes: bool = False,
+    *,
+    key: str = "",
 ) -> Task:
-    """The task as this backend can take it: with a finite length, a grammar it can parse, and token
-    ids of its model.
+    """The task as this backend can take it: with a finite length, a grammar it can parse, token
+    ids of its model, and the name of the API key.
 
     `cancel` ends the counting of a long prompt and the compilation of a grammar. `resumes`: the
     prompt ends with a part of the answer, so the backend must continue it. Raises Unsupported,
@@ -92,6 +94,7 @@ def adapt_to_backend(
         sampling=sampling,
         schema_gaps=bound.schema_gaps,
         tool_gaps=bound.tool_gaps,
+        key=key,
     )
 
 

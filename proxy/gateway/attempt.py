@@ -24,7 +24,7 @@ every path.
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
 
@@ -148,7 +148,7 @@ class Attempt:
         self.slot_seconds = 0.0  # for which slots were leased so far
         self._leased_at = 0.0
         self._context = context
-        self._task = msgspec.structs.replace(task, key=caller.key) if caller.key else task
+        self._task = task
         self._model = model
         self._caller = caller
         self._info = info
@@ -222,7 +222,7 @@ class Attempt:
             self._enter(State.DONE)
             # Both refer to this attempt: an error by its traceback, a generation by its callbacks.
             self._reason = None
-            with suppress(AttributeError):  # there is none without a slot
+            if hasattr(self, "_generation"):  # there is none without a slot
                 del self._generation
 
     def usage(self) -> Usage:
@@ -351,7 +351,7 @@ class Attempt:
         if resumes:
             task = later_run(task, self._text.decode(), self._tokens.left)
         self._adapted = adapted = adapt_to_backend(
-            task, slot.backend, slot.caps, self._cancel, resumes
+            task, slot.backend, slot.caps, self._cancel, resumes, key=self._caller.key
         )
         self._next = first_run(adapted)
         info.kinds = adapted.kinds
