@@ -59,8 +59,9 @@ def attachments(body: Body) -> list[Attachment]:
     """The documents of a request, in order. Parts of a wrong type are left to the parser."""
     documents: list[Attachment] = []
     for field in ("messages", "input", "items"):
-        if field in body and type(body[field]) is list:
-            for message in body[field]:
+        messages = body.get(field)
+        if type(messages) is list:
+            for message in messages:
                 if type(message) is dict:
                     for content in (message.get("content"), message.get("output")):
                         if type(content) is list:  # most contents are texts

@@ -154,13 +154,11 @@ class Neutraliser:
     def _of(self, variable: str) -> ControlTokens | None:
         return self._everything if variable == DOCUMENTS else self._offered
 
-    def _rule(self, message: Message) -> ControlTokens | None:
-        return self._everything if message.cites else self._rules[message.role]
-
     def _touches(self, message: Message) -> bool:
-        rule, content = self._rule(message), message.content
+        rule = self._everything if message.cites else self._rules[message.role]
         if rule is None:
             return False
+        content = message.content
         if rule.touches(content) or (message.reasoning and rule.touches(message.reasoning)):
             return True
         if message.name and self._everything.touches(message.name):
@@ -190,7 +188,7 @@ class Neutraliser:
         )
 
     def _message(self, message: Message, between: str) -> Message:
-        rule = self._rule(message)
+        rule = self._everything if message.cites else self._rules[message.role]
         if rule is None or not self._touches(message):
             return message
         begins, places = message.parts or (0,), set[int]()

@@ -175,8 +175,10 @@ class Prompter:
             # stable.
             call_format = self.syntax.calls or GENERIC
         knows_tools = self._knows_tools
-        has_calls = call_format is not None or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)
-        if has_calls and not knows_tools and not self._writes_calls:
+        unwritten = not self._writes_calls and (
+            call_format is not None or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)
+        )
+        if unwritten and not knows_tools:
             dicts = as_dicts(request.messages)
             name_results(dicts)
             written = generic.rewrite(dicts, tools if call_format is not None else ())
@@ -219,8 +221,7 @@ class Prompter:
             messages=own,
             effort=effort and _nearest(effort, rules.efforts),
             thinks=self._thinks(text),
-            unknown_template=self._unknown_template
-            or (has_calls and knows_tools and not self._writes_calls),
+            unknown_template=self._unknown_template or (unwritten and knows_tools),
         )
 
     def _rendered(

@@ -33,6 +33,8 @@ def read_request(services: Services, record: Record, environ: Environ) -> dict[s
 
 def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str, Any]:
     """The body of a request at `path`, with the fields that its model's table sets and removes."""
+    if not services.host.presets:
+        return body
     name = body.get("model")
     name = name if isinstance(name, str) else ""
     is_ollamas = path.endswith(OLLAMA)
@@ -45,7 +47,7 @@ def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str
 def own_request(host: ModelHost, gateway: Gateway, request: CompletionRequest) -> CompletionRequest:
     """The same for a request that the gateway makes itself, as for the chat page. Raises
     InvalidParameter if the table sets what is no value of its field."""
-    table = _preset_of(host, gateway, request.model)
+    table = _preset_of(host, gateway, request.model) if host.presets else None
     return request if table is None else preset_request(request, *table)
 
 
@@ -53,8 +55,6 @@ def _preset_of(
     host: ModelHost, gateway: Gateway, name: str
 ) -> tuple[Collection[str], Mapping[str, Any]] | None:
     """What the table of the model of this name removes and sets, None without a table."""
-    if not host.presets:
-        return None
     try:
         model, _ = gateway.registry.resolve(name)
     except GatewayError:
