@@ -50,9 +50,13 @@ class Prompters:
         so that an old server gets the template of a newer one. If all of them render prompts
         themselves, none is needed."""
         known = [b.caps for b in self._registry.pool(model) if b.caps is not None]
-        if known and all(caps.native for caps in known):
+        reported, rendered = None, not known
+        for caps in known:
+            rendered = rendered or not caps.native
+            if caps.template and reported is None:
+                reported = caps
+        if not rendered:
             return self._unrendered
-        reported = next((caps for caps in known if caps.template), None)
         if reported is not None:
             source = reported.template if self._auto else ""
             tokens = reported.bos_token, reported.eos_token, reported.adds_bos

@@ -280,7 +280,10 @@ class BackendPools:
     def forwards(self, name: str) -> bool:
         """Whether requests for the model of this name or alias are only forwarded."""
         pool = self._pools.get(self._also.get(name, name), ())
-        return bool(pool) and all(backend.forwards for backend in pool)
+        for backend in pool:
+            if not backend.forwards:
+                return False
+        return bool(pool)
 
     def _first(self, models: Sequence[str]) -> str:
         """The default model: one that need not be loaded, if there is any."""

@@ -82,5 +82,5 @@ class Task(Struct, frozen=True, kw_only=True):
     @property
     def is_unconstrained(self) -> bool:
         """Whether the answer is not constrained by tools, a document format or a grammar."""
-        bound = self.call_format is not None or self.request.output.kind != "text"
-        return not (bound or self.sampling.get("grammar"))
+        free = self.call_format is None and self.request.output.kind == "text"
+        return free and not self.sampling.get("grammar")

@@ -71,9 +71,10 @@ class Compactor:
             return True
         if caller.on_overflow:
             return caller.on_overflow == "compact"
-        pool = self._gateway.context.registry.pool(model, caller.barred)
-        told = next((one.on_overflow for one in pool if one.on_overflow), self._default)
-        return told == "compact"
+        for backend in self._gateway.context.registry.pool(model, caller.barred):
+            if backend.on_overflow:
+                return backend.on_overflow == "compact"
+        return self._default == "compact"
 
     def compact(
         self,
