@@ -17,7 +17,6 @@ from .events import (
     ReasoningDelta,
     Searched,
     ServerCall,
-    Started,
     Step,
     TextDelta,
     TokenDetail,
@@ -87,8 +86,6 @@ class Fold:
                 self.text.append(event.text)
                 if event.logprobs:
                     self.logprobs.extend(event.logprobs)
-            elif isinstance(event, Started):
-                continue
             elif isinstance(event, Finished):
                 self.finished = event
             elif isinstance(event, ReasoningDelta):

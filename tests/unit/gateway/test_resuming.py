@@ -20,7 +20,7 @@ from proxy.errors import (
     QueueTimeout,
     UpstreamTimeout,
 )
-from proxy.gateway import Answer, Gateway
+from proxy.gateway import Answer, Caller, Gateway
 from proxy.runtime.cancel import Cancel
 from tests.fakes import (
     CAPS,
@@ -250,3 +250,11 @@ def test_generation_settings_of_resumed_answer_have_original_prompt(serve: Serve
     last = found[-1]
     assert isinstance(last, Finished)
     assert last.prompt == "Say it"
+
+
+def test_every_run_tells_whose_request_it_is(serve: Serve) -> None:
+    """By this, keys take turns where models take turns in the memory."""
+    driver = ScriptsInTurn(cut("He"), say("llo"))
+    answer = serve(driver).answer(TEXT, Cancel(), Caller(key="anna"))
+    assert any(isinstance(event, Finished) for event in events(answer))
+    assert [task.key for task in driver.tasks] == ["anna", "anna"]
