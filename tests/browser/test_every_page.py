@@ -105,11 +105,19 @@ def opened(
         if answer.status >= 400 and answer.url != address:
             wrong.append(f"{answer.status} {answer.url}")
 
+    # The page without a connection asks for the gateway again and again, and loads what it finds.
+    page.route(f"{site.url}/", _without_head)
     page.on("response", answered)
     page.on("console", lambda said: wrong.append(said.text) if _bad(said, address) else None)
     page.goto(address)
     page.locator(row.there).first.wait_for(state="attached")
     return page, wrong
+
+
+def _without_head(route: Any) -> None:
+    """Leave HEAD without an answer."""
+    if route.request.method != "HEAD":
+        route.continue_()
 
 
 def _bad(said: Any, address: str) -> bool:

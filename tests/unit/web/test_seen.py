@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -51,7 +52,8 @@ def test_backend_addresses_are_visible_to_admins_only(path: str) -> None:
     ask(to, ANN)
     ask(to, ANN)
     seen = told(to, path, ANN)
-    assert "10.0.0." not in seen and "8080" not in seen
+    assert "10.0.0." not in seen
+    assert re.search(r"\w:8080", seen) is None  # a number beside it may hold these digits
     assert "backend-1" in seen and "big" in seen
     assert "10.0.0.5:8080" in told(to, path, BOSS)
 
