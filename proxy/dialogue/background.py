@@ -32,8 +32,8 @@ def run_with_ticks(
             done.put((None, error))
 
     def give_up() -> None:
+        done.put((None, cancel.error()))  # before what the work returns when it is cancelled
         own.cancel()
-        done.put((None, cancel.error()))
 
     cancel.add(give_up)
     threading.Thread(target=run, name="aside", daemon=True).start()

@@ -196,8 +196,8 @@ class Slow(Echo):
         self.begun, self.ended = threading.Event(), threading.Event()
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        self.begun.set()
         cancel.add(self.ended.set)
+        self.begun.set()
         self.ended.wait(60)
         return "too late"
 
@@ -228,7 +228,7 @@ def test_closing_at_a_tick_stops_the_tool() -> None:
     assert isinstance(next(events), DialogueStep)
     assert isinstance(next(events), Tick)
     events.close()  # type: ignore[attr-defined]
-    assert slow.ended.is_set()
+    assert slow.ended.wait(60)  # its thread may not have begun yet
 
 
 def test_slow_tool_is_stopped_and_reported_to_the_model() -> None:
@@ -236,7 +236,7 @@ def test_slow_tool_is_stopped_and_reported_to_the_model() -> None:
     events = run(Model(called("echo", "{}"), said("a")), slow, Bounds(tool_seconds=0.05))
     (observation,) = (e for e in events if isinstance(e, DialogueStep) and e.kind == "observation")
     assert observation.text == "Error: timed out after 0.05 seconds"
-    assert slow.ended.is_set()
+    assert slow.ended.wait(60)
 
 
 def test_long_observation_is_truncated() -> None:
