@@ -180,14 +180,16 @@ class Children:
             if time.monotonic() >= end:
                 raise UpstreamTimeout("too many child processes are busy")
         try:
-            return self._ask(question, cancel, end - time.monotonic())
+            return self._ask(question, cancel, seconds, end)
         finally:
             self._room.release()
 
-    def _ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
+    def _ask(self, question: Any, cancel: Cancel, seconds: float, end: float) -> Any:
+        left = end - time.monotonic()
         child = self._idle_child()
         if child is None:
             seconds += self._start
+            left += self._start
             try:
                 child = Child(self._module, self._setup, whole=self._whole)
             except OSError as error:
@@ -198,7 +200,7 @@ class Children:
         cancel.add(given_up)
         try:
             child.tell(question)
-            line = child.answers.get(timeout=max(0.0, seconds))
+            line = child.answers.get(timeout=max(0.0, left))
             if line is None:
                 raise UpstreamFault("the child process exited without a result")
             answer = msgspec.json.decode(line)
