@@ -84,9 +84,10 @@ class ScriptedDriver(Driver):
         return self.up
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        run = ScriptedRun(self.script)
         self.tasks.append(task)
-        self.runs.append(ScriptedRun(self.script))
-        return self.runs[-1]
+        self.runs.append(run)  # choices of other threads append theirs
+        return run
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         return [ord(c) for c in text]
