@@ -208,14 +208,12 @@ def test_defect_in_one_choice_is_raised_and_ends_the_others(serve: Serve) -> Non
 
 
 def test_closing_ends_choices_that_are_still_in_the_queue(serve: Serve) -> None:
-    held = threading.Event()
-    script: Script = [*say("a")[:-1], held.wait]
+    script: Script = [*say("a")[:-1], lambda: answer._cancel.wait(60)]
     harness = serve(ScriptsInTurn(script, script, script, caps=slots(1)))
     answer = harness.answer(n=3)
     choices = iter(answer)
     assert next(choices)[1]
     wait_until(lambda: harness.scheduler.waiting == 2)
-    held.set()
     answer.close()
     assert harness.is_released()
     assert len(harness.driver.tasks) == 1
