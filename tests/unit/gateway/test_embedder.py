@@ -121,7 +121,10 @@ def test_backend_added_by_reload_serves_embeddings() -> None:
     harness.registry.close()
 
 
-def test_chat_runs_between_batches_of_a_long_embedding_request() -> None:
+def test_chat_runs_between_batches_of_a_long_embedding_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SECONDS", 60.0)  # the number of texts ends a batch
     driver = EmbeddingDriver()
     harness = Harness(driver)
     driver.go.clear()

@@ -236,7 +236,7 @@ def test_answer_older_than_queue_timeout_resumes(
 def test_waits_of_one_resume_share_one_deadline(serve: Serve) -> None:
     busy = BackendBusy("the backend has no free slot")
     driver = ScriptsInTurn(cut("one "), *[[busy]] * 1000, caps=MODERN)
-    found = ask(serve(driver, queue_timeout=0.3), TEXT)
+    found = ask(serve(driver, queue_timeout=2.0), TEXT)
     assert isinstance(found[-1], Failed)
     assert isinstance(found[-1].error, QueueTimeout)
     assert len(driver.tasks) > 2, "it was not tried again"

@@ -15,6 +15,7 @@ from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
+from proxy.scheduling.shared import scheduler as module
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.state import BackendFacts, SlotRequest, SlotStep
 from proxy.scheduling.ticket import Ticket
@@ -88,6 +89,7 @@ def memory() -> Memory:
 @pytest.fixture
 def join(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Join]:
     monkeypatch.setattr(follower, "REJOIN", 0.05)
+    monkeypatch.setattr(module, "ANSWER", PATIENCE)  # a slow machine loses no log
     made: list[SharedScheduler] = []
 
     def one(
