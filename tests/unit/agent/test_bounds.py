@@ -123,7 +123,7 @@ def test_number_of_children_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         cancel.cancel()
         with pytest.raises(Cancelled):
             first.result(60)
-    assert made.ask(0, Cancel(), 20) == "x"
+    assert made.ask(0, Cancel(), 60) == "x"
     made.close()
 
 

@@ -76,7 +76,7 @@ def test_function_is_described_called_and_its_errors_are_reported(box: Toolbox) 
     assert shout.parameters["properties"]["times"] == {"type": "integer", "default": 1}
 
     def call(name: str, **arguments: object) -> str:
-        return tools[name].call(arguments, Cancel(), 20)
+        return tools[name].call(arguments, Cancel(), 60)
 
     assert call("shout", text="ho", times=2) == "HOHO"
     assert call("keys") == "[]", "the gateway's own settings are not for strangers"

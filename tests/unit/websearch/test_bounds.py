@@ -18,7 +18,7 @@ def test_number_of_concurrent_searches_is_bounded(web: Web) -> None:
     ]
     web.json("/search", json.dumps({"results": found}))
     engine = SearXNG(web.url)
-    searching = WebSearch([engine], seconds=10, clock=time.monotonic, open_only=False)
+    searching = WebSearch([engine], seconds=60, clock=time.monotonic, open_only=False)
     many = searching.search("x" * (search.MOST_QUERY + 5), count=100)
     assert len(many) == search.MOST
     assert {len(one.snippet) for one in many} == {engines.LONGEST}
@@ -29,7 +29,7 @@ def test_number_of_concurrent_searches_is_bounded(web: Web) -> None:
 
 def test_number_of_cached_searches_is_bounded(web: Web) -> None:
     web.json("/search", json.dumps({"results": []}))
-    searching = WebSearch([SearXNG(web.url)], seconds=10, clock=time.monotonic, open_only=False)
+    searching = WebSearch([SearXNG(web.url)], seconds=60, clock=time.monotonic, open_only=False)
     for number in range(3):
         searching.search(f"{number}")
     kept, (value, *_) = searching._kept, searching._kept.values()

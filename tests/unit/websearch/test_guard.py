@@ -88,7 +88,7 @@ def test_connection_goes_to_the_checked_address(web: Web, monkeypatch: pytest.Mo
         return sock
 
     monkeypatch.setattr(socket, "create_connection", connect)
-    page = fetch(EngineRequest(f"http://x.example:{port}/"), 5)
+    page = fetch(EngineRequest(f"http://x.example:{port}/"), 60)
     assert page.data == b"hello"
     assert (went, asked) == ([("8.8.8.8", int(port))], ["x.example"])
     assert web.seen[0][2]["Host"] == f"x.example:{port}"
@@ -107,7 +107,7 @@ def test_redirect_target_is_checked(web: Web, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(Forbidden):
-        fetch(EngineRequest(f"http://x.example:{port}/"), 5)
+        fetch(EngineRequest(f"http://x.example:{port}/"), 60)
     assert [path for _, path, _, _ in web.seen] == ["/"]
 
 
@@ -115,13 +115,13 @@ def test_number_of_redirects_is_bounded(web: Web, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(fetching, "resolve", lambda host, port, open_only: "127.0.0.1")
     web.pages["/"] = 302, {"Location": "/"}, b""
     with pytest.raises(UpstreamFault, match="too many redirects"):
-        fetch(EngineRequest(web.url), 5)
+        fetch(EngineRequest(web.url), 60)
     assert len(web.seen) == 4
 
 
 def test_fetch_size_and_time_are_bounded(web: Web) -> None:
     web.pages["/large"] = 200, {"Content-Type": "text/plain"}, b"x" * (LARGEST + 100_000)
-    page = fetch(EngineRequest(web.url + "/large"), 20, open_only=False)
+    page = fetch(EngineRequest(web.url + "/large"), 60, open_only=False)
     assert len(page.data) == LARGEST
     web.silent.add("/slow")
     began = time.monotonic()

@@ -29,9 +29,9 @@ def test_page_is_reduced_to_its_text() -> None:
     ["<", "<!--", "<a ", "&#", "<![", "</", "<a href='", "<script>", "<?", "<p/>", "<nav>", "&#9"],
 )  # fmt: skip
 def test_hostile_page_is_read_fast(piece: str) -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     text_of((piece * 200_000).encode(), "text/html")
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_malformed_markup_is_text() -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from proxy.runtime.cancel import Cancel
+from proxy.websearch import reading as module
 from proxy.websearch.reading import GRACE, PageReader
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 from tests.unit.backends.rawserver import RawServer
@@ -18,7 +19,7 @@ FORM = FORMS[0]  # those plays are made for drivers; no page has a form
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 PAGE = PLAIN + b"Content-Length: 5\r\n\r\ntides"
-SECONDS = 3.0
+SECONDS = 8.0
 
 HOSTILE: dict[str, Play | bytes] = {
     "100 Continue": endless(lambda _: b"", lambda *_: CONTINUE * 1000),
@@ -40,7 +41,8 @@ def bomb() -> bytes:
 
 
 @pytest.fixture
-def reading() -> Iterator[PageReader]:
+def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[PageReader]:
+    monkeypatch.setattr(module, "GRACE", 60.0)  # in which the child starts, also on a busy machine
     found = PageReader()
     yield found
     found.close()

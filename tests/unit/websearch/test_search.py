@@ -135,7 +135,7 @@ def test_search_engine_without_settings_is_refused() -> None:
 def test_search_results_are_cached_for_a_while(web: Web) -> None:
     web.json("/search", json.dumps({"results": RESULTS}))
     now = [0.0]
-    search = WebSearch([SearXNG(web.url)], seconds=10, clock=lambda: now[0])
+    search = WebSearch([SearXNG(web.url)], seconds=60, clock=lambda: now[0])
     assert search.remembered("ships") == ()
     assert search.search("ships") == search.search(" ships ") == search.remembered("ships") == FOUND
     assert len(web.seen) == 1
