@@ -248,11 +248,10 @@ def test_answer_that_ends_after_the_pool_was_closed_closes_its_connection(
 
 def test_open_connections_stay_within_the_limit(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"a")], [OK]) as server:
-        pool = ConnectionPool(server.url, timeout=0.2, limit=1)
-        pools.append(pool)
+        pool = pool_of(server, pools, limit=1)
         held = pool.send("POST", "/x", {})
         with pytest.raises(PoolTimeout):
-            pool.ask("POST", "/x", {})
+            pool.ask("POST", "/x", {}, patience=0.2)
         held.close()
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 

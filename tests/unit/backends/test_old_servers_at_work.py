@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.backends.llamacpp import MOST_EMPTY, LlamaCpp
+from tests import threaded_server
 from tests.fakes import make_app, services_of, wait_until
 from tests.threaded_server import ThreadedServer
 
@@ -55,8 +56,9 @@ class Clients:
 
 @pytest.mark.parametrize(("slots", "threads", "together"), [(16, 32, 16), (16, 8, 7), (4, 8, 4)])
 def test_old_server_gives_as_many_answers_at_once_as_it_can(
-    serve: Serve, slots: int, threads: int, together: int
+    serve: Serve, slots: int, threads: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(threaded_server, "KEPT", 60.0)  # an idle connection gives up no thread
     server = serve(slots, threads)
     clients = Clients(server)
     running = clients.ask(together + 2)
@@ -65,7 +67,7 @@ def test_old_server_gives_as_many_answers_at_once_as_it_can(
     time.sleep(1.5)  # longer than a request waits for a connection
     answer = clients.app.test_client().post("/tokenize", json={"content": "abc"})
     assert answer.json == {"tokens": [97, 98, 99]}
-    assert time.monotonic() - began < 3.0, "other requests have a thread of the server"
+    assert time.monotonic() - began < 20.0, "other requests have a thread of the server"
     assert clients.backend.driver.alive()
     assert clients.backend.up and clients.backend.slots == together
     server.go.set()

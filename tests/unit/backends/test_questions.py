@@ -129,4 +129,4 @@ def test_gevent_worker_keeps_serving_while_it_probes() -> None:
             [sys.executable, "-c", STALL, server.url], capture_output=True, text=True, timeout=60
         )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) < 2  # seconds; without the bound eight per request
+    assert float(done.stdout.split()[-1]) < 4  # seconds; without the bound eight per request

@@ -56,7 +56,7 @@ def test_changes_of_status_are_reported(make: Make) -> None:
     fakes.use(model)
     model.leave(answered=True)
     model.stop()
-    wait_until(lambda: model.status == "unloaded")
+    wait_until(lambda: "unloaded" in seen)  # told a moment after it is so
     assert seen == ["loading", "loaded", "unloaded"]
 
 
@@ -69,7 +69,7 @@ def test_failed_start_tells_the_last_lines_without_folders_and_addresses(make: M
     assert caught.value.code == "model_load_failed"
     assert "m failed to load: its server ended with exit code 3" in caught.value.message
     assert caught.value.message.endswith("Its last lines:\nno such file: … at …")
-    assert model.status == "failed"
+    wait_until(lambda: model.status == "failed")
 
 
 def test_failed_start_awaits_lines_that_are_still_on_their_way(
@@ -228,9 +228,10 @@ def test_stop_while_it_loads_ends_the_server_and_the_wait_for_it(make: Make) -> 
     thread.start()
     wait_until(lambda: model._starter.process is not None)
     pid = pid_of(model)
-    model.stop()
-    assert model.status == "stopping"
-    thread.join(5)
+    with model._changed:  # so that its thread does not end it first
+        model.stop()
+        assert model.status == "stopping"
+    thread.join(60)
     assert isinstance(caught[0], UpstreamFault) and not isinstance(caught[0], BackendDown)
     assert "unloaded while it was loading" in str(caught[0])
     wait_until(lambda: model.status == "unloaded")
@@ -406,7 +407,7 @@ def test_requests_do_not_wait_for_the_database() -> None:
 
     model = fakes.hosted(needs=Slow())
     try:
-        fakes.use(model, 5.0)
+        fakes.use(model, 30.0)
         assert (model.status, model.needs.is_learned) == ("loaded", True)
         model.leave(answered=True)
     finally:

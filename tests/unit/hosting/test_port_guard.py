@@ -25,17 +25,17 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /
 
 LISTENS = """
 import os, signal, socket, sys, time
-if sys.argv[3] and os.fork() == 0:  # as a container's port: a process of another session
+if sys.argv[2] and os.fork() == 0:  # as a container's port: a process of another session
     os.setsid()
     signal.alarm(30)  # it outlives the process that the test ends
     time.sleep(0.05)
-elif sys.argv[3]:
+elif sys.argv[2]:
     time.sleep(60)
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
 both = family == socket.AF_INET6
-at = sys.argv[1], int(sys.argv[2])
+at = sys.argv[1], 0
 with socket.create_server(at, family=family, dualstack_ipv6=both) as server:
-    print("ready", flush=True)
+    print(server.getsockname()[1], flush=True)
     server.settimeout(0.2)
     parent = os.getppid()
     while os.getppid() == parent:
@@ -56,8 +56,8 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def started(stack: ExitStack, *args: str) -> int:
-    """The process id of a program that listens, in a session of its own."""
+def started(stack: ExitStack, *args: str) -> tuple[int, int]:
+    """The process id of a program that listens, in a session of its own, and its port."""
     process = subprocess.Popen(
         [sys.executable, "-c", LISTENS, *args], stdout=subprocess.PIPE, start_new_session=True
     )
@@ -65,8 +65,7 @@ def started(stack: ExitStack, *args: str) -> int:
     stack.callback(process.kill)
     assert process.stdout is not None
     stack.enter_context(process.stdout)
-    assert process.stdout.readline() == b"ready\n"
-    return process.pid
+    return process.pid, int(process.stdout.readline())
 
 
 def ask(guard: PortGuard, port: int) -> bytes:
@@ -84,8 +83,9 @@ def test_server_and_port_of_a_container_are_trusted(
 ) -> None:
     if at == "::" and not socket.has_dualstack_ipv6():
         pytest.skip("needs IPv6")
-    guard, port = PortGuard(), free_port()
-    guard.watch(started(stack, at, str(port), container))
+    guard = PortGuard()
+    pid, port = started(stack, at, container)
+    guard.watch(pid)
     assert ask(guard, port) == b"ok"
     assert ask(guard, port) == b"ok"
     assert not guard.foreign

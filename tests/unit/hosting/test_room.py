@@ -121,8 +121,12 @@ def test_busy_model_stays_until_its_answer_is_over(make: Make) -> None:
     assert loaded(models) == "b"
 
 
-def test_steady_traffic_gives_way_after_swap_wait(make: Make) -> None:
+def test_steady_traffic_gives_way_after_swap_wait(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = models = make(10, 10, memory=10, swap_wait=0.1)
+    # It may stay as long as its load took: here longer than its request needs to find it loaded.
+    monkeypatch.setattr(b.needs, "learn", lambda seconds: None)
     fakes.use(a)
     waiting = threading.Thread(target=used, args=(b,))
     waiting.start()
@@ -172,7 +176,7 @@ def test_waiting_requests_are_told_their_place_and_time(make: Make) -> None:
     wait_until(lambda: c.place()[0] == 2)
     assert b.notice() == "loading b, place 1"
     takes(c, 7.0)
-    assert c.notice() in ("loading c, place 2, about 42 s", "loading c, place 2, about 41 s")
+    assert c.notice() in [f"loading c, place 2, about {left} s" for left in range(30, 43)]
     a.leave(answered=True)
     for thread in threads:
         thread.join(60)

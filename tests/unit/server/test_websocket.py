@@ -159,7 +159,10 @@ def test_server_closes_with_a_code(ends: Ends) -> None:
     assert ends.server.closed
 
 
-def test_client_that_still_sends_when_the_server_closes_is_not_reset(ends: Ends) -> None:
+def test_client_that_still_sends_when_the_server_closes_is_not_reset(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "CLOSING", 60.0)  # a client that takes longer is reset
     closing = threading.Thread(target=ends.server.close, args=(1001,))
     closing.start()
     assert ends.client.closed() == 1001

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,16 @@ class Bench:
         self.file.write_bytes(b"x" * 100)
         self._hosts: list[FakeHost] = []
 
-    def host(self, model: FakeModel, idle: float = 0.0) -> FakeHost:
-        self._hosts.append(FakeHost(Load(str(self.file), 0, idle), lambda path, n_ctx: model))
+    def host(
+        self, model: FakeModel, idle: float = 0.0, opens: Callable[[], object] = lambda: None
+    ) -> FakeHost:
+        """An engine that calls `opens` before it is ready."""
+
+        def open_model(path: str, n_ctx: int) -> FakeModel:
+            opens()
+            return model
+
+        self._hosts.append(FakeHost(Load(str(self.file), 0, idle), open_model))
         return self._hosts[-1]
 
     def start(self, model: FakeModel, idle: float = 0.0) -> Peer:
@@ -342,8 +350,10 @@ def test_connection_that_never_reads_is_closed(
 
 
 def test_idle_model_is_unloaded_and_all_connections_are_told(bench: Bench) -> None:
-    host = bench.host(FakeModel("ok"), idle=0.05)
+    joined = Held()
+    host = bench.host(FakeModel("ok"), idle=0.05, opens=joined)
     first, second = Peer(host.sock), Peer(host.join())
+    joined.go.set()
     assert isinstance(first.until(ByeMessage)[-1], ByeMessage)
     assert isinstance(second.until(ByeMessage)[-1], ByeMessage)
     with pytest.raises(FileNotFoundError):

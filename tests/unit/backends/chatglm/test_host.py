@@ -124,13 +124,16 @@ def test_killed_workers_leave_no_child_behind(
 
 
 def test_host_arriving_while_a_child_ends_starts_the_next(
-    hosts: Callable[..., Process], folder: Path, monkeypatch: pytest.MonkeyPatch
+    hosts: Callable[..., Process], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child(monkeypatch, folder, "listener.close()\ntime.sleep(0.3)\n")
+    end = tmp_path / "end"
+    waits = f"while not os.path.exists({str(end)!r}): time.sleep(0.01)\n"
+    child(monkeypatch, folder, f"listener.close()\n{waits}")
     first = hosts(LOAD, 1, folder)
     with contextlib.suppress(ConnectionResetError):
         assert first.sock.recv(1) == b""
     assert lock_folder(folder) is None, "it has not ended yet"
+    threading.Timer(0.3, end.touch).start()
     second = hosts(LOAD, 1, folder)
     assert second.started
     assert first.end() == "exit code 0"
