@@ -239,9 +239,9 @@ class Driver(ABC):
 
     # for a `native` backend
 
-    def prompt_ids(self, task: Task) -> list[int] | None:
+    def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int] | None:
         """The token ids of the prompt that the backend renders for a task; None if it renders
-        none."""
+        none. Raises Cancelled."""
         return None
 
     # for a server that loads its model on the first request and may unload it

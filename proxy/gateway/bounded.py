@@ -120,7 +120,7 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
             continue
         try:
             sent = with_sent_prompt(task, backend, cancel)
-            if (ids := backend.driver.prompt_ids(sent)) is not None:
+            if (ids := backend.driver.prompt_ids(sent, cancel)) is not None:
                 return len(ids)
             return backend.counter.count_prompt(sent, cancel)
         except (Unsupported, UpstreamFault, UpstreamTimeout):

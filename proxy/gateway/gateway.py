@@ -136,7 +136,7 @@ class Gateway:
         """The token ids of an answer's first prompt."""
         backend = self._any(answer.model, barred)
         task = with_sent_prompt(answer.tasks[0], backend, cancel)
-        if (ids := backend.driver.prompt_ids(task)) is not None:
+        if (ids := backend.driver.prompt_ids(task, cancel)) is not None:
             return ids
         return backend.counter.prompt_ids(task, cancel)
 
@@ -155,7 +155,7 @@ class Gateway:
         backend = self._any(model, barred)
         task = self.tasks(request, model, cancel, barred=barred)[0]
         task = with_sent_prompt(task, backend, cancel)
-        if (ids := backend.driver.prompt_ids(task)) is not None:
+        if (ids := backend.driver.prompt_ids(task, cancel)) is not None:
             return len(ids)
         return backend.counter.count_prompt(task, cancel, limit)
 

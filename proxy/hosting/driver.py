@@ -134,11 +134,11 @@ class HostedDriver(Driver):
         with self._server(cancel) as server:
             return server.in_parts(task, cancel)
 
-    def prompt_ids(self, task: Task) -> list[int] | None:
+    def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int] | None:
         if not task.backend_templates:
             return None
-        with self._server() as server:
-            return server.prompt_ids(task)
+        with self._server(cancel) as server:
+            return server.prompt_ids(task, cancel)
 
     def detokenize(self, tokens: list[int]) -> str:
         with self._server() as server:

@@ -110,9 +110,9 @@ class ChatGLM(Driver):
         )
         return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
 
-    def prompt_ids(self, task: Task) -> list[int]:
+    def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int]:
         made = prompt(task, look(self._path).family)
-        return self._encoded(made, False)
+        return self._encoded(made, False, cancel)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         return self._encoded(PromptMessage(text=text), not special, cancel)

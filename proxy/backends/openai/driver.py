@@ -250,7 +250,7 @@ class OpenAIServer(Driver):
             return text
         raise UpstreamFault("the backend returned invalid text")
 
-    def prompt_ids(self, task: Task) -> list[int] | None:
+    def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int] | None:
         request = task.request
         if not (task.backend_templates and request.is_chat):
             return None
@@ -262,12 +262,13 @@ class OpenAIServer(Driver):
             body["tools"] = [tool_dict(tool) for tool in request.tools]
         template = self._tokenizer.template
         if template == "messages":
-            return self._tokens(body)
+            return self._tokens(body, cancel)
         if template == "joined":
-            return self.tokenize("\n".join(one.content for one in request.messages), True)
-        prompt = self._value("/apply-template", body).get("prompt")
+            text = "\n".join(one.content for one in request.messages)
+            return self.tokenize(text, True, cancel)
+        prompt = self._value("/apply-template", body, cancel).get("prompt")
         if isinstance(prompt, str):
-            return self.tokenize(prompt, True)
+            return self.tokenize(prompt, True, cancel)
         raise UpstreamFault("the backend returned an invalid prompt")
 
     @property

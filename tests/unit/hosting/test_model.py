@@ -6,10 +6,12 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from proxy.backends.http import CheckPeer
+from proxy.core.task import Task
 from proxy.errors import (
     BackendDown,
     Cancelled,
@@ -20,11 +22,12 @@ from proxy.errors import (
 )
 from proxy.hosting import model as model_module
 from proxy.hosting.budget import Limits
+from proxy.hosting.driver import HostedDriver
 from proxy.hosting.model import HostedModel
 from proxy.hosting.process import ModelProcess
 from proxy.hosting.room import Room
 from proxy.runtime.cancel import Cancel
-from tests.fakes import gone, wait_until
+from tests.fakes import CAPS, gone, wait_until
 
 from . import fakes
 from .fakes import FAILS, Make
@@ -181,6 +184,34 @@ def test_dead_server_is_started_again_by_the_next_use(make: Make) -> None:
     fakes.use(model)
     assert pid_of(model) != first
     assert model.error is None
+
+
+def test_request_that_begins_as_its_server_dies_gets_an_error_and_keeps_nothing(make: Make) -> None:
+    """A model with a user too many would never be unloaded again."""
+    doomed: list[int] = []
+
+    class Late(threading.Condition):
+        """The thread of the request does not run between this and the end of the server."""
+
+        def __exit__(self, *args: Any) -> None:
+            super().__exit__(*args)
+            ours = threading.current_thread() is threading.main_thread()
+            if ours and doomed and model.users:
+                os.kill(doomed.pop(), signal.SIGKILL)
+                wait_until(lambda: model.server is None)
+
+    room = Room()
+    room.changed = Late()
+    model = make(room=room)
+    fakes.use(model)
+    model.leave(answered=True)
+    doomed.append(pid_of(model))
+    driver = HostedDriver(model, tick=1.0, timeout=10.0)
+    run = driver.stream(Task(prompt="hi", max_tokens=1), 0, CAPS, Cancel())
+    with pytest.raises(GatewayError):
+        list(run)
+    run.close()
+    assert model.users == 0
 
 
 def test_idle_model_ends_after_its_ttl(make: Make) -> None:

@@ -12,14 +12,18 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from proxy.backends.driver import Driver
-from proxy.backends.http import ConnectionPool
+from proxy.backends.http import CheckPeer, ConnectionPool
 from proxy.backends.http_server import HTTPServer
 from proxy.backends.llamacpp import EmbeddingServer, LlamaCpp
 from proxy.backends.openai.driver import OpenAIServer
-from proxy.errors import BackendDown
+from proxy.errors import BackendDown, GatewayError
+from proxy.hosting import starting
 from proxy.hosting.port_guard import PortGuard
 from proxy.hosting.process import free_port
 from tests.fakes import wait_until
+
+from . import fakes
+from .fakes import Make
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 
@@ -76,6 +80,26 @@ def ask(guard: PortGuard, port: int) -> bytes:
         pool.close()
 
 
+def stolen(stack: ExitStack) -> tuple[int, list[bytes]]:
+    """The port of a program that is no model's server, and what each connection there brought."""
+    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    got: list[bytes] = []
+
+    def listen() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                with client:
+                    client.settimeout(10)
+                    got.append(client.recv(65536))
+
+    thief = threading.Thread(target=listen)
+    thief.start()
+    stack.callback(thief.join)
+    stack.callback(server.shutdown, socket.SHUT_RDWR)
+    return server.getsockname()[1], got
+
+
 @pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0", "::"])
 @pytest.mark.parametrize("container", ["", "yes"])
 def test_server_and_port_of_a_container_are_trusted(
@@ -128,26 +152,29 @@ def test_a_probe_of_a_foreign_server_sends_nothing(
     stack: ExitStack, driver: Callable[..., Driver]
 ) -> None:
     """Not the server's key, above all."""
-    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    got: list[bytes] = []
-
-    def listen() -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = server.accept()
-                with client:
-                    client.settimeout(10)
-                    got.append(client.recv(65536))
-
-    thief = threading.Thread(target=listen)
-    thief.start()
-    stack.callback(thief.join)
-    stack.callback(server.shutdown, socket.SHUT_RDWR)
-    url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    port, got = stolen(stack)
     key = {} if driver is HTTPServer else {"api_key": "the key of the server"}
-    probed = driver(url, check_peer=PortGuard().check, **key)
+    probed = driver(f"http://127.0.0.1:{port}", check_peer=PortGuard().check, **key)
     stack.callback(probed.close)
     with pytest.raises(BackendDown):
         probed.probe(5.0)
     wait_until(lambda: bool(got), 10)
     assert not any(got)
+
+
+def test_model_whose_port_is_stolen_sends_nothing_there_and_says_why(
+    stack: ExitStack, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, got = stolen(stack)
+    monkeypatch.setattr(starting, "free_port", lambda: port)
+
+    def connect(url: str, check: CheckPeer) -> LlamaCpp:
+        return LlamaCpp(url, api_key="the key of the server", check_peer=check)
+
+    model = make()
+    model._starter.connect = connect
+    with suppress(GatewayError):
+        fakes.use(model)
+    wait_until(lambda: bool(got), 10)
+    assert not any(got)
+    assert "another program listens at its port" in str(model.error)

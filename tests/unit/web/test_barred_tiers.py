@@ -38,9 +38,9 @@ class Watched(ScriptedDriver):
         self.seen.append(tokens)
         return super().detokenize(tokens)
 
-    def prompt_ids(self, task: Any) -> list[int] | None:
+    def prompt_ids(self, task: Any, cancel: Any = None) -> list[int] | None:
         self.seen.append(task.prompt)
-        return super().prompt_ids(task)
+        return super().prompt_ids(task, cancel)
 
 
 class Route:
