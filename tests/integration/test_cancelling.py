@@ -57,7 +57,7 @@ def sent(served: Gateway, body: object, apart: bool = False) -> Iterator[socket.
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
     )
-    with socket.create_connection((parts.hostname, parts.port), 10) as sock:
+    with socket.create_connection((parts.hostname, parts.port), 60) as sock:
         head += "Expect: 100-continue\r\n" if apart else ""
         head += "Content-Type: application/json\r\n\r\n"
         if apart:
