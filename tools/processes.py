@@ -62,7 +62,7 @@ def held_port() -> int:
 
 
 def ask(
-    url: str, body: Any = None, seconds: float = 20.0, headers: Mapping[str, str] | None = None
+    url: str, body: Any = None, seconds: float = 60.0, headers: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:
     """Send a GET, or a POST of JSON; return status and content, (0, b"") if there is no answer.
 

@@ -261,7 +261,7 @@ def test_child_ends_when_all_workers_are_killed(two: Gateway, babbler: Path) -> 
 def test_lazy_model_is_loaded_and_unloaded_across_workers(
     gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
 ) -> None:
-    more = ("--chatglm-load", "lazy", "--chatglm-unload", "0.5")
+    more = ("--chatglm-load", "lazy", "--chatglm-unload", "2")
     one = gateway(*flags(bundled, 2, *more))
     until(lambda: _slots(one.url).get("workers") == 2)
     assert not engines(bundled)

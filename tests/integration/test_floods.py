@@ -1,14 +1,14 @@
 """What one client or server sends in great numbers does not delay the answers to others.
 
-Each test has a gateway of its own, and a thread that requests /livez all the while.
+Each test has a gateway of its own, and a process that requests /livez all the while (see `held`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +19,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.extras import need
+from tests.integration.held import watched
 from tests.scripted_server import ScriptedServer
 from tests.ws import UPGRADE
 from tools.processes import Gateway, ask
 
-LONGEST = 0.5  # seconds that /livez may take
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+LONGEST = 0.5  # seconds that the loop may be blocked
 SENT = 20_000_000  # bytes
 
 FRAMES = {
@@ -42,29 +45,11 @@ def backend() -> Iterator[ScriptedServer]:
 
 
 @contextlib.contextmanager
-def prompt_answers(url: str) -> Iterator[None]:
-    """Fails if an answer of /livez takes longer than LONGEST while the block runs."""
-    over = threading.Event()
-    taken: list[float] = []
-
-    def look() -> None:
-        while not over.is_set():
-            connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-            begun = time.monotonic()
-            connection.request("GET", "/livez")
-            connection.getresponse().read()
-            taken.append(time.monotonic() - begun)
-            connection.close()
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+def prompt_answers(running: Gateway) -> Iterator[None]:
+    """Fails if the loop is blocked for longer than LONGEST while the block runs."""
+    with watched(running) as held:
         yield
-    finally:
-        over.set()
-        thread.join()
-    assert taken and max(taken) < LONGEST
+    assert held.count and held.longest < LONGEST
 
 
 def flood(url: str, frames: bytes) -> int:
@@ -102,7 +87,7 @@ def test_small_websocket_frames_do_not_delay_others(
 ) -> None:
     running = gateway("--llama-api", backend.url)
     sent, end = 0, time.monotonic() + 15.0
-    with prompt_answers(running.url):
+    with prompt_answers(running):
         while sent < SENT and time.monotonic() < end:
             sent += flood(running.url, FRAMES[kind])
 
@@ -177,7 +162,7 @@ def test_endless_list_of_mcp_tools_does_not_delay_others(
     flags = ("--chat-template", "chatml", "--mcp-url", f"{mcp_server}/*")
     running = gateway("--llama-api", backend.url, *flags)
     at = {"type": "mcp", "server_label": "x", "server_url": f"{mcp_server}/{kind}"}
-    with prompt_answers(running.url):
+    with prompt_answers(running):
         status, data = ask(
             f"{running.url}/v1/responses",
             {"input": "Hi", "tools": [{**at, "allowed_tools": ["small"]}], "store": False},

@@ -152,7 +152,7 @@ def test_requests_beyond_the_concurrency_wait(one: Gateway) -> None:
 
 
 def test_server_notices_that_the_client_has_left(one: Gateway) -> None:
-    asked = {"model": "painter", "input": "la" * 100_000, "pause": 0.2}
+    asked = {"model": "painter", "input": "la" * 100_000, "pause": 1.0}
     with httpx.stream("POST", f"{one.url}/v1/audio/speech", json=asked) as speech:
         next(speech.iter_bytes())
     seen = f"{one.url}/upstream/painter/seen"

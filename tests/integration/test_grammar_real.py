@@ -127,7 +127,8 @@ def test_tool_calls_follow_the_grammar(any_server: ModelServer) -> None:
     text = grammar(Constraint(tools=tools, shape=FORMS["hermes"].shape), limits).text
     content = complete(any_server, text)["content"]
     assert matches(check(text, limits), content)
-    call = json.loads(content.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"))
+    # The grammar leaves the blanks between the marks and the call to the model.
+    call = json.loads(content.removeprefix("<tool_call>").removesuffix("</tool_call>"))
     assert call["name"] in {"light_on", "light_off"}
 
 

@@ -533,7 +533,7 @@ def test_other_user_who_takes_the_port_gets_no_prompt(
     binary = servers.find("llama-2023")
     if binary is None:
         pytest.skip("llama-2023 is not built")
-    slow = ["sh", "-c", 'sleep 1; exec "$0" "$@"', str(binary), "--host", "127.0.0.1"]
+    slow = ["sh", "-c", 'sleep 3; exec "$0" "$@"', str(binary), "--host", "127.0.0.1"]
     slow += ["--port", "${PORT}", "-m", "stolen.gguf", "-np", "1", "-c", "512", "-t", "1"]
     file = tmp_path / "slotproxy.toml"
     keys = {"name": "m", "command": slow, "folder": str(tmp_path)}

@@ -318,7 +318,7 @@ def test_real_server_serves_others_while_one_client_reads_nothing(
         client.sendall(head + data)
         assert client.recv(10).startswith(b"HTTP/1.1 ")
         short = {"messages": asked["messages"], "max_tokens": 1}
-        assert ask(f"{one.url}/v1/chat/completions", short, seconds=50)[0] == 200
+        assert ask(f"{one.url}/v1/chat/completions", short, seconds=200)[0] == 200
         said = read_all(client)
     assert len(said) > 3 << 20  # more than the sockets take
     assert b"data: [DONE]" in said
@@ -349,7 +349,7 @@ def connected(gateway: Gateway, count: int, first: bytes = b"") -> Iterator[list
     with contextlib.ExitStack() as stack:
         clients = []
         for _ in range(count):
-            clients.append(stack.enter_context(connect(gateway, 10)))
+            clients.append(stack.enter_context(connect(gateway)))
             if first:
                 clients[-1].sendall(first)
         yield clients

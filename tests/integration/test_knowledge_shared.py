@@ -9,7 +9,9 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,11 +80,12 @@ def test_gateways_read_each_document_once_and_take_over_after_a_crash(
             # Each is notified of some documents, and polls for the others.
             (api, other)[number % 2].vector_stores.files.create(store.id, file_id=file.id)
 
-        def until(true: object, seconds: float = 90) -> None:
+        def until(true: Callable[[], Any], seconds: float = 90) -> Any:
             end = time.monotonic() + seconds
-            while not true():  # type: ignore[operator]
+            while not (found := true()):
                 assert time.monotonic() < end, (readers.states, readers.of)
                 time.sleep(0.01)
+            return found
 
         def reads(pid: int) -> list[str]:
             """What this gateway's worker reads now, and has not read half of."""
@@ -94,8 +97,9 @@ def test_gateways_read_each_document_once_and_take_over_after_a_crash(
                 and _below(seen[-1:], pid)
             ]
 
-        until(lambda: list(readers.states.values()).count("ready") >= 2 and reads(first.pid))
-        (left,) = reads(first.pid)
+        (left,) = until(
+            lambda: list(readers.states.values()).count("ready") >= 2 and reads(first.pid)
+        )
         for pid in (readers.of[left][-1], first.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)  # the worker too, which would end in good order
