@@ -115,7 +115,9 @@ class Life:
         models = self._begin(Step.MODELS) if Step.MODELS in steps else None
         for number, step in enumerate(steps, start=1):
             running = models if step is Step.MODELS and models else self._begin(step)
-            left = end - time.monotonic() - sum(later.seconds for later in steps[number:])
+            # The models end meanwhile: nothing is kept back for them.
+            later = sum(one.seconds for one in steps[number:] if one is not Step.MODELS)
+            left = end - time.monotonic() - later
             running.join(min(step.seconds, max(0.1, left)))
             if running.is_alive():
                 log.warning("stopping: %s took too long and was left behind", step.label)

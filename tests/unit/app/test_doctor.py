@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from proxy.__main__ import main
-from proxy.app import doctor, storage_checks
+from proxy.app import discovery, doctor, storage_checks
 from proxy.app.findings import (
     LITTLE_SPACE,
     Finding,
@@ -44,7 +44,7 @@ from proxy.prompting.templates import compile as compile_template
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.resources import templates
 from proxy.store.revisions import newest_revision
-from tests.fakes import ScriptedDriver
+from tests.fakes import ScriptedDriver, wait_until
 from tools.processes import held_port
 
 CONFIG = BackendConfig(url="http://127.0.0.1:8080", name="here")
@@ -295,8 +295,9 @@ def test_address_that_cannot_be_listened_on_has_a_remedy() -> None:
 
 
 @pytest.fixture
-def serving() -> Iterator[Callable[[Mapping[str, Any]], int]]:
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mapping[str, Any]], int]]:
     """Factory: the port of a server with these documents by path, which refuses all else."""
+    monkeypatch.setattr(discovery, "PATIENCE", 60.0)
     running = []
 
     def start(answers: Mapping[str, Any]) -> int:
@@ -409,8 +410,9 @@ def test_batching_of_a_busy_server_is_not_asked() -> None:
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     driver = LlamaCpp(f"http://127.0.0.1:{server.server_address[1]}")
     try:
-        assert driver.batches(0.3) is None
-        assert [body["prompt"] for body in bodies] == [""]
+        assert driver.batches(1.0) is None
+        wait_until(lambda: bool(bodies))  # the server's thread may be late
+        assert {body["prompt"] for body in bodies} == {""}
     finally:
         ended.set()
         driver.close()

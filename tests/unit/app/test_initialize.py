@@ -85,8 +85,9 @@ KINDS = {
 
 
 @pytest.fixture
-def serving() -> Iterator[Callable[[Mapping[str, Any]], int]]:
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mapping[str, Any]], int]]:
     """Factory: the port of a server with these documents by path."""
+    monkeypatch.setattr(discovery, "PATIENCE", 60.0)
     running = []
 
     def start(answers: Mapping[str, Any]) -> int:

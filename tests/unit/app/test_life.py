@@ -30,6 +30,20 @@ def test_steps_are_in_their_order_and_the_last_one_added_is_first_within() -> No
     assert seen == ["leave", *models, *rest]
 
 
+def test_step_before_that_of_the_models_has_its_time() -> None:
+    life, seen = Life(), list[str]()
+
+    def slow() -> None:
+        time.sleep(0.5)
+        seen.append("ledger")
+
+    life.on_close(Step.LEDGER, slow)
+    life.on_close(Step.MODELS, partial(seen.append, "models"))
+    life.on_close(Step.DATABASE, partial(seen.append, "database"))
+    life.close()
+    assert seen == ["models", "ledger", "database"]
+
+
 def test_failing_or_endless_step_costs_no_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,7 +35,9 @@ START = """
 import sys
 from proxy import __main__, config
 from proxy.server import serve
+from proxy.web.ledger import writer
 
+writer.PERIOD = 3600.0  # the ledger opens the database half a second later
 flags = ["--llama-api", "http://127.0.0.1:9", "--data", sys.argv[1], "--metrics"]
 # Embeddings are loaded by a thread, a moment later.
 serve.application(config.load([*flags, "--api-key", "sk-test", "--no-local-embeddings"], {}))
