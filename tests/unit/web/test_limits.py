@@ -417,7 +417,7 @@ def test_waiting_ends_after_the_queue_timeout(driver: ScriptedDriver, tmp_path: 
     assert http.chat(key).status_code == 200
     begun = time.monotonic()
     assert _error(http.chat(key), 503)["code"] == "queue_timeout"
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 40
 
 
 def test_limits_of_a_model_count_its_requests_only(tmp_path: Path) -> None:
