@@ -83,8 +83,13 @@ class Observer:
             return
         record.over = True
         record.stop()
-        took = record.elapsed()
-        self._running.discard(record)
+        try:
+            self._count(record, record.elapsed())
+        finally:
+            # Behind its row and its line: a stop waits for the requests that run, and no longer.
+            self._running.discard(record)
+
+    def _count(self, record: Record, took: float) -> None:
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
         rows = self._summaries if record.asks_model else self._others

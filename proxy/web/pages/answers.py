@@ -106,8 +106,10 @@ class Answers:
                     over()
 
         def over() -> None:
-            self._growing.pop(message.id, None)
-            self._writers.pop(message.id, None)
+            with self._lock:
+                # It may be continued by now: then another one writes this message.
+                if self._growing.get(message.id) is growing:
+                    del self._growing[message.id], self._writers[message.id]
             growing.end()
             services.writers.give(request.owner)
 

@@ -128,7 +128,7 @@ def contents(data: object) -> list[str]:
         input=json.dumps(data),
         text=True,
         capture_output=True,
-        timeout=10,
+        timeout=30,
     )
     return list(json.loads(done.stdout))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -86,16 +85,21 @@ def test_budgets_in_other_units(http: Http, unit: str) -> None:
 class Painter(ScriptedDriver):
     """Paints for a while, before the head of its answer and after it."""
 
+    now = 0.0
+
     def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
-        time.sleep(0.1)
-        return Picture()
+        self.now += 0.25
+        return Picture(self)
 
 
 class Picture:
     status, headers = 200, {"content-type": "image/png"}
 
+    def __init__(self, painter: Painter) -> None:
+        self._painter = painter
+
     def __iter__(self) -> Iterator[bytes]:
-        time.sleep(0.1)
+        self._painter.now += 0.25
         yield b"picture"
 
     def close(self) -> None:
@@ -103,10 +107,14 @@ class Picture:
 
 
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/audio/speech"])
-def test_pictures_and_sound_take_the_seconds_of_their_device(tmp_path: Path, path: str) -> None:
-    app = make_app(Painter(), file_keys=KEYS, admins=("ops",), data=str(tmp_path))
+def test_pictures_and_sound_take_the_seconds_of_their_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    painter = Painter()
+    app = make_app(painter, file_keys=KEYS, admins=("ops",), data=str(tmp_path))
+    monkeypatch.setattr(services_of(app).forwarder, "_clock", lambda: painter.now)
     http = Http(app)
-    budgets = [{"unit": "slot_seconds", "max_budget": 0.3, "budget_duration": "1d"}]
+    budgets = [{"unit": "slot_seconds", "max_budget": 0.75, "budget_duration": "1d"}]
     key = http.make(budget_limits=budgets)["key"]
 
     def status() -> int:
@@ -115,13 +123,13 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(tmp_path: Path, pat
         answer.close()
         return int(answer.status_code)
 
-    # Each takes 0.2 s, and a little more.
+    # Each takes 0.5 s.
     assert [status() for _ in range(3)] == [200, 200, 429]
     ledger = services_of(app).ledger
     assert ledger is not None
     assert ledger.flush()
     first, second, refused = ledger.ledger.rows(0, 1 << 60)
-    assert min(first.slot_seconds, second.slot_seconds) >= 0.2
+    assert first.slot_seconds == second.slot_seconds == 0.5
     assert refused.slot_seconds == 0
 
 

@@ -25,7 +25,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length
 
 
 def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while not condition():
             gevent.sleep(0.001)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.usage import Usage
-from tests.fakes import ScriptedDriver, ScriptsInTurn, say
+from proxy.web.observability import Record
+from proxy.web.pages import chat
+from tests.fakes import ScriptedDriver, ScriptsInTurn, say, services_of, wait_until
 
 from .test_pages_chat import API, KEYED, Held, Page
 
@@ -52,6 +55,34 @@ def test_followers_of_a_continued_answer_get_its_beginning_first(tmp_path: Path)
     driver.go_on.set()
     text = told.get_data(as_text=True)
     assert text.index('"delta":"first"') < text.index('"delta":" second"')
+    assert page.over()["content"] == "firstfirst second"
+
+
+def test_answer_is_continued_before_its_first_writer_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Held()
+    page = Page(driver, tmp_path)
+    services = services_of(page.client.application)
+    finish, leave = services.observer.finish, threading.Event()
+
+    def late(record: Record) -> None:
+        finish(record)
+        if record.stream and record.route.endswith("/ask"):  # the first writer's
+            assert leave.wait(60)
+
+    monkeypatch.setattr(services.observer, "finish", late)
+    answer = page.ask().json["answer"]["id"]
+    wait_until(lambda: page.messages()[-1]["content"] == "first")
+    page.post(f"/answers/{answer}/stop")
+    page.over()
+    assert page.post(f"/answers/{answer}/continue").status_code == 201
+    second = chat._answers.get("", answer)
+    assert second is not None
+    leave.set()
+    wait_until(lambda: services.writers.taken == 1)
+    assert chat._answers.get("", answer) is second
+    driver.go_on.set()
     assert page.over()["content"] == "firstfirst second"
 
 

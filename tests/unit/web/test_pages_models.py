@@ -80,7 +80,7 @@ def test_models_are_loaded_pinned_and_unloaded(site: Site) -> None:
     (one,) = told["models"]
     assert (one["name"], one["title"], one["state"]) == ("folder/a", "A", "ready")
     assert (one["pinned"], one["pinned_by_file"]) == (True, False)
-    assert one["expires_at"] == pytest.approx(told["at"] + 300, abs=5)
+    assert one["expires_at"] == pytest.approx(told["at"] + 300, abs=60)
     assert told["room"] == {
         "bars": [
             {

@@ -21,6 +21,15 @@ DAY = 86_400_000
 DAYS = {"start_date": "2026-11-22", "end_date": "2026-11-23"}
 
 
+# Rows of a fixed day are kept, whatever day it is now.
+SETTINGS: dict[str, Any] = {"file_keys": KEYS, "admins": ("ops",), "ledger_days": 36500}
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Http:
+    return Http(make_app(ScriptedDriver(), data=str(tmp_path), **SETTINGS))
+
+
 @pytest.fixture
 def filled(http: Http) -> Http:
     http.admin("/team/new", team_id="lab", team_alias="Laboratory")
@@ -101,8 +110,7 @@ def test_key_may_be_named_by_secret_or_digest(http: Http) -> None:
 
 def test_spend_is_money_by_the_prices_of_models(tmp_path: Path) -> None:
     prices = (PriceConfig(model="m", prompt=1000.0, cached=0.0, completion=5000.0),)
-    settings: dict[str, Any] = {"file_keys": KEYS, "admins": ("ops",), "price": prices}
-    http = Http(make_app(ScriptedDriver(), data=str(tmp_path), **settings))
+    http = Http(make_app(ScriptedDriver(), data=str(tmp_path), price=prices, **SETTINGS))
     writer = services_of(http.app).ledger
     assert writer is not None
     some = [
