@@ -19,6 +19,7 @@ from tests.fakes import wait_until
 from tools.processes import Gateway, ModelServer, held_port
 
 from .conftest import GENERATIONS, StartGateway
+from .test_mcp_server import names_of
 
 need("knowledge", "mcp")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
@@ -73,7 +74,11 @@ def served(
     flags = ["--config", str(config), "--chat-template", str(TEMPLATE)]
     flags += ["--mcp-url", f"http://127.0.0.1:{remote}/mcp"]
     flags += ["--mcp-url", f"http://*.localhost:{remote}/mcp"]
-    yield module_gateway("--llama-api", server.url, *flags)
+    flags += ["--tool-timeout", "300"]  # a call may start the server, which a busy machine delays
+    gateway = module_gateway("--llama-api", server.url, *flags)
+    # A server that does not list its tools in time is tried again later, and missing until then.
+    wait_until(lambda: "far__get_weather" in names_of(gateway), 110)
+    yield gateway
     server.kill()
 
 
@@ -213,6 +218,7 @@ def test_anthropic_client_gets_calls_and_results(
     given: dict[str, Any] = {
         "model": "any",
         "max_tokens": 200,
+        "extra_body": {"temperature": 0},
         "messages": [{"role": "user", "content": ASKED}],
         "mcp_servers": [{"type": "url", "name": "far", "url": f"http://127.0.0.1:{remote}/mcp"}],
         "tools": [

@@ -26,7 +26,7 @@ import pytest
 from tests.fakes import gone, wait_until
 from tests.redis_servers import RedisServer
 from tests.ws import UPGRADE, Client
-from tools.processes import Child, Gateway, held_port
+from tools.processes import Child, Gateway, ask, held_port
 
 from .child_processes import command, descendants
 from .conftest import QUIET
@@ -214,17 +214,33 @@ def test_streams_end_with_an_error_and_all_is_counted(
     assert "Traceback" not in one.log
 
 
+def asking(one: Scene) -> int:
+    """The requests that ask a model at the moment."""
+    text = httpx.get(f"{one.gateway.url}/metrics", timeout=60).text
+    found = re.search(r"^vllm:num_requests_running (\S+)", text, re.M)
+    assert found, text
+    return int(float(found[1]))
+
+
+def heeds_signals(one: Scene) -> bool:
+    """Whether the model's server has begun to serve, before which a signal just ends it."""
+    commands = map(command, descendants(one.gateway.pid))
+    ports = [
+        found[1] for words in commands if (found := re.search(r"slow_model --port (\d+)", words))
+    ]
+    return bool(ports) and ask(f"http://127.0.0.1:{ports[0]}/health")[0] == 503
+
+
 def test_request_that_waits_for_a_load_gets_an_error(
     scene: Callable[..., Scene], threads: ThreadPoolExecutor
 ) -> None:
-    one = scene(load=60.0)
+    one = scene("--metrics", load=60.0)
     path = "/v1/chat/completions"
     waits = [
         threads.submit(posted, one.gateway.url, path, {**HELLO, "stream": stream})
         for stream in (False, True)
     ]
-    wait_until(lambda: "model m: starting" in one.log, 60)
-    time.sleep(1)
+    wait_until(lambda: asking(one) == 2 and heeds_signals(one), 60)
     pid = one.server()
     assert one.stop() < SOON
     for answer in waits:
@@ -244,7 +260,8 @@ def test_request_in_the_queue_gets_an_error(
     one = scene(slots=1)
     running = begin_streams(one, threads, ["openai"])
     waits = threads.submit(posted, one.gateway.url, "/v1/chat/completions", HELLO)
-    time.sleep(0.5)
+    slots = f"{one.gateway.url}/v1/slots"
+    wait_until(lambda: len(httpx.get(slots).json()["queue"]) == 1, 60)
     assert not waits.done()
     assert one.stop() < SOON
     check_end("openai", running["openai"].result(60))
@@ -296,9 +313,13 @@ def test_batch_is_given_back_and_continued(scene: Callable[..., Scene]) -> None:
         "completion_window": "24h",
     }
     batch = httpx.post(f"{url}/v1/batches", json=asked).json()["id"]
-    wait_until(lambda: "slow_model" in command(max(descendants(one.gateway.pid))), 60)
     wait_until(lambda: httpx.get(f"{url}/v1/batches/{batch}").json()["status"] == "in_progress", 60)
-    time.sleep(1)
+
+    def in_flight() -> int:
+        backends = httpx.get(f"{url}/v1/backends").json()["data"]
+        return sum(int(one["in_flight"]) for one in backends)
+
+    wait_until(lambda: in_flight() == len(lines), 60)
     assert one.stop() < SOON
     assert CODE in {outcome for _, outcome in one.ledger()}
     one.gateway.start()
