@@ -262,7 +262,7 @@ def test_two_workers_that_store_at_once_keep_the_bounds_of_a_key(
         thread.join()
     newest = {"0-19", "1-19", "0-18", "1-18"}
     kept = workers[0].ids("ann")
-    assert len(kept) == 5 and newest < set(kept) | newest and kept == workers[1].ids("ann")
+    assert len(kept) == 5 and newest < set(kept) and kept == workers[1].ids("ann")
 
 
 def test_what_was_begun_before_a_clearing_by_another_process_is_not_stored(
