@@ -93,12 +93,14 @@ def site(start_site: Site) -> Gateway:
 
 @pytest.fixture(scope="session")
 def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
-    """One whose model has random weights: it babbles, and never ends by itself."""
+    """One whose model has random weights: it babbles for minutes, and never ends by itself."""
     binary = servers.find("llama-2023")
     if binary is None:
         pytest.skip("llama-2023 is not there")
     log = tmp_path_factory.mktemp("endless") / "llama.log"
-    server = ModelServer("llama-2023", binary, made_up_model.cached(), log, ctx=32768)
+    # Of 16 thousand tokens, a slot has its fill in seconds. Small batches need less memory.
+    model, context = made_up_model.cached(), 131_072
+    server = ModelServer("llama-2023", binary, model, log, ctx=context, extra=("-b", "64"))
     try:
         server.start()
         yield server

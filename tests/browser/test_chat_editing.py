@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ CODE = "Use this:\n\n```python\nprint('arch')\n```\n"
 
 def shown(site: Gateway, visit: Open, *, plain: bool) -> Any:
     page = visit(f"{site.url}/status")
+    page.clock.install()
     if plain:
         page.add_init_script(PLAIN_HTTP)
     else:
@@ -28,6 +30,8 @@ def shown(site: Gateway, visit: Open, *, plain: bool) -> Any:
     page.route("**/c/messages", lambda route: route.fulfill(json=messages))
     page.goto(f"{site.url}/#c")
     page.locator(".message.assistant").wait_for()
+    # Whether it is copied is said for a second and a half, and a busy machine looks later.
+    page.clock.pause_at(time.time() + 3600)
     return page
 
 
@@ -108,6 +112,7 @@ def test_an_answer_whose_writer_died_is_looked_for_ever_more_rarely(
     page.route("**/answers/m1/events", lambda route: route.fulfill(status=404))
     page.goto(f"{site.url}/#c")
     until(page, lambda: len(looks) >= 2)
+    page.clock.pause_at(time.time() + 3600)  # the time that passes is what is run for
     for _ in range(200):
         page.clock.run_for(100)
     page.wait_for_timeout(500)

@@ -103,6 +103,7 @@ def test_theme_is_chosen_and_kept(site: Gateway, visit: Open) -> None:
     page.get_by_role("link", name="System theme").click()
     page.get_by_role("link", name="Light theme").click()
     page.get_by_role("link", name="Dark theme").wait_for()
+    page.wait_for_load_state()  # its style sheets may come later than the link
     assert dark() and page.url.endswith("/status")
     page.goto(f"{site.url}/")
     assert dark()

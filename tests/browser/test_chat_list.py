@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ def test_exports_of_others_are_imported_by_day(
     page.locator(OPENED).wait_for()
     if size == PHONE:
         page.locator('[data-part="fold"]').click()
-    yesterday = {**CHATGPT, "update_time": time.time() - DAY}
+    noon = datetime.now().replace(hour=12)  # while the test runs, no day ends
+    page.clock.set_fixed_time(noon)
+    yesterday = {**CHATGPT, "update_time": noon.timestamp() - DAY}
     upload(page, [yesterday, OPEN_WEBUI, {**CHATGPT, "title": "Old", "update_time": 1e9}])
     rows = page.locator(ROWS)
     until(page, lambda: rows.count() == 3)

@@ -9,7 +9,7 @@ import pytest
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
-from .test_chat import answered, ask, until
+from .test_chat import answered, ask, letters, until
 
 TALK = {"id": "c", "title": "Sources", "settings": {}, "created": 0, "changed": 0}
 LONG = "The lighthouse of Varn has 214 steps. " * 20
@@ -94,6 +94,6 @@ def test_escape_stops_the_answer_and_a_button_continues_it(
     before = said.inner_text()
     stopped.get_by_role("button", name="Continue").click()
     until(page, lambda: len(said.inner_text()) > len(before) + 20)
-    assert said.inner_text().startswith(before[:20]) and said.count() == 1
+    assert letters(said.inner_text()).startswith(letters(before)[:20]) and said.count() == 1
     page.keyboard.press("Escape")
     stopped.wait_for()

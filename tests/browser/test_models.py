@@ -15,7 +15,7 @@ from tools.processes import Gateway, ask
 
 from .conftest import DESKTOP, PHONE, Open
 
-SLOW = 2  # seconds that some models take longer to load
+SLOW = 5  # seconds that some models take longer to load; a test looks at several things meanwhile
 Start = Callable[..., Gateway]
 
 
@@ -26,7 +26,7 @@ def table(name: str, folder: Path, *before: str, **keys: Any) -> str:
         pytest.skip("llama-2023 is not there")
     weights = str(keys.pop("weights", made_up_model.cached()))
     words = [*before, str(binary), "-m", weights, "--host", "127.0.0.1", "--port", "${PORT}"]
-    words += ["-np", "2", "-c", "32768", "-t", "1", "-cb"]
+    words += ["-np", "2", "-c", "131072", "-b", "64", "-t", "1", "-cb"]
     keys = {"name": name, "command": words, "folder": str(folder), "stop_timeout": 1, **keys}
     return "\n".join(["[[model]]", *[f"{key} = {json.dumps(v)}" for key, v in keys.items()], ""])
 
@@ -102,11 +102,11 @@ def segment(page: Any, name: str, phase: str) -> None:
 
 
 def begin_answer(page: Any, name: str) -> None:
-    """Ask for a long answer, which `answering.abort()` in the page ends."""
+    """Ask for an answer of minutes, which `answering.abort()` in the page ends."""
     page.evaluate(
         """(model) => {
           window.answering ??= new AbortController();
-          const body = JSON.stringify({model, prompt: "Hello", max_tokens: 15000, stream: true});
+          const body = JSON.stringify({model, prompt: "Hello", max_tokens: 60000, stream: true});
           const headers = {"Content-Type": "application/json"};
           fetch("/v1/completions", {method: "POST", body, headers, signal: answering.signal})
             .then((answer) => answer.text()).catch(() => {});

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools.processes import Gateway, ModelServer, free_port
+from tools.processes import Gateway, ModelServer, held_port
 
 from .conftest import Open
 
@@ -28,7 +28,7 @@ WORKERS = "async () => (await navigator.serviceWorker.getRegistrations()).length
 def own_site(model_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
     """A gateway with an API key, which the test may kill and start again."""
     flags = ["--llama-api", model_server.url, "--slots", "4", "--data", str(tmp_path / "data")]
-    gateway = Gateway([*flags, "--api-key", KEY], tmp_path / "gateway.log", port=free_port())
+    gateway = Gateway([*flags, "--api-key", KEY], tmp_path / "gateway.log", port=held_port())
     try:
         gateway.start()
         yield gateway

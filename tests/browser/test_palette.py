@@ -17,6 +17,7 @@ CHOSEN = 'dialog.palette [aria-selected="true"]'
 
 def run(page: Any, words: str, chosen: str) -> None:
     """Open the palette, type, and press Enter once the first result is `chosen`."""
+    page.wait_for_load_state()  # a page that has only begun does not listen yet
     page.keyboard.press("Control+k")
     page.locator(INPUT).fill(words)
     page.locator(CHOSEN, has_text=chosen).wait_for()

@@ -93,6 +93,27 @@ def test_later_of_two_selected_conversations_is_shown(site: Gateway, visit: Open
     assert page.locator("#talk-title").inner_text() == "Quick one"
 
 
+def test_pin_survives_a_stale_list_of_pins(start_site: Any, visit: Open) -> None:
+    page = visit(f"{start_site().url}/")
+    talk_about(page, "Keep me")
+    search = page.get_by_label("Search conversations")
+    search.fill("Keep")
+    row = page.locator('[data-part="talks"] li')
+    row.wait_for()
+    pins = "**/conversations?pinned=1"
+    held = Held(page, pins)
+    search.fill("")
+    until(page, lambda: len(held.routes) == 1)
+    old = held.routes[0].fetch()  # as it is now
+    row.hover()
+    page.get_by_role("button", name="Pin “Keep me”").click()
+    page.locator('[data-part="talks"] li[data-day="Pinned"]').wait_for()
+    with page.expect_response(pins):
+        held.routes[0].fulfill(response=old)
+    page.wait_for_timeout(200)
+    assert row.get_attribute("data-day") == "Pinned"
+
+
 def test_question_asked_during_load_stays_in_its_conversation(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     talk_about(page, "Known from before")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tools.processes import Gateway, ask
+from tools.processes import Gateway, ModelServer, ask, held_port
 
 from .conftest import DESKTOP, PHONE, Open
 
@@ -56,14 +57,19 @@ def test_status_page_is_accessible_in_every_size_and_language(
     accessible(page)
 
 
-def test_lost_connection_is_shown_and_recovers(start_site: Any, visit: Open) -> None:
-    own = start_site()
-    page = visit(f"{own.url}/status")
-    live = page.locator('[data-part="live"][data-state="up"]')
-    live.wait_for()
-    own.port = int(own.url.rsplit(":", 1)[1])
-    own.command[-1] = str(own.port)
-    own.kill()
-    page.locator('[data-part="live"][data-state="down"]').wait_for()
-    own.start()
-    live.wait_for()
+def test_lost_connection_is_shown_and_recovers(
+    model_server: ModelServer, visit: Open, tmp_path: Path
+) -> None:
+    flags = ["--llama-api", model_server.url, "--slots", "4", "--data", str(tmp_path / "data")]
+    own = Gateway(flags, tmp_path / "gateway.log", port=held_port())
+    try:
+        own.start()
+        page = visit(f"{own.url}/status")
+        live = page.locator('[data-part="live"][data-state="up"]')
+        live.wait_for()
+        own.kill()
+        page.locator('[data-part="live"][data-state="down"]').wait_for()
+        own.start()
+        live.wait_for()
+    finally:
+        own.kill()

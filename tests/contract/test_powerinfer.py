@@ -100,12 +100,21 @@ def test_what_would_end_it_is_refused_before_it_is_sent(
 def test_a_busy_one_is_waited_for(house: House, stream: bool) -> None:
     """Its 404, and its 200 with nothing, are no answers."""
     house.server.hold()
-    threading.Timer(0.5, house.server.let_go).start()
+
+    def sent() -> list[dict[str, Any]]:
+        return [body for body in house.server.bodies if body["prompt"] == "Hi" and body["stream"]]
+
+    def let_go() -> None:
+        wait_until(lambda: len(sent()) >= 2)  # so the first was refused
+        house.server.let_go()
+
+    freeing = threading.Thread(target=let_go)
+    freeing.start()
     answer = house.post(prompt="Hi", max_tokens=2, stream=stream)
+    freeing.join()
     assert answer.status_code == 200
     assert text(2).split()[0] in answer.text
-    sent = [body for body in house.server.bodies if body["prompt"] == "Hi" and body["stream"]]
-    assert len(sent) >= 2, "it was asked while it was busy"
+    assert len(sent()) >= 3, "it was asked while it was busy"
 
 
 def test_a_long_text_is_tokenized_in_pieces(house: House) -> None:

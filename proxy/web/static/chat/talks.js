@@ -10,6 +10,7 @@ export class Talks {
   #pinned = [];
   #searched = "";
   #asked = 0; // ignore all answers but the last request's
+  #loads = 0; // and those of all loads but the last
 
   /** `shown()` returns the open conversation, `choose(talk)` is called for another, and
    * `changed(talk)` after a change. */
@@ -36,12 +37,13 @@ export class Talks {
 
   /** Reload the newest conversations; older ones in the list stay. */
   async load() {
+    const mine = ++this.#loads;
     const search = this.at("find").value.trim();
     const [found, pinned] = await Promise.all([
       this.#ask(search),
       search ? [] : this.calls.get("/conversations?pinned=1").catch(() => this.#pinned),
     ]);
-    if (!found) return;
+    if (!found || mine !== this.#loads) return;
     this.#pinned = pinned;
     const kept = search === this.#searched ? this.#all : [];
     this.#searched = search;
