@@ -80,7 +80,8 @@ def _streams(asked: Asked) -> bool:
 
 
 def _same(asked: Asked) -> bool:
-    once, again = (_content(_chat(asked, seed=7, temperature=1.0)) for _ in range(2))
+    """Ask three times: the first prompt may be evaluated, the others are in the slot."""
+    _, once, again = (_content(_chat(asked, seed=7, temperature=1.0)) for _ in range(3))
     return once == again
 
 
@@ -130,8 +131,9 @@ CHECKS: Mapping[str, Check] = {
         _chat(asked, tools=TOOLS, tool_choice=NAMED, max_tokens=300)
     ),
     "JSON schema, strict": _schema,
+    # llama-server lets a model begin with a line of "```json", which the gateway takes off.
     "any JSON object": lambda asked: _content(
-        _chat(asked, response_format={"type": "json_object"})
+        _chat(asked, response_format={"type": "json_object"}, max_tokens=80)
     ).startswith("{"),
     "GBNF `grammar`": lambda asked: (
         _content(_chat(asked, grammar='root ::= "yes" | "no"')) in ("yes", "no")
