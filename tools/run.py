@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
             signal.signal(number, signal.SIG_IGN)
         for child in reversed(children):
             if child.alive:
-                child.stop(signal.SIGINT)
+                child.stop()  # a server that was started in the background ignores SIGINT
 
 
 if __name__ == "__main__":

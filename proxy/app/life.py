@@ -116,8 +116,8 @@ class Life:
         for number, step in enumerate(steps, start=1):
             running = models if step is Step.MODELS and models else self._begin(step)
             # The models end meanwhile: nothing is kept back for them.
-            later = sum(one.seconds for one in steps[number:] if one is not Step.MODELS)
-            left = end - time.monotonic() - later
+            reserved = sum(later.seconds for later in steps[number:] if later is not Step.MODELS)
+            left = end - time.monotonic() - reserved
             running.join(min(step.seconds, max(0.1, left)))
             if running.is_alive():
                 log.warning("stopping: %s took too long and was left behind", step.label)

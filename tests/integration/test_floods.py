@@ -24,6 +24,7 @@ from tests.scripted_server import ScriptedServer
 from tests.ws import UPGRADE
 from tools.processes import Gateway, ask
 
+# The time that a process waits for a processor is only in /proc; without it, a busy machine fails.
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 LONGEST = 0.5  # seconds that the loop may be blocked

@@ -207,7 +207,7 @@ def _check(one: Gateway, database: str, count: int, *, kills: int, workers: int)
     for name, received in clients.received.items():
         row = rows.get(name)
         if row is None:
-            # An answer may be read only after its worker is gone.
+            # A client may read an answer after its worker has ended.
             near = [begin - LAST <= received.at and received.begun <= end for begin, end in killed]
             assert any(near), (name, received, killed)
             lost += 1

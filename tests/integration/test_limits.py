@@ -328,7 +328,7 @@ def test_limits_hold_exactly_under_64_clients_on_two_workers(
         try:
             asked = [pool.submit(count, number) for number in range(CLIENTS)]
             until(lambda: _under_way(one) == 3)
-            time.sleep(1)  # without a limit, all come
+            time.sleep(1)  # without a limit, all requests would be under way by now
             assert _under_way(one) == 3
         finally:
             old_server.send(signal.SIGCONT)

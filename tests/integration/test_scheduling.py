@@ -126,7 +126,7 @@ def test_backend_kill_under_sixteen_streams_loses_no_answer(
             for _ in answers:
                 assert begun.acquire(timeout=60)
             servers[0].send(signal.SIGSTOP)  # it ends no answer between the look and the kill
-            time.sleep(0.5)  # what it ended before is read by then
+            time.sleep(0.5)  # the gateway reads the answers that ended before
             if streams_on_the_first():
                 break
             servers[0].send(signal.SIGCONT)

@@ -264,7 +264,7 @@ class OpenAIServer(Driver):
         if template == "messages":
             return self._tokens(body, cancel)
         if template == "joined":
-            text = "\n".join(one.content for one in request.messages)
+            text = "\n".join(message.content for message in request.messages)
             return self.tokenize(text, True, cancel)
         prompt = self._value("/apply-template", body, cancel).get("prompt")
         if isinstance(prompt, str):

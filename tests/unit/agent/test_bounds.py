@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -124,6 +125,10 @@ def test_number_of_children_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(Cancelled):
             first.result(60)
     assert made.ask(0, Cancel(), 60) == "x"
+    made._room.acquire()
+    threading.Timer(0.1, made._room.release).start()
+    with pytest.raises(UpstreamTimeout, match="after 2 seconds"):  # the wait is part of them
+        made.ask(60, Cancel(), 2)
     made.close()
 
 

@@ -33,6 +33,7 @@ from proxy.errors import (
     AnswerCut,
     BackendBusy,
     BackendDown,
+    Cancelled,
     ContextExceeded,
     Unsupported,
     UpstreamFault,
@@ -559,6 +560,21 @@ def counted(owner: str, *answers: Any, chat: bool = True) -> tuple[list[int] | N
             driver.close()
         asked = [one.decode() for one in server.requests if one.startswith(b"POST")]
     return ids, asked
+
+
+@pytest.mark.parametrize("owner", ["vllm", "llamacpp"])
+def test_count_of_a_chat_ends_with_its_client(owner: str) -> None:
+    listed = answered({"data": [{"id": "m", "owned_by": owner}]})
+    cancel = Cancel()
+    with RawServer(listed, answered({"prompt": "Hi", "tokens": [1]})) as server:
+        driver = OpenAIServer(f"{server.url}/v1")
+        try:
+            driver.probe(5)
+            cancel.cancel()
+            with pytest.raises(Cancelled):
+                driver.prompt_ids(task(), cancel)
+        finally:
+            driver.close()
 
 
 def test_vllm_counts_messages() -> None:

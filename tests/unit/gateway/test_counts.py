@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from proxy.core.events import Failed, TextDelta
 from proxy.core.fold import fold
 from proxy.core.request import CompletionRequest
+from proxy.core.task import Task
 from proxy.core.usage import Timings, Usage
 from proxy.dialects import openai
-from proxy.errors import BackendFailed
-from proxy.gateway import Info
+from proxy.errors import BackendFailed, Cancelled
+from proxy.gateway import Gateway, Info
 from proxy.runtime.cancel import Cancel
 from tests.fakes import Script, ScriptedDriver, ScriptsInTurn, make_app, say, services_of
 
@@ -105,3 +107,26 @@ def test_failed_answer_counts_its_tokens_so_far() -> None:
     gateway.registry.close()
     assert isinstance(last, Failed)
     assert answer.info.usage == Usage(7, 2, 0)
+
+
+class Leaves(ScriptedDriver):
+    """Its client leaves while it counts the tokens of a prompt."""
+
+    def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int] | None:
+        assert cancel is not None
+        cancel.cancel()
+        cancel.check()
+        return None
+
+
+@pytest.mark.parametrize("what", ["a request", "the prompt of an answer"])
+def test_count_ends_with_its_client(serve: Callable[..., Gateway], what: str) -> None:
+    gateway = serve(Leaves())
+    request, cancel = CompletionRequest(prompts=("one",)), Cancel()
+    answer = gateway.answer(request, Cancel())
+    with pytest.raises(Cancelled):
+        if what == "a request":
+            gateway.count(request, cancel)
+        else:
+            gateway.prompt_tokens(answer, cancel)
+    answer.close()

@@ -215,6 +215,16 @@ def test_request_that_begins_as_its_server_dies_gets_an_error_and_keeps_nothing(
     assert model.users == 0
 
 
+def test_count_of_a_chat_ends_with_its_client_while_the_model_loads(make: Make) -> None:
+    model = make()
+    model._starter.connect = silent
+    cancel = Cancel()
+    threading.Timer(0.2, cancel.cancel).start()
+    task = Task(prompt="hi", max_tokens=1, backend_templates=True)
+    with pytest.raises(Cancelled):
+        HostedDriver(model, tick=0.05, timeout=60.0).prompt_ids(task, cancel)
+
+
 def test_idle_model_ends_after_its_ttl(make: Make) -> None:
     model = make(ttl=0.2)
     fakes.use(model)

@@ -134,6 +134,29 @@ def test_threads_lose_no_request(lines: Lines) -> None:
     assert observer.running == 0
 
 
+def test_request_runs_until_its_row_and_its_line_are_written() -> None:
+    """A stop waits for the requests that run, and closes the ledger then."""
+    running: list[int] = []
+    observer = Observer(metrics=False, ledger=lambda record, took: running.append(observer.running))
+
+    class Looks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            running.append(observer.running)
+
+    looks, before = Looks(), access.level
+    access.addHandler(looks)
+    access.setLevel(logging.INFO)
+    try:
+        record = request("/v1/chat/completions")
+        record.asks_model = True
+        observer.begin(record, Cancel())
+        observer.finish(record)
+    finally:
+        access.removeHandler(looks)
+        access.setLevel(before)
+    assert (running, observer.running) == ([1, 1], 0)
+
+
 def test_request_that_found_no_idle_slot_leaves_no_trace(lines: Lines) -> None:
     rows: list[Record] = []
     observer = Observer(metrics=True, ledger=lambda record, took: rows.append(record))
