@@ -54,11 +54,11 @@ class PortGuard:
 
     def __init__(self) -> None:
         self.foreign = ""
-        self._pid = 0
+        self._pid = self._began = 0
         self._good: set[int] = set()  # inodes of listening sockets
 
     def watch(self, pid: int) -> None:
-        self._pid = pid
+        self._pid, self._began = pid, _start(pid)  # now: no ended process says when it began
 
     def check(self, sock: Any) -> None:
         """Raises BackendDown if the other end of a new connection is not the server's."""
@@ -91,9 +91,8 @@ class PortGuard:
         """Whether a socket is only held by processes that ran before the server's."""
         if any(inode in _held(pid) for pid in in_session(self._pid)):
             return False
-        began = _start(self._pid)
         holders = [pid for pid in _processes() if inode in _held(pid)]
-        return bool(holders) and all(_start(pid) < began for pid in holders)
+        return bool(holders) and all(_start(pid) < self._began for pid in holders)
 
 
 def _is_local(host: str) -> bool:

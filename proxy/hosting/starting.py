@@ -111,6 +111,7 @@ class Starter:
         pause = LOOK
         while True:
             error: GatewayError | None = None
+            alive = process.alive  # before the port is asked: a server that ended for its port
             if self._is_ready(server):
                 try:
                     return self._probed(server)
@@ -120,7 +121,7 @@ class Starter:
                 raise Stopped
             if guard.foreign:
                 raise self.failure(f"{guard.foreign} listens at its port", "unsuitable")
-            if not process.alive:
+            if not alive:
                 process.read_out()
                 cause: Cause = "not_started" if process.exit == NO_PROGRAM else "ended"
                 raise self.failure(f"its server ended with {process.exit}", cause)

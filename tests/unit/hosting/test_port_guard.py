@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -177,4 +178,29 @@ def test_model_whose_port_is_stolen_sends_nothing_there_and_says_why(
         fakes.use(model)
     wait_until(lambda: bool(got), 10)
     assert not any(got)
+    assert "another program listens at its port" in str(model.error)
+
+
+def test_server_that_ends_because_its_port_was_taken_a_moment_ago(
+    stack: ExitStack, make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not reported as a server that cannot start: it is started again at another port."""
+    port, ends = free_port(), tmp_path / "ends"
+    monkeypatch.setattr(starting, "free_port", lambda: port)
+    model = make(f"sh -c 'until [ -e {ends} ]; do sleep 0.01; done; exit 1' ${{PORT}}")
+
+    class Taken(LlamaCpp):
+        def status_of(self, path: str, seconds: float) -> int:
+            status = super().status_of(path, seconds)
+            if not ends.exists():  # taken right after the first look
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ends.touch()
+                process = model._starter.process
+                assert process is not None
+                wait_until(lambda: not process.alive, 10)
+            return status
+
+    model._starter.connect = lambda url, check: Taken(url, check_peer=check)
+    with suppress(GatewayError):
+        fakes.use(model)
     assert "another program listens at its port" in str(model.error)
