@@ -35,6 +35,11 @@ Family = Literal["chatglm", "chatglm2", "chatglm3", "glm-4"]
 Array = np.ndarray[Any, Any]
 _TYPES: dict[Family, int] = {"chatglm": 1, "chatglm2": 2, "chatglm3": 3, "glm-4": 4}
 _WIDTH, _HEADS, _KV_HEADS, _LAYERS, _INNER = 64, 4, 2, 2, 128
+# Feed-forward of a babbling model, zero beyond _INNER. chatglm_cpp 0.4.2 writes beyond its buffers
+# when the attention of a long answer needs more memory than its prompt did: from 1 045 tokens on
+# with _INNER, from 29 000 on with this, after a prompt of seven.
+_BABBLING_INNER = 8192
+LONG = 12_000  # tokens that a babbling model takes some ten seconds for
 _F32, _F16, _ALIGN = 0, 1, 16
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -136,10 +141,10 @@ def write(
     else:
         normal = [number for number, (_, _, kind) in enumerate(pieces) if kind == _NORMAL]
         weights = _babbling(len(ids), normal, seed)
-    tensors = (_first_tensors if family == "chatglm" else _tensors)(*weights)
+    inner = 4 * _WIDTH if family == "chatglm" else _INNER if script else _BABBLING_INNER
+    tensors = _first_tensors(*weights) if family == "chatglm" else _tensors(*weights, inner)
     vocabulary = _ranks(pieces) if family == "glm-4" else _sentencepiece(pieces)
     heads = (_HEADS, _HEADS if family == "chatglm" else _KV_HEADS)
-    inner = 4 * _WIDTH if family == "chatglm" else _INNER
     shape = (len(ids), _WIDTH, *heads, _LAYERS, inner)
     config = (_F16, *shape, 1e-5, 0, 10000.0, n_ctx, end, -1)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -208,21 +213,27 @@ def _scripted(
     return embedding, output, _Matrices(None)
 
 
-def _tensors(embedding: Array, output: Array, matrix: _Matrices) -> dict[str, Array]:
+def _tensors(embedding: Array, output: Array, matrix: _Matrices, inner: int) -> dict[str, Array]:
     """Return the tensors of ChatGLM2 and later."""
     ones = np.ones(_WIDTH)
     qkv = _WIDTH + 2 * (_WIDTH // _HEADS * _KV_HEADS)
     tensors = {"transformer.embedding.word_embeddings.weight": embedding}
+    zeros = (0, inner - _INNER)
     for layer in range(_LAYERS):
         block = f"transformer.encoder.layers.{layer}"
+        attention = matrix(qkv, _WIDTH), matrix.back(_WIDTH, _WIDTH)
+        gate_and_up = np.split(matrix(2 * _INNER, _WIDTH), 2)
+        down = matrix.back(_WIDTH, _INNER)
         tensors |= {
             f"{block}.input_layernorm.weight": ones,
-            f"{block}.self_attention.query_key_value.weight": matrix(qkv, _WIDTH),
+            f"{block}.self_attention.query_key_value.weight": attention[0],
             f"{block}.self_attention.query_key_value.bias": np.zeros(qkv),
-            f"{block}.self_attention.dense.weight": matrix.back(_WIDTH, _WIDTH),
+            f"{block}.self_attention.dense.weight": attention[1],
             f"{block}.post_attention_layernorm.weight": ones,
-            f"{block}.mlp.dense_h_to_4h.weight": matrix(2 * _INNER, _WIDTH),
-            f"{block}.mlp.dense_4h_to_h.weight": matrix.back(_WIDTH, _INNER),
+            f"{block}.mlp.dense_h_to_4h.weight": np.concatenate(
+                [np.pad(half, (zeros, (0, 0))) for half in gate_and_up]
+            ),
+            f"{block}.mlp.dense_4h_to_h.weight": np.pad(down, ((0, 0), zeros)),
         }
     tensors["transformer.encoder.final_layernorm.weight"] = ones
     tensors["transformer.output_layer.weight"] = output

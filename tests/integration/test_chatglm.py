@@ -69,7 +69,7 @@ TOOL = {
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A factory of model files: the model follows a script, or babbles without one."""
+    """A factory of model files: the model follows a script."""
     folder = tmp_path_factory.mktemp("chatglm")
     made: dict[tuple[str, ...], Path] = {}
 
@@ -92,8 +92,9 @@ def caller(model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def babbler(model: Callable[..., Path]) -> Path:
-    return model()
+def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chatglm")
+    return made_up.write(folder / "babbler.bin", n_ctx=2 * made_up.LONG)
 
 
 def client(gateway: Gateway) -> openai.OpenAI:
@@ -239,7 +240,7 @@ def test_engine_kill_fails_one_answer_and_the_next_succeeds(
     one = gateway("--chatglm-model", str(babbler))
     api = client(one)
     stream = api.chat.completions.create(
-        model="m", messages=[USER], stream=True, max_tokens=2000, temperature=0
+        model="m", messages=[USER], stream=True, max_tokens=made_up.LONG, temperature=0
     )
     chunks = iter(stream)
     for chunk in chunks:
@@ -260,7 +261,7 @@ def test_engine_ends_with_its_parent(gateway: StartGateway, babbler: Path) -> No
     """The parent is killed while the engine generates."""
     one = gateway("--chatglm-model", str(babbler))
     stream = client(one).chat.completions.create(
-        model="m", messages=[USER], stream=True, max_tokens=2000
+        model="m", messages=[USER], stream=True, max_tokens=made_up.LONG
     )
     next(iter(stream))
     (engine,) = engines(one)
@@ -280,7 +281,9 @@ def test_gateway_shutdown_ends_its_engine(gateway: StartGateway, hello: Path) ->
 def test_client_disconnect_ends_the_generation(module_gateway: StartGateway, babbler: Path) -> None:
     one = module_gateway("--chatglm-model", str(babbler))
     api = client(one)
-    stream = api.chat.completions.create(model="m", messages=[USER], stream=True, max_tokens=2000)
+    stream = api.chat.completions.create(
+        model="m", messages=[USER], stream=True, max_tokens=made_up.LONG
+    )
     next(iter(stream))
     began = time.monotonic()
     stream.close()
@@ -292,7 +295,7 @@ def test_client_disconnect_ends_the_generation(module_gateway: StartGateway, bab
     lines = [json.loads(x) for x in one.log.splitlines() if x.startswith('{"id"')]
     left = next(x for x in lines if x["stream"])
     assert left["outcome"] in ("cancelled", "client_closed_request")
-    assert left["completion_tokens"] < 2000
+    assert left["completion_tokens"] < made_up.LONG
 
 
 def test_two_clients_take_turns(module_gateway: StartGateway, hello: Path) -> None:

@@ -62,7 +62,8 @@ def flags(redis_server: RedisServer, tmp_path: Path) -> Callable[..., list[str]]
 
 @pytest.fixture(scope="module")
 def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_up.write(tmp_path_factory.mktemp("model") / "babbler.bin", ())
+    folder = tmp_path_factory.mktemp("model")
+    return made_up.write(folder / "babbler.bin", n_ctx=2 * made_up.LONG)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def at_worker(url: str, pids: list[int], wanted: int) -> Asked:
 
 def babble(asked: Asked) -> Iterator[bytes]:
     """A long answer whose first token has arrived."""
-    lines = asked.chat("first", 1900, stream=True).lines()
+    lines = asked.chat("first", made_up.LONG, stream=True).lines()
     while b'"content":"' not in next(lines):
         pass
     return lines
@@ -250,7 +251,7 @@ def test_child_ends_when_all_workers_are_killed(two: Gateway, babbler: Path) -> 
     """The last test of this gateway."""
     workers = _workers(two)
     assert len(engines(babbler)) == 1
-    asked = Asked(two.url).chat("€" * 500, 1900, stream=True)
+    asked = Asked(two.url).chat("€" * 500, made_up.LONG, stream=True)
     until(lambda: "busy" in str(_slots(two.url)["backends"]))
     for pid in (two.pid, *workers):
         os.kill(pid, signal.SIGKILL)
