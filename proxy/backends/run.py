@@ -379,7 +379,7 @@ class OldRun(LlamaRun):
         self.texts: list[str] = []
 
     def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> bool:
-        self.texts += map(_CONTENT, chunks[: max(0, self._left)])
+        self.texts += filter(None, map(_CONTENT, chunks[: max(0, self._left)]))
         return super()._text(chunks, batch)
 
     def _take(self, chunk: servercpp.Chunk, batch: Batch) -> bool:

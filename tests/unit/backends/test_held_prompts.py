@@ -46,7 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         )
         cls.held = ids + [VOCABULARY.index(piece) for piece in WRITTEN]
         chunks: list[dict[str, Any]] = [
-            {"content": piece, "stop": False, "slot_id": 0} for piece in WRITTEN
+            {"content": piece, "stop": False, "slot_id": 0}
+            for piece in (*WRITTEN, "")  # the end token has a chunk without text
         ]
         end = {"content": "", "stop": True, "slot_id": 0, "stopped_eos": True}
         end |= {"tokens_predicted": len(WRITTEN), "tokens_evaluated": len(ids)}
