@@ -221,19 +221,21 @@ def _tensors(embedding: Array, output: Array, matrix: _Matrices, inner: int) -> 
     zeros = (0, inner - _INNER)
     for layer in range(_LAYERS):
         block = f"transformer.encoder.layers.{layer}"
-        attention = matrix(qkv, _WIDTH), matrix.back(_WIDTH, _WIDTH)
-        gate_and_up = np.split(matrix(2 * _INNER, _WIDTH), 2)
-        down = matrix.back(_WIDTH, _INNER)
         tensors |= {
             f"{block}.input_layernorm.weight": ones,
-            f"{block}.self_attention.query_key_value.weight": attention[0],
+            f"{block}.self_attention.query_key_value.weight": matrix(qkv, _WIDTH),
             f"{block}.self_attention.query_key_value.bias": np.zeros(qkv),
-            f"{block}.self_attention.dense.weight": attention[1],
+            f"{block}.self_attention.dense.weight": matrix.back(_WIDTH, _WIDTH),
             f"{block}.post_attention_layernorm.weight": ones,
             f"{block}.mlp.dense_h_to_4h.weight": np.concatenate(
-                [np.pad(half, (zeros, (0, 0))) for half in gate_and_up]
+                [
+                    np.pad(half, (zeros, (0, 0)))  # the gate and what it multiplies
+                    for half in np.split(matrix(2 * _INNER, _WIDTH), 2)
+                ]
             ),
-            f"{block}.mlp.dense_4h_to_h.weight": np.pad(down, ((0, 0), zeros)),
+            f"{block}.mlp.dense_4h_to_h.weight": np.pad(
+                matrix.back(_WIDTH, _INNER), ((0, 0), zeros)
+            ),
         }
     tensors["transformer.encoder.final_layernorm.weight"] = ones
     tensors["transformer.output_layer.weight"] = output

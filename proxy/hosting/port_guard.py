@@ -58,7 +58,7 @@ class PortGuard:
         self._good: set[int] = set()  # inodes of listening sockets
 
     def watch(self, pid: int) -> None:
-        self._pid, self._began = pid, _start(pid)  # now: no ended process says when it began
+        self._pid, self._began = pid, _start(pid)  # /proc forgets ended processes
 
     def check(self, sock: Any) -> None:
         """Raises BackendDown if the other end of a new connection is not the server's."""

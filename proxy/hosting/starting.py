@@ -111,7 +111,8 @@ class Starter:
         pause = LOOK
         while True:
             error: GatewayError | None = None
-            alive = process.alive  # before the port is asked: a server that ended for its port
+            # Read before the look at the port, which then finds the program that made it end.
+            alive = process.alive
             if self._is_ready(server):
                 try:
                     return self._probed(server)

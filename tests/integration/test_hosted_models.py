@@ -539,8 +539,8 @@ def test_other_user_who_takes_the_port_gets_no_prompt(
     if binary is None:
         pytest.skip("llama-2023 is not built")
     heard = tmp_path / "heard.txt"
-    after = 'until grep -q " $2$" heard.txt; do sleep 0.05; done; exec "$0" "$@"'  # $2: the port
-    slow = ["sh", "-c", after, str(binary), "--port", "${PORT}", "--host", "127.0.0.1"]
+    script = 'until grep -q " $2$" heard.txt; do sleep 0.05; done; exec "$0" "$@"'  # $2: the port
+    slow = ["sh", "-c", script, str(binary), "--port", "${PORT}", "--host", "127.0.0.1"]
     slow += ["-m", "stolen.gguf", "-np", "1", "-c", "512", "-t", "1"]
     file = tmp_path / "slotproxy.toml"
     keys = {"name": "m", "command": slow, "folder": str(tmp_path)}

@@ -18,7 +18,7 @@ def test_cancelled_request_ends_with_its_own_error_however_soon_its_work_ends() 
     def work(cancel: Cancel) -> str:
         ended, thread = threading.Event(), threading.current_thread()
         cancel.add(ended.set)
-        cancel.add(lambda: thread.join(60))  # so the work has ended before `cancel` goes on
+        cancel.add(lambda: thread.join(60))  # `cancel` returns after the end of the work
         begun.set()
         ended.wait(60)
         return "too late"

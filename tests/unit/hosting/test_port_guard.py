@@ -200,7 +200,14 @@ def test_server_that_ends_because_its_port_was_taken_a_moment_ago(
                 wait_until(lambda: not process.alive, 10)
             return status
 
-    model._starter.connect = lambda url, check: Taken(url, check_peer=check)
+    starts: list[str] = []
+
+    def connect(url: str, check: CheckPeer) -> LlamaCpp:
+        starts.append(url)
+        return Taken(url, check_peer=check)
+
+    model._starter.connect = connect
     with suppress(GatewayError):
         fakes.use(model)
     assert "another program listens at its port" in str(model.error)
+    assert len(starts) == starting.PORTS
