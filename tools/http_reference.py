@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from proxy.apis.schemas import BODIES, FORMS
 from proxy.app import create_app
 from proxy.config import load
 from proxy.core.sampling import FIELDS
-from proxy.dialects.schemas import BODIES, FORMS
 from proxy.web.reference import documented, make
 from tools.servers import ROOT
 

@@ -10,7 +10,29 @@ from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from ..accounts.key_text import without_keys
+from ..apis.anthropic import routes as anthropic
+from ..apis.batches import routes as batches
+from ..apis.chatchat import routes as chatchat
+from ..apis.conversations import routes as conversations
+from ..apis.data import routes as data
+from ..apis.embeddings import routes as embeddings
+from ..apis.files import routes as files
+from ..apis.glm import routes as glm
+from ..apis.litellm import routes as accounts
+from ..apis.llamacpp import routes as native
+from ..apis.mcp import routes as mcp
+from ..apis.media import routes as forwarding
+from ..apis.models import routes as hosting
+from ..apis.moderations import routes as moderations
+from ..apis.ollama import routes as ollama
+from ..apis.openai import routes as openai
+from ..apis.responses import routes as responses
+from ..apis.status import routes as status
+from ..apis.stored_chats import routes as stored_chats
+from ..apis.usage import routes as usage
+from ..apis.vector_stores import routes as vector_stores
 from ..backends.pools import Backend
+from ..batches.asking import asker
 from ..config import Settings
 from ..errors import (
     BadRequest,
@@ -22,35 +44,7 @@ from ..errors import (
     Unauthorized,
 )
 from ..server.stopping import Life
-from ..web import (
-    accounts,
-    anthropic,
-    apis,
-    batches,
-    body,
-    chatchat,
-    conversations,
-    cors,
-    data,
-    embeddings,
-    files,
-    forwarding,
-    glm,
-    hosting,
-    mcp,
-    moderations,
-    native,
-    ollama,
-    openai,
-    pages,
-    reference,
-    responses,
-    status,
-    stored_chats,
-    usage,
-    vector_stores,
-)
-from ..web.batches.asking import asker
+from ..web import apis, body, cors, pages, reference
 from ..web.error_forms import form_of
 from ..web.fastpath import Application
 from ..web.observability import Lines, Record

@@ -5,9 +5,10 @@ Clients of these APIs read errors only in the API's own form; all others know Op
 
 from __future__ import annotations
 
-from ..dialects import mcp_server, openai
-from ..dialects.anthropic import error as anthropic_error
-from ..dialects.ollama import common as ollama
+from ..apis.anthropic import error as anthropic_error
+from ..apis.mcp import server as mcp_server
+from ..apis.ollama import common as ollama
+from ..apis.openai import answer as openai
 from .spine import Shape
 
 _FORMS: tuple[tuple[str, Shape], ...] = (

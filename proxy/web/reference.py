@@ -1,6 +1,6 @@
 """GET /openapi.json: an OpenAPI 3.1 document of all API routes.
 
-Paths and methods come from the application's URL map, schemas from `dialects`; the tables below add
+Paths and methods come from the application's URL map, schemas from `apis`; the tables below add
 the rest. A test fails for a route without a row, or a row without a route. Routes that only the
 pages use are left out, since they may change with any version.
 """
@@ -16,8 +16,8 @@ from flask import Blueprint, Flask, Response, current_app
 from werkzeug.routing import Map, Rule
 
 from .. import __version__
-from ..dialects.answer_schemas import ANSWERS, ERRORS
-from ..dialects.schemas import BODIES, FORMS
+from ..apis.answer_schemas import ANSWERS, ERRORS
+from ..apis.schemas import BODIES, FORMS
 from .apis import PAGE_BLUEPRINTS
 from .services import current_services
 

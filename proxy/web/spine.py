@@ -18,10 +18,10 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from flask import Blueprint, Response, request
 
+from ..apis.openai import answer as openai
+from ..apis.response_meta import ResponseMeta
 from ..core.fold import Completion, fold
 from ..core.request import CompletionRequest
-from ..dialects import openai
-from ..dialects.response_meta import ResponseMeta
 from ..errors import BudgetExceeded, GatewayError, LimitReached, Unauthorized
 from ..gateway import Answer, Caller
 from ..runtime.cancel import Cancel
@@ -42,7 +42,7 @@ STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
 
 class Dialect(Protocol):
-    """The interface of the modules in `proxy.dialects`."""
+    """The interface of the modules in `proxy.apis`."""
 
     @property
     def Encoder(self) -> Callable[[ResponseMeta, CompletionRequest], Encoder]: ...

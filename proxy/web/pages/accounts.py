@@ -13,8 +13,8 @@ from typing import Any
 from flask import Blueprint, Response, make_response, render_template
 
 from ...accounts.rights import APIS
+from ...apis.litellm.routes import audit, keys, teams, users
 from .. import seen
-from ..accounts import audit, keys, teams, users
 from ..observability import Record
 from ..services import Services, current_services
 from ..spine import json_view

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from flask import Blueprint, Response, make_response, render_template, request
 
+from ...apis import fields
+from ...apis.chat_exports import TITLE
 from ...core.request import Message
-from ...dialects import fields
-from ...dialects.chat_exports import TITLE
 from ...dialogue import DialogueRequest
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ...store.records import PINNED

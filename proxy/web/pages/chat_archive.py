@@ -11,7 +11,7 @@ import msgspec
 from flask import Blueprint, Response, make_response, request
 from msgspec import structs
 
-from ...dialects import chat_exports
+from ...apis import chat_exports
 from ...store.adopted import AdoptedMessage
 from ...store.records import PINNED
 from .. import body

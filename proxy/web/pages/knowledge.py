@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from flask import Blueprint, Response, make_response, render_template, request
 
-from ...dialects import fields
+from ...apis import fields
 from ...errors import InvalidParameter
 from .. import body
 from ..services import current_services

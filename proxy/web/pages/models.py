@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, make_response, render_template, request
 
-from ...dialects.llamacpp_requests import parse_model
-from .. import hosting, seen
+from ...apis.llamacpp.requests import parse_model
+from ...apis.models import routes as hosting
+from .. import seen
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard, models_feed

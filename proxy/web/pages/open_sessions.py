@@ -6,7 +6,7 @@ import time
 
 from flask import Blueprint, Response, make_response, render_template, request
 
-from ...dialects import fields
+from ...apis import fields
 from ...errors import NotFound
 from ...store.live import LiveSessions
 from .. import seen

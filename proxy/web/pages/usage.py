@@ -11,10 +11,11 @@ from typing import Any
 from flask import Blueprint, Response, make_response, render_template, request
 
 from ...accounts.limiting.standing import Standing
-from ...dialects.fields import decimal
+from ...apis.fields import decimal
+from ...apis.usage import routes as usage
 from ...errors import InvalidParameter, LimitsUnavailable
 from ...store.ledger_rows import LedgerGroup
-from .. import seen, usage
+from .. import seen
 from ..ledger import shapes
 from ..ledger.query import DAY, everyone
 from ..services import Services, current_services

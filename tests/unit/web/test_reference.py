@@ -12,9 +12,9 @@ from flask import Flask
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from proxy.apis.schemas import BODIES, FORMS
 from proxy.app import create_app
 from proxy.config import load
-from proxy.dialects.schemas import BODIES, FORMS
 from proxy.web.apis import PAGE_BLUEPRINTS
 from proxy.web.reference import OPERATIONS, REPLIES
 from tests.fakes import ScriptedDriver, make_app

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.apis.media.routes import LISTED, POSTED
 from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.scheduling.prefix import Chains
-from proxy.web.forwarding import LISTED, POSTED
 from proxy.web.ledger.entries import (
     CHARACTERS,
     PrefillSpeeds,
