@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from flask import Blueprint, request
+from flask import request
 
 from ...core.fold import fold
 from ...errors import NotFound
@@ -13,16 +13,18 @@ from ...gateway import Caller
 from ...runtime.cancel import Cancel
 from ...web import body
 from ...web.observability import Record
+from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import asking, json_route
 from ..openai import chat as openai_chat
 from . import answer as moderations
 
-blueprint = Blueprint("moderations", __name__)
+blueprint = Api("moderations", __name__, group="chat", tag="OpenAI")
 
 
-@json_route(blueprint, "POST", "/v1/moderations", "/moderations")
+@json_route(blueprint, "POST", "/v1/moderations", "/moderations", body="ModerationRequest")
 def moderate(services: Services, record: Record) -> Any:
+    """Scores of contents, by a chat model."""
     model = services.settings.moderation_model
     if not model:
         raise NotFound(

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, NoReturn
 
 import msgspec
-from flask import Blueprint, request
+from flask import request
 
 from ...core.events import Batch
 from ...core.fold import Completion, Fold
@@ -23,6 +23,7 @@ from ...web import body
 from ...web.large import parsed
 from ...web.metadata import with_metadata
 from ...web.observability import Record
+from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route
 from .. import listing
@@ -30,7 +31,7 @@ from ..openai import chat as openai_chat
 from ..response_meta import ResponseMeta
 from . import objects as stored_chats
 
-blueprint = Blueprint("stored_chats", __name__)
+blueprint = Api("stored_chats", __name__, group="chat", tag="OpenAI")
 log = logging.getLogger("slotproxy.stored_chats")
 
 UNSTORED = "store: not stored, because --stored-responses is 0"
@@ -123,6 +124,7 @@ class StoringEncoder:
 
 @json_route(blueprint, "GET", *ROUTES)
 def listed(services: Services, record: Record) -> Any:
+    """The stored chat completions of the key."""
     query = stored_chats.wanted(request.args)
     page, ids = query.page, services.chats.ids(record.key)
     if not page.ascending:
@@ -144,14 +146,15 @@ def listed(services: Services, record: Record) -> Any:
     }
 
 
-@json_route(blueprint, "GET", *ROUTE)
+@json_route(blueprint, "GET", *ROUTE, reply="ChatCompletion")
 def read(services: Services, record: Record, key: str) -> Any:
+    """A stored chat completion."""
     return msgspec.Raw(_kept(services, record, key).response)
 
 
-@json_route(blueprint, "POST", *ROUTE)
+@json_route(blueprint, "POST", *ROUTE, body="StoredChatChange", reply="ChatCompletion")
 def change(services: Services, record: Record, key: str) -> Any:
-    """Replace the metadata."""
+    """Change the metadata of a stored chat completion."""
     metadata = stored_chats.change(body.read_json(request.environ, services.settings.max_body))
     changed = partial(with_metadata, metadata=metadata)
     return msgspec.Raw((services.chats.change(record.key, key, changed) or _missing(key)).response)
@@ -159,6 +162,7 @@ def change(services: Services, record: Record, key: str) -> Any:
 
 @json_route(blueprint, "DELETE", *ROUTE)
 def delete(services: Services, record: Record, key: str) -> Any:
+    """Delete a stored chat completion."""
     if not services.chats.delete(record.key, key):
         _missing(key)
     return stored_chats.deleted(key)
@@ -166,6 +170,7 @@ def delete(services: Services, record: Record, key: str) -> Any:
 
 @json_route(blueprint, "GET", *MESSAGES)
 def messages(services: Services, record: Record, key: str) -> Any:
+    """The messages of a stored chat completion."""
     page = listing.parse({"order": "asc", **request.args})
     given = msgspec.json.decode(_kept(services, record, key).items)
     found = stored_chats.messages(given, key)
