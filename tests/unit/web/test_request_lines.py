@@ -20,8 +20,7 @@ from proxy.apis.openai import chat as openai_chat
 from proxy.config import Secret, SettingsError, load
 from proxy.errors import TooManyWrongKeys
 from proxy.web import log_events, model_events
-from proxy.web.auth import Keys
-from proxy.web.guesses import MOST_ADDRESSES, Guesses
+from proxy.web.auth import MOST_ADDRESSES, Guesses, Keys
 from proxy.web.observability import Lines, Record
 from proxy.web.observability.access_log import access
 from proxy.web.observability.metrics import MOST_SERIES, Metrics
