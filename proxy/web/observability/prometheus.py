@@ -18,7 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from ...gateway import Gateway
-from ..ledger.counts import LedgerCounts
+from ..ledger.writer import LedgerCounts
 from .llamacpp_metrics import native
 from .metrics import COUNTERS, HISTOGRAMS, Counts
 
