@@ -13,10 +13,9 @@ from ...accounts.key_text import without_keys
 from ...errors import NoIdleSlot
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
-from .history import History, Sample
+from .history import History, Sample, Summary, summarize
 from .metrics import Counts, Metrics
 from .record import Record
-from .summary import Summary, summarize
 
 # The access log: one line of JSON per request.
 access = logging.getLogger("slotproxy.access")
