@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,12 +21,37 @@ from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_files, chat_models, errors, guard, images, welcome
+from . import api, chat_files, chat_models, errors, guard, images
 from .answers import Answers
 from .following import StreamPosition, stored
 
 if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
+
+
+# What an empty chat offers to try.
+OFFERED = 4
+CALCULATOR = "calculator"  # the tool of the question that needs one
+PLAIN = ("explain", "write", "code", "plan")  # questions that any model can answer
+
+
+def offers(
+    *, files: bool, bases: bool, sees: bool, engines: bool, tools: Collection[str]
+) -> tuple[str, ...]:
+    """Four things to try: first those that are configured here, and at least one plain question.
+
+    `files`: documents can be added; `bases`: there is a knowledge base; `sees`: a model accepts
+    images; `engines`: the web can be searched; `tools` are the names an agent may use.
+    """
+    configured = {
+        "files": files,
+        "base": bases,
+        "image": sees,
+        "search": engines,
+        "tools": CALCULATOR in tools,
+    }
+    found = [name for name, there in configured.items() if there]
+    return (*found[: OFFERED - 1], *PLAIN)[:OFFERED]
 
 
 # Converts the chat page's settings to a dialogue's parameters.
@@ -141,7 +166,7 @@ def page() -> Response:
             owner=owner,
             models=models,
             seen=seen,
-            offers=welcome.offers(
+            offers=offers(
                 files=services.knowledge is not None,
                 bases=bool(bases),
                 sees=bool(seen),
