@@ -10,7 +10,7 @@ from flask import Response, make_response, render_template, request
 
 from ...errors import GatewayError
 from ..services import current_services
-from . import policy, session, texts
+from . import guard, session, texts
 
 
 def text_key(status: int) -> str:
@@ -35,4 +35,4 @@ def page(fault: GatewayError) -> Response:
     response = make_response(text, fault.status)
     if fault.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(fault.retry_after)))
-    return session.keep(policy.keep(response))
+    return session.keep(guard.keep(response))
