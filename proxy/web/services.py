@@ -22,9 +22,8 @@ from .auth import Keys
 from .background import Jobs
 from .callers import Callers
 from .ledger.writer import LedgerWriter
-from .mcp_running import RunningCalls
 from .observability import Observer
-from .ongoing import Ongoing
+from .ongoing import Ongoing, RunningCalls
 from .shares import Shares
 
 if TYPE_CHECKING:
