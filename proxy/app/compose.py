@@ -64,8 +64,7 @@ from ..web.aliases import Aliases
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
 from ..web.background import Jobs
-from ..web.callers import Callers
-from ..web.key_watch import KeyWatch
+from ..web.callers import Callers, KeyWatch
 from ..web.ledger.writer import LedgerWriter
 from ..web.model_tables import own_request
 from ..web.observability import Observer
