@@ -13,7 +13,7 @@ from proxy.config.keys import ApiKey, Secret
 from proxy.hosting.budget import Limits
 from proxy.hosting.host import ModelHost
 from proxy.hosting.model import HostedModel
-from proxy.web import log_events
+from proxy.web import model_events
 from proxy.web.observability import Record
 from proxy.web.pages import models_feed
 from proxy.web.services import Services
@@ -177,7 +177,7 @@ def test_stream_ends_so_that_it_delays_no_stop(site: Site, monkeypatch: pytest.M
 
 
 def test_log_is_streamed_to_admins(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_events, "LIFE", 0.0)
+    monkeypatch.setattr(model_events, "LIFE", 0.0)
     log = site.add("folder/a").log
     log.add(b"a line")
     path = f"{API}/logs/folder/a"

@@ -19,7 +19,8 @@ from werkzeug.test import EnvironBuilder
 from proxy.apis.openai import chat as openai_chat
 from proxy.config import Secret, SettingsError, load
 from proxy.errors import TooManyWrongKeys
-from proxy.web import log_events, model_events
+from proxy.web import model_events
+from proxy.web import model_events as log_events
 from proxy.web.auth import MOST_ADDRESSES, Guesses, Keys
 from proxy.web.observability import Lines, Record
 from proxy.web.observability.history import OTHER, summarize
