@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from ..apis.attachments import attachments
 from ..apis.ollama.models import untagged
 from ..apis.presets import preset, preset_request
 from ..config import ModelConfig
 from ..core.request import CompletionRequest
-from ..errors import GatewayError
+from ..errors import GatewayError, NotFound
 from ..gateway import Gateway
 from ..hosting.host import ModelHost
 from ..hosting.model import HostedModel
 from .body import read_json
-from .documents import with_documents
 from .fastpath import Environ
 from .observability import Record
 from .services import Services
+
+
+# Documents within the body of a request become their texts before it is parsed.
+def with_documents(
+    services: Services, record: Record, environ: Environ, body: Mapping[str, Any]
+) -> None:
+    """Replace the documents of a request by their texts; those that cannot be read get a warning.
+    Raises QueueFull, StoreUnavailable and LimitReached."""
+    documents = attachments(body)
+    if not documents:
+        return
+
+    def uploaded(file_id: str) -> tuple[str, Callable[[], bytes]]:
+        if services.vector_stores is None:
+            raise NotFound("the gateway stores no files")
+        file, data = services.vector_stores.content(record.key, file_id)
+        return file.filename, lambda: b"".join(data)
+
+    def check_limits() -> None:
+        allowance = services.callers.caller(record.key, environ).allowance
+        if allowance is not None:
+            allowance.check()  # documents are read before the answer is admitted
+
+    record.warnings += services.documents.read(documents, record.key, uploaded, check_limits)
+
 
 # Which session a request belongs to, as its client names it.
 #
