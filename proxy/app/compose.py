@@ -60,7 +60,6 @@ from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
 from ..store.response_kinds import CHAT, CONVERSATION, StoredKind
 from ..web import pages
-from ..web.aliases import Aliases
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
 from ..web.background import Jobs
@@ -69,7 +68,7 @@ from ..web.ledger.writer import LedgerWriter
 from ..web.model_tables import own_request
 from ..web.observability import Observer
 from ..web.ongoing import Ongoing
-from ..web.services import Services
+from ..web.services import Aliases, Services
 from ..web.shares import Shares
 from ..websearch import WebSearch, metasearch
 from ..websearch.engines import Brave, SearXNG, Tavily
