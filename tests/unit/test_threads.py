@@ -39,7 +39,7 @@ CHILD = "child"
 THREADS = {
     ("accounts/book.py", "self._run"): LASTS,  # accounts/test_book.py
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
-    ("app/budget_alerts.py", "self._run"): LASTS,  # app/test_budget_alerts.py
+    ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/doctor.py", "cancel.cancel"): ENDS,
     ("app/life.py", "work"): ENDS,
     ("app/report.py", "wait"): ENDS,
