@@ -10,7 +10,8 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -52,6 +53,7 @@ from ..hosting.room import Room
 from ..hosting.server_key import key_of
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
+from ..oidc.people import Mapped, Wanted
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
 from ..scheduling.interface import Scheduler
@@ -72,13 +74,50 @@ from ..web.services import Aliases, Services
 from ..web.shares import Shares
 from ..websearch import WebSearch, metasearch
 from ..websearch.engines import Brave, SearXNG, Tavily
+from ..websearch.fetch import fetch
 from ..websearch.metasearch import Metasearch
-from . import file_keys, programs, sign_in
+from . import file_keys, programs
 from .data_folder import SLOTS, data_folder
 from .life import Life, Step
 from .limits import limit_service
 from .prompter_registry import Prompters
 from .storage import LazyServices
+
+if TYPE_CHECKING:
+    from ..oidc.service import SignIn
+
+
+# Makes the sign-in at an OpenID provider, as the settings have it.
+def of(settings: Settings, accounts: Accounts | None) -> SignIn | None:
+    """Raises SettingsError."""
+    if not settings.oidc_issuer:
+        return None
+    if accounts is None:
+        raise SettingsError("--oidc-issuer requires pip install slotproxy[knowledge]")
+    try:
+        from ..oidc.provider import Client, Provider
+        from ..oidc.service import SignIn
+    except ImportError:
+        raise SettingsError("--oidc-issuer requires pip install slotproxy[oidc]") from None
+    client = Client(
+        issuer=settings.oidc_issuer,
+        id=settings.oidc_client_id,
+        secret=settings.oidc_client_secret,
+        scopes=settings.oidc_scopes,
+    )
+    return SignIn(
+        Provider(client, partial(fetch, open_only=False)),
+        Mapped(
+            user=settings.oidc_user_claim,
+            teams=settings.oidc_team_claim,
+            admins=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_admins),
+            allowed=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_allow),
+        ),
+        accounts,
+        settings.oidc_name or urlsplit(settings.oidc_issuer).hostname or "",
+        settings.oidc_redirect_url,
+    )
+
 
 log = logging.getLogger("slotproxy")
 
@@ -191,7 +230,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         layouts=layouts,
         dialogues=_dialogues(settings, life, gateway, layouts, storage, host),
         accounts=accounts,
-        sign_in=sign_in.of(settings, accounts),
+        sign_in=of(settings, accounts),
         knowledge=storage.knowledge,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,
