@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from ...core.events import Batch, Finished, Started
+from ...core.events import Batch, Event, Finished, Started, TextDelta, ToolCallDelta
+from ...core.request import Tool
 from ...core.sampling import FIELDS, needed
 from ...core.task import Task
 from ...core.usage import Timings, Usage
@@ -30,6 +31,7 @@ from ...errors import (
     UpstreamTimeout,
 )
 from ...prompting.constraints import callable_tools, must_call
+from ...prompting.formats import CHATGLM3, GLM4, CallArguments, CallStart, Parser, Piece, TextPiece
 from ...prompting.prompt import begun
 from ...runtime.cancel import Cancel
 from ..driver import Capabilities, Driver, Learned, ignore
@@ -51,8 +53,70 @@ from .protocol import (
     PromptMessage,
     RefusedMessage,
 )
-from .reply import ReplyText
 from .supervisor import Launch, Supervisor
+
+# Turns the model's text into events: drops a leading blank line, separates calls from text.
+FORM = {"chatglm3": CHATGLM3, "glm-4": GLM4}
+
+
+class ReplyText:
+    """feed(text) -> events. `called` is the number of calls so far. `new_id` creates the id of a
+    call; `opening` and `begun` are the beginning of the answer that the prompt contains."""
+
+    def __init__(
+        self,
+        family: Family,
+        tools: Sequence[Tool],
+        opening: Sequence[str],
+        new_id: Callable[[], str],
+        begun: str = "",
+    ) -> None:
+        self._new_id = new_id
+        self._begun = bool(begun)  # whether text has come
+        self.called = 0
+        self._parser: Parser | None = None
+        self._must = tools[0].name if opening else ""
+        if tools and family in FORM:
+            known = {tool.name: tool.parameters for tool in tools}
+            self._parser = FORM[family].parser(known)
+            self._parser.feed("".join(opening) + begun)
+
+    def feed(self, text: str) -> list[Event]:
+        if self._parser is None:
+            return self._text(text)
+        return self._events(self._parser.feed(text))
+
+    def close(self, cut: bool = False) -> list[Event]:
+        """The text held back. For a required call that was `cut` by the token limit, its name."""
+        if self._parser is None:
+            return []
+        pieces = self._parser.close()
+        if not (cut and self._must):
+            return self._events(pieces)
+        out = self._events([p for p in pieces if not isinstance(p, TextPiece)])
+        if not self.called:
+            self.called += 1
+            out.append(ToolCallDelta(0, self._new_id(), self._must))
+        return out
+
+    def _events(self, pieces: Sequence[Piece]) -> list[Event]:
+        out: list[Event] = []
+        for piece in pieces:
+            if isinstance(piece, TextPiece):
+                out += self._text(piece.text)
+            elif isinstance(piece, CallStart):
+                self.called += 1
+                out.append(ToolCallDelta(piece.index, self._new_id(), piece.name))
+            elif isinstance(piece, CallArguments):
+                out.append(ToolCallDelta(piece.index, arguments=piece.text))
+        return out
+
+    def _text(self, text: str) -> list[Event]:
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
+        return [TextDelta(text)] if text else []
+
 
 # Converts sampling fields for chatglm_cpp, and refuses those it does not support.
 #
