@@ -38,10 +38,9 @@ from ..http import CheckPeer, ConnectionPool
 from ..probe import ROUTER
 from ..questions import ProbeSession
 from ..relay import message_dict
-from .details import Details, details, queue
+from .details import Details, details, queue, refused
 from .model_list import ListedModel, models
 from .payload import native_formats, path, payload
-from .refusals import refused
 from .run import OpenAIRun
 from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType, Tokenizer
 
