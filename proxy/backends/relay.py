@@ -9,7 +9,7 @@ treats a named tool like any tool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..core.decoding import decoded
@@ -23,15 +23,17 @@ from ..core.events import (
     TokenDetail,
     ToolCallDelta,
 )
+from ..core.forwarding import Call
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
-from ..errors import Unsupported, UpstreamFault
+from ..errors import Unsupported, UpstreamFault, UpstreamTimeout
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
 from ..prompting.profile.adapt import as_dicts
 from ..prompting.profile.verify import MAX_PROMPT
 from ..prompting.prompt import begun, tool_dict
+from ..runtime.cancel import Cancel
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
 from ..wire.router import as_dict
@@ -39,6 +41,70 @@ from .driver import Capabilities
 from .http import ConnectionPool, Exchange
 from .refusals import stream_error
 from .run import LlamaRun
+
+# Requests that a server gets as the client sent them, and their answers.
+# Headers about the content of an answer. All others end here: those of the connection, cookies
+# (the gateway has its own), and rules for browsers, which are the gateway's too.
+KEPT = frozenset(
+    {
+        "accept-ranges",
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-range",
+        "content-type",
+        "etag",
+        "last-modified",
+        "retry-after",
+    }
+)
+
+
+def forward(
+    pool: ConnectionPool, call: Call, path: str, cancel: Cancel, *, tick: float, timeout: float
+) -> ForwardedAnswer:
+    """Send a call to `path`, and wait for the head of its answer. Redirects are not followed.
+    Raises UpstreamTimeout after `timeout` seconds of silence, and like `ConnectionPool.send`."""
+    exchange = pool.forward(call, path, cancel, tick)
+    try:
+        silence = 0.0
+        while not exchange.headers_came():
+            silence += tick
+            if silence >= timeout:
+                raise UpstreamTimeout("the model's server did not answer in time")
+        return ForwardedAnswer(exchange, tick, timeout)
+    except BaseException:
+        exchange.close()
+        raise
+
+
+class ForwardedAnswer:
+    def __init__(self, exchange: Exchange, tick: float, timeout: float) -> None:
+        self._exchange = exchange
+        self._tick = tick
+        self._timeout = timeout
+        self.status = exchange.status
+        self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
+
+    def __iter__(self) -> Iterator[bytes]:
+        silence = 0.0
+        while True:
+            part = self._exchange.read()
+            if part is None:
+                silence += self._tick
+                if silence >= self._timeout:
+                    raise UpstreamTimeout("the model's server stopped in mid-answer")
+            elif not part:
+                return
+            else:
+                silence = 0.0
+                yield part
+
+    def close(self) -> None:
+        self._exchange.close()
+
 
 PATH = "/v1/chat/completions"
 RENDERS = "/apply-template"  # takes the same body and returns the prompt

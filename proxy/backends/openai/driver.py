@@ -33,11 +33,10 @@ from ...runtime.cancel import Cancel
 from ...wire.router import as_dict
 from .. import vectors
 from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
-from ..forwarding import forward
 from ..http import CheckPeer, ConnectionPool
 from ..probe import ROUTER
 from ..questions import ProbeSession
-from ..relay import message_dict
+from ..relay import forward, message_dict
 from .details import Details, details, queue, refused
 from .model_list import ListedModel, models
 from .payload import native_formats, path, payload
