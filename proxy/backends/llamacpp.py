@@ -39,7 +39,8 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
-from . import relay, vectors, vocabulary
+from . import relay, vocabulary
+from . import relay as vectors
 from .batching import answers_meanwhile
 from .broken_prompt import BrokenPrompts, Part
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore

@@ -31,7 +31,7 @@ from ...prompting.prompt import tool_dict
 from ...runtime.blocking import NativeThreads, run_in_native_thread
 from ...runtime.cancel import Cancel
 from ...wire.router import as_dict
-from .. import vectors
+from .. import relay
 from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
 from ..http import CheckPeer, ConnectionPool
 from ..probe import ROUTER
@@ -289,7 +289,7 @@ class OpenAIServer(Driver):
         return None  # it checks token ids itself
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        return vectors.embed(self._ask, inputs, caps, cancel)
+        return relay.embed(self._ask, inputs, caps, cancel)
 
     def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
         call = make(self._model)
