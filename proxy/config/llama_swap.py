@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from . import forms, keys, macros, models
-from .foreign import Foreign
+from .macros import Foreign
 from .models import LOOPBACK, PORT, PROTECTED, ModelConfig
 from .settings import BackendConfig
 
