@@ -27,7 +27,7 @@ from .command_line import parser
 from .forms import url
 from .keys import ApiKey
 from .macros import Foreign
-from .prices import PriceConfig, prices
+from .routes import PriceConfig, prices
 from .settings import EVERYTHING, GONE_SETTINGS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, read_value, table
 
