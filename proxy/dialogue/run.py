@@ -35,8 +35,7 @@ from .events import (
     add,
     arguments_of,
 )
-from .evidence import MOST_TURNS, CitationNumbers, context, laid
-from .finding import WEB, Finder, offered
+from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, context, laid, offered
 from .loop import Loop
 from .mcp_calls import ServerRunner
 from .published import searches
