@@ -30,8 +30,7 @@ from .adapt import check_grammar, validate_constraints
 from .alternatives import check_alternatives
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
-from .context import ANYBODY, Caller, GatewayContext, Info
-from .early import EarlyQueue
+from .context import ANYBODY, Caller, EarlyQueue, GatewayContext, Info
 from .idle import idle_slots
 from .rendering import rendered
 from .sent_prompt import with_sent_prompt
