@@ -32,7 +32,7 @@ from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
 from .context import ANYBODY, Caller, EarlyQueue, GatewayContext, Info
 from .idle import idle_slots
-from .rendering import rendered
+from .media import rendered
 from .sent_prompt import with_sent_prompt
 from .summaries import MemorySummaries, Summaries
 from .tool_order import ToolOrders
