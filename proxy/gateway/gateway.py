@@ -25,15 +25,14 @@ from ..prompting.bounds import MAX_SIZE
 from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
-from . import media
+from . import sent_prompt
 from .adapt import check_grammar, validate_constraints
 from .alternatives import check_alternatives
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
 from .context import ANYBODY, Caller, EarlyQueue, GatewayContext, Info
 from .idle import idle_slots
-from .media import rendered
-from .sent_prompt import with_sent_prompt
+from .sent_prompt import rendered, with_sent_prompt
 from .summaries import MemorySummaries, Summaries
 from .tool_order import ToolOrders
 
@@ -340,7 +339,7 @@ class Gateway:
             request = msgspec.structs.replace(request, sampling=sampling)
         if request.logprobs:
             check_alternatives(request)
-        kinds = media.check(request.messages, self.context.generation.max_media)
+        kinds = sent_prompt.check(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
             check_grammar(grammar, cancel)
