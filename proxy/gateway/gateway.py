@@ -26,7 +26,7 @@ from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
 from . import sent_prompt
-from .adapt import check_grammar, validate_constraints
+from .adapt import ToolOrders, check_grammar, validate_constraints
 from .alternatives import check_alternatives
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
@@ -34,7 +34,6 @@ from .context import ANYBODY, Caller, EarlyQueue, GatewayContext, Info
 from .idle import idle_slots
 from .sent_prompt import rendered, with_sent_prompt
 from .summaries import MemorySummaries, Summaries
-from .tool_order import ToolOrders
 
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
