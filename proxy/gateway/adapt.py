@@ -33,7 +33,38 @@ from ..prompting.profile.syntax import AnswerSyntax
 from ..prompting.reasoning import KIN
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
-from .alternatives import within_alternatives
+
+# The alternatives of tokens in an answer that is not streamed: all of them are in memory
+# together.
+#
+# One takes some 600 bytes, from the backend's event to the JSON of the answer.
+MOST_ALTERNATIVES = 200_000
+
+
+def check_alternatives(request: CompletionRequest) -> None:
+    """Raises InvalidParameter for a request with alternatives that asks for too many."""
+    if request.max_tokens is None:
+        return
+    most = _kept_tokens(request)
+    if request.max_tokens > most:
+        raise InvalidParameter(
+            "max_tokens",
+            f"allows {request.max_tokens} tokens with {request.logprobs} alternatives each: at most"
+            f" {most} can be kept for an answer that is not streamed. Ask for fewer"
+            " tokens or alternatives, or stream",
+        )
+
+
+def within_alternatives(request: CompletionRequest, tokens: int) -> int:
+    """The tokens that an answer of at most `tokens` may have, with alternatives."""
+    return min(tokens, _kept_tokens(request))
+
+
+def _kept_tokens(request: CompletionRequest) -> int:
+    """The tokens that each choice may have."""
+    alternatives = (request.logprobs or 1) * request.choices
+    return 1 << 62 if request.stream else max(1, MOST_ALTERNATIVES // alternatives)
+
 
 # Whether a client lists its tools in another order than in a conversation's previous turn.
 #

@@ -26,8 +26,7 @@ from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
 from . import sent_prompt
-from .adapt import ToolOrders, check_grammar, validate_constraints
-from .alternatives import check_alternatives
+from .adapt import ToolOrders, check_alternatives, check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
 from .context import ANYBODY, Caller, EarlyQueue, GatewayContext, Info
