@@ -46,8 +46,7 @@ from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
-from ..gateway.shared_summaries import SharedSummaries
-from ..gateway.summaries import MemorySummaries, Summaries
+from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
 from ..hosting.budget import Limits
 from ..hosting.cards import Cards
 from ..hosting.driver import HostedDriver

@@ -32,7 +32,7 @@ from .compaction import Compactor
 from .context import ANYBODY, Caller, EarlyQueue, GatewayContext, Info
 from .idle import idle_slots
 from .sent_prompt import rendered, with_sent_prompt
-from .summaries import MemorySummaries, Summaries
+from .shared_summaries import MemorySummaries, Summaries
 
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
