@@ -27,7 +27,7 @@ from ..errors import GatewayError, UpstreamFault
 from ..scheduling.saved_slots import Kept, SavedPrompt, SavedSlots, SlotSave
 from ..scheduling.state import VAIN
 from ..store.slot_index import ModelRow, SlotIndex, SlotRow
-from . import fingerprint, slot_flags
+from . import slot_flags, slot_folder
 from .slot_folder import PREFIX, SlotFolder
 
 log = logging.getLogger("slotproxy.models")
@@ -151,7 +151,7 @@ class ModelSlots:
         folder = self._keeper.open(path)
         if folder is None:
             return config
-        self._command = fingerprint.of_command(config)
+        self._command = slot_folder.of_command(config)
         row = self._keeper.index.read(self._name)
         if row is not None and row.command == self._command and row.vain >= VAIN:
             self._tell_once(IN_VAIN)
@@ -167,7 +167,7 @@ class ModelSlots:
             self._fingerprint = b""  # so that the index tells what there is when it can save again
             return
         with self._careful("cannot use its saved slots"):
-            now = fingerprint.with_build(self._command, caps)
+            now = slot_folder.with_build(self._command, caps)
             if now != self._fingerprint:
                 self._fingerprint = now
                 self._identities = self._adopt(folder)
@@ -226,7 +226,7 @@ class ModelSlots:
             return {}
         passed, prompts, identities = time.time(), [], {}
         for one in row.files:
-            identity = fingerprint.of_file(folder / one.file)
+            identity = slot_folder.of_file(folder / one.file)
             if one.folder != str(folder.path) or identity != one.identity:
                 continue
             try:
@@ -274,7 +274,7 @@ class ModelSlots:
         except OSError as error:
             raise UpstreamFault(f"{folder.path}: {error.strerror}") from None
         moved = server.slot_action("save", slot, file, seconds)
-        self._identities[file] = fingerprint.of_file(folder / file)
+        self._identities[file] = slot_folder.of_file(folder / file)
         return moved
 
     def _is_same(self, file: str) -> bool:
@@ -283,7 +283,7 @@ class ModelSlots:
         return (
             self._folder is not None
             and bool(known)
-            and fingerprint.of_file(self._folder / file) == known
+            and slot_folder.of_file(self._folder / file) == known
         )
 
     def _record(self, folder: SlotFolder) -> None:
