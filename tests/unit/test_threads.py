@@ -57,7 +57,7 @@ THREADS = {
     ("hosting/host.py", "_load"): ENDS,
     ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
     ("hosting/process.py", "self._read"): ENDS,
-    ("hosting/slot_flags.py", "kill_session"): ENDS,
+    ("hosting/slot_keeper.py", "kill_session"): ENDS,
     ("knowledge/whole.py", "reader.end"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
