@@ -50,10 +50,9 @@ from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summari
 from ..hosting.budget import Limits
 from ..hosting.cards import Cards
 from ..hosting.driver import HostedDriver
-from ..hosting.host import ModelHost
+from ..hosting.host import ModelHost, key_of
 from ..hosting.model import HostedModel
 from ..hosting.room import Room
-from ..hosting.server_key import key_of
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
 from ..oidc.people import Mapped, Wanted
