@@ -37,9 +37,8 @@ from ..runtime.lasting import Lasting, no_pause
 from .budget import Amounts, Uses
 from .cards import Cards
 from .failure import LoadFailed
-from .log import ModelLog
 from .need import KeptNeeds, Need
-from .process import ModelProcess
+from .process import ModelLog, ModelProcess
 from .room import Room
 from .slot_keeper import ModelSlots
 from .starting import LOOK, SELDOM, Connect, Server, Starter, Stopped

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..apis.llamacpp.native import Loading, model_event, models_reload
 from ..hosting import view
-from ..hosting.log import ModelLog
+from ..hosting.process import ModelLog
 from .fastpath import Environ
 from .permissions import visible
 from .services import Services

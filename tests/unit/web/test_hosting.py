@@ -13,8 +13,8 @@ from msgspec import structs
 
 from proxy.config.keys import ApiKey, Secret
 from proxy.errors import UpstreamFault
-from proxy.hosting.log import ModelLog
 from proxy.hosting.model import HostedModel
+from proxy.hosting.process import ModelLog
 from proxy.web import model_events
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.gguf_files import gguf
