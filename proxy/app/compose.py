@@ -48,10 +48,10 @@ from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
 from ..hosting.budget import Limits
-from ..hosting.cards import Cards
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
 from ..hosting.model import HostedModel
+from ..hosting.need import Cards
 from ..hosting.room import Room
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server

@@ -14,10 +14,9 @@ from msgspec.structs import replace
 from ..backends.http import CheckPeer
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError
-from .cards import Cards
 from .estimate import KEY_VARIABLE, flag
 from .model import HostedModel
-from .need import KeptNeeds
+from .need import Cards, KeptNeeds
 from .room import Room
 from .slot_keeper import SAVING, SlotKeeper
 from .starting import Server

@@ -35,9 +35,8 @@ from ..errors import (
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from .budget import Amounts, Uses
-from .cards import Cards
 from .failure import LoadFailed
-from .need import KeptNeeds, Need
+from .need import Cards, KeptNeeds, Need
 from .process import ModelLog, ModelProcess
 from .room import Room
 from .slot_keeper import ModelSlots
