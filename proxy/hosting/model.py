@@ -38,10 +38,9 @@ from .budget import Amounts, Uses
 from .failure import LoadFailed
 from .need import Cards, KeptNeeds, Need
 from .process import ModelLog, ModelProcess
-from .room import Room
+from .room import Room, Waiter
 from .slot_keeper import ModelSlots
 from .starting import LOOK, SELDOM, Connect, Server, Starter, Stopped
-from .turns import Waiter
 
 log = logging.getLogger("slotproxy.models")
 
