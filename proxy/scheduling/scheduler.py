@@ -24,12 +24,12 @@ from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
 from . import idle, learned_slots, settlement, slot_files
 from .base import PLACE_LOST, BaseScheduler
-from .clients import RecentClients
 from .fair import FairQueue, displaced
 from .lease import Lease, Outcome
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
 from .prefix import Chain, Chains
+from .returns import RecentClients
 from .saved_slots import SavedSlots
 from .state import (
     ANSWER,
