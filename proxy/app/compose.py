@@ -58,7 +58,7 @@ from ..hosting.starting import Server
 from ..oidc.people import Mapped, Wanted
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
-from ..scheduling.interface import Scheduler
+from ..scheduling.base import Scheduler
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions

@@ -14,9 +14,8 @@ from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
 from ..errors import QueueFull
-from ..scheduling.base import PLACE_LOST
+from ..scheduling.base import PLACE_LOST, Scheduler
 from ..scheduling.fair import displaced
-from ..scheduling.interface import Scheduler
 from ..scheduling.prefix import Chain
 from .postprocess import GenerationSettings
 from .retries import RetryBudget
