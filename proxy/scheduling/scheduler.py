@@ -22,7 +22,7 @@ import msgspec
 
 from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
-from . import idle, learned_slots, settlement, slot_files
+from . import idle, learned_slots, saved_slots, settlement
 from .base import PLACE_LOST, BaseScheduler
 from .fair import FairQueue, displaced
 from .lease import Lease, Outcome
@@ -608,14 +608,14 @@ class LocalScheduler(BaseScheduler):
         """Called by leases only."""
         with self._lock:
             pool = self._home(lease)
-            return slot_files.steps(pool, lease, self._disk, self._clock())
+            return saved_slots.steps(pool, lease, self._disk, self._clock())
 
     def record_step(
         self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
     ) -> None:
         """Called by leases only."""
         with self._lock:
-            slot_files.record_step(
+            saved_slots.record_step(
                 self._home(lease),
                 lease,
                 step,
