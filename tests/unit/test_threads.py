@@ -20,7 +20,8 @@ from proxy.knowledge import ingest
 from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
-from proxy.server import serve, watch
+from proxy.server import serve
+from proxy.server import serve as watch
 from proxy.web import background, callers, disconnect
 from proxy.web.pages import answers
 from tests.fakes import wait_until
