@@ -40,7 +40,7 @@ from proxy.config import (
     one_worker,
 )
 from proxy.runtime.malloc import bound_malloc
-from proxy.server import files_limit, stopping
+from proxy.server import stopping, watchdog
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
 
 from ..runtime.lasting import Lasting, no_pause
@@ -252,9 +252,9 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         if arbiter.cfg.workers != 1 and (why := _not_several(settings, arbiter.cfg.workers)):
             say(why)
             raise SystemExit(2)
-        files = files_limit.raise_limit()
+        files = watchdog.raise_limit()
         wanted = arbiter.cfg.worker_connections
-        arbiter.cfg.set("worker_connections", files_limit.connections(files, wanted))
+        arbiter.cfg.set("worker_connections", watchdog.connections(files, wanted))
         # Its own clock, after which it kills, must be longer than ours.
         arbiter.cfg.set("graceful_timeout", arbiter.cfg.graceful_timeout + shutdown)
         # gunicorn's own way is a second worker beside the old one, with another table of slots.
@@ -326,7 +326,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "bind": f"{host}:{settings.port}",
         "workers": settings.workers,
         "worker_class": "proxy.server.worker.Worker" if gevent else "gthread",
-        "worker_connections": files_limit.MOST_CONNECTIONS,
+        "worker_connections": watchdog.MOST_CONNECTIONS,
         "threads": 1 if gevent else settings.threads,
         # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
         # is busy with a model in the same process.
@@ -447,7 +447,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         app,
         sockets=[listener],
         threads=settings.threads,
-        connection_limit=files_limit.connections(files_limit.raise_limit()),
+        connection_limit=watchdog.connections(watchdog.raise_limit()),
         asyncore_use_poll=True,  # select() is limited to file descriptors below 1024
         channel_timeout=KEEPALIVE,
         max_request_body_size=max(settings.max_body, settings.max_document) + FORM,
