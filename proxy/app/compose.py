@@ -55,7 +55,7 @@ from ..hosting.need import Cards
 from ..hosting.room import Room
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
-from ..oidc.people import Mapped, Wanted
+from ..oidc.service import Mapped, Wanted
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
 from ..scheduling.base import Scheduler
