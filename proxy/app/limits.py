@@ -20,7 +20,7 @@ from ..config import Settings, SettingsError
 from ..errors import GatewayError
 from ..runtime.lasting import Lasting, no_pause
 from ..websearch.fetch import fetch
-from ..websearch.results import EngineRequest
+from ..websearch.guard import EngineRequest
 from .life import Life, Step
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from proxy.oidc.provider import LARGEST, Client, Provider, Started
 from proxy.oidc.service import Mapped, person
 >>>>>>> b3c401ed (OIDC: fold in the people that sign in)
 from proxy.websearch.fetch import WebPage
-from proxy.websearch.results import EngineRequest
+from proxy.websearch.guard import EngineRequest
 
 ISSUER = "https://id.example.org"
 BACK = "https://gateway.example.org/signin/oidc/callback"
