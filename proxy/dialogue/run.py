@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..agent import Remotes, Toolbox
-from ..agent.tools import RunnableTool
+from ..agent.functions import RunnableTool
 from ..core.events import Batch, Event, Failed, Finished, Found, ReasoningDelta, Searched, TextDelta
 from ..core.request import CompletionRequest, Message, Search, Tool, ToolCall
 from ..errors import Cancelled, Forbidden, GatewayError, InvalidParameter
