@@ -71,28 +71,6 @@ def _of(cookie: str) -> str:
     return hmac.new(cookie.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 
-# Security headers of every page: nothing from other origins, nothing inline, no frames.
-POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "img-src 'self' data: blob:",
-        "object-src 'none'",
-        "base-uri 'none'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    )
-)
-
-
-def keep(response: Response) -> Response:
-    """Add the headers to a page; other responses stay unchanged."""
-    if response.mimetype == "text/html":
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["Referrer-Policy"] = "same-origin"
-        response.headers["Cache-Control"] = "no-store"
-    return response
-
-
 def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprint:
     """Guard this blueprint's routes. `open_to_all` names endpoints, without the blueprint's name,
     that need no sign-in. Templates get `csrf_token()`, `signed_in` (the key's name, "" if none is
@@ -107,7 +85,7 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprin
             session.require()
 
     blueprint.after_request(session.keep)
-    blueprint.after_request(keep)
+    blueprint.after_request(errors.add_security_headers)
     blueprint.register_error_handler(GatewayError, answer)
     return blueprint
 
