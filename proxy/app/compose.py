@@ -55,7 +55,6 @@ from ..hosting.need import Cards
 from ..hosting.room import Room
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
-from ..oidc.service import Mapped, Wanted
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
 from ..scheduling.base import Scheduler
@@ -139,16 +138,15 @@ def _identity(key: ApiKey) -> Identity:
     )
 
 
-# Makes the sign-in at an OpenID provider, as the settings have it.
-def of(settings: Settings, accounts: Accounts | None) -> SignIn | None:
-    """Raises SettingsError."""
+def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
+    """The sign-in at an OpenID provider, as the settings have it. Raises SettingsError."""
     if not settings.oidc_issuer:
         return None
     if accounts is None:
         raise SettingsError("--oidc-issuer requires pip install slotproxy[knowledge]")
     try:
         from ..oidc.provider import Client, Provider
-        from ..oidc.service import SignIn
+        from ..oidc.service import Mapped, SignIn, Wanted
     except ImportError:
         raise SettingsError("--oidc-issuer requires pip install slotproxy[oidc]") from None
     client = Client(
@@ -282,7 +280,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         layouts=layouts,
         dialogues=_dialogues(settings, life, gateway, layouts, storage, host),
         accounts=accounts,
-        sign_in=of(settings, accounts),
+        sign_in=_sign_in(settings, accounts),
         knowledge=storage.knowledge,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,

@@ -18,14 +18,9 @@ from joserfc.jwk import OctKey, RSAKey
 
 from proxy.errors import Forbidden, Unauthorized, UpstreamFault
 from proxy.oidc import provider as module
-<<<<<<< HEAD
-from proxy.oidc.people import Mapped, person
 from proxy.oidc.provider import LARGEST, Client, Provider
-from proxy.oidc.started import Started
-=======
-from proxy.oidc.provider import LARGEST, Client, Provider, Started
 from proxy.oidc.service import Mapped, person
->>>>>>> b3c401ed (OIDC: fold in the people that sign in)
+from proxy.oidc.started import Started
 from proxy.websearch.fetch import WebPage
 from proxy.websearch.guard import EngineRequest
 
