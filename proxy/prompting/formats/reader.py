@@ -18,18 +18,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from ..marks import first_of, overlap
-from .pieces import (
+from .place import Place
+from .scanner import (
+    MAX_HELD,
+    MAX_NAME,
     CallArguments,
     CallEnd,
     CallStart,
     Malformed,
     Opening,
     Piece,
+    Reading,
     ReasoningPiece,
+    Scanner,
     TextPiece,
+    Wait,
 )
-from .place import Place
-from .scanner import MAX_HELD, MAX_NAME, Reading, Scanner, Wait
 
 __all__ = [
     "MAX_CALLS",
