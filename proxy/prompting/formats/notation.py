@@ -10,8 +10,8 @@ import json
 import math
 from collections.abc import Callable
 
-from .jsonscan import is_json
 from .reader import CallReader, Malformed, Reading, Wait
+from .scanner import is_json
 
 Sink = Callable[[str], None]
 String = Callable[[CallReader, Sink], Reading[bool]]

@@ -7,8 +7,8 @@ import json
 import warnings
 from typing import Any
 
-from .jsonscan import is_json
 from .reader import Malformed
+from .scanner import is_json
 
 _MAX_SOURCE = 65_536
 

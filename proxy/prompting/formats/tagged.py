@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .base import Tools
-from .jsonscan import is_json
 from .reader import MAX_HELD, CallReader, Malformed, Wait
+from .scanner import is_json
 
 STRING = frozenset({"string"})
 _ALL = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.prompting.formats.jsonscan import MAX_DEPTH, JsonScanner
+from proxy.prompting.formats.scanner import MAX_DEPTH, JsonScanner
 
 VALUES = st.recursive(
     st.none()
