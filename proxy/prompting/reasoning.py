@@ -15,8 +15,7 @@ from copy import copy
 from functools import lru_cache
 from typing import Literal
 
-from .formats.place import Place
-from .marks import first_of, overlap
+from .marks import Place, first_of, overlap
 
 Kind = Literal["reasoning", "text"]
 Tags = tuple[str, str]

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from ..marks import first_of, overlap
-from .place import Place
+from ..marks import Place, first_of, overlap
 from .scanner import (
     MAX_HELD,
     MAX_NAME,
