@@ -19,7 +19,7 @@ from pathlib import Path
 
 from proxy.prompting import templates
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
+from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.profile.describe import profile_of
 from proxy.prompting.prompt import Prompter
 from tools import chat_cases, servers

@@ -18,7 +18,7 @@ from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
 from .formats import GENERIC, CallFormat, CallShape, generic
 from .formats.base import ID
-from .formats.writing import write_calls
+from .formats.tagged import write_calls
 from .legacy import LegacyFormat
 from .neutralise import Neutraliser
 from .profile.adapt import (

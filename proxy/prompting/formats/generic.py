@@ -17,7 +17,7 @@ from typing import Any
 from .base import ID, CallFormat, CallShape, Tools, marked
 from .objects import read_list, read_object
 from .reader import CallReader, Malformed, Wait
-from .writing import write_calls
+from .tagged import write_calls
 
 PLAIN = "If no tool is needed, reply with plain text."
 

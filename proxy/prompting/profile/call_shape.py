@@ -21,7 +21,7 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from ..formats.base import ID, CallShape, TaggedArguments
-from ..formats.writing import write_arguments, write_calls
+from ..formats.tagged import write_arguments, write_calls
 from ..marks import common_end, common_start
 from ..reasoning import Tags
 from .probes import CONTENT, KEYS, LONG_IDS, NAMES, VALUES, Probes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..formats.base import ID, CallShape
-from ..formats.writing import write_calls
+from ..formats.tagged import write_calls
 from ..legacy import LegacyFormat
 from ..prompt import Prompter
 from .rules import MessageRules

@@ -14,7 +14,7 @@ from proxy.prompting.calling import special_marks
 from proxy.prompting.constraints import Callee, Constraint, grammar
 from proxy.prompting.formats import CallArguments, CallShape, CallStart
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
+from proxy.prompting.formats.tagged import write_calls
 from tests.call_formats import FORMS
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -14,7 +14,7 @@ from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta, ToolCa
 from proxy.core.usage import Usage
 from proxy.prompting.calling import CallStage, Opened
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
+from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages import StopStage
 from proxy.prompting.thoughts import InlineStage, ThoughtStage
 from tests.call_formats import FORMS

@@ -23,7 +23,7 @@ from proxy.prompting.formats import (
     generic,
 )
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
+from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.profile.known import syntax_of
 from proxy.prompting.templates import compile
 from tests.call_formats import FORMS

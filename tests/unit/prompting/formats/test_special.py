@@ -27,7 +27,7 @@ from proxy.prompting.formats import (
     TextPiece,
 )
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
+from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.sandbox import TemplateError
 from proxy.prompting.templates import compile
 from tests.thorough import share
