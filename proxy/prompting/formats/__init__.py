@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from . import generic
 from .base import CallFormat, CallShape, Parser, Tools
-from .chatglm import CHATGLM3, GLM4
 from .cohere import COHERE2_MOE, COMMAND_R7B
 from .dsml import DSML_V3, DSML_V4
 from .functionary_v3 import FUNCTIONARY_V3
@@ -21,11 +20,11 @@ from .kimi import KIMI_K2
 from .kimi_k3 import KIMI_K3
 from .lfm2 import LFM2
 from .ling3 import LING3
-from .llama3 import LLAMA3
 from .minicpm5 import MINICPM5
 from .minimax_m3 import MINIMAX_M3
 from .ministral3 import MINISTRAL3
 from .muse import MUSE
+from .python_calls import CHATGLM3, GLM4, LLAMA3
 from .reader import CallArguments, CallEnd, CallStart, Piece, ReasoningPiece, TextPiece
 from .shaped import shaped
 
