@@ -8,13 +8,17 @@ the answer's text a mark in code is text. An answer that does not begin with a h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
-from .base import Tools
+from .answers import marks_in
+from .base import NAME, CallFormat, CallShape, TaggedArguments, Tools
+from .objects import read_arguments
 from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, TextPiece, Wait
+from .tagged import Arguments, typed_until
 
 _BREAK = "\n\n"
 """Between two messages of text, or of reasoning."""
@@ -104,3 +108,142 @@ def messages(
         return run
 
     return body
+
+
+# gpt-oss' answers: messages with a channel, and a recipient if they are calls (OpenAI Harmony)::
+#
+#     <|start|>assistant<|channel|>analysis<|message|>I look it up.<|end|>
+#     <|start|>assistant<|channel|>commentary<|message|>One moment.<|end|>
+#     <|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>
+#     {"city": "Oslo"}<|call|>
+#     <|start|>assistant<|channel|>final<|message|>It is sunny.<|return|>
+#
+# (without line breaks). The recipient may also stand behind ``assistant``. The prompt ends with
+# ``<|start|>assistant``. Messages to tools that the client does not have, such as the model's own
+# browser, are dropped: nobody could answer them.
+#
+# Source: the chat template of openai/gpt-oss-120b, and OpenAI's Harmony response format.
+
+_HARMONY_START, _HARMONY_MESSAGE, _CHANNEL = "<|start|>assistant", "<|message|>", "<|channel|>"
+_RECIPIENT = re.compile(r"\bto=([^\s<]+)")
+_CHANNELS = re.compile(re.escape(_CHANNEL) + r"\s*(\w+)")
+_PEOPLE = frozenset({"assistant", "user", "all"})
+
+
+def _harmony_header(text: str, tools: Tools) -> Header:
+    recipients = [name for name in _RECIPIENT.findall(text) if name not in _PEOPLE]
+    channels = _CHANNELS.findall(text)
+    if not recipients:
+        return Header(kind="reasoning" if channels[-1:] == ["analysis"] else "text")
+    name = recipients[-1].removeprefix("functions.")
+    known = name in tools or (bool(tools) and name != recipients[-1])
+    return Header(kind="call" if known else "other", name=name)
+
+
+def _harmony_read(reader: CallReader, tools: Tools, name: str) -> Wait:
+    yield from read_arguments(reader, name)
+
+
+HARMONY = CallFormat(
+    name="harmony",
+    opening=(f"{_CHANNEL}commentary to=functions.", f"{_HARMONY_START} to=functions."),
+    shape=CallShape(
+        before_name=f"{_CHANNEL}commentary to=functions.",
+        after_name=f" <|constrain|>json{_HARMONY_MESSAGE}",
+        parallel=False,
+    ),
+    body=messages(
+        start=_HARMONY_START,
+        openings=("to=", _CHANNEL, _HARMONY_MESSAGE),
+        message=_HARMONY_MESSAGE,
+        ends=("<|end|>", "<|call|>", "<|return|>"),
+        header=_harmony_header,
+        read=_harmony_read,
+    ),
+    reads_reasoning=True,
+    turns=(_HARMONY_START,),
+    reasoning=(f"{_CHANNEL}analysis{_HARMONY_MESSAGE}", f"<|end|>{_HARMONY_START}"),
+    content=(f"{_CHANNEL}final{_HARMONY_MESSAGE}", ""),
+    stops=("<|return|>", "<|call|>"),
+    tokens=("<|end|>", "<|start|>", "<|constrain|>"),
+    matches=marks_in(_CHANNEL),
+)
+
+
+# Muse Glimmer's answers: messages to a recipient, and calls as XML (ATEM)::
+#
+#     <|start|>assistant to=self<|message|>I look it up.<|eom|>
+#     <|start|>assistant to=get_weather<|message|><atem:function_calls>
+#     <atem:invoke name="get_weather">
+#     <atem:parameter name="city">Oslo</atem:parameter>
+#     </atem:invoke>
+#     </atem:function_calls><|eom|>
+#     <|start|>assistant to=user<|message|>It is sunny.<|eot|>
+#
+# (without line breaks between messages). The prompt ends with ``<|start|>assistant``.
+#
+# Source: the template of that name in llama.cpp, models/templates/muse-glimmer.jinja.
+
+_MUSE_START, _MUSE_MESSAGE = "<|start|>assistant", "<|message|>"
+_CALLS, _CALLS_END = "<atem:function_calls>", "</atem:function_calls>"
+_INVOKE, _INVOKE_END = '<atem:invoke name="', "</atem:invoke>"
+_PARAMETER, _PARAMETER_END = '<atem:parameter name="', "</atem:parameter>"
+
+
+def _muse_header(text: str, tools: Tools) -> Header:
+    _, _, recipient = text.partition("to=")
+    recipient = recipient.strip()
+    if recipient in ("", "user"):
+        return Header(kind="text")
+    if recipient == "self":
+        return Header(kind="reasoning")
+    return Header(kind="call" if tools else "other", name=recipient)
+
+
+def _muse_read(reader: CallReader, tools: Tools, name: str) -> Wait:
+    yield from reader.expect(f" {_CALLS}")
+    while (yield from reader.skip(f" {_INVOKE}")):
+        name = yield from reader.until('"')
+        yield from reader.expect(" >")
+        reader.start(name)
+        arguments = Arguments(reader, tools, name)
+        while (yield from reader.skip(f" {_PARAMETER}")):
+            key = yield from reader.until('"')
+            yield from reader.expect(" >")
+            arguments.key(key)
+            yield from typed_until(reader, _PARAMETER_END, arguments.kinds(key))
+        yield from reader.expect(f" {_INVOKE_END}")
+        arguments.end()
+    if not reader.behind_call:
+        raise Malformed
+    yield from reader.skip(f" {_CALLS_END}")
+
+
+MUSE = CallFormat(
+    name="muse",
+    opening=(_CALLS,),
+    shape=CallShape(
+        before_name=" to=",
+        after_name=f'{_MUSE_MESSAGE}{_CALLS}\n{_INVOKE}{NAME}">\n',
+        suffix=f"{_INVOKE_END}\n{_CALLS_END}",
+        separator=f"<|eom|>{_MUSE_START}",
+        tagged=TaggedArguments(
+            before_key=_PARAMETER, after_key='">', after_value=f"{_PARAMETER_END}\n"
+        ),
+    ),
+    body=messages(
+        start=_MUSE_START,
+        openings=("to=", _MUSE_MESSAGE),
+        message=_MUSE_MESSAGE,
+        ends=("<|eom|>", "<|eot|>"),
+        header=_muse_header,
+        read=_muse_read,
+    ),
+    reads_reasoning=True,
+    turns=(_MUSE_START,),
+    reasoning=(f" to=self{_MUSE_MESSAGE}", f"<|eom|>{_MUSE_START}"),
+    content=(f" to=user{_MUSE_MESSAGE}", ""),
+    stops=("<|eot|>",),
+    tokens=("<|eom|>", "<|start|>", "<atem:invoke", "<atem:parameter"),
+    matches=marks_in(_CALLS, "<|eom|>"),
+)
