@@ -10,12 +10,11 @@ from __future__ import annotations
 from . import generic
 from .base import CallFormat, CallShape, Parser, Tools
 from .cohere import COHERE2_MOE, COMMAND_R7B
-from .gemma4 import GEMMA4
 from .generic import GENERIC
 from .kimi_k3 import KIMI_K3
-from .lfm2 import LFM2
 from .messages import HARMONY, MUSE
 from .named_calls import FUNCTIONARY_V3, GIGACHAT3, GIGACHAT31, KIMI_K2, MINISTRAL3
+from .notation import GEMMA4, LFM2
 from .python_calls import CHATGLM3, GLM4, LLAMA3
 from .reader import CallArguments, CallEnd, CallStart, Piece, ReasoningPiece, TextPiece
 from .shaped import shaped

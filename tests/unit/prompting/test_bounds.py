@@ -19,7 +19,7 @@ from proxy.prompting import work
 from proxy.prompting.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.constraints import Constraint
 from proxy.prompting.formats import CallEnd, CallStart, TextPiece
-from proxy.prompting.formats.lfm2 import LFM2
+from proxy.prompting.formats.notation import LFM2
 from proxy.prompting.formats.notation import MAX_DEPTH as MAX_NOTATION_DEPTH
 from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME
 from proxy.prompting.formats.scanner import MAX_DEPTH as MAX_JSON_DEPTH
