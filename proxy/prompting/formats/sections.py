@@ -1,32 +1,22 @@
-"""Command R7B's and Cohere's later answers: all parts stand between marks::
-
-    <|START_THINKING|>I look it up.<|END_THINKING|><|START_ACTION|>[
-        {"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Oslo"}}
-    ]<|END_ACTION|>
-
-    <|START_RESPONSE|>It is sunny.<|END_RESPONSE|>
-
-Models after Command R7B write ``TEXT`` instead of ``RESPONSE``.
-
-Source: the chat templates of CohereForAI/c4ai-command-r7b-12-2024, and Cohere2MoE in llama.cpp.
-"""
-
 from __future__ import annotations
 
-from .base import (
-    ID,
-    TYPE,
-    CallFormat,
-    CallShape,
-    TaggedArguments,
-    Tools,
-    marks_in,
-    opened,
-    thoughts,
-)
+from .answers import marks_in, opened, thoughts
+from .base import ID, TYPE, CallFormat, CallShape, TaggedArguments, Tools
 from .objects import read_arguments, read_list
 from .reader import Body, CallReader, Malformed, Reading, Wait
 from .tagged import Arguments, declared_until
+
+# Command R7B's and Cohere's later answers: all parts stand between marks::
+#
+#     <|START_THINKING|>I look it up.<|END_THINKING|><|START_ACTION|>[
+#         {"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Oslo"}}
+#     ]<|END_ACTION|>
+#
+#     <|START_RESPONSE|>It is sunny.<|END_RESPONSE|>
+#
+# Models after Command R7B write ``TEXT`` instead of ``RESPONSE``.
+#
+# Source: the chat templates of CohereForAI/c4ai-command-r7b-12-2024, and Cohere2MoE in llama.cpp.
 
 _COHERE_THINK, _COHERE_THINK_END = "<|START_THINKING|>", "<|END_THINKING|>"
 _BEGIN, _COHERE_END = "<|START_ACTION|>", "<|END_ACTION|>"
