@@ -14,8 +14,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from .answers import marks_in
-from .base import NAME, CallFormat, CallShape, TaggedArguments, Tools
+from .base import NAME, CallFormat, CallShape, TaggedArguments, Tools, marks_in
 from .objects import read_arguments
 from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, TextPiece, Wait
 from .tagged import Arguments, typed_until

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 
-from .answers import answer, marks_in, opened
-from .base import ID, CallFormat, CallShape, Tools
+from .base import ID, CallFormat, CallShape, Tools, answer, marks_in, opened
 from .objects import read_arguments, read_object
 from .reader import Body, CallReader, Malformed, Wait
 

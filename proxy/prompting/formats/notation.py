@@ -11,8 +11,7 @@ import math
 import sys
 from collections.abc import Callable
 
-from .answers import answer, marks_in, opened, thoughts
-from .base import CallFormat, CallShape, TaggedArguments, Tools
+from .base import CallFormat, CallShape, TaggedArguments, Tools, answer, marks_in, opened, thoughts
 from .reader import Body, CallReader, Malformed, Reading, Wait
 from .scanner import is_json
 from .tagged import inside, stream_until

@@ -1,7 +1,16 @@
 from __future__ import annotations
 
-from .answers import marks_in, opened, thoughts
-from .base import ID, TYPE, CallFormat, CallShape, TaggedArguments, Tools
+from .base import (
+    ID,
+    TYPE,
+    CallFormat,
+    CallShape,
+    TaggedArguments,
+    Tools,
+    marks_in,
+    opened,
+    thoughts,
+)
 from .objects import read_arguments, read_list
 from .reader import Body, CallReader, Malformed, Reading, Wait
 from .tagged import Arguments, declared_until

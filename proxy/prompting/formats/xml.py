@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .answers import answer, marks_in
-from .base import KEY, CallFormat, CallShape, TaggedArguments, Tools
+from .base import KEY, CallFormat, CallShape, TaggedArguments, Tools, answer, marks_in
 from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .tagged import (
     STRING,
