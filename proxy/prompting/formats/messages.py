@@ -17,7 +17,7 @@ from msgspec import Struct
 from .base import NAME, CallFormat, CallShape, TaggedArguments, Tools, marks_in
 from .objects import read_arguments
 from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, TextPiece, Wait
-from .tagged import Arguments, typed_until
+from .tagged import read_invokes
 
 _BREAK = "\n\n"
 """Between two messages of text, or of reasoning."""
@@ -123,7 +123,7 @@ def messages(
 #
 # Source: the chat template of openai/gpt-oss-120b, and OpenAI's Harmony response format.
 
-_HARMONY_START, _HARMONY_MESSAGE, _CHANNEL = "<|start|>assistant", "<|message|>", "<|channel|>"
+_START, _MESSAGE, _CHANNEL = "<|start|>assistant", "<|message|>", "<|channel|>"
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 _CHANNELS = re.compile(re.escape(_CHANNEL) + r"\s*(\w+)")
 _PEOPLE = frozenset({"assistant", "user", "all"})
@@ -145,24 +145,24 @@ def _harmony_read(reader: CallReader, tools: Tools, name: str) -> Wait:
 
 HARMONY = CallFormat(
     name="harmony",
-    opening=(f"{_CHANNEL}commentary to=functions.", f"{_HARMONY_START} to=functions."),
+    opening=(f"{_CHANNEL}commentary to=functions.", f"{_START} to=functions."),
     shape=CallShape(
         before_name=f"{_CHANNEL}commentary to=functions.",
-        after_name=f" <|constrain|>json{_HARMONY_MESSAGE}",
+        after_name=f" <|constrain|>json{_MESSAGE}",
         parallel=False,
     ),
     body=messages(
-        start=_HARMONY_START,
-        openings=("to=", _CHANNEL, _HARMONY_MESSAGE),
-        message=_HARMONY_MESSAGE,
+        start=_START,
+        openings=("to=", _CHANNEL, _MESSAGE),
+        message=_MESSAGE,
         ends=("<|end|>", "<|call|>", "<|return|>"),
         header=_harmony_header,
         read=_harmony_read,
     ),
     reads_reasoning=True,
-    turns=(_HARMONY_START,),
-    reasoning=(f"{_CHANNEL}analysis{_HARMONY_MESSAGE}", f"<|end|>{_HARMONY_START}"),
-    content=(f"{_CHANNEL}final{_HARMONY_MESSAGE}", ""),
+    turns=(_START,),
+    reasoning=(f"{_CHANNEL}analysis{_MESSAGE}", f"<|end|>{_START}"),
+    content=(f"{_CHANNEL}final{_MESSAGE}", ""),
     stops=("<|return|>", "<|call|>"),
     tokens=("<|end|>", "<|start|>", "<|constrain|>"),
     matches=marks_in(_CHANNEL),
@@ -183,7 +183,6 @@ HARMONY = CallFormat(
 #
 # Source: the template of that name in llama.cpp, models/templates/muse-glimmer.jinja.
 
-_MUSE_START, _MUSE_MESSAGE = "<|start|>assistant", "<|message|>"
 _CALLS, _CALLS_END = "<atem:function_calls>", "</atem:function_calls>"
 _INVOKE, _INVOKE_END = '<atem:invoke name="', "</atem:invoke>"
 _PARAMETER, _PARAMETER_END = '<atem:parameter name="', "</atem:parameter>"
@@ -201,20 +200,7 @@ def _muse_header(text: str, tools: Tools) -> Header:
 
 def _muse_read(reader: CallReader, tools: Tools, name: str) -> Wait:
     yield from reader.expect(f" {_CALLS}")
-    while (yield from reader.skip(f" {_INVOKE}")):
-        name = yield from reader.until('"')
-        yield from reader.expect(" >")
-        reader.start(name)
-        arguments = Arguments(reader, tools, name)
-        while (yield from reader.skip(f" {_PARAMETER}")):
-            key = yield from reader.until('"')
-            yield from reader.expect(" >")
-            arguments.key(key)
-            yield from typed_until(reader, _PARAMETER_END, arguments.kinds(key))
-        yield from reader.expect(f" {_INVOKE_END}")
-        arguments.end()
-    if not reader.behind_call:
-        raise Malformed
+    yield from read_invokes(reader, tools, "atem:")
     yield from reader.skip(f" {_CALLS_END}")
 
 
@@ -223,25 +209,25 @@ MUSE = CallFormat(
     opening=(_CALLS,),
     shape=CallShape(
         before_name=" to=",
-        after_name=f'{_MUSE_MESSAGE}{_CALLS}\n{_INVOKE}{NAME}">\n',
+        after_name=f'{_MESSAGE}{_CALLS}\n{_INVOKE}{NAME}">\n',
         suffix=f"{_INVOKE_END}\n{_CALLS_END}",
-        separator=f"<|eom|>{_MUSE_START}",
+        separator=f"<|eom|>{_START}",
         tagged=TaggedArguments(
             before_key=_PARAMETER, after_key='">', after_value=f"{_PARAMETER_END}\n"
         ),
     ),
     body=messages(
-        start=_MUSE_START,
-        openings=("to=", _MUSE_MESSAGE),
-        message=_MUSE_MESSAGE,
+        start=_START,
+        openings=("to=", _MESSAGE),
+        message=_MESSAGE,
         ends=("<|eom|>", "<|eot|>"),
         header=_muse_header,
         read=_muse_read,
     ),
     reads_reasoning=True,
-    turns=(_MUSE_START,),
-    reasoning=(f" to=self{_MUSE_MESSAGE}", f"<|eom|>{_MUSE_START}"),
-    content=(f" to=user{_MUSE_MESSAGE}", ""),
+    turns=(_START,),
+    reasoning=(f" to=self{_MESSAGE}", f"<|eom|>{_START}"),
+    content=(f" to=user{_MESSAGE}", ""),
     stops=("<|eot|>",),
     tokens=("<|eom|>", "<|start|>", "<atem:invoke", "<atem:parameter"),
     matches=marks_in(_CALLS, "<|eom|>"),

@@ -44,6 +44,36 @@ class Arguments:
         return kinds(member(self.root, key, self.root), self.root)
 
 
+def read_invokes(reader: CallReader, tools: Tools, prefix: str, text_mark: str = "") -> Wait:
+    """Reads calls as XML whose names begin with `prefix`, at least one::
+
+        <PREFIXinvoke name="get_weather">
+        <PREFIXparameter name="city">Oslo</PREFIXparameter>
+        </PREFIXinvoke>
+
+    If there is a `text_mark`, a parameter with it among its attributes is a text."""
+    while (yield from reader.skip(f' <{prefix}invoke name="')):
+        name = yield from reader.until('"')
+        yield from reader.expect(" >")
+        reader.start(name)
+        arguments = Arguments(reader, tools, name)
+        close = f"</{prefix}parameter>"
+        while (yield from reader.skip(f' <{prefix}parameter name="')):
+            key = yield from reader.until('"')
+            if text_mark:
+                is_text = text_mark in (yield from reader.until(">"))
+                arguments.key(key)
+                yield from declared_until(reader, close, arguments.kinds(key), is_text)
+            else:
+                yield from reader.expect(" >")
+                arguments.key(key)
+                yield from typed_until(reader, close, arguments.kinds(key))
+        yield from reader.expect(f" </{prefix}invoke>")
+        arguments.end()
+    if not reader.behind_call:
+        raise Malformed
+
+
 def typed_until(reader: CallReader, close: str, allowed: frozenset[str]) -> Wait:
     """Takes an argument of these types up to `close`, and `close`. Strings stream."""
     if allowed == STRING:

@@ -1,3 +1,5 @@
+"""Formats whose calls are XML: arguments between tags, typed by the schema of their tool."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,11 +9,11 @@ from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .tagged import (
     STRING,
     Arguments,
-    declared_until,
     items,
     kinds,
     member,
     quoted,
+    read_invokes,
     typed,
     typed_until,
 )
@@ -33,66 +35,47 @@ from .tagged import (
 
 _DSML = "｜DSML｜"
 _BLOCKS = ("function_calls", "tool_calls")
-_DSML_OPEN = tuple(f"<{_DSML}{block}>" for block in _BLOCKS)
-_DSML_CLOSE = tuple(f"</{_DSML}{block}>" for block in _BLOCKS)
-_DSML_INVOKE, _DSML_INVOKE_END = f'<{_DSML}invoke name="', f"</{_DSML}invoke>"
-_DSML_PARAMETER, _DSML_PARAMETER_END = f'<{_DSML}parameter name="', f"</{_DSML}parameter>"
-_DSML_TAGS = ("<think>", "</think>")
+_OPEN = tuple(f"<{_DSML}{block}>" for block in _BLOCKS)
+_CLOSE = tuple(f"</{_DSML}{block}>" for block in _BLOCKS)
+_THINK = ("<think>", "</think>")
 
 
 def _dsml_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    while (yield from reader.skip(f" {_DSML_INVOKE}")):
-        name = yield from reader.until('"')
-        yield from reader.expect(" >")
-        reader.start(name)
-        arguments = Arguments(reader, tools, name)
-        while (yield from reader.skip(f" {_DSML_PARAMETER}")):
-            key = yield from reader.until('"')
-            is_text = 'string="true"' in (yield from reader.until(">"))
-            arguments.key(key)
-            yield from declared_until(reader, _DSML_PARAMETER_END, arguments.kinds(key), is_text)
-        yield from reader.expect(f" {_DSML_INVOKE_END}")
-        arguments.end()
-    if not reader.behind_call:
-        raise Malformed
+    yield from read_invokes(reader, tools, _DSML, 'string="true"')
     yield from reader.spaces()
-    yield from reader.skip_one(_DSML_CLOSE)
+    yield from reader.skip_one(_CLOSE)
 
 
-def _format(name: str, opening: str, closing: str, *without: str) -> CallFormat:
+def _dsml(name: str, block: str, *without: str) -> CallFormat:
+    opening = f"<{_DSML}{block}>"
     return CallFormat(
         name=name,
         opening=(opening,),
         shape=CallShape(
             prefix=f"{opening}\n",
-            before_name=_DSML_INVOKE,
+            before_name=f'<{_DSML}invoke name="',
             after_name='">\n',
-            suffix=f"{_DSML_INVOKE_END}\n",
-            end=closing,
+            suffix=f"</{_DSML}invoke>\n",
+            end=f"</{_DSML}{block}>",
             tagged=TaggedArguments(
-                before_key=_DSML_PARAMETER,
+                before_key=f'<{_DSML}parameter name="',
                 after_key='" string="false">',
                 text_after_key='" string="true">',
-                after_value=f"{_DSML_PARAMETER_END}\n",
+                after_value=f"</{_DSML}parameter>\n",
             ),
         ),
-        body=answer(_DSML_TAGS, _DSML_OPEN, _dsml_read, breaks=True),
+        body=answer(_THINK, _OPEN, _dsml_read, breaks=True),
         reads_reasoning=True,
         turns=("<｜Assistant｜>", "</function_results>"),
-        reasoning=_DSML_TAGS,
+        reasoning=_THINK,
         stops=("<｜end▁of▁sentence｜>",),
         tokens=(_DSML,),
-        matches=marks_in("dsml_token", "DSML", name_of_block(opening), without=without),
+        matches=marks_in("dsml_token", "DSML", block, without=without),
     )
 
 
-def name_of_block(opening: str) -> str:
-    """The name in the opening tag of a block of calls."""
-    return opening.removeprefix(f"<{_DSML}").removesuffix(">")
-
-
-DSML_V3 = _format("deepseek-v3.2", _DSML_OPEN[0], _DSML_CLOSE[0])
-DSML_V4 = _format("deepseek-v4", _DSML_OPEN[1], _DSML_CLOSE[1], _BLOCKS[0])
+DSML_V3 = _dsml("deepseek-v3.2", _BLOCKS[0])
+DSML_V4 = _dsml("deepseek-v4", _BLOCKS[1], _BLOCKS[0])
 
 
 # Ling 3's tool calls: a name, and arguments as pairs of tags::
@@ -109,7 +92,6 @@ DSML_V4 = _format("deepseek-v4", _DSML_OPEN[1], _DSML_CLOSE[1], _BLOCKS[0])
 _LING_OPEN, _LING_CLOSE = "<tool_call>", "</tool_call>"
 _KEY, _KEY_END = "<arg_key>", "</arg_key>"
 _VALUE, _VALUE_END = "<arg_value>", "</arg_value>"
-_LING_TAGS = ("<think>", "</think>")
 _LING_END = "<|role_end|>"
 
 
@@ -142,10 +124,10 @@ LING3 = CallFormat(
             before_key=_KEY, after_key=f"{_KEY_END}\n{_VALUE}", after_value=f"{_VALUE_END}\n"
         ),
     ),
-    body=answer(_LING_TAGS, (_LING_OPEN,), _ling_read, breaks=True, end=_LING_END),
+    body=answer(_THINK, (_LING_OPEN,), _ling_read, breaks=True, end=_LING_END),
     reads_reasoning=True,
     turns=("<role>ASSISTANT</role>",),
-    reasoning=_LING_TAGS,
+    reasoning=_THINK,
     stops=(_LING_END,),
     matches=marks_in("<role>ASSISTANT</role>", _KEY),
 )
@@ -160,7 +142,6 @@ LING3 = CallFormat(
 _MINICPM_OPEN, _MINICPM_CLOSE = '<function name="', "</function>"
 _MINICPM_PARAMETER, _MINICPM_PARAMETER_END = '<param name="', "</param>"
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
-_MINICPM_TAGS = ("<think>", "</think>")
 
 
 def _minicpm_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
@@ -197,10 +178,10 @@ MINICPM5 = CallFormat(
     ),
     # The model also writes values in CDATA sections.
     binds=False,
-    body=answer(_MINICPM_TAGS, (_MINICPM_OPEN,), _minicpm_read),
+    body=answer(_THINK, (_MINICPM_OPEN,), _minicpm_read),
     reads_reasoning=True,
     turns=("<|im_start|>assistant\n",),
-    reasoning=_MINICPM_TAGS,
+    reasoning=_THINK,
     stops=("<|im_end|>",),
     tokens=("<function", "<param"),
     matches=marks_in("Tool usage guidelines:", '<function name="', '<param name="'),
