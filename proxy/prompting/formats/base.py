@@ -1,4 +1,4 @@
-"""Shared by all tool-call formats: parser, shape and format."""
+"""Shared by all tool-call formats: parser, shape, format, and the bodies of most formats."""
 
 from __future__ import annotations
 

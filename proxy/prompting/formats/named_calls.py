@@ -1,9 +1,4 @@
-"""Ministral 3's, Magistral's and Devstral's answers: thoughts, text, then calls by name::
-
-    [THINK]I look it up.[/THINK]One moment.[TOOL_CALLS]get_weather[ARGS]{"city": "Oslo"}
-
-Source: the chat templates of mistralai/Ministral-3-14B-Reasoning-2512 and Devstral-Small-2507.
-"""
+"""Formats whose calls are a name, or an object with a name, and JSON arguments between marks."""
 
 from __future__ import annotations
 
@@ -12,6 +7,12 @@ import re
 from .base import ID, CallFormat, CallShape, Tools, answer, marks_in, opened
 from .objects import read_arguments, read_object
 from .reader import Body, CallReader, Malformed, Wait
+
+# Ministral 3's, Magistral's and Devstral's answers: thoughts, text, then calls by name::
+#
+#     [THINK]I look it up.[/THINK]One moment.[TOOL_CALLS]get_weather[ARGS]{"city": "Oslo"}
+#
+# Source: the chat templates of mistralai/Ministral-3-14B-Reasoning-2512 and Devstral-Small-2507.
 
 _MINISTRAL_CALL, _MINISTRAL_ARGUMENTS = "[TOOL_CALLS]", "[ARGS]"
 _MINISTRAL_TAGS = ("[THINK]", "[/THINK]")

@@ -1,4 +1,4 @@
-"""Values that look like JSON but are quoted differently, converted to JSON while they stream.
+"""Formats whose values look like JSON but are quoted differently: converted while they stream.
 
 Read are objects, lists, tuples, numbers, and the words for true, false and null of JSON and Python.
 Strings are read by a function of the format. Nothing is evaluated.

@@ -1,4 +1,4 @@
-"""Parses calls written as Python source, without evaluating them."""
+"""Formats whose calls are Python, or once were: parsed, and never evaluated."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Answers in sections between marks: thoughts, text and calls."""
+
 from __future__ import annotations
 
 from .base import (
