@@ -22,6 +22,7 @@ from .formats.tagged import write_calls
 from .legacy import LegacyFormat
 from .neutralise import Neutraliser
 from .profile.adapt import (
+    MessageRules,
     arranged,
     as_dicts,
     name_results,
@@ -30,7 +31,6 @@ from .profile.adapt import (
 )
 from .profile.known import syntax_of
 from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, TOOL
-from .profile.rules import MessageRules
 from .profile.syntax import AnswerSyntax
 from .reasoning import KIN, Tags, opened_by
 from .sandbox import TemplateError, TemplateRefusal

@@ -27,8 +27,8 @@ from msgspec.structs import replace
 
 from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
 from .families import FAMILIES, Family, detect
+from .profile.adapt import MessageRules
 from .profile.messages import message_rules
-from .profile.rules import MessageRules
 from .sandbox import TemplateEnvironment, TemplateError
 
 _ENVIRONMENT = TemplateEnvironment()

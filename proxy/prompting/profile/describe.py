@@ -6,7 +6,7 @@ from ..formats.base import ID, CallShape
 from ..formats.tagged import write_calls
 from ..legacy import LegacyFormat
 from ..prompt import Prompter
-from .rules import MessageRules
+from .adapt import MessageRules
 from .syntax import AnswerSyntax
 
 Line = tuple[str, str]  # label and text

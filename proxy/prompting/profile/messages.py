@@ -17,8 +17,7 @@ from msgspec.structs import replace
 
 from ...core.request import Message, Role, ToolCall
 from ..sandbox import TemplateError
-from .adapt import as_dicts
-from .rules import MessageRules
+from .adapt import MessageRules, as_dicts
 
 Render = Callable[..., str]
 """`ChatTemplate.render` with the messages, and of its keywords `tools`, `add_generation_prompt` and

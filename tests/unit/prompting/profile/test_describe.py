@@ -10,8 +10,8 @@ from proxy.prompting import templates
 from proxy.prompting.formats.base import ID, CallShape, TaggedArguments
 from proxy.prompting.formats.shaped import shaped
 from proxy.prompting.legacy import LegacyFormat
+from proxy.prompting.profile.adapt import MessageRules
 from proxy.prompting.profile.describe import WIDTH, describe, profile_of
-from proxy.prompting.profile.rules import MessageRules
 from proxy.prompting.profile.syntax import AnswerSyntax
 from proxy.prompting.prompt import Prompter
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
-from proxy.prompting.profile.rules import MessageRules
+from proxy.prompting.profile.adapt import MessageRules
 from proxy.prompting.prompt import Prompter
 from proxy.prompting.templates import compile
 
