@@ -26,7 +26,7 @@ from ..prompting.calling import special_marks
 from ..prompting.constraints import BoundGrammar
 from ..prompting.formats import GENERIC, CallFormat
 from ..prompting.output_validation import Validator
-from ..prompting.profile.syntax import AnswerSyntax
+from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.reasoning import KIN
 from ..runtime.cancel import Cancel
 from .alternatives import within_alternatives

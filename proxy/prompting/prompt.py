@@ -29,9 +29,8 @@ from .profile.adapt import (
     with_objects,
     with_written_calls,
 )
-from .profile.known import syntax_of
+from .profile.derive import AnswerSyntax, syntax_of
 from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, TOOL
-from .profile.syntax import AnswerSyntax
 from .reasoning import KIN, Tags, opened_by
 from .sandbox import TemplateError, TemplateRefusal
 from .templates import ChatTemplate

@@ -7,7 +7,7 @@ from ..formats.tagged import write_calls
 from ..legacy import LegacyFormat
 from ..prompt import Prompter
 from .adapt import MessageRules
-from .syntax import AnswerSyntax
+from .derive import AnswerSyntax
 
 Line = tuple[str, str]  # label and text
 

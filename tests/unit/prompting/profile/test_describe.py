@@ -11,8 +11,8 @@ from proxy.prompting.formats.base import ID, CallShape, TaggedArguments
 from proxy.prompting.formats.shaped import shaped
 from proxy.prompting.legacy import LegacyFormat
 from proxy.prompting.profile.adapt import MessageRules
+from proxy.prompting.profile.derive import AnswerSyntax
 from proxy.prompting.profile.describe import WIDTH, describe, profile_of
-from proxy.prompting.profile.syntax import AnswerSyntax
 from proxy.prompting.prompt import Prompter
 
 SHIPPED = sorted(Path("templates/chat").glob("*.jinja"))
