@@ -18,7 +18,7 @@ from ..prompting.calling import CallStage, NewIds
 from ..prompting.described import CallsStage, DocumentStage
 from ..prompting.formats import CallFormat
 from ..prompting.output_validation import ValidationStage
-from ..prompting.stages import Stage, StopStage
+from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.thoughts import ContentStage, InlineStage, ThoughtStage
 from ..runtime.cancel import Cancel
 from .adapt import call_judges, form_of, syntax_of

@@ -15,7 +15,7 @@ from proxy.core.usage import Usage
 from proxy.prompting.calling import CallStage, Opened
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
-from proxy.prompting.stages import StopStage
+from proxy.prompting.stages.stop.stop import StopStage
 from proxy.prompting.thoughts import InlineStage, ThoughtStage
 from tests.call_formats import FORMS
 from tests.thorough import share

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ..core.events import Batch, Failed, Finished, TextDelta, ToolCallDelta
-from ..core.usage import Usage
-from .marks import overlap
+from ...core.events import Batch, Failed, Finished, TextDelta, ToolCallDelta
+from ...core.usage import Usage
+from ..marks import overlap
 
 
 class Stage(Protocol):
