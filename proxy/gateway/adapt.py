@@ -22,12 +22,12 @@ from ..core.task import Task
 from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, UpstreamTimeout
 from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
-from ..prompting.calling import special_marks
 from ..prompting.constraints import BoundGrammar
 from ..prompting.formats import GENERIC, CallFormat
 from ..prompting.output_validation import Validator
 from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.reasoning import KIN
+from ..prompting.stages.calls import special_marks
 from ..runtime.cancel import Cancel
 from .alternatives import within_alternatives
 

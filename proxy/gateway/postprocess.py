@@ -13,11 +13,10 @@ from ..core.events import Batch, Finished, ReasoningDelta, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..prompting import constraints
-from ..prompting.call_limit import CallLimit
-from ..prompting.calling import CallStage, NewIds
 from ..prompting.described import CallsStage, DocumentStage
 from ..prompting.formats import CallFormat
 from ..prompting.output_validation import ValidationStage
+from ..prompting.stages.calls import CallLimit, CallStage, NewIds
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.thoughts import ContentStage, InlineStage, ThoughtStage
 from ..runtime.cancel import Cancel

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.core.usage import Usage
-from proxy.prompting.calling import CallStage, Opened
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
+from proxy.prompting.stages.calls import CallStage, Opened
 from proxy.prompting.stages.stop.stop import StopStage
 from proxy.prompting.thoughts import InlineStage, ThoughtStage
 from tests.call_formats import FORMS
