@@ -26,8 +26,8 @@ from ..prompting.constraints import BoundGrammar
 from ..prompting.formats import GENERIC, CallFormat
 from ..prompting.output_validation import Validator
 from ..prompting.profile.derive import AnswerSyntax
-from ..prompting.reasoning import KIN
 from ..prompting.stages.calls import special_marks
+from ..prompting.stages.reasoning import KIN
 from ..runtime.cancel import Cancel
 from .alternatives import within_alternatives
 

@@ -21,9 +21,8 @@ from ..formats import SPECIAL, shaped
 from ..formats.base import ID, CallFormat, CallShape, TaggedArguments
 from ..formats.tagged import write_arguments, write_calls
 from ..marks import common_end, common_start
-from ..reasoning import KIN, Tags
+from ..stages.reasoning import INLINE, KIN, Tags
 from ..templates import ChatTemplate
-from ..thoughts import INLINE
 from .probes import AGAIN, CONTENT, KEYS, LONG_IDS, NAMES, REASON, RESULT, VALUES, Probes
 
 # What a model writes with a template: reasoning, calls and the end of its turn.

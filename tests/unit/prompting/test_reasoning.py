@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta
 from proxy.core.usage import Usage
-from proxy.prompting.reasoning import KIN, ReasoningSplitter, Tags, opened_by
-from proxy.prompting.thoughts import ThoughtStage
+from proxy.prompting.stages.reasoning import KIN, ReasoningSplitter, Tags, ThoughtStage, opened_by
 
 THINK = ("<think>", "</think>")
 

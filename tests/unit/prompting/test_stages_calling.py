@@ -15,8 +15,8 @@ from proxy.core.usage import Usage
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import CallStage, Opened
+from proxy.prompting.stages.reasoning import InlineStage, ThoughtStage
 from proxy.prompting.stages.stop.stop import StopStage
-from proxy.prompting.thoughts import InlineStage, ThoughtStage
 from tests.call_formats import FORMS
 from tests.thorough import share
 
