@@ -26,7 +26,7 @@ from ..errors import InvalidParameter, QueueFull, UpstreamFault, UpstreamTimeout
 from ..gbnf import NEW, GrammarLimits
 from ..prompting import constraints
 from ..prompting.constraints import BoundGrammar, document_schema
-from ..prompting.output_validation import Validator
+from ..prompting.stages.validation import Validator
 from ..prompting.work import (
     Bind,
     CompileResult,

@@ -24,10 +24,10 @@ from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
 from ..prompting.constraints import BoundGrammar
 from ..prompting.formats import GENERIC, CallFormat
-from ..prompting.output_validation import Validator
 from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import special_marks
 from ..prompting.stages.reasoning import KIN
+from ..prompting.stages.validation import Validator
 from ..runtime.cancel import Cancel
 from .alternatives import within_alternatives
 

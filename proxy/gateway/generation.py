@@ -26,7 +26,7 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import CharacterCut
 from ..prompting.constraints import must_call
-from ..prompting.output_validation import InvalidOutput
+from ..prompting.stages.validation import InvalidOutput
 from ..runtime.cancel import Cancel
 from .postprocess import GenerationSettings, GrammarSwitch, StagePipeline, start_bound
 

@@ -15,10 +15,10 @@ from ..core.usage import Usage
 from ..prompting import constraints
 from ..prompting.described import CallsStage, DocumentStage
 from ..prompting.formats import CallFormat
-from ..prompting.output_validation import ValidationStage
 from ..prompting.stages.calls import CallLimit, CallStage, NewIds
 from ..prompting.stages.reasoning import ContentStage, InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
+from ..prompting.stages.validation import ValidationStage
 from ..runtime.cancel import Cancel
 from .adapt import call_judges, form_of, syntax_of
 

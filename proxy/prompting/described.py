@@ -18,8 +18,8 @@ from ..core.formats import describes_document, describes_tools
 from ..core.request import CompletionRequest, Message
 from .constraints import JSON, callable_tools, document_schema, most_calls, must_call
 from .formats import generic
-from .output_validation import InvalidOutput, ValidationStage, Validator
 from .prompt import tool_dict
+from .stages.validation import InvalidOutput, ValidationStage, Validator
 
 QUOTED = 4000  # characters of a wrong answer that the model is shown
 _FENCE = "```"

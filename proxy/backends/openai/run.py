@@ -24,7 +24,7 @@ from ...core.task import Task
 from ...errors import GatewayError
 from ...prompting.constraints import callable_tools, must_call
 from ...prompting.described import guide
-from ...prompting.output_validation import InvalidOutput
+from ...prompting.stages.validation import InvalidOutput
 from ...wire import openai_stream
 from ..driver import Capabilities
 from ..http import Exchange

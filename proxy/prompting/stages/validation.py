@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..core.events import Batch, Failed, Finished, TextDelta, ToolCallDelta
-from ..errors import UpstreamFault
+from ...core.events import Batch, Failed, Finished, TextDelta, ToolCallDelta
+from ...errors import UpstreamFault
 
 
 class InvalidOutput(UpstreamFault):
