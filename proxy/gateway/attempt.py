@@ -49,7 +49,7 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
-from ..prompting.described import corrected
+from ..prompting.stages.prompted_output import corrected
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease

@@ -13,9 +13,9 @@ from ..core.events import Batch, Finished, ReasoningDelta, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..prompting import constraints
-from ..prompting.described import CallsStage, DocumentStage
 from ..prompting.formats import CallFormat
 from ..prompting.stages.calls import CallLimit, CallStage, NewIds
+from ..prompting.stages.prompted_output import CallsStage, DocumentStage
 from ..prompting.stages.reasoning import ContentStage, InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.stages.validation import ValidationStage

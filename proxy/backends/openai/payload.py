@@ -15,9 +15,9 @@ from ...core.request import CompletionRequest
 from ...core.sampling import needed
 from ...core.task import Task
 from ...errors import Unsupported
-from ...prompting import described
 from ...prompting.constraints import callable_tools, must_call
 from ...prompting.prompt import begun, tool_dict
+from ...prompting.stages.prompted_output import calls_schema, describe_constraints
 from ..relay import message_dict, rewritten
 from .server_types import ServerType
 
@@ -56,7 +56,7 @@ def payload(
             )
         return {**body, "prompt": task.prompt}
     if task.described:
-        body["messages"] = rewritten(request, described.guide(request, by_prompt))
+        body["messages"] = rewritten(request, describe_constraints(request, by_prompt))
     else:
         body["messages"] = [message_dict(message) for message in request.messages]
     if begun(request):
@@ -131,7 +131,7 @@ def _response_format(
     output = request.output
     if task.call_format is not None:
         must = must_call(request) and SCHEMAS not in by_prompt
-        schema = described.calls_schema(request) if must else None
+        schema = calls_schema(request) if must else None
         return _schema_form(server, schema, "calls", False) if schema is not None else None
     if output.kind == "text" or describes_document(request, by_prompt):
         return None

@@ -23,7 +23,7 @@ from ...core.events import (
 from ...core.task import Task
 from ...errors import GatewayError
 from ...prompting.constraints import callable_tools, must_call
-from ...prompting.described import guide
+from ...prompting.stages.prompted_output import describe_constraints
 from ...prompting.stages.validation import InvalidOutput
 from ...wire import openai_stream
 from ..driver import Capabilities
@@ -126,5 +126,5 @@ def _estimate(task: Task, by_prompt: frozenset[str]) -> int:
         return len(task.prompt)
     messages = sum(message.characters for message in task.request.messages)
     if task.described:
-        messages += len(guide(task.request, by_prompt))
+        messages += len(describe_constraints(task.request, by_prompt))
     return (messages or len(task.prompt)) // CHARACTERS + 1

@@ -16,7 +16,7 @@ from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import CallStage, Opened
 from proxy.prompting.stages.reasoning import InlineStage, ThoughtStage
-from proxy.prompting.stages.stop.stop import StopStage
+from proxy.prompting.stages.stop import StopStage
 from tests.call_formats import FORMS
 from tests.thorough import share
 

@@ -13,13 +13,13 @@ from string import ascii_letters
 
 import msgspec
 
-from ..core.events import Batch, Failed, Finished, TextDelta, TokenLogprob, ToolCallDelta
-from ..core.formats import describes_document, describes_tools
-from ..core.request import CompletionRequest, Message
-from .constraints import JSON, callable_tools, document_schema, most_calls, must_call
-from .formats import generic
-from .prompt import tool_dict
-from .stages.validation import InvalidOutput, ValidationStage, Validator
+from ...core.events import Batch, Failed, Finished, TextDelta, TokenLogprob, ToolCallDelta
+from ...core.formats import describes_document, describes_tools
+from ...core.request import CompletionRequest, Message
+from ..constraints import JSON, callable_tools, document_schema, most_calls, must_call
+from ..formats import generic
+from ..prompt import tool_dict
+from .validation import InvalidOutput, ValidationStage, Validator
 
 QUOTED = 4000  # characters of a wrong answer that the model is shown
 _FENCE = "```"
@@ -27,7 +27,7 @@ _FRAME = re.compile(r'\s*(?:```(?:json)?\s*)?\{\s*"tool_calls?"')
 _NO_FENCE = "with nothing else, and without a code fence"
 
 
-def guide(request: CompletionRequest, by_prompt: frozenset[str]) -> str:
+def describe_constraints(request: CompletionRequest, by_prompt: frozenset[str]) -> str:
     """The text for the system message that describes what a server does not know, "" for nothing:
     then only earlier calls are written in another form."""
     document = ""

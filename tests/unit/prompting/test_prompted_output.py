@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.events import Batch, Finished, TextDelta
 from proxy.core.usage import Usage
-from proxy.prompting.described import CallsStage, DocumentStage, HeldText
+from proxy.prompting.stages.prompted_output import CallsStage, DocumentStage, HeldText
 
 END = Finished(reason="stop", usage=Usage())
 
