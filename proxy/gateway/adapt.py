@@ -26,7 +26,7 @@ from ..prompting.constraints import BoundGrammar
 from ..prompting.formats import GENERIC, CallFormat
 from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import special_marks
-from ..prompting.stages.reasoning import KIN
+from ..prompting.stages.reasoning import REASONING_TAGS
 from ..prompting.stages.validation import Validator
 from ..runtime.cancel import Cancel
 from .alternatives import within_alternatives
@@ -182,7 +182,12 @@ def _may_end(sampling: dict[str, Any]) -> None:
 def _preserved(syntax: AnswerSyntax, form: CallFormat | None) -> tuple[str, ...]:
     """The marks of reasoning, text and calls, which must appear as text even if they are special
     tokens."""
-    tags = (tag for pair in (*(syntax.reasoning or KIN), syntax.content) for tag in pair if tag)
+    tags = (
+        tag
+        for pair in (*(syntax.reasoning or REASONING_TAGS), syntax.content)
+        for tag in pair
+        if tag
+    )
     if form is None and syntax.calls is not None and syntax.calls.reads_reasoning:
         form = syntax.calls
     marks = special_marks(form) if form is not None else ()

@@ -186,7 +186,7 @@ class StagePipeline:
                 kept = len(self._raw) - held - (self._content - opened.keep)
                 self.switch = self._switch_behind(
                     self._raw[:kept],
-                    constraints.calls_of(self._request, self._form, opened.begun),
+                    constraints.calls_of(self._request, self._form, opened.frame_so_far),
                     opened.written,
                 )
         return self._run_stages(batch)

@@ -32,7 +32,7 @@ from .profile.adapt import (
 from .profile.derive import AnswerSyntax, syntax_of
 from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, TOOL
 from .sandbox import TemplateError, TemplateRefusal
-from .stages.reasoning import KIN, Tags, opened_by
+from .stages.reasoning import REASONING_TAGS, Tags, opened_by
 from .templates import ChatTemplate
 
 _PROMPT_END = 128
@@ -97,7 +97,7 @@ class Prompter:
         self.form = form
         self.syntax = syntax_of(form) if isinstance(form, ChatTemplate) else AnswerSyntax()
         self._unknown_template = not self.syntax.is_known
-        self._tags = self.syntax.reasoning or KIN
+        self._tags = self.syntax.reasoning or REASONING_TAGS
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 0 if isinstance(form, LegacyFormat) else 1
         calls = self.syntax.calls

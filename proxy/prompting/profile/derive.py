@@ -21,7 +21,7 @@ from ..formats import SPECIAL, shaped
 from ..formats.base import ID, CallFormat, CallShape, TaggedArguments
 from ..formats.tagged import write_arguments, write_calls
 from ..marks import common_end, common_start
-from ..stages.reasoning import INLINE, KIN, Tags
+from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
 from ..templates import ChatTemplate
 from .probes import AGAIN, CONTENT, KEYS, LONG_IDS, NAMES, REASON, RESULT, VALUES, Probes
 
@@ -317,7 +317,7 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
     reasoning = _reasoning(probes) or _mentioned(template.source)
     content = _content(probes, reasoning)
     stops = _stops(probes, content[1])
-    shape = call_shape(probes, (*reasoning, *KIN), stops)
+    shape = call_shape(probes, (*reasoning, *REASONING_TAGS), stops)
     if not template.takes_tools and not _renders_results(probes):
         shape = None
     calls = known
@@ -363,7 +363,7 @@ def _renders_results(probes: Probes) -> bool:
 
 def _mentioned(source: str) -> tuple[Tags, ...]:
     """The known tags that the template's text has. Many templates only cut reasoning out."""
-    return tuple(tags for tags in KIN if tags[1] in source)[:1]
+    return tuple(tags for tags in REASONING_TAGS if tags[1] in source)[:1]
 
 
 def _from_tag(text: str, other: str) -> str:

@@ -28,13 +28,13 @@ from ..formats import CallArguments, CallFormat, CallStart, Piece, ReasoningPiec
 _MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]")
 
 
-class Opened(Struct, frozen=True):
+class CallOpening(Struct, frozen=True):
     """Where a call began: `keep` characters of the text remain. They end with `written`, the call
-    so far, which means `begun`, a part of the call in the form of its shape."""
+    so far, which means `frame_so_far`, a part of the call in the form of its shape."""
 
     keep: int
     written: str
-    begun: str
+    frame_so_far: str
 
 
 class NewIds:
@@ -88,7 +88,7 @@ class CallStage:
         self._text = ""  # of a free run
         self._must = self._inside = must
         self.calls = 0
-        self.opened: Opened | None = None
+        self.opened: CallOpening | None = None
 
     @property
     def reads_reasoning(self) -> bool:
@@ -144,7 +144,7 @@ class CallStage:
         """Free text up to a mark, or until the parser reads the name of a tool."""
         mark = self._parser.opened
         if mark is not None:
-            self.opened = Opened(mark.end, mark.mark, self._marks[mark.mark])
+            self.opened = CallOpening(mark.end, mark.mark, self._marks[mark.mark])
             return self._events(pieces)
         start = next((p for p in pieces if isinstance(p, CallStart)), None)
         if start is None:
@@ -157,7 +157,7 @@ class CallStage:
             self._free = False  # the arguments are not JSON, or were written before the name
             return self._events(pieces)
         whole = head(self._form.shape, start.name)
-        self.opened = Opened(until, self._text[at:until], whole)
+        self.opened = CallOpening(until, self._text[at:until], whole)
         return self._events(pieces[: pieces.index(start)])
 
     def _events(self, pieces: Sequence[Piece]) -> Batch:

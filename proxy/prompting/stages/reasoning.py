@@ -21,7 +21,7 @@ from ..marks import Place, first_of, overlap
 Kind = Literal["reasoning", "text"]
 Tags = tuple[str, str]
 
-KIN: tuple[Tags, ...] = (
+REASONING_TAGS: tuple[Tags, ...] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -36,7 +36,7 @@ _SPACES = 256
 _PROMPT_END = 128
 
 
-def opened_by(prompt: str, known: tuple[Tags, ...] = KIN) -> Tags | None:
+def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | None:
     """The tags whose opening tag ends the prompt, so that the model continues inside the
     reasoning."""
     end = prompt[-_PROMPT_END:].rstrip()
@@ -76,7 +76,7 @@ class ReasoningSplitter:
     def __init__(
         self,
         opened: Tags | None = None,
-        known: tuple[Tags, ...] = KIN,
+        known: tuple[Tags, ...] = REASONING_TAGS,
         calls: Sequence[str] = (),
     ) -> None:
         self._close = opened[1] if opened else ""
@@ -222,7 +222,7 @@ class ThoughtStage:
     def __init__(
         self, prompt: str = "", known: tuple[Tags, ...] = (), calls: Sequence[str] = ()
     ) -> None:
-        self._known = known or KIN
+        self._known = known or REASONING_TAGS
         self.opened = opened_by(prompt, self._known)
         self._splitter = ReasoningSplitter(self.opened, self._known, calls)
 

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta
 from proxy.core.usage import Usage
-from proxy.prompting.stages.reasoning import KIN, ReasoningSplitter, Tags, ThoughtStage, opened_by
+from proxy.prompting.stages.reasoning import (
+    REASONING_TAGS,
+    ReasoningSplitter,
+    Tags,
+    ThoughtStage,
+    opened_by,
+)
 
 THINK = ("<think>", "</think>")
 
@@ -79,7 +85,7 @@ def test_end_of_prompt_shows_whether_thoughts_are_open() -> None:
     assert opened_by("") is None
 
 
-TAGS = [tag for tags in KIN for tag in tags if tag]
+TAGS = [tag for tags in REASONING_TAGS for tag in tags if tag]
 BITS = [*TAGS, "\n", " ", "<", "</", "think>", "é", "a", "◁"]
 
 
