@@ -136,7 +136,7 @@ class Prompter:
         )
 
     def _begun(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        beginning = begun(request)
+        beginning = assistant_prefill(request)
         if not beginning:
             return self._render(request, now)
         *messages, last = request.messages
@@ -299,7 +299,7 @@ def _neutraliser(
     return Neutraliser(f"{form.source}\n{written}", known, users=breaks_users)
 
 
-def begun(request: CompletionRequest) -> str:
+def assistant_prefill(request: CompletionRequest) -> str:
     """The beginning of the answer given by the last message, or "". Answers that must be a document
     or a call cannot be continued: they are generated whole."""
     last = request.messages[-1]

@@ -16,7 +16,7 @@ from ...core.sampling import needed
 from ...core.task import Task
 from ...errors import Unsupported
 from ...prompting.constraints import callable_tools, must_call
-from ...prompting.prompt import begun, tool_dict
+from ...prompting.prompt import assistant_prefill, tool_dict
 from ...prompting.stages.prompted_output import calls_schema, describe_constraints
 from ..relay import message_dict, rewritten
 from .server_types import ServerType
@@ -59,7 +59,7 @@ def payload(
         body["messages"] = rewritten(request, describe_constraints(request, by_prompt))
     else:
         body["messages"] = [message_dict(message) for message in request.messages]
-    if begun(request):
+    if assistant_prefill(request):
         if not server.continues:
             raise Unsupported(
                 "this model's backend cannot continue an answer that the request begins: end the"
