@@ -71,7 +71,7 @@ class Prompters:
         self, model: str, source: str, family: str, bos: str, eos: str, adds_bos: bool
     ) -> Prompter:
         form = self._form(source, family, model)
-        instead = bool(source) and isinstance(form, LegacyFormat)
+        replaces = bool(source) and isinstance(form, LegacyFormat)
         # Its probes render some twenty conversations.
         made = run_in_native_thread(
             lambda: Prompter(
@@ -79,7 +79,7 @@ class Prompters:
                 bos,
                 eos,
                 adds_bos=adds_bos,
-                instead=instead,
+                replaces_backend_template=replaces,
                 breaks_users=self._breaks_users,
             )
         )

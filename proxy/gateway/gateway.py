@@ -399,7 +399,7 @@ def _chat_task(request: CompletionRequest, prompt: RenderedPrompt, kinds: frozen
         logprobs=request.logprobs,
         call_format=prompt.call_format,
         syntax=prompt.syntax,
-        thinks=prompt.thinks,
+        thinks=prompt.may_reason,
         effort=prompt.effort,
         unknown_template=prompt.unknown_template,
         guard=prompt.guard,

@@ -17,7 +17,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     stops: tuple[str, ...] = ()
     """End tokens of a turn; each is one token of the vocabulary and is sent to the backend."""
-    turns: tuple[str, ...] = ()
+    turn_stop_texts: tuple[str, ...] = ()
     """Plain text that begins another turn, for formats whose only end token is the model's EOS. It
     spans several tokens, so the gateway matches it rather than the backend.
     """
@@ -53,8 +53,16 @@ _SHIPPED = (
     _LLAMA_2,
     _LLAMA_3,
     Family(name="mistral", stops=("</s>",), bos="<s>", eos="</s>"),
-    Family(name="vicuna", stops=("</s>",), bos="<s>", eos="</s>", turns=(" USER:", "\nUSER:")),
-    Family(name="alpaca", stops=("</s>",), bos="<s>", eos="</s>", turns=("\n### Instruction:",)),
+    Family(
+        name="vicuna", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=(" USER:", "\nUSER:")
+    ),
+    Family(
+        name="alpaca",
+        stops=("</s>",),
+        bos="<s>",
+        eos="</s>",
+        turn_stop_texts=("\n### Instruction:",),
+    ),
     Family(name="zephyr", stops=("</s>",), eos="</s>"),
     Family(name="gemma", stops=("<end_of_turn>", "<eos>"), bos="<bos>", eos="<eos>"),
     Family(name="phi-3", stops=("<|end|>", "<|endoftext|>"), bos="<s>", eos="<|endoftext|>"),
@@ -91,10 +99,12 @@ _SHIPPED = (
     # The models that PowerInfer publishes. TurboSparse is ChatML (its model card). ReluLLaMA,
     # ProSparse and ReluFalcon are base models without a published chat format: plain turns.
     Family(name="turbosparse", stops=("<|im_end|>", "</s>"), bos="<s>", eos="</s>"),
-    Family(name="bamboo", stops=("</s>",), bos="<s>", eos="</s>", turns=("\nUSER:",)),
-    Family(name="relullama", stops=("</s>",), bos="<s>", eos="</s>", turns=_PLAIN),
-    Family(name="prosparse", stops=("</s>",), bos="<s>", eos="</s>", turns=_PLAIN),
-    Family(name="relufalcon", stops=("<|endoftext|>",), eos="<|endoftext|>", turns=_PLAIN),
+    Family(name="bamboo", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=("\nUSER:",)),
+    Family(name="relullama", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=_PLAIN),
+    Family(name="prosparse", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=_PLAIN),
+    Family(
+        name="relufalcon", stops=("<|endoftext|>",), eos="<|endoftext|>", turn_stop_texts=_PLAIN
+    ),
 )
 FAMILIES: Mapping[str, Family] = {family.name: family for family in _SHIPPED}
 

@@ -45,7 +45,7 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
     """`stops` are the family's end tokens, for the backend; `turns` are texts that begin another
     turn, for the gateway to match. `breaks` and `guard` are as in a Task. `boundaries` are
     ascending offsets of the ends of turns. `syntax` tells how the model writes an answer, and
-    `call_format` the calls in it, None without tools. `thinks` is set if the model may reason
+    `call_format` the calls in it, None without tools. `may_reason` is set if the model may reason
     before it answers. `messages` are those of the request as the template takes them, with control
     tokens altered invisibly, () if that is as they are; `effort` is the request's in a word that it
     takes. With `backend_templates` nothing was rendered: the backend takes messages.
@@ -60,7 +60,7 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
     guard: ContentGuard = NO_GUARD
     syntax: AnswerSyntax = AnswerSyntax()
     call_format: CallFormat | None = None
-    thinks: bool = False
+    may_reason: bool = False
     messages: tuple[Message, ...] = ()
     effort: str = ""
     backend_templates: bool = False
@@ -81,7 +81,8 @@ class Prompter:
     """Renders chats for one model.
 
     `bos` and `eos` are the backend's, if it reported them. If the backend `adds_bos`, the prompt
-    begins without one. `instead` says that `form` replaces the backend's own, unusable template.
+    begins without one. `replaces_backend_template` says that the backend's own is unusable, and
+    `form` is used instead.
     With `breaks_users` False, control tokens in users' messages and in tools are kept."""
 
     def __init__(
@@ -91,7 +92,7 @@ class Prompter:
         eos: str = "",
         *,
         adds_bos: bool = True,
-        instead: bool = False,
+        replaces_backend_template: bool = False,
         breaks_users: bool = True,
     ) -> None:
         self.form = form
@@ -111,7 +112,7 @@ class Prompter:
         self._marks = _marks(form, self.syntax)
         rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
         self._usual = _variables(CompletionRequest(), rules)
-        self._instead = instead
+        self._replaces_backend_template = replaces_backend_template
         self._bos = bos or None
         self._adds_bos = adds_bos
         self._eos = eos or None
@@ -149,11 +150,11 @@ class Prompter:
         return msgspec.structs.replace(
             prompt,
             text=prompt.text + lead + beginning,
-            thinks=False,
+            may_reason=False,
             messages=prompt.messages and (*prompt.messages, last),
         )
 
-    def _thinks(self, text: str) -> bool:
+    def _may_reason(self, text: str) -> bool:
         """Whether the model may reason behind this prompt: not behind the empty reasoning block
         that templates write when thinking is switched off."""
         if opened_by(text, self._tags) is not None:
@@ -202,7 +203,7 @@ class Prompter:
                 boundaries=_boundaries(text, self._marks),
                 guard=self._neutraliser,
                 call_format=call_format,
-                unknown_template=self._instead,
+                unknown_template=self._replaces_backend_template,
             )
         effort = request.reasoning_effort
         text = self._rendered(form, messages, tools if knows_tools else (), request, now)
@@ -212,14 +213,14 @@ class Prompter:
         return RenderedPrompt(
             text=text,
             stops=self.syntax.stops,
-            turns=form.family.turns,
+            turns=form.family.turn_stop_texts,
             boundaries=_boundaries(text, self._marks),
             guard=self._neutraliser,
             syntax=self.syntax,
             call_format=call_format,
             messages=own,
             effort=effort and _nearest(effort, rules.efforts),
-            thinks=self._thinks(text),
+            may_reason=self._may_reason(text),
             unknown_template=self._unknown_template or (unwritten and knows_tools),
         )
 
@@ -382,7 +383,7 @@ def _marks(form: ChatTemplate | LegacyFormat, syntax: AnswerSyntax) -> tuple[str
     if isinstance(form, LegacyFormat):
         marks: tuple[str, ...] = (form.user_name, form.ai_name.rstrip())
     else:
-        marks = syntax.stops[:1] + form.family.turns
+        marks = syntax.stops[:1] + form.family.turn_stop_texts
     return tuple(filter(None, marks))
 
 

@@ -207,5 +207,5 @@ def compile(source: str, name: str) -> ChatTemplate:
     made.rules = rules = replace(rules, trims=_TRIMMED in source)
     if family is None and rules.end:
         stops, turns = ((rules.end,), ()) if rules.end_is_token else ((), (rules.end,))
-        made.family = Family(name=name, stops=stops, turns=turns)
+        made.family = Family(name=name, stops=stops, turn_stop_texts=turns)
     return made

@@ -46,7 +46,7 @@ def test_prefill_follows_opened_thoughts_of_the_template() -> None:
     form = Prompter(compile("{{ messages[0].content + '<think>\n' }}", "thinker"))
     prompt = form.render(CompletionRequest(messages=(ASKED, BEGUN)), NOW)
     assert prompt.text == "Name a colour.<think>\n\n</think>\n\nA colour is "
-    assert not prompt.thinks
+    assert not prompt.may_reason
 
 
 def test_prefill_in_the_reference_scripts_format() -> None:
@@ -78,7 +78,7 @@ def test_model_does_not_think_behind_an_empty_block_of_thoughts() -> None:
     asked = CompletionRequest(messages=(ASKED,))
     off = CompletionRequest(messages=(ASKED,), reasoning_effort="none")
     form = template("qwen")
-    assert form.render(asked, NOW).thinks
+    assert form.render(asked, NOW).may_reason
     prompt = form.render(off, NOW)
     assert prompt.text.rstrip().endswith("</think>")
-    assert not prompt.thinks
+    assert not prompt.may_reason

@@ -210,7 +210,7 @@ def test_boundaries_are_those_of_the_turns_alone(family: str) -> None:
         counts.add(len(prompt.boundaries))
         marks = (form.form.family.stops[:1] or ("",))[0]
         assert all(0 <= at <= len(prompt.text) for at in prompt.boundaries)
-        if marks and not form.form.family.turns:
+        if marks and not form.form.family.turn_stop_texts:
             assert all(prompt.text.startswith(marks, at) for at in prompt.boundaries), text
     assert len(counts) == 1
 
