@@ -156,7 +156,7 @@ FAMILIES: Sequence[ModelFamily] = (
     ModelFamily(
         "PowerInfer's models",
         (),
-        ("turbosparse", "bamboo", "relullama", "prosparse", "relufalcon"),
+        ("turbosparse", "bamboo", "relullama", "relufalcon"),
         notes=("Most are base models with a plain text format.",),
         old="they need PowerInfer's server, which reads special tokens as plain text.",
     ),

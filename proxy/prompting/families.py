@@ -97,11 +97,11 @@ _SHIPPED = (
         eos="<|END_OF_TURN_TOKEN|>",
     ),
     # The models that PowerInfer publishes. TurboSparse is ChatML (its model card). ReluLLaMA,
-    # ProSparse and ReluFalcon are base models without a published chat format: plain turns.
+    # ProSparse (which has the template of ReluLLaMA) and ReluFalcon have no published chat format:
+    # plain turns.
     Family(name="turbosparse", stops=("<|im_end|>", "</s>"), bos="<s>", eos="</s>"),
     Family(name="bamboo", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=("\nUSER:",)),
     Family(name="relullama", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=_PLAIN),
-    Family(name="prosparse", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=_PLAIN),
     Family(
         name="relufalcon", stops=("<|endoftext|>",), eos="<|endoftext|>", turn_stop_texts=_PLAIN
     ),

@@ -15,7 +15,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     # PowerInfer's models are base models, and their templates are made for them.
     (r"\bturbo-?sparse", "turbosparse"),
     (r"\bbamboo\b", "bamboo"),
-    (r"\bpro-?sparse", "prosparse"),
+    (r"\bpro-?sparse", "relullama"),
     (r"\brelu-?llama", "relullama"),
     (r"\brelu-?falcon", "relufalcon"),
     (r"\b(base|pretrain(ed)?|embed(ding)?s?|rerank(er)?|reward)\b", ""),
