@@ -11,7 +11,7 @@ from ..backends.driver import Capabilities
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, Settings
 from ..prompting import templates
-from ..prompting.model_names import family_of
+from ..prompting.families import family_of
 from ..prompting.profile.describe import profile_of
 from ..prompting.profile.verify import Verdict
 from ..prompting.prompt import Prompter

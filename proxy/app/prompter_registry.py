@@ -10,8 +10,8 @@ from ..backends.registry import Registry
 from ..config import Settings, SettingsError
 from ..prompting import templates
 from ..prompting.control_tokens import COMMON
+from ..prompting.families import family_of
 from ..prompting.legacy import LegacyFormat
-from ..prompting.model_names import family_of
 from ..prompting.neutralise import Neutraliser
 from ..prompting.prompt import Prompter, Unrendered
 from ..prompting.sandbox import TemplateError

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.prompting.families import FAMILIES
-from proxy.prompting.model_names import _RULES, family_of
+from proxy.prompting.families import _RULES, FAMILIES, family_of
 
 
 @pytest.mark.parametrize(
