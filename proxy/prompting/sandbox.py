@@ -28,10 +28,10 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from .bounding import Bounding
 from .bounds import (
     BUDGET,
     COLLECTIONS,
+    Bounding,
     bounded_range,
     charged,
     compared,
