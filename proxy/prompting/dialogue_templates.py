@@ -21,7 +21,8 @@ from msgspec import Struct
 from ..core.request import Message, Tool
 from ..errors import InvalidParameter
 from .bounds import BUDGET, MAX_SIZE, Budget
-from .sandbox import TemplateEnvironment, TemplateError
+from .sandbox import TemplateEnvironment
+from .template import TemplateError
 
 _ENVIRONMENT = TemplateEnvironment()
 QUESTION = frozenset({"input", "question"})

@@ -31,8 +31,8 @@ from .profile.adapt import (
 )
 from .profile.derive import AnswerSyntax, syntax_of
 from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, TOOL
-from .sandbox import TemplateError, TemplateRefusal
 from .stages.reasoning import REASONING_TAGS, Tags, opened_by
+from .template import TemplateError, TemplateRefusal
 from .templates import ChatTemplate
 
 _PROMPT_END = 128

@@ -46,6 +46,7 @@ from .bounds import (
     spend,
     weighed,
 )
+from .template import TemplateError, TemplateRefusal  # noqa: F401
 
 # Jinja's lexer decodes strings with it. The first use of a codec imports it, and threads that wait
 # for each other's import under gevent, where import locks are gevent's, never wake up.
@@ -310,14 +311,6 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         elif args and (isinstance(bound, dict) or isinstance(__obj, type)):
             weighed(args[0])  # it or its items are hashed
         return sized(super().call(__context, __obj, *args, **kwargs))
-
-
-class TemplateError(ValueError):
-    """The template does not compile, fails to render, or does too much work."""
-
-
-class TemplateRefusal(TemplateError):
-    """The template rejected the messages with ``raise_exception``; the message says why."""
 
 
 def _raise_exception(message: object = "") -> None:

@@ -29,7 +29,8 @@ from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
 from .families import FAMILIES, Family, detect
 from .profile.adapt import MessageRules
 from .profile.messages import message_rules
-from .sandbox import TemplateEnvironment, TemplateError
+from .sandbox import TemplateEnvironment
+from .template import TemplateError
 
 _ENVIRONMENT = TemplateEnvironment()
 MAX_SOURCE = 131_072

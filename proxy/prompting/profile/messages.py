@@ -16,7 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from ...core.request import Message, Role, ToolCall
-from ..sandbox import TemplateError
+from ..template import TemplateError
 from .adapt import MessageRules, as_dicts
 
 Render = Callable[..., str]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..bounds import Budget
 from ..formats.base import ID
-from ..sandbox import TemplateError
+from ..template import TemplateError
 from ..templates import ChatTemplate
 
 USER, AGAIN = "NeedleUserText", "NeedleUserAgain"

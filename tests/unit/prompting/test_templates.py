@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from proxy.prompting import families
 from proxy.prompting.profile.derive import syntax_of
-from proxy.prompting.sandbox import TemplateError, TemplateRefusal
+from proxy.prompting.template import TemplateError, TemplateRefusal
 from proxy.prompting.templates import compile
 from tests.thorough import share
 
