@@ -34,7 +34,7 @@ from ..errors import BackendDown, GatewayError, UpstreamFault
 from ..hosting.process import has_program
 from ..prompting import templates
 from ..prompting.prompt import Prompter
-from ..prompting.sandbox import TemplateError
+from ..prompting.template import TemplateError
 from ..runtime.cancel import Cancel
 from ..server.files_limit import raise_limit
 from . import discovery, programs, storage_checks

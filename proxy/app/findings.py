@@ -15,7 +15,7 @@ from ..prompting.families import family_of
 from ..prompting.profile.describe import profile_of
 from ..prompting.profile.verify import Verdict
 from ..prompting.prompt import Prompter
-from ..prompting.sandbox import TemplateError
+from ..prompting.template import TemplateError
 from ..prompting.templates import ChatTemplate
 from .known_faults import faults_of
 

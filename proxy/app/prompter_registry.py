@@ -14,7 +14,7 @@ from ..prompting.families import family_of
 from ..prompting.legacy import LegacyFormat
 from ..prompting.neutralise import Neutraliser
 from ..prompting.prompt import Prompter, Unrendered
-from ..prompting.sandbox import TemplateError
+from ..prompting.template import TemplateError
 from ..prompting.templates import ChatTemplate
 from ..runtime.blocking import run_in_native_thread
 

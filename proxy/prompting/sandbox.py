@@ -46,7 +46,7 @@ from .bounds import (
     spend,
     weighed,
 )
-from .template import TemplateError, TemplateRefusal  # noqa: F401
+from .template import TemplateRefusal
 
 # Jinja's lexer decodes strings with it. The first use of a codec imports it, and threads that wait
 # for each other's import under gevent, where import locks are gevent's, never wake up.
