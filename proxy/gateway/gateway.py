@@ -21,9 +21,9 @@ from ..core.events import Compacted
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend, Unsupported
-from ..prompting.bounds import MAX_SIZE
 from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
+from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
 from . import media
 from .adapt import check_grammar, validate_constraints

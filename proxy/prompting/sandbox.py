@@ -28,7 +28,8 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from .bounds import (
+from .template import TemplateRefusal
+from .template.bounds import (
     BUDGET,
     COLLECTIONS,
     Bounding,
@@ -46,7 +47,6 @@ from .bounds import (
     spend,
     weighed,
 )
-from .template import TemplateRefusal
 
 # Jinja's lexer decodes strings with it. The first use of a codec imports it, and threads that wait
 # for each other's import under gevent, where import locks are gevent's, never wake up.

@@ -25,12 +25,12 @@ import jinja2
 from jinja2 import meta
 from msgspec.structs import replace
 
-from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
 from .families import FAMILIES, Family, detect
 from .profile.adapt import MessageRules
 from .profile.messages import message_rules
 from .sandbox import TemplateEnvironment
 from .template import TemplateError
+from .template.bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
 
 _ENVIRONMENT = TemplateEnvironment()
 MAX_SOURCE = 131_072

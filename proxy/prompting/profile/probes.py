@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ..bounds import Budget
 from ..formats.base import ID
 from ..template import TemplateError
+from ..template.bounds import Budget
 from ..templates import ChatTemplate
 
 USER, AGAIN = "NeedleUserText", "NeedleUserAgain"

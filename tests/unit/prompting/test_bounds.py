@@ -16,7 +16,6 @@ from proxy.gbnf.regex import MAX_COUNT
 from proxy.gbnf.regex import MAX_NESTING as MAX_GROUPS
 from proxy.gbnf.rules import MAX_REPEAT
 from proxy.prompting import work
-from proxy.prompting.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.constraints import Constraint
 from proxy.prompting.formats import CallEnd, CallStart, TextPiece
 from proxy.prompting.formats.notation import LFM2
@@ -27,6 +26,7 @@ from proxy.prompting.formats.scanner import JsonScanner
 from proxy.prompting.profile.messages import LONGEST
 from proxy.prompting.sandbox import MAX_NODES
 from proxy.prompting.template import TemplateError
+from proxy.prompting.template.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.templates import MAX_SOURCE, PROBING, compile
 from proxy.prompting.validation import MAX_REFERENCES
 from tests.call_formats import FORMS
