@@ -20,9 +20,9 @@ from msgspec import Struct
 
 from ..core.request import Message, Tool
 from ..errors import InvalidParameter
-from .sandbox import TemplateEnvironment
 from .template import TemplateError
 from .template.bounds import BUDGET, MAX_SIZE, Budget
+from .template.sandbox import TemplateEnvironment
 
 _ENVIRONMENT = TemplateEnvironment()
 QUESTION = frozenset({"input", "question"})

@@ -28,9 +28,9 @@ from msgspec.structs import replace
 from .families import FAMILIES, Family, detect
 from .profile.adapt import MessageRules
 from .profile.messages import message_rules
-from .sandbox import TemplateEnvironment
 from .template import TemplateError
 from .template.bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
+from .template.sandbox import TemplateEnvironment
 
 _ENVIRONMENT = TemplateEnvironment()
 MAX_SOURCE = 131_072

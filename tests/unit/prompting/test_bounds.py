@@ -24,9 +24,9 @@ from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME
 from proxy.prompting.formats.scanner import MAX_DEPTH as MAX_JSON_DEPTH
 from proxy.prompting.formats.scanner import JsonScanner
 from proxy.prompting.profile.messages import LONGEST
-from proxy.prompting.sandbox import MAX_NODES
 from proxy.prompting.template import TemplateError
 from proxy.prompting.template.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
+from proxy.prompting.template.sandbox import MAX_NODES
 from proxy.prompting.templates import MAX_SOURCE, PROBING, compile
 from proxy.prompting.validation import MAX_REFERENCES
 from tests.call_formats import FORMS

@@ -28,8 +28,8 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from .template import TemplateRefusal
-from .template.bounds import (
+from . import TemplateRefusal
+from .bounds import (
     BUDGET,
     COLLECTIONS,
     Bounding,
