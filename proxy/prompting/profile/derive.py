@@ -16,12 +16,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..families import FAMILIES
 from ..formats import SPECIAL, shaped
 from ..formats.base import ID, CallFormat, CallShape, TaggedArguments
 from ..formats.tagged import write_arguments, write_calls
 from ..marks import common_end, common_start
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
+from ..template.families import FAMILIES
 from ..templates import ChatTemplate
 from .probes import AGAIN, CONTENT, KEYS, LONG_IDS, NAMES, REASON, RESULT, VALUES, Probes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.prompting.families import _RULES, FAMILIES, family_of
+from proxy.prompting.template.families import _RULES, FAMILIES, family_of
 
 
 @pytest.mark.parametrize(
