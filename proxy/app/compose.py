@@ -52,7 +52,7 @@ from ..hosting.room import Room
 from ..hosting.server_key import key_of
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
-from ..prompting.dialogue_templates import Layouts
+from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
 from ..scheduling.interface import Scheduler
 from ..scheduling.scheduler import LocalScheduler

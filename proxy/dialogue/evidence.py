@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ..core.request import Message
-from ..prompting.dialogue_templates import Layouts
+from ..prompting.template.dialogues import Layouts
 from .events import Citation
 
 EMPTY = "empty"  # a folder's optional template for searches without results

@@ -13,7 +13,7 @@ from ...core.request import Message
 from ...core.sampling import sampling
 from ...dialogue import EMPTY, FOLDERS, DialogueRequest, Kind
 from ...errors import InvalidParameter
-from ...prompting.dialogue_templates import Layouts
+from ...prompting.template.dialogues import Layouts
 from . import api, images
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ import jinja2
 from jinja2 import meta
 from msgspec import Struct
 
-from ..core.request import Message, Tool
-from ..errors import InvalidParameter
-from .template import TemplateError
-from .template.bounds import BUDGET, MAX_SIZE, Budget
-from .template.sandbox import TemplateEnvironment
+from ...core.request import Message, Tool
+from ...errors import InvalidParameter
+from . import TemplateError
+from .bounds import BUDGET, MAX_SIZE, Budget
+from .sandbox import TemplateEnvironment
 
 _ENVIRONMENT = TemplateEnvironment()
 QUESTION = frozenset({"input", "question"})
