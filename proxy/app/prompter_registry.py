@@ -10,9 +10,8 @@ from ..backends.registry import Registry
 from ..config import Settings, SettingsError
 from ..prompting import templates
 from ..prompting.control_tokens import COMMON
-from ..prompting.legacy import LegacyFormat
 from ..prompting.neutralise import Neutraliser
-from ..prompting.prompt import Prompter, Unrendered
+from ..prompting.prompt import LegacyFormat, Prompter, Unrendered
 from ..prompting.template import TemplateError
 from ..prompting.template.families import family_of
 from ..prompting.templates import ChatTemplate

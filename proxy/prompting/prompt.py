@@ -19,7 +19,6 @@ from .constraints import callable_tools, must_call
 from .formats import GENERIC, CallFormat, CallShape, generic
 from .formats.base import ID
 from .formats.tagged import write_calls
-from .legacy import LegacyFormat
 from .neutralise import Neutraliser
 from .profile.adapt import (
     MessageRules,
@@ -34,6 +33,53 @@ from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, 
 from .stages.reasoning import REASONING_TAGS, Tags, opened_by
 from .template import TemplateError, TemplateRefusal
 from .templates import ChatTemplate
+
+# The plain-text prompt of PowerInfer's ``api_like_OAI.py``, byte for byte.
+#
+# The format is defined by ``convert_chat`` in that script. For the roles it knows, the output is
+# identical. It silently drops other roles; here a developer message is treated as a system
+# message, and a tool result as a user message.
+
+
+class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts before each turn, with ``\\n`` escapes already decoded; the defaults are the
+    script's."""
+
+    chat_prompt: str = (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant follows the given rules no matter what.\n"
+    )
+    user_name: str = "\nUSER: "
+    ai_name: str = "\nASSISTANT: "
+    system_name: str = "\nASSISTANT's RULE: "
+    stop: str = "</s>"
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings that the script sends before the client's."""
+        return (self.stop,) if self.stop else ()
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The text that begins the user's turn: models of other formats write the next one too."""
+        begins = self.user_name.rstrip()
+        return (begins,) if begins else ()
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt for ``messages``, of which ``role`` and ``content`` are used."""
+        parts = [self.chat_prompt]
+        for message in messages:
+            content = message["content"]
+            match message["role"]:
+                case "system" | "developer":
+                    parts += (self.system_name, f"{content}")
+                case "user" | "tool" | "function":
+                    parts += (self.user_name, f"{content}")
+                case "assistant":
+                    parts += (self.ai_name, f"{content}", self.stop)
+        parts.append(self.ai_name.rstrip())
+        return "".join(parts)
+
 
 _PROMPT_END = 128
 _LEGACY_RULES = MessageRules()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..formats.base import ID, CallShape
 from ..formats.tagged import write_calls
-from ..legacy import LegacyFormat
-from ..prompt import Prompter
+from ..prompt import LegacyFormat, Prompter
 from .adapt import MessageRules
 from .derive import AnswerSyntax
 

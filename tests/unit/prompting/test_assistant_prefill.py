@@ -15,8 +15,7 @@ from proxy.core.request import (
     ToolCall,
     ToolChoice,
 )
-from proxy.prompting.legacy import LegacyFormat
-from proxy.prompting.prompt import Prompter
+from proxy.prompting.prompt import LegacyFormat, Prompter
 from proxy.prompting.templates import compile
 
 TEMPLATES = Path(__file__).parents[3] / "templates" / "chat"

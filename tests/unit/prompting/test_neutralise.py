@@ -21,9 +21,8 @@ import pytest
 from proxy.core.request import CompletionRequest, Media, Message, Tool, ToolCall
 from proxy.errors import InvalidParameter
 from proxy.prompting.control_tokens import COMMON, LONGEST, MOST, ControlTokens
-from proxy.prompting.legacy import LegacyFormat
 from proxy.prompting.neutralise import JOINER, MARKS, Neutraliser
-from proxy.prompting.prompt import Prompter, RenderedPrompt
+from proxy.prompting.prompt import LegacyFormat, Prompter, RenderedPrompt
 from proxy.prompting.templates import compile
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates" / "chat"

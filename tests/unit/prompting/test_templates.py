@@ -21,9 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.prompting import families
 from proxy.prompting.profile.derive import syntax_of
-from proxy.prompting.template import TemplateError, TemplateRefusal
+from proxy.prompting.template import TemplateError, TemplateRefusal, families
 from proxy.prompting.templates import compile
 from tests.thorough import share
 
