@@ -32,9 +32,8 @@ from ..backends.template_check import check
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..errors import BackendDown, GatewayError, UpstreamFault
 from ..hosting.process import has_program
-from ..prompting import templates
 from ..prompting.prompt import Prompter
-from ..prompting.template import TemplateError
+from ..prompting.template import TemplateError, templates
 from ..runtime.cancel import Cancel
 from ..server.files_limit import raise_limit
 from . import discovery, programs, storage_checks

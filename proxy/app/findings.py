@@ -10,13 +10,12 @@ from msgspec import Struct
 from ..backends.driver import Capabilities
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, Settings
-from ..prompting import templates
 from ..prompting.profile.describe import profile_of
 from ..prompting.profile.verify import Verdict
 from ..prompting.prompt import Prompter
-from ..prompting.template import TemplateError
+from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
-from ..prompting.templates import ChatTemplate
+from ..prompting.template.templates import ChatTemplate
 from .known_faults import faults_of
 
 Level = Literal["ok", "advice", "problem"]

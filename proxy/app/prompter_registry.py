@@ -8,13 +8,12 @@ from pathlib import Path
 
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
-from ..prompting import templates
 from ..prompting.control_tokens import COMMON
 from ..prompting.neutralise import Neutraliser
 from ..prompting.prompt import LegacyFormat, Prompter, Unrendered
-from ..prompting.template import TemplateError
+from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
-from ..prompting.templates import ChatTemplate
+from ..prompting.template.templates import ChatTemplate
 from ..runtime.blocking import run_in_native_thread
 
 log = logging.getLogger("slotproxy.templates")

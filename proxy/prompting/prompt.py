@@ -32,7 +32,7 @@ from .profile.derive import AnswerSyntax, syntax_of
 from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, TOOL
 from .stages.reasoning import REASONING_TAGS, Tags, opened_by
 from .template import TemplateError, TemplateRefusal
-from .templates import ChatTemplate
+from .template.templates import ChatTemplate
 
 # The plain-text prompt of PowerInfer's ``api_like_OAI.py``, byte for byte.
 #

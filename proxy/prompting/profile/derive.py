@@ -22,7 +22,7 @@ from ..formats.tagged import write_arguments, write_calls
 from ..marks import common_end, common_start
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
 from ..template.families import FAMILIES
-from ..templates import ChatTemplate
+from ..template.templates import ChatTemplate
 from .probes import AGAIN, CONTENT, KEYS, LONG_IDS, NAMES, REASON, RESULT, VALUES, Probes
 
 # What a model writes with a template: reasoning, calls and the end of its turn.

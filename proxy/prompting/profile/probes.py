@@ -13,7 +13,7 @@ from typing import Any
 from ..formats.base import ID
 from ..template import TemplateError
 from ..template.bounds import Budget
-from ..templates import ChatTemplate
+from ..template.templates import ChatTemplate
 
 USER, AGAIN = "NeedleUserText", "NeedleUserAgain"
 CONTENT, REASON, RESULT = "NeedleContent", "NeedleReason", "NeedleResult"

@@ -16,7 +16,7 @@ from proxy.core.request import (
     ToolChoice,
 )
 from proxy.prompting.prompt import LegacyFormat, Prompter
-from proxy.prompting.templates import compile
+from proxy.prompting.template.templates import compile
 
 TEMPLATES = Path(__file__).parents[3] / "templates" / "chat"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

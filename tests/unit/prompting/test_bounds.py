@@ -27,7 +27,7 @@ from proxy.prompting.profile.messages import LONGEST
 from proxy.prompting.template import TemplateError
 from proxy.prompting.template.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.template.sandbox import MAX_NODES
-from proxy.prompting.templates import MAX_SOURCE, PROBING, compile
+from proxy.prompting.template.templates import MAX_SOURCE, PROBING, compile
 from proxy.prompting.validation import MAX_REFERENCES
 from tests.call_formats import FORMS
 

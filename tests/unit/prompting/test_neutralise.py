@@ -23,7 +23,7 @@ from proxy.errors import InvalidParameter
 from proxy.prompting.control_tokens import COMMON, LONGEST, MOST, ControlTokens
 from proxy.prompting.neutralise import JOINER, MARKS, Neutraliser
 from proxy.prompting.prompt import LegacyFormat, Prompter, RenderedPrompt
-from proxy.prompting.templates import compile
+from proxy.prompting.template.templates import compile
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates" / "chat"
 NOW = datetime(2026, 11, 25)

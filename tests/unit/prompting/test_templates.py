@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template import TemplateError, TemplateRefusal, families
-from proxy.prompting.templates import compile
+from proxy.prompting.template.templates import compile
 from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -557,7 +557,7 @@ def test_compiling_a_template_imports_nothing() -> None:
     """Threads that import at once under gevent wait for each other without end."""
     program = """
 import sys
-from proxy.prompting import templates
+from proxy.prompting.template import templates
 before = set(sys.modules)
 templates.compile("{% for m in messages %}{{ '<|im|>' + m['role'] + '\\n' }}{% endfor %}", "a test")
 print(sorted(set(sys.modules) - before))

@@ -25,7 +25,7 @@ from proxy.prompting.formats import (
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.profile.derive import syntax_of
-from proxy.prompting.templates import compile
+from proxy.prompting.template.templates import compile
 from tests.call_formats import FORMS
 from tests.thorough import share
 

@@ -29,7 +29,7 @@ from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
 from proxy.prompting.template import TemplateError
-from proxy.prompting.templates import compile
+from proxy.prompting.template.templates import compile
 from tests.thorough import share
 from tools import chat_cases
 from tools.servers import find

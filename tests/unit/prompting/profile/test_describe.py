@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.prompting import templates
 from proxy.prompting.formats.base import ID, CallShape, TaggedArguments
 from proxy.prompting.formats.shaped import shaped
 from proxy.prompting.profile.adapt import MessageRules
 from proxy.prompting.profile.derive import AnswerSyntax
 from proxy.prompting.profile.describe import WIDTH, describe, profile_of
 from proxy.prompting.prompt import LegacyFormat, Prompter
+from proxy.prompting.template import templates
 
 SHIPPED = sorted(Path("templates/chat").glob("*.jinja"))
 

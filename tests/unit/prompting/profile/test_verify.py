@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall, ToolChoice
-from proxy.prompting import templates
 from proxy.prompting.profile.verify import (
     KINDS,
     UNKNOWN,
@@ -20,6 +19,7 @@ from proxy.prompting.profile.verify import (
     verdict,
 )
 from proxy.prompting.prompt import Prompter
+from proxy.prompting.template import templates
 
 NOW = datetime(2026, 7, 26, 12)
 NAMES = [kind.name for kind in KINDS]

@@ -25,12 +25,12 @@ import jinja2
 from jinja2 import meta
 from msgspec.structs import replace
 
-from .profile.adapt import MessageRules
-from .profile.messages import message_rules
-from .template import TemplateError
-from .template.bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
-from .template.families import FAMILIES, Family, detect
-from .template.sandbox import TemplateEnvironment
+from ..profile.adapt import MessageRules
+from ..profile.messages import message_rules
+from . import TemplateError
+from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
+from .families import FAMILIES, Family, detect
+from .sandbox import TemplateEnvironment
 
 _ENVIRONMENT = TemplateEnvironment()
 MAX_SOURCE = 131_072
