@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
-from ..prompting.control_tokens import COMMON
-from ..prompting.neutralise import Neutraliser
+from ..prompting.profile.neutralise import COMMON, Neutraliser
 from ..prompting.prompt import LegacyFormat, Prompter, Unrendered
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of

@@ -19,7 +19,6 @@ from .constraints import callable_tools, must_call
 from .formats import GENERIC, CallFormat, CallShape, generic
 from .formats.base import ID
 from .formats.tagged import write_calls
-from .neutralise import Neutraliser
 from .profile.adapt import (
     MessageRules,
     arranged,
@@ -30,6 +29,7 @@ from .profile.adapt import (
 )
 from .profile.derive import AnswerSyntax, syntax_of
 from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, TOOL
+from .profile.neutralise import Neutraliser
 from .stages.reasoning import REASONING_TAGS, Tags, opened_by
 from .template import TemplateError, TemplateRefusal
 from .template.templates import ChatTemplate

@@ -17,7 +17,7 @@ from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.tokens import TokenCounter
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
 from proxy.core.task import Task
-from proxy.prompting.control_tokens import ControlTokens
+from proxy.prompting.profile.neutralise import ControlTokens
 from proxy.prompting.prompt import Prompter, RenderedPrompt
 from proxy.prompting.template.templates import compile
 from tests.integration.conftest import GENERATIONS, StartServer

@@ -20,8 +20,15 @@ import pytest
 
 from proxy.core.request import CompletionRequest, Media, Message, Tool, ToolCall
 from proxy.errors import InvalidParameter
-from proxy.prompting.control_tokens import COMMON, LONGEST, MOST, ControlTokens
-from proxy.prompting.neutralise import JOINER, MARKS, Neutraliser
+from proxy.prompting.profile.neutralise import (
+    COMMON,
+    JOINER,
+    LONGEST,
+    MARKS,
+    MOST,
+    ControlTokens,
+    Neutraliser,
+)
 from proxy.prompting.prompt import LegacyFormat, Prompter, RenderedPrompt
 from proxy.prompting.template.templates import compile
 
