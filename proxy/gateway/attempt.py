@@ -32,7 +32,7 @@ import msgspec
 
 from ..backends.driver import Run
 from ..backends.tokens import BOS
-from ..compiling.compiler import grammar
+from ..compiling import grammar
 from ..core.events import Batch, Finished, Started, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage

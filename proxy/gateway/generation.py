@@ -20,7 +20,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..backends.driver import Capabilities
-from ..compiling.compiler import judged
+from ..compiling import judged
 from ..core.events import LAST, Batch, Failed, Finished, Started, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from ..compiling.compiler import judged
+from ..compiling import judged
 from ..core.events import Batch, Finished, ReasoningDelta, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage

@@ -13,13 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.compiling import compiler as module
-from proxy.compiling.compiler import Compiler
+from proxy import compiling as module
+from proxy.compiling import Bind, Compiler, JudgeText, ReadSchema
 from proxy.core.request import CompletionRequest, Message, OutputFormat
 from proxy.errors import Cancelled, InvalidParameter, QueueFull
 from proxy.gbnf import NEW
 from proxy.prompting.constraints import Constraint
-from proxy.prompting.work import Bind, JudgeText, ReadSchema
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
 
@@ -238,7 +237,7 @@ def test_slow_child_is_ended(compiler: Compiler) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit on memory")
 def test_child_memory_is_bounded() -> None:
     program = (
-        "import resource; from proxy.compiling.compiler import MEMORY, _begin; _begin(None);"
+        "import resource; from proxy.compiling import MEMORY, _begin; _begin(None);"
         "print(resource.getrlimit(resource.RLIMIT_AS) == (MEMORY, MEMORY)); x = bytes(MEMORY)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
