@@ -329,7 +329,10 @@ def warnings(
         messages.append("return_tokens is ignored: this backend does not report token ids")
     schema = None if task.is_unconstrained else constraints.document_schema(task.request)
     gaps = adapted.schema_gaps
-    if schema is not None and compiling.by_schema(constraints.JSON.encode(schema), cancel).unchecked:
+    if (
+        schema is not None
+        and compiling.by_schema(constraints.JSON.encode(schema), cancel).unchecked
+    ):
         messages.append("a pattern in the schema is not regular and is not enforced")
         gaps = tuple(word for word in gaps if word not in PATTERNS)
     if gaps:

@@ -18,7 +18,6 @@ from typing import Any
 
 from . import automaton as rx
 from .alternatives import Expander
-from .arrays import Arrays, least, read_arrays
 from .automaton import Automaton, TooManyStatesError
 from .document import MAX_DEPTH, Node, Nodes
 from .effort import spend
@@ -27,7 +26,7 @@ from .gaps import Gaps
 from .kinds import ALL_TYPES, TYPES, depth_of, known_by, type_of
 from .negation import Atom
 from .numbers import MAX_DIGITS, NumberBound, Range
-from .objects import ObjectReader, Objects, tree_size
+from .objects import Arrays, ObjectReader, Objects, least, read_arrays, tree_size
 from .patterns import automaton_of
 from .regex import PatternError
 from .rules import MAX_REPEAT

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .arrays import MAX_DISTINCT, Arrays
 from .document import Nodes
 from .effort import spend
 from .members import NONE, Contents, Value
 from .negation import opposite
+from .objects import MAX_DISTINCT, Arrays
 from .rules import Rules
 from .values import Group, Repeat, RuleRef
 from .values import Sequence as Elements

@@ -64,7 +64,10 @@ HOSTILE: dict[str, Any] = {
 @pytest.mark.parametrize("limits", [NEW, OLD], ids=["new", "old"])
 def test_hostile_schema_compiles_in_bounded_time(name: str, limits: GrammarLimits) -> None:
     schema = json.dumps(HOSTILE[name]).encode()
-    for job in (compiling.Bind(Constraint(schema=schema), limits.name), compiling.ReadSchema(schema)):
+    for job in (
+        compiling.Bind(Constraint(schema=schema), limits.name),
+        compiling.ReadSchema(schema),
+    ):
         began = time.process_time()
         compiling.do(job)
         assert time.process_time() - began < MOST
@@ -106,7 +109,9 @@ def test_oversized_schema_is_refused() -> None:
     ids=["const of 41 000", "enum of 8 000", "enum of 6 000 words", "enum of 8 000 numbers"],
 )
 def test_large_enums_have_a_grammar(schema: Any) -> None:
-    found = compiling.do(compiling.Bind(Constraint(schema=json.dumps(schema).encode(), strict=True), "new"))
+    found = compiling.do(
+        compiling.Bind(Constraint(schema=json.dumps(schema).encode(), strict=True), "new")
+    )
     assert found.reason == ""
     assert found.text
 

@@ -102,7 +102,9 @@ def test_schema_size_is_bounded() -> None:
 
 
 def grammar_of(schema: object) -> compiling.CompileResult:
-    return compiling.do(compiling.Bind(Constraint(schema=json.dumps(schema).encode(), strict=True), "new"))
+    return compiling.do(
+        compiling.Bind(Constraint(schema=json.dumps(schema).encode(), strict=True), "new")
+    )
 
 
 @pytest.mark.parametrize(
