@@ -19,10 +19,9 @@ from typing import Any
 from . import automaton as rx
 from .alternatives import Expander
 from .automaton import Automaton, TooManyStatesError
-from .document import MAX_DEPTH, Node, Nodes
+from .document import MAX_DEPTH, Gaps, Node, Nodes
 from .effort import spend
 from .formats import INTEGERS, PATTERNS
-from .gaps import Gaps
 from .kinds import ALL_TYPES, TYPES, depth_of, known_by, type_of
 from .negation import Atom
 from .numbers import MAX_DIGITS, NumberBound, Range

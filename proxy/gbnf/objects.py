@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from . import automaton as rx
 from .automaton import Automaton, TooManyStatesError
-from .document import Node, Nodes
+from .document import Gaps, Node, Nodes
 from .effort import spend
-from .gaps import Gaps
 from .negation import Atom
 from .patterns import automaton_of
 from .regex import PatternError

@@ -10,8 +10,7 @@ from __future__ import annotations
 from .alternatives import Expander
 from .automaton import TooManyStatesError
 from .constraints import ConstraintReader, Constraints
-from .document import Document, Node, Nodes, UnsupportedSchema
-from .gaps import Gaps
+from .document import Document, Gaps, Node, Nodes, UnsupportedSchema
 from .kinds import ALL_TYPES
 from .negation import Atom
 from .objects import Objects

@@ -36,9 +36,8 @@ from .alternatives import Expander, without_choices
 from .automaton import Automaton, TooManyStatesError
 from .check import check
 from .constraints import MEANT_BY, ConstraintReader, Constraints
-from .document import MAX_DEPTH, Document, Node, Nodes, SchemaError, UnsupportedSchema
+from .document import MAX_DEPTH, Document, Gaps, Node, Nodes, SchemaError, UnsupportedSchema
 from .effort import spend
-from .gaps import Gaps
 from .items import ItemMachine, TooManyItemsError, array_items
 from .kinds import as_schema, type_of
 from .members import NONE, Contents, object_members
