@@ -26,8 +26,7 @@ from .kinds import ALL_TYPES, TYPES, depth_of, known_by, type_of
 from .negation import Atom
 from .numbers import MAX_DIGITS, NumberBound, Range
 from .objects import Arrays, ObjectReader, Objects, least, read_arrays, tree_size
-from .patterns import automaton_of
-from .regex import PatternError
+from .regex import PatternError, automaton_of
 from .rules import MAX_REPEAT
 
 MEANT_BY = {

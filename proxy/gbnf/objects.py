@@ -16,8 +16,7 @@ from .automaton import Automaton, TooManyStatesError
 from .document import Gaps, Node, Nodes
 from .effort import spend
 from .negation import Atom
-from .patterns import automaton_of
-from .regex import PatternError
+from .regex import PatternError, automaton_of
 
 MAX_REGIONS = 60
 """Maximum regions of undeclared names: each pattern may split every region in two."""

@@ -29,8 +29,7 @@ from ..gbnf.automaton import Automaton, TooManyStatesError
 from ..gbnf.effort import TooMuchWork, spend
 from ..gbnf.formats import PATTERNS
 from ..gbnf.kinds import known_by
-from ..gbnf.patterns import automaton_of
-from ..gbnf.regex import PatternError, read_pattern
+from ..gbnf.regex import PatternError, automaton_of, read_pattern
 
 MAX_REFERENCES = 5_000
 MAX_FRAMES = 800  # of Python's thousand
