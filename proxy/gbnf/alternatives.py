@@ -16,7 +16,7 @@ from itertools import chain
 
 from .document import MAX_DEPTH, Document, Gaps, Node, Nodes, UnsupportedSchema
 from .effort import spend
-from .kinds import ALL_TYPES, TYPES
+from .json_types import ALL_TYPES, TYPES
 from .negation import Atom, failures, opposite
 
 MAX_ALTERNATIVES = 500

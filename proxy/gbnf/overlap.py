@@ -11,7 +11,7 @@ from .alternatives import Expander
 from .automaton import TooManyStatesError
 from .constraints import ConstraintReader, Constraints
 from .document import Document, Gaps, Node, Nodes, UnsupportedSchema
-from .kinds import ALL_TYPES
+from .json_types import ALL_TYPES
 from .negation import Atom
 from .objects import Objects
 
