@@ -21,8 +21,7 @@ from .alternatives import Expander
 from .automaton import Automaton, TooManyStatesError
 from .document import MAX_DEPTH, Gaps, Node, Nodes
 from .effort import spend
-from .formats import INTEGERS, PATTERNS
-from .json_types import ALL_TYPES, TYPES, depth_of, known_by, type_of
+from .json_types import ALL_TYPES, INTEGERS, PATTERNS, TYPES, depth_of, known_by, type_of
 from .negation import Atom
 from .numbers import MAX_DIGITS, NumberBound, Range
 from .objects import Arrays, ObjectReader, Objects, least, read_arrays, tree_size

@@ -27,8 +27,7 @@ from referencing.exceptions import Unresolvable
 from ..errors import InvalidParameter
 from ..gbnf.automaton import Automaton, TooManyStatesError
 from ..gbnf.effort import TooMuchWork, spend
-from ..gbnf.formats import PATTERNS
-from ..gbnf.json_types import known_by
+from ..gbnf.json_types import PATTERNS, known_by
 from ..gbnf.regex import PatternError, automaton_of, read_pattern
 
 MAX_REFERENCES = 5_000
