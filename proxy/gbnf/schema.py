@@ -43,11 +43,10 @@ from .json_types import as_schema, type_of
 from .members import NONE, Contents, object_members
 from .negation import Atom
 from .overlap import Overlap
-from .render import render
+from .render import render, written
 from .rules import Rules, literal, member_key
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements
-from .written import written
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarError, GrammarLimits, check, matches, render
 from proxy.gbnf.gbnf import MAX_NESTING, MAX_TEXT
+from proxy.gbnf.render import MOST_WAYS, written
 from proxy.gbnf.values import (
     AnyChar,
     CharClass,
@@ -23,7 +24,6 @@ from proxy.gbnf.values import (
     RuleRef,
     Sequence,
 )
-from proxy.gbnf.written import MOST_WAYS, written
 from tests.thorough import share
 from tests.unit.gbnf import samples
 
