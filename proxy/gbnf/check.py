@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 
-from .ambiguity import MAX_STACKS, too_ambiguous
 from .effort import spend
 from .gbnf import Places, parse
+from .match import MAX_STACKS, too_ambiguous
 from .values import (
     ROOT,
     Alternatives,
