@@ -38,9 +38,8 @@ from .check import check
 from .constraints import MEANT_BY, ConstraintReader, Constraints
 from .document import MAX_DEPTH, Document, Gaps, Node, Nodes, SchemaError, UnsupportedSchema
 from .effort import spend
-from .items import ItemMachine, TooManyItemsError, array_items
 from .json_types import as_schema, type_of
-from .members import NONE, Contents, object_members
+from .members import NONE, Contents, ItemMachine, TooManyItemsError, array_items, object_members
 from .negation import Atom
 from .overlap import Overlap
 from .render import render, written
