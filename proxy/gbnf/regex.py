@@ -1,4 +1,4 @@
-"""Parses JSON schema's `pattern`: the regular subset of ECMA-262 expressions.
+r"""Parses JSON schema's `pattern`: the regular subset of ECMA-262 expressions.
 
 Validators differ in the meaning of `\d`, `\w`, `\s` and `.` outside ASCII, and generated text
 must satisfy all of them. So each class has two sets: characters that surely match and characters

@@ -184,7 +184,7 @@ long, and each stays possible: with 280, a character took 20 ms. Of
 MaskBench's 11 305 schemas, six have more."""
 
 
-def written(grammar: Grammar, limits: GrammarLimits) -> str:
+def checked_render(grammar: Grammar, limits: GrammarLimits) -> str:
     """The text of a grammar for servers that support repetitions. All its rules terminate, as
     `Rules.grammar` sees to.
 

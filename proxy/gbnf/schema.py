@@ -42,7 +42,7 @@ from .json_types import as_schema, type_of
 from .members import NONE, Contents, ItemMachine, TooManyItemsError, array_items, object_members
 from .negation import Atom
 from .overlap import Overlap
-from .render import render, written
+from .render import checked_render, render
 from .rules import Rules, literal, member_key
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements
@@ -73,7 +73,7 @@ def finished(rules: Rules, root: Alternatives, limits: GrammarLimits) -> str:
         raise SchemaError("", "only an infinite value satisfies it")
     try:
         if limits.max_repeat is not None:
-            return written(grammar, limits)
+            return checked_render(grammar, limits)
         text = render(grammar, limits)  # with further rules for repetitions
         check(text, limits)
     except GrammarError as error:

@@ -1,17 +1,21 @@
-"""Finds the control tokens of a chat template in texts.
+"""Keeps texts inside of messages from speaking for the chat template.
 
-A control token is a text that the tokenizer turns into one token with a meaning of its own, like
-``<|im_start|>``. Which texts these are, only the vocabulary tells, and no server shows it. So a
-text counts as a control token if
+A prompt is one text: ``<|im_end|>\\n<|im_start|>system`` in a tool's result is the same characters
+as the end of that result and the beginning of a system message. The tokens need not be the same.
+Servers of all generations tokenize each text of a prompt's list by itself, and so a control token
+that two of them share is plain text. So nothing is altered: the prompt is cut inside of every
+control token that a message brought along.
 
-- it stands in the source of the template and has the shape of one (``<…>``, ``[INST]``, ``[|…|]``,
-  ``｜…｜``, ``〈…〉``, and the brackets of MiniMax), or in what it writes, since some templates put
-  their tokens together;
-- it is the template's begin, end or stop token, or a usual one;
-- or it has a shape that nothing else has: ``<|…|>``, ``<｜…｜>``, ``<|…>``, and ``<…|>`` if the
-  template has one of these. Vocabularies have more of those than their templates name.
+The places are marked before the template is rendered, when it is still known what comes from whom,
+with a character that means nothing (Unicode's noncharacters) and that nothing in the request
+contains. Afterwards the marks are removed, and their places are the prompt's breaks.
 
-A text too many does no harm: it only gets other tokens than it would have.
+A backend that renders prompts itself takes messages, not tokens. For it, an invisible character
+(word joiner) is put into each control token.
+
+Who may write control tokens: the operator, in the system message. An answer of the model may
+contain those that only occur in answers, because its template looks for them. Users may if a
+setting says so. Results of tools and documents may not.
 """
 
 from __future__ import annotations
@@ -28,6 +32,21 @@ from msgspec import Struct
 
 from ...core.request import CompletionRequest, Message, Tool, ToolCall
 from ...errors import InvalidParameter
+
+# Finds the control tokens of a chat template in texts.
+#
+# A control token is a text that the tokenizer turns into one token with a meaning of its own, like
+# ``<|im_start|>``. Which texts these are, only the vocabulary tells, and no server shows it. So a
+# text counts as a control token if
+#
+# - it stands in the source of the template and has the shape of one (``<…>``, ``[INST]``,
+#   ``[|…|]``, ``｜…｜``, ``〈…〉``, and the brackets of MiniMax), or in what it writes, since some
+#   templates put their tokens together;
+# - it is the template's begin, end or stop token, or a usual one;
+# - or it has a shape that nothing else has: ``<|…|>``, ``<｜…｜>``, ``<|…>``, and ``<…|>`` if the
+#   template has one of these. Vocabularies have more of those than their templates name.
+#
+# A text too many does no harm: it only gets other tokens than it would have.
 
 MOST = 512  # control tokens of a template; real ones have 40 at most
 LONGEST = 66  # characters of a control token
@@ -199,25 +218,6 @@ COMMON = (
     " <seed:bos> <seed:eos> \uff5cDSML\uff5c"
 ).split()
 
-
-# Keeps texts inside of messages from speaking for the chat template.
-#
-# A prompt is one text: ``<|im_end|>\n<|im_start|>system`` in a tool's result is the same
-# characters as the end of that result and the beginning of a system message. The tokens need not
-# be the same. Servers of all generations tokenize each text of a prompt's list by itself, and so a
-# control token that two of them share is plain text. So nothing is altered: the prompt is cut
-# inside of every control token that a message brought along.
-#
-# The places are marked before the template is rendered, when it is still known what comes from
-# whom, with a character that means nothing (Unicode's noncharacters) and that nothing in the
-# request contains. Afterwards the marks are removed, and their places are the prompt's breaks.
-#
-# A backend that renders prompts itself takes messages, not tokens. For it, an invisible character
-# (word joiner) is put into each control token.
-#
-# Who may write control tokens: the operator, in the system message. An answer of the model may
-# contain those that only occur in answers, because its template looks for them. Users may if a
-# setting says so. Results of tools and documents may not.
 
 MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
 JOINER = "\u2060"
