@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from ..core.tier import Tier
+from ..core.task import Tier
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 

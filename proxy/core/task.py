@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -84,3 +85,21 @@ class Task(Struct, frozen=True, kw_only=True):
         """Whether the answer is not constrained by tools, a document format or a grammar."""
         free = self.call_format is None and self.request.output.kind == "text"
         return free and not self.sampling.get("grammar")
+
+
+# The place of a backend in the route of its model.
+
+
+class Tier(Struct, frozen=True, array_like=True):
+    """`number` counts the tiers of a route from 0, and `name` is the tier's name, "" outside of
+    routes. The next tier is used if no backend of this one is up, or if a request would wait for
+    more than `overflow_after` seconds in all. `canary` is the share of the conversations that the
+    backend gets as a canary, 0 for a backend that is none."""
+
+    number: int = 0
+    name: str = ""
+    overflow_after: float = math.inf
+    canary: float = 0.0
+
+
+NO_TIER = Tier()

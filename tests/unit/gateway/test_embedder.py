@@ -17,8 +17,7 @@ from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
 from proxy.config.keys import ApiKey, Secret
 from proxy.config.routes import Place
-from proxy.core.task import Task
-from proxy.core.tier import Tier
+from proxy.core.task import Task, Tier
 from proxy.core.vectors import Embedded, Ranked
 from proxy.errors import BackendBusy, Cancelled, MissingRoute, NoBackend, QueueTimeout
 from proxy.gateway import embedder as module
