@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from ..core.mcp_urls import fitting, names_address
+from ..core.mcp import fitting, names_address
 from ..errors import Forbidden, InvalidParameter, QueueFull
 from ..runtime.subprocesses import Children
 from .tools import ChildTool, Reach, Server

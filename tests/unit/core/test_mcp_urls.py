@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.core import mcp_urls
-from proxy.core.mcp_urls import names_address, permits
+from proxy.core.mcp import names_address, permits
 
 
 @pytest.mark.parametrize(
