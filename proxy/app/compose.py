@@ -36,7 +36,7 @@ from ..backends.registry import Registry
 from ..backends.template_check import TemplateChecks
 from ..batches import BatchRunner
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
-from ..core.formats import BY_PROMPT
+from ..core.request import BY_PROMPT
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
 from ..errors import GatewayStopping

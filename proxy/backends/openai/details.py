@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...core.formats import AUTO, TOOLS
+from ...core.request import AUTO, TOOLS
 from ...wire.router import as_count, as_dict
 
 Ask = Callable[[str, Mapping[str, Any] | None], Mapping[str, Any]]

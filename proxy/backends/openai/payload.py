@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...core.formats import SCHEMAS, TOOLS, describes_document
-from ...core.request import CompletionRequest
+from ...core.request import SCHEMAS, TOOLS, CompletionRequest, describes_document
 from ...core.sampling import needed
 from ...core.task import Task
 from ...errors import Unsupported

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-from ...core.formats import AUTO, SCHEMAS, TOOLS
+from ...core.request import AUTO, SCHEMAS, TOOLS
 from ...errors import ContextExceeded, FormatRefused, GatewayError, UpstreamFault
 from ..refusals import MAX_SAID, refusal
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ...core.formats import REQUIRED, TOOLS
+from ...core.request import REQUIRED, TOOLS
 from ...core.sampling import FIELDS
 
 # OpenAI's own sampling fields (see "Create chat completion" in its API reference). Their names and
