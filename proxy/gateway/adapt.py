@@ -15,8 +15,7 @@ from .. import compiling
 from ..backends.driver import Capabilities
 from ..backends.pools import Backend
 from ..backends.tokens import budget, most_tokens, must_fit
-from ..core.formats import describes_document, describes_tools, rewrites
-from ..core.request import CompletionRequest
+from ..core.request import CompletionRequest, describes_document, describes_tools, rewrites
 from ..core.sampling import WINDOWS, left_out
 from ..core.task import Task
 from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, UpstreamTimeout

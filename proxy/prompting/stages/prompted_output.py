@@ -14,8 +14,7 @@ from string import ascii_letters
 import msgspec
 
 from ...core.events import Batch, Failed, Finished, TextDelta, TokenLogprob, ToolCallDelta
-from ...core.formats import describes_document, describes_tools
-from ...core.request import CompletionRequest, Message
+from ...core.request import CompletionRequest, Message, describes_document, describes_tools
 from ..constraints import JSON, callable_tools, document_schema, most_calls, must_call
 from ..formats import generic
 from ..prompt import tool_dict
