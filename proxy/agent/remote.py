@@ -18,7 +18,7 @@ MOST = 16  # servers in use at once, for all requests together
 
 
 class Remotes:
-    """`patterns` are the URLs that requests may name, as `core.mcp_urls` reads them."""
+    """`patterns` are the URLs that requests may name, as `core.mcp` reads them."""
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         self._patterns = tuple(patterns)
