@@ -151,7 +151,7 @@ def _schema_form(
 
 
 def native_formats(body: Mapping[str, Any]) -> frozenset[str]:
-    """The formats, by their names in `core.formats`, that this body asks the server for."""
+    """The formats, by their names in `core.request`, that this body asks the server for."""
     return (TOOLS if "tools" in body else frozenset()) | (
         {SCHEMAS} if "response_format" in body else frozenset()
     )

@@ -38,7 +38,7 @@ _WRITTEN = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 class OpenAIRun(RelayRun):
     """A completion under way. `explain` asks the server why its answer has no event; `formats` are
-    those of `core.formats` that it was asked for. Until the
+    those of `core.request` that it was asked for. Until the
     server reports its tokens, and if it never does, each piece of the answer counts as one, and
     the prompt by its characters."""
 
