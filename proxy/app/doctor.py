@@ -52,6 +52,7 @@ from .findings import (
     of_verdict,
     without_embeddings,
 )
+from .prompter_registry import known_formats
 
 AT_ONCE = 8  # backends
 REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
@@ -149,7 +150,8 @@ def _prompter(caps: Capabilities) -> Prompter | None:
         form = templates.compile(caps.template, "")
     except TemplateError:
         return None
-    return Prompter(form, caps.bos_token, caps.eos_token, adds_bos=caps.adds_bos)
+    tokens = caps.bos_token, caps.eos_token
+    return Prompter(form, *tokens, adds_bos=caps.adds_bos, formats=known_formats())
 
 
 def _kind(url: str) -> str:

@@ -16,7 +16,7 @@ from ..core.request import CompletionRequest, Message, Tool, ToolCall
 from ..core.task import NO_GUARD, ContentGuard
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
-from .formats import GENERIC, CallFormat, CallShape, generic
+from .formats import GENERIC, SPECIAL, CallFormat, CallShape, generic
 from .formats.base import ID
 from .formats.tagged import write_calls
 from .profile.adapt import (
@@ -128,7 +128,7 @@ class Prompter:
 
     `bos` and `eos` are the backend's, if it reported them. If the backend `adds_bos`, the prompt
     begins without one. `replaces_backend_template` says that the backend's own is unusable, and
-    `form` is used instead.
+    `form` is used instead. `formats` are the formats of calls that cannot be derived.
     With `breaks_users` False, control tokens in users' messages and in tools are kept."""
 
     def __init__(
@@ -140,9 +140,10 @@ class Prompter:
         adds_bos: bool = True,
         replaces_backend_template: bool = False,
         breaks_users: bool = True,
+        formats: Sequence[CallFormat] = SPECIAL,
     ) -> None:
         self.form = form
-        self.syntax = syntax_of(form) if isinstance(form, ChatTemplate) else AnswerSyntax()
+        self.syntax = syntax_of(form, formats) if isinstance(form, ChatTemplate) else AnswerSyntax()
         self._unknown_template = not self.syntax.is_known
         self._tags = self.syntax.reasoning or REASONING_TAGS
         # How many of the next renderings run in a thread: the first one of an unknown template.

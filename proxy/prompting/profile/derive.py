@@ -413,10 +413,10 @@ def _stops(probes: Probes, closing: str) -> tuple[str, ...]:
 # The syntax of a template's answers: a known format of calls, or what its renderings tell.
 
 
-def syntax_of(template: ChatTemplate) -> AnswerSyntax:
-    """Formats that cannot be derived come first; the shipped families know their end tokens and
-    the tags of their reasoning."""
-    special = (form for form in SPECIAL if form.matches(template.source))
+def syntax_of(template: ChatTemplate, formats: Sequence[CallFormat] = SPECIAL) -> AnswerSyntax:
+    """The first of `formats` that matches, for what cannot be derived, comes first; the shipped
+    families know their end tokens and the tags of their reasoning."""
+    special = (form for form in formats if form.matches(template.source))
     syntax = answer_syntax(template, next(special, None))
     family = template.family
     if family.reasoning is not None and not syntax.reasoning:
