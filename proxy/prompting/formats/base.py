@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from .reader import Body, CallReader, Malformed, Opening, Piece, Reading, ReasoningPiece, Wait
+from .reader import Body, CallReader, Malformed, Piece, Reading, ReasoningPiece, Wait
 
 Tools = Mapping[str, Mapping[str, Any]]
 """The tools of a request: names, each with the JSON schema of its arguments ({} if unknown)."""
@@ -78,7 +78,7 @@ class CallShape(Struct, frozen=True, kw_only=True):
 class Parser:
     """Parses one reply: ``feed`` it the text as it streams, then ``close`` it.
 
-    It stops for good at the first mark of ``halts`` that opens a call: ``opened`` says where.
+    It stops for good at the first mark of ``halts`` that opens a call; ``reader.opened`` is that.
     `begun` is the part of the turn that the prompt contains; its pieces are not returned."""
 
     def __init__(
@@ -88,55 +88,35 @@ class Parser:
         halts: Collection[str] = (),
         begun: str = "",
     ) -> None:
-        self._reader = CallReader(tools, halts)
-        self._steps: Wait | None = body(tools)(self._reader)
+        self.reader = CallReader(tools, halts)
+        self._steps: Wait | None = body(tools)(self.reader)
         if begun:
-            self._reader.push(begun)
+            self.reader.push(begun)
             self._resume()
-            self._reader.restart()
-            if self._reader.in_call or self._reader.opened:
+            self.reader.restart()
+            if self.reader.in_call or self.reader.opened:
                 # The beginning of the turn is a client's text that looks like half a call.
-                self._reader = CallReader(tools, halts)
-                self._steps = body(tools)(self._reader)
-
-    @property
-    def opened(self) -> Opening | None:
-        """The mark at which the parser halted."""
-        return self._reader.opened
-
-    @property
-    def call_at(self) -> int:
-        """The position of the last call's mark, or of its beginning if it has none."""
-        return self._reader.call_at
-
-    @property
-    def arguments_at(self) -> int:
-        """The position where the last call's name was known; mostly the start of its arguments."""
-        return self._reader.arguments_at
-
-    @property
-    def found_unmeant(self) -> bool:
-        """Whether a whole call was found where a mark alone means nothing."""
-        return self._reader.found_unmeant
+                self.reader = CallReader(tools, halts)
+                self._steps = body(tools)(self.reader)
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain after this text."""
         if not text:
             return []
-        reader = self._reader
+        reader = self.reader
         heads = reader.heads
         if heads is not None and heads.isdisjoint(text) and not text[-1].isspace():
             reader.passed(text)
             return [reader.voice(text)]
         reader.push(text)
         self._resume()
-        return self._reader.drain()
+        return self.reader.drain()
 
     def close(self) -> list[Piece]:
         """The remaining pieces; a call that is cut off ends with ``whole=False``."""
-        self._reader.end()
+        self.reader.end()
         self._resume()
-        return self._reader.drain()
+        return self.reader.drain()
 
     def _resume(self) -> None:
         if self._steps is not None and next(self._steps, self) is self:

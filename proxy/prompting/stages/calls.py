@@ -22,7 +22,7 @@ from ...core.events import (
     ToolCallDelta,
 )
 from ...core.usage import Usage
-from ..call_grammar import head
+from ..constraints import head
 from ..formats import CallArguments, CallFormat, CallStart, Piece, ReasoningPiece, TextPiece, Tools
 
 _MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]")
@@ -142,17 +142,18 @@ class CallStage:
 
     def _open(self, pieces: list[Piece]) -> Batch:
         """Free text up to a mark, or until the parser reads the name of a tool."""
-        mark = self._parser.opened
+        mark = self._parser.reader.opened
         if mark is not None:
             self.opened = CallOpening(mark.end, mark.mark, self._marks[mark.mark])
             return self._events(pieces)
         start = next((p for p in pieces if isinstance(p, CallStart)), None)
         if start is None:
             return self._events(pieces)
-        if self._parser.found_unmeant or start.name not in self._tools:
+        if self._parser.reader.found_unmeant or start.name not in self._tools:
             self._free = False
             return self._events(pieces)
-        at, until = self._parser.call_at, self._parser.arguments_at
+        reader = self._parser.reader
+        at, until = reader.call_at, reader.arguments_at
         if self._text[until : until + 1] != "{":
             self._free = False  # the arguments are not JSON, or were written before the name
             return self._events(pieces)

@@ -9,8 +9,7 @@ import pytest
 
 from proxy.errors import InvalidParameter
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
-from proxy.prompting.call_grammar import head
-from proxy.prompting.constraints import Callee, Constraint, grammar
+from proxy.prompting.constraints import Callee, Constraint, grammar, head
 from proxy.prompting.formats import CallArguments, CallShape, CallStart
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
