@@ -40,8 +40,8 @@ from proxy.gbnf import (
     matches,
     schema_to_grammar,
 )
-from proxy.gbnf.effort import TooMuchWork, limited
 from proxy.gbnf.gbnf import parse
+from proxy.gbnf.work_budget import TooMuchWork, limited
 from proxy.prompting.validation import OutputValidator
 
 SECONDS = 8.0

@@ -3,8 +3,8 @@
 Strategy: most take a few milliseconds. So a job is tried in this process, within a small budget; a
 larger one is done again in a child process, within the whole budget, while this process serves
 other requests. A child that takes too long nevertheless is ended. Jobs and results are plain
-values, and results are cached by the digest of their job. A budget has steps (`gbnf.effort`) of
-about a microsecond each.
+values, and results are cached by the digest of their job. A budget has steps of
+about a microsecond each (`gbnf.work_budget`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .core.kept import BoundedCache, digest
 from .core.request import CompletionRequest
 from .errors import InvalidParameter, QueueFull, UpstreamFault, UpstreamTimeout
 from .gbnf import NEW, OLD, Grammar, GrammarError, GrammarLimits, check, matches, render
-from .gbnf.effort import TooMuchWork, limited
+from .gbnf.work_budget import TooMuchWork, limited
 from .prompting import constraints
 from .prompting.constraints import BoundGrammar, document_schema
 from .prompting.stages.validation import Validator

@@ -11,7 +11,7 @@ import pytest
 
 from proxy import compiling
 from proxy.gbnf import NEW, OLD, GrammarLimits, schema_to_grammar
-from proxy.gbnf.effort import TooMuchWork, limited, spend
+from proxy.gbnf.work_budget import TooMuchWork, limited, spend
 from proxy.prompting.constraints import Callee, Constraint
 
 # Seconds of CPU: the budget is meant for one. With other processes running it takes three.

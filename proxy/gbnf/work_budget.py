@@ -1,0 +1,44 @@
+"""A budget of work for untrusted schemas, patterns and grammars: a short one can take minutes.
+
+Code whose duration depends on untrusted input spends steps before or while it runs. A step takes
+about a microsecond, so a budget of a million limits any input to about a second of CPU. Work
+outside `limited` (constants at import, unit tests) is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+
+class TooMuchWork(Exception):
+    """The budget is exceeded."""
+
+
+_budget: ContextVar[list[int] | None] = ContextVar("steps left", default=None)
+
+
+@contextmanager
+def limited(steps: int) -> Iterator[None]:
+    """Runs the body with a budget of `steps`, or with the rest of an enclosing budget if that is
+    lower. Raises TooMuchWork if it is exceeded."""
+    outer = _budget.get()
+    given = steps if outer is None else min(steps, outer[0])
+    budget = [given]
+    token = _budget.set(budget)
+    try:
+        yield
+    finally:
+        _budget.reset(token)
+        if outer is not None:
+            outer[0] -= given - budget[0]
+
+
+def spend(steps: int) -> None:
+    """Takes steps off the budget. Raises TooMuchWork if it is exceeded."""
+    budget = _budget.get()
+    if budget is not None:
+        budget[0] -= steps
+        if budget[0] < 0:
+            raise TooMuchWork
