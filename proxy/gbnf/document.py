@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
 
-from .effort import spend
+from .work_budget import spend
 
 MAX_DEPTH = 48
 """Maximum nesting of schemas, references included: the compiler recurses, and models go no

@@ -14,7 +14,6 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 from .charset import Charset, contains, gaps, normal
-from .effort import spend
 from .values import (
     MAX_CODE_POINT,
     ROOT,
@@ -27,6 +26,7 @@ from .values import (
     Repeat,
     RuleRef,
 )
+from .work_budget import spend
 
 DONE = 0
 """The empty stack: the text may end here."""

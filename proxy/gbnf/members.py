@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 
 from .document import Nodes
-from .effort import spend
 from .negation import opposite
 from .objects import MAX_DISTINCT, Arrays, Objects, Region
 from .rules import Rules, member_key
 from .values import Element, Group, Literal, Repeat, RuleRef
 from .values import Sequence as Elements
+from .work_budget import spend
 
 MAX_COUNTED = 60
 """Maximum optional members for which minProperties and maxProperties are supported: the number of

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from . import automaton as rx
 from .automaton import Automaton, TooManyStatesError
 from .document import Gaps, Node, Nodes
-from .effort import spend
 from .negation import Atom
 from .regex import PatternError, automaton_of
+from .work_budget import spend
 
 MAX_REGIONS = 60
 """Maximum regions of undeclared names: each pattern may split every region in two."""
