@@ -25,7 +25,7 @@ from .automaton import (
     compile_regex,
 )
 from .charset import Charset
-from .effort import spend
+from .work_budget import spend
 
 MAX_COUNT = 2_000
 """Maximum number in a quantifier."""

@@ -16,7 +16,6 @@ from typing import Any
 
 from .automaton import Chars, Concat, Either, Regex
 from .check import check_rules
-from .effort import spend
 from .gbnf import FORBIDDEN, MAX_NESTING, MAX_TEXT, Places, can_be_generated, weight_of
 from .regex import read_whole
 from .values import (
@@ -35,6 +34,7 @@ from .values import (
     RuleRef,
     Sequence,
 )
+from .work_budget import spend
 
 _POSTFIX = {(0, None): "*", (1, None): "+", (0, 1): "?"}
 _SPECIAL = re.compile(r"[^ !#-\[\]-~]")

@@ -37,7 +37,6 @@ from .automaton import Automaton, TooManyStatesError
 from .check import check
 from .constraints import MEANT_BY, ConstraintReader, Constraints
 from .document import MAX_DEPTH, Document, Gaps, Node, Nodes, SchemaError, UnsupportedSchema
-from .effort import spend
 from .json_types import as_schema, type_of
 from .members import NONE, Contents, ItemMachine, TooManyItemsError, array_items, object_members
 from .negation import Atom
@@ -46,6 +45,7 @@ from .render import checked_render, render
 from .rules import Rules, literal, member_key
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements
+from .work_budget import spend
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 

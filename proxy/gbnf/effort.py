@@ -1,5 +1,0 @@
-"""Moved."""
-
-from .work_budget import TooMuchWork, limited, spend
-
-__all__ = ["TooMuchWork", "limited", "spend"]
