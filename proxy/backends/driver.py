@@ -10,9 +10,8 @@ from msgspec import Struct
 
 from ..core.events import Batch
 from ..core.forwarding import CallMaker, Forwarded
-from ..core.task import Task
+from ..core.task import Embedded, Ranked, Task
 from ..core.usage import Usage
-from ..core.vectors import Embedded, Ranked
 from ..errors import Unsupported
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed

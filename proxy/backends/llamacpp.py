@@ -23,8 +23,7 @@ import msgspec
 
 from ..core.forwarding import CallMaker, Forwarded
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import Task
-from ..core.vectors import Embedded, Ranked
+from ..core.task import Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,

@@ -1,9 +1,9 @@
-"""A completion ready to be placed: rendered and checked."""
+"""What a backend is asked for: a completion, rendered and checked, vectors, or a forwarded call."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -103,3 +103,28 @@ class Tier(Struct, frozen=True, array_like=True):
 
 
 NO_TIER = Tier()
+
+
+# Embedding vectors and rankings: plain numbers with a little arithmetic.
+
+Vector = Sequence[float]
+
+
+class Embedded(Struct, frozen=True):
+    """A vector for each input, in order; `tokens` is the total number of input tokens."""
+
+    vectors: tuple[Vector, ...]
+    tokens: int
+
+
+class Ranked(Struct, frozen=True):
+    """A score for each document, in order; a higher one is closer to the query."""
+
+    scores: tuple[float, ...]
+    tokens: int
+
+
+def normalised(vector: Vector) -> list[float]:
+    """The vector scaled to length 1; a zero vector is unchanged."""
+    length = math.sqrt(math.fsum(x * x for x in vector))
+    return [x / length for x in vector] if length else list(vector)
