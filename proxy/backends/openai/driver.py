@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 from ...core.decoding import decoded
 from ...core.forwarding import CallMaker, Forwarded
 from ...core.sampling import WINDOWS
-from ...core.task import Task
-from ...core.vectors import Embedded
+from ...core.task import Embedded, Task
 from ...errors import (
     AnswerCut,
     BackendDown,
