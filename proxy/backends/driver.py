@@ -9,8 +9,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from ..core.events import Batch
-from ..core.forwarding import CallMaker, Forwarded
-from ..core.task import Embedded, Ranked, Task
+from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
 from ..core.usage import Usage
 from ..errors import Unsupported
 from ..runtime.cancel import Cancel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..core.forwarding import Call
+from ..core.task import Call
 from ..errors import UpstreamTimeout
 from ..runtime.cancel import Cancel
 from .http import ConnectionPool, Exchange
