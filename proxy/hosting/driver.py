@@ -17,8 +17,7 @@ from ..backends.driver import Capabilities, Driver, Input, Learned, Run, SlotAct
 from ..backends.http_server import DIALECT as HTTP
 from ..backends.router import outline
 from ..core.events import Batch
-from ..core.forwarding import CallMaker, Forwarded
-from ..core.task import Embedded, Ranked, Task
+from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
 from ..core.usage import Usage
 from ..errors import BackendDown, UpstreamTimeout
 from ..runtime.cancel import Cancel

@@ -14,9 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...core.decoding import decoded
-from ...core.forwarding import CallMaker, Forwarded
 from ...core.sampling import WINDOWS
-from ...core.task import Embedded, Task
+from ...core.task import CallMaker, Embedded, Forwarded, Task
 from ...errors import (
     AnswerCut,
     BackendDown,
