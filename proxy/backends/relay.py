@@ -125,9 +125,7 @@ def server_prompt(pool: ConnectionPool, task: Task) -> str | None:
 def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
     """The messages for a server without tools, with `guide` in that of the system."""
     media = any(message.media for message in request.messages)
-    messages = generic.without_calls(as_dicts(request.messages))
-    if guide:
-        messages = generic.guided(messages, guide)
+    messages = generic.rewrite(as_dicts(request.messages), guide)
     if media:  # they stay with the text of their message, wherever that is now
         parts = {m.content: [*map(_part, m.media)] for m in request.messages if m.media}
         for message in messages:

@@ -228,8 +228,10 @@ class Prompter:
         if unwritten and not knows_tools:
             dicts = as_dicts(request.messages)
             name_results(dicts)
-            written = generic.rewrite(dicts, tools if call_format is not None else ())
-            chat = [Message(role=m["role"], content=m["content"]) for m in written]
+            guide = generic.instructions(tools) if call_format is not None else ""
+            chat = [
+                Message(role=m["role"], content=m["content"]) for m in generic.rewrite(dicts, guide)
+            ]
             chat = arranged(chat, rules)
         else:
             if call_format is not None and not knows_tools:

@@ -266,7 +266,7 @@ def text(reader: CallReader, tools: Tools, marks: Sequence[str], read: Read, end
     while mark := (yield from reader.text_until(marks, ends)):
         if mark not in ends:
             yield from opened(reader, tools, mark, read)
-        elif (yield from last(reader)):
+        elif (yield from follows(reader)):
             return
         else:
             reader.degrade()
@@ -283,10 +283,10 @@ def opened(reader: CallReader, tools: Tools, mark: str, read: Read) -> Reading[b
     return reader.calls > calls
 
 
-def last(reader: CallReader) -> Reading[bool]:
-    """Whether nothing but white space follows."""
+def follows(reader: CallReader, *marks: str) -> Reading[bool]:
+    """Whether one of ``marks`` or the end of the answer follows, behind white space."""
     yield from reader.spaces()
-    return not (yield from reader.more())
+    return not (yield from reader.more()) or (yield from reader.look(marks)) is not None
 
 
 def marks_in(*marks: str, without: Sequence[str] = ()) -> Callable[[str], bool]:

@@ -11,7 +11,17 @@ import math
 import sys
 from collections.abc import Callable
 
-from .base import CallFormat, CallShape, TaggedArguments, Tools, answer, marks_in, opened, thoughts
+from .base import (
+    CallFormat,
+    CallShape,
+    TaggedArguments,
+    Tools,
+    answer,
+    follows,
+    marks_in,
+    opened,
+    thoughts,
+)
 from .reader import Body, CallReader, Malformed, Reading, Wait
 from .scanner import is_json
 from .tagged import inside, stream_until
@@ -147,16 +157,10 @@ def _channel(reader: CallReader, tools: Tools) -> Reading[bool]:
     """Reads behind the mark of a channel; False if it opens none."""
     yield from reader.spaces()
     if not (yield from reader.skip(_THOUGHT)):
-        return (yield from _follows(reader, _CHANNEL))
+        return (yield from follows(reader, _CHANNEL))
     yield from reader.spaces()
     yield from thoughts(reader, (_CHANNEL_END,), (), _gemma_read, tools)
     return True
-
-
-def _follows(reader: CallReader, *marks: str) -> Reading[bool]:
-    """Whether one of ``marks`` follows, or the end."""
-    yield from reader.spaces()
-    return not (yield from reader.more()) or (yield from reader.look(marks)) is not None
 
 
 def _body(tools: Tools) -> Body:
@@ -169,7 +173,7 @@ def _body(tools: Tools) -> Body:
             elif mark == _CHANNEL:
                 if not (yield from _channel(reader, tools)):
                     reader.degrade(len(mark))
-            elif not (yield from _follows(reader, _CHANNEL, _CHANNEL_END, _CALL)):
+            elif not (yield from follows(reader, _CHANNEL, _CHANNEL_END, _CALL)):
                 reader.degrade(len(mark))
 
     return run

@@ -9,12 +9,13 @@ from .base import (
     CallShape,
     TaggedArguments,
     Tools,
+    follows,
     marks_in,
     opened,
     thoughts,
 )
 from .objects import read_arguments, read_list
-from .reader import Body, CallReader, Malformed, Reading, Wait
+from .reader import Body, CallReader, Malformed, Wait
 from .tagged import Arguments, declared_until
 
 # Command R7B's and Cohere's later answers: all parts stand between marks::
@@ -63,7 +64,7 @@ def _cohere_body(tools: Tools) -> Body:
             if mark in calls:
                 if (yield from opened(reader, tools, mark, _cohere_read)):
                     yield from _begin_text(reader)
-            elif not (yield from _cohere_is_end(reader)):
+            elif not (yield from follows(reader, _BEGIN, _TURN_END)):
                 reader.degrade(len(mark))
 
     return run
@@ -75,13 +76,6 @@ def _begin_text(reader: CallReader) -> Wait:
     yield from reader.spaces()
     if (yield from reader.skip_one(_TEXTS)) is None:
         reader.rewind()
-
-
-def _cohere_is_end(reader: CallReader) -> Reading[bool]:
-    """Whether calls or the end of the answer follow."""
-    yield from reader.spaces()
-    following = (_BEGIN, _TURN_END)
-    return not (yield from reader.more()) or (yield from reader.look(following)) is not None
 
 
 def _format(name: str, text: tuple[str, str], *marks: str) -> CallFormat:
@@ -173,17 +167,10 @@ def _kimi_body(tools: Tools) -> Body:
         while mark := (yield from reader.text_until(calls, _KIMI_ENDS)):
             if mark == _TOOLS:
                 yield from opened(reader, tools, mark, _kimi_read)
-            elif not (yield from _kimi_is_end(reader)):
+            elif not (yield from follows(reader, _TOOLS, _KIMI_END, _STOP)):
                 reader.degrade(len(mark))
 
     return run
-
-
-def _kimi_is_end(reader: CallReader) -> Reading[bool]:
-    """Whether another section or the end of the answer follows."""
-    yield from reader.spaces()
-    following = (_TOOLS, _KIMI_END, _STOP)
-    return not (yield from reader.more()) or (yield from reader.look(following)) is not None
 
 
 KIMI_K3 = CallFormat(

@@ -310,7 +310,7 @@ class Neutraliser:
                 "contain control tokens of the chat template and all of Unicode's noncharacters"
                 " U+FDD0 to U+FDEF",
             )
-        marked = self._changed(request, mark, _marked_tool)
+        marked = self._changed(request, mark, _each)
         return MarkedRequest(marked, self._everything, mark)
 
     def breaks(self, text: str) -> tuple[int, ...]:
@@ -321,7 +321,7 @@ class Neutraliser:
     def disarmed(self, request: CompletionRequest) -> CompletionRequest:
         """The request with an invisible character in each control token; the same one if there is
         none."""
-        return self._changed(request, JOINER, _described) if self._has_some(request) else request
+        return self._changed(request, JOINER, _descriptions) if self._has_some(request) else request
 
     def _has_some(self, request: CompletionRequest) -> bool:
         if any(map(self._touches, request.messages)):
@@ -361,14 +361,14 @@ class Neutraliser:
         return False
 
     def _changed(
-        self, request: CompletionRequest, between: str, tool: Callable[[Tool, Change], Tool]
+        self, request: CompletionRequest, between: str, texts: Callable[[Any, Change], Any]
     ) -> CompletionRequest:
-        """The request with `between` at all breaks."""
+        """The request with `between` at all breaks; of parameters of tools, in their `texts`."""
         offered = _cut(self._offered, between)
         return msgspec.structs.replace(
             request,
             messages=tuple(self._message(message, between) for message in request.messages),
-            tools=tuple(tool(each, offered) for each in request.tools),
+            tools=tuple(_tool(each, offered, texts) for each in request.tools),
             template_kwargs={
                 name: _each(value, _cut(self._of(name), between))
                 for name, value in request.template_kwargs.items()
@@ -470,20 +470,12 @@ def _each(value: Any, change: Change) -> Any:
     return [_each(each, change) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _marked_tool(tool: Tool, change: Change) -> Tool:
+def _tool(tool: Tool, change: Change, texts: Callable[[Any, Change], Any]) -> Tool:
+    """The tool with the `texts` of its parameters changed."""
     return msgspec.structs.replace(
         tool,
         description=change(tool.description),
-        parameters=_each(tool.parameters, change),
-    )
-
-
-def _described(tool: Tool, change: Change) -> Tool:
-    """The tool with its descriptions changed."""
-    return msgspec.structs.replace(
-        tool,
-        description=change(tool.description),
-        parameters=_descriptions(tool.parameters, change),
+        parameters=texts(tool.parameters, change),
     )
 
 
