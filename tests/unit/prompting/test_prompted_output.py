@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from proxy.core.events import Batch, Finished, TextDelta
 from proxy.core.usage import Usage
-from proxy.prompting.stages.prompted_output import CallsStage, DocumentStage, HeldText
+from proxy.prompting.stages.prompted_output import DocumentStage
 
 END = Finished(reason="stop", usage=Usage())
 
@@ -44,22 +42,3 @@ def test_a_fence_around_a_document_is_removed(text: str, inner: str) -> None:
 def test_an_open_fence_before_many_lines_costs_little() -> None:
     text = "```json" + "\n" * 100_000 + "x"
     assert document(text) == text
-
-
-def test_held_text_is_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    joined = 0
-    text_of: Any = vars(HeldText)["text"].fget
-
-    def counted(held: HeldText) -> str:
-        nonlocal joined
-        joined += 1
-        return str(text_of(held))
-
-    monkeypatch.setattr(HeldText, "text", property(counted))
-    stage = CallsStage({}, must=False)
-    assert not stage.feed([TextDelta(" "), TextDelta("{"), *[TextDelta("x")] * 100])
-    text, end = stage.feed([END])
-    assert isinstance(text, TextDelta)
-    assert text.text == " {" + "x" * 100
-    assert end is END
-    assert joined < 5

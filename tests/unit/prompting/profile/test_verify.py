@@ -75,12 +75,6 @@ def test_kinds_by_the_fields_of_a_request(fields: dict[str, Any], expected: set[
     assert kinds(USER, **fields) == expected
 
 
-def test_only_named_kinds_are_looked_for() -> None:
-    request = CompletionRequest(messages=(SYSTEM, USER))
-    assert kinds_of(request, ()) == ()
-    assert kinds_of(request, ("system", "tools")) == ("system",)
-
-
 def test_every_probe_is_of_its_kind() -> None:
     for kind in KINDS:
         for probe in kind.probes:
