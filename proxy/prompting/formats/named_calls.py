@@ -7,6 +7,7 @@ import re
 from .base import ID, CallFormat, CallShape, Tools, answer, marks_in, opened
 from .objects import read_arguments, read_object
 from .reader import Body, CallReader, Malformed, Wait
+from .shaped import reads
 
 # Ministral 3's, Magistral's and Devstral's answers: thoughts, text, then calls by name::
 #
@@ -14,29 +15,18 @@ from .reader import Body, CallReader, Malformed, Wait
 #
 # Source: the chat templates of mistralai/Ministral-3-14B-Reasoning-2512 and Devstral-Small-2507.
 
-_MINISTRAL_CALL, _MINISTRAL_ARGUMENTS = "[TOOL_CALLS]", "[ARGS]"
 _MINISTRAL_TAGS = ("[THINK]", "[/THINK]")
-
-
-def _ministral_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    yield from reader.spaces()
-    name = yield from reader.run(lambda char: not (char.isspace() or char in "[{"))
-    yield from reader.expect(f" {_MINISTRAL_ARGUMENTS}")
-    yield from read_arguments(reader, name)
-
-
+_MINISTRAL_SHAPE = CallShape(before_name="[TOOL_CALLS]", after_name="[ARGS]")
 MINISTRAL3 = CallFormat(
     name="ministral3",
-    opening=(_MINISTRAL_CALL,),
-    shape=CallShape(before_name=_MINISTRAL_CALL, after_name=_MINISTRAL_ARGUMENTS),
-    body=answer(_MINISTRAL_TAGS, (_MINISTRAL_CALL,), _ministral_read),
+    opening=("[TOOL_CALLS]",),
+    shape=_MINISTRAL_SHAPE,
+    body=answer(_MINISTRAL_TAGS, ("[TOOL_CALLS]",), reads(_MINISTRAL_SHAPE)),
     reads_reasoning=True,
     turns=("[/INST]", "[/TOOL_RESULTS]"),
     reasoning=_MINISTRAL_TAGS,
     stops=("</s>",),
-    matches=marks_in(
-        "[SYSTEM_PROMPT]", _MINISTRAL_CALL, _MINISTRAL_ARGUMENTS, without=["[CALL_ID]"]
-    ),
+    matches=marks_in("[SYSTEM_PROMPT]", "[TOOL_CALLS]", "[ARGS]", without=["[CALL_ID]"]),
 )
 
 

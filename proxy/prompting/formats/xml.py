@@ -6,6 +6,7 @@ from typing import Any
 
 from .base import KEY, CallFormat, CallShape, TaggedArguments, Tools, answer, marks_in
 from .reader import MAX_HELD, CallReader, Malformed, Wait
+from .shaped import reads
 from .tagged import (
     STRING,
     Arguments,
@@ -89,47 +90,27 @@ DSML_V4 = _dsml("deepseek-v4", _BLOCKS[1], _BLOCKS[0])
 #
 # Source: the chat template of inclusionAI/Ling-3.0-flash.
 
-_LING_OPEN, _LING_CLOSE = "<tool_call>", "</tool_call>"
-_KEY, _KEY_END = "<arg_key>", "</arg_key>"
-_VALUE, _VALUE_END = "<arg_value>", "</arg_value>"
-_LING_END = "<|role_end|>"
-
-
-def _ling_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    yield from reader.spaces()
-    name = yield from reader.run(lambda char: not (char.isspace() or char == "<"))
-    yield from reader.spaces()
-    if (yield from reader.look((_KEY, _LING_CLOSE))) is None:
-        raise Malformed
-    reader.start(name)
-    arguments = Arguments(reader, tools, name)
-    while not (yield from reader.skip(f" {_LING_CLOSE}")):
-        yield from reader.expect(_KEY)
-        key = yield from reader.until(_KEY_END)
-        yield from reader.expect(f" {_VALUE}")
-        arguments.key(key.strip())
-        yield from typed_until(reader, _VALUE_END, arguments.kinds(key.strip()))
-    arguments.end()
-
-
+_LING_SHAPE = CallShape(
+    before_name="<tool_call>",
+    after_name="\n",
+    suffix="</tool_call>",
+    separator="\n",
+    tagged=TaggedArguments(
+        before_key="<arg_key>",
+        after_key="</arg_key>\n<arg_value>",
+        after_value="</arg_value>\n",
+    ),
+)
 LING3 = CallFormat(
     name="ling3",
-    opening=(_LING_OPEN,),
-    shape=CallShape(
-        before_name=_LING_OPEN,
-        after_name="\n",
-        suffix=_LING_CLOSE,
-        separator="\n",
-        tagged=TaggedArguments(
-            before_key=_KEY, after_key=f"{_KEY_END}\n{_VALUE}", after_value=f"{_VALUE_END}\n"
-        ),
-    ),
-    body=answer(_THINK, (_LING_OPEN,), _ling_read, breaks=True, end=_LING_END),
+    opening=("<tool_call>",),
+    shape=_LING_SHAPE,
+    body=answer(_THINK, ("<tool_call>",), reads(_LING_SHAPE), breaks=True, end="<|role_end|>"),
     reads_reasoning=True,
     turns=("<role>ASSISTANT</role>",),
     reasoning=_THINK,
-    stops=(_LING_END,),
-    matches=marks_in("<role>ASSISTANT</role>", _KEY),
+    stops=("<|role_end|>",),
+    matches=marks_in("<role>ASSISTANT</role>", "<arg_key>"),
 )
 
 
