@@ -20,6 +20,7 @@ from ..accounts.service import Accounts, GroupService, KeyService
 from ..agent import Remotes, Toolbox, functions
 from ..agent import Server as ToolServer
 from ..agent.toolbox import OWN
+from ..apis.responses.routes import websocket as responses_socket
 from ..backends.chatglm.driver import ChatGLM, new_id
 from ..backends.chatglm.host import Process, Thread, meeting
 from ..backends.chatglm.models import bundled_instead, listens, missing
@@ -33,6 +34,7 @@ from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..backends.template_check import TemplateChecks
+from ..batches import BatchRunner
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..core.formats import BY_PROMPT
 from ..dialogue import Bounds, Dialogues, Finder
@@ -57,12 +59,11 @@ from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
 from ..store.response_kinds import CHAT, CONVERSATION, StoredKind
-from ..web import pages, responses_socket
+from ..web import pages
 from ..web.aliases import Aliases
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
 from ..web.background import Jobs
-from ..web.batches import BatchRunner
 from ..web.callers import Callers
 from ..web.key_watch import KeyWatch
 from ..web.ledger.writer import LedgerWriter
@@ -263,7 +264,6 @@ def _ledger(settings: Settings, storage: LazyServices, keys: Keys) -> LedgerWrit
         stored,
         days=settings.ledger_days,
         needs_key=lambda: keys.needed,
-        prefix=settings.api_prefix,
     )
 
 

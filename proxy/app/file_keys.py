@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from ..accounts.limits import NO_LIMITS, Limited
 from ..accounts.records import Identity
 from ..accounts.rights import Rights
+from ..apis.litellm import key_options
 from ..config import ApiKey, Settings, SettingsError
-from ..dialects.litellm import key_options
 from ..errors import InvalidParameter
 from ..web.services import Services
 

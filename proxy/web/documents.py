@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..dialects.attachments import attachments
+from ..apis.attachments import attachments
 from ..errors import NotFound
 from .fastpath import Environ
 from .observability import Record

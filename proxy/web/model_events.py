@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-from ..dialects.llamacpp_native import Loading, model_event, models_reload
+from ..apis.llamacpp.native import Loading, model_event, models_reload
 from ..hosting import view
 from .fastpath import Environ
 from .permissions import visible

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..apis.ollama.models import untagged
+from ..apis.presets import preset, preset_request
 from ..config import ModelConfig
 from ..core.request import CompletionRequest
-from ..dialects.ollama.models import untagged
-from ..dialects.presets import preset, preset_request
 from ..errors import GatewayError
 from ..gateway import Gateway
 from ..hosting.host import ModelHost

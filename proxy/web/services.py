@@ -28,12 +28,12 @@ from .ongoing import Ongoing
 from .shares import Shares
 
 if TYPE_CHECKING:
+    from ..batches.runner import BatchRunner
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
     from ..oidc.service import SignIn  # imports authlib
     from ..store.conversations import ConversationStore
     from ..store.request_batches import RequestBatches
-    from .batches.runner import BatchRunner
 
 EXTENSION = "slotproxy"
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from proxy.apis.openai import chat as openai_chat
 from proxy.backends.chatglm import parameters
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import payload
 from proxy.core.sampling import LATER, left_out
 from proxy.core.task import Task
-from proxy.dialects import openai_chat
 from tests.contract.editors import EDITS, WARM_UPS
 
 OLD = Capabilities(dialect="2023", lacks=LATER)

@@ -61,7 +61,7 @@ def test_every_bounding_setting_has_a_row() -> None:
 INNER = re.compile(
     r"""proxy\.(
         gbnf\.|prompting\.validation\.MAX_MESSAGE  # within the budget of work
-        |dialects\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|dialects\.file_objects\.  # as OpenAI's
+        |apis\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|apis\.files\.objects\.  # as OpenAI's
         |.*\.(MAX_TOKEN_ID|MOST_LISTED|MOST_HITS|LONGEST_PAUSE)$  # ids, pages, pauses of ours
         |knowledge\.index\.(postgres|sqlite|ranking)\.|knowledge\.index\.lexical\.LONGEST
         |backends\.(tokens\.LONGEST|token_pieces|vocabulary|chatglm\.(protocol|text))
@@ -77,7 +77,9 @@ NAMED = re.compile(
 
 def test_every_bound_constant_has_a_row() -> None:
     found = {
-        ".".join(path.relative_to(HOME).with_suffix("").parts) + "." + name
+        ".".join(path.relative_to(HOME).with_suffix("").parts).removesuffix(".__init__")
+        + "."
+        + name
         for path in (HOME / "proxy").rglob("*.py")
         for name in NAMED.findall(path.read_text("utf-8"))
     }

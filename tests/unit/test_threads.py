@@ -77,8 +77,8 @@ THREADS = {
     ("server/watchdog.py", "self._watch"): LASTS,  # test_worker.py
     ("web/background.py", "self._signs"): LASTS,
     ("web/background.py", "work"): ENDS,
-    ("web/batches/batch_run.py", "work"): ENDS,
-    ("web/batches/runner.py", "self._run"): LASTS,  # web/batches/test_batches.py
+    ("batches/batch_run.py", "work"): ENDS,
+    ("batches/runner.py", "self._run"): LASTS,  # web/batches/test_batches.py
     ("web/disconnect.py", "cancel.cancel"): ENDS,
     ("web/disconnect.py", "self._run"): LASTS,
     ("web/key_watch.py", "self._run"): LASTS,

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from flask import Blueprint, Response, redirect, request, url_for
 
-from ...dialects import openai
+from ...apis.openai import answer as openai
 from ...errors import GatewayError, Unauthorized
 from .. import seen
 from ..observability import Record

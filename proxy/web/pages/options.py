@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...apis import fields
 from ...core.request import Message
 from ...core.sampling import sampling
-from ...dialects import fields
 from ...dialogue import EMPTY, FOLDERS, DialogueRequest, Kind
 from ...errors import InvalidParameter
 from ...prompting.dialogue_templates import Layouts

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
+from ...apis.status.routes import listed
 from ...gateway import Caller
 from .. import seen
 from ..observability.history import SAMPLES, STEP, total
 from ..services import Services
-from ..status import listed
 
 PERIOD = 1.0  # seconds between two updates
 LIFE = 15.0  # seconds per stream

@@ -16,8 +16,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
+from proxy.apis.openai import chat as openai_chat
 from proxy.config import Secret, SettingsError, load
-from proxy.dialects import openai_chat
 from proxy.errors import TooManyWrongKeys
 from proxy.web import log_events, model_events
 from proxy.web.auth import Keys
