@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"accounts", "errors", "runtime"},
     "knowledge": {"errors", "runtime", "store"},
     "oidc": {"accounts", "errors", "websearch"},
-    "websearch": {"errors", "runtime"},
+    "websearch": {"backends", "core", "errors", "runtime"},
     "agent": {"core", "errors", "runtime", "websearch"},
     "dialogue": {
         "accounts",
@@ -133,7 +133,7 @@ NOT_PURE |= {"threading", "time", "os", "random", "uuid", "secrets"}
 ONLY: dict[str, tuple[str, ...]] = {
     "flask": ("web", "pages", "routes", "batches", "app"),
     "werkzeug": ("web", "pages", "routes", "batches", "app"),
-    "httptools": ("backends/http.py", "server/reader.py", "websearch/fetch.py"),
+    "httptools": ("backends/http.py", "server/reader.py"),
     "requests": ("backends/questions.py",),
     "redis": (
         "runtime/redis_client.py",
