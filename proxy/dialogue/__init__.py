@@ -20,8 +20,7 @@ from .events import (
     Text,
     Tick,
 )
-from .evidence import EMPTY
-from .finding import Finder
+from .finding import EMPTY, Finder
 from .run import Dialogues, Running
 
 __all__ = [

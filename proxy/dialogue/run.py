@@ -34,8 +34,7 @@ from .events import (
     Tick,
     add,
 )
-from .evidence import MOST_TURNS, CitationNumbers, laid
-from .finding import WEB, Finder
+from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, laid
 from .loop import Loop
 from .mcp_calls import ServerRunner
 from .published import searches

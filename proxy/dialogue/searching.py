@@ -10,8 +10,7 @@ from ..errors import Cancelled, GatewayError
 from ..runtime.cancel import Cancel
 from .background import run_with_ticks
 from .events import Citation, arguments_of
-from .evidence import CitationNumbers, context
-from .finding import Finder, offered
+from .finding import CitationNumbers, Finder, context, offered
 
 
 class SearchRunner:
