@@ -15,7 +15,7 @@ from ..config import Settings
 from ..config import keys as key_rules
 from ..gateway import Embedder
 from ..knowledge.index import Index, open_shelf
-from ..knowledge.index.vector_cache import VectorCache
+from ..knowledge.index.index import VectorCache
 from ..knowledge.ingest import Ingester
 from ..knowledge.reading import ReadingLimits
 from ..knowledge.reindex import reindex_missing
