@@ -16,9 +16,8 @@ from ..config import keys as key_rules
 from ..gateway import Embedder
 from ..knowledge.index import Index, open_shelf
 from ..knowledge.index.index import VectorCache
-from ..knowledge.ingest import Ingester
+from ..knowledge.ingest import Ingester, reindex_missing
 from ..knowledge.reading import ReadingLimits
-from ..knowledge.reindex import reindex_missing
 from ..knowledge.service import Knowledge
 from ..knowledge.stores import VectorStores
 from ..runtime import private_files
