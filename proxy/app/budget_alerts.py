@@ -17,7 +17,7 @@ from ..accounts.limiting.budgets import Alert
 from ..errors import GatewayError
 from ..runtime.lasting import Lasting, no_pause
 from ..websearch.fetch import fetch
-from ..websearch.results import EngineRequest
+from ..websearch.guard import EngineRequest
 
 TIMEOUT = 10.0  # seconds for the webhook
 MOST_WAITING = 1000  # alerts that wait for the webhook

@@ -25,8 +25,7 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..runtime.cancel import Cancel
-from .guard import resolve
-from .results import EngineRequest
+from .guard import EngineRequest, resolve
 
 LARGEST = 2 << 20  # bytes of a body
 MOST_REDIRECTS = 3

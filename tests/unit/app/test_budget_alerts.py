@@ -13,7 +13,7 @@ from proxy.app import budget_alerts
 from proxy.app.budget_alerts import BudgetAlerts
 from proxy.runtime import lasting
 from proxy.websearch.fetch import WebPage
-from proxy.websearch.results import EngineRequest
+from proxy.websearch.guard import EngineRequest
 from tests.fakes import wait_until
 from tests.unit.backends.rawserver import RawServer
 
