@@ -4,8 +4,7 @@
 """
 
 from . import functions
-from .remote import Remotes
-from .toolbox import Toolbox
-from .tools import Server
+from .functions import Server
+from .toolbox import Remotes, Toolbox
 
 __all__ = ["Remotes", "Server", "Toolbox", "functions"]

@@ -5,7 +5,7 @@ documents into a conversation so that its beginning stays stable from turn to tu
 them, and `loop` is the agent.
 """
 
-from ..agent.tools import ToolError
+from ..agent.functions import ToolError
 from .events import (
     FOLDERS,
     Bounds,

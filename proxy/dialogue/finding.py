@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import msgspec
 
 from ..accounts.rights import Permissions
-from ..agent.tools import ToolError
+from ..agent.functions import ToolError
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.dialogue_templates import Layouts

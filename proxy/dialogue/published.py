@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from ..agent.tools import RunnableTool, ToolError
+from ..agent.functions import RunnableTool, ToolError
 from ..core.request import Tool
 from ..runtime.cancel import Cancel
 from .events import DialogueRequest

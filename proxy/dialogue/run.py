@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..agent import Remotes, Toolbox
-from ..agent.tools import RunnableTool
+from ..agent.functions import RunnableTool
 from ..core.events import Event, Failed, Finished, ReasoningDelta, TextDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import Forbidden, GatewayError, InvalidParameter

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.accounts.rights import Permissions
-from proxy.agent.tools import ToolError
+from proxy.agent.functions import ToolError
 from proxy.core.request import Message
 from proxy.dialogue.events import DialogueRequest, Sources
 from proxy.dialogue.finding import KNOWLEDGE, WEB, CitationNumbers, Finder
