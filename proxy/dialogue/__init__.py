@@ -1,8 +1,8 @@
-"""The four kinds of dialogue: chat, knowledge base, web search and agent.
+"""The four kinds of dialogue: chat, knowledge base, web search and agent; and answers that run
+tools on the way.
 
-`events` defines requests and events, and `run` turns the one into the other. `evidence` inserts
-documents into a conversation so that its beginning stays stable from turn to turn, `finding` gets
-them, and `loop` is the agent.
+`events` defines requests and events, and `run` turns the one into the other. `finding` gets
+documents and inserts them into a conversation. `loop` is an answer with tools, which `runners` run.
 """
 
 from ..agent.functions import ToolError

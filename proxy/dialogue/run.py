@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from ..agent import Remotes, Toolbox
 from ..agent.functions import RunnableTool
-from ..core.events import Event, Failed, Finished, ReasoningDelta, TextDelta
+from ..core.events import Failed, Finished, ReasoningDelta, ServerCall, TextDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import Forbidden, GatewayError, InvalidParameter
-from ..gateway import Caller, Gateway, Info
+from ..gateway import Answer, Caller, Gateway, Info
 from ..gateway.context import ANYBODY
 from ..prompting.dialogue_templates import Layouts
 from ..runtime.cancel import Cancel
-from .background import run_with_ticks
 from .events import (
     FOLDERS,
     Bounds,
@@ -28,19 +25,18 @@ from .events import (
     DialogueDone,
     DialogueEvent,
     DialogueRequest,
+    DialogueStep,
     Reasoning,
     Sources,
     Text,
     Tick,
     add,
 )
-from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, laid
-from .loop import Loop
-from .mcp_calls import ServerRunner
-from .published import searches
-from .searching import SearchRunner
-from .tool_answer import Runner, ToolAnswer
+from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, laid, searches
+from .loop import Runner, ToolAnswer, run_with_ticks
+from .runners import AgentRunner, SearchRunner, ServerRunner
 
+HOLD = 160
 ROOM = 256  # minimum tokens for the answer before documents are dropped
 
 
@@ -147,7 +143,7 @@ class Dialogues:
         UpstreamTimeout and Cancelled."""
         seconds = self._bounds.tool_seconds
         return run_with_ticks(
-            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval
+            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval, Tick
         )
 
     def answer(
@@ -222,36 +218,8 @@ class _Turn(NamedTuple):
             found = yield from self._found()
             completion, cited = self._fitted(found)
             yield Sources(cited)
-        for event in self._asked(completion):
-            match event:
-                case Tick():
-                    yield event
-                case TextDelta(text=text) if text:
-                    yield Text(text)
-                case ReasoningDelta(text=text):
-                    yield Reasoning(text)
-                case Finished():
-                    self.info.outcome = event.reason
-                    yield DialogueDone(event.usage, event.timings, event.reason)
-
-    # completions
-
-    def _asked(self, completion: CompletionRequest) -> Iterator[Event | Tick]:
         answer = self.dialogues._gateway.answer(completion, self.cancel, self.caller)
-        self.info.model = answer.info.model
-        try:
-            for _, batch in answer:
-                self.info.place = answer.info.place
-                self.info.limit_place = answer.info.limit_place
-                if not batch:
-                    yield Tick()
-                for event in batch:
-                    if isinstance(event, Failed):
-                        raise event.error
-                    yield event
-        finally:
-            answer.close()
-            add(self.info, answer.info)
+        yield from dialogue_events(answer, self.info)
 
     def _completion(self, messages: tuple[Message, ...]) -> CompletionRequest:
         request = self.request
@@ -286,7 +254,9 @@ class _Turn(NamedTuple):
             return [*found, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
 
         seconds = self.dialogues._bounds.tool_seconds if knows else finder.searched().seconds + 2
-        return (yield from run_with_ticks(find, self.cancel, seconds, self.dialogues._interval))
+        return (
+            yield from run_with_ticks(find, self.cancel, seconds, self.dialogues._interval, Tick)
+        )
 
     def _fitted(
         self, found: Sequence[Sequence[Citation]]
@@ -339,6 +309,7 @@ class _Turn(NamedTuple):
             self.cancel,
             dialogues._bounds.seconds,
             dialogues._interval,
+            Tick,
         )
         if not tools:
             raise Forbidden("agent tools are not configured: set --tools")
@@ -352,19 +323,62 @@ class _Turn(NamedTuple):
         messages = dialogues._layouts.render(
             FOLDERS["agent"], request.template, request.messages, tools=offered
         )
-        completion = msgspec.structs.replace(
-            self._completion(messages), tools=offered, parallel_tool_calls=False
+        runner = AgentRunner(
+            tools, dialogues._bounds, self.cancel, dialogues._gateway.clock, dialogues._interval
         )
-        loop = Loop(
-            self._asked,
-            tools,
-            sources,
-            dialogues._bounds,
+        answer = ToolAnswer(
+            dialogues._gateway,
+            [runner],
+            self._completion(messages),
             self.cancel,
-            dialogues._gateway.clock,
-            dialogues._interval,
+            self.caller,
+            dialogues._bounds,
         )
-        for event in loop.run(completion):
-            if isinstance(event, DialogueDone):
-                self.info.outcome = event.finish_reason
-            yield event
+        yield from dialogue_events(answer, self.info, HOLD, sources)
+
+
+def dialogue_events(
+    answer: Answer | ToolAnswer, info: Info, hold: int = 0, sources: list[Sources] | None = None
+) -> Iterator[DialogueEvent]:
+    """The events of an answer as those of a dialogue; tools append what they find to `sources`.
+    Statistics go to `info`. Raises the error of an answer that failed.
+
+    Text before a call is a thought, text without a call is the answer; only the end of a round
+    tells which. Thoughts are short, so up to `hold` characters are held back, and longer text is
+    streamed as part of the answer."""
+    info.model = answer.info.model
+    held, streams = "", False
+    try:
+        for _, batch in answer:
+            info.place, info.limit_place = answer.info.place, answer.info.limit_place
+            if not batch:
+                yield Tick()
+            for event in batch:
+                match event:
+                    case TextDelta(text=text) if text:
+                        held += text
+                        if streams or len(held) > hold:
+                            yield Text(held)
+                            held, streams = "", True
+                    case ReasoningDelta(text=text):
+                        yield Reasoning(text)
+                    case ServerCall(over=False):
+                        if held:
+                            yield DialogueStep("thought", text=held)
+                        held, streams = "", False
+                        yield DialogueStep("tool", event.name, event.arguments)
+                    case ServerCall():
+                        while sources:
+                            yield sources.pop(0)
+                        text = f"Error: {event.error}" if event.error else event.output
+                        yield DialogueStep("observation", event.name, text=text)
+                    case Finished():
+                        if held:
+                            yield Text(held)
+                        info.outcome = event.reason
+                        yield DialogueDone(event.usage, event.timings, event.reason)
+                    case Failed():
+                        raise event.error
+    finally:
+        answer.close()
+        add(info, answer.info)

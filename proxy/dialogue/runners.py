@@ -1,31 +1,140 @@
-"""Calls to tools of MCP servers that an answer makes, with the client's approval where the request
-wants it."""
+"""What runs the tools of an answer: searches, those of an agent, and those of MCP servers with the
+client's approval where the request wants it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from ..agent import Remotes, Toolbox
-from ..agent.functions import FAILED, NAME, ChildTool, ToolError
+from ..agent.functions import NAME, ChildTool, RunnableTool
 from ..agent.toolbox import Remote
-from ..core.events import ApprovalRequested, Batch, Event, ListedTool, ServerCall, ToolsListed
-from ..core.mcp import ApprovedCall, McpServer, function_name
-from ..core.request import CompletionRequest, Message, Tool, ToolCall
-from ..errors import Cancelled, GatewayError, UpstreamTimeout
+from ..core.events import (
+    ApprovalRequested,
+    Batch,
+    Event,
+    Found,
+    ListedTool,
+    Searched,
+    ServerCall,
+    ToolsListed,
+)
+from ..core.mcp import McpServer, function_name
+from ..core.request import CompletionRequest, Message, Search, Tool, ToolCall
+from ..errors import Cancelled, GatewayError
 from ..gateway import Caller
 from ..runtime.cancel import Cancel
-from .background import run_with_ticks
-from .events import arguments_of
+from .events import Bounds, Citation, arguments_of
+from .finding import NONE_FOUND, CitationNumbers, Finder, context, offered
+from .loop import Runner, call_tool, run_with_ticks
 
+MOST_OBSERVED = 6000  # characters of the result of an agent's tool
 MOST_TOOLS = 128  # of one server
-MOST_RESULT = 24_000  # characters of a result
-TIMED_OUT = -32001  # what MCP clients call a request without an answer
+MOST_RESULT = 24_000  # characters of the result of a server's tool
 LISTING = 35.0  # seconds; the listing itself has a shorter limit
 
 T = TypeVar("T")
+
+
+class SearchRunner(Runner):
+    """Makes these searches for the owner: the built-in tools of /v1/responses. `seconds` is the
+    limit of each, `interval` the seconds between ticks."""
+
+    def __init__(
+        self,
+        finder: Finder,
+        searches: Sequence[Search],
+        owner: str,
+        cancel: Cancel,
+        seconds: float,
+        interval: float,
+    ) -> None:
+        self._finder = finder
+        self._searches = {search.name: search for search in searches}
+        self._owner = owner
+        self._cancel = cancel
+        self._seconds = seconds
+        self._interval = interval
+        self._numbers = CitationNumbers()
+
+    def tools(self) -> Sequence[Tool]:
+        return [offered(search) for search in self._searches.values()]
+
+    def run(self, call: ToolCall) -> Generator[Batch, None, str]:
+        search = self._searches[call.name]
+        given = (arguments_of(call.arguments) or {}).get("query")
+        query = given.strip() if isinstance(given, str) else ""
+        yield [Searched(search.kind, query)]
+
+        def find(cancel: Cancel) -> list[Citation]:
+            return self._finder.result(search, self._owner, query, cancel) if query else []
+
+        try:
+            citations = yield from run_with_ticks(
+                find, self._cancel, self._seconds, self._interval, list[Event]
+            )
+        except Cancelled:
+            raise
+        except GatewayError as error:
+            yield [Searched(search.kind, query, over=True, failed=True)]
+            return f"Error: {error.message}"
+        cited, _ = self._numbers.add(citations)
+        found = tuple(
+            Found(
+                number=citation.number,
+                title=citation.title,
+                text=citation.text,
+                url=citation.url,
+                file_id=citation.document_id,
+                score=citation.score,
+            )
+            for citation in cited
+        )
+        yield [Searched(search.kind, query, over=True, found=found)]
+        return context(cited) or NONE_FOUND
+
+
+class AgentRunner(Runner):
+    """Calls the tools of an agent, within its bounds. The model reads of a tool that it made up."""
+
+    takes_unknown = True
+
+    def __init__(
+        self,
+        tools: Mapping[str, RunnableTool],
+        bounds: Bounds,
+        cancel: Cancel,
+        clock: Callable[[], float],
+        interval: float,
+    ) -> None:
+        self._tools = tools
+        self._bounds = bounds
+        self._cancel = cancel
+        self._clock = clock
+        self._interval = interval
+        self._end = clock() + bounds.seconds
+
+    def tools(self) -> Sequence[Tool]:
+        return [tool.tool for tool in self._tools.values()]
+
+    def late(self) -> bool:
+        return self._clock() >= self._end
+
+    def room(self, written: int) -> int:
+        return self._bounds.tokens - written
+
+    def run(self, call: ToolCall) -> Generator[Batch, None, str]:
+        return call_tool(
+            ServerCall(id=call.id, label="", name=call.name, arguments=call.arguments),
+            self._tools.get(call.name),
+            self._cancel,
+            min(self._bounds.tool_seconds, max(0.1, self._end - self._clock())),
+            self._interval,
+            MOST_OBSERVED,
+            f"unknown tool: {call.name}",
+        )
 
 
 class _Offer(NamedTuple):
@@ -38,7 +147,7 @@ class _Offer(NamedTuple):
         return self.server.approval.asks(self.tool.tool.name, _read_only(self.tool))
 
 
-class ServerRunner:
+class ServerRunner(Runner):
     """Calls the tools of these servers for the caller. `seconds` is the limit of a call, `interval`
     the seconds between ticks."""
 
@@ -114,11 +223,18 @@ class ServerRunner:
             self._caller.may.check_tool(server.url)
             remote = self._remotes.open(server.label, server.url, server.headers)
             self._opened.append(remote)
-            return _result(run_with_ticks(lambda _: remote.tools(), self._cancel, LISTING, 0))
-        work = run_with_ticks(
-            lambda _: self._toolbox.of_server(server.label), self._cancel, LISTING, 0
-        )
-        return _result(work)
+            return self._result(remote.tools)
+        return self._result(lambda: self._toolbox.of_server(server.label))
+
+    def _result(self, work: Callable[[], T]) -> T:
+        """The result of work that can be abandoned."""
+        steps = run_with_ticks(lambda _: work(), self._cancel, LISTING, 0, list[Event])
+        try:
+            next(steps)
+        except StopIteration as finished:
+            result: T = finished.value
+            return result
+        raise AssertionError("it does not tick")
 
     def _permitted(self, server: McpServer, tools: Sequence[ChildTool]) -> list[ChildTool]:
         """The tools that request and caller permit. Raises Forbidden."""
@@ -140,75 +256,20 @@ class ServerRunner:
         """Makes the approved calls, and puts their results into the messages."""
         results: dict[str, str] = {}
         for approved in self._approved:
-            results[approved.id] = yield from self._approved_call(approved)
+            offer = self._offers.get(function_name(approved.label, approved.name))
+            event = ServerCall(
+                id=approved.id,
+                label=approved.label,
+                name=approved.name,
+                arguments=approved.arguments,
+                approval=approved.id,
+            )
+            results[approved.id] = yield from self._called(event, offer.tool if offer else None)
         messages = tuple(_with_result(message, results) for message in request.messages)
         return msgspec.structs.replace(request, messages=messages)
 
-    def _approved_call(self, approved: ApprovedCall) -> Generator[Batch, None, str]:
-        offer = self._offers.get(function_name(approved.label, approved.name))
-        event = ServerCall(
-            id=approved.id,
-            label=approved.label,
-            name=approved.name,
-            arguments=approved.arguments,
-            approval=approved.id,
-        )
-        return (yield from self._called(event, offer.tool if offer else None))
-
     def _called(self, event: ServerCall, tool: ChildTool | None) -> Generator[Batch, None, str]:
-        """Makes a call: yields its events and returns the text for the model."""
-        yield [event]
-        given = arguments_of(ToolCall("", "", event.arguments))
-        code = 0
-        try:
-            if tool is None:
-                raise ToolError("the tool is not available", FAILED)
-            if given is None:
-                raise ToolError("the arguments must be a JSON object")
-            work = run_with_ticks(
-                _calling(tool, given, self._seconds), self._cancel, self._seconds, self._interval
-            )
-            try:
-                while True:
-                    try:
-                        next(work)
-                    except StopIteration as finished:
-                        text: str = _cut(finished.value)
-                        break
-                    yield []
-            finally:
-                work.close()
-        except Cancelled:
-            raise
-        except ToolError as fault:
-            error, code = str(fault), fault.code
-        except GatewayError as fault:
-            error = fault.message
-            code = TIMED_OUT if isinstance(fault, UpstreamTimeout) else FAILED
-        else:
-            yield [msgspec.structs.replace(event, over=True, output=text)]
-            return text
-        error = _cut(error)
-        yield [msgspec.structs.replace(event, over=True, error=error, code=code)]
-        return f"Error: {error}"
-
-
-def _calling(
-    tool: ChildTool, arguments: dict[str, object], seconds: float
-) -> Callable[[Cancel], str]:
-    return lambda cancel: tool.call(arguments, cancel, seconds)
-
-
-def _result(work: Generator[object, None, T]) -> T:
-    """The result of work that does not tick."""
-    try:
-        while True:
-            next(work)
-    except StopIteration as finished:
-        found: T = finished.value
-        return found
-    finally:
-        work.close()
+        return call_tool(event, tool, self._cancel, self._seconds, self._interval, MOST_RESULT)
 
 
 def _read_only(tool: ChildTool) -> bool:
@@ -224,7 +285,3 @@ def _with_result(message: Message, results: dict[str, str]) -> Message:
     if message.role != "tool" or message.tool_call_id not in results:
         return message
     return msgspec.structs.replace(message, content=results[message.tool_call_id])
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_RESULT else text[:MOST_RESULT] + "…"
