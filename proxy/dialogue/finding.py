@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,6 +16,11 @@ from ..prompting.dialogue_templates import Layouts
 from ..runtime.cancel import Cancel
 from ..websearch import WebResult, WebSearch
 from .events import Citation, DialogueRequest, Sources
+
+if TYPE_CHECKING:  # the extra `knowledge`
+    from ..knowledge.index.records import Hit
+    from ..knowledge.service import Knowledge
+    from ..knowledge.stores import VectorStores
 
 # Inserts documents into a conversation so that its beginning stays stable from turn to turn.
 # Pure.
@@ -100,79 +105,15 @@ KNOWLEDGE, WEB = "knowledge_search", "web_search"
 """Names of the agent's search tools."""
 
 
-class HitLike(Protocol):
-    """A chunk found by `Knowledge.search`."""
-
-    @property
-    def chunk_id(self) -> str: ...
-    @property
-    def document_id(self) -> str: ...
-    @property
-    def base_id(self) -> str: ...
-    @property
-    def filename(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def place(self) -> str: ...
-    @property
-    def score(self) -> float: ...
-
-
-class BaseLike(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-class KnowledgeSearch(Protocol):
-    """The part of `Knowledge` that dialogues use."""
-
-    def within(self, may: Permissions) -> Self: ...
-
-    def bases(self, owner: str) -> Iterable[BaseLike]: ...
-
-    def base(self, owner: str, id_or_name: str) -> BaseLike: ...
-
-    def search(
-        self,
-        owner: str,
-        base_ids: Sequence[str],
-        query: str,
-        top_k: int = 3,
-        score_threshold: float | None = None,
-    ) -> Sequence[HitLike]: ...
-
-
-class MemberLike(Protocol):
-    @property
-    def file_id(self) -> str: ...
-
-
-class FileSearch(Protocol):
-    """The part of `VectorStores` that a file search uses."""
-
-    def within(self, may: Permissions) -> Self: ...
-
-    def search(
-        self,
-        owner: str,
-        base_ids: Sequence[str],
-        queries: Sequence[str],
-        most: int,
-        threshold: float = 0.0,
-        wanted: Callable[[Mapping[str, Any]], bool] | None = None,
-    ) -> Sequence[tuple[HitLike, MemberLike | None]]: ...
-
-
 class Finder:
     """Searches the configured sources; `knowledge`, `web` and `stores` are None if not
     configured."""
 
     def __init__(
         self,
-        knowledge: KnowledgeSearch | None,
+        knowledge: Knowledge | None,
         web: WebSearch | None,
-        stores: FileSearch | None = None,
+        stores: VectorStores | None = None,
     ) -> None:
         self._knowledge = knowledge
         self.web = web
@@ -272,7 +213,7 @@ class Finder:
             )
         return tools
 
-    def _known(self) -> KnowledgeSearch:
+    def _known(self) -> Knowledge:
         if self._knowledge is None:
             raise Forbidden(
                 "knowledge bases are not available: install them with pip install"
@@ -281,7 +222,7 @@ class Finder:
         return self._knowledge
 
 
-def _cited(hit: HitLike) -> Citation:
+def _cited(hit: Hit) -> Citation:
     return Citation(
         number=0,
         title=hit.filename,

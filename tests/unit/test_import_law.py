@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "accounts": {"errors", "runtime", "scheduling"},
     "store": {"accounts", "errors", "runtime"},
-    "knowledge": {"errors", "runtime", "store"},
+    "knowledge": {"accounts", "errors", "runtime", "store"},
     "oidc": {"accounts", "errors", "websearch"},
     "websearch": {"backends", "core", "errors", "runtime"},
     "agent": {"core", "errors", "runtime", "websearch"},
@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompting",
         "websearch",
         "agent",
+        "knowledge",
     },
     "web": {
         "",
