@@ -17,11 +17,12 @@ from typing import IO, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..accounts.rights import Permissions
 from ..errors import BadRequest, NotFound
 from ..store.file_store import Attached, Batch, FileStore, StoredFile, StoredVectorStore
 from ..store.records import Base, Document, Splitting, new_id
-from .hits import Hit
-from .service import BaseRights, Knowledge
+from .index.records import Hit
+from .service import Knowledge
 
 # Files in vector stores: a document, together with its data in OpenAI's API.
 STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
@@ -104,7 +105,7 @@ class VectorStores:
         self._files = files
         self._clock = clock
 
-    def within(self, may: BaseRights) -> VectorStores:
+    def within(self, may: Permissions) -> VectorStores:
         """The same for a caller with these rights; see `Knowledge.within`."""
         bounded = copy(self)
         bounded._knowledge = self._knowledge.within(may)

@@ -9,12 +9,11 @@ The index is derived data: it can be rebuilt from the chunks at any time. So add
 and a document is reported as done only after `add` has returned.
 """
 
-from .index import Index, open_shelf
-from .ranking import DEPTH, reranked
+from .index import RERANKED, Index, open_shelf, reranked
 from .records import Embed, IndexEntry, Rank
 
 __all__ = [
-    "DEPTH",
+    "RERANKED",
     "Embed",
     "Index",
     "IndexEntry",
