@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core.mcp import function_name
 from ..core.mcp_urls import fitting, names_address
@@ -20,7 +20,7 @@ from ..errors import Forbidden, GatewayError, InvalidParameter, NotFound, QueueF
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .functions import ChildTool, Reach, RunnableTool, Server, ToolError
+from .functions import ChildTool, LocalTool, Reach, RunnableTool, Server, ToolError
 
 log = logging.getLogger("slotproxy.tools")
 
@@ -42,8 +42,10 @@ class Toolbox:
         now: Callable[[], datetime],
     ) -> None:
         own: dict[str, RunnableTool] = {
-            CALCULATOR: _Own(_CALCULATOR, _calculate),
-            TIME: _Own(_TIME, lambda _: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z")),
+            CALCULATOR: LocalTool(_CALCULATOR, _calculate),
+            TIME: LocalTool(
+                _TIME, lambda *_: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z")
+            ),
         }
         self._own = [own[name] for name in allowed if name in own]
         self._servers = {
@@ -219,17 +221,7 @@ class Remote:
             self._children.close()
 
 
-class _Own(NamedTuple):
-    """A built-in tool, run in this process."""
-
-    tool: Tool
-    function: Callable[[Mapping[str, Any]], str]
-
-    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        return self.function(arguments)
-
-
-def _calculate(arguments: Mapping[str, Any]) -> str:
+def _calculate(arguments: Mapping[str, Any], cancel: Cancel) -> str:
     text = arguments.get("expression")
     if not isinstance(text, str):
         raise ToolError("expression must be a string such as 2 * (3 + 4)")

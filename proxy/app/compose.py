@@ -73,7 +73,7 @@ from ..web.ongoing import Ongoing
 from ..web.services import Services
 from ..web.shares import Shares
 from ..websearch import WebSearch, metasearch
-from ..websearch.engines import Brave, SearXNG, Tavily
+from ..websearch.engines import Engine
 from ..websearch.metasearch import Metasearch
 from . import file_keys, programs, sign_in
 from .data_folder import SLOTS, data_folder
@@ -278,9 +278,9 @@ def _dialogues(
     """Raises SettingsError for an unknown tool."""
     make: dict[str, Callable[[], Any]] = {
         "ddgs": Metasearch,
-        "searxng": lambda: SearXNG(settings.searxng_url),
-        "brave": lambda: Brave(settings.brave_key or ""),
-        "tavily": lambda: Tavily(settings.tavily_key or ""),
+        "searxng": lambda: Engine("searxng", settings.searxng_url),
+        "brave": lambda: Engine("brave", key=settings.brave_key or ""),
+        "tavily": lambda: Engine("tavily", key=settings.tavily_key or ""),
     }
     if "ddgs" in settings.search_engine and not metasearch.is_installed():
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")

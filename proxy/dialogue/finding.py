@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
 from ..accounts.rights import Permissions
-from ..agent.functions import RunnableTool, ToolError
+from ..agent.functions import LocalTool, RunnableTool, ToolError
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.dialogue_templates import Layouts
@@ -101,6 +101,7 @@ def laid(
 
 NONE_FOUND = "No results."
 T = TypeVar("T", bound=msgspec.Struct)
+LocalFunction = Callable[[Mapping[str, Any], Cancel], str]
 KNOWLEDGE, WEB = "knowledge_search", "web_search"
 """Names of the agent's search tools."""
 
@@ -125,11 +126,6 @@ class Finder:
             return self
         stores = None if self.stores is None else self.stores.within(may)
         return Finder(self._knowledge.within(may), self.web, stores)
-
-    @property
-    def knows(self) -> bool:
-        """Whether there are knowledge bases."""
-        return self._knowledge is not None
 
     def bases(self, request: DialogueRequest) -> list[str]:
         """Ids of the requested knowledge bases; all of the owner's for an agent request that names
@@ -196,21 +192,61 @@ class Finder:
         allowed: Sequence[str],
         numbers: CitationNumbers,
         sources: list[Sources],
-    ) -> Mapping[str, Searches]:
+    ) -> dict[str, RunnableTool]:
         """The searches that are allowed and configured, as tools of an agent. Their results are
         numbered by `numbers` and appended to `sources`."""
-        tools = {}
+
+        def searching(find: Callable[[str, Cancel], list[Citation]]) -> LocalFunction:
+            def call(arguments: Mapping[str, Any], cancel: Cancel) -> str:
+                query = arguments.get("query")
+                if not isinstance(query, str) or not query.strip():
+                    raise ToolError("query must be a search string")
+                cited, _ = numbers.add(find(query, cancel))
+                if cited:
+                    sources.append(Sources(cited))
+                return context(cited) or NONE_FOUND
+
+            return call
+
+        tools: dict[str, RunnableTool] = {}
         if KNOWLEDGE in allowed and self._knowledge is not None and (bases := self.bases(request)):
-            tools[KNOWLEDGE] = Searches(
-                _KNOWLEDGE,
-                lambda query, _: self.documents(request, bases, query),
-                numbers,
-                sources,
-            )
+            by_base = searching(lambda query, _: self.documents(request, bases, query))
+            tools[KNOWLEDGE] = LocalTool(_KNOWLEDGE, by_base)
         if WEB in allowed and self.web is not None:
-            tools[WEB] = Searches(
-                _WEB, lambda query, cancel: self.pages(request, query, cancel), numbers, sources
+            on_web = searching(lambda query, cancel: self.pages(request, query, cancel))
+            tools[WEB] = LocalTool(_WEB, on_web)
+        return tools
+
+    def published(self, owner: str) -> dict[str, RunnableTool]:
+        """The searches that are configured, by name, for clients that call them without a model."""
+
+        def in_bases(given: Mapping[str, Any], cancel: Cancel) -> str:
+            """Raises NotFound for an unknown base, besides what tools raise."""
+            asked = arguments(_KnowledgeQuery, given)
+            request = DialogueRequest(
+                kind="agent",
+                messages=(),
+                bases=tuple(asked.bases),
+                top_k=asked.count,
+                owner=owner,
             )
+            hits = self.documents(request, self.bases(request), asked.query)
+            return context(CitationNumbers().add(hits)[0]) or NONE_FOUND
+
+        def on_web(given: Mapping[str, Any], cancel: Cancel) -> str:
+            asked = arguments(_WebQuery, given)
+            request = DialogueRequest(
+                kind="search", messages=(), engine=asked.engine, top_k=asked.count
+            )
+            cited, _ = CitationNumbers().add(self.pages(request, asked.query, cancel))
+            texts = [f"[{page.number}] {page.title}\n{page.url}\n{page.text}" for page in cited]
+            return "\n\n".join(texts) or NONE_FOUND
+
+        tools: dict[str, RunnableTool] = {}
+        if self._knowledge is not None:
+            tools[KNOWLEDGE] = LocalTool(_KNOWLEDGE_CALL, in_bases)
+        if self.web is not None:
+            tools[WEB] = LocalTool(_WEB_CALL, on_web)
         return tools
 
     def _known(self) -> Knowledge:
@@ -237,24 +273,6 @@ def _cited(hit: Hit) -> Citation:
 
 def _page(result: WebResult) -> Citation:
     return Citation(number=0, title=result.title, text=result.snippet, url=result.url)
-
-
-class Searches(NamedTuple):
-    """A search as an agent's tool."""
-
-    tool: Tool
-    find: Callable[[str, Cancel], list[Citation]]
-    numbers: CitationNumbers
-    sources: list[Sources]
-
-    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        query = arguments.get("query")
-        if not isinstance(query, str) or not query.strip():
-            raise ToolError("query must be a search string")
-        cited, _ = self.numbers.add(self.find(query, cancel))
-        if cited:
-            self.sources.append(Sources(cited))
-        return context(cited) or NONE_FOUND
 
 
 def offered(search: Search) -> Tool:
@@ -320,60 +338,6 @@ def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         raise ToolError(f"the arguments are invalid: {error}") from None
-
-
-class KnowledgeTool(NamedTuple):
-    """Searches the owner's knowledge bases."""
-
-    finder: Finder
-    owner: str
-
-    @property
-    def tool(self) -> Tool:
-        return _KNOWLEDGE_CALL
-
-    def call(self, given: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        """Raises NotFound for an unknown base, besides what tools raise."""
-        asked = arguments(_KnowledgeQuery, given)
-        request = DialogueRequest(
-            kind="agent",
-            messages=(),
-            bases=tuple(asked.bases),
-            top_k=asked.count,
-            owner=self.owner,
-        )
-        found = self.finder.documents(request, self.finder.bases(request), asked.query)
-        return context(CitationNumbers().add(found)[0]) or NONE_FOUND
-
-
-class WebTool(NamedTuple):
-    """Searches the web."""
-
-    finder: Finder
-
-    @property
-    def tool(self) -> Tool:
-        return _WEB_CALL
-
-    def call(self, given: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        asked = arguments(_WebQuery, given)
-        request = DialogueRequest(
-            kind="search", messages=(), engine=asked.engine, top_k=asked.count
-        )
-        found = self.finder.pages(request, asked.query, cancel)
-        cited = CitationNumbers().add(found)[0]
-        texts = [f"[{one.number}] {one.title}\n{one.url}\n{one.text}" for one in cited]
-        return "\n\n".join(texts) or NONE_FOUND
-
-
-def searches(finder: Finder, owner: str) -> dict[str, RunnableTool]:
-    """The searches that are configured, by name."""
-    tools: dict[str, RunnableTool] = {}
-    if finder.knows:
-        tools[KNOWLEDGE] = KnowledgeTool(finder, owner)
-    if finder.web is not None:
-        tools[WEB] = WebTool(finder)
-    return tools
 
 
 _KNOWLEDGE_CALL = Tool(

@@ -32,7 +32,7 @@ from .events import (
     Tick,
     add,
 )
-from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, laid, searches
+from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, laid
 from .loop import Runner, ToolAnswer, run_with_ticks
 from .runners import AgentRunner, SearchRunner, ServerRunner
 
@@ -132,7 +132,7 @@ class Dialogues:
         """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
         of an MCP server as `server__tool`. May wait for servers."""
         finder = self._finder.within(caller.may)
-        tools = {**self._toolbox.published(), **searches(finder, owner)}
+        tools = {**self._toolbox.published(), **finder.published(owner)}
         return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
 
     def call(
@@ -253,7 +253,7 @@ class _Turn(NamedTuple):
             found = [sources(question, None) for question in before[:MOST_TURNS]]
             return [*found, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
 
-        seconds = self.dialogues._bounds.tool_seconds if knows else finder.searched().seconds + 2
+        seconds = self.dialogues._bounds.tool_seconds if knows else finder.searched().longest
         return (
             yield from run_with_ticks(find, self.cancel, seconds, self.dialogues._interval, Tick)
         )

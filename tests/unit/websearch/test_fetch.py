@@ -10,7 +10,7 @@ import pytest
 from proxy.backends.http import MAX_FRAME
 from proxy.errors import GatewayError, UpstreamFault, UpstreamTimeout
 from proxy.websearch import WebSearch
-from proxy.websearch.engines import SearXNG
+from proxy.websearch.engines import Engine
 from proxy.websearch.fetch import LARGEST, WebPage, fetch
 from proxy.websearch.guard import EngineRequest
 from tests.contract.test_faults import FORMS, Play, endless, slowly
@@ -112,7 +112,9 @@ def test_chunked_body_and_body_until_close_are_read() -> None:
 def test_silent_search_engine_times_out() -> None:
     play = endless(lambda _: b"", lambda *_: CONTINUE * 1000)
     with RawServer([lambda sock: play(sock, FORM)]) as server:
-        web = WebSearch([SearXNG(server.url)], seconds=30, clock=time.monotonic, open_only=False)
+        web = WebSearch(
+            [Engine("searxng", server.url)], seconds=30, clock=time.monotonic, open_only=False
+        )
         try:
             with pytest.raises(GatewayError, match="headers are too large"):
                 web.search("q")
