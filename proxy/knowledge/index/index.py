@@ -27,7 +27,7 @@ from ...errors import (
     UpstreamTimeout,
 )
 from ...runtime.blocking import run_in_native_thread
-from ...store.text_vectors import TextVectors
+from ...store.knowledge import TextVectors
 from . import lexical
 from .postgres import PostgresShelf
 from .records import Embed, IndexEntry, IndexHit, IndexRow, QueryTerms, Rank

@@ -16,8 +16,7 @@ from proxy.knowledge.index.index import VectorCache
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.service import Knowledge
 from proxy.store.database import Database
-from proxy.store.knowledge import KnowledgeStore
-from proxy.store.text_vectors import TextVectors
+from proxy.store.knowledge import KnowledgeStore, TextVectors
 
 
 class CountingModel:

@@ -18,8 +18,8 @@ from joserfc.jwk import OctKey, RSAKey
 
 from proxy.errors import Forbidden, Unauthorized, UpstreamFault
 from proxy.oidc import provider as module
-from proxy.oidc.people import Mapped, person
 from proxy.oidc.provider import LARGEST, Client, Provider
+from proxy.oidc.service import Mapped, person
 from proxy.oidc.started import Started
 from proxy.websearch.fetch import WebPage
 from proxy.websearch.guard import EngineRequest
