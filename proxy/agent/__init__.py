@@ -2,9 +2,3 @@
 
 `toolbox` collects them. Search tools belong to `dialogue`.
 """
-
-from . import functions
-from .functions import Server
-from .toolbox import Remotes, Toolbox
-
-__all__ = ["Remotes", "Server", "Toolbox", "functions"]

@@ -6,39 +6,5 @@ documents and inserts them into a conversation. `loop` is an answer with tools, 
 """
 
 from ..agent.functions import ToolError
-from .events import (
-    FOLDERS,
-    Bounds,
-    Citation,
-    DialogueDone,
-    DialogueEvent,
-    DialogueRequest,
-    DialogueStep,
-    Kind,
-    Reasoning,
-    Sources,
-    Text,
-    Tick,
-)
-from .finding import EMPTY, Finder
-from .run import Dialogues, Running
 
-__all__ = [
-    "EMPTY",
-    "FOLDERS",
-    "Bounds",
-    "Citation",
-    "DialogueDone",
-    "DialogueEvent",
-    "DialogueRequest",
-    "DialogueStep",
-    "Dialogues",
-    "Finder",
-    "Kind",
-    "Reasoning",
-    "Running",
-    "Sources",
-    "Text",
-    "Tick",
-    "ToolError",
-]
+__all__ = ["ToolError"]

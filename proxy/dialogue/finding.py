@@ -14,7 +14,8 @@ from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.dialogue_templates import Layouts
 from ..runtime.cancel import Cancel
-from ..websearch import WebResult, WebSearch
+from ..websearch.guard import WebResult
+from ..websearch.search import WebSearch
 from .events import Citation, DialogueRequest, Sources
 
 if TYPE_CHECKING:  # the extra `knowledge`

@@ -117,9 +117,9 @@ class Runner:
         """Whether the answer has taken too long."""
         return False
 
-    def room(self, written: int) -> int | None:
-        """How many tokens the next round may have, after so many; None: no bound."""
-        return None
+    def limit(self, request: CompletionRequest, written: int) -> CompletionRequest | None:
+        """The request of the next round, after so many tokens; None if there is no room for it."""
+        return request
 
     def run(self, call: ToolCall) -> Generator[Batch, None, str | None]:
         """Run a call: yields its events and returns the text for the model, or None if the answer
@@ -234,14 +234,12 @@ class ToolAnswer:
             for count in range(self._bounds.rounds):
                 if count == min(most, self._bounds.rounds - 1):
                     request = msgspec.structs.replace(request, tool_choice=ToolChoice("none"))
-                rooms = [runner.room(self._usage.completion) for runner in self._runners]
-                room = min((room for room in rooms if room is not None), default=None)
-                if room is not None:
-                    room = min(request.max_tokens or room, room)
-                    request = msgspec.structs.replace(request, max_tokens=room)
-                if self._late() or (room is not None and room < 1):
-                    yield [self._cut_off()]
-                    return
+                for runner in self._runners:
+                    limited = runner.limit(request, self._usage.completion)
+                    if limited is None:
+                        yield [self._cut_off()]
+                        return
+                    request = limited
                 round = yield from self._round(request, listed)
                 if round is None:
                     return

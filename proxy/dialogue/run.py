@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..agent import Remotes, Toolbox
 from ..agent.functions import RunnableTool
+from ..agent.toolbox import Remotes, Toolbox
 from ..core.events import Failed, Finished, ReasoningDelta, ServerCall, TextDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import Forbidden, GatewayError, InvalidParameter

@@ -8,9 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from ..agent import Remotes, Toolbox
 from ..agent.functions import NAME, ChildTool, RunnableTool
-from ..agent.toolbox import Remote
+from ..agent.toolbox import Remote, Remotes, Toolbox
 from ..core.events import (
     ApprovalRequested,
     Batch,
@@ -122,8 +121,11 @@ class AgentRunner(Runner):
     def late(self) -> bool:
         return self._clock() >= self._end
 
-    def room(self, written: int) -> int:
-        return self._bounds.tokens - written
+    def limit(self, request: CompletionRequest, written: int) -> CompletionRequest | None:
+        left = self._bounds.tokens - written
+        if left < 1 or self.late():
+            return None
+        return msgspec.structs.replace(request, max_tokens=min(request.max_tokens or left, left))
 
     def run(self, call: ToolCall) -> Generator[Batch, None, str]:
         return call_tool(

@@ -11,20 +11,13 @@ import msgspec
 import pytest
 
 from proxy.accounts.rights import Permissions
-from proxy.agent import Toolbox
+from proxy.agent.toolbox import Toolbox
 from proxy.app.compose import compose
 from proxy.config import load
 from proxy.core.request import Message, Search
-from proxy.dialogue import (
-    DialogueDone,
-    DialogueEvent,
-    DialogueRequest,
-    Dialogues,
-    Finder,
-    Sources,
-    Text,
-    Tick,
-)
+from proxy.dialogue.events import DialogueDone, DialogueEvent, DialogueRequest, Sources, Text, Tick
+from proxy.dialogue.finding import Finder
+from proxy.dialogue.run import Dialogues
 from proxy.errors import Cancelled, Forbidden, InvalidParameter, NotFound, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from proxy.web.services import Services

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from proxy.agent import Remotes, toolbox
+from proxy.agent import toolbox
+from proxy.agent.toolbox import Remotes
 from proxy.errors import Forbidden, InvalidParameter, QueueFull, UpstreamFault
 from tests.extras import need
 

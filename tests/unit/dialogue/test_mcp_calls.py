@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from proxy.accounts.rights import Permissions, Rights
-from proxy.agent import Remotes, Toolbox
 from proxy.agent.functions import FAILED, ChildTool
+from proxy.agent.toolbox import Remotes, Toolbox
 from proxy.core.events import (
     ApprovalRequested,
     Event,

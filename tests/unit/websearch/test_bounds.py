@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 
-from proxy.websearch import WebSearch, engines, passages, search
+from proxy.websearch import engines, passages, search
 from proxy.websearch.engines import Engine
+from proxy.websearch.search import WebSearch
 
 from .conftest import Web
 

@@ -9,10 +9,10 @@ import pytest
 
 from proxy.backends.http import MAX_FRAME
 from proxy.errors import GatewayError, UpstreamFault, UpstreamTimeout
-from proxy.websearch import WebSearch
 from proxy.websearch.engines import Engine
 from proxy.websearch.fetch import LARGEST, WebPage, fetch
 from proxy.websearch.guard import EngineRequest
+from proxy.websearch.search import WebSearch
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 from tests.unit.backends.rawserver import LAST_CHUNK, RawServer, chunk, head
 

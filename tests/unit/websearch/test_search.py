@@ -18,8 +18,9 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.runtime.cancel import Cancel
-from proxy.websearch import WebResult, WebSearch
 from proxy.websearch.engines import Engine, from_library
+from proxy.websearch.guard import WebResult
+from proxy.websearch.search import WebSearch
 
 from .conftest import Web
 
