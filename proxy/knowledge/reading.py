@@ -18,7 +18,7 @@ from msgspec import Struct
 from ..runtime.subprocesses import Helper
 from ..store.records import Splitting
 from .extract import Unreadable, decoded
-from .splitting import TextPiece
+from .splitting import Section
 
 LONGEST = 4 << 20  # bytes of one piece as JSON
 # Of a document that is read whole: characters of a piece (a page has fewer), and of all.
@@ -96,7 +96,7 @@ class DocumentReader:
         if size > 0 and self._child.alive:
             self.end()  # deleted in the meantime; the child would wait for the rest of its input
 
-    def __iter__(self) -> Iterator[tuple[float, TextPiece]]:
+    def __iter__(self) -> Iterator[tuple[float, Section]]:
         """Raises ReadingFailed."""
         while line := self._child.output.readline(LONGEST):
             self._since = None
@@ -112,7 +112,7 @@ class DocumentReader:
             if len(message["text"]) > self._longest:
                 self.end()
                 break
-            yield message["done"], TextPiece(message["place"], message["text"])
+            yield message["done"], Section(message["place"], message["text"])
             self._since = time.monotonic()
         late = self._late or self._child.wait() == -signal.SIGXCPU
         raise ReadingFailed(

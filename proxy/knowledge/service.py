@@ -20,8 +20,8 @@ from ..accounts.rights import Permissions
 from ..errors import BadRequest, BodyTooLarge, NotFound
 from ..store.knowledge import KnowledgeStore
 from ..store.records import Base, Chunk, Document, Job, Splitting, new_id
-from .index import RERANKED, Index, IndexEntry, Rank, reranked
-from .index.records import Hit
+from .index.index import RERANKED, Index, reranked
+from .index.records import Hit, IndexEntry, Rank
 from .reading import kind
 
 LIFE = 86_400.0  # seconds until a temporary base expires

@@ -50,26 +50,20 @@ class VectorCache:
     ) -> Vectors:
         """The vectors of the texts, for the owner of the base; `make` is called with those texts
         whose vectors are unknown. Raises what `make` raises, and StoreUnavailable."""
-        digests = [self._digest(text) for text in texts]
+        digests = [
+            sha256(f"{self._model}\0{text}".encode("utf-8", "replace")).digest() for text in texts
+        ]
         found = self._kept.recall(base, list(dict.fromkeys(digests)))
-        known = {key: _floats(packed) for key, packed in found.items()}
+        known: dict[bytes, tuple[float, ...]] = {
+            key: struct.unpack(f"<{len(packed) // 4}f", packed) for key, packed in found.items()
+        }
         missing = {key: text for key, text in zip(digests, texts, strict=True) if key not in known}
         if missing:
             made = dict(zip(missing, make([*missing.values()]), strict=True))
-            self._kept.keep(base, {key: _packed(vector) for key, vector in made.items()})
+            packed = {key: struct.pack(f"<{len(vector)}f", *vector) for key, vector in made.items()}
+            self._kept.keep(base, packed)
             known |= made
         return [known[key] for key in digests]
-
-    def _digest(self, text: str) -> bytes:
-        return sha256(f"{self._model}\0{text}".encode("utf-8", "replace")).digest()
-
-
-def _packed(vector: Sequence[float]) -> bytes:
-    return struct.pack(f"<{len(vector)}f", *vector)
-
-
-def _floats(packed: bytes) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(packed) // 4}f", packed)
 
 
 # Embeds texts in batches, as vectors of length 1.

@@ -275,8 +275,9 @@ def _extension() -> str:
 
 
 def _prepare(db: apsw.Connection) -> None:
-    """Create the tables; drop terms that another version has split."""
-    if _one(db, "pragma user_version")[0] != VERSION:
+    """Create the tables; drop terms that another version has split, and an older layout."""
+    older = "select count(*) from sqlite_master where sql like 'create virtual table vector%vec0%'"
+    if _one(db, "pragma user_version")[0] != VERSION or _one(db, older)[0]:
         ours = (
             "select name from sqlite_master where type = 'table' and (name in ('base', 'entry')"
             " or sql like 'create virtual table%' or name glob 'near_[0-9]*')"
@@ -286,14 +287,6 @@ def _prepare(db: apsw.Connection) -> None:
             db.execute(f"drop table {name}")
         db.execute(f"pragma user_version = {VERSION}")
     db.execute(SCHEMA)
-    older = "select name from sqlite_master where sql like 'create virtual table vector%vec0%'"
-    for (name,) in db.execute(older).fetchall():
-        size = int(str(name).removeprefix("vector_"))
-        _tables(db, size)
-        kept: Any = db.execute(f"select id, base, vector from {name}")
-        for key, number, vector in kept.fetchall():
-            _place(db, size, key, number, array.array("f", vector))
-        db.execute(f"drop table {name}")
 
 
 def _tables(db: apsw.Connection, size: int) -> None:
