@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .base import ID, CallFormat, CallShape, Tools, answer, marks_in, opened
+from .base import ID, CallFormat, CallShape, Tools, answer, marks_in, opened, text
 from .objects import read_arguments, read_object
 from .reader import Body, CallReader, Malformed, Wait
 from .shaped import reads
@@ -160,13 +160,7 @@ def _gigachat_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
 
 
 def _gigachat_body(tools: Tools) -> Body:
-    marks = _MARKS if tools else ()
-
-    def run(reader: CallReader) -> Wait:
-        while mark := (yield from reader.text_until(marks)):
-            yield from opened(reader, tools, mark, _gigachat_read)
-
-    return run
+    return lambda reader: text(reader, tools, _MARKS if tools else (), _gigachat_read)
 
 
 def _format(name: str, opening: str, *marks: str, without: str) -> CallFormat:
