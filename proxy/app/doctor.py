@@ -35,7 +35,7 @@ from ..hosting.process import has_program
 from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..runtime.cancel import Cancel
-from ..server.files_limit import raise_limit
+from ..server.watchdog import raise_limit
 from . import discovery, programs, storage_checks
 from .compose import backend_of, configs
 from .findings import (
