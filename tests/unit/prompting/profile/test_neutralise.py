@@ -32,7 +32,7 @@ from proxy.prompting.profile.neutralise import (
 from proxy.prompting.prompt import LegacyFormat, Prompter, RenderedPrompt
 from proxy.prompting.template.templates import compile
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "templates" / "chat"
+TEMPLATES = Path(__file__).resolve().parents[4] / "templates" / "chat"
 NOW = datetime(2026, 11, 25)
 GPT_OSS = """{%- for message in messages -%}
 {%- if message.role == 'tool' -%}
