@@ -174,12 +174,12 @@ class Prompter:
         if marked is None:
             return self._begun(request, now)
         prompt = self._begun(marked.request, now)
-        plain = marked.unmarked(prompt.text, prompt.boundaries)
+        text, breaks, boundaries = marked.unmarked(prompt.text, prompt.boundaries)
         return msgspec.structs.replace(
             prompt,
-            text=plain.text,
-            breaks=plain.breaks,
-            boundaries=plain.boundaries,
+            text=text,
+            breaks=breaks,
+            boundaries=boundaries,
             messages=marked.disarmed(prompt.messages),
         )
 

@@ -232,14 +232,6 @@ _ESCAPES = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 Change = Callable[[str], str]
 
 
-class PlainPrompt(Struct, frozen=True):
-    """A prompt without its marks, its `breaks`, and offsets that were those of the marked text."""
-
-    text: str
-    breaks: tuple[int, ...]
-    boundaries: tuple[int, ...]
-
-
 class MarkedRequest(Struct, frozen=True):
     """What to render."""
 
@@ -247,8 +239,11 @@ class MarkedRequest(Struct, frozen=True):
     control_tokens: ControlTokens
     mark: str
 
-    def unmarked(self, text: str, boundaries: Sequence[int]) -> PlainPrompt:
-        """The rendered text without the marks. `boundaries` are ascending offsets in it."""
+    def unmarked(
+        self, text: str, boundaries: Sequence[int]
+    ) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+        """The rendered text without the marks, the breaks that were there, and the `boundaries`,
+        ascending offsets in the marked text, in that without."""
         # A template may write JSON or Python source in ASCII.
         pattern = f"{self.mark}|{re.escape(_escape(self.mark))}"
         places = [match.span() for match in re.finditer(pattern, text)]
@@ -263,7 +258,7 @@ class MarkedRequest(Struct, frozen=True):
         )
         removed = [0, *accumulate(end - start for start, end in places)]
         starts = [start for start, _ in places]
-        return PlainPrompt(
+        return (
             plain,
             tuple(breaks),
             tuple(offset - removed[bisect_left(starts, offset)] for offset in boundaries),
