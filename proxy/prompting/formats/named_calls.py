@@ -155,12 +155,9 @@ _GIGACHAT_CALL = "<|function_call|>"
 _MARKS = (_MESSAGE, _GIGACHAT_CALL)
 
 
-def _gigachat_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    yield from read_object(reader)
-
-
 def _gigachat_body(tools: Tools) -> Body:
-    return lambda reader: text(reader, tools, _MARKS if tools else (), _gigachat_read)
+    marks = _MARKS if tools else ()
+    return lambda reader: text(reader, tools, marks, lambda reader, *_: read_object(reader))
 
 
 def _format(name: str, opening: str, *marks: str, without: str) -> CallFormat:
