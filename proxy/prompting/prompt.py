@@ -375,9 +375,9 @@ def _variables(request: CompletionRequest, rules: MessageRules) -> Mapping[str, 
     out.setdefault("thinking", out["enable_thinking"])
     if effort == "none":
         return out
-    asked = effort or out.get("reasoning_effort")
-    if isinstance(asked, str):
-        out |= dict.fromkeys(EFFORT_VARIABLES, _nearest(asked, rules.efforts))
+    word = effort or out.get("reasoning_effort")
+    if isinstance(word, str):
+        out |= dict.fromkeys(EFFORT_VARIABLES, _nearest(word, rules.efforts))
     return out
 
 
