@@ -106,8 +106,8 @@ class ControlTokens:
     those, the ones that meet a `condition`: a lookahead for what follows their first character."""
 
     def __init__(self, source: str, more: Iterable[str] = (), condition: str = "") -> None:
-        found = {match[0] for shape in _SHAPES for match in islice(shape.finditer(source), MOST)}
-        tokens = {text for text in found if _is_token(text)}
+        spelled = {match[0] for shape in _SHAPES for match in islice(shape.finditer(source), MOST)}
+        tokens = {text for text in spelled if _is_token(text)}
         more = _USUAL.union(more)
         if not more.isdisjoint(_BRACKETS):
             more |= _BRACKETS
@@ -154,12 +154,12 @@ class ControlTokens:
         Each token is cut behind its first character. The text is also cut at its end if it ends
         within a token, and at its beginning if it begins within one: its neighbour might complete
         it."""
-        found = {match.end() for p in self._patterns.values() for match in p.finditer(text)}
+        cuts = {match.end() for p in self._patterns.values() for match in p.finditer(text)}
         if self._begins_within(text):
-            found.add(0)
+            cuts.add(0)
         if self._ends_within(text):
-            found.add(len(text))
-        return sorted(found)
+            cuts.add(len(text))
+        return sorted(cuts)
 
     def spans(self, text: str, at: int) -> bool:
         """Whether a control token in the text reaches from before an offset to behind it."""
