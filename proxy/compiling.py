@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .core.kept import BoundedCache, digest
+from .core.cache import BoundedCache, digest
 from .core.request import CompletionRequest
 from .errors import InvalidParameter, QueueFull, UpstreamFault, UpstreamTimeout
 from .gbnf import NEW, OLD, Grammar, GrammarError, GrammarLimits, check, matches, render
