@@ -8,7 +8,7 @@ import re
 import warnings
 from typing import Any
 
-from .base import CallFormat, CallShape, Tools, marked, marks_in
+from .base import CallFormat, CallShape, Tools, marks_in, text_with_marks
 from .objects import read_arguments, read_object
 from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
 from .scanner import is_json
@@ -109,7 +109,7 @@ CHATGLM3 = CallFormat(
         separator=_HEADER,
         parallel=False,
     ),
-    body=marked((_HEADER,), lambda reader, tools, mark: _python(reader, tools), _python),
+    body=text_with_marks((_HEADER,), lambda reader, tools, mark: _python(reader, tools), _python),
     matches=marks_in("[gMASK]sop", "tool_call("),
 )
 
@@ -117,7 +117,7 @@ GLM4 = CallFormat(
     name="glm4",
     opening=(_HEADER,),
     shape=CallShape(after_name="\n", separator=_HEADER, parallel=False),
-    body=marked((_HEADER,), lambda reader, tools, mark: _json(reader, tools), _json),
+    body=text_with_marks((_HEADER,), lambda reader, tools, mark: _json(reader, tools), _json),
     # Later templates of the family write tags.
     matches=marks_in("[gMASK]<sop>", without=["<tool_call>"]),
 )
@@ -165,6 +165,6 @@ LLAMA3 = CallFormat(
     shape=CallShape(
         before_name='{"name": "', after_name='", "parameters": ', suffix="}", separator="; "
     ),
-    body=marked((_TAG,), _read, _objects),
+    body=text_with_marks((_TAG,), _read, _objects),
     matches=_matches,
 )
