@@ -96,7 +96,7 @@ class Link:
         has ended, or sent invalid data."""
         try:
             data = self._sock.recv(CHUNK)
-            reports = [protocol.report(frame) for frame in self._frames.feed(data)]
+            reports = [protocol.read_report(frame) for frame in self._frames.feed(data)]
         except (OSError, ValueError, msgspec.DecodeError):
             return None
         if not data:

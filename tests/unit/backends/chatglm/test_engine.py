@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm import server_socket
+from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.protocol import (
     Began,
     Broken,
@@ -337,7 +337,7 @@ def test_connection_that_does_not_read_blocks_no_other(bench: Bench) -> None:
 def test_connection_that_never_reads_is_closed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_socket, "BOUND", 1 << 20)
+    monkeypatch.setattr(protocol, "BOUND", 1 << 20)
     host = bench.host(FakeModel("ok"))
     lazy, other = Peer(host.sock), Peer(host.join())
     lazy.until(Ready)

@@ -62,7 +62,7 @@ def child(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     file = folder.with_suffix(".py")
     file.write_text(
         "import os, socket, sys, time\n"
-        "from proxy.backends.chatglm import child\n"
+        "from proxy.backends.chatglm import engine\n"
         "listener, alive = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])\n" + script
     )
     real = subprocess.Popen
@@ -75,7 +75,7 @@ def child(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
 
 LOAD = Load("/no/such/file")
 # It holds the GIL, so that only a signal can end it.
-BUSY = "child._end_with(alive)\nlistener.accept()[0].send(b'.')\nwhile True: 3 ** 3_000_000\n"
+BUSY = "engine._end_with(alive)\nlistener.accept()[0].send(b'.')\nwhile True: 3 ** 3_000_000\n"
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends at a token")
 
 
@@ -83,7 +83,7 @@ def test_real_child_reports_why_it_cannot_start(hosts: Callable[..., Process]) -
     one = hosts(LOAD)
     assert one.started
     (frame,) = protocol.Frames().feed(one.sock.recv(1 << 16))
-    said = protocol.report(frame)
+    said = protocol.read_report(frame)
     assert isinstance(said, Broken)
     assert "FileNotFoundError" in said.reason
     assert one.sock.recv(1) == b""
@@ -142,7 +142,7 @@ def test_host_arriving_while_a_child_ends_starts_the_next(
 def test_only_one_of_many_simultaneous_hosts_starts_the_child(
     folder: Path, monkeypatch: pytest.MonkeyPatch, hosts: Callable[..., Process]
 ) -> None:
-    child(monkeypatch, folder, "child._end_with(alive)\ntime.sleep(60)\n")
+    child(monkeypatch, folder, "engine._end_with(alive)\ntime.sleep(60)\n")
     threads = [threading.Thread(target=hosts, args=(LOAD, 1, folder)) for _ in range(8)]
     before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     for one in threads:
