@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.apis.openai import chat as openai_chat
-from proxy.backends.chatglm import parameters
+from proxy.backends.chatglm import prompt as parameters
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import payload
 from proxy.core.sampling import LATER, left_out

@@ -46,7 +46,7 @@ THREADS = {
     ("backends/batching.py", "_ask"): ENDS,
     ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/host.py", "serve"): ENDS,
-    ("backends/chatglm/client.py", "self._write"): ENDS,
+    ("backends/chatglm/supervisor.py", "self._write"): ENDS,
     ("backends/chatglm/supervisor.py", "self._run"): LASTS,
     ("backends/registry.py", "self._monitor"): LASTS,
     ("backends/router.py", "self._listen"): LASTS,

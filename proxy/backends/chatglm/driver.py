@@ -23,10 +23,8 @@ from ...prompting.constraints import callable_tools
 from ...prompting.prompt import begun
 from ...runtime.cancel import Cancel
 from ..driver import Capabilities, Driver, Learned, ignore
-from .client import Link, PendingCall
 from .models import ModelFile, look
-from .parameters import LACKS, check, sampling
-from .prompt import WITH_TOOLS, opening, prompt
+from .prompt import LACKS, WITH_TOOLS, ReplyText, check, opening, prompt, sampling
 from .protocol import (
     Answer,
     Began,
@@ -41,8 +39,7 @@ from .protocol import (
     PromptMessage,
     RefusedMessage,
 )
-from .reply import ReplyText
-from .supervisor import Launch, Supervisor
+from .supervisor import Launch, Link, PendingCall, Supervisor
 
 SLICE = 0.5  # seconds a health check waits for a model that is being loaded
 

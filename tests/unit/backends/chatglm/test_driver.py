@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from proxy.backends.chatglm import engine, supervisor
-from proxy.backends.chatglm.client import PendingCall
 from proxy.backends.chatglm.driver import ChatGLM
 from proxy.backends.chatglm.protocol import DoneMessage, Load
+from proxy.backends.chatglm.supervisor import PendingCall
 from proxy.core.events import Finished, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message, Tool
 from proxy.core.task import Task
