@@ -21,9 +21,8 @@ from ..agent import Remotes, Toolbox, functions
 from ..agent import Server as ToolServer
 from ..agent.toolbox import OWN
 from ..apis.responses.routes import websocket as responses_socket
-from ..backends.chatglm.driver import ChatGLM, new_id
+from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
 from ..backends.chatglm.host import Process, Thread, meeting
-from ..backends.chatglm.models import bundled_instead, listens, missing
 from ..backends.chatglm.protocol import Load
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer

@@ -6,14 +6,20 @@ prompt that does not fit is a ContextExceeded.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import socket
+import struct
 import time
 import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Struct
 
 from ...core.events import Batch, Finished, Started
 from ...core.task import Task
@@ -23,7 +29,6 @@ from ...prompting.constraints import callable_tools
 from ...prompting.prompt import begun
 from ...runtime.cancel import Cancel
 from ..driver import Capabilities, Driver, Learned, ignore
-from .models import ModelFile, look
 from .prompt import LACKS, WITH_TOOLS, ReplyText, check, opening, prompt, sampling
 from .protocol import (
     Answer,
@@ -34,6 +39,7 @@ from .protocol import (
     DoneMessage,
     Encode,
     Encoded,
+    Family,
     Generate,
     Load,
     PromptMessage,
@@ -285,3 +291,69 @@ def _fault(answer: Answer | None) -> Exception:
             return BadRequest("the prompt contains token ids outside the model's vocabulary")
         return UpstreamFault("the model failed", detail=answer.reason[:300])
     return UpstreamFault("the model process exited", detail=repr(answer))
+
+
+# -- model files ---------------------------------------------------------------------------------
+
+log = logging.getLogger("slotproxy.chatglm")
+
+LISTENS_TIMEOUT = 1.0  # seconds to find out whether a server listens
+TYPES: dict[int, Family] = {1: "chatglm", 2: "chatglm2", 3: "chatglm3", 4: "glm-4"}
+_HEAD = struct.Struct("<4sii13i")
+
+
+class ModelFile(Struct, frozen=True):
+    family: Family
+    n_ctx: int
+
+
+def look(path: str) -> ModelFile:
+    """Read a model file's header, without the library. The format (chatglm_cpp's convert.py) is
+    "ggml", then little-endian int32: model type, config version and values. Of these the largest
+    context is the seventh in version 1, and the eleventh in version 2. Raises BackendDown, without
+    a folder in its message, for an invalid file."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD.size)
+    except OSError as error:
+        raise BackendDown(f"the model file cannot be read: {error.strerror}") from None
+    if len(head) < _HEAD.size or not head.startswith(b"ggml"):
+        raise BackendDown("the file is not a chatglm_cpp model")
+    _, kind, version, *values = _HEAD.unpack(head)
+    family = TYPES.get(kind)
+    if family is None or version not in (1, 2):
+        raise BackendDown(f"unsupported model file: type {kind}, version {version}")
+    n_ctx = values[6] if version == 1 else values[10]
+    if n_ctx <= 0:
+        raise BackendDown("the model file does not state a context length")
+    return ModelFile(family, n_ctx)
+
+
+def missing(file: str) -> str:
+    """The reason why this model file cannot run, "" if it can."""
+    if importlib.util.find_spec("chatglm_cpp") is None:
+        return "chatglm_cpp is not installed: pip install 'slotproxy[chatglm]'"
+    try:
+        look(file)
+    except BackendDown as error:
+        return error.message
+    return ""
+
+
+def listens(url: str) -> bool:
+    """Whether a server listens at this address."""
+    address = urlsplit(url)
+    try:
+        with socket.create_connection((address.hostname, address.port or 80), LISTENS_TIMEOUT):
+            return True
+    except OSError:
+        return False
+
+
+def bundled_instead(file: Path) -> Path | None:
+    """The bundled model file, if it can run."""
+    if why := missing(str(file)):
+        log.info("cannot run the bundled model: %s", why)
+        return None
+    log.info("serving the bundled ChatGLM model, %s", file.name)
+    return file
