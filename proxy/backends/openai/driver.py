@@ -37,13 +37,22 @@ from ..forwarding import forward
 from ..http import CheckPeer, ConnectionPool
 from ..probe import ROUTER
 from ..questions import ProbeSession
-from ..relay import message_dict
-from .details import Details, details, queue
-from .model_list import ListedModel, models
-from .payload import native_formats, path, payload
 from .refusals import refused
+from ..relay import message_dict
+from .payload import native_formats, path, payload
 from .run import OpenAIRun
-from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType, Tokenizer
+from .server_types import (
+    BY_OWNER,
+    OLLAMA,
+    UNKNOWN,
+    Details,
+    ListedModel,
+    ServerType,
+    Tokenizer,
+    details,
+    models,
+    queue,
+)
 
 GET_TIMEOUT = 5.0  # seconds for a whole answer
 EXPLAINED = 10.0  # seconds for the reason of an empty stream
@@ -233,7 +242,11 @@ class OpenAIServer(Driver):
             return cut
         except GatewayError as error:
             return error
-        return cut if status == 200 else refused(status, data, self._secret, native_formats(body))
+        return (
+            cut
+            if status == 200
+            else refused(status, data, self._secret, native_formats(body))
+        )
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         tokenizer = self._tokenizer

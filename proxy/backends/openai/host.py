@@ -13,8 +13,7 @@ from ...errors import BackendDown
 from ...wire.router import Listed
 from ..driver import Capabilities, Learned, ignore
 from .driver import OpenAIServer
-from .model_list import ListedModel
-from .server_types import OLLAMA, UNKNOWN, ServerType
+from .server_types import OLLAMA, UNKNOWN, ListedModel, ServerType
 
 
 class OpenAIHost:
