@@ -37,7 +37,7 @@ from ..forwarding import forward
 from ..http import CheckPeer, ConnectionPool
 from ..probe import ROUTER
 from ..questions import ProbeSession
-from .refusals import refused
+from ..refusals import openai_refusal
 from ..relay import message_dict
 from .payload import native_formats, path, payload
 from .run import OpenAIRun
@@ -245,7 +245,7 @@ class OpenAIServer(Driver):
         return (
             cut
             if status == 200
-            else refused(status, data, self._secret, native_formats(body))
+            else openai_refusal(status, data, self._secret, native_formats(body))
         )
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
@@ -336,7 +336,7 @@ class OpenAIServer(Driver):
     def _post(self, pool: ConnectionPool, path: str, body: object, **options: Any) -> bytes:
         status, data = pool.ask("POST", path, body, **options)
         if status != 200:
-            raise refused(status, data, self._secret)
+            raise openai_refusal(status, data, self._secret)
         return data
 
 

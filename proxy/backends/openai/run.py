@@ -28,8 +28,8 @@ from ...prompting.output_validation import InvalidOutput
 from ...wire import openai_stream
 from ..driver import Capabilities
 from ..http import Exchange
+from ..refusals import openai_refusal, pause_of
 from ..relay import RelayRun
-from .refusals import pause_of, refused
 
 LONGEST_ANSWER = 1 << 18  # tokens of an answer for which the client set no limit
 CHARACTERS = 4  # of a token, where the server reports none
@@ -70,7 +70,7 @@ class OpenAIRun(RelayRun):
         return self._explain()
 
     def _refused(self, status: int, data: bytes) -> GatewayError:
-        error = refused(status, data, self._secret, self._formats)
+        error = openai_refusal(status, data, self._secret, self._formats)
         if status == 429:
             error.retry_after = pause_of(self._exchange.headers, time.time())
         return error

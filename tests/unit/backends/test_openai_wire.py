@@ -14,7 +14,7 @@ import pytest
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.openai.driver import OpenAIServer
-from proxy.backends.openai.refusals import refused
+from proxy.backends.refusals import openai_refusal
 from proxy.core.events import Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.core.formats import AUTO, TOOLS
 from proxy.core.request import CompletionRequest, Message, Tool
@@ -200,10 +200,12 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("body", "formats"), REFUSALS)
 def test_a_refusal_of_tools_says_what_to_describe(body: bytes, formats: frozenset[str]) -> None:
-    error = refused(400, body, "", TOOLS)
+    error = openai_refusal(400, body, "", TOOLS)
     assert isinstance(error, FormatRefused)
     assert error.formats == formats
-    assert not isinstance(refused(400, body, ""), FormatRefused), "nothing of it was asked for"
+    assert not isinstance(openai_refusal(400, body, ""), FormatRefused), (
+        "nothing of it was asked for"
+    )
 
 
 def test_the_refusal_of_a_long_prompt_by_vllm() -> None:
@@ -211,6 +213,6 @@ def test_the_refusal_of_a_long_prompt_by_vllm() -> None:
         "This model's maximum context length is 2048 tokens. However, your request has 6031 input"
         " tokens. Please reduce the length of the input messages."
     )
-    error = refused(400, _error(message), "", TOOLS)
+    error = openai_refusal(400, _error(message), "", TOOLS)
     assert isinstance(error, ContextExceeded)
     assert error.extra["n_ctx"] == 2048
