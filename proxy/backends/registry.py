@@ -39,8 +39,7 @@ from ..scheduling.interface import Scheduler
 from ..wire.router import Listed
 from .driver import Capabilities, Driver, ModelHost
 from .llamacpp import LlamaCpp
-from .openai.driver import OpenAIServer
-from .openai.host import OpenAIHost
+from .openai.driver import OpenAIHost, OpenAIServer
 from .pools import Backend, BackendPools
 from .probe import ROUTER
 from .router import Router

@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.openai import driver as openai_driver
-from proxy.backends.openai.driver import OpenAIServer
-from proxy.backends.openai.host import OpenAIHost
-from proxy.backends.openai.payload import payload
-from proxy.backends.openai.run import OpenAIRun
+from proxy.backends.openai.driver import OpenAIHost, OpenAIServer
+from proxy.backends.openai.run import OpenAIRun, payload
 from proxy.backends.openai.server_types import BY_OWNER, OLLAMA, UNKNOWN, models
 from proxy.backends.probe import ROUTER
 from proxy.backends.refusals import openai_refusal
