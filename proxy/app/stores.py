@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from ..accounts.records import Team, User
-from ..backends.local_embeddings.driver import local_model
+from ..backends.local_embeddings import local_model
 from ..config import Settings
 from ..config import keys as key_rules
 from ..gateway import Embedder
