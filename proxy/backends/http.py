@@ -22,7 +22,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -630,3 +630,68 @@ class ConnectionPool:
             return [(socket.AF_INET, (self._host, self._port))]
         found = socket.getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM)
         return [(family, address) for family, _, _, _, address in found]
+
+
+# -- requests that a server gets as the client sent them, and their answers ------------------------
+
+# Headers about the content of an answer. All others end here: those of the connection, cookies
+# (the gateway has its own), and rules for browsers, which are the gateway's too.
+KEPT = frozenset(
+    {
+        "accept-ranges",
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-range",
+        "content-type",
+        "etag",
+        "last-modified",
+        "retry-after",
+    }
+)
+
+
+def forward(
+    pool: ConnectionPool, call: Call, path: str, cancel: Cancel, *, tick: float, timeout: float
+) -> ForwardedAnswer:
+    """Send a call to `path`, and wait for the head of its answer. Redirects are not followed.
+    Raises UpstreamTimeout after `timeout` seconds of silence, and like `ConnectionPool.send`."""
+    exchange = pool.forward(call, path, cancel, tick)
+    try:
+        silence = 0.0
+        while not exchange.headers_came():
+            silence += tick
+            if silence >= timeout:
+                raise UpstreamTimeout("the model's server did not answer in time")
+        return ForwardedAnswer(exchange, tick, timeout)
+    except BaseException:
+        exchange.close()
+        raise
+
+
+class ForwardedAnswer:
+    def __init__(self, exchange: Exchange, tick: float, timeout: float) -> None:
+        self._exchange = exchange
+        self._tick = tick
+        self._timeout = timeout
+        self.status = exchange.status
+        self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
+
+    def __iter__(self) -> Iterator[bytes]:
+        silence = 0.0
+        while True:
+            part = self._exchange.read()
+            if part is None:
+                silence += self._tick
+                if silence >= self._timeout:
+                    raise UpstreamTimeout("the model's server stopped in mid-answer")
+            elif not part:
+                return
+            else:
+                silence = 0.0
+                yield part
+
+    def close(self) -> None:
+        self._exchange.close()

@@ -42,9 +42,8 @@ from . import relay, vectors, vocabulary
 from .batching import answers_meanwhile
 from .broken_prompt import BrokenPrompts, Part
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
-from .forwarding import forward
 from .held_tokens import HeldPrompt, HeldTokens
-from .http import CheckPeer, ConnectionPool
+from .http import CheckPeer, ConnectionPool, forward
 from .probe import outline, probe
 from .refusals import check_cost, refusal
 from .run import EMPTY, LlamaRun, OldRun

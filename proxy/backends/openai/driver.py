@@ -34,8 +34,7 @@ from ...runtime.cancel import Cancel
 from ...wire.router import Listed, as_dict
 from .. import vectors
 from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
-from ..forwarding import forward
-from ..http import CheckPeer, ConnectionPool
+from ..http import CheckPeer, ConnectionPool, forward
 from ..probe import ROUTER
 from ..questions import ProbeSession
 from ..refusals import openai_refusal
