@@ -40,8 +40,7 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel, client_left
 from ..runtime.locks import native_lock
-from .room import Room
-from .sockets import SocketReader, reader, stale
+from .connections import Connection, ConnectionLimit, SocketReader, shut_down, stale
 
 # An old server sends the head and the body of a short answer in two packets, and its kernel holds
 # the second until the first is acknowledged: 40 ms on a keep-alive connection, without QUICKACK.
@@ -392,43 +391,6 @@ class Exchange:
             self._pool.discard(connection)
 
 
-class Connection:
-    """A socket to a backend. `used`: it has had an answer before; the last one ended at
-    `since`."""
-
-    __slots__ = ("_reader", "since", "sock", "used")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.used = False
-        self.since = 0.0
-        self._reader: SocketReader | None = None
-
-    def reader(self, tick: float) -> SocketReader:
-        """The reader for the next answer, started."""
-        kept = self._reader
-        if kept is None or kept.tick != tick:
-            if kept is not None:
-                kept.close()
-            kept = self._reader = reader(self.sock, tick)
-        kept.start()
-        return kept
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-        self.sock.close()
-
-    def shutdown(self) -> None:
-        shut_down(self.sock)
-
-
-def shut_down(sock: socket.socket) -> None:
-    """End what another thread does with a socket."""
-    with contextlib.suppress(OSError):  # the other side may have closed it
-        sock.shutdown(socket.SHUT_RDWR)
-
-
 class ConnectionPool:
     """The connections to one backend: at most `limit` in use (0: no limit), of which `reserve` are
     only for short requests; at most `idle` are kept open. `check_peer` is called with the socket of
@@ -457,7 +419,7 @@ class ConnectionPool:
         self._check_peer = check_peer
         self.lock = native_lock()  # orders aborting an exchange and ending it
         self._idle: deque[Connection] = deque()  # append and pop are atomic: no lock
-        self._room = Room(limit, reserve) if limit else None
+        self._limit = ConnectionLimit(limit, reserve) if limit else None
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
         self._fixed = fixed
@@ -540,8 +502,8 @@ class ConnectionPool:
     ) -> Connection:
         """A connection to send on. `on_socket` is called with a new socket before it connects.
         Raises BackendDown, PoolTimeout, Cancelled."""
-        if self._room is not None:
-            self._room.enter(patience, cancel, short)
+        if self._limit is not None:
+            self._limit.enter(patience, cancel, short)
         try:
             while not fresh:
                 try:
@@ -555,7 +517,7 @@ class ConnectionPool:
                 connection.close()
             return Connection(self._connect(on_socket))
         except BaseException:
-            self._leave_room()
+            self._leave()
             raise
 
     def give_back(self, connection: Connection) -> None:
@@ -566,17 +528,17 @@ class ConnectionPool:
                 self._close_idle()
         else:
             connection.close()
-        self._leave_room()
+        self._leave()
 
     def discard(self, connection: Connection) -> None:
         connection.shutdown()
         connection.close()
-        self._leave_room()
+        self._leave()
 
     def resize(self, limit: int) -> None:
         """Set the limit of a pool that has one."""
-        assert self._room is not None, "it has a limit"
-        self._room.resize(limit)
+        assert self._limit is not None, "it has a limit"
+        self._limit.resize(limit)
 
     def close(self) -> None:
         """Close the idle connections. Those in use are closed when their answers end."""
@@ -588,9 +550,9 @@ class ConnectionPool:
             while True:
                 self._idle.pop().close()
 
-    def _leave_room(self) -> None:
-        if self._room is not None:
-            self._room.leave()
+    def _leave(self) -> None:
+        if self._limit is not None:
+            self._limit.leave()
 
     def _connect(self, on_socket: Callable[[socket.socket], None]) -> socket.socket:
         """Connect to the backend, at the first of its addresses that accepts."""

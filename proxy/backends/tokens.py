@@ -23,8 +23,8 @@ from ..core.kept import BoundedCache, digest
 from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded
 from ..runtime.cancel import Cancel
+from .connections import ConnectionLimit
 from .driver import Capabilities, Driver
-from .room import Room
 
 REMEMBERED = 1024  # counts of texts
 PIECES = 16384  # counts of pieces
@@ -70,7 +70,7 @@ class TokenCounter:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._places = Room(AT_ONCE)
+        self._places = ConnectionLimit(AT_ONCE)
         self.clear()
 
     def known(self, prompt: str | tuple[int, ...], breaks: Sequence[int] = ()) -> int:

@@ -278,7 +278,7 @@ def test_cancelled_request_does_not_wait_for_connection(
     cancel = Cancel()
     with ThreadPoolExecutor(1) as threads:
         waits = threads.submit(full.stream, TASK, 0, OLD, cancel)
-        wait_until(lambda: bool(full._careful._room and full._careful._room._waiting))
+        wait_until(lambda: bool(full._careful._limit and full._careful._limit._waiting))
         cancel.cancel()
         with pytest.raises(Cancelled):
             waits.result(60)
