@@ -12,15 +12,24 @@ is cut off meanwhile ends the process.
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import os
 import stat
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
+
+from ..runtime.blocking import NativeThreads, run_in_native_thread
+from ..wire.router import as_dict
+from . import gguf
+from .driver import Capabilities
 
 MAX_FIELDS = 10_000
 MAX_BYTES = 64 << 20  # of all fields, most of them skipped
@@ -238,3 +247,54 @@ class _Fields:
         self._left -= size
         if self._left < 0:
             raise ValueError("its metadata is too large")
+
+
+# -- the chat template of a server that reports none ----------------------------------------------
+#
+# The servers of 2023 and PowerInfer report the name of the model file alone, as -m gave it. If they
+# run on this machine, the file is here as well.
+
+log = logging.getLogger("slotproxy.backends")
+
+MAX_PATH = 4096  # characters
+_threads = NativeThreads(1)
+
+
+def with_template(caps: Capabilities, url: str, *answers: Mapping[str, Any]) -> Capabilities:
+    """The capabilities with the template and the tokens of the model file that one of the server's
+    answers names, unless it reports a template or runs on another machine."""
+    if caps.template or not _is_here(url):
+        return caps
+    for answer in answers:
+        settings = as_dict(answer.get("default_generation_settings"))
+        for name in (answer.get("model_path"), answer.get("model"), settings.get("model")):
+            if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH:
+                continue
+            found = run_in_native_thread(lambda name=name: _tokenizer_of(name), _threads)  # type: ignore[misc]
+            if found is not None and found.template:
+                log.info("the server at %s reports no chat template: read from %s", url, name)
+                return msgspec.structs.replace(
+                    caps,
+                    template=found.template,
+                    template_from="file",
+                    bos_token=found.bos,
+                    eos_token=found.eos,
+                    adds_bos=found.adds_bos,
+                )
+    return caps
+
+
+def _tokenizer_of(name: str) -> gguf.Tokenizer | None:
+    """None if there is no such file, or it is no GGUF file."""
+    try:
+        return gguf.tokenizer(Path(name))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -35,8 +35,7 @@ from ...wire.router import Listed, as_dict
 from .. import vectors
 from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
 from ..http import CheckPeer, ConnectionPool, forward
-from ..probe import ROUTER
-from ..questions import ProbeSession
+from ..probe import ROUTER, ProbeSession
 from ..refusals import openai_refusal
 from ..relay import message_dict
 from .run import OpenAIRun, native_formats, path, payload
