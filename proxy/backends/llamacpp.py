@@ -38,17 +38,21 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
-from . import relay, vectors, vocabulary
-from .batching import answers_meanwhile
+from . import relay, vectors
 from .broken_prompt import BrokenPrompts, Part
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
 from .held_tokens import HeldPrompt, HeldTokens
 from .http import CheckPeer, ConnectionPool, forward
+from .old import (
+    NOTHING,
+    answers_meanwhile,
+    count_slots,
+    count_threads,
+    counted,
+)
 from .probe import outline, probe
 from .refusals import check_cost, refusal
 from .run import EMPTY, LlamaRun, OldRun
-from .server_threads import count_threads
-from .slot_count import count_slots
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server, until its threads are counted for more slots (`server_threads`).
@@ -62,7 +66,6 @@ FREED = 0.02  # seconds
 FREED_TRIES = 5
 MOST_EMPTY = 5  # empty streams in a row, with no slot in use
 SPARED = 16  # share of what the context leaves to an answer that its prompt's own tokens may take
-NOTHING = {"prompt": "", "n_predict": 1, "cache_prompt": True}  # evaluates nothing
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
@@ -182,7 +185,7 @@ class LlamaCpp(Driver):
             return None
 
     def n_vocab(self) -> int:
-        return vocabulary.counted(self._existing)
+        return counted(self._existing)
 
     def _existing(self, ids: Sequence[int]) -> set[int]:
         """The ids among `ids` that an old server recognizes. Raises BackendBusy."""

@@ -16,8 +16,8 @@ from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
 from .driver import Capabilities, Driver, ModelHost
+from .old import Vocabulary
 from .tokens import TokenCounter
-from .vocabulary import Vocabulary
 
 UNNAMED = "default"
 SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer

@@ -43,7 +43,7 @@ THREADS = {
     ("app/doctor.py", "cancel.cancel"): ENDS,
     ("app/life.py", "work"): ENDS,
     ("app/report.py", "wait"): ENDS,
-    ("backends/batching.py", "_ask"): ENDS,
+    ("backends/old.py", "_ask_nothing"): ENDS,
     ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/host.py", "serve"): ENDS,
     ("backends/chatglm/supervisor.py", "self._write"): ENDS,
