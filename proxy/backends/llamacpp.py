@@ -41,10 +41,11 @@ from ..wire import lenient, servercpp
 from . import relay, vectors
 from .broken_prompt import BrokenPrompts, Part
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
-from .held_tokens import HeldPrompt, HeldTokens
 from .http import CheckPeer, ConnectionPool, forward
 from .old import (
     NOTHING,
+    HeldPrompt,
+    HeldTokens,
     answers_meanwhile,
     count_slots,
     count_threads,
