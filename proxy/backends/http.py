@@ -80,32 +80,6 @@ def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float)
 class Exchange:
     """A request and its answer. `status` is 0 until the headers have arrived."""
 
-    __slots__ = (
-        "_aborted",
-        "_body",
-        "_cancel",
-        "_complete",
-        "_connecting",
-        "_connection",
-        "_fault",
-        "_headers",
-        "_keep",
-        "_keeps_headers",
-        "_lock",
-        "_message",
-        "_parser",
-        "_patience",
-        "_pool",
-        "_reader",
-        "_rest",
-        "_short",
-        "_tick",
-        "_unframed",
-        "on_body",
-        "on_header",
-        "status",
-    )
-
     def __init__(
         self,
         pool: ConnectionPool,
