@@ -131,7 +131,9 @@ class Driver(ABC):
     """Talks to one backend. Every method raises only errors of `proxy.errors`.
 
     The methods after `close` are for features that not every backend has; their defaults are those
-    of a backend without the feature."""
+    of a backend without the feature. `no_text` says why a backend without text has none."""
+
+    no_text = ""
 
     @abstractmethod
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -145,21 +147,23 @@ class Driver(ABC):
         """Whether it responds: a cheap request that touches no slot."""
 
     @abstractmethod
+    def close(self) -> None:
+        """Close idle connections."""
+
+    # for a server that makes texts
+
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         """Start a completion on `slot` (-1: any). `task.max_tokens` must be finite."""
+        raise Unsupported(self.no_text)
 
-    @abstractmethod
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         """The token ids of a text; with `special`, including those that begin a prompt (BOS)."""
+        raise Unsupported(self.no_text)
 
-    @abstractmethod
     def detokenize(self, tokens: list[int]) -> str:
         """The text of token ids. Raises CharacterCut if the server cannot return an incomplete
         character."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close idle connections."""
+        raise Unsupported(self.no_text)
 
     # for a server that takes prompts as text
 

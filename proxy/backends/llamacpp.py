@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import msgspec
 
@@ -40,8 +39,9 @@ from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors
 from .broken_prompt import BrokenPrompts, Part
-from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
-from .http import CheckPeer, ConnectionPool, forward
+from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
+from .http import ConnectionPool, forward
+from .http_server import HTTPDriver, HTTPOptions
 from .old import (
     NOTHING,
     HeldPrompt,
@@ -92,53 +92,24 @@ class _Repeated(msgspec.Struct):
     generation_settings: _Settings
 
 
-class LlamaCpp(Driver):
-    """A driver for one server.cpp at `url`. `options` are its constructor arguments without
-    `connect`, with which `new_pool` creates its connection pools, and without `check_peer`, which
-    is theirs. `model_file`: see `probe`."""
+class LlamaCpp(HTTPDriver):
+    """A driver for one server.cpp at `url`. `model_file`: see `probe`."""
 
     def __init__(
         self,
         url: str,
         *,
-        timeout: float = 600.0,
-        connect_timeout: float = 5.0,
-        tick: float = 15.0,
-        api_key: str = "",
-        lenient: bool = False,
         model_file: bool = True,
         connect: Callable[..., ConnectionPool] = ConnectionPool,
-        check_peer: CheckPeer | None = None,
+        **options: Unpack[HTTPOptions],
     ) -> None:
-        self.url = url
-        self.options: Mapping[str, Any] = {
-            "timeout": timeout,
-            "connect_timeout": connect_timeout,
-            "tick": tick,
-            "api_key": api_key,
-            "lenient": lenient,
-            "model_file": model_file,
-        }
-        self._model_file = model_file
-        self._lenient = lenient
-        self.timeout = timeout
-        self._tick = min(tick or timeout, timeout)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.headers = headers
-        self._check_peer = check_peer
-        self._secret = api_key
-        self.new_pool: Callable[..., Any] = partial(
-            connect,
-            url,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            headers=headers,
-            check_peer=check_peer,
-        )
+        super().__init__(url, connect, **options)
+        self.model_file = model_file
         self._pool: ConnectionPool = self.new_pool(idle=256)
         self._careful: ConnectionPool = self.new_pool(
             limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
         )
+        self._root = self._careful
         self._empty_runs = 0  # since the last answer
         self._threads = self._counted = 0  # of an old server, and how many were looked for
         self._forget_tokens()
@@ -151,7 +122,7 @@ class LlamaCpp(Driver):
             self._careful,
             deadline,
             learned,
-            model_file=self._model_file,
+            model_file=self.model_file,
             check_peer=self._check_peer,
         )
 
@@ -223,18 +194,12 @@ class LlamaCpp(Driver):
 
     def alive(self, seconds: float = ALIVE_TIMEOUT) -> bool:
         try:
-            return self.status_of("/props", seconds) in (200, 401, 403, 404)
+            status, _ = self._careful.ask("GET", "/props", timeout=seconds, short=True)
         except PoolTimeout:
             return True  # every connection is in use, so the traffic shows its health
-
-    def status_of(self, path: str, seconds: float) -> int:
-        """The status of a GET, 0 if the server does not respond. Raises PoolTimeout."""
-        try:
-            return self._careful.ask("GET", path, timeout=seconds, short=True)[0]
-        except PoolTimeout:
-            raise
         except (UpstreamFault, UpstreamTimeout):
-            return 0
+            return False
+        return status in (200, 401, 403, 404)
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         if task.backend_templates:

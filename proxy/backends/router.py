@@ -101,7 +101,7 @@ class Router:
 
     def __init__(self, driver: LlamaCpp, caps: Capabilities, wake: Callable[[], None]) -> None:
         self.url = driver.url
-        self.options = driver.options
+        self.options, self.model_file = driver.options, driver.model_file
         self.build = caps.build
         self.turns = Turns(caps.slots)
         self.takes = LOAD  # seconds that the last load of a model took
@@ -261,7 +261,12 @@ class RoutedModel(LlamaCpp):
     it. `progress` is the loaded part of the model, None if unknown."""
 
     def __init__(self, router: Router, name: str) -> None:
-        super().__init__(router.url, **router.options, connect=partial(ModelPool, model=name))
+        super().__init__(
+            router.url,
+            model_file=router.model_file,
+            connect=partial(ModelPool, model=name),
+            **router.options,
+        )
         self.name = name
         self.lost = False
         self.progress: float | None = None

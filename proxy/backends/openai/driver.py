@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import urlsplit
 
 from ...core.decoding import decoded
@@ -33,8 +33,9 @@ from ...runtime.blocking import NativeThreads, run_in_native_thread
 from ...runtime.cancel import Cancel
 from ...wire.router import Listed, as_dict
 from .. import vectors
-from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
-from ..http import CheckPeer, ConnectionPool, forward
+from ..driver import Capabilities, Input, Learned, Run, ignore
+from ..http import ConnectionPool, forward
+from ..http_server import HTTPDriver, HTTPOptions
 from ..probe import ROUTER, ProbeSession
 from ..refusals import openai_refusal
 from ..relay import message_dict
@@ -58,54 +59,29 @@ TOKENIZE_TIMEOUT = 60.0  # seconds
 _threads = NativeThreads(4)
 
 
-class OpenAIServer(Driver):
+class OpenAIServer(HTTPDriver):
     """A driver for one model of the server at `url`, which ends with /v1 as a rule. Without
     `model`, it is the only one that the server lists; if there are more, a probe says so, and
     `OpenAIHost` makes a driver for each. `by_prompt` are formats of `core.formats` that its servers
-    do not know. `options` are its arguments for all models."""
+    do not know."""
 
     def __init__(
         self,
         url: str,
         *,
         model: str = "",
-        timeout: float = 600.0,
-        connect_timeout: float = 5.0,
-        tick: float = 15.0,
-        api_key: str = "",
-        lenient: bool = False,
         by_prompt: frozenset[str] = frozenset(),
-        check_peer: CheckPeer | None = None,
+        **options: Unpack[HTTPOptions],
     ) -> None:
-        self.url = url.rstrip("/")
-        self.options: Mapping[str, Any] = {
-            "timeout": timeout,
-            "connect_timeout": connect_timeout,
-            "tick": tick,
-            "api_key": api_key,
-            "lenient": lenient,
-            "by_prompt": by_prompt,
-        }
+        super().__init__(url.rstrip("/"), **options)
+        self.by_prompt = by_prompt
         self._wanted = model
         self._model = model
-        self._timeout = timeout
-        self._tick = min(tick or timeout, timeout)
-        self._secret = api_key
-        self._lenient = lenient
-        self._by_prompt = by_prompt
         self._server = UNKNOWN
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._session = partial(ProbeSession, self._headers, check_peer)
+        self._session = partial(ProbeSession, self.headers, self._check_peer)
         self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
-        connect = partial(
-            ConnectionPool,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            headers=self._headers,
-            check_peer=check_peer,
-        )
-        self._pool: ConnectionPool = connect(self.url)
-        self._root: ConnectionPool = connect(self._origin)
+        self._pool: ConnectionPool = self.new_pool()
+        self._root = self.new_pool(url=self._origin)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         listed, is_ollama = self.model_list()
@@ -139,7 +115,7 @@ class OpenAIServer(Driver):
             vision=more.vision is not False,
             audio=True,
             lacks=server.lacks,
-            by_prompt=server.by_prompt | self._by_prompt | more.by_prompt,
+            by_prompt=server.by_prompt | self.by_prompt | more.by_prompt,
             models=(model.name,),
         )
 
@@ -189,13 +165,6 @@ class OpenAIServer(Driver):
                 return model
         raise BackendDown(f"the backend does not list the model {self._wanted}")
 
-    def status_of(self, path: str, seconds: float) -> int:
-        """The status of a GET, 0 if the server does not respond. `path` begins at its root."""
-        try:
-            return self._root.ask("GET", path, timeout=seconds, short=True)[0]
-        except (UpstreamFault, UpstreamTimeout):
-            return 0
-
     def alive(self) -> bool:
         pool, path = self._pool, "/models"
         if self._server.health:
@@ -219,7 +188,7 @@ class OpenAIServer(Driver):
             exchange,
             task,
             caps,
-            self._timeout,
+            self.timeout,
             self._tick,
             self._secret,
             explain=explain,
@@ -234,7 +203,7 @@ class OpenAIServer(Driver):
         cut = AnswerCut("the backend's response ended early", detail="empty response")
         try:
             status, data = self._pool.ask(
-                "POST", where, whole, timeout=min(self._timeout, EXPLAINED), cancel=cancel
+                "POST", where, whole, timeout=min(self.timeout, EXPLAINED), cancel=cancel
             )
         except UpstreamTimeout:
             return cut
@@ -309,7 +278,7 @@ class OpenAIServer(Driver):
         pool, path = self._root, call.path
         if path.startswith("/v1/"):  # below the server's own base, which may have another name
             pool, path = self._pool, path.removeprefix("/v1")
-        return forward(pool, call, path, cancel, tick=self._tick, timeout=self._timeout)
+        return forward(pool, call, path, cancel, tick=self._tick, timeout=self.timeout)
 
     def close(self) -> None:
         self._pool.close()
@@ -321,7 +290,7 @@ class OpenAIServer(Driver):
         return self._post(self._pool, path.removeprefix("/v1"), named, cancel=cancel)
 
     def _value(self, path: str, body: object, cancel: Cancel | None = None) -> Mapping[str, Any]:
-        timeout = min(self._timeout, TOKENIZE_TIMEOUT)
+        timeout = min(self.timeout, TOKENIZE_TIMEOUT)
         data = self._post(self._root, path, body, timeout=timeout, cancel=cancel, short=True)
         try:
             value = decoded(data)
@@ -398,7 +367,7 @@ class OpenAIModel(OpenAIServer):
     """One of the models of `host`, at the address of `server`."""
 
     def __init__(self, host: OpenAIHost, name: str, server: OpenAIServer) -> None:
-        super().__init__(server.url, model=name, **server.options)
+        super().__init__(server.url, model=name, by_prompt=server.by_prompt, **server.options)
         self._host = host
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
