@@ -283,19 +283,6 @@ def test_cancel_ends_wait_for_connection(pools: list[ConnectionPool]) -> None:
         held.close()
 
 
-def test_waiting_request_gets_freed_connection(pools: list[ConnectionPool]) -> None:
-    with (
-        RawServer([head(None) + chunk(b"a")], [OK]) as server,
-        ThreadPoolExecutor(1) as threads,
-    ):
-        pool = pool_of(server, pools, limit=1)
-        held = pool.send("POST", "/x", {})
-        waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0)
-        wait_until(lambda: bool(pool._limit and pool._limit._waiting))
-        held.close()
-        assert waits.result(60) == (200, b"ok")
-
-
 def test_requests_get_connections_first_come_first_served() -> None:
     limit = ConnectionLimit(1)
     limit.enter(1.0)
@@ -336,13 +323,6 @@ def test_short_requests_do_not_queue_behind_streams(pools: list[ConnectionPool])
             pool.send("POST", "/x", {}, patience=0.0)
         assert pool.ask("GET", "/props", short=True) == (200, b"ok")
         held.close()
-
-
-def test_large_request_arrives_whole(pools: list[ConnectionPool]) -> None:
-    with RawServer([OK]) as server:
-        pool = pool_of(server, pools)
-        assert pool.ask("POST", "/x", {"text": "x" * (2 * PIECE)}) == (200, b"ok")
-    assert server.requests[0].endswith(b'{"text":"%b"}' % (b"x" * (2 * PIECE)))
 
 
 def test_large_request_is_not_kept_once_its_answer_has_begun(pools: list[ConnectionPool]) -> None:

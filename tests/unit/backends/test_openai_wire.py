@@ -20,7 +20,7 @@ from proxy.core.formats import AUTO, TOOLS
 from proxy.core.request import CompletionRequest, Message, Tool
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import ContextExceeded, FormatRefused
+from proxy.errors import FormatRefused
 from proxy.runtime.cancel import Cancel
 
 from .rawserver import LAST_CHUNK, RawServer, head
@@ -206,13 +206,3 @@ def test_a_refusal_of_tools_says_what_to_describe(body: bytes, formats: frozense
     assert not isinstance(openai_refusal(400, body, ""), FormatRefused), (
         "nothing of it was asked for"
     )
-
-
-def test_the_refusal_of_a_long_prompt_by_vllm() -> None:
-    message = (
-        "This model's maximum context length is 2048 tokens. However, your request has 6031 input"
-        " tokens. Please reduce the length of the input messages."
-    )
-    error = openai_refusal(400, _error(message), "", TOOLS)
-    assert isinstance(error, ContextExceeded)
-    assert error.extra["n_ctx"] == 2048

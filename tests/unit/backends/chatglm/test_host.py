@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import pytest
 from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.host import Process, lock_folder, meeting
 from proxy.backends.chatglm.protocol import Broken, Load
-from tests.fakes import gone
+from tests.fakes import gone, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows runs it in a thread")
 
@@ -48,13 +47,6 @@ def hosts() -> Iterator[Callable[..., Process]]:
     yield start
     for one in made:
         one.end()
-
-
-def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < end, "it never came"
-        threading.Event().wait(0.01)
 
 
 def child(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
@@ -106,7 +98,7 @@ def test_second_host_joins_the_child_and_outlives_the_first(
     assert not gone(pid)
     assert lock_folder(folder) is None
     assert second.end() == "another worker's child"
-    until(lambda: gone(pid))
+    wait_until(lambda: gone(pid))
 
 
 @needs_linux
