@@ -380,10 +380,10 @@ class LlamaCpp(HTTPDriver):
         return moved.n_saved or moved.n_restored, moved.n_written or moved.n_read
 
     def server_prompt(self, task: Task) -> str | None:
-        return relay.server_prompt(self._careful, task)
+        return relay.server_prompt(self._root, task)
 
     def counters(self) -> dict[str, float]:
-        status, data = self._careful.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
+        status, data = self._root.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
         return servercpp.counters(data) if status == 200 else {}
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from ..config import BackendConfig
 from ..core.tier import NO_TIER, Tier
@@ -78,7 +78,7 @@ class Backend:
         self.miscounted = False  # the counted number of slots may be wrong
         self.count_at = 0.0  # when the slots may be counted again
         self.count_pause = 0.0  # seconds until they are counted after that
-        self.router: ModelHost | None = None
+        self.router: ModelHost[Any] | None = None
         self.host: Backend | None = None
         self.router_of: Backend | None = None  # the backend whose router its driver uses
         self.aliases: tuple[str, ...] = ()

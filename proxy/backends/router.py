@@ -35,12 +35,11 @@ from ..core.usage import Usage
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting
-from ..wire import servercpp, sse
+from ..wire import sse
 from ..wire.router import PRESENT, Listed, RouterEvent, as_dict, event, forgotten, listed, room
-from . import relay
-from .driver import Capabilities, Learned, Run, ignore
+from .driver import Capabilities, Learned, ModelHost, Run, ignore
 from .http import ConnectionPool, Exchange
-from .llamacpp import METRICS_TIMEOUT, LlamaCpp
+from .llamacpp import LlamaCpp
 from .probe import (
     GET_TIMEOUT,
     adds_bos,
@@ -96,34 +95,24 @@ def described(caps: Capabilities, props: object) -> Capabilities | None:
 # -- the router ------------------------------------------------------------------------------------
 
 
-class Router:
+class Router(ModelHost["RoutedModel"]):
     """The router at a backend's address. It calls `wake` when something has changed."""
 
     def __init__(self, driver: LlamaCpp, caps: Capabilities, wake: Callable[[], None]) -> None:
+        super().__init__()
         self.url = driver.url
         self.options, self.model_file = driver.options, driver.model_file
         self.build = caps.build
         self.turns = Turns(caps.slots)
         self.takes = LOAD  # seconds that the last load of a model took
-        self.up = True
-        self.models: Mapping[str, Listed] = {}
-        self._drivers: dict[str, RoutedModel] = {}
         self._wake = wake
-        self._looking = threading.Lock()
         self._closed = Cancel()
         self._pool: ConnectionPool = driver.new_pool(idle=2)
         name = f"router-{self.url.split('://', 1)[1]}"
         threading.Thread(target=self._listen, name=name, daemon=True).start()
 
-    def model(self, name: str) -> RoutedModel:
-        """The driver of one of its models."""
-        if name not in self._drivers:
-            self._drivers[name] = RoutedModel(self, name)
-        return self._drivers[name]
-
-    def forget(self, name: str) -> None:
-        """Forget a model that is no longer listed. A later one of this name may be another."""
-        self._drivers.pop(name, None)
+    def _driver_of(self, name: str) -> RoutedModel:
+        return RoutedModel(self, name)
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -132,12 +121,9 @@ class Router:
 
     @property
     def lost(self) -> frozenset[str]:
-        """The models whose slots lost their content, until the registry has handled it."""
         return frozenset(name for name, driver in self._drivers.items() if driver.lost)
 
     def look(self) -> Mapping[str, Listed] | None:
-        """The models as they are now. None if the server is no longer a router. Raises
-        BackendDown."""
         with self._looking:
             try:
                 status, data = self._pool.ask("GET", "/v1/models", timeout=GET_TIMEOUT)
@@ -272,7 +258,9 @@ class RoutedModel(LlamaCpp):
         self.progress: float | None = None
         self.takes = LOAD  # seconds that the last load took
         self._router = router
+        # No health check, metrics request or list loads the model.
         self._quiet: ModelPool = self.new_pool(quiet=True, timeout=GET_TIMEOUT, idle=0)
+        self._root = self._quiet
         self._known: Capabilities | None = None
         self._instance = ""  # the load after which `_known` was last requested
         self._features: dict[str, bool] = {}  # found out by requests, when it was first loaded
@@ -352,14 +340,6 @@ class RoutedModel(LlamaCpp):
             return super()._ask(path, body, cancel)
         finally:
             self.over()
-
-    def server_prompt(self, task: Task) -> str | None:
-        return relay.server_prompt(self._quiet, task)
-
-    def counters(self) -> dict[str, float]:
-        # A metrics request must not load the model.
-        status, data = self._quiet.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
-        return servercpp.counters(data) if status == 200 else {}
 
     def _refusal(self, status: int, data: bytes) -> GatewayError:
         return self.explained(super()._refusal(status, data))

@@ -8,7 +8,6 @@ only lists the models, because a token may cost money.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
@@ -33,7 +32,7 @@ from ...runtime.blocking import NativeThreads, run_in_native_thread
 from ...runtime.cancel import Cancel
 from ...wire.router import Listed, as_dict
 from .. import vectors
-from ..driver import Capabilities, Input, Learned, Run, ignore
+from ..driver import Capabilities, Input, Learned, ModelHost, Run, ignore
 from ..http import ConnectionPool, forward
 from ..http_server import HTTPDriver, HTTPOptions
 from ..probe import ROUTER, ProbeSession
@@ -141,19 +140,18 @@ class OpenAIServer(HTTPDriver):
             return None
         return queue(data) if status == 200 else None
 
-    def _questions(self) -> tuple[tuple[ListedModel, ...], bool]:
-        """The models that the server lists, and whether it is Ollama. Raises BackendDown."""
-        with self._session() as session:
-            status, data = session.get(f"{self.url}/models", GET_TIMEOUT)
-            listed = _listed(status, data)
-            if any(model.owner in BY_OWNER for model in listed):
-                return listed, False
-            status, data = session.get(f"{self._origin}/api/version", GET_TIMEOUT)
-            return listed, status == 200 and b'"version"' in data[:200]
-
     def model_list(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists now, and whether it is Ollama. Raises BackendDown."""
-        return run_in_native_thread(self._questions, _threads)
+
+        def answers() -> tuple[tuple[ListedModel, ...], bool]:
+            with self._session() as session:
+                listed = _listed(*session.get(f"{self.url}/models", GET_TIMEOUT))
+                if any(model.owner in BY_OWNER for model in listed):
+                    return listed, False
+                status, data = session.get(f"{self._origin}/api/version", GET_TIMEOUT)
+                return listed, status == 200 and b'"version"' in data[:200]
+
+        return run_in_native_thread(answers, _threads)
 
     def _chosen(self, listed: Sequence[ListedModel]) -> ListedModel:
         """The only model, or the one that is named. Raises BackendDown."""
@@ -324,18 +322,14 @@ def _listed(status: int, data: bytes) -> tuple[ListedModel, ...]:
 # -- a server with several models, such as Ollama or LM Studio ------------------------------------
 
 
-class OpenAIHost:
-    """The models at the address of `driver`. Each is a backend of its own, with an `OpenAIModel` as
-    its driver. One request for the list serves them all: it shows which models there are and that
-    the server responds."""
+class OpenAIHost(ModelHost["OpenAIModel"]):
+    """The models at the address of `driver`. Each is a backend of its own. One request for the list
+    serves them all: it shows which models there are and that the server responds. It keeps its
+    caches itself."""
 
     def __init__(self, driver: OpenAIServer) -> None:
+        super().__init__()
         self._driver = driver
-        self._looking = threading.Lock()
-        self._members: dict[str, OpenAIModel] = {}
-        self.up = True
-        self.models: Mapping[str, Listed] = {}
-        self.lost: frozenset[str] = frozenset()  # it keeps its caches itself
         self.entries: Mapping[str, ListedModel] = {}
         self.server: ServerType = UNKNOWN
 
@@ -351,16 +345,8 @@ class OpenAIHost:
             self.models = {name: Listed(name=name, status="loaded") for name in self.entries}
             return self.models
 
-    def model(self, name: str) -> OpenAIModel:
-        if name not in self._members:
-            self._members[name] = OpenAIModel(self, name, self._driver)
-        return self._members[name]
-
-    def forget(self, name: str) -> None:
-        self._members.pop(name, None)
-
-    def close(self) -> None:
-        """Nothing is open but the connections of the drivers."""
+    def _driver_of(self, name: str) -> OpenAIModel:
+        return OpenAIModel(self, name, self._driver)
 
 
 class OpenAIModel(OpenAIServer):
