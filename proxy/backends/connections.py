@@ -166,13 +166,13 @@ class Connection:
 
     def reader(self, tick: float) -> SocketReader:
         """The reader for the next answer, started."""
-        kept = self._reader
-        if kept is None or kept.tick != tick:
-            if kept is not None:
-                kept.close()
-            kept = self._reader = reader(self.sock, tick)
-        kept.start()
-        return kept
+        known = self._reader
+        if known is None or known.tick != tick:
+            if known is not None:
+                known.close()
+            known = self._reader = reader(self.sock, tick)
+        known.start()
+        return known
 
     def close(self) -> None:
         if self._reader is not None:

@@ -143,10 +143,10 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """The headers of the answer by their names in lower case; of equal ones the first."""
-        found: dict[str, str] = {}
+        headers: dict[str, str] = {}
         for name, value in self._headers.items():
-            found.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-        return found
+            headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+        return headers
 
     def headers_came(self) -> bool:
         """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
@@ -564,8 +564,8 @@ class ConnectionPool:
         getaddrinfo would resolve even that, under gevent in a thread pool. Raises OSError."""
         if self._host.replace(".", "").isdigit():
             return [(socket.AF_INET, (self._host, self._port))]
-        found = socket.getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM)
-        return [(family, address) for family, _, _, _, address in found]
+        infos = socket.getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in infos]
 
 
 # -- requests that a server gets as the client sent them, and their answers ------------------------

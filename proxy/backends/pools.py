@@ -105,7 +105,7 @@ class Backend:
     def is_same_server(self, other: Backend) -> bool:
         """Whether both have one server, and one key for it: with another key it may behave
         differently."""
-        keys = {one.config.api_key if one.config is not None else None for one in (self, other)}
+        keys = {b.config.api_key if b.config is not None else None for b in (self, other)}
         return self.url == other.url and len(keys) == 1
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
@@ -297,7 +297,7 @@ class BackendPools:
         """The backends of a model, outside of the `barred` tiers. Those that are up come first, and
         of them those of earlier tiers and fully probed ones."""
         pool = self._pools.get(model, ())
-        return tuple(one for one in pool if one.tier.name not in barred) if barred else pool
+        return tuple(b for b in pool if b.tier.name not in barred) if barred else pool
 
     def is_named(self, model: str) -> bool:
         """Whether this is a model's name, rather than that of backends without a reported model."""

@@ -132,8 +132,8 @@ class Registry(BackendPools):
         self.configured = {name: known[name] for name in known if name in configs}
         for name in known.keys() - configs.keys():
             backend = known[name]
-            for one in (backend, *self._models_of(backend)):
-                self._drain(one)
+            for member in (backend, *self._models_of(backend)):
+                self._drain(member)
         for backend in made:
             self._replace(backend)
         for backend, config in moved:
@@ -149,10 +149,10 @@ class Registry(BackendPools):
     def _move(self, backend: Backend, config: BackendConfig) -> None:
         """Move a backend to another place in a route, or out of one, without closing it."""
         backend.config = config
-        for one in (backend, *self._models_of(backend)):
-            one.place = config.place if one is backend or backend.set_model else None
-            if one.name in self.backends:
-                self._update_scheduler(one)
+        for member in (backend, *self._models_of(backend)):
+            member.place = config.place if member is backend or backend.set_model else None
+            if member.name in self.backends:
+                self._update_scheduler(member)
 
     def _replace(self, backend: Backend) -> None:
         """Add a configured backend, in place of the one with its name if there is one."""

@@ -50,7 +50,7 @@ from .probe import (
     saves_slots,
 )
 from .refusals import LOAD_FAILED, refusal
-from .turns import Turns
+from .router_fairness import Turns
 
 log = logging.getLogger("slotproxy.router")
 
@@ -446,14 +446,14 @@ class RoutedModel(LlamaCpp):
         if not self._features:
             quiet = self._quiet
             quiet.missed = False
-            found = {
+            features = {
                 "slot_save": saves_slots(quiet),
                 "infill": fills_in(quiet),
                 "ram_cache": keeps_prompts(quiet),
                 "adds_bos": not known.bos_token or adds_bos(quiet),
             }
             if not quiet.missed:  # otherwise it was evicted meanwhile: asked after the next load
-                self._features = found
+                self._features = features
         self._instance = entry.instance
         self._known = msgspec.structs.replace(known, **self._features)
 
