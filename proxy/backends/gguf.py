@@ -72,11 +72,11 @@ def metadata(path: Path, names: Collection[str]) -> dict[str, Value]:
         return name in names or f".{name.partition('.')[2]}" in names or name == _FAMILY
 
     with _opened(path) as file:
-        found = _Fields(file).read(wants)
-    family = found.get(_FAMILY)
+        fields = _Fields(file).read(wants)
+    family = fields.get(_FAMILY)
     return {
         name: value
-        for name, value in found.items()
+        for name, value in fields.items()
         if name in names or name.partition(".")[0] == family
     }
 
@@ -121,8 +121,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check_regular(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
+def _check_regular(info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
         raise ValueError("not a regular file")
 
 
@@ -148,7 +148,7 @@ class _Fields:
         count = int(self._number("Q"))
         if count > MAX_FIELDS:
             raise ValueError("too many fields")
-        found: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         for _ in range(count):
             name = self._name()
             if name.startswith(_VOCABULARY) and not vocabulary:
@@ -156,8 +156,8 @@ class _Fields:
             kind = int(self._number("I"))
             value = self._value(kind, wants(name), name == _TOKENS)
             if value is not None:
-                found[name] = value
-        return found
+                values[name] = value
+        return values
 
     def token(self, number: object) -> str:
         """The text of a token, "" if the vocabulary has none of this number."""
@@ -270,16 +270,16 @@ def with_template(caps: Capabilities, url: str, *answers: Mapping[str, Any]) -> 
         for name in (answer.get("model_path"), answer.get("model"), settings.get("model")):
             if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH:
                 continue
-            found = run_in_native_thread(lambda name=name: _tokenizer_of(name), _threads)  # type: ignore[misc]
-            if found is not None and found.template:
+            known = run_in_native_thread(lambda name=name: _tokenizer_of(name), _threads)  # type: ignore[misc]
+            if known is not None and known.template:
                 log.info("the server at %s reports no chat template: read from %s", url, name)
                 return msgspec.structs.replace(
                     caps,
-                    template=found.template,
+                    template=known.template,
                     template_from="file",
-                    bos_token=found.bos,
-                    eos_token=found.eos,
-                    adds_bos=found.adds_bos,
+                    bos_token=known.bos,
+                    eos_token=known.eos,
+                    adds_bos=known.adds_bos,
                 )
     return caps
 

@@ -113,13 +113,13 @@ class LocalEmbeddings(Driver):
     def _embedded(self, texts: Sequence[str], cancel: Cancel) -> Embedded:
         answer = self._children.ask(texts, cancel, SECONDS)
         try:
-            found = msgspec.convert(answer, Vectors)
-            vectors = tuple(map(_floats, found.vectors))
+            made = msgspec.convert(answer, Vectors)
+            vectors = tuple(map(_floats, made.vectors))
         except ValueError:
             raise UpstreamFault("the embedding model returned an invalid answer") from None
         if len(vectors) != len(texts):
             raise UpstreamFault("the embedding model did not return one vector per text")
-        return Embedded(vectors, found.tokens)
+        return Embedded(vectors, made.tokens)
 
 
 def _parts(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -184,12 +184,12 @@ def answers_meanwhile(pool: ConnectionPool, patience: float) -> bool | None:
     On a busy machine the empty prompt itself may be late. So its early answer is proof, but that it
     is missing counts only if it is missing every time."""
     end = time.monotonic() + patience
-    found: bool | None = None
+    answer: bool | None = None
     for _ in range(BATCHING_TRIES):
-        found = _answered_early(pool, end)
-        if found is not False:
+        answer = _answered_early(pool, end)
+        if answer is not False:
             break
-    return found
+    return answer
 
 
 def _answered_early(pool: ConnectionPool, end: float) -> bool | None:
@@ -363,7 +363,7 @@ class HeldTokens:
         if not ids:
             return None
         between = ids[0]
-        places = [place for place, one in enumerate(ids) if one == between][: len(pieces) + 1]
+        places = [place for place, token in enumerate(ids) if token == between][: len(pieces) + 1]
         if len(places) <= len(pieces):
             return None
         parts = [ids[a + 1 : b] for a, b in itertools.pairwise(places)]

@@ -48,14 +48,14 @@ BUSY = ("", "File Not Found", SLOT_UNAVAILABLE)
 
 
 class RefusalRule(Struct, frozen=True):
-    """`told`: append the backend's message, which concerns the request."""
+    """`shown`: append the backend's message, which concerns the request."""
 
     error: type[GatewayError]
     message: str
-    told: bool = False
+    shown: bool = False
 
 
-_REFUSED = RefusalRule(BadRequest, "the backend rejected the request", told=True)
+_REFUSED = RefusalRule(BadRequest, "the backend rejected the request", shown=True)
 _FAILED = RefusalRule(BackendFailed, "the backend failed")
 _NO_ROUTE = RefusalRule(
     MissingRoute, "the backend does not support this endpoint: is it a llama.cpp server?"
@@ -74,10 +74,10 @@ BY_STATUS: Mapping[int, RefusalRule] = {
     405: _NO_ROUTE,
     407: _NO_KEY,
     408: _SLOW,
-    413: RefusalRule(BodyTooLarge, "the request is too large for the backend", told=True),
+    413: RefusalRule(BodyTooLarge, "the request is too large for the backend", shown=True),
     429: RefusalRule(BackendBusy, "the backend has no free slot"),
     500: _FAILED,
-    501: RefusalRule(BackendLacks, "the backend does not support this", told=True),
+    501: RefusalRule(BackendLacks, "the backend does not support this", shown=True),
     502: _FAILED,
     503: RefusalRule(BackendDown, "the backend is not ready"),
     504: _SLOW,
@@ -172,7 +172,7 @@ def _refused(status: int, error: WireError, secret: str) -> GatewayError:
         if re.fullmatch(pattern, error.message[: 4 * MAX_SAID], re.DOTALL):
             return kind(message, detail=words, **fields)
     rule = row(status)
-    message = f"{rule.message}: {words}" if rule.told and words else rule.message
+    message = f"{rule.message}: {words}" if rule.shown and words else rule.message
     return rule.error(message, detail=f"{status} {words}")
 
 
@@ -258,10 +258,10 @@ def openai_refusal(
     if status == 400:
         words = _words(data)
         if context := _CONTEXT.search(words):
-            n_ctx, asked = int(context[1]), _PROMPT.search(words)
-            if asked is None:
+            n_ctx, prompt = int(context[1]), _PROMPT.search(words)
+            if prompt is None:
                 return ContextExceeded(n_ctx + 1, n_ctx, at_least=True)
-            return ContextExceeded(int(asked[1]), n_ctx)
+            return ContextExceeded(int(prompt[1]), n_ctx)
     if status == 404:
         return UpstreamFault(
             "the backend does not know this model or endpoint: check its url and model",

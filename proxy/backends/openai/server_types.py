@@ -226,7 +226,7 @@ def _makes_text(entry: dict[str, Any]) -> bool:
 def _model(entry: dict[str, Any]) -> ListedModel:
     """vLLM, SGLang and llm-d tell `max_model_len`; llama-server and slotproxy `meta.n_ctx`; LM
     Studio and some clouds tell other names."""
-    told = (
+    contexts = (
         entry.get("max_model_len"),
         as_dict(entry.get("meta")).get("n_ctx"),
         entry.get("loaded_context_length"),
@@ -236,7 +236,7 @@ def _model(entry: dict[str, Any]) -> ListedModel:
     return ListedModel(
         name=_text(entry.get("id")),
         owner=_text(entry.get("owned_by")),
-        n_ctx=next((count for value in told if (count := as_count(value))), 0),
+        n_ctx=next((count for value in contexts if (count := as_count(value))), 0),
     )
 
 
@@ -365,7 +365,7 @@ def queue(metrics: bytes) -> tuple[int, int] | None:
     """The requests that a vLLM or SGLang runs and queues, by its ``/metrics``; None if these do not
     tell."""
     counts = {b"run": 0, b"wait": 0}
-    found = _GAUGES.findall(metrics[:MAX_METRICS])
-    for name, count in found:
+    gauges = _GAUGES.findall(metrics[:MAX_METRICS])
+    for name, count in gauges:
         counts[b"run" if b"running" in name else b"wait"] += int(count)
-    return (counts[b"run"], counts[b"wait"]) if found else None
+    return (counts[b"run"], counts[b"wait"]) if gauges else None
