@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
-from ..core.forwarding import CallMaker, Forwarded
+from ..core.task import CallMaker, Forwarded
 from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from .driver import Capabilities, Driver, Learned, ignore

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.vectors import Embedded
+from ..core.task import Embedded
 from ..errors import BadRequest, Unsupported, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from ..core.decoding import LONGEST, SHORT, is_dear
-from ..core.formats import AUTO, SCHEMAS, TOOLS
+from ..core.request import AUTO, SCHEMAS, TOOLS
 from ..errors import (
     BackendBusy,
     BackendDown,

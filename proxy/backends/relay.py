@@ -31,7 +31,7 @@ from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
 from ..prompting.profile.adapt import as_dicts
 from ..prompting.profile.verify import MAX_PROMPT
-from ..prompting.prompt import begun, tool_dict
+from ..prompting.prompt import assistant_prefill, tool_dict
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
 from ..wire.router import as_dict
@@ -85,7 +85,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
         body["return_progress"] = True
     if report.settings:
         body["verbose"] = True
-    if begun(request):
+    if assistant_prefill(request):
         # Otherwise the server continues as well, but repeats the beginning in its answer.
         body["continue_final_message"] = True
         body["add_generation_prompt"] = False
@@ -125,9 +125,7 @@ def server_prompt(pool: ConnectionPool, task: Task) -> str | None:
 def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
     """The messages for a server without tools, with `guide` in that of the system."""
     media = any(message.media for message in request.messages)
-    messages = generic.without_calls(as_dicts(request.messages))
-    if guide:
-        messages = generic.guided(messages, guide)
+    messages = generic.rewrite(as_dicts(request.messages), guide)
     if media:  # they stay with the text of their message, wherever that is now
         parts = {m.content: [*map(_part, m.media)] for m in request.messages if m.media}
         for message in messages:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ..core.decoding import LONGEST
-from ..core.vectors import Embedded, Ranked
+from ..core.task import Embedded, Ranked
 from ..errors import BackendBusy, Unsupported, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..wire import lenient

@@ -5,31 +5,130 @@ Unexpected input crashes an old server, so every request to one is checked here.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
+from .. import compiling
 from ..backends.driver import Capabilities
 from ..backends.pools import Backend
 from ..backends.tokens import budget, most_tokens, must_fit
-from ..compiling import compiler
-from ..core.formats import describes_document, describes_tools, rewrites
-from ..core.request import CompletionRequest
+from ..core.request import CompletionRequest, Message, describes_document, describes_tools, rewrites
 from ..core.sampling import WINDOWS, left_out
 from ..core.task import Task
 from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, UpstreamTimeout
 from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
-from ..prompting.calling import special_marks
 from ..prompting.constraints import BoundGrammar
 from ..prompting.formats import GENERIC, CallFormat
-from ..prompting.output_validation import Validator
-from ..prompting.profile.syntax import AnswerSyntax
-from ..prompting.reasoning import KIN
+from ..prompting.profile.derive import AnswerSyntax
+from ..prompting.stages.calls import special_marks
+from ..prompting.stages.reasoning import REASONING_TAGS
+from ..prompting.stages.validation import Validator
 from ..runtime.cancel import Cancel
-from .alternatives import within_alternatives
+from ..runtime.locks import native_lock
+
+# The alternatives of tokens in an answer that is not streamed: all of them are in memory
+# together.
+#
+# One takes some 600 bytes, from the backend's event to the JSON of the answer.
+MOST_ALTERNATIVES = 200_000
+
+
+def check_alternatives(request: CompletionRequest) -> None:
+    """Raises InvalidParameter for a request with alternatives that asks for too many."""
+    if request.max_tokens is None:
+        return
+    most = _kept_tokens(request)
+    if request.max_tokens > most:
+        raise InvalidParameter(
+            "max_tokens",
+            f"allows {request.max_tokens} tokens with {request.logprobs} alternatives each: at most"
+            f" {most} can be kept for an answer that is not streamed. Ask for fewer"
+            " tokens or alternatives, or stream",
+        )
+
+
+def within_alternatives(request: CompletionRequest, tokens: int) -> int:
+    """The tokens that an answer of at most `tokens` may have, with alternatives."""
+    return min(tokens, _kept_tokens(request))
+
+
+def _kept_tokens(request: CompletionRequest) -> int:
+    """The tokens that each choice may have."""
+    alternatives = (request.logprobs or 1) * request.choices
+    return 1 << 62 if request.stream else max(1, MOST_ALTERNATIVES // alternatives)
+
+
+# Whether a client lists its tools in another order than in a conversation's previous turn.
+#
+# Tools stand at the beginning of a prompt, so such a turn finds hardly anything of it cached. The
+# scheduler cannot tell: it knows a conversation by the beginning of its prompts. So the orders
+# are kept here, each under a digest of the tools' names and of some of the messages. A turn has
+# the messages of the one before it, then the model's answer, then more.
+REMEMBERED = 1024  # turns, of some 250 bytes each
+COMPARED = 512  # characters of a message
+DIGEST = 12  # bytes
+WARNING = (
+    "tools: not in the order of the previous turn, so most of the prompt may be evaluated again:"
+    " send them in the same order in each turn"
+)
+
+
+class ToolOrders:
+    """The orders of the last REMEMBERED turns with tools of this process. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._orders: OrderedDict[bytes, bytes] = OrderedDict()
+        self._lock = native_lock()
+
+    def checked(self, request: CompletionRequest, model: str, group: str) -> CompletionRequest:
+        """The request, which has several tools, with a warning if the previous turn had the same
+        tools in another order. Remembers this turn. `group` is the group of keys whose conversation
+        it is."""
+        names = [tool.name for tool in request.tools]
+        messages = request.messages
+        place = _digest(group, model, *sorted(names))
+        order = _digest(*names)
+        before = _turn(place, messages[: _last_answer(messages)])
+        turn = _turn(place, messages)
+        with self._lock:
+            known = self._orders.get(before)
+            self._orders[turn] = order
+            self._orders.move_to_end(turn)
+            if len(self._orders) > REMEMBERED:
+                self._orders.popitem(last=False)
+        if known is None or known == order:
+            return request
+        return structs.replace(request, warnings=(*request.warnings, WARNING))
+
+
+def _last_answer(messages: Sequence[Message]) -> int:
+    """Where the model's last answer begins; 0 without one."""
+    end = len(messages)
+    while end and messages[end - 1].role != "assistant":
+        end -= 1
+    while end and messages[end - 1].role == "assistant":
+        end -= 1
+    return end
+
+
+def _turn(place: bytes, messages: Sequence[Message]) -> bytes:
+    """The key of a turn with these messages: how many there are, the first of a user, the last."""
+    first = next((m.content[:COMPARED] for m in messages if m.role == "user"), "")
+    last = messages[-1].content[-COMPARED:] if messages else ""
+    return _digest(place.hex(), str(len(messages)), first, last)
+
+
+def _digest(*texts: str) -> bytes:
+    text = "\0".join(texts)
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
+
 
 _UNKNOWN = AnswerSyntax()
 PATTERNS = ("pattern", "patternProperties")
@@ -142,7 +241,7 @@ def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGram
     if bound is None:
         return BoundGrammar("", tool_gaps=_gaps_of_calls(task, caps, cancel))
     try:
-        return compiler.grammar(bound, limits(caps), cancel)
+        return compiling.grammar(bound, limits(caps), cancel)
     except InvalidParameter as error:
         # An old server's limits are narrower; a newer one may accept it.
         raise Unsupported(str(error), param=error.param) from None
@@ -157,7 +256,7 @@ def _gaps_of_calls(task: Task, caps: Capabilities, cancel: Cancel | None) -> tup
         return task.tool_gaps
     try:
         bound = constraints.calls_of(task.request, form)
-        return compiler.grammar(bound, limits(caps), cancel).tool_gaps
+        return compiling.grammar(bound, limits(caps), cancel).tool_gaps
     except InvalidParameter:
         return ()  # an old server's limits are narrower; if a call begins, the answer is an error
 
@@ -182,7 +281,12 @@ def _may_end(sampling: dict[str, Any]) -> None:
 def _preserved(syntax: AnswerSyntax, form: CallFormat | None) -> tuple[str, ...]:
     """The marks of reasoning, text and calls, which must appear as text even if they are special
     tokens."""
-    tags = (tag for pair in (*(syntax.reasoning or KIN), syntax.content) for tag in pair if tag)
+    tags = (
+        tag
+        for pair in (*(syntax.reasoning or REASONING_TAGS), syntax.content)
+        for tag in pair
+        if tag
+    )
     if form is None and syntax.calls is not None and syntax.calls.reads_reasoning:
         form = syntax.calls
     marks = special_marks(form) if form is not None else ()
@@ -253,7 +357,7 @@ def call_judges(
     Cancelled."""
     try:
         return {
-            tool.name: compiler.by_schema(
+            tool.name: compiling.by_schema(
                 constraints.JSON.encode(tool.parameters or constraints.NO_ARGUMENTS), cancel
             )
             for tool in constraints.callable_tools(request)
@@ -292,11 +396,11 @@ def validate_constraints(task: Task, cancel: Cancel | None = None) -> BoundGramm
         what = "tools" if form is not None else "response_format"
         raise InvalidParameter("grammar", f"cannot be combined with {what}")
     if schema is not None:
-        compiler.by_schema(constraints.JSON.encode(schema), cancel)
+        compiling.by_schema(constraints.JSON.encode(schema), cancel)
     bound = constraints.from_start(request, form)
     if bound is None and form is not None:
         bound = constraints.calls_of(request, form)
-    return BoundGrammar("") if bound is None else compiler.grammar(bound, NEW, cancel)
+    return BoundGrammar("") if bound is None else compiling.grammar(bound, NEW, cancel)
 
 
 def warnings(
@@ -324,7 +428,10 @@ def warnings(
         messages.append("return_tokens is ignored: this backend does not report token ids")
     schema = None if task.is_unconstrained else constraints.document_schema(task.request)
     gaps = adapted.schema_gaps
-    if schema is not None and compiler.by_schema(constraints.JSON.encode(schema), cancel).unchecked:
+    if (
+        schema is not None
+        and compiling.by_schema(constraints.JSON.encode(schema), cancel).unchecked
+    ):
         messages.append("a pattern in the schema is not regular and is not enforced")
         gaps = tuple(word for word in gaps if word not in PATTERNS)
     if gaps:
@@ -370,7 +477,7 @@ def _described(task: Task, caps: Capabilities) -> list[str]:
 def check_grammar(text: str, cancel: Cancel | None = None) -> None:
     """Refuse a grammar that no server can parse. Raises BadRequest, QueueFull, Cancelled."""
     try:
-        compiler.own_grammar(text, cancel=cancel)
+        compiling.own_grammar(text, cancel=cancel)
     except InvalidParameter as error:
         raise BadRequest(error.reason, param="grammar") from None
 
@@ -378,7 +485,7 @@ def check_grammar(text: str, cancel: Cancel | None = None) -> None:
 def _old_grammar(text: str, cancel: Cancel | None) -> str:
     """The grammar in a form that an old server can parse: others crash it."""
     try:
-        return compiler.own_grammar(text, OLD, cancel)
+        return compiling.own_grammar(text, OLD, cancel)
     except InvalidParameter as error:
         raise Unsupported(
             f"this grammar is not supported by this model's backend: {error.reason}",

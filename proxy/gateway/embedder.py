@@ -22,8 +22,7 @@ import msgspec
 from ..backends.driver import Capabilities, Driver, Input
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..core.task import Task
-from ..core.vectors import Embedded, Ranked
+from ..core.task import Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BadRequest,
@@ -36,7 +35,7 @@ from ..errors import (
     UpstreamFault,
 )
 from ..runtime.cancel import Cancel
-from ..scheduling.interface import Scheduler
+from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
 from .context import ANYBODY, Caller

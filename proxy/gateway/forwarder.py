@@ -9,11 +9,10 @@ import msgspec
 
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..core.forwarding import CallMaker, Forwarded
-from ..core.task import Task
+from ..core.task import CallMaker, Forwarded, Task
 from ..errors import NoBackend, UpstreamFault
 from ..runtime.cancel import Cancel
-from ..scheduling.interface import Scheduler
+from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
 from .context import Caller

@@ -65,7 +65,7 @@ INNER = re.compile(
         |.*\.(MAX_TOKEN_ID|MOST_LISTED|MOST_HITS|LONGEST_PAUSE)$  # ids, pages, pauses of ours
         |knowledge\.index\.(postgres|sqlite|ranking)\.|knowledge\.index\.lexical\.LONGEST
         |backends\.(tokens\.(LONGEST|MOST_DISTINCT)|old\.MOST$|chatglm\.(protocol\.MAX_FRAME|engine))
-        |gateway\.(retries|embedder\.MOST)|dialogue\.evidence|scheduling\.settlement
+        |gateway\.(retries|embedder\.MOST)|dialogue\.finding\.MOST_TURNS|scheduling\.settlement
         |runtime\.subprocesses\.MOST_IDLE|web\.ledger\.entries
     )""",
     re.X,

@@ -8,13 +8,13 @@ from typing import Any
 
 from flask import request
 
+from ...core.task import Embedded
 from ...core.usage import Usage
-from ...core.vectors import Embedded
 from ...errors import Unsupported
 from ...gateway import Caller, Embedder
 from ...web import body
 from ...web.admitted import within_limits
-from ...web.large import parsed
+from ...web.body import parsed
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model
 from ...web.routes import Api

@@ -20,7 +20,7 @@ from ...errors import GatewayError, InvalidParameter, NotFound, StoreUnavailable
 from ...runtime.cancel import Cancel
 from ...store.responses import Stored
 from ...web import body
-from ...web.large import parsed
+from ...web.body import parsed
 from ...web.metadata import with_metadata
 from ...web.observability import Record
 from ...web.routes import Api

@@ -26,7 +26,7 @@ from ...core.task import Task
 from ...core.usage import Timings, Usage
 from ...errors import BackendDown, BadRequest, ContextExceeded, UpstreamFault, UpstreamTimeout
 from ...prompting.constraints import callable_tools
-from ...prompting.prompt import begun
+from ...prompting.prompt import assistant_prefill
 from ...runtime.cancel import Cancel
 from ..driver import Capabilities, Driver, Learned, ignore
 from .prompt import LACKS, WITH_TOOLS, ReplyText, check, opening, prompt, sampling
@@ -179,7 +179,7 @@ class ChatGlmRun:
         self._cancel = cancel
         offered = callable_tools(task.request) if task.request.is_chat else ()
         lines = opening(task.request, file.family) if offered else ()
-        prefix = begun(task.request) if task.request.is_chat else ""
+        prefix = assistant_prefill(task.request) if task.request.is_chat else ""
         self._reply = ReplyText(file.family, offered, lines, new_id, prefix)
         self._call: PendingCall | None = None
         self._over = False

@@ -15,16 +15,14 @@ from typing import Any
 import msgspec
 
 from ...core.events import Batch, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
-from ...core.formats import SCHEMAS, TOOLS, describes_document
-from ...core.request import CompletionRequest
+from ...core.request import SCHEMAS, TOOLS, CompletionRequest, describes_document
 from ...core.sampling import needed
 from ...core.task import Task
 from ...errors import GatewayError, Unsupported
-from ...prompting import described
 from ...prompting.constraints import callable_tools, must_call
-from ...prompting.described import guide
-from ...prompting.output_validation import InvalidOutput
-from ...prompting.prompt import begun, tool_dict
+from ...prompting.prompt import assistant_prefill, tool_dict
+from ...prompting.stages.prompted_output import calls_schema, describe_constraints
+from ...prompting.stages.validation import InvalidOutput
 from ...wire import openai_stream
 from ..driver import Capabilities
 from ..http import Exchange
@@ -69,10 +67,10 @@ def payload(
             )
         return {**body, "prompt": task.prompt}
     if task.described:
-        body["messages"] = rewritten(request, described.guide(request, by_prompt))
+        body["messages"] = rewritten(request, describe_constraints(request, by_prompt))
     else:
         body["messages"] = [message_dict(message) for message in request.messages]
-    if begun(request):
+    if assistant_prefill(request):
         if not server.continues:
             raise Unsupported(
                 "this model's backend cannot continue an answer that the request begins: end the"
@@ -144,7 +142,7 @@ def _response_format(
     output = request.output
     if task.call_format is not None:
         must = must_call(request) and SCHEMAS not in by_prompt
-        schema = described.calls_schema(request) if must else None
+        schema = calls_schema(request) if must else None
         return _schema_form(server, schema, "calls", False) if schema is not None else None
     if output.kind == "text" or describes_document(request, by_prompt):
         return None
@@ -165,7 +163,7 @@ def _schema_form(
 
 
 def native_formats(body: Mapping[str, Any]) -> frozenset[str]:
-    """The formats, by their names in `core.formats`, that this body asks the server for."""
+    """The formats, by their names in `core.request`, that this body asks the server for."""
     return (TOOLS if "tools" in body else frozenset()) | (
         {SCHEMAS} if "response_format" in body else frozenset()
     )
@@ -180,7 +178,7 @@ _WRITTEN = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 class OpenAIRun(RelayRun):
     """A completion under way. `explain` asks the server why its answer has no event; `formats` are
-    those of `core.formats` that it was asked for. Until the
+    those of `core.request` that it was asked for. Until the
     server reports its tokens, and if it never does, each piece of the answer counts as one, and
     the prompt by its characters."""
 
@@ -268,5 +266,5 @@ def _estimate(task: Task, by_prompt: frozenset[str]) -> int:
         return len(task.prompt)
     messages = sum(message.characters for message in task.request.messages)
     if task.described:
-        messages += len(guide(task.request, by_prompt))
+        messages += len(describe_constraints(task.request, by_prompt))
     return (messages or len(task.prompt)) // CHARACTERS + 1

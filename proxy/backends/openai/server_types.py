@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from ...core.formats import AUTO, REQUIRED, TOOLS
+from ...core.request import AUTO, REQUIRED, TOOLS
 from ...core.sampling import FIELDS
 from ...wire.router import LONGEST, MOST, as_count, as_dict
 
@@ -74,7 +74,7 @@ class ServerType(Struct, frozen=True, kw_only=True):
     `limit` is the name of the field for the maximum length of an answer. `schemas`: it knows
     `json_schema`; otherwise it takes a schema with `json_object`. `strict_form`: it knows nothing
     but `json_schema`; `own_schema`: it reads the schema from a field of that name. `by_prompt`:
-    what it does not know of `core.formats`, unless it says more later. `health` is the path, below
+    what it does not know of `core.request`, unless it says more later. `health` is the path, below
     its root, that a health check asks for; empty: the list of models."""
 
     name: str
@@ -264,7 +264,7 @@ _SET_CONTEXT = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 
 
 class Details(Struct, frozen=True, kw_only=True):
-    """`n_ctx` and `slots` are 0 where unknown. `by_prompt` are formats of `core.formats` that the
+    """`n_ctx` and `slots` are 0 where unknown. `by_prompt` are formats of `core.request` that the
     model does not know; `vision` is None where unknown."""
 
     n_ctx: int = 0

@@ -16,7 +16,7 @@ import pytest
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.backends.openai.server_types import MAX_METRICS, MOST_ENTRIES, Details, details, queue
 from proxy.backends.refusals import pause_of
-from proxy.core.formats import AUTO, TOOLS
+from proxy.core.request import AUTO, TOOLS
 from tests.openai_server import OpenAIServerFake
 
 SHOWN = {
