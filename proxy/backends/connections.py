@@ -179,9 +179,6 @@ class Connection:
             self._reader.close()
         self.sock.close()
 
-    def shutdown(self) -> None:
-        shut_down(self.sock)
-
 
 def shut_down(sock: socket.socket) -> None:
     """End what another thread does with a socket."""

@@ -253,7 +253,7 @@ class Exchange:
             if self._connecting is not None:
                 shut_down(self._connecting)
             if self._connection is not None:
-                self._connection.shutdown()
+                shut_down(self._connection.sock)
 
     def _on_socket(self, sock: socket.socket) -> None:
         """Called with each socket before it connects. Raises Cancelled."""
@@ -505,7 +505,7 @@ class ConnectionPool:
         self._leave()
 
     def discard(self, connection: Connection) -> None:
-        connection.shutdown()
+        shut_down(connection.sock)
         connection.close()
         self._leave()
 

@@ -32,7 +32,9 @@ class HTTPDriver(Driver):
     """A driver for the server at `url`. `new_pool` makes connection pools of the class `connect`.
     `options` are its arguments without `check_peer`, which is theirs."""
 
+    _pool: ConnectionPool  # for requests of clients
     _root: ConnectionPool  # for health checks; its paths begin at the server's root
+    _model = ""  # what the server calls its model, "" if it takes the name that clients send
 
     def __init__(
         self,
@@ -64,11 +66,18 @@ class HTTPDriver(Driver):
         except (UpstreamFault, UpstreamTimeout):
             return 0
 
+    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+        call = make(self._model)
+        return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
+
+    def close(self) -> None:
+        self._pool.close()
+        self._root.close()
+
 
 class HTTPServer(HTTPDriver):
     """A server of any other HTTP API: whisper-server, stable-diffusion.cpp, rerankers … Its
-    requests are forwarded, so nothing is known of it but whether it answers. `model` is what the
-    server calls its model, "" if it takes the name that clients send."""
+    requests are forwarded, so nothing is known of it but whether it answers."""
 
     no_text = "this model's server has no text API: its requests are only forwarded"
 
@@ -86,10 +95,3 @@ class HTTPServer(HTTPDriver):
         """Always: many of these servers answer nothing while they work. The process is watched by
         its host, and a server that hangs fails its requests."""
         return True
-
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
-        call = make(self._model)
-        return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
-
-    def close(self) -> None:
-        self._pool.close()

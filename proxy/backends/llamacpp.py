@@ -21,7 +21,7 @@ from typing import Any, Literal, Unpack
 import msgspec
 
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
+from ..core.task import Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
@@ -38,7 +38,7 @@ from ..wire import lenient, servercpp
 from . import relay, vectors
 from .broken_prompt import BrokenPrompts, Part
 from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
-from .http import ConnectionPool, forward
+from .http import ConnectionPool
 from .http_server import HTTPDriver, HTTPOptions
 from .old import (
     NOTHING,
@@ -103,7 +103,7 @@ class LlamaCpp(HTTPDriver):
     ) -> None:
         super().__init__(url, connect, **options)
         self.model_file = model_file
-        self._pool: ConnectionPool = self.new_pool(idle=256)
+        self._pool = self.new_pool(idle=256)
         self._careful: ConnectionPool = self.new_pool(
             limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
         )
@@ -362,10 +362,6 @@ class LlamaCpp(HTTPDriver):
     ) -> Ranked:
         return vectors.rerank(self._ask, query, documents, caps, cancel)
 
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
-        call = make("")
-        return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
-
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
     ) -> tuple[int, int]:
@@ -385,7 +381,7 @@ class LlamaCpp(HTTPDriver):
         return servercpp.counters(data) if status == 200 else {}
 
     def close(self) -> None:
-        self._pool.close()
+        super().close()
         self._careful.close()
 
     def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:

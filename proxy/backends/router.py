@@ -324,10 +324,6 @@ class RoutedModel(LlamaCpp):
         if forgotten(old, new):
             self.lost = True
 
-    def close(self) -> None:
-        super().close()
-        self._quiet.close()
-
     # for the gateway
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> TakingTurns:

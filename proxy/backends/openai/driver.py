@@ -77,7 +77,7 @@ class OpenAIServer(HTTPDriver):
         self._server = UNKNOWN
         self._session = partial(ProbeSession, self.headers, self._check_peer)
         self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
-        self._pool: ConnectionPool = self.new_pool()
+        self._pool = self.new_pool()
         self._root = self.new_pool(url=self._origin)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -275,10 +275,6 @@ class OpenAIServer(HTTPDriver):
         if path.startswith("/v1/"):  # below the server's own base, which may have another name
             pool, path = self._pool, path.removeprefix("/v1")
         return forward(pool, call, path, cancel, tick=self._tick, timeout=self.timeout)
-
-    def close(self) -> None:
-        self._pool.close()
-        self._root.close()
 
     def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
         assert isinstance(body, dict)
