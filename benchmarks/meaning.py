@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from proxy.backends.local_embeddings.driver import LocalEmbeddings
+from proxy.backends.local_embeddings import LocalEmbeddings
 from proxy.knowledge.index.index import Index
 from proxy.knowledge.index.records import Embed, IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf

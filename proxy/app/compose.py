@@ -34,7 +34,7 @@ from ..backends.driver import Driver
 from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
-from ..backends.local_embeddings.driver import LocalEmbeddings, is_installed
+from ..backends.local_embeddings import LocalEmbeddings, is_installed
 from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..backends.questions import ProbeSession
+from ..backends.probe import ProbeSession
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
 from ..core.decoding import decoded

@@ -26,7 +26,7 @@ import msgspec
 from .. import __version__
 from ..backends.driver import Capabilities, Driver
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
-from ..backends.local_embeddings.driver import is_installed
+from ..backends.local_embeddings import is_installed
 from ..backends.probe import ROUTER
 from ..backends.template_check import check
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError

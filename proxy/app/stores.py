@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from ..accounts.records import Team, User
-from ..backends.local_embeddings.driver import local_model
+from ..backends.local_embeddings import local_model
 from ..config import Settings
 from ..gateway import Embedder
 from ..knowledge.index.index import Index, VectorCache, open_shelf

@@ -92,9 +92,9 @@ class BrokenPrompts:
         content: list[Part] = [lead]
         for text in texts:
             content += (BETWEEN, lead + text)
-        before, *found = _split(self._tokenize(content, cancel), 1 + len(texts))
+        before, *all_ids = _split(self._tokenize(content, cancel), 1 + len(texts))
         out = []
-        for text, ids in zip(texts, found, strict=True):
+        for text, ids in zip(texts, all_ids, strict=True):
             if ids[: len(before)] == before:
                 out.append(ids[len(before) :])
             else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -99,37 +100,13 @@ class Run(Protocol):
         """Stop the run and free its slot. Safe to call again."""
 
 
-class ModelHost(Protocol):
-    """An address with several models, each with a driver of its own. `up`: it answered last."""
-
-    up: bool
-
-    @property
-    def models(self) -> Mapping[str, Listed]:
-        """The models by name, as `look` last found them."""
-
-    @property
-    def lost(self) -> frozenset[str]:
-        """The models whose slots lost their content, until the registry has handled it."""
-
-    def look(self) -> Mapping[str, Listed] | None:
-        """The models as they are now; None if the address has but one now. Raises BackendDown."""
-
-    def model(self, name: str) -> Driver:
-        """The driver of one of its models."""
-
-    def forget(self, name: str) -> None:
-        """Forget a model that is no longer listed. A later one of this name may be another."""
-
-    def close(self) -> None:
-        """Close idle connections."""
-
-
 class Driver(ABC):
     """Talks to one backend. Every method raises only errors of `proxy.errors`.
 
     The methods after `close` are for features that not every backend has; their defaults are those
-    of a backend without the feature."""
+    of a backend without the feature. `no_text` says why a backend without text has none."""
+
+    no_text = ""
 
     @abstractmethod
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -143,21 +120,23 @@ class Driver(ABC):
         """Whether it responds: a cheap request that touches no slot."""
 
     @abstractmethod
+    def close(self) -> None:
+        """Close idle connections."""
+
+    # for a server that makes texts
+
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         """Start a completion on `slot` (-1: any). `task.max_tokens` must be finite."""
+        raise Unsupported(self.no_text)
 
-    @abstractmethod
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         """The token ids of a text; with `special`, including those that begin a prompt (BOS)."""
+        raise Unsupported(self.no_text)
 
-    @abstractmethod
     def detokenize(self, tokens: list[int]) -> str:
         """The text of token ids. Raises CharacterCut if the server cannot return an incomplete
         character."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close idle connections."""
+        raise Unsupported(self.no_text)
 
     # for a server that takes prompts as text
 
@@ -282,3 +261,43 @@ class Driver(ABC):
     def loading(self) -> str:
         """A notice for a request that waits for the model, "" if it is loaded."""
         return ""
+
+
+D = TypeVar("D", bound=Driver)
+
+
+class ModelHost(ABC, Generic[D]):
+    """An address with several models, each with a driver of its own. `up`: it answered last;
+    `models` are those that `look` last found, by name."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.models: Mapping[str, Listed] = {}
+        self._drivers: dict[str, D] = {}
+        self._looking = threading.Lock()
+
+    @abstractmethod
+    def look(self) -> Mapping[str, Listed] | None:
+        """The models as they are now; None if the address has but one now. Raises BackendDown."""
+
+    @abstractmethod
+    def _driver_of(self, name: str) -> D:
+        """A driver of one of its models."""
+
+    def model(self, name: str) -> D:
+        """The driver of one of its models."""
+        if name not in self._drivers:
+            self._drivers[name] = self._driver_of(name)
+        return self._drivers[name]
+
+    def forget(self, name: str) -> None:
+        """Forget a model that is no longer listed. A later one of this name may be another."""
+        self._drivers.pop(name, None)
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """The models whose slots lost their content, until the registry has handled it."""
+        return frozenset()
+
+    def close(self) -> None:
+        """Close idle connections."""

@@ -12,15 +12,24 @@ is cut off meanwhile ends the process.
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import os
 import stat
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
+
+from ..runtime.blocking import NativeThreads, run_in_native_thread
+from ..wire.router import as_dict
+from . import gguf
+from .driver import Capabilities
 
 MAX_FIELDS = 10_000
 MAX_BYTES = 64 << 20  # of all fields, most of them skipped
@@ -63,11 +72,11 @@ def metadata(path: Path, names: Collection[str]) -> dict[str, Value]:
         return name in names or f".{name.partition('.')[2]}" in names or name == _FAMILY
 
     with _opened(path) as file:
-        found = _Fields(file).read(wants)
-    family = found.get(_FAMILY)
+        fields = _Fields(file).read(wants)
+    family = fields.get(_FAMILY)
     return {
         name: value
-        for name, value in found.items()
+        for name, value in fields.items()
         if name in names or name.partition(".")[0] == family
     }
 
@@ -112,8 +121,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check_regular(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
+def _check_regular(info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
         raise ValueError("not a regular file")
 
 
@@ -139,7 +148,7 @@ class _Fields:
         count = int(self._number("Q"))
         if count > MAX_FIELDS:
             raise ValueError("too many fields")
-        found: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         for _ in range(count):
             name = self._name()
             if name.startswith(_VOCABULARY) and not vocabulary:
@@ -147,8 +156,8 @@ class _Fields:
             kind = int(self._number("I"))
             value = self._value(kind, wants(name), name == _TOKENS)
             if value is not None:
-                found[name] = value
-        return found
+                values[name] = value
+        return values
 
     def token(self, number: object) -> str:
         """The text of a token, "" if the vocabulary has none of this number."""
@@ -238,3 +247,54 @@ class _Fields:
         self._left -= size
         if self._left < 0:
             raise ValueError("its metadata is too large")
+
+
+# -- the chat template of a server that reports none ----------------------------------------------
+#
+# The servers of 2023 and PowerInfer report the name of the model file alone, as -m gave it. If they
+# run on this machine, the file is here as well.
+
+log = logging.getLogger("slotproxy.backends")
+
+MAX_PATH = 4096  # characters
+_threads = NativeThreads(1)
+
+
+def with_template(caps: Capabilities, url: str, *answers: Mapping[str, Any]) -> Capabilities:
+    """The capabilities with the template and the tokens of the model file that one of the server's
+    answers names, unless it reports a template or runs on another machine."""
+    if caps.template or not _is_here(url):
+        return caps
+    for answer in answers:
+        settings = as_dict(answer.get("default_generation_settings"))
+        for name in (answer.get("model_path"), answer.get("model"), settings.get("model")):
+            if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH:
+                continue
+            known = run_in_native_thread(lambda name=name: _tokenizer_of(name), _threads)  # type: ignore[misc]
+            if known is not None and known.template:
+                log.info("the server at %s reports no chat template: read from %s", url, name)
+                return msgspec.structs.replace(
+                    caps,
+                    template=known.template,
+                    template_from="file",
+                    bos_token=known.bos,
+                    eos_token=known.eos,
+                    adds_bos=known.adds_bos,
+                )
+    return caps
+
+
+def _tokenizer_of(name: str) -> gguf.Tokenizer | None:
+    """None if there is no such file, or it is no GGUF file."""
+    try:
+        return gguf.tokenizer(Path(name))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

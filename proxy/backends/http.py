@@ -21,7 +21,6 @@ import contextlib
 import functools
 import socket
 import ssl
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,93 +36,12 @@ from ..errors import (
     BackendDown,
     ConnectionLost,
     GatewayError,
-    PoolTimeout,
     UpstreamFault,
     UpstreamTimeout,
 )
 from ..runtime.cancel import Cancel, client_left
 from ..runtime.locks import native_lock
-from .sockets import SocketReader, reader, stale
-
-# Limits how much one backend does at a time, such as its connections, and waits for a place.
-#
-# A wait ends with its own timeout or the request's cancellation, whichever comes first. `reserve`
-# places are kept for short requests (health, tokenize), which must not wait behind answers that
-# stream for minutes.
-FOREVER = 1e6  # seconds
-
-
-class Room:
-    """`limit` places; the last `reserve` of them are only for short requests."""
-
-    def __init__(self, limit: int, reserve: int = 0) -> None:
-        self._limit = self._free = limit
-        self._reserve = reserve
-        self._lock = native_lock()
-        self._waiting: dict[threading.Event, None] = {}
-
-    def enter(self, seconds: float, cancel: Cancel | None = None, short: bool = False) -> None:
-        """Take a place. Raises PoolTimeout after so many seconds, Cancelled."""
-        if not self._took(short):
-            self._wait(seconds, cancel, short)
-
-    @contextlib.contextmanager
-    def place(self, cancel: Cancel) -> Iterator[None]:
-        """Take a place, without a timeout, and give it back. Raises Cancelled."""
-        self.enter(FOREVER, cancel)
-        try:
-            yield
-        finally:
-            self.leave()
-
-    def leave(self) -> None:
-        """Give a place back."""
-        with self._lock:
-            self._free += 1
-            waiting = tuple(self._waiting)
-        for event in waiting:
-            event.set()
-
-    def resize(self, limit: int) -> None:
-        """Set the number of places. Those in use stay so."""
-        with self._lock:
-            self._free += limit - self._limit
-            self._limit = limit
-            waiting = tuple(self._waiting)
-        for event in waiting:
-            event.set()
-
-    def _took(self, short: bool) -> bool:
-        with self._lock:
-            if self._free <= (0 if short else self._reserve):
-                return False
-            self._free -= 1
-            return True
-
-    def _wait(self, seconds: float, cancel: Cancel | None, short: bool) -> None:
-        end = time.monotonic() + seconds
-        event = threading.Event()
-        with self._lock:
-            self._waiting[event] = None
-        if cancel is not None:
-            cancel.add(event.set)
-        try:
-            while True:
-                event.clear()  # before the check, so that no change is missed
-                if cancel is not None:
-                    cancel.check()
-                if self._took(short):
-                    return
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise PoolTimeout("all connections to the backend are in use", retry_after=1.0)
-                event.wait(left)
-        finally:
-            with self._lock:
-                self._waiting.pop(event, None)
-            if cancel is not None:
-                cancel.remove(event.set)
-
+from .connections import Connection, ConnectionLimit, SocketReader, shut_down, stale
 
 # An old server sends the head and the body of a short answer in two packets, and its kernel holds
 # the second until the first is acknowledged: 40 ms on a keep-alive connection, without QUICKACK.
@@ -167,32 +85,6 @@ def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float)
 
 class Exchange:
     """A request and its answer. `status` is 0 until the headers have arrived."""
-
-    __slots__ = (
-        "_aborted",
-        "_body",
-        "_cancel",
-        "_complete",
-        "_connecting",
-        "_connection",
-        "_fault",
-        "_headers",
-        "_keep",
-        "_keeps_headers",
-        "_lock",
-        "_message",
-        "_parser",
-        "_patience",
-        "_pool",
-        "_reader",
-        "_rest",
-        "_short",
-        "_tick",
-        "_unframed",
-        "on_body",
-        "on_header",
-        "status",
-    )
 
     def __init__(
         self,
@@ -263,10 +155,10 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """The headers of the answer by their names in lower case; of equal ones the first."""
-        found: dict[str, str] = {}
+        headers: dict[str, str] = {}
         for name, value in self._headers.items():
-            found.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-        return found
+            headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+        return headers
 
     def headers_came(self) -> bool:
         """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
@@ -373,7 +265,7 @@ class Exchange:
             if self._connecting is not None:
                 shut_down(self._connecting)
             if self._connection is not None:
-                self._connection.shutdown()
+                shut_down(self._connection.sock)
 
     def _on_socket(self, sock: socket.socket) -> None:
         """Called with each socket before it connects. Raises Cancelled."""
@@ -485,43 +377,6 @@ class Exchange:
             self._pool.discard(connection)
 
 
-class Connection:
-    """A socket to a backend. `used`: it has had an answer before; the last one ended at
-    `since`."""
-
-    __slots__ = ("_reader", "since", "sock", "used")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.used = False
-        self.since = 0.0
-        self._reader: SocketReader | None = None
-
-    def reader(self, tick: float) -> SocketReader:
-        """The reader for the next answer, started."""
-        kept = self._reader
-        if kept is None or kept.tick != tick:
-            if kept is not None:
-                kept.close()
-            kept = self._reader = reader(self.sock, tick)
-        kept.start()
-        return kept
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-        self.sock.close()
-
-    def shutdown(self) -> None:
-        shut_down(self.sock)
-
-
-def shut_down(sock: socket.socket) -> None:
-    """End what another thread does with a socket."""
-    with contextlib.suppress(OSError):  # the other side may have closed it
-        sock.shutdown(socket.SHUT_RDWR)
-
-
 class ConnectionPool:
     """The connections to one backend: at most `limit` in use (0: no limit), of which `reserve` are
     only for short requests; at most `idle` are kept open. `check_peer` is called with the socket of
@@ -553,7 +408,7 @@ class ConnectionPool:
         self._check_peer = check_peer
         self.lock = native_lock()  # orders aborting an exchange and ending it
         self._idle: deque[Connection] = deque()  # append and pop are atomic: no lock
-        self._room = Room(limit, reserve) if limit else None
+        self._limit = ConnectionLimit(limit, reserve) if limit else None
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
         self._fixed = fixed
@@ -636,8 +491,8 @@ class ConnectionPool:
     ) -> Connection:
         """A connection to send on. `on_socket` is called with a new socket before it connects.
         Raises BackendDown, PoolTimeout, Cancelled."""
-        if self._room is not None:
-            self._room.enter(patience, cancel, short)
+        if self._limit is not None:
+            self._limit.enter(patience, cancel, short)
         try:
             while not fresh:
                 try:
@@ -651,7 +506,7 @@ class ConnectionPool:
                 connection.close()
             return Connection(self._connect(on_socket))
         except BaseException:
-            self._leave_room()
+            self._leave()
             raise
 
     def give_back(self, connection: Connection) -> None:
@@ -662,17 +517,17 @@ class ConnectionPool:
                 self._close_idle()
         else:
             connection.close()
-        self._leave_room()
+        self._leave()
 
     def discard(self, connection: Connection) -> None:
-        connection.shutdown()
+        shut_down(connection.sock)
         connection.close()
-        self._leave_room()
+        self._leave()
 
     def resize(self, limit: int) -> None:
         """Set the limit of a pool that has one."""
-        assert self._room is not None, "it has a limit"
-        self._room.resize(limit)
+        assert self._limit is not None, "it has a limit"
+        self._limit.resize(limit)
 
     def close(self) -> None:
         """Close the idle connections. Those in use are closed when their answers end."""
@@ -684,9 +539,9 @@ class ConnectionPool:
             while True:
                 self._idle.pop().close()
 
-    def _leave_room(self) -> None:
-        if self._room is not None:
-            self._room.leave()
+    def _leave(self) -> None:
+        if self._limit is not None:
+            self._limit.leave()
 
     def _connect(self, on_socket: Callable[[socket.socket], None]) -> socket.socket:
         """Connect to the backend, at the first of its addresses that accepts."""
@@ -724,5 +579,70 @@ class ConnectionPool:
         getaddrinfo would resolve even that, under gevent in a thread pool. Raises OSError."""
         if self._address.replace(".", "").isdigit():
             return [(socket.AF_INET, (self._address, self._port))]
-        found = socket.getaddrinfo(self._address, self._port, 0, socket.SOCK_STREAM)
-        return [(family, address) for family, _, _, _, address in found]
+        infos = socket.getaddrinfo(self._address, self._port, 0, socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in infos]
+
+
+# -- requests that a server gets as the client sent them, and their answers ------------------------
+
+# Headers about the content of an answer. All others end here: those of the connection, cookies
+# (the gateway has its own), and rules for browsers, which are the gateway's too.
+KEPT = frozenset(
+    {
+        "accept-ranges",
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-range",
+        "content-type",
+        "etag",
+        "last-modified",
+        "retry-after",
+    }
+)
+
+
+def forward(
+    pool: ConnectionPool, call: Call, path: str, cancel: Cancel, *, tick: float, timeout: float
+) -> ForwardedAnswer:
+    """Send a call to `path`, and wait for the head of its answer. Redirects are not followed.
+    Raises UpstreamTimeout after `timeout` seconds of silence, and like `ConnectionPool.send`."""
+    exchange = pool.forward(call, path, cancel, tick)
+    try:
+        silence = 0.0
+        while not exchange.headers_came():
+            silence += tick
+            if silence >= timeout:
+                raise UpstreamTimeout("the model's server did not answer in time")
+        return ForwardedAnswer(exchange, tick, timeout)
+    except BaseException:
+        exchange.close()
+        raise
+
+
+class ForwardedAnswer:
+    def __init__(self, exchange: Exchange, tick: float, timeout: float) -> None:
+        self._exchange = exchange
+        self._tick = tick
+        self._timeout = timeout
+        self.status = exchange.status
+        self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
+
+    def __iter__(self) -> Iterator[bytes]:
+        silence = 0.0
+        while True:
+            part = self._exchange.read()
+            if part is None:
+                silence += self._tick
+                if silence >= self._timeout:
+                    raise UpstreamTimeout("the model's server stopped in mid-answer")
+            elif not part:
+                return
+            else:
+                silence = 0.0
+                yield part
+
+    def close(self) -> None:
+        self._exchange.close()

@@ -1,42 +1,90 @@
-"""The driver for a server of any other HTTP API: whisper-server, stable-diffusion.cpp, rerankers …
-
-Its requests are forwarded, so nothing is known of it but whether it answers.
-"""
+"""Drivers of HTTP servers: what all of them share, and the one for a server of any other API."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypedDict, Unpack
 
-from ..core.task import CallMaker, Forwarded, Task
-from ..errors import BackendDown, PoolTimeout, Unsupported, UpstreamFault, UpstreamTimeout
+from ..core.task import CallMaker, Forwarded
+from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
-from .driver import Capabilities, Driver, Learned, Run, ignore
-from .http import CheckPeer, ConnectionPool
-from .relay import forward
+from .driver import Capabilities, Driver, Learned, ignore
+from .http import CheckPeer, ConnectionPool, forward
 
 DIALECT = "http"
 CHECK_TIMEOUT = 5.0
 
 
-class HTTPServer(Driver):
-    """`model` is what the server calls its model, "" if it takes the name that clients send."""
+class HTTPOptions(TypedDict, total=False):
+    """Arguments of every `HTTPDriver`. `check_peer`: see `ConnectionPool`. `lenient`: fields that
+    the server does not support are omitted rather than refused."""
+
+    timeout: float
+    connect_timeout: float
+    tick: float
+    api_key: str
+    lenient: bool
+    check_peer: CheckPeer | None
+
+
+class HTTPDriver(Driver):
+    """A driver for the server at `url`. `new_pool` makes connection pools of the class `connect`.
+    `options` are its arguments without `check_peer`, which is theirs."""
+
+    _pool: ConnectionPool  # for requests of clients
+    _root: ConnectionPool  # for health checks; its paths begin at the server's root
+    _model = ""  # what the server calls its model, "" if it takes the name that clients send
 
     def __init__(
         self,
         url: str,
-        *,
-        model: str = "",
-        timeout: float = 600.0,
-        connect_timeout: float = 5.0,
-        tick: float = 15.0,
-        check_peer: CheckPeer | None = None,
+        connect: Callable[..., ConnectionPool] = ConnectionPool,
+        **options: Unpack[HTTPOptions],
     ) -> None:
-        self._model = model
-        self._timeout = timeout
-        self._tick = min(tick or timeout, timeout)
-        self._pool = ConnectionPool(
-            url, timeout=timeout, connect_timeout=connect_timeout, check_peer=check_peer
+        self.url = url
+        self._check_peer = options.pop("check_peer", None)
+        self.options = options
+        self.timeout = timeout = options.get("timeout", 600.0)
+        self._tick = min(options.get("tick", 15.0) or timeout, timeout)
+        self._lenient = options.get("lenient", False)
+        self._secret = key = options.get("api_key", "")
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.new_pool: Callable[..., Any] = partial(
+            connect,
+            url=url,
+            timeout=timeout,
+            connect_timeout=options.get("connect_timeout", 5.0),
+            headers=self.headers,
+            check_peer=self._check_peer,
         )
+
+    def status_of(self, path: str, seconds: float) -> int:
+        """The status of a GET, 0 if the server does not respond."""
+        try:
+            return self._root.ask("GET", path, timeout=seconds, short=True)[0]
+        except (UpstreamFault, UpstreamTimeout):
+            return 0
+
+    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+        call = make(self._model)
+        return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
+
+    def close(self) -> None:
+        self._pool.close()
+        self._root.close()
+
+
+class HTTPServer(HTTPDriver):
+    """A server of any other HTTP API: whisper-server, stable-diffusion.cpp, rerankers … Its
+    requests are forwarded, so nothing is known of it but whether it answers."""
+
+    no_text = "this model's server has no text API: its requests are only forwarded"
+
+    def __init__(self, url: str, *, model: str = "", **options: Unpack[HTTPOptions]) -> None:
+        super().__init__(url, **options)
+        self._model = model
+        self._pool = self._root = self.new_pool()
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if not self.status_of("/", min(deadline, CHECK_TIMEOUT)):
@@ -47,30 +95,3 @@ class HTTPServer(Driver):
         """Always: many of these servers answer nothing while they work. The process is watched by
         its host, and a server that hangs fails its requests."""
         return True
-
-    def status_of(self, path: str, seconds: float) -> int:
-        """The status of a GET, 0 if the server does not respond."""
-        try:
-            return self._pool.ask("GET", path, timeout=seconds, short=True)[0]
-        except (PoolTimeout, UpstreamFault, UpstreamTimeout):
-            return 0
-
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
-        call = make(self._model)
-        return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self._timeout)
-
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
-        _refuse()
-
-    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        _refuse()
-
-    def detokenize(self, tokens: list[int]) -> str:
-        _refuse()
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-def _refuse() -> NoReturn:
-    raise Unsupported("this model's server has no text API: its requests are only forwarded")

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import msgspec
 
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
+from ..core.task import Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
@@ -37,78 +35,23 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
-from . import relay, vocabulary
-from . import relay as vectors
-from .batching import answers_meanwhile
+from . import relay, vectors
 from .broken_prompt import BrokenPrompts, Part
-from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
-from .held_tokens import HeldPrompt, HeldTokens
-from .http import CheckPeer, ConnectionPool
+from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
+from .http import ConnectionPool
+from .http_server import HTTPDriver, HTTPOptions
+from .old import (
+    NOTHING,
+    HeldPrompt,
+    HeldTokens,
+    answers_meanwhile,
+    count_slots,
+    count_threads,
+    counted,
+)
 from .probe import outline, probe
 from .refusals import check_cost, refusal
-from .relay import forward
 from .run import EMPTY, LlamaRun, OldRun
-
-# Counts the slots of an old server, which no route reports.
-#
-# Strategy. An old server answers a request with an empty prompt immediately: it evaluates
-# nothing, and the slot's content stays. The answer names the slot: the requested one if it exists
-# and is idle, otherwise the least recently used idle one. So every answer proves that its slot
-# exists, and with it all lower numbers. The next number is requested until it was missed so often
-# that every idle slot has had its turn. Other clients of the server, also ones that count, take
-# turns but disprove nothing; only if they hold the last slots all the time is the count too
-# small.
-MOST = 256
-
-Ask = Callable[[int], "int | None"]
-"""The id of the slot that answers a request for this one; None when none answers in time."""
-
-
-def count_slots(ask: Ask) -> tuple[int, bool]:
-    """The number of slots, and whether each of them was seen idle. If not, somebody else uses the
-    server, and there may be more. 0 if the server does not answer or names slots beyond MOST.
-
-    Asks twice for each slot and once more, and stops at the first request without an answer."""
-    seen: set[int] = set()
-    count = missed = 0
-    while missed <= count:
-        slot = ask(count)
-        if slot is None or not 0 <= slot < MOST:
-            return 0, False
-        seen.add(slot)
-        if slot >= count:
-            count, missed = slot + 1, 0
-        else:
-            missed += 1
-    return count, len(seen) == count
-
-
-# Counts the threads of an old server: it answers no more requests at once, whatever its slots.
-#
-# A server of 2023 has as many threads as its machine has cores, less one, and at least eight. A
-# connection holds one of them, also for the five seconds in which it waits for a next request. So
-# connections are opened one after the other and kept, until one gets no answer.
-LEAST = 8
-WAIT = 1.0  # seconds for an answer, which takes a millisecond
-KEPT = 4.0  # seconds in which the first connection certainly still holds its thread
-
-
-def count_threads(connect: Callable[..., ConnectionPool], most: int) -> int:
-    """The number of threads, `most` if there may be more. Other programs that use the server
-    meanwhile make it too small."""
-    end = time.monotonic() + KEPT
-    with ExitStack() as stack:
-        for count in range(most):
-            pool = connect(idle=1)
-            stack.callback(pool.close)
-            try:
-                pool.ask("GET", "/props", timeout=WAIT)
-            except GatewayError:
-                return max(LEAST, count)
-            if time.monotonic() > end:
-                break
-    return most
-
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server, until its threads are counted for more slots (`server_threads`).
@@ -122,7 +65,6 @@ FREED = 0.02  # seconds
 FREED_TRIES = 5
 MOST_EMPTY = 5  # empty streams in a row, with no slot in use
 SPARED = 16  # share of what the context leaves to an answer that its prompt's own tokens may take
-NOTHING = {"prompt": "", "n_predict": 1, "cache_prompt": True}  # evaluates nothing
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
@@ -148,53 +90,24 @@ class _Repeated(msgspec.Struct):
     generation_settings: _Settings
 
 
-class LlamaCpp(Driver):
-    """A driver for one server.cpp at `url`. `options` are its constructor arguments without
-    `connect`, with which `new_pool` creates its connection pools, and without `check_peer`, which
-    is theirs. `model_file`: see `probe`."""
+class LlamaCpp(HTTPDriver):
+    """A driver for one server.cpp at `url`. `model_file`: see `probe`."""
 
     def __init__(
         self,
         url: str,
         *,
-        timeout: float = 600.0,
-        connect_timeout: float = 5.0,
-        tick: float = 15.0,
-        api_key: str = "",
-        lenient: bool = False,
         model_file: bool = True,
         connect: Callable[..., ConnectionPool] = ConnectionPool,
-        check_peer: CheckPeer | None = None,
+        **options: Unpack[HTTPOptions],
     ) -> None:
-        self.url = url
-        self.options: Mapping[str, Any] = {
-            "timeout": timeout,
-            "connect_timeout": connect_timeout,
-            "tick": tick,
-            "api_key": api_key,
-            "lenient": lenient,
-            "model_file": model_file,
-        }
-        self._model_file = model_file
-        self._lenient = lenient
-        self.timeout = timeout
-        self._tick = min(tick or timeout, timeout)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.headers = headers
-        self._check_peer = check_peer
-        self._secret = api_key
-        self.new_pool: Callable[..., Any] = partial(
-            connect,
-            url,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            headers=headers,
-            check_peer=check_peer,
-        )
-        self._pool: ConnectionPool = self.new_pool(idle=256)
+        super().__init__(url, connect, **options)
+        self.model_file = model_file
+        self._pool = self.new_pool(idle=256)
         self._careful: ConnectionPool = self.new_pool(
             limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
         )
+        self._root = self._careful
         self._empty_runs = 0  # since the last answer
         self._threads = self._counted = 0  # of an old server, and how many were looked for
         self._forget_tokens()
@@ -207,7 +120,7 @@ class LlamaCpp(Driver):
             self._careful,
             deadline,
             learned,
-            model_file=self._model_file,
+            model_file=self.model_file,
             check_peer=self._check_peer,
         )
 
@@ -242,7 +155,7 @@ class LlamaCpp(Driver):
             return None
 
     def n_vocab(self) -> int:
-        return vocabulary.counted(self._existing)
+        return counted(self._existing)
 
     def _existing(self, ids: Sequence[int]) -> set[int]:
         """The ids among `ids` that an old server recognizes. Raises BackendBusy."""
@@ -279,18 +192,12 @@ class LlamaCpp(Driver):
 
     def alive(self, seconds: float = ALIVE_TIMEOUT) -> bool:
         try:
-            return self.status_of("/props", seconds) in (200, 401, 403, 404)
+            status, _ = self._careful.ask("GET", "/props", timeout=seconds, short=True)
         except PoolTimeout:
             return True  # every connection is in use, so the traffic shows its health
-
-    def status_of(self, path: str, seconds: float) -> int:
-        """The status of a GET, 0 if the server does not respond. Raises PoolTimeout."""
-        try:
-            return self._careful.ask("GET", path, timeout=seconds, short=True)[0]
-        except PoolTimeout:
-            raise
         except (UpstreamFault, UpstreamTimeout):
-            return 0
+            return False
+        return status in (200, 401, 403, 404)
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         if task.backend_templates:
@@ -455,10 +362,6 @@ class LlamaCpp(Driver):
     ) -> Ranked:
         return vectors.rerank(self._ask, query, documents, caps, cancel)
 
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
-        call = make("")
-        return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
-
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
     ) -> tuple[int, int]:
@@ -471,14 +374,14 @@ class LlamaCpp(Driver):
         return moved.n_saved or moved.n_restored, moved.n_written or moved.n_read
 
     def server_prompt(self, task: Task) -> str | None:
-        return relay.server_prompt(self._careful, task)
+        return relay.server_prompt(self._root, task)
 
     def counters(self) -> dict[str, float]:
-        status, data = self._careful.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
+        status, data = self._root.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
         return servercpp.counters(data) if status == 200 else {}
 
     def close(self) -> None:
-        self._pool.close()
+        super().close()
         self._careful.close()
 
     def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:

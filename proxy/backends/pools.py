@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from ..config import BackendConfig
 from ..core.task import NO_TIER, Tier
@@ -16,8 +16,8 @@ from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
 from .driver import Capabilities, Driver, ModelHost
+from .old import Vocabulary
 from .tokens import TokenCounter
-from .vocabulary import Vocabulary
 
 UNNAMED = "default"
 SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer
@@ -78,7 +78,7 @@ class Backend:
         self.miscounted = False  # the counted number of slots may be wrong
         self.count_at = 0.0  # when the slots may be counted again
         self.count_pause = 0.0  # seconds until they are counted after that
-        self.router: ModelHost | None = None
+        self.router: ModelHost[Any] | None = None
         self.host: Backend | None = None
         self.router_of: Backend | None = None  # the backend whose router its driver uses
         self.aliases: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Backend:
     def is_same_server(self, other: Backend) -> bool:
         """Whether both have one server, and one key for it: with another key it may behave
         differently."""
-        keys = {one.config.api_key if one.config is not None else None for one in (self, other)}
+        keys = {b.config.api_key if b.config is not None else None for b in (self, other)}
         return self.url == other.url and len(keys) == 1
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
@@ -297,7 +297,7 @@ class BackendPools:
         """The backends of a model, outside of the `barred` tiers. Those that are up come first, and
         of them those of earlier tiers and fully probed ones."""
         pool = self._pools.get(model, ())
-        return tuple(one for one in pool if one.tier.name not in barred) if barred else pool
+        return tuple(b for b in pool if b.tier.name not in barred) if barred else pool
 
     def is_named(self, model: str) -> bool:
         """Whether this is a model's name, rather than that of backends without a reported model."""

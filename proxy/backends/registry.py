@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -39,8 +40,7 @@ from ..scheduling.base import Scheduler
 from ..wire.router import Listed
 from .driver import Capabilities, Driver, ModelHost
 from .llamacpp import LlamaCpp
-from .openai.driver import OpenAIServer
-from .openai.host import OpenAIHost
+from .openai.driver import OpenAIHost, OpenAIServer
 from .pools import Backend, BackendPools
 from .probe import ROUTER
 from .router import Router
@@ -132,8 +132,8 @@ class Registry(BackendPools):
         self.configured = {name: known[name] for name in known if name in configs}
         for name in known.keys() - configs.keys():
             backend = known[name]
-            for one in (backend, *self._models_of(backend)):
-                self._drain(one)
+            for member in (backend, *self._models_of(backend)):
+                self._drain(member)
         for backend in made:
             self._replace(backend)
         for backend, config in moved:
@@ -149,10 +149,10 @@ class Registry(BackendPools):
     def _move(self, backend: Backend, config: BackendConfig) -> None:
         """Move a backend to another place in a route, or out of one, without closing it."""
         backend.config = config
-        for one in (backend, *self._models_of(backend)):
-            one.place = config.place if one is backend or backend.set_model else None
-            if one.name in self.backends:
-                self._update_scheduler(one)
+        for member in (backend, *self._models_of(backend)):
+            member.place = config.place if member is backend or backend.set_model else None
+            if member.name in self.backends:
+                self._update_scheduler(member)
 
     def _replace(self, backend: Backend) -> None:
         """Add a configured backend, in place of the one with its name if there is one."""
@@ -411,7 +411,7 @@ class Registry(BackendPools):
     def _models_of(self, host: Backend) -> tuple[Backend, ...]:
         return tuple(b for b in self.backends.values() if b.host is host)
 
-    def _check_models(self, host: Backend, router: ModelHost) -> None:
+    def _check_models(self, host: Backend, router: ModelHost[Any]) -> None:
         """Keep a backend for each model that the router lists."""
         before = router.models
         try:
@@ -440,7 +440,9 @@ class Registry(BackendPools):
             missing = f"the model {host.set_model}" if host.set_model else "any models"
             host.up, host.error = False, f"the router does not list {missing}"
 
-    def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
+    def _sync_models(
+        self, host: Backend, router: ModelHost[Any], wanted: Mapping[str, Listed]
+    ) -> None:
         """Add and drain backends to match the listed models. The router's own backend stands in
         while there are none."""
         known = {member.set_model: member for member in self._models_of(host)}
@@ -506,7 +508,7 @@ def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:
     return old is not None and msgspec.structs.replace(old, place=new.place) == new
 
 
-def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> ModelHost:
+def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> ModelHost[Any]:
     """The host of an address that has several models; it calls `wake` when they change."""
     if isinstance(driver, OpenAIServer):
         return OpenAIHost(driver)

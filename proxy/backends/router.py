@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -37,13 +35,11 @@ from ..core.usage import Usage
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting
-from ..runtime.locks import native_lock
-from ..wire import servercpp, sse
+from ..wire import sse
 from ..wire.router import PRESENT, Listed, RouterEvent, as_dict, event, forgotten, listed, room
-from . import relay
-from .driver import Capabilities, Learned, Run, ignore
+from .driver import Capabilities, Learned, ModelHost, Run, ignore
 from .http import ConnectionPool, Exchange
-from .llamacpp import METRICS_TIMEOUT, LlamaCpp
+from .llamacpp import LlamaCpp
 from .probe import (
     GET_TIMEOUT,
     adds_bos,
@@ -54,112 +50,7 @@ from .probe import (
     saves_slots,
 )
 from .refusals import LOAD_FAILED, refusal
-
-# Gives models turns on a router with little room: no request waits forever, and no model is
-# evicted at once.
-#
-# llama-server queues requests for unloaded models, first come, first served, and evicts a model
-# for them as soon as it is idle, if only between two requests of one client. A busy one it never
-# evicts, so while the requests of a loaded model overlap, requests for others wait forever. Three
-# rules change both, on a router without free room:
-#
-# 1. A request for a model that is not loaded is sent to the router once a loaded model is idle:
-# none of its requests has been under way for a moment. 2. When it has waited for a turn, new
-# requests for one loaded model are held back, the one with the fewest under way, until it is
-# idle. 3. But no model is held back before its own turn is over. A turn is as long as a load
-# takes, so that at most half of the time is spent loading.
-#
-# Pure: the time and the loaded models are parameters. Thread-safe.
-SHORTEST = 2.0  # seconds of a turn
-SETTLE = 0.25  # seconds without a request after which a model is idle
-
-
-class Turns:
-    """Turns on a router that has room for `room` models; 0 for any number."""
-
-    def __init__(self, room: int = 0) -> None:
-        self.room = room
-        self._lock = native_lock()
-        self._waiting: Counter[str] = Counter()  # requests that may not be sent yet
-        self._asked: Counter[str] = Counter()  # requests sent to the router
-        self._silent: Counter[str] = Counter()  # those of them without a first token
-        self._since: dict[str, float] = {}  # since when a model's requests have waited for a token
-        self._ended: dict[str, float] = {}  # when a model's last request ended
-        self._began: dict[str, float] = {}  # the first token of a model since it was loaded
-
-    def wait(self, model: str, now: float) -> None:
-        """Record a request for a model. It waits until `take` permits it, or `give_up`."""
-        with self._lock:
-            self._waiting[model] += 1
-            self._since.setdefault(model, now)
-
-    def take(self, model: str, present: Collection[str], now: float, turn: float = 0.0) -> bool:
-        """Whether a waiting request may be sent now; if so, it counts as under way until `leave`.
-        `present` are the loaded models, `turn` is the length of a turn in seconds."""
-        with self._lock:
-            # A model that was just loaded may answer before the list shows it.
-            loaded = {*present, *(name for name, count in self._asked.items() if count)}
-            self._began = {name: since for name, since in self._began.items() if name in loaded}
-            if self._held_back(model, present, now, max(SHORTEST, turn)):
-                return False
-            self._waiting[model] -= 1
-            self._asked[model] += 1
-            self._silent[model] += 1
-            return True
-
-    def _held_back(self, model: str, present: Collection[str], now: float, turn: float) -> bool:
-        loaded = self._loaded_soon(present, now)
-        if not 0 < self.room <= len(loaded):
-            return False
-        if model not in loaded:
-            return not any(self._is_idle(other, now) for other in loaded)
-        if not any(now - since >= turn for m, since in self._since.items() if m not in loaded):
-            return False
-        if now - self._began.get(model, now) < turn:
-            return False
-        return model == min(loaded, key=lambda candidate: (self._asked[candidate], candidate))
-
-    def _loaded_soon(self, present: Collection[str], now: float) -> set[str]:
-        """The models that are loaded once the router has those that it was asked for: it evicts the
-        idle ones that were used least recently. The list in `present` comes later."""
-        coming = {model for model, count in self._asked.items() if count and model not in present}
-        idle = sorted(
-            (model for model in present if self._is_idle(model, now)),
-            key=lambda model: (self._ended.get(model, -math.inf), model),
-        )
-        lacking = max(0, len(present) + len(coming) - self.room)
-        return {*present, *coming} - {*idle[:lacking]}
-
-    def _is_idle(self, model: str, now: float) -> bool:
-        return not self._asked[model] and now - self._ended.get(model, -math.inf) >= SETTLE
-
-    def give_up(self, model: str) -> None:
-        """Record that a waiting request is not sent."""
-        with self._lock:
-            self._waiting[model] -= 1
-            self._forget(model)
-
-    def answered(self, model: str, now: float) -> None:
-        """Record the first token of a request."""
-        with self._lock:
-            self._silent[model] -= 1
-            self._began.setdefault(model, now)
-            self._since[model] = now
-            self._forget(model)
-
-    def leave(self, model: str, answered: bool, now: float) -> None:
-        """Record the end of a request."""
-        with self._lock:
-            self._asked[model] -= 1
-            self._ended[model] = now
-            if not answered:
-                self._silent[model] -= 1
-                self._forget(model)
-
-    def _forget(self, model: str) -> None:
-        if self._silent[model] + self._waiting[model] <= 0:
-            self._since.pop(model, None)
-
+from .router_fairness import Turns
 
 log = logging.getLogger("slotproxy.router")
 
@@ -204,34 +95,24 @@ def described(caps: Capabilities, props: object) -> Capabilities | None:
 # -- the router ------------------------------------------------------------------------------------
 
 
-class Router:
+class Router(ModelHost["RoutedModel"]):
     """The router at a backend's address. It calls `wake` when something has changed."""
 
     def __init__(self, driver: LlamaCpp, caps: Capabilities, wake: Callable[[], None]) -> None:
+        super().__init__()
         self.url = driver.url
-        self.options = driver.options
+        self.options, self.model_file = driver.options, driver.model_file
         self.build = caps.build
         self.turns = Turns(caps.slots)
         self.takes = LOAD  # seconds that the last load of a model took
-        self.up = True
-        self.models: Mapping[str, Listed] = {}
-        self._drivers: dict[str, RoutedModel] = {}
         self._wake = wake
-        self._looking = threading.Lock()
         self._closed = Cancel()
         self._pool: ConnectionPool = driver.new_pool(idle=2)
         name = f"router-{self.url.split('://', 1)[1]}"
         threading.Thread(target=self._listen, name=name, daemon=True).start()
 
-    def model(self, name: str) -> RoutedModel:
-        """The driver of one of its models."""
-        if name not in self._drivers:
-            self._drivers[name] = RoutedModel(self, name)
-        return self._drivers[name]
-
-    def forget(self, name: str) -> None:
-        """Forget a model that is no longer listed. A later one of this name may be another."""
-        self._drivers.pop(name, None)
+    def _driver_of(self, name: str) -> RoutedModel:
+        return RoutedModel(self, name)
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -240,12 +121,9 @@ class Router:
 
     @property
     def lost(self) -> frozenset[str]:
-        """The models whose slots lost their content, until the registry has handled it."""
         return frozenset(name for name, driver in self._drivers.items() if driver.lost)
 
     def look(self) -> Mapping[str, Listed] | None:
-        """The models as they are now. None if the server is no longer a router. Raises
-        BackendDown."""
         with self._looking:
             try:
                 status, data = self._pool.ask("GET", "/v1/models", timeout=GET_TIMEOUT)
@@ -369,13 +247,20 @@ class RoutedModel(LlamaCpp):
     it. `progress` is the loaded part of the model, None if unknown."""
 
     def __init__(self, router: Router, name: str) -> None:
-        super().__init__(router.url, **router.options, connect=partial(ModelPool, model=name))
+        super().__init__(
+            router.url,
+            model_file=router.model_file,
+            connect=partial(ModelPool, model=name),
+            **router.options,
+        )
         self.name = name
         self.lost = False
         self.progress: float | None = None
         self.takes = LOAD  # seconds that the last load took
         self._router = router
+        # No health check, metrics request or list loads the model.
         self._quiet: ModelPool = self.new_pool(quiet=True, timeout=GET_TIMEOUT, idle=0)
+        self._root = self._quiet
         self._known: Capabilities | None = None
         self._instance = ""  # the load after which `_known` was last requested
         self._features: dict[str, bool] = {}  # found out by requests, when it was first loaded
@@ -439,10 +324,6 @@ class RoutedModel(LlamaCpp):
         if forgotten(old, new):
             self.lost = True
 
-    def close(self) -> None:
-        super().close()
-        self._quiet.close()
-
     # for the gateway
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> TakingTurns:
@@ -455,14 +336,6 @@ class RoutedModel(LlamaCpp):
             return super()._ask(path, body, cancel)
         finally:
             self.over()
-
-    def server_prompt(self, task: Task) -> str | None:
-        return relay.server_prompt(self._quiet, task)
-
-    def counters(self) -> dict[str, float]:
-        # A metrics request must not load the model.
-        status, data = self._quiet.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
-        return servercpp.counters(data) if status == 200 else {}
 
     def _refusal(self, status: int, data: bytes) -> GatewayError:
         return self.explained(super()._refusal(status, data))
@@ -569,14 +442,14 @@ class RoutedModel(LlamaCpp):
         if not self._features:
             quiet = self._quiet
             quiet.missed = False
-            found = {
+            features = {
                 "slot_save": saves_slots(quiet),
                 "infill": fills_in(quiet),
                 "ram_cache": keeps_prompts(quiet),
                 "adds_bos": not known.bos_token or adds_bos(quiet),
             }
             if not quiet.missed:  # otherwise it was evicted meanwhile: asked after the next load
-                self._features = found
+                self._features = features
         self._instance = entry.instance
         self._known = msgspec.structs.replace(known, **self._features)
 

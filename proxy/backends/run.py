@@ -46,29 +46,6 @@ _CONTENT = attrgetter("content")
 class LlamaRun:
     """One completion under way: an iterable of batches, and what was counted so far."""
 
-    __slots__ = (
-        "_caps",
-        "_cut",
-        "_decode",
-        "_details",
-        "_exchange",
-        "_left",
-        "_limit",
-        "_report",
-        "_room",
-        "_secret",
-        "_single",
-        "_task",
-        "_tick",
-        "_timeout",
-        "_top",
-        "begun",
-        "cached",
-        "pieces",
-        "prompt_tokens",
-        "slot",
-    )
-
     def __init__(
         self,
         exchange: Exchange,

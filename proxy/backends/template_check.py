@@ -86,15 +86,15 @@ def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
     differing: list[str] = []
     try:
         for kind in verify.KINDS:
-            found = []
+            compared = []
             for probe, texts in zip(kind.probes, ours[kind.name], strict=True):
                 if texts is None or verify.kinds_of(probe, differing):
                     continue
                 if time.monotonic() >= end:
                     return verify.verdict(outcomes, complete=False)
-                found.append(_outcome(driver, probe, texts))
-            if found:
-                outcomes[kind.name] = outcome = verify.outcome_of(found)
+                compared.append(_outcome(driver, probe, texts))
+            if compared:
+                outcomes[kind.name] = outcome = verify.outcome_of(compared)
                 differing += [kind.name] * (outcome == "differs")
     except Unsupported:
         pass  # it has no such route, and all kinds are rendered here
@@ -122,6 +122,6 @@ def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) ->
 
 def _renders(backend: Backend, caps: Capabilities) -> bool:
     """Whether a verdict on the backend matters, and it can be asked without loading its model."""
-    asked = caps.chat and not caps.native and not caps.provisional
+    matters = caps.chat and not caps.native and not caps.provisional
     own = bool(caps.template) and caps.template_from == "server"
-    return asked and own and backend.chat_mode == "auto" and backend.status in ("", "loaded")
+    return matters and own and backend.chat_mode == "auto" and backend.status in ("", "loaded")

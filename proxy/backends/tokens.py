@@ -21,10 +21,10 @@ from msgspec import Struct
 
 from ..core.cache import BoundedCache, digest
 from ..core.task import Task
-from ..errors import BadRequest, ContextExceeded
+from ..errors import BadRequest, CharacterCut, ContextExceeded, Unsupported
 from ..runtime.cancel import Cancel
+from .connections import ConnectionLimit
 from .driver import Capabilities, Driver
-from .http import Room
 
 REMEMBERED = 1024  # counts of texts
 PIECES = 16384  # counts of pieces
@@ -70,7 +70,7 @@ class TokenCounter:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._places = Room(AT_ONCE)
+        self._places = ConnectionLimit(AT_ONCE)
         self.clear()
 
     def known(self, prompt: str | tuple[int, ...], breaks: Sequence[int] = ()) -> int:
@@ -311,3 +311,53 @@ def _exact(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None)
     if count >= n_ctx:
         raise ContextExceeded(count, n_ctx)
     return count
+
+
+# -- the tokens of a text, each with its bytes ----------------------------------------------------
+
+MOST_DISTINCT = 512  # different tokens that are detokenized one by one
+MOST_PIECES = 32_768  # tokens of a text: 30 ms to serialize
+WHOLE = 8192  # characters of a text that a backend may tokenize in one call
+
+
+def token_pieces(
+    driver: Driver, counter: TokenCounter, text: str, special: bool, cancel: Cancel
+) -> list[tuple[int, bytes]]:
+    """The tokens of a text, each with its bytes. If a backend does not report them, each token is
+    detokenized by itself, which fails for an incomplete character.
+
+    Raises Unsupported, BadRequest, Cancelled."""
+    if len(text) <= WHOLE and (reported := driver.pieces(text, special)) is not None:
+        return reported
+    ids = counter.ids(text, special, cancel)
+    if len(ids) > MOST_PIECES:
+        raise BadRequest(
+            f"the text has {len(ids)} tokens, but pieces are limited to {MOST_PIECES} tokens per"
+            f" request: split the text",
+            param="content",
+        )
+    known: dict[int, bytes] = {}
+    for number in ids:
+        if number in known:
+            continue
+        if len(known) == MOST_DISTINCT:
+            raise BadRequest(
+                f"pieces are limited to {MOST_DISTINCT} distinct tokens: split the text",
+                param="content",
+            )
+        cancel.check()
+        known[number] = _piece(driver, number, text)
+    return [(number, known[number]) for number in ids]
+
+
+def _piece(driver: Driver, number: int, text: str) -> bytes:
+    try:
+        piece = driver.detokenize([number])
+    except CharacterCut:
+        piece = "\ufffd"
+    if "\ufffd" in piece and "\ufffd" not in text:
+        raise Unsupported(
+            "this model's backend cannot return a token that is part of a character",
+            param="with_pieces",
+        )
+    return piece.encode()

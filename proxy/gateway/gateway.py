@@ -16,7 +16,7 @@ import msgspec
 from ..backends.driver import Driver, SlotAction
 from ..backends.pools import UNNAMED, Backend, OnOverflow
 from ..backends.run import TOKEN_TEXT
-from ..backends.token_pieces import token_pieces
+from ..backends.tokens import token_pieces
 from ..core.events import Compacted
 from ..core.request import CompletionRequest
 from ..core.task import Task

@@ -105,7 +105,7 @@ def client(gateway: Gateway) -> openai.OpenAI:
 
 def engines(gateway: Gateway) -> list[int]:
     """The child processes that run a model, of any worker."""
-    return [pid for pid in descendants(gateway.pid) if "chatglm.child" in command(pid)]
+    return [pid for pid in descendants(gateway.pid) if "chatglm.engine" in command(pid)]
 
 
 def test_answers_in_two_languages(module_gateway: StartGateway, hello: Path) -> None:
@@ -268,14 +268,14 @@ def test_engine_ends_with_its_parent(gateway: StartGateway, babbler: Path) -> No
     for pid in [one.pid, *descendants(one.pid)]:
         if pid != engine:
             os.kill(pid, signal.SIGKILL)
-    until(lambda: "chatglm.child" not in command(engine), 60)
+    until(lambda: "chatglm.engine" not in command(engine), 60)
 
 
 def test_gateway_shutdown_ends_its_engine(gateway: StartGateway, hello: Path) -> None:
     one = gateway("--chatglm-model", str(hello))
     (engine,) = engines(one)
     assert one.stop() == 0
-    assert "chatglm.child" not in command(engine)
+    assert "chatglm.engine" not in command(engine)
 
 
 def test_client_disconnect_ends_the_generation(module_gateway: StartGateway, babbler: Path) -> None:

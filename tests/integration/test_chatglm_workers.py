@@ -90,7 +90,7 @@ def engines(model: Path) -> list[int]:
     path = str(model)
     pids = [int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit()]
     said = {pid: command(pid) for pid in pids}
-    return [pid for pid, one in said.items() if "chatglm.child" in one and path in one]
+    return [pid for pid, one in said.items() if "chatglm.engine" in one and path in one]
 
 
 def shared(gateway: Child, url: str, workers: int, model: Path) -> None:

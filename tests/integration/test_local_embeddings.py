@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from proxy.backends.local_embeddings.driver import LONGEST, NAME
+from proxy.backends.local_embeddings import LONGEST, NAME
 from tests.clients import ollama, openai
 from tests.extras import need
 from tests.integration.chatchat import Chatchat

@@ -70,7 +70,7 @@ class Engine:
 
     def kill(self) -> None:
         pids = descendants(self._gateway.pid)
-        (engine,) = [pid for pid in pids if "chatglm.child" in command(pid)]
+        (engine,) = [pid for pid in pids if "chatglm.engine" in command(pid)]
         os.kill(engine, signal.SIGKILL)
 
     def start(self) -> None:

@@ -135,7 +135,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "flask": ("web", "pages", "routes", "batches", "app"),
     "werkzeug": ("web", "pages", "routes", "batches", "app"),
     "httptools": ("backends/http.py", "server/reader.py"),
-    "requests": ("backends/questions.py",),
+    "requests": ("backends/probe.py",),
     "redis": (
         "runtime/redis_client.py",
         "scheduling/shared/log.py",

@@ -7,6 +7,6 @@ engine lives in a child process and the HTTP side only reads a socket:
     (requests) (one child)  (frames)      ║                (the loop) (0.3 and 0.4)
     … of another worker ── link ══════════╝
 
-`host` starts the child or joins a running one. `prompt`, `parameters`,
-`reply` and `text` are pure; `protocol` defines the frames that both sides exchange.
+`host` starts the child or joins a running one, or starts a thread. `protocol` has the frames that
+both sides exchange, and the engine's side of the socket; `prompt` is pure.
 """

@@ -1,5 +1,11 @@
 """The engine's loop around a loaded model: orders in, tokens out. In the child, or in a thread.
 
+``python -m proxy.backends.chatglm.engine LISTENER ALIVE PATH N_CTX IDLE`` runs it in a process.
+LISTENER is the file descriptor of the listening socket, ALIVE that of a pipe that all users of the
+engine hold open for writing: when the last of them has closed it, for whatever reason, the process
+must end. It does so between two tokens once it has no connections. Linux is asked to end it even
+during the evaluation of a prompt, which may take minutes without running any other Python.
+
 It runs one generation at a time. Between two tokens it checks for new orders: a Cancel, or the end
 of the connection that asked, ends the generation; a small order is answered immediately, another
 generation waits its turn. When the last connection has closed, `serve` returns.
@@ -9,6 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
+import selectors
+import signal
+import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +28,7 @@ from typing import Literal
 
 from .library import FAULTS, HEADER, ChatGlmModel, Unknown
 from .protocol import (
+    Alone,
     Began,
     Broken,
     ByeMessage,
@@ -29,66 +42,14 @@ from .protocol import (
     Generate,
     Load,
     Order,
+    Peer,
+    PeerEvent,
+    Peers,
     ReadingMessage,
     Ready,
     RefusedMessage,
     Report,
 )
-from .server_socket import Alone, Peer, PeerEvent, Peers
-
-# Turns token ids into text as they come, without losing a space or splitting a character.
-#
-# A token's text depends on the one before it (sentencepiece drops a leading space), so the last
-# token that was converted is decoded again with the new ones, and the difference is the new text.
-# Text that may still change is held back: a character without all its bytes, and in the oldest
-# families a punctuation mark, which becomes Chinese if a Chinese character follows.
-PARTIAL = "\N{REPLACEMENT CHARACTER}"
-LONGEST = 3  # bytes of an incomplete character, at most
-MOST_HELD = 256  # tokens that are decoded again with each new one, where bytes make no character
-
-
-class Incremental:
-    """`decode` converts ids to text; `unsure` are marks to hold back at the end. `before` is the
-    last token of a text to continue from."""
-
-    def __init__(
-        self,
-        decode: Callable[[Sequence[int]], str],
-        unsure: tuple[str, ...] = (),
-        before: Sequence[int] = (),
-    ) -> None:
-        self._decode = decode
-        self._unsure = unsure
-        self._ids: list[int] = list(before)
-        self._known = len(self._ids)  # the number of these ids whose text was returned
-        self._sent = 0  # characters returned of the ids after those
-
-    def add(self, token: int) -> str:
-        """Add a token. Returns the text that is now certain."""
-        self._ids.append(token)
-        text = self._new()
-        if text.endswith(PARTIAL) and len(self._ids) - self._known < MOST_HELD:
-            # Of many invalid bytes, only the last ones can still begin a character.
-            certain = text[:-LONGEST] if text.endswith(PARTIAL * (LONGEST + 1)) else ""
-            self._sent += len(certain)
-            return certain
-        if text.endswith(self._unsure) or not text:
-            return ""
-        del self._ids[: self._known]
-        self._known, self._sent = len(self._ids), 0
-        return text
-
-    def close(self) -> str:
-        """The text held back, at the end."""
-        text = self._new()
-        self._ids, self._known, self._sent = [], 0, 0
-        return text
-
-    def _new(self) -> str:
-        before = self._decode(self._ids[: self._known]) if self._known else ""
-        text = self._decode(self._ids) if self._ids else ""
-        return text[len(before) + self._sent :]
-
 
 CHUNK = 8 << 20  # bytes of the model file read at once
 LEAST = 0.5  # seconds that a model stays loaded, so that the request that loaded it can use it
@@ -241,3 +202,97 @@ class _Loop:
         now = time.perf_counter()
         prompt_ms, predicted_ms = 1000 * (first - began), 1000 * (now - first)
         return DoneMessage(wanted.id, reason, count, prompt_ms, predicted_ms)
+
+
+PARTIAL = "\N{REPLACEMENT CHARACTER}"
+LONGEST = 3  # bytes of an incomplete character, at most
+MOST_HELD = 256  # tokens that are decoded again with each new one, where bytes make no character
+
+
+class Incremental:
+    """Turns token ids into text as they come, without losing a space or splitting a character.
+
+    A token's text depends on the one before it (sentencepiece drops a leading space), so the last
+    token that was converted is decoded again with the new ones, and the difference is the new text.
+    Text that may still change is held back: a character without all its bytes, and in the oldest
+    families a punctuation mark, which becomes Chinese if a Chinese character follows.
+
+    `decode` converts ids to text; `unsure` are marks to hold back at the end. `before` is the last
+    token of a text to continue from."""
+
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        unsure: tuple[str, ...] = (),
+        before: Sequence[int] = (),
+    ) -> None:
+        self._decode = decode
+        self._unsure = unsure
+        self._ids: list[int] = list(before)
+        self._known = len(self._ids)  # the number of these ids whose text was returned
+        self._sent = 0  # characters returned of the ids after those
+
+    def add(self, token: int) -> str:
+        """Add a token. Returns the text that is now certain."""
+        self._ids.append(token)
+        text = self._new()
+        if text.endswith(PARTIAL) and len(self._ids) - self._known < MOST_HELD:
+            # Of many invalid bytes, only the last ones can still begin a character.
+            certain = text[:-LONGEST] if text.endswith(PARTIAL * (LONGEST + 1)) else ""
+            self._sent += len(certain)
+            return certain
+        if text.endswith(self._unsure) or not text:
+            return ""
+        del self._ids[: self._known]
+        self._known, self._sent = len(self._ids), 0
+        return text
+
+    def close(self) -> str:
+        """The text held back, at the end."""
+        text = self._new()
+        self._ids, self._known, self._sent = [], 0, 0
+        return text
+
+    def _new(self) -> str:
+        before = self._decode(self._ids[: self._known]) if self._known else ""
+        text = self._decode(self._ids) if self._ids else ""
+        return text[len(before) + self._sent :]
+
+
+POLITE = 5
+SINCE = (5, 6)  # older Linux signals every closed end, not just the last
+
+
+def main(argv: list[str]) -> int:
+    listener, alive = int(argv[1]), int(argv[2])
+    load = Load(argv[3], int(argv[4]), float(argv[5]))
+    # Ctrl-C in a terminal is for the parents, which end this process by disconnecting.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with(alive)
+    with contextlib.suppress(OSError):
+        os.nice(POLITE)
+    serve(Peers(selectors.DefaultSelector(), socket.socket(fileno=listener)), load)
+    return 0
+
+
+def _end_with(pipe: int) -> None:
+    """Have the kernel send SIGIO, which ends the process, when the last writer closes the pipe."""
+    release = re.match(r"(\d+)\.(\d+)", platform.release())
+    if sys.platform != "linux" or release is None:
+        return
+    if (int(release[1]), int(release[2])) < SINCE:
+        return
+    import fcntl
+    import select
+
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | fcntl.FASYNC)
+    before = select.poll()
+    before.register(pipe, 0)
+    if before.poll(0):  # it was closed before that
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

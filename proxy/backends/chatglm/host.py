@@ -31,8 +31,7 @@ from typing import Any, Protocol
 from ...runtime.confinement import environment
 from ...runtime.subprocesses import start
 from .engine import serve
-from .protocol import Load
-from .server_socket import Peers
+from .protocol import Load, Peers
 
 PATIENCE = 2.0  # seconds a disconnected engine gets to end by itself
 JOINING = 20.0  # seconds for another worker's engine to start listening, or for a dead one's to go
@@ -125,7 +124,7 @@ class Process:
             args = [str(listener.fileno()), str(theirs), load.path, str(load.n_ctx), str(load.idle)]
             try:
                 self._process = start(
-                    "proxy.backends.chatglm.child",
+                    "proxy.backends.chatglm.engine",
                     *args,
                     env=_environment(threads),
                     stdin=subprocess.DEVNULL,

@@ -1,4 +1,5 @@
-"""Converts a request to the turns of a ChatGLM model, with tools in the family's own wording.
+"""What a ChatGLM model gets and writes: turns, with tools in the family's own wording, sampling
+fields of chatglm_cpp, and events made of its text.
 
 ChatGLM3 and GLM-4 name a role before each turn; a call is the tool's name on that line, then Python
 (ChatGLM3) or JSON (GLM-4), and its result an observation. ChatGLM and ChatGLM2 only have rounds of
@@ -9,16 +10,20 @@ wording of the tool lists is that of the models' authors.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from ...core.decoding import decoded
+from ...core.events import Event, TextDelta, ToolCallDelta
 from ...core.request import CompletionRequest, Tool, ToolCall
+from ...core.sampling import FIELDS, needed
 from ...core.task import Task
 from ...errors import InvalidParameter, Unsupported
 from ...prompting.constraints import callable_tools, must_call
+from ...prompting.formats import CHATGLM3, GLM4, CallArguments, CallStart, Parser, Piece, TextPiece
 from ...prompting.prompt import assistant_prefill
 from .protocol import ChatTurn, Family, PromptMessage
 
@@ -144,3 +149,133 @@ def _call(call: ToolCall, family: Family) -> str:
     else:
         inner = call.arguments
     return f"```python\ntool_call({inner})\n```"
+
+
+# -- sampling -------------------------------------------------------------------------------------
+#
+# The library supports temperature, top_k, top_p and a repetition penalty over all tokens so far. A
+# parameter with a neutral value is accepted, as is a hint; any other is refused by name, or ignored
+# if `lenient`.
+
+# The library's own defaults, which its server uses too.
+TEMPERATURE, TOP_P, TOP_K, PENALTY = 0.95, 0.7, 0, 1.0
+COLDEST = 0.001  # lower values overflow the probabilities; this is practically greedy
+HONOURED = frozenset(("temperature", "top_p", "top_k", "repeat_penalty", "repeat_last_n"))
+LACKS = frozenset(FIELDS) - HONOURED - {"seed"}  # a seed has a warning of its own
+
+
+class Sampling(Struct, frozen=True):
+    """The fields of protocol.Generate."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    repeat_penalty: float
+
+
+def sampling(task: Task, lenient: bool) -> Sampling:
+    """Convert the sampling fields. Raises InvalidParameter, Unsupported."""
+    fields = task.sampling
+    for name, value in fields.items():
+        if name not in HONOURED and needed(name, value) and not lenient:
+            raise _unsupported(name)
+    temperature = fields.get("temperature", TEMPERATURE)
+    top_p = fields.get("top_p", TOP_P)
+    penalty = fields.get("repeat_penalty", PENALTY)
+    last_n = fields.get("repeat_last_n", -1)
+    if last_n == 0:
+        penalty = 1.0
+    elif last_n > 0 and penalty != 1 and not lenient:
+        raise _unsupported("repeat_last_n")
+    if penalty <= 0:
+        raise InvalidParameter("repeat_penalty", "must be greater than 0")
+    # For the library, top_p 0 means no limit; for everybody else, only the likeliest token.
+    greedy = temperature < COLDEST or top_p == 0
+    return Sampling(0.0 if greedy else temperature, top_p, fields.get("top_k", TOP_K), penalty)
+
+
+def check(task: Task, family: Family, lenient: bool) -> None:
+    """Refuse features other than sampling that ChatGLM does not support. Raises Unsupported."""
+    request = task.request
+    if task.suffix is not None:
+        raise _unsupported("suffix")
+    if lenient:
+        return
+    if task.logprobs is not None:
+        raise _unsupported("logprobs")
+    if request.output.kind != "text":
+        raise _unsupported("response_format")
+    if must_call(request) and family in WITH_TOOLS and not opening(request, family):
+        raise Unsupported(
+            "this model's backend can be forced to call one specific tool, not any one of several",
+            param="tool_choice",
+        )
+
+
+def _unsupported(name: str) -> Unsupported:
+    return Unsupported(f"{name} is not supported by this model's backend (chatglm_cpp)", param=name)
+
+
+# -- the answer -----------------------------------------------------------------------------------
+
+FORM = {"chatglm3": CHATGLM3, "glm-4": GLM4}
+
+
+class ReplyText:
+    """feed(text) -> events: drops a leading blank line, and separates calls from text. `called` is
+    the number of calls so far. `new_id` creates the id of a call; `opening` and `begun` are the
+    beginning of the answer that the prompt contains."""
+
+    def __init__(
+        self,
+        family: Family,
+        tools: Sequence[Tool],
+        opening: Sequence[str],
+        new_id: Callable[[], str],
+        begun: str = "",
+    ) -> None:
+        self._new_id = new_id
+        self._begun = bool(begun)  # whether text has come
+        self.called = 0
+        self._parser: Parser | None = None
+        self._must = tools[0].name if opening else ""
+        if tools and family in FORM:
+            known = {tool.name: tool.parameters for tool in tools}
+            self._parser = FORM[family].parser(known)
+            self._parser.feed("".join(opening) + begun)
+
+    def feed(self, text: str) -> list[Event]:
+        if self._parser is None:
+            return self._text(text)
+        return self._events(self._parser.feed(text))
+
+    def close(self, cut: bool = False) -> list[Event]:
+        """The text held back. For a required call that was `cut` by the token limit, its name."""
+        if self._parser is None:
+            return []
+        pieces = self._parser.close()
+        if not (cut and self._must):
+            return self._events(pieces)
+        out = self._events([p for p in pieces if not isinstance(p, TextPiece)])
+        if not self.called:
+            self.called += 1
+            out.append(ToolCallDelta(0, self._new_id(), self._must))
+        return out
+
+    def _events(self, pieces: Sequence[Piece]) -> list[Event]:
+        out: list[Event] = []
+        for piece in pieces:
+            if isinstance(piece, TextPiece):
+                out += self._text(piece.text)
+            elif isinstance(piece, CallStart):
+                self.called += 1
+                out.append(ToolCallDelta(piece.index, self._new_id(), piece.name))
+            elif isinstance(piece, CallArguments):
+                out.append(ToolCallDelta(piece.index, arguments=piece.text))
+        return out
+
+    def _text(self, text: str) -> list[Event]:
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
+        return [TextDelta(text)] if text else []

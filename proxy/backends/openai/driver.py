@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import urlsplit
 
 from ...core.decoding import decoded
@@ -28,18 +28,27 @@ from ...errors import (
 from ...prompting.prompt import tool_dict
 from ...runtime.blocking import NativeThreads, run_in_native_thread
 from ...runtime.cancel import Cancel
-from ...wire.router import as_dict
-from .. import relay
-from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
-from ..http import CheckPeer, ConnectionPool
-from ..probe import ROUTER
-from ..questions import ProbeSession
-from ..relay import forward, message_dict
-from .details import Details, details, queue, refused
-from .model_list import ListedModel, models
-from .payload import native_formats, path, payload
-from .run import OpenAIRun
-from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType, Tokenizer
+from ...wire.router import Listed, as_dict
+from .. import vectors
+from ..driver import Capabilities, Input, Learned, ModelHost, Run, ignore
+from ..http import ConnectionPool, forward
+from ..http_server import HTTPDriver, HTTPOptions
+from ..probe import ROUTER, ProbeSession
+from ..refusals import openai_refusal
+from ..relay import message_dict
+from .run import OpenAIRun, native_formats, path, payload
+from .server_types import (
+    BY_OWNER,
+    OLLAMA,
+    UNKNOWN,
+    Details,
+    ListedModel,
+    ServerType,
+    Tokenizer,
+    details,
+    models,
+    queue,
+)
 
 GET_TIMEOUT = 5.0  # seconds for a whole answer
 EXPLAINED = 10.0  # seconds for the reason of an empty stream
@@ -47,54 +56,29 @@ TOKENIZE_TIMEOUT = 60.0  # seconds
 _threads = NativeThreads(4)
 
 
-class OpenAIServer(Driver):
+class OpenAIServer(HTTPDriver):
     """A driver for one model of the server at `url`, which ends with /v1 as a rule. Without
     `model`, it is the only one that the server lists; if there are more, a probe says so, and
     `OpenAIHost` makes a driver for each. `by_prompt` are formats of `core.request` that its servers
-    do not know. `options` are its arguments for all models."""
+    do not know."""
 
     def __init__(
         self,
         url: str,
         *,
         model: str = "",
-        timeout: float = 600.0,
-        connect_timeout: float = 5.0,
-        tick: float = 15.0,
-        api_key: str = "",
-        lenient: bool = False,
         by_prompt: frozenset[str] = frozenset(),
-        check_peer: CheckPeer | None = None,
+        **options: Unpack[HTTPOptions],
     ) -> None:
-        self.url = url.rstrip("/")
-        self.options: Mapping[str, Any] = {
-            "timeout": timeout,
-            "connect_timeout": connect_timeout,
-            "tick": tick,
-            "api_key": api_key,
-            "lenient": lenient,
-            "by_prompt": by_prompt,
-        }
+        super().__init__(url.rstrip("/"), **options)
+        self.by_prompt = by_prompt
         self._wanted = model
         self._model = model
-        self._timeout = timeout
-        self._tick = min(tick or timeout, timeout)
-        self._secret = api_key
-        self._lenient = lenient
-        self._by_prompt = by_prompt
         self._server = UNKNOWN
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._session = partial(ProbeSession, self._headers, check_peer)
+        self._session = partial(ProbeSession, self.headers, self._check_peer)
         self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
-        connect = partial(
-            ConnectionPool,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            headers=self._headers,
-            check_peer=check_peer,
-        )
-        self._pool: ConnectionPool = connect(self.url)
-        self._root: ConnectionPool = connect(self._origin)
+        self._pool = self.new_pool()
+        self._root = self.new_pool(url=self._origin)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         listed, is_ollama = self.model_list()
@@ -128,7 +112,7 @@ class OpenAIServer(Driver):
             vision=more.vision is not False,
             audio=True,
             lacks=server.lacks,
-            by_prompt=server.by_prompt | self._by_prompt | more.by_prompt,
+            by_prompt=server.by_prompt | self.by_prompt | more.by_prompt,
             models=(model.name,),
         )
 
@@ -154,19 +138,18 @@ class OpenAIServer(Driver):
             return None
         return queue(data) if status == 200 else None
 
-    def _questions(self) -> tuple[tuple[ListedModel, ...], bool]:
-        """The models that the server lists, and whether it is Ollama. Raises BackendDown."""
-        with self._session() as session:
-            status, data = session.get(f"{self.url}/models", GET_TIMEOUT)
-            listed = _listed(status, data)
-            if any(model.owner in BY_OWNER for model in listed):
-                return listed, False
-            status, data = session.get(f"{self._origin}/api/version", GET_TIMEOUT)
-            return listed, status == 200 and b'"version"' in data[:200]
-
     def model_list(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists now, and whether it is Ollama. Raises BackendDown."""
-        return run_in_native_thread(self._questions, _threads)
+
+        def answers() -> tuple[tuple[ListedModel, ...], bool]:
+            with self._session() as session:
+                listed = _listed(*session.get(f"{self.url}/models", GET_TIMEOUT))
+                if any(model.owner in BY_OWNER for model in listed):
+                    return listed, False
+                status, data = session.get(f"{self._origin}/api/version", GET_TIMEOUT)
+                return listed, status == 200 and b'"version"' in data[:200]
+
+        return run_in_native_thread(answers, _threads)
 
     def _chosen(self, listed: Sequence[ListedModel]) -> ListedModel:
         """The only model, or the one that is named. Raises BackendDown."""
@@ -177,13 +160,6 @@ class OpenAIServer(Driver):
             if model.name in (self._wanted, f"{self._wanted}:latest"):
                 return model
         raise BackendDown(f"the backend does not list the model {self._wanted}")
-
-    def status_of(self, path: str, seconds: float) -> int:
-        """The status of a GET, 0 if the server does not respond. `path` begins at its root."""
-        try:
-            return self._root.ask("GET", path, timeout=seconds, short=True)[0]
-        except (UpstreamFault, UpstreamTimeout):
-            return 0
 
     def alive(self) -> bool:
         pool, path = self._pool, "/models"
@@ -208,7 +184,7 @@ class OpenAIServer(Driver):
             exchange,
             task,
             caps,
-            self._timeout,
+            self.timeout,
             self._tick,
             self._secret,
             explain=explain,
@@ -223,13 +199,17 @@ class OpenAIServer(Driver):
         cut = AnswerCut("the backend's response ended early", detail="empty response")
         try:
             status, data = self._pool.ask(
-                "POST", where, whole, timeout=min(self._timeout, EXPLAINED), cancel=cancel
+                "POST", where, whole, timeout=min(self.timeout, EXPLAINED), cancel=cancel
             )
         except UpstreamTimeout:
             return cut
         except GatewayError as error:
             return error
-        return cut if status == 200 else refused(status, data, self._secret, native_formats(body))
+        return (
+            cut
+            if status == 200
+            else openai_refusal(status, data, self._secret, native_formats(body))
+        )
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         tokenizer = self._tokenizer
@@ -287,18 +267,14 @@ class OpenAIServer(Driver):
         return None  # it checks token ids itself
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        return relay.embed(self._ask, inputs, caps, cancel)
+        return vectors.embed(self._ask, inputs, caps, cancel)
 
     def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
         call = make(self._model)
         pool, path = self._root, call.path
         if path.startswith("/v1/"):  # below the server's own base, which may have another name
             pool, path = self._pool, path.removeprefix("/v1")
-        return forward(pool, call, path, cancel, tick=self._tick, timeout=self._timeout)
-
-    def close(self) -> None:
-        self._pool.close()
-        self._root.close()
+        return forward(pool, call, path, cancel, tick=self._tick, timeout=self.timeout)
 
     def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
         assert isinstance(body, dict)
@@ -306,7 +282,7 @@ class OpenAIServer(Driver):
         return self._post(self._pool, path.removeprefix("/v1"), named, cancel=cancel)
 
     def _value(self, path: str, body: object, cancel: Cancel | None = None) -> Mapping[str, Any]:
-        timeout = min(self._timeout, TOKENIZE_TIMEOUT)
+        timeout = min(self.timeout, TOKENIZE_TIMEOUT)
         data = self._post(self._root, path, body, timeout=timeout, cancel=cancel, short=True)
         try:
             value = decoded(data)
@@ -319,7 +295,7 @@ class OpenAIServer(Driver):
     def _post(self, pool: ConnectionPool, path: str, body: object, **options: Any) -> bytes:
         status, data = pool.ask("POST", path, body, **options)
         if status != 200:
-            raise refused(status, data, self._secret)
+            raise openai_refusal(status, data, self._secret)
         return data
 
 
@@ -335,3 +311,52 @@ def _listed(status: int, data: bytes) -> tuple[ListedModel, ...]:
         return models(decoded(data))
     except ValueError:
         raise BackendDown("the backend's list of models is invalid") from None
+
+
+# -- a server with several models, such as Ollama or LM Studio ------------------------------------
+
+
+class OpenAIHost(ModelHost["OpenAIModel"]):
+    """The models at the address of `driver`. Each is a backend of its own. One request for the list
+    serves them all: it shows which models there are and that the server responds. It keeps its
+    caches itself."""
+
+    def __init__(self, driver: OpenAIServer) -> None:
+        super().__init__()
+        self._driver = driver
+        self.entries: Mapping[str, ListedModel] = {}
+        self.server: ServerType = UNKNOWN
+
+    def look(self) -> Mapping[str, Listed]:
+        with self._looking:
+            try:
+                listed, is_ollama = self._driver.model_list()
+            except BackendDown:
+                self.up = False
+                raise
+            self.up, self.server = True, OLLAMA if is_ollama else UNKNOWN
+            self.entries = {model.name: model for model in listed}
+            self.models = {name: Listed(name=name, status="loaded") for name in self.entries}
+            return self.models
+
+    def _driver_of(self, name: str) -> OpenAIModel:
+        return OpenAIModel(self, name, self._driver)
+
+
+class OpenAIModel(OpenAIServer):
+    """One of the models of `host`, at the address of `server`."""
+
+    def __init__(self, host: OpenAIHost, name: str, server: OpenAIServer) -> None:
+        super().__init__(server.url, model=name, by_prompt=server.by_prompt, **server.options)
+        self._host = host
+
+    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        if not self._host.up:
+            raise BackendDown("the backend is not responding")
+        entry = self._host.entries.get(self._wanted)
+        if entry is None:
+            raise BackendDown(f"the backend does not list the model {self._wanted}")
+        return self._found(entry, self._host.server)
+
+    def alive(self) -> bool:
+        return self._host.up and self._wanted in self._host.entries

@@ -1,4 +1,4 @@
-"""What each server that speaks OpenAI's API takes beyond it.
+"""What each server that speaks OpenAI's API takes and tells beyond it.
 
 A server tells its type in ``owned_by`` of the models that it lists; Ollama, which writes the
 owner of the model there, answers at ``/api/version``. A server of unknown type gets OpenAI's own
@@ -7,13 +7,15 @@ fields only: many refuse, or silently ignore, any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from ...core.request import REQUIRED, TOOLS
+from ...core.request import AUTO, REQUIRED, TOOLS
 from ...core.sampling import FIELDS
+from ...wire.router import LONGEST, MOST, as_count, as_dict
 
 # OpenAI's own sampling fields (see "Create chat completion" in its API reference). Their names and
 # meanings are server.cpp's, too, except for the form of logit_bias.
@@ -188,3 +190,182 @@ BY_OWNER: Mapping[str, ServerType] = {
     "openai-internal": _CLOUD,
     "system": _CLOUD,
 }
+
+
+# -- the list of models (``GET /v1/models``) -------------------------------------------------------
+
+
+class ListedModel(Struct, frozen=True, kw_only=True):
+    """`owner` is the entry's ``owned_by``; `n_ctx` its context in tokens, 0 if it tells none."""
+
+    name: str
+    owner: str = ""
+    n_ctx: int = 0
+
+
+def models(document: Any) -> tuple[ListedModel, ...]:
+    """The models of a list that make text, in its order. Raises ValueError for anything but a list
+    of models."""
+    entries = as_dict(document).get("data")
+    if not isinstance(entries, list):
+        raise ValueError("not a list of models")
+    named = (as_dict(entry) for entry in entries[:MOST])
+    return tuple(
+        _model(entry)
+        for entry in named
+        if 0 < len(_text(entry.get("id"))) <= LONGEST and _makes_text(entry)
+    )
+
+
+def _makes_text(entry: dict[str, Any]) -> bool:
+    """OpenRouter, llama-server and slotproxy tell what a model makes, such as embeddings."""
+    made = as_dict(entry.get("architecture")).get("output_modalities")
+    return not isinstance(made, list) or "text" in made
+
+
+def _model(entry: dict[str, Any]) -> ListedModel:
+    """vLLM, SGLang and llm-d tell `max_model_len`; llama-server and slotproxy `meta.n_ctx`; LM
+    Studio and some clouds tell other names."""
+    contexts = (
+        entry.get("max_model_len"),
+        as_dict(entry.get("meta")).get("n_ctx"),
+        entry.get("loaded_context_length"),
+        entry.get("max_context_length"),
+        entry.get("context_length"),
+    )
+    return ListedModel(
+        name=_text(entry.get("id")),
+        owner=_text(entry.get("owned_by")),
+        n_ctx=next((count for value in contexts if (count := as_count(value))), 0),
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+# -- what a server tells of a model beside its list -----------------------------------------------
+#
+# - Ollama: ``POST /api/show`` (`api/types.go` has the types) tells the model's context, parameters
+#   and capabilities, ``GET /api/ps`` the context of a loaded model.
+# - LM Studio: ``GET /api/v1/models`` lists the loaded instances with their settings; in older
+#   versions, ``/api/v0/models`` has the loaded context.
+# - SGLang: ``GET /server_info`` has the arguments of its start.
+# - TabbyAPI: ``GET /v1/model`` is the loaded model.
+# - koboldcpp: ``GET /api/extra/true_max_context_length``.
+#
+# All of them are untrusted, and may be missing.
+
+Ask = Callable[[str, Mapping[str, Any] | None], Mapping[str, Any]]
+"""The JSON object at a path below the root; with a body, of a POST. {} if there is none."""
+
+MOST_ENTRIES = 64  # entries of a list that are read
+_SET_CONTEXT = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
+
+
+class Details(Struct, frozen=True, kw_only=True):
+    """`n_ctx` and `slots` are 0 where unknown. `by_prompt` are formats of `core.request` that the
+    model does not know; `vision` is None where unknown."""
+
+    n_ctx: int = 0
+    slots: int = 0
+    by_prompt: frozenset[str] = frozenset()
+    vision: bool | None = None
+
+
+NOTHING = Details()
+
+
+def details(server: str, model: str, ask: Ask) -> Details:
+    """What a server of this type tells of a model."""
+    read = _READERS.get(server)
+    return read(model, ask) if read is not None else NOTHING
+
+
+def _ollama(model: str, ask: Ask) -> Details:
+    shown = ask("/api/show", {"model": model})
+    info = as_dict(shown.get("model_info"))
+    trained = as_count(info.get(f"{info.get('general.architecture')}.context_length"))
+    parameters = shown.get("parameters")
+    chosen = _SET_CONTEXT.search(parameters) if isinstance(parameters, str) else None
+    loaded = 0
+    for entry in _entries(ask("/api/ps", None), "models"):
+        if model in (entry.get("name"), entry.get("model")):
+            loaded = as_count(entry.get("context_length"))
+    skills = shown.get("capabilities")
+    if not isinstance(skills, list):  # an older version
+        return Details(n_ctx=loaded or (int(chosen[1]) if chosen else 0) or trained)
+    return Details(
+        n_ctx=loaded or (int(chosen[1]) if chosen else 0) or trained,
+        by_prompt=frozenset() if "tools" in skills else TOOLS,
+        vision="vision" in skills,
+    )
+
+
+def _lm_studio(model: str, ask: Ask) -> Details:
+    for entry in _entries(ask("/api/v1/models", None), "models"):
+        for instance in _entries(entry, "loaded_instances"):
+            if model in (entry.get("key"), instance.get("id")):
+                config = as_dict(instance.get("config"))
+                return Details(
+                    n_ctx=as_count(config.get("context_length")),
+                    slots=as_count(config.get("parallel")),
+                    vision=as_dict(entry.get("capabilities")).get("vision") is True,
+                )
+    for entry in _entries(ask("/api/v0/models", None), "data"):
+        if entry.get("id") == model:
+            loaded = as_count(entry.get("loaded_context_length"))
+            longest = as_count(entry.get("max_context_length"))
+            return Details(n_ctx=loaded or longest, vision=entry.get("type") == "vlm")
+    return NOTHING
+
+
+def _sglang(model: str, ask: Ask) -> Details:
+    info = ask("/server_info", None) or ask("/get_server_info", None)
+    no_parser = "tool_call_parser" in info and not info["tool_call_parser"]
+    return Details(
+        slots=as_count(info.get("max_running_requests")),
+        by_prompt=AUTO if no_parser else frozenset(),
+    )
+
+
+def _tabby(model: str, ask: Ask) -> Details:
+    loaded = as_dict(ask("/v1/model", None).get("parameters"))
+    return Details(
+        n_ctx=as_count(loaded.get("max_seq_len")), slots=as_count(loaded.get("max_batch_size"))
+    )
+
+
+def _koboldcpp(model: str, ask: Ask) -> Details:
+    return Details(n_ctx=as_count(ask("/api/extra/true_max_context_length", None).get("value")))
+
+
+def _entries(document: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
+    entries = document.get(field)
+    return [as_dict(entry) for entry in entries[:MOST_ENTRIES]] if isinstance(entries, list) else []
+
+
+_READERS: Mapping[str, Callable[[str, Ask], Details]] = {
+    "ollama": _ollama,
+    "lm studio": _lm_studio,
+    "sglang": _sglang,
+    "tabbyapi": _tabby,
+    "koboldcpp": _koboldcpp,
+}
+
+_GAUGES = re.compile(
+    rb"^(vllm:num_requests_running|vllm:num_requests_waiting|sglang:num_running_reqs"
+    rb"|sglang:num_queue_reqs)(?:\{[^}\n]*\})? (\d{1,9})(?:\.\d+)?\s*$",
+    re.MULTILINE,
+)
+MAX_METRICS = 1 << 20  # bytes of metrics that are read
+
+
+def queue(metrics: bytes) -> tuple[int, int] | None:
+    """The requests that a vLLM or SGLang runs and queues, by its ``/metrics``; None if these do not
+    tell."""
+    counts = {b"run": 0, b"wait": 0}
+    gauges = _GAUGES.findall(metrics[:MAX_METRICS])
+    for name, count in gauges:
+        counts[b"run" if b"running" in name else b"wait"] += int(count)
+    return (counts[b"run"], counts[b"wait"]) if gauges else None

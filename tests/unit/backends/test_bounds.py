@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from proxy.backends.connections import READ_SIZE
 from proxy.backends.driver import Capabilities
 from proxy.backends.http import MAX_FRAME, MAX_WHOLE, ConnectionPool
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.refusals import MAX_BODY, MAX_SAID
 from proxy.backends.run import FORGIVEN_TEXT, TOKEN_TEXT
-from proxy.backends.sockets import READ_SIZE
 from proxy.core.events import Batch, Finished, TextDelta
 from proxy.core.task import Task
 from proxy.errors import BadRequest, UpstreamFault

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from proxy.backends.held_tokens import LONGEST_TEXT, HeldPrompt, HeldTokens
+from proxy.backends.old import LONGEST_TEXT, HeldPrompt, HeldTokens
 from proxy.errors import UpstreamFault
 
 Prompt = str | list[str | int]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from proxy.backends.connections import ConnectionLimit
 from proxy.backends.http import PIECE, ConnectionPool, _send_in_pieces
 from proxy.errors import (
     AnswerCut,
@@ -275,24 +276,43 @@ def test_cancel_ends_wait_for_connection(pools: list[ConnectionPool]) -> None:
         held = pool.send("POST", "/x", {})
         cancel = Cancel()
         waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0, cancel)
-        wait_until(lambda: bool(pool._room and pool._room._waiting))
+        wait_until(lambda: bool(pool._limit and pool._limit._waiting))
         cancel.cancel()
         with pytest.raises(Cancelled):
             waits.result(60)
         held.close()
 
 
-def test_waiting_request_gets_freed_connection(pools: list[ConnectionPool]) -> None:
-    with (
-        RawServer([head(None) + chunk(b"a")], [OK]) as server,
-        ThreadPoolExecutor(1) as threads,
-    ):
-        pool = pool_of(server, pools, limit=1)
-        held = pool.send("POST", "/x", {})
-        waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0)
-        wait_until(lambda: bool(pool._room and pool._room._waiting))
-        held.close()
-        assert waits.result(60) == (200, b"ok")
+def test_requests_get_connections_first_come_first_served() -> None:
+    limit = ConnectionLimit(1)
+    limit.enter(1.0)
+    served: list[int] = []
+
+    def enter(number: int) -> None:
+        limit.enter(60.0)
+        served.append(number)
+        limit.leave()
+
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(4):
+            threads.submit(enter, number)
+            wait_until(lambda count=number + 1: len(limit._waiting) == count)  # type: ignore[misc]
+        limit.leave()
+    assert served == [0, 1, 2, 3]
+    limit.enter(0.0)  # the place is free again
+
+
+def test_place_granted_to_a_cancelled_request_is_given_back() -> None:
+    limit, cancel = ConnectionLimit(1), Cancel()
+    limit.enter(1.0)
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(limit.enter, 60.0, cancel)
+        wait_until(lambda: bool(limit._waiting))
+        cancel.add(limit.leave)  # called while it wakes up
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            waits.result(60)
+    limit.enter(0.0)
 
 
 def test_short_requests_do_not_queue_behind_streams(pools: list[ConnectionPool]) -> None:
@@ -303,13 +323,6 @@ def test_short_requests_do_not_queue_behind_streams(pools: list[ConnectionPool])
             pool.send("POST", "/x", {}, patience=0.0)
         assert pool.ask("GET", "/props", short=True) == (200, b"ok")
         held.close()
-
-
-def test_large_request_arrives_whole(pools: list[ConnectionPool]) -> None:
-    with RawServer([OK]) as server:
-        pool = pool_of(server, pools)
-        assert pool.ask("POST", "/x", {"text": "x" * (2 * PIECE)}) == (200, b"ok")
-    assert server.requests[0].endswith(b'{"text":"%b"}' % (b"x" * (2 * PIECE)))
 
 
 def test_large_request_is_not_kept_once_its_answer_has_begun(pools: list[ConnectionPool]) -> None:

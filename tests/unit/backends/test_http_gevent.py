@@ -13,7 +13,7 @@ RUN = """
 from gevent import monkey
 monkey.patch_all()
 import socket, sys, pytest
-from proxy.backends.sockets import _InHub, reader
+from proxy.backends.connections import _InHub, reader
 here, there = socket.socketpair()
 assert type(reader(here, 1.0)) is _InHub
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", sys.argv[1]]))

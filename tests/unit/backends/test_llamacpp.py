@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -23,7 +22,6 @@ from proxy.errors import (
     BackendDown,
     BackendFailed,
     BadRequest,
-    Cancelled,
     CharacterCut,
     ContextExceeded,
     GatewayError,
@@ -32,7 +30,6 @@ from proxy.errors import (
     UpstreamFault,
 )
 from proxy.runtime.cancel import Cancel
-from tests.fakes import wait_until
 
 from .rawserver import LAST_CHUNK, RawServer, chunk, hang_up, head
 
@@ -249,10 +246,6 @@ def full() -> Iterator[LlamaCpp]:
         driver.close()
 
 
-def test_health_check_works_while_all_connections_stream(full: LlamaCpp) -> None:
-    assert full.alive(20.0)
-
-
 def test_alive_returns_in_time_without_free_connection(full: LlamaCpp) -> None:
     assert full.alive(20.0)
     held = full._careful.send("POST", "/tokenize", {}, short=True)
@@ -269,19 +262,6 @@ def test_request_without_free_connection_returns_to_the_queue(
     with pytest.raises(PoolTimeout) as caught:
         full.stream(TASK, 0, OLD, Cancel())
     assert isinstance(caught.value, BackendBusy)
-
-
-def test_cancelled_request_does_not_wait_for_connection(
-    full: LlamaCpp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(llamacpp, "PATIENCE", 60.0)
-    cancel = Cancel()
-    with ThreadPoolExecutor(1) as threads:
-        waits = threads.submit(full.stream, TASK, 0, OLD, cancel)
-        wait_until(lambda: bool(full._careful._room and full._careful._room._waiting))
-        cancel.cancel()
-        with pytest.raises(Cancelled):
-            waits.result(60)
 
 
 REPORT = Report(progress=True, timings=True, tokens=True, settings=True)

@@ -11,8 +11,8 @@ import pytest
 
 from proxy.app import compose
 from proxy.app.life import Life
-from proxy.backends.local_embeddings import driver as module
-from proxy.backends.local_embeddings.driver import AT_ONCE, LONGEST, LocalEmbeddings
+from proxy.backends import local_embeddings as module
+from proxy.backends.local_embeddings import AT_ONCE, LONGEST, LocalEmbeddings
 from proxy.config import Settings
 from proxy.core.task import Embedded
 from proxy.errors import BadRequest, Unsupported, UpstreamFault

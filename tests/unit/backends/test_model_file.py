@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.model_file import MAX_PATH, with_template
+from proxy.backends.gguf import MAX_PATH, with_template
 from tests.gguf_files import gguf
 
 HERE = "http://127.0.0.1:8080"

@@ -17,14 +17,11 @@ from hypothesis import strategies as st
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.openai import driver as openai_driver
-from proxy.backends.openai.details import refused
-from proxy.backends.openai.driver import OpenAIServer
-from proxy.backends.openai.host import OpenAIHost
-from proxy.backends.openai.model_list import models
-from proxy.backends.openai.payload import payload
-from proxy.backends.openai.run import OpenAIRun
-from proxy.backends.openai.server_types import BY_OWNER, OLLAMA, UNKNOWN
+from proxy.backends.openai.driver import OpenAIHost, OpenAIServer
+from proxy.backends.openai.run import OpenAIRun, payload
+from proxy.backends.openai.server_types import BY_OWNER, OLLAMA, UNKNOWN, models
 from proxy.backends.probe import ROUTER
+from proxy.backends.refusals import openai_refusal
 from proxy.core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.core.request import CompletionRequest, Message, OutputFormat, Tool, ToolChoice
 from proxy.core.task import Task
@@ -211,15 +208,15 @@ def test_models_that_make_no_text_are_left_out() -> None:
     ],
 )
 def test_a_prompt_that_is_too_long_is_recognized(words: str, asked: int, n_ctx: int) -> None:
-    error = refused(400, json.dumps({"error": {"message": words}}).encode())
+    error = openai_refusal(400, json.dumps({"error": {"message": words}}).encode())
     assert isinstance(error, ContextExceeded)
     assert error.extra == {"n_prompt_tokens": asked, "n_ctx": n_ctx}
 
 
 def test_other_refusals_keep_their_meaning() -> None:
-    assert isinstance(refused(429, b"{}"), BackendBusy)
-    assert "check its url and model" in refused(404, b'{"error": "model not found"}').message
-    assert "API key" in refused(401, b"{}").message
+    assert isinstance(openai_refusal(429, b"{}"), BackendBusy)
+    assert "check its url and model" in openai_refusal(404, b'{"error": "model not found"}').message
+    assert "API key" in openai_refusal(401, b"{}").message
 
 
 # -- answers ---------------------------------------------------------------------------------------

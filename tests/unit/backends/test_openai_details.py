@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.openai.details import MAX_METRICS, MOST, Details, details, pause_of, queue
 from proxy.backends.openai.driver import OpenAIServer
+from proxy.backends.openai.server_types import MAX_METRICS, MOST_ENTRIES, Details, details, queue
+from proxy.backends.refusals import pause_of
 from proxy.core.request import AUTO, TOOLS
 from tests.openai_server import OpenAIServerFake
 
@@ -144,7 +145,7 @@ def test_sglang_tells_its_queue() -> None:
 
 def test_lists_and_metrics_are_bounded() -> None:
     assert queue(b"# padding\n" * (MAX_METRICS // 10 + 1) + METRICS) is None
-    far = {"models": [{}] * MOST + LM_STUDIO["models"]}
+    far = {"models": [{}] * MOST_ENTRIES + LM_STUDIO["models"]}
     assert told("lm studio", _api_v1_models=far) == Details()
 
 

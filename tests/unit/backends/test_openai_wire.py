@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.openai.details import refused
 from proxy.backends.openai.driver import OpenAIServer
+from proxy.backends.refusals import openai_refusal
 from proxy.core.events import Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.core.request import AUTO, TOOLS, CompletionRequest, Message, Tool
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import ContextExceeded, FormatRefused
+from proxy.errors import FormatRefused
 from proxy.runtime.cancel import Cancel
 
 from .rawserver import LAST_CHUNK, RawServer, head
@@ -199,17 +199,9 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("body", "formats"), REFUSALS)
 def test_a_refusal_of_tools_says_what_to_describe(body: bytes, formats: frozenset[str]) -> None:
-    error = refused(400, body, "", TOOLS)
+    error = openai_refusal(400, body, "", TOOLS)
     assert isinstance(error, FormatRefused)
     assert error.formats == formats
-    assert not isinstance(refused(400, body, ""), FormatRefused), "nothing of it was asked for"
-
-
-def test_the_refusal_of_a_long_prompt_by_vllm() -> None:
-    message = (
-        "This model's maximum context length is 2048 tokens. However, your request has 6031 input"
-        " tokens. Please reduce the length of the input messages."
+    assert not isinstance(openai_refusal(400, body, ""), FormatRefused), (
+        "nothing of it was asked for"
     )
-    error = refused(400, _error(message), "", TOOLS)
-    assert isinstance(error, ContextExceeded)
-    assert error.extra["n_ctx"] == 2048

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from proxy.backends.questions import MAX_ANSWER, MAX_HEAD, ProbeSession
+from proxy.backends.probe import MAX_ANSWER, MAX_HEAD, ProbeSession
 from proxy.errors import BackendDown
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 

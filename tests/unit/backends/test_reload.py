@@ -124,16 +124,6 @@ def test_draining_backend_named_again_gets_new_settings(harness: Harness) -> Non
     wait_until(lambda: harness.closed() == [True, False, False])
 
 
-def test_removed_backend_finishes_answers_and_is_closed(harness: Harness) -> None:
-    lease, backend = harness.take()
-    harness.reload()
-    wait_until(lambda: backend.wake.is_set() is False)
-    assert harness.closed() == [False]
-    harness.end(lease, backend)
-    wait_until(lambda: harness.closed() == [True])
-    assert not harness.registry.backends
-
-
 def test_changed_url_serves_at_once_while_old_answers_finish(harness: Harness) -> None:
     old = [harness.take() for _ in range(2)]  # all slots of the new server
     waiting = harness.scheduler.enter(SlotRequest(model="scripted", task=Task(prompt="hi")))
@@ -185,11 +175,6 @@ def test_changed_settings_take_effect_without_leasing_a_slot_twice(
         second = lease
     second.release()
     wait_until(lambda: harness.closed() == [True, False])
-
-
-def test_unchanged_settings_keep_the_backend(harness: Harness) -> None:
-    harness.reload(config("b0"))
-    assert len(harness.made) == 1
 
 
 def test_registry_without_backends_raises_no_backend(harness: Harness) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from proxy.backends import registry
 from proxy.backends.driver import Capabilities
-from proxy.backends.llamacpp import MOST, LlamaCpp, count_slots
+from proxy.backends.llamacpp import LlamaCpp
+from proxy.backends.old import MOST_SLOTS, count_slots
 from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.core.task import Task
@@ -94,9 +95,9 @@ def test_server_without_idle_slot_is_not_counted() -> None:
 
 
 def test_count_requests_are_bounded() -> None:
-    server = OldServer(list(range(MOST + 9)))
+    server = OldServer(list(range(MOST_SLOTS + 9)))
     assert count_slots(server.take) == (0, False)
-    assert len(server.asked) <= MOST + 1
+    assert len(server.asked) <= MOST_SLOTS + 1
     assert count_slots(lambda slot: 10**12) == (0, False)
     assert count_slots(lambda slot: -1) == (0, False)
 

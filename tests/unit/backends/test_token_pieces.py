@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.token_pieces import MOST, MOST_TOLD, token_pieces
+from proxy.backends.tokens import MOST_DISTINCT, MOST_PIECES, token_pieces
 from proxy.errors import BackendDown, BadRequest, CharacterCut, GatewayError, Unsupported
 from proxy.runtime.cancel import Cancel
 
@@ -48,15 +48,15 @@ def test_each_token_is_requested_once() -> None:
 
 def test_text_with_too_many_tokens_is_refused_early() -> None:
     """Looking at 400 000 tokens blocked the event loop for a third of a second."""
-    assert len(pieces("7 " * MOST_TOLD)) == MOST_TOLD
-    with pytest.raises(BadRequest, match=f"{MOST_TOLD + 1} tokens"):
-        pieces("7 " * (MOST_TOLD + 1))
+    assert len(pieces("7 " * MOST_PIECES)) == MOST_PIECES
+    with pytest.raises(BadRequest, match=f"{MOST_PIECES + 1} tokens"):
+        pieces("7 " * (MOST_PIECES + 1))
 
 
 def test_too_many_different_tokens_are_refused() -> None:
-    assert len(pieces(" ".join(map(str, range(MOST))))) == MOST
+    assert len(pieces(" ".join(map(str, range(MOST_DISTINCT))))) == MOST_DISTINCT
     with pytest.raises(BadRequest, match="distinct tokens"):
-        pieces(" ".join(map(str, range(MOST + 1))))
+        pieces(" ".join(map(str, range(MOST_DISTINCT + 1))))
 
 
 def test_partial_character_is_bad_request_and_down_backend_is_503() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.vocabulary import MOST, STEP, Vocabulary, counted, within
+from proxy.backends.old import MOST, STEP, Vocabulary, counted, within
 from proxy.errors import BadRequest, Unsupported
 from tests.fakes import ScriptedDriver
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.engine import serve
-from proxy.backends.chatglm.protocol import Family, Generate, Load, PromptMessage, Report
-from proxy.backends.chatglm.server_socket import Peers
+from proxy.backends.chatglm.protocol import Family, Generate, Load, Peers, PromptMessage, Report
 
 END = 0
 HEADER = 1
@@ -142,7 +141,7 @@ class Peer:
         while not self._ready:
             data = self.sock.recv(1 << 16)
             assert data, "the engine hung up"
-            self._ready += [protocol.report(one) for one in self._frames.feed(data)]
+            self._ready += [protocol.read_report(one) for one in self._frames.feed(data)]
         return self._ready.pop(0)
 
     def until(self, kind: type) -> list[Report]:

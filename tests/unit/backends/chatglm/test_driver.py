@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 import pytest
 
 from proxy.backends.chatglm import engine, supervisor
-from proxy.backends.chatglm.client import PendingCall
 from proxy.backends.chatglm.driver import ChatGLM
 from proxy.backends.chatglm.protocol import DoneMessage, Load
+from proxy.backends.chatglm.supervisor import PendingCall
 from proxy.core.events import Finished, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message, Tool
 from proxy.core.task import Task
@@ -31,7 +30,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.runtime.cancel import Cancel
-from tests.fakes import checked
+from tests.fakes import checked, wait_until
 from tests.unit.backends.chatglm.fakes import FakeHost, FakeModel
 
 PATIENCE = 20.0
@@ -57,13 +56,24 @@ class Rig:
         self.hosts.append(FakeHost(load, lambda path, n_ctx: self.open(path, n_ctx)))
         return self.hosts[-1]
 
+    def load_slowly(self) -> threading.Event:
+        """Models load once the event is set."""
+        gate = threading.Event()
+
+        def slow(path: str, n_ctx: int) -> FakeModel:
+            assert gate.wait(PATIENCE)
+            return self.model
+
+        self.open = slow
+        return gate
+
     def driver(self, **options: Any) -> ChatGLM:
         one = ChatGLM(str(self.file), self.launch, **{"tick": 0.05, **options})
         self._drivers.append(one)
         return one
 
     def up(self, driver: ChatGLM) -> None:
-        until(lambda: _probes(driver))
+        wait_until(lambda: _probes(driver))
 
     def end(self) -> None:
         for one in self._drivers:
@@ -76,13 +86,6 @@ def _probes(driver: ChatGLM) -> bool:
     except BackendDown:
         return False
     return True
-
-
-def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < end, "it never came"
-        threading.Event().wait(0.01)
 
 
 @pytest.fixture
@@ -125,25 +128,12 @@ def test_whole_answer_is_generated(rig: Rig) -> None:
     assert last.timings.predicted_n == 6
 
 
-def test_lazy_model_loads_at_first_request(rig: Rig) -> None:
-    driver = rig.driver(eager=False)
-    driver.probe(5)
-    assert driver.alive()
-    assert rig.hosts == []
-    run(driver, chat())
-    assert len(rig.hosts) == 1
-
-
 def test_request_waits_for_a_loading_model(rig: Rig) -> None:
-    gate = threading.Event()
-
-    def slow(path: str, n_ctx: int) -> FakeModel:
-        assert gate.wait(PATIENCE)
-        return rig.model
-
-    rig.open = slow
+    gate = rig.load_slowly()
     driver = rig.driver(eager=False)
-    batches = iter(driver.stream(chat(), 0, driver.probe(5), Cancel()))
+    caps = driver.probe(5)
+    assert driver.alive() and rig.hosts == [], "it is loaded by the first request"
+    batches = iter(driver.stream(chat(), 0, caps, Cancel()))
     assert next(batches) == []  # a tick of silence
     gate.set()
     assert any(batch for batch in batches)
@@ -160,17 +150,11 @@ WAITS: dict[str, Callable[[ChatGLM, Cancel], object]] = {
 def test_client_that_leaves_while_a_model_loads_frees_the_slot_soon(
     rig: Rig, work: Callable[[ChatGLM, Cancel], object]
 ) -> None:
-    gate = threading.Event()
-
-    def slow(path: str, n_ctx: int) -> FakeModel:
-        assert gate.wait(PATIENCE)
-        return rig.model
-
-    rig.open = slow
+    gate = rig.load_slowly()
     driver, cancel = rig.driver(eager=False, tick=15.0), Cancel()
     with ThreadPoolExecutor(1) as threads:
         waits = threads.submit(work, driver, cancel)
-        until(lambda: bool(rig.hosts))
+        wait_until(lambda: bool(rig.hosts))
         cancel.cancel()
         try:
             with pytest.raises(Cancelled):
@@ -180,13 +164,7 @@ def test_client_that_leaves_while_a_model_loads_frees_the_slot_soon(
 
 
 def test_eager_model_reports_loading(rig: Rig) -> None:
-    gate = threading.Event()
-
-    def slow(path: str, n_ctx: int) -> FakeModel:
-        assert gate.wait(PATIENCE)
-        return rig.model
-
-    rig.open = slow
+    gate = rig.load_slowly()
     driver = rig.driver()
     with pytest.raises(BackendDown, match="the model is loading"):
         driver.probe(0.01)
@@ -292,7 +270,7 @@ def test_engine_that_cannot_load_is_down_with_its_reason(
         driver.probe(5)
     # It is retried with growing pauses until it loads.
     rig.open = lambda path, n_ctx: rig.model
-    until(driver.alive)
+    wait_until(driver.alive)
     assert run_when_up(driver, "hello")
 
 
@@ -322,7 +300,7 @@ def test_crashing_engine_is_restarted_with_backoff(
     driver = rig.driver(eager=False)
     with pytest.raises(BackendDown):
         run_when_up(driver, "")
-    until(driver.alive)
+    wait_until(driver.alive)
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
@@ -336,9 +314,9 @@ def test_long_running_engine_resets_the_backoff(
     driver = rig.driver()
     driver._supervisor.need()
     for number in range(1, supervisor.HOPELESS + 1):
-        until(lambda: driver._supervisor.ready is not None)
+        wait_until(lambda: driver._supervisor.ready is not None)
         rig.hosts[-1].crash()
-        until(lambda count=number + 1: len(rig.hosts) == count)  # type: ignore[misc]
+        wait_until(lambda count=number + 1: len(rig.hosts) == count)  # type: ignore[misc]
     assert (driver._supervisor._failures >= supervisor.HOPELESS) is failing
 
 
@@ -353,7 +331,7 @@ def test_silent_engine_is_ended(rig: Rig) -> None:
     rig.model = FakeModel("again")
     driver._timeout = PATIENCE  # the next one is slow only if the machine is
     stuck.set()
-    until(lambda: len(rig.hosts) == 2)
+    wait_until(lambda: len(rig.hosts) == 2)
     assert run_when_up(driver, "again")
 
 
@@ -384,15 +362,6 @@ def test_closing_a_run_ends_the_generation(rig: Rig) -> None:
     rig.model.endless = False
     assert run_when_up(driver, "")
     assert len(rig.model.steps) < steps + (1 << 18)
-
-
-def test_idle_model_is_unloaded_and_loaded_again(rig: Rig) -> None:
-    driver = rig.driver(idle=0.05)
-    rig.up(driver)
-    until(lambda: not rig.hosts[0].alive)
-    assert driver.alive(), "unloaded is not down"
-    assert run_when_up(driver, "hello")
-    assert len(rig.hosts) == 2
 
 
 def test_busy_model_is_not_unloaded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm import server_socket
+from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.protocol import (
     Began,
     Broken,
     ByeMessage,
     CancelMessage,
     Decode,
-    Decoded,
     Delta,
     DoneMessage,
     Encode,
@@ -79,6 +78,20 @@ class Bench:
             host.end()
 
 
+class Held:
+    """A pause in a generation that the test ends."""
+
+    def __init__(self) -> None:
+        self.go, self._went = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self._went.set()
+        assert self.go.wait(60)
+
+    def reached(self) -> None:
+        assert self._went.wait(60)
+
+
 def ready(model: FakeModel) -> Ready:
     return Ready(model.family, model.n_ctx, model.vocabulary, "fake", os.getpid())
 
@@ -133,17 +146,12 @@ def test_prompt_beyond_the_context_is_refused(bench: Bench) -> None:
 
 
 def test_cancelled_answer_ends_between_two_tokens(bench: Bench) -> None:
-    go, went = threading.Event(), threading.Event()
-
-    def pause() -> None:
-        went.set()
-        assert go.wait(60)
-
-    peer = bench.start(FakeModel(endless=True, pause=pause, n_ctx=10_000))
+    held = Held()
+    peer = bench.start(FakeModel(endless=True, pause=held, n_ctx=10_000))
     peer.send(generate(1))
-    assert went.wait(60)
+    held.reached()
     peer.send(CancelMessage(1), generate(2, "c", 1))
-    go.set()
+    held.go.set()
     done = peer.until(DoneMessage)[-1]
     assert isinstance(done, DoneMessage)
     assert done.reason == "cancelled"
@@ -152,17 +160,12 @@ def test_cancelled_answer_ends_between_two_tokens(bench: Bench) -> None:
 
 
 def test_queued_answer_can_be_cancelled(bench: Bench) -> None:
-    go, went = threading.Event(), threading.Event()
-
-    def pause() -> None:
-        went.set()
-        assert go.wait(60)
-
-    peer = bench.start(FakeModel("ab", pause=pause))
+    held = Held()
+    peer = bench.start(FakeModel("ab", pause=held))
     peer.send(generate(1))
-    assert went.wait(60)
+    held.reached()
     peer.send(generate(2), CancelMessage(2))
-    go.set()
+    held.go.set()
     ends = [peer.until(DoneMessage)[-1], peer.until(DoneMessage)[-1]]
     assert {(one.id, one.reason) for one in ends if isinstance(one, DoneMessage)} == {
         (1, "stop"),
@@ -170,37 +173,10 @@ def test_queued_answer_can_be_cancelled(bench: Bench) -> None:
     }
 
 
-def test_small_requests_are_answered_during_a_generation(bench: Bench) -> None:
-    go, went = threading.Event(), threading.Event()
-
-    def pause() -> None:
-        went.set()
-        assert go.wait(60)
-
-    peer = bench.start(FakeModel("abc", pause=pause))
-    peer.send(generate(1))
-    assert went.wait(60)
-    peer.send(Encode(2, PromptMessage(text="hi"), plain=True), Decode(3, (104, 105)))
-    go.set()
-    got = peer.until(DoneMessage)
-    assert Encoded(2, (104, 105)) in got
-    assert Decoded(3, "hi") in got
-
-
 def test_token_ids_outside_the_vocabulary_are_refused(bench: Bench) -> None:
     peer = bench.start(FakeModel())
     peer.send(Decode(1, (0x110000,)))
     assert peer.receive() == RefusedMessage(1, "tokens")
-
-
-def test_library_error_fails_only_its_answer(bench: Bench) -> None:
-    peer = bench.start(FakeModel("ok"))
-    peer.send(generate(1, "defect"))
-    refused = peer.receive()
-    assert isinstance(refused, RefusedMessage)
-    assert refused.kind == "fault"
-    peer.send(generate(2))
-    assert timeless(peer.until(DoneMessage)[-1]) == DoneMessage(2, "stop", 3, 0, 0)
 
 
 @pytest.mark.parametrize("error", [ValueError("range"), IndexError(), MemoryError()])
@@ -246,27 +222,6 @@ def test_model_that_cannot_be_loaded_is_reported(bench: Bench, error: Exception)
 def test_missing_model_file_is_reported(bench: Bench) -> None:
     peer = bench.refuse(RuntimeError(), "other.bin")
     assert "FileNotFoundError" in str(peer.receive())
-
-
-def test_engine_ends_when_no_connection_is_left(bench: Bench) -> None:
-    peer = bench.start(FakeModel())
-    peer.sock.close()
-    bench.end()  # joins its thread
-    assert not bench.alive()
-
-
-class Held:
-    """A pause in a generation that the test ends."""
-
-    def __init__(self) -> None:
-        self.go, self._went = threading.Event(), threading.Event()
-
-    def __call__(self) -> None:
-        self._went.set()
-        assert self.go.wait(60)
-
-    def reached(self) -> None:
-        assert self._went.wait(60)
 
 
 def test_two_connections_with_equal_request_numbers_get_their_own_answers(bench: Bench) -> None:
@@ -337,7 +292,7 @@ def test_connection_that_does_not_read_blocks_no_other(bench: Bench) -> None:
 def test_connection_that_never_reads_is_closed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_socket, "BOUND", 1 << 20)
+    monkeypatch.setattr(protocol, "BOUND", 1 << 20)
     host = bench.host(FakeModel("ok"))
     lazy, other = Peer(host.sock), Peer(host.join())
     lazy.until(Ready)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import pytest
 from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.host import Process, lock_folder, meeting
 from proxy.backends.chatglm.protocol import Broken, Load
-from tests.fakes import gone
+from tests.fakes import gone, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows runs it in a thread")
 
@@ -50,19 +49,12 @@ def hosts() -> Iterator[Callable[..., Process]]:
         one.end()
 
 
-def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < end, "it never came"
-        threading.Event().wait(0.01)
-
-
 def child(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     """Runs `script` instead of the engine; `listener` and `alive` are those of the real one."""
     file = folder.with_suffix(".py")
     file.write_text(
         "import os, socket, sys, time\n"
-        "from proxy.backends.chatglm import child\n"
+        "from proxy.backends.chatglm import engine\n"
         "listener, alive = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])\n" + script
     )
     real = subprocess.Popen
@@ -75,7 +67,7 @@ def child(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
 
 LOAD = Load("/no/such/file")
 # It holds the GIL, so that only a signal can end it.
-BUSY = "child._end_with(alive)\nlistener.accept()[0].send(b'.')\nwhile True: 3 ** 3_000_000\n"
+BUSY = "engine._end_with(alive)\nlistener.accept()[0].send(b'.')\nwhile True: 3 ** 3_000_000\n"
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends at a token")
 
 
@@ -83,7 +75,7 @@ def test_real_child_reports_why_it_cannot_start(hosts: Callable[..., Process]) -
     one = hosts(LOAD)
     assert one.started
     (frame,) = protocol.Frames().feed(one.sock.recv(1 << 16))
-    said = protocol.report(frame)
+    said = protocol.read_report(frame)
     assert isinstance(said, Broken)
     assert "FileNotFoundError" in said.reason
     assert one.sock.recv(1) == b""
@@ -106,7 +98,7 @@ def test_second_host_joins_the_child_and_outlives_the_first(
     assert not gone(pid)
     assert lock_folder(folder) is None
     assert second.end() == "another worker's child"
-    until(lambda: gone(pid))
+    wait_until(lambda: gone(pid))
 
 
 @needs_linux
@@ -142,7 +134,7 @@ def test_host_arriving_while_a_child_ends_starts_the_next(
 def test_only_one_of_many_simultaneous_hosts_starts_the_child(
     folder: Path, monkeypatch: pytest.MonkeyPatch, hosts: Callable[..., Process]
 ) -> None:
-    child(monkeypatch, folder, "child._end_with(alive)\ntime.sleep(60)\n")
+    child(monkeypatch, folder, "engine._end_with(alive)\ntime.sleep(60)\n")
     threads = [threading.Thread(target=hosts, args=(LOAD, 1, folder)) for _ in range(8)]
     before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     for one in threads:

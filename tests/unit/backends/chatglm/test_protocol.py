@@ -61,13 +61,13 @@ REPORTS: list[protocol.Report] = [
 @pytest.mark.parametrize("order", ORDERS, ids=lambda one: type(one).__name__)
 def test_orders_survive_the_wire(order: protocol.Order) -> None:
     (data,) = Frames().feed(protocol.pack(order))
-    assert protocol.order(data) == order
+    assert protocol.read_order(data) == order
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda one: type(one).__name__)
 def test_reports_survive_the_wire(report: protocol.Report) -> None:
     (data,) = Frames().feed(protocol.pack(report))
-    assert protocol.report(data) == report
+    assert protocol.read_report(data) == report
 
 
 @given(st.lists(st.integers(1, 40), min_size=1))
@@ -78,7 +78,7 @@ def test_frames_are_read_whole_however_split(cuts: list[int]) -> None:
         size = cuts[at % len(cuts)]
         out += frames.feed(stream[at : at + size])
         at += size
-    assert [protocol.report(one) for one in out] == REPORTS
+    assert [protocol.read_report(one) for one in out] == REPORTS
 
 
 def test_invalid_frame_length_is_refused() -> None:
@@ -88,7 +88,7 @@ def test_invalid_frame_length_is_refused() -> None:
 
 @given(st.binary(max_size=60))
 def test_garbage_is_not_a_frame(data: bytes) -> None:
-    for read in (protocol.order, protocol.report):
+    for read in (protocol.read_order, protocol.read_report):
         try:
             read(data)
         except msgspec.DecodeError:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.chatglm.driver import ReplyText
+from proxy.backends.chatglm.prompt import ReplyText
 from proxy.backends.chatglm.protocol import Family
 from proxy.core.events import Event, TextDelta, ToolCallDelta
 from proxy.core.request import Tool

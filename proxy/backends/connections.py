@@ -1,0 +1,273 @@
+"""Sockets to model servers: how many are in use at once, and how they are read.
+
+A read may be silent: it returns data, or None after a tick of silence. With threads, that is the
+socket's own timeout. Under gevent, a timeout is an object and a timer for every single read, a
+third of the cost of a relayed token; here one timer beats for the whole answer and a read only
+marks that it waits. Timer and watcher are kept as long as the connection: creating them costs nine
+times as much as starting them.
+
+A read waits first, for two reasons: a paced stream has nothing to read yet, and a fast one lets
+other greenlets run in between, and then brings more data in one read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import PoolTimeout
+from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
+
+READ_SIZE = 65536
+FOREVER = 1e6  # seconds
+BEATS = 4  # of the timer in a tick: silence is noticed after 1 to 1.25 ticks
+
+
+class SocketReader:
+    """Reads one socket, answer after answer. `tick` is in seconds."""
+
+    __slots__ = ("_sock", "tick")
+
+    def __init__(self, sock: socket.socket, tick: float) -> None:
+        self._sock = sock
+        self.tick = tick
+
+    def start(self) -> None:
+        """Begin to read an answer."""
+
+    def read(self, limit: float = 0.0) -> bytes | None:
+        """The data of one read, b"" at the end; None after a tick of silence, or after `limit`
+        seconds if that is not 0. Raises OSError."""
+        self._sock.settimeout(limit or self.tick)
+        try:
+            return self._sock.recv(READ_SIZE)
+        except (TimeoutError, ssl.SSLWantReadError):
+            return None
+
+    def stop(self) -> None:
+        """Pause until the next `start`; a waiting `read` is woken."""
+
+    def close(self) -> None:
+        """Release the timer and the watcher. The socket stays open."""
+
+
+def reader(sock: socket.socket, tick: float) -> SocketReader:
+    return _InHub(sock, tick) if _is_green(sock) else SocketReader(sock, tick)
+
+
+def stale(sock: socket.socket) -> bool:
+    """Whether the server closed an idle connection, or sent data without a request."""
+    raw: Any = sock
+    try:
+        if _is_green(sock):
+            raw = sock._sock  # type: ignore[attr-defined]  # the native socket, which never blocks
+        else:
+            sock.settimeout(0)
+        raw.recv(1, 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_PEEK)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_green(sock: socket.socket) -> bool:
+    """Whether it is a plain gevent socket. TLS buffers data that no watcher sees."""
+    return type(sock).__module__ == "gevent._socket3"
+
+
+class _InHub(SocketReader):
+    """Under gevent. `_waiting` is the greenlet that waits in `read`, if any."""
+
+    __slots__ = ("_beats", "_current", "_hub", "_io", "_recv", "_timer", "_waiting")
+
+    def __init__(self, sock: Any, tick: float) -> None:
+        gevent: Any = sys.modules["gevent"]
+        self.tick = tick
+        self._hub = gevent.get_hub()
+        self._current = gevent.getcurrent
+        self._recv = sock._sock.recv
+        self._io = sock._read_event  # the socket's own watcher; nothing else reads from it
+        self._timer = self._hub.loop.timer(tick / BEATS, tick / BEATS)
+        self._waiting: Any = None
+        self._beats = 0
+
+    def start(self) -> None:
+        self._timer.start(self._beat)
+
+    def read(self, limit: float = 0.0) -> bytes | None:
+        if not limit:
+            return self._read()
+        timer = self._hub.loop.timer(limit)
+        timer.start(self._enough)
+        try:
+            return self._read()
+        finally:
+            timer.stop()
+            timer.close()
+
+    def _read(self) -> bytes | None:
+        while True:
+            self._beats = 0
+            self._waiting = self._current()
+            self._io.start(self._waiting.switch, True)
+            try:
+                readable = self._hub.switch()
+            finally:
+                self._io.stop()
+                self._waiting = None
+            if not readable:
+                return None
+            try:
+                data: bytes = self._recv(READ_SIZE)
+            except BlockingIOError:
+                continue
+            return data
+
+    def stop(self) -> None:
+        self._timer.stop()
+        if self._waiting is not None:
+            self._hub.loop.run_callback(self._enough)
+
+    def close(self) -> None:
+        self.stop()
+        self._timer.close()
+        self._io.stop()
+
+    # in the hub
+
+    def _beat(self) -> None:
+        self._beats += 1
+        if self._beats > BEATS:
+            self._enough()
+
+    def _enough(self) -> None:
+        if self._waiting is not None:
+            self._waiting.switch(False)
+
+
+class Connection:
+    """A socket to a backend. `used`: it has had an answer before; the last one ended at
+    `since`."""
+
+    __slots__ = ("_reader", "since", "sock", "used")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.used = False
+        self.since = 0.0
+        self._reader: SocketReader | None = None
+
+    def reader(self, tick: float) -> SocketReader:
+        """The reader for the next answer, started."""
+        known = self._reader
+        if known is None or known.tick != tick:
+            if known is not None:
+                known.close()
+            known = self._reader = reader(self.sock, tick)
+        known.start()
+        return known
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self.sock.close()
+
+
+def shut_down(sock: socket.socket) -> None:
+    """End what another thread does with a socket."""
+    with contextlib.suppress(OSError):  # the other side may have closed it
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Waiting:
+    """A request that waits for a place. `granted` is set under the limit's lock."""
+
+    __slots__ = ("event", "granted", "short")
+
+    def __init__(self, short: bool) -> None:
+        self.short = short
+        self.granted = False
+        self.event = threading.Event()
+
+
+class ConnectionLimit:
+    """How much one backend does at a time, such as its connections: `limit` places, the last
+    `reserve` of them only for `short` requests (health, tokenize), which must not wait behind
+    answers that stream for minutes. Requests of a kind are served first come, first served."""
+
+    def __init__(self, limit: int, reserve: int = 0) -> None:
+        self._limit = self._free = limit
+        self._reserve = reserve
+        self._lock = native_lock()
+        self._waiting: list[_Waiting] = []
+
+    def enter(self, seconds: float, cancel: Cancel | None = None, short: bool = False) -> None:
+        """Take a place. Raises PoolTimeout after so many seconds, Cancelled."""
+        with self._lock:
+            # Whoever waits could not have this place either, so nobody is overtaken.
+            if self._free > (0 if short else self._reserve):
+                self._free -= 1
+                return
+            waiting = _Waiting(short)
+            self._waiting.append(waiting)
+        if cancel is not None:
+            cancel.add(waiting.event.set)
+        try:
+            waiting.event.wait(seconds)
+            if cancel is not None:
+                cancel.check()
+        except BaseException:
+            if self._ended(waiting):
+                self.leave()
+            raise
+        finally:
+            if cancel is not None:
+                cancel.remove(waiting.event.set)
+        if not self._ended(waiting):
+            raise PoolTimeout("all connections to the backend are in use", retry_after=1.0)
+
+    @contextlib.contextmanager
+    def place(self, cancel: Cancel) -> Iterator[None]:
+        """Take a place, without a timeout, and give it back. Raises Cancelled."""
+        self.enter(FOREVER, cancel)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self._add(1)
+
+    def resize(self, limit: int) -> None:
+        """Set the number of places. Those in use stay so."""
+        self._add(limit - self._limit)
+        self._limit = limit
+
+    def _add(self, places: int) -> None:
+        """Add free places, and give them to those who wait."""
+        with self._lock:
+            self._free += places
+            granted = []
+            for waiting in tuple(self._waiting):
+                if self._free > (0 if waiting.short else self._reserve):
+                    self._free -= 1
+                    self._waiting.remove(waiting)
+                    waiting.granted = True
+                    granted.append(waiting.event)
+        for event in granted:  # without the lock, since it may switch to another greenlet
+            event.set()
+
+    def _ended(self, waiting: _Waiting) -> bool:
+        """End a wait. Returns whether a place was granted meanwhile."""
+        with self._lock:
+            if not waiting.granted:
+                self._waiting.remove(waiting)
+            return waiting.granted
