@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from proxy.config import BackendConfig, SettingRow, table
+from proxy.config import SECTIONS, BackendConfig, SettingRow, table
 from tools.servers import ROOT
 
 BEGIN, END = "<!-- settings -->", "<!-- /settings -->"
@@ -36,7 +36,11 @@ def markdown() -> str:
     for group, rows in groups.items():
         lines += [f"## {group}", "", *_table("Flag", rows), ""]
     backend = [(row.name, row) for row in table(BackendConfig)]
-    return "\n".join([*lines, "## Keys of a `[[backend]]` table", "", *_table("Key", backend)])
+    lines += ["## Keys of a `[[backend]]` table", "", *_table("Key", backend)]
+    for name, struct in SECTIONS.items():
+        keys = [(row.name, row) for row in table(struct)]
+        lines += ["", f"## Keys of the `[{name}]` table", "", *_table("Key", keys)]
+    return "\n".join(lines)
 
 
 def updated(text: str) -> str:

@@ -3,7 +3,7 @@
 It takes the flags, variables and file of the server. Nothing is changed: no database is created or
 upgraded, and no model is started. A backend is asked for a token and for one embedding; a server of
 2023 also generates, outside the gateway's slots, until its batching is known: a second of tokens,
-unless it is busy. Each question has the time of --health-deadline.
+unless it is busy. Each question has half a minute.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.local_embeddings.driver import is_installed
 from ..backends.probe import ROUTER
 from ..backends.template_check import check
-from ..config import BackendConfig, ModelConfig, Settings, SettingsError
+from ..config import BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..errors import BackendDown, GatewayError, UpstreamFault
 from ..hosting.process import has_program
 from ..prompting import templates
@@ -119,7 +119,7 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
         return
     driver = backend.driver
     try:
-        caps = _probed(driver, settings.health_deadline)
+        caps = _probed(driver, fixed.HEALTH_DEADLINE)
         # Short refusals look like those of an old server without a free slot.
         doubtful = not (caps.queues or caps.n_ctx or caps.dialect == ROUTER)
         if isinstance(driver, LlamaCpp) and doubtful and _kind(config.url) != "llamacpp":
@@ -134,10 +134,10 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
             if caps.chat and caps.template_from == "server" and backend.chat_mode == "auto":
                 yield from of_verdict(config, check(driver, prompter, datetime.now()))
         if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER:
-            if (makes := _embeds(driver, caps, settings.health_deadline)) is not None:
+            if (makes := _embeds(driver, caps, fixed.HEALTH_DEADLINE)) is not None:
                 embed.append(makes)
             if not caps.queues:
-                yield from of_batching(config, driver.batches(settings.health_deadline))
+                yield from of_batching(config, driver.batches(fixed.HEALTH_DEADLINE))
     finally:
         driver.close()
 
@@ -195,10 +195,10 @@ def _vectors(settings: Settings) -> Iterator[Finding]:
     )
     for gift, urls in gifts:
         for url in urls:
-            driver = EmbeddingServer(url, connect_timeout=settings.connect_timeout)
+            driver = EmbeddingServer(url, connect_timeout=fixed.CONNECT_TIMEOUT)
             driver.gift = gift
             try:
-                _probed(driver, settings.health_deadline)
+                _probed(driver, fixed.HEALTH_DEADLINE)
                 error = ""
             except GatewayError as fault:
                 error = str(fault)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ..backends.registry import Registry
+from ..config.fixed import HEALTH_DEADLINE
 from ..web.services import Services
 from .data_folder import data_folder
 
@@ -104,7 +105,7 @@ def tell(services: Services, addresses: Sequence[str], say: Callable[[str], None
     """Print the table once every backend was checked, from a thread of its own."""
 
     def wait() -> None:
-        end = time.monotonic() + services.settings.health_deadline
+        end = time.monotonic() + HEALTH_DEADLINE
         registries = [registry for _, registry in _registries(services)]
         while not all(registry.settled for registry in registries) and time.monotonic() < end:
             time.sleep(LOOK)

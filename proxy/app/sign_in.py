@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 def of(settings: Settings, accounts: Accounts | None) -> SignIn | None:
     """Raises SettingsError."""
-    if not settings.oidc_issuer:
+    if not settings.oidc.issuer:
         return None
     if accounts is None:
-        raise SettingsError("--oidc-issuer requires pip install slotproxy[knowledge]")
+        raise SettingsError("[oidc] requires pip install slotproxy[knowledge]")
     try:
         from ..oidc.provider import Client, Provider
         from ..oidc.service import SignIn
     except ImportError:
-        raise SettingsError("--oidc-issuer requires pip install slotproxy[oidc]") from None
+        raise SettingsError("[oidc] requires pip install slotproxy[oidc]") from None
     client = Client(
-        issuer=settings.oidc_issuer,
-        id=settings.oidc_client_id,
-        secret=settings.oidc_client_secret,
-        scopes=settings.oidc_scopes,
+        issuer=settings.oidc.issuer,
+        id=settings.oidc.client_id,
+        secret=settings.oidc.client_secret,
+        scopes=settings.oidc.scopes,
     )
     return SignIn(
         Provider(client, partial(fetch, open_only=False)),
         Mapped(
-            user=settings.oidc_user_claim,
-            teams=settings.oidc_team_claim,
-            admins=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_admins),
-            allowed=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_allow),
+            user=settings.oidc.user_claim,
+            teams=settings.oidc.team_claim,
+            admins=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc.admins),
+            allowed=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc.allow),
         ),
         accounts,
-        settings.oidc_name or urlsplit(settings.oidc_issuer).hostname or "",
-        settings.oidc_redirect_url,
+        settings.oidc.name or urlsplit(settings.oidc.issuer).hostname or "",
+        settings.oidc.redirect_url,
     )

@@ -7,11 +7,9 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy import URL
-
 from ..accounts.records import Team, User
 from ..backends.local_embeddings.driver import local_model
-from ..config import Settings
+from ..config import Settings, fixed
 from ..config import keys as key_rules
 from ..gateway import Embedder
 from ..knowledge.index import Index, open_shelf
@@ -29,7 +27,7 @@ from ..store.conversations import ConversationStore
 from ..store.database import Database
 from ..store.database_responses import DatabaseResponses
 from ..store.file_store import FileStore
-from ..store.former_responses import move_from_file, move_within
+from ..store.former_responses import move_from_file
 from ..store.knowledge import KnowledgeStore
 from ..store.ledger import Ledger
 from ..store.model_needs import ModelNeeds
@@ -59,7 +57,7 @@ class Stores:
         self._embedder = embedder
         self._ranker = ranker
         self._closing = closing
-        self._quota = Quota(settings.quota_files, settings.quota_documents, settings.quota_bytes)
+        self._quota = Quota(fixed.QUOTA_FILES, fixed.QUOTA_DOCUMENTS, settings.quota_bytes)
         try:
             private_files.folder(folder, (*FILES, SLOTS))
             url = settings.database or f"sqlite:///{folder / DATABASE}"
@@ -71,7 +69,7 @@ class Stores:
     def responses(self) -> DatabaseResponses:
         renamed = key_rules.renamed(self._settings.keys)
         move_from_file(self._folder / RESPONSES, self._database, renamed)
-        return DatabaseResponses(self._database, self._settings.stored_responses)
+        return DatabaseResponses(self._database, fixed.STORED_RESPONSES)
 
     @cached_property
     def conversations(self) -> ConversationStore:
@@ -114,7 +112,7 @@ class Stores:
 
     @cached_property
     def knowledge(self) -> Knowledge:
-        limits = ReadingLimits(self._settings.reading_timeout, self._settings.reading_memory)
+        limits = ReadingLimits(fixed.READING_TIMEOUT, fixed.READING_MEMORY)
         ingester = Ingester(self._rows, self._index, limits)
         ingester.start()
         self._closing.callback(ingester.close)
@@ -154,14 +152,7 @@ class Stores:
         return ranked.scores
 
 
-def responses_in(file: Path, settings: Settings, closing: ExitStack) -> DatabaseResponses:
-    """The stored responses in a database of their own. Raises StoreUnavailable."""
-    database = _opened(URL.create("sqlite", database=str(file)), settings, closing)
-    move_within(file, database, key_rules.renamed(settings.keys))
-    return DatabaseResponses(database, settings.stored_responses)
-
-
-def _opened(url: str | URL, settings: Settings, closing: ExitStack) -> Database:
+def _opened(url: str, settings: Settings, closing: ExitStack) -> Database:
     database = Database(url, key_rules.renamed(settings.keys))
     try:
         database.upgrade()

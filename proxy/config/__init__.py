@@ -3,19 +3,31 @@
 from .checks import each_its_own, no_models_here, one_worker
 from .keys import ApiKey, Secret
 from .models import PID, PORT, ModelConfig
-from .settings import EVERYTHING, BackendConfig, McpConfig, Settings, SettingsError
+from .settings import (
+    EVERYTHING,
+    SECTIONS,
+    AgentConfig,
+    BackendConfig,
+    McpConfig,
+    SearchConfig,
+    Settings,
+    SettingsError,
+)
 from .sources import from_environment, load
-from .table import ENV_PREFIX, SettingRow, table
+from .table import ENV_PREFIX, SettingRow, section_variable, table
 
 __all__ = [
     "ENV_PREFIX",
     "EVERYTHING",
     "PID",
     "PORT",
+    "SECTIONS",
+    "AgentConfig",
     "ApiKey",
     "BackendConfig",
     "McpConfig",
     "ModelConfig",
+    "SearchConfig",
     "Secret",
     "SettingRow",
     "Settings",
@@ -25,5 +37,6 @@ __all__ = [
     "load",
     "no_models_here",
     "one_worker",
+    "section_variable",
     "table",
 ]

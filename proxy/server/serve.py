@@ -35,6 +35,7 @@ from proxy.config import (
     Settings,
     SettingsError,
     each_its_own,
+    fixed,
     from_environment,
     no_models_here,
     one_worker,
@@ -237,8 +238,8 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         bound_malloc()
         if gevent:
             worker.grace = worker.cfg.graceful_timeout - shutdown
-            worker.limits = worker.limits._replace(body=settings.body_timeout)
-            worker.send_timeout = settings.send_timeout
+            worker.limits = worker.limits._replace(body=fixed.BODY_TIMEOUT)
+            worker.send_timeout = fixed.SEND_TIMEOUT
 
     def post_worker_init(worker: Any) -> None:
         if worker.age > settings.workers:  # it replaces one that may have reloaded
@@ -268,7 +269,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "workers": settings.workers,
         "worker_class": "proxy.server.worker.Worker" if gevent else "gthread",
         "worker_connections": files_limit.MOST_CONNECTIONS,
-        "threads": 1 if gevent else settings.threads,
+        "threads": 1 if gevent else fixed.THREADS,
         # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
         # is busy with a model in the same process.
         "timeout": 120,
@@ -296,8 +297,8 @@ def _bound_times(listeners: list[socket.socket], settings: Settings) -> None:
     if sys.platform == "win32":
         return
     for sock in listeners:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(settings.send_timeout))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(settings.body_timeout))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(fixed.SEND_TIMEOUT))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(fixed.BODY_TIMEOUT))
 
 
 def _timeval(seconds: float) -> bytes:
@@ -387,7 +388,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     server: Any = waitress.create_server(
         app,
         sockets=[listener],
-        threads=settings.threads,
+        threads=fixed.THREADS,
         connection_limit=files_limit.connections(files_limit.raise_limit()),
         asyncore_use_poll=True,  # select() is limited to file descriptors below 1024
         channel_timeout=KEEPALIVE,
@@ -400,7 +401,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     )
 
     server.channel_class = channel(partial(shows_key, app))
-    limits = ConnectionLimits(body=settings.body_timeout)
+    limits = ConnectionLimits(body=fixed.BODY_TIMEOUT)
     life = life_of(app)
     signals: list[int] = []
 
@@ -412,7 +413,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         signal.signal(number, stop)
     _on_change(app, settings, reread)
     addresses = [_address(listener.getsockname())]
-    _announce(settings, addresses, f"waitress, {settings.threads} threads")
+    _announce(settings, addresses, f"waitress, {fixed.THREADS} threads")
     _tell_all(app, settings, addresses)
 
     def step(seconds: float) -> None:
@@ -420,7 +421,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
 
     while not signals:
         step(1.0)
-        look(server, limits, settings.send_timeout)
+        look(server, limits, fixed.SEND_TIMEOUT)
     wasyncore.dispatcher.close(server)  # the listening socket only; running answers continue
 
     def work(seconds: float, until: signal.Signals | None = None) -> None:

@@ -1,7 +1,7 @@
 """Moves stored responses from the SQLite files of earlier versions into the database.
 
-Before migration 0008 they had a file of their own: `responses.sqlite` in the data folder, or that
-of --response-store. Its tables were
+Before migration 0008 they had a file of their own: `responses.sqlite` in the data folder. Its
+tables were
 
     response (owner, id, created, response, items, writer, touched), primary key (owner, id)
     cleared (owner, at)
@@ -50,21 +50,6 @@ def move_from_file(file: Path, database: Database, renamed: Mapping[str, str]) -
         with suppress(OSError):  # Windows keeps a file that somebody else has open: it is empty
             file.unlink()
     log.info("moved %d stored responses from %s into the database", count, file)
-
-
-def move_within(file: Path, database: Database, renamed: Mapping[str, str]) -> None:
-    """The same where the file is the database: it was, and is, that of --response-store. Raises
-    StoreUnavailable."""
-    with _errors_of(file), database.begin() as db:
-        if not _are_there(_driver(db)):
-            return
-    with _errors_of(file), database.begin() as db:
-        db.exec_driver_sql(BEGIN)
-        old = _driver(db)
-        if _are_there(old):
-            count = _move(old, db, renamed)
-            _drop(old)
-            log.info("moved %d stored responses into the new tables of %s", count, file)
 
 
 @contextmanager

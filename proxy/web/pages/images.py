@@ -17,7 +17,7 @@ from flask import Blueprint, Response, make_response
 from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
 from ...gateway import Gateway, media
-from ..services import current_services
+from ...gateway.postprocess import MAX_MEDIA
 from . import api, guard
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ def read(asked: Mapping[str, Any]) -> list[dict[str, str]]:
         ):
             raise InvalidParameter(NAME, "must each have a name and a url")
         images.append({"name": one["name"][:255], "url": one["url"]})
-    media.check(
-        [Message(role="user", media=media_of(images))], current_services().settings.max_media
-    )
+    media.check([Message(role="user", media=media_of(images))], MAX_MEDIA)
     return images
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -18,9 +17,9 @@ from proxy.errors import StoreUnavailable
 from proxy.store import former_responses, outage
 from proxy.store.database import Database
 from proxy.store.database_responses import DatabaseResponses
-from proxy.store.former_responses import move_from_file, move_within
+from proxy.store.former_responses import move_from_file
 from proxy.store.responses import Stored
-from tests.fakes import client, make_app
+from tests.fakes import make_app
 
 # As those versions made them.
 FIRST = """
@@ -199,32 +198,6 @@ def test_a_file_without_responses_is_left_alone(database: Database, file: Path) 
     file.touch()
     move_from_file(file, database, {})
     assert file.exists()
-
-
-@pytest.mark.parametrize("schema", [FIRST, LAST])
-def test_a_file_becomes_a_database_where_it_is(file: Path, schema: str) -> None:
-    old_file(file, schema, version=0)
-    for _ in range(2):  # again: nothing to do
-        database = Database(f"sqlite:///{file}")
-        database.upgrade()
-        move_within(file, database, {"key-1": "key-new"})
-        assert kept(database, "key-new", "ann") == rows(**{"key-1": "key-new"})
-        database.close()
-    with closing(sqlite3.connect(file)) as db:
-        names = {row[0] for row in db.execute("select name from sqlite_master")}
-    assert not {"response", "cleared"} & names
-
-
-def test_a_response_store_of_an_earlier_version_is_served(
-    file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    old_file(file)
-    with closing(sqlite3.connect(file, isolation_level=None)) as db:
-        db.execute("update response set owner = ''")  # without keys
-    with caplog.at_level(logging.INFO, "slotproxy.store"):
-        told: Any = client(response_store=str(file)).get("/v1/responses/resp_3").json
-    assert (told["id"], told["status"]) == ("resp_3", "completed")
-    assert f"moved 3 stored responses into the new tables of {file}" in caplog.text
 
 
 def test_responses_of_the_data_folder_are_served_from_its_database(
