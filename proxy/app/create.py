@@ -5,12 +5,35 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from ..accounts.key_text import without_keys
+from ..apis.anthropic import routes as anthropic
+from ..apis.batches import routes as batches
+from ..apis.chatchat import routes as chatchat
+from ..apis.conversations import routes as conversations
+from ..apis.data import routes as data
+from ..apis.embeddings import routes as embeddings
+from ..apis.files import routes as files
+from ..apis.glm import routes as glm
+from ..apis.litellm import routes as accounts
+from ..apis.llamacpp import routes as native
+from ..apis.mcp import routes as mcp
+from ..apis.media import routes as forwarding
+from ..apis.models import routes as hosting
+from ..apis.moderations import routes as moderations
+from ..apis.ollama import routes as ollama
+from ..apis.openai import routes as openai
+from ..apis.responses import routes as responses
+from ..apis.status import routes as status
+from ..apis.stored_chats import routes as stored_chats
+from ..apis.usage import routes as usage
+from ..apis.vector_stores import routes as vector_stores
 from ..backends.pools import Backend
+from ..batches.asking import asker
 from ..config import Settings
 from ..errors import (
     BadRequest,
@@ -22,45 +45,16 @@ from ..errors import (
     Unauthorized,
 )
 from ..server.stopping import Life
-from ..web import (
-    accounts,
-    anthropic,
-    apis,
-    batches,
-    body,
-    chatchat,
-    conversations,
-    cors,
-    data,
-    embeddings,
-    files,
-    forwarding,
-    glm,
-    hosting,
-    mcp,
-    moderations,
-    native,
-    ollama,
-    openai,
-    pages,
-    reference,
-    responses,
-    status,
-    stored_chats,
-    usage,
-    vector_stores,
-)
-from ..web.batches.asking import asker
-from ..web.error_forms import form_of
+from ..web import body, cors, pages, reference
 from ..web.fastpath import Application
 from ..web.observability import Lines, Record
 from ..web.peers import TrustedProxies
+from ..web.routes import error_form, routes_of
 from ..web.services import EXTENSION, Services
 from ..web.services import services_of as services_of  # part of this module's interface
 from ..web.site import Sites, judge_of
 from ..web.spine import refuse
-from .compose import JOINS, backend_of, compose, configs
-from .file_keys import replaced
+from .compose import JOINS, backend_of, compose, configs, replaced
 
 log = logging.getLogger("slotproxy")
 
@@ -85,7 +79,7 @@ def with_routes(settings: Settings) -> Application:
     `chatchat`, `pages` and `cors_origins` of the settings."""
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
-    prefix = settings.api_prefix
+    prefix = app.config["API_PREFIX"] = settings.api_prefix
     openais = (openai, stored_chats, responses, conversations)
     models = (*openais, moderations, anthropic, ollama, glm, embeddings, native, status)
     others = (
@@ -106,7 +100,6 @@ def with_routes(settings: Settings) -> Application:
         app.register_blueprint(chatchat.blueprint, url_prefix=prefix)
     if settings.pages:
         pages.install(app, prefix)
-    app.places = apis.places(app.url_map, prefix)
     cors.install(app, settings.cors_origins)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
@@ -117,13 +110,15 @@ def attach(app: Application, services: Services) -> None:
     """Attach the services that the routes use."""
     settings = services.settings
     app.extensions[EXTENSION] = services
-    services.keys.places = app.places
+    services.keys.routes = routes_of(app)
+    if services.ledger is not None:
+        services.ledger.routes = routes_of(app)
     if services.batch_runner is not None:
         services.batch_runner.attach(asker(app.wsgi_app, settings.api_prefix))
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)
-    app.judge = judge_of(sites, keys=bool(settings.keys), prefix=settings.api_prefix)
+    app.judge = judge_of(sites, keys=bool(settings.keys), error_form=partial(error_form, app))
 
 
 def reload(app: Flask, settings: Settings) -> None:
@@ -204,5 +199,5 @@ def _refused(fault: GatewayError) -> Response:
     """An error page for browsers, the error object of the API for all others."""
     if pages.errors.wants_page():
         return pages.errors.page(fault)
-    form = form_of(request.path, services_of(current_app).settings.api_prefix)
+    form = error_form(current_app, request.path)
     return refuse(fault, form, Record.of(request.environ))

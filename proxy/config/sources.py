@@ -24,11 +24,11 @@ from ..core.mcp import SEPARATOR
 from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
-from .foreign import Foreign
 from .forms import url
 from .keys import ApiKey
-from .prices import PriceConfig, prices
+from .macros import Foreign
 from .removed import REMOVED
+from .routes import PriceConfig, prices
 from .settings import (
     EVERYTHING,
     SECTIONS,
@@ -277,10 +277,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         if environ.get(removed) and removed not in of_sections:
             raise SettingsError(f"{removed}: {reason}")
     sections: dict[str, dict[str, Any]] = {name: {**values.get(name, {})} for name in SECTIONS}
-    for variable, (section, row) in of_sections.items():
-        if environ.get(variable):
-            sections[section][row.name] = read_value(row, environ[variable], variable)
-            sources[f"{section}.{row.name}"] = variable
+    for source, (section, row) in of_sections.items():
+        if environ.get(source):
+            sections[section][row.name] = read_value(row, environ[source], source)
+            sources[f"{section}.{row.name}"] = source
     for row in table():
         raw: Any = None
         source = ""

@@ -192,7 +192,7 @@ BATCHES = Table(
     Column("created", Float, nullable=False),
     Column("cancelled", Boolean, nullable=False),
 )
-# Batches of requests (/v1/batches). `times` are those of `dialects.batches`, `peer` is the address
+# Batches of requests (/v1/batches). `times` are those of `apis.batches`, `peer` is the address
 # that made the batch. `writer` names the process that runs it, "" for none, and `touched` is its
 # last sign of life, or when it gave the batch back.
 REQUEST_BATCH = Table(

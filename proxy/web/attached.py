@@ -1,4 +1,4 @@
-"""Reads the documents within a request: their texts take their places (`dialects.attachments`).
+"""Reads the documents within a request: their texts take their places (`apis.attachments`).
 
 A conversation comes with all its documents at every turn, so their texts are kept for a while, as
 are the reasons why one cannot be read. A few are read at a time, each in a process of its own; a
@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
+from ..apis.attachments import Attachment
 from ..core.kept import BoundedCache, digest
-from ..dialects.attachments import Attachment
 from ..errors import NotFound, QueueFull
 from ..knowledge.reading import ReadingFailed, ReadingLimits
 from ..knowledge.whole import whole_text

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..apis import responses
+from ..apis.response_meta import ResponseMeta
+from ..apis.responses import answer
 from ..core.fold import fold
-from ..dialects import responses
-from ..dialects.response_meta import ResponseMeta
-from ..dialects.responses import answer
 from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause

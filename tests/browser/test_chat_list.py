@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.dialects.test_chat_exports import CHATGPT, OPEN_WEBUI
+from tests.unit.apis.test_chat_exports import CHATGPT, OPEN_WEBUI
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, OPENED, PHONE, Open

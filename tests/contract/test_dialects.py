@@ -18,23 +18,26 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from msgspec import Struct
 
+from proxy.apis import anthropic, responses
+from proxy.apis.answer_schemas import ANSWERS
+from proxy.apis.glm import chat as glm
+from proxy.apis.llamacpp import native as llamacpp_native
+from proxy.apis.ollama import chat as ollama_chat
+from proxy.apis.ollama import generate as ollama_generate
+from proxy.apis.openai import (
+    chat as openai_chat,
+)
+from proxy.apis.openai import (
+    completions as openai_completions,
+)
+from proxy.apis.openai import (
+    completions_both,
+)
+from proxy.apis.response_meta import ResponseMeta
 from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
 from proxy.core.fold import fold
 from proxy.core.request import CompletionRequest, Message
 from proxy.core.usage import Usage
-from proxy.dialects import (
-    anthropic,
-    completions_both,
-    glm,
-    llamacpp_native,
-    openai_chat,
-    openai_completions,
-    responses,
-)
-from proxy.dialects.answer_schemas import ANSWERS
-from proxy.dialects.ollama import chat as ollama_chat
-from proxy.dialects.ollama import generate as ollama_generate
-from proxy.dialects.response_meta import ResponseMeta
 from proxy.errors import UpstreamFault
 from proxy.gateway import Answer, Info
 from proxy.server.http1 import Last

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.apis import responses
+from proxy.apis.response_meta import ResponseMeta
 from proxy.core.fold import fold
-from proxy.dialects import responses
-from proxy.dialects.response_meta import ResponseMeta
 from proxy.gateway import Answer
 from proxy.web.stream import StreamBody
 from tests.contract import ears

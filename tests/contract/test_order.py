@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from proxy.apis import anthropic, responses
+from proxy.apis.response_meta import ResponseMeta
 from proxy.core.events import (
     ApprovalRequested,
     Batch,
@@ -20,8 +22,6 @@ from proxy.core.events import (
 )
 from proxy.core.fold import fold
 from proxy.core.request import CompletionRequest
-from proxy.dialects import anthropic, responses
-from proxy.dialects.response_meta import ResponseMeta
 from proxy.errors import UpstreamFault
 from tests.contract import ears
 from tests.contract.scripts import CALL, OTHER, SCRIPTS, end

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.dialects import openai_chat
+from proxy.apis.openai import chat as openai_chat
 from proxy.prompting import templates
 from proxy.prompting.prompt import Prompter
 from tests import documents

@@ -62,11 +62,11 @@ def test_every_bounding_setting_has_a_row() -> None:
 INNER = re.compile(
     r"""proxy\.(
         gbnf\.|prompting\.validation\.MAX_MESSAGE  # within the budget of work
-        |dialects\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|dialects\.file_objects\.  # as OpenAI's
+        |apis\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|apis\.files\.objects\.  # as OpenAI's
         |.*\.(MAX_TOKEN_ID|MOST_LISTED|MOST_HITS|LONGEST_PAUSE)$  # ids, pages, pauses of ours
         |knowledge\.index\.(postgres|sqlite|ranking)\.|knowledge\.index\.lexical\.LONGEST
-        |backends\.(tokens\.LONGEST|token_pieces|vocabulary|chatglm\.(protocol|text))
-        |gateway\.(retries|embedder\.MOST)|dialogue\.evidence|scheduling\.settlement
+        |backends\.(tokens\.LONGEST|token_pieces|vocabulary|chatglm\.(protocol|engine))
+        |gateway\.(retries|embedder\.MOST)|dialogue\.finding\.MOST_TURNS|scheduling\.settlement
         |runtime\.subprocesses\.MOST_IDLE|web\.ledger\.entries
     )""",
     re.X,
@@ -78,7 +78,9 @@ NAMED = re.compile(
 
 def test_every_bound_constant_has_a_row() -> None:
     found = {
-        ".".join(path.relative_to(HOME).with_suffix("").parts) + "." + name
+        ".".join(path.relative_to(HOME).with_suffix("").parts).removesuffix(".__init__")
+        + "."
+        + name
         for path in (HOME / "proxy").rglob("*.py")
         for name in NAMED.findall(path.read_text("utf-8"))
     }

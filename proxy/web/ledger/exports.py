@@ -21,7 +21,6 @@ from typing import Any
 import msgspec
 
 from ...store.ledger_rows import BLOCK, LedgerRow
-from .entries import EMBEDDINGS, RANKINGS
 from .query import Range
 from .shapes import TOKENS
 
@@ -69,7 +68,7 @@ def as_trace(rows: Rows, time: Range, key: bytes) -> Iterator[bytes]:
         yield b"".join(
             _encode(_traced(row, time, key)) + b"\n"
             for row in part
-            if row.prompt and row.api not in (EMBEDDINGS, RANKINGS)
+            if row.prompt and row.api not in ("embeddings", "rankings")
         )
 
 

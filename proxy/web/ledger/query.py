@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 from werkzeug.datastructures import MultiDict
 
-from ...dialects.fields import decimal
+from ...apis.fields import decimal
 from ...errors import InvalidParameter
 from ...store.ledger_rows import DIMENSIONS
 

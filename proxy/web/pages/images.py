@@ -12,18 +12,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from flask import Blueprint, Response, make_response
+from flask import Response, make_response
 
 from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
-from ...gateway import Gateway, media
+from ...gateway import Gateway, sent_prompt
 from ...gateway.postprocess import MAX_MEDIA
+from ..routes import Api
 from . import api, guard
 
 if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
 
-blueprint = Blueprint("chat_images", __name__)
+blueprint = Api("chat_images", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
 
 MOST = 8  # per message
@@ -53,7 +54,7 @@ def read(asked: Mapping[str, Any]) -> list[dict[str, str]]:
         ):
             raise InvalidParameter(NAME, "must each have a name and a url")
         images.append({"name": one["name"][:255], "url": one["url"]})
-    media.check([Message(role="user", media=media_of(images))], MAX_MEDIA)
+    sent_prompt.check([Message(role="user", media=media_of(images))], MAX_MEDIA)
     return images
 
 

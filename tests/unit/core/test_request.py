@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.apis.openai import chat as openai_chat
 from proxy.core.conversation import joined
 from proxy.core.request import Media, Message
-from proxy.dialects import openai_chat
 
 URL = "data:image/png;base64,AAAA"
 TEXT = st.builds(lambda text: {"type": "text", "text": text}, st.text("ab\n", min_size=1))

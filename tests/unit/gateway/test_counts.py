@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from proxy.apis.openai import answer as openai
 from proxy.core.events import Failed, TextDelta
 from proxy.core.fold import fold
 from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
 from proxy.core.usage import Timings, Usage
-from proxy.dialects import openai
 from proxy.errors import BackendFailed, Cancelled
 from proxy.gateway import Gateway, Info
 from proxy.runtime.cancel import Cancel

@@ -13,7 +13,7 @@ from proxy.config.routes import Place
 from proxy.core.tier import Tier
 from tests.apps import app_on
 from tests.fakes import ScriptedDriver, ScriptedRun, say, services_of, wait_until
-from tests.unit.dialects.test_context_edits import USES, trigger, used
+from tests.unit.apis.test_context_edits import USES, trigger, used
 from tests.unit.web.account_client import CHAT, KEYS, Http
 
 MESSAGES = CHAT["messages"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from proxy.dialects.anthropic.context_edits import CLEARED
+from proxy.apis.anthropic.context_edits import CLEARED
 from tests.fakes import ScriptedDriver, client
-from tests.unit.dialects.test_context_edits import USES, trigger, used
+from tests.unit.apis.test_context_edits import USES, trigger, used
 
 EDIT = {"type": USES, "trigger": trigger(100), "keep": trigger(1, "tool_uses")}
 

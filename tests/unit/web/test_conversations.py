@@ -9,8 +9,8 @@ from flask.testing import FlaskClient
 from openai.types.conversations import Conversation, ConversationDeletedResource
 from openai.types.conversations.conversation_item_list import ConversationItemList
 
+from proxy.apis.conversations import routes as conversations
 from proxy.config import fixed
-from proxy.web import conversations
 from tests.fakes import ScriptedDriver, make_app, say, wait_until
 
 ROUTE = "/v1/conversations"

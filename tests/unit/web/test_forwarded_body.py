@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from werkzeug.test import EnvironBuilder
 
+from proxy.apis.fields import MAX_MODEL
+from proxy.apis.media.routes.body import FormBody, JSONBody, read_raw, sent_headers
 from proxy.core.forwarding import CallBody
-from proxy.dialects.fields import MAX_MODEL
 from proxy.errors import BadRequest, BodyTooLarge, InvalidParameter
 from proxy.web.form import MultipartForm, read_form
-from proxy.web.forwarded_body import FormBody, JSONBody, read_raw, sent_headers
 
 
 def form_of(**data: Any) -> FormBody:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from flask.testing import FlaskClient
 
+from proxy.apis.media.routes import MAX_QUERY
 from proxy.hosting.model import HostedModel
-from proxy.web.forwarding import MAX_QUERY
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.hosting import fakes
 

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from proxy.apis.mcp import server as mcp_server
+from proxy.apis.mcp.routes import progress as mcp_progress
 from proxy.core.events import TextDelta
 from proxy.core.request import Tool
-from proxy.dialects import mcp_server
 from proxy.dialogue.events import Bounds
 from proxy.errors import BackendDown
 from proxy.runtime.cancel import Cancel
-from proxy.web import mcp_progress
 from tests.extras import need
 from tests.fakes import ScriptedDriver, client, make_app, say, services_of
 from tests.thorough import share

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.moderations import CATEGORIES, MOST_INPUTS, OF_IMAGES, Judged, reply
+from proxy.apis.moderations.answer import CATEGORIES, MOST_INPUTS, OF_IMAGES, Judged, reply
 from proxy.errors import UpstreamFault
 from tests.fakes import ScriptedDriver, client, say
 

@@ -11,10 +11,10 @@ import pytest
 from flask import Flask
 from werkzeug.test import EnvironBuilder
 
+from proxy.apis.responses.routes import websocket as responses_socket
 from proxy.config.keys import Secret
 from proxy.core.events import Failed, Started, TextDelta
 from proxy.errors import UpstreamFault
-from proxy.web import responses_socket
 from tests.fakes import Script, ScriptedDriver, make_app, say, wait_until
 from tests.ws import UPGRADE, Client, CloseConnection
 

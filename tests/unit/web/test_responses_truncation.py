@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from proxy.apis.responses.routes.dialect import ResponsesDialect
 from proxy.errors import Cancelled
 from proxy.gateway.context import ANYBODY
 from proxy.prompting.bounds import MAX_SIZE
 from proxy.runtime.cancel import Cancel
-from proxy.web.responses_dialect import ResponsesDialect
 from tests.fakes import CAPS, ScriptedDriver, client, make_app, services_of
 
 ROOM = CAPS.n_ctx  # a character is a token of the scripted driver

@@ -265,7 +265,7 @@ def test_response_chain_expensive_to_decode_is_refused(monkeypatch: pytest.Monke
     many = [{"role": "user", "content": "x"}] * 16_000
     first: Any = api.post("/v1/responses", json={"input": many})
     assert first.status_code == 200
-    dear = "proxy.web.responses_dialect.costs_much"
+    dear = "proxy.apis.responses.routes.dialect.costs_much"
     monkeypatch.setattr(dear, lambda data: len(data) > 400_000)
     refused = chained(api, "x", first.json["id"])
     assert (refused.status_code, refused.json["error"]["code"]) == (400, "conversation_too_long")

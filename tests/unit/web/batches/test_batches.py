@@ -17,6 +17,8 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from flask.testing import FlaskClient
 
+from proxy.batches import batch_run
+from proxy.batches.asking import Answered, Asked
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
 from proxy.core.task import Task
@@ -27,8 +29,6 @@ from proxy.gateway import idle
 from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.state import SlotRequest
-from proxy.web.batches import batch_run
-from proxy.web.batches.asking import Answered, Asked
 from tests.fakes import (
     CAPS,
     ScriptedDriver,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialects import batches
-from proxy.dialects.batches import LineError
-from proxy.web.batches import input_file
-from proxy.web.batches.input_file import Index, Lines, RawLine, index, prefix_key
+from proxy.apis.batches import objects as batches
+from proxy.apis.batches.objects import LineError
+from proxy.batches import input_file
+from proxy.batches.input_file import Index, Lines, RawLine, index, prefix_key
 
 CHAT = "/v1/chat/completions"
 

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.config.prices import PriceConfig
-from proxy.web.accounts import spend
+from proxy.apis.litellm.routes import spend
+from proxy.config.routes import PriceConfig
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.store.test_ledger import row
 from tests.unit.web.account_client import KEYS, Http

@@ -18,10 +18,10 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from openai.types.admin.organization import UsageCompletionsResponse
 
+from proxy.apis.usage import routes as usage
 from proxy.config import ApiKey, Secret
 from proxy.store.ledger import Ledger
 from proxy.store.ledger_rows import HOUR, LedgerRow
-from proxy.web import usage
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.store.test_ledger import DAY, NOON, row
 

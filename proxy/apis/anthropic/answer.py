@@ -1,0 +1,287 @@
+"""Encodes events as an Anthropic Message, whole or as an event stream.
+
+    message_start (content_block_start content_block_delta* content_block_stop)*
+    message_delta message_stop
+
+A call to an MCP server is two blocks: the call, and its result.
+
+Only one block is open at a time; a delta of another kind, or of another call, opens the next. A
+current backend reports the prompt's size at once, but its cached part only at the end; an old
+backend reports everything at the end. So message_start has the counts known by then (else 0), and
+message_delta the final ones, which clients use. Silence is sent as a ping event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ...core.events import (
+    Batch,
+    Compacted,
+    Finished,
+    ReasoningDelta,
+    ServerCall,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+)
+from ...core.fold import Completion, Said, Thought
+from ...core.request import CompletionRequest, ToolCall
+from ...core.usage import Usage
+from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReached
+from ...wire import sse
+from .. import compacted
+from ..openai.tools import as_object
+from ..response_meta import ResponseMeta
+from . import compaction, mcp
+
+REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    429: "overloaded_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+OVERLOADED = 529
+NOTHING = Usage()
+Edits = Mapping[str, Any]
+TEXT_HEAD = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+    b'"delta":{"type":"text_delta","text":'
+)
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+def error(fault: GatewayError) -> dict[str, Any]:
+    """Anthropic's error object. Claude Code compacts the conversation on "prompt is too long"."""
+    message = fault.message
+    if isinstance(fault, ContextExceeded):
+        have, can = fault.extra["n_prompt_tokens"], fault.extra["n_ctx"]
+        message = f"prompt is too long: {have} tokens > {can} maximum"
+    kind = TYPES.get(fault.status, "api_error")
+    if isinstance(fault, LimitReached):
+        kind = LimitReached.type
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+def status(code: int, reason: str = "") -> int:
+    """Anthropic's HTTP status for one of ours: 529 when overloaded. `reason` is the code of the
+    error: a limit of the caller stays 429."""
+    limited = reason in (LimitReached.code, BudgetExceeded.code)
+    overloaded = TYPES.get(code) == "overloaded_error" and not limited
+    return OVERLOADED if overloaded else code
+
+
+def usage(counts: Usage) -> dict[str, Any]:
+    """Anthropic's usage; input_tokens excludes the cached tokens, which have a field of their
+    own."""
+    return {
+        "input_tokens": counts.prompt - counts.cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": counts.cached,
+        "output_tokens": counts.completion,
+    }
+
+
+def _end(
+    request: CompletionRequest, finished: Finished, told: Compacted | None = None
+) -> dict[str, Any]:
+    """Why the message ended. Only the client's stop strings are reported as stop sequences, not the
+    template's."""
+    if told is not None and request.compaction is not None and request.compaction.pauses:
+        return {"stop_reason": compaction.STOP, "stop_sequence": None}
+    if finished.reason == "stop" and finished.stop_sequence in request.stop:
+        return {"stop_reason": "stop_sequence", "stop_sequence": finished.stop_sequence}
+    return {"stop_reason": REASONS[finished.reason], "stop_sequence": None}
+
+
+def _message(meta: ResponseMeta, counts: Usage = NOTHING) -> dict[str, Any]:
+    return {
+        "id": meta.id,
+        "type": "message",
+        "role": "assistant",
+        "model": meta.model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": usage(counts),
+    }
+
+
+def reply(
+    meta: ResponseMeta,
+    request: CompletionRequest,
+    completions: Sequence[Completion],
+    edits: Sequence[Edits] | None = None,
+) -> dict[str, Any]:
+    """The whole Message. `edits` are the applied context edits, None if none were asked for."""
+    (completion,) = completions
+    content: list[dict[str, Any]] = []
+    told = completion.compacted
+    if told is not None and request.compaction is not None:
+        content.append(compaction.block(told))
+    for part in completion.parts:
+        match part:
+            case Thought():
+                content.append({"type": "thinking", "thinking": part.text, "signature": ""})
+            case Said(text=text) if text:
+                content.append({"type": "text", "text": text})
+            case ToolCall():
+                given = as_object(part.arguments)
+                content.append(
+                    {"type": "tool_use", "id": part.id, "name": part.name, "input": given}
+                )
+            case ServerCall():
+                content += mcp.use(part, as_object(part.arguments)), mcp.result(part)
+    return {
+        **_message(meta),
+        "content": content,
+        **_end(request, completion.finished, told),
+        "usage": _whole_usage(completion.finished.usage, told),
+        **_applied(edits),
+        **({} if request.compaction is not None else compacted.field(told)),
+    }
+
+
+def _applied(edits: Sequence[Edits] | None) -> dict[str, Any]:
+    return {} if edits is None else {"context_management": {"applied_edits": edits}}
+
+
+def _whole_usage(counts: Usage, told: Compacted | None) -> dict[str, Any]:
+    if told is None:
+        return usage(counts)
+    return {**usage(counts), "iterations": compaction.iterations(told, counts)}
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    return sse.encode(msgspec.json.encode({"type": kind, **fields}), kind)
+
+
+class Encoder:
+    """Encodes events as Anthropic's stream. A text delta is a prebuilt frame in which only the text
+    is encoded."""
+
+    content_type = "text/event-stream"
+
+    def __init__(
+        self,
+        meta: ResponseMeta,
+        request: CompletionRequest,
+        edits: Sequence[Edits] | None = None,
+    ) -> None:
+        """`edits` as in `reply`."""
+        self._meta = meta
+        self._edits = edits
+        self._request = request
+        self._begun = False
+        self._index = -1
+        self._open = ""  # kind of the open block; for a call, with its index
+        self._head = b""
+        self._compacted: Compacted | None = None
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        """The bytes of one batch; an empty batch becomes a ping."""
+        out: list[bytes] = []
+        if not self._begun:
+            self._begun = True
+            first = batch[0] if batch else None
+            counts = Usage(first.prompt) if isinstance(first, Started) else NOTHING
+            out.append(_event("message_start", message=_message(self._meta, counts)))
+        if not batch:
+            out.append(PING)
+        for event in batch:
+            if type(event) is TextDelta:
+                if event.text:
+                    if self._open != "text":
+                        self._turn(out, "text", {"type": "text", "text": ""})
+                        self._head = TEXT_HEAD % self._index
+                    out.append(self._head + msgspec.json.encode(event.text) + b"}}\n\n")
+            else:
+                self._rare(event, out)
+        return b"".join(out)
+
+    def fail(self, fault: GatewayError) -> bytes:
+        """Closes the open block and sends the failure as an event."""
+        out: list[bytes] = []
+        self._close(out)
+        out.append(sse.encode(msgspec.json.encode(error(fault)), "error"))
+        return b"".join(out)
+
+    def end(self) -> bytes:
+        return _event("message_stop")
+
+    def _rare(self, event: Any, out: list[bytes]) -> None:
+        match event:
+            case ReasoningDelta():
+                if self._open != "thinking":
+                    self._turn(
+                        out, "thinking", {"type": "thinking", "thinking": "", "signature": ""}
+                    )
+                delta = {"type": "thinking_delta", "thinking": event.text}
+                out.append(_event("content_block_delta", index=self._index, delta=delta))
+            case ToolCallDelta():
+                kind = f"call {event.index}"
+                if self._open != kind:
+                    block = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
+                    self._turn(out, kind, block)
+                if event.arguments:
+                    delta = {"type": "input_json_delta", "partial_json": event.arguments}
+                    out.append(_event("content_block_delta", index=self._index, delta=delta))
+            case ServerCall(over=False):
+                self._turn(out, "call of a server", mcp.use(event, {}))
+                delta = {"type": "input_json_delta", "partial_json": event.arguments}
+                out.append(_event("content_block_delta", index=self._index, delta=delta))
+                self._close(out)
+            case ServerCall():
+                self._turn(out, "result", mcp.result(event))
+                self._close(out)
+            case Compacted():
+                self._compacted = event.after(self._compacted)
+                if self._request.compaction is not None:
+                    self._summary(out, event)
+            case Finished():
+                self._close(out)
+                told = self._compacted
+                out.append(
+                    _event(
+                        "message_delta",
+                        delta=_end(self._request, event, told),
+                        usage=_whole_usage(event.usage, told),
+                        **_applied(self._edits),
+                        **({} if self._request.compaction is not None else compacted.field(told)),
+                    )
+                )
+
+    def _summary(self, out: list[bytes], told: Compacted) -> None:
+        self._turn(out, compaction.BLOCK, {"type": compaction.BLOCK, "content": None})
+        delta = {"type": "compaction_delta", "content": told.summary}
+        out.append(_event("content_block_delta", index=self._index, delta=delta))
+        self._close(out)
+
+    def _turn(self, out: list[bytes], kind: str, block: dict[str, Any]) -> None:
+        self._close(out)
+        self._index += 1
+        self._open = kind
+        out.append(_event("content_block_start", index=self._index, content_block=block))
+
+    def _close(self, out: list[bytes]) -> None:
+        if self._open == "thinking":
+            # Clients wait for a signature before they close the block; ours is empty.
+            delta = {"type": "signature_delta", "signature": ""}
+            out.append(_event("content_block_delta", index=self._index, delta=delta))
+        if self._open:
+            out.append(_event("content_block_stop", index=self._index))
+        self._open = ""

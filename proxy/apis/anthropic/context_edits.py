@@ -1,0 +1,222 @@
+"""Anthropic's `context_management`: old tool results and thoughts are cleared from a prompt, and
+the oldest turns are summed up.
+
+The format is defined in Anthropic's API reference (betas context-management-2025-06-27 and
+compact-2026-01-12). A call and
+its result stay together: the result's text is replaced, and so are the call's arguments if the edit
+says so. Edits of other types are ignored with a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct, structs
+
+from ...core.request import Compaction, CompletionRequest, Message
+from ...errors import InvalidParameter
+from ..fields import Body, entry, flag, integer, items, mapping, text
+from ..openai.tools import plain
+
+TOOL_USES, THINKING = "clear_tool_uses_20250919", "clear_thinking_20251015"
+COMPACT = "compact_20260112"
+COMPACT_TRIGGER = 150_000
+LONGEST_INSTRUCTIONS = 16_384  # characters
+TRIGGER, KEEP = 100_000, 3  # defaults: input tokens, and uses of tools
+CLEARED = "[This result was cleared to save context.]"
+MOST = 16  # edits
+LARGEST = 10_000_000  # tokens, uses or turns
+
+Count = Callable[[CompletionRequest], int]
+"""Counts the tokens of a request's prompt."""
+
+
+class Edit(Struct, frozen=True, kw_only=True):
+    """An edit. It applies beyond `trigger` input tokens or uses of tools (`by_uses`), and keeps the
+    last `keep` uses or turns with thoughts, None for all. It must clear `least` tokens. Results of
+    the tools `exclude` stay; arguments of the tools `inputs` are cleared too, of all if None."""
+
+    type: str
+    trigger: int = TRIGGER
+    by_uses: bool = False
+    keep: int | None = KEEP
+    least: int = 0
+    exclude: frozenset[str] = frozenset()
+    inputs: frozenset[str] | None = frozenset()
+
+
+def parse(body: Body) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
+    """The edits of a request, and warnings. Raises InvalidParameter."""
+    at = "context_management."
+    values = items(mapping(body, "context_management"), "edits", at)
+    if len(values) > MOST:
+        raise InvalidParameter(f"{at}edits", f"may have at most {MOST} edits")
+    edits: list[Edit] = []
+    warnings = []
+    for i, value in enumerate(values):
+        inner = f"{at}edits[{i}]"
+        edit = entry(value, inner)
+        kind = text(edit, "type", at=f"{inner}.")
+        if any(kind == one.type for one in edits):
+            raise InvalidParameter(f"{inner}.type", "may be in one edit only")
+        if kind == TOOL_USES:
+            edits.append(_tool_uses(edit, f"{inner}."))
+        elif kind == THINKING:
+            edits.append(Edit(type=kind, trigger=0, keep=_turns(edit, f"{inner}.")))
+        elif kind == COMPACT:
+            continue  # see `compaction`
+        elif not kind:
+            raise InvalidParameter(f"{inner}.type", "is missing")
+        else:
+            warnings.append(f"context edits of type {plain(kind)} are ignored")
+    return tuple(edits), tuple(warnings)
+
+
+def compaction(body: Body) -> Compaction | None:
+    """The edit that sums up the oldest turns, if the request has one. Raises InvalidParameter."""
+    at = "context_management."
+    values = items(mapping(body, "context_management"), "edits", at)
+    for i, edit in enumerate(values[:MOST]):
+        if not isinstance(edit, dict) or edit.get("type") != COMPACT:
+            continue
+        inner = f"{at}edits[{i}]."
+        if text(mapping(edit, "trigger", inner), "type", "input_tokens") != "input_tokens":
+            raise InvalidParameter(f"{inner}trigger.type", "must be input_tokens")
+        instructions = text(edit, "instructions", at=inner)
+        if len(instructions) > LONGEST_INSTRUCTIONS:
+            raise InvalidParameter(
+                f"{inner}instructions", f"may have at most {LONGEST_INSTRUCTIONS} characters"
+            )
+        return Compaction(
+            _value(edit, "trigger", inner) or COMPACT_TRIGGER,
+            instructions.strip(),
+            flag(edit, "pause_after_compaction", at=inner),
+        )
+    return None
+
+
+def apply(
+    request: CompletionRequest, edits: Sequence[Edit], count: Count
+) -> tuple[CompletionRequest, list[dict[str, Any]]]:
+    """The request with those edits that apply, and a report of each. Counts once for each edit, and
+    once more."""
+    applied = []
+    before: int | None = None  # tokens of the prompt, once they are counted
+    for edit in edits:
+        clear = _clear_thoughts if edit.type == THINKING else _clear_results
+        messages, cleared = clear(request.messages, edit)
+        if not cleared or (edit.by_uses and _uses(request.messages) <= edit.trigger):
+            continue
+        if before is None:
+            before = count(request)
+        if not edit.by_uses and before <= edit.trigger:
+            continue
+        edited = structs.replace(request, messages=tuple(messages))
+        after = count(edited)
+        saved = before - after
+        if saved < edit.least:
+            continue
+        request, before = edited, after
+        name = "cleared_thinking_turns" if edit.type == THINKING else "cleared_tool_uses"
+        applied.append({"type": edit.type, name: cleared, "cleared_input_tokens": max(0, saved)})
+    return request, applied
+
+
+def _tool_uses(edit: Body, at: str) -> Edit:
+    trigger = mapping(edit, "trigger", at)
+    kind = text(trigger, "type", "input_tokens", f"{at}trigger.")
+    if kind not in ("input_tokens", "tool_uses"):
+        raise InvalidParameter(f"{at}trigger.type", "must be input_tokens or tool_uses")
+    exclude = _names(edit, "exclude_tools", at)
+    inputs: frozenset[str] | None
+    if type(edit.get("clear_tool_inputs")) is list:
+        inputs = _names(edit, "clear_tool_inputs", at)
+    else:
+        inputs = None if flag(edit, "clear_tool_inputs", at=at) else frozenset()
+    keep, value = _value(edit, "keep", at), _value(edit, "trigger", at)
+    return Edit(
+        type=TOOL_USES,
+        trigger=TRIGGER if value is None else value,
+        by_uses=kind == "tool_uses",
+        keep=KEEP if keep is None else keep,
+        least=_value(edit, "clear_at_least", at) or 0,
+        exclude=exclude,
+        inputs=inputs,
+    )
+
+
+def _turns(edit: Body, at: str) -> int | None:
+    """How many turns keep their thoughts; None for all."""
+    if edit.get("keep") == "all" or edit.get("keep") == {"type": "all"}:
+        return None
+    keep = _value(edit, "keep", at)
+    return 1 if keep is None else max(1, keep)
+
+
+def _value(edit: Body, name: str, at: str) -> int | None:
+    return integer(mapping(edit, name, at), "value", 0, LARGEST, f"{at}{name}.")
+
+
+def _names(edit: Body, name: str, at: str) -> frozenset[str]:
+    names = items(edit, name, at)
+    for i, one in enumerate(names):
+        if type(one) is not str:
+            raise InvalidParameter(f"{at}{name}[{i}]", "must be a string")
+    return frozenset(names)
+
+
+def _uses(messages: Sequence[Message]) -> int:
+    return sum(message.role == "tool" for message in messages)
+
+
+def _clear_results(messages: Sequence[Message], edit: Edit) -> tuple[list[Message], int]:
+    """The messages without the texts of old results, and how many results were cleared."""
+    results = _results(messages, edit.exclude)
+    old = dict(results[: max(0, len(results) - (edit.keep or 0))])
+    old_calls = frozenset(old.values())
+    edited, cleared = [], 0
+    for i, message in enumerate(messages):
+        if i in old and message.content != CLEARED:
+            message = structs.replace(message, content=CLEARED, media=(), parts=())
+            cleared += 1
+        elif message.tool_calls and edit.inputs != frozenset():
+            calls = tuple(
+                structs.replace(call, arguments="{}")
+                if (i, j) in old_calls and (edit.inputs is None or call.name in edit.inputs)
+                else call
+                for j, call in enumerate(message.tool_calls)
+            )
+            message = structs.replace(message, tool_calls=calls)
+        edited.append(message)
+    return edited, cleared
+
+
+def _results(
+    messages: Sequence[Message], exclude: frozenset[str]
+) -> list[tuple[int, tuple[int, int] | None]]:
+    """The positions of the results of tools that are not excluded, each with that of its call: the
+    last one before it with its id, since some clients use an id again."""
+    results = []
+    calls: dict[str, tuple[int, int]] = {}
+    for i, message in enumerate(messages):
+        calls.update((call.id, (i, j)) for j, call in enumerate(message.tool_calls))
+        if message.role == "tool":
+            at = calls.get(message.tool_call_id)
+            name = messages[at[0]].tool_calls[at[1]].name if at else ""
+            if name not in exclude:
+                results.append((i, at))
+    return results
+
+
+def _clear_thoughts(messages: Sequence[Message], edit: Edit) -> tuple[list[Message], int]:
+    """The messages without old thoughts, and how many turns lost theirs."""
+    if edit.keep is None:
+        return list(messages), 0
+    turns = [i for i, message in enumerate(messages) if message.reasoning]
+    old = set(turns[: max(0, len(turns) - edit.keep)])
+    edited = [
+        structs.replace(message, reasoning="") if i in old else message
+        for i, message in enumerate(messages)
+    ]
+    return edited, len(old)

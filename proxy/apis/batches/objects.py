@@ -1,0 +1,274 @@
+"""OpenAI's batches: parses requests and the lines of input files, and writes objects and lines.
+
+The format is defined in OpenAI's API reference and the types of its client. `completion_window` may
+be any time up to 30 days (`90m`, `24h`, `7d`), where OpenAI has `24h` alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from ...errors import InvalidParameter
+from ..fields import Body, integer, mapping, required
+from ..files.objects import LATEST, SOONEST
+from ..vector_stores.request import metadata
+
+ENDPOINTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/moderations",
+)
+MOST_LINES = 50_000
+MOST_ERRORS = 100  # told of an invalid file
+LONGEST_ID = 512  # characters of a custom_id
+LONGEST_WINDOW = 30 * 86_400  # seconds
+OPEN = ("validating", "in_progress", "finalizing", "cancelling")
+
+_WINDOW = re.compile(r"([0-9]{1,7})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+# Fields that begin a prompt, in the order in which templates write them.
+_PROMPT = ("model", "instructions", "tools", "messages", "prompt", "input")
+_encode = msgspec.json.Encoder().encode
+
+
+class NewBatch(Struct, frozen=True, kw_only=True):
+    """A request for a batch. `seconds` is its window; `lasts` is how long its output files are
+    kept, in seconds, None for ever."""
+
+    endpoint: str
+    file_id: str
+    window: str
+    seconds: int
+    metadata: dict[str, str]
+    lasts: int | None
+
+
+class Line(Struct, frozen=True):
+    """A line of an input file."""
+
+    custom_id: str
+    body: dict[str, Any]
+
+
+class LineError(Exception):
+    """A line of an input file that is no valid request."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.param = code, message, param
+
+    def at(self, number: int | None) -> dict[str, Any]:
+        """The error object, for the line of this number, from 1."""
+        return {"code": self.code, "line": number, "message": self.message, "param": self.param}
+
+
+class BatchRecord(Protocol):
+    """A stored batch. `times` are the seconds since 1970 at which it reached a status, by the names
+    of the API's fields; `tokens` are those of all answers: input, cached, output, reasoning."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def created(self) -> float: ...
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def file_id(self) -> str: ...
+    @property
+    def window(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def errors(self) -> Sequence[Mapping[str, Any]]: ...
+    @property
+    def times(self) -> Mapping[str, float]: ...
+    @property
+    def output_file(self) -> str: ...
+    @property
+    def error_file(self) -> str: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def completed(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def tokens(self) -> Sequence[int]: ...
+
+
+def parse(body: Body) -> NewBatch:
+    """Raises InvalidParameter."""
+    endpoint = required(body, "endpoint")
+    if endpoint not in ENDPOINTS:
+        raise InvalidParameter("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
+    window = required(body, "completion_window")
+    found = _WINDOW.fullmatch(window)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 1 <= seconds <= LONGEST_WINDOW:
+        raise InvalidParameter(
+            "completion_window", "must be a time up to 30 days, for example 24h, 90m or 7d"
+        )
+    file_id = required(body, "input_file_id")
+    if not file_id:
+        raise InvalidParameter("input_file_id", "is empty")
+    expiry = mapping(body, "output_expires_after")
+    lasts = integer(expiry, "seconds", SOONEST, LATEST, "output_expires_after.")
+    if expiry and (expiry.get("anchor") != "created_at" or lasts is None):
+        raise InvalidParameter(
+            "output_expires_after", "must have the anchor created_at and a number of seconds"
+        )
+    return NewBatch(
+        endpoint=endpoint,
+        file_id=file_id,
+        window=window,
+        seconds=seconds,
+        metadata=metadata(body) or {},
+        lasts=lasts,
+    )
+
+
+def parse_line(value: Any, endpoint: str) -> Line:
+    """Parse a decoded line of an input file. Raises LineError."""
+    if type(value) is not dict:
+        raise LineError("invalid_json_line", "the line is not a JSON object")
+    custom_id = value.get("custom_id")
+    if type(custom_id) is not str or not 0 < len(custom_id) <= LONGEST_ID:
+        raise LineError(
+            "invalid_custom_id",
+            f"custom_id must be a string of 1 to {LONGEST_ID} characters",
+            "custom_id",
+        )
+    if value.get("method") != "POST":
+        raise LineError("invalid_method", "method must be POST", "method")
+    if value.get("url") != endpoint:
+        raise LineError("mismatched_url", f"url must be {endpoint}, as in the batch", "url")
+    body = value.get("body")
+    if type(body) is not dict:
+        raise LineError("invalid_body", "body must be an object", "body")
+    for name in ("stream", "background"):
+        if body.get(name):
+            raise LineError(
+                "unsupported_parameter", f"{name} is not supported in a batch", f"body.{name}"
+            )
+    return Line(custom_id, body)
+
+
+def beginning(body: Mapping[str, Any]) -> bytes:
+    """What requests have in common that share a beginning of their prompts."""
+    return _encode([body.get(name) for name in _PROMPT])
+
+
+def reply(batch: BatchRecord) -> dict[str, Any]:
+    errors = [dict(one) for one in batch.errors]
+    over = batch.status not in OPEN  # its files are whole
+    read, cached, written, reasoning = batch.tokens
+    times = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling")
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "model": batch.model or None,
+        "errors": {"object": "list", "data": errors} if errors else None,
+        "input_file_id": batch.file_id,
+        "completion_window": batch.window,
+        "status": batch.status,
+        "output_file_id": (over and batch.output_file) or None,
+        "error_file_id": (over and batch.error_file) or None,
+        "created_at": int(batch.created),
+        "expires_at": _time(batch, "expires"),
+        **{f"{name}_at": _time(batch, name) for name in (*times, "cancelled")},
+        "request_counts": {
+            "total": batch.total,
+            "completed": batch.completed,
+            "failed": batch.failed,
+        },
+        "usage": {
+            "input_tokens": read,
+            "input_tokens_details": {"cached_tokens": cached},
+            "output_tokens": written,
+            "output_tokens_details": {"reasoning_tokens": reasoning},
+            "total_tokens": read + written,
+        },
+        "metadata": dict(batch.metadata) or None,
+    }
+
+
+def listed(batches: Sequence[BatchRecord], *, more: bool) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": [reply(one) for one in batches],
+        "first_id": batches[0].id if batches else None,
+        "last_id": batches[-1].id if batches else None,
+        "has_more": more,
+    }
+
+
+def answered(request_id: str, custom_id: str, status: int, body: bytes) -> bytes:
+    """The line of an output or error file for an answer with this JSON as its body."""
+    response = {"status_code": status, "request_id": request_id, "body": msgspec.Raw(body)}
+    return _line(request_id, custom_id, response, None)
+
+
+def unanswered(request_id: str, custom_id: str, code: str, message: str) -> bytes:
+    """The line of an error file for a request that was not answered."""
+    return _line(request_id, custom_id, None, {"code": code, "message": message})
+
+
+def _line(request_id: str, custom_id: str, response: Any, error: Any) -> bytes:
+    line = {"id": f"batch_req_{request_id}", "custom_id": custom_id}
+    return _encode({**line, "response": response, "error": error}) + b"\n"
+
+
+def usage_of(body: bytes) -> tuple[int, int, int, int]:
+    """The tokens of an answer: input, cached, output, reasoning; zeros if it tells none."""
+    try:
+        usage = _decode_usage(body).usage
+    except msgspec.DecodeError:
+        return 0, 0, 0, 0
+    read = usage.input_tokens or usage.prompt_tokens
+    written = usage.output_tokens or usage.completion_tokens
+    inner = usage.input_tokens_details or usage.prompt_tokens_details
+    outer = usage.output_tokens_details or usage.completion_tokens_details
+    return read, inner.cached_tokens, written, outer.reasoning_tokens
+
+
+class _Details(Struct, frozen=True):
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.cached_tokens or self.reasoning_tokens)
+
+
+class _Usage(Struct, frozen=True):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    prompt_tokens_details: _Details = _Details()
+    completion_tokens_details: _Details = _Details()
+    input_tokens_details: _Details = _Details()
+    output_tokens_details: _Details = _Details()
+
+
+class _Answer(Struct, frozen=True):
+    usage: _Usage = _Usage()
+
+
+_decode_usage = msgspec.json.Decoder(_Answer).decode
+
+
+def _time(batch: BatchRecord, name: str) -> int | None:
+    at = batch.times.get(name)
+    return None if at is None else int(at)

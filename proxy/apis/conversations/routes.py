@@ -1,0 +1,159 @@
+"""Conversations of the Responses API: kept items that responses continue and add to.
+
+They are stored with the responses, within the same bounds; one that is used
+counts as new. A conversation is at most as large as a body (`--max-body`), and as quickly decoded.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+import msgspec
+from flask import request
+
+from ...core.decoding import is_dear
+from ...errors import BadRequest, NotFound
+from ...store.response_kinds import CONVERSATION
+from ...store.responses import Stored
+from ...web import body
+from ...web.metadata import with_metadata
+from ...web.model_tables import with_documents
+from ...web.observability import Record
+from ...web.routes import Api
+from ...web.services import Services
+from ...web.spine import json_route
+from .. import listing
+from . import objects as conversations
+
+blueprint = Api("conversations", __name__, group="responses", tag="OpenAI")
+
+ROUTES = "/v1/conversations", "/conversations"
+ROUTE = tuple(f"{route}/<key>" for route in ROUTES)
+ITEMS = tuple(f"{route}/items" for route in ROUTE)
+ITEM = tuple(f"{route}/<item>" for route in ITEMS)
+
+
+@json_route(blueprint, "POST", *ROUTES, body="ConversationRequest")
+def create(services: Services, record: Record) -> Any:
+    """A new conversation."""
+    new = conversations.create(_body(services))
+    key, now = CONVERSATION + uuid.uuid4().hex, time.time()
+    made = conversations.conversation(key, int(now), new.metadata)
+    items = conversations.with_ids(new.items, uuid.uuid4().hex)
+    kept = Stored(msgspec.json.encode(made), msgspec.json.encode(items))
+    services.response_conversations.put(record.key, key, now, kept)
+    return made
+
+
+@json_route(blueprint, "GET", *ROUTE)
+def read(services: Services, record: Record, key: str) -> Any:
+    """One conversation."""
+    return msgspec.Raw(kept_conversation(services, record.key, key).response)
+
+
+@json_route(blueprint, "POST", *ROUTE, body="ConversationChange")
+def change(services: Services, record: Record, key: str) -> Any:
+    """Change the metadata of a conversation."""
+    changed = partial(with_metadata, metadata=conversations.change(_body(services)))
+    return msgspec.Raw(_changed(services, record.key, key, changed).response)
+
+
+@json_route(blueprint, "DELETE", *ROUTE)
+def delete(services: Services, record: Record, key: str) -> Any:
+    """Delete a conversation with its items."""
+    if not services.response_conversations.delete(record.key, key):
+        _missing(key)
+    return conversations.deleted(key)
+
+
+@json_route(blueprint, "POST", *ITEMS, body="ConversationItems")
+def add(services: Services, record: Record, key: str) -> Any:
+    """Add items to a conversation."""
+    given = conversations.added(_body(services))
+    return _whole_list(append(services, record.key, key, given))
+
+
+@json_route(blueprint, "GET", *ITEMS)
+def listed(services: Services, record: Record, key: str) -> Any:
+    """The items of a conversation."""
+    page = listing.parse(request.args)
+    items = _items(kept_conversation(services, record.key, key))
+    found = listing.reply(page, items, lambda item: item["id"], lambda item: item)
+    return {**found, "first_id": found["first_id"] or "", "last_id": found["last_id"] or ""}
+
+
+@json_route(blueprint, "GET", *ITEM)
+def read_item(services: Services, record: Record, key: str, item: str) -> Any:
+    """An item of a conversation."""
+    for one in _items(kept_conversation(services, record.key, key)):
+        if one["id"] == item:
+            return one
+    _missing_item(key, item)
+
+
+@json_route(blueprint, "DELETE", *ITEM)
+def delete_item(services: Services, record: Record, key: str, item: str) -> Any:
+    """Delete an item of a conversation."""
+
+    def changed(kept: Stored) -> Stored:
+        items = _items(kept)
+        left = [one for one in items if one["id"] != item]
+        if len(left) == len(items):
+            _missing_item(key, item)
+        return kept._replace(items=msgspec.json.encode(left))
+
+    return msgspec.Raw(_changed(services, record.key, key, changed).response)
+
+
+def kept_conversation(services: Services, owner: str, key: str) -> Stored:
+    """Raises NotFound, and StoreUnavailable."""
+    return services.response_conversations.get(owner, key) or _missing(key)
+
+
+def append(services: Services, owner: str, key: str, given: list[Any]) -> list[dict[str, Any]]:
+    """Add items to a conversation; returns them with their ids. Raises NotFound, StoreUnavailable,
+    and BadRequest if the conversation gets too long."""
+    added = conversations.with_ids(given, uuid.uuid4().hex)
+
+    def longer(kept: Stored) -> Stored:
+        items = msgspec.json.encode([*_items(kept), *added])
+        if len(items) > services.settings.max_body or is_dear(items):
+            raise BadRequest(
+                "the conversation is too long: start a new one", code="conversation_too_long"
+            )
+        return kept._replace(items=items)
+
+    _changed(services, owner, key, longer)
+    return added
+
+
+def _changed(services: Services, owner: str, key: str, edit: Callable[[Stored], Stored]) -> Stored:
+    return services.response_conversations.change(owner, key, edit, time.time()) or _missing(key)
+
+
+def _items(kept: Stored) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = msgspec.json.decode(kept.items)
+    return found
+
+
+def _whole_list(items: list[dict[str, Any]]) -> dict[str, Any]:
+    ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]}
+    return {"object": "list", "data": items, **ends, "has_more": False}
+
+
+def _body(services: Services) -> dict[str, Any]:
+    sent = body.read_json(request.environ, services.settings.max_body)
+    with_documents(services, Record.of(request.environ), request.environ, sent)
+    return sent
+
+
+def _missing(key: str) -> NoReturn:
+    raise NotFound(f"no such conversation: {key[:100]!r}", param="conversation")
+
+
+def _missing_item(key: str, item: str) -> NoReturn:
+    raise NotFound(f"the conversation {key[:100]!r} has no item {item[:100]!r}", param="item_id")

@@ -1,0 +1,170 @@
+"""GET and DELETE /v1/data: export or delete all data stored for the caller's key.
+
+The export names uploaded files but does not contain them: GET /v1/files/{id}/content returns a
+file's bytes. It is read and sent in pieces, since it can have gigabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from flask import Response, request
+
+from ...errors import NotFound
+from ...store.batch_records import MOST as MOST_BATCHES
+from ...web import body
+from ...web.background import encoded
+from ...web.observability import Record
+from ...web.permissions import knowledge
+from ...web.routes import Api
+from ...web.services import Services
+from ...web.spine import json_route, passthrough
+from ..batches import objects as batches
+
+if TYPE_CHECKING:
+    from ...knowledge.service import Knowledge
+    from ...store.conversations import ConversationStore, Feedback, StoredConversation
+    from ...store.records import Base
+    from ...store.responses import ResponseStore
+
+blueprint = Api("data", __name__, group="", tag="slotproxy")
+
+AT_ONCE = 64  # ratings read together
+SENT = 64 << 10  # bytes sent together
+_encode = msgspec.json.Encoder().encode
+
+
+@json_route(blueprint, "GET", "/v1/data")
+def export(services: Services, record: Record) -> Response:
+    """Export everything kept for the caller's key."""
+    parts = _gathered(_exported(services, record.key, knowledge(services, request.environ)))
+    first = next(parts)  # raises if the data cannot be read
+    return passthrough(chain((first,), parts), body.JSON, [])
+
+
+def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> Iterator[bytes]:
+    """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
+    responses, chats = services.store.ids(owner), services.chats.ids(owner)
+    kept = services.response_conversations.ids(owner)
+    talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
+    bases = knowledge.bases(owner) if knowledge else ()
+    files = services.vector_stores.files(owner) if services.vector_stores else ()
+    made = services.batches.page(owner, MOST_BATCHES) if services.batches else ()
+    yield b'{"object":"data","responses":'
+    yield from _list(_responses(services, owner, responses))
+    yield b',"chat_completions":'
+    yield from _list(_with_items(services.chats, owner, chats, b"messages"))
+    yield b',"response_conversations":'
+    yield from _list(_with_items(services.response_conversations, owner, kept, b"items"))
+    if services.conversations is not None:
+        yield b',"conversations":'
+        yield from _list(_talk(services.conversations, owner, one) for one in talks)
+        yield b',"feedback":'
+        yield from _list([_encode(one)] for one in _ratings(services.conversations, owner))
+    if knowledge is not None:
+        yield b',"knowledge_bases":'
+        yield from _list(_base(knowledge, owner, base) for base in bases)
+    if services.vector_stores is not None:
+        yield b',"files":'
+        yield from _list([_encode(one)] for one in files)
+    if services.batches is not None:
+        yield b',"batches":'
+        yield from _list([_encode(batches.reply(one))] for one in made)
+    yield b"}"
+
+
+def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
+    for one in ids:
+        kept = services.store.get(owner, one)
+        if kept is not None:  # not deleted since
+            yield [encoded(kept)]
+
+
+def _with_items(
+    store: ResponseStore, owner: str, ids: Iterable[str], name: bytes
+) -> Iterator[list[bytes]]:
+    for one in ids:
+        kept = store.get(owner, one)
+        if kept is not None:
+            yield [kept.response[:-1], b',"' + name + b'":', kept.items, b"}"]
+
+
+def _talk(
+    conversations: ConversationStore, owner: str, talk: StoredConversation
+) -> Iterator[bytes]:
+    messages = conversations.each_message(owner, talk.id)
+    return _fields(talk, "messages", ([_encode(one)] for one in messages))
+
+
+def _ratings(conversations: ConversationStore, owner: str) -> Iterator[Feedback]:
+    count = 0
+    while some := conversations.ratings(owner, count, AT_ONCE):
+        yield from some
+        count += len(some)
+
+
+def _base(knowledge: Knowledge, owner: str, base: Base) -> Iterator[bytes]:
+    def documents() -> Iterator[Iterable[bytes]]:
+        try:
+            rows = knowledge.documents(owner, base.id)
+        except NotFound:
+            return  # deleted since the export began
+        for one in rows:
+            chunks = knowledge.each_chunk(owner, one.id)
+            yield _fields(one, "pieces", ([_encode(chunk)] for chunk in chunks))
+
+    return _fields(base, "documents", documents())
+
+
+def _fields(value: Any, name: str, rows: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
+    """Yield a struct as JSON, with a list as an additional last field."""
+    yield _encode(value)[:-1] + b',"' + name.encode() + b'":'
+    yield from _list(rows)
+    yield b"}"
+
+
+def _list(rows: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
+    """Yield a JSON array of values, each of which comes in pieces."""
+    mark = b"["
+    for row in rows:
+        yield mark
+        yield from row
+        mark = b","
+    yield b"[]" if mark == b"[" else b"]"
+
+
+def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Join small pieces into larger ones."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= SENT:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
+
+
+@json_route(blueprint, "DELETE", "/v1/data")
+def delete(services: Services, record: Record) -> Any:
+    """Delete everything kept for the caller's key."""
+    owner = record.key
+    services.ongoing.cancel(owner)  # unfinished responses would be stored later
+    gone = {
+        "chat_completions": len(services.chats.ids(owner)),
+        "response_conversations": len(services.response_conversations.ids(owner)),
+    }
+    gone["responses"] = services.store.clear(owner) - sum(gone.values())
+    if services.conversations is not None:
+        gone["conversations"] = services.conversations.clear(owner)
+    if services.batches is not None:
+        gone["batches"] = services.batches.clear(owner)
+    if services.vector_stores is not None:
+        gone["files"] = services.vector_stores.delete_all_files(owner)
+    if services.knowledge is not None:
+        gone["knowledge_bases"] = services.knowledge.delete_all(owner)
+    return {"object": "data.deleted", "deleted": gone}

@@ -1,0 +1,189 @@
+"""The GLM wrappers' API (/chat and /chat-stream) and the langchain API of chatglm.cpp (POST /).
+
+The formats are defined in the GLM/ChatGLM API description and in chatglm.cpp's langchain_api.py.
+`history` is a list of [question, answer] rounds. An entry may also hold several rounds, alternating
+question and answer, as the API's TypeScript example sends them.
+
+Each object of a stream has one piece of text in `content`, which clients concatenate. The last one
+has no content and the final token counts. `max_length` limits the tokens of prompt and answer
+together; where the backend makes the prompt from the messages (ChatGLM models, llama-server's own
+chat route), it limits the answer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ...core.events import Batch, Finished, TextDelta
+from ...core.fold import Completion
+from ...core.request import CompletionRequest, Message
+from ...core.sampling import check
+from ...core.usage import Usage
+from ...errors import GatewayError, InvalidParameter
+from ...wire import sse
+from ..fields import Body, integer, items, model_name, text
+from ..ignored_fields import ignored_fields
+from ..openai.answer import MAX_TOKENS
+from ..response_meta import ResponseMeta, RouteDialect
+
+TOP_P = 0.7
+TEMPERATURE = 0.95
+KNOWN = frozenset("prompt history model top_p temperature max_length".split())
+
+
+def parse(body: Body) -> CompletionRequest:
+    """Raises InvalidParameter naming the field."""
+    if body.get("prompt") is None:
+        raise InvalidParameter("prompt", "is missing")
+    messages = []
+    for question, answer in _rounds(items(body, "history")):
+        if question:
+            messages.append(Message(role="user", content=question))
+        messages.append(Message(role="assistant", content=answer))
+    messages.append(Message(role="user", content=text(body, "prompt")))
+    length = integer(body, "max_length", 0, MAX_TOKENS) or None
+    return CompletionRequest(
+        model=model_name(body),
+        messages=tuple(messages),
+        sampling={
+            "top_p": check("top_p", _or(body.get("top_p"), TOP_P)),
+            "temperature": check("temperature", _or(body.get("temperature"), TEMPERATURE)),
+        },
+        max_tokens=length,
+        max_length=length,
+        warnings=ignored_fields(body, KNOWN),
+    )
+
+
+def _or(value: Any, default: float) -> Any:
+    return default if value is None else value
+
+
+def _rounds(history: list[Any]) -> list[tuple[str, str]]:
+    rounds = []
+    for i, entry in enumerate(history):
+        at = f"history[{i}]"
+        if not isinstance(entry, list) or not all(type(part) is str for part in entry):
+            raise InvalidParameter(at, "must be a list of strings, alternating question and answer")
+        if len(entry) % 2:
+            raise InvalidParameter(at, "has a question without an answer")
+        rounds += list(zip(entry[::2], entry[1::2], strict=True))
+    return rounds
+
+
+def error(fault: GatewayError) -> dict[str, Any]:
+    """FastAPI's error format: these servers are written with FastAPI."""
+    return {"detail": fault.message}
+
+
+def _object(meta: ResponseMeta, content: str, counts: Usage) -> dict[str, Any]:
+    return {
+        "content": content,
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.total,
+        "model": meta.model,
+        "object": "chat.completion",
+    }
+
+
+def reply(
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+) -> dict[str, Any]:
+    """The whole answer."""
+    (completion,) = completions
+    return _object(meta, completion.text, completion.finished.usage)
+
+
+def langchain_reply(
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+) -> dict[str, Any]:
+    """The whole answer in the format of langchain_api.py: includes the history with this round
+    appended."""
+    (completion,) = completions
+    messages = request.messages
+    history: list[list[str]] = []
+    question = ""
+    for message in messages:
+        if message.role == "user":
+            question = message.content
+        else:
+            history.append([question, message.content])
+            question = ""
+    history.append([messages[-1].content, completion.text])
+    return {
+        "response": completion.text,
+        "history": history,
+        "status": 200,
+        "time": datetime.fromtimestamp(meta.created, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+class Encoder:
+    """Encodes events as the stream's objects. Counts pieces as tokens until the backend reports
+    usage."""
+
+    content_type = "text/event-stream"
+
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        self._meta = meta
+        self._pieces = 0
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
+        if not batch:
+            return sse.HEARTBEAT
+        out: list[bytes] = []
+        for event in batch:
+            if isinstance(event, TextDelta):
+                if event.text:
+                    self._pieces += 1
+                    out.append(self._event(event.text, Usage(0, self._pieces)))
+            elif isinstance(event, Finished):
+                out.append(self._event("", event.usage))
+        return b"".join(out)
+
+    def fail(self, fault: GatewayError) -> bytes:
+        """The failure as the last event."""
+        return sse.encode(msgspec.json.encode(error(fault)))
+
+    def end(self) -> bytes:
+        return b""
+
+    def _event(self, content: str, counts: Usage) -> bytes:
+        return sse.encode(msgspec.json.encode(_object(self._meta, content, counts)))
+
+
+def _parse_stream(body: Body) -> CompletionRequest:
+    return msgspec.structs.replace(parse(body), stream=True)
+
+
+chat = RouteDialect(parse, reply, error, Encoder)
+chat_stream = RouteDialect(_parse_stream, reply, error, Encoder)
+langchain = RouteDialect(parse, langchain_reply, error, Encoder)
+
+
+class Tokens(NamedTuple):
+    """The body of /tokenize."""
+
+    model: str
+    prompt: str
+    max_length: int
+
+
+def parse_tokenize(body: Body) -> Tokens:
+    """Raises InvalidParameter naming the field."""
+    limit = integer(body, "max_length", 1, MAX_TOKENS)
+    return Tokens(model_name(body), text(body, "prompt"), limit or MAX_TOKENS)
+
+
+def tokenized(tokens: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    """The answer of /tokenize; spaces in pieces are written as ▁, like sentencepiece."""
+    return {
+        "tokenIds": [token for token, _ in tokens],
+        "tokens": [piece.replace(" ", "▁") for _, piece in tokens],
+    }

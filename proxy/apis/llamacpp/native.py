@@ -1,0 +1,294 @@
+"""llama.cpp's own completions: POST /completion and POST /infill.
+
+The format is defined in the README of llama.cpp's server, of 2023 and today, and in today's
+server-task.cpp. Answers carry the field names of both (id_slot and slot_id, stop_type and
+stopped_*). `tokens` holds ids if the request sets `return_tokens` and the backend sends them. The
+scheduler chooses the slot: the request's id_slot is ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence, Set
+from typing import Any
+
+import msgspec
+
+from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
+from ...core.fold import Completion
+from ...core.request import CompletionRequest, Report
+from ...core.sampling import FIELDS
+from ...errors import GatewayError, InvalidParameter
+from ...wire import sse
+from ..fields import Body, entry, flag, integer, items, model_name, stops, text
+from ..ignored_fields import ignored_fields
+from ..openai import answer as openai
+from ..openai.completions import prompts
+from ..response_meta import ResponseMeta, RouteDialect
+
+MAX_EXTRA = 256
+STAGE = "text_model"  # of the stages of a load in /models/sse, the one that every model has
+MAX_PROBS = 1000
+_SHARED = frozenset(
+    "model n_predict n_cmpl n_probs stop stream session json_schema logit_bias image_data"
+    " response_fields return_tokens post_sampling_probs return_progress timings_per_token".split()
+)
+KNOWN = _SHARED | FIELDS.keys() | {"prompt"}
+INFILL = KNOWN | {"input_prefix", "input_suffix", "input_extra"}
+SETTINGS = ("generation_settings", "prompt")  # answer fields that only the backend can supply
+
+
+class Loading(msgspec.Struct, frozen=True):
+    """How far a load is: the place in the line of models without room, 0 with room; the expected
+    seconds until the model is loaded, and the loaded part, from 0 to 1, None if unknown."""
+
+    place: int
+    wait: float | None
+    part: float | None
+
+
+def status(value: str) -> dict[str, Any]:
+    """A model's state in a router's /v1/models; after a failed load it is unloaded."""
+    if value == "failed":
+        return {"value": "unloaded", "failed": True}
+    return {"value": value}
+
+
+def model_event(name: str, value: str, loading: Loading | None = None) -> bytes:
+    """An event of a router's /models/sse: a model has another state, or its load has advanced. A
+    failed load ends with an exit code."""
+    data: dict[str, Any] = {"status": value}
+    if value in ("failed", "unloaded"):
+        data = {"status": "unloaded", "exit_code": int(value == "failed")}
+    elif loading is not None:
+        data |= {"place": loading.place, "wait": loading.wait}
+        if loading.part is not None:
+            data["progress"] = {"stages": [STAGE], "current": STAGE, "value": loading.part}
+    return _event({"model": name, "event": "model_status", "data": data})
+
+
+def models_reload() -> bytes:
+    """An event of a router's /models/sse: the list of models has changed."""
+    return _event({"model": "*", "event": "models_reload"})
+
+
+def architecture(*, vision: bool, audio: bool) -> dict[str, Any]:
+    """What a model takes and returns, in a router's /v1/models."""
+    kinds = ["text", *(["image"] if vision else []), *(["audio"] if audio else [])]
+    return {"input_modalities": kinds, "output_modalities": ["text"]}
+
+
+def parse(body: Body) -> CompletionRequest:
+    """Parses a body of /completion. Raises InvalidParameter."""
+    return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body, KNOWN))
+
+
+def parse_infill(body: Body) -> CompletionRequest:
+    """Parses a body of /infill: the text before and after, other files, and the beginning of the
+    completion. Raises InvalidParameter."""
+    files = items(body, "input_extra")
+    if len(files) > MAX_EXTRA:
+        raise InvalidParameter("input_extra", f"may contain at most {MAX_EXTRA} files")
+    context = [
+        {
+            name: text(entry(file, f"input_extra[{i}]"), name, at=f"input_extra[{i}].")
+            for name in ("filename", "text")
+        }
+        for i, file in enumerate(files)
+    ]
+    values = _common(body, INFILL)
+    infill: dict[str, Any] = {"input_extra": context} if context else {}
+    if body.get("prompt"):
+        infill["prompt"] = text(body, "prompt")
+    values["extra"]["infill"] = infill
+    return CompletionRequest(
+        prompts=(text(body, "input_prefix"),), suffix=text(body, "input_suffix"), **values
+    )
+
+
+def _common(body: Body, known: Set[str]) -> dict[str, Any]:
+    values = openai.samplers(body)
+    if body.get("image_data"):
+        raise InvalidParameter(
+            "image_data", "is not supported: send images to /v1/chat/completions"
+        )
+    limit = integer(body, "n_predict", -2, openai.MAX_TOKENS)
+    output = openai.json_schema(body, "json_schema")
+    wanted = items(body, "response_fields")
+    if not all(type(name) is str for name in wanted):
+        raise InvalidParameter("response_fields", "must be a list of strings")
+    report = Report(
+        progress=flag(body, "return_progress"),
+        timings=flag(body, "timings_per_token"),
+        tokens=flag(body, "return_tokens"),
+        settings=not wanted or any(name.startswith(SETTINGS) for name in wanted),
+        sampled=flag(body, "post_sampling_probs"),
+    )
+    return {
+        "model": model_name(body),
+        "sampling": values,
+        "max_tokens": limit if limit is not None and limit >= 0 else None,
+        "stop": stops(body),
+        "n": integer(body, "n_cmpl", 1, openai.MAX_CHOICES) or 1,
+        "stream": flag(body, "stream"),
+        "logprobs": integer(body, "n_probs", 0, MAX_PROBS) or None,
+        "output": output,
+        "session": text(body, "session"),
+        "warnings": ignored_fields(body, known),
+        "report": report,
+        "extra": {"response_fields": tuple(wanted)} if wanted else {},
+    }
+
+
+def error(fault: GatewayError) -> dict[str, Any]:
+    """llama-server's error object; `code` is the HTTP status."""
+    return {
+        "error": {
+            "code": fault.status,
+            "message": fault.message,
+            "type": fault.type,
+            **fault.extra,
+        }
+    }
+
+
+def _token(token: TokenLogprob, sampled: bool) -> dict[str, Any]:
+    """A token with its alts. `sampled` reports probabilities after the samplers instead of
+    logprobs before them. The id is omitted if the backend does not send it."""
+    value, likely = ("prob", "top_probs") if sampled else ("logprob", "top_logprobs")
+
+    def candidate(text: str, data: bytes, logprob: float, number: int) -> dict[str, Any]:
+        out: dict[str, Any] = {"id": number} if number >= 0 else {}
+        out |= {"token": text, "bytes": list(data)}
+        out[value] = math.exp(logprob) if sampled else logprob
+        return out
+
+    return {
+        **candidate(token.token, token.data, token.logprob, token.id),
+        likely: [candidate(alt.token, alt.data, alt.logprob, alt.id) for alt in token.top],
+    }
+
+
+def _probabilities(
+    request: CompletionRequest, tokens: Sequence[TokenLogprob]
+) -> list[dict[str, Any]]:
+    return [_token(token, request.report.sampled) for token in tokens]
+
+
+def _last(
+    meta: ResponseMeta,
+    request: CompletionRequest,
+    index: int,
+    finished: Finished,
+    completion: Completion | None = None,
+) -> dict[str, Any]:
+    """The last object of a completion, which is also its whole answer if `completion` is given."""
+    out = {
+        "index": index,
+        "tokens": list(completion.tokens) if completion is not None else [],
+        "multimodal": False,
+        **openai.ended(meta, request, finished, completion.text if completion is not None else ""),
+    }
+    if completion is not None and completion.logprobs:
+        out["completion_probabilities"] = _probabilities(request, completion.logprobs)
+    return trimmed(out, request.extra.get("response_fields", ()))
+
+
+def trimmed(answer: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+    """Selects the requested fields, or all if none is requested. A path such as timings/prompt_n
+    selects a nested field, which keeps the path as its name."""
+    if not wanted:
+        return answer
+    out = {}
+    for name in wanted:
+        value: Any = answer
+        for part in name.split("/"):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            out[name] = value
+    return out
+
+
+def reply(meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]) -> Any:
+    """The whole answer: one object, or a list if there are several completions."""
+    answers = [
+        _last(meta, request, completion.index, completion.finished, completion)
+        for completion in completions
+    ]
+    return answers[0] if len(answers) == 1 else answers
+
+
+class Encoder:
+    """Encodes events as the stream's objects; the last object of a completion says why it ended."""
+
+    content_type = "text/event-stream"
+
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        self._meta = meta
+        self._request = request
+        self._slots: dict[int, int] = {}
+        self._lines: set[int] = set()  # choices whose text contains a line break
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
+        if not batch:
+            return sse.HEARTBEAT
+        out: list[bytes] = []
+        for event in batch:
+            match event:
+                case Started():
+                    self._slots[choice] = event.slot
+                case TextDelta():
+                    if event.text or event.logprobs:
+                        if "\n" in event.text:
+                            self._lines.add(choice)
+                        tokens = _probabilities(self._request, event.logprobs)
+                        out.append(self._piece(choice, event.text, tokens))
+                case Progress():
+                    out.append(openai.extended(self._piece(choice), openai.reported(event)))
+                case TokenDetail():
+                    if not out:
+                        out.append(self._piece(choice))
+                    more = openai.reported(event)
+                    if event.tokens:
+                        more["tokens"] = event.tokens
+                    out[-1] = openai.extended(out[-1], more)
+                case Finished():
+                    last = _last(self._meta, self._request, choice, event)
+                    if choice in self._lines and "has_new_line" in last:
+                        last["has_new_line"] = True
+                    out.append(_event(last))
+        return b"".join(out)
+
+    def _piece(
+        self, choice: int, content: str = "", probabilities: Sequence[dict[str, Any]] = ()
+    ) -> bytes:
+        slot = self._slots.get(choice, -1)
+        piece = {
+            "index": choice,
+            "content": content,
+            "stop": False,
+            "id_slot": slot,
+            "slot_id": slot,
+            "multimodal": False,
+        }
+        if not self._request.report.tokens:
+            piece["tokens"] = []
+        if probabilities:
+            piece["completion_probabilities"] = probabilities
+        return _event(piece)
+
+    def fail(self, fault: GatewayError) -> bytes:
+        """The failure as the last event."""
+        return _event(error(fault))
+
+    def end(self) -> bytes:
+        return b""
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return sse.encode(msgspec.json.encode(value))
+
+
+completion = RouteDialect(parse, reply, error, Encoder)
+infill = RouteDialect(parse_infill, reply, error, Encoder)

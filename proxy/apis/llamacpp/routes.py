@@ -1,0 +1,146 @@
+"""llama.cpp's own routes, so that its clients and editor plugins work with the gateway.
+
+Slots are numbered consecutively over all backends. Every key may read them; saving, restoring and
+erasing a slot needs a key named in the setting `admins`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NoReturn
+
+from flask import Response, request
+
+from ...errors import Forbidden, NoBackend, NotFound
+from ...web import body, seen
+from ...web.admitted import counted
+from ...web.fastpath import BodyAndHeaders, Environ, post
+from ...web.model_tables import read_request
+from ...web.observability import Record
+from ...web.permissions import check_model, permissions
+from ...web.routes import SSE, Api
+from ...web.services import Services
+from ...web.spine import completion_view, json_route
+from .. import fields
+from ..openai import chat as openai_chat
+from . import native as llamacpp_native
+from . import requests as llamacpp_requests
+
+blueprint = Api(
+    "native",
+    __name__,
+    group="native",
+    tag="llama.cpp",
+    ledger="llamacpp",
+    error=llamacpp_native.error,
+)
+_route = partial(json_route, blueprint)
+
+
+@post(blueprint, "/completion", body="LlamaCompletionRequest", streams=SSE, reply="LlamaCompletion")
+def completion(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A completion, streamed or whole."""
+    return completion_view(services, environ, llamacpp_native.completion, "")
+
+
+@post(blueprint, "/infill", body="LlamaInfillRequest", streams=SSE, reply="LlamaCompletion")
+def infill(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """Code completion, streamed or whole."""
+    return completion_view(services, environ, llamacpp_native.infill, "")
+
+
+@_route("GET POST", "/cors-proxy")
+def cors_proxy(services: Services, record: Record) -> NoReturn:
+    """Always 403: nothing is fetched for a page.
+
+    llama-server's proxy for its own page, which the gateway does not offer."""
+    raise Forbidden("slotproxy does not fetch from other hosts on behalf of a web page")
+
+
+@_route("POST", "/apply-template", body="ChatCompletionRequest")
+def apply_template(services: Services, record: Record) -> Any:
+    """The prompt of a chat."""
+    asked = openai_chat.parse(read_request(services, record, request.environ))
+    check_model(services, request.environ, asked.model)
+    barred = permissions(services, request.environ).barred_tiers
+    with counted(services, record, asked.model):
+        return {"prompt": services.gateway.prompt(asked, barred=barred)}
+
+
+@_route("GET", "/props")
+def props(services: Services, record: Record) -> Any:
+    """What the backend is, and what it samples by."""
+    registry = services.gateway.registry
+    asked = fields.text(request.args, "model")
+    check_model(services, request.environ, asked)
+    model, name = registry.resolve(asked)
+    backends = registry.pool(model)
+    caps = [b.caps for b in backends if b.caps is not None]
+    shown = next((c for c in caps if c.template), caps[0] if caps else None)
+    sees, hears = any(c.vision for c in caps), any(c.audio for c in caps)
+    return {
+        "default_generation_settings": {
+            "n_ctx": max((b.n_ctx for b in backends), default=0),
+            "params": shown.settings if shown else {},
+        },
+        "total_slots": sum(services.gateway.scheduler.slots(b.name) for b in backends),
+        "model_alias": name,
+        "model_path": "",
+        "modalities": {"vision": sees, "audio": hears},
+        "endpoint_slots": True,
+        "endpoint_props": False,
+        "endpoint_metrics": services.settings.metrics,
+        "chat_template": shown.template if shown else "",
+        "bos_token": shown.bos_token if shown else "",
+        "eos_token": shown.eos_token if shown else "",
+        "build_info": shown.build if shown else "",
+        "user_name": services.settings.user_name,
+        "assistant_name": services.settings.ai_name,
+    }
+
+
+@_route("GET", "/slots")
+def slots(services: Services, record: Record) -> Any:
+    """The slots of all backends."""
+    shown = seen.names(services, record.key)
+    slots = [{**slot, "backend": shown(slot["backend"])} for slot in _slots(services)]
+    if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in slots):
+        raise NoBackend("no slot available", retry_after=1.0)
+    return slots
+
+
+def _slots(services: Services) -> list[dict[str, Any]]:
+    """All slots with consecutive ids, as the scheduler sees them. A llama-server with a RAM cache
+    chooses slots itself and reports its choice only at the end: the number of its busy slots is
+    right, but not which ones they are."""
+    known = {one.backend: one.slots for one in services.gateway.scheduler.view("", "").backends}
+    out: list[dict[str, Any]] = []
+    for backend in services.gateway.registry.backends.values():
+        for slot in known.get(backend.name, ()):
+            out.append(
+                {
+                    "id": len(out),
+                    "n_ctx": backend.n_ctx,
+                    "is_processing": slot.state == "busy",
+                    "backend": backend.name,
+                    "backend_slot": slot.id,
+                }
+            )
+    return out
+
+
+@_route("POST", "/slots/<int:number>", body="SlotFileRequest")
+def slot_action(services: Services, record: Record, number: int) -> Any:
+    """Save, restore or erase a slot, by the query's `action`; for the keys of `--admins`."""
+    if not record.key or not seen.is_admin(services, record.key):
+        raise Forbidden("changing slots requires an admin API key: see the setting admins")
+    action = request.args.get("action", "")
+    file = ""
+    if action != "erase":
+        asked = body.read_json(request.environ, services.settings.max_body)
+        file = llamacpp_requests.parse_filename(asked)
+    slot = next((s for s in _slots(services) if s["id"] == number), None)
+    if slot is None:
+        raise NotFound(f"no such slot: {number}")
+    tokens, size = services.gateway.slot_action(slot["backend"], action, slot["backend_slot"], file)
+    return {"id_slot": number, "filename": file, "action": action, "n": tokens, "bytes": size}

@@ -1,0 +1,248 @@
+"""Requests that a model's server gets as they are: audio, images, and all under /upstream.
+
+The routes are those that llama-swap forwards. Nothing but the content of a request and its answer
+passes: the server sees neither keys nor cookies, and can set none. An answer may be a page, and it
+would have the rights of this site in a browser; so it is marked as one without rights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from flask import Response, request
+
+from ....accounts.limiting.budgets import Used
+from ....core.forwarding import Call, CallMaker, Forwarded
+from ....errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
+from ....gateway.idle import nothing
+from ....runtime.cancel import Cancel
+from ....server.http1 import BrokenAnswer
+from ....web import disconnect, seen
+from ....web.admitted import Admitted
+from ....web.fastpath import Environ
+from ....web.model_tables import with_preset
+from ....web.observability import Record
+from ....web.permissions import check_model
+from ....web.routes import ANY, Api
+from ....web.services import Services
+from ....web.spine import View, json_route
+from ....web.stream import ClosingBody
+from .body import Body, JSONBody, read_body, read_raw, sent_headers
+
+blueprint = Api("forwarding", __name__, group="media", tag="OpenAI")
+
+# By OpenAI's API, the web UI of stable diffusion, and llama-swap: those with a body, by their name
+# in the ledger.
+POSTED = {
+    "audio": ("/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations"),
+    "images": (
+        "/v1/images/edits",
+        "/v1/images/generations",
+        "/v1/images/variations",
+        "/sdapi/v1/img2img",
+        "/sdapi/v1/txt2img",
+    ),
+}
+LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
+MAX_QUERY = 4096  # characters
+SAFE = "/:@!$&'()*+,;=~"  # besides letters, digits and _.-
+NO_RIGHTS = {"content-security-policy": "sandbox"}
+
+
+def _route(method: str, ledger: str, paths: Sequence[str], **about: Any) -> Callable[[View], View]:
+    """The paths, also without /v1."""
+    both = dict.fromkeys(each for path in paths for each in (path, path.removeprefix("/v1")))
+    name = f"{method}_{ledger}".lower()
+    more = {"endpoint": name, "ledger": ledger, "answer": ANY, "foreign": True, **about}
+    return json_route(blueprint, method, *both, **more)
+
+
+@_route("POST", "audio", POSTED["audio"], body="ForwardedRequest")
+@_route("POST", "images", POSTED["images"], body="ForwardedRequest")
+def posted(services: Services, record: Record) -> Response:
+    """Forwarded to the server of the model: audio and images, as JSON or a form."""
+    return forwarded(services, record, _full(record.route, services.settings.api_prefix))
+
+
+@_route("GET", "audio", LISTED[:1])
+@_route("GET", "images", LISTED[1:])
+def listed(services: Services, record: Record) -> Response:
+    """Forwarded to the server of the model that the query names."""
+    asked = request.args.get("model", "")
+    model = _named(services, asked)
+    path = _full(record.route, services.settings.api_prefix)
+    _with_query(path, request.environ)  # it is bounded
+    others = [pair for pair in request.args.items(multi=True) if pair[0] != "model"]
+    headers = sent_headers(request.environ)
+
+    def make(name: str) -> Call:
+        query = urlencode([*others, ("model", name or asked)])
+        return Call("GET", f"{path}?{query}", headers)
+
+    return _answer(services, record, model, make, counts=False)
+
+
+@json_route(
+    blueprint,
+    "GET POST PUT PATCH DELETE",
+    "/upstream/<path:rest>",
+    answer=ANY,
+    foreign=True,
+    group="admin",
+    tag="slotproxy",
+    ledger="upstream",
+)
+def upstream(services: Services, record: Record, rest: str) -> Response:
+    """Forwarded to any path of the server of a model that the gateway starts; for the keys of
+    `--admins`."""
+    seen.check_admin(services, record.key)
+    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+        raise Forbidden("pages of other sites may not use the servers of models")
+    model, path = _place(services, rest)
+    check_model(services, request.environ, model)
+    environ = request.environ
+    reads = request.method in ("GET", "HEAD")
+    method = "GET" if reads else request.method
+    headers = sent_headers(environ)
+    kind = environ.get("CONTENT_TYPE", "")
+    limit = max(services.settings.max_body, services.settings.max_document)
+    with read_raw(environ, limit) as sent:
+        if sent is not None and kind.isascii() and kind.isprintable():
+            headers["Content-Type"] = kind
+        call = Call(method, _with_query(path, environ), headers, sent)
+        return _answer(services, record, model, lambda name: call, counts=not reads)
+
+
+def forwarded(services: Services, record: Record, path: str) -> Response:
+    """Forward the current request to `path` of the model that its body names."""
+    with read_body(services, request.environ) as sent:
+        model = _named(services, sent.model)
+        if isinstance(sent, JSONBody):
+            sent = JSONBody(with_preset(services, sent.fields, path))
+        return _sent(services, record, model, path, sent)
+
+
+def by_other_server(
+    services: Services, record: Record, path: str, fields: dict[str, Any]
+) -> Response | None:
+    """The answer to a JSON body whose model has a server of another API; None for other models,
+    which the gateway asks itself."""
+    name = fields.get("model")
+    registry = services.gateway.registry
+    if not isinstance(name, str) or not registry.forwards(name):
+        return None
+    model = _named(services, name)
+    return _sent(services, record, model, path, JSONBody(with_preset(services, fields, path)))
+
+
+def _named(services: Services, name: str) -> str:
+    """The pool of this name or alias, which the caller may use. Raises ModelNotFound and
+    Forbidden."""
+    model = services.gateway.registry.named(name)
+    check_model(services, request.environ, name)
+    return model
+
+
+def _sent(services: Services, record: Record, model: str, path: str, body: Body) -> Response:
+    headers = {**sent_headers(request.environ), "Content-Type": body.content_type}
+
+    def make(name: str) -> Call:
+        return Call("POST", path, headers, body.named(name))
+
+    return _answer(services, record, model, make)
+
+
+def _answer(
+    services: Services, record: Record, model: str, make: CallMaker, *, counts: bool = True
+) -> Response:
+    """The answer of the model's server as it arrives. The request's body must have been read."""
+    record.info.model = model
+    cancel = Cancel()
+    services.observer.begin(record, cancel)
+    record.stop = disconnect.watch(request.environ, cancel)
+    caller = services.callers.caller(record.key, request.environ)
+    if caller.allowance is not None:
+        caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
+    taken = Admitted(caller, cancel, model) if counts else None
+    on_slot = nothing if taken is None else taken.on_slot
+
+    def on_release(seconds: float) -> None:
+        record.info.slot_seconds += seconds
+        if taken is not None:
+            taken.settle(Used(slot_seconds=seconds))
+
+    try:
+        answer = services.forwarder.forward(
+            model,
+            make,
+            cancel,
+            caller,
+            counts=counts,
+            on_slot=on_slot,
+            on_release=on_release,
+        )
+    except BaseException:
+        if taken is not None:
+            taken.close()
+        raise
+    record.status, record.stream = answer.status, True
+    finish = partial(services.observer.finish, record)
+
+    def close() -> None:
+        try:
+            answer.close()
+        finally:
+            if taken is not None:
+                taken.close()
+
+    body = ForwardedBody(_parts(answer, record), close, finish)
+    headers = {"content-type": "application/octet-stream", **answer.headers, **NO_RIGHTS}
+    return Response(body, answer.status, headers, direct_passthrough=True)
+
+
+class ForwardedBody(ClosingBody):
+    # The server disconnects slow readers sooner, since other requests wait for the place.
+    holds_slot = True
+
+
+def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
+    """The answer as it arrives, cancelled unless it arrives at its end. Raises BrokenAnswer, also
+    if the client has left: it may have ended only its own direction, and still read."""
+    record.info.outcome = Cancelled.type
+    try:
+        yield from answer
+    except GatewayError as error:
+        if type(error) is not Cancelled:
+            record.info.outcome = error.code or error.type
+        raise BrokenAnswer(error.message) from None
+    record.info.outcome = ""
+
+
+def _full(route: str, prefix: str) -> str:
+    """The path of a route at a model's server."""
+    path = route.removeprefix(prefix)
+    return path if path.startswith(("/v1/", "/sdapi/")) else f"/v1{path}"
+
+
+def _place(services: Services, rest: str) -> tuple[str, str]:
+    """The model and the path at its server. The name of a model may contain slashes, so the longest
+    that is known counts. Raises ModelNotFound, BadRequest."""
+    words = rest.split("/")
+    for end in range(len(words), 0, -1):
+        hosted = services.host.find("/".join(words[:end]))
+        if hosted is not None:
+            path = words[end:]
+            if any(word in (".", "..") for word in path) or not "".join(path).isprintable():
+                raise BadRequest("a path may not contain . and .. or control characters")
+            return hosted.name, quote("/" + "/".join(path), SAFE)
+    raise ModelNotFound(f"the gateway starts no model of the name {words[0][:100]!r}")
+
+
+def _with_query(path: str, environ: Environ) -> str:
+    query = environ.get("QUERY_STRING", "")
+    if len(query) > MAX_QUERY or not all("!" <= letter <= "~" for letter in query):
+        raise BadRequest(f"a query may have at most {MAX_QUERY} visible ASCII characters")
+    return f"{path}?{query}" if query else path

@@ -1,0 +1,163 @@
+"""Models that the gateway starts itself: loaded, unloaded and pinned by hand, and their logs.
+
+The routes are those of llama-server's router mode (/models/load, /models/sse, …) and of llama-swap
+(/running, /unload). Its GET /unload is a POST here, because any page may make a browser send a GET.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import partial
+from typing import Any, Literal
+
+from flask import Blueprint, Response, request
+
+from ...web.routes import Api, SSE
+from ..openai import answer as openai
+from ..llamacpp.requests import parse_model
+from ...errors import GatewayError, NotFound, QueueFull
+from ...hosting.model import HostedModel
+from ...web import body, model_events as log_events, model_events, seen
+from ...web.observability import Record
+from ...web.permissions import visible
+from ...web.services import Services, current_services
+from ...web.spine import STREAM_HEADERS, json_route, passthrough, refuse
+from ...web.stream import ClosingBody
+
+blueprint = Api("hosting", __name__, group="admin", tag="slotproxy")
+
+Action = Literal["load", "unload", "pin", "unpin"]
+# In llama-swap's words; else "stopped".
+SWAP_STATES = {"loaded": "ready", "loading": "starting", "stopping": "stopping"}
+
+
+@json_route(blueprint, "POST", "/models/load", body="ModelActionRequest", tag="llama.cpp")
+def load(services: Services, record: Record) -> Any:
+    """Begin to load a model that the gateway starts; for the keys of `--admins`."""
+    return _done(services, record, "load")
+
+
+@json_route(blueprint, "POST", "/models/unload", body="ModelActionRequest", tag="llama.cpp")
+def unload(services: Services, record: Record) -> Any:
+    """Unload a model after its running answers; for the keys of `--admins`."""
+    return _done(services, record, "unload")
+
+
+@json_route(blueprint, "POST", "/models/pin", body="ModelActionRequest")
+def pin(services: Services, record: Record) -> Any:
+    """Let a model give way to no other, until slotproxy restarts; for the keys of `--admins`."""
+    return _done(services, record, "pin")
+
+
+@json_route(blueprint, "POST", "/models/unpin", body="ModelActionRequest")
+def unpin(services: Services, record: Record) -> Any:
+    """Let a model give way to others again; for the keys of `--admins`."""
+    return _done(services, record, "unpin")
+
+
+def act(services: Services, key: str, action: Action, name: str) -> None:
+    """Do this with a model for this key. Raises Forbidden, NotFound."""
+    seen.check_admin(services, key)
+    model = hosted(services, name)
+    match action:
+        case "load":
+            services.host.load(model)
+        case "unload":
+            model.stop()
+        case _:
+            model.pin(action == "pin")
+
+
+@json_route(blueprint, "GET", "/models/sse", answer=SSE, group="status", tag="llama.cpp")
+def events(services: Services, record: Record) -> Any:
+    """The changes of models, and the progress of loads.
+
+    Raises QueueFull."""
+    return watched(services, record.key, model_events.events(services, request.environ))
+
+
+@json_route(blueprint, "POST", "/unload")
+def unload_all(services: Services, record: Record) -> Any:
+    """Unload all models after their running answers; for the keys of `--admins`."""
+    seen.check_admin(services, record.key)
+    for model in services.host.models:
+        model.stop()
+    return {"success": True}
+
+
+@json_route(blueprint, "GET", "/running", group="status")
+def running(services: Services, record: Record) -> Any:
+    """The loaded models of those that the gateway starts, as llama-swap."""
+    models = [model for model in services.host.models if model.status in SWAP_STATES]
+    names = visible(services, request.environ, [model.name for model in models])
+    return {
+        "running": [
+            {
+                "model": model.name,
+                "name": model.name,
+                "state": SWAP_STATES[model.status],
+                "ttl": round(model.config.ttl),
+                "memory": model.needs.memory,
+                "gpu_memory": sum(model.needs.cards),
+                "pinned": model.pinned,
+                **(_wait(model) if model.status == "loading" else {}),
+            }
+            for model in models
+            if model.name in names
+        ]
+    }
+
+
+def _wait(model: HostedModel) -> dict[str, Any]:
+    """Its place in the line of models without room, 0 if it has room, and the expected seconds
+    until it is loaded, null before its first load."""
+    place, seconds = model.place()
+    return {"place": place, "wait": round(seconds, 1) if model.needs.is_learned else None}
+
+
+@blueprint.get("/logs/<path:name>", answer="text/plain")
+def logs(name: str) -> Response:
+    """What the server of a model printed last, and with `Accept: text/event-stream` what
+    follows; for the keys of `--admins`.
+
+    The last lines that a model's server printed, and with `Accept: text/event-stream` also
+    those that follow. They may contain prompts."""
+    services, record = current_services(), Record.of(request.environ)
+    try:
+        record.key = services.keys.check(request.environ)
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            last_id = request.headers.get("Last-Event-ID", "")
+            return log_stream(services, record.key, name, last_id)
+        seen.check_admin(services, record.key)
+        return Response(hosted(services, name).log.text(), mimetype="text/plain")
+    except GatewayError as error:
+        return refuse(error, openai.error, record)
+
+
+def log_stream(services: Services, key: str, name: str, last_id: str) -> Response:
+    """The lines of a model's log after an event. Raises Forbidden, NotFound, QueueFull."""
+    seen.check_admin(services, key)
+    return watched(services, key, log_events.log_lines(hosted(services, name).log, last_id))
+
+
+def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -> Response:
+    """Stream events. Raises QueueFull."""
+    if not services.watchers.take(key):
+        raise QueueFull("too many clients are watching the models", retry_after=model_events.LIFE)
+    body = ClosingBody(parts, parts.close, partial(services.watchers.give, key))
+    return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
+
+
+def _done(services: Services, record: Record, action: Action) -> dict[str, Any]:
+    seen.check_admin(services, record.key)  # before its body is read
+    asked = body.read_json(request.environ, services.settings.max_body)
+    act(services, record.key, action, parse_model(asked))
+    return {"success": True}
+
+
+def hosted(services: Services, name: str) -> HostedModel:
+    """Raises NotFound."""
+    model = services.host.find(name)
+    if model is None:
+        raise NotFound(f"the gateway starts no model {name[:100]!r}")
+    return model

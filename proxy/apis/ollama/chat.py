@@ -1,0 +1,156 @@
+"""Ollama's POST /api/chat.
+
+Tool calls may have no ids. A result then belongs to the first unanswered call of its tool's name,
+or else to the first unanswered call; missing ids are made from positions in the conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ...core.events import Batch, Finished, ToolCallDelta
+from ...core.fold import Completion
+from ...core.request import CompletionRequest, Message, Role, ToolCall
+from ...errors import InvalidParameter
+from ..fields import Body, entry, items, mapping, text
+from ..openai.tools import as_object, skipped, tools
+from ..response_meta import ResponseMeta
+from . import common
+
+error = common.error
+
+KNOWN = common.KNOWN | {"messages", "tools"}
+MAX_WAITING = 1024  # unanswered calls; every result is matched against all of them
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+
+
+def parse(body: Body) -> CompletionRequest:
+    """Raises InvalidParameter naming the field."""
+    values = items(body, "messages")
+    if not values:
+        raise InvalidParameter("messages", "must contain at least one message")
+    offered = items(body, "tools")
+    fields = common.shared_fields(body, KNOWN)
+    fields["warnings"] += skipped(offered)
+    return CompletionRequest(messages=_messages(values), tools=tools(offered), **fields)
+
+
+def _messages(values: list[Any]) -> tuple[Message, ...]:
+    out = []
+    waiting: list[ToolCall] = []
+    for i, value in enumerate(values):
+        at = f"messages[{i}]."
+        body = entry(value, at[:-1])
+        role = ROLES.get(text(body, "role", at=at))
+        if role is None:
+            raise InvalidParameter(at + "role", f"must be one of {', '.join(ROLES)}")
+        name = text(body, "tool_name", at=at)
+        calls = tuple(
+            _call(call, f"call_{i}_{j}", f"{at}tool_calls[{j}]")
+            for j, call in enumerate(items(body, "tool_calls", at))
+        )
+        waiting += calls
+        if len(waiting) > MAX_WAITING:
+            raise InvalidParameter(
+                at + "tool_calls", f"leaves more than {MAX_WAITING} tool calls without a result"
+            )
+        call_id = text(body, "tool_call_id", at=at)
+        if role == "tool" and waiting:
+            answered = next(
+                (c for c in waiting if c.id == call_id or (not call_id and c.name == name)),
+                waiting[0],
+            )
+            waiting.remove(answered)
+            call_id, name = answered.id, name or answered.name
+        out.append(
+            Message(
+                role=role,
+                content=text(body, "content", at=at),
+                name=name,
+                tool_calls=calls,
+                tool_call_id=call_id,
+                reasoning=text(body, "thinking", at=at),
+                media=common.images(items(body, "images", at), at + "images"),
+            )
+        )
+    return tuple(out)
+
+
+def _call(value: Any, call_id: str, at: str) -> ToolCall:
+    body = entry(value, at)
+    function = mapping(body, "function", at + ".")
+    arguments = mapping(function, "arguments", at + ".function.")
+    return ToolCall(
+        text(body, "id", call_id, at=at + "."),
+        text(function, "name", at=at + ".function."),
+        msgspec.json.encode(arguments).decode(),
+    )
+
+
+def _calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": call.id,
+            "function": {"index": i, "name": call.name, "arguments": as_object(call.arguments)},
+        }
+        for i, call in enumerate(calls)
+    ]
+
+
+def _told(calls: Sequence[ToolCall], finished: Finished) -> list[ToolCall]:
+    """The calls to send. Arguments are an object here, so a call whose arguments were cut off is
+    dropped."""
+    cut = finished.reason == "length"
+    return [call for call in calls if not cut or as_object(call.arguments)]
+
+
+def _said(piece: str, thought: str, calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": piece}
+    if thought:
+        message["thinking"] = thought
+    if calls:
+        message["tool_calls"] = _calls(calls)
+    return {"message": message}
+
+
+def reply(
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+) -> dict[str, Any]:
+    """The whole answer."""
+    (completion,) = completions
+    calls = _told(completion.tool_calls, completion.finished)
+    return common.whole(
+        meta, request, completion, _said(completion.text, completion.reasoning, calls)
+    )
+
+
+class Encoder(common.NdjsonLines):
+    """Encodes events as lines of JSON. Like Ollama, it sends a tool call once it is complete."""
+
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        super().__init__(meta, _said)
+        self._calls: dict[int, ToolCall] = {}
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        out = b""
+        for event in batch:
+            if type(event) is ToolCallDelta:
+                known = self._calls.get(event.index) or ToolCall(event.id, event.name, "")
+                arguments = known.arguments + event.arguments
+                self._calls[event.index] = ToolCall(known.id, known.name, arguments)
+        finished = batch[-1] if batch else None
+        if self._calls and type(finished) is Finished:
+            complete = _told([self._calls[i] for i in sorted(self._calls)], finished)
+            out = super().encode(choice, batch[:-1])
+            if complete:
+                out += self._line(_said("", "", complete))
+            batch = [finished]
+        return out + super().encode(choice, batch)

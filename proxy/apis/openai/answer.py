@@ -1,0 +1,347 @@
+"""Shared by OpenAI's chat completions and completions.
+
+The format is defined in OpenAI's API reference. llama.cpp's additions (sampler fields, `timings`,
+`n_predict`) and those of the reference script (`tokenize`, `truncated`) are supported too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from ...core.events import Compacted, Finished, Progress, TokenDetail, TokenLogprob
+from ...core.fold import Completion
+from ...core.request import CompletionRequest, OutputFormat, Report
+from ...core.sampling import FIELDS, logit_bias, sampling
+from ...core.usage import Timings, Usage, generation_pace, pace
+from ...errors import GatewayError, InvalidParameter
+from ...wire import sse
+from .. import compacted
+from ..fields import Body, Table, flag, integer, mapping, model_name, read, stops, text
+from ..ignored_fields import ignored_fields
+from ..response_meta import ResponseMeta
+
+MAX_CHOICES = 16
+MAX_TOKENS = 1 << 30
+MAX_LOGPROBS = 20
+
+
+def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
+    """The fields of CompletionRequest that both kinds of body share, if present. A field that is
+    not `known` to the kind gets a warning. Raises InvalidParameter."""
+    _check_biases(body)
+    warnings = ignored_fields(body, known)
+    out = {"sampling": samplers(body), **read(body, COMMON), "warnings": warnings}
+    if not REPORTS.isdisjoint(body):
+        out["report"] = report(body)
+    return out
+
+
+def _check_biases(body: Body) -> None:
+    """OpenAI's bounds for its own form of `logit_bias`, an object; llama.cpp's list of pairs may
+    exceed them. Raises InvalidParameter."""
+    biases = body.get("logit_bias")
+    for bias in biases.values() if isinstance(biases, dict) else ():
+        if type(bias) in (int, float) and not -100 <= bias <= 100:
+            raise InvalidParameter("logit_bias", "has a bias that is not between -100 and 100")
+
+
+def samplers(body: Body) -> dict[str, Any]:
+    """The sampler fields and `logit_bias`. Raises InvalidParameter."""
+    values = sampling(body)
+    if body.get("logit_bias"):
+        values["logit_bias"] = logit_bias(body["logit_bias"])
+    return values
+
+
+REPORTS = frozenset(("return_progress", "timings_per_token", "verbose"))
+
+
+def report(body: Body) -> Report:
+    """The extra information that llama-server's clients can request. Raises InvalidParameter."""
+    return Report(
+        progress=flag(body, "return_progress"),
+        timings=flag(body, "timings_per_token"),
+        settings=flag(body, "verbose"),
+    )
+
+
+def _max_tokens(body: Body, _: str) -> int | None:
+    """The first limit that is set. -1 is llama.cpp's "no limit"; 0 evaluates the prompt only."""
+    for name in filter(body.__contains__, LENGTHS):
+        value = integer(body, name, -1, MAX_TOKENS)
+        if value is not None and value != -1:
+            return value
+    return None
+
+
+def _choices(body: Body, name: str) -> int:
+    return integer(body, name, 1, MAX_CHOICES) or 1
+
+
+def _include_usage(body: Body, name: str) -> bool:
+    return flag(mapping(body, name), "include_usage")
+
+
+def json_schema(body: Body, name: str) -> OutputFormat:
+    """llama.cpp's own field; a schema that no grammar can express is left to output validation."""
+    if body.get(name) is None:
+        return OutputFormat()
+    return OutputFormat("json_schema", mapping(body, name))
+
+
+LENGTHS = ("max_completion_tokens", "max_tokens", "n_predict")
+COMMON: Table = {
+    "model": ("model", model_name),
+    **dict.fromkeys(LENGTHS, ("max_tokens", _max_tokens)),
+    "stop": ("stop", stops),
+    "n": ("n", _choices),
+    "stream": ("stream", flag),
+    "stream_options": ("include_usage", _include_usage),
+    "tokenize": ("return_prompt_tokens", flag),
+    "user": ("user", text),
+    "prompt_cache_key": ("session", text),
+    "json_schema": ("output", json_schema),
+}
+KNOWN = frozenset({*COMMON, *FIELDS, *REPORTS, "logit_bias"})
+"""The fields that both kinds of body have."""
+
+
+def usage(counts: Usage) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.total,
+        "prompt_tokens_details": {"cached_tokens": counts.cached},
+        "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
+    }
+    if counts.continued:
+        out["continued"] = counts.continued
+    return out
+
+
+def total(finished: Mapping[int, Finished], n: int) -> Usage:
+    """The usage of all choices; a prompt counts once for all choices generated from it."""
+    if n == 1 and len(finished) == 1:
+        return next(iter(finished.values())).usage
+    counts = [
+        choice.usage if index % n == 0 else structs.replace(choice.usage, prompt=0, cached=0)
+        for index, choice in finished.items()
+    ]
+    return sum(counts, Usage())
+
+
+def timings(times: Timings) -> dict[str, Any]:
+    """llama.cpp's timings object; times are in milliseconds."""
+    prompt_ms, prompt_speed = pace(times.prompt_n, times.prompt_ms)
+    predicted_ms, predicted_speed = generation_pace(times)
+    out: dict[str, Any] = {
+        "cache_n": times.cache_n,
+        "prompt_n": times.prompt_n,
+        "prompt_ms": times.prompt_ms,
+        "prompt_per_token_ms": prompt_ms,
+        "prompt_per_second": prompt_speed,
+        "predicted_n": times.predicted_n,
+        "predicted_ms": times.predicted_ms,
+        "predicted_per_token_ms": predicted_ms,
+        "predicted_per_second": predicted_speed,
+    }
+    if times.draft_n:
+        out["draft_n"], out["draft_n_accepted"] = times.draft_n, times.draft_n_accepted
+    return out
+
+
+def progress(event: Progress) -> dict[str, Any]:
+    """llama.cpp's progress object: tokens of the prompt, and milliseconds so far."""
+    return {
+        "total": event.total,
+        "cache": event.cached,
+        "processed": event.processed,
+        "time_ms": event.ms,
+    }
+
+
+def reported(event: Progress | TokenDetail) -> dict[str, Any]:
+    """The fields that llama-server adds to a chunk for progress or a token's details."""
+    out: dict[str, Any] = {}
+    if isinstance(event, Progress):
+        out["prompt_progress"] = progress(event)
+    if event.timings is not None:
+        out["timings"] = timings(event.timings)
+    return out
+
+
+def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
+    """Adds fields to the JSON object at the end of an SSE frame."""
+    if not more:
+        return frame
+    assert frame.endswith(b"}\n\n"), "an SSE frame must end with its object"
+    return frame[:-3] + b"," + msgspec.json.encode(more)[1:] + b"\n\n"
+
+
+def verbose(
+    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str = ""
+) -> dict[str, Any]:
+    """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
+    `verbose`."""
+    if not request.report.settings:
+        return {}
+    return {"__verbose": ended(meta, request, finished, content)}
+
+
+def ended(
+    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str
+) -> dict[str, Any]:
+    """The fields of /completion that describe how an answer ended, under the names of both
+    generations (id_slot and slot_id, stop_type and stopped_*)."""
+    counts = finished.usage
+    word = finished.stop_sequence if finished.stop_sequence in request.stop else ""
+    kind = "limit" if finished.reason == "length" else "word" if word else "eos"
+    return {
+        "content": content,
+        "id_slot": finished.slot,
+        "slot_id": finished.slot,
+        "stop": True,
+        "model": meta.model,
+        "tokens_predicted": counts.completion,
+        "tokens_evaluated": counts.prompt,
+        "tokens_cached": counts.total,
+        "generation_settings": finished.settings or {},
+        "prompt": finished.prompt or "",
+        "has_new_line": "\n" in content,
+        "truncated": finished.truncated,
+        "stop_type": kind,
+        "stopped_eos": kind == "eos",
+        "stopped_word": kind == "word",
+        "stopped_limit": kind == "limit",
+        "stopping_word": word,
+        "timings": timings(finished.timings),
+    }
+
+
+def token(logprob: TokenLogprob) -> dict[str, Any]:
+    """A token in the format of chat logprobs."""
+    return {
+        "token": logprob.token,
+        "logprob": logprob.logprob,
+        "bytes": list(logprob.data),
+        "top_logprobs": [
+            {"token": alt.token, "logprob": alt.logprob, "bytes": list(alt.data)}
+            for alt in logprob.top
+        ],
+    }
+
+
+def error(fault: GatewayError) -> dict[str, Any]:
+    """OpenAI's error object; `error` is never a plain string."""
+    return {
+        "error": {
+            "message": fault.message,
+            "type": fault.type,
+            "param": fault.param,
+            "code": fault.code,
+            **fault.extra,
+        }
+    }
+
+
+def head(meta: ResponseMeta, kind: str) -> dict[str, Any]:
+    """The fields every object of an answer begins with; `kind` is its `object`."""
+    return {
+        "id": meta.id,
+        "object": kind,
+        "created": meta.created,
+        "model": meta.model,
+        "system_fingerprint": meta.fingerprint,
+    }
+
+
+def whole(
+    meta: ResponseMeta,
+    kind: str,
+    request: CompletionRequest,
+    completions: Sequence[Completion],
+    choice: Callable[[CompletionRequest, Completion], dict[str, Any]],
+) -> dict[str, Any]:
+    """The whole answer; `choice` formats one completion."""
+    finished = {completion.index: completion.finished for completion in completions}
+    return {
+        **head(meta, kind),
+        "choices": [choice(request, completion) for completion in completions],
+        "usage": usage(total(finished, request.n)),
+        "timings": timings(completions[0].finished.timings),
+        "truncated": any(completion.finished.truncated for completion in completions),
+        **verbose(meta, request, completions[0].finished, completions[0].text),
+        **compacted.field(completions[0].compacted),
+    }
+
+
+class Chunks:
+    """Base of both encoders: the frame around a chunk's choice, and the end of the stream."""
+
+    __slots__ = (
+        "_compacted",
+        "_finished",
+        "_head",
+        "_include_usage",
+        "_meta",
+        "_n",
+        "_request",
+        "_tail",
+    )
+
+    content_type = "text/event-stream"
+
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest, kind: str) -> None:
+        self._include_usage = request.include_usage
+        self._n = request.n
+        self._request = request
+        self._meta = meta
+        self._finished: dict[int, Finished] = {}
+        self._compacted: Compacted | None = None
+        begin = msgspec.json.encode(head(meta, kind))
+        self._head = b"data: " + begin[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
+
+    def fail(self, fault: GatewayError) -> bytes:
+        """The failure as the last event."""
+        return sse.encode(msgspec.json.encode(error(fault)))
+
+    def end(self) -> bytes:
+        """The end of the stream, after the last choice has finished."""
+        if not self._include_usage:
+            return sse.DONE
+        first = next(iter(self._finished.values()), None)
+        last = {
+            "usage": usage(total(self._finished, self._n)),
+            "timings": timings(first.timings if first is not None else Timings()),
+        }
+        return self._head + b"]," + msgspec.json.encode(last)[1:] + b"\n\n" + sse.DONE
+
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        return self._head + msgspec.json.encode(choice) + self._tail
+
+    def _reported(self, choice: dict[str, Any], event: Any, out: list[bytes]) -> None:
+        """Adds requested details: progress in a chunk of its own (`choice` without text), a token's
+        timings to the chunk of its text."""
+        if isinstance(event, Progress):
+            out.append(extended(self._chunk(choice), reported(event)))
+        elif isinstance(event, TokenDetail) and out:
+            out[-1] = extended(out[-1], reported(event))
+
+    def _last(self, choice: dict[str, Any], finished: Finished) -> bytes:
+        """The last chunk of a choice."""
+        self._finished[choice["index"]] = finished
+        return extended(self._chunk(choice), self._ending(choice, finished))
+
+    def _ending(self, choice: dict[str, Any], finished: Finished) -> dict[str, Any]:
+        """The fields beside the choice in its last chunk."""
+        return {
+            "timings": timings(finished.timings),
+            "truncated": finished.truncated,
+            **verbose(self._meta, self._request, finished),
+            **compacted.field(self._compacted),
+        }

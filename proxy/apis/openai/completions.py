@@ -1,0 +1,147 @@
+"""OpenAI's older completions API: POST /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from typing import Any
+
+from ...core.events import Batch, Finished, Progress, TextDelta, TokenDetail, TokenLogprob
+from ...core.fold import Completion
+from ...core.request import CompletionRequest
+from ...errors import InvalidParameter
+from ...wire import sse
+from ..fields import Body, flag, integer, text
+from ..response_meta import ResponseMeta
+from ..synonyms import canonical
+from . import answer as openai
+
+error = openai.error
+
+KIND = "text_completion"
+MAX_PROMPTS = 128
+MAX_TOKEN_ID = 1 << 30
+MAX_TEXTS = 64  # strings in one prompt: the backend has to tokenize each on its own
+PROMPT = "a string or a list of token ids and strings"
+
+
+KNOWN = openai.KNOWN | {"prompt", "suffix", "echo", "logprobs", "best_of"}
+
+
+def parse(body: Body, known: Set[str] = KNOWN) -> CompletionRequest:
+    """Raises InvalidParameter naming the field."""
+    body = canonical(body, chat=False)
+    echo = flag(body, "echo")
+    logprobs = integer(body, "logprobs", 0, openai.MAX_LOGPROBS)
+    if echo and logprobs is not None:
+        raise InvalidParameter("logprobs", "is not supported with echo")
+    best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
+    values = openai.shared_fields(body, known)
+    if best_of is not None and best_of != values.get("n", 1):
+        raise InvalidParameter("best_of", "is not supported: use n to get several choices")
+    return CompletionRequest(
+        prompts=prompts(body.get("prompt")),
+        suffix=text(body, "suffix"),
+        echo=echo,
+        logprobs=logprobs,
+        **values,
+    )
+
+
+def prompts(value: Any, most: int = MAX_PROMPTS) -> tuple[str | tuple[int | str, ...], ...]:
+    """One prompt, or a list of them. A prompt is a string, a list of token ids, {"prompt_string":
+    text}, or, as in llama-server, a list of token ids and strings."""
+    if isinstance(value, list) and not any(type(prompt) is int for prompt in value):
+        if not value:
+            raise InvalidParameter("prompt", f"must be {PROMPT}, or a list of these")
+        if len(value) > most:
+            raise InvalidParameter("prompt", f"may contain at most {most} prompts")
+        return tuple(_prompt(prompt, f"prompt[{i}]") for i, prompt in enumerate(value))
+    return (_prompt(value, "prompt"),)
+
+
+def _prompt(value: Any, at: str) -> str | tuple[int | str, ...]:
+    if type(value) is str:
+        return value
+    if isinstance(value, dict):
+        if value.get("multimodal_data"):
+            raise InvalidParameter(
+                f"{at}.multimodal_data", "is not supported: send images to the chat endpoint"
+            )
+        prompt = value.get("prompt_string")
+        if type(prompt) is not str:
+            raise InvalidParameter(f"{at}.prompt_string", "must be a string")
+        return prompt
+    if not isinstance(value, list) or not value:
+        raise InvalidParameter(at, f"must be {PROMPT}")
+    texts = 0
+    for part in value:
+        if type(part) is str:
+            texts += 1
+        elif type(part) is not int or not 0 <= part < MAX_TOKEN_ID:
+            raise InvalidParameter(at, "may contain only token ids and strings")
+    if texts > MAX_TEXTS:
+        raise InvalidParameter(at, f"may contain at most {MAX_TEXTS} strings between token ids")
+    return tuple(value)
+
+
+def reply(
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+) -> dict[str, Any]:
+    """The whole answer."""
+    return openai.whole(meta, KIND, request, completions, _choice)
+
+
+def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
+    return {
+        "index": completion.index,
+        "text": completion.text,
+        "logprobs": _logprobs(completion.logprobs, 0) if request.logprobs is not None else None,
+        "finish_reason": completion.finished.reason,
+    }
+
+
+def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
+    """The older format with parallel lists; `offset` is the position of the first token in the
+    text."""
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.token)
+    return {
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [{alt.token: alt.logprob for alt in token.top} for token in tokens],
+        "text_offset": offsets,
+    }
+
+
+class Encoder(openai.Chunks):
+    """Encodes events as chunks of the object "text_completion"."""
+
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        super().__init__(meta, request, KIND)
+        self._sent: dict[int, int] = {}
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
+        if not batch:
+            return sse.HEARTBEAT
+        out: list[bytes] = []
+        for event in batch:
+            if isinstance(event, TextDelta):
+                if event.text or event.logprobs:
+                    out.append(self._text(choice, event))
+            elif isinstance(event, Finished):
+                last = {"index": choice, "text": "", "logprobs": None}
+                out.append(self._last({**last, "finish_reason": event.reason}, event))
+            elif isinstance(event, (Progress, TokenDetail)):
+                silent = {"index": choice, "text": "", "logprobs": None, "finish_reason": None}
+                self._reported(silent, event, out)
+        return b"".join(out)
+
+    def _text(self, choice: int, event: TextDelta) -> bytes:
+        sent = self._sent.get(choice, 0)
+        self._sent[choice] = sent + len(event.text)
+        logprobs = _logprobs(event.logprobs, sent) if event.logprobs else None
+        piece = {"index": choice, "text": event.text, "logprobs": logprobs}
+        return self._chunk({**piece, "finish_reason": None})

@@ -1,0 +1,231 @@
+"""Routes of OpenAI's API, with and without /v1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, request
+
+from ...errors import GatewayError, ModelNotFound
+from ...store.response_kinds import CHAT
+from ...web import body
+from ...web.admitted import counted
+from ...web.fastpath import BodyAndHeaders, Environ, post
+from ...web.model_tables import described, metadata, read_request
+from ...web.observability import Record
+from ...web.permissions import check_model, local_model, permissions, visible
+from ...web.routes import SSE, Api
+from ...web.services import Services
+from ...web.spine import completion_view, json_route
+from .. import anthropic
+from ..anthropic import models as claude
+from ..glm import routes as glm
+from ..llamacpp import native as llamacpp_native
+from ..llamacpp import requests as llamacpp_requests
+from ..stored_chats.routes import storing
+from . import (
+    answer as openai,
+)
+from . import (
+    chat as openai_chat,
+)
+from . import (
+    completions as openai_completions,
+)
+from . import (
+    completions_both,
+)
+
+blueprint = Api("openai", __name__, group="chat", tag="OpenAI", ledger="openai")
+
+
+@post(
+    blueprint,
+    "/v1/chat/completions",
+    "/chat/completions",
+    body="ChatCompletionRequest",
+    streams=SSE,
+    reply="ChatCompletion",
+)
+def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A chat, streamed or whole."""
+    return completion_view(services, environ, openai_chat, CHAT, own=storing)
+
+
+@post(
+    blueprint,
+    "/v1/completions",
+    body="CompletionRequest",
+    streams=SSE,
+    reply="Completion",
+    group="completions",
+)
+def completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A text completion, streamed or whole."""
+    return completion_view(services, environ, openai_completions, "cmpl-")
+
+
+@post(
+    blueprint,
+    "/completions",
+    body="CompletionRequestBoth",
+    streams=SSE,
+    reply="CompletionBoth",
+    group="completions",
+    tag="llama.cpp",
+)
+def both_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A text completion with OpenAI's and llama.cpp's fields."""
+    return completion_view(services, environ, completions_both, "cmpl-")
+
+
+@json_route(
+    blueprint,
+    "POST",
+    "/v1/chat/completions/input_tokens",
+    "/chat/completions/input_tokens",
+    body="ChatCompletionRequest",
+)
+def input_tokens(services: Services, record: Record) -> Any:
+    """How many tokens the prompt of a chat has.
+
+    Count the tokens of a chat's prompt, as llama-server does."""
+    asked = openai_chat.parse(read_request(services, record, request.environ))
+    check_model(services, request.environ, asked.model)
+    barred = permissions(services, request.environ).barred_tiers
+    with counted(services, record, asked.model) as cancel:
+        count = services.gateway.count(asked, cancel, barred=barred)
+    return {"object": "response.input_tokens", "input_tokens": count}
+
+
+def _theirs() -> bool:
+    """Whether the client is Anthropic's."""
+    return claude.VERSION in request.headers
+
+
+def _error(fault: GatewayError) -> dict[str, Any]:
+    return anthropic.error(fault) if _theirs() else openai.error(fault)
+
+
+@json_route(blueprint, "GET", "/v1/models", "/models", shape=_error, group="")
+def models(services: Services, record: Record) -> Any:
+    """The models served; in Anthropic's form for its clients."""
+    names = visible(services, request.environ, services.gateway.registry.names())
+    listed = [_model(services, name) for name in names]
+    if _theirs():
+        return claude.listed(listed)
+    if (local := local_model(services, request.environ)) and local not in names:
+        listed.append(_local_model(services, local))
+    return {"object": "list", "data": listed}
+
+
+@json_route(
+    blueprint, "GET", "/v1/models/<path:name>", "/models/<path:name>", shape=_error, group=""
+)
+def model(services: Services, record: Record, name: str) -> Any:
+    """One model."""
+    if name not in services.gateway.registry.names():
+        if not _theirs() and name == local_model(services, request.environ):
+            return _local_model(services, name)
+        raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
+    check_model(services, request.environ, name)
+    return _model(services, name)
+
+
+def _local_model(services: Services, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": services.started,
+        "owned_by": "slotproxy",
+        "meta": {"n_ctx": None},
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["embeddings"]},
+    }
+
+
+def _model(services: Services, name: str) -> dict[str, Any]:
+    registry = services.gateway.registry
+    model, _ = registry.resolve(name)
+    n_ctx = max((b.n_ctx for b in registry.pool(model)), default=0)
+    if _theirs():
+        return claude.model(name, services.started, n_ctx)
+    status = registry.status(model)
+    hosted = services.host.find(model)
+    return {
+        "id": name,
+        "object": "model",
+        "created": services.started,
+        "owned_by": "slotproxy",
+        "meta": {"n_ctx": n_ctx or None, **(metadata(hosted) if hosted else {})},
+        **(_on_demand(services, model, status) if status else {}),
+        **(described(hosted.config) if hosted else {}),
+    }
+
+
+def _on_demand(services: Services, model: str, status: str) -> dict[str, Any]:
+    """What a router's list says of a model that is loaded on demand."""
+    pool = services.gateway.registry.pool(model)
+    caps = [backend.caps for backend in pool if backend.caps is not None]
+    return {
+        "status": llamacpp_native.status(status),
+        "aliases": sorted({alias for backend in pool for alias in backend.aliases}),
+        "architecture": llamacpp_native.architecture(
+            vision=any(one.vision for one in caps), audio=any(one.audio for one in caps)
+        ),
+    }
+
+
+@json_route(
+    blueprint,
+    "POST",
+    "/tokenize",
+    body="TokenizeRequest",
+    other="GLMTokenizeRequest",
+    group="native",
+    tag="llama.cpp",
+)
+def tokenize(services: Services, record: Record) -> Any:
+    """Tokens of a text, in llama-server's form or GLM's.
+
+    llama-server's {content, add_special, with_pieces} to {tokens}; the GLM API's {prompt}."""
+    asked = body.read_json(request.environ, services.settings.max_body)
+    if "prompt" in asked and "content" not in asked:
+        return glm.tokenized(services, record, asked)
+    wanted = llamacpp_requests.parse_tokenize(asked)
+    check_model(services, request.environ, wanted.model)
+    gateway = services.gateway
+    model, _ = gateway.registry.answering(wanted.model)
+    barred = permissions(services, request.environ).barred_tiers
+    text = wanted.content, wanted.add_special
+    with counted(services, record, wanted.model) as cancel:
+        if not wanted.with_pieces:
+            return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
+        pieces = gateway.pieces(model, *text, cancel, barred=barred)
+    return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
+
+
+def _piece(data: bytes) -> str | list[int]:
+    """Return a token as text, or as bytes if it is a part of a character."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return list(data)
+
+
+@json_route(
+    blueprint, "POST", "/detokenize", body="DetokenizeRequest", group="native", tag="llama.cpp"
+)
+def detokenize(services: Services, record: Record) -> Any:
+    """The text of tokens.
+
+    llama-server's {tokens} to {content}."""
+    asked = body.read_json(request.environ, services.settings.max_body)
+    wanted = llamacpp_requests.parse_detokenize(asked)
+    check_model(services, request.environ, wanted.model)
+    gateway = services.gateway
+    model, _ = gateway.registry.answering(wanted.model)
+    if not wanted.tokens:
+        return {"content": ""}
+    barred = permissions(services, request.environ).barred_tiers
+    with counted(services, record, wanted.model):
+        return {"content": gateway.detokenize(model, wanted.tokens, barred=barred)}

@@ -1,0 +1,26 @@
+"""OpenAI's Responses API, POST /v1/responses, as its API reference and client types define it.
+
+`request` parses a body, `items` its input items, `answer` builds the Response object and `stream`
+its events. Pure: a callback receives the response to store.
+"""
+
+from ..conversations import objects as conversations
+from ..openai.answer import error
+from . import compaction
+from .answer import response, response_id, whole
+from .items import listed
+from .request import ParsedRequest, parse
+from .stream import Encoder
+
+__all__ = [
+    "Encoder",
+    "ParsedRequest",
+    "compaction",
+    "conversations",
+    "error",
+    "listed",
+    "parse",
+    "response",
+    "response_id",
+    "whole",
+]

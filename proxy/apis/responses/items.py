@@ -1,0 +1,179 @@
+"""Parses input items into messages.
+
+Consecutive reasoning, message and call items of the model form one assistant message. A custom tool
+(with free text as input, such as Codex's apply_patch) becomes a function with the single parameter
+`input`. Items of tools that only OpenAI's servers run are skipped with a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from ...core.conversation import joined
+from ...core.request import Media, Message, Role, ToolCall
+from ...errors import InvalidParameter
+from .. import parts
+from ..fields import Body, bounded, entry, filled, items, text
+from ..openai.tools import plain
+from . import mcp, summary
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
+
+
+def as_items(value: Any) -> list[Any]:
+    """`input` as items; a string is a user message."""
+    if type(value) is str:
+        return [{"type": "message", "role": "user", "content": value}]
+    if isinstance(value, list):
+        return value
+    raise InvalidParameter("input", "must be a string or a list of items")
+
+
+def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
+    """Replaces item references by the items; `find` returns the item for an id, or None. Raises
+    InvalidParameter."""
+    resolved = []
+    for i, item in enumerate(values):
+        if isinstance(item, dict) and item.get("type") == "item_reference":
+            item = find(text(item, "id", at=f"input[{i}]."))
+            if item is None:
+                raise InvalidParameter(f"input[{i}].id", "does not refer to a stored item")
+        resolved.append(item)
+    return resolved
+
+
+def check_outputs(values: list[Any]) -> None:
+    """Raises InvalidParameter for an output without its call, as OpenAI does: the model would read
+    an answer to nothing."""
+    calls = set()
+    for item in values:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind in ("function_call", "custom_tool_call"):
+            if (
+                type(call_id := item.get("call_id")) is str
+            ):  # others are refused where they are read
+                calls.add(call_id)
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            call_id = text(item, "call_id")
+            if call_id not in calls:
+                raise InvalidParameter(
+                    "input", f"has an output of the call {call_id[:100]!r}, but not the call"
+                )
+
+
+def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[Message]:
+    """Raises InvalidParameter with the path of the item."""
+    bounded(values, at)
+    runs: list[list[Message]] = []
+    sums_up = False  # the last message does: the user's next one joins it
+    known = mcp.approvals(values, at)
+    for i, value in enumerate(values):
+        for message in _messages(entry(value, f"{at}[{i}]"), f"{at}[{i}].", warnings, known):
+            joins = sums_up or message.role in ("assistant", "system")
+            sums_up = value.get("type") in summary.KINDS
+            if runs and runs[-1][0].role == message.role and joins:
+                runs[-1].append(message)
+            else:
+                runs.append([message])
+    return [joined(*run) for run in runs]
+
+
+def _messages(item: Body, at: str, warnings: list[str], known: mcp.Approvals) -> Iterable[Message]:
+    kind = text(item, "type", at=at)
+    if kind in mcp.KINDS:
+        return mcp.messages(item, kind, at, known)
+    message = _message(item, at, warnings)
+    return () if message is None else (message,)
+
+
+def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
+    kind = text(item, "type", "message", at=at)
+    if kind == "message":
+        role = ROLES.get(text(item, "role", at=at))
+        if role is None:
+            raise InvalidParameter(at + "role", f"must be one of {', '.join(ROLES)}")
+        given = item.get("content")
+        if given is None:
+            raise InvalidParameter(at + "content", "is missing: send a string or a list of parts")
+        content = _content(given, at + "content")
+        return Message(role=role, content=content.text, media=content.media, parts=content.parts)
+    if kind == "function_call":
+        return _call(item, text(item, "arguments", at=at), at)
+    if kind == "custom_tool_call":
+        written = {"input": text(item, "input", at=at)}
+        return _call(item, msgspec.json.encode(written).decode(), at)
+    if kind in ("function_call_output", "custom_tool_call_output"):
+        content = _content(item.get("output"), at + "output")
+        return Message(
+            role="tool",
+            content=content.text,
+            tool_call_id=filled(item, "call_id", at),
+            media=content.media,
+            parts=content.parts,
+        )
+    if kind == "reasoning":
+        thought = _content(
+            items(item, "content", at) or items(item, "summary", at), at + "content"
+        ).text
+        return Message(role="assistant", reasoning=thought) if thought else None
+    if kind in summary.KINDS:
+        return summary.message(text(item, "encrypted_content", at=at), at)
+    if kind in ("file_search_call", "web_search_call"):
+        return None  # made by the gateway; the answer that follows covers its results
+    warnings.append(f"input items of type {plain(kind)} are ignored")
+    return None
+
+
+def _call(item: Body, arguments: str, at: str) -> Message:
+    call = ToolCall(filled(item, "call_id", at), filled(item, "name", at), arguments)
+    return Message(role="assistant", tool_calls=(call,))
+
+
+def _image(part: Body, at: str) -> Media:
+    url = text(part, "image_url", at=at)
+    if not url:
+        raise InvalidParameter(
+            at + "image_url", "is missing: send the file's data, file ids are not supported"
+        )
+    return Media(kind="image", url=url, detail=text(part, "detail", at=at))
+
+
+KINDS = "input_text, output_text or input_image"
+PARTS: dict[str, parts.Reader] = {
+    **dict.fromkeys(TEXTS, parts.text_reader("text")),
+    "refusal": parts.text_reader("refusal"),
+    "input_image": _image,
+}
+
+
+def _content(value: Any, at: str) -> parts.Content:
+    return parts.content(value, at, PARTS, KINDS)
+
+
+def listed(values: list[Any], response_id: str) -> list[dict[str, Any]]:
+    """Input items in the format of /input_items: each has an id, and contents are lists of
+    parts."""
+    out = []
+    suffix = response_id.partition("_")[2]
+    for i, value in enumerate(values):
+        item = {"type": "message", "status": "completed", **value}
+        item.setdefault("id", f"msg_{suffix}i{i:02x}")
+        if item["type"] == "message":
+            content = item.get("content")
+            if type(content) is str:
+                if item.get("role") == "assistant":
+                    part = {"type": "output_text", "text": content, "annotations": []}
+                else:
+                    part = {"type": "input_text", "text": content}
+                item["content"] = [part]
+        out.append(item)
+    return out

@@ -1,0 +1,254 @@
+"""Parses a body of /v1/responses into a CompletionRequest and the fields its answer repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import Struct, structs
+
+from ...core.conversation import joined
+from ...core.mcp import McpServer
+from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool
+from ...core.sampling import FIELDS
+from ...errors import InvalidParameter
+from ..fields import Body, entry, flag, integer, items, mapping, model_name, stops, text
+from ..ignored_fields import ignored_fields
+from ..openai import answer as openai
+from ..openai.tools import functions, plain
+from ..vector_stores import attribute_filters
+from . import mcp, tool_choice
+from .items import as_items, check_outputs, messages, referenced
+from .repeated import repeated
+
+LOGPROBS = "message.output_text.logprobs"
+FILES = 5
+PAGES = {"low": 3, "medium": 5, "high": 8}
+RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
+TOLD = frozenset({RESULTS, SOURCES})
+# Stored by OpenAI only; ignoring them would answer a different question, so they are errors.
+ELSEWHERE = {
+    "prompt": "send the text of the prompt",
+}
+KNOWN = (
+    openai.REPORTS
+    | FIELDS.keys()
+    | frozenset(
+        "model input instructions previous_response_id conversation max_output_tokens logit_bias"
+        " stop top_logprobs stream background store generate tools tool_choice parallel_tool_calls"
+        " max_tool_calls text reasoning truncation include metadata user safety_identifier"
+        " prompt_cache_key chat_template_kwargs".split()
+    )
+)
+# The gateway shows the reasoning itself, and has no shorter form of it.
+REASONING = frozenset({"effort", "summary", "generate_summary"})
+CUSTOM = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+
+
+class ParsedRequest(Struct, frozen=True, kw_only=True):
+    """A parsed request. `repeated` are the fields that the Response object repeats. `input` are all
+    items the model receives, including those of earlier responses. `custom` names the tools that
+    take free text. `warms`: the prompt is evaluated for the request that follows, and nothing is
+    generated. `shortens` allows dropping the oldest messages if they do not fit. `include` lists
+    the extra output requested."""
+
+    request: CompletionRequest
+    repeated: Mapping[str, Any]
+    input: tuple[Any, ...]
+    custom: frozenset[str]
+    store: bool
+    shortens: bool
+    background: bool
+    warms: bool = False
+    include: frozenset[str] = frozenset()
+
+
+def parse(
+    body: Body,
+    earlier: tuple[Any, ...] = (),
+    searches: frozenset[str] = frozenset(),
+    find: Callable[[str], Any] = lambda item: None,
+) -> ParsedRequest:
+    """`earlier` are the items of the response that this one continues, `searches` the searches that
+    the gateway can make. `find` returns a stored item by id. Raises InvalidParameter."""
+    for name, instead in ELSEWHERE.items():
+        if body.get(name) is not None:
+            raise InvalidParameter(name, f"is not supported: {instead}")
+    warnings = [
+        *ignored_fields(body, KNOWN),
+        *ignored_fields(mapping(body, "text"), {"format"}, "text."),
+        *ignored_fields(mapping(body, "reasoning"), REASONING, "reasoning."),
+    ]
+    given = (*earlier, *referenced(as_items(body.get("input", [])), find))
+    check_outputs(list(given))
+    raw_tools = items(body, "tools")
+    servers = _servers(raw_tools, mcp.listed_labels(given))
+    approved = mcp.approved(mcp.approvals(given), servers)
+    instructions = text(body, "instructions")
+    chat = messages(list(given), warnings)
+    if instructions:
+        first = Message(role="system", content=instructions)
+        chat[:1] = (
+            [joined(first, chat[0])] if chat and chat[0].role == "system" else [first, *chat[:1]]
+        )
+    if not chat:
+        raise InvalidParameter("input", "must contain at least one message")
+    tools, custom, search_tools = _tools(raw_tools, searches, warnings)
+    chosen = tool_choice.parse(body.get("tool_choice"), warnings)
+    form = mapping(mapping(body, "text"), "format", "text.")
+    reasoning = mapping(body, "reasoning")
+    truncation = text(body, "truncation", "disabled")
+    if truncation not in ("auto", "disabled"):
+        raise InvalidParameter("truncation", "must be auto or disabled")
+    background, stream = flag(body, "background"), flag(body, "stream")
+    store = flag(body, "store", True)
+    if background and (stream or not store):
+        raise InvalidParameter("background", "requires store: true and stream: false")
+    most = integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
+    warms = not flag(body, "generate", True)
+    logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS)
+    request = CompletionRequest(
+        model=model_name(body),
+        messages=tuple(chat),
+        sampling=openai.samplers(body),
+        stop=stops(body),
+        template_kwargs=mapping(body, "chat_template_kwargs"),
+        max_tokens=0 if warms else most,
+        stream=stream,
+        logprobs=logprobs or 0 if LOGPROBS in items(body, "include") else None,
+        tools=tuple(tool for tool in tools if chosen.allows("function", tool.name)),
+        searches=tuple(one for one in search_tools if chosen.allows("search", one.name)),
+        servers=tuple(one for one in servers.values() if chosen.allows("mcp", one.label)),
+        approved=approved,
+        tool_choice=chosen.choice,
+        parallel_tool_calls=flag(body, "parallel_tool_calls", True),
+        max_tool_calls=integer(body, "max_tool_calls", 1, 1 << 30),
+        output=_output(form),
+        reasoning_effort=text(reasoning, "effort", at="reasoning."),
+        user=text(body, "user"),
+        session=text(body, "prompt_cache_key"),
+        report=openai.report(body),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+    told = {
+        "instructions": instructions or None,
+        "max_output_tokens": most,
+        "top_logprobs": logprobs or 0,
+        "truncation": truncation,
+        "store": store,
+        "background": background,
+    }
+    include = frozenset(one for one in items(body, "include") if type(one) is str) & TOLD
+    return ParsedRequest(
+        request=request,
+        repeated=repeated(body, request, told),
+        input=given,
+        custom=custom,
+        store=store,
+        shortens=truncation == "auto",
+        warms=warms,
+        background=background,
+        include=include,
+    )
+
+
+def _tools(
+    values: list[Any], searches: frozenset[str], warnings: list[str]
+) -> tuple[tuple[Tool, ...], frozenset[str], tuple[Search, ...]]:
+    offered = []
+    custom: set[str] = set()
+    search_tools: dict[str, Search] = {}
+    for i, value in enumerate(values):
+        tool = entry(value, f"tools[{i}]")
+        kind = text(tool, "type", at=f"tools[{i}].")
+        if kind == "custom":
+            custom.add(text(tool, "name", at=f"tools[{i}]."))
+            tool = {**tool, "parameters": _custom(tool, f"tools[{i}].", warnings)}
+        elif (search := _search(tool, kind, f"tools[{i}].", searches)) is not None:
+            search_tools[search.name] = search
+            continue
+        elif kind == "mcp":
+            continue
+        elif kind != "function":
+            warnings.append(f"tools of type {plain(kind)} are ignored")
+            continue
+        offered.append(tool)
+    tools = functions(offered)
+    for function in tools:
+        search_tools.pop(function.name, None)  # the client's own function takes precedence
+    return tools, frozenset(custom), tuple(search_tools.values())
+
+
+def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
+    """The parameters of a tool that takes free text. A regular expression for it becomes a pattern
+    of the schema; Lark's grammars are ignored with a warning."""
+    form = mapping(tool, "format", at)
+    if text(form, "type", "text", at=at + "format.") == "text":
+        return CUSTOM
+    pattern = text(form, "definition", at=at + "format.")
+    if form.get("syntax") != "regex" or not pattern:
+        warnings.append(f"{at}format is ignored")
+        return CUSTOM
+    return {**CUSTOM, "properties": {"input": {"type": "string", "pattern": f"^(?:{pattern})$"}}}
+
+
+def _servers(values: list[Any], listed: frozenset[str]) -> dict[str, McpServer]:
+    """The MCP servers among the tools, by label; the client has the tools of those `listed`."""
+    servers: dict[str, McpServer] = {}
+    for i, value in enumerate(values):
+        tool = entry(value, f"tools[{i}]")
+        if tool.get("type") != "mcp":
+            continue
+        server = mcp.server(tool, f"tools[{i}].")
+        if server.label in servers:
+            raise InvalidParameter(f"tools[{i}].server_label", f"is used twice: {server.label}")
+        if len(servers) == mcp.MOST_SERVERS:
+            raise InvalidParameter("tools", f"may contain at most {mcp.MOST_SERVERS} MCP servers")
+        servers[server.label] = structs.replace(server, listed=server.label in listed)
+    return servers
+
+
+def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search | None:
+    """The search of a tool that the gateway runs itself; None for any other tool."""
+    if kind == "file_search" and kind in searches:
+        stores = items(tool, "vector_store_ids", at)
+        if not stores or not all(type(store_id) is str for store_id in stores):
+            raise InvalidParameter(at + "vector_store_ids", "must be a list of ids")
+        options = mapping(tool, "ranking_options", at)
+        threshold = options.get("score_threshold") or 0.0
+        if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+            raise InvalidParameter(at + "ranking_options.score_threshold", "must be from 0 to 1")
+        return Search(
+            "file",
+            tuple(stores),
+            integer(tool, "max_num_results", 1, 50) or FILES,
+            float(threshold),
+            attribute_filters.parse(tool.get("filters"), at + "filters"),
+        )
+    # It has many dated and preview names.
+    if kind.startswith("web_search") and "web_search" in searches:
+        size = text(tool, "search_context_size", "medium", at=at)
+        if size not in PAGES:
+            raise InvalidParameter(at + "search_context_size", f"must be one of {', '.join(PAGES)}")
+        return Search("web", count=PAGES[size])
+    return None
+
+
+def _output(form: Body) -> OutputFormat:
+    kind = text(form, "type", "text", at="text.format.")
+    if kind == "json_object":
+        return OutputFormat("json_object")
+    if kind == "json_schema":
+        schema = form.get("schema")
+        if not isinstance(schema, dict):
+            raise InvalidParameter("text.format.schema", "must be an object")
+        name = text(form, "name", at="text.format.")
+        return OutputFormat("json_schema", schema, name, flag(form, "strict", at="text.format."))
+    if kind != "text":
+        raise InvalidParameter("text.format.type", "must be text, json_object or json_schema")
+    return OutputFormat()

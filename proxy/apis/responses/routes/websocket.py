@@ -1,0 +1,267 @@
+"""The WebSocket transport of /v1/responses.
+
+The client sends `{"type": "response.create", …}` with the fields of a request, and gets the events
+of a streamed response, each as one message, or an `error` event. Messages are answered one after
+the other, each as a request of its own: it is checked, limited, logged and counted like one, with
+the headers of the handshake. The last response can be continued even if it is not stored.
+
+The format is that of Open Responses ("WebSocket Transport"). Codex uses it: it also sends
+`"generate": false`, to have its prompt evaluated while the user still types, and
+`response.processed`, which needs no answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from flask import Response
+
+from ....errors import BadRequest, GatewayError, QueueFull
+from ....runtime.cancel import Cancel
+from ....server.handshake import LEAVING, NORMAL, VERSION, accepted
+from ....web.body import check_cost
+from ....web.disconnect import KEPT, Stop
+from ....web.fastpath import Environ
+from ....web.observability import Record
+from ....web.observability.record import RECORD
+from ....web.services import Services
+from ....web.shares import Shares
+from ....web.spine import completion_view
+from .dialect import Recent, ResponsesDialect
+
+if TYPE_CHECKING:
+    from ....server.websocket import WebSocket
+
+LONGEST = 3600.0  # seconds that a connection lasts, as Open Responses says
+SEND_TIMEOUT = 60.0  # seconds for a client to accept a message
+PING = 20.0  # seconds between two pings of an idle connection, for proxies
+MOST_SOCKETS = 256  # open at once, for all keys together
+ELSEWHERE = ("background", "stream_options")  # fields of HTTP requests alone
+
+
+class UpgradeRequired(BadRequest):
+    status = 426
+    code = "upgrade_required"
+
+
+class Watch:
+    """Cancels the current answer when the connection closes. It replaces the watcher of
+    `disconnect`, which must not look at bytes of a WebSocket."""
+
+    def __init__(self) -> None:
+        self._cancel: Cancel | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def start(self, cancel: Cancel) -> Stop:
+        with self._lock:
+            self._cancel = cancel
+            closed = self._closed
+        if closed:
+            cancel.cancel()
+        return self.stop
+
+    def stop(self) -> None:
+        with self._lock:
+            self._cancel = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            cancel = self._cancel
+        if cancel is not None:
+            cancel.cancel()
+
+
+class Session:
+    """One connection. Iterating it, as the server does with the body of an answer, serves it until
+    it ends, and yields nothing: everything is written to the socket."""
+
+    def __init__(
+        self, services: Services, environ: Environ, owner: str, accept: str, places: Shares
+    ) -> None:
+        """Takes a place. Raises QueueFull."""
+        if not places.take(owner):
+            raise QueueFull("too many WebSockets are open: close one", retry_after=5.0)
+        self._services = services
+        self._environ = environ
+        self._owner = owner
+        self._accept = accept
+        self._places: Shares | None = places
+        self._recent = Recent()
+        self._watch = Watch()
+        self._until = time.monotonic() + LONGEST
+
+    def __iter__(self) -> Iterator[bytes]:
+        from ....server.websocket import WebSocket  # imported late: few gateways need its library
+
+        headers = Record.of(self._environ).headers()
+        try:
+            client = WebSocket(
+                self._environ["gunicorn.socket"],
+                self._accept,
+                headers,
+                longest=self._services.settings.max_body,
+                send_timeout=SEND_TIMEOUT,
+                on_close=self._watch.close,
+            )
+        except OSError:
+            return  # the client has disconnected
+        code = LEAVING
+        try:
+            code = self._serve(client)
+        except OSError:
+            pass  # likewise
+        finally:
+            self._watch.close()
+            client.close(code)
+        yield from ()
+
+    def close(self) -> None:
+        """Called by the server, also if nothing was iterated."""
+        Record.of(self._environ).status = 101
+        places, self._places = self._places, None
+        if places is not None:
+            places.give(self._owner)
+
+    def _serve(self, client: WebSocket) -> int:
+        """Answer messages until the connection ends. Returns the code to close it with. Raises
+        OSError if the client disconnects."""
+        waits: Callable[[bool], None] = self._environ.get("slotproxy.waits", _nothing)
+        while True:
+            waits(True)
+            try:
+                message = client.receive(PING)
+            except TimeoutError:
+                message = ""
+            finally:
+                waits(False)
+            if message is None:
+                return LEAVING
+            if time.monotonic() > self._until:
+                old = BadRequest(
+                    "the connection is an hour old: open a new one",
+                    code="websocket_connection_limit_reached",
+                )
+                client.send(_error(old))
+                return NORMAL
+            if message:
+                self._answer(client, message)
+            else:
+                client.ping()
+
+    def _answer(self, client: WebSocket, message: str) -> None:
+        previous = ""
+        try:
+            body = _body(message)
+            if body is None:
+                return
+            previous = str(body.get("previous_response_id") or "")
+            failed = self._respond(client, body)
+        except GatewayError as fault:
+            client.send(_error(fault))
+            failed = True
+        if failed:
+            self._recent.forget(previous)
+
+    def _respond(self, client: WebSocket, body: dict[str, Any]) -> bool:
+        """Stream one response. Returns whether it failed."""
+        services = self._services
+        data = msgspec.json.encode(body)
+        environ = {
+            key: value
+            for key, value in self._environ.items()
+            if key not in (RECORD, "gunicorn.socket", "slotproxy.is_last", "HTTP_UPGRADE")
+        }
+        environ |= {
+            "REQUEST_METHOD": "POST",
+            "CONTENT_TYPE": "application/json",
+            "CONTENT_LENGTH": str(len(data)),
+            "wsgi.input": BytesIO(data),
+            "slotproxy.kept": {KEPT: self._watch},
+        }
+        record = Record.of(environ)
+        dialect = ResponsesDialect(services, environ, self._recent)
+        sent = completion_view(services, environ, dialect, "resp_", begin=dialect.begin)
+        if isinstance(sent, Response):
+            services.observer.finish(record)
+            error = msgspec.json.decode(sent.get_data())["error"]
+            client.send(_event(sent.status_code, error))
+            return True
+        parts: Any = sent[0]
+        failed = False
+        with contextlib.closing(parts):
+            for kind, event in _events(parts):
+                if event:
+                    client.send(event)
+                    failed = failed or kind == "response.failed"
+                else:
+                    client.ping()
+        return failed
+
+
+def opened(services: Services, environ: Environ, record: Record) -> Response:
+    """The response that becomes a WebSocket. Raises UpgradeRequired, BadRequest, QueueFull."""
+    if "gunicorn.socket" not in environ:
+        raise UpgradeRequired("this server has no WebSockets: send requests with POST")
+    if environ.get("HTTP_SEC_WEBSOCKET_VERSION") != VERSION:
+        raise UpgradeRequired(f"the only supported Sec-WebSocket-Version is {VERSION}")
+    accept = accepted(environ.get("HTTP_SEC_WEBSOCKET_KEY", ""))
+    if accept is None:
+        raise BadRequest("Sec-WebSocket-Key is missing or invalid")
+    session = Session(services, environ, record.key, accept, services.sockets)
+    return Response(session, direct_passthrough=True)
+
+
+def _nothing(waits: bool) -> None:
+    """Where the server does not ask."""
+
+
+def _body(message: str) -> dict[str, Any] | None:
+    """The fields of a request; None for a message without an answer. Raises BadRequest."""
+    check_cost(message.encode())
+    try:
+        body = msgspec.json.decode(message)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(f"the message is not valid JSON: {error}"[:200]) from None
+    if not isinstance(body, dict):
+        raise BadRequest("the message must be a JSON object")
+    kind = body.pop("type", None)
+    if kind == "response.processed":
+        return None
+    if kind != "response.create":
+        raise BadRequest("the message must have the type response.create", param="type")
+    for name in ELSEWHERE:
+        if body.pop(name, None):
+            raise BadRequest(f"{name} cannot be used over a WebSocket", param=name)
+    return {**body, "stream": True}
+
+
+def _events(parts: Iterator[bytes]) -> Iterator[tuple[str, str]]:
+    """Name and data of each server-sent event; ("", "") for a comment."""
+    for part in parts:
+        for block in part.decode().split("\n\n"):
+            if not block:
+                continue
+            name, _, data = block.partition("\ndata: ")
+            if data:
+                yield name.removeprefix("event: "), data
+            else:
+                yield "", ""
+
+
+def _error(fault: GatewayError) -> str:
+    error = {"type": fault.type, "code": fault.code, "message": fault.message, "param": fault.param}
+    return _event(fault.status, error)
+
+
+def _event(status: int, error: dict[str, Any]) -> str:
+    """The schema wants a code for every error."""
+    told = {**error, "code": str(error.get("code") or error.get("type"))}
+    return msgspec.json.encode({"type": "error", "status": status, "error": told}).decode()

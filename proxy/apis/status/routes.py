@@ -1,0 +1,130 @@
+"""Health, backends, slots and metrics. Health checks need no key and wake no sleeping model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from flask import Response, request
+
+from ...accounts.rights import Permissions
+from ...errors import GatewayError, NotFound
+from ...web import seen
+from ...web.observability import Record
+from ...web.permissions import permissions
+from ...web.routes import Api
+from ...web.services import Services, current_services
+from ...web.spine import json_response, json_route, refuse
+from ..openai import answer as openai
+
+blueprint = Api("status", __name__, group="status", tag="slotproxy")
+
+
+@blueprint.get("/health", is_open=True, quiet=True)
+@blueprint.get("/v1/health", is_open=True, quiet=True)
+@blueprint.get("/readyz", is_open=True, quiet=True)
+def ready() -> Response:
+    """200 when a backend can answer.
+
+    200 if a backend can answer, otherwise 503 in llama-server's form."""
+    registry = current_services().gateway.registry
+    backends = {name: _state(b.up) for name, b in enumerate(registry.backends.values())}
+    counts = {s: sum(v == s for v in backends.values()) for s in ("up", "down", "unknown")}
+    if registry.ready:
+        notices = current_services().gateway.scheduler.notices
+        more = {"notices": notices} if notices else {}
+        return json_response({"status": "ok", "backends": counts, **more})
+    message = "No backend is up" if registry.settled else "Loading model"
+    error = {"code": 503, "message": message, "type": "unavailable_error"}
+    response = json_response({"status": "error", "error": error, "backends": counts}, 503)
+    response.headers["Retry-After"] = "1"
+    return response
+
+
+@blueprint.get("/livez", is_open=True, quiet=True)
+def live() -> Response:
+    """200 while the process answers."""
+    return json_response({"status": "ok"})
+
+
+@json_route(blueprint, "GET", "/v1/slots")
+def slots(services: Services, record: Record) -> Any:
+    """Slots, the queue, and how often something was cached.
+
+    The contents of slots, without text of prompts, the queue, requests that wait for limits in
+    this worker, and cache hit rates. Slots of other groups are only marked as such."""
+    caller = services.callers.caller(record.key, request.environ)
+    limited = services.callers.waiting_for_limits(caller.key)
+    return {
+        "object": "slots",
+        **msgspec.to_builtins(seen.view(services, caller)),
+        "limited": msgspec.to_builtins(limited),
+    }
+
+
+@json_route(blueprint, "GET", "/v1/backends")
+def backends(services: Services, record: Record) -> Any:
+    """What is known of each backend."""
+    may = permissions(services, request.environ)
+    return {"object": "list", "data": listed(services, record.key, may)}
+
+
+def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any]]:
+    """Return the backends of the models that a key may use, and their probe results, as
+    /v1/backends shows them to it."""
+    scheduler = services.gateway.scheduler
+    shown = seen.names(services, key)
+    out = []
+    for backend in services.gateway.registry.backends.values():
+        if not may.permits_model(backend.model, *backend.aliases):
+            continue
+        caps = backend.caps
+        known = caps is not None or backend.set_slots > 0
+        probed = msgspec.to_builtins(caps) if caps is not None else None
+        if probed:
+            probed["template"] = bool(probed["template"])
+            del probed["settings"]  # part of GET /props
+        out.append(
+            {
+                "id": shown(backend.name),
+                "object": "backend",
+                "state": _state(backend.up),
+                "error": backend.trouble or None,
+                "model": backend.model,
+                "tier": backend.tier.name or None,
+                "status": backend.status or None,
+                "slots": scheduler.slots(backend.name) if known else None,
+                "in_flight": scheduler.in_flight(backend.name),
+                "n_ctx": backend.n_ctx or None,
+                "profile": dict(services.gateway.profile(backend.model)),
+                "server_prompts": list(backend.verdict.differing),
+                "found": probed,
+            }
+        )
+    return out
+
+
+def _state(up: bool | None) -> str:
+    return "unknown" if up is None else "up" if up else "down"
+
+
+@blueprint.get("/metrics", answer="text/plain")
+def metrics() -> Response:
+    """Metrics for Prometheus, with `--metrics`."""
+    services = current_services()
+    try:
+        if not services.settings.metrics:
+            raise NotFound("metrics are disabled: start with --metrics")
+        key = services.keys.check(request.environ)
+    except GatewayError as error:
+        return refuse(error, openai.error, Record.of(request.environ))
+
+    from ...web.observability import prometheus  # deferred: see its docstring
+
+    shown = seen.names(services, key)
+    ledger = services.ledger.counts() if services.ledger is not None else None
+    counts, limited = services.observer.counts(), services.callers.waiting
+    text = prometheus.text(counts, services.gateway, shown, ledger, limited)
+    response = Response(text, mimetype="text/plain")
+    response.headers["Process-Start-Time-Unix"] = str(services.started)
+    return response

@@ -1,0 +1,133 @@
+"""GET /v1/usage, its export, and OpenAI's /v1/organization/usage: sums and rows of the ledger.
+
+A key sees its own requests; the keys of `--admins`, or all callers if no key is needed, see all.
+Requests appear within a second after their end.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, request
+
+from ...errors import BadRequest, InvalidParameter, NotFound
+from ...web import seen
+from ...web.ledger import exports, query, shapes
+from ...web.observability import Record
+from ...web.routes import Api
+from ...web.services import Services
+from ...web.spine import json_route, passthrough
+
+if TYPE_CHECKING:
+    from ...store.ledger import Ledger
+    from ...store.ledger_rows import LedgerGroup
+
+# The APIs whose answers have tokens.
+GENERATING = tuple("openai responses anthropic ollama glm llamacpp chatchat mcp pages".split())
+blueprint = Api("usage", __name__, group="status", tag="slotproxy")
+
+MOST_GROUPS = 20_000  # rows of an answer
+DAY_MS = 86_400_000
+FORMATS = {
+    "csv": "text/csv; charset=utf-8",
+    "jsonl": "application/x-ndjson",
+    "trace": "application/x-ndjson",
+}
+
+
+@json_route(blueprint, "GET", "/v1/usage", group="")
+def own(services: Services, record: Record) -> Any:
+    """Requests, tokens and times of the caller's key by day; with `scope=all`, of all keys."""
+    asked = query.usage(request.args, time.time())
+    only = _scope(services, record, everyone=asked.everyone)
+    begin, end = 1000 * asked.time.begin, 1000 * asked.time.end
+    found = groups(opened(services), begin, end, width=DAY_MS, by=asked.by, only=only)
+    return shapes.by_day(asked.time, found, services.keys.shown)
+
+
+@json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")
+def export(services: Services, record: Record) -> Response:
+    """The ledger of the caller's key as CSV, JSON lines or a trace, by the query's `format`.
+
+    The rows of the caller's requests, or of all, as they are read."""
+    form = request.args.get("format") or "csv"
+    if form not in FORMATS:
+        raise InvalidParameter("format", f"must be one of {', '.join(FORMATS)}")
+    asked = query.time_range(request.args, time.time())
+    only = _scope(services, record, everyone=query.everyone(request.args))
+    rows = opened(services).rows(1000 * asked.begin, 1000 * asked.end, only)
+    parts: Iterator[bytes]
+    if form == "trace":
+        parts = exports.as_trace(rows, asked, secrets.token_bytes())
+    else:
+        write = exports.as_csv if form == "csv" else exports.as_json_lines
+        parts = write(rows, seen.names(services, record.key))
+    first = next(parts)  # raises if the database is unavailable
+    name = f'attachment; filename="usage.{"jsonl" if form == "trace" else form}"'
+    headers = [("Content-Disposition", name)]
+    return passthrough(chain((first,), parts), FORMATS[form], headers)
+
+
+@json_route(blueprint, "GET", "/v1/organization/usage/completions", tag="OpenAI")
+def completions(services: Services, record: Record) -> Any:
+    """Tokens by time, key, user, team or model; for administrators."""
+    return _organization(services, record, "completions", GENERATING)
+
+
+@json_route(blueprint, "GET", "/v1/organization/usage/embeddings", tag="OpenAI")
+def embeddings(services: Services, record: Record) -> Any:
+    """The same for embeddings; for administrators."""
+    return _organization(services, record, "embeddings", ("embeddings",))
+
+
+def opened(services: Services) -> Ledger:
+    """Raises NotFound if there is no ledger."""
+    if services.ledger is None:
+        raise NotFound(
+            "there is no ledger of requests: start with --data FOLDER or --database URL, and with"
+            " --ledger-days above 0"
+        )
+    return services.ledger.ledger
+
+
+def _scope(
+    services: Services, record: Record, *, everyone: bool
+) -> Mapping[str, Sequence[str]] | None:
+    """The filter of rows that the caller may see. Raises Forbidden."""
+    if not everyone:
+        return {"key": (record.key,)}
+    seen.check_admin(services, record.key)
+    return None
+
+
+def _organization(
+    services: Services, record: Record, kind: str, apis: Sequence[str]
+) -> dict[str, Any]:
+    seen.check_admin(services, record.key)
+    ledger = opened(services)
+    asked = query.organization(request.args, time.time())
+    found: Sequence[LedgerGroup] = ()
+    if not asked.is_nothing:
+        found = groups(
+            ledger,
+            1000 * asked.begin,
+            1000 * min(asked.end, shapes.page_end(asked)),
+            width=1000 * asked.width,
+            by=tuple(query.GROUPS[name] for name in asked.groups if name in query.GROUPS),
+            only={**asked.only, "api": apis},
+        )
+    return shapes.page(asked, found, kind)
+
+
+def groups(ledger: Ledger, begin: int, end: int, **how: Any) -> Sequence[LedgerGroup]:
+    """Raises BadRequest if there are too many."""
+    found = ledger.groups(begin, end, limit=MOST_GROUPS + 1, **how)
+    if len(found) > MOST_GROUPS:
+        raise BadRequest(
+            f"these are more than {MOST_GROUPS} sums: ask for a shorter time or fewer groups"
+        )
+    return found

@@ -1,0 +1,223 @@
+"""OpenAI's vector stores: parses requests. `vector_store_objects` builds the answers.
+
+The format is defined in OpenAI's API reference and the types of its client. `rewrite_query` is
+accepted but has no effect: queries are searched as they are, and the answer repeats them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from ...errors import InvalidParameter
+from ..fields import Body, entry, flag, integer, items, mapping, text
+from . import attribute_filters
+from .attribute_filters import Filter
+
+MOST_RESULTS, RESULTS = 50, 10
+MOST_FILES = 2000  # in a batch
+MOST_QUERIES = 16
+MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512  # in metadata and attributes
+LONGEST_NAME = 256
+TOKENS, OVERLAP = 800, 400  # of a chunk, by default
+STATUSES = ("in_progress", "completed", "failed", "cancelled")
+
+
+class Chunking(Struct, frozen=True):
+    """Tokens in a chunk, and how many of them the next chunk repeats. `auto` lets the gateway
+    choose."""
+
+    tokens: int = TOKENS
+    overlap: int = OVERLAP
+    auto: bool = True
+
+
+class Attachment(Struct, frozen=True):
+    """A file to add to a vector store."""
+
+    file_id: str
+    attributes: dict[str, Any]
+    chunking: Chunking
+
+
+class StoreRequest(Struct, frozen=True):
+    """A new vector store. `lasts` is in days after the last use; None keeps it until it is
+    deleted."""
+
+    name: str
+    description: str
+    metadata: dict[str, str]
+    lasts: int | None
+    files: tuple[Attachment, ...]
+
+
+class Change(Struct, frozen=True):
+    """An update; None leaves a field unchanged, `lasts` 0 removes the expiry."""
+
+    name: str | None
+    metadata: dict[str, str] | None
+    lasts: int | None
+
+
+class SearchRequest(Struct, frozen=True):
+    """`threshold` is from 0 to 1, higher is nearer; `rank` permits reranking."""
+
+    queries: tuple[str, ...]
+    filter: Filter | None
+    most: int
+    threshold: float
+    rank: bool
+
+
+def parse_create(body: Body) -> StoreRequest:
+    """Raises InvalidParameter naming the field."""
+    chunking = _chunking(body, "")
+    ids = _file_ids(body, MOST_FILES)
+    return StoreRequest(
+        _name(body) or "",
+        text(body, "description")[:LONGEST_VALUE],
+        metadata(body) or {},
+        _lasts(body) or None,
+        tuple(Attachment(one, {}, chunking) for one in ids),
+    )
+
+
+def parse_update(body: Body) -> Change:
+    lasts = _lasts(body)
+    if lasts is None and "expires_after" in body:
+        lasts = 0
+    return Change(_name(body), metadata(body), lasts)
+
+
+def parse_attach(body: Body, at: str = "") -> Attachment:
+    file_id = text(body, "file_id", at=at)
+    if not file_id:
+        raise InvalidParameter(f"{at}file_id", "is missing")
+    return Attachment(file_id, attributes(body, at), _chunking(body, at))
+
+
+def parse_batch(body: Body) -> tuple[Attachment, ...]:
+    """Parses `file_ids` with shared attributes and chunking, or `files` with their own. A file
+    listed twice is attached once, with its last entry."""
+    files = items(body, "files")
+    ids = _file_ids(body, MOST_FILES)
+    if bool(files) is bool(ids):
+        raise InvalidParameter("file_ids", "is required unless files is set")
+    if len(files) > MOST_FILES:
+        raise InvalidParameter("files", f"may contain at most {MOST_FILES} files")
+    if ids:
+        shared, chunking = attributes(body), _chunking(body, "")
+        return tuple(Attachment(file_id, shared, chunking) for file_id in ids)
+    own = [parse_attach(entry(file, f"files[{i}]"), f"files[{i}].") for i, file in enumerate(files)]
+    return tuple({file.file_id: file for file in own}.values())
+
+
+def parse_search(body: Body) -> SearchRequest:
+    query = body.get("query")
+    queries = [query] if type(query) is str else query
+    if not isinstance(queries, list) or not all(type(one) is str and one for one in queries):
+        raise InvalidParameter("query", "must be a string or a list of strings")
+    if not 0 < len(queries) <= MOST_QUERIES:
+        raise InvalidParameter("query", f"must contain 1 to {MOST_QUERIES} strings")
+    options = mapping(body, "ranking_options")
+    threshold = options.get("score_threshold") or 0.0
+    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+        raise InvalidParameter("ranking_options.score_threshold", "must be from 0 to 1")
+    flag(body, "rewrite_query")
+    return SearchRequest(
+        tuple(queries),
+        attribute_filters.parse(body.get("filters")),
+        integer(body, "max_num_results", 1, MOST_RESULTS) or RESULTS,
+        float(threshold),
+        text(options, "ranker", "auto", at="ranking_options.") != "none",
+    )
+
+
+def attributes(body: Body, at: str = "") -> dict[str, Any]:
+    """A file's attributes: strings, numbers or booleans."""
+    pairs = mapping(body, "attributes", at)
+    _pairs(pairs, f"{at}attributes")
+    for key, value in pairs.items():
+        if type(value) not in (str, int, float, bool):
+            raise InvalidParameter(
+                f"{at}attributes.{key}", "must be a string, a number or a boolean"
+            )
+    return dict(pairs)
+
+
+def metadata(body: Body) -> dict[str, str] | None:
+    if body.get("metadata") is None:
+        return None
+    pairs = mapping(body, "metadata")
+    _pairs(pairs, "metadata")
+    for key, value in pairs.items():
+        if type(value) is not str:
+            raise InvalidParameter(f"metadata.{key}", "must be a string")
+    return dict(pairs)
+
+
+def status_filter(query: Mapping[str, str]) -> str:
+    """The `filter` of a list of files, "" for all. Raises InvalidParameter."""
+    status = query.get("filter") or ""
+    if status and status not in STATUSES:
+        raise InvalidParameter("filter", f"must be one of {', '.join(STATUSES)}")
+    return status
+
+
+def _pairs(pairs: Body, at: str) -> None:
+    if len(pairs) > MOST_PAIRS:
+        raise InvalidParameter(at, f"may contain at most {MOST_PAIRS} pairs")
+    for key, value in pairs.items():
+        if len(key) > LONGEST_KEY:
+            raise InvalidParameter(at, f"has a key longer than {LONGEST_KEY} characters")
+        if type(value) is str and len(value) > LONGEST_VALUE:
+            raise InvalidParameter(f"{at}.{key}", f"may be at most {LONGEST_VALUE} characters long")
+
+
+def _name(body: Body) -> str | None:
+    if body.get("name") is None:
+        return None
+    name = text(body, "name")
+    if len(name) > LONGEST_NAME:
+        raise InvalidParameter("name", f"may be at most {LONGEST_NAME} characters long")
+    return name
+
+
+def _lasts(body: Body) -> int | None:
+    expiry = mapping(body, "expires_after")
+    if not expiry:
+        return None
+    if expiry.get("anchor") != "last_active_at":
+        raise InvalidParameter("expires_after.anchor", "must be last_active_at")
+    days = integer(expiry, "days", 1, 365, at="expires_after.")
+    if days is None:
+        raise InvalidParameter("expires_after.days", "is missing")
+    return days
+
+
+def _file_ids(body: Body, most: int) -> list[str]:
+    ids = items(body, "file_ids")
+    if len(ids) > most or not all(type(one) is str and one for one in ids):
+        raise InvalidParameter("file_ids", f"may contain at most {most} file ids")
+    return list(dict.fromkeys(ids))
+
+
+def _chunking(body: Body, at: str) -> Chunking:
+    strategy = mapping(body, "chunking_strategy", at)
+    kind = text(strategy, "type", "auto", at=f"{at}chunking_strategy.")
+    if kind == "auto":
+        return Chunking()
+    if kind != "static":
+        raise InvalidParameter(f"{at}chunking_strategy.type", "must be auto or static")
+    where = f"{at}chunking_strategy.static."
+    static = mapping(strategy, "static", f"{at}chunking_strategy.")
+    tokens = integer(static, "max_chunk_size_tokens", 100, 4096, at=where) or TOKENS
+    overlap = integer(static, "chunk_overlap_tokens", 0, 4096, at=where)
+    overlap = min(OVERLAP, tokens // 2) if overlap is None else overlap
+    if overlap > tokens // 2:
+        raise InvalidParameter(
+            f"{where}chunk_overlap_tokens", "must not exceed half of the chunk size"
+        )
+    return Chunking(tokens, overlap, auto=False)

@@ -1,0 +1,351 @@
+"""One turn of one batch: checks its file, asks its lines, and writes its output files.
+
+A line is asked again if it had to make way for other requests, later each time and after the lines
+that wait; if its model is not available at the moment; and some times after other faults of a
+server. All other answers are its result, and so is every answer for which tools have run. Once the
+batch is cancelled or expired, or its key is no longer accepted, the lines without a result get an
+error.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from ..apis.batches import objects as batches
+from ..apis.batches.objects import LineError
+from ..errors import Cancelled, GatewayStopping, NoIdleSlot, NotFound, QuotaExceeded, Unauthorized
+from ..runtime.cancel import Cancel, client_left
+from ..store.batch_records import UNCHECKED, RequestBatch, Result, Tokens
+from ..store.outage import retry_while_unavailable
+from ..store.records import new_id
+from .asking import Answered, Ask, Asked
+from .input_file import Index, Lines, RawLine, index
+
+if TYPE_CHECKING:  # it imports SQLAlchemy
+    from ..store.request_batches import RequestBatches
+
+Room = Callable[[str, str], int | None]
+"""How many lines for this endpoint and model may be under way now; None if the model is unknown."""
+
+TURN = 300.0  # seconds after which a batch makes way for one that waits
+CHECK_TURN = 10.0  # the same for one whose file is to be checked, which takes a moment
+BEAT = 2.0  # seconds between two heartbeats
+TICK = 0.05  # seconds between two looks for idle slots
+# Seconds until a line is asked again that had to make way; doubled each time.
+FIRST_AGAIN, LAST_AGAIN, DOUBLINGS = 1.0, 300.0, 9
+MOST = 64  # lines asked at a time
+TRIES = 3  # of a line that a server fails to answer
+FAULTS = (429, 500, 502, 503, 504)
+LONGEST_PAUSE = 15.0  # seconds until a model that is not available is asked again
+AT_ONCE = 500  # results without an answer that are stored together
+
+
+Finished = tuple[int, RawLine, Answered | None]
+"""The number of a line, the line, and its answer; None for a defect."""
+
+
+class Stop(NamedTuple):
+    """Why the rest of the lines is not asked."""
+
+    code: str
+    message: str
+
+
+EXPIRED = Stop("batch_expired", "the batch expired before this request was answered")
+CANCELLED = Stop("batch_cancelled", "the batch was cancelled before this request was answered")
+
+
+class BatchRun:
+    """`over` is set when the process ends. Every call may raise StoreUnavailable, and NotFound if
+    another process has the batch or it was deleted."""
+
+    def __init__(
+        self,
+        store: RequestBatches,
+        batch: RequestBatch,
+        ask: Ask,
+        room: Room,
+        *,
+        longest: int,
+        clock: Callable[[], float],
+        over: threading.Event,
+    ) -> None:
+        self._store = store
+        self._batch = batch
+        self._ask = ask
+        self._room = room
+        self._longest = longest
+        self._clock = clock
+        self._over = over
+        self._running: dict[int, Cancel] = {}
+        self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self._waiting: deque[int] = deque()
+        self._next: RawLine | None = None  # the first that waits, if it was read
+        self._later: list[tuple[float, int]] = []  # a heap of lines to ask again, by time
+        self._tries: Counter[int] = Counter()
+        self._made_way: Counter[int] = Counter()
+        self._pause = 0.0  # until which time nothing is asked
+        self._beaten = -math.inf
+        self._stop: Stop | None = None
+        self._spare = 0.0  # bytes that results may have until the quota is checked again
+
+    def run(self) -> None:
+        batch = self._batch
+        if batch.status == "finalizing":
+            try:
+                self._finish()
+            except QuotaExceeded as error:
+                self._fail(error)
+            return
+        found = self._indexed()
+        if found is None or (batch.status == UNCHECKED and self._store.others_wait()):
+            return
+        lines = Lines(self._piece, self._store.piece_size, found)
+        done = bytearray(len(found.order))
+        for number in self._store.done(batch.id):
+            done[number] = True
+        self._waiting = deque(number for number in found.order if not done[number])
+        try:
+            self._check_quota(0)
+            if not self._ask_all(lines):
+                return
+            if self._stop is not None:
+                self._give_up(lines, (*self._waiting, *(number for _, number in self._later)))
+            self._finish()
+        except (LineError, QuotaExceeded) as error:
+            self._fail(error)
+
+    def stop(self) -> None:
+        """End what is under way; it is asked again, by the next process if this one stops."""
+        for cancel in tuple(self._running.values()):
+            cancel.cancel(GatewayStopping if self._over.is_set() else client_left)
+
+    # the input file
+
+    def _indexed(self) -> Index | None:
+        """Check the file; None if it is not valid, or the batch was cancelled meanwhile."""
+        batch = self._batch
+        try:
+            found = index(self._piece, batch.endpoint, self._longest, self._beat)
+        except LineError as error:
+            self._close("failed", errors=[error.at(None)])
+            return None
+        if found.errors:
+            self._close("failed", errors=found.errors)
+            return None
+        if not batch.total:  # also if it was cancelled before
+            self._store.begin(batch.id, len(found.order), found.model[:1024], self._clock())
+        return found
+
+    def _piece(self, number: int) -> bytes | None:
+        return self._store.piece(self._batch.file_id, number)
+
+    # asking
+
+    def _ask_all(self, lines: Lines) -> bool:
+        """Ask the lines that wait. Returns False if another turn continues."""
+        began = looked = self._clock()
+        self._beat()
+        makes_way = False
+        while True:
+            self._check_time()
+            if self._stop is not None or self._over.is_set():
+                self.stop()
+            elif not makes_way:
+                self._ask_some(lines)
+            results = self._taken()
+            if results:
+                self._keep(results)
+            if not self._running:
+                if self._over.is_set():
+                    return False
+                if self._stop is not None or not (self._waiting or self._later):
+                    return True
+                if makes_way:
+                    return False
+            now = self._clock()
+            if not makes_way and now - looked > BEAT:
+                looked = now
+                makes_way = self._makes_way(now - began)
+
+    def _makes_way(self, seconds: float) -> bool:
+        """Whether the batch asks no more lines, after so many seconds of its turn."""
+        unchecked = seconds <= TURN
+        return seconds > CHECK_TURN and self._store.others_wait(unchecked=unchecked)
+
+    def _ask_some(self, lines: Lines) -> None:
+        while self._later and self._later[0][0] <= self._clock():
+            self._waiting.append(heappop(self._later)[1])
+        while self._waiting and len(self._running) < MOST and self._clock() >= self._pause:
+            if self._next is None:
+                self._next = lines.read(self._waiting[0])
+            room = self._room(self._batch.endpoint, self._next.model)
+            if len(self._running) >= (1 if room is None else room):
+                return
+            line, self._next = self._next, None
+            self._begin(self._waiting.popleft(), line)
+
+    def _begin(self, number: int, line: RawLine) -> None:
+        cancel = self._running[number] = Cancel()
+        batch = self._batch
+        asked = Asked(batch.endpoint, line.body, batch.owner, batch.peer, cancel)
+
+        def work() -> None:
+            answered = None
+            try:
+                answered = self._ask(asked)
+            finally:
+                self._finished.put((number, line, answered))
+
+        threading.Thread(target=work, name="batch-line", daemon=True).start()
+
+    def _taken(self) -> list[Result]:
+        """The results of the lines that are finished, after a moment at most."""
+        results: list[Result] = []
+        wait = True
+        while True:
+            try:
+                number, line, answered = self._finished.get(wait, TICK if wait else None)
+            except queue.Empty:
+                return results
+            wait = False
+            del self._running[number]
+            if answered is None:
+                body = msgspec.json.encode({"error": {"message": "internal error"}})
+                answered = Answered(500, new_id(""), body)
+            if self._is_final(number, answered):
+                data = batches.answered(
+                    answered.request_id, line.custom_id, answered.status, answered.body
+                )
+                failed = answered.status != 200
+                tokens = Tokens() if failed else Tokens(*batches.usage_of(answered.body))
+                results.append(Result(number, failed, data, tokens))
+
+    def _is_final(self, number: int, answered: Answered) -> bool:
+        """Whether an answer is the line's result. Otherwise it waits again."""
+        status, now = answered.status, self._clock()
+        if answered.has_effects:
+            return True
+        if status == Cancelled.status or answered.outcome == NoIdleSlot.code:
+            again = min(LAST_AGAIN, FIRST_AGAIN * 2.0 ** min(self._made_way[number], DOUBLINGS))
+            self._made_way[number] += 1
+            heappush(self._later, (now + again, number))
+            return False
+        if answered.outcome == Unauthorized.code:
+            self._stop = self._stop or Stop(*_error_of(answered))
+        elif status in (429, 503) and answered.retry_after is not None:
+            self._pause = now + min(LONGEST_PAUSE, answered.retry_after)
+        elif status in FAULTS and self._tries[number] + 1 < TRIES:
+            self._tries[number] += 1
+        else:
+            self._tries.pop(number, None)
+            return True
+        self._waiting.append(number)
+        return False
+
+    def _check_time(self) -> None:
+        now = self._clock()
+        if now - self._beaten >= BEAT:
+            self._beat()
+        if self._stop is None and now >= self._batch.times["expires"]:
+            self._stop = EXPIRED
+
+    def _beat(self) -> None:
+        now = self._clock()
+        if now - self._beaten < BEAT:
+            return
+        status = self._store.beat(self._batch.id, now)
+        if not status:
+            raise _lost()
+        self._beaten = now
+        if status == "cancelling":
+            self._stop = CANCELLED
+
+    # the end
+
+    def _give_up(self, lines: Lines, numbers: Iterable[int]) -> None:
+        """Give these lines an error as their result."""
+        assert self._stop is not None, "there is a reason"
+        some: list[Result] = []
+        for number in sorted(numbers):
+            custom_id = lines.read(number).custom_id
+            data = batches.unanswered(new_id(""), custom_id, *self._stop)
+            some.append(Result(number, True, data))
+            if len(some) == AT_ONCE:
+                self._keep(some)
+                some = []
+                self._beat()
+        if some:
+            self._keep(some)
+
+    def _keep(self, results: list[Result]) -> None:
+        """Store results. They exist nowhere else, so this waits if the store is unavailable. Raises
+        QuotaExceeded if their owner may not store so much."""
+        size = sum(len(one.data) for one in results)
+        if size > self._spare:
+            self._check_quota(size)
+        self._spare -= size
+        add = partial(self._store.add_results, self._batch.id, results)
+        if not retry_while_unavailable(add):
+            raise _lost()
+
+    def _finish(self) -> None:
+        """Write the files, once all lines have results."""
+        known = self._batch.times
+        if self._stop is CANCELLED or "cancelling" in known:
+            last = "cancelled"
+        elif self._stop is EXPIRED or "expired" in known:
+            last = "expired"
+        else:
+            last = "completed"
+        if last != "cancelled":
+            self._close("finalizing", *(("expired",) if last == "expired" else ()))
+        self._write_files()
+        self._close(last)
+
+    def _check_quota(self, size: int) -> None:
+        check = partial(self._store.check_quota, self._batch.owner, size)
+        # Half of the rest, as the owner may store other things meanwhile.
+        self._spare = size + retry_while_unavailable(check) / 2
+
+    def _fail(self, error: LineError | QuotaExceeded) -> None:
+        """End the batch with the results so far."""
+        if isinstance(error, QuotaExceeded):
+            error = LineError(error.code, error.message)
+        with suppress(QuotaExceeded):
+            self._write_files()
+        self._close("failed", errors=[error.at(None)])
+
+    def _write_files(self) -> None:
+        now = self._clock()
+        for failed in (False, True):
+            self._store.write_file(self._batch, failed=failed, now=now)
+
+    def _close(self, status: str, *also: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Record this status, and the time of it and of `also`."""
+        times = dict.fromkeys((status, *also), self._clock())
+        if not self._store.close(self._batch.id, status, times, errors):
+            raise _lost()
+
+
+def _error_of(answered: Answered) -> tuple[str, str]:
+    """The code and message of an error."""
+    try:
+        error = msgspec.json.decode(answered.body)["error"]
+        return str(error["code"]), str(error["message"])
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return "unauthorized", "the API key of the batch is no longer accepted"
+
+
+def _lost() -> NotFound:
+    return NotFound("the batch was deleted, or another process runs it")

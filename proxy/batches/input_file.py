@@ -1,0 +1,228 @@
+"""The input file of a batch: JSON lines, checked in one pass and then read one by one.
+
+Neither pass holds more than some pieces of the file. The index has eight bytes for a line's place,
+four for its length, and its position in the order in which lines are answered: those whose prompts
+share a beginning follow one another, so that slots have it cached. For that, the digests of the
+prompts' first 64, 128, 256… bytes are compared.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ..apis.batches import objects as batches
+from ..apis.batches.objects import Line, LineError
+from ..runtime.blocking import run_in_native_thread
+from ..web.body import LARGE, costs_much
+
+SHORTEST, STEPS = 64, 15  # bytes of the first compared beginning, and how often it doubles
+DIGEST = 4  # bytes
+HELD = 8  # pieces of the file in memory
+EMPTY = LineError("empty_file", "the input file has no lines")
+TOO_MANY = LineError(
+    "too_many_requests",
+    f"a batch has at most {batches.MOST_LINES} lines, or twice as many with blank ones",
+)
+GONE = LineError("input_file_deleted", "the input file was deleted, or has expired")
+
+Piece = Callable[[int], bytes | None]
+"""Returns a piece of the file by its number, None after the last."""
+_decode = msgspec.json.Decoder().decode
+
+
+class RawLine(Struct, frozen=True):
+    """A line that was valid when it was indexed. `body` is JSON; `model` is "" if it names none."""
+
+    custom_id: str
+    model: str
+    body: bytes
+
+
+class _Line(Struct, frozen=True):
+    custom_id: str
+    body: msgspec.Raw
+
+
+class _Body(Struct, frozen=True):
+    model: Any = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+class Index:
+    """The places of a file's lines. `order` has their numbers, from 0, in the order of answering;
+    `errors` what is wrong with lines, as objects of the API. `model` is what all lines name, "" if
+    they differ."""
+
+    def __init__(self, endpoint: str, longest: int) -> None:
+        """`longest`: bytes that a line may have."""
+        self.starts, self.sizes = array("Q"), array("L")
+        self.order = array("L")
+        self.errors: list[dict[str, Any]] = []
+        self._endpoint = endpoint
+        self._longest = longest
+        self._models: set[str] = set()
+        self._ids: set[bytes] = set()
+        self._keys: list[bytes] = []
+        self._parts: list[bytes] = []  # of the line that goes on in the next piece
+        self._held = self._at = self._line = 0
+        self.full = False  # nothing more needs to be read
+
+    @property
+    def model(self) -> str:
+        return next(iter(self._models)) if len(self._models) == 1 else ""
+
+    def feed(self, piece: bytes) -> None:
+        start = 0
+        while (end := piece.find(b"\n", start)) >= 0 and not self.full:
+            self._part(piece[start:end])
+            self._end_line()
+            self._at += 1
+            start = end + 1
+        if not self.full:
+            self._part(piece[start:])
+
+    def close(self) -> None:
+        if self._held:
+            self._end_line()
+        if not self._keys and not self.errors:
+            self.errors.append(EMPTY.at(None))
+        numbers = range(len(self._keys))
+        # Vectors have no prompts that a slot would hold.
+        if self._endpoint != "/v1/embeddings":
+            self.order = array("L", sorted(numbers, key=self._keys.__getitem__))
+        else:
+            self.order = array("L", numbers)
+        self._keys, self._ids = [], set()
+
+    def _part(self, part: bytes) -> None:
+        self._at += len(part)
+        self._held += len(part)
+        if self._held <= self._longest:
+            self._parts.append(part)
+
+    def _end_line(self) -> None:
+        self._line += 1
+        data, size = b"".join(self._parts), self._held
+        self._parts, self._held = [], 0
+        if self._line > 2 * batches.MOST_LINES:  # blank ones cost time, too
+            self.errors, self.full = [TOO_MANY.at(self._line)], True
+            return
+        try:
+            if size > self._longest:
+                raise LineError("line_too_long", f"the line has more than {self._longest} bytes")
+            if data.strip():
+                self._add(parse(data, self._endpoint), size)
+        except LineError as error:
+            self.errors.append(error.at(self._line))
+            self.full = len(self.errors) == batches.MOST_ERRORS
+
+    def _add(self, line: Line, size: int) -> None:
+        name = blake2b(line.custom_id.encode("utf-8", "replace"), digest_size=16).digest()
+        if name in self._ids:
+            raise LineError("duplicate_custom_id", "custom_id is that of another line", "custom_id")
+        if len(self._ids) == batches.MOST_LINES:
+            self.errors, self.full = [TOO_MANY.at(self._line)], True
+            return
+        self._ids.add(name)
+        model = line.body.get("model")
+        if len(self._models) < 2:
+            self._models.add(model if type(model) is str else "")
+        self.starts.append(self._at - size)
+        self.sizes.append(size)
+        self._keys.append(prefix_key(batches.beginning(line.body)))
+
+
+def parse(data: bytes, endpoint: str) -> Line:
+    """Raises LineError."""
+    if costs_much(data):
+        raise LineError("line_too_complex", "the line takes too long to decode")
+    try:
+        value = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise LineError("invalid_json_line", "the line is not valid JSON") from None
+    return batches.parse_line(value, endpoint)
+
+
+def _raw(data: bytes) -> RawLine:
+    line = _decode_line(data)
+    body = bytes(line.body)
+    model = _decode_body(body).model
+    return RawLine(line.custom_id, model if type(model) is str else "", body)
+
+
+def prefix_key(text: bytes) -> bytes:
+    """The digests of a text's beginnings, by which texts that share long beginnings are neighbors
+    when they are sorted."""
+    digest, start, end, found = blake2b(digest_size=DIGEST), 0, SHORTEST, []
+    for _ in range(STEPS):
+        digest.update(text[start:end])
+        found.append(digest.digest())
+        if end >= len(text):
+            break
+        start, end = end, 2 * end
+    return b"".join(found)
+
+
+def index(piece: Piece, endpoint: str, longest: int, alive: Callable[[], object]) -> Index:
+    """Index a file. `alive` is called for each piece. Raises LineError if the file is gone."""
+    found = Index(endpoint, longest)
+    number = 0
+    while (data := piece(number)) is not None and not found.full:
+        run_in_native_thread(partial(found.feed, data))
+        alive()
+        number += 1
+    if not number:
+        raise GONE
+    run_in_native_thread(found.close)
+    return found
+
+
+class Lines:
+    """Reads lines of an indexed file. `size` is that of its pieces, except the last."""
+
+    def __init__(self, piece: Piece, size: int, found: Index) -> None:
+        self._piece = piece
+        self._size = size
+        self._index = found
+        self._held: OrderedDict[int, bytes] = OrderedDict()
+
+    def read(self, number: int) -> RawLine:
+        """Raises LineError if the file is gone."""
+        data = b"".join(self._parts(self._index.starts[number], self._index.sizes[number]))
+        read = partial(_raw, data)
+        try:
+            return read() if len(data) < LARGE else run_in_native_thread(read)
+        except msgspec.DecodeError:
+            raise GONE from None  # it was valid when it was indexed
+
+    def _parts(self, start: int, left: int) -> Iterator[bytes]:
+        while left:
+            number, at = divmod(start, self._size)
+            part = self._read(number)[at : at + left]
+            if not part:
+                raise GONE
+            yield part
+            start, left = start + len(part), left - len(part)
+
+    def _read(self, number: int) -> bytes:
+        held = self._held
+        if number not in held:
+            data = self._piece(number)
+            if data is None:
+                raise GONE
+            held[number] = data
+            if len(held) > HELD:
+                held.popitem(last=False)
+        held.move_to_end(number)
+        return held[number]

@@ -1,0 +1,308 @@
+"""Each bound on the contents of a body, at its limit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.apis import anthropic, fields, responses
+from proxy.apis.chatchat import bases, params
+from proxy.apis.embeddings import request as embeddings
+from proxy.apis.embeddings import rerank
+from proxy.apis.fields import MAX_ITEMS
+from proxy.apis.llamacpp import native as llamacpp_native
+from proxy.apis.ollama import chat as ollama
+from proxy.apis.openai import (
+    answer as openai,
+)
+from proxy.apis.openai import (
+    chat as openai_chat,
+)
+from proxy.apis.openai import (
+    completions as openai_completions,
+)
+from proxy.apis.openai import (
+    tools as openai_tools,
+)
+from proxy.apis.vector_stores import attribute_filters
+from proxy.apis.vector_stores import request as vector_stores
+from proxy.core import sampling
+from proxy.core.decoding import LONGEST, PIECE, SHORT, decoding_cost, is_clearly_cheap
+from proxy.core.sampling import MAX_BIASES, check, logit_bias
+from proxy.errors import BadRequest, InvalidParameter
+from proxy.web.body import check_cost
+
+SAID = {"role": "user", "content": "x"}
+Parse = Callable[[dict[str, Any]], Any]
+DIALECTS: dict[str, tuple[Parse, str, dict[str, Any]]] = {
+    "openai": (openai_chat.parse, "messages", {}),
+    "anthropic": (anthropic.parse, "messages", {"max_tokens": 1}),
+    "ollama": (ollama.parse, "messages", {}),
+    "responses": (responses.parse, "input", {}),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_number_of_messages_is_bounded(name: str) -> None:
+    parse, field, more = DIALECTS[name]
+    parse({field: [SAID] * MAX_ITEMS, **more})
+    with pytest.raises(
+        InvalidParameter, match=f"has {MAX_ITEMS + 1} entries; at most {MAX_ITEMS} are allowed"
+    ):
+        parse({field: [SAID] * (MAX_ITEMS + 1), **more})
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "responses"])
+def test_number_of_message_parts_is_bounded(name: str) -> None:
+    parse, field, more = DIALECTS[name]
+    part = {"type": "input_text" if name == "responses" else "text", "text": "x"}
+
+    def body(count: int) -> dict[str, Any]:
+        return {field: [{"role": "user", "content": [part] * count}], **more}
+
+    parse(body(MAX_ITEMS))
+    with pytest.raises(InvalidParameter, match=f"{MAX_ITEMS} are allowed"):
+        parse(body(MAX_ITEMS + 1))
+
+
+def test_number_of_logit_biases_is_bounded() -> None:
+    assert len(logit_bias({str(i): 1 for i in range(MAX_BIASES)})) == MAX_BIASES
+    for bias in ({str(i): 1 for i in range(MAX_BIASES + 1)}, [[1, 1]] * (MAX_BIASES + 1)):
+        with pytest.raises(InvalidParameter, match=f"{MAX_BIASES} are allowed"):
+            logit_bias(bias)
+
+
+def test_number_of_strings_in_a_list_is_bounded() -> None:
+    most = sampling.MAX_STRINGS
+    check("samplers", ["top_k"] * most)
+    with pytest.raises(InvalidParameter, match=f"{most} are allowed"):
+        check("samplers", ["top_k"] * (most + 1))
+
+
+@pytest.mark.parametrize("name", ["anthropic", "responses"])
+def test_many_messages_of_one_role_are_joined_in_linear_time(name: str) -> None:
+    """Quadratic copying took ten seconds for 16 000 messages of 600 bytes."""
+    parse, field, more = DIALECTS[name]
+    said = [{"role": "assistant", "content": "x" * 600}] * 16_000
+    began = time.process_time()
+    request = parse({field: [SAID, *said], **more})
+    assert time.process_time() - began < 2
+    request = getattr(request, "request", request)
+    assert len(request.messages) == 2
+    assert len(request.messages[1].content) == 16_000 * 601 - 1
+
+
+def test_images_between_texts_keep_their_position() -> None:
+    text = {"type": "text", "text": "ab"}
+    image = {"type": "image", "source": {"type": "url", "url": "http://x/y"}}
+    said = [
+        {"role": "user", "content": [image, text, image, text, image]},
+        {"role": "user", "content": [text, image]},
+    ]
+    (message,) = anthropic.parse({"messages": said, "max_tokens": 1}).messages
+    assert message.content == "ab\nab\nab"
+    assert [one.at for one in message.media] == [0, 2, 5, 8]
+
+
+@pytest.mark.parametrize(
+    ("unit", "count"),
+    [
+        (b'{"a":1}', 131_072),
+        (b"[]", 262_144),
+        (b'"a"', 400_000),
+        (b"151643", 1_500_000),
+        (b"0.12345678901234567", 120_000),
+        (b"1.5e300", 9_000),
+        (b"1" * 4000, 900),
+        (b'"' + b"\\n" * 100 + b'"', 100_000),
+    ],
+)
+def test_body_expensive_to_decode_is_refused(unit: bytes, count: int) -> None:
+    check_cost(b"[" + b",".join([unit] * (count // 2)) + b"]")
+    with pytest.raises(BadRequest, match="too long to decode"):
+        check_cost(b"[" + b",".join([unit] * count) + b"]")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.lists(VALUES, min_size=1), st.booleans())
+@example([-0.12345678901234567], True)
+@example([1.2345678901234567e-300], True)
+@example([9**99], True)
+def test_text_is_never_called_cheaper_than_it_is(values: list[Any], ascii_only: bool) -> None:
+    one = json.dumps(values, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    text = b"[" + b",".join([one] * (SHORT // len(one) + 2)) + b"]"
+    assert not is_clearly_cheap(text, decoding_cost(text, 10**12) - 1)
+
+
+def test_conversation_about_a_program_is_clearly_cheap() -> None:
+    program = "def total(rows: list[int]) -> int:\n    return sum(rows) + 1  # {or more}\n"
+    messages = [{"role": "user", "content": f"{program * 20}{number}"} for number in range(300)]
+    body = json.dumps({"messages": messages}).encode()
+    assert len(body) > 400_000 and is_clearly_cheap(body)
+
+
+@pytest.mark.parametrize(
+    ("piece", "count"),
+    [
+        (b"iVBORw0K", 4_000_000),
+        (b"Hello, world: {that is}, [all]. ", 1_000_000),
+        (b'function(){return {\\"a\\":[1,2]}}\\n', 800_000),
+        (b"\\u4e00", 2_500_000),
+        ("\u4e00\u4e8c".encode(), 2_500_000),
+    ],
+    ids=["picture", "text", "program", "escapes", "chinese"],
+)
+def test_single_long_text_is_accepted(piece: bytes, count: int) -> None:
+    check_cost(b'{"prompt":"' + piece * count + b'","ids":[' + b"1,\n" * 1000 + b"1]}")
+
+
+def test_decoding_estimate_handles_strings_across_pieces() -> None:
+    head, tail = b'{"a":"', b'\\\\\\"{{{[[[,,,","b":[1,2]}'
+    for at in range(PIECE - len(tail) - len(head), PIECE):
+        text = head + b"x" * at + tail
+        assert abs(decoding_cost(text, LONGEST) - decoding_cost(head + tail, LONGEST)) < 5
+
+
+CHAT = {"messages": [SAID]}
+FILES = [f"file-{i}" for i in range(vector_stores.MOST_FILES + 1)]
+COMPARED = {"type": "eq", "key": "k", "value": 1}
+# A function that parses a body with n of these, and the allowed number.
+COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
+    "choices": (lambda n: openai_chat.parse({**CHAT, "n": n}), openai.MAX_CHOICES),
+    "logprobs": (
+        lambda n: openai_chat.parse({**CHAT, "logprobs": True, "top_logprobs": n}),
+        openai.MAX_LOGPROBS,
+    ),
+    "tools": (
+        lambda n: openai_chat.parse(
+            {
+                **CHAT,
+                "tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(n)],
+            }
+        ),
+        openai_tools.MAX_TOOLS,
+    ),
+    "stops": (
+        lambda n: openai_chat.parse({**CHAT, "stop": [f"{i}" for i in range(n)]}),
+        fields.MAX_STOPS,
+    ),
+    "characters of a stop": (
+        lambda n: openai_chat.parse({**CHAT, "stop": "x" * n}),
+        fields.MAX_STOP_LENGTH,
+    ),
+    "prompts": (
+        lambda n: openai_completions.parse({"prompt": ["x"] * n}),
+        openai_completions.MAX_PROMPTS,
+    ),
+    "texts beside token ids": (
+        lambda n: openai_completions.parse({"prompt": [[1, *["x"] * n]]}),
+        openai_completions.MAX_TEXTS,
+    ),
+    "texts to embed": (lambda n: embeddings.parse({"input": ["x"] * n}), embeddings.MAX_INPUTS),
+    "documents to rank": (
+        lambda n: rerank.parse({"query": "x", "documents": ["x"] * n}),
+        rerank.MAX_DOCUMENTS,
+    ),
+    "files of a batch": (
+        lambda n: vector_stores.parse_batch({"file_ids": FILES[:n]}),
+        vector_stores.MOST_FILES,
+    ),
+    "questions of a search": (
+        lambda n: vector_stores.parse_search({"query": ["x"] * n}),
+        vector_stores.MOST_QUERIES,
+    ),
+    "filters joined": (
+        lambda n: attribute_filters.parse({"type": "and", "filters": [COMPARED] * n}),
+        attribute_filters.MOST,
+    ),
+    "files beside an infill": (
+        lambda n: llamacpp_native.parse_infill(
+            {"input_prefix": "x", "input_extra": [{"filename": "a", "text": "b"}] * n}
+        ),
+        llamacpp_native.MAX_EXTRA,
+    ),
+    "texts with a bias": (
+        lambda n: logit_bias({f"t{i}": 1 for i in range(n)}),
+        sampling.MAX_BIASED_TEXTS,
+    ),
+    "characters of a text with a bias": (
+        lambda n: logit_bias({"x" * n: 1}),
+        sampling.MAX_BIASED_TEXT,
+    ),
+    "tokens of an answer": (
+        lambda n: openai_chat.parse({**CHAT, "max_tokens": n}),
+        openai.MAX_TOKENS,
+    ),
+    "probabilities of a token (native)": (
+        lambda n: llamacpp_native.parse({"prompt": "x", "n_probs": n}),
+        llamacpp_native.MAX_PROBS,
+    ),
+    "dimensions of a vector": (
+        lambda n: embeddings.parse({"input": "x", "dimensions": n}),
+        embeddings.MAX_DIMENSIONS,
+    ),
+    "characters of a vector store's name": (
+        lambda n: vector_stores.parse_create({"name": "x" * n}),
+        vector_stores.LONGEST_NAME,
+    ),
+    "pairs of a vector store's metadata": (
+        lambda n: vector_stores.parse_create({"metadata": {f"k{i}": "v" for i in range(n)}}),
+        vector_stores.MOST_PAIRS,
+    ),
+    "characters of a value of metadata": (
+        lambda n: vector_stores.parse_create({"metadata": {"k": "v" * n}}),
+        vector_stores.LONGEST_VALUE,
+    ),
+    "results of a search": (
+        lambda n: vector_stores.parse_search({"query": "x", "max_num_results": n}),
+        vector_stores.MOST_RESULTS,
+    ),
+    "characters of a base's name (Chatchat)": (
+        lambda n: bases.create({"knowledge_base_name": "x" * n}),
+        bases.MAX_NAME,
+    ),
+    "hits of a knowledge base": (
+        lambda n: params.knowledge({"query": "x", "knowledge_base_name": "b", "top_k": n}),
+        params.MOST_HITS,
+    ),
+    "calls without a result": (
+        lambda n: ollama.parse(
+            {
+                "messages": [
+                    SAID,
+                    {
+                        "role": "assistant",
+                        "content": "",
+                        "tool_calls": [{"function": {"name": "f", "arguments": {}}}] * n,
+                    },
+                ]
+            }
+        ),
+        ollama.MAX_WAITING,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_decoding_estimate_of_a_body(name: str) -> None:
+    parse, most = COUNTED[name]
+    parse(most)
+    with pytest.raises(InvalidParameter):
+        parse(most + 1)
+
+
+def test_rating_reason_is_truncated() -> None:
+    for size in (params.LONGEST_REASON, params.LONGEST_REASON + 1):
+        found = params.feedback({"message_id": "m", "score": 1, "reason": "x" * size})
+        assert len(found.reason) == params.LONGEST_REASON

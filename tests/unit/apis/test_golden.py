@@ -1,0 +1,232 @@
+"""Golden files: request bodies of clients, and what they parse to.
+
+tests/cases/<dialect>/<name>.json holds {"body": …, "request": …}: the request without the fields
+that have their default.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.apis import anthropic, responses
+from proxy.apis.embeddings import request as embeddings
+from proxy.apis.embeddings import rerank
+from proxy.apis.glm import chat as glm
+from proxy.apis.llamacpp import native as llamacpp_native
+from proxy.apis.ollama import chat as ollama_chat
+from proxy.apis.ollama import generate as ollama_generate
+from proxy.errors import InvalidParameter
+from tests.thorough import share
+from tests.unit.apis.test_openai_golden import CASES, sparse
+
+Parse = Callable[[Any], Any]
+PARSERS: dict[str, Parse] = {
+    "anthropic": anthropic.parse,
+    "ollama_chat": ollama_chat.parse,
+    "ollama_generate": ollama_generate.parse,
+    "glm": glm.parse,
+    "llamacpp": llamacpp_native.parse,
+    "llamacpp_infill": llamacpp_native.parse_infill,
+    "responses": responses.parse,
+    "embeddings": embeddings.parse,
+    "rerank": rerank.parse,
+}
+FILES = [
+    pytest.param(name, path, id=f"{name}-{path.stem}")
+    for name in PARSERS
+    for path in sorted((CASES / name).glob("*.json"))
+]
+
+
+@pytest.mark.parametrize(("dialect", "path"), FILES)
+def test_body_parses_to_its_golden_request(dialect: str, path: Path) -> None:
+    case = json.loads(path.read_text("utf-8"))
+    parsed = sparse(PARSERS[dialect](case["body"]))
+    assert json.loads(json.dumps(parsed, default=sorted)) == case["request"]
+
+
+def test_each_dialect_has_cases() -> None:
+    assert {param.values[0] for param in FILES} == set(PARSERS)
+
+
+USER = [{"role": "user", "content": "U"}]
+A9 = {"max_tokens": 9, "messages": USER}
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("anthropic", {"messages": USER}, "max_tokens"),
+    ("anthropic", {"max_tokens": -1, "messages": USER}, "max_tokens"),
+    ("anthropic", {"max_tokens": 9, "messages": []}, "messages"),
+    (
+        "anthropic",
+        {"max_tokens": 9, "messages": [{"role": "tool", "content": ""}]},
+        "messages[0].role",
+    ),
+    ("anthropic", {**A9, "messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    (
+        "anthropic",
+        {**A9, "messages": [{"role": "user", "content": [{}]}]},
+        "messages[0].content[0].type",
+    ),
+    ("anthropic", {**A9, "system": 5}, "system"),
+    ("anthropic", {**A9, "system": ["x"]}, "system[0]"),
+    ("anthropic", {**A9, "temperature": "x"}, "temperature"),
+    ("anthropic", {**A9, "top_k": 1.5}, "top_k"),
+    ("anthropic", {**A9, "stop_sequences": [""]}, "stop_sequences"),
+    ("anthropic", {**A9, "tools": [{"input_schema": {}}]}, "tools[0].function.name"),
+    ("anthropic", {**A9, "tools": [{"name": "a\nb"}]}, "tools[0].function.name"),
+    ("anthropic", {**A9, "tool_choice": {"type": "tool"}}, "tool_choice.name"),
+    ("anthropic", {**A9, "tool_choice": {"type": "all"}}, "tool_choice.type"),
+    ("anthropic", {**A9, "thinking": {"type": "hard"}}, "thinking.type"),
+    (
+        "anthropic",
+        {**A9, "output_config": {"format": {"type": "json_schema"}}},
+        "output_config.format.schema",
+    ),
+    ("anthropic", {**A9, "output_format": {"type": "json"}}, "output_format.type"),
+    ("ollama_chat", {"messages": []}, "messages"),
+    ("ollama_chat", {"messages": [{"role": "ai"}]}, "messages[0].role"),
+    ("ollama_chat", {"messages": USER, "format": "xml"}, "format"),
+    ("ollama_chat", {"messages": USER, "think": 3}, "think"),
+    ("ollama_chat", {"messages": USER, "options": {"temperature": "hot"}}, "temperature"),
+    ("ollama_chat", {"messages": USER, "options": {"num_predict": "x"}}, "options.num_predict"),
+    ("ollama_chat", {"messages": [{"role": "user", "images": [5]}]}, "messages[0].images[0]"),
+    ("ollama_generate", {"prompt": "P", "template": "{{ .Prompt }}"}, "template"),
+    ("ollama_generate", {"prompt": 5}, "prompt"),
+    ("ollama_generate", {"prompt": "P", "raw": True, "images": ["iVBORw=="]}, "images"),
+    ("glm", {}, "prompt"),
+    ("glm", {"prompt": "P", "history": [["a"]]}, "history[0]"),
+    ("glm", {"prompt": "P", "history": ["a", "b"]}, "history[0]"),
+    ("glm", {"prompt": "P", "history": [["a", 5]]}, "history[0]"),
+    ("glm", {"prompt": "P", "top_p": 2}, "top_p"),
+    ("glm", {"prompt": "P", "max_length": -1}, "max_length"),
+    ("llamacpp", {}, "prompt"),
+    ("llamacpp", {"prompt": [1, 2.5]}, "prompt"),
+    ("llamacpp", {"prompt": [1, *"a" * 65]}, "prompt"),
+    ("llamacpp", {"prompt": {"prompt_string": 5}}, "prompt.prompt_string"),
+    (
+        "llamacpp",
+        {"prompt": [{"prompt_string": "a", "multimodal_data": ["iVBORw=="]}]},
+        "prompt[0].multimodal_data",
+    ),
+    ("llamacpp", {"prompt": "P", "return_progress": 1}, "return_progress"),
+    ("llamacpp", {"prompt": "P", "temperature": "x"}, "temperature"),
+    ("llamacpp", {"prompt": "P", "stop": [5]}, "stop"),
+    ("llamacpp", {"prompt": "P", "json_schema": "x"}, "json_schema"),
+    ("llamacpp", {"prompt": "P", "response_fields": [5]}, "response_fields"),
+    ("llamacpp", {"prompt": "P", "image_data": [{}]}, "image_data"),
+    ("llamacpp_infill", {"input_prefix": 5}, "input_prefix"),
+    ("llamacpp_infill", {"input_extra": ["x"]}, "input_extra[0]"),
+    ("responses", {}, "input"),
+    ("responses", {"input": 5}, "input"),
+    ("responses", {"input": ["x"]}, "input[0]"),
+    ("responses", {"input": [{"role": "x"}]}, "input[0].role"),
+    ("responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0].id"),
+    ("responses", {"input": "x", "conversation": ["conv_1"]}, "conversation"),
+    ("responses", {"input": "x", "prompt": {"id": "pmpt_1"}}, "prompt"),
+    ("responses", {"input": "x", "truncation": "some"}, "truncation"),
+    ("responses", {"input": "x", "background": True, "stream": True}, "background"),
+    ("responses", {"input": "x", "tool_choice": {"type": "function"}}, "tool_choice"),
+    ("responses", {"input": "x", "tools": [{"type": "custom"}]}, "tools[0].function.name"),
+    ("responses", {"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type"),
+    ("responses", {"input": "x", "max_output_tokens": 0}, "max_output_tokens"),
+    ("embeddings", {}, "input"),
+    ("embeddings", {"input": ""}, "input"),
+    ("embeddings", {"input": ["a", ""]}, "input"),
+    ("embeddings", {"input": [1, "a"]}, "input"),
+    ("embeddings", {"input": [[1], ["a"]]}, "input"),
+    ("embeddings", {"input": "a", "encoding_format": "hex"}, "encoding_format"),
+    ("embeddings", {"input": "a", "dimensions": 0}, "dimensions"),
+    ("rerank", {"documents": ["a"]}, "query"),
+    ("rerank", {"query": "q"}, "documents"),
+    ("rerank", {"query": "q", "documents": [5]}, "documents[0]"),
+]
+
+
+@pytest.mark.parametrize(("dialect", "body", "place"), WRONG)
+def test_invalid_field_is_named(dialect: str, body: dict[str, Any], place: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        PARSERS[dialect](body)
+    assert caught.value.param == place
+
+
+NAMES = sorted(
+    {name for param in FILES for name in json.loads(param.values[1].read_text("utf-8"))["body"]}
+    | {"role", "content", "type", "text", "name", "function", "input", "source", "output", "format"}
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["user", "assistant", "tool", "function", "message", "tool_result", "image"])
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), inner, max_size=5)
+    ),
+    max_leaves=15,
+)
+
+
+def accepts(dialect: str, body: dict[str, Any]) -> bool:
+    """Whether a body parses. Anything but a refusal is raised."""
+    try:
+        PARSERS[dialect](body)
+    except InvalidParameter:
+        return False
+    return True
+
+
+def golden_bodies(dialect: str) -> list[dict[str, Any]]:
+    return [
+        json.loads(path.read_text("utf-8"))["body"]
+        for path in sorted((CASES / dialect).glob("*.json"))
+    ]
+
+
+@pytest.mark.parametrize("dialect", PARSERS)
+def test_any_body_is_parsed_or_refused(dialect: str) -> None:
+    bodies = golden_bodies(dialect)
+    seen: list[bool] = []
+
+    @given(
+        body=st.sampled_from([{}, *bodies]),
+        more=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6),
+    )
+    def check(body: dict[str, Any], more: dict[str, Any]) -> None:
+        seen.append(accepts(dialect, {**body, **more}))
+
+    check()
+    assert True in seen and False in seen
+
+
+@pytest.mark.parametrize("dialect", PARSERS)
+def test_body_with_any_value_in_one_place_is_parsed_or_refused(dialect: str) -> None:
+    """A valid body with any value in one place, at any depth."""
+    bodies = golden_bodies(dialect)
+    seen: list[bool] = []
+
+    @given(number=st.integers(0, len(bodies) - 1), value=VALUES, data=st.data())
+    @settings(max_examples=share(25 * len(bodies)))
+    def check(number: int, value: Any, data: st.DataObject) -> None:
+        body = copy.deepcopy(bodies[number])
+        here: Any = body
+        while True:
+            keys = sorted(here) if isinstance(here, dict) else list(range(len(here)))
+            key = data.draw(st.sampled_from(keys))
+            inside = here[key]
+            if not isinstance(inside, (dict, list)) or not inside or data.draw(st.booleans()):
+                here[key] = value
+                break
+            here = inside
+        seen.append(accepts(dialect, body))
+
+    check()
+    assert True in seen and False in seen

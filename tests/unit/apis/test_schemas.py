@@ -1,0 +1,366 @@
+"""Each body schema agrees with its parser: the same fields, and examples that it accepts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from proxy.apis import anthropic
+from proxy.apis.anthropic import request as messages_request
+from proxy.apis.batches import objects as batches
+from proxy.apis.chatchat import bases, params, server
+from proxy.apis.conversations import objects as conversations
+from proxy.apis.embeddings import request as embeddings
+from proxy.apis.embeddings import rerank
+from proxy.apis.fields import model_name
+from proxy.apis.files import objects as file_objects
+from proxy.apis.glm import chat as glm
+from proxy.apis.litellm import groups as litellm_groups
+from proxy.apis.litellm import keys as litellm_keys
+from proxy.apis.llamacpp import native as llamacpp_native
+from proxy.apis.llamacpp import requests as llamacpp_requests
+from proxy.apis.mcp import server as mcp_server
+from proxy.apis.moderations import answer as moderations
+from proxy.apis.ollama import chat, generate, models
+from proxy.apis.openai import (
+    chat as openai_chat,
+)
+from proxy.apis.openai import (
+    completions as openai_completions,
+)
+from proxy.apis.openai import (
+    completions_both,
+)
+from proxy.apis.responses import compaction
+from proxy.apis.responses import request as responses
+from proxy.apis.schemas import BODIES, FORMS
+from proxy.apis.stored_chats import objects as stored_chats
+from proxy.apis.vector_stores import request as vector_stores
+from proxy.core.sampling import FIELDS
+from proxy.errors import InvalidParameter
+
+PARSERS: dict[str, Callable[[Any], Any]] = {
+    "ChatCompletionRequest": lambda body: (openai_chat.parse(body), stored_chats.to_store(body)),
+    "StoredChatChange": stored_chats.change,
+    "ConversationRequest": conversations.create,
+    "ConversationChange": conversations.change,
+    "ConversationItems": conversations.added,
+    "CompletionRequest": openai_completions.parse,
+    "CompletionRequestBoth": completions_both.parse,
+    "EmbeddingRequest": embeddings.parse,
+    "RerankRequest": rerank.parse,
+    "ResponseRequest": responses.parse,
+    "CompactRequest": lambda body: responses.parse(compaction.body(body)),
+    "VectorStoreRequest": vector_stores.parse_create,
+    "VectorStoreChange": vector_stores.parse_update,
+    "VectorStoreSearch": vector_stores.parse_search,
+    "VectorStoreFile": vector_stores.parse_attach,
+    "VectorStoreFileAttributes": vector_stores.attributes,
+    "VectorStoreFileBatch": vector_stores.parse_batch,
+    "BatchRequest": batches.parse,
+    "ModerationRequest": moderations.parse,
+    "McpMessage": mcp_server.parse,
+    "MessageRequest": anthropic.parse,
+    "CountTokensRequest": lambda body: messages_request.parse(body, counting=True),
+    "OllamaChatRequest": chat.parse,
+    "OllamaGenerateRequest": generate.parse,
+    "OllamaEmbedRequest": embeddings.parse_ollama,
+    "PromptEmbeddingRequest": embeddings.parse_prompt,
+    "GLMChatRequest": glm.parse,
+    "LlamaCompletionRequest": llamacpp_native.parse,
+    "LlamaInfillRequest": llamacpp_native.parse_infill,
+    "OllamaShowRequest": models.parse_show,
+    "GLMTokenizeRequest": glm.parse_tokenize,
+    "TokenizeRequest": llamacpp_requests.parse_tokenize,
+    "DetokenizeRequest": llamacpp_requests.parse_detokenize,
+    "ModelActionRequest": llamacpp_requests.parse_model,
+    "SlotFileRequest": llamacpp_requests.parse_filename,
+    "GenerateKeyRequest": litellm_keys.parse_new,
+    "UpdateKeyRequest": litellm_keys.parse_update,
+    "RegenerateKeyRequest": litellm_keys.parse_regenerate,
+    "RegenerateNamedKey": lambda body: litellm_keys.parse_regenerate(body, "key_1"),
+    "BlockKeyRequest": litellm_keys.parse_key,
+    "DeleteKeysRequest": litellm_keys.parse_delete,
+    "NewUserRequest": litellm_groups.parse_new_user,
+    "UpdateUserRequest": litellm_groups.parse_user_update,
+    "DeleteUsersRequest": lambda body: litellm_groups.parse_delete(body, "user_ids"),
+    "NewTeamRequest": litellm_groups.parse_new_team,
+    "UpdateTeamRequest": litellm_groups.parse_team_update,
+    "TeamRequest": litellm_groups.parse_team,
+    "DeleteTeamsRequest": lambda body: litellm_groups.parse_delete(body, "team_ids"),
+    "AddMembersRequest": litellm_groups.parse_members,
+    "RemoveMemberRequest": litellm_groups.parse_leaving,
+    "ForwardedRequest": model_name,
+    "ChatchatChatRequest": params.chat,
+    "ChatchatMessagesRequest": params.chat,
+    "ChatchatKnowledgeChatRequest": params.knowledge,
+    "ChatchatFileChatRequest": params.file,
+    "ChatchatSearchChatRequest": params.search,
+    "ChatchatCompletionRequest": params.completion,
+    "ChatchatFeedback": params.feedback,
+    "ChatchatBase": bases.named,
+    "ChatchatNewBase": bases.create,
+    "ChatchatBaseInfo": bases.info,
+    "ChatchatRebuild": bases.recreate,
+    "ChatchatSearch": bases.search,
+    "ChatchatEdit": bases.edit,
+    "ChatchatDelete": bases.delete,
+    "ChatchatUpdate": bases.update,
+    "ChatchatModelKinds": lambda body: server.configured(body, ()),
+    "ChatchatModelName": server.model_name,
+    "ChatchatModelChange": server.change,
+    "ChatchatTemplate": server.template,
+    "ChatchatTexts": server.texts,
+}
+FORM_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "FileUploadForm": lambda form: file_objects.parse(form, "a.txt"),
+    "ChatchatDocuments": bases.upload,
+    "ChatchatChatFiles": bases.temporary,
+}
+# Read only to be refused by name, or elsewhere.
+NOT_HEEDED = {
+    *responses.ELSEWHERE,
+    "template",
+    "keep_alive",
+}
+# What a parser knows; it reports every other field.
+KNOWN = {
+    "ChatCompletionRequest": openai_chat.KNOWN,
+    "CompletionRequest": openai_completions.KNOWN,
+    "CompletionRequestBoth": completions_both.KNOWN,
+    "EmbeddingRequest": embeddings.OPENAI,
+    "RerankRequest": rerank.KNOWN,
+    "ResponseRequest": responses.KNOWN,
+    "MessageRequest": messages_request.KNOWN,
+    "OllamaChatRequest": chat.KNOWN,
+    "OllamaGenerateRequest": generate.KNOWN,
+    "OllamaEmbedRequest": embeddings.OLLAMA,
+    "PromptEmbeddingRequest": embeddings.PROMPT,
+    "GLMChatRequest": glm.KNOWN,
+    "LlamaCompletionRequest": llamacpp_native.KNOWN,
+    "LlamaInfillRequest": llamacpp_native.INFILL,
+}
+# A parser needs these beside others, or one of two.
+BESIDE: dict[str, dict[str, Any]] = {
+    "top_logprobs": {"logprobs": True},
+    "function_call": {"functions": [{"name": "f"}]},
+    "add_generation_prompt": {
+        "continue_final_message": True,
+        "messages": [{"role": "assistant", "content": "So"}],
+    },
+    "file_ids": {},
+    "files": {"files": [{"file_id": "file-1"}]},
+}
+# One of two, in place of the other.
+INSTEAD = {"files": "file_ids", "message_id": "chat_history_id"}
+# Distinguishes two forms of a body.
+TELLS_APART = {"ChatchatChatRequest": {"messages"}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "ChatCompletionRequest": {"store": True},  # for its metadata
+    "VectorStoreFileBatch": {"file_ids": ["file-1"]},
+    "OllamaChatRequest": {"messages": [{"role": "user", "content": "Hi"}]},
+    "DeleteKeysRequest": {"keys": ["key_1"]},  # or aliases
+    "McpMessage": {"method": "ping"},  # or a result
+    "CompactRequest": {"input": "Hi"},  # or a previous response
+    "ChatchatFeedback": {"chat_history_id": "0" * 32},
+}
+
+
+class Asked(dict[str, Any]):
+    """A body that records which of its fields were read."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.names: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.names.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.names.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.names.add(str(key))
+        return super().__contains__(key)
+
+
+def _bodies(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For each field that a schema describes, a body with the field's example."""
+    schema = BODIES[name]
+    fields = schema["properties"]
+    needed = {one: fields[one]["examples"][0] for one in schema.get("required", ())}
+    needed |= NEEDED.get(name, {})
+    for field, described in fields.items():
+        body = needed | BESIDE.get(field, {})
+        body.pop(INSTEAD.get(field, ""), None)
+        if field not in BESIDE or field not in body:
+            body[field] = described["examples"][0]
+        yield field, body
+
+
+def test_every_schema_has_a_parser() -> None:
+    assert PARSERS.keys() == BODIES.keys()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_schema_is_valid_and_accepts_its_examples(name: str) -> None:
+    Draft202012Validator.check_schema(BODIES[name])
+    for field, described in BODIES[name]["properties"].items():
+        assert described["description"].endswith("."), field
+        for example in described["examples"]:
+            Draft202012Validator(described).validate(example)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_parser_reads_exactly_the_fields_of_its_schema(name: str) -> None:
+    described = set(BODIES[name]["properties"])
+    asked: set[str] = set()
+    for field, body in _bodies(name):
+        watched = Asked(body)
+        try:
+            PARSERS[name](watched)
+        except InvalidParameter as error:
+            pytest.fail(f"{field}: {error.param} {error.reason}")
+        asked |= watched.names
+        assert field in watched.names, f"{name} does not read {field}"
+    assert asked - described - NOT_HEEDED == TELLS_APART.get(name, set())
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_null_equals_absent(name: str) -> None:
+    for field, body in _bodies(name):
+        needed = {*BODIES[name].get("required", ()), *NEEDED.get(name, ()), *INSTEAD}
+        if field not in needed:
+            alone = {**body, field: None}
+            PARSERS[name](alone)
+            Draft202012Validator(BODIES[name]).validate(alone)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_parser_reports_the_fields_that_its_schema_does_not_describe(name: str) -> None:
+    assert KNOWN[name] == set(BODIES[name]["properties"])
+
+
+def _wrong(described: dict[str, Any]) -> Any:
+    """A value that the schema of a field refuses."""
+    validator = Draft202012Validator(described)
+    return next(
+        value for value in ({"x": 1}, 7.5, "no such thing", [7]) if not validator.is_valid(value)
+    )
+
+
+# -- forms -----------------------------------------------------------------------------------------
+
+
+def test_every_form_has_a_parser() -> None:
+    assert FORM_PARSERS.keys() == FORMS.keys()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_form_parser_reads_exactly_the_fields_of_its_schema(name: str) -> None:
+    Draft202012Validator.check_schema(FORMS[name])
+    described = {
+        field: schema["examples"][0]
+        for field, schema in FORMS[name]["properties"].items()
+        if "contentMediaType" not in schema  # the files themselves
+    }
+    texts = {
+        field: str(value).lower() if isinstance(value, bool) else str(value)
+        for field, value in described.items()
+    }
+    for form in (Asked(texts), Asked({field: value for field, value in texts.items() if value})):
+        FORM_PARSERS[name](form)
+        assert form.names == set(described)
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+# Checked when a server is asked, or not at all.
+TOLERANT = {"template", "context", "modalities", "user", "include", "tools", "metadata"}
+
+
+@pytest.mark.parametrize("name", ["ChatCompletionRequest", "CompletionRequest", "MessageRequest"])
+def test_parser_names_the_field_that_the_schema_refuses(name: str) -> None:
+    schema = BODIES[name]
+    for field, body in _bodies(name):
+        described = schema["properties"][field]
+        if field in TOLERANT or "anyOf" in described:
+            continue
+        with pytest.raises(InvalidParameter) as refused:
+            PARSERS[name]({**body, field: _wrong(described)})
+            pytest.fail(f"{name} takes {_wrong(described)!r} as {field}")
+        assert refused.value.param.split(".")[0].split("[")[0] in (field, "logprobs"), field
+
+
+def test_schema_has_the_samplers_of_the_table() -> None:
+    assert set(FIELDS) < set(BODIES["ChatCompletionRequest"]["properties"])
+
+
+# -- bodies that clients send ----------------------------------------------------------------------
+
+CASES = Path(__file__).parents[2] / "cases"
+GOLDEN = {
+    "anthropic": "MessageRequest",
+    "embeddings": "EmbeddingRequest",
+    "glm": "GLMChatRequest",
+    "llamacpp": "LlamaCompletionRequest",
+    "llamacpp_infill": "LlamaInfillRequest",
+    "ollama_chat": "OllamaChatRequest",
+    "ollama_generate": "OllamaGenerateRequest",
+    "openai_chat": "ChatCompletionRequest",
+    "openai_completions": "CompletionRequest",
+    "rerank": "RerankRequest",
+    "responses": "ResponseRequest",
+}
+GOLDEN_CHATCHAT = {
+    "chat": "ChatchatChatRequest",
+    "knowledge_base_chat": "ChatchatKnowledgeChatRequest",
+    "file_chat": "ChatchatFileChatRequest",
+    "search_engine_chat": "ChatchatSearchChatRequest",
+    "agent_chat": "ChatchatChatRequest",
+    "feedback": "ChatchatFeedback",
+    "completion": "ChatchatCompletionRequest",
+    "create_knowledge_base": "ChatchatNewBase",
+    "delete_docs": "ChatchatDelete",
+    "update_docs": "ChatchatUpdate",
+    "update_docs_by_id": "ChatchatEdit",
+    "update_info": "ChatchatBaseInfo",
+    "search_docs": "ChatchatSearch",
+    "recreate_vector_store": "ChatchatRebuild",
+    "change": "ChatchatModelChange",
+    "get_prompt_template": "ChatchatTemplate",
+    "embed_texts": "ChatchatTexts",
+}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in sorted((CASES / "chatchat").glob("*.json"))
+        if path.stem.split("-")[0] in GOLDEN_CHATCHAT
+    ],
+    ids=lambda path: path.stem,
+)
+def test_schema_accepts_what_chatchat_clients_send(path: Path) -> None:
+    body = json.loads(path.read_text("utf-8"))["body"]
+    name = GOLDEN_CHATCHAT[path.stem.split("-")[0]]
+    name = "ChatchatMessagesRequest" if "messages" in body else name
+    Draft202012Validator(BODIES[name]).validate(body)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in GOLDEN for path in sorted((CASES / folder).glob("*.json"))],
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
+def test_schema_accepts_what_clients_send(path: Path) -> None:
+    body = json.loads(path.read_text("utf-8"))["body"]
+    Draft202012Validator(BODIES[GOLDEN[path.parent.name]]).validate(body)
