@@ -33,7 +33,7 @@ def _head(file: str, date: str) -> str:
         f"# Settings of slotproxy, written by `slotproxy init` on {date}.\n"
         f"#   check:  slotproxy doctor --config {file}\n"
         f"#   start:  slotproxy --config {file}\n"
-        "# A line that begins with # has no effect. `slotproxy --help` lists all settings.\n"
+        "# A line that begins with # has no effect. `slotproxy --help all` lists all settings.\n"
     )
 
 

@@ -238,6 +238,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 
 _serving = _group("Serving")
+_storage = _group("Storage")
 _backends = _group("Backends")
 _models = _group("Models on demand")
 _prompts = _group("Prompts")
@@ -414,21 +415,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, _serving("address to listen on")] = "127.0.0.1"
     port: Annotated[int, _serving("port to listen on; 0: any free port", ge=0, le=65535)] = 8081
     data: Annotated[
-        str, _serving("data directory; empty: the user's data directory", forms.path)
+        str, _storage("data directory; empty: the user's data directory", forms.path)
     ] = ""
     database: Annotated[
         str,
-        _serving(
+        _storage(
             "database for knowledge, conversations and responses: postgresql://…; empty: SQLite in"
             " --data"
         ),
     ] = ""
     max_document: Annotated[
-        int, _serving("maximum size of a document in bytes", ge=1, le=1 << 30)
+        int, _storage("maximum size of a document in bytes", ge=1, le=1 << 30)
     ] = 67108864
     quota_bytes: Annotated[
         int,
-        _serving("maximum bytes of files, documents and questions per API key; 0: unlimited", ge=0),
+        _storage("maximum bytes of files, documents and questions per API key; 0: unlimited", ge=0),
     ] = 10737418240
     all: Annotated[bool, _serving("enable every feature and print a table of their status")] = False
     chatchat: Annotated[

@@ -434,7 +434,7 @@ def test_every_setting_has_flag_variable_file_key_and_help(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        load(["--help"], {})
+        load(["--help", "all"], {})
     assert ended.value.code == 0
     text = capsys.readouterr().out
     names = {field.name for field in msgspec.structs.fields(Settings)}
