@@ -4,7 +4,6 @@ from .checks import each_its_own, no_models_here, one_worker
 from .keys import ApiKey, Secret
 from .models import PID, PORT, ModelConfig
 from .settings import (
-    EVERYTHING,
     SECTIONS,
     AgentConfig,
     BackendConfig,
@@ -18,7 +17,6 @@ from .table import ENV_PREFIX, SettingRow, section_variable, table
 
 __all__ = [
     "ENV_PREFIX",
-    "EVERYTHING",
     "PID",
     "PORT",
     "SECTIONS",

@@ -55,6 +55,10 @@ REMOVED = {
     "stored_responses": f"{_FIXED} (1000 responses for each API key)",
     "threads": f"{_FIXED} (64 threads of waitress)",
     # Without a successor.
+    "worker_class": "this setting was removed: gunicorn serves with slotproxy's own worker; remove"
+    " it, or use --server waitress for threads",
+    "all": "this setting was removed: everything but --chatchat is on by default, and `slotproxy"
+    " doctor` shows the state of each part",
     "cached_weight": "this setting was removed: cached prompt tokens count like others; give them a"
     " price of their own with cached in a [[price]] table and limit money instead",
     "embedding_shortens": "this setting was removed: a request with fewer dimensions than the"

@@ -248,7 +248,6 @@ _logging = _group("Logs and metrics")
 _search = _group("Search and tools")
 
 _DEFAULT_SERVER: Literal["gunicorn", "waitress"] = "waitress" if WINDOWS else "gunicorn"
-EVERYTHING = ("chatchat", "pages")  # turned on by --all, unless set otherwise
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -431,7 +430,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         _storage("maximum bytes of files, documents and questions per API key; 0: unlimited", ge=0),
     ] = 10737418240
-    all: Annotated[bool, _serving("enable every feature and print a table of their status")] = False
     chatchat: Annotated[
         bool, _serving("also serve the Langchain-Chatchat API (/chat/chat, /knowledge_base/…)")
     ] = False
@@ -457,9 +455,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["gunicorn", "waitress"],
         _serving("WSGI server; on Windows only waitress is available"),
     ] = _DEFAULT_SERVER
-    worker_class: Annotated[Literal["gevent", "gthread"], _serving("gunicorn worker class")] = (
-        "gevent"
-    )
     watch_config: Annotated[
         bool,
         _serving(

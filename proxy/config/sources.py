@@ -30,7 +30,6 @@ from .macros import Foreign
 from .removed import REMOVED
 from .routes import PriceConfig, prices
 from .settings import (
-    EVERYTHING,
     SECTIONS,
     BackendConfig,
     ChatGLMConfig,
@@ -318,8 +317,6 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         values[section] = struct(**sections[section])
     values["names_backend"] = bool(named)
     values["config_file"] = config
-    if values.get("all"):
-        values = {**dict.fromkeys(EVERYTHING, True), **values}
     if values.get("api_key_file"):
         values["file_keys"] = _read_keys(values["api_key_file"], sources["api_key_file"])
     notes = (f"{config}: {note}" for note in found.notes)

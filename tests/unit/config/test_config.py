@@ -523,7 +523,6 @@ def test_any_flags_give_settings_or_a_one_line_error(argv: list[str]) -> None:
 def test_literal_settings_equal_the_servers_choices() -> None:
     kinds = {row.name: get_args(row.type) for row in table() if get_args(row.type)}
     assert kinds["server"] == ("gunicorn", "waitress")
-    assert kinds["worker_class"] == ("gevent", "gthread")
 
 
 def test_key_line_may_have_group_and_class(tmp_path: Path) -> None:
