@@ -1,7 +1,7 @@
 """The table of settings: the class ``Settings``.
 
 A field's name, type, bounds, default and help are here only. Flags, ``SLOTPROXY_…`` variables, the
-keys of the file, ``--help`` and the table in the documentation (``tools/settings_table.py``) are
+keys of the file, ``--help`` and the table in the documentation (``tools/generated_docs.py``) are
 derived from it. A new setting is one new field.
 """
 

@@ -26,7 +26,7 @@ from proxy.config import (
     table,
 )
 from proxy.config.removed import REMOVED
-from tools import settings_table
+from tools import generated_docs
 
 
 def wrong(*argv: str, env: dict[str, str] | None = None) -> str:
@@ -477,13 +477,10 @@ def test_version_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"slotproxy {__version__}\n"
 
 
-def test_settings_page_has_the_current_table() -> None:
-    text = settings_table.PAGE.read_text(encoding="utf-8")
-    assert settings_table.updated(text) == text, "run: python -m tools.settings_table"
-
-
 def test_table_between_markers_is_replaced() -> None:
-    text = settings_table.updated("a\n<!-- settings -->\nWHAT WAS\n<!-- /settings -->\nb")
+    text = generated_docs.filled(
+        "settings.md", "a\n<!-- settings -->\nWHAT WAS\n<!-- /settings -->\nb"
+    )
     assert text.startswith("a\n<!-- settings -->\n## Backends\n\n| Flag |")
     assert text.endswith("|\n<!-- /settings -->\nb")
     assert "WHAT WAS" not in text
@@ -491,7 +488,7 @@ def test_table_between_markers_is_replaced() -> None:
         assert len(re.findall(rf"^\| `{row.flag}` ", text, re.MULTILINE)) == 1
     assert "## Keys of the `[oidc]` table" in text
     with pytest.raises(ValueError, match="settings"):
-        settings_table.updated("no markers")
+        generated_docs.filled("settings.md", "no markers")
 
 
 # -- nothing crashes -------------------------------------------------------------------------------
