@@ -1,6 +1,7 @@
 """Settings: one table, read from flags, environment and a TOML file."""
 
 from .checks import each_its_own, no_models_here, one_worker
+from .foreign.foreign import Foreign
 from .keys import ApiKey, Secret
 from .models import PID, PORT, ModelConfig
 from .settings import (
@@ -12,7 +13,7 @@ from .settings import (
     Settings,
     SettingsError,
 )
-from .sources import from_environment, load
+from .sources import from_environment, load, of_other_program
 from .table import ENV_PREFIX, SettingRow, section_variable, table
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "AgentConfig",
     "ApiKey",
     "BackendConfig",
+    "Foreign",
     "McpConfig",
     "ModelConfig",
     "SearchConfig",
@@ -34,6 +36,7 @@ __all__ = [
     "from_environment",
     "load",
     "no_models_here",
+    "of_other_program",
     "one_worker",
     "section_variable",
     "table",

@@ -234,6 +234,12 @@ def _add_own(made: argparse.ArgumentParser, name: str) -> None:
             metavar="FILE",
             help="the file to write (default: slotproxy.toml)",
         )
+        made.add_argument(
+            "--from",
+            dest="source",
+            metavar="FILE",
+            help="write what this file says: llama-swap's .yaml, or llama-server's presets (.ini)",
+        )
     if name in TAKE_A_FILE:
         made.add_argument("file", metavar="FILE", help="the backup, a .tar.gz archive")
     if name in ("init", *TAKE_A_FILE):
