@@ -15,7 +15,7 @@ from ..config import Settings
 from ..store import archive
 from ..store.archive import BackupError, Manifest
 from ..store.revisions import newest_revision
-from .data_folder import DATABASE, INDEX, RESPONSES, database_file, folder_of
+from .data_folder import DATABASE, INDEX, database_file, folder_of
 
 
 def backup(settings: Settings, file: str, *, force: bool = False) -> str:
@@ -50,8 +50,7 @@ def _databases(settings: Settings) -> Mapping[str, Path]:
     start, but an entry without its document would stay."""
     folder = folder_of(settings)
     database = database_file(settings) or folder / DATABASE
-    found = {INDEX: folder / INDEX, DATABASE: database, RESPONSES: folder / RESPONSES}
-    return found
+    return {INDEX: folder / INDEX, DATABASE: database}
 
 
 def _refuse_postgres(settings: Settings, instead: str) -> None:

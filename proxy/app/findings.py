@@ -11,13 +11,13 @@ from msgspec import Struct
 from ..backends.driver import Capabilities
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, Settings
-from ..prompting import templates
-from ..prompting.model_names import family_of
 from ..prompting.profile.describe import profile_of
 from ..prompting.profile.verify import Verdict
 from ..prompting.prompt import Prompter
-from ..prompting.sandbox import TemplateError
-from ..prompting.templates import ChatTemplate
+from ..prompting.template import TemplateError, templates
+from ..prompting.template.families import family_of
+from ..prompting.template.templates import ChatTemplate
+from ..store.revisions import BASE, UPGRADE_FIRST
 
 
 # Faults of llama.cpp's releases that matter to an operator: pure.
@@ -308,6 +308,9 @@ def of_tables(kind: str, revision: str, newest: str, backup: str) -> Finding:
         return Finding("ok", "database", kind)
     if not revision:
         return Finding("ok", "database", f"{kind}, empty: the next start creates its tables")
+    if revision < BASE:
+        text = f"{kind}: its tables are of revision {revision}"
+        return Finding("problem", "database", text, UPGRADE_FIRST)
     if revision < newest:
         return Finding(
             "advice",

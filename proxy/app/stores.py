@@ -10,7 +10,6 @@ from pathlib import Path
 from ..accounts.records import Team, User
 from ..backends.local_embeddings.driver import local_model
 from ..config import Settings, fixed
-from ..config import keys as key_rules
 from ..gateway import Embedder
 from ..knowledge.index import Index, open_shelf
 from ..knowledge.index.index import VectorCache
@@ -26,7 +25,6 @@ from ..store.conversations import ConversationStore
 from ..store.database import Database
 from ..store.database_responses import DatabaseResponses
 from ..store.file_store import FileStore
-from ..store.former_responses import move_from_file
 from ..store.knowledge import KnowledgeStore, TextVectors
 from ..store.ledger import Ledger
 from ..store.model_needs import ModelNeeds
@@ -34,7 +32,7 @@ from ..store.outage import outage
 from ..store.quota import Quota
 from ..store.request_batches import RequestBatches
 from ..store.sessions import SessionStore
-from .data_folder import DATABASE, FILES, INDEX, RESPONSES, SLOTS
+from .data_folder import DATABASE, FILES, INDEX, SLOTS
 
 
 class Stores:
@@ -59,14 +57,12 @@ class Stores:
         try:
             private_files.folder(folder, (*FILES, SLOTS))
             url = settings.database or f"sqlite:///{folder / DATABASE}"
-            self._database = _opened(url, settings, closing)
+            self._database = _opened(url, closing)
         except OSError as error:
             raise (outage(error) or error) from error
 
     @cached_property
     def responses(self) -> DatabaseResponses:
-        renamed = key_rules.renamed(self._settings.keys)
-        move_from_file(self._folder / RESPONSES, self._database, renamed)
         return DatabaseResponses(self._database, fixed.STORED_RESPONSES)
 
     @cached_property
@@ -150,8 +146,8 @@ class Stores:
         return ranked.scores
 
 
-def _opened(url: str, settings: Settings, closing: ExitStack) -> Database:
-    database = Database(url, key_rules.renamed(settings.keys))
+def _opened(url: str, closing: ExitStack) -> Database:
+    database = Database(url)
     try:
         database.upgrade()
     except BaseException:
