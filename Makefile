@@ -128,9 +128,7 @@ test-agents: $(VENV)/installed ## Codex and Claude Code, the real programs (640 
 	@$(RUN) -m pytest tests/integration/test_coding_agents.py $(FLAGS)
 
 docs: $(VENV)/installed ## the documentation as a site in build/docs; a warning is an error
-	@$(RUN) -m tools.settings_table
 	@$(RUN) -m tools.model_families
-	@$(RUN) -m tools.http_reference
 	$(BUILD_DOCS)
 
 dist: $(VENV)/installed ## wheel and source archive into dist/, checked
@@ -150,7 +148,6 @@ lint: $(VENV)/installed ## ruff, mypy, oxlint, and the documentation built with 
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/oxlint --deny-warnings proxy/web/static
-	$(RUN) -m tools.settings_table --check
 	$(RUN) -m tools.model_families --check
 	$(BUILD_DOCS)
 

@@ -130,9 +130,10 @@ def main(argv: list[str] | None = None) -> int:
         log = Path(folder)
         server = ModelServer("llama-2023", binary, made_up_model.cached(), log / "llama", threads=1)
         flags = ["--llama-api", server.url, "--slots", "2", "--chatglm-model", str(model)]
-        flags += ["--chatglm-isolation", args.isolation, "--data", folder]
+        flags += ["--data", folder]
         flags += ["--workers", str(args.workers), "--state", args.state] if args.state else []
-        gateway = Gateway(flags, log / "gateway")
+        env = {"SLOTPROXY_CHATGLM_ISOLATION": args.isolation}
+        gateway = Gateway(flags, log / "gateway", env=env)
         try:
             server.start()
             gateway.start()

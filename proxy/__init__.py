@@ -1,3 +1,3 @@
 """slotproxy: a translation gateway in front of llama.cpp and PowerInfer servers."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -109,7 +109,11 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
         "openai",
     ),
     "test_embeddings_are_right_under_load": ("Embeddings", "under load", "openai"),
-    "test_dimensions_are_accepted_only_where_supported": ("Embeddings", "dimensions", "openai"),
+    "test_fewer_dimensions_shorten_vectors": (
+        "Embeddings",
+        "dimensions",
+        "openai",
+    ),
     "test_ollama_and_glm_embeddings": ("Embeddings", "/api/embed, /embedding", "ollama, requests"),
 }
 

@@ -1,12 +1,7 @@
-"""Generates the HTTP reference of the documentation from the OpenAPI document.
-
-``python -m tools.http_reference`` rewrites the text between the markers of docs/http.md;
-``--check`` only checks that it is up to date (exit code 1 if not).
-"""
+"""Generates the HTTP reference of the documentation, docs/http.md, from the OpenAPI document."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -18,9 +13,7 @@ from proxy.config import load
 from proxy.core.sampling import FIELDS
 from proxy.web.reference import documented, make
 from proxy.web.routes import Route
-from tools.servers import ROOT
 
-PAGE = ROOT / "docs" / "http.md"
 SAMPLERS = set(FIELDS)
 
 
@@ -108,28 +101,3 @@ def _type(schema: Mapping[str, Any]) -> str:
     if low is not None and high is not None and high < 1 << 30:
         return f"{kind}, {low:g} to {high:g}"
     return f"{kind}, {low:g} or more" if low is not None else kind
-
-
-def updated(text: str) -> str:
-    """Replace the generated part of `text` between its markers. Raises ValueError if they are
-    missing."""
-    for name, made in (("routes", routes()), ("bodies", bodies())):
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"{PAGE.name} has no {begin} … {end}")
-        head, _, rest = text.partition(begin)
-        text = f"{head}{begin}\n{made}\n{end}{rest.partition(end)[2]}"
-    return text
-
-
-def main() -> int:
-    old = PAGE.read_text(encoding="utf-8")
-    new = updated(old)
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -251,9 +251,10 @@ class Gateway(Child):
         port: int = 0,
         env: Mapping[str, str] | None = None,
         python: Sequence[str] = (),
+        module: str = "proxy",
     ) -> None:
         self.port = port
-        command = [sys.executable, *python, "-m", "proxy", *flags, "--port", str(port)]
+        command = [sys.executable, *python, "-m", module, *flags, "--port", str(port)]
         super().__init__(command, log, env)
         self.name = "slotproxy"
 

@@ -122,7 +122,7 @@ INPUTS = one_of(
     {"type": "array", "maxItems": embeddings.MAX_INPUTS},
 )
 DIMENSIONS = count(
-    "Fewer dimensions than the model's require --embedding-shortens.",
+    "Fewer than the model's shorten the vectors, with a warning.",
     1,
     embeddings.MAX_DIMENSIONS,
     64,

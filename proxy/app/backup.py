@@ -17,8 +17,6 @@ from ..store.archive import BackupError, Manifest
 from ..store.revisions import newest_revision
 from .data_folder import DATABASE, INDEX, database_file, folder_of
 
-RESPONSE_STORE = "response-store.db"  # the name of --response-store in an archive
-
 
 def backup(settings: Settings, file: str, *, force: bool = False) -> str:
     """Write FILE. Returns what it contains. Raises BackupError."""
@@ -52,10 +50,7 @@ def _databases(settings: Settings) -> Mapping[str, Path]:
     start, but an entry without its document would stay."""
     folder = folder_of(settings)
     database = database_file(settings) or folder / DATABASE
-    found = {INDEX: folder / INDEX, DATABASE: database}
-    if settings.response_store:
-        found[RESPONSE_STORE] = Path(settings.response_store)
-    return found
+    return {INDEX: folder / INDEX, DATABASE: database}
 
 
 def _refuse_postgres(settings: Settings, instead: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..config import Settings, SettingsError, load
+from ..config import Settings, SettingsError, load, of_other_program
 from . import first_settings
 from .discovery import Found, look
 
@@ -28,13 +28,39 @@ def write(
 ) -> str:
     """Write `file`, if there is none or `agree` says yes to the question. Returns what was found
     and what to do next. Raises InitError."""
+    target = _target(file, agree)
+    found = find(environ, Path.home())
+    written = first_settings.text(found, str(target), time.strftime("%Y-%m-%d"))
+    _put(target, written)
+    return "\n".join([*_told(found), f"wrote {target}", "", *_next(found, str(target))])
+
+
+def convert(
+    source: str, file: str, agree: Callable[[str], bool], environ: Mapping[str, str]
+) -> str:
+    """Write `file` with what `source` says, a configuration file of another program. Returns what
+    to do next. Raises InitError."""
+    target = _target(file, agree)
+    try:
+        read = of_other_program(source, environ)
+    except SettingsError as error:
+        raise InitError(str(error)) from error
+    _put(target, first_settings.of_foreign(read, source, str(target), time.strftime("%Y-%m-%d")))
+    notes = [f"note: {note}" for note in read.notes]
+    return "\n".join([*notes, f"wrote {target}", "", "next:", *_commands(str(target))])
+
+
+def _target(file: str, agree: Callable[[str], bool]) -> Path:
     target = Path(file)
     if not file.isprintable():
         raise InitError(f"{file!r} has characters that cannot be printed: name another file")
     if os.path.lexists(target) and not agree(f"Replace {target}?"):
         raise InitError(f"{target} exists: name another file, or add --force")
-    found = find(environ, Path.home())
-    written = first_settings.text(found, str(target), time.strftime("%Y-%m-%d"))
+    return target
+
+
+def _put(target: Path, written: str) -> None:
+    """Write the file once it has been loaded without an error."""
     place = Path(os.path.realpath(target))  # behind a link, which stays
     try:
         with TemporaryDirectory(prefix=".init-", dir=place.parent) as work:
@@ -49,7 +75,6 @@ def write(
             os.replace(made, place)
     except OSError as error:
         raise InitError(f"cannot write {target}: {error.strerror or error}") from error
-    return "\n".join([*_told(found), f"wrote {target}", "", *_next(found, str(target))])
 
 
 def _told(found: Found) -> list[str]:
@@ -76,9 +101,14 @@ def _next(found: Found, file: str) -> list[str]:
         else:
             lines.append(f"  start a model server, and name its address in {file}")
             lines.append("  (without one, slotproxy runs a tiny bundled model, to try the APIs)")
-    lines.append(f"  slotproxy doctor --config {file}   checks it")
-    lines.append(f"  slotproxy --config {file}          starts; open http://127.0.0.1:8081")
-    return lines
+    return [*lines, *_commands(file)]
+
+
+def _commands(file: str) -> list[str]:
+    return [
+        f"  slotproxy doctor --config {file}   checks it",
+        f"  slotproxy --config {file}          starts; open http://127.0.0.1:8081",
+    ]
 
 
 def run(command: str, own: Namespace, settings: Settings) -> int:
@@ -92,9 +122,12 @@ def run(command: str, own: Namespace, settings: Settings) -> int:
 
 def init(own: Namespace, environ: Mapping[str, str]) -> int:
     """Write the first settings file; there need not be any settings before."""
-
+    may = _always if own.force else agree
     try:
-        print(write(own.file, _always if own.force else agree, environ))
+        if own.source:
+            print(convert(own.source, own.file, may, environ))
+        else:
+            print(write(own.file, may, environ))
     except InitError as error:
         return _failed(str(error))
     return 0

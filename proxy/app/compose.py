@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -40,7 +39,7 @@ from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..backends.template_check import TemplateChecks
 from ..batches import BatchRunner
-from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError
+from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
 from ..dialogue.events import Bounds
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
@@ -142,32 +141,32 @@ def _identity(key: ApiKey) -> Identity:
 
 def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
     """The sign-in at an OpenID provider, as the settings have it. Raises SettingsError."""
-    if not settings.oidc_issuer:
+    if not settings.oidc.issuer:
         return None
     if accounts is None:
-        raise SettingsError("--oidc-issuer requires pip install slotproxy[knowledge]")
+        raise SettingsError("[oidc] requires pip install slotproxy[knowledge]")
     try:
         from ..oidc.provider import Client, Provider
         from ..oidc.service import Mapped, SignIn, Wanted
     except ImportError:
-        raise SettingsError("--oidc-issuer requires pip install slotproxy[oidc]") from None
+        raise SettingsError("[oidc] requires pip install slotproxy[oidc]") from None
     client = Client(
-        issuer=settings.oidc_issuer,
-        id=settings.oidc_client_id,
-        secret=settings.oidc_client_secret,
-        scopes=settings.oidc_scopes,
+        issuer=settings.oidc.issuer,
+        id=settings.oidc.client_id,
+        secret=settings.oidc.client_secret,
+        scopes=settings.oidc.scopes,
     )
     return SignIn(
         Provider(client, partial(fetch, open_only=False)),
         Mapped(
-            user=settings.oidc_user_claim,
-            teams=settings.oidc_team_claim,
-            admins=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_admins),
-            allowed=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_allow),
+            user=settings.oidc.user_claim,
+            teams=settings.oidc.team_claim,
+            admins=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc.admins),
+            allowed=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc.allow),
         ),
         accounts,
-        settings.oidc_name or urlsplit(settings.oidc_issuer).hostname or "",
-        settings.oidc_redirect_url,
+        settings.oidc.name or urlsplit(settings.oidc.issuer).hostname or "",
+        settings.oidc.redirect_url,
     )
 
 
@@ -199,7 +198,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         strict=settings.strict_models,
         default=settings.default_model,
         interval=settings.health_interval,
-        deadline=settings.health_deadline,
+        deadline=fixed.HEALTH_DEADLINE,
     )
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
@@ -209,16 +208,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             registry=registry,
             scheduler=scheduler,
             clock=time.monotonic,
-            generation=GenerationSettings(
-                new_id,
-                settings.json_retries,
-                settings.reasoning_format,
-                settings.max_media,
-                settings.max_parallel_calls,
-            ),
+            generation=GenerationSettings(new_id, reasoning=settings.reasoning_format),
             continues=settings.continue_broken,
-            side_jobs=settings.side_jobs,
-            ping=settings.sse_ping_interval or math.inf,
+            side_jobs=fixed.SIDE_JOBS,
+            ping=fixed.PING,
         ),
         prompters,
         now=datetime.now,
@@ -277,7 +270,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
         sockets=Shares(responses_socket.MOST_SOCKETS, alone=alone),
-        documents=AttachedDocuments(settings.reading_timeout, settings.reading_memory, alone=alone),
+        documents=AttachedDocuments(fixed.READING_TIMEOUT, fixed.READING_MEMORY, alone=alone),
         writers=writers,
         layouts=layouts,
         dialogues=_dialogues(settings, life, gateway, layouts, storage, host),
@@ -368,15 +361,15 @@ def _dialogues(
     make: dict[str, Callable[[], Any]] = {
         "ddgs": Metasearch,
         "searxng": lambda: Engine("searxng", settings.searxng_url),
-        "brave": lambda: Engine("brave", key=settings.brave_key or ""),
-        "tavily": lambda: Engine("tavily", key=settings.tavily_key or ""),
+        "brave": lambda: Engine("brave", key=settings.search.brave_key or ""),
+        "tavily": lambda: Engine("tavily", key=settings.search.tavily_key or ""),
     }
     if "ddgs" in settings.search_engine and not metasearch.is_installed():
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
     web = None
     if settings.search_engine:
         engines = [make[name]() for name in settings.search_engine]
-        web = WebSearch(engines, seconds=settings.search_timeout, clock=time.monotonic)
+        web = WebSearch(engines, seconds=settings.search.timeout, clock=time.monotonic)
         life.on_close(Step.TOOLS, web.close)
     servers = [ToolServer(**msgspec.structs.asdict(server)) for server in settings.mcp]
     known = {KNOWLEDGE, WEB, *OWN, *(server.name for server in servers)}
@@ -397,12 +390,12 @@ def _dialogues(
         tools=settings.tools,
         remotes=Remotes(settings.mcp_url),
         bounds=Bounds(
-            settings.agent_rounds,
-            settings.agent_timeout,
-            settings.agent_tokens,
-            settings.tool_timeout,
+            settings.agent.rounds,
+            settings.agent.timeout,
+            settings.agent.tokens,
+            settings.agent.tool_timeout,
         ),
-        interval=settings.sse_ping_interval,
+        interval=fixed.PING,
         preset=partial(own_request, host, gateway),
     )
 
@@ -507,8 +500,8 @@ def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer
             url,
             model=model.server_model,
             timeout=settings.timeout,
-            connect_timeout=settings.connect_timeout,
-            tick=settings.sse_ping_interval,
+            connect_timeout=fixed.CONNECT_TIMEOUT,
+            tick=fixed.PING,
             check_peer=check,
         )
     api = url if url.endswith("/v1") else f"{url}/v1"
@@ -529,9 +522,8 @@ def _server_options(settings: Settings) -> dict[str, Any]:
     """The options of every driver for a server with a URL."""
     return {
         "timeout": settings.timeout,
-        "connect_timeout": settings.connect_timeout,
-        "tick": settings.sse_ping_interval,
-        "lenient": settings.ignore_unsupported,
+        "connect_timeout": fixed.CONNECT_TIMEOUT,
+        "tick": fixed.PING,
     }
 
 
@@ -544,7 +536,7 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
     return ModelHost(
         partial(_launched, settings),
         room=Room(Limits(settings.memory_bytes, settings.models_max), settings.swap_wait),
-        deadline=settings.health_deadline,
+        deadline=fixed.HEALTH_DEADLINE,
         max_waiting=max(1, settings.max_queue),
         needs=storage.model_needs,
         cards=Cards(settings.gpu_memory_bytes),
@@ -557,7 +549,7 @@ def _hosted(settings: Settings, config: BackendConfig, model: HostedModel) -> Ba
         config.name,
         # Not that of another life under this name, whose slots are not these.
         f"{config.address}#{next(_serial)}",
-        HostedDriver(model, tick=settings.sse_ping_interval, timeout=settings.timeout),
+        HostedDriver(model, tick=fixed.PING, timeout=settings.timeout),
         model=config.model,
         slots=config.slots,
         n_ctx=config.ctx_size,
@@ -580,7 +572,7 @@ def _embedder(settings: Settings, life: Life, urls: Sequence[str], gift: Gift) -
     servers = []
     for url in urls:
         driver = EmbeddingServer(
-            url, timeout=settings.timeout, connect_timeout=settings.connect_timeout
+            url, timeout=settings.timeout, connect_timeout=fixed.CONNECT_TIMEOUT
         )
         driver.gift = gift
         servers.append(Backend(url.split("://", 1)[1], url, driver))
@@ -592,7 +584,7 @@ def _local_embedder(settings: Settings, life: Life) -> Embedder | None:
     if settings.embedding_api or not settings.local_embeddings or not is_installed():
         return None
     alone = msgspec.structs.replace(settings, state="")
-    driver = LocalEmbeddings(unload=settings.local_embeddings_unload)
+    driver = LocalEmbeddings(unload=fixed.UNLOAD_EMBEDDINGS)
     return _embedder_on(alone, life, [Backend("local", "", driver)], "local")
 
 
@@ -601,7 +593,7 @@ def _embedder_on(settings: Settings, life: Life, servers: Sequence[Backend], nam
     # Without waiting for one that is down: searches continue with keywords, ingestion retries.
     impatient = msgspec.structs.replace(settings, wait_for_backend=0.0)
     scheduler = _scheduler(impatient, life, f":{name}")
-    interval, deadline = settings.health_interval, settings.health_deadline
+    interval, deadline = settings.health_interval, fixed.HEALTH_DEADLINE
     registry = Registry(servers, scheduler, interval=interval, deadline=deadline)
     registry.start()
     life.on_close(Step.BACKENDS, registry.close)
@@ -612,7 +604,7 @@ def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
     """Raises SettingsError for an invalid model file, or if chatglm_cpp is not installed."""
     if why := missing(config.file):
         raise SettingsError(f"--chatglm-model: {config.file}: {why}")
-    threads = settings.chatglm_threads
+    threads = settings.chatglm.threads
 
     def start(load: Load) -> Process:
         # Workers of this machine that share a table also share the engine.
@@ -621,13 +613,12 @@ def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
 
     return ChatGLM(
         config.file,
-        Thread if settings.chatglm_isolation == "thread" else start,
-        eager=settings.chatglm_load == "start",
-        idle=settings.chatglm_unload,
+        Thread if settings.chatglm.isolation == "thread" else start,
+        eager=settings.chatglm.load == "start",
+        idle=settings.chatglm.unload,
         n_ctx=config.ctx_size,
         timeout=settings.timeout,
-        tick=settings.sse_ping_interval,
-        lenient=settings.ignore_unsupported,
+        tick=fixed.PING,
     )
 
 

@@ -3,7 +3,7 @@
 It takes the flags, variables and file of the server. Nothing is changed: no database is created or
 upgraded, and no model is started. A backend is asked for a token and for one embedding; a server of
 2023 also generates, outside the gateway's slots, until its batching is known: a second of tokens,
-unless it is busy. Each question has the time of --health-deadline.
+unless it is busy. Each question has half a minute.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -29,15 +31,18 @@ from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.local_embeddings import is_installed
 from ..backends.probe import ROUTER
 from ..backends.template_check import check
-from ..config import BackendConfig, ModelConfig, Settings, SettingsError
-from ..errors import BackendDown, GatewayError, UpstreamFault
+from ..config import BackendConfig, ModelConfig, Settings, SettingsError, fixed
+from ..errors import BackendDown, GatewayError, StoreUnavailable, UpstreamFault
 from ..hosting.process import has_program
 from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..runtime.cancel import Cancel
+from ..scheduling.shared.log import LogError, RedisLog
 from ..server.watchdog import raise_limit
-from . import discovery, programs, storage_checks
+from ..store.revisions import newest_revision, revision_of_file
+from . import discovery, programs
 from .compose import backend_of, configs
+from .data_folder import database_file, folder_of
 from .findings import (
     Finding,
     local_embeddings,
@@ -48,14 +53,18 @@ from .findings import (
     of_lost_backend,
     of_port,
     of_profile,
+    of_space,
+    of_tables,
     of_vectors,
     of_verdict,
     without_embeddings,
 )
 from .prompter_registry import known_formats
+from .storage import NEEDED, are_installed
 
 AT_ONCE = 8  # backends
 REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+WRITER = 2.0  # seconds to wait for another writer; a gateway's are done in milliseconds
 PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
 
 
@@ -78,7 +87,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _vectors(settings)
     yield from of_access(settings, _mode(settings.api_key_file))
     yield from _port(settings)
-    yield from storage_checks.examine(settings)
+    yield from storage(settings)
     yield of_files(raise_limit())
 
 
@@ -119,7 +128,7 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
         return
     driver = backend.driver
     try:
-        caps = _probed(driver, settings.health_deadline)
+        caps = _probed(driver, fixed.HEALTH_DEADLINE)
         # Short refusals look like those of an old server without a free slot.
         doubtful = not (caps.queues or caps.n_ctx or caps.dialect == ROUTER)
         if isinstance(driver, LlamaCpp) and doubtful and _kind(config.url) != "llamacpp":
@@ -134,10 +143,10 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
             if caps.chat and caps.template_from == "server" and backend.chat_mode == "auto":
                 yield from of_verdict(config, check(driver, prompter, datetime.now()))
         if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER:
-            if (makes := _embeds(driver, caps, settings.health_deadline)) is not None:
+            if (makes := _embeds(driver, caps, fixed.HEALTH_DEADLINE)) is not None:
                 embed.append(makes)
             if not caps.queues:
-                yield from of_batching(config, driver.batches(settings.health_deadline))
+                yield from of_batching(config, driver.batches(fixed.HEALTH_DEADLINE))
     finally:
         driver.close()
 
@@ -196,10 +205,10 @@ def _vectors(settings: Settings) -> Iterator[Finding]:
     )
     for gift, urls in gifts:
         for url in urls:
-            driver = EmbeddingServer(url, connect_timeout=settings.connect_timeout)
+            driver = EmbeddingServer(url, connect_timeout=fixed.CONNECT_TIMEOUT)
             driver.gift = gift
             try:
-                _probed(driver, settings.health_deadline)
+                _probed(driver, fixed.HEALTH_DEADLINE)
                 error = ""
             except GatewayError as fault:
                 error = str(fault)
@@ -237,3 +246,68 @@ def _port(settings: Settings) -> Iterator[Finding]:
         where = f"{host}:{port}"
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         yield of_port(where, reason, taken=taken, ours=ours)
+
+
+def storage(settings: Settings) -> Iterator[Finding]:
+    """The folder of the data, the database and Redis."""
+    folder = folder_of(settings)
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    writable = os.access(existing, os.W_OK | os.X_OK)
+    yield of_space(str(folder), shutil.disk_usage(existing).free if writable else None)
+    file = database_file(settings)
+    if file is None:
+        yield _database(settings.database)
+    elif file.exists() and are_installed(NEEDED):
+        yield _sqlite(file)
+    if settings.state:
+        yield _shared_state(settings)
+
+
+def _sqlite(file: Path) -> Finding:
+    """SQLite's file. It is only looked at, as a gateway may be using it."""
+    try:
+        revision = revision_of_file(file, WRITER)
+    except sqlite3.Error as error:
+        locked = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        remedy = (
+            "end the program that keeps it locked"
+            if locked
+            else ("if it is damaged, stop slotproxy and use a backup: slotproxy restore FILE")
+        )
+        return Finding("problem", "database", f"{file} cannot be used: {error}", remedy)
+    return of_tables("SQLite", revision, newest_revision(), "slotproxy backup FILE")
+
+
+def _database(url: str) -> Finding:
+    kind = url.partition(":")[0]
+    try:
+        from ..store.database import Database
+
+        database = Database(url)
+        try:
+            revision = database.revision()
+        finally:
+            database.close()
+    except ImportError:
+        return Finding("problem", "database", "not installed", "pip install slotproxy[postgres]")
+    except StoreUnavailable as error:
+        return _away(kind, error.detail)
+    except Exception as error:
+        # Whatever a driver raises; its message may have the password, its type has not.
+        return _away(kind, type(error).__name__)
+    return of_tables(kind, revision, newest_revision(), "pg_dump")
+
+
+def _away(kind: str, reason: str) -> Finding:
+    remedy = "start it, or correct --database"
+    return Finding("problem", "database", f"{kind} cannot be reached: {reason}", remedy)
+
+
+def _shared_state(settings: Settings) -> Finding:
+    try:
+        RedisLog(settings.state, settings.state_name).ping()
+    except ImportError:
+        return Finding("problem", "state", "not installed", "pip install slotproxy[redis]")
+    except (LogError, ValueError) as error:
+        return Finding("problem", "state", str(error), "start Redis, or correct --state")
+    return Finding("ok", "state", "Redis answers")

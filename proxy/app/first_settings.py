@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from ..config import PORT
+from msgspec import Struct
+from msgspec.structs import fields
+
+from ..config import PORT, Foreign
 from .discovery import Files, Found, Server
 
 LISTED = 20  # models that get a table of their own
@@ -28,12 +32,35 @@ def text(found: Found, file: str, date: str) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def of_foreign(foreign: Foreign, source: str, file: str, date: str) -> str:
+    """What a configuration file of another program says, as settings of ours: only what differs
+    from a default. `source` is its name."""
+    lines = [_head(file, date), f"# From {source}."]
+    lines += [f"# {note}" for note in foreign.notes]
+    values = dict(foreign.values)
+    if foreign.models_max:
+        values["models_max"] = foreign.models_max
+    tables = {name: values.pop(name, ()) for name in ("backend", "model")}
+    lines += [f"{name} = {_value(value)}" for name, value in values.items()]
+    for name, structs in tables.items():
+        for struct in structs:
+            lines += ["", f"[[{name}]]", *_fields(struct)]
+    return "\n".join([*lines, ""])
+
+
+def _fields(struct: Struct) -> Iterator[str]:
+    for field in fields(struct):
+        value = getattr(struct, field.name)
+        if value is not None and value not in ({}, ()) and value != field.default:
+            yield f"{field.name} = {_value(value)}"
+
+
 def _head(file: str, date: str) -> str:
     return (
         f"# Settings of slotproxy, written by `slotproxy init` on {date}.\n"
         f"#   check:  slotproxy doctor --config {file}\n"
         f"#   start:  slotproxy --config {file}\n"
-        "# A line that begins with # has no effect. `slotproxy --help` lists all settings.\n"
+        "# A line that begins with # has no effect. `slotproxy --help all` lists all settings.\n"
     )
 
 
@@ -134,6 +161,14 @@ def _tables(found: Found) -> Iterator[str]:
         yield f"# {len(others) - LISTED} more were found.\n"
 
 
-def _value(value: str | Sequence[str]) -> str:
-    """A value in TOML, whose strings and lists are JSON's."""
+def _value(value: Any) -> str:
+    """A value in TOML, whose texts, numbers and lists are JSON's. TOML has no null: such fields of
+    a table are left out."""
+    if isinstance(value, Mapping):
+        pairs = (
+            f"{_value(name)} = {_value(item)}" for name, item in value.items() if item is not None
+        )
+        return f"{{ {', '.join(pairs)} }}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(_value(item) for item in value if item is not None)}]"
     return json.dumps(value, ensure_ascii=False)

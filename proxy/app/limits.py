@@ -112,7 +112,7 @@ def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> Limi
     """Limits in the process, or in Redis if workers share their state. What was spent of budgets
     before is read from the ledger. Raises SettingsError."""
     prices = [Price(**msgspec.structs.asdict(one)) for one in settings.price]
-    spent = nothing if ledger is None else _spent(ledger, prices, settings.cached_weight)
+    spent = nothing if ledger is None else _spent(ledger, prices)
     limiter: Limiter = LocalLimiter(spent=spent)
     if settings.state:
         try:
@@ -124,8 +124,6 @@ def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> Limi
     life.on_close(Step.LIMITS, limiter.close)
     return LimitService(
         limiter,
-        cached_weight=settings.cached_weight,
-        fails_open=settings.limits_fail == "open",
         patience=settings.queue_timeout,
         most_waiting=settings.max_queue,
         prices=prices,
@@ -133,7 +131,7 @@ def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> Limi
     )
 
 
-def _spent(ledger: Ledger, prices: Sequence[Price], cached_weight: float) -> Spent:
+def _spent(ledger: Ledger, prices: Sequence[Price]) -> Spent:
     """What the ledger's sums say was spent of a budget since the begin of its period."""
 
     def spent(charge: Charge) -> int:
@@ -146,7 +144,7 @@ def _spent(ledger: Ledger, prices: Sequence[Price], cached_weight: float) -> Spe
         for group in ledger.groups(begin, end, by=("model",), only={kind: (name,)}):
             sums, price = group.sums, price_of(prices, group.names["model"])
             used = Used(sums.prompt, sums.cached, sums.completion, sums.slot_seconds)
-            amount += cost(unit, used, price, cached_weight)
+            amount += cost(unit, used, price, cached_weight=1.0)
         return units(unit, amount)
 
     return spent

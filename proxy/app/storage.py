@@ -2,7 +2,7 @@
 
 One database holds knowledge, files, conversations, sessions, API keys, stored responses and the
 ledger. If neither a database nor a data folder nor shared state is configured, stored responses are
-in memory and there is no ledger. With --response-store, responses are in a database of their own.
+in memory and there is no ledger.
 
 Importing SQLAlchemy and the document readers takes half a second, and they are an extra: a gateway
 that is not asked for knowledge or conversations starts without them. If data exists from an earlier
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..accounts.records import Team, User
-from ..config import Settings, SettingsError
+from ..config import Settings, SettingsError, fixed
 from ..errors import StoreUnavailable
 from ..gateway import Embedder
 from ..runtime import private_files
@@ -125,15 +125,11 @@ class LazyServices:
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""
         settings, there = self._settings, are_installed(NEEDED)
-        if settings.response_store:
-            if not there:
-                raise SettingsError("--response-store requires pip install slotproxy[knowledge]")
-            return self._responses_in(Path(settings.response_store))
         if settings.state and not there:  # any worker may be asked for any response
             raise SettingsError("--state requires pip install slotproxy[redis]")
         if there and (settings.database or settings.data or settings.state):
             return self._lazy(lambda stores: stores.responses)
-        return MemoryResponses(settings.stored_responses)
+        return MemoryResponses(fixed.STORED_RESPONSES)
 
     def resume(self, then: Callable[[], None]) -> None:
         """Open existing data, in the background, and call `then`."""
@@ -192,21 +188,6 @@ class LazyServices:
             return Stores(self._settings, self._folder, self._embedder, self._ranker, self._opened)
 
         return run_in_native_thread(opened)  # its imports take half a second
-
-    def _responses_in(self, file: Path) -> ResponseStore:
-        """Opened at once: a file that cannot be used is a wrong setting. Raises SettingsError."""
-
-        def opened() -> ResponseStore:
-            from .stores import responses_in
-
-            return responses_in(file, self._settings, self._opened)
-
-        if not file.parent.is_dir():
-            raise SettingsError(f"--response-store: no such directory: {file.parent}")
-        try:
-            return run_in_native_thread(opened)
-        except StoreUnavailable as fault:
-            raise SettingsError(f"--response-store: {file}: {fault.detail}") from None
 
 
 def are_installed(modules: Sequence[str]) -> bool:

@@ -7,11 +7,9 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy import URL
-
 from ..accounts.records import Team, User
 from ..backends.local_embeddings import local_model
-from ..config import Settings
+from ..config import Settings, fixed
 from ..gateway import Embedder
 from ..knowledge.index.index import Index, VectorCache, open_shelf
 from ..knowledge.ingest import Ingester, reindex_missing
@@ -54,17 +52,17 @@ class Stores:
         self._embedder = embedder
         self._ranker = ranker
         self._closing = closing
-        self._quota = Quota(settings.quota_files, settings.quota_documents, settings.quota_bytes)
+        self._quota = Quota(fixed.QUOTA_FILES, fixed.QUOTA_DOCUMENTS, settings.quota_bytes)
         try:
             private_files.folder(folder, (*FILES, SLOTS))
             url = settings.database or f"sqlite:///{folder / DATABASE}"
-            self._database = _opened(url, settings, closing)
+            self._database = _opened(url, closing)
         except OSError as error:
             raise (outage(error) or error) from error
 
     @cached_property
     def responses(self) -> DatabaseResponses:
-        return DatabaseResponses(self._database, self._settings.stored_responses)
+        return DatabaseResponses(self._database, fixed.STORED_RESPONSES)
 
     @cached_property
     def conversations(self) -> ConversationStore:
@@ -107,7 +105,7 @@ class Stores:
 
     @cached_property
     def knowledge(self) -> Knowledge:
-        limits = ReadingLimits(self._settings.reading_timeout, self._settings.reading_memory)
+        limits = ReadingLimits(fixed.READING_TIMEOUT, fixed.READING_MEMORY)
         ingester = Ingester(self._rows, self._index, limits)
         ingester.start()
         self._closing.callback(ingester.close)
@@ -147,13 +145,7 @@ class Stores:
         return ranked.scores
 
 
-def responses_in(file: Path, settings: Settings, closing: ExitStack) -> DatabaseResponses:
-    """The stored responses in a database of their own. Raises StoreUnavailable."""
-    database = _opened(URL.create("sqlite", database=str(file)), settings, closing)
-    return DatabaseResponses(database, settings.stored_responses)
-
-
-def _opened(url: str | URL, settings: Settings, closing: ExitStack) -> Database:
+def _opened(url: str, closing: ExitStack) -> Database:
     database = Database(url)
     try:
         database.upgrade()

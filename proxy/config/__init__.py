@@ -1,21 +1,33 @@
 """Settings: one table, read from flags, environment and a TOML file."""
 
 from .checks import each_its_own, no_models_here, one_worker
+from .foreign.foreign import Foreign
 from .keys import ApiKey, Secret
 from .models import PID, PORT, ModelConfig
-from .settings import EVERYTHING, BackendConfig, McpConfig, Settings, SettingsError
-from .sources import from_environment, load
-from .table import ENV_PREFIX, SettingRow, table
+from .settings import (
+    SECTIONS,
+    AgentConfig,
+    BackendConfig,
+    McpConfig,
+    SearchConfig,
+    Settings,
+    SettingsError,
+)
+from .sources import from_environment, load, of_other_program
+from .table import ENV_PREFIX, SettingRow, section_variable, table
 
 __all__ = [
     "ENV_PREFIX",
-    "EVERYTHING",
     "PID",
     "PORT",
+    "SECTIONS",
+    "AgentConfig",
     "ApiKey",
     "BackendConfig",
+    "Foreign",
     "McpConfig",
     "ModelConfig",
+    "SearchConfig",
     "Secret",
     "SettingRow",
     "Settings",
@@ -24,6 +36,8 @@ __all__ = [
     "from_environment",
     "load",
     "no_models_here",
+    "of_other_program",
     "one_worker",
+    "section_variable",
     "table",
 ]

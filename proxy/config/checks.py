@@ -13,7 +13,7 @@ from ..runtime.resources import templates
 from . import keys as key_rules
 from . import routes
 from .keys import Secret
-from .settings import ENGINES_NEED, Settings, SettingsError
+from .settings import SECTIONS, Settings, SettingsError
 from .table import table
 
 _is_secret = re.compile(r"key|token|secret|passw|credential", re.I).search
@@ -38,6 +38,10 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
                 f"{source} is visible to every user of this machine (ps); use {instead}"
             )
         in_file |= source not in (row.flag, row.variable)
+    for section, struct in SECTIONS.items():
+        for row in table(struct):
+            secret = row.item is Secret and bool(getattr(values.get(section), row.name, None))
+            in_file |= secret and f"{section}.{row.name}" not in sources
     if in_file:
         messages += _readable_by_others(config)
     if values.get("api_key_file"):
@@ -82,10 +86,13 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
         raise wrong("server", "gunicorn does not run on Windows; use waitress")
     if not settings.host:
         raise wrong("host", "expected an address to listen on, got ''")
-    for engine, needed in ENGINES_NEED.items():
-        if engine in settings.search_engine and not getattr(settings, needed):
-            flag = "--" + needed.replace("_", "-")
-            raise wrong("search_engine", f"{engine} requires {flag}")
+    for engine, needed, value in (
+        ("searxng", "--searxng-url", settings.searxng_url),
+        ("brave", "brave_key in the table [search]", settings.search.brave_key),
+        ("tavily", "tavily_key in the table [search]", settings.search.tavily_key),
+    ):
+        if engine in settings.search_engine and not value:
+            raise wrong("search_engine", f"{engine} requires {needed}")
     template = settings.chat_template
     shipped = sorted(path.stem for path in (templates() / "chat").glob("*.jinja"))
     if template not in ("auto", "legacy", *shipped) and not Path(template).is_file():
@@ -97,11 +104,11 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     for name in settings.admins:
         if why := key_rules.no_such_admin(name, keys):
             raise wrong("admins", why)
-    if settings.oidc_issuer and not settings.oidc_client_id:
-        raise wrong("oidc_issuer", "requires --oidc-client-id")
-    if settings.oidc_issuer and not settings.admins:
+    if settings.oidc.issuer and not settings.oidc.client_id:
+        raise wrong("oidc.issuer", "requires client_id in the table [oidc]")
+    if settings.oidc.issuer and not settings.admins:
         raise wrong(
-            "oidc_issuer", "requires --api-key-file and --admins: users get keys in the store"
+            "oidc.issuer", "requires --api-key-file and --admins: users get keys in the store"
         )
     backends = settings.backends
     if not backends:
@@ -142,6 +149,9 @@ def no_models_here(settings: Settings) -> str:
 def each_its_own(settings: Settings) -> str:
     """Why several workers cannot share their backends, "" if they can."""
     models = settings.is_default or any(backend.file for backend in settings.backends)
-    if settings.chatglm_isolation == "thread" and models:
-        return "each would load the ChatGLM model: only --chatglm-isolation process is shared"
+    if settings.chatglm.isolation == "thread" and models:
+        return (
+            'each would load the ChatGLM model: only isolation = "process" of the table [chatglm]'
+            " is shared"
+        )
     return ""

@@ -7,14 +7,15 @@ flags of the server too, so that they see the same settings.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from proxy import __version__
 
 from . import forms
-from .settings import SettingsError
+from .settings import SECTIONS, SettingsError
 from .table import ENV_PREFIX, SettingRow, table
 
 PROG = "slotproxy"
@@ -26,6 +27,12 @@ COMMANDS = {
 }
 TAKE_A_FILE = ("backup", "restore")
 HELP = ("-h", "--help")
+ALL = "all"
+# What --help shows at once: the flags of the first day.
+EVERYDAY = (
+    *("llama_api", "slots", "models_dir", "chatglm_model", "chat_template", "host", "port", "data"),
+    *("api_key_file", "log_level"),
+)
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
@@ -42,6 +49,48 @@ class _PrintCompletion(argparse.Action):
         parser.exit()
 
 
+class _Help(argparse.Action):
+    """Prints the everyday flags, one group of flags, or all of them, and ends."""
+
+    def __call__(self, parser: Any, namespace: Any, topic: Any, flag: str | None = None) -> None:
+        if topic == ALL:
+            text = parser.format_help()
+        elif topic is None:
+            text = _parser(lambda row: row.name in EVERYDAY, _overview()).format_help()
+        elif topic in (topics := _topics()):
+            text = _parser(lambda row: row.group == topics[topic], "", usage=False).format_help()
+        else:
+            raise SettingsError(f"--help: {topic!r} is not one of {', '.join((*topics, ALL))}")
+        print(text, end="")
+        parser.exit()
+
+
+def _topics() -> dict[str, str]:
+    """The groups of settings, by the word that --help takes: the first of their name."""
+    return {row.group.split()[0].lower(): row.group for row in table()}
+
+
+def _overview() -> str:
+    groups = Counter(row.group for row in table())
+    topics = "".join(
+        f"  --help {word:<12} {group} ({groups[group]} settings)\n"
+        for word, group in _topics().items()
+    )
+    return f"more settings:\n{topics}  --help {ALL:<12} all of them\n\n{_epilog()}"
+
+
+def _epilog() -> str:
+    commands = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
+    return (
+        f"commands ({PROG} COMMAND --help tells more):\n{commands}\n\n"
+        f"Each setting can also be set as {ENV_PREFIX}NAME in the environment or as name in the\n"
+        "TOML file. Flags override the environment, which overrides the file. Separate list items\n"
+        "with commas, or repeat the flag. The file has tables too:\n"
+        + ", ".join(f"[{name}]" for name in SECTIONS)
+        + ", [[backend]], [[route]], [[model]], [[price]] and [[mcp]].\n"
+    )
+
+
 @cache
 def parser() -> argparse.ArgumentParser:
     """The parser of the server's flags. It sets only what the user gave, as text. Made once: it is
@@ -50,19 +99,46 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _create() -> argparse.ArgumentParser:
+    return _parser(lambda row: True, _epilog())
+
+
+def _parser(
+    shown: Callable[[SettingRow], bool], epilog: str, *, usage: bool = True
+) -> argparse.ArgumentParser:
+    """A parser of the settings that are `shown`."""
     made = _Parser(
         prog=PROG,
-        usage="%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]",
-        description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models.",
-        epilog=f"Each setting can also be set as {ENV_PREFIX}NAME in the environment or as name in "
-        "the TOML file. Flags override the environment, which overrides the file. Separate list "
-        "items with commas, or repeat the flag. The file also accepts [[backend]], [[route]], "
-        "[[model]] and [[mcp]] tables.\n\nCommands: "
-        + "; ".join(f"{name}: {text}" for name, text in COMMANDS.items())
-        + f". {PROG} COMMAND --help tells more.",
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=100),
+        usage=(
+            "%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]"
+            if usage
+            else argparse.SUPPRESS
+        ),
+        description=(
+            "A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models."
+            if usage
+            else None
+        ),
+        epilog=epilog,
+        formatter_class=partial(
+            argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100
+        ),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        add_help=False,
+    )
+    if usage:
+        _add_general(made)
+    _add_settings(made, shown)
+    return made
+
+
+def _add_general(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        *HELP,
+        action=_Help,
+        nargs="?",
+        metavar="GROUP",
+        help="this, the settings of one group, or all",
     )
     made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     made.add_argument(
@@ -72,8 +148,11 @@ def _create() -> argparse.ArgumentParser:
         metavar="|".join(SHELLS),
         help="print a completion script for this shell",
     )
-    _add_settings(made)
-    return made
+    made.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)",
+    )
 
 
 def completion(shell: str) -> str:
@@ -94,14 +173,11 @@ def completion(shell: str) -> str:
     return str(shtab.complete(whole, shell))
 
 
-def _add_settings(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
-        "--config",
-        metavar="FILE",
-        help="settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)",
-    )
+def _add_settings(
+    made: argparse.ArgumentParser, shown: Callable[[SettingRow], bool] = lambda row: True
+) -> None:
     groups: dict[str, Any] = {}
-    for row in table():
+    for row in filter(shown, table()):
         if row.group not in groups:
             groups[row.group] = made.add_argument_group(row.group)
         default = f" (default: {row.shown_default})" if row.shown_default else ""
@@ -157,6 +233,12 @@ def _add_own(made: argparse.ArgumentParser, name: str) -> None:
             default="slotproxy.toml",
             metavar="FILE",
             help="the file to write (default: slotproxy.toml)",
+        )
+        made.add_argument(
+            "--from",
+            dest="source",
+            metavar="FILE",
+            help="write what this file says: llama-swap's .yaml, or llama-server's presets (.ini)",
         )
     if name in TAKE_A_FILE:
         made.add_argument("file", metavar="FILE", help="the backup, a .tar.gz archive")

@@ -1,7 +1,7 @@
 """The table of settings: the class ``Settings``.
 
 A field's name, type, bounds, default and help are here only. Flags, ``SLOTPROXY_…`` variables, the
-keys of the file, ``--help`` and the table in the documentation (``tools/settings_table.py``) are
+keys of the file, ``--help`` and the table in the documentation (``tools/generated_docs.py``) are
 derived from it. A new setting is one new field.
 """
 
@@ -18,6 +18,9 @@ from . import forms, keys, routes
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
 from .routes import Place, PriceConfig, RouteConfig
+
+WINDOWS = sys.platform == "win32"  # it cannot pass a socket to a child, and has no gunicorn
+_NO_KEY = Secret("")
 
 
 class SettingsError(ValueError):
@@ -112,31 +115,139 @@ class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return f"McpConfig({self.name!r})"
 
 
+_chatglm_models = _group("ChatGLM models")
+
+
+class ChatGLMConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[chatglm]`` table of the file: how the models of ``--chatglm-model`` run."""
+
+    isolation: Annotated[
+        Literal["process", "thread"],
+        _chatglm_models(
+            "run a model in a child process or in a thread; a thread blocks the gateway while it"
+            " generates"
+        ),
+    ] = "thread" if WINDOWS else "process"
+    load: Annotated[
+        Literal["start", "lazy"], _chatglm_models("load a model at startup or on the first request")
+    ] = "start"
+    unload: Annotated[
+        float, _chatglm_models("idle seconds before a model is unloaded; 0: never", ge=0)
+    ] = 0.0
+    threads: Annotated[
+        int, _chatglm_models("threads per model; 0: number of cores minus one", ge=0, le=1024)
+    ] = 0
+
+
+_agent = _group("Agents")
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[agent]`` table of the file: the bounds of an answer that uses ``--tools``."""
+
+    rounds: Annotated[int, _agent("maximum model calls per agent answer", ge=1, le=100)] = 6
+    timeout: Annotated[
+        float, _agent("time limit for an agent answer in seconds", gt=0, le=86400)
+    ] = 120.0
+    tokens: Annotated[int, _agent("maximum tokens per agent answer", ge=1, le=1 << 24)] = 4096
+    tool_timeout: Annotated[
+        float, _agent("time limit for a tool call in seconds", gt=0, le=3600)
+    ] = 30.0
+
+
+_web_search = _group("Web search")
+
+
+class SearchConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[search]`` table of the file: keys and time of ``--search-engine``."""
+
+    brave_key: Annotated[Secret, _web_search("API key for Brave Search", forms.optional_key)] = (
+        _NO_KEY
+    )
+    tavily_key: Annotated[Secret, _web_search("API key for Tavily", forms.optional_key)] = _NO_KEY
+    timeout: Annotated[
+        float,
+        _web_search(
+            "time limit for a web search in seconds, including reading pages", gt=0, le=600
+        ),
+    ] = 15.0
+
+
+_sign_in = _group("Sign-in")
+
+
+class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[oidc]`` table of the file: the OpenID provider at which users sign in."""
+
+    issuer: Annotated[
+        str,
+        _sign_in(
+            "address of an OpenID provider at which users may sign in to the pages, exactly as it"
+            " names itself; requires slotproxy[oidc] and admins",
+            forms.optional_issuer,
+        ),
+    ] = ""
+    client_id: Annotated[str, _sign_in("id of this gateway at the OpenID provider")] = ""
+    client_secret: Annotated[
+        Secret, _sign_in("secret of this gateway at the OpenID provider, if it has one", Secret)
+    ] = _NO_KEY
+    name: Annotated[
+        str, _sign_in("name of the OpenID provider on the sign-in page; default: its host")
+    ] = ""
+    scopes: Annotated[
+        str, _sign_in("scopes to ask the OpenID provider for, with spaces between them")
+    ] = "openid profile email"
+    redirect_url: Annotated[
+        str,
+        _sign_in(
+            "address of /signin/oidc/callback as the OpenID provider knows it; default: by the"
+            " Host of the request",
+            forms.optional_url,
+        ),
+    ] = ""
+    user_claim: Annotated[
+        str, _sign_in("claim with the id of the user; a.b is the field b of the claim a")
+    ] = "email"
+    team_claim: Annotated[
+        str,
+        _sign_in('claim with the ids of teams, the first known of which is the user\'s; none: ""'),
+    ] = ""
+    admins: Annotated[
+        tuple[str, ...],
+        _sign_in(
+            "CLAIM=VALUE that makes a user an administrator, as groups=ops", forms.claim_value
+        ),
+    ] = ()
+    allow: Annotated[
+        tuple[str, ...],
+        _sign_in(
+            "CLAIM=VALUE that users need to sign in; one of several suffices; none: all users of"
+            " the provider may sign in",
+            forms.claim_value,
+        ),
+    ] = ()
+
+
+# Tables of the file with one struct each. A key of theirs has no flag, but a variable:
+# issuer of [oidc] is SLOTPROXY_OIDC_ISSUER.
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "chatglm": ChatGLMConfig,
+    "agent": AgentConfig,
+    "search": SearchConfig,
+    "oidc": OidcConfig,
+}
+
 _serving = _group("Serving")
+_storage = _group("Storage")
 _backends = _group("Backends")
 _models = _group("Models on demand")
-_chatglm = _group("ChatGLM models")
 _prompts = _group("Prompts")
 _admission = _group("Admission and limits")
 _access = _group("Access")
 _logging = _group("Logs and metrics")
 _search = _group("Search and tools")
 
-ENGINES_NEED = {"searxng": "searxng_url", "brave": "brave_key", "tavily": "tavily_key"}
-
-_BING = (
-    "Microsoft shut down the Bing Search API in August 2025: remove bing and use ddgs, searxng,"
-    " brave or tavily"
-)
-# Removed settings and values, with the reason to show to those who still set them.
-GONE_SETTINGS = {"bing_key": _BING}
-GONE_VALUES = {("search_engine", "bing"): _BING}
-
-_NO_KEY = Secret("")
-EVERYTHING = ("chatchat", "pages")  # turned on by --all, unless set otherwise
-_WINDOWS = sys.platform == "win32"  # it cannot pass a socket to a child, and has no gunicorn
-_DEFAULT_ISOLATION: Literal["process", "thread"] = "thread" if _WINDOWS else "process"
-_DEFAULT_SERVER: Literal["gunicorn", "waitress"] = "waitress" if _WINDOWS else "gunicorn"
+_DEFAULT_SERVER: Literal["gunicorn", "waitress"] = "waitress" if WINDOWS else "gunicorn"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,20 +272,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " --embedding-api"
         ),
     ] = True
-    local_embeddings_unload: Annotated[
-        float,
-        _backends(
-            "idle seconds before the local embedding model is unloaded (160 MB); 0: never",
-            ge=0,
-        ),
-    ] = 300.0
     rerank_api: Annotated[
         tuple[str, ...],
         _backends("URL of a server used only for reranking; none: use the backends", forms.url),
     ] = ()
-    embedding_shortens: Annotated[
-        bool, _backends("the embedding model supports `dimensions` (Matryoshka)")
-    ] = False
     slots: Annotated[
         int,
         _backends(
@@ -190,18 +291,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[
         float, _backends("seconds to wait for the next byte from a backend", gt=0, le=86400)
     ] = 600.0
-    connect_timeout: Annotated[
-        float, _backends("seconds to wait for a connection to a backend", gt=0, le=3600)
-    ] = 5.0
     health_interval: Annotated[
         float, _backends("seconds between health checks of a backend", gt=0, le=3600)
     ] = 5.0
-    health_deadline: Annotated[
-        float, _backends("seconds within which a health check must return a token", gt=0, le=3600)
-    ] = 30.0
-    ignore_unsupported: Annotated[
-        bool, _backends("drop parameters that a backend does not support instead of returning 400")
-    ] = False
 
     models_dir: Annotated[
         str,
@@ -246,24 +338,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     chatglm_model: Annotated[
         tuple[str, ...],
-        _chatglm("chatglm_cpp model file to run in this gateway; may be repeated", forms.path),
+        _models("chatglm_cpp model file to run in this gateway; may be repeated", forms.path),
     ] = ()
-    chatglm_isolation: Annotated[
-        Literal["process", "thread"],
-        _chatglm(
-            "run a model in a child process or in a thread; a thread blocks the gateway while it"
-            " generates"
-        ),
-    ] = _DEFAULT_ISOLATION
-    chatglm_load: Annotated[
-        Literal["start", "lazy"], _chatglm("load a model at startup or on the first request")
-    ] = "start"
-    chatglm_unload: Annotated[
-        float, _chatglm("idle seconds before a model is unloaded; 0: never", ge=0)
-    ] = 0.0
-    chatglm_threads: Annotated[
-        int, _chatglm("threads per model; 0: number of cores minus one", ge=0, le=1024)
-    ] = 0
 
     continue_broken: Annotated[
         bool, _backends("continue an answer on another backend if its backend fails")
@@ -327,9 +403,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " sums up the oldest turns before it answers"
         ),
     ] = "refuse"
-    max_media: Annotated[
-        int, _prompts("maximum size of an image or audio clip in bytes", ge=1, le=1 << 30)
-    ] = 20971520
     reasoning_format: Annotated[
         Literal["deepseek", "none", "raw"],
         _prompts(
@@ -337,68 +410,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " tags), raw (the unmodified model output)"
         ),
     ] = "deepseek"
-    json_retries: Annotated[
-        int,
-        _prompts(
-            "retries of a non-streamed answer that does not match the requested JSON schema",
-            ge=0,
-            le=10,
-        ),
-    ] = 1
-    max_parallel_calls: Annotated[
-        int,
-        _prompts(
-            "maximum number of tool calls in one answer, unless the request has max_tool_calls",
-            ge=1,
-            le=128,
-        ),
-    ] = 8
 
     host: Annotated[str, _serving("address to listen on")] = "127.0.0.1"
     port: Annotated[int, _serving("port to listen on; 0: any free port", ge=0, le=65535)] = 8081
     data: Annotated[
-        str, _serving("data directory; empty: the user's data directory", forms.path)
+        str, _storage("data directory; empty: the user's data directory", forms.path)
     ] = ""
     database: Annotated[
         str,
-        _serving(
+        _storage(
             "database for knowledge, conversations and responses: postgresql://…; empty: SQLite in"
             " --data"
         ),
     ] = ""
     max_document: Annotated[
-        int, _serving("maximum size of a document in bytes", ge=1, le=1 << 30)
+        int, _storage("maximum size of a document in bytes", ge=1, le=1 << 30)
     ] = 67108864
-    quota_files: Annotated[
-        int, _serving("maximum number of /v1/files files per API key; 0: unlimited", ge=0)
-    ] = 10000
-    quota_documents: Annotated[
-        int,
-        _serving("maximum number of documents in knowledge bases per API key; 0: unlimited", ge=0),
-    ] = 10000
     quota_bytes: Annotated[
         int,
-        _serving("maximum bytes of files, documents and questions per API key; 0: unlimited", ge=0),
+        _storage("maximum bytes of files, documents and questions per API key; 0: unlimited", ge=0),
     ] = 10737418240
-    reading_timeout: Annotated[
-        int, _serving("time limit for reading a document in seconds", ge=1)
-    ] = 600
-    reading_memory: Annotated[
-        int, _serving("address space limit for reading a document in bytes", ge=1 << 28)
-    ] = 1 << 30
-    response_store: Annotated[
-        str,
-        _serving(
-            "SQLite file for stored /v1/responses responses alone; empty: in the database with"
-            " --database, --data or --state, otherwise in memory",
-            forms.path,
-        ),
-    ] = ""
-    stored_responses: Annotated[
-        int,
-        _serving("stored responses per API key; the oldest are deleted first", ge=0, le=1 << 20),
-    ] = 1000
-    all: Annotated[bool, _serving("enable every feature and print a table of their status")] = False
     chatchat: Annotated[
         bool, _serving("also serve the Langchain-Chatchat API (/chat/chat, /knowledge_base/…)")
     ] = False
@@ -420,17 +451,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     strict_models: Annotated[
         bool, _serving("return 404 for an unknown model name even if only one model is served")
     ] = False
-    sse_ping_interval: Annotated[
-        float,
-        _serving("seconds without output before a stream sends a keep-alive comment; 0: off", ge=0),
-    ] = 15.0
     server: Annotated[
         Literal["gunicorn", "waitress"],
         _serving("WSGI server; on Windows only waitress is available"),
     ] = _DEFAULT_SERVER
-    worker_class: Annotated[Literal["gevent", "gthread"], _serving("gunicorn worker class")] = (
-        "gevent"
-    )
     watch_config: Annotated[
         bool,
         _serving(
@@ -454,9 +478,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "name of the slot table in --state: use the same name wherever backends are shared"
         ),
     ] = "default"
-    threads: Annotated[
-        int, _serving("threads (parallel requests) of waitress and gthread", ge=1)
-    ] = 64
 
     max_queue: Annotated[
         int, _admission("maximum number of queued requests; further requests get 429", ge=0)
@@ -464,13 +485,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: Annotated[
         float, _admission("maximum seconds a request waits for a slot", gt=0, le=86400)
     ] = 300.0
-    limits_fail: Annotated[
-        Literal["closed", "open"],
-        _admission(
-            "requests of keys with limits while Redis (--state) is away: closed refuses them with"
-            " 503, open lets them pass"
-        ),
-    ] = "closed"
     budget_webhook: Annotated[
         Secret,
         _admission(
@@ -479,14 +493,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             forms.webhook,
         ),
     ] = _NO_KEY
-    cached_weight: Annotated[
-        float,
-        _admission(
-            "what a cached prompt token counts towards limits on tokens, compared to others",
-            ge=0,
-            le=1,
-        ),
-    ] = 1.0
     wait_for_backend: Annotated[
         float,
         _admission(
@@ -496,13 +502,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=86400,
         ),
     ] = 10.0
-    side_jobs: Annotated[
-        tuple[str, ...],
-        _admission(
-            "prefix of the last message that marks a background task (title, tags): it runs in a"
-            " spare slot"
-        ),
-    ] = ("### Task:",)
     slot_disk: Annotated[
         int,
         _admission(
@@ -512,23 +511,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body: Annotated[
         int, _admission("maximum size of a request body in bytes", ge=1024, le=1 << 40)
     ] = 33554432
-
-    body_timeout: Annotated[
-        float,
-        _admission(
-            "seconds allowed for a request body, plus one for each 500 bytes received; then 408",
-            gt=0,
-            le=86400,
-        ),
-    ] = 60.0
-    send_timeout: Annotated[
-        float,
-        _admission(
-            "seconds after which a client that does not read its response is disconnected",
-            gt=0,
-            le=86400,
-        ),
-    ] = 60.0
 
     api_key: Annotated[
         tuple[Secret, ...],
@@ -567,55 +549,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=0,
         ),
     ] = 20
-    oidc_issuer: Annotated[
-        str,
-        _access(
-            "address of an OpenID provider at which users may sign in to the pages, exactly as it"
-            " names itself; requires slotproxy[oidc] and --admins",
-            forms.optional_issuer,
-        ),
-    ] = ""
-    oidc_client_id: Annotated[str, _access("id of this gateway at the OpenID provider")] = ""
-    oidc_client_secret: Annotated[
-        Secret,
-        _access("secret of this gateway at the OpenID provider, if it has one", Secret),
-    ] = _NO_KEY
-    oidc_name: Annotated[
-        str, _access("name of the OpenID provider on the sign-in page; default: its host")
-    ] = ""
-    oidc_scopes: Annotated[
-        str, _access("scopes to ask the OpenID provider for, with spaces between them")
-    ] = "openid profile email"
-    oidc_redirect_url: Annotated[
-        str,
-        _access(
-            "address of /signin/oidc/callback as the OpenID provider knows it; default: by the"
-            " Host of the request",
-            forms.optional_url,
-        ),
-    ] = ""
-    oidc_user_claim: Annotated[
-        str, _access("claim with the id of the user; a.b is the field b of the claim a")
-    ] = "email"
-    oidc_team_claim: Annotated[
-        str,
-        _access('claim with the ids of teams, the first known of which is the user\'s; none: ""'),
-    ] = ""
-    oidc_admins: Annotated[
-        tuple[str, ...],
-        _access(
-            "CLAIM=VALUE that makes a user an administrator, as groups=ops; may be repeated",
-            forms.claim_value,
-        ),
-    ] = ()
-    oidc_allow: Annotated[
-        tuple[str, ...],
-        _access(
-            "CLAIM=VALUE that users need to sign in; one of several suffices; none: all users of"
-            " the provider may sign in",
-            forms.claim_value,
-        ),
-    ] = ()
     trusted_proxies: Annotated[
         tuple[str, ...],
         _access(
@@ -649,12 +582,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     searxng_url: Annotated[
         str, _search("URL of a SearXNG server that allows the json format", forms.optional_url)
     ] = ""
-    brave_key: Annotated[Secret, _search("API key for Brave Search", forms.optional_key)] = _NO_KEY
-    tavily_key: Annotated[Secret, _search("API key for Tavily", forms.optional_key)] = _NO_KEY
-    search_timeout: Annotated[
-        float,
-        _search("time limit for a web search in seconds, including reading pages", gt=0, le=600),
-    ] = 15.0
     tools: Annotated[
         tuple[str, ...],
         _search(
@@ -672,16 +599,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             forms.mcp_url,
         ),
     ] = ()
-    tool_timeout: Annotated[
-        float, _search("time limit for a tool call in seconds", gt=0, le=3600)
-    ] = 30.0
-    agent_rounds: Annotated[int, _search("maximum model calls per agent answer", ge=1, le=100)] = 6
-    agent_timeout: Annotated[
-        float, _search("time limit for an agent answer in seconds", gt=0, le=86400)
-    ] = 120.0
-    agent_tokens: Annotated[int, _search("maximum tokens per agent answer", ge=1, le=1 << 24)] = (
-        4096
-    )
 
     metrics: Annotated[bool, _logging("serve GET /metrics")] = False
     ledger_days: Annotated[
@@ -697,13 +614,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"], _logging("minimum log level")
     ] = "info"
 
-    # Not settings (no help, so no flag): what load() read from the two files, whether any backend
-    # was named, and the path of the settings file.
+    # Without a flag: the tables of the file.
+    chatglm: ChatGLMConfig = ChatGLMConfig()
+    agent: AgentConfig = AgentConfig()
+    search: SearchConfig = SearchConfig()
+    oidc: OidcConfig = OidcConfig()
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()
     price: tuple[PriceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
+    # Not settings: the keys of --api-key-file, whether any backend was named, and the path of the
+    # settings file.
     file_keys: tuple[ApiKey, ...] = ()
     names_backend: bool = False
     config_file: str = ""

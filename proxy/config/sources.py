@@ -21,28 +21,37 @@ from typing import Any
 import msgspec
 
 from ..core.mcp import SEPARATOR
-from . import keys, macros, model_presets, models, models_folder, routes
+from . import foreign, keys, macros, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
+from .foreign.foreign import Foreign
 from .forms import url
 from .keys import ApiKey
-from .macros import Foreign
+from .removed import REMOVED
 from .routes import PriceConfig, prices
-from .settings import EVERYTHING, GONE_SETTINGS, BackendConfig, McpConfig, Settings, SettingsError
-from .table import ENV_PREFIX, read_value, table
+from .settings import (
+    SECTIONS,
+    BackendConfig,
+    ChatGLMConfig,
+    McpConfig,
+    Settings,
+    SettingsError,
+)
+from .table import ENV_PREFIX, read_value, section_variable, table
 
 HEADER = re.compile(r"[\x20-\x7e]*")
-TABLES = ("backend", "macros", "mcp", "model", "price", "route")
+TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
 # The environment variables of chatglm_cpp's own servers, and the corresponding settings.
 _CHATGLM_VARIABLES = {
     "MODEL": "chatglm_model",
     "MAX_LENGTH": "ctx_size",
-    "NUM_THREADS": "chatglm_threads",
 }
+_THREADS_VARIABLE = "NUM_THREADS"  # theirs too, for threads of [chatglm]
 
 
 def _no_such(source: str, name: str, names: Iterable[str]) -> SettingsError:
-    if why := GONE_SETTINGS.get(name.removeprefix("--").replace("-", "_")):
+    plain = name.removeprefix("--").replace("-", "_")
+    if why := REMOVED.get(plain) or REMOVED.get(plain.removeprefix("no_")):
         return SettingsError(f"{name if name.startswith('--') else f'{source}: {name}'}: {why}")
     near = difflib.get_close_matches(name, list(names), n=1)
     return SettingsError(
@@ -65,19 +74,18 @@ def _from_file(
     llama-server's presets (INI), or our own settings (TOML). `given` returns a setting of the flags
     and the environment."""
     text = _read_text(path, source)
-    kind = Path(path).suffix.lower()
     try:
-        if kind in (".yaml", ".yml"):
-            from . import llama_swap  # late: few need the YAML library
-
-            return llama_swap.read(text, environ)
-        if kind == ".ini":
-            server, folder, ttl = map(given, ("llama_server", "models_dir", "models_ttl"))
-            found = models_folder.of_folder(folder, server, ttl) if folder else ()
-            return model_presets.read(text, server, found)
+        found = foreign.read(path, text, environ, given)
     except ValueError as error:
         raise SettingsError(f"{path}: {error}") from None
-    return Foreign(_from_toml(path, text, environ))
+    return found or Foreign(_from_toml(path, text, environ))
+
+
+def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
+    """What a configuration file of another program says, for ``init --from``."""
+    if Path(path).suffix.lower() not in foreign.ENDINGS:
+        raise SettingsError(f"--from: expected a file that ends with {', '.join(foreign.ENDINGS)}")
+    return _from_file(path, "--from", environ, partial(_given, {}, environ))
 
 
 def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -103,6 +111,10 @@ def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, An
             values[name] = _models(raw, document.get("macros", {}), path, environ)
         elif name == "macros":
             continue  # of the models
+        elif name in SECTIONS:
+            if not isinstance(raw, dict):
+                raise SettingsError(f"{path}: {name}: expected a table")
+            values[name] = _keys_of(SECTIONS[name], raw, f"{path}: {name}")
         elif name in rows:
             values[name] = read_value(rows[name], raw, f"{path}: {key}")
         else:
@@ -123,19 +135,27 @@ def _models(
         raise SettingsError(f"{path}: model {error}") from None
 
 
+def _keys_of(
+    struct: type[msgspec.Struct], document: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """The values of a table of the file, by name."""
+    rows = {row.name: row for row in table(struct)}
+    values = {}
+    for key, value in document.items():
+        name = key.replace("-", "_")
+        if name not in rows:
+            raise _no_such(source, key, rows)
+        values[name] = read_value(rows[name], value, f"{source}: {key}")
+    return values
+
+
 def _backends(raw: Any, path: str) -> tuple[BackendConfig, ...]:
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
         raise SettingsError(f"{path}: backend: expected [[backend]] tables")
-    rows = {row.name: row for row in table(BackendConfig)}
     backends = []
     for number, document in enumerate(raw, start=1):
         source = f"{path}: backend {number}"
-        values = {}
-        for key, value in document.items():
-            name = key.replace("-", "_")
-            if name not in rows:
-                raise _no_such(source, key, rows)
-            values[name] = read_value(rows[name], value, f"{source}: {key}")
+        values = _keys_of(BackendConfig, document, source)
         if not values.keys() & {"url", "file"}:
             raise SettingsError(f"{source}: set url, or file for a ChatGLM model")
         if values.keys() >= {"url", "file"}:
@@ -245,9 +265,20 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             sources = {name: f"{config}: {name}" for name in values}
             break
 
-    for gone, reason in GONE_SETTINGS.items():
-        if environ.get(removed := ENV_PREFIX + gone.upper()):
+    of_sections = {
+        section_variable(section, row): (section, row)
+        for section, struct in SECTIONS.items()
+        for row in table(struct)
+    }
+    for name, reason in REMOVED.items():
+        removed = ENV_PREFIX + name.upper()
+        if environ.get(removed) and removed not in of_sections:
             raise SettingsError(f"{removed}: {reason}")
+    sections: dict[str, dict[str, Any]] = {name: {**values.get(name, {})} for name in SECTIONS}
+    for source, (section, row) in of_sections.items():
+        if environ.get(source):
+            sections[section][row.name] = read_value(row, environ[source], source)
+            sources[f"{section}.{row.name}"] = source
     for row in table():
         raw: Any = None
         source = ""
@@ -275,13 +306,16 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             if variable and row.name not in values:
                 values[row.name] = read_value(row, environ[variable], variable)
                 sources[row.name] = variable
+        if (threads := environ.get(_THREADS_VARIABLE)) and "threads" not in sections["chatglm"]:
+            (row,) = (row for row in table(ChatGLMConfig) if row.name == "threads")
+            sections["chatglm"]["threads"] = read_value(row, threads, _THREADS_VARIABLE)
         named.add("chatglm_model")
     if "llama_api" not in named and any(values.get(name) for name in named):
         values["llama_api"] = ()  # the default address only applies if no backend is named
+    for section, struct in SECTIONS.items():
+        values[section] = struct(**sections[section])
     values["names_backend"] = bool(named)
     values["config_file"] = config
-    if values.get("all"):
-        values = {**dict.fromkeys(EVERYTHING, True), **values}
     if values.get("api_key_file"):
         values["file_keys"] = _read_keys(values["api_key_file"], sources["api_key_file"])
     notes = (f"{config}: {note}" for note in found.notes)

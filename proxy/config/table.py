@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import msgspec
 
 from .keys import Secret
-from .settings import GONE_VALUES, Settings, SettingsError
+from .removed import REMOVED_VALUES
+from .settings import Settings, SettingsError
 
 ENV_PREFIX = "SLOTPROXY_"
 
@@ -55,6 +56,11 @@ class SettingRow(NamedTuple):
         if isinstance(self.default, str):
             return self.default.replace("\n", "\\n")
         return "" if self.default is None else str(self.default)
+
+
+def section_variable(section: str, row: SettingRow) -> str:
+    """The environment variable of a key in a table of the file, such as ``[oidc]``."""
+    return f"{ENV_PREFIX}{section.upper()}_{row.name.upper()}"
 
 
 @functools.cache
@@ -124,7 +130,7 @@ def _one(row: SettingRow, raw: Any, source: str) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             raise msgspec.ValidationError
     except msgspec.ValidationError:
-        if isinstance(raw, str) and (why := GONE_VALUES.get((row.name, raw))):
+        if isinstance(raw, str) and (why := REMOVED_VALUES.get((row.name, raw))):
             raise SettingsError(f"{source}: {why}") from None
         raise SettingsError(f"{source}: expected {_expected(row)}{got}") from None
     if isinstance(value, str) and "\0" in value:

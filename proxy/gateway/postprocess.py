@@ -25,6 +25,10 @@ from .adapt import call_judges, form_of, syntax_of
 Reasoning = Literal["deepseek", "none", "raw"]
 
 
+MAX_MEDIA = 20 << 20  # bytes of an image or sound: a photo of a telephone has a quarter of that
+MAX_CALLS = 8  # models that loop repeat a call for ever; agents that work use two or three at once
+
+
 class GenerationSettings(Struct, frozen=True):
     """Settings for post-processing. `new_id` creates ids for tool calls; `json_retries` is how
     often a document that failed validation is written again, if the client has not seen it yet;
@@ -34,8 +38,8 @@ class GenerationSettings(Struct, frozen=True):
     new_id: Callable[[], str]
     json_retries: int = 1
     reasoning: Reasoning = "deepseek"
-    max_media: int = 20 << 20
-    max_parallel_calls: int = 8
+    max_media: int = MAX_MEDIA
+    max_parallel_calls: int = MAX_CALLS
 
 
 class GrammarSwitch(Struct, frozen=True):

@@ -264,7 +264,7 @@ def _check(found: _Metadata, issuer: str) -> None:
     fault: GatewayError | None = None
     if found.issuer != issuer:
         fault = UpstreamFault(
-            "the sign-in provider has another name than --oidc-issuer: correct the setting",
+            "the sign-in provider has another name than issuer of [oidc]: correct the setting",
             detail=f"its metadata names {found.issuer[:200]!r}",
         )
     scheme = urlsplit(issuer).scheme

@@ -73,13 +73,13 @@ def person(issuer: str, claims: Claims, mapped: Mapped) -> Person:
     if mapped.user == "email" and not verified:
         raise Forbidden(
             "the provider does not say that your e-mail address is verified: ask an administrator"
-            " to verify it there, or to set another --oidc-user-claim",
+            " to verify it there, or to set another user_claim of [oidc]",
             code="sign_in_forbidden",
         )
     if not isinstance(user, str) or not 0 < len(user) <= LONGEST or not user.isprintable():
         raise Forbidden(
             f"the sign-in gives no usable {mapped.user[:60]!r}: ask an administrator to correct"
-            " --oidc-user-claim, or your account at the provider",
+            " user_claim of [oidc], or your account at the provider",
             code="sign_in_forbidden",
         )
     teams = claim(claims, mapped.teams) if mapped.teams else None

@@ -20,7 +20,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -35,6 +34,7 @@ from proxy.config import (
     Settings,
     SettingsError,
     each_its_own,
+    fixed,
     from_environment,
     no_models_here,
     one_worker,
@@ -116,6 +116,7 @@ HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 # Idle seconds between two requests: longer than the 60 s after which common load balancers close a
 # connection. If the server closed it first, a request could be lost.
 KEEPALIVE = 75
+WORKER = "proxy.server.worker.Worker"
 FORM = 1 << 20  # bytes of an upload besides its file
 CANNOT_LOAD = 4  # on this exit code of a worker, gunicorn stops instead of starting another
 
@@ -213,14 +214,6 @@ def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
         threading.Thread(target=watch, args=(files, wake.set), name="watch", daemon=True).start()
 
 
-def _tell_all(app: Flask, settings: Settings, addresses: list[str]) -> None:
-    """With --all, print the table of parts once their state is known."""
-    if settings.all:
-        from proxy.app import report, services_of
-
-        report.tell(services_of(app), addresses, say)
-
-
 def _announce(settings: Settings, addresses: list[str], how: str) -> None:
     """Print the line that says what is served. Tests and scripts wait for "listening on URL"."""
     for warning in settings.warnings:
@@ -252,6 +245,9 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         if arbiter.cfg.workers != 1 and (why := _not_several(settings, arbiter.cfg.workers)):
             say(why)
             raise SystemExit(2)
+        if why := _not_served(arbiter.cfg):
+            say(why)
+            raise SystemExit(2)
         files = watchdog.raise_limit()
         wanted = arbiter.cfg.worker_connections
         arbiter.cfg.set("worker_connections", watchdog.connections(files, wanted))
@@ -278,10 +274,8 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
             arbiter.num_workers = 1
 
     def when_ready(arbiter: Any) -> None:
-        if not gevent:
-            _bound_times([listener.sock for listener in arbiter.LISTENERS], settings)
         names = [listener.sock.getsockname() for listener in arbiter.LISTENERS]
-        _announce(settings, [*map(_address, names)], f"gunicorn, {settings.worker_class}")
+        _announce(settings, [*map(_address, names)], "gunicorn, gevent")
 
     def pre_fork(arbiter: Any, worker: Any) -> None:
         # The garbage collector writes to what it looks at: pages that are frozen stay shared.
@@ -294,22 +288,15 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         bound_malloc()
-        if gevent:
-            worker.grace = worker.cfg.graceful_timeout - shutdown
-            worker.limits = worker.limits._replace(body=settings.body_timeout)
-            worker.send_timeout = settings.send_timeout
+        worker.grace = worker.cfg.graceful_timeout - shutdown
+        worker.limits = worker.limits._replace(body=fixed.BODY_TIMEOUT)
+        worker.send_timeout = fixed.SEND_TIMEOUT
 
     def post_worker_init(worker: Any) -> None:
         if worker.age > settings.workers:  # it replaces one that may have reloaded
             _reload_first(worker.wsgi, reread, set(settings.warnings))
         _on_change(worker.wsgi, settings, reread)
-        if gevent:
-            worker.life = life_of(worker.wsgi)
-        else:
-            _keep_time(worker, life_of(worker.wsgi), shutdown)
-        names = [sock.getsockname() for sock in worker.sockets]
-        if worker.age == 1:  # the first of several
-            _tell_all(worker.wsgi, settings, [*map(_address, names)])
+        worker.life = life_of(worker.wsgi)
 
     def worker_exit(arbiter: Any, worker: Any) -> None:
         if worker.pid != os.getpid():
@@ -320,14 +307,12 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         _leave(code)
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    gevent = settings.worker_class == "gevent"
     shutdown = stopping.shutdown_seconds(settings.model)
     return {
         "bind": f"{host}:{settings.port}",
         "workers": settings.workers,
-        "worker_class": "proxy.server.worker.Worker" if gevent else "gthread",
+        "worker_class": WORKER,
         "worker_connections": watchdog.MOST_CONNECTIONS,
-        "threads": 1 if gevent else settings.threads,
         # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
         # is busy with a model in the same process.
         "timeout": 120,
@@ -349,41 +334,6 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
     }
 
 
-def _bound_times(listeners: list[socket.socket], settings: Settings) -> None:
-    """Set the timeouts of listening sockets, which accepted sockets inherit. They only limit
-    silence; gevent's worker and waitress limit clients that send slowly."""
-    if sys.platform == "win32":
-        return
-    for sock in listeners:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(settings.send_timeout))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(settings.body_timeout))
-
-
-def _timeval(seconds: float) -> bytes:
-    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
-
-
-def _keep_time(worker: Any, life: Life, shutdown: int) -> None:
-    """Have the requests of a threaded worker ended after the grace. It waits for their end itself,
-    and after SIGINT or SIGQUIT ends at once."""
-    grace = worker.cfg.graceful_timeout - shutdown
-    worker.cfg.set("graceful_timeout", round(grace + CUT))
-    wake = Wakeup()
-
-    def end() -> None:
-        wake.wait()
-        life.leave()
-        time.sleep(grace)
-        life.end_requests()
-
-    def on_stop(number: int, frame: Any) -> None:
-        wake.set()
-        worker.handle_exit(number, frame)
-
-    threading.Thread(target=end, name="grace", daemon=True).start()
-    signal.signal(signal.SIGTERM, on_stop)
-
-
 def _code_of(ending: BaseException | None) -> int:
     code = ending.code if isinstance(ending, SystemExit) else 1
     return code if isinstance(code, int) else 0 if code is None else 1
@@ -397,6 +347,20 @@ def _leave(code: int) -> None:
         with contextlib.suppress(OSError, ValueError):  # the pipe may be closed
             stream.flush()
     os._exit(code)
+
+
+def _not_served(cfg: Any) -> str:
+    """Why gunicorn's own settings cannot be served, "" if they can: our worker has its own HTTP."""
+    worker = cfg.settings["worker_class"].get()
+    if worker != WORKER:
+        return f"worker class {worker}: slotproxy has its own worker; remove -k"
+    if cfg.is_ssl:
+        return "gunicorn's TLS (certfile, keyfile) is not supported: put nginx or Caddy in front"
+    if cfg.proxy_protocol not in (False, "off"):  # gunicorn 24 made a version of the flag
+        return "proxy_protocol is not supported: send X-Forwarded-For, and set --trusted-proxies"
+    if cfg.accesslog:
+        return "gunicorn's access log is not supported: slotproxy logs its requests itself"
+    return ""
 
 
 def _not_several(settings: Settings, number: int) -> str:
@@ -446,7 +410,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     server: Any = waitress.create_server(
         app,
         sockets=[listener],
-        threads=settings.threads,
+        threads=fixed.THREADS,
         connection_limit=watchdog.connections(watchdog.raise_limit()),
         asyncore_use_poll=True,  # select() is limited to file descriptors below 1024
         channel_timeout=KEEPALIVE,
@@ -459,7 +423,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     )
 
     server.channel_class = channel(partial(shows_key, app))
-    limits = ConnectionLimits(body=settings.body_timeout)
+    limits = ConnectionLimits(body=fixed.BODY_TIMEOUT)
     life = life_of(app)
     signals: list[int] = []
 
@@ -471,15 +435,14 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         signal.signal(number, stop)
     _on_change(app, settings, reread)
     addresses = [_address(listener.getsockname())]
-    _announce(settings, addresses, f"waitress, {settings.threads} threads")
-    _tell_all(app, settings, addresses)
+    _announce(settings, addresses, f"waitress, {fixed.THREADS} threads")
 
     def step(seconds: float) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=server._map, count=1)
 
     while not signals:
         step(1.0)
-        look(server, limits, settings.send_timeout)
+        look(server, limits, fixed.SEND_TIMEOUT)
     wasyncore.dispatcher.close(server)  # the listening socket only; running answers continue
 
     def work(seconds: float, until: signal.Signals | None = None) -> None:

@@ -1,7 +1,7 @@
-"""gunicorn's gevent worker, with a faster path for plain HTTP/1.1 and a faster shutdown.
+"""gunicorn's gevent worker, with our own HTTP/1.1 and a faster shutdown.
 
-Connections are served by `proxy.server.http1`, in a greenlet each. Features that only gunicorn has
-(TLS, the PROXY protocol, an access log) use gunicorn's own path.
+Connections are served by `proxy.server.http1`, in a greenlet each. TLS, the PROXY protocol and an
+access log, which gunicorn's own path has, are not: `serve` refuses them.
 
 On a stop, the stock worker waits for all open connections, including idle keep-alive ones: one
 browser tab makes every restart last the whole ``graceful_timeout``. This worker closes idle
@@ -22,21 +22,19 @@ environ["slotproxy.kept"] by name, and closed with it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import heapq
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import gevent
-from gevent import GreenletExit, getcurrent, sleep
+from gevent import GreenletExit, sleep
 from gevent.pool import Pool
 from gevent.server import StreamServer
-from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..runtime.lasting import Lasting, no_pause
@@ -77,13 +75,10 @@ HEALTH = ("/livez", "/readyz", "/health")
 
 
 class Worker(GeventWorker):
-    """``_seats`` are the connections served by `proxy.server.http1`. Of those served by gunicorn,
-    ``_idle`` are the greenlets that wait for the next request's head."""
+    """``_seats`` are the connections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._clients: dict[Any, socket.socket] = {}
-        self._idle: set[Any] = set()
         self._seats: set[_Seat] = set()
         self.limits = ConnectionLimits(idle=self.cfg.keepalive)
         self.send_timeout = 60.0
@@ -93,19 +88,14 @@ class Worker(GeventWorker):
         self._quitting = False
         self._looking = Lasting("handling a connection", no_pause)
         self._wake: Wakeup | None = None  # created in the process of its hub
-        cfg = self.cfg
-        # gunicorn 24 turned proxy_protocol from a flag into "off" or a version.
-        proxied = cfg.proxy_protocol not in (False, "off")
-        self._plain = not (cfg.is_ssl or proxied or cfg.accesslog)
 
     def run(self) -> None:
         self._wake = Wakeup()
-        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
         servers, pools = [], []
         for sock in self.sockets:
             sock.setblocking(True)
             pool = Pool(self.worker_connections)
-            server = _Server(sock, handle=partial(self.handle, sock), spawn=pool, **tls)
+            server = _Server(sock, handle=partial(self.handle, sock), spawn=pool)
             server.worker = self
             if self.cfg.workers > 1:
                 server.max_accept = 1
@@ -173,19 +163,6 @@ class Worker(GeventWorker):
             self.handle_exit(sig, frame)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        if self._plain:
-            self._serve(listener, client, addr)
-            return
-        me = getcurrent()
-        self._clients[me] = client
-        # The timeout of each read and write; longer than gunicorn's own wait for the next request.
-        client.settimeout(max(self.send_timeout, self.cfg.keepalive + 1))
-        try:
-            super(GeventWorker, self).handle(listener, client, addr)  # skips setting it again
-        finally:
-            del self._clients[me]
-
-    def _serve(self, listener: Any, client: Any, addr: Any) -> None:
         environ = base_environ(client, listener.getsockname(), addr)
         kept: dict[str, Any] = {}
         environ["slotproxy.kept"] = kept
@@ -260,17 +237,6 @@ class Worker(GeventWorker):
             self.alive = False
         return not self.alive
 
-    @contextlib.contextmanager
-    def timeout_ctx(self) -> Iterator[None]:
-        # gunicorn enters this exactly while it waits for, and reads, a request's head.
-        me = getcurrent()
-        with super().timeout_ctx():
-            self._idle.add(me)
-            try:
-                yield
-            finally:
-                self._idle.discard(me)
-
     def notify(self) -> None:
         super().notify()
         now = time.monotonic()
@@ -279,8 +245,6 @@ class Worker(GeventWorker):
         if not self.alive:
             for seat in self._seats:
                 seat.stop()
-            for greenlet in self._idle:
-                hang_up(self._clients[greenlet], socket.SHUT_RD)
 
 
 class _Server(StreamServer):

@@ -54,13 +54,13 @@ class Quota(Struct, frozen=True):
         """Raises QuotaExceeded."""
         self.check_files(db, owner)
         if self.documents:
-            _check(_count(db, DOCUMENT, owner), self.documents, "documents", "--quota-documents")
+            _check(_count(db, DOCUMENT, owner), self.documents, "documents")
         self.check_bytes(db, owner)
 
     def check_files(self, db: Connection, owner: str, more: int = 0) -> None:
         """Check the number of files alone, with `more` of them. Raises QuotaExceeded."""
         if self.files:
-            _check(_count(db, FILES, owner) + more, self.files, "files", "--quota-files")
+            _check(_count(db, FILES, owner) + more, self.files, "files")
 
     def check_bytes(self, db: Connection, owner: str, more: int = 0) -> float:
         """Check the bytes alone, with `more` of them. Returns how many are left then. Raises
@@ -71,7 +71,12 @@ class Quota(Struct, frozen=True):
         for table in (FILES, DOCUMENT, CONVERSATION):
             size = func.coalesce(func.sum(table.c.size), 0)
             held += int(db.execute(select(size).where(table.c.owner == owner)).scalar_one())
-        _check(held, self.bytes, "bytes of files, documents and conversations", "--quota-bytes")
+        _check(
+            held,
+            self.bytes,
+            "bytes of files, documents and conversations",
+            ", or ask for a higher --quota-bytes",
+        )
         return self.bytes - held
 
 
@@ -80,12 +85,9 @@ def _count(db: Connection, table: Table, owner: str) -> int:
     return int(db.execute(count).scalar_one())
 
 
-def _check(count: int, most: int, what: str, setting: str) -> None:
+def _check(count: int, most: int, what: str, otherwise: str = "") -> None:
     if count > most:
-        raise QuotaExceeded(
-            f"an API key may store at most {most} {what}: delete some, or ask for a higher"
-            f" {setting}"
-        )
+        raise QuotaExceeded(f"an API key may store at most {most} {what}: delete some{otherwise}")
 
 
 def _bytes_of_results(db: Connection, owner: str) -> int:

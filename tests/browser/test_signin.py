@@ -52,10 +52,14 @@ def test_person_comes_back_from_the_openid_provider_to_the_requested_page(
     provider = Provider(script, held_port(), callback, tmp_path / "provider.log")
     (tmp_path / "keys").write_text("ops sk-ops\n")
     flags = ["--llama-api", "http://127.0.0.1:9", "--api-key-file", str(tmp_path / "keys")]
-    flags += ["--admins", "ops", "--data", str(tmp_path / "data"), "--oidc-client-id", "public"]
-    flags += ["--oidc-issuer", provider.issuer, "--oidc-name", "the lab"]
-    flags += ["--oidc-allow", "groups=staff"]
-    gateway = Gateway(flags, tmp_path / "gateway.log", port=port)
+    flags += ["--admins", "ops", "--data", str(tmp_path / "data")]
+    env = {
+        "SLOTPROXY_OIDC_CLIENT_ID": "public",
+        "SLOTPROXY_OIDC_ISSUER": provider.issuer,
+        "SLOTPROXY_OIDC_NAME": "the lab",
+        "SLOTPROXY_OIDC_ALLOW": "groups=staff",
+    }
+    gateway = Gateway(flags, tmp_path / "gateway.log", port=port, env=env)
     try:
         provider.start()
         gateway.start(ready=0)

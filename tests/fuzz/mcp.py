@@ -191,8 +191,10 @@ def hostile() -> Iterator[tuple[str, tuple[str, ...]]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         config = Path(tempfile.mkdtemp(prefix="mcp-")) / "slotproxy.toml"
-        config.write_text(f'[[mcp]]\nname = "far"\nurl = "{url}/configured"\n')
-        tools = ("--tools", f"{TOOLS},far", "--tool-timeout", "10")
+        config.write_text(
+            f'[agent]\ntool_timeout = 10\n[[mcp]]\nname = "far"\nurl = "{url}/configured"\n'
+        )
+        tools = ("--tools", f"{TOOLS},far")
         yield url, ("--config", str(config), "--mcp-url", f"{url}/*", *tools)
         server.shutdown()
 

@@ -107,7 +107,7 @@ def server(name: str, folder: Path) -> ModelServer:
 def flags(url: str, folder: Path, *, keys: bool) -> list[str]:
     """Flags of a gateway for the model server at `url`, with all data below `folder`."""
     found = ["--llama-api", url, "--data", str(folder / "data"), "--chatchat", "--metrics"]
-    found += ["--response-store", str(folder / "responses.db"), "--tools", TOOLS]
+    found += ["--tools", TOOLS]
     if keys:
         file = folder / "keys.txt"
         file.write_text(f"ann {KEY}\nbob {OTHER}\n")

@@ -27,7 +27,7 @@ from tests.fuzz.subject import Answer, Case, Report, Subject, command, drive, fe
 MOST_UNREAD = 6  # documents; while more are waiting, files are sent to routes that read none
 MOST = 4 << 20  # bytes of a document
 PATIENCE = 60.0  # seconds until all is read
-FLAGS = ("--max-document", str(MOST), "--reading-timeout", "20")
+FLAGS = ("--max-document", str(MOST))
 OVER = ("ready", "failed", "cancelled")
 KINDS = ["image/png", "image/jpeg", "image/svg+xml", "text/plain", "", "x", "image/png;x=y"]
 

@@ -8,6 +8,7 @@ with their test.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,16 +223,33 @@ def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Red
 StartGateway = Callable[..., Gateway]
 
 
+def _gateway(
+    flags: Sequence[str],
+    log: Path,
+    env: Mapping[str, str] | None,
+    fixed: Mapping[str, object] | None,
+) -> Gateway:
+    variables = {**QUIET, **(env or {}), "FIXED": json.dumps(fixed)}
+    module = "tests.with_fixed" if fixed else "proxy"
+    return Gateway(flags, log, env=variables, python=("-W", "error"), module=module)
+
+
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[StartGateway]:
     """Factory: ``gateway("--llama-api", url, …)`` starts ``python -m proxy`` with these flags on a
-    free port and waits for /readyz (``ready=0``: does not wait). The gateway has ``url``, ``pid``,
+    free port and waits for /readyz (``ready=0``: does not wait). ``fixed`` replaces values of
+    ``proxy.config.fixed``. The gateway has ``url``, ``pid``,
     ``log``, ``stop()``, ``kill()``; a warning in it is an error."""
     started: list[Gateway] = []
 
-    def start(*flags: str, env: Mapping[str, str] | None = None, ready: float = 60.0) -> Gateway:
+    def start(
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        ready: float = 60.0,
+        fixed: Mapping[str, object] | None = None,
+    ) -> Gateway:
         log = tmp_path / f"gateway-{len(started) + 1}.log"
-        one = Gateway(flags, log, env={**QUIET, **(env or {})}, python=("-W", "error"))
+        one = _gateway(flags, log, env, fixed)
         started.append(one)
         one.start(ready=ready)
         return one
@@ -248,13 +266,19 @@ def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGa
     the gateway that runs, as other tests have left it."""
     started: dict[tuple[str, ...], Gateway] = {}
 
-    def start(*flags: str, ready: float = 60.0) -> Gateway:
-        if flags not in started:
+    def start(
+        *flags: str,
+        ready: float = 60.0,
+        env: Mapping[str, str] | None = None,
+        fixed: Mapping[str, object] | None = None,
+    ) -> Gateway:
+        key = (*flags, str(env), str(fixed))
+        if key not in started:
             log = tmp_path_factory.mktemp("gateway") / "gateway.log"
-            started[flags] = Gateway(flags, log, env=QUIET, python=("-W", "error"))
-        if not started[flags].alive:
-            started[flags].start(ready=ready)
-        return started[flags]
+            started[key] = _gateway(flags, log, env, fixed)
+        if not started[key].alive:
+            started[key].start(ready=ready)
+        return started[key]
 
     try:
         yield start

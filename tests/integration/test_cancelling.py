@@ -36,15 +36,13 @@ def one_slot(
     return start_server(request.param, slots=1, ctx=2048)
 
 
-@pytest.fixture(scope="module", params=["gevent", "gthread", "waitress"])
+@pytest.fixture(scope="module", params=["gunicorn", "waitress"])
 def served(
     request: pytest.FixtureRequest,
     one_slot: ModelServer,
     module_gateway: Callable[..., Gateway],
 ) -> Gateway:
-    how = ["--server", "waitress"] if request.param == "waitress" else []
-    if request.param == "gthread":
-        how = ["--worker-class", "gthread"]
+    how = ("--server", request.param)
     return module_gateway("--llama-api", one_slot.url, "--slots", "1", "--metrics", *how)
 
 

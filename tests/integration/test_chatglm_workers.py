@@ -262,8 +262,8 @@ def test_child_ends_when_all_workers_are_killed(two: Gateway, babbler: Path) -> 
 def test_lazy_model_is_loaded_and_unloaded_across_workers(
     gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
 ) -> None:
-    more = ("--chatglm-load", "lazy", "--chatglm-unload", "2")
-    one = gateway(*flags(bundled, 2, *more))
+    lazy = {"SLOTPROXY_CHATGLM_LOAD": "lazy", "SLOTPROXY_CHATGLM_UNLOAD": "2"}
+    one = gateway(*flags(bundled, 2), env=lazy)
     until(lambda: _slots(one.url).get("workers") == 2)
     assert not engines(bundled)
     for _ in range(2):
@@ -304,8 +304,8 @@ def test_plain_gunicorn_workers_share_the_child(
 def test_engine_in_a_thread_requires_one_worker(
     gateway: StartGateway, flags: Callable[..., list[str]], bundled: Path
 ) -> None:
-    with pytest.raises(Died, match="only --chatglm-isolation process is shared"):
-        gateway(*flags(bundled, 2, "--chatglm-isolation", "thread"))
+    with pytest.raises(Died, match='only isolation = "process"'):
+        gateway(*flags(bundled, 2), env={"SLOTPROXY_CHATGLM_ISOLATION": "thread"})
 
 
 @pytest.mark.alone

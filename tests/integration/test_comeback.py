@@ -89,8 +89,7 @@ def test_server_restart_loses_no_request(server: ModelServer, gateway: StartGate
 
 def test_stream_resumes_after_server_restart(server: ModelServer, gateway: StartGateway) -> None:
     proxy = gateway(
-        "--llama-api", server.url, "--slots", "2", "--sse-ping-interval", "0.2",
-        "--health-interval", "60",
+        "--llama-api", server.url, "--slots", "2", "--health-interval", "60", fixed={"PING": 0.2}
     )  # fmt: skip
     connection = http.client.HTTPConnection(urlsplit(proxy.url).netloc, timeout=60)
     # So many that it is under way when the server is killed: it writes 2 000 in a second.

@@ -31,9 +31,10 @@ def searxng() -> Iterator[SearXNG]:
 def served(
     old_server: ModelServer, gateway: StartGateway, searxng: SearXNG, tmp_path: Path
 ) -> Gateway:
-    flags = ["--search-engine", "searxng", "--searxng-url", searxng.url, "--agent-rounds", "2"]
+    flags = ["--search-engine", "searxng", "--searxng-url", searxng.url]
     flags += ["--data", str(tmp_path / "data")]
-    return gateway("--llama-api", old_server.url, *flags)
+    rounds = {"SLOTPROXY_AGENT_ROUNDS": "2"}
+    return gateway("--llama-api", old_server.url, *flags, env=rounds)
 
 
 @pytest.fixture

@@ -252,7 +252,7 @@ def test_queue_timeout_returns_503(
 def test_silent_stream_gets_heartbeats(
     server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
 ) -> None:
-    proxy = gateway("--llama-api", server.url, "--slots", "2", "--sse-ping-interval", "0.2")
+    proxy = gateway("--llama-api", server.url, "--slots", "2", fixed={"PING": 0.2})
     server.send(signal.SIGSTOP)
     connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=60)
     try:

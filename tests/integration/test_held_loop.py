@@ -354,7 +354,7 @@ def test_worst_request_does_not_block_the_loop(
     name: str, stub: str, module_gateway: StartGateway, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = tmp_path_factory.getbasetemp() / "held"
-    gateway = module_gateway("--llama-api", stub, "--all", "--chatchat", "--data", str(data))
+    gateway = module_gateway("--llama-api", stub, "--chatchat", "--data", str(data))
     route, body, expected = WORST[name]
     sent = body()
     if isinstance(sent, Sent):

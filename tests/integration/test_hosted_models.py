@@ -136,7 +136,7 @@ def test_waiting_stream_shows_that_the_model_loads(
     late = ["sh", "-c", 'sleep 1; exec "$@"', "sh", *words]
     file = tmp_path / "slotproxy.toml"
     file.write_text(slow.replace(json.dumps(words), json.dumps(late)))
-    one = gateway("--config", str(file), *LEGACY, "--sse-ping-interval", "0.2")
+    one = gateway("--config", str(file), *LEGACY, fixed={"PING": 0.2})
     text = chat(one, "m", stream=True).text
     assert text.startswith(": loading m\n\n")
     assert text.rstrip().endswith("data: [DONE]")

@@ -66,11 +66,14 @@ def push(client: socket.socket, piece: bytes, most: int) -> int:
     return sent
 
 
+SHORT = {"BODY_TIMEOUT": 1, "SEND_TIMEOUT": 2}
+
+
 @pytest.fixture
 def keyed(module_gateway: StartGateway) -> Gateway:
     """A gateway that requires a key, without a backend, with short timeouts."""
-    flags = ("--api-key", "sesame", "--body-timeout", "1", "--send-timeout", "2")
-    return awake(module_gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0))
+    flags = ("--llama-api", "http://127.0.0.1:9", "--api-key", "sesame")
+    return awake(module_gateway(*flags, ready=0, fixed=SHORT))
 
 
 def test_split_and_pipelined_requests_are_answered_by_our_own_reader(
@@ -432,9 +435,8 @@ def test_thousand_files_allow_nine_hundred_connections(
 
 @pytest.fixture
 def waitress(module_gateway: StartGateway) -> Gateway:
-    flags = ["--api-key", "sesame", "--body-timeout", "1", "--send-timeout", "2"]
-    flags += ["--server", "waitress"]
-    return awake(module_gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0))
+    flags = ("--llama-api", "http://127.0.0.1:9", "--api-key", "sesame", "--server", "waitress")
+    return awake(module_gateway(*flags, ready=0, fixed=SHORT))
 
 
 def test_waitress_reads_little_from_clients_without_key(waitress: Gateway) -> None:
@@ -474,12 +476,9 @@ def test_waitress_times_out_a_trickling_body(waitress: Gateway) -> None:
     raise AssertionError("it may trickle for ever")
 
 
-@pytest.mark.parametrize("flags", [("--server", "waitress"), ("--worker-class", "gthread")])
-def test_waitress_thread_is_freed_from_a_client_that_reads_nothing(
-    gateway: StartGateway, flags: tuple[str, ...]
-) -> None:
-    times = ("--send-timeout", "1", "--threads", "1")
-    one = awake(gateway("--llama-api", "http://127.0.0.1:9", *times, *flags, ready=0))
+def test_waitress_thread_is_freed_from_a_client_that_reads_nothing(gateway: StartGateway) -> None:
+    flags = ("--llama-api", "http://127.0.0.1:9", "--server", "waitress")
+    one = awake(gateway(*flags, ready=0, fixed={"SEND_TIMEOUT": 1, "THREADS": 1}))
     request = GET.replace(b"/livez", b"/static/vendor/katex/katex.min.js")
     with connect(one, 2) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -488,14 +487,6 @@ def test_waitress_thread_is_freed_from_a_client_that_reads_nothing(
         end = time.monotonic() + 60
         while ask(f"{one.url}/livez", seconds=1)[0] != 200:
             assert time.monotonic() < end, "its thread is not free"
-
-
-def test_threaded_server_times_out_a_stopped_body(gateway: StartGateway) -> None:
-    flags = ("--worker-class", "gthread", "--body-timeout", "1")
-    one = awake(gateway("--llama-api", "http://127.0.0.1:9", *flags, ready=0))
-    with connect(one) as client:
-        client.sendall(CHAT + b"Content-Length: 400\r\n\r\n{")
-        assert client.recv(65536)[9:12] == b"408"
 
 
 # -- the watchdog ----------------------------------------------------------------------------------

@@ -159,8 +159,7 @@ def test_child_is_started_again_and_ends_with_a_killed_gateway(served: Gateway) 
 def test_idle_child_ends_and_the_next_text_starts_another(
     gateway: StartGateway, tmp_path: Path
 ) -> None:
-    flags = ["--llama-api", NOBODY, "--local-embeddings-unload", "0.1"]
-    served = gateway(*flags, env=ON, ready=0)
+    served = gateway("--llama-api", NOBODY, env=ON, ready=0, fixed={"UNLOAD_EMBEDDINGS": 0.1})
     with client(served) as api:
         assert api.embeddings.create(model=NAME, input="a dog").data
         until(lambda: not children(served))

@@ -74,8 +74,9 @@ def served(
     flags = ["--config", str(config), "--chat-template", str(TEMPLATE)]
     flags += ["--mcp-url", f"http://127.0.0.1:{remote}/mcp"]
     flags += ["--mcp-url", f"http://*.localhost:{remote}/mcp"]
-    flags += ["--tool-timeout", "300"]  # a call may start the server, which a busy machine delays
-    gateway = module_gateway("--llama-api", server.url, *flags)
+    # A call may start the server, which a busy machine delays.
+    patient = {"SLOTPROXY_AGENT_TOOL_TIMEOUT": "300"}
+    gateway = module_gateway("--llama-api", server.url, *flags, env=patient)
     # A server that does not list its tools in time is tried again later, and missing until then.
     wait_until(lambda: "far__get_weather" in names_of(gateway), 110)
     yield gateway

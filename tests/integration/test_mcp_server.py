@@ -46,8 +46,9 @@ def served(
     searxng = SearXNG({"tide": "The tide is high."})
     flags = ["--config", str(config), "--data", str(folder / "data"), "--api-key-file", str(keys)]
     flags += ["--search-engine", "searxng", "--searxng-url", searxng.url]
-    flags += ["--tool-timeout", "300"]  # a call may start the server, which a busy machine delays
-    gateway = module_gateway("--llama-api", server.url, *flags)
+    # A call may start the server, which a busy machine delays.
+    patient = {"SLOTPROXY_AGENT_TOOL_TIMEOUT": "300"}
+    gateway = module_gateway("--llama-api", server.url, *flags, env=patient)
     # A server that does not list its tools in time is tried again later, and missing until then.
     wait_until(lambda: "far__get_weather" in names_of(gateway), 110)
     yield gateway

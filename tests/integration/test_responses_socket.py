@@ -1,4 +1,4 @@
-"""The WebSocket of /v1/responses through real servers: gunicorn's gevent and threaded workers."""
+"""The WebSocket of /v1/responses through a real server."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from tools.processes import Gateway, ModelServer
 ASK = {"type": "response.create", "input": "Hi", "store": False, "max_output_tokens": 8}
 
 
-@pytest.fixture(params=["gevent", "gthread"])
-def running(
-    request: pytest.FixtureRequest, old_server: ModelServer, gateway: Callable[..., Gateway]
-) -> Gateway:
-    return gateway("--worker-class", request.param, "--llama-api", old_server.url)
+@pytest.fixture
+def running(old_server: ModelServer, gateway: Callable[..., Gateway]) -> Gateway:
+    return gateway("--llama-api", old_server.url)
 
 
 @contextlib.contextmanager

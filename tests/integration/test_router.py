@@ -408,7 +408,7 @@ def test_closed_stream_frees_the_slot_of_the_model(router: Router, gateway: Star
 
 def test_stream_reports_model_loading(start_router: StartRouter, gateway: StartGateway) -> None:
     slow = start_router("--models-max", "1", env=SLOW_LOADS)
-    one = gateway("--llama-api", slow.url, "--sse-ping-interval", "0.3")
+    one = gateway("--llama-api", slow.url, fixed={"PING": 0.3})
     for _ in range(2):  # unknown to us, then known
         with contextlib.closing(stream(one, "alpha", 4)) as connection:
             answer = connection.getresponse()

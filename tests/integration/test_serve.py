@@ -91,7 +91,6 @@ GUNICORN = STUB + "from gunicorn.app.wsgiapp import run; sys.argv[0] = 'gunicorn
 
 WAYS: dict[str, tuple[str, list[str], dict[str, str]]] = {
     "slotproxy": (SLOTPROXY, ["--port", "0"], {}),
-    "gthread": (SLOTPROXY, ["--port", "0", "--worker-class", "gthread"], {}),
     "waitress": (SLOTPROXY, ["--port", "0", "--server", "waitress"], {}),
     "gunicorn": (GUNICORN, ["proxy.wsgi"], {"SLOTPROXY_PORT": "0"}),
 }
@@ -202,7 +201,7 @@ def test_request_arriving_during_stop_is_answered(start: Start) -> None:
     assert "Error" not in server.log
 
 
-@pytest.mark.parametrize("way", ["slotproxy", "gthread", "gunicorn"])
+@pytest.mark.parametrize("way", ["slotproxy", "gunicorn"])
 def test_worker_closes_resources_and_exits_cleanly(start: Start, way: str) -> None:
     """An interpreter that finalizes while native threads run can crash."""
     server = start(*WAYS[way])

@@ -30,7 +30,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         pytest.skip("no OpenID provider here: python -m tools.oidc_provider says why")
     children: list[Any] = []
 
-    def begin(*flags: str) -> tuple[Gateway, Provider]:
+    def begin(*flags: str, **keys: str) -> tuple[Gateway, Provider]:
         folder = tmp_path_factory.mktemp("oidc")
         (folder / "keys").write_text("ops sk-ops\n")
         port = held_port()
@@ -40,8 +40,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         provider.start()
         words = ["--llama-api", "http://127.0.0.1:9", "--api-key-file", str(folder / "keys")]
         words += ["--admins", "ops", "--data", str(folder / "data"), "--wrong-keys", "0"]
-        words += ["--oidc-issuer", provider.issuer, *flags]
-        gateway = Gateway(words, folder / "gateway.log", port=port)
+        keys["issuer"] = provider.issuer
+        env = {f"SLOTPROXY_OIDC_{name.upper()}": value for name, value in keys.items()}
+        gateway = Gateway([*words, *flags], folder / "gateway.log", port=port, env=env)
         children.append(gateway)
         gateway.start(ready=0)
         return gateway, provider
@@ -53,13 +54,13 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             child.kill()
 
 
-SECRET = ("--oidc-client-id", "slotproxy", "--oidc-client-secret", "a secret: with%signs")
+SECRET = {"client_id": "slotproxy", "client_secret": "a secret: with%signs"}
 
 
 @pytest.fixture(scope="module")
 def site(start: Site) -> tuple[Gateway, Provider]:
-    rules = ("--oidc-team-claim", "groups", "--oidc-admins", "groups=slotproxy-admins")
-    one = start(*SECRET, *rules, "--oidc-allow", "groups=staff")
+    rules = {"team_claim": "groups", "admins": "groups=slotproxy-admins", "allow": "groups=staff"}
+    one = start(**SECRET, **rules)
     httpx.post(f"{one[0].url}/team/new", json={"team_id": "research"}, headers=ADMIN)
     return one
 
@@ -180,7 +181,7 @@ def test_answer_of_another_browser_or_used_twice_is_refused(site: tuple[Gateway,
 
 
 def test_requests_of_other_sites_lock_nobody_out(start: Site) -> None:
-    gateway, _ = start(*SECRET, "--wrong-keys", "3")
+    gateway, _ = start("--wrong-keys", "3", **SECRET)
     with Browser() as browser:
         for _ in range(5):
             made_up = browser.get(f"{gateway.url}/signin/oidc/callback?state=x&code=y")
@@ -190,15 +191,15 @@ def test_requests_of_other_sites_lock_nobody_out(start: Site) -> None:
 
 @pytest.mark.parametrize("client", ["public", "posting"])
 def test_public_clients_and_those_that_post_their_secret_work(start: Site, client: str) -> None:
-    more = ("--oidc-client-secret", "another") if client == "posting" else ()
-    gateway, _ = start("--oidc-client-id", client, *more, "--oidc-user-claim", "sub")
+    more = {"client_secret": "another"} if client == "posting" else {}
+    gateway, _ = start(client_id=client, user_claim="sub", **more)
     with Browser() as browser:
         assert browser.sign_in(gateway, "frank").status_code == 200
         assert key_of(gateway, "frank")["key_alias"] == "frank"
 
 
 def test_provider_that_is_away_is_said(start: Site) -> None:
-    gateway, provider = start(*SECRET)
+    gateway, provider = start(**SECRET)
     provider.kill()
     with Browser() as browser:
         page = browser.to_provider(gateway)

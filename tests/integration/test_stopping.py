@@ -45,7 +45,6 @@ sys.exit(main())
 """
 SERVERS = {
     "gevent": [],
-    "gthread": ["--worker-class", "gthread"],
     "waitress": ["--server", "waitress"],
 }
 WHY = "the gateway is stopping"

@@ -33,8 +33,8 @@ from proxy.__main__ import main
 sys.exit(main())
 """
 FLAGS = (
-    "--queue-timeout 30 --timeout 20 --connect-timeout 2 --health-interval 2 --health-deadline 10"
-    " --wait-for-backend 10 --stored-responses 200 --metrics --max-queue 128"
+    "--queue-timeout 30 --timeout 20 --health-interval 2"
+    " --wait-for-backend 10 --metrics --max-queue 128"
 ).split()
 
 

@@ -1,6 +1,6 @@
 """Conversations of the Responses API: kept items that responses continue and add to.
 
-They are stored with the responses, within the same bounds (`--stored-responses`); one that is used
+They are stored with the responses, within the same bounds; one that is used
 counts as new. A conversation is at most as large as a body (`--max-body`), and as quickly decoded.
 """
 
@@ -41,8 +41,6 @@ ITEM = tuple(f"{route}/<item>" for route in ITEMS)
 def create(services: Services, record: Record) -> Any:
     """A new conversation."""
     new = conversations.create(_body(services))
-    if not services.settings.stored_responses:
-        raise BadRequest("conversations are stored, but --stored-responses is 0")
     key, now = CONVERSATION + uuid.uuid4().hex, time.time()
     made = conversations.conversation(key, int(now), new.metadata)
     items = conversations.with_ids(new.items, uuid.uuid4().hex)

@@ -18,6 +18,9 @@ from ..openai.completions import prompts
 
 MAX_DIMENSIONS = 1 << 20
 MAX_INPUTS = 2048
+SHORTENED = (
+    "dimensions: cut to {} of {}; only a model trained for it keeps its quality (Matryoshka)"
+)
 
 
 class EmbeddingRequest(Struct, frozen=True):
@@ -84,18 +87,21 @@ def _inputs(value: Any, name: str) -> tuple[str | tuple[int, ...], ...]:
     return inputs  # type: ignore[return-value]  # mypy does not follow any()
 
 
-def shaped(request: EmbeddingRequest, embedded: Embedded, shortens: bool) -> list[list[float]]:
-    """Cuts the vectors to the requested dimensions and scales them to length 1.
+def shaped(
+    request: EmbeddingRequest, embedded: Embedded
+) -> tuple[list[list[float]], tuple[str, ...]]:
+    """The vectors, cut to the requested dimensions and scaled to length 1, and warnings.
 
     Only some models support shorter vectors, and no server reports which. Raises Unsupported if the
-    request's dimensions differ from the model's, unless `shortens` is set and they are fewer."""
+    model has fewer dimensions than the request wants."""
     wanted = request.dimensions
     have = len(embedded.vectors[0])
-    if wanted and wanted != have and not (shortens and wanted < have):
+    if wanted and wanted > have:
         raise Unsupported(
             f"must not exceed the {have} dimensions of this model", param="dimensions"
         )
-    return [normalised(vector[: wanted or have]) for vector in embedded.vectors]
+    warnings = (SHORTENED.format(wanted, have),) if wanted and wanted < have else ()
+    return [normalised(vector[: wanted or have]) for vector in embedded.vectors], warnings
 
 
 def reply(

@@ -95,9 +95,9 @@ def _embedded(
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
     asked = parsed(partial(parse, raw), request.environ)
-    record.warnings += asked.warnings
     name, result = embedded(services, record, asked.model, asked.inputs)
-    vectors = embeddings.shaped(asked, result, services.settings.embedding_shortens)
+    vectors, warnings = embeddings.shaped(asked, result)
+    record.warnings += (*asked.warnings, *warnings)
     return asked, name, vectors, result.tokens
 
 

@@ -1,5 +1,5 @@
 """Chat completions that are stored: `store` in the request, and the routes that read, change and
-delete them. They are kept with the responses, within the same bounds (`--stored-responses`)."""
+delete them. They are kept with the responses, within the same bounds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ from . import objects as stored_chats
 blueprint = Api("stored_chats", __name__, group="chat", tag="OpenAI")
 log = logging.getLogger("slotproxy.stored_chats")
 
-UNSTORED = "store: not stored, because --stored-responses is 0"
 ROUTES = "/v1/chat/completions", "/chat/completions"
 ROUTE = tuple(f"{route}/<key>" for route in ROUTES)
 MESSAGES = tuple(f"{route}/messages" for route in ROUTE)
@@ -68,9 +67,7 @@ class StoringDialect:
         asked = parsed(partial(openai_chat.parse, raw), self._environ)
         self._metadata = stored_chats.to_store(raw) or {}
         self._messages = msgspec.json.encode(raw["messages"])
-        if self._services.settings.stored_responses:
-            return asked
-        return msgspec.structs.replace(asked, warnings=(*asked.warnings, UNSTORED))
+        return asked
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]

@@ -82,7 +82,7 @@ def _opened() -> SignIn:
     """Raises NotFound."""
     sign_in = current_services().sign_in
     if sign_in is None:
-        raise NotFound("this gateway has no sign-in provider: set --oidc-issuer, or sign in by key")
+        raise NotFound("this gateway has no sign-in provider: set [oidc], or sign in by key")
     return sign_in
 
 

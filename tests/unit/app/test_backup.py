@@ -21,7 +21,6 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 from proxy.__main__ import main
 from proxy.app import backup
 from proxy.config import Settings
-from proxy.store import archive
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
 from proxy.store.revisions import newest_revision
@@ -235,19 +234,6 @@ def test_nothing_to_back_up_is_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["backup", str(file), "--data", str(tmp_path / "none")]) == 1
     assert "--data FOLDER" in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == []
-
-
-def test_response_store_is_part_of_the_backup(data: Path, tmp_path: Path) -> None:
-    responses = tmp_path / "responses.db"
-    with closing(sqlite3.connect(responses)) as database, database:
-        database.execute("create table kept (text text)")
-    file = tmp_path / "b.tar.gz"
-    settings = Settings(data=str(data), response_store=str(responses))
-    assert backup.backup(settings, str(file))
-    assert [one.name for one in archive.read(file).files][-1] == "response-store.db"
-    # A gateway without that setting has no place for it.
-    with pytest.raises(archive.BackupError, match="no place here"):
-        backup.restore(Settings(data=str(data)), str(file), say_yes)
 
 
 def test_file_must_come_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from proxy.__main__ import main
-from proxy.app import discovery, doctor, storage_checks
+from proxy.app import discovery, doctor
 from proxy.app.findings import (
     LITTLE_SPACE,
     Finding,
@@ -247,7 +247,7 @@ def _database(folder: Path, revision: str) -> sqlite3.Connection:
 
 
 def _found(settings: Settings, about: str) -> list[Finding]:
-    return [one for one in storage_checks.examine(settings) if one.about == about]
+    return [one for one in doctor.storage(settings) if one.about == about]
 
 
 def test_file_of_a_later_version_is_a_problem_and_stays_as_it_is(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_file_of_a_later_version_is_a_problem_and_stays_as_it_is(tmp_path: Path)
 def test_file_that_is_locked_or_damaged_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_checks, "PATIENCE", 0.05)
+    monkeypatch.setattr(doctor, "WRITER", 0.05)
     with closing(_database(tmp_path, newest_revision())) as other:
         settings = Settings(data=str(tmp_path))
         assert _found(settings, "database")[0].level == "ok"

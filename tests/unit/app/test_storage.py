@@ -64,13 +64,12 @@ def test_database_that_is_not_used_is_not_imported(program: str, tmp_path: Path)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("setting", ["data", "database", "response_store"])
+@pytest.mark.parametrize("setting", ["data", "database"])
 def test_responses_in_a_database_outlive_a_restart(setting: str, tmp_path: Path) -> None:
     pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     where = {
         "data": {"data": str(tmp_path)},
         "database": {"database": f"sqlite:///{tmp_path / 'db'}", "data": str(tmp_path / "data")},
-        "response_store": {"response_store": str(tmp_path / "responses.sqlite")},
     }[setting]
     made: Any = client(**where).post("/v1/responses", json={"input": "Hi"}).json
     after: Any = client(**where).get(f"/v1/responses/{made['id']}").json
@@ -84,33 +83,7 @@ def test_a_data_directory_without_the_extra_leaves_responses_in_memory(
     assert isinstance(responses(data=str(tmp_path)), MemoryResponses)
 
 
-def test_a_response_store_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain_install(monkeypatch)
-    with pytest.raises(SettingsError, match=r"^--response-store requires pip install.*\[knowledge"):
-        responses(response_store=str(tmp_path / "r"))
-
-
 def test_workers_that_share_a_table_need_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     plain_install(monkeypatch)
     with pytest.raises(SettingsError, match=r"^--state requires pip install slotproxy\[redis\]"):
         responses(state=Secret("redis://127.0.0.1/0"))
-
-
-def test_a_response_store_that_cannot_be_used_is_a_wrong_setting(tmp_path: Path) -> None:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-    with pytest.raises(
-        SettingsError, match=f"--response-store: no such directory: {tmp_path}/away"
-    ):
-        responses(response_store=str(tmp_path / "away" / "r"))
-    assert not (tmp_path / "away").exists(), "its disk may not be mounted"
-    file = tmp_path / "r"
-    file.write_bytes(b"no database at all" * 100)
-    with pytest.raises(SettingsError, match=f"--response-store: {file}: .*not a database"):
-        responses(response_store=str(file))
-
-
-def test_any_name_is_a_file_for_responses(tmp_path: Path) -> None:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-    file = tmp_path / "100% of ann's? r#1"
-    client(response_store=str(file)).post("/v1/responses", json={"input": "Hi"})
-    assert file.stat().st_size > 0

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from proxy.config import SettingsError, load, table
-from proxy.config.command_line import COMMANDS, SHELLS, completion, of_command, parser, split
+from proxy.config.command_line import COMMANDS, SHELLS, completion, of_command, split
 
 
 def test_first_word_is_the_command() -> None:
@@ -23,9 +23,27 @@ def test_own_arguments_are_parted_from_settings() -> None:
     assert settings == ["--port", "9000", "--metrics"]
 
 
-def test_help_names_every_command() -> None:
-    text = parser().format_help()
-    assert all(f"{name}:" in text for name in COMMANDS)
+def _help(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit, match="0"):
+        load(["--help", *words], {})
+    return capsys.readouterr().out
+
+
+def test_help_shows_everyday_flags_groups_and_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = _help(capsys)
+    assert "  --llama-api" in text and "  --queue-timeout" not in text
+    for row in table():
+        topic = row.group.split()[0].lower()
+        assert f"  --help {topic} " in text
+        assert f"  {row.flag}" in _help(capsys, topic)
+    assert all(f"  {name} " in text for name in COMMANDS)
+    assert len(text.splitlines()) <= 72
+    with pytest.raises(SettingsError, match="--help: 'x' is not one of backends, models"):
+        load(["--help", "x"], {})
+
+
+def test_there_are_at_most_70_settings() -> None:
+    assert len(table()) <= 70, "make a constant of one that nobody changes"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from proxy import __version__
 from proxy.config import (
     ENV_PREFIX,
+    SECTIONS,
     ApiKey,
     BackendConfig,
     Secret,
@@ -21,9 +22,11 @@ from proxy.config import (
     SettingsError,
     from_environment,
     load,
+    section_variable,
     table,
 )
-from tools import settings_table
+from proxy.config.removed import REMOVED
+from tools import generated_docs
 
 
 def wrong(*argv: str, env: dict[str, str] | None = None) -> str:
@@ -78,11 +81,11 @@ def test_empty_text_flag_is_the_empty_string() -> None:
 
 
 def test_flag_beats_environment_beats_file_beats_default(toml: Any) -> None:
-    config = toml("port = 1\nthreads = 2\nslots = 3\n")
-    env = {"SLOTPROXY_PORT": "10", "SLOTPROXY_THREADS": "20"}
+    config = toml("port = 1\nmax_queue = 2\nslots = 3\n")
+    env = {"SLOTPROXY_PORT": "10", "SLOTPROXY_MAX_QUEUE": "20"}
     settings = load(["--config", config, "--port", "100"], env)
-    assert (settings.port, settings.threads, settings.slots) == (100, 20, 3)
-    assert settings.max_queue == 256
+    assert (settings.port, settings.max_queue, settings.slots) == (100, 20, 3)
+    assert settings.timeout == 600
 
 
 def test_config_file_is_named_by_environment_or_flag(toml: Any) -> None:
@@ -236,8 +239,7 @@ def test_invalid_sampler_defaults_are_refused(value: str, message: str) -> None:
         ("--timeout", "0", "expected a number greater than 0 and at most 86400, got '0'"),
         ("--timeout", "nan", "got 'nan'"),
         ("--timeout", "inf", "got 'inf'"),
-        ("--sse-ping-interval", "inf", "got 'inf'"),
-        ("--sse-ping-interval", "-1", "got '-1'"),
+        ("--queue-timeout", "-1", "got '-1'"),
         ("--log-level", "loud", "expected one of debug, info, warning, error, got 'loud'"),
         ("--server", "flask", "expected one of gunicorn, waitress"),
         ("--llama-api", "127.0.0.1:8080", "expected an address like http://127.0.0.1:8080"),
@@ -432,11 +434,12 @@ def test_every_setting_has_flag_variable_file_key_and_help(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        load(["--help"], {})
+        load(["--help", "all"], {})
     assert ended.value.code == 0
     text = capsys.readouterr().out
     names = {field.name for field in msgspec.structs.fields(Settings)}
     no_settings = {
+        *SECTIONS,
         "backend",
         "model",
         "mcp",
@@ -474,20 +477,18 @@ def test_version_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"slotproxy {__version__}\n"
 
 
-def test_settings_page_has_the_current_table() -> None:
-    text = settings_table.PAGE.read_text(encoding="utf-8")
-    assert settings_table.updated(text) == text, "run: python -m tools.settings_table"
-
-
 def test_table_between_markers_is_replaced() -> None:
-    text = settings_table.updated("a\n<!-- settings -->\nWHAT WAS\n<!-- /settings -->\nb")
+    text = generated_docs.filled(
+        "settings.md", "a\n<!-- settings -->\nWHAT WAS\n<!-- /settings -->\nb"
+    )
     assert text.startswith("a\n<!-- settings -->\n## Backends\n\n| Flag |")
     assert text.endswith("|\n<!-- /settings -->\nb")
     assert "WHAT WAS" not in text
     for row in table():
         assert len(re.findall(rf"^\| `{row.flag}` ", text, re.MULTILINE)) == 1
+    assert "## Keys of the `[oidc]` table" in text
     with pytest.raises(ValueError, match="settings"):
-        settings_table.updated("no markers")
+        generated_docs.filled("settings.md", "no markers")
 
 
 # -- nothing crashes -------------------------------------------------------------------------------
@@ -519,7 +520,6 @@ def test_any_flags_give_settings_or_a_one_line_error(argv: list[str]) -> None:
 def test_literal_settings_equal_the_servers_choices() -> None:
     kinds = {row.name: get_args(row.type) for row in table() if get_args(row.type)}
     assert kinds["server"] == ("gunicorn", "waitress")
-    assert kinds["worker_class"] == ("gevent", "gthread")
 
 
 def test_key_line_may_have_group_and_class(tmp_path: Path) -> None:
@@ -592,10 +592,12 @@ def test_retired_bing_engine_is_named_in_the_error(toml: Any) -> None:
 
 @pytest.mark.parametrize("name", ["searxng", "brave", "tavily"])
 def test_search_engine_without_address_or_key_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"--search-engine: {name} requires --{name}-"):
+    with pytest.raises(SettingsError, match=f"--search-engine: {name} requires .*{name}.(url|key)"):
         load(["--search-engine", name], {})
-    needed = "--searxng-url=http://127.0.0.1:1" if name == "searxng" else f"--{name}-key=k"
-    assert load(["--search-engine", name, needed], {}).search_engine == (name,)
+    needed = {"SLOTPROXY_SEARXNG_URL": "http://127.0.0.1:1"}
+    if name != "searxng":
+        needed = {f"SLOTPROXY_SEARCH_{name.upper()}_KEY": "k"}
+    assert load(["--search-engine", name], needed).search_engine == (name,)
 
 
 def test_watched_file_is_that_of_config(tmp_path: Path) -> None:
@@ -629,19 +631,54 @@ def test_wrong_webhook_is_refused_and_not_shown(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("keys", "message"),
     [
-        ("--oidc-issuer http://id.example.org", "begins with https://"),
-        ("--oidc-issuer https://id.example.org/?a=b", "without query"),
-        ("--oidc-issuer https://id.example.org", "requires --oidc-client-id"),
-        ("--oidc-issuer https://id.example.org --oidc-client-id us", "requires --api-key-file"),
-        ("--oidc-admins groups", "expected CLAIM=VALUE"),
-        ("--oidc-allow =x", "expected CLAIM=VALUE"),
+        ("issuer=http://id.example.org", "begins with https://"),
+        ("issuer=https://id.example.org/?a=b", "without query"),
+        ("issuer=https://id.example.org", r"requires client_id in the table \[oidc\]"),
+        ("issuer=https://id.example.org client_id=us", "requires --api-key-file"),
+        ("admins=groups", "expected CLAIM=VALUE"),
+        ("allow==x", "expected CLAIM=VALUE"),
+        ("colour=red", "unknown setting 'colour'"),
     ],
 )
-def test_wrong_settings_of_an_openid_provider_are_refused(flags: str, message: str) -> None:
+def test_wrong_settings_of_an_openid_provider_are_refused(
+    toml: Any, keys: str, message: str
+) -> None:
+    pairs = [word.split("=", 1) for word in keys.split()]
+    file = toml("[oidc]\n" + "\n".join(f'{name} = "{value}"' for name, value in pairs))
     with pytest.raises(SettingsError, match=message):
-        load(["--llama-api", "http://127.0.0.1:9", *flags.split()], {})
+        load(["--llama-api", "http://127.0.0.1:9", "--config", file], {})
+    if "unknown" in message:
+        return
+    variables = {f"SLOTPROXY_OIDC_{name.upper()}": value for name, value in pairs}
+    with pytest.raises(SettingsError, match=message):
+        load(["--llama-api", "http://127.0.0.1:9"], variables)
+
+
+def test_removed_settings_are_refused_with_what_to_do(toml: Any) -> None:
+    of_sections = {
+        section_variable(name, row) for name in SECTIONS for row in table(SECTIONS[name])
+    }
+    for name, sentence in REMOVED.items():
+        assert name not in {row.name for row in table()}
+        flag = f"--{name.replace('_', '-')}"
+        for words in ([flag, "1"], [f"{flag}=1"], [flag.replace("--", "--no-", 1)]):
+            assert wrong(*words).endswith(f": {sentence}")
+        message = wrong("--config", toml(f"{name} = 1"))
+        assert message.endswith(f"slotproxy.toml: {name}: {sentence}")
+        variable = f"SLOTPROXY_{name.upper()}"
+        if variable not in of_sections:
+            assert wrong(env={variable: "1"}) == f"{variable}: {sentence}"
+
+
+def test_table_of_the_file_is_read_with_its_variables(toml: Any) -> None:
+    file = toml("[agent]\nrounds = 3\ntool-timeout = 5\n[oidc]\nadmins = ['groups=ops']")
+    settings = load(["--config", file], {"SLOTPROXY_AGENT_ROUNDS": "4"})
+    assert (settings.agent.rounds, settings.agent.tool_timeout) == (4, 5.0)
+    assert settings.oidc.admins == ("groups=ops",)
+    assert "agent: rounds: expected an integer" in wrong("--config", toml("[agent]\nrounds = 0"))
+    assert "agent: expected a table" in wrong("--config", toml("agent = 6"))
 
 
 def test_name_of_a_backend_without_a_model_ends_with_no_slash() -> None:

@@ -68,7 +68,7 @@ def test_session_of_a_client_reaches_the_scheduler(
 
 
 def test_responses_that_continue_one_are_one_session() -> None:
-    app = make_app(ScriptPlayer(split_text("Sunny.")), chat_template="hermes", stored_responses=9)
+    app = make_app(ScriptPlayer(split_text("Sunny.")), chat_template="hermes")
     client = app.test_client()
     first = client.post("/v1/responses", json={"input": "Hi"}).json
     assert first is not None

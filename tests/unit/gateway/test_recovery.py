@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
+from proxy.config import fixed
 from proxy.core.events import Batch, Failed, Finished, TextDelta
 from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
@@ -202,9 +203,12 @@ def test_cancel_ends_the_wait_for_a_backend(serve: MakeGateway) -> None:
             waits.result(60)
 
 
-def test_stream_gets_heartbeats_while_waiting_for_backend(serve: MakeGateway) -> None:
+def test_stream_gets_heartbeats_while_waiting_for_backend(
+    serve: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver = Faulty()
-    gateway = serve(driver, sse_ping_interval=0.05)
+    monkeypatch.setattr(fixed, "PING", 0.05)
+    gateway = serve(driver)
     driver.up = False
     answer = gateway.answer(REQUEST, Cancel())
     found: list[Batch] = []
@@ -275,9 +279,12 @@ def cut_after(*pieces: str) -> list[Batch | GatewayError]:
     return [*say(*pieces)[:-1], CUT]
 
 
-def test_interrupted_answer_resumes_when_its_only_backend_recovers(serve: MakeGateway) -> None:
+def test_interrupted_answer_resumes_when_its_only_backend_recovers(
+    serve: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fixed, "PING", 0.05)
     driver = Faulty(cut_after("one ", "two "), say("three", usage=Usage(9, 1, 0)))
-    gateway = serve(driver, sse_ping_interval=0.05)
+    gateway = serve(driver)
     answer = gateway.answer(REQUEST, Cancel())
     found: list[Batch] = []
     waited = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,19 +51,6 @@ def test_permissions_of_older_files_are_narrowed_at_start(tmp_path: Path) -> Non
     wait_until(lambda: set(modes(tmp_path).values()) == {0o600})
 
 
-def test_stored_responses_are_private(tmp_path: Path) -> None:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-    wide = tmp_path / "wide.sqlite"
-    sqlite3.connect(wide).close()
-    wide.touch(0o644)
-    tmp_path.chmod(0o755)
-    for path in (wide, tmp_path / "new.sqlite"):
-        to = client(response_store=str(path))
-        assert to.post("/v1/responses", json={"input": "Hi"}).status_code == 200
-        assert mode(path) == 0o600
-    assert mode(tmp_path) == 0o755  # a file's folder may be anything
-
-
 def test_folder_is_narrowed_only_without_foreign_content(tmp_path: Path) -> None:
     for name, expected in (("slotproxy.db-wal", 0o700), ("letters.txt", 0o755)):
         folder = tmp_path / name
@@ -85,7 +71,7 @@ def test_symbolic_link_is_not_followed(tmp_path: Path) -> None:
 def test_world_readable_key_file_is_warned_of(tmp_path: Path) -> None:
     keys, toml = tmp_path / "keys", tmp_path / "s.toml"
     keys.write_text("sk-1\n")
-    toml.write_text('brave_key = "sk-2"\n')
+    toml.write_text('[search]\nbrave_key = "sk-2"\n')
     flags = ["--api-key-file", str(keys), "--config", str(toml)]
     for wide, count in ((0o644, 2), (0o640, 0), (0o600, 0)):
         keys.chmod(wide)
@@ -117,8 +103,7 @@ def test_home_is_expanded_in_files_and_variables(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     toml = tmp_path / "s.toml"
-    toml.write_text('data = "~/kept"\nresponse_store = "~/r.sqlite"\n')
+    toml.write_text('data = "~/kept"\n')
     settings = load(["--config", "~/s.toml"], {})
     assert settings.data == str(tmp_path / "kept")
-    assert settings.response_store == str(tmp_path / "r.sqlite")
     assert load([], {"SLOTPROXY_DATA": "~/x"}).data == str(tmp_path / "x")

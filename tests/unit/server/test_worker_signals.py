@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from proxy.config import Settings
+from proxy.server.serve import gunicorn_options
 
 # In a process of its own, since it forks and changes handlers.
 SCRIPT = """
 import os, signal
 from types import SimpleNamespace
+from gunicorn.config import Config
 from proxy.config.settings import Settings
+from proxy.server.http1 import ConnectionLimits
 from proxy.server.serve import gunicorn_options
 
-hooks = gunicorn_options(Settings(worker_class="gthread"))
+hooks = options = gunicorn_options(Settings())
 
 def spawn_worker():
     hooks["pre_fork"](arbiter, None)
@@ -22,12 +29,12 @@ def spawn_worker():
     if pid:
         return pid
     os.kill(os.getpid(), signal.NUMBER)
-    hooks["post_fork"](arbiter, None)
+    hooks["post_fork"](arbiter, worker)
     os._exit(0)  # the signal was lost, or waits
 
-config = SimpleNamespace(
-    workers=1, worker_connections=64, graceful_timeout=30, set=lambda name, value: None
-)
+config = Config()
+config.set("worker_class", options["worker_class"])
+worker = SimpleNamespace(cfg=config, limits=ConnectionLimits())
 arbiter = SimpleNamespace(cfg=config, spawn_worker=spawn_worker)
 signal.signal(signal.SIGTERM, lambda number, frame: None)  # the master's only records it
 hooks["on_starting"](arbiter)
@@ -70,6 +77,30 @@ def test_stop_that_comes_right_after_the_fork_ends_the_worker() -> None:
 def test_hangup_that_comes_right_after_the_fork_waits_until_the_worker_can_reload() -> None:
     done = _run(SCRIPT.replace("NUMBER", "SIGHUP"))
     assert done.stdout.split() == ["0"], done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run on Windows")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("worker_class", "gthread", "worker class gthread: slotproxy has its own"),
+        ("certfile", "/c.pem", "TLS .* is not supported: put nginx or Caddy in front"),
+        ("proxy_protocol", True, "set --trusted-proxies"),
+        ("accesslog", "-", "slotproxy logs its requests itself"),
+    ],
+)
+def test_settings_of_gunicorn_that_our_worker_lacks_are_refused(
+    name: str, value: object, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gunicorn.config import Config
+
+    options = gunicorn_options(Settings())
+    config = Config()
+    config.set("worker_class", options["worker_class"])
+    config.set(name, value)
+    with pytest.raises(SystemExit, match="2"):
+        options["on_starting"](SimpleNamespace(cfg=config))
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")

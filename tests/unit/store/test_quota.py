@@ -41,7 +41,7 @@ def test_document_quota_allows_replacement(tmp_path: Path) -> None:
     base = knowledge.create("ann", "b").id
     for name in ("1.txt", "2.txt"):
         knowledge.add("ann", base, name, b"words")
-    with pytest.raises(QuotaExceeded, match=r"2 documents.*--quota-documents"):
+    with pytest.raises(QuotaExceeded, match=r"2 documents: delete some"):
         knowledge.add("ann", base, "3.txt", b"words")
     knowledge.add("ann", base, "2.txt", b"other words", replace=True)
     assert [one.filename for one in knowledge.documents("ann", base)] == ["1.txt", "2.txt"]
@@ -59,7 +59,7 @@ def test_number_of_files_is_bounded(tmp_path: Path) -> None:
             StoredFile(file_id=f"f{number}", filename="a", purpose="p", size=1, created=1.0),
             BytesIO(b"x"),
         )
-    with pytest.raises(QuotaExceeded, match=r"2 files.*--quota-files"):
+    with pytest.raises(QuotaExceeded, match=r"2 files: delete some"):
         files.put(
             "ann",
             StoredFile(file_id="f2", filename="a", purpose="p", size=1, created=1.0),
@@ -151,10 +151,9 @@ def test_editing_a_chunk_does_not_wait_for_embeddings(tmp_path: Path) -> None:
 
 def test_database_url_expands_home_and_refuses_contradicting_kind(tmp_path: Path) -> None:
     file = tmp_path / "slotproxy.toml"
-    file.write_text('data = "~/d"\nresponse-store = "~/r"\n')
+    file.write_text('data = "~/d"\n')
     settings = load(["--config", str(file)], {})
     assert settings.data == str(Path.home() / "d")
-    assert settings.response_store == str(Path.home() / "r")
     file.write_text('[[backend]]\nurl = "http://127.0.0.1:1"\nkind = "chatglm"\n')
     with pytest.raises(SettingsError, match="backend 1: kind: a backend with a url is llamacpp"):
         load(["--config", str(file)], {})

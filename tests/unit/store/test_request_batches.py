@@ -228,5 +228,5 @@ def test_results_of_unfinished_batches_count_against_the_quota(database: Databas
     files.put("anna", structs.replace(output("f1"), size=41), BytesIO(b"x" * 41))
     store.check_quota("anna", 0)
     files.put("anna", output("f2"), BytesIO(b""))
-    with pytest.raises(QuotaExceeded, match="--quota-files"):
+    with pytest.raises(QuotaExceeded, match="files: delete some"):
         store.check_quota("anna", 0)

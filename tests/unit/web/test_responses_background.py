@@ -126,14 +126,14 @@ def test_deleted_response_stays_deleted() -> None:
 
 def app_with(file: Path, driver: ScriptedDriver | None = None) -> Flask:
     pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-    return make_app(driver or ScriptedDriver(), response_store=str(file))
+    return make_app(driver or ScriptedDriver(), data=str(file.parent))
 
 
 def test_response_of_lost_process_is_reported_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "BEAT", 60.0)  # the writer counts as dead but is alive
-    file = tmp_path / "responses.sqlite"
+    file = tmp_path / "slotproxy.db"
     api = app_with(file, Held()).test_client()
     made: Any = api.post("/v1/responses", json=BODY).json
     other = app_with(file).test_client()
@@ -156,8 +156,8 @@ def test_response_can_be_cancelled_by_another_process(
     # Two stores of one process would mistake each other for an earlier run.
     monkeypatch.setattr(writers, "new_name", lambda: f"{uuid.uuid4().hex}:1:1")
     driver = Held()
-    api = app_with(tmp_path / "r", driver).test_client()
-    other = app_with(tmp_path / "r").test_client()
+    api = app_with(tmp_path / "slotproxy.db", driver).test_client()
+    other = app_with(tmp_path / "slotproxy.db").test_client()
     made: Any = api.post("/v1/responses", json=BODY).json
     wait_until(lambda: status(other, made) == "in_progress")
     told: Any = other.post(f"/v1/responses/{made['id']}/cancel").json
@@ -210,8 +210,8 @@ def test_answer_that_cannot_be_stored_is_still_sent(
     from proxy.store import database
 
     monkeypatch.setattr(database, "BUSY", 0.05)
-    api = app_with(tmp_path / "r").test_client()
-    other = sqlite3.connect(tmp_path / "r", isolation_level=None)
+    api = app_with(tmp_path / "slotproxy.db").test_client()
+    other = sqlite3.connect(tmp_path / "slotproxy.db", isolation_level=None)
     other.execute("begin immediate")
     made: Any = api.post("/v1/responses", json={"input": "Hi"})
     assert (made.status_code, made.json["status"]) == (200, "completed")

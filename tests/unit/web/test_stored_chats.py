@@ -152,10 +152,3 @@ def test_export_and_deletion_of_all_data_include_chats(api: FlaskClient) -> None
     assert chat["id"] == key and chat["messages"] == [QUESTION]
     assert api.delete("/v1/data").get_json()["deleted"]["chat_completions"] == 1
     assert api.get(CHATS).get_json()["data"] == []
-
-
-def test_request_to_store_is_answered_with_a_warning_where_nothing_is_stored() -> None:
-    api = make_app(ScriptedDriver(say("Hi")), stored_responses=0).test_client()
-    told = api.post(CHATS, json={"messages": [QUESTION], "store": True})
-    assert told.status_code == 200 and "--stored-responses" in told.headers["x-slotproxy-warning"]
-    assert api.get(CHATS).get_json()["data"] == []

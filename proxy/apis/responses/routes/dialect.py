@@ -128,11 +128,6 @@ class ResponsesDialect:
             return None
         services = self._services
         request = self.parse(body)
-        if not services.settings.stored_responses:
-            raise BadRequest(
-                "background responses must be stored, but --stored-responses is 0",
-                param="background",
-            )
         model = services.gateway.registry.resolve(request.model)[1]
         record = Record(self._environ)
         record.key, record.route = self.owner, record.path

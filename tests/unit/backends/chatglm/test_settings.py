@@ -39,10 +39,10 @@ def test_variables_of_the_librarys_server_are_read() -> None:
     environ = {"MODEL": "a.bin", "MAX_LENGTH": "512", "NUM_THREADS": "3"}
     settings = load([], environ)
     assert names(settings) == [("a", "chatglm", "a.bin")]
-    assert (settings.ctx_size, settings.chatglm_threads) == (512, 3)
+    assert (settings.ctx_size, settings.chatglm.threads) == (512, 3)
     ours = load(["--chatglm-model", "b.bin", "--ctx-size", "100"], environ)
     assert names(ours) == [("b", "chatglm", "b.bin")]
-    assert (ours.ctx_size, ours.chatglm_threads) == (100, 3)
+    assert (ours.ctx_size, ours.chatglm.threads) == (100, 3)
 
 
 def test_library_variables_do_not_affect_other_backends() -> None:

@@ -19,6 +19,7 @@ from flask.testing import FlaskClient
 
 from proxy.batches import batch_run
 from proxy.batches.asking import Answered, Asked
+from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
 from proxy.core.task import Embedded, Task
 from proxy.core.usage import Usage
@@ -573,19 +574,23 @@ def test_batch_ends_where_the_bytes_of_its_key_do(folder: str) -> None:
     close(to)
 
 
-def test_batch_without_room_for_its_file_asks_nothing(folder: str) -> None:
+def test_batch_without_room_for_its_file_asks_nothing(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver = ScriptedDriver()
-    to = served(folder, driver, quota_files=1)
+    monkeypatch.setattr(fixed, "QUOTA_FILES", 1)
+    to = served(folder, driver)
     done = ended(to, create(to, lines(3))["id"])
     (error,) = done["errors"]["data"]
     assert (done["status"], error["code"]) == ("failed", "quota_exceeded")
-    assert "--quota-files" in error["message"] and not driver.tasks
+    assert "at most 1 files" in error["message"] and not driver.tasks
     assert [file["purpose"] for file in files_of(to)] == ["batch"]
     close(to)
 
 
-def test_batch_within_the_quota_is_completed(folder: str) -> None:
-    to = served(folder, quota_files=2, quota_bytes=70_000)
+def test_batch_within_the_quota_is_completed(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixed, "QUOTA_FILES", 2)
+    to = served(folder, quota_bytes=70_000)
     done = ended(to, create(to, lines(30))["id"])
     assert (done["status"], len(read(to, done["output_file_id"]))) == ("completed", 30)
     close(to)

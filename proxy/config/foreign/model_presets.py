@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from . import models
-from .macros import Foreign
-from .models import MAX_FILES, PORT, ModelConfig
+from .. import models
+from ..models import MAX_FILES, PORT, ModelConfig
+from .foreign import Foreign
 
 MAX_SIZE = 524_288  # characters of a file
 

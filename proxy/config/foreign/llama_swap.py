@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import yaml
 
-from . import forms, keys, macros, models
-from .macros import Foreign
-from .models import LOOPBACK, PORT, PROTECTED, ModelConfig
-from .settings import BackendConfig
+from .. import forms, keys, macros, models
+from ..models import LOOPBACK, PORT, PROTECTED, ModelConfig
+from ..settings import BackendConfig
+from .foreign import Foreign
 
 # YAML as plain values: tables, lists, texts, numbers, true, false and nothing.
 #
