@@ -259,13 +259,9 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
             "Requests, tokens and times of the caller's key by day; with `scope=all`, of all keys"
         ),
         "export": Operation(
-            "The ledger of the caller's key as CSV, JSON lines or a trace, by the query's `format`",
+            "The ledger of the caller's key as CSV or JSON lines, by the query's `format`",
             answer="text/csv",
         ),
-    },
-    (OPENAI, "usage"): {
-        "completions": Operation("Tokens by time, key, user, team or model; for administrators"),
-        "embeddings": Operation("The same for embeddings; for administrators"),
     },
     (OURS, "accounts"): {
         "list_changes": Operation(
