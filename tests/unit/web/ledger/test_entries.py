@@ -7,12 +7,9 @@ import pytest
 from proxy.apis.media.routes import LISTED, POSTED
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.scheduling.prefix import Chains
 from proxy.web.ledger.entries import (
-    CHARACTERS,
     PrefillSpeeds,
     api_of,
-    blocks_of,
     client_of,
     outcome_of,
     row_of,
@@ -102,25 +99,6 @@ def test_unknown_route_has_an_api_nevertheless() -> None:
     assert api_of("/mcp") == "mcp"
     assert api_of("/new") == "other"
     assert all(api_of(path) in ("audio", "images") for path in (*POSTED, *LISTED))
-
-
-def test_prompts_with_a_common_beginning_have_common_blocks() -> None:
-    chains = Chains()
-    begin = "x" * (2 * CHARACTERS)
-
-    def blocks(text: str, boundaries: tuple[int, ...] = (), group: str = "m\0g") -> list[bytes]:
-        data = blocks_of(Info(chain=chains.chain(text, boundaries, group)))
-        return [data[at : at + 8] for at in range(0, len(data), 8)]
-
-    one, other = blocks(begin + "a" * 10, (100, 5000)), blocks(begin + "b" * 9999)
-    assert len(one) == 3
-    assert len(other) == 2 + 5
-    assert one[:2] == other[:2]
-    assert one[2] != other[2]
-    assert blocks(begin) == one[:2]
-    assert not set(blocks(begin, group="m\0h")) & set(one)
-    assert blocks("x" * 3_000_000) == []
-    assert blocks_of(Info()) == b""
 
 
 def test_saved_time_is_unknown_until_a_speed_is_measured() -> None:
