@@ -358,11 +358,6 @@ BODIES: dict[str, Schema] = {
         attributes=_ATTRIBUTES,
         chunking_strategy=_CHUNKING,
     ),
-    "ModerationRequest": body(
-        "input",
-        input=one_of("A text, several, or parts with texts and images.", "Hi", TEXT, ARRAY),
-        model=text("Ignored: --moderation-model names the model.", "omni-moderation-latest"),
-    ),
     "BatchRequest": body(
         "input_file_id endpoint completion_window",
         input_file_id=text("An uploaded file with the purpose batch.", "file-1"),

@@ -161,7 +161,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if batches is not None:
-        room = _batch_room(settings, gateway, embeds, local)
+        room = _batch_room(gateway, embeds, local)
         batch_runner = BatchRunner(batches, room, longest=settings.max_body)
     jobs = Jobs(store, observer, alone=alone)
     writers = Shares(pages.answers.MOST, alone=alone)
@@ -233,7 +233,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
 
 def _batch_room(
-    settings: Settings, gateway: Gateway, embedder: Embedder, local: Embedder | None
+    gateway: Gateway, embedder: Embedder, local: Embedder | None
 ) -> Callable[[str, str], int | None]:
     """Returns the function that tells how many lines of batches may be under way, by endpoint and
     model."""
@@ -242,8 +242,6 @@ def _batch_room(
         if endpoint == "/v1/embeddings":
             chosen = local if local is not None and local.makes(name) else embedder
             return chosen.idle_slots(name)
-        if endpoint == "/v1/moderations":
-            name = settings.moderation_model
         return gateway.idle_slots(name)
 
     return room

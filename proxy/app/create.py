@@ -23,7 +23,6 @@ from ..apis.llamacpp import routes as native
 from ..apis.mcp import routes as mcp
 from ..apis.media import routes as forwarding
 from ..apis.models import routes as hosting
-from ..apis.moderations import routes as moderations
 from ..apis.ollama import routes as ollama
 from ..apis.openai import routes as openai
 from ..apis.responses import routes as responses
@@ -81,7 +80,7 @@ def with_routes(settings: Settings) -> Application:
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
     openais = (openai, stored_chats, responses, conversations)
-    models = (*openais, moderations, anthropic, ollama, glm, embeddings, native, status)
+    models = (*openais, anthropic, ollama, glm, embeddings, native, status)
     others = (
         mcp,
         hosting,

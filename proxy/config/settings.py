@@ -130,7 +130,10 @@ _BING = (
     " brave or tavily"
 )
 # Removed settings and values, with the reason to show to those who still set them.
-GONE_SETTINGS = {"bing_key": _BING}
+GONE_SETTINGS = {
+    "bing_key": _BING,
+    "moderation_model": "/v1/moderations is gone: ask a chat model to judge, with a JSON schema",
+}
 GONE_VALUES = {("search_engine", "bing"): _BING}
 
 _NO_KEY = Secret("")
@@ -414,9 +417,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     default_model: Annotated[
         str, _serving("model used for unknown names when several models are served")
-    ] = ""
-    moderation_model: Annotated[
-        str, _serving("chat model that judges /v1/moderations; empty: the route returns 404")
     ] = ""
     strict_models: Annotated[
         bool, _serving("return 404 for an unknown model name even if only one model is served")

@@ -33,7 +33,6 @@ _APIS: Mapping[str, str] = {
     "hosting.events": "status",
     "hosting.running": "status",
     "mcp": "mcp",
-    "moderations": "chat",
     "native": "native",
     "ollama": "ollama",
     "openai": "chat",

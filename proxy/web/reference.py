@@ -153,9 +153,6 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "delete": Operation("Delete a file"),
         "content": Operation("The bytes of a file", answer="application/octet-stream"),
     },
-    (OPENAI, "moderations"): {
-        "moderate": Operation("Scores of contents, by a chat model", "ModerationRequest"),
-    },
     (OPENAI, "batches"): {
         "create": Operation("A batch of requests from an uploaded file", "BatchRequest"),
         "listed": Operation("The batches of the key"),

@@ -23,7 +23,6 @@ ENDPOINTS = (
     "/v1/completions",
     "/v1/responses",
     "/v1/embeddings",
-    "/v1/moderations",
 )
 MOST_LINES = 50_000
 MOST_ERRORS = 100  # told of an invalid file

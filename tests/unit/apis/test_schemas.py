@@ -25,7 +25,6 @@ from proxy.apis.litellm import keys as litellm_keys
 from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.llamacpp import requests as llamacpp_requests
 from proxy.apis.mcp import server as mcp_server
-from proxy.apis.moderations import answer as moderations
 from proxy.apis.ollama import chat, generate, models
 from proxy.apis.openai import (
     chat as openai_chat,
@@ -63,7 +62,6 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "VectorStoreFileAttributes": vector_stores.attributes,
     "VectorStoreFileBatch": vector_stores.parse_batch,
     "BatchRequest": batches.parse,
-    "ModerationRequest": moderations.parse,
     "McpMessage": mcp_server.parse,
     "MessageRequest": anthropic.parse,
     "CountTokensRequest": lambda body: messages_request.parse(body, counting=True),
