@@ -18,7 +18,7 @@ HARMLESS = frozenset(
     " client_metadata extra_headers guided_decoding_backend id_slot keep_alive metadata"
     " prediction priority prompt_cache_key prompt_cache_options prompt_cache_retention request_id"
     " safety_identifier service_tier session_id slot_id speculative.n_max speculative.n_min"
-    " speculative.p_min store stream stream_options t_max_prompt_ms timeout usage user".split()
+    " speculative.p_min stream stream_options t_max_prompt_ms timeout usage user".split()
 )
 OFF: tuple[Any, ...] = (None, False, "", [], {})
 # Values that change nothing, for fields whose empty values do.

@@ -240,8 +240,6 @@ BODIES: dict[str, Schema] = {
         continue_final_message=flag(
             "Always done; an error if the last message cannot be continued."
         ),
-        store=flag("Store the answer, to read and list it later.", False),
-        metadata=mapping("With `store`: up to 16 pairs of strings.", {"a": "b"}),
         add_generation_prompt=flag("Cannot be combined with continue_final_message."),
         reasoning_format=text(
             "How reasoning is returned.", "auto", enum=["auto", "deepseek", "none", "raw"]
@@ -250,7 +248,6 @@ BODIES: dict[str, Schema] = {
         chat_template_kwargs=_TEMPLATE,
         **_OPENAI,
     ),
-    "StoredChatChange": body("metadata", metadata=_METADATA),
     "CompletionRequest": body("prompt", **_COMPLETION),
     "CompletionRequestBoth": body(
         "prompt",

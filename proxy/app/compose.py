@@ -58,7 +58,7 @@ from ..scheduling.interface import Scheduler
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
-from ..store.response_kinds import CHAT, CONVERSATION, StoredKind
+from ..store.response_kinds import CONVERSATION, StoredKind
 from ..web import pages
 from ..web.aliases import Aliases
 from ..web.attached import AttachedDocuments
@@ -182,7 +182,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
-        chats=StoredKind(stored, CHAT),
         response_conversations=StoredKind(stored, CONVERSATION),
         jobs=jobs,
         ongoing=Ongoing(),

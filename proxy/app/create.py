@@ -27,7 +27,6 @@ from ..apis.ollama import routes as ollama
 from ..apis.openai import routes as openai
 from ..apis.responses import routes as responses
 from ..apis.status import routes as status
-from ..apis.stored_chats import routes as stored_chats
 from ..apis.usage import routes as usage
 from ..apis.vector_stores import routes as vector_stores
 from ..backends.pools import Backend
@@ -79,7 +78,7 @@ def with_routes(settings: Settings) -> Application:
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = settings.api_prefix
-    openais = (openai, stored_chats, responses, conversations)
+    openais = (openai, responses, conversations)
     models = (*openais, anthropic, ollama, glm, embeddings, native, status)
     others = (
         mcp,

@@ -45,7 +45,6 @@ _APIS: Mapping[str, str] = {
     "reference": "",
     "responses": "responses",
     "status": "status",
-    "stored_chats": "chat",
     "usage": "status",
     "usage.export": "",
     "usage.own": "",

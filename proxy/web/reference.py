@@ -129,13 +129,6 @@ _OPERATIONS: Mapping[tuple[str, str], Mapping[str, Operation]] = {
         "input_items": Operation("The input of a stored response"),
         "input_tokens": Operation("How many tokens an input has", "ResponseRequest"),
     },
-    (OPENAI, "stored_chats"): {
-        "listed": Operation("The stored chat completions of the key"),
-        "read": Operation("A stored chat completion"),
-        "change": Operation("Change the metadata of a stored chat completion", "StoredChatChange"),
-        "delete": Operation("Delete a stored chat completion"),
-        "messages": Operation("The messages of a stored chat completion"),
-    },
     (OPENAI, "conversations"): {
         "create": Operation("A new conversation", "ConversationRequest"),
         "read": Operation("One conversation"),
@@ -372,8 +365,6 @@ OPERATIONS = {
 # The schema of a complete answer, by endpoint.
 REPLIES: Mapping[str, str] = {
     "openai.chat_completions": "ChatCompletion",
-    "stored_chats.read": "ChatCompletion",
-    "stored_chats.change": "ChatCompletion",
     "openai.completions": "Completion",
     "openai.both_completions": "CompletionBoth",
     "responses.create": "Response",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -21,7 +20,6 @@ from ...store.response_kinds import CONVERSATION
 from ...store.responses import Stored
 from ...web import body
 from ...web.documents import with_documents
-from ...web.metadata import with_metadata
 from ...web.observability import Record
 from ...web.services import Services
 from ...web.spine import json_route
@@ -57,7 +55,12 @@ def read(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "POST", *ROUTE)
 def change(services: Services, record: Record, key: str) -> Any:
     """Replace the metadata."""
-    changed = partial(with_metadata, metadata=conversations.change(_body(services)))
+    metadata = conversations.change(_body(services))
+
+    def changed(stored: Stored) -> Stored:
+        whole = {**msgspec.json.decode(stored.response), "metadata": metadata}
+        return stored._replace(response=msgspec.json.encode(whole))
+
     return msgspec.Raw(_changed(services, record.key, key, changed).response)
 
 

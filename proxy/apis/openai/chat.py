@@ -90,7 +90,7 @@ KNOWN = (
     | openai_tools.FIELDS
     | frozenset(
         "messages logprobs top_logprobs response_format modalities function_call"
-        " continue_final_message add_generation_prompt store metadata reasoning_format".split()
+        " continue_final_message add_generation_prompt reasoning_format".split()
     )
 )
 

@@ -7,7 +7,6 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from ...errors import GatewayError, ModelNotFound
-from ...store.response_kinds import CHAT
 from ...web import body
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
@@ -21,7 +20,6 @@ from ..anthropic import models as claude
 from ..glm import routes as glm
 from ..llamacpp import native as llamacpp_native
 from ..llamacpp import requests as llamacpp_requests
-from ..stored_chats.routes import storing
 from . import (
     answer as openai,
 )
@@ -40,7 +38,7 @@ blueprint = Blueprint("openai", __name__)
 
 @post(blueprint, "/v1/chat/completions", "/chat/completions")
 def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
-    return completion_view(services, environ, openai_chat, CHAT, own=storing)
+    return completion_view(services, environ, openai_chat, "chatcmpl-")
 
 
 @post(blueprint, "/v1/completions")

@@ -121,7 +121,7 @@ def test_broken_messages_are_left_out(node: Any) -> None:
 def contents(data: object) -> list[str]:
     """The texts that are read, in a process with a deadline: an endless walk would eat all
     memory."""
-    code = "import json, sys; from proxy.dialects.chat_exports import read;"
+    code = "import json, sys; from proxy.apis.chat_exports import read;"
     code += "print(json.dumps([m.content for m in read(json.load(sys.stdin)).messages]))"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -38,14 +38,12 @@ from proxy.apis.openai import (
 from proxy.apis.responses import compaction
 from proxy.apis.responses import request as responses
 from proxy.apis.schemas import BODIES, FORMS
-from proxy.apis.stored_chats import objects as stored_chats
 from proxy.apis.vector_stores import request as vector_stores
 from proxy.core.sampling import FIELDS
 from proxy.errors import InvalidParameter
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
-    "ChatCompletionRequest": lambda body: (openai_chat.parse(body), stored_chats.to_store(body)),
-    "StoredChatChange": stored_chats.change,
+    "ChatCompletionRequest": openai_chat.parse,
     "ConversationRequest": conversations.create,
     "ConversationChange": conversations.change,
     "ConversationItems": conversations.added,
@@ -159,7 +157,6 @@ INSTEAD = {"files": "file_ids", "message_id": "chat_history_id"}
 # Distinguishes two forms of a body.
 TELLS_APART = {"ChatchatChatRequest": {"messages"}}
 NEEDED: dict[str, dict[str, Any]] = {
-    "ChatCompletionRequest": {"store": True},  # for its metadata
     "VectorStoreFileBatch": {"file_ids": ["file-1"]},
     "OllamaChatRequest": {"messages": [{"role": "user", "content": "Hi"}]},
     "DeleteKeysRequest": {"keys": ["key_1"]},  # or aliases
