@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from proxy.app import create_app
 from proxy.config import load
 from proxy.core.sampling import FIELDS
 from proxy.web.reference import documented, make
+from proxy.web.routes import Route
 from tools.servers import ROOT
 
 PAGE = ROOT / "docs" / "http.md"
@@ -25,21 +25,20 @@ SAMPLERS = set(FIELDS)
 
 
 @cache
-def document() -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
-    """Return the OpenAPI document of all routes, and the endpoint of each method and path."""
+def document() -> tuple[dict[str, Any], dict[tuple[str, str], Route]]:
+    """Return the OpenAPI document of all routes, and the route of each method and path."""
     with tempfile.TemporaryDirectory() as data:
         flags = ["--llama-api", "http://127.0.0.1:9", "--chatchat", "--metrics", "--data", data]
         app = create_app(load(flags, {}))
-        endpoints = {
-            (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)): rule.endpoint
-            for rule, method in documented(app.url_map)
+        described = {
+            (method.lower(), path): served.route for method, path, served in documented(app)
         }
-        return make(app, "", False), endpoints
+        return make(app, "", False), described
 
 
 def routes() -> str:
     """Return a heading and a table for each API."""
-    api, endpoints = document()
+    api, described = document()
     lines: list[str] = []
     for tag in (one["name"] for one in api["tags"]):
         rows = []
@@ -47,10 +46,10 @@ def routes() -> str:
             for method, operation in ways.items():
                 if operation["tags"] != [tag]:
                     continue
-                same = endpoints[method, path]
-                if endpoints.get((method, f"/v1{path}")) == same:
+                same = described[method, path]
+                if described.get((method, f"/v1{path}")) == same:
                     continue
-                short = endpoints.get((method, path.removeprefix("/v1"))) == same
+                short = described.get((method, path.removeprefix("/v1"))) == same
                 more = " †" if short and path.startswith("/v1/") else ""
                 about = operation["summary"] + more
                 rows.append(f"| `{method.upper()} {path}` | {about} | {_link(operation)} |")

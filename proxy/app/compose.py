@@ -261,7 +261,6 @@ def _ledger(settings: Settings, storage: LazyServices, keys: Keys) -> LedgerWrit
         stored,
         days=settings.ledger_days,
         needs_key=lambda: keys.needed,
-        prefix=settings.api_prefix,
     )
 
 

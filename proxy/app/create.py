@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
@@ -42,11 +43,11 @@ from ..errors import (
     Unauthorized,
 )
 from ..server.stopping import Life
-from ..web import apis, body, cors, pages, reference
-from ..web.error_forms import form_of
+from ..web import body, cors, pages, reference
 from ..web.fastpath import Application
 from ..web.observability import Lines, Record
 from ..web.peers import TrustedProxies
+from ..web.routes import error_form, routes_of
 from ..web.services import EXTENSION, Services
 from ..web.services import services_of as services_of  # part of this module's interface
 from ..web.site import Sites, judge_of
@@ -77,7 +78,7 @@ def with_routes(settings: Settings) -> Application:
     `chatchat`, `pages` and `cors_origins` of the settings."""
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
-    prefix = settings.api_prefix
+    prefix = app.config["API_PREFIX"] = settings.api_prefix
     openais = (openai, responses, conversations)
     models = (*openais, anthropic, ollama, glm, embeddings, native, status)
     others = (
@@ -98,7 +99,6 @@ def with_routes(settings: Settings) -> Application:
         app.register_blueprint(chatchat.blueprint, url_prefix=prefix)
     if settings.pages:
         pages.install(app, prefix)
-    app.places = apis.places(app.url_map, prefix)
     cors.install(app, settings.cors_origins)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
@@ -109,13 +109,15 @@ def attach(app: Application, services: Services) -> None:
     """Attach the services that the routes use."""
     settings = services.settings
     app.extensions[EXTENSION] = services
-    services.keys.places = app.places
+    services.keys.routes = routes_of(app)
+    if services.ledger is not None:
+        services.ledger.routes = routes_of(app)
     if services.batch_runner is not None:
         services.batch_runner.attach(asker(app.wsgi_app, settings.api_prefix))
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)
-    app.judge = judge_of(sites, keys=bool(settings.keys), prefix=settings.api_prefix)
+    app.judge = judge_of(sites, keys=bool(settings.keys), error_form=partial(error_form, app))
 
 
 def reload(app: Flask, settings: Settings) -> None:
@@ -196,5 +198,5 @@ def _refused(fault: GatewayError) -> Response:
     """An error page for browsers, the error object of the API for all others."""
     if pages.errors.wants_page():
         return pages.errors.page(fault)
-    form = form_of(request.path, services_of(current_app).settings.api_prefix)
+    form = error_form(current_app, request.path)
     return refuse(fault, form, Record.of(request.environ))

@@ -17,9 +17,9 @@ from ..accounts.book import Book
 from ..accounts.records import KEY_ID, Identity
 from ..accounts.rights import Permissions
 from ..errors import KeyBlocked, KeyExpired, StoreUnavailable, Unauthorized
-from .apis import Place, Places
 from .guesses import Guesses
 from .observability import Record
+from .routes import Routes
 
 # environ key with the name of the API key the user signed in with. Only the pages set it; names of
 # client headers begin with HTTP_ in environ.
@@ -30,7 +30,7 @@ IDENTITY = "slotproxy.identity"
 BATCH = "slotproxy.batch"
 GONE = "the API key of this session was deleted: sign in again"
 GONE_OF_BATCH = "the API key that made this batch was deleted"
-UNKNOWN = Place("unknown", "")  # of a route that is in no group, which few keys may use
+UNKNOWN = "unknown"  # group of what is in none, which few keys may use
 
 
 class Keys:
@@ -50,7 +50,7 @@ class Keys:
         """`wrong`: how many invalid keys an address may send per minute; 0 means no limit.
         `bounded` are the identities of keys of the settings that have rights or limits of their
         own, by name. `hides`: what a key may not use looks as if it did not exist."""
-        self.places: Places = {}  # of all routes, once they are known
+        self.routes: Routes = {}  # once they are known
         self._hides = hides
         self._guesses = Guesses(wrong)
         self._admins = frozenset(admins)
@@ -110,10 +110,11 @@ class Keys:
         may = Permissions(identity.rights, self._hides)
         may.check_peer(environ.get("REMOTE_ADDR", ""))
         method = environ["REQUEST_METHOD"]
-        place = self.places.get((method, record.route), UNKNOWN)
+        served = self.routes.get((method, record.route))
+        group, path = (served.group, served.path) if served else (UNKNOWN, "")
         # A WebSocket begins with a GET.
         reads = method in ("GET", "HEAD") and "HTTP_UPGRADE" not in environ
-        may.check_route(place.api, place.path, reads=reads)
+        may.check_route(group, path, reads=reads)
 
     def has_key(self, environ: Mapping[str, Any]) -> bool:
         """Whether the request headers contain a valid key (any key, if none is needed). Raises

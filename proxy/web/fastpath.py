@@ -10,16 +10,16 @@ application has hooks for all routes (cross-origin requests).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Flask, Response, request
+from flask import Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wsgi import ClosingIterator
 
-from .apis import Places
 from .observability import Record
 from .peers import TrustedProxies
+from .routes import Api, routes_of
 from .services import Services, current_services, services_of
 
 if TYPE_CHECKING:
@@ -30,15 +30,11 @@ Environ = dict[str, Any]
 BodyAndHeaders = tuple[Iterable[bytes], list[tuple[str, str]]]
 View = Callable[[Services, Environ], Response | BodyAndHeaders]
 
-# Endpoints that are polled, so successful requests are not logged.
-QUIET = frozenset({"status.ready", "status.live", "pages.static"})
-
 
 class Application(Flask):
     def __init__(self, name: str) -> None:
         super().__init__(name, static_folder=None)
         self.direct: dict[str, View] = {}  # views of POST requests, by path
-        self.places: Places = {}  # of all rules
         self.proxies: TrustedProxies | None = None
         # Returns the response that refuses a request, or None. Called before anything else.
         self.judge: Callable[[Environ], Response | None] = lambda environ: None
@@ -104,7 +100,8 @@ class Application(Flask):
         record, rule = Record.of(request.environ), request.url_rule
         if rule is not None:
             record.route = rule.rule
-            record.quiet = rule.endpoint in QUIET
+            served = routes_of(self).get((request.method, rule.rule))
+            record.quiet = served is not None and served.route.quiet
         response = super().full_dispatch_request()
         self._finish_whole(record, response)
         return response
@@ -122,8 +119,9 @@ def _note(record: Record, status: int) -> None:
         record.status = status
 
 
-def post(blueprint: Blueprint, *paths: str) -> Callable[[View], View]:
-    """Register a view for POST requests to these paths, which must not have variable parts."""
+def post(api: Api, *paths: str, **about: Any) -> Callable[[View], View]:
+    """Register a view for POST requests to these paths, which must not have variable parts.
+    `about` is what `Route` says of them."""
 
     def register(view: View) -> View:
         def record(state: BlueprintSetupState) -> None:
@@ -131,10 +129,13 @@ def post(blueprint: Blueprint, *paths: str) -> Callable[[View], View]:
             for path in paths:
                 state.app.direct[f"{state.url_prefix or ''}{path}"] = view
 
-        through = partial(_through_flask, view)
+        @wraps(view)
+        def through() -> Response:
+            return _through_flask(view)
+
         for path in paths:
-            blueprint.add_url_rule(path, view.__name__, through, methods=["POST"])
-        blueprint.record(record)
+            api.add_url_rule(path, view.__name__, through, methods=["POST"], **about)
+        api.record(record)
         return view
 
     return register

@@ -27,9 +27,9 @@ from flask import Response
 
 from ..errors import Forbidden
 from .cors import allowed_by
-from .error_forms import form_of
 from .fastpath import Environ
 from .observability import Record
+from .routes import Shape
 from .spine import refuse
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -119,9 +119,11 @@ class Sites:
         )
 
 
-def judge_of(sites: Sites, *, keys: bool, prefix: str = "") -> Callable[[Environ], Response | None]:
-    """Return the check of a gateway with or without keys, whose paths have this prefix: it returns
-    the response that refuses a request, or None."""
+def judge_of(
+    sites: Sites, *, keys: bool, error_form: Callable[[str], Shape]
+) -> Callable[[Environ], Response | None]:
+    """Return the check of a gateway with or without keys: it returns the response that refuses a
+    request, or None. `error_form` gives the form of errors for a path."""
     logged: set[str] = set()
 
     def judge(environ: Environ) -> Response | None:
@@ -134,7 +136,7 @@ def judge_of(sites: Sites, *, keys: bool, prefix: str = "") -> Callable[[Environ
             if fault.message not in logged and len(logged) < TOLD:
                 logged.add(fault.message)
                 log.warning("refused: %s", fault.message)
-            form = form_of(environ.get("PATH_INFO", ""), prefix)
+            form = error_form(environ.get("PATH_INFO", ""))
             return refuse(fault, form, Record.of(environ))
         return None
 

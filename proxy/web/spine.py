@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ..apis.openai import answer as openai
 from ..apis.response_meta import ResponseMeta
@@ -31,12 +31,12 @@ from .fastpath import BodyAndHeaders, Environ
 from .large import parsed
 from .model_tables import read_request
 from .observability import Record, new_id
+from .routes import Api, Shape
 from .services import Services, current_services
 from .sessions import session_name
 from .stream import Encoder, EventSource, StreamBody
 
 _encode = msgspec.json.Encoder().encode
-Shape = Callable[[GatewayError], dict[str, Any]]
 View = TypeVar("View", bound=Callable[..., Any])
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
@@ -172,23 +172,25 @@ def json_view(
 
 
 def json_route(
-    blueprint: Blueprint,
+    api: Api,
     methods: str,
     *paths: str,
-    shape: Shape = openai.error,
-    answer: Callable[[Callable[[Services, Record], Any], Shape], Response] = json_view,
+    shape: Shape | None = None,
+    respond: Callable[[Callable[[Services, Record], Any], Shape], Response] = json_view,
+    **about: Any,
 ) -> Callable[[View], View]:
     """Register a view for these methods ("GET POST") and paths. It is called after the check of the
     key, with the services, the record and the variable parts of the path, and returns what
-    `json_view` sends."""
+    `json_view` sends. `shape` is the form of errors, if it is not that of the API; `about` is what
+    `Route` says of the paths."""
 
     def register(view: View) -> View:
         @wraps(view)
-        def respond(**parts: Any) -> Response:
-            return answer(partial(view, **parts), shape)
+        def answered(**parts: Any) -> Response:
+            return respond(partial(view, **parts), shape or api.error)
 
         for path in paths:
-            blueprint.add_url_rule(path, view_func=respond, methods=methods.split())
+            api.add_url_rule(path, view_func=answered, methods=methods.split(), **about)
         return view
 
     return register

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from proxy.web.apis import PAGE_BLUEPRINTS
 from tests.fuzz import seeds
 from tests.fuzz.mutations import NUMBERS, TEXTS, Mutator, Raw, broken, encoded
 from tests.fuzz.routes import Route, listed
@@ -235,7 +234,7 @@ class Fuzzer(NamedTuple):
         headers: dict[str, str] = {}
         if rng.random() < 0.95:
             headers.update(self.subject.key_headers())
-        if route.endpoint.partition(".")[0] in PAGE_BLUEPRINTS and rng.random() < 0.95:
+        if route.is_page and rng.random() < 0.95:
             headers.update(self.subject.page_headers())
         body = b""
         if method in ("POST", "PUT", "PATCH") or rng.random() < 0.05:

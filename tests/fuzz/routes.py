@@ -2,8 +2,8 @@
 
     python -m tests.fuzz.routes --llama-api URL …
 
-Prints a line of JSON: a list of [endpoint, rule, methods, websocket]. A process of its own, since
-an application looks after its backends from when it is made.
+Prints a line of JSON: a list of [endpoint, rule, methods, websocket, is_page]. A process of its
+own, since an application looks after its backends from when it is made.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ class Route(NamedTuple):
     rule: str
     methods: tuple[str, ...]
     websocket: bool
+    is_page: bool
 
 
 def listed(flags: Sequence[str]) -> list[Route]:
@@ -30,21 +32,27 @@ def listed(flags: Sequence[str]) -> list[Route]:
     command = [sys.executable, "-m", "tests.fuzz.routes", *flags]
     done = subprocess.run(command, capture_output=True, check=True, timeout=60)
     return [
-        Route(one, rule, tuple(methods), ws) for one, rule, methods, ws in json.loads(done.stdout)
+        Route(endpoint, rule, tuple(methods), *kind)
+        for endpoint, rule, methods, *kind in json.loads(done.stdout)
     ]
 
 
 def main(flags: Sequence[str]) -> None:
     from proxy import config
     from proxy.app import create_app
+    from proxy.web.routes import routes_of
 
     app = create_app(config.load(flags, {}))
+    by_rule = defaultdict(list)
+    for (_, rule), served in routes_of(app).items():
+        by_rule[rule].append(served)
     found = [
         (
             rule.endpoint,
             rule.rule,
             sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}),
             rule.websocket,
+            any(served.group == "pages" for served in by_rule[rule.rule]),
         )
         for rule in app.url_map.iter_rules()
     ]

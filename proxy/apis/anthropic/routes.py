@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
@@ -19,6 +19,7 @@ from ...web.large import parsed
 from ...web.model_tables import read_request
 from ...web.observability import Record
 from ...web.permissions import check_model, permissions
+from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_view
 from ...web.stream import EventSource
@@ -28,7 +29,16 @@ from . import context_edits
 from .answer import status
 from .request import parse
 
-blueprint = Blueprint("anthropic", __name__)
+blueprint = Api(
+    "anthropic",
+    __name__,
+    group="messages",
+    tag="Anthropic",
+    ledger="anthropic",
+    error=anthropic.error,
+    error_schema="AnthropicError",
+    owns="/v1/messages",
+)
 Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
 
 
@@ -89,8 +99,10 @@ def _edited(
     return context_edits.apply(asked, edits, count)
 
 
-@post(blueprint, "/v1/messages")
+@post(blueprint, "/v1/messages", body="MessageRequest", streams=SSE, reply="Message")
 def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A message, streamed or whole."""
+
     def begin(asked: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
         if asked.runs_tools:
             return services.dialogues.answer(asked, caller.key, cancel, caller)
@@ -100,8 +112,10 @@ def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return _theirs(sent, environ)
 
 
-@blueprint.post("/v1/messages/count_tokens")
+@blueprint.post("/v1/messages/count_tokens", body="CountTokensRequest")
 def count_tokens() -> Response:
+    """How many tokens an input has."""
+
     def view(services: Services, record: Record) -> Any:
         raw = read_request(services, record, request.environ)
         asked = parse(raw, counting=True)

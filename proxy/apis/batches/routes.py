@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flask import Blueprint, request
+from flask import request
 
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...store.batch_records import RequestBatch
 from ...store.records import new_id
 from ...web import body
 from ...web.observability import Record
+from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route
 from ..fields import decimal
@@ -21,13 +22,14 @@ from . import objects as batches
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ...store.request_batches import RequestBatches
 
-blueprint = Blueprint("batches", __name__)
+blueprint = Api("batches", __name__, group="files", tag="OpenAI")
 
 MOST_LISTED, LISTED = 100, 20
 
 
-@json_route(blueprint, "POST", "/v1/batches", "/batches")
+@json_route(blueprint, "POST", "/v1/batches", "/batches", body="BatchRequest")
 def create(services: Services, record: Record) -> Any:
+    """A batch of requests from an uploaded file."""
     asked = batches.parse(body.read_json(request.environ, services.settings.max_body))
     store = _store(services)
     file = opened(services).file(record.key, asked.file_id)
@@ -56,6 +58,7 @@ def create(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v1/batches", "/batches")
 def listed(services: Services, record: Record) -> Any:
+    """The batches of the key."""
     most = decimal(request.args.get("limit") or str(LISTED), 1, MOST_LISTED)
     if most is None:
         raise InvalidParameter("limit", f"must be from 1 to {MOST_LISTED}")
@@ -65,13 +68,16 @@ def listed(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v1/batches/<key>", "/batches/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
+    """How far a batch is."""
     found = _store(services).get(record.key, key)
     return batches.reply(found) if found is not None else _missing(key)
 
 
 @json_route(blueprint, "POST", "/v1/batches/<key>/cancel", "/batches/<key>/cancel")
 def cancel(services: Services, record: Record, key: str) -> Any:
-    """Cancel a batch. One that is finished stays as it is."""
+    """Cancel a batch.
+
+    One that is finished stays as it is."""
     found = _store(services).cancel(record.key, key, time.time())
     if found is None:
         _missing(key)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgspec
-from flask import Blueprint, request
+from flask import request
 
 from ...core.decoding import is_dear
 from ...errors import BadRequest, NotFound
@@ -21,12 +21,13 @@ from ...store.responses import Stored
 from ...web import body
 from ...web.documents import with_documents
 from ...web.observability import Record
+from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route
 from .. import listing
 from . import objects as conversations
 
-blueprint = Blueprint("conversations", __name__)
+blueprint = Api("conversations", __name__, group="responses", tag="OpenAI")
 
 ROUTES = "/v1/conversations", "/conversations"
 ROUTE = tuple(f"{route}/<key>" for route in ROUTES)
@@ -34,8 +35,9 @@ ITEMS = tuple(f"{route}/items" for route in ROUTE)
 ITEM = tuple(f"{route}/<item>" for route in ITEMS)
 
 
-@json_route(blueprint, "POST", *ROUTES)
+@json_route(blueprint, "POST", *ROUTES, body="ConversationRequest")
 def create(services: Services, record: Record) -> Any:
+    """A new conversation."""
     new = conversations.create(_body(services))
     if not services.settings.stored_responses:
         raise BadRequest("conversations are stored, but --stored-responses is 0")
@@ -49,12 +51,13 @@ def create(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", *ROUTE)
 def read(services: Services, record: Record, key: str) -> Any:
+    """One conversation."""
     return msgspec.Raw(kept_conversation(services, record.key, key).response)
 
 
-@json_route(blueprint, "POST", *ROUTE)
+@json_route(blueprint, "POST", *ROUTE, body="ConversationChange")
 def change(services: Services, record: Record, key: str) -> Any:
-    """Replace the metadata."""
+    """Change the metadata of a conversation."""
     metadata = conversations.change(_body(services))
 
     def changed(stored: Stored) -> Stored:
@@ -66,19 +69,22 @@ def change(services: Services, record: Record, key: str) -> Any:
 
 @json_route(blueprint, "DELETE", *ROUTE)
 def delete(services: Services, record: Record, key: str) -> Any:
+    """Delete a conversation with its items."""
     if not services.response_conversations.delete(record.key, key):
         _missing(key)
     return conversations.deleted(key)
 
 
-@json_route(blueprint, "POST", *ITEMS)
+@json_route(blueprint, "POST", *ITEMS, body="ConversationItems")
 def add(services: Services, record: Record, key: str) -> Any:
+    """Add items to a conversation."""
     given = conversations.added(_body(services))
     return _whole_list(append(services, record.key, key, given))
 
 
 @json_route(blueprint, "GET", *ITEMS)
 def listed(services: Services, record: Record, key: str) -> Any:
+    """The items of a conversation."""
     page = listing.parse(request.args)
     items = _items(kept_conversation(services, record.key, key))
     found = listing.reply(page, items, lambda item: item["id"], lambda item: item)
@@ -87,6 +93,7 @@ def listed(services: Services, record: Record, key: str) -> Any:
 
 @json_route(blueprint, "GET", *ITEM)
 def read_item(services: Services, record: Record, key: str, item: str) -> Any:
+    """An item of a conversation."""
     for one in _items(kept_conversation(services, record.key, key)):
         if one["id"] == item:
             return one
@@ -95,6 +102,8 @@ def read_item(services: Services, record: Record, key: str, item: str) -> Any:
 
 @json_route(blueprint, "DELETE", *ITEM)
 def delete_item(services: Services, record: Record, key: str, item: str) -> Any:
+    """Delete an item of a conversation."""
+
     def changed(kept: Stored) -> Stored:
         items = _items(kept)
         left = [one for one in items if one["id"] != item]

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...errors import NotFound
 from ...store.batch_records import MOST as MOST_BATCHES
@@ -19,6 +19,7 @@ from ...web import body
 from ...web.background import encoded
 from ...web.observability import Record
 from ...web.permissions import knowledge
+from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route, passthrough
 from ..batches import objects as batches
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ...store.conversations import ConversationStore, Feedback, StoredConversation
     from ...store.records import Base
 
-blueprint = Blueprint("data", __name__)
+blueprint = Api("data", __name__, group="", tag="slotproxy")
 
 AT_ONCE = 64  # ratings read together
 SENT = 64 << 10  # bytes sent together
@@ -37,6 +38,7 @@ _encode = msgspec.json.Encoder().encode
 
 @json_route(blueprint, "GET", "/v1/data")
 def export(services: Services, record: Record) -> Response:
+    """Export everything kept for the caller's key."""
     parts = _gathered(_exported(services, record.key, knowledge(services, request.environ)))
     first = next(parts)  # raises if the data cannot be read
     return passthrough(chain((first,), parts), body.JSON, [])
@@ -144,6 +146,7 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 @json_route(blueprint, "DELETE", "/v1/data")
 def delete(services: Services, record: Record) -> Any:
+    """Delete everything kept for the caller's key."""
     owner = record.key
     services.ongoing.cancel(owner)  # unfinished responses would be stored later
     gone = {"response_conversations": len(services.response_conversations.ids(owner))}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, request
+from flask import request
 
 from ...core.usage import Usage
 from ...core.vectors import Embedded
@@ -17,6 +17,7 @@ from ...web.admitted import within_limits
 from ...web.large import parsed
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model
+from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import asking, json_route
 from ..glm import chat as glm
@@ -25,11 +26,12 @@ from ..ollama import common as ollama
 from . import request as embeddings
 from . import rerank
 
-blueprint = Blueprint("embeddings", __name__)
+blueprint = Api("embeddings", __name__, group="embeddings", tag="OpenAI", ledger="embeddings")
 
 
-@json_route(blueprint, "POST", "/v1/embeddings", "/embeddings")
+@json_route(blueprint, "POST", "/v1/embeddings", "/embeddings", body="EmbeddingRequest")
 def openai_(services: Services, record: Record) -> Any:
+    """Vectors of texts or tokens."""
     raw = body.read_json(request.environ, services.settings.max_body)
     if (answer := by_other_server(services, record, "/v1/embeddings", raw)) is not None:
         return answer
@@ -37,22 +39,49 @@ def openai_(services: Services, record: Record) -> Any:
     return embeddings.reply(asked, name, vectors, tokens)
 
 
-@json_route(blueprint, "POST", "/api/embed", shape=ollama.error)
+@json_route(
+    blueprint,
+    "POST",
+    "/api/embed",
+    shape=ollama.error,
+    body="OllamaEmbedRequest",
+    tag="Ollama",
+    error_schema="OllamaError",
+)
 def ollama_(services: Services, record: Record) -> Any:
+    """Vectors of texts."""
     raw = body.read_json(request.environ, services.settings.max_body)
     _, name, vectors, tokens = _embedded(services, record, embeddings.parse_ollama, raw)
     return embeddings.ollama_reply(name, vectors, tokens, record.elapsed())
 
 
-@json_route(blueprint, "POST", "/api/embeddings", shape=ollama.error)
+@json_route(
+    blueprint,
+    "POST",
+    "/api/embeddings",
+    shape=ollama.error,
+    body="PromptEmbeddingRequest",
+    tag="Ollama",
+    error_schema="OllamaError",
+)
 def ollama_older(services: Services, record: Record) -> Any:
+    """A vector, in the older form."""
     raw = body.read_json(request.environ, services.settings.max_body)
     _, _, vectors, _ = _embedded(services, record, embeddings.parse_prompt, raw)
     return {"embedding": vectors[0]}
 
 
-@json_route(blueprint, "POST", "/embedding", shape=glm.error)
+@json_route(
+    blueprint,
+    "POST",
+    "/embedding",
+    shape=glm.error,
+    body="PromptEmbeddingRequest",
+    tag="GLM",
+    error_schema="GLMError",
+)
 def glm_(services: Services, record: Record) -> Any:
+    """A vector."""
     raw = body.read_json(request.environ, services.settings.max_body)
     _, name, vectors, _ = _embedded(services, record, embeddings.parse_prompt, raw)
     return embeddings.glm_reply(name, vectors)
@@ -113,8 +142,20 @@ def _embedded_by(
     return name, result
 
 
-@json_route(blueprint, "POST", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/reranking")
+@json_route(
+    blueprint,
+    "POST",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/rerank",
+    "/v1/reranking",
+    "/reranking",
+    body="RerankRequest",
+    tag="Rankings",
+    ledger="rankings",
+)
 def ranked(services: Services, record: Record) -> Any:
+    """Documents ranked for a query, in Jina's and Cohere's form."""
     raw = body.read_json(request.environ, services.settings.max_body)
     if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
         return answer

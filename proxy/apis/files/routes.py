@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...web.form import read_form
 from ...web.observability import Record
+from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route, passthrough
 from .. import listing
 from ..vector_stores.routes import opened
 from . import objects as file_objects
 
-blueprint = Blueprint("files", __name__)
+blueprint = Api("files", __name__, group="files", tag="OpenAI")
 
 
-@json_route(blueprint, "POST", "/v1/files", "/files")
+@json_route(blueprint, "POST", "/v1/files", "/files", body="FileUploadForm")
 def upload(services: Services, record: Record) -> Any:
+    """Upload a file."""
     bounds = services.settings.max_document, services.settings.max_body
     with read_form(request.environ, *bounds) as form:
         sent = next((one for one in form.files if one.field == "file"), None)
@@ -32,6 +34,7 @@ def upload(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v1/files", "/files")
 def listed(services: Services, record: Record) -> Any:
+    """The files of the key."""
     page = listing.parse(request.args, file_objects.MOST_LISTED, file_objects.MOST_LISTED)
     purpose = request.args.get("purpose")
     files = opened(services).files(record.key)
@@ -41,18 +44,28 @@ def listed(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v1/files/<key>", "/files/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
+    """One file."""
     return file_objects.reply(opened(services).file(record.key, key))
 
 
 @json_route(blueprint, "DELETE", "/v1/files/<key>", "/files/<key>")
 def delete(services: Services, record: Record, key: str) -> Any:
+    """Delete a file."""
     opened(services).delete_file(record.key, key)
     return file_objects.deleted(key)
 
 
-@json_route(blueprint, "GET", "/v1/files/<key>/content", "/files/<key>/content")
+@json_route(
+    blueprint,
+    "GET",
+    "/v1/files/<key>/content",
+    "/files/<key>/content",
+    answer="application/octet-stream",
+)
 def content(services: Services, record: Record, key: str) -> Response:
-    """Return the bytes as uploaded, with headers that keep browsers from running them."""
+    """The bytes of a file.
+
+    Its headers keep browsers from running them."""
     file, data = opened(services).content(record.key, key)
     headers = [
         ("Content-Length", str(file.size)),

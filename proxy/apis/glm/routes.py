@@ -4,35 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...errors import CharacterCut
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.observability import Record
 from ...web.permissions import check_model, permissions
+from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view
 from . import chat as glm
 
-blueprint = Blueprint("glm", __name__)
+blueprint = Api(
+    "glm",
+    __name__,
+    group="glm",
+    tag="GLM",
+    ledger="glm",
+    error=glm.error,
+    error_schema="GLMError",
+)
 
 
 MOST_PIECES = 8192  # each distinct token is a request to the backend
 
 
-@post(blueprint, "/chat")
+@post(blueprint, "/chat", body="GLMChatRequest", reply="GLMChat")
 def chat(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A chat."""
     return completion_view(services, environ, glm.chat, "")
 
 
-@post(blueprint, "/chat-stream")
+@post(blueprint, "/chat-stream", body="GLMChatRequest", streams=SSE)
 def chat_stream(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A chat, streamed."""
     return completion_view(services, environ, glm.chat_stream, "")
 
 
-@post(blueprint, "/")
+@post(blueprint, "/", body="GLMChatRequest")
 def langchain(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A chat, as chatglm.cpp's langchain server."""
     return completion_view(services, environ, glm.langchain, "")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NoReturn
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...errors import Forbidden, NoBackend, NotFound
 from ...web import body, seen
@@ -18,6 +18,7 @@ from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import read_request
 from ...web.observability import Record
 from ...web.permissions import check_model, permissions
+from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route
 from .. import fields
@@ -25,29 +26,40 @@ from ..openai import chat as openai_chat
 from . import native as llamacpp_native
 from . import requests as llamacpp_requests
 
-blueprint = Blueprint("native", __name__)
-_route = partial(json_route, blueprint, shape=llamacpp_native.error)
+blueprint = Api(
+    "native",
+    __name__,
+    group="native",
+    tag="llama.cpp",
+    ledger="llamacpp",
+    error=llamacpp_native.error,
+)
+_route = partial(json_route, blueprint)
 
 
-@post(blueprint, "/completion")
+@post(blueprint, "/completion", body="LlamaCompletionRequest", streams=SSE, reply="LlamaCompletion")
 def completion(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A completion, streamed or whole."""
     return completion_view(services, environ, llamacpp_native.completion, "")
 
 
-@post(blueprint, "/infill")
+@post(blueprint, "/infill", body="LlamaInfillRequest", streams=SSE, reply="LlamaCompletion")
 def infill(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """Code completion, streamed or whole."""
     return completion_view(services, environ, llamacpp_native.infill, "")
 
 
 @_route("GET POST", "/cors-proxy")
 def cors_proxy(services: Services, record: Record) -> NoReturn:
-    """llama-server's proxy for its own page, which the gateway does not offer."""
+    """Always 403: nothing is fetched for a page.
+
+    llama-server's proxy for its own page, which the gateway does not offer."""
     raise Forbidden("slotproxy does not fetch from other hosts on behalf of a web page")
 
 
-@_route("POST", "/apply-template")
+@_route("POST", "/apply-template", body="ChatCompletionRequest")
 def apply_template(services: Services, record: Record) -> Any:
-    """Return the prompt of a chat: {messages, …} gives {prompt}."""
+    """The prompt of a chat."""
     asked = openai_chat.parse(read_request(services, record, request.environ))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
@@ -57,6 +69,7 @@ def apply_template(services: Services, record: Record) -> Any:
 
 @_route("GET", "/props")
 def props(services: Services, record: Record) -> Any:
+    """What the backend is, and what it samples by."""
     registry = services.gateway.registry
     asked = fields.text(request.args, "model")
     check_model(services, request.environ, asked)
@@ -88,6 +101,7 @@ def props(services: Services, record: Record) -> Any:
 
 @_route("GET", "/slots")
 def slots(services: Services, record: Record) -> Any:
+    """The slots of all backends."""
     shown = seen.names(services, record.key)
     slots = [{**slot, "backend": shown(slot["backend"])} for slot in _slots(services)]
     if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in slots):
@@ -115,8 +129,9 @@ def _slots(services: Services) -> list[dict[str, Any]]:
     return out
 
 
-@_route("POST", "/slots/<int:number>")
+@_route("POST", "/slots/<int:number>", body="SlotFileRequest")
 def slot_action(services: Services, record: Record, number: int) -> Any:
+    """Save, restore or erase a slot, by the query's `action`; for the keys of `--admins`."""
     if not record.key or not seen.is_admin(services, record.key):
         raise Forbidden("changing slots requires an admin API key: see the setting admins")
     action = request.args.get("action", "")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from flask import Blueprint, Response, request
 
+from ...web.routes import Api, SSE
 from ..openai import answer as openai
 from ..llamacpp.requests import parse_model
 from ...errors import GatewayError, NotFound, QueueFull
@@ -23,34 +24,34 @@ from ...web.services import Services, current_services
 from ...web.spine import STREAM_HEADERS, json_route, passthrough, refuse
 from ...web.stream import ClosingBody
 
-blueprint = Blueprint("hosting", __name__)
+blueprint = Api("hosting", __name__, group="admin", tag="slotproxy")
 
 Action = Literal["load", "unload", "pin", "unpin"]
 # In llama-swap's words; else "stopped".
 SWAP_STATES = {"loaded": "ready", "loading": "starting", "stopping": "stopping"}
 
 
-@json_route(blueprint, "POST", "/models/load")
+@json_route(blueprint, "POST", "/models/load", body="ModelActionRequest", tag="llama.cpp")
 def load(services: Services, record: Record) -> Any:
-    """Begin to load a model."""
+    """Begin to load a model that the gateway starts; for the keys of `--admins`."""
     return _done(services, record, "load")
 
 
-@json_route(blueprint, "POST", "/models/unload")
+@json_route(blueprint, "POST", "/models/unload", body="ModelActionRequest", tag="llama.cpp")
 def unload(services: Services, record: Record) -> Any:
-    """Unload a model after its running answers."""
+    """Unload a model after its running answers; for the keys of `--admins`."""
     return _done(services, record, "unload")
 
 
-@json_route(blueprint, "POST", "/models/pin")
+@json_route(blueprint, "POST", "/models/pin", body="ModelActionRequest")
 def pin(services: Services, record: Record) -> Any:
-    """Let a model give way to no other, until its settings are read again."""
+    """Let a model give way to no other, until slotproxy restarts; for the keys of `--admins`."""
     return _done(services, record, "pin")
 
 
-@json_route(blueprint, "POST", "/models/unpin")
+@json_route(blueprint, "POST", "/models/unpin", body="ModelActionRequest")
 def unpin(services: Services, record: Record) -> Any:
-    """Let a model give way to others again."""
+    """Let a model give way to others again; for the keys of `--admins`."""
     return _done(services, record, "unpin")
 
 
@@ -67,24 +68,26 @@ def act(services: Services, key: str, action: Action, name: str) -> None:
             model.pin(action == "pin")
 
 
-@json_route(blueprint, "GET", "/models/sse")
+@json_route(blueprint, "GET", "/models/sse", answer=SSE, group="status", tag="llama.cpp")
 def events(services: Services, record: Record) -> Any:
-    """Stream the changes of models. Raises QueueFull."""
+    """The changes of models, and the progress of loads.
+
+    Raises QueueFull."""
     return watched(services, record.key, model_events.events(services, request.environ))
 
 
 @json_route(blueprint, "POST", "/unload")
 def unload_all(services: Services, record: Record) -> Any:
-    """Unload all models after their running answers."""
+    """Unload all models after their running answers; for the keys of `--admins`."""
     seen.check_admin(services, record.key)
     for model in services.host.models:
         model.stop()
     return {"success": True}
 
 
-@json_route(blueprint, "GET", "/running")
+@json_route(blueprint, "GET", "/running", group="status")
 def running(services: Services, record: Record) -> Any:
-    """The models that are loaded, or being loaded."""
+    """The loaded models of those that the gateway starts, as llama-swap."""
     models = [model for model in services.host.models if model.status in SWAP_STATES]
     names = visible(services, request.environ, [model.name for model in models])
     return {
@@ -112,10 +115,13 @@ def _wait(model: HostedModel) -> dict[str, Any]:
     return {"place": place, "wait": round(seconds, 1) if model.needs.is_learned else None}
 
 
-@blueprint.get("/logs/<path:name>")
+@blueprint.get("/logs/<path:name>", answer="text/plain")
 def logs(name: str) -> Response:
-    """The last lines that a model's server printed, and with `Accept: text/event-stream` also those
-    that follow. They may contain prompts."""
+    """What the server of a model printed last, and with `Accept: text/event-stream` what
+    follows; for the keys of `--admins`.
+
+    The last lines that a model's server printed, and with `Accept: text/event-stream` also
+    those that follow. They may contain prompts."""
     services, record = current_services(), Record.of(request.environ)
     try:
         record.key = services.keys.check(request.environ)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...errors import ModelNotFound, Unsupported
 from ...hosting.estimate import ModelFile
@@ -20,24 +20,38 @@ from ...web import body, seen
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model, visible
+from ...web.routes import LINES, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route, json_view
 from ..fields import text
 from ..response_meta import ResponseMeta
 from . import chat, common, generate, models
 
-blueprint = Blueprint("ollama", __name__)
-_route = partial(json_route, blueprint, shape=common.error)
+blueprint = Api(
+    "ollama",
+    __name__,
+    group="ollama",
+    tag="Ollama",
+    ledger="ollama",
+    error=common.error,
+    error_schema="OllamaError",
+    owns="/api/",
+)
+_route = partial(json_route, blueprint)
 
 
-@post(blueprint, "/api/chat")
+@post(blueprint, "/api/chat", body="OllamaChatRequest", streams=LINES, reply="OllamaChat")
 def chat_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A chat, streamed unless `stream` is false."""
     early = _early(services, environ, "messages", message={"role": "assistant", "content": ""})
     return completion_view(services, environ, chat, "", early=early)
 
 
-@post(blueprint, "/api/generate")
+@post(
+    blueprint, "/api/generate", body="OllamaGenerateRequest", streams=LINES, reply="OllamaGenerate"
+)
 def generate_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A completion, streamed unless `stream` is false."""
     return completion_view(
         services, environ, generate, "", early=_early(services, environ, "prompt", response="")
     )
@@ -84,11 +98,13 @@ def _load(services: Services, model: HostedModel, cancel: Cancel, key: str) -> N
 
 @_route("GET", "/api/version")
 def version(services: Services, record: Record) -> Any:
+    """The version of Ollama that is spoken here."""
     return {"version": models.VERSION}
 
 
 @_route("GET", "/api/tags")
 def tags(services: Services, record: Record) -> Any:
+    """The models served."""
     listed = _models(services)
     local = local_model(services, request.environ)
     if local and all(local != one.name for one in listed):
@@ -98,12 +114,14 @@ def tags(services: Services, record: Record) -> Any:
 
 @_route("GET", "/api/ps")
 def running(services: Services, record: Record) -> Any:
+    """The models that are loaded."""
     loaded = [one for one in _models(services) if one.status in ("", "loaded", "sleeping")]
     return {"models": [models.running(one) for one in loaded]}
 
 
-@_route("POST", "/api/show")
+@_route("POST", "/api/show", body="OllamaShowRequest")
 def show(services: Services, record: Record) -> Any:
+    """One model."""
     asked = body.read_json(request.environ, services.settings.max_body)
     name = models.parse_show(asked)
     if name not in services.gateway.registry.names():
@@ -126,6 +144,8 @@ def show(services: Services, record: Record) -> Any:
 @blueprint.route("/api/delete", methods=["DELETE", "POST"])
 @blueprint.route("/api/blobs/<path:digest>", methods=["HEAD", "POST"])
 def not_ours(digest: str = "") -> Response:
+    """Always 400: models are chosen where the backends are started."""
+
     def view(services: Services, record: Record) -> NoReturn:
         raise Unsupported("models are configured when the backends start, not through this API")
 

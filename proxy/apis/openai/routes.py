@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...errors import GatewayError, ModelNotFound
 from ...web import body
@@ -13,6 +13,7 @@ from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import described, metadata, read_request
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model, permissions, visible
+from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route
 from .. import anthropic
@@ -33,29 +34,60 @@ from . import (
     completions_both,
 )
 
-blueprint = Blueprint("openai", __name__)
+blueprint = Api("openai", __name__, group="chat", tag="OpenAI", ledger="openai")
 
 
-@post(blueprint, "/v1/chat/completions", "/chat/completions")
+@post(
+    blueprint,
+    "/v1/chat/completions",
+    "/chat/completions",
+    body="ChatCompletionRequest",
+    streams=SSE,
+    reply="ChatCompletion",
+)
 def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A chat, streamed or whole."""
     return completion_view(services, environ, openai_chat, "chatcmpl-")
 
 
-@post(blueprint, "/v1/completions")
+@post(
+    blueprint,
+    "/v1/completions",
+    body="CompletionRequest",
+    streams=SSE,
+    reply="Completion",
+    group="completions",
+)
 def completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A text completion, streamed or whole."""
     return completion_view(services, environ, openai_completions, "cmpl-")
 
 
-@post(blueprint, "/completions")
+@post(
+    blueprint,
+    "/completions",
+    body="CompletionRequestBoth",
+    streams=SSE,
+    reply="CompletionBoth",
+    group="completions",
+    tag="llama.cpp",
+)
 def both_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A text completion with OpenAI's and llama.cpp's fields."""
     return completion_view(services, environ, completions_both, "cmpl-")
 
 
 @json_route(
-    blueprint, "POST", "/v1/chat/completions/input_tokens", "/chat/completions/input_tokens"
+    blueprint,
+    "POST",
+    "/v1/chat/completions/input_tokens",
+    "/chat/completions/input_tokens",
+    body="ChatCompletionRequest",
 )
 def input_tokens(services: Services, record: Record) -> Any:
-    """Count the tokens of a chat's prompt, as llama-server does."""
+    """How many tokens the prompt of a chat has.
+
+    Count the tokens of a chat's prompt, as llama-server does."""
     asked = openai_chat.parse(read_request(services, record, request.environ))
     check_model(services, request.environ, asked.model)
     barred = permissions(services, request.environ).barred_tiers
@@ -73,8 +105,9 @@ def _error(fault: GatewayError) -> dict[str, Any]:
     return anthropic.error(fault) if _theirs() else openai.error(fault)
 
 
-@json_route(blueprint, "GET", "/v1/models", "/models", shape=_error)
+@json_route(blueprint, "GET", "/v1/models", "/models", shape=_error, group="")
 def models(services: Services, record: Record) -> Any:
+    """The models served; in Anthropic's form for its clients."""
     names = visible(services, request.environ, services.gateway.registry.names())
     listed = [_model(services, name) for name in names]
     if _theirs():
@@ -84,8 +117,11 @@ def models(services: Services, record: Record) -> Any:
     return {"object": "list", "data": listed}
 
 
-@json_route(blueprint, "GET", "/v1/models/<path:name>", "/models/<path:name>", shape=_error)
+@json_route(
+    blueprint, "GET", "/v1/models/<path:name>", "/models/<path:name>", shape=_error, group=""
+)
 def model(services: Services, record: Record, name: str) -> Any:
+    """One model."""
     if name not in services.gateway.registry.names():
         if not _theirs() and name == local_model(services, request.environ):
             return _local_model(services, name)
@@ -137,9 +173,19 @@ def _on_demand(services: Services, model: str, status: str) -> dict[str, Any]:
     }
 
 
-@json_route(blueprint, "POST", "/tokenize")
+@json_route(
+    blueprint,
+    "POST",
+    "/tokenize",
+    body="TokenizeRequest",
+    other="GLMTokenizeRequest",
+    group="native",
+    tag="llama.cpp",
+)
 def tokenize(services: Services, record: Record) -> Any:
-    """llama-server's {content, add_special, with_pieces} to {tokens}; the GLM API's {prompt}."""
+    """Tokens of a text, in llama-server's form or GLM's.
+
+    llama-server's {content, add_special, with_pieces} to {tokens}; the GLM API's {prompt}."""
     asked = body.read_json(request.environ, services.settings.max_body)
     if "prompt" in asked and "content" not in asked:
         return glm.tokenized(services, record, asked)
@@ -164,9 +210,13 @@ def _piece(data: bytes) -> str | list[int]:
         return list(data)
 
 
-@json_route(blueprint, "POST", "/detokenize")
+@json_route(
+    blueprint, "POST", "/detokenize", body="DetokenizeRequest", group="native", tag="llama.cpp"
+)
 def detokenize(services: Services, record: Record) -> Any:
-    """llama-server's {tokens} to {content}."""
+    """The text of tokens.
+
+    llama-server's {tokens} to {content}."""
     asked = body.read_json(request.environ, services.settings.max_body)
     wanted = llamacpp_requests.parse_detokenize(asked)
     check_model(services, request.environ, wanted.model)

@@ -5,25 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...accounts.rights import Permissions
 from ...errors import GatewayError, NotFound
 from ...web import seen
 from ...web.observability import Record
 from ...web.permissions import permissions
+from ...web.routes import Api
 from ...web.services import Services, current_services
 from ...web.spine import json_response, json_route, refuse
 from ..openai import answer as openai
 
-blueprint = Blueprint("status", __name__)
+blueprint = Api("status", __name__, group="status", tag="slotproxy")
 
 
-@blueprint.get("/health")
-@blueprint.get("/v1/health")
-@blueprint.get("/readyz")
+@blueprint.get("/health", is_open=True, quiet=True)
+@blueprint.get("/v1/health", is_open=True, quiet=True)
+@blueprint.get("/readyz", is_open=True, quiet=True)
 def ready() -> Response:
-    """200 if a backend can answer, otherwise 503 in llama-server's form."""
+    """200 when a backend can answer.
+
+    200 if a backend can answer, otherwise 503 in llama-server's form."""
     registry = current_services().gateway.registry
     backends = {name: _state(b.up) for name, b in enumerate(registry.backends.values())}
     counts = {s: sum(v == s for v in backends.values()) for s in ("up", "down", "unknown")}
@@ -38,15 +41,17 @@ def ready() -> Response:
     return response
 
 
-@blueprint.get("/livez")
+@blueprint.get("/livez", is_open=True, quiet=True)
 def live() -> Response:
-    """200 while this process answers."""
+    """200 while the process answers."""
     return json_response({"status": "ok"})
 
 
 @json_route(blueprint, "GET", "/v1/slots")
 def slots(services: Services, record: Record) -> Any:
-    """The contents of slots, without text of prompts, the queue, requests that wait for limits in
+    """Slots, the queue, and how often something was cached.
+
+    The contents of slots, without text of prompts, the queue, requests that wait for limits in
     this worker, and cache hit rates. Slots of other groups are only marked as such."""
     caller = services.callers.caller(record.key, request.environ)
     limited = services.callers.waiting_for_limits(caller.key)
@@ -59,6 +64,7 @@ def slots(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v1/backends")
 def backends(services: Services, record: Record) -> Any:
+    """What is known of each backend."""
     may = permissions(services, request.environ)
     return {"object": "list", "data": listed(services, record.key, may)}
 
@@ -102,8 +108,9 @@ def _state(up: bool | None) -> str:
     return "unknown" if up is None else "up" if up else "down"
 
 
-@blueprint.get("/metrics")
+@blueprint.get("/metrics", answer="text/plain")
 def metrics() -> Response:
+    """Metrics for Prometheus, with `--metrics`."""
     services = current_services()
     try:
         if not services.settings.metrics:

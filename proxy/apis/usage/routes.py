@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...web import seen
 from ...web.ledger import exports, query, shapes
 from ...web.observability import Record
+from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route, passthrough
 
@@ -24,16 +25,18 @@ if TYPE_CHECKING:
     from ...store.ledger import Ledger
     from ...store.ledger_rows import LedgerGroup
 
-blueprint = Blueprint("usage", __name__)
+# The APIs whose answers have tokens.
+GENERATING = tuple("openai responses anthropic ollama glm llamacpp chatchat mcp pages".split())
+blueprint = Api("usage", __name__, group="status", tag="slotproxy")
 
 MOST_GROUPS = 20_000  # rows of an answer
 DAY_MS = 86_400_000
 FORMATS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 
 
-@json_route(blueprint, "GET", "/v1/usage")
+@json_route(blueprint, "GET", "/v1/usage", group="")
 def own(services: Services, record: Record) -> Any:
-    """Sums by day of the caller's requests, or of all."""
+    """Requests, tokens and times of the caller's key by day; with `scope=all`, of all keys."""
     asked = query.usage(request.args, time.time())
     only = _scope(services, record, everyone=asked.everyone)
     begin, end = 1000 * asked.time.begin, 1000 * asked.time.end
@@ -41,9 +44,11 @@ def own(services: Services, record: Record) -> Any:
     return shapes.by_day(asked.time, found, services.keys.shown)
 
 
-@json_route(blueprint, "GET", "/v1/usage/export")
+@json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")
 def export(services: Services, record: Record) -> Response:
-    """The rows of the caller's requests, or of all, as they are read."""
+    """The ledger of the caller's key as CSV or JSON lines, by the query's `format`.
+
+    The rows of the caller's requests, or of all, as they are read."""
     form = request.args.get("format") or "csv"
     if form not in FORMATS:
         raise InvalidParameter("format", f"must be one of {', '.join(FORMATS)}")

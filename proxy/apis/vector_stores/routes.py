@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, request
+from flask import request
 
 from ...errors import BadRequest, Unsupported
 from ...web import body, permissions
 from ...web.observability import Record
+from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import View, json_route
 from .. import listing
@@ -23,15 +24,17 @@ if TYPE_CHECKING:
     from ...store.file_store import Batch, StoredVectorStore
     from ...store.records import Base
 
-blueprint = Blueprint("vector_stores", __name__)
+blueprint = Api("vector_stores", __name__, group="knowledge", tag="OpenAI")
 
 
-def _route(method: str, path: str) -> Callable[[View], View]:
-    return json_route(blueprint, method, f"/v1/vector_stores{path}", f"/vector_stores{path}")
+def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
+    paths = f"/v1/vector_stores{path}", f"/vector_stores{path}"
+    return json_route(blueprint, method, *paths, **about)
 
 
-@_route("POST", "")
+@_route("POST", "", body="VectorStoreRequest")
 def create(services: Services, record: Record) -> Any:
+    """A new vector store."""
     asked = dialect.parse_create(_body(services))
     stores, owner = opened(services), record.key
     for one in asked.files:
@@ -43,6 +46,7 @@ def create(services: Services, record: Record) -> Any:
 
 @_route("GET", "")
 def listed(services: Services, record: Record) -> Any:
+    """The vector stores of the key."""
     stores, owner = opened(services), record.key
     return listing.reply(
         listing.parse(request.args),
@@ -54,12 +58,14 @@ def listed(services: Services, record: Record) -> Any:
 
 @_route("GET", "/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
+    """One vector store."""
     stores, owner = opened(services), record.key
     return _store(stores, owner, *stores.store(owner, key))
 
 
-@_route("POST", "/<key>")
+@_route("POST", "/<key>", body="VectorStoreChange")
 def change(services: Services, record: Record, key: str) -> Any:
+    """Change a vector store."""
     asked = dialect.parse_update(_body(services))
     stores, owner = opened(services), record.key
     changed = stores.change(owner, key, asked.name, asked.metadata, asked.lasts)
@@ -68,11 +74,13 @@ def change(services: Services, record: Record, key: str) -> Any:
 
 @_route("DELETE", "/<key>")
 def delete(services: Services, record: Record, key: str) -> Any:
+    """Delete a vector store."""
     return objects.deleted(opened(services).delete(record.key, key), "vector_store")
 
 
-@_route("POST", "/<key>/search")
+@_route("POST", "/<key>/search", body="VectorStoreSearch")
 def search(services: Services, record: Record, key: str) -> Any:
+    """Passages that fit a query."""
     asked = dialect.parse_search(_body(services))
     stores, owner = opened(services), record.key
     hits = stores.search(
@@ -100,8 +108,9 @@ def search(services: Services, record: Record, key: str) -> Any:
     )
 
 
-@_route("POST", "/<key>/files")
+@_route("POST", "/<key>/files", body="VectorStoreFile")
 def attach(services: Services, record: Record, key: str) -> Any:
+    """Add an uploaded file."""
     asked = dialect.parse_attach(_body(services))
     (member,) = _attach(opened(services), record.key, key, [asked])
     return _file(key, member)
@@ -109,33 +118,39 @@ def attach(services: Services, record: Record, key: str) -> Any:
 
 @_route("GET", "/<key>/files")
 def files(services: Services, record: Record, key: str) -> Any:
+    """The files of a vector store."""
     return _files(services, record, key)
 
 
 @_route("GET", "/<key>/files/<file>")
 def file(services: Services, record: Record, key: str, file: str) -> Any:
+    """A file of a vector store."""
     return _file(key, opened(services).member(record.key, key, file))
 
 
-@_route("POST", "/<key>/files/<file>")
+@_route("POST", "/<key>/files/<file>", body="VectorStoreFileAttributes")
 def describe(services: Services, record: Record, key: str, file: str) -> Any:
+    """Change the attributes of a file."""
     asked = dialect.attributes(_body(services))
     return _file(key, opened(services).describe(record.key, key, file, asked))
 
 
 @_route("DELETE", "/<key>/files/<file>")
 def detach(services: Services, record: Record, key: str, file: str) -> Any:
+    """Remove a file from a vector store."""
     opened(services).detach(record.key, key, file)
     return objects.deleted(file, "vector_store.file")
 
 
 @_route("GET", "/<key>/files/<file>/content")
 def content(services: Services, record: Record, key: str, file: str) -> Any:
+    """The text of a file."""
     return objects.content(opened(services).texts(record.key, key, file))
 
 
-@_route("POST", "/<key>/file_batches")
+@_route("POST", "/<key>/file_batches", body="VectorStoreFileBatch")
 def begin(services: Services, record: Record, key: str) -> Any:
+    """Add several files."""
     asked = dialect.parse_batch(_body(services))
     stores, owner = opened(services), record.key
     batch = stores.begin(owner, key, [one.file_id for one in asked])
@@ -145,18 +160,21 @@ def begin(services: Services, record: Record, key: str) -> Any:
 
 @_route("GET", "/<key>/file_batches/<batch>")
 def batch(services: Services, record: Record, key: str, batch: str) -> Any:
+    """How far a batch of files is."""
     stores, owner = opened(services), record.key
     return _batch(stores, owner, stores.batch(owner, key, batch))
 
 
 @_route("POST", "/<key>/file_batches/<batch>/cancel")
 def cancel(services: Services, record: Record, key: str, batch: str) -> Any:
+    """Cancel a batch of files."""
     stores, owner = opened(services), record.key
     return _batch(stores, owner, stores.cancel(owner, key, batch))
 
 
 @_route("GET", "/<key>/file_batches/<batch>/files")
 def batch_files(services: Services, record: Record, key: str, batch: str) -> Any:
+    """The files of a batch."""
     opened(services).batch(record.key, key, batch)
     return _files(services, record, key, batch)
 

@@ -11,51 +11,7 @@ from ...errors import Cancelled
 from ...gateway import Info
 from ...store.ledger_rows import CANCELLED, OK, LedgerRow
 from ..observability import Record
-
-# The API of each route that asks a model, as in the column `api`.
-OPENAI, RESPONSES, EMBEDDINGS, RANKINGS = "openai", "responses", "embeddings", "rankings"
-ANTHROPIC, OLLAMA, GLM, LLAMACPP = "anthropic", "ollama", "glm", "llamacpp"
-CHATCHAT, MCP, PAGES = "chatchat", "mcp", "pages"
-AUDIO, IMAGES, UPSTREAM = "audio", "images", "upstream"  # forwarded to a server of another API
-_ROUTES = {
-    OPENAI: (
-        "/v1/chat/completions",
-        "/chat/completions",
-        "/v1/completions",
-        "/completions",
-    ),
-    RESPONSES: (
-        "/v1/responses",
-        "/responses",
-        "/v1/responses/compact",
-        "/responses/compact",
-    ),
-    ANTHROPIC: ("/v1/messages",),
-    OLLAMA: ("/api/chat", "/api/generate"),
-    GLM: ("/", "/chat", "/chat-stream"),
-    LLAMACPP: ("/completion", "/infill"),
-    MCP: ("/mcp",),
-    EMBEDDINGS: (
-        "/v1/embeddings",
-        "/embeddings",
-        "/api/embed",
-        "/api/embeddings",
-        "/embedding",
-        "/other/embed_texts",
-    ),
-    RANKINGS: ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/reranking"),
-}
-_API = {route: api for api, routes in _ROUTES.items() for route in routes}
-_FOLDERS = {
-    "/chat/": CHATCHAT,
-    "/other/": CHATCHAT,
-    "/pages/": PAGES,
-    "/audio/": AUDIO,
-    "/images/": IMAGES,
-    "/sdapi/": IMAGES,
-    "/upstream/": UPSTREAM,
-}
-OTHER = "other"
+from ..routes import OTHER, Routes
 
 ENDED = frozenset(get_args(FinishReason))
 LEFT = frozenset({"cancelled", Cancelled.code})
@@ -66,15 +22,6 @@ FEW = 32  # evaluated tokens that are too few to measure a speed
 MOST_BACKENDS = MOST_CLIENTS = 256
 AGENT = 128  # characters of a User-Agent header that are read
 SMOOTH = 0.8  # weight of earlier measurements
-
-
-def api_of(route: str) -> str:
-    """The API of a route, given without the path prefix of all routes."""
-    known = _API.get(route)
-    if known is not None:
-        return known
-    route = route.removeprefix("/v1")
-    return next((api for folder, api in _FOLDERS.items() if route.startswith(folder)), OTHER)
 
 
 @lru_cache(MOST_CLIENTS)
@@ -120,11 +67,12 @@ class PrefillSpeeds:
 
 
 def row_of(
-    record: Record, took: float, ended: float, prefix: str, speeds: PrefillSpeeds
+    record: Record, took: float, ended: float, routes: Routes, speeds: PrefillSpeeds
 ) -> LedgerRow:
     """The row of a request that ended at the time `ended` (seconds since 1970) and took so many
-    seconds. `prefix` precedes all routes."""
+    seconds, by one of these routes."""
     info = record.info
+    served = routes.get((record.method, record.route))
     usage = info.usage
     evaluating, writing = info.evaluating, info.writing
     if not (evaluating or writing) and info.first_token:  # the backend reported no times
@@ -139,7 +87,7 @@ def row_of(
         model=info.model[:LONGEST],
         backend=info.backend[:LONGEST],
         slot=info.slot,
-        api=api_of(record.route.removeprefix(prefix) if prefix else record.route),
+        api=served.ledger if served else OTHER,
         prompt=usage.prompt,
         cached=usage.cached,
         completion=usage.completion,

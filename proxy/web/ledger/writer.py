@@ -22,6 +22,7 @@ from ...runtime.lasting import Lasting, no_pause
 from ...store.ledger_rows import OK, LedgerRow
 from ...store.writers import new_name
 from ..observability import Record
+from ..routes import Routes
 from .counts import LedgerCounts
 from .entries import PrefillSpeeds, row_of
 
@@ -50,16 +51,15 @@ class LedgerWriter:
         *,
         days: int,
         needs_key: Callable[[], bool],
-        prefix: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Rows are kept for so many days. `needs_key` tells whether callers need a key: requests
-        that were refused because they had none are not stored. `prefix` precedes all routes.
+        that were refused because they had none are not stored.
         `clock` returns seconds since 1970."""
         self.ledger = ledger
         self._days = days
         self._needs_key = needs_key
-        self._prefix = prefix
+        self.routes: Routes = {}  # of the application, once they are known
         self._clock = clock
         self._waiting: deque[LedgerRow] = deque()
         self._batch: list[LedgerRow] = []  # the last one taken from the queue, until it is stored
@@ -78,7 +78,7 @@ class LedgerWriter:
         """Queue a request that took so many seconds. Never waits."""
         if not record.key and self._needs_key():
             return
-        row = row_of(record, took, self._clock(), self._prefix, self._speeds)
+        row = row_of(record, took, self._clock(), self.routes, self._speeds)
         if not row.model and row.outcome == OK:
             return  # it succeeded without a model, such as a request to unload it
         if len(self._waiting) < MOST_WAITING:

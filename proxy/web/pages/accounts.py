@@ -10,12 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, Response, make_response, render_template
+from flask import Response, make_response, render_template
 
 from ...accounts.rights import APIS
 from ...apis.litellm.routes import audit, keys, teams, users
 from .. import seen
 from ..observability import Record
+from ..routes import Api
 from ..services import Services, current_services
 from ..spine import json_view
 from . import api, guard
@@ -44,7 +45,7 @@ VIEWS: tuple[tuple[str, str, Callable[[Services, Record], Any]], ...] = (
     ("GET", "/audit", audit.list_changes),
 )
 
-blueprint = Blueprint("panel_accounts", __name__)
+blueprint = Api("panel_accounts", __name__, group="admin", ledger="pages")
 guard.protect(blueprint)
 
 

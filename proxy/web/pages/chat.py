@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
-from flask import Blueprint, Response, make_response, render_template, request
+from flask import Response, make_response, render_template, request
 
 from ...apis import fields
 from ...apis.chat_exports import TITLE
@@ -16,6 +16,7 @@ from ...errors import InvalidParameter, NoBackend, NotFound
 from ...store.records import PINNED
 from .. import permissions
 from ..observability import Record
+from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
 from . import api, chat_files, chat_models, errors, guard, images, options, welcome
@@ -25,7 +26,7 @@ from .following import StreamPosition, stored
 if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
 
-blueprint = Blueprint("chat", __name__)
+blueprint = Api("chat", __name__, group="pages", ledger="pages")
 RUNNING = "Ollama is running"  # clients of Ollama look for this at /
 
 

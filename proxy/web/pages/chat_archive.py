@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
-from flask import Blueprint, Response, make_response, request
+from flask import Response, make_response, request
 from msgspec import structs
 
 from ...apis import chat_exports
 from ...store.adopted import AdoptedMessage
 from ...store.records import PINNED
 from .. import body
+from ..routes import Api
 from ..spine import json_response, passthrough
 from . import api, guard, images
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 API = "/pages/api/chat/conversations"
 
-blueprint = Blueprint("chat_archive", __name__)
+blueprint = Api("chat_archive", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
 
 

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...errors import InvalidParameter, NotFound
 from .. import body
+from ..routes import Api
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard
@@ -17,7 +18,7 @@ from . import api, guard
 if TYPE_CHECKING:
     from ...store.conversations import StoredConversation
 
-blueprint = Blueprint("chat_files", __name__)
+blueprint = Api("chat_files", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
 
 API = "/pages/api/chat/conversations/<conversation>/files"

@@ -12,18 +12,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from flask import Blueprint, Response, make_response
+from flask import Response, make_response
 
 from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
 from ...gateway import Gateway, media
+from ..routes import Api
 from ..services import current_services
 from . import api, guard
 
 if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
 
-blueprint = Blueprint("chat_images", __name__)
+blueprint = Api("chat_images", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
 
 MOST = 8  # per message

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 
-from flask import Blueprint, Response, abort, make_response, render_template, url_for
+from flask import Response, abort, make_response, render_template, url_for
 
+from ..routes import Api
 from . import policy, shell, texts, uploads
 
 FILES = ("shell.css", "panels/panels.css", "shell.js", "offline.js", "icon.svg", "icons.svg")
 SCRIPT = "worker.js"
 
-blueprint = Blueprint("installed", __name__)
+blueprint = Api("installed", __name__, group="pages", ledger="pages")
 blueprint.after_request(policy.keep)
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from flask import Blueprint, Response, make_response, render_template, request
+from flask import Response, make_response, render_template, request
 
 from ...apis import fields
 from ...errors import InvalidParameter
 from .. import body
+from ..routes import Api
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard
 
-blueprint = Blueprint("panel_knowledge", __name__)
+blueprint = Api("panel_knowledge", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
 
 API = "/pages/api/knowledge"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, make_response, render_template, request
+from flask import Response, make_response, render_template, request
 
 from ...apis.llamacpp.requests import parse_model
 from ...apis.models import routes as hosting
 from .. import seen
+from ..routes import Api
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard, models_feed
 
 API = "/pages/api/models"
 
-blueprint = Blueprint("panel_models", __name__)
+blueprint = Api("panel_models", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
 
 

@@ -13,12 +13,13 @@ import math
 from typing import TYPE_CHECKING
 
 import msgspec
-from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+from flask import Response, make_response, redirect, render_template, request, url_for
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from ...errors import GatewayError, NotFound, Unauthorized
 from ...oidc.started import Started, start
 from ..observability import Record
+from ..routes import Api
 from ..services import current_services
 from . import guard, session, session_routes, shell
 
@@ -30,7 +31,7 @@ LASTS = 600  # seconds until the browser must be back
 
 log = logging.getLogger("slotproxy")
 
-blueprint = Blueprint("oidc", __name__)
+blueprint = Api("oidc", __name__, group="pages", ledger="pages")
 guard.protect(blueprint, open_to_all=("begin", "finish"))
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 
-from flask import Blueprint, Response, make_response, render_template, request
+from flask import Response, make_response, render_template, request
 
 from ...apis import fields
 from ...errors import NotFound
 from ...store.live import LiveSessions
 from .. import seen
 from ..ledger.query import everyone
+from ..routes import Api
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard, session
 
 MOST_LISTED = 500
 
-blueprint = Blueprint("panel_sessions", __name__)
+blueprint = Api("panel_sessions", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
 
 

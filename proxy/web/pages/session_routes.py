@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 
-from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+from flask import Response, make_response, redirect, render_template, request, url_for
 
 from ...errors import KeyBlocked, KeyExpired, TooManyWrongKeys, Unauthorized
 from ..observability import Record
+from ..routes import Api
 from ..services import current_services
 from . import guard, session
 from .fields import fields
 
-blueprint = Blueprint("session", __name__)
+blueprint = Api("session", __name__, group="pages", ledger="pages")
 guard.protect(blueprint, open_to_all=("form", "sign_in", "sign_out", "who"))
 
 

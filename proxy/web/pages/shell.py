@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from flask import (
-    Blueprint,
     Flask,
     Response,
     abort,
@@ -18,6 +17,7 @@ from flask import (
 from jinja2 import FileSystemLoader
 
 from ...runtime import resources
+from ..routes import Api
 from ..services import current_services
 from . import guard, texts, uploads
 
@@ -25,7 +25,7 @@ LANGUAGE = "slotproxy_language"  # the cookie with the chosen language
 THEMES = ("system", "light", "dark")
 THEME = "slotproxy_theme"  # the cookie with the chosen theme
 
-blueprint = Blueprint("pages", __name__)
+blueprint = Api("pages", __name__, group="pages", ledger="pages")
 
 
 def install(app: Flask) -> None:
@@ -50,7 +50,7 @@ def theme() -> str:
     return chosen if chosen in THEMES else "system"
 
 
-@blueprint.get("/static/<path:name>")
+@blueprint.get("/static/<path:name>", quiet=True)
 def static(name: str) -> Response:
     return uploads.response(name)
 

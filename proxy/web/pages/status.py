@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from flask import Blueprint, Response, make_response, render_template, request
+from flask import Response, make_response, render_template, request
 
 from ...errors import QueueFull
 from ...gateway import Caller
+from ..routes import Api
 from ..services import Services, current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
 from ..stream import ClosingBody
 from . import guard, status_feed
 
-blueprint = Blueprint("panel_status", __name__)
+blueprint = Api("panel_status", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
 
 MOST_WATCHERS = 32  # at once, for all keys together

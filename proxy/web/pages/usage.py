@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, Response, make_response, render_template, request
+from flask import Response, make_response, render_template, request
 
 from ...accounts.limiting.standing import Standing
 from ...apis.fields import decimal
@@ -18,11 +18,12 @@ from ...store.ledger_rows import LedgerGroup
 from .. import seen
 from ..ledger import shapes
 from ..ledger.query import DAY, everyone
+from ..routes import Api
 from ..services import Services, current_services
 from ..spine import json_response
 from . import api, guard
 
-blueprint = Blueprint("panel_usage", __name__)
+blueprint = Api("panel_usage", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
 
 MOST_DAYS = 366

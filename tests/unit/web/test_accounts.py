@@ -14,6 +14,7 @@ from proxy.accounts import key_text
 from proxy.accounts.rights import APIS
 from proxy.config.keys import ApiKey, Secret, conflict
 from proxy.errors import StoreUnavailable
+from proxy.web.routes import routes_of
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.hosting import fakes as hosted
 from tests.unit.web.account_client import CHAT, KEYS, Http
@@ -393,12 +394,12 @@ def test_forbidden_things_can_look_missing(tmp_path: Path) -> None:
 
 
 def test_every_route_is_in_a_known_group(http: Http) -> None:
-    places = http.app.places  # type: ignore[attr-defined]
-    assert {place.api for place in places.values()} <= {"", *APIS}
+    routes = routes_of(http.app)
+    assert {served.group for served in routes.values()} <= {"", *APIS}
     chat = "/v1/chat/completions"
-    assert places["POST", chat] == ("chat", chat)
-    assert places["POST", "/key/generate"].api == places["POST", "/models/load"].api == "admin"
-    assert (places["GET", "/"].api, places["POST", "/"].api) == ("pages", "glm")
+    assert (routes["POST", chat].group, routes["POST", chat].path) == ("chat", chat)
+    assert routes["POST", "/key/generate"].group == routes["POST", "/models/load"].group == "admin"
+    assert (routes["GET", "/"].group, routes["POST", "/"].group) == ("pages", "glm")
 
 
 def test_regenerated_key_keeps_its_data_and_both_secrets_for_a_time(http: Http) -> None:

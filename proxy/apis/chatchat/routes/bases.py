@@ -4,48 +4,55 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Response
 
 from ....errors import NotFound
 from ....web.observability import Record
+from ....web.routes import SSE
 from ....web.services import Services
 from .. import bases, params, reply
 from .knowledge_bases import OwnerBases
 from .streaming import DocumentStream, RequestContext, respond
-from .view import json_body, json_value, route
+from .view import api, json_body, json_value, route
 
-blueprint = Blueprint("bases", __name__, url_prefix="/knowledge_base")
+blueprint = api("bases", __name__, url_prefix="/knowledge_base")
 
 
 @route(blueprint, "GET", "/list_knowledge_bases", shape=reply.error_of_list)
 def listed(services: Services, record: Record) -> Any:
+    """The knowledge bases."""
     return reply.ok(OwnerBases(services, record.key).names())
 
 
-@route(blueprint, "POST", "/create_knowledge_base")
+@route(blueprint, "POST", "/create_knowledge_base", body="ChatchatNewBase")
 def create(services: Services, record: Record) -> Any:
+    """Create a knowledge base."""
     wanted = bases.create(json_body(services))
     OwnerBases(services, record.key).create(wanted.name, wanted.model)
     return reply.ok(msg=f"knowledge base {wanted.name} created")
 
 
-@route(blueprint, "POST", "/delete_knowledge_base")
+@route(blueprint, "POST", "/delete_knowledge_base", body="ChatchatBase")
 def delete(services: Services, record: Record) -> Any:
+    """Delete a knowledge base; the body may also be its name as a JSON string."""
     name = bases.named(json_value(services))
     OwnerBases(services, record.key).shelf(name).delete()
     return reply.ok(msg=f"knowledge base {name} deleted")
 
 
-@route(blueprint, "POST", "/update_info")
+@route(blueprint, "POST", "/update_info", body="ChatchatBaseInfo")
 def update_info(services: Services, record: Record) -> Any:
+    """Describe a knowledge base."""
     wanted = bases.info(json_body(services))
     OwnerBases(services, record.key).shelf(wanted.base).describe(wanted.info)
     return reply.ok(msg=f"description of knowledge base {wanted.base} updated")
 
 
-@route(blueprint, "POST", "/search_docs")
+@route(blueprint, "POST", "/search_docs", body="ChatchatSearch")
 def search(services: Services, record: Record) -> Any:
-    """Return a bare list without the wrapper, as the original does."""
+    """Passages that fit a query.
+
+    Return a bare list without the wrapper, as the original does."""
     wanted = bases.search(json_body(services))
     try:
         shelf = OwnerBases(services, record.key).shelf(wanted.base)
@@ -62,8 +69,9 @@ def search(services: Services, record: Record) -> Any:
     return [bases.document(one.id, wanted.file, one.place, one.text) for one in chunks]
 
 
-@route(blueprint, "POST", "/update_docs_by_id")
+@route(blueprint, "POST", "/update_docs_by_id", body="ChatchatEdit")
 def edit(services: Services, record: Record) -> Any:
+    """Change chunks."""
     wanted = bases.edit(json_body(services))
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     for key, text in wanted.texts.items():
@@ -71,8 +79,9 @@ def edit(services: Services, record: Record) -> Any:
     return reply.ok(msg="chunks updated")
 
 
-@blueprint.post("/recreate_vector_store")
+@blueprint.post("/recreate_vector_store", body="ChatchatRebuild", streams=SSE)
 def recreate() -> Response:
+    """Read all documents again."""
     return respond(_recreate)
 
 

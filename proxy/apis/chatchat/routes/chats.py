@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ....core.events import Failed, TextDelta
 from ....core.request import CompletionRequest, Message
@@ -24,50 +24,67 @@ from ....dialogue import (
 from ....errors import Forbidden, NotFound
 from ....web.model_tables import own_request
 from ....web.observability import Record, new_id
+from ....web.routes import SSE
 from ....web.services import Services
 from .. import answer, params, reply
 from .streaming import TEXT, Documents, DocumentStream, RequestContext, respond
-from .view import json_body, route
+from .view import api, json_body, route
 
-blueprint = Blueprint("chats", __name__)
+blueprint = api("chats", __name__)
 
 COMPLETION = "completion"  # folder of its prompt templates
 OURS = re.compile("[0-9a-f]{32}")  # answer ids
 
 
-@blueprint.post("/chat/chat")
+@blueprint.post(
+    "/chat/chat", body="ChatchatChatRequest", streams=SSE, other="ChatchatMessagesRequest"
+)
 def chat() -> Response:
+    """A chat."""
     return respond(_chat)
 
 
-@blueprint.post("/chat/fastchat")
+@blueprint.post(
+    "/chat/fastchat",
+    body="ChatchatChatRequest",
+    streams=SSE,
+    answer="text/plain",
+    other="ChatchatMessagesRequest",
+)
 def fastchat() -> Response:
-    """A chat without the wrapper: streams the answer's text alone."""
+    """A chat whose answer is plain text.
+
+    It has no wrapper."""
     return respond(_chat, TEXT)
 
 
-@blueprint.post("/chat/knowledge_base_chat")
+@blueprint.post("/chat/knowledge_base_chat", body="ChatchatKnowledgeChatRequest", streams=SSE)
 def knowledge_base_chat() -> Response:
+    """A chat about a knowledge base."""
     return respond(lambda call: _cited(call, params.knowledge(call.body)))
 
 
-@blueprint.post("/chat/file_chat")
+@blueprint.post("/chat/file_chat", body="ChatchatFileChatRequest", streams=SSE)
 def file_chat() -> Response:
+    """A chat about uploaded files."""
     return respond(lambda call: _cited(call, params.file(call.body)))
 
 
-@blueprint.post("/chat/search_engine_chat")
+@blueprint.post("/chat/search_engine_chat", body="ChatchatSearchChatRequest", streams=SSE)
 def search_engine_chat() -> Response:
+    """A chat with web search."""
     return respond(lambda call: _cited(call, params.search(call.body)))
 
 
-@blueprint.post("/chat/agent_chat")
+@blueprint.post("/chat/agent_chat", body="ChatchatChatRequest", streams=SSE)
 def agent_chat() -> Response:
+    """A chat with tools."""
     return respond(_agent)
 
 
-@route(blueprint, "POST", "/chat/feedback")
+@route(blueprint, "POST", "/chat/feedback", body="ChatchatFeedback")
 def feedback(services: Services, record: Record) -> Any:
+    """Feedback on an answer."""
     wanted = params.feedback(json_body(services))
     if services.conversations is None:
         raise Forbidden(
@@ -79,8 +96,11 @@ def feedback(services: Services, record: Record) -> Any:
     return reply.ok(msg=f"feedback on {wanted.history_id} saved")
 
 
-@blueprint.post("/other/completion")
+@blueprint.post(
+    "/other/completion", body="ChatchatCompletionRequest", streams=SSE, answer="text/plain"
+)
 def completion() -> Response:
+    """A completion as plain text."""
     return respond(_completion, TEXT)
 
 

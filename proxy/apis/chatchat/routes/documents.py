@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ....errors import InvalidParameter
 from ....web.form import MultipartForm, read_form
@@ -16,9 +16,9 @@ from ....web.services import Services
 from ....web.spine import passthrough
 from .. import bases, reply
 from .knowledge_bases import OwnerBases
-from .view import json_body, route
+from .view import api, json_body, route
 
-blueprint = Blueprint("files", __name__, url_prefix="/knowledge_base")
+blueprint = api("files", __name__, url_prefix="/knowledge_base")
 
 # Media types under which browsers may show an uploaded file: none of them can run scripts.
 SHOWN = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/plain", "csv": "text/plain"}
@@ -27,11 +27,13 @@ SANDBOX = ("Content-Security-Policy", "sandbox")
 
 @route(blueprint, "GET", "/list_files", shape=reply.error_of_list)
 def listed(services: Services, record: Record) -> Any:
+    """The documents of a base."""
     return reply.ok(OwnerBases(services, record.key).shelf(_asked_base()).names())
 
 
-@route(blueprint, "POST", "/upload_docs")
+@route(blueprint, "POST", "/upload_docs", body="ChatchatDocuments")
 def upload(services: Services, record: Record) -> Any:
+    """Upload documents."""
     with _form(services) as form:
         wanted = bases.upload(form.fields)
         shelf = OwnerBases(services, record.key).shelf(wanted.base)
@@ -46,8 +48,9 @@ def upload(services: Services, record: Record) -> Any:
     return reply.failed(failed, "files uploaded")
 
 
-@route(blueprint, "POST", "/upload_temp_docs")
+@route(blueprint, "POST", "/upload_temp_docs", body="ChatchatChatFiles")
 def upload_temporary(services: Services, record: Record) -> Any:
+    """Upload documents for a chat about files."""
     with _form(services) as form:
         wanted = bases.temporary(form.fields)
         shelf = OwnerBases(services, record.key).temporary(wanted.base)
@@ -55,16 +58,18 @@ def upload_temporary(services: Services, record: Record) -> Any:
     return reply.ok({"id": shelf.id, "failed_files": [{name: why} for name, why in failed]})
 
 
-@route(blueprint, "POST", "/delete_docs")
+@route(blueprint, "POST", "/delete_docs", body="ChatchatDelete")
 def delete(services: Services, record: Record) -> Any:
+    """Delete documents."""
     wanted = bases.delete(json_body(services))
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     failed = shelf.remove(wanted.files) if wanted.content else shelf.hide(wanted.files)
     return reply.failed(failed, "files deleted")
 
 
-@route(blueprint, "POST", "/update_docs")
+@route(blueprint, "POST", "/update_docs", body="ChatchatUpdate")
 def update(services: Services, record: Record) -> Any:
+    """Read documents again."""
     wanted = bases.update(json_body(services))
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     failed = shelf.again([one for one in wanted.files if one not in wanted.pieces], wanted.cut)
@@ -72,9 +77,11 @@ def update(services: Services, record: Record) -> Any:
     return reply.failed(failed, "files will be read again")
 
 
-@route(blueprint, "GET", "/download_doc")
+@route(blueprint, "GET", "/download_doc", answer="application/octet-stream")
 def download(services: Services, record: Record) -> Response:
-    """Return the file. With `preview`, browsers show it in place if its type is safe."""
+    """A document as it came.
+
+    With `preview`, browsers show it in place if its type is safe."""
     shelf = OwnerBases(services, record.key).shelf(_asked_base())
     name, size, data = shelf.original(_asked("file_name"))
     kind = SHOWN.get(name.rpartition(".")[2].lower(), "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, request
+from flask import request
 
 from .... import __version__
 from ....errors import ModelNotFound, Unsupported
@@ -17,34 +17,51 @@ from ....web.permissions import visible
 from ....web.services import Services
 from ...embeddings.routes import embedded
 from .. import bases, params, reply, server
-from .view import json_body, route
+from .view import api, json_body, route
 
-blueprint = Blueprint("server", __name__)
+blueprint = api("server", __name__)
 
 
 @route(blueprint, "POST", "/llm_model/list_running_models", shape=reply.error_of_table)
 def running(services: Services, record: Record) -> Any:
+    """The models served."""
     return reply.ok(server.running(_models(services)))
 
 
-@route(blueprint, "POST", "/llm_model/list_config_models", shape=reply.error_of_table)
+@route(
+    blueprint,
+    "POST",
+    "/llm_model/list_config_models",
+    shape=reply.error_of_table,
+    body="ChatchatModelKinds",
+)
 def configured(services: Services, record: Record) -> Any:
+    """The models configured."""
     return reply.ok(server.configured(json_body(services), _models(services)))
 
 
-@route(blueprint, "POST", "/llm_model/get_model_config", shape=reply.error_of_table)
+@route(
+    blueprint,
+    "POST",
+    "/llm_model/get_model_config",
+    shape=reply.error_of_table,
+    body="ChatchatModelName",
+)
 def config(services: Services, record: Record) -> Any:
+    """One model."""
     return reply.ok(server.config(_model(services, server.model_name(json_body(services)))))
 
 
-@route(blueprint, "POST", "/llm_model/stop")
+@route(blueprint, "POST", "/llm_model/stop", body="ChatchatModelName")
 def stop(services: Services, record: Record) -> Any:
+    """Always 400: models are chosen where the gateway is started."""
     _model(services, server.model_name(json_body(services)))
     raise Unsupported("models are configured when slotproxy starts, not through this API")
 
 
-@route(blueprint, "POST", "/llm_model/change")
+@route(blueprint, "POST", "/llm_model/change", body="ChatchatModelChange")
 def change(services: Services, record: Record) -> Any:
+    """Change the model."""
     _, new = server.change(json_body(services))
     return reply.ok(msg=f"{_model(services, new).name} is served")
 
@@ -73,7 +90,9 @@ def _model(services: Services, name: str) -> server.ChatchatModel:
 
 @route(blueprint, "POST", "/server/configs", shape=reply.error_of_table)
 def configs(services: Services, record: Record) -> Any:
-    """Return the defaults for the client's pages, under the names they use."""
+    """The settings.
+
+    Return the defaults for the client's pages, under the names they use."""
     engines = services.settings.search_engine
     return {
         "VERSION": __version__,
@@ -101,17 +120,20 @@ def configs(services: Services, record: Record) -> Any:
 
 @route(blueprint, "POST", "/server/list_search_engines", shape=reply.error_of_list)
 def engines(services: Services, record: Record) -> Any:
+    """The search engines."""
     return reply.ok(services.settings.search_engine)
 
 
-@route(blueprint, "POST", "/server/get_prompt_template")
+@route(blueprint, "POST", "/server/get_prompt_template", body="ChatchatTemplate")
 def prompt_template(services: Services, record: Record) -> Any:
+    """A prompt template."""
     wanted = server.template(json_body(services))
     return services.layouts.layout(wanted.folder, wanted.name).source
 
 
-@route(blueprint, "POST", "/other/embed_texts")
+@route(blueprint, "POST", "/other/embed_texts", body="ChatchatTexts")
 def embed_texts(services: Services, record: Record) -> Any:
+    """Vectors of texts."""
     wanted = server.texts(json_body(services))
     _, made = embedded(services, record, wanted.model, wanted.texts)
     return reply.ok(made.vectors)

@@ -17,8 +17,8 @@ from flask import Response, request
 from ....errors import BadRequest, GatewayError, NotFound
 from ....web import body, spine
 from ....web.observability import Record
+from ....web.routes import Api, Shape
 from ....web.services import Services
-from ....web.spine import Shape
 from .. import bases, reply
 
 
@@ -41,7 +41,15 @@ def _answer(view: Callable[[Services, Record], Any], shape: Shape) -> Response:
     return spine.json_view(view, shape, owner, refused)
 
 
-route = partial(spine.json_route, shape=reply.error, answer=_answer)
+api = partial(
+    Api,
+    group="chatchat",
+    tag="Langchain-Chatchat",
+    ledger="chatchat",
+    error=reply.error,
+    error_schema="ChatchatError",
+)
+route = partial(spine.json_route, respond=_answer)
 """Registers a view that answers in this API's format."""
 
 

@@ -13,8 +13,10 @@ from .. import audit
 from .common import administered, blueprint
 
 
-@json_route(blueprint, "GET", "/v1/audit")
+@json_route(blueprint, "GET", "/v1/audit", tag="slotproxy")
 def list_changes(services: Services, record: Record) -> Any:
+    """Who changed which key, user or team; by `subject`, `before` and `limit`; for
+    administrators."""
     accounts = administered(services, record).keys
     page = audit.parse(request.args)
     return audit.listed(accounts.entries(page.subject, page.before, page.limit))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, request
+from flask import request
 
 from ....accounts.service import Accounts
 from ....errors import NotFound
 from ....web import body, seen
 from ....web.observability import Record
+from ....web.routes import Api
 from ....web.services import Services
 
-blueprint = Blueprint("accounts", __name__)
+blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM")
 
 
 def opened(services: Services) -> Accounts:

@@ -20,16 +20,17 @@ from .common import administered, blueprint, json_body, opened
 NEW = StoredKey(id="", digest="", shown="")
 
 
-@json_route(blueprint, "POST", "/key/generate")
+@json_route(blueprint, "POST", "/key/generate", body="GenerateKeyRequest")
 def generate_key(services: Services, record: Record) -> Any:
+    """Make an API key; for administrators."""
     accounts = administered(services, record).keys
     asked = keys.parse_new(json_body(services))
     return keys.made(*accounts.make(asked.edit(NEW, time.time()), record.key))
 
 
-@json_route(blueprint, "GET", "/key/info")
+@json_route(blueprint, "GET", "/key/info", group="")
 def key_info(services: Services, record: Record) -> Any:
-    """One key, for administrators; the caller's own for every key."""
+    """One API key; without `key`, the caller's own."""
     name = request.args.get("key", "")
     accounts = administered(services, record) if name else opened(services)
     name = name or record.key
@@ -43,6 +44,7 @@ def key_info(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/key/list")
 def list_keys(services: Services, record: Record) -> Any:
+    """The API keys in the store; for administrators."""
     accounts = administered(services, record).keys
     page = keys.parse_list(request.args)
     offset = (page.number - 1) * page.size
@@ -50,8 +52,9 @@ def list_keys(services: Services, record: Record) -> Any:
     return keys.listed(page, count, found)
 
 
-@json_route(blueprint, "POST", "/key/update")
+@json_route(blueprint, "POST", "/key/update", body="UpdateKeyRequest")
 def update_key(services: Services, record: Record) -> Any:
+    """Change an API key; for administrators."""
     accounts = administered(services, record).keys
     name, asked = keys.parse_update(json_body(services))
     edit, finish = partial(asked.edit, now=time.time()), asked.finish_running
@@ -59,14 +62,17 @@ def update_key(services: Services, record: Record) -> Any:
     return {"key": name, **keys.key_object(key)}
 
 
-@json_route(blueprint, "POST", "/key/regenerate")
+@json_route(blueprint, "POST", "/key/regenerate", body="RegenerateKeyRequest")
 def regenerate_key(services: Services, record: Record) -> Any:
-    """A new secret for a key, which keeps its id and data."""
+    """A new secret for an API key; for administrators.
+
+    The key keeps its id and data."""
     return _regenerate(services, record)
 
 
-@json_route(blueprint, "POST", "/key/<name>/regenerate")
+@json_route(blueprint, "POST", "/key/<name>/regenerate", body="RegenerateNamedKey")
 def regenerate_named(services: Services, record: Record, name: str) -> Any:
+    """The same, with the key in the path."""
     return _regenerate(services, record, name)
 
 
@@ -81,13 +87,15 @@ def _regenerate(services: Services, record: Record, key: str | None = None) -> A
     return keys.made(secret, made)
 
 
-@json_route(blueprint, "POST", "/key/block")
+@json_route(blueprint, "POST", "/key/block", body="BlockKeyRequest")
 def block_key(services: Services, record: Record) -> Any:
+    """Block an API key; for administrators."""
     return _block(services, record, blocked=True)
 
 
-@json_route(blueprint, "POST", "/key/unblock")
+@json_route(blueprint, "POST", "/key/unblock", body="BlockKeyRequest")
 def unblock_key(services: Services, record: Record) -> Any:
+    """Unblock an API key; for administrators."""
     return _block(services, record, blocked=False)
 
 
@@ -100,9 +108,11 @@ def _block(services: Services, record: Record, *, blocked: bool) -> Any:
     )
 
 
-@json_route(blueprint, "POST", "/key/delete")
+@json_route(blueprint, "POST", "/key/delete", body="DeleteKeysRequest")
 def delete_keys(services: Services, record: Record) -> Any:
-    """All of the named keys, or none if one of them is missing."""
+    """Delete API keys; for administrators.
+
+    All of the named keys, or none if one of them is missing."""
     accounts = administered(services, record).keys
     names, aliases, finish = keys.parse_delete(json_body(services))
     gone = accounts.delete(names, aliases, record.key, finish_running=finish)

@@ -28,9 +28,9 @@ MOST_LOGS = 1000  # requests of an answer
 Only = Mapping[str, Sequence[str]]
 
 
-@json_route(blueprint, "GET", "/spend/logs")
+@json_route(blueprint, "GET", "/spend/logs", group="")
 def spend_logs(services: Services, record: Record) -> Any:
-    """Sums by day, or the last requests."""
+    """What was used by day, or the requests; for others than administrators, the caller's."""
     asked = spend.parse_logs(request.args, time.time())
     only = _scope(services, record, asked.only)
     ledger = usage.opened(services)
@@ -50,6 +50,7 @@ def spend_logs(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/global/spend/report")
 def spend_report(services: Services, record: Record) -> Any:
+    """What teams or keys used; for administrators."""
     seen.check_admin(services, record.key)
     asked = spend.parse_report(request.args)
     only = {name: (_named(services, value),) for name, value in asked.only.items()}

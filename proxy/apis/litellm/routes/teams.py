@@ -18,8 +18,9 @@ from .common import administered, blueprint, json_body, opened
 MOST_LISTED = 10_000  # in a list, which LiteLLM does not divide into pages
 
 
-@json_route(blueprint, "POST", "/team/new")
+@json_route(blueprint, "POST", "/team/new", body="NewTeamRequest")
 def new_team(services: Services, record: Record) -> Any:
+    """Make a team; for administrators."""
     accounts = administered(services, record)
     asked, members = groups.parse_new_team(json_body(services))
     team = accounts.teams.make(asked.edit(Team(id=asked.id)), record.key)
@@ -29,9 +30,9 @@ def new_team(services: Services, record: Record) -> Any:
     return _shown(accounts, team)
 
 
-@json_route(blueprint, "GET", "/team/info")
+@json_route(blueprint, "GET", "/team/info", group="")
 def team_info(services: Services, record: Record) -> Any:
-    """One team, for administrators; for every key, that of its own."""
+    """A team with its keys; for others, the caller's without them."""
     name = values.name(request.args, "team_id") or record.team
     own = name and name == record.team
     accounts = opened(services) if own else administered(services, record)
@@ -42,6 +43,7 @@ def team_info(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/team/list")
 def list_teams(services: Services, record: Record) -> Any:
+    """The teams; for administrators."""
     accounts = administered(services, record)
     user = values.name(request.args, "user_id")
     if user:
@@ -54,6 +56,7 @@ def list_teams(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v2/team/list")
 def teams_page(services: Services, record: Record) -> Any:
+    """The teams, page by page; for administrators."""
     accounts = administered(services, record)
     number, size = values.page(request.args, "page_size", 10, groups.MOST_LISTED)
     wanted = {"id": values.name(request.args, "team_id")}
@@ -67,8 +70,9 @@ def teams_page(services: Services, record: Record) -> Any:
     return groups.page("teams", number, size, count, [_shown(accounts, team) for team in teams])
 
 
-@json_route(blueprint, "POST", "/team/update")
+@json_route(blueprint, "POST", "/team/update", body="UpdateTeamRequest")
 def update_team(services: Services, record: Record) -> Any:
+    """Change a team; for administrators."""
     accounts = administered(services, record)
     asked = groups.parse_team_update(json_body(services))
     finish = asked.finish_running
@@ -76,26 +80,31 @@ def update_team(services: Services, record: Record) -> Any:
     return {"team_id": team.id, "data": _shown(accounts, team)}
 
 
-@json_route(blueprint, "POST", "/team/block")
+@json_route(blueprint, "POST", "/team/block", body="TeamRequest")
 def block_team(services: Services, record: Record) -> Any:
+    """Block the keys of a team; for administrators."""
     return _block(services, record, blocked=True)
 
 
-@json_route(blueprint, "POST", "/team/unblock")
+@json_route(blueprint, "POST", "/team/unblock", body="TeamRequest")
 def unblock_team(services: Services, record: Record) -> Any:
+    """Unblock the keys of a team; for administrators."""
     return _block(services, record, blocked=False)
 
 
-@json_route(blueprint, "POST", "/team/delete")
+@json_route(blueprint, "POST", "/team/delete", body="DeleteTeamsRequest")
 def delete_teams(services: Services, record: Record) -> Any:
-    """All of the named teams and their keys, or none if one of them is missing."""
+    """Delete teams and their keys; for administrators.
+
+    All of the named teams and their keys, or none if one of them is missing."""
     accounts = administered(services, record)
     names, finish = groups.parse_delete(json_body(services), "team_ids")
     return accounts.teams.delete(names, record.key, finish_running=finish)
 
 
-@json_route(blueprint, "POST", "/team/member_add")
+@json_route(blueprint, "POST", "/team/member_add", body="AddMembersRequest")
 def add_members(services: Services, record: Record) -> Any:
+    """Add members to a team; for administrators."""
     accounts = administered(services, record)
     members = groups.parse_members(json_body(services))
     store = accounts.teams.store
@@ -106,8 +115,9 @@ def add_members(services: Services, record: Record) -> Any:
     return {**team, "updated_users": shown, "updated_team_memberships": []}
 
 
-@json_route(blueprint, "POST", "/team/member_delete")
+@json_route(blueprint, "POST", "/team/member_delete", body="RemoveMemberRequest")
 def remove_member(services: Services, record: Record) -> Any:
+    """Remove a member from a team; for administrators."""
     accounts = administered(services, record)
     team, user = groups.parse_leaving(json_body(services))
     accounts.teams.store.leave(team, user, record.key)

@@ -21,9 +21,11 @@ from .keys import NEW
 MOST_LISTED = 1000  # keys of a user or team that its description has
 
 
-@json_route(blueprint, "POST", "/user/new")
+@json_route(blueprint, "POST", "/user/new", body="NewUserRequest")
 def new_user(services: Services, record: Record) -> Any:
-    """Make a user, and a key of it unless `auto_create_key` is false."""
+    """Make a user, and a key of it; for administrators.
+
+    The key is made unless `auto_create_key` is false."""
     accounts = administered(services, record)
     asked = groups.parse_new_user(json_body(services))
     for team in asked.teams:
@@ -41,9 +43,9 @@ def new_user(services: Services, record: Record) -> Any:
     return {**keys.made(*accounts.keys.make(key, record.key)), **shown}
 
 
-@json_route(blueprint, "GET", "/user/info")
+@json_route(blueprint, "GET", "/user/info", group="")
 def user_info(services: Services, record: Record) -> Any:
-    """One user, for administrators; without `user_id`, that of the caller's key."""
+    """A user with its keys and teams; without `user_id`, the caller's."""
     accounts, user = _asked(services, record)
     memberships = accounts.users.store.members(user.id)
     teams = [accounts.teams.store.read(one.team_id) for one in memberships]
@@ -51,15 +53,16 @@ def user_info(services: Services, record: Record) -> Any:
     return groups.user_info(user, memberships, teams, owned)
 
 
-@json_route(blueprint, "GET", "/v2/user/info")
+@json_route(blueprint, "GET", "/v2/user/info", group="")
 def user_alone(services: Services, record: Record) -> Any:
-    """The same without the keys and teams."""
+    """A user; without `user_id`, the caller's."""
     accounts, user = _asked(services, record)
     return groups.user_object(user, accounts.users.store.members(user.id))
 
 
 @json_route(blueprint, "GET", "/user/list")
 def list_users(services: Services, record: Record) -> Any:
+    """The users; for administrators."""
     accounts = administered(services, record)
     number, size = values.page(request.args, "page_size", 25, groups.MOST_LISTED)
     email = values.name(request.args, "user_email")
@@ -71,8 +74,9 @@ def list_users(services: Services, record: Record) -> Any:
     return groups.page("users", number, size, count, shown)
 
 
-@json_route(blueprint, "POST", "/user/update")
+@json_route(blueprint, "POST", "/user/update", body="UpdateUserRequest")
 def update_user(services: Services, record: Record) -> Any:
+    """Change a user; for administrators."""
     accounts = administered(services, record)
     asked = groups.parse_user_update(json_body(services))
     finish = asked.finish_running
@@ -83,9 +87,11 @@ def update_user(services: Services, record: Record) -> Any:
     }
 
 
-@json_route(blueprint, "POST", "/user/delete")
+@json_route(blueprint, "POST", "/user/delete", body="DeleteUsersRequest")
 def delete_users(services: Services, record: Record) -> Any:
-    """All of the named users and their keys, or none if one of them is missing."""
+    """Delete users and their keys; for administrators.
+
+    All of the named users and their keys, or none if one of them is missing."""
     accounts = administered(services, record)
     names, finish = groups.parse_delete(json_body(services), "user_ids")
     return accounts.users.delete(names, record.key, finish_running=finish)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from .... import __version__
 from ....core.request import Tool
@@ -26,6 +26,7 @@ from ....web import body, disconnect
 from ....web.admitted import Admitted
 from ....web.observability import Record, new_id
 from ....web.permissions import visible
+from ....web.routes import SSE, Api
 from ....web.services import Services
 from ....web.spine import STREAM_HEADERS, json_response, json_route, passthrough
 from ....web.stream import ClosingBody
@@ -34,7 +35,16 @@ from ..server import INVALID_PARAMS, NO_METHOD, Message, RpcError, ToolCall
 from . import chat as mcp_chat
 from . import progress as mcp_progress
 
-blueprint = Blueprint("mcp", __name__)
+blueprint = Api(
+    "mcp",
+    __name__,
+    group="mcp",
+    tag="MCP",
+    ledger="mcp",
+    error=mcp_server.error,
+    error_schema="McpError",
+    owns="/mcp",
+)
 
 MODELS = "models"
 VERSION = "MCP-Protocol-Version"
@@ -45,8 +55,18 @@ _MODELS = Tool(MODELS, "List the names of the models that chat may use")
 _READS: Mapping[str, Any] = {"readOnlyHint": True}
 
 
-@json_route(blueprint, "POST", "/mcp", shape=mcp_server.error)
+@json_route(
+    blueprint,
+    "POST",
+    "/mcp",
+    shape=mcp_server.error,
+    body="McpMessage",
+    streams=SSE,
+    reply="McpAnswer",
+    empty={"202": "A notification or an answer was accepted"},
+)
 def answer(services: Services, record: Record) -> Any:
+    """A message of the Model Context Protocol, over streamable HTTP."""
     sent = body.read_value(request.environ, services.settings.max_body)
     session = mcp_server.session(request.headers.get(mcp_server.SESSION))
     version = request.headers.get(VERSION)
@@ -90,9 +110,16 @@ def _answer(
         return mcp_server.refusal(message.id, error.code, str(error))
 
 
-@json_route(blueprint, "DELETE", "/mcp", shape=mcp_server.error)
+@json_route(
+    blueprint,
+    "DELETE",
+    "/mcp",
+    shape=mcp_server.error,
+    answer="",
+    empty={"204": "The session was ended"},
+)
 def end(services: Services, record: Record) -> Response:
-    """Cancel the calls of a session that its client ends."""
+    """Ends a session of the Model Context Protocol: its calls are cancelled."""
     session = mcp_server.session(request.headers.get(mcp_server.SESSION))
     if not session:
         raise BadRequest(f"{mcp_server.SESSION} is missing: it names the session to end")

@@ -7,12 +7,12 @@ would have the rights of this site in a browser; so it is marked as one without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ....accounts.limiting.budgets import Used
 from ....core.forwarding import Call, CallMaker, Forwarded
@@ -26,44 +26,51 @@ from ....web.fastpath import Environ
 from ....web.model_tables import with_preset
 from ....web.observability import Record
 from ....web.permissions import check_model
+from ....web.routes import ANY, Api
 from ....web.services import Services
-from ....web.spine import json_route
+from ....web.spine import View, json_route
 from ....web.stream import ClosingBody
 from .body import Body, JSONBody, read_body, read_raw, sent_headers
 
-blueprint = Blueprint("forwarding", __name__)
+blueprint = Api("forwarding", __name__, group="media", tag="OpenAI")
 
-# By OpenAI's API, the web UI of stable diffusion, and llama-swap.
-POSTED = (
-    "/v1/audio/speech",
-    "/v1/audio/transcriptions",
-    "/v1/audio/translations",
-    "/v1/images/edits",
-    "/v1/images/generations",
-    "/v1/images/variations",
-    "/sdapi/v1/img2img",
-    "/sdapi/v1/txt2img",
-)
+# By OpenAI's API, the web UI of stable diffusion, and llama-swap: those with a body, by their name
+# in the ledger.
+POSTED = {
+    "audio": ("/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations"),
+    "images": (
+        "/v1/images/edits",
+        "/v1/images/generations",
+        "/v1/images/variations",
+        "/sdapi/v1/img2img",
+        "/sdapi/v1/txt2img",
+    ),
+}
 LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
 MAX_QUERY = 4096  # characters
 SAFE = "/:@!$&'()*+,;=~"  # besides letters, digits and _.-
 NO_RIGHTS = {"content-security-policy": "sandbox"}
 
 
-def _both(paths: tuple[str, ...]) -> list[str]:
+def _route(method: str, ledger: str, paths: Sequence[str], **about: Any) -> Callable[[View], View]:
     """The paths, also without /v1."""
-    return [*dict.fromkeys(one for path in paths for one in (path, path.removeprefix("/v1")))]
+    both = dict.fromkeys(each for path in paths for each in (path, path.removeprefix("/v1")))
+    name = f"{method}_{ledger}".lower()
+    more = {"endpoint": name, "ledger": ledger, "answer": ANY, "foreign": True, **about}
+    return json_route(blueprint, method, *both, **more)
 
 
-@json_route(blueprint, "POST", *_both(POSTED))
+@_route("POST", "audio", POSTED["audio"], body="ForwardedRequest")
+@_route("POST", "images", POSTED["images"], body="ForwardedRequest")
 def posted(services: Services, record: Record) -> Response:
-    """Forward a request to the model that its body names."""
+    """Forwarded to the server of the model: audio and images, as JSON or a form."""
     return forwarded(services, record, _full(record.route, services.settings.api_prefix))
 
 
-@json_route(blueprint, "GET", *_both(LISTED))
+@_route("GET", "audio", LISTED[:1])
+@_route("GET", "images", LISTED[1:])
 def listed(services: Services, record: Record) -> Response:
-    """Forward a request to the model that its query names."""
+    """Forwarded to the server of the model that the query names."""
     asked = request.args.get("model", "")
     model = _named(services, asked)
     path = _full(record.route, services.settings.api_prefix)
@@ -78,9 +85,19 @@ def listed(services: Services, record: Record) -> Response:
     return _answer(services, record, model, make, counts=False)
 
 
-@json_route(blueprint, "GET POST PUT PATCH DELETE", "/upstream/<path:rest>")
+@json_route(
+    blueprint,
+    "GET POST PUT PATCH DELETE",
+    "/upstream/<path:rest>",
+    answer=ANY,
+    foreign=True,
+    group="admin",
+    tag="slotproxy",
+    ledger="upstream",
+)
 def upstream(services: Services, record: Record, rest: str) -> Response:
-    """Forward a request to any path of the server of a model that the gateway starts."""
+    """Forwarded to any path of the server of a model that the gateway starts; for the keys of
+    `--admins`."""
     seen.check_admin(services, record.key)
     if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Forbidden("pages of other sites may not use the servers of models")

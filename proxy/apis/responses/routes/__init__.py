@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ....errors import BadRequest, InvalidParameter, NotFound
 from ....store.responses import Stored
@@ -15,17 +15,21 @@ from ....web.fastpath import BodyAndHeaders, Environ, post
 from ....web.model_tables import read_request
 from ....web.observability import Record
 from ....web.permissions import check_model, permissions
+from ....web.routes import SSE, Api
 from ....web.services import Services
 from ....web.spine import completion_view, json_route, json_view
 from ... import listing, responses
 from .dialect import CompactDialect, ResponsesDialect
 from .websocket import opened
 
-blueprint = Blueprint("responses", __name__)
+blueprint = Api("responses", __name__, group="responses", tag="OpenAI", ledger="responses")
 
 
-@post(blueprint, "/v1/responses", "/responses")
+@post(
+    blueprint, "/v1/responses", "/responses", body="ResponseRequest", streams=SSE, reply="Response"
+)
 def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A response, streamed, whole, or in the background."""
     conversation = ResponsesDialect(services, environ)
     return completion_view(
         services,
@@ -37,8 +41,15 @@ def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     )
 
 
-@post(blueprint, "/v1/responses/compact", "/responses/compact")
+@post(
+    blueprint,
+    "/v1/responses/compact",
+    "/responses/compact",
+    body="CompactRequest",
+    reply="Compaction",
+)
 def compact(services: Services, environ: Environ) -> Response | BodyAndHeaders:
+    """A conversation summed up by the model."""
     dialect = CompactDialect(services, environ)
     return completion_view(services, environ, dialect, "resp_", begin=dialect.begin)
 
@@ -52,8 +63,15 @@ for path in ("/v1/responses", "/responses"):
     blueprint.add_url_rule(path, view_func=connect, methods=["GET"], websocket=True)
 
 
-@json_route(blueprint, "POST", "/v1/responses/input_tokens", "/responses/input_tokens")
+@json_route(
+    blueprint,
+    "POST",
+    "/v1/responses/input_tokens",
+    "/responses/input_tokens",
+    body="ResponseRequest",
+)
 def input_tokens(services: Services, record: Record) -> Any:
+    """How many tokens an input has."""
     conversation = ResponsesDialect(services, request.environ)
     asked = conversation.parse(read_request(services, record, request.environ))
     check_model(services, request.environ, asked.model)
@@ -64,8 +82,9 @@ def input_tokens(services: Services, record: Record) -> Any:
     return {"object": "response.input_tokens", "input_tokens": count}
 
 
-@json_route(blueprint, "GET", "/v1/responses/<key>", "/responses/<key>")
+@json_route(blueprint, "GET", "/v1/responses/<key>", "/responses/<key>", reply="Response")
 def read(services: Services, record: Record, key: str) -> Any:
+    """A stored response."""
     if request.args.get("stream") == "true":
         raise InvalidParameter(
             "stream", "is not supported for a finished response: read it without stream"
@@ -75,14 +94,18 @@ def read(services: Services, record: Record, key: str) -> Any:
 
 @json_route(blueprint, "DELETE", "/v1/responses/<key>", "/responses/<key>")
 def delete(services: Services, record: Record, key: str) -> Any:
+    """Delete a stored response."""
     services.jobs.cancel(record.key, key)
     if not services.store.delete(record.key, key):
         _missing(key)
     return {"id": key, "object": "response", "deleted": True}
 
 
-@json_route(blueprint, "POST", "/v1/responses/<key>/cancel", "/responses/<key>/cancel")
+@json_route(
+    blueprint, "POST", "/v1/responses/<key>/cancel", "/responses/<key>/cancel", reply="Response"
+)
 def cancel(services: Services, record: Record, key: str) -> Any:
+    """Cancel a response that runs in the background."""
     kept = _kept(services, record, key)
     if not msgspec.json.decode(kept.response).get("background"):
         raise BadRequest("only background responses can be cancelled")
@@ -95,6 +118,7 @@ def cancel(services: Services, record: Record, key: str) -> Any:
 
 @json_route(blueprint, "GET", "/v1/responses/<key>/input_items", "/responses/<key>/input_items")
 def input_items(services: Services, record: Record, key: str) -> Any:
+    """The input of a stored response."""
     page = listing.parse(request.args)
     items = responses.listed(msgspec.json.decode(_kept(services, record, key).items), key)
     found = listing.reply(page, items, lambda item: item["id"], lambda item: item)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.apis.media.routes import LISTED, POSTED
 from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.web.ledger.entries import (
     PrefillSpeeds,
-    api_of,
     client_of,
     outcome_of,
     row_of,
 )
 from proxy.web.observability import Record
+from proxy.web.routes import Route, Served, routes_of
+from tests.fakes import make_app
+
+ROUTES = {
+    ("POST", "/llm/v1/messages"): Served(
+        "/v1/messages", Route(), "messages", "anthropic", "Anthropic", "Error"
+    )
+}
 
 
 def record(status: int = 200, agent: str = "curl/8.5", **info: object) -> Record:
     made = Record({"HTTP_X_REQUEST_ID": "r", "HTTP_USER_AGENT": agent})
-    made.status, made.route = status, "/llm/v1/messages"
+    made.method, made.status, made.route = "POST", status, "/llm/v1/messages"
     made.key, made.user, made.team = "ann", "u", "t"
     made.info = Info(**info)  # type: ignore[arg-type]
     return made
@@ -37,7 +43,7 @@ def test_row_has_the_counts_of_the_answer_and_who_asked() -> None:
         usage=Usage(100, 20, 60, 5),
         outcome="length",
     )
-    row = row_of(one, 6.0, 1700000000.25, "/llm", PrefillSpeeds())
+    row = row_of(one, 6.0, 1700000000.25, ROUTES, PrefillSpeeds())
     assert row.ended == 1700000000250
     assert (row.request, row.key, row.user, row.team) == ("r", "ann", "u", "t")
     assert (row.model, row.backend, row.slot, row.api) == ("m", "b", 3, "anthropic")
@@ -50,7 +56,7 @@ def test_row_has_the_counts_of_the_answer_and_who_asked() -> None:
 
 def test_times_are_measured_if_the_backend_reports_none() -> None:
     one = record(placed=1.0, first_token=3.0, last_token=7.0)
-    row = row_of(one, 8.0, 0.0, "", PrefillSpeeds())
+    row = row_of(one, 8.0, 0.0, {}, PrefillSpeeds())
     assert (row.prefill_seconds, row.decode_seconds) == (2.0, 4.0)
 
 
@@ -93,12 +99,24 @@ def test_client_is_the_first_product_of_the_user_agent(agent: str, client: str) 
     assert client_of(agent) == client
 
 
-def test_unknown_route_has_an_api_nevertheless() -> None:
-    assert api_of("/v1/chat/completions") == "openai"
-    assert api_of("/chat/chat") == "chatchat"
-    assert api_of("/mcp") == "mcp"
-    assert api_of("/new") == "other"
-    assert all(api_of(path) in ("audio", "images") for path in (*POSTED, *LISTED))
+def test_route_of_no_application_has_an_api_nevertheless() -> None:
+    assert row_of(record(), 1.0, 0.0, {}, PrefillSpeeds()).api == "other"
+
+
+def test_each_route_is_counted_for_its_api() -> None:
+    routes = routes_of(make_app(chatchat=True))
+    names = {
+        ("POST", "/v1/chat/completions"): "openai",
+        ("POST", "/chat/chat"): "chatchat",
+        ("POST", "/mcp"): "mcp",
+        ("POST", "/v1/audio/speech"): "audio",
+        ("GET", "/audio/voices"): "audio",
+        ("POST", "/sdapi/v1/img2img"): "images",
+        ("POST", "/v2/rerank"): "rankings",
+        ("POST", "/api/embed"): "embeddings",
+        ("GET", "/v1/responses"): "responses",  # a WebSocket
+    }
+    assert {key: routes[key].ledger for key in names} == names
 
 
 def test_saved_time_is_unknown_until_a_speed_is_measured() -> None:

@@ -17,7 +17,7 @@ from proxy.core.vectors import Embedded, Ranked
 from proxy.errors import BackendFailed
 from proxy.runtime.cancel import Cancel
 from proxy.store.ledger_rows import LedgerRow
-from proxy.web.ledger.entries import OTHER
+from proxy.web.routes import OTHER
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.fuzz.seeds import bodies
 

@@ -1,0 +1,148 @@
+"""Routes, each described once, beside its view.
+
+What the gateway knows of a route: its group, for the rights of keys; the name of its API in the
+ledger; the form of its errors; and its row of /openapi.json. An `Api` says it for all its routes,
+the keywords of a route's decorator for one of them, and the docstring of the view sums it up:
+
+    @json_route(api, "POST", "/v1/batches", "/batches", body="BatchRequest")
+    def create(services: Services, record: Record) -> Any:
+        '''A batch of requests from an uploaded file.'''
+
+Every application keeps its routes by method and rule (`routes_of`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from flask import Blueprint, Flask
+from flask.blueprints import BlueprintSetupState
+
+from ..apis.openai import answer as openai
+from ..errors import GatewayError
+
+Shape = Callable[[GatewayError], dict[str, Any]]
+
+ROUTES = "ROUTES"  # key in app.config
+SSE, LINES, ANY = "text/event-stream", "application/x-ndjson", "*/*"
+OTHER = "other"  # the API of the ledger for routes that ask no model
+
+
+class Route(NamedTuple):
+    """The keywords that a route's decorator takes.
+
+    `body` names the schema of a body or form, `other` that of an alternative body, `reply` that of
+    a complete answer. `streams` is the media type of the streamed answer, `answer` that of the
+    whole one, "" if there is none. `empty` describes answers without a body, by status. `foreign`:
+    errors are those of a model's server, of any media type. `is_open`: no key is needed. `quiet`: a
+    success is not logged. The others replace what the API says: the group of rights, the name in
+    the ledger, the tag and the schema of errors in the document. `summary` is the first paragraph
+    of the view's docstring, unless it is given."""
+
+    summary: str = ""
+    body: str = ""
+    streams: str = ""
+    answer: str = "application/json"
+    other: str = ""
+    reply: str = ""
+    empty: Mapping[str, str] = {}
+    foreign: bool = False
+    is_open: bool = False
+    quiet: bool = False
+    group: str | None = None
+    ledger: str = ""
+    tag: str = ""
+    error_schema: str = ""
+
+
+class Served(NamedTuple):
+    """A route of an application. `path` is its rule without the prefix of the gateway. `tag` is ""
+    for a route that only the pages use, which is not documented."""
+
+    path: str
+    route: Route
+    group: str
+    ledger: str
+    tag: str
+    error_schema: str
+
+
+Routes = Mapping[tuple[str, str], Served]
+"""By method and rule."""
+
+
+class Api(Blueprint):
+    """The routes of an API. Every key may use the routes of the group "": they list only what it
+    may use, or are about its own data. `owns` is the beginning of all its paths, if no other API
+    has such paths: unknown ones get errors in its form, too."""
+
+    def __init__(
+        self,
+        name: str,
+        import_name: str,
+        *,
+        group: str,
+        tag: str = "",
+        ledger: str = OTHER,
+        error: Shape = openai.error,
+        error_schema: str = "Error",
+        owns: str = "",
+        url_prefix: str | None = None,
+    ) -> None:
+        super().__init__(name, import_name, url_prefix=url_prefix)
+        self.group, self.tag, self.ledger = group, tag, ledger
+        self.error, self.error_schema, self.owns = error, error_schema, owns
+
+    def add_url_rule(
+        self,
+        rule: str,
+        endpoint: str | None = None,
+        view_func: Any = None,
+        provide_automatic_options: bool | None = None,
+        **options: Any,
+    ) -> None:
+        about = {name: options.pop(name) for name in Route._fields if name in options}
+        super().add_url_rule(rule, endpoint, view_func, provide_automatic_options, **options)
+        about.setdefault("summary", _summary(view_func))
+        route = Route(**about)
+        methods = set(options.get("methods") or ("GET",))
+        methods |= {"OPTIONS", "HEAD"} if "GET" in methods else {"OPTIONS"}
+
+        def note(state: BlueprintSetupState) -> None:
+            path = f"{(state.url_prefix or '').rstrip('/')}{rule}"
+            served = Served(
+                path.removeprefix(state.app.config.get("API_PREFIX", "")),
+                route,
+                self.group if route.group is None else route.group,
+                route.ledger or self.ledger,
+                route.tag or self.tag,
+                route.error_schema or self.error_schema,
+            )
+            routes = state.app.config.setdefault(ROUTES, {})
+            routes.update({(method, path): served for method in methods})
+
+        self.record(note)
+
+
+def _summary(view: object) -> str:
+    """The first paragraph of its docstring, without the full stop."""
+    first, _, _ = (inspect.getdoc(view) or "").partition("\n\n")
+    return " ".join(first.split()).removesuffix(".")
+
+
+def routes_of(app: Flask) -> Routes:
+    """The routes of an application, in the order of their registration."""
+    routes: Routes = app.config[ROUTES]
+    return routes
+
+
+def error_form(app: Flask, path: str) -> Shape:
+    """The form of errors that no view makes: an unknown route, a wrong method, another site's page.
+    Clients of some APIs read errors only in the API's own form; all others know OpenAI's."""
+    own = path.removeprefix(app.config["API_PREFIX"])
+    for api in app.iter_blueprints():
+        if isinstance(api, Api) and api.owns and own.startswith(api.owns):
+            return api.error
+    return openai.error
