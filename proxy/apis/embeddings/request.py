@@ -1,4 +1,4 @@
-"""Embeddings in the formats of OpenAI (POST /v1/embeddings), the GLM API and Ollama."""
+"""Embeddings in the formats of OpenAI (POST /v1/embeddings) and Ollama."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def parse_ollama(body: Body) -> EmbeddingRequest:
 
 
 def parse_prompt(body: Body) -> EmbeddingRequest:
-    """Parses the GLM API's /embedding and Ollama's older /api/embeddings, where `prompt` is a
-    string or a list. Raises InvalidParameter."""
+    """Parses Ollama's older /api/embeddings, where `prompt` is a string or a list. Raises
+    InvalidParameter."""
     return EmbeddingRequest(
         untagged(model_name(body)),
         _inputs(body.get("prompt"), "prompt"),
@@ -119,11 +119,6 @@ def reply(
 
 def _packed(vector: Vector) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def glm_reply(name: str, vectors: Sequence[Vector]) -> dict[str, Any]:
-    """The answer of the GLM API's /embedding."""
-    return {"data": vectors, "model": name, "object": "embedding"}
 
 
 def ollama_reply(

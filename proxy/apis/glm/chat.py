@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -23,12 +23,15 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest, Message
 from ...core.sampling import check
 from ...core.usage import Usage
+from ...core.vectors import Vector
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
+from .. import schema_fields
 from ..fields import Body, integer, items, model_name, text
 from ..ignored_fields import ignored_fields
 from ..openai.answer import MAX_TOKENS
 from ..response_meta import ResponseMeta, RouteDialect
+from ..schema_fields import Schema
 
 TOP_P = 0.7
 TEMPERATURE = 0.95
@@ -167,23 +170,31 @@ chat_stream = RouteDialect(_parse_stream, reply, error, Encoder)
 langchain = RouteDialect(parse, langchain_reply, error, Encoder)
 
 
-class Tokens(NamedTuple):
-    """The body of /tokenize."""
-
-    model: str
-    prompt: str
-    max_length: int
+def embedding_reply(name: str, vectors: Sequence[Vector]) -> dict[str, Any]:
+    """The answer of /embedding."""
+    return {"data": vectors, "model": name, "object": "embedding"}
 
 
-def parse_tokenize(body: Body) -> Tokens:
-    """Raises InvalidParameter naming the field."""
-    limit = integer(body, "max_length", 1, MAX_TOKENS)
-    return Tokens(model_name(body), text(body, "prompt"), limit or MAX_TOKENS)
-
-
-def tokenized(tokens: Sequence[tuple[int, str]]) -> dict[str, Any]:
-    """The answer of /tokenize; spaces in pieces are written as ▁, like sentencepiece."""
-    return {
-        "tokenIds": [token for token, _ in tokens],
-        "tokens": [piece.replace(" ", "▁") for _, piece in tokens],
-    }
+SCHEMAS: dict[str, Schema] = {
+    "GLMChatRequest": schema_fields.body(
+        "prompt",
+        prompt=schema_fields.text("The question."),
+        history=schema_fields.array(
+            "Earlier rounds, each a question and its answer.", [["Hello!", "Hi."]]
+        ),
+        model=schema_fields.MODEL,
+        top_p={**schema_fields.SAMPLERS["top_p"], "default": TOP_P},
+        temperature={**schema_fields.SAMPLERS["temperature"], "default": TEMPERATURE},
+        max_length=schema_fields.count(
+            "Maximum tokens of the answer; 0: no limit.", 0, MAX_TOKENS, 16
+        ),
+    ),
+    "GLMChat": schema_fields.object_of(
+        "content",
+        **dict.fromkeys(("content", "model", "object"), schema_fields.TEXT),
+        **dict.fromkeys(
+            ("prompt_tokens", "completion_tokens", "total_tokens"), schema_fields.COUNT
+        ),
+    ),
+    "GLMError": schema_fields.object_of("detail", detail=schema_fields.TEXT),
+}

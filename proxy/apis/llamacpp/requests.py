@@ -8,7 +8,8 @@ import re
 from msgspec import Struct
 
 from ...errors import InvalidParameter
-from ..fields import Body, flag, items, model_name, text
+from ..fields import Body, flag, integer, items, model_name, text
+from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID
 
 FILENAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
@@ -58,3 +59,17 @@ def parse_filename(body: Body) -> str:
     if not re.fullmatch(FILENAME, name):
         raise InvalidParameter("filename", "must be a plain file name")
     return name
+
+
+class PromptToTokenize(Struct, frozen=True):
+    """The body of /tokenize in the form of GLM's servers."""
+
+    model: str
+    prompt: str
+    max_length: int
+
+
+def parse_tokenize_prompt(body: Body) -> PromptToTokenize:
+    """Raises InvalidParameter naming the field."""
+    limit = integer(body, "max_length", 1, MAX_TOKENS)
+    return PromptToTokenize(model_name(body), text(body, "prompt"), limit or MAX_TOKENS)

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, request
 
-from ...errors import GatewayError, ModelNotFound
+from ...errors import CharacterCut, GatewayError, ModelNotFound
 from ...web import body
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
@@ -18,7 +18,6 @@ from ...web.services import Services
 from ...web.spine import completion_view, json_route
 from .. import anthropic
 from ..anthropic import models as claude
-from ..glm import routes as glm
 from ..llamacpp import native as llamacpp_native
 from ..llamacpp import requests as llamacpp_requests
 from . import (
@@ -33,6 +32,8 @@ from . import (
 from . import (
     completions_both,
 )
+
+MOST_PIECES = 8192  # each distinct token is a request to the backend
 
 blueprint = Api("openai", __name__, group="chat", tag="OpenAI", ledger="openai")
 
@@ -185,10 +186,10 @@ def _on_demand(services: Services, model: str, status: str) -> dict[str, Any]:
 def tokenize(services: Services, record: Record) -> Any:
     """Tokens of a text, in llama-server's form or GLM's.
 
-    llama-server's {content, add_special, with_pieces} to {tokens}; the GLM API's {prompt}."""
+    llama-server's {content, add_special, with_pieces} to {tokens}; GLM's {prompt}."""
     asked = body.read_json(request.environ, services.settings.max_body)
     if "prompt" in asked and "content" not in asked:
-        return glm.tokenized(services, record, asked)
+        return _tokenized_prompt(services, record, asked)
     wanted = llamacpp_requests.parse_tokenize(asked)
     check_model(services, request.environ, wanted.model)
     gateway = services.gateway
@@ -200,6 +201,28 @@ def tokenize(services: Services, record: Record) -> Any:
             return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
         pieces = gateway.pieces(model, *text, cancel, barred=barred)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
+
+
+def _tokenized_prompt(services: Services, record: Record, asked: dict[str, Any]) -> dict[str, Any]:
+    """Answer the form of GLM's servers: the ids, and the text of each, in which spaces are written
+    as ▁, like sentencepiece, and a part of a character as U+FFFD."""
+    wanted = llamacpp_requests.parse_tokenize_prompt(asked)
+    check_model(services, request.environ, wanted.model)
+    barred = permissions(services, request.environ).barred_tiers
+    gateway = services.gateway
+    model, _ = gateway.registry.answering(wanted.model)
+    most = min(wanted.max_length, MOST_PIECES)
+
+    def text(token: int) -> str:
+        try:
+            return gateway.detokenize(model, [token], barred=barred).replace(" ", "▁")
+        except CharacterCut:
+            return "\ufffd"
+
+    with counted(services, record, wanted.model) as cancel:
+        tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most, barred=barred)
+        texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
+    return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 
 
 def _piece(data: bytes) -> str | list[int]:
