@@ -8,12 +8,10 @@ each example. Sampler fields come from the table in `core.sampling`.
 from __future__ import annotations
 
 from .batches import objects as batches
-from .chatchat import schemas as chatchat
 from .conversations import objects as conversations
 from .embeddings import request as embeddings
 from .embeddings import rerank
 from .files import objects as file_objects
-from .glm import chat as glm
 from .litellm import schemas as litellm
 from .llamacpp import requests as llamacpp_requests
 from .openai import answer as openai
@@ -401,15 +399,6 @@ BODIES: dict[str, Schema] = {
     ),
     "OllamaEmbedRequest": body("input", model=MODEL, input=INPUTS, dimensions=DIMENSIONS),
     "PromptEmbeddingRequest": body("prompt", model=MODEL, prompt=INPUTS),
-    "GLMChatRequest": body(
-        "prompt",
-        prompt=text("The question."),
-        history=array("Earlier rounds, each a question and its answer.", [["Hello!", "Hi."]]),
-        model=MODEL,
-        top_p={**SAMPLERS["top_p"], "default": glm.TOP_P},
-        temperature={**SAMPLERS["temperature"], "default": glm.TEMPERATURE},
-        max_length=_tokens("Maximum tokens of the answer; 0: no limit.", 0),
-    ),
     "GLMTokenizeRequest": body(
         "prompt",
         prompt=text("The text to split into tokens."),
@@ -453,7 +442,6 @@ BODIES: dict[str, Schema] = {
         "model",
         model=text("The model; the other fields are those of its server.", "whisper"),
     ),
-    **chatchat.BODIES,
     **litellm.BODIES,
 }
 # The same for multipart forms.
@@ -476,5 +464,4 @@ FORMS: dict[str, Schema] = {
             ),
         },
     ),
-    **chatchat.FORMS,
 }

@@ -14,6 +14,7 @@ from proxy.apis import anthropic
 from proxy.apis.anthropic import request as messages_request
 from proxy.apis.batches import objects as batches
 from proxy.apis.chatchat import bases, params, server
+from proxy.apis.chatchat import schemas as chatchat_schemas
 from proxy.apis.conversations import objects as conversations
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings import rerank
@@ -37,7 +38,8 @@ from proxy.apis.openai import (
 )
 from proxy.apis.responses import compaction
 from proxy.apis.responses import request as responses
-from proxy.apis.schemas import BODIES, FORMS
+from proxy.apis.schemas import BODIES as OWN_BODIES
+from proxy.apis.schemas import FORMS as OWN_FORMS
 from proxy.apis.vector_stores import request as vector_stores
 from proxy.core.sampling import FIELDS
 from proxy.errors import InvalidParameter
@@ -71,7 +73,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "LlamaCompletionRequest": llamacpp_native.parse,
     "LlamaInfillRequest": llamacpp_native.parse_infill,
     "OllamaShowRequest": models.parse_show,
-    "GLMTokenizeRequest": glm.parse_tokenize,
+    "GLMTokenizeRequest": llamacpp_requests.parse_tokenize_prompt,
     "TokenizeRequest": llamacpp_requests.parse_tokenize,
     "DetokenizeRequest": llamacpp_requests.parse_detokenize,
     "ModelActionRequest": llamacpp_requests.parse_model,
@@ -118,6 +120,9 @@ FORM_PARSERS: dict[str, Callable[[Any], Any]] = {
     "ChatchatDocuments": bases.upload,
     "ChatchatChatFiles": bases.temporary,
 }
+_ADDED = {**chatchat_schemas.ALL, **glm.SCHEMAS}
+BODIES = OWN_BODIES | {name: _ADDED[name] for name in _ADDED if name in PARSERS}
+FORMS = OWN_FORMS | {name: _ADDED[name] for name in _ADDED if name in FORM_PARSERS}
 # Read only to be refused by name, or elsewhere.
 NOT_HEEDED = {
     *responses.ELSEWHERE,

@@ -6,8 +6,6 @@ as the password of a Basic authorization, and is read from there.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,10 +14,11 @@ from flask import Response, request
 
 from ....errors import BadRequest, GatewayError, NotFound
 from ....web import body, spine
+from ....web.auth import basic_password
 from ....web.observability import Record
 from ....web.routes import Api, Shape
 from ....web.services import Services
-from .. import bases, reply
+from .. import bases, reply, schemas
 
 
 class Taken(BadRequest):
@@ -48,6 +47,7 @@ api = partial(
     ledger="chatchat",
     error=reply.error,
     error_schema="ChatchatError",
+    schemas=schemas.ALL,
 )
 route = partial(spine.json_route, respond=_answer)
 """Registers a view that answers in this API's format."""
@@ -62,14 +62,7 @@ def refused(error: GatewayError, shape: Shape, record: Record) -> Response:
 
 def owner(services: Services, environ: dict[str, Any]) -> str:
     """Return the name of the caller's key. Raises Unauthorized."""
-    scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-    if scheme.lower() != "basic":
-        return services.keys.check(environ)
-    try:
-        _, _, secret = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        secret = ""
-    return services.keys.check(environ, secret)
+    return services.keys.check(environ, basic_password(environ))
 
 
 def json_body(services: Services) -> dict[str, Any]:
