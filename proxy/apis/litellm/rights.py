@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ...accounts.rights import API_GROUPS, APIS, OVERFLOWS, PRIORITIES, Rights, wrong_network
 from ...errors import InvalidParameter
-from .. import fields
+from .. import added, fields
 from ..fields import Body
 from . import limits, values
 
@@ -123,11 +123,11 @@ def _knowledge_bases(body: Body) -> tuple[str, ...] | None:
 
 def _apis(body: Body) -> tuple[str, ...]:
     apis = values.names(body, "allowed_routes", MAX_RIGHTS)
+    known = (*APIS, *added(), *API_GROUPS)
     for one in apis:
-        if not one.startswith("/") and one not in APIS and one not in API_GROUPS:
+        if not one.startswith("/") and one not in known:
             raise InvalidParameter(
-                "allowed_routes",
-                f"has {one[:60]!r}; it may have paths and {', '.join((*APIS, *API_GROUPS))}",
+                "allowed_routes", f"has {one[:60]!r}; it may have paths and {', '.join(known)}"
             )
     return apis
 

@@ -13,6 +13,7 @@ from typing import Any
 from flask import Response, make_response, render_template
 
 from ...accounts.rights import APIS
+from ...apis import added
 from ...apis.litellm.routes import audit, keys, teams, users
 from .. import seen
 from ..observability import Record
@@ -56,7 +57,9 @@ def page() -> Response:
     seen.check_admin(services, api.owner())
     root = services.settings.api_prefix + API
     kept = services.accounts is not None
-    return make_response(render_template("accounts.html", api=root, kept=kept, apis=APIS))
+    return make_response(
+        render_template("accounts.html", api=root, kept=kept, apis=(*APIS, *added()))
+    )
 
 
 def _answer(view: Callable[[Services, Record], Any]) -> Response:
