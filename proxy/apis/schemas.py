@@ -10,7 +10,7 @@ from __future__ import annotations
 from .batches import objects as batches
 from .conversations import objects as conversations
 from .embeddings import request as embeddings
-from .embeddings import rerank
+from .embeddings.request import MAX_DOCUMENTS
 from .files import objects as file_objects
 from .litellm import schemas as litellm
 from .llamacpp import requests as llamacpp_requests
@@ -267,7 +267,7 @@ BODIES: dict[str, Schema] = {
             "Strings, or objects with a `text`.",
             ["a", {"text": "b"}],
             minItems=1,
-            maxItems=rerank.MAX_DOCUMENTS,
+            maxItems=MAX_DOCUMENTS,
         ),
         top_n=count("Number of documents to return.", 1, 1 << 30, 1),
         return_documents=flag("Return the documents' texts too."),

@@ -33,9 +33,8 @@ from ...core.request import CompletionRequest, ToolCall
 from ...core.usage import Usage
 from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReached
 from ...wire import sse
-from .. import compacted
 from ..openai.tools import as_object
-from ..response_meta import ResponseMeta
+from ..response_meta import ResponseMeta, compaction_field
 from . import compaction, mcp
 
 REASONS = {
@@ -152,7 +151,7 @@ def reply(
         **_end(request, completion.finished, told),
         "usage": _whole_usage(completion.finished.usage, told),
         **_applied(edits),
-        **({} if request.compaction is not None else compacted.field(told)),
+        **({} if request.compaction is not None else compaction_field(told)),
     }
 
 
@@ -261,7 +260,7 @@ class Encoder:
                         delta=_end(self._request, event, told),
                         usage=_whole_usage(event.usage, told),
                         **_applied(self._edits),
-                        **({} if self._request.compaction is not None else compacted.field(told)),
+                        **({} if self._request.compaction is not None else compaction_field(told)),
                     )
                 )
 

@@ -24,7 +24,7 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route
-from .. import listing
+from ..fields import page_of, page_reply
 from . import objects as conversations
 
 blueprint = Api("conversations", __name__, group="responses", tag="OpenAI")
@@ -85,9 +85,9 @@ def add(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "GET", *ITEMS)
 def listed(services: Services, record: Record, key: str) -> Any:
     """The items of a conversation."""
-    page = listing.parse(request.args)
+    page = page_of(request.args)
     items = _items(kept_conversation(services, record.key, key))
-    found = listing.reply(page, items, lambda item: item["id"], lambda item: item)
+    found = page_reply(page, items, lambda item: item["id"], lambda item: item)
     return {**found, "first_id": found["first_id"] or "", "last_id": found["last_id"] or ""}
 
 

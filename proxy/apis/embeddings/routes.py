@@ -23,7 +23,7 @@ from ...web.spine import asking, json_route
 from ..media.routes import by_other_server
 from ..ollama import common as ollama
 from . import request as embeddings
-from . import rerank
+from .request import parse_ranking, ranking_reply
 
 blueprint = Api("embeddings", __name__, group="embeddings", tag="OpenAI", ledger="embeddings")
 
@@ -142,7 +142,7 @@ def ranked(services: Services, record: Record) -> Any:
     raw = body.read_json(request.environ, services.settings.max_body)
     if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
         return answer
-    asked = rerank.parse(raw)
+    asked = parse_ranking(raw)
     record.warnings += asked.warnings
     check_model(services, request.environ, asked.model, services.ranker)
     texts = [asked.query + document for document in asked.documents]
@@ -163,4 +163,4 @@ def ranked(services: Services, record: Record) -> Any:
             on_slot=admitted.on_slot,
         )
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
-    return rerank.reply(asked, record.id, name, result.scores, result.tokens)
+    return ranking_reply(asked, record.id, name, result.scores, result.tokens)

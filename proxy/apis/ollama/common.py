@@ -14,12 +14,11 @@ from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
 from ...errors import GatewayError, InvalidParameter
 from ...wire import ndjson
-from .. import compacted
 from ..fields import Body, flag, integer, mapping, model_name, stops
 from ..ignored_fields import ignored_fields
 from ..openai.answer import MAX_TOKENS, token
 from ..openai.tools import plain
-from ..response_meta import ResponseMeta
+from ..response_meta import ResponseMeta, compaction_field
 from .models import untagged
 
 MAX_LOGPROBS = 20
@@ -125,7 +124,7 @@ def tail(meta: ResponseMeta, finished: Finished, told: Compacted | None = None) 
         "prompt_eval_duration": _ns(times.prompt_ms / 1000),
         "eval_count": counts.completion,
         "eval_duration": _ns(times.predicted_ms / 1000 or total),
-        **compacted.field(told),
+        **compaction_field(told),
     }
 
 

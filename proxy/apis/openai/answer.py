@@ -19,10 +19,9 @@ from ...core.sampling import FIELDS, logit_bias, sampling
 from ...core.usage import Timings, Usage, generation_pace, pace
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
-from .. import compacted
 from ..fields import Body, Table, flag, integer, mapping, model_name, read, stops, text
 from ..ignored_fields import ignored_fields
-from ..response_meta import ResponseMeta
+from ..response_meta import ResponseMeta, compaction_field
 
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
@@ -275,7 +274,7 @@ def whole(
         "timings": timings(completions[0].finished.timings),
         "truncated": any(completion.finished.truncated for completion in completions),
         **verbose(meta, request, completions[0].finished, completions[0].text),
-        **compacted.field(completions[0].compacted),
+        **compaction_field(completions[0].compacted),
     }
 
 
@@ -343,5 +342,5 @@ class Chunks:
             "timings": timings(finished.timings),
             "truncated": finished.truncated,
             **verbose(self._meta, self._request, finished),
-            **compacted.field(self._compacted),
+            **compaction_field(self._compacted),
         }

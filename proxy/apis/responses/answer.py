@@ -22,9 +22,8 @@ from ...core.fold import Completion, Part, Said, Thought
 from ...core.request import ToolCall
 from ...core.usage import Usage
 from ...errors import GatewayError
-from .. import compacted
 from ..openai import answer as openai
-from ..response_meta import ResponseMeta
+from ..response_meta import ResponseMeta, compaction_field
 from . import mcp_items
 from .request import RESULTS, SOURCES, ParsedRequest
 
@@ -66,7 +65,7 @@ def ended(
         cut = None
     whole = response(meta, asked, "incomplete" if cut else "completed", output)
     whole["usage"] = usage(finished.usage)
-    whole.update(compacted.field(told))
+    whole.update(compaction_field(told))
     if cut:
         whole["incomplete_details"] = {"reason": cut}
     else:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.apis import anthropic, fields, responses
 from proxy.apis.chatchat import bases, params
 from proxy.apis.embeddings import request as embeddings
-from proxy.apis.embeddings import rerank
+from proxy.apis.embeddings.request import MAX_DOCUMENTS, parse_ranking
 from proxy.apis.fields import MAX_ITEMS
 from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.ollama import chat as ollama
@@ -211,8 +211,8 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
     ),
     "texts to embed": (lambda n: embeddings.parse({"input": ["x"] * n}), embeddings.MAX_INPUTS),
     "documents to rank": (
-        lambda n: rerank.parse({"query": "x", "documents": ["x"] * n}),
-        rerank.MAX_DOCUMENTS,
+        lambda n: parse_ranking({"query": "x", "documents": ["x"] * n}),
+        MAX_DOCUMENTS,
     ),
     "files of a batch": (
         lambda n: vector_stores.parse_batch({"file_ids": FILES[:n]}),

@@ -17,7 +17,7 @@ from proxy.apis.chatchat import bases, params, server
 from proxy.apis.chatchat import schemas as chatchat_schemas
 from proxy.apis.conversations import objects as conversations
 from proxy.apis.embeddings import request as embeddings
-from proxy.apis.embeddings import rerank
+from proxy.apis.embeddings.request import RANKING, parse_ranking
 from proxy.apis.fields import model_name
 from proxy.apis.files import objects as file_objects
 from proxy.apis.glm import chat as glm
@@ -52,7 +52,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "CompletionRequest": openai_completions.parse,
     "CompletionRequestBoth": completions_both.parse,
     "EmbeddingRequest": embeddings.parse,
-    "RerankRequest": rerank.parse,
+    "RerankRequest": parse_ranking,
     "ResponseRequest": responses.parse,
     "CompactRequest": lambda body: responses.parse(compaction.body(body)),
     "VectorStoreRequest": vector_stores.parse_create,
@@ -135,7 +135,7 @@ KNOWN = {
     "CompletionRequest": openai_completions.KNOWN,
     "CompletionRequestBoth": completions_both.KNOWN,
     "EmbeddingRequest": embeddings.OPENAI,
-    "RerankRequest": rerank.KNOWN,
+    "RerankRequest": RANKING,
     "ResponseRequest": responses.KNOWN,
     "MessageRequest": messages_request.KNOWN,
     "OllamaChatRequest": chat.KNOWN,

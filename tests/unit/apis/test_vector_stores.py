@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.apis import listing
+from proxy.apis.fields import page_of, page_reply
 from proxy.apis.files import objects as file_objects
 from proxy.apis.vector_stores import attribute_filters, objects
 from proxy.apis.vector_stores import request as vector_stores
@@ -297,8 +297,8 @@ def test_filename_is_never_a_path(given: str, plain: str) -> None:
 
 
 def listed(**query: str) -> dict[str, Any]:
-    return listing.reply(
-        listing.parse(query), ["a", "b", "c", "d"], str, lambda one: {"id": one}
+    return page_reply(
+        page_of(query), ["a", "b", "c", "d"], str, lambda one: {"id": one}
     )  # fmt: skip
 
 
