@@ -16,8 +16,7 @@ from msgspec import Struct, structs
 
 from ...core.request import Compaction, CompletionRequest, Message
 from ...errors import InvalidParameter
-from ..fields import Body, entry, flag, integer, items, mapping, text
-from ..openai.tools import plain
+from ..fields import Body, entry, flag, integer, items, mapping, plain, text
 
 TOOL_USES, THINKING = "clear_tool_uses_20250919", "clear_thinking_20251015"
 COMPACT = "compact_20260112"

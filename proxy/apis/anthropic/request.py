@@ -32,17 +32,18 @@ from ..fields import (
     entry,
     filled,
     flag,
+    ignored_fields,
     integer,
     items,
     mapping,
     model_name,
+    plain,
     required,
     stops,
     text,
 )
-from ..ignored_fields import ignored_fields
 from ..openai.answer import MAX_TOKENS
-from ..openai.tools import functions, plain
+from ..openai.tools import functions
 from . import client_tools, compaction, context_edits, mcp
 
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}

@@ -11,8 +11,7 @@ from msgspec import Struct
 
 from ...core.vectors import Embedded, Vector, normalised
 from ...errors import InvalidParameter, Unsupported
-from ..fields import Body, entry, flag, integer, items, model_name, text
-from ..ignored_fields import ignored_fields
+from ..fields import Body, entry, flag, ignored_fields, integer, items, model_name, text
 from ..ollama.models import untagged
 from ..openai.completions import prompts
 

@@ -27,8 +27,7 @@ from ...core.vectors import Vector
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields
-from ..fields import Body, integer, items, model_name, text
-from ..ignored_fields import ignored_fields
+from ..fields import Body, ignored_fields, integer, items, model_name, text
 from ..openai.answer import MAX_TOKENS
 from ..response_meta import ResponseMeta, RouteDialect
 from ..schema_fields import Schema

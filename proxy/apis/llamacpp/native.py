@@ -20,8 +20,7 @@ from ...core.request import CompletionRequest, Report
 from ...core.sampling import FIELDS
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
-from ..fields import Body, entry, flag, integer, items, model_name, stops, text
-from ..ignored_fields import ignored_fields
+from ..fields import Body, entry, flag, ignored_fields, integer, items, model_name, stops, text
 from ..openai import answer as openai
 from ..openai.completions import prompts
 from ..response_meta import ResponseMeta, RouteDialect

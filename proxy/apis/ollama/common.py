@@ -14,10 +14,8 @@ from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
 from ...errors import GatewayError, InvalidParameter
 from ...wire import ndjson
-from ..fields import Body, flag, integer, mapping, model_name, stops
-from ..ignored_fields import ignored_fields
+from ..fields import Body, flag, ignored_fields, integer, mapping, model_name, plain, stops
 from ..openai.answer import MAX_TOKENS, token
-from ..openai.tools import plain
 from ..response_meta import ResponseMeta, compaction_field
 from .models import untagged
 

@@ -19,8 +19,18 @@ from ...core.sampling import FIELDS, logit_bias, sampling
 from ...core.usage import Timings, Usage, generation_pace, pace
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
-from ..fields import Body, Table, flag, integer, mapping, model_name, read, stops, text
-from ..ignored_fields import ignored_fields
+from ..fields import (
+    Body,
+    Table,
+    flag,
+    ignored_fields,
+    integer,
+    mapping,
+    model_name,
+    read,
+    stops,
+    text,
+)
 from ..response_meta import ResponseMeta, compaction_field
 
 MAX_CHOICES = 16

@@ -22,8 +22,21 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest, Media, Message, OutputFormat, Role
 from ...errors import InvalidParameter
 from ...wire import sse
-from .. import parts
-from ..fields import Body, Table, entry, flag, integer, items, mapping, read, text
+from ..fields import (
+    Body,
+    PartReader,
+    Table,
+    Thought,
+    contents,
+    entry,
+    flag,
+    integer,
+    items,
+    mapping,
+    read,
+    text,
+    text_reader,
+)
 from ..response_meta import ResponseMeta
 from ..synonyms import canonical
 from . import answer as openai
@@ -164,7 +177,7 @@ def _message(value: Any, at: str) -> Message:
         raise InvalidParameter(
             at + "tool_call_id", "is missing: a tool message names the call that it answers"
         )
-    content = parts.content(given, at + "content", PARTS, KINDS)
+    content = contents(given, at + "content", PARTS, KINDS)
     return Message(
         role=role,
         content=content.text or text(body, "refusal", at=at),
@@ -202,18 +215,18 @@ def _audio(part: Body, at: str) -> Media:
     return Media(kind="audio", data=text(audio, "data"), format=text(audio, "format"))
 
 
-def _thought(part: Body, at: str) -> parts.Thought:
+def _thought(part: Body, at: str) -> Thought:
     """Mistral's part: a text, or a list of text parts."""
     thinking = part.get("thinking")
-    return parts.Thought(parts.content(thinking, at + "thinking", TEXTS, "text").text)
+    return Thought(contents(thinking, at + "thinking", TEXTS, "text").text)
 
 
 KINDS = "text, image_url or input_audio"
-TEXTS: dict[str, parts.Reader] = {"text": parts.text_reader("text")}
-PARTS: dict[str, parts.Reader] = {
+TEXTS: dict[str, PartReader] = {"text": text_reader("text")}
+PARTS: dict[str, PartReader] = {
     **TEXTS,
     "thinking": _thought,
-    "refusal": parts.text_reader("refusal"),
+    "refusal": text_reader("refusal"),
     "image_url": _image,
     "input_audio": _audio,
 }

@@ -12,7 +12,7 @@ from ...core.decoding import decoded
 from ...core.events import ToolCallDelta
 from ...core.request import Tool, ToolCall, ToolChoice
 from ...errors import InvalidParameter
-from ..fields import Body, entry, filled, flag, integer, items, mapping, text
+from ..fields import Body, entry, filled, flag, integer, items, mapping, plain, text
 
 MAX_TOOLS = 1024
 # Letters of any script, and the characters MCP clients join names with. No quotes or line breaks:
@@ -55,11 +55,6 @@ def functions(values: list[Any]) -> tuple[Tool, ...]:
 
 def _kind(body: Body, i: int) -> str:
     return text(body, "type", "function", at=f"tools[{i}].")
-
-
-def plain(kind: str) -> str:
-    """A string from the client, made safe for a header."""
-    return re.sub(r"[^\w.-]", "?", kind[:40], flags=re.ASCII)
 
 
 def _tool(function: Body, at: str) -> Tool:

@@ -15,9 +15,19 @@ import msgspec
 from ...core.conversation import joined
 from ...core.request import Media, Message, Role, ToolCall
 from ...errors import InvalidParameter
-from .. import parts
-from ..fields import Body, bounded, entry, filled, items, text
-from ..openai.tools import plain
+from ..fields import (
+    Body,
+    Content,
+    PartReader,
+    bounded,
+    contents,
+    entry,
+    filled,
+    items,
+    plain,
+    text,
+    text_reader,
+)
 from . import mcp, summary
 
 ROLES: dict[str, Role] = {
@@ -148,15 +158,15 @@ def _image(part: Body, at: str) -> Media:
 
 
 KINDS = "input_text, output_text or input_image"
-PARTS: dict[str, parts.Reader] = {
-    **dict.fromkeys(TEXTS, parts.text_reader("text")),
-    "refusal": parts.text_reader("refusal"),
+PARTS: dict[str, PartReader] = {
+    **dict.fromkeys(TEXTS, text_reader("text")),
+    "refusal": text_reader("refusal"),
     "input_image": _image,
 }
 
 
-def _content(value: Any, at: str) -> parts.Content:
-    return parts.content(value, at, PARTS, KINDS)
+def _content(value: Any, at: str) -> Content:
+    return contents(value, at, PARTS, KINDS)
 
 
 def listed(values: list[Any], response_id: str) -> list[dict[str, Any]]:

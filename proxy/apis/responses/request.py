@@ -12,10 +12,21 @@ from ...core.mcp import McpServer
 from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool
 from ...core.sampling import FIELDS
 from ...errors import InvalidParameter
-from ..fields import Body, entry, flag, integer, items, mapping, model_name, stops, text
-from ..ignored_fields import ignored_fields
+from ..fields import (
+    Body,
+    entry,
+    flag,
+    ignored_fields,
+    integer,
+    items,
+    mapping,
+    model_name,
+    plain,
+    stops,
+    text,
+)
 from ..openai import answer as openai
-from ..openai.tools import functions, plain
+from ..openai.tools import functions
 from ..vector_stores import attribute_filters
 from . import mcp, tool_choice
 from .items import as_items, check_outputs, messages, referenced

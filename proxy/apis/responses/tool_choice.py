@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from ...core.mcp import function_name
 from ...core.request import ToolChoice
 from ...errors import InvalidParameter
-from ..fields import Body, entry, items, text
-from ..openai.tools import plain
+from ..fields import Body, entry, items, plain, text
 
 AT = "tool_choice."
 
