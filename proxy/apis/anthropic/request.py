@@ -44,7 +44,49 @@ from ..fields import (
 )
 from ..openai.answer import MAX_TOKENS
 from ..openai.tools import functions
-from . import client_tools, compaction, context_edits, mcp
+from . import context_edits, mcp
+from .context_edits import COMPACTION, summary_of
+
+# Client-side tools: the shell and the text editor. Clients send only the type, because
+# Anthropic's models know the parameters. Other models need a description and a schema. The
+# parameters follow the API's documentation; the end of a type is the date of its version.
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "integer"}
+_BASH: Mapping[str, Any] = {
+    "description": "Runs a command in a persistent shell and returns its output.",
+    "parameters": {
+        "type": "object",
+        "properties": {"command": _TEXT, "restart": {"type": "boolean"}},
+    },
+}
+_EDITOR: Mapping[str, Any] = {
+    "description": "Reads and changes files. `view` shows a file, or its lines view_range, or lists"
+    " a folder; `create` writes file_text; `str_replace` puts new_str where old_str stands, which"
+    " must stand there once; `insert` adds new_str behind the line insert_line.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "command": {"type": "string", "enum": ["view", "create", "str_replace", "insert"]},
+            "path": _TEXT,
+            "view_range": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2},
+            "file_text": _TEXT,
+            "old_str": _TEXT,
+            "new_str": _TEXT,
+            "insert_line": _NUMBER,
+        },
+        "required": ["command", "path"],
+    },
+}
+CLIENT_TOOLS = {"bash_": _BASH, "text_editor_": _EDITOR}
+
+
+def _client_tool(tool: Body, kind: str) -> dict[str, Any] | None:
+    """The tool as a function definition; None if the type is unknown."""
+    for prefix, definition in CLIENT_TOOLS.items():
+        if kind.startswith(prefix):
+            return {**definition, "name": tool.get("name")}
+    return None
+
 
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 CHOICES: Mapping[str, ToolChoice] = {
@@ -126,7 +168,7 @@ def _messages(body: Body, warnings: list[str]) -> list[Message]:
     for i, value in enumerate(values):
         at = f"messages[{i}]"
         message = entry(value, at)
-        summary = compaction.summary(message, at)
+        summary = summary_of(message, at)
         if summary is not None:  # it replaces everything before it
             runs = [[summary]]
         role = ROLES.get(text(message, "role", at=at + "."))
@@ -201,7 +243,7 @@ class _Turn:
             self._calls.append(
                 ToolCall(filled(block, "id", at), filled(block, "name", at), arguments)
             )
-        elif kind == compaction.BLOCK:
+        elif kind == COMPACTION:
             pass  # read before
         elif kind == mcp.USE:
             self._calls.append(mcp.call(block, at))
@@ -276,7 +318,7 @@ def _tools(values: list[Any], warnings: list[str]) -> tuple[Tool, ...]:
         kind = text(tool, "type", "custom", at=at)
         if kind == "custom":
             offered.append({**tool, "parameters": mapping(tool, "input_schema", at)})
-        elif (known := client_tools.function_of(tool, kind)) is not None:
+        elif (known := _client_tool(tool, kind)) is not None:
             offered.append(known)
         elif kind == mcp.TOOLSET:
             continue

@@ -17,9 +17,9 @@ from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route
 from .. import anthropic
-from ..anthropic import models as claude
+from ..anthropic.answer import VERSION, model_object, models_list
 from ..llamacpp import native as llamacpp_native
-from ..llamacpp import requests as llamacpp_requests
+from ..llamacpp.native import parse_detokenize, parse_tokenize, parse_tokenize_prompt
 from . import (
     answer as openai,
 )
@@ -99,7 +99,7 @@ def input_tokens(services: Services, record: Record) -> Any:
 
 def _theirs() -> bool:
     """Whether the client is Anthropic's."""
-    return claude.VERSION in request.headers
+    return VERSION in request.headers
 
 
 def _error(fault: GatewayError) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def models(services: Services, record: Record) -> Any:
     names = visible(services, request.environ, services.gateway.registry.names())
     listed = [_model(services, name) for name in names]
     if _theirs():
-        return claude.listed(listed)
+        return models_list(listed)
     if (local := local_model(services, request.environ)) and local not in names:
         listed.append(_local_model(services, local))
     return {"object": "list", "data": listed}
@@ -147,7 +147,7 @@ def _model(services: Services, name: str) -> dict[str, Any]:
     model, _ = registry.resolve(name)
     n_ctx = max((b.n_ctx for b in registry.pool(model)), default=0)
     if _theirs():
-        return claude.model(name, services.started, n_ctx)
+        return model_object(name, services.started, n_ctx)
     status = registry.status(model)
     hosted = services.host.find(model)
     return {
@@ -190,7 +190,7 @@ def tokenize(services: Services, record: Record) -> Any:
     asked = body.read_json(request.environ, services.settings.max_body)
     if "prompt" in asked and "content" not in asked:
         return _tokenized_prompt(services, record, asked)
-    wanted = llamacpp_requests.parse_tokenize(asked)
+    wanted = parse_tokenize(asked)
     check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
@@ -206,7 +206,7 @@ def tokenize(services: Services, record: Record) -> Any:
 def _tokenized_prompt(services: Services, record: Record, asked: dict[str, Any]) -> dict[str, Any]:
     """Answer the form of GLM's servers: the ids, and the text of each, in which spaces are written
     as ▁, like sentencepiece, and a part of a character as U+FFFD."""
-    wanted = llamacpp_requests.parse_tokenize_prompt(asked)
+    wanted = parse_tokenize_prompt(asked)
     check_model(services, request.environ, wanted.model)
     barred = permissions(services, request.environ).barred_tiers
     gateway = services.gateway
@@ -241,7 +241,7 @@ def detokenize(services: Services, record: Record) -> Any:
 
     llama-server's {tokens} to {content}."""
     asked = body.read_json(request.environ, services.settings.max_body)
-    wanted = llamacpp_requests.parse_detokenize(asked)
+    wanted = parse_detokenize(asked)
     check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)

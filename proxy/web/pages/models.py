@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, make_response, render_template, request
 
-from ...apis.llamacpp.requests import parse_model
+from ...apis.llamacpp.native import parse_model
 from ...apis.models import routes as hosting
 from .. import seen
 from ..routes import Api
