@@ -24,7 +24,7 @@ from ...core.usage import Usage
 from ...errors import GatewayError
 from ..openai import answer as openai
 from ..response_meta import ResponseMeta, compaction_field
-from . import mcp_items
+from .mcp import approval_item, call_item, listed_item
 from .request import RESULTS, SOURCES, ParsedRequest
 
 Item = dict[str, Any]
@@ -183,11 +183,11 @@ def step(meta: ResponseMeta, asked: ParsedRequest, index: int, made: Step) -> It
     """An item for what the gateway did."""
     match made:
         case ToolsListed():
-            return mcp_items.list_tools(item_id(meta, "mcpl", index), made)
+            return listed_item(item_id(meta, "mcpl", index), made)
         case ServerCall():
-            return mcp_items.call(item_id(meta, "mcp", index), made)
+            return call_item(item_id(meta, "mcp", index), made)
         case ApprovalRequested():
-            return mcp_items.approval_request(item_id(meta, "mcpr", index), made)
+            return approval_item(item_id(meta, "mcpr", index), made)
         case _:
             status = "failed" if made.failed else "completed"
             return search(meta, asked, index, made, status)

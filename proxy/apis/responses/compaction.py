@@ -13,9 +13,8 @@ from ...core.fold import Completion
 from ...errors import InvalidParameter, UpstreamFault
 from ..fields import Body, model_name
 from ..response_meta import ResponseMeta
-from . import summary
 from .answer import item_id, usage
-from .items import listed
+from .items import listed, sealed
 from .request import ParsedRequest
 
 KEPT = ("system", "developer")
@@ -42,7 +41,7 @@ def whole(
     item = {
         "id": item_id(meta, "cmp", len(kept)),
         "type": "compaction",
-        "encrypted_content": summary.sealed(text),
+        "encrypted_content": sealed(text),
     }
     return {
         "id": meta.id,

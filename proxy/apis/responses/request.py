@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, structs
 
 from ...core.conversation import joined
-from ...core.mcp import McpServer
-from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool
+from ...core.mcp import McpServer, function_name
+from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool, ToolChoice
 from ...core.sampling import FIELDS
 from ...errors import InvalidParameter
+from ..conversations import objects as conversations
 from ..fields import (
     Body,
     entry,
@@ -27,10 +28,9 @@ from ..fields import (
 )
 from ..openai import answer as openai
 from ..openai.tools import functions
-from ..vector_stores import attribute_filters
-from . import mcp, tool_choice
+from ..vector_stores.request import parse_filters
+from . import mcp
 from .items import as_items, check_outputs, messages, referenced
-from .repeated import repeated
 
 LOGPROBS = "message.output_text.logprobs"
 FILES = 5
@@ -110,7 +110,7 @@ def parse(
     if not chat:
         raise InvalidParameter("input", "must contain at least one message")
     tools, custom, search_tools = _tools(raw_tools, searches, warnings)
-    chosen = tool_choice.parse(body.get("tool_choice"), warnings)
+    chosen = parse_choice(body.get("tool_choice"), warnings)
     form = mapping(mapping(body, "text"), "format", "text.")
     reasoning = mapping(body, "reasoning")
     truncation = text(body, "truncation", "disabled")
@@ -239,7 +239,7 @@ def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search 
             tuple(stores),
             integer(tool, "max_num_results", 1, 50) or FILES,
             float(threshold),
-            attribute_filters.parse(tool.get("filters"), at + "filters"),
+            parse_filters(tool.get("filters"), at + "filters"),
         )
     # It has many dated and preview names.
     if kind.startswith("web_search") and "web_search" in searches:
@@ -263,3 +263,147 @@ def _output(form: Body) -> OutputFormat:
     if kind != "text":
         raise InvalidParameter("text.format.type", "must be text, json_object or json_schema")
     return OutputFormat()
+
+
+# The fields of a request that its Response object repeats, as the Open Responses schema requires:
+# each is present, with its default if the request leaves it out. A sampling field that the
+# request leaves out is repeated with the API's default, although the backend, or `--sampling`,
+# may set another.
+# Sampling fields of the request, with the API's defaults.
+_SAMPLING: Mapping[str, float] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+TIER = "default"  # every request is served alike
+# Optional fields of tools, by type; the schema wants all of them.
+_TOOL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "function": {"description": None, "parameters": None, "strict": False},
+    "custom": {"description": None, "format": {"type": "text"}},
+    "file_search": {
+        "max_num_results": 5,
+        "ranking_options": {"ranker": "auto", "score_threshold": 0.0},
+        "filters": None,
+    },
+    "web_search": {"user_location": None, "search_context_size": "medium"},
+    "mcp": {
+        "allowed_tools": None,
+        "headers": None,
+        "require_approval": "always",
+        "server_description": None,
+    },
+}
+_FORMAT_DEFAULTS: Mapping[str, Any] = {"description": None, "strict": False}
+
+
+def repeated(body: Body, request: CompletionRequest, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` are the fields that the parser has read itself, and take precedence. Raises
+    InvalidParameter."""
+    key = conversations.named(body)
+    return {
+        **({"conversation": {"id": key}} if key else {}),
+        **{name: request.sampling.get(name, _SAMPLING[name]) for name in _SAMPLING},
+        "instructions": None,
+        "max_tool_calls": request.max_tool_calls,
+        "metadata": mapping(body, "metadata"),
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "previous_response_id": text(body, "previous_response_id") or None,
+        "prompt_cache_key": request.session or None,
+        "reasoning": {"effort": request.reasoning_effort or None, "summary": None},
+        "safety_identifier": text(body, "safety_identifier") or None,
+        "service_tier": TIER,
+        "text": {"format": _whole_format(mapping(mapping(body, "text"), "format", "text."))},
+        "tool_choice": body.get("tool_choice") or "auto",
+        "tools": [
+            _whole_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.get("tools") or ())
+        ],
+        "user": request.user or None,
+        **values,
+    }
+
+
+def _whole_format(form: Body) -> Body:
+    if not form:
+        return {"type": "text"}
+    return _whole(form, _FORMAT_DEFAULTS) if form.get("type") == "json_schema" else form
+
+
+def _whole_tool(value: Any, at: str) -> Body:
+    """The tool with all fields of its type."""
+    tool = entry(value, at)
+    kind = text(tool, "type", "function", at=at + ".")
+    defaults = _TOOL_DEFAULTS.get("web_search" if kind.startswith("web_search") else kind, {})
+    whole = _whole(mcp.repeated(tool) if kind == "mcp" else tool, defaults)
+    if kind == "file_search":
+        options = mapping(tool, "ranking_options", at + ".")
+        whole["ranking_options"] = _whole(options, defaults["ranking_options"])
+    return whole
+
+
+def _whole(body: Body, defaults: Body) -> dict[str, Any]:
+    """The body with all fields that have a default; null counts as absent."""
+    given = {name: value for name, value in body.items() if value is not None}
+    return {**given, **{name: defaults[name] for name in defaults if name not in given}}
+
+
+_CHOICE = "tool_choice."
+
+
+class Chosen(NamedTuple):
+    """`only` are the tools that it allows, as (kind, name): a function by its name, a search by
+    web_search or file_search, an MCP server by its label. None allows all."""
+
+    choice: ToolChoice
+    only: frozenset[tuple[str, str]] | None = None
+
+    def allows(self, kind: str, name: str) -> bool:
+        return self.only is None or (kind, name) in self.only
+
+
+def parse_choice(value: Any, warnings: list[str]) -> Chosen:
+    """Raises InvalidParameter."""
+    if value is None or value == "auto":
+        return Chosen(ToolChoice())
+    if value in ("none", "required"):
+        return Chosen(ToolChoice(value))
+    if isinstance(value, dict):
+        kind = text(value, "type", at=_CHOICE)
+        if kind == "allowed_tools":
+            return _allowed_tools(value)
+        if kind == "file_search" or kind.startswith("web_search"):
+            return Chosen(ToolChoice("named", _named_tool(value, _CHOICE)[1]))
+        if kind == "mcp":
+            label, name = text(value, "server_label", at=_CHOICE), text(value, "name", at=_CHOICE)
+            if name:
+                return Chosen(ToolChoice("named", function_name(label, name)))
+            return Chosen(ToolChoice("required"), frozenset([("mcp", label)]))
+        if kind in ("function", "custom"):
+            if name := text(value, "name", at=_CHOICE):
+                return Chosen(ToolChoice("named", name))
+        else:
+            warnings.append(f"tool_choice of type {plain(kind)} is ignored")
+            return Chosen(ToolChoice())
+    raise InvalidParameter("tool_choice", "must be auto, none, required or name a tool")
+
+
+def _allowed_tools(value: Body) -> Chosen:
+    mode = text(value, "mode", "auto", at=_CHOICE)
+    if mode not in ("auto", "required"):
+        raise InvalidParameter("tool_choice.mode", "must be auto or required")
+    at = "tool_choice.tools"
+    only = frozenset(
+        _named_tool(entry(tool, at), at + ".") for tool in items(value, "tools", at=_CHOICE)
+    )
+    return Chosen(ToolChoice("required" if mode == "required" else "auto"), only)
+
+
+def _named_tool(value: Body, at: str) -> tuple[str, str]:
+    kind = text(value, "type", "function", at=at)
+    if kind == "mcp":
+        return kind, text(value, "server_label", at=at)
+    if kind.startswith("web_search"):
+        return "search", "web_search"
+    if kind == "file_search":
+        return "search", kind
+    return "function", text(value, "name", at=at)
