@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ..accounts.limits import NO_LIMITS, Limited
 from ..accounts.records import Identity
 from ..accounts.rights import Rights
-from ..apis.litellm import key_options
+from ..apis.litellm.rights import parse_options
 from ..config import ApiKey, Settings, SettingsError
 from ..errors import InvalidParameter
 from ..web.services import Services
@@ -50,7 +50,7 @@ def replaced(services: Services, settings: Settings) -> Callable[[], None]:
 
 def _identity(key: ApiKey) -> Identity:
     try:
-        rights = key_options.parse(key.options)
+        rights = parse_options(key.options)
     except InvalidParameter as error:
         raise SettingsError(f"--api-key-file: {key.place}: {error}") from None
     permits = replace(rights, limits=NO_LIMITS)

@@ -9,7 +9,7 @@ from flask import request
 from ....web.observability import Record
 from ....web.services import Services
 from ....web.spine import json_route
-from .. import audit
+from ..keys import changes_list, parse_changes
 from .common import administered, blueprint
 
 
@@ -18,5 +18,5 @@ def list_changes(services: Services, record: Record) -> Any:
     """Who changed which key, user or team; by `subject`, `before` and `limit`; for
     administrators."""
     accounts = administered(services, record).keys
-    page = audit.parse(request.args)
-    return audit.listed(accounts.entries(page.subject, page.before, page.limit))
+    page = parse_changes(request.args)
+    return changes_list(accounts.entries(page.subject, page.before, page.limit))
