@@ -13,7 +13,7 @@ from .embeddings import request as embeddings
 from .embeddings.request import MAX_DOCUMENTS
 from .files import objects as file_objects
 from .litellm import schemas as litellm
-from .llamacpp import requests as llamacpp_requests
+from .llamacpp.native import FILENAME
 from .openai import answer as openai
 from .openai import completions as openai_completions
 from .schema_fields import (
@@ -427,7 +427,7 @@ BODIES: dict[str, Schema] = {
         filename=text(
             "A file in the server's --slot-save-path; not needed to erase.",
             "conversation-7.bin",
-            pattern=llamacpp_requests.FILENAME,
+            pattern=FILENAME,
         ),
     ),
     "LlamaCompletionRequest": body("prompt", prompt=PROMPT, **_LLAMACPP),

@@ -23,7 +23,8 @@ from ..schema_fields import (
     strings,
     text,
 )
-from . import bases, params, server
+from . import bases, params
+from .params import LOCAL
 
 _ANSWER: dict[str, Schema] = {
     "model_name": MODEL,
@@ -149,9 +150,7 @@ ALL: dict[str, Schema] = {
         ),
     ),
     # Models and the server
-    "ChatchatModelKinds": body(
-        types=strings("Kinds of models; `local` are those here.", server.LOCAL)
-    ),
+    "ChatchatModelKinds": body(types=strings("Kinds of models; `local` are those here.", LOCAL)),
     "ChatchatModelName": body(model_name=text("The model's name.", "any")),
     "ChatchatModelChange": body(
         "new_model_name",

@@ -30,8 +30,8 @@ from proxy.apis.openai import (
 from proxy.apis.openai import (
     tools as openai_tools,
 )
-from proxy.apis.vector_stores import attribute_filters
 from proxy.apis.vector_stores import request as vector_stores
+from proxy.apis.vector_stores.request import MOST_COMPARISONS, parse_filters
 from proxy.core import sampling
 from proxy.core.decoding import LONGEST, PIECE, SHORT, decoding_cost, is_clearly_cheap
 from proxy.core.sampling import MAX_BIASES, check, logit_bias
@@ -223,8 +223,8 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
         vector_stores.MOST_QUERIES,
     ),
     "filters joined": (
-        lambda n: attribute_filters.parse({"type": "and", "filters": [COMPARED] * n}),
-        attribute_filters.MOST,
+        lambda n: parse_filters({"type": "and", "filters": [COMPARED] * n}),
+        MOST_COMPARISONS,
     ),
     "files beside an infill": (
         lambda n: llamacpp_native.parse_infill(

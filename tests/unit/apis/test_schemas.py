@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 from proxy.apis import anthropic
 from proxy.apis.anthropic import request as messages_request
 from proxy.apis.batches import objects as batches
-from proxy.apis.chatchat import bases, params, server
+from proxy.apis.chatchat import bases, params
+from proxy.apis.chatchat import params as server
 from proxy.apis.chatchat import schemas as chatchat_schemas
 from proxy.apis.conversations import objects as conversations
 from proxy.apis.embeddings import request as embeddings
@@ -24,7 +25,13 @@ from proxy.apis.glm import chat as glm
 from proxy.apis.litellm import groups as litellm_groups
 from proxy.apis.litellm import keys as litellm_keys
 from proxy.apis.llamacpp import native as llamacpp_native
-from proxy.apis.llamacpp import requests as llamacpp_requests
+from proxy.apis.llamacpp.native import (
+    parse_detokenize,
+    parse_filename,
+    parse_model,
+    parse_tokenize,
+    parse_tokenize_prompt,
+)
 from proxy.apis.mcp import server as mcp_server
 from proxy.apis.ollama import chat, generate, models
 from proxy.apis.openai import (
@@ -73,11 +80,11 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "LlamaCompletionRequest": llamacpp_native.parse,
     "LlamaInfillRequest": llamacpp_native.parse_infill,
     "OllamaShowRequest": models.parse_show,
-    "GLMTokenizeRequest": llamacpp_requests.parse_tokenize_prompt,
-    "TokenizeRequest": llamacpp_requests.parse_tokenize,
-    "DetokenizeRequest": llamacpp_requests.parse_detokenize,
-    "ModelActionRequest": llamacpp_requests.parse_model,
-    "SlotFileRequest": llamacpp_requests.parse_filename,
+    "GLMTokenizeRequest": parse_tokenize_prompt,
+    "TokenizeRequest": parse_tokenize,
+    "DetokenizeRequest": parse_detokenize,
+    "ModelActionRequest": parse_model,
+    "SlotFileRequest": parse_filename,
     "GenerateKeyRequest": litellm_keys.parse_new,
     "UpdateKeyRequest": litellm_keys.parse_update,
     "RegenerateKeyRequest": litellm_keys.parse_regenerate,
@@ -109,11 +116,11 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "ChatchatEdit": bases.edit,
     "ChatchatDelete": bases.delete,
     "ChatchatUpdate": bases.update,
-    "ChatchatModelKinds": lambda body: server.configured(body, ()),
-    "ChatchatModelName": server.model_name,
-    "ChatchatModelChange": server.change,
-    "ChatchatTemplate": server.template,
-    "ChatchatTexts": server.texts,
+    "ChatchatModelKinds": lambda body: server.configured_models(body, ()),
+    "ChatchatModelName": server.named_model,
+    "ChatchatModelChange": server.changed_model,
+    "ChatchatTemplate": server.template_of,
+    "ChatchatTexts": server.texts_of,
 }
 FORM_PARSERS: dict[str, Callable[[Any], Any]] = {
     "FileUploadForm": lambda form: file_objects.parse(form, "a.txt"),

@@ -10,7 +10,8 @@ from ....errors import NotFound
 from ....web.observability import Record
 from ....web.routes import SSE
 from ....web.services import Services
-from .. import bases, params, reply
+from .. import bases, params
+from ..answer import error_of_list, ok
 from .knowledge_bases import OwnerBases
 from .streaming import DocumentStream, RequestContext, respond
 from .view import api, json_body, json_value, route
@@ -18,10 +19,10 @@ from .view import api, json_body, json_value, route
 blueprint = api("bases", __name__, url_prefix="/knowledge_base")
 
 
-@route(blueprint, "GET", "/list_knowledge_bases", shape=reply.error_of_list)
+@route(blueprint, "GET", "/list_knowledge_bases", shape=error_of_list)
 def listed(services: Services, record: Record) -> Any:
     """The knowledge bases."""
-    return reply.ok(OwnerBases(services, record.key).names())
+    return ok(OwnerBases(services, record.key).names())
 
 
 @route(blueprint, "POST", "/create_knowledge_base", body="ChatchatNewBase")
@@ -29,7 +30,7 @@ def create(services: Services, record: Record) -> Any:
     """Create a knowledge base."""
     wanted = bases.create(json_body(services))
     OwnerBases(services, record.key).create(wanted.name, wanted.model)
-    return reply.ok(msg=f"knowledge base {wanted.name} created")
+    return ok(msg=f"knowledge base {wanted.name} created")
 
 
 @route(blueprint, "POST", "/delete_knowledge_base", body="ChatchatBase")
@@ -37,7 +38,7 @@ def delete(services: Services, record: Record) -> Any:
     """Delete a knowledge base; the body may also be its name as a JSON string."""
     name = bases.named(json_value(services))
     OwnerBases(services, record.key).shelf(name).delete()
-    return reply.ok(msg=f"knowledge base {name} deleted")
+    return ok(msg=f"knowledge base {name} deleted")
 
 
 @route(blueprint, "POST", "/update_info", body="ChatchatBaseInfo")
@@ -45,7 +46,7 @@ def update_info(services: Services, record: Record) -> Any:
     """Describe a knowledge base."""
     wanted = bases.info(json_body(services))
     OwnerBases(services, record.key).shelf(wanted.base).describe(wanted.info)
-    return reply.ok(msg=f"description of knowledge base {wanted.base} updated")
+    return ok(msg=f"description of knowledge base {wanted.base} updated")
 
 
 @route(blueprint, "POST", "/search_docs", body="ChatchatSearch")
@@ -76,7 +77,7 @@ def edit(services: Services, record: Record) -> Any:
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     for key, text in wanted.texts.items():
         shelf.edit(key, text)
-    return reply.ok(msg="chunks updated")
+    return ok(msg="chunks updated")
 
 
 @blueprint.post("/recreate_vector_store", body="ChatchatRebuild", streams=SSE)

@@ -26,7 +26,8 @@ from ....web.model_tables import own_request
 from ....web.observability import Record, new_id
 from ....web.routes import SSE
 from ....web.services import Services
-from .. import answer, params, reply
+from .. import answer, params
+from ..answer import ok
 from .streaming import TEXT, Documents, DocumentStream, RequestContext, respond
 from .view import api, json_body, route
 
@@ -93,7 +94,7 @@ def feedback(services: Services, record: Record) -> Any:
     if not OURS.fullmatch(wanted.history_id):
         raise NotFound(f"no such answer: {wanted.history_id[:100]!r}")
     services.conversations.rate(record.key, wanted.history_id, wanted.score, wanted.reason)
-    return reply.ok(msg=f"feedback on {wanted.history_id} saved")
+    return ok(msg=f"feedback on {wanted.history_id} saved")
 
 
 @blueprint.post(

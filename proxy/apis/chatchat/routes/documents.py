@@ -14,7 +14,8 @@ from ....web.form import MultipartForm, read_form
 from ....web.observability import Record
 from ....web.services import Services
 from ....web.spine import passthrough
-from .. import bases, reply
+from .. import bases
+from ..answer import error_of_list, files_failed, ok
 from .knowledge_bases import OwnerBases
 from .view import api, json_body, route
 
@@ -25,10 +26,10 @@ SHOWN = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/plain", "csv
 SANDBOX = ("Content-Security-Policy", "sandbox")
 
 
-@route(blueprint, "GET", "/list_files", shape=reply.error_of_list)
+@route(blueprint, "GET", "/list_files", shape=error_of_list)
 def listed(services: Services, record: Record) -> Any:
     """The documents of a base."""
-    return reply.ok(OwnerBases(services, record.key).shelf(_asked_base()).names())
+    return ok(OwnerBases(services, record.key).shelf(_asked_base()).names())
 
 
 @route(blueprint, "POST", "/upload_docs", body="ChatchatDocuments")
@@ -45,7 +46,7 @@ def upload(services: Services, record: Record) -> Any:
     failed += shelf.write(wanted.pieces)
     if not wanted.indexed:
         shelf.hide(one.name for one in form.files)
-    return reply.failed(failed, "files uploaded")
+    return files_failed(failed, "files uploaded")
 
 
 @route(blueprint, "POST", "/upload_temp_docs", body="ChatchatChatFiles")
@@ -55,7 +56,7 @@ def upload_temporary(services: Services, record: Record) -> Any:
         wanted = bases.temporary(form.fields)
         shelf = OwnerBases(services, record.key).temporary(wanted.base)
         failed = shelf.add(form.files, wanted.cut, replace=True)
-    return reply.ok({"id": shelf.id, "failed_files": [{name: why} for name, why in failed]})
+    return ok({"id": shelf.id, "failed_files": [{name: why} for name, why in failed]})
 
 
 @route(blueprint, "POST", "/delete_docs", body="ChatchatDelete")
@@ -64,7 +65,7 @@ def delete(services: Services, record: Record) -> Any:
     wanted = bases.delete(json_body(services))
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     failed = shelf.remove(wanted.files) if wanted.content else shelf.hide(wanted.files)
-    return reply.failed(failed, "files deleted")
+    return files_failed(failed, "files deleted")
 
 
 @route(blueprint, "POST", "/update_docs", body="ChatchatUpdate")
@@ -74,7 +75,7 @@ def update(services: Services, record: Record) -> Any:
     shelf = OwnerBases(services, record.key).shelf(wanted.base)
     failed = shelf.again([one for one in wanted.files if one not in wanted.pieces], wanted.cut)
     failed += shelf.write(wanted.pieces)
-    return reply.failed(failed, "files will be read again")
+    return files_failed(failed, "files will be read again")
 
 
 @route(blueprint, "GET", "/download_doc", answer="application/octet-stream")

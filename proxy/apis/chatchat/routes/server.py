@@ -16,57 +16,68 @@ from ....web.observability import Record
 from ....web.permissions import visible
 from ....web.services import Services
 from ...embeddings.routes import embedded
-from .. import bases, params, reply, server
+from .. import bases, params
+from ..answer import error_of_list, error_of_table, ok
+from ..params import (
+    ChatchatModel,
+    changed_model,
+    configured_models,
+    model_config,
+    named_model,
+    running_models,
+    template_of,
+    texts_of,
+)
 from .view import api, json_body, route
 
 blueprint = api("server", __name__)
 
 
-@route(blueprint, "POST", "/llm_model/list_running_models", shape=reply.error_of_table)
+@route(blueprint, "POST", "/llm_model/list_running_models", shape=error_of_table)
 def running(services: Services, record: Record) -> Any:
     """The models served."""
-    return reply.ok(server.running(_models(services)))
+    return ok(running_models(_models(services)))
 
 
 @route(
     blueprint,
     "POST",
     "/llm_model/list_config_models",
-    shape=reply.error_of_table,
+    shape=error_of_table,
     body="ChatchatModelKinds",
 )
 def configured(services: Services, record: Record) -> Any:
     """The models configured."""
-    return reply.ok(server.configured(json_body(services), _models(services)))
+    return ok(configured_models(json_body(services), _models(services)))
 
 
 @route(
     blueprint,
     "POST",
     "/llm_model/get_model_config",
-    shape=reply.error_of_table,
+    shape=error_of_table,
     body="ChatchatModelName",
 )
 def config(services: Services, record: Record) -> Any:
     """One model."""
-    return reply.ok(server.config(_model(services, server.model_name(json_body(services)))))
+    return ok(model_config(_model(services, named_model(json_body(services)))))
 
 
 @route(blueprint, "POST", "/llm_model/stop", body="ChatchatModelName")
 def stop(services: Services, record: Record) -> Any:
     """Always 400: models are chosen where the gateway is started."""
-    _model(services, server.model_name(json_body(services)))
+    _model(services, named_model(json_body(services)))
     raise Unsupported("models are configured when slotproxy starts, not through this API")
 
 
 @route(blueprint, "POST", "/llm_model/change", body="ChatchatModelChange")
 def change(services: Services, record: Record) -> Any:
     """Change the model."""
-    _, new = server.change(json_body(services))
-    return reply.ok(msg=f"{_model(services, new).name} is served")
+    _, new = changed_model(json_body(services))
+    return ok(msg=f"{_model(services, new).name} is served")
 
 
-def _models(services: Services) -> list[server.ChatchatModel]:
+def _models(services: Services) -> list[ChatchatModel]:
     return [_model(services, name) for name in _names(services)]
 
 
@@ -74,13 +85,13 @@ def _names(services: Services) -> tuple[str, ...]:
     return visible(services, request.environ, services.gateway.registry.names())
 
 
-def _model(services: Services, name: str) -> server.ChatchatModel:
+def _model(services: Services, name: str) -> ChatchatModel:
     """Return a model. Raises ModelNotFound, even if chats accept any model name."""
     registry = services.gateway.registry
     if name not in _names(services):
         raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model_name")
     pool = registry.pool(registry.resolve(name)[0])
-    return server.ChatchatModel(
+    return ChatchatModel(
         name,
         any(one.up for one in pool),
         next((one.caps.dialect for one in pool if one.caps is not None), "unknown"),
@@ -88,7 +99,7 @@ def _model(services: Services, name: str) -> server.ChatchatModel:
     )
 
 
-@route(blueprint, "POST", "/server/configs", shape=reply.error_of_table)
+@route(blueprint, "POST", "/server/configs", shape=error_of_table)
 def configs(services: Services, record: Record) -> Any:
     """The settings.
 
@@ -118,22 +129,22 @@ def configs(services: Services, record: Record) -> Any:
     }
 
 
-@route(blueprint, "POST", "/server/list_search_engines", shape=reply.error_of_list)
+@route(blueprint, "POST", "/server/list_search_engines", shape=error_of_list)
 def engines(services: Services, record: Record) -> Any:
     """The search engines."""
-    return reply.ok(services.settings.search_engine)
+    return ok(services.settings.search_engine)
 
 
 @route(blueprint, "POST", "/server/get_prompt_template", body="ChatchatTemplate")
 def prompt_template(services: Services, record: Record) -> Any:
     """A prompt template."""
-    wanted = server.template(json_body(services))
+    wanted = template_of(json_body(services))
     return services.layouts.layout(wanted.folder, wanted.name).source
 
 
 @route(blueprint, "POST", "/other/embed_texts", body="ChatchatTexts")
 def embed_texts(services: Services, record: Record) -> Any:
     """Vectors of texts."""
-    wanted = server.texts(json_body(services))
+    wanted = texts_of(json_body(services))
     _, made = embedded(services, record, wanted.model, wanted.texts)
-    return reply.ok(made.vectors)
+    return ok(made.vectors)

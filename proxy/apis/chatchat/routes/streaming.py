@@ -22,7 +22,8 @@ from ....web.observability import Record
 from ....web.services import Services, current_services
 from ....web.spine import STREAM_HEADERS, passthrough
 from ....web.stream import ClosingBody
-from .. import answer, reply
+from .. import answer
+from ..answer import error_reply
 from .view import json_body, owner, refused
 
 Documents = Generator[answer.Document, None, None]
@@ -87,7 +88,7 @@ def respond(
             return passthrough(parts, form.content_type, STREAM_HEADERS)
         whole = form.chunk(answer.whole(documents))
     except GatewayError as error:
-        return refused(error, reply.error, record)
+        return refused(error, error_reply, record)
     finally:
         if documents is not None:
             documents.close()
@@ -108,4 +109,4 @@ def _encoded(first: answer.Document, rest: Documents, form: StreamFormat) -> Ite
             yield form.chunk(document)
     except GatewayError as error:
         if type(error) is not Cancelled:  # somebody reads it
-            yield answer.chunk(reply.error(error))  # shown, since its code is not 200
+            yield answer.chunk(error_reply(error))  # shown, since its code is not 200

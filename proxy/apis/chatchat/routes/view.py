@@ -18,7 +18,8 @@ from ....web.auth import basic_password
 from ....web.observability import Record
 from ....web.routes import Api, Shape
 from ....web.services import Services
-from .. import bases, reply, schemas
+from .. import bases, schemas
+from ..answer import error_reply, status
 
 
 class Taken(BadRequest):
@@ -33,7 +34,7 @@ TOLD = (
     Taken,
     bases.EmptyName,
     bases.PathName,
-)  # errors sent with HTTP 200; see the dialect's reply
+)  # errors sent with HTTP 200; see the envelope in answer
 
 
 def _answer(view: Callable[[Services, Record], Any], shape: Shape) -> Response:
@@ -45,7 +46,7 @@ api = partial(
     group="chatchat",
     tag="Langchain-Chatchat",
     ledger="chatchat",
-    error=reply.error,
+    error=error_reply,
     error_schema="ChatchatError",
     schemas=schemas.ALL,
 )
@@ -55,7 +56,7 @@ route = partial(spine.json_route, respond=_answer)
 
 def refused(error: GatewayError, shape: Shape, record: Record) -> Response:
     response = spine.refuse(error, shape, record)
-    record.status = 200 if isinstance(error, TOLD) else reply.status(error)
+    record.status = 200 if isinstance(error, TOLD) else status(error)
     response.status_code = record.status
     return response
 
