@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from proxy.apis import added
 from proxy.config import ApiKey, Secret
-from tests.fakes import ScriptedDriver, make_app, say, services_of
+from tests.fakes import ScriptedDriver, make_own_app, say, services_of
 
 ROUTES = '''
 """A tiny API: POST /shout {"text"} asks the model, and answers in capitals."""
@@ -78,7 +78,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlaskClient
     monkeypatch.syspath_prepend(str(site))
     added.cache_clear()
     data = str(tmp_path / "data")
-    yield make_app(
+    yield make_own_app(
         ScriptedDriver(say("hello")), file_keys=KEYS, admins=("root",), data=data
     ).test_client()
     added.cache_clear()
