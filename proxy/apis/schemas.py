@@ -16,6 +16,21 @@ from .litellm import schemas as litellm
 from .llamacpp.native import FILENAME
 from .openai import answer as openai
 from .openai import completions as openai_completions
+from .openai.answer import (
+    ALTERNATIVES,
+    LIKELIEST,
+    LOGIT_BIAS,
+    LOGPROBS,
+    REPORT,
+    SESSION,
+    STOP,
+    USER,
+)
+from .openai.answer import TEMPLATE as _TEMPLATE
+from .openai.answer import tokens as _tokens
+from .openai.completions import PROMPTS as PROMPT
+from .openai.tools import CALLS, PARALLEL
+from .openai.tools import EXAMPLE as TOOL
 from .schema_fields import (
     COUNT,
     MODEL,
@@ -24,13 +39,13 @@ from .schema_fields import (
     STREAM,
     STRINGS,
     TEXT,
+    USER_MESSAGE,
     Schema,
     array,
     binary,
     body,
     count,
     flag,
-    list_of,
     mapping,
     one_of,
     strings,
@@ -40,79 +55,8 @@ from .vector_stores import request as vector_stores
 
 # -- shared parts ----------------------------------------------------------------------------------
 
-USER_MESSAGE = [{"role": "user", "content": "Hello!"}]
-TOOL = {
-    "type": "function",
-    "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}},
-}
 ARRAY: Schema = {"type": "array"}
 SEARCHABLE = {"anyOf": [TEXT, ARRAY]}
-REPORT = {
-    "return_progress": flag("Stream the progress of prompt evaluation."),
-    "timings_per_token": flag("Add `timings` to each chunk."),
-    "verbose": flag("Add the prompt and the backend's settings."),
-}
-USER = text("Ignored by the backends.", "u")
-SESSION = text("Identifies the conversation, to reuse the slot that has its cache.", "c")
-PARALLEL = flag("Allow several calls in one answer.", True)
-CALLS = count("Maximum calls in one answer.", 1, 1 << 30, 8)
-LOGPROBS = flag("Return the log probability of each token.")
-ALTERNATIVES = count("Number of alternatives for each token.", 0, openai.MAX_LOGPROBS, 0)
-LIKELIEST = count(
-    "Number of alternatives for each token; requires logprobs.", 0, openai.MAX_LOGPROBS, 0
-)
-
-
-def _tokens(description: str, low: int = -1) -> Schema:
-    return count(description, low, openai.MAX_TOKENS, 16)
-
-
-STOP = one_of(
-    "A stop string, or up to 16, of up to 1000 characters each.",
-    ["\n\n"],
-    TEXT,
-    {**STRINGS, "maxItems": 16},
-)
-LOGIT_BIAS = one_of(
-    "A bias for each token id or text: an object, or a list of pairs.",
-    {"15": -1.0},
-    OBJECT,
-    list_of(ARRAY),
-)
-_OPENAI: dict[str, Schema] = {
-    "model": MODEL,
-    "max_tokens": _tokens("Maximum tokens of the answer; -1: limited by the context only."),
-    "max_completion_tokens": _tokens("The same as max_tokens; takes precedence."),
-    "n_predict": _tokens("llama.cpp's name for max_tokens."),
-    "stop": STOP,
-    "n": count("Number of choices.", 1, openai.MAX_CHOICES, 1),
-    "stream": STREAM,
-    "stream_options": mapping(
-        "`include_usage`: send a last chunk with the usage.", {"include_usage": True}
-    ),
-    "tokenize": flag("Return the tokens of the prompt."),
-    "user": USER,
-    "prompt_cache_key": SESSION,
-    "json_schema": mapping("A JSON schema for the answer, llama.cpp's field.", {"type": "object"}),
-    "logit_bias": LOGIT_BIAS,
-    **REPORT,
-    **SAMPLERS,
-}
-PROMPT = one_of(
-    "A string, a list of token ids and strings, or a list of prompts.",
-    "Once upon a time",
-    TEXT,
-    ARRAY,
-    OBJECT,
-)
-_COMPLETION: dict[str, Schema] = {
-    "prompt": PROMPT,
-    "suffix": text("The text after the completion; requires a model with fill-in tokens.", ""),
-    "echo": flag("Return the prompt before the answer; cannot be combined with logprobs."),
-    "logprobs": ALTERNATIVES,
-    "best_of": count("Must equal n.", 1, openai.MAX_CHOICES, 1),
-    **_OPENAI,
-}
 INPUTS = one_of(
     f"A string, a list of token ids, or up to {embeddings.MAX_INPUTS} of either.",
     "Hello!",
@@ -139,7 +83,6 @@ _NAME = text("The name of the vector store.", maxLength=vector_stores.LONGEST_NA
 _EXPIRES = mapping("`anchor` last_active_at, and `days`.", {"anchor": "last_active_at", "days": 7})
 _CHUNKING = mapping("`type` auto, or static with a size and an overlap.", {"type": "auto"})
 _FILE_IDS = strings("Ids of uploaded files.", "file-1")
-_TEMPLATE = mapping("Variables for the chat template.", {"enable_thinking": False})
 _MESSAGES: dict[str, Schema] = {
     "model": MODEL,
     "messages": array("The conversation, as strings or blocks.", USER_MESSAGE),
@@ -196,62 +139,6 @@ _LLAMACPP: dict[str, Schema] = {
 
 # Keyed by the schema's name in the OpenAPI document.
 BODIES: dict[str, Schema] = {
-    "ChatCompletionRequest": body(
-        "messages",
-        messages=array(
-            "The conversation. If the last message is the assistant's, it is continued.",
-            USER_MESSAGE,
-            body(
-                "role",
-                role=text("`developer` is `system`, `function` is `tool`.", "user"),
-                content=one_of(
-                    "A string, or a list of parts: text, image_url, input_audio; thinking in a"
-                    " message of the assistant.",
-                    "Hello!",
-                    SEARCHABLE,
-                ),
-                name=text("The name of the author or tool."),
-                tool_calls=array("Tool calls of an assistant message.", []),
-                function_call=mapping("A call in the legacy format.", {}),
-                tool_call_id=text("The id of the call that a tool message answers.", "call_1"),
-                reasoning_content=text("The reasoning of an assistant message."),
-                reasoning=text("The same, as vLLM names it."),
-                reasoning_details=array("The same in pieces, as OpenRouter sends it.", []),
-                refusal=text("The text of an assistant message that has no content."),
-            ),
-        ),
-        logprobs=LOGPROBS,
-        top_logprobs=LIKELIEST,
-        response_format=mapping(
-            "`type`: text, json_object, or json_schema with `json_schema.schema`.",
-            {"type": "json_object"},
-        ),
-        modalities=strings("Must not contain audio.", "text"),
-        tools=array("Functions the model may call.", [TOOL]),
-        tool_choice=one_of(
-            "auto, none, required, a function by its name, or allowed_tools.", "auto", TEXT, OBJECT
-        ),
-        parallel_tool_calls=PARALLEL,
-        max_tool_calls=CALLS,
-        functions=array("Functions in the legacy format; cannot be combined with tools.", []),
-        function_call=one_of("tool_choice in the legacy format.", "auto", TEXT, OBJECT),
-        continue_final_message=flag(
-            "Always done; an error if the last message cannot be continued."
-        ),
-        add_generation_prompt=flag("Cannot be combined with continue_final_message."),
-        reasoning_format=text(
-            "How reasoning is returned.", "auto", enum=["auto", "deepseek", "none", "raw"]
-        ),
-        reasoning_effort=text("Passed to the chat template.", "low"),
-        chat_template_kwargs=_TEMPLATE,
-        **_OPENAI,
-    ),
-    "CompletionRequest": body("prompt", **_COMPLETION),
-    "CompletionRequestBoth": body(
-        "prompt",
-        **_COMPLETION,
-        n_probs={**ALTERNATIVES, "description": "logprobs, as llama.cpp calls it."},
-    ),
     "EmbeddingRequest": body(
         "input",
         model=MODEL,

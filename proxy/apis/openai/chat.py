@@ -22,10 +22,10 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest, Media, Message, OutputFormat, Role
 from ...errors import InvalidParameter
 from ...wire import sse
+from .. import schema_fields as doc
 from ..fields import (
     Body,
     PartReader,
-    Table,
     Thought,
     contents,
     entry,
@@ -38,6 +38,7 @@ from ..fields import (
     text_reader,
 )
 from ..response_meta import ResponseMeta
+from ..schema_fields import Field, Fields, table
 from ..synonyms import canonical
 from . import answer as openai
 from . import tools as openai_tools
@@ -87,25 +88,62 @@ def parse(body: Body) -> CompletionRequest:
     return CompletionRequest(
         messages=messages(items(body, "messages")),
         logprobs=logprobs,
-        **read(body, LAST),
+        **read(body, _TABLE),
         **tools,
         **values,
     )
 
 
-LAST: Table = {
-    "reasoning_effort": ("reasoning_effort", text),
-    "chat_template_kwargs": ("template_kwargs", mapping),
-}
-KNOWN = (
-    openai.KNOWN
-    | LAST.keys()
-    | openai_tools.FIELDS
-    | frozenset(
-        "messages logprobs top_logprobs response_format modalities function_call"
-        " continue_final_message add_generation_prompt reasoning_format".split()
-    )
+MESSAGE = doc.body(
+    "role",
+    role=doc.text("`developer` is `system`, `function` is `tool`.", "user"),
+    content=doc.one_of(
+        "A string, or a list of parts: text, image_url, input_audio; thinking in a message of the"
+        " assistant.",
+        "Hello!",
+        doc.TEXT,
+        {"type": "array"},
+    ),
+    name=doc.text("The name of the author or tool."),
+    tool_calls=doc.array("Tool calls of an assistant message.", []),
+    function_call=doc.mapping("A call in the legacy format.", {}),
+    tool_call_id=doc.text("The id of the call that a tool message answers.", "call_1"),
+    reasoning_content=doc.text("The reasoning of an assistant message."),
+    reasoning=doc.text("The same, as vLLM names it."),
+    reasoning_details=doc.array("The same in pieces, as OpenRouter sends it.", []),
+    refusal=doc.text("The text of an assistant message that has no content."),
 )
+_OWN: Fields = {
+    "reasoning_effort": Field(
+        doc.text("Passed to the chat template.", "low"), "reasoning_effort", text
+    ),
+    "chat_template_kwargs": Field(openai.TEMPLATE, "template_kwargs", mapping),
+}
+FIELDS: Fields = {
+    "messages": doc.array(
+        "The conversation. If the last message is the assistant's, it is continued.",
+        doc.USER_MESSAGE,
+        MESSAGE,
+    ),
+    "logprobs": openai.LOGPROBS,
+    "top_logprobs": openai.LIKELIEST,
+    "response_format": doc.mapping(
+        "`type`: text, json_object, or json_schema with `json_schema.schema`.",
+        {"type": "json_object"},
+    ),
+    "modalities": doc.strings("Must not contain audio.", "text"),
+    **openai_tools.FIELDS,
+    "function_call": doc.one_of("tool_choice in the legacy format.", "auto", doc.TEXT, doc.OBJECT),
+    "continue_final_message": doc.flag(
+        "Always done; an error if the last message cannot be continued."
+    ),
+    "add_generation_prompt": doc.flag("Cannot be combined with continue_final_message."),
+    "reasoning_format": doc.text("How reasoning is returned.", "auto", enum=["auto", *FORMATS]),
+    **_OWN,
+    **openai.COMMON,
+}
+_TABLE = table(_OWN)
+KNOWN = FIELDS.keys()
 
 
 def _logprobs(body: Body) -> int | None:

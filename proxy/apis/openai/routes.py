@@ -17,6 +17,7 @@ from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route
 from .. import anthropic
+from .. import schema_fields as doc
 from ..anthropic.answer import VERSION, model_object, models_list
 from ..llamacpp import native as llamacpp_native
 from ..llamacpp.native import parse_detokenize, parse_tokenize, parse_tokenize_prompt
@@ -35,7 +36,18 @@ from . import (
 
 MOST_PIECES = 8192  # each distinct token is a request to the backend
 
-blueprint = Api("openai", __name__, group="chat", tag="OpenAI", ledger="openai")
+blueprint = Api(
+    "openai",
+    __name__,
+    group="chat",
+    tag="OpenAI",
+    ledger="openai",
+    schemas={
+        "ChatCompletionRequest": doc.body("messages", **openai_chat.FIELDS),
+        "CompletionRequest": doc.body("prompt", **openai_completions.FIELDS),
+        "CompletionRequestBoth": doc.body("prompt", **completions_both.FIELDS),
+    },
+)
 
 
 @post(

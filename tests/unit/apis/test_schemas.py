@@ -43,6 +43,7 @@ from proxy.apis.openai import (
 from proxy.apis.openai import (
     completions_both,
 )
+from proxy.apis.openai import routes as openai_routes
 from proxy.apis.responses import compaction
 from proxy.apis.responses import request as responses
 from proxy.apis.schemas import BODIES as OWN_BODIES
@@ -127,7 +128,7 @@ FORM_PARSERS: dict[str, Callable[[Any], Any]] = {
     "ChatchatDocuments": bases.upload,
     "ChatchatChatFiles": bases.temporary,
 }
-_ADDED = {**chatchat_schemas.ALL, **glm.SCHEMAS}
+_ADDED = {**chatchat_schemas.ALL, **glm.SCHEMAS, **openai_routes.blueprint.schemas}
 BODIES = OWN_BODIES | {name: _ADDED[name] for name in _ADDED if name in PARSERS}
 FORMS = OWN_FORMS | {name: _ADDED[name] for name in _ADDED if name in FORM_PARSERS}
 # Read only to be refused by name, or elsewhere.
@@ -138,9 +139,6 @@ NOT_HEEDED = {
 }
 # What a parser knows; it reports every other field.
 KNOWN = {
-    "ChatCompletionRequest": openai_chat.KNOWN,
-    "CompletionRequest": openai_completions.KNOWN,
-    "CompletionRequestBoth": completions_both.KNOWN,
     "EmbeddingRequest": embeddings.OPENAI,
     "RerankRequest": RANKING,
     "ResponseRequest": responses.KNOWN,
