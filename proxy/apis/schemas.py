@@ -9,18 +9,11 @@ from __future__ import annotations
 
 from .batches import objects as batches
 from .conversations import objects as conversations
-from .embeddings import request as embeddings
-from .embeddings.request import MAX_DOCUMENTS
 from .files import objects as file_objects
 from .litellm import schemas as litellm
-from .llamacpp.native import FILENAME
-from .openai import answer as openai
-from .openai import completions as openai_completions
 from .openai.answer import (
     ALTERNATIVES,
-    LIKELIEST,
     LOGIT_BIAS,
-    LOGPROBS,
     REPORT,
     SESSION,
     STOP,
@@ -28,18 +21,14 @@ from .openai.answer import (
 )
 from .openai.answer import TEMPLATE as _TEMPLATE
 from .openai.answer import tokens as _tokens
-from .openai.completions import PROMPTS as PROMPT
 from .openai.tools import CALLS, PARALLEL
-from .openai.tools import EXAMPLE as TOOL
 from .schema_fields import (
-    COUNT,
     MODEL,
     OBJECT,
     SAMPLERS,
     STREAM,
     STRINGS,
     TEXT,
-    USER_MESSAGE,
     Schema,
     array,
     binary,
@@ -57,18 +46,6 @@ from .vector_stores import request as vector_stores
 
 ARRAY: Schema = {"type": "array"}
 SEARCHABLE = {"anyOf": [TEXT, ARRAY]}
-INPUTS = one_of(
-    f"A string, a list of token ids, or up to {embeddings.MAX_INPUTS} of either.",
-    "Hello!",
-    TEXT,
-    {"type": "array", "maxItems": embeddings.MAX_INPUTS},
-)
-DIMENSIONS = count(
-    "Fewer dimensions than the model's require --embedding-shortens.",
-    1,
-    embeddings.MAX_DIMENSIONS,
-    64,
-)
 _PAIRS = {"maxProperties": vector_stores.MOST_PAIRS}
 _METADATA = mapping("Up to 16 pairs of strings.", {"a": "b"}, **_PAIRS)
 _ADDED = array(
@@ -83,82 +60,8 @@ _NAME = text("The name of the vector store.", maxLength=vector_stores.LONGEST_NA
 _EXPIRES = mapping("`anchor` last_active_at, and `days`.", {"anchor": "last_active_at", "days": 7})
 _CHUNKING = mapping("`type` auto, or static with a size and an overlap.", {"type": "auto"})
 _FILE_IDS = strings("Ids of uploaded files.", "file-1")
-_MESSAGES: dict[str, Schema] = {
-    "model": MODEL,
-    "messages": array("The conversation, as strings or blocks.", USER_MESSAGE),
-    "max_tokens": _tokens("Maximum tokens of the answer.", 0),
-    "system": one_of("The system prompt: a string or text blocks.", "Be brief.", SEARCHABLE),
-    "temperature": SAMPLERS["temperature"],
-    "top_k": SAMPLERS["top_k"],
-    "top_p": SAMPLERS["top_p"],
-    "stop_sequences": {**STOP, "description": "Stop strings."},
-    "stream": STREAM,
-    "tools": array("Tools the model may call.", []),
-    "mcp_servers": array("MCP servers whose tools the gateway calls.", []),
-    "tool_choice": mapping("`type` auto, any, none, or tool with a `name`.", {"type": "auto"}),
-    "thinking": mapping(
-        "`type` enabled or disabled; passed to the chat template.", {"type": "disabled"}
-    ),
-    "metadata": mapping("`user_id`.", {"user_id": "u"}),
-    "context_management": mapping(
-        "`edits` that clear old tool results and thoughts from the prompt, or sum up old turns.",
-        {"edits": [{"type": "clear_tool_uses_20250919"}]},
-    ),
-    "output_config": mapping("`effort`, and `format` with a JSON schema.", {"effort": "low"}),
-    "output_format": mapping(
-        "A JSON schema, in the legacy field.", {"type": "json_schema", "schema": {"type": "object"}}
-    ),
-}
-_OLLAMA: dict[str, Schema] = {
-    "model": MODEL,
-    "stream": {**STREAM, "default": True},
-    "options": mapping("Sampler settings, `num_predict` and `stop`.", {"num_predict": 16}),
-    "format": one_of("json, or a JSON schema.", "json", TEXT, OBJECT),
-    "think": one_of("Passed to the chat template.", False, {"type": "boolean"}, TEXT),
-    "logprobs": LOGPROBS,
-    "top_logprobs": LIKELIEST,
-}
-_LLAMACPP: dict[str, Schema] = {
-    "model": MODEL,
-    "n_predict": _tokens("Maximum tokens; -1: limited by the context only.", -2),
-    "n_cmpl": count("Number of completions.", 1, openai.MAX_CHOICES, 1),
-    "n_probs": count("Number of alternatives for each token.", 0, 1000, 0),
-    "stop": STOP,
-    "stream": STREAM,
-    "session": SESSION,
-    "json_schema": mapping("A JSON schema for the answer.", {"type": "object"}),
-    "logit_bias": LOGIT_BIAS,
-    "image_data": array("Must be empty: send images to a chat endpoint.", []),
-    "response_fields": strings("Return only these fields.", "content"),
-    "return_tokens": flag("Return the ids of the tokens."),
-    "post_sampling_probs": flag("Report probabilities after sampling."),
-    "return_progress": REPORT["return_progress"],
-    "timings_per_token": REPORT["timings_per_token"],
-    **SAMPLERS,
-}
-
 # Keyed by the schema's name in the OpenAPI document.
 BODIES: dict[str, Schema] = {
-    "EmbeddingRequest": body(
-        "input",
-        model=MODEL,
-        input=INPUTS,
-        encoding_format=text("The encoding of vectors.", "float", enum=["float", "base64"]),
-        dimensions=DIMENSIONS,
-    ),
-    "RerankRequest": body(
-        "query documents",
-        model=MODEL,
-        query=text("The query to rank documents for."),
-        documents=array(
-            "Strings, or objects with a `text`.",
-            ["a", {"text": "b"}],
-            minItems=1,
-            maxItems=MAX_DOCUMENTS,
-        ),
-        top_n=count("Number of documents to return.", 1, 1 << 30, 1),
-        return_documents=flag("Return the documents' texts too."),
-    ),
     "ResponseRequest": body(
         "input",
         model=MODEL,
@@ -262,68 +165,6 @@ BODIES: dict[str, Schema] = {
         params=mapping("The parameters of the method.", {}),
         result=mapping("The result of a request of the server, which makes none.", {}),
         error=mapping("The error of a request of the server, which makes none.", {}),
-    ),
-    "MessageRequest": body("messages max_tokens", **_MESSAGES),
-    "CountTokensRequest": body("messages", **_MESSAGES),
-    "OllamaChatRequest": body(
-        messages=array("The conversation.", USER_MESSAGE),
-        tools=array("Functions the model may call.", [TOOL]),
-        **_OLLAMA,
-    ),
-    "OllamaGenerateRequest": body(
-        prompt=text("The prompt; rendered with the chat template unless raw."),
-        suffix=text("The text after the completion.", ""),
-        system=text("The system prompt."),
-        raw=flag("Send the prompt without a chat template."),
-        images=strings("Images in base64."),
-        template=text("Must be empty: templates are configured in the gateway.", ""),
-        context=array("Ignored with a warning: use /api/chat.", [], COUNT),
-        **_OLLAMA,
-    ),
-    "OllamaShowRequest": body(
-        model=text("The model's name. Here any name must be one that is served.", "any"),
-        name=text("The same, in the older form.", "any"),
-    ),
-    "OllamaEmbedRequest": body("input", model=MODEL, input=INPUTS, dimensions=DIMENSIONS),
-    "PromptEmbeddingRequest": body("prompt", model=MODEL, prompt=INPUTS),
-    "GLMTokenizeRequest": body(
-        "prompt",
-        prompt=text("The text to split into tokens."),
-        model=MODEL,
-        max_length=_tokens("How many tokens to return.", 1),
-    ),
-    "TokenizeRequest": body(
-        content=text("The text to split into tokens, 4 194 304 characters at most."),
-        model=MODEL,
-        add_special=flag("Add the tokens that begin and end a prompt."),
-        with_pieces=flag("Return the text of each token too."),
-    ),
-    "DetokenizeRequest": body(
-        tokens=array(
-            "The ids of the tokens.",
-            [1, 2],
-            {**COUNT, "minimum": 0, "maximum": openai_completions.MAX_TOKEN_ID - 1},
-        ),
-        model=MODEL,
-    ),
-    "ModelActionRequest": body(
-        "model", model=text("The name of a model that the gateway starts itself.", "any")
-    ),
-    "SlotFileRequest": body(
-        "filename",
-        filename=text(
-            "A file in the server's --slot-save-path; not needed to erase.",
-            "conversation-7.bin",
-            pattern=FILENAME,
-        ),
-    ),
-    "LlamaCompletionRequest": body("prompt", prompt=PROMPT, **_LLAMACPP),
-    "LlamaInfillRequest": body(
-        input_prefix=text("The text before the gap."),
-        input_suffix=text("The text after the gap."),
-        input_extra=array("Other files: `filename` and `text`.", []),
-        prompt=text("The beginning of the text in the gap."),
-        **_LLAMACPP,
     ),
     "ForwardedRequest": body(
         "model",

@@ -26,6 +26,7 @@ from ...core.request import (
 )
 from ...core.sampling import check
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..fields import (
     Body,
     bounded,
@@ -42,8 +43,9 @@ from ..fields import (
     stops,
     text,
 )
-from ..openai.answer import MAX_TOKENS
+from ..openai.answer import MAX_TOKENS, STOP, tokens
 from ..openai.tools import functions
+from ..schema_fields import Fields
 from . import context_edits, mcp
 from .context_edits import COMPACTION, summary_of
 
@@ -98,11 +100,36 @@ CHOICES: Mapping[str, ToolChoice] = {
 # prefix.
 BILLING = "x-anthropic-billing-header:"
 
-KNOWN = frozenset(
-    "model messages max_tokens system temperature top_k top_p stop_sequences stream tools"
-    " mcp_servers tool_choice thinking metadata context_management output_config"
-    " output_format".split()
-)
+FIELDS: Fields = {
+    "model": doc.MODEL,
+    "messages": doc.array("The conversation, as strings or blocks.", doc.USER_MESSAGE),
+    "max_tokens": tokens("Maximum tokens of the answer.", 0),
+    "system": doc.one_of(
+        "The system prompt: a string or text blocks.",
+        "Be brief.",
+        {"anyOf": [doc.TEXT, {"type": "array"}]},
+    ),
+    "temperature": doc.SAMPLERS["temperature"],
+    "top_k": doc.SAMPLERS["top_k"],
+    "top_p": doc.SAMPLERS["top_p"],
+    "stop_sequences": {**STOP, "description": "Stop strings."},
+    "stream": doc.STREAM,
+    "tools": doc.array("Tools the model may call.", []),
+    "mcp_servers": doc.array("MCP servers whose tools the gateway calls.", []),
+    "tool_choice": doc.mapping("`type` auto, any, none, or tool with a `name`.", {"type": "auto"}),
+    "thinking": doc.mapping(
+        "`type` enabled or disabled; passed to the chat template.", {"type": "disabled"}
+    ),
+    "metadata": doc.mapping("`user_id`.", {"user_id": "u"}),
+    "context_management": doc.mapping(
+        "`edits` that clear old tool results and thoughts from the prompt, or sum up old turns.",
+        {"edits": [{"type": "clear_tool_uses_20250919"}]},
+    ),
+    "output_config": doc.mapping("`effort`, and `format` with a JSON schema.", {"effort": "low"}),
+    "output_format": doc.mapping(
+        "A JSON schema, in the legacy field.", {"type": "json_schema", "schema": {"type": "object"}}
+    ),
+}
 
 
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
@@ -110,7 +137,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     InvalidParameter."""
     thinking = mapping(body, "thinking")
     warnings = [
-        *ignored_fields(body, KNOWN),
+        *ignored_fields(body, FIELDS.keys()),
         *ignored_fields(thinking, {"type"}, "thinking."),
         *context_edits.parse(body)[1],
     ]

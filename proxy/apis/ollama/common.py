@@ -14,9 +14,11 @@ from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
 from ...errors import GatewayError, InvalidParameter
 from ...wire import ndjson
+from .. import schema_fields as doc
 from ..fields import Body, flag, ignored_fields, integer, mapping, model_name, plain, stops
-from ..openai.answer import MAX_TOKENS, token
+from ..openai.answer import LIKELIEST, LOGPROBS, MAX_TOKENS, token
 from ..response_meta import ResponseMeta, compaction_field
+from ..schema_fields import Fields
 from .models import untagged
 
 MAX_LOGPROBS = 20
@@ -31,7 +33,15 @@ def error(fault: GatewayError) -> dict[str, Any]:
     return {"error": fault.message}
 
 
-KNOWN = frozenset("model stream options format think logprobs top_logprobs".split())
+COMMON: Fields = {
+    "model": doc.MODEL,
+    "stream": {**doc.STREAM, "default": True},
+    "options": doc.mapping("Sampler settings, `num_predict` and `stop`.", {"num_predict": 16}),
+    "format": doc.one_of("json, or a JSON schema.", "json", doc.TEXT, doc.OBJECT),
+    "think": doc.one_of("Passed to the chat template.", False, {"type": "boolean"}, doc.TEXT),
+    "logprobs": LOGPROBS,
+    "top_logprobs": LIKELIEST,
+}
 
 
 def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ...web.permissions import check_model, local_model, visible
 from ...web.routes import LINES, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route, json_view
+from .. import schema_fields as doc
 from ..fields import text
 from ..response_meta import ResponseMeta
 from . import chat, common, generate, models
@@ -36,6 +37,14 @@ blueprint = Api(
     error=common.error,
     error_schema="OllamaError",
     owns="/api/",
+    schemas={
+        "OllamaChatRequest": doc.body(**chat.FIELDS),
+        "OllamaGenerateRequest": doc.body(**generate.FIELDS),
+        "OllamaShowRequest": doc.body(
+            model=doc.text("The model's name. Here any name must be one that is served.", "any"),
+            name=doc.text("The same, in the older form.", "any"),
+        ),
+    },
 )
 _route = partial(json_route, blueprint)
 
