@@ -11,9 +11,11 @@ from msgspec import Struct
 
 from ...core.vectors import Embedded, Vector, normalised
 from ...errors import InvalidParameter, Unsupported
+from .. import schema_fields as doc
 from ..fields import Body, entry, flag, ignored_fields, integer, items, model_name, text
 from ..ollama.models import untagged
 from ..openai.completions import prompts
+from ..schema_fields import Fields
 
 MAX_DIMENSIONS = 1 << 20
 MAX_INPUTS = 2048
@@ -30,9 +32,21 @@ class EmbeddingRequest(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-OPENAI = frozenset("model input encoding_format dimensions".split())
-OLLAMA = frozenset("model input dimensions".split())
-PROMPT = frozenset("model prompt".split())
+INPUTS = doc.one_of(
+    f"A string, a list of token ids, or up to {MAX_INPUTS} of either.",
+    "Hello!",
+    doc.TEXT,
+    {"type": "array", "maxItems": MAX_INPUTS},
+)
+DIMENSIONS = doc.count(
+    "Fewer dimensions than the model's require --embedding-shortens.", 1, MAX_DIMENSIONS, 64
+)
+OLLAMA: Fields = {"model": doc.MODEL, "input": INPUTS, "dimensions": DIMENSIONS}
+OPENAI: Fields = {
+    **OLLAMA,
+    "encoding_format": doc.text("The encoding of vectors.", "float", enum=["float", "base64"]),
+}
+PROMPT: Fields = {"model": doc.MODEL, "prompt": INPUTS}
 
 
 def parse(body: Body) -> EmbeddingRequest:
@@ -45,7 +59,7 @@ def parse(body: Body) -> EmbeddingRequest:
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
         form == "base64",
-        ignored_fields(body, OPENAI),
+        ignored_fields(body, OPENAI.keys()),
     )
 
 
@@ -55,7 +69,7 @@ def parse_ollama(body: Body) -> EmbeddingRequest:
         untagged(model_name(body)),
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
-        warnings=ignored_fields(body, OLLAMA),
+        warnings=ignored_fields(body, OLLAMA.keys()),
     )
 
 
@@ -65,7 +79,7 @@ def parse_prompt(body: Body) -> EmbeddingRequest:
     return EmbeddingRequest(
         untagged(model_name(body)),
         _inputs(body.get("prompt"), "prompt"),
-        warnings=ignored_fields(body, PROMPT),
+        warnings=ignored_fields(body, PROMPT.keys()),
     )
 
 
@@ -134,7 +148,18 @@ def ollama_reply(
 
 
 MAX_DOCUMENTS = 1024
-RANKING = frozenset("model query documents top_n return_documents".split())
+RANKING: Fields = {
+    "model": doc.MODEL,
+    "query": doc.text("The query to rank documents for."),
+    "documents": doc.array(
+        "Strings, or objects with a `text`.",
+        ["a", {"text": "b"}],
+        minItems=1,
+        maxItems=MAX_DOCUMENTS,
+    ),
+    "top_n": doc.count("Number of documents to return.", 1, 1 << 30, 1),
+    "return_documents": doc.flag("Return the documents' texts too."),
+}
 
 
 class RerankRequest(Struct, frozen=True):
@@ -169,7 +194,7 @@ def parse_ranking(body: Body) -> RerankRequest:
         documents,
         min(integer(body, "top_n", 1, 1 << 30) or len(documents), len(documents)),
         flag(body, "return_documents"),
-        ignored_fields(body, RANKING),
+        ignored_fields(body, RANKING.keys()),
     )
 
 

@@ -20,12 +20,25 @@ from ...web.permissions import check_model, local_model
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import asking, json_route
+from .. import schema_fields as doc
 from ..media.routes import by_other_server
 from ..ollama import common as ollama
 from . import request as embeddings
 from .request import parse_ranking, ranking_reply
 
-blueprint = Api("embeddings", __name__, group="embeddings", tag="OpenAI", ledger="embeddings")
+blueprint = Api(
+    "embeddings",
+    __name__,
+    group="embeddings",
+    tag="OpenAI",
+    ledger="embeddings",
+    schemas={
+        "EmbeddingRequest": doc.body("input", **embeddings.OPENAI),
+        "RerankRequest": doc.body("query documents", **embeddings.RANKING),
+        "OllamaEmbedRequest": doc.body("input", **embeddings.OLLAMA),
+        "PromptEmbeddingRequest": doc.body("prompt", **embeddings.PROMPT),
+    },
+)
 
 
 @json_route(blueprint, "POST", "/v1/embeddings", "/embeddings", body="EmbeddingRequest")

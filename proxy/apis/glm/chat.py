@@ -26,15 +26,22 @@ from ...core.usage import Usage
 from ...core.vectors import Vector
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
-from .. import schema_fields
+from .. import schema_fields as doc
 from ..fields import Body, ignored_fields, integer, items, model_name, text
-from ..openai.answer import MAX_TOKENS
+from ..openai.answer import MAX_TOKENS, tokens
 from ..response_meta import ResponseMeta, RouteDialect
-from ..schema_fields import Schema
+from ..schema_fields import Fields, Schema
 
 TOP_P = 0.7
 TEMPERATURE = 0.95
-KNOWN = frozenset("prompt history model top_p temperature max_length".split())
+FIELDS: Fields = {
+    "prompt": doc.text("The question."),
+    "history": doc.array("Earlier rounds, each a question and its answer.", [["Hello!", "Hi."]]),
+    "model": doc.MODEL,
+    "top_p": {**doc.SAMPLERS["top_p"], "default": TOP_P},
+    "temperature": {**doc.SAMPLERS["temperature"], "default": TEMPERATURE},
+    "max_length": tokens("Maximum tokens of the answer; 0: no limit.", 0),
+}
 
 
 def parse(body: Body) -> CompletionRequest:
@@ -57,7 +64,7 @@ def parse(body: Body) -> CompletionRequest:
         },
         max_tokens=length,
         max_length=length,
-        warnings=ignored_fields(body, KNOWN),
+        warnings=ignored_fields(body, FIELDS.keys()),
     )
 
 
@@ -175,25 +182,11 @@ def embedding_reply(name: str, vectors: Sequence[Vector]) -> dict[str, Any]:
 
 
 SCHEMAS: dict[str, Schema] = {
-    "GLMChatRequest": schema_fields.body(
-        "prompt",
-        prompt=schema_fields.text("The question."),
-        history=schema_fields.array(
-            "Earlier rounds, each a question and its answer.", [["Hello!", "Hi."]]
-        ),
-        model=schema_fields.MODEL,
-        top_p={**schema_fields.SAMPLERS["top_p"], "default": TOP_P},
-        temperature={**schema_fields.SAMPLERS["temperature"], "default": TEMPERATURE},
-        max_length=schema_fields.count(
-            "Maximum tokens of the answer; 0: no limit.", 0, MAX_TOKENS, 16
-        ),
-    ),
-    "GLMChat": schema_fields.object_of(
+    "GLMChatRequest": doc.body("prompt", **FIELDS),
+    "GLMChat": doc.object_of(
         "content",
-        **dict.fromkeys(("content", "model", "object"), schema_fields.TEXT),
-        **dict.fromkeys(
-            ("prompt_tokens", "completion_tokens", "total_tokens"), schema_fields.COUNT
-        ),
+        **dict.fromkeys(("content", "model", "object"), doc.TEXT),
+        **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), doc.COUNT),
     ),
-    "GLMError": schema_fields.object_of("detail", detail=schema_fields.TEXT),
+    "GLMError": doc.object_of("detail", detail=doc.TEXT),
 }

@@ -33,6 +33,7 @@ blueprint = Api(
     tag="llama.cpp",
     ledger="llamacpp",
     error=llamacpp_native.error,
+    schemas=llamacpp_native.SCHEMAS,
 )
 _route = partial(json_route, blueprint)
 
