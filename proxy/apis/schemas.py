@@ -11,22 +11,7 @@ from .batches import objects as batches
 from .conversations import objects as conversations
 from .files import objects as file_objects
 from .litellm import schemas as litellm
-from .openai.answer import (
-    ALTERNATIVES,
-    LOGIT_BIAS,
-    REPORT,
-    SESSION,
-    STOP,
-    USER,
-)
-from .openai.answer import TEMPLATE as _TEMPLATE
-from .openai.answer import tokens as _tokens
-from .openai.tools import CALLS, PARALLEL
 from .schema_fields import (
-    MODEL,
-    OBJECT,
-    SAMPLERS,
-    STREAM,
     STRINGS,
     TEXT,
     Schema,
@@ -62,54 +47,9 @@ _CHUNKING = mapping("`type` auto, or static with a size and an overlap.", {"type
 _FILE_IDS = strings("Ids of uploaded files.", "file-1")
 # Keyed by the schema's name in the OpenAPI document.
 BODIES: dict[str, Schema] = {
-    "ResponseRequest": body(
-        "input",
-        model=MODEL,
-        input=one_of("A string, or a list of items.", "Hello!", SEARCHABLE),
-        instructions=text("A system message for this response only."),
-        previous_response_id=text("The stored response that this one continues.", ""),
-        conversation=one_of(
-            "The conversation that this one continues: an id, or an object.", "conv_1", TEXT, OBJECT
-        ),
-        max_output_tokens=_tokens("Maximum tokens of the output.", 1),
-        stop=STOP,
-        logit_bias=LOGIT_BIAS,
-        top_logprobs=ALTERNATIVES,
-        stream=STREAM,
-        background=flag("Run in the background; requires `store`, excludes `stream`."),
-        store=flag("Store the response.", True),
-        generate=flag("false: only evaluate the prompt, for the request that follows.", True),
-        tools=array("Functions, custom tools, file_search, web_search, mcp.", []),
-        tool_choice=one_of("auto, none, required, a tool, or allowed_tools.", "auto", TEXT, OBJECT),
-        parallel_tool_calls=PARALLEL,
-        max_tool_calls=CALLS,
-        text=mapping("`format`: text, json_object or json_schema.", {"format": {"type": "text"}}),
-        reasoning=mapping("`effort` is passed to the chat template.", {"effort": "low"}),
-        truncation=text(
-            "auto: leave out the oldest messages of a conversation that is too long.",
-            "disabled",
-            enum=["auto", "disabled"],
-        ),
-        include=strings("Additional parts of the output.", "file_search_call.results"),
-        metadata=mapping("Repeated in the response.", {"a": "b"}),
-        user=USER,
-        safety_identifier=text("Repeated in the response."),
-        prompt_cache_key=SESSION,
-        chat_template_kwargs=_TEMPLATE,
-        **REPORT,
-        **SAMPLERS,
-    ),
     "ConversationRequest": body(items=_ADDED, metadata=_METADATA),
     "ConversationChange": body("metadata", metadata=_METADATA),
     "ConversationItems": body("items", items=_ADDED),
-    "CompactRequest": body(
-        "model",
-        model=MODEL,
-        input=one_of("A string, or a list of items.", "Hello!", SEARCHABLE),
-        instructions=text("A system message of the conversation."),
-        previous_response_id=text("The stored response whose conversation is compacted.", ""),
-        prompt_cache_key=SESSION,
-    ),
     "VectorStoreRequest": body(
         name=_NAME,
         description=text("A description."),

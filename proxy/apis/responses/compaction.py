@@ -11,14 +11,23 @@ from typing import Any
 
 from ...core.fold import Completion
 from ...errors import InvalidParameter, UpstreamFault
+from .. import schema_fields as doc
 from ..fields import Body, model_name
+from ..openai.answer import SESSION
 from ..response_meta import ResponseMeta
+from ..schema_fields import Fields
 from .answer import item_id, usage
 from .items import listed, sealed
-from .request import ParsedRequest
+from .request import INPUT, ParsedRequest
 
 KEPT = ("system", "developer")
-FIELDS = ("model", "input", "previous_response_id", "instructions", "prompt_cache_key")
+FIELDS: Fields = {
+    "model": doc.MODEL,
+    "input": INPUT,
+    "instructions": doc.text("A system message of the conversation."),
+    "previous_response_id": doc.text("The stored response whose conversation is compacted.", ""),
+    "prompt_cache_key": SESSION,
+}
 
 
 def body(given: Body) -> Body:

@@ -10,8 +10,8 @@ from msgspec import Struct, structs
 from ...core.conversation import joined
 from ...core.mcp import McpServer, function_name
 from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool, ToolChoice
-from ...core.sampling import FIELDS
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..conversations import objects as conversations
 from ..fields import (
     Body,
@@ -27,7 +27,8 @@ from ..fields import (
     text,
 )
 from ..openai import answer as openai
-from ..openai.tools import functions
+from ..openai.tools import CALLS, PARALLEL, functions
+from ..schema_fields import Fields
 from ..vector_stores.request import parse_filters
 from . import mcp
 from .items import as_items, check_outputs, messages, referenced
@@ -41,16 +42,52 @@ TOLD = frozenset({RESULTS, SOURCES})
 ELSEWHERE = {
     "prompt": "send the text of the prompt",
 }
-KNOWN = (
-    openai.REPORTS
-    | FIELDS.keys()
-    | frozenset(
-        "model input instructions previous_response_id conversation max_output_tokens logit_bias"
-        " stop top_logprobs stream background store generate tools tool_choice parallel_tool_calls"
-        " max_tool_calls text reasoning truncation include metadata user safety_identifier"
-        " prompt_cache_key chat_template_kwargs".split()
-    )
+INPUT = doc.one_of(
+    "A string, or a list of items.", "Hello!", {"anyOf": [doc.TEXT, {"type": "array"}]}
 )
+FIELDS: Fields = {
+    "model": doc.MODEL,
+    "input": INPUT,
+    "instructions": doc.text("A system message for this response only."),
+    "previous_response_id": doc.text("The stored response that this one continues.", ""),
+    "conversation": doc.one_of(
+        "The conversation that this one continues: an id, or an object.",
+        "conv_1",
+        doc.TEXT,
+        doc.OBJECT,
+    ),
+    "max_output_tokens": openai.tokens("Maximum tokens of the output.", 1),
+    "stop": openai.STOP,
+    "logit_bias": openai.LOGIT_BIAS,
+    "top_logprobs": openai.ALTERNATIVES,
+    "stream": doc.STREAM,
+    "background": doc.flag("Run in the background; requires `store`, excludes `stream`."),
+    "store": doc.flag("Store the response.", True),
+    "generate": doc.flag("false: only evaluate the prompt, for the request that follows.", True),
+    "tools": doc.array("Functions, custom tools, file_search, web_search, mcp.", []),
+    "tool_choice": doc.one_of(
+        "auto, none, required, a tool, or allowed_tools.", "auto", doc.TEXT, doc.OBJECT
+    ),
+    "parallel_tool_calls": PARALLEL,
+    "max_tool_calls": CALLS,
+    "text": doc.mapping(
+        "`format`: text, json_object or json_schema.", {"format": {"type": "text"}}
+    ),
+    "reasoning": doc.mapping("`effort` is passed to the chat template.", {"effort": "low"}),
+    "truncation": doc.text(
+        "auto: leave out the oldest messages of a conversation that is too long.",
+        "disabled",
+        enum=["auto", "disabled"],
+    ),
+    "include": doc.strings("Additional parts of the output.", "file_search_call.results"),
+    "metadata": doc.mapping("Repeated in the response.", {"a": "b"}),
+    "user": openai.USER,
+    "safety_identifier": doc.text("Repeated in the response."),
+    "prompt_cache_key": openai.SESSION,
+    "chat_template_kwargs": openai.TEMPLATE,
+    **openai.REPORT,
+    **doc.SAMPLERS,
+}
 # The gateway shows the reasoning itself, and has no shorter form of it.
 REASONING = frozenset({"effort", "summary", "generate_summary"})
 CUSTOM = {
@@ -91,7 +128,7 @@ def parse(
         if body.get(name) is not None:
             raise InvalidParameter(name, f"is not supported: {instead}")
     warnings = [
-        *ignored_fields(body, KNOWN),
+        *ignored_fields(body, FIELDS.keys()),
         *ignored_fields(mapping(body, "text"), {"format"}, "text."),
         *ignored_fields(mapping(body, "reasoning"), REASONING, "reasoning."),
     ]

@@ -51,6 +51,7 @@ from proxy.apis.openai import (
 from proxy.apis.openai import routes as openai_routes
 from proxy.apis.responses import compaction
 from proxy.apis.responses import request as responses
+from proxy.apis.responses import routes as responses_routes
 from proxy.apis.schemas import BODIES as OWN_BODIES
 from proxy.apis.schemas import FORMS as OWN_FORMS
 from proxy.apis.vector_stores import request as vector_stores
@@ -142,6 +143,7 @@ _ADDED = {
         llamacpp_routes,
         ollama_routes,
         openai_routes,
+        responses_routes,
     )
     for name, schema in module.blueprint.schemas.items()
 } | chatchat_schemas.ALL

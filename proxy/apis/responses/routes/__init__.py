@@ -19,11 +19,23 @@ from ....web.routes import SSE, Api
 from ....web.services import Services
 from ....web.spine import completion_view, json_route, json_view
 from ... import responses
+from ... import schema_fields as doc
 from ...fields import page_of, page_reply
+from ..request import FIELDS
 from .dialect import CompactDialect, ResponsesDialect
 from .websocket import opened
 
-blueprint = Api("responses", __name__, group="responses", tag="OpenAI", ledger="responses")
+blueprint = Api(
+    "responses",
+    __name__,
+    group="responses",
+    tag="OpenAI",
+    ledger="responses",
+    schemas={
+        "ResponseRequest": doc.body("input", **FIELDS),
+        "CompactRequest": doc.body("model", **responses.compaction.FIELDS),
+    },
+)
 
 
 @post(
