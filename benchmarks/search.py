@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from proxy.knowledge.index import Index, IndexEntry
-from proxy.knowledge.index.backend import IndexBackend
+from proxy.knowledge.index.index import IndexBackend
 from proxy.knowledge.index.postgres import PostgresShelf
 from proxy.knowledge.index.sqlite import SqliteShelf
 

@@ -4,8 +4,8 @@
 """
 
 from . import functions
+from .functions import Server
 from .remote import Remotes
 from .toolbox import Toolbox
-from .tools import Server
 
 __all__ = ["Remotes", "Server", "Toolbox", "functions"]

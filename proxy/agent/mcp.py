@@ -26,7 +26,7 @@ from ..errors import GatewayError, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import LAST, Children, channel
-from .tools import FAILED, NAME, ChildTool, Server
+from .functions import FAILED, NAME, ChildTool, Server
 
 log = logging.getLogger("slotproxy.tools")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ..core.mcp_urls import fitting, names_address
 from ..errors import Forbidden, InvalidParameter, QueueFull
 from ..runtime.subprocesses import Children
-from .tools import ChildTool, Reach, Server
+from .functions import ChildTool, Reach, Server
 
 MOST = 16  # servers in use at once, for all requests together
 

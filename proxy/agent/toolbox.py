@@ -19,7 +19,7 @@ from ..errors import GatewayError, NotFound, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .tools import ChildTool, RunnableTool, Server, ToolError
+from .functions import ChildTool, RunnableTool, Server, ToolError
 
 log = logging.getLogger("slotproxy.tools")
 

@@ -10,20 +10,25 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from .. import __version__
 from ..accounts.book import Book
+from ..accounts.limits import NO_LIMITS, Limited
+from ..accounts.records import Identity
+from ..accounts.rights import Rights
 from ..accounts.service import Accounts, GroupService, KeyService
 from ..agent import Remotes, Toolbox, functions
 from ..agent import Server as ToolServer
 from ..agent.toolbox import OWN
+from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket as responses_socket
-from ..backends.chatglm.driver import ChatGLM, new_id
+from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
 from ..backends.chatglm.host import Process, Thread, meeting
-from ..backends.chatglm.models import bundled_instead, listens, missing
 from ..backends.chatglm.protocol import Load
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
@@ -35,52 +40,134 @@ from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..backends.template_check import TemplateChecks
 from ..batches import BatchRunner
-from ..config import BackendConfig, ModelConfig, Settings, SettingsError
+from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError
 from ..core.formats import BY_PROMPT
 from ..dialogue import Bounds, Dialogues, Finder
 from ..dialogue.finding import KNOWLEDGE, WEB
-from ..errors import GatewayStopping
+from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
-from ..gateway.shared_summaries import SharedSummaries
-from ..gateway.summaries import MemorySummaries, Summaries
+from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
 from ..hosting.budget import Limits
-from ..hosting.cards import Cards
 from ..hosting.driver import HostedDriver
-from ..hosting.host import ModelHost
+from ..hosting.host import ModelHost, key_of
 from ..hosting.model import HostedModel
+from ..hosting.need import Cards
 from ..hosting.room import Room
-from ..hosting.server_key import key_of
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
 from ..prompting.dialogue_templates import Layouts
 from ..runtime import resources
-from ..scheduling.interface import Scheduler
+from ..scheduling.base import Scheduler
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
 from ..store.response_kinds import CONVERSATION, StoredKind
 from ..web import pages
-from ..web.aliases import Aliases
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
 from ..web.background import Jobs
-from ..web.callers import Callers
-from ..web.key_watch import KeyWatch
+from ..web.callers import Callers, KeyWatch
 from ..web.ledger.writer import LedgerWriter
 from ..web.model_tables import own_request
 from ..web.observability import Observer
 from ..web.ongoing import Ongoing
-from ..web.services import Services
+from ..web.services import Aliases, Services
 from ..web.shares import Shares
 from ..websearch import WebSearch, metasearch
 from ..websearch.engines import Brave, SearXNG, Tavily
+from ..websearch.fetch import fetch
 from ..websearch.metasearch import Metasearch
-from . import file_keys, programs, sign_in
+from . import programs
 from .data_folder import SLOTS, data_folder
 from .life import Life, Step
 from .limits import limit_service
 from .prompter_registry import Prompters
 from .storage import LazyServices
+
+if TYPE_CHECKING:
+    from ..oidc.service import SignIn
+
+
+# The keys of the settings: those of the file that have rights or limits, and changed files.
+def identities(settings: Settings) -> Mapping[str, Identity]:
+    """By the name of the key. Raises SettingsError with the line of a wrong option."""
+    return {key.name: _identity(key) for key in settings.keys if key.options}
+
+
+def share_apart(settings: Settings) -> bool:
+    """Whether there may be keys that share no prompts. Administrators make keys at any time."""
+    return len({key.cache_group for key in settings.keys}) > 1 or bool(settings.admins)
+
+
+def are_several(settings: Settings) -> bool:
+    """Whether there may be more than one key."""
+    return len({key.name for key in settings.keys}) > 1 or bool(settings.admins)
+
+
+def replaced(services: Services, settings: Settings) -> Callable[[], None]:
+    """Returns the function that accepts the keys of these settings instead of those before. Raises
+    SettingsError if they need a restart, or have wrong options."""
+    began = services.settings
+    if bool(began.keys) != bool(settings.keys):
+        raise SettingsError("the first API key, and the end of the last, need a restart")
+    for test in (share_apart, are_several):
+        if test(settings) and not test(began):
+            raise SettingsError("a second API key, or group of keys, needs a restart")
+    bounded = identities(settings)
+
+    def replace_keys() -> None:
+        services.keys.replace(((key.name, key.secret) for key in settings.keys), bounded)
+        services.callers.replace(settings.keys)
+
+    return replace_keys
+
+
+def _identity(key: ApiKey) -> Identity:
+    try:
+        rights = parse_options(key.options)
+    except InvalidParameter as error:
+        raise SettingsError(f"--api-key-file: {key.place}: {error}") from None
+    permits = replace(rights, limits=NO_LIMITS)
+    return Identity(
+        key=key.name,
+        group=key.cache_group,
+        priority=key.priority,
+        on_overflow=key.on_overflow,
+        rights=(permits,) if permits != Rights() else (),
+        limits=(Limited(f"key {key.name}", rights.limits),) if rights.limits != NO_LIMITS else (),
+    )
+
+
+def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
+    """The sign-in at an OpenID provider, as the settings have it. Raises SettingsError."""
+    if not settings.oidc_issuer:
+        return None
+    if accounts is None:
+        raise SettingsError("--oidc-issuer requires pip install slotproxy[knowledge]")
+    try:
+        from ..oidc.provider import Client, Provider
+        from ..oidc.service import Mapped, SignIn, Wanted
+    except ImportError:
+        raise SettingsError("--oidc-issuer requires pip install slotproxy[oidc]") from None
+    client = Client(
+        issuer=settings.oidc_issuer,
+        id=settings.oidc_client_id,
+        secret=settings.oidc_client_secret,
+        scopes=settings.oidc_scopes,
+    )
+    return SignIn(
+        Provider(client, partial(fetch, open_only=False)),
+        Mapped(
+            user=settings.oidc_user_claim,
+            teams=settings.oidc_team_claim,
+            admins=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_admins),
+            allowed=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc_allow),
+        ),
+        accounts,
+        settings.oidc_name or urlsplit(settings.oidc_issuer).hostname or "",
+        settings.oidc_redirect_url,
+    )
+
 
 log = logging.getLogger("slotproxy")
 
@@ -95,7 +182,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     Raises SettingsError for a setting that only a part of the application can check."""
     programs.check(settings)
     life = Life()
-    groups = file_keys.share_apart(settings)
+    groups = share_apart(settings)
     embedder = _embedder(settings, life, settings.embedding_api, "embeddings")
     local = _local_embedder(settings, life)
     ranker = _embedder(settings, life, settings.rerank_api, "rankings")
@@ -143,7 +230,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     stored = storage.responses()
     store = StoredKind(stored)
     # Whether there is no other key to share places with.
-    alone = not file_keys.are_several(settings)
+    alone = not are_several(settings)
     api_keys = storage.api_keys if settings.admins else None
     book = None if api_keys is None else Book(api_keys)
     keys = Keys(
@@ -151,7 +238,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         settings.wrong_keys,
         settings.admins,
         book,
-        bounded=file_keys.identities(settings),
+        bounded=identities(settings),
         hides=settings.hide_forbidden,
     )
     accounts = _accounts(storage, book) if book is not None else None
@@ -192,7 +279,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         layouts=layouts,
         dialogues=_dialogues(settings, life, gateway, layouts, storage, host),
         accounts=accounts,
-        sign_in=sign_in.of(settings, accounts),
+        sign_in=_sign_in(settings, accounts),
         knowledge=storage.knowledge,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,

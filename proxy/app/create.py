@@ -36,8 +36,7 @@ from ..web.services import EXTENSION, Services
 from ..web.services import services_of as services_of  # part of this module's interface
 from ..web.site import Sites, judge_of
 from ..web.spine import refuse
-from .compose import JOINS, backend_of, compose, configs
-from .file_keys import replaced
+from .compose import JOINS, backend_of, compose, configs, replaced
 
 log = logging.getLogger("slotproxy")
 

@@ -36,7 +36,7 @@ from ..prompting import templates
 from ..prompting.prompt import Prompter
 from ..prompting.sandbox import TemplateError
 from ..runtime.cancel import Cancel
-from ..server.files_limit import raise_limit
+from ..server.watchdog import raise_limit
 from . import discovery, programs, storage_checks
 from .compose import backend_of, configs
 from .findings import (

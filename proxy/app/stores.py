@@ -15,10 +15,9 @@ from ..config import Settings
 from ..config import keys as key_rules
 from ..gateway import Embedder
 from ..knowledge.index import Index, open_shelf
-from ..knowledge.index.vector_cache import VectorCache
-from ..knowledge.ingest import Ingester
+from ..knowledge.index.index import VectorCache
+from ..knowledge.ingest import Ingester, reindex_missing
 from ..knowledge.reading import ReadingLimits
-from ..knowledge.reindex import reindex_missing
 from ..knowledge.service import Knowledge
 from ..knowledge.stores import VectorStores
 from ..runtime import private_files
@@ -30,14 +29,13 @@ from ..store.database import Database
 from ..store.database_responses import DatabaseResponses
 from ..store.file_store import FileStore
 from ..store.former_responses import move_from_file, move_within
-from ..store.knowledge import KnowledgeStore
+from ..store.knowledge import KnowledgeStore, TextVectors
 from ..store.ledger import Ledger
 from ..store.model_needs import ModelNeeds
 from ..store.outage import outage
 from ..store.quota import Quota
 from ..store.request_batches import RequestBatches
 from ..store.sessions import SessionStore
-from ..store.text_vectors import TextVectors
 from .data_folder import DATABASE, FILES, INDEX, RESPONSES, SLOTS
 
 

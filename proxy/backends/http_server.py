@@ -12,8 +12,8 @@ from ..core.task import Task
 from ..errors import BackendDown, PoolTimeout, Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from .driver import Capabilities, Driver, Learned, Run, ignore
-from .forwarding import forward
 from .http import CheckPeer, ConnectionPool
+from .relay import forward
 
 DIALECT = "http"
 CHECK_TIMEOUT = 5.0

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Literal
 
@@ -38,18 +39,78 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
-from . import relay, vectors, vocabulary
+from . import relay, vocabulary
+from . import relay as vectors
 from .batching import answers_meanwhile
 from .broken_prompt import BrokenPrompts, Part
 from .driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
-from .forwarding import forward
 from .held_tokens import HeldPrompt, HeldTokens
 from .http import CheckPeer, ConnectionPool
 from .probe import outline, probe
 from .refusals import check_cost, refusal
+from .relay import forward
 from .run import EMPTY, LlamaRun, OldRun
-from .server_threads import count_threads
-from .slot_count import count_slots
+
+# Counts the slots of an old server, which no route reports.
+#
+# Strategy. An old server answers a request with an empty prompt immediately: it evaluates
+# nothing, and the slot's content stays. The answer names the slot: the requested one if it exists
+# and is idle, otherwise the least recently used idle one. So every answer proves that its slot
+# exists, and with it all lower numbers. The next number is requested until it was missed so often
+# that every idle slot has had its turn. Other clients of the server, also ones that count, take
+# turns but disprove nothing; only if they hold the last slots all the time is the count too
+# small.
+MOST = 256
+
+Ask = Callable[[int], "int | None"]
+"""The id of the slot that answers a request for this one; None when none answers in time."""
+
+
+def count_slots(ask: Ask) -> tuple[int, bool]:
+    """The number of slots, and whether each of them was seen idle. If not, somebody else uses the
+    server, and there may be more. 0 if the server does not answer or names slots beyond MOST.
+
+    Asks twice for each slot and once more, and stops at the first request without an answer."""
+    seen: set[int] = set()
+    count = missed = 0
+    while missed <= count:
+        slot = ask(count)
+        if slot is None or not 0 <= slot < MOST:
+            return 0, False
+        seen.add(slot)
+        if slot >= count:
+            count, missed = slot + 1, 0
+        else:
+            missed += 1
+    return count, len(seen) == count
+
+
+# Counts the threads of an old server: it answers no more requests at once, whatever its slots.
+#
+# A server of 2023 has as many threads as its machine has cores, less one, and at least eight. A
+# connection holds one of them, also for the five seconds in which it waits for a next request. So
+# connections are opened one after the other and kept, until one gets no answer.
+LEAST = 8
+WAIT = 1.0  # seconds for an answer, which takes a millisecond
+KEPT = 4.0  # seconds in which the first connection certainly still holds its thread
+
+
+def count_threads(connect: Callable[..., ConnectionPool], most: int) -> int:
+    """The number of threads, `most` if there may be more. Other programs that use the server
+    meanwhile make it too small."""
+    end = time.monotonic() + KEPT
+    with ExitStack() as stack:
+        for count in range(most):
+            pool = connect(idle=1)
+            stack.callback(pool.close)
+            try:
+                pool.ask("GET", "/props", timeout=WAIT)
+            except GatewayError:
+                return max(LEAST, count)
+            if time.monotonic() > end:
+                break
+    return most
+
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server, until its threads are counted for more slots (`server_threads`).

@@ -9,10 +9,13 @@ treats a named tool like any tool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from ..core.decoding import decoded
+import msgspec
+from msgspec import Struct
+
+from ..core.decoding import LONGEST, decoded
 from ..core.events import (
     Batch,
     Finished,
@@ -23,22 +26,181 @@ from ..core.events import (
     TokenDetail,
     ToolCallDelta,
 )
+from ..core.forwarding import Call
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
-from ..errors import Unsupported, UpstreamFault
+from ..core.vectors import Embedded, Ranked
+from ..errors import BackendBusy, Unsupported, UpstreamFault, UpstreamTimeout
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
 from ..prompting.profile.adapt import as_dicts
 from ..prompting.profile.verify import MAX_PROMPT
 from ..prompting.prompt import begun, tool_dict
-from ..wire import openai_stream, servercpp
+from ..runtime.cancel import Cancel
+from ..wire import lenient, openai_stream, servercpp
 from ..wire.lenient import WireFault
 from ..wire.router import as_dict
-from .driver import Capabilities
+from .driver import Capabilities, Input
 from .http import ConnectionPool, Exchange
-from .refusals import stream_error
+from .refusals import check_cost, stream_error
 from .run import LlamaRun
+
+# Embeddings and rankings from server.cpp of any version.
+#
+# Today's llama-server accepts many texts per call at /v1/embeddings. A 2023 server accepts one
+# text per call at /embedding, silently truncates a long one, does not normalize, and returns
+# zeros if it was started without --embedding; if busy, it answers 200 with "slot unavailable".
+# Only llama-server ranks.
+T = TypeVar("T", bound=Struct)
+VECTORS = 4 * LONGEST  # nanoseconds to decode the vectors of one call: 32 of 8192 dimensions
+
+
+Ask = Callable[[str, object, Cancel], bytes]
+"""(path, body, cancel) -> the answer. Raises the backend's refusal."""
+
+
+def embed(ask: Ask, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+    """Embed the inputs. `tokens` is 0 if the server does not report it. Raises Unsupported,
+    BackendBusy and the errors of `ask`."""
+    if not caps.queues:
+        (text,) = inputs
+        data = ask("/embedding", {"content": text}, cancel)
+        if b"slot unavailable" in data[:100]:
+            raise BackendBusy("the backend has no free slot", detail="slot unavailable")
+        embedded = Embedded((_decode(data, _OldAnswer).embedding,), 0)
+    else:
+        data = ask("/v1/embeddings", {"input": list(inputs)}, cancel)
+        answer = _decode(data, _NewAnswer)
+        answer.data.sort(key=lambda item: item.index)
+        if [item.index for item in answer.data] != list(range(len(inputs))):
+            raise UpstreamFault("the backend did not return one embedding per input")
+        embedded = Embedded(
+            tuple(item.embedding for item in answer.data), answer.usage.prompt_tokens
+        )
+    if not all(map(any, embedded.vectors)):
+        raise Unsupported("the backend returned empty embeddings: start it with its embedding flag")
+    return embedded
+
+
+def rerank(
+    ask: Ask, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
+) -> Ranked:
+    """Score the documents. Raises Unsupported and the errors of `ask`."""
+    if not caps.queues:
+        raise Unsupported(
+            f"reranking is not supported by this backend (server.cpp, {caps.dialect})"
+        )
+    answer = _decode(ask("/v1/rerank", {"query": query, "documents": documents}, cancel), _Ranking)
+    scores = {score.index: score.relevance_score for score in answer.results}
+    if set(scores) != set(range(len(documents))):
+        raise UpstreamFault("the backend did not return one score per document")
+    return Ranked(tuple(scores[i] for i in range(len(documents))), answer.usage.prompt_tokens)
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    check_cost(data, VECTORS)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return lenient.decode(data, kind)
+    except lenient.WireFault:
+        raise UpstreamFault("the backend returned an invalid response") from None
+
+
+class _OldAnswer(Struct):
+    embedding: list[float]
+
+
+class _Usage(Struct, frozen=True):
+    prompt_tokens: int = 0
+
+
+class _Item(Struct):
+    embedding: list[float]
+    index: int = 0
+
+
+class _NewAnswer(Struct):
+    data: list[_Item]
+    usage: _Usage = _Usage()
+
+
+class _Score(Struct):
+    index: int
+    relevance_score: float
+
+
+class _Ranking(Struct):
+    results: list[_Score]
+    usage: _Usage = _Usage()
+
+
+# Requests that a server gets as the client sent them, and their answers.
+# Headers about the content of an answer. All others end here: those of the connection, cookies
+# (the gateway has its own), and rules for browsers, which are the gateway's too.
+KEPT = frozenset(
+    {
+        "accept-ranges",
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-range",
+        "content-type",
+        "etag",
+        "last-modified",
+        "retry-after",
+    }
+)
+
+
+def forward(
+    pool: ConnectionPool, call: Call, path: str, cancel: Cancel, *, tick: float, timeout: float
+) -> ForwardedAnswer:
+    """Send a call to `path`, and wait for the head of its answer. Redirects are not followed.
+    Raises UpstreamTimeout after `timeout` seconds of silence, and like `ConnectionPool.send`."""
+    exchange = pool.forward(call, path, cancel, tick)
+    try:
+        silence = 0.0
+        while not exchange.headers_came():
+            silence += tick
+            if silence >= timeout:
+                raise UpstreamTimeout("the model's server did not answer in time")
+        return ForwardedAnswer(exchange, tick, timeout)
+    except BaseException:
+        exchange.close()
+        raise
+
+
+class ForwardedAnswer:
+    def __init__(self, exchange: Exchange, tick: float, timeout: float) -> None:
+        self._exchange = exchange
+        self._tick = tick
+        self._timeout = timeout
+        self.status = exchange.status
+        self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
+
+    def __iter__(self) -> Iterator[bytes]:
+        silence = 0.0
+        while True:
+            part = self._exchange.read()
+            if part is None:
+                silence += self._tick
+                if silence >= self._timeout:
+                    raise UpstreamTimeout("the model's server stopped in mid-answer")
+            elif not part:
+                return
+            else:
+                silence = 0.0
+                yield part
+
+    def close(self) -> None:
+        self._exchange.close()
+
 
 PATH = "/v1/chat/completions"
 RENDERS = "/apply-template"  # takes the same body and returns the prompt

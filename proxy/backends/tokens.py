@@ -24,7 +24,7 @@ from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded
 from ..runtime.cancel import Cancel
 from .driver import Capabilities, Driver
-from .room import Room
+from .http import Room
 
 REMEMBERED = 1024  # counts of texts
 PIECES = 16384  # counts of pieces

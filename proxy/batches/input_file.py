@@ -21,7 +21,7 @@ from msgspec import Struct
 from ..apis.batches import objects as batches
 from ..apis.batches.objects import Line, LineError
 from ..runtime.blocking import run_in_native_thread
-from ..web.large import LARGE, costs_much
+from ..web.body import LARGE, costs_much
 
 SHORTEST, STEPS = 64, 15  # bytes of the first compared beginning, and how often it doubles
 DIGEST = 4  # bytes

@@ -9,8 +9,22 @@ those of llama-swap's configuration.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from msgspec import Struct
+
+
+# A configuration file of another program, as settings of this one.
+class Foreign(Struct, frozen=True):
+    """`values` are settings by name. `notes` name the parts of the file that are not supported.
+    `models_max` is how many models may be loaded at once if the operator bounds neither their
+    memory nor their number; 0: any."""
+
+    values: dict[str, Any]
+    notes: Sequence[str] = ()
+    models_max: int = 0
+
 
 MAX_TEXT = 65_536  # characters of a text with its macros filled in
 MAX_DEPTH = 32  # tables and lists inside each other

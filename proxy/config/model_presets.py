@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import models
-from .foreign import Foreign
+from .macros import Foreign
 from .models import MAX_FILES, PORT, ModelConfig
 
 MAX_SIZE = 524_288  # characters of a file

@@ -17,8 +17,7 @@ import msgspec
 from . import forms, keys, routes
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
-from .prices import PriceConfig
-from .routes import Place, RouteConfig
+from .routes import Place, PriceConfig, RouteConfig
 
 
 class SettingsError(ValueError):

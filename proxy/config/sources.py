@@ -24,10 +24,10 @@ from ..core.mcp import SEPARATOR
 from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
-from .foreign import Foreign
 from .forms import url
 from .keys import ApiKey
-from .prices import PriceConfig, prices
+from .macros import Foreign
+from .routes import PriceConfig, prices
 from .settings import EVERYTHING, GONE_SETTINGS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, read_value, table
 

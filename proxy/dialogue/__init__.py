@@ -5,7 +5,7 @@ documents into a conversation so that its beginning stays stable from turn to tu
 them, and `loop` is the agent.
 """
 
-from ..agent.tools import ToolError
+from ..agent.functions import ToolError
 from .events import (
     FOLDERS,
     Bounds,
@@ -20,8 +20,7 @@ from .events import (
     Text,
     Tick,
 )
-from .evidence import EMPTY
-from .finding import Finder
+from .finding import EMPTY, Finder
 from .run import Dialogues, Running
 
 __all__ = [

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 
 import msgspec
 
-from ..agent.tools import RunnableTool, ToolError
+from ..agent.functions import RunnableTool, ToolError
 from ..core.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
 from ..core.request import CompletionRequest, Message, ToolCall, ToolChoice
 from ..core.usage import Timings, Usage

@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from ..agent import Remotes, Toolbox
+from ..agent.functions import FAILED, NAME, ChildTool, ToolError
 from ..agent.remote import Remote
-from ..agent.tools import FAILED, NAME, ChildTool, ToolError
 from ..core.events import ApprovalRequested, Batch, Event, ListedTool, ServerCall, ToolsListed
 from ..core.mcp import ApprovedCall, McpServer, function_name
 from ..core.request import CompletionRequest, Message, Tool, ToolCall

@@ -7,12 +7,11 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from ..agent.tools import RunnableTool, ToolError
+from ..agent.functions import RunnableTool, ToolError
 from ..core.request import Tool
 from ..runtime.cancel import Cancel
 from .events import DialogueRequest
-from .evidence import CitationNumbers, context
-from .finding import KNOWLEDGE, WEB, Finder
+from .finding import KNOWLEDGE, WEB, CitationNumbers, Finder, context
 
 NONE_FOUND = "No results."
 T = TypeVar("T", bound=msgspec.Struct)

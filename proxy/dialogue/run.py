@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..agent import Remotes, Toolbox
-from ..agent.tools import RunnableTool
-from ..core.events import Event, Failed, Finished, ReasoningDelta, TextDelta
-from ..core.request import CompletionRequest, Message
-from ..errors import Forbidden, GatewayError, InvalidParameter
+from ..agent.functions import RunnableTool
+from ..core.events import Batch, Event, Failed, Finished, Found, ReasoningDelta, Searched, TextDelta
+from ..core.request import CompletionRequest, Message, Search, Tool, ToolCall
+from ..errors import Cancelled, Forbidden, GatewayError, InvalidParameter
 from ..gateway import Caller, Gateway, Info
 from ..gateway.context import ANYBODY
 from ..prompting.dialogue_templates import Layouts
@@ -33,14 +33,96 @@ from .events import (
     Text,
     Tick,
     add,
+    arguments_of,
 )
-from .evidence import MOST_TURNS, CitationNumbers, laid
-from .finding import WEB, Finder
+from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, context, laid, offered
 from .loop import Loop
 from .mcp_calls import ServerRunner
 from .published import searches
-from .searching import SearchRunner
 from .tool_answer import Runner, ToolAnswer
+
+
+# Searches that an answer makes: the built-in tools of /v1/responses.
+class SearchRunner:
+    """Makes these searches for the owner. `seconds` is the limit of each, `interval` the seconds
+    between ticks."""
+
+    def __init__(
+        self,
+        finder: Finder,
+        searches: Sequence[Search],
+        owner: str,
+        cancel: Cancel,
+        seconds: float,
+        interval: float,
+    ) -> None:
+        self._finder = finder
+        self._searches = {search.name: search for search in searches}
+        self._owner = owner
+        self._cancel = cancel
+        self._seconds = seconds
+        self._interval = interval
+        self._numbers = CitationNumbers()
+
+    def listed(self) -> list[Event]:
+        return []
+
+    def tools(self) -> Sequence[Tool]:
+        return [offered(search) for search in self._searches.values()]
+
+    def prepare(self, request: CompletionRequest) -> None:
+        return None
+
+    def run(self, call: ToolCall) -> Generator[Batch, None, str]:
+        search = self._searches[call.name]
+        query = _query(call)
+        yield [Searched(search.kind, query)]
+        work = run_with_ticks(
+            lambda cancel: self._found(search, query, cancel),
+            self._cancel,
+            self._seconds,
+            self._interval,
+        )
+        try:
+            while True:
+                try:
+                    next(work)
+                except StopIteration as finished:
+                    cited, _ = self._numbers.add(finished.value)
+                    break
+                yield []
+        except Cancelled:
+            raise
+        except GatewayError as error:
+            yield [Searched(search.kind, query, over=True, failed=True)]
+            return f"Error: {error.message}"
+        finally:
+            work.close()
+        found = tuple(
+            Found(
+                number=citation.number,
+                title=citation.title,
+                text=citation.text,
+                url=citation.url,
+                file_id=citation.document_id,
+                score=citation.score,
+            )
+            for citation in cited
+        )
+        yield [Searched(search.kind, query, over=True, found=found)]
+        return context(cited) or "No results."
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _found(self, search: Search, query: str, cancel: Cancel) -> list[Citation]:
+        return self._finder.result(search, self._owner, query, cancel) if query else []
+
+
+def _query(call: ToolCall) -> str:
+    query = (arguments_of(call) or {}).get("query")
+    return query.strip() if isinstance(query, str) else ""
+
 
 ROOM = 256  # minimum tokens for the answer before documents are dropped
 

@@ -27,6 +27,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
+from hashlib import sha256
 
 import msgspec
 
@@ -34,6 +35,7 @@ from ..backends.driver import Run
 from ..backends.tokens import BOS
 from ..compiling.compiler import grammar
 from ..core.events import Batch, Finished, Started, TextDelta
+from ..core.request import CompletionRequest, Message
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import (
@@ -60,9 +62,109 @@ from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
 from .idle import OnSlot, acquire_idle, nothing
 from .leased_slot import LeasedSlot, described_too
-from .placement import placement_text
 from .retries import Retries, pause, without
-from .token_counts import TokenCounts
+
+
+# Token counts of one choice over all of its runs, each token counted once.
+class TokenCounts:
+    """`limit` is the maximum length of the answer in tokens. `written` counts the tokens of closed
+    runs, `wasted` those of discarded documents. `prompt` and `cached` are those of the first run;
+    `prompt` is 0 if it was closed before its backend reported it. `resumed` counts how often the
+    answer continued on another run. `switched`: the current run began after a text that was cut
+    off."""
+
+    __slots__ = (
+        "cached",
+        "limit",
+        "prompt",
+        "resumed",
+        "switched",
+        "wasted",
+        "written",
+    )
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.prompt = self.cached = self.written = self.wasted = self.resumed = 0
+        self.switched = False
+
+    @property
+    def left(self) -> int:
+        return self.limit - self.written
+
+    def close_run(self, run: Usage) -> None:
+        if not self.prompt:
+            self.prompt, self.cached = run.prompt, run.cached
+        self.written += run.completion
+
+    def throw_away(self) -> None:
+        """Discard the answer so far, which will be written again."""
+        self.wasted += self.written
+        self.prompt = self.cached = self.written = 0
+        self.switched = False
+
+    def so_far(self, run: Usage) -> Usage:
+        """All counts, including those of the current run so far."""
+        prompt, cached = (self.prompt, self.cached) if self.prompt else (run.prompt, run.cached)
+        completion = self.wasted + self.written + run.completion
+        return Usage(prompt, completion, cached, continued=self.resumed)
+
+    def at_end(self, run: Usage) -> Usage:
+        """All counts, including those that the backend reported at the end of the last run. The
+        prompt that it reports includes the text of the earlier runs."""
+        if not (self.switched or self.resumed or self.wasted):
+            return run
+        before = self.written
+        if self.switched and self.prompt:  # exact; the count of a text cut off is estimated
+            before = max(0, run.prompt - self.prompt)
+        prompt = self.prompt or max(1, run.prompt - before)
+        cached = self.cached if self.prompt else min(run.cached, prompt)
+        completion = self.wasted + before + run.completion
+        return Usage(prompt, completion, cached, continued=self.resumed)
+
+
+# What the scheduler compares of a chat whose prompt the backend renders itself.
+#
+# The text is not the server's prompt, but it begins as another one does exactly where the
+# server's prompts begin alike: with the same tools, and the same first messages. So a
+# conversation returns to the backend that has its blocks cached, and a new one goes where its
+# system message is. A picture or a sound stands there as its digest, since the scheduler keeps
+# the text.
+_END = "\0"
+_LARGE = 1 << 20  # characters of a picture or sound, from which it is hashed in a thread
+_json = msgspec.json.Encoder().encode
+
+
+def placement_text(request: CompletionRequest) -> tuple[str, tuple[int, ...]]:
+    """The text, and the offsets where its messages end."""
+    tools = [(tool.name, tool.description, tool.parameters) for tool in request.tools]
+    texts = [_json(tools).decode() if tools else ""]
+    size, ends = len(texts[0]), []
+    for message in request.messages:
+        text = _text(message)
+        texts.append(text)
+        size += len(text)
+        ends.append(size)
+    return "".join(texts), tuple(ends)
+
+
+def _text(message: Message) -> str:
+    text = f"{message.role}{_END}{message.content}{_END}"
+    for call in message.tool_calls:
+        text += f"{call.name}{_END}{call.arguments}{_END}"
+    for media in message.media:
+        text += f"{_digest(media.url or media.data)}{_END}"
+    return text
+
+
+def _digest(data: str) -> str:
+    digest = partial(_sha256, data)
+    return digest() if len(data) <= _LARGE else run_in_native_thread(digest)
+
+
+def _sha256(data: str) -> str:
+    return sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
+
 
 LARGE = 1 << 20  # characters of a prompt, or tokens, from which it is hashed in a thread
 PLACE_TICK = 1.0  # seconds between two updates of a client's place in the queue

@@ -31,7 +31,7 @@ from ..errors import Unsupported
 from ..runtime.cancel import Cancel
 from .answer import Answer, Choice
 from .context import Caller, GatewayContext, Info
-from .summaries import MOST_TEXT, Summaries
+from .shared_summaries import MOST_TEXT, Summaries
 
 ROOM = 256  # tokens kept free for the answer
 SHARE = 8  # of the context: a summary has at most one part of so many

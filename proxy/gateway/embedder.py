@@ -36,7 +36,7 @@ from ..errors import (
     UpstreamFault,
 )
 from ..runtime.cancel import Cancel
-from ..scheduling.interface import Scheduler
+from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
 from .context import ANYBODY, Caller

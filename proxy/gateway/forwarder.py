@@ -13,7 +13,7 @@ from ..core.forwarding import CallMaker, Forwarded
 from ..core.task import Task
 from ..errors import NoBackend, UpstreamFault
 from ..runtime.cancel import Cancel
-from ..scheduling.interface import Scheduler
+from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
 from .context import Caller

@@ -25,18 +25,14 @@ from ..prompting.bounds import MAX_SIZE
 from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..runtime.cancel import Cancel
-from . import media
-from .adapt import check_grammar, validate_constraints
-from .alternatives import check_alternatives
+from . import sent_prompt
+from .adapt import ToolOrders, check_alternatives, check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
-from .context import ANYBODY, Caller, GatewayContext, Info
-from .early import EarlyQueue
+from .context import ANYBODY, Caller, EarlyQueue, GatewayContext, Info
 from .idle import idle_slots
-from .rendering import rendered
-from .sent_prompt import with_sent_prompt
-from .summaries import MemorySummaries, Summaries
-from .tool_order import ToolOrders
+from .sent_prompt import rendered, with_sent_prompt
+from .shared_summaries import MemorySummaries, Summaries
 
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
@@ -341,7 +337,7 @@ class Gateway:
             request = msgspec.structs.replace(request, sampling=sampling)
         if request.logprobs:
             check_alternatives(request)
-        kinds = media.check(request.messages, self.context.generation.max_media)
+        kinds = sent_prompt.check(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
             check_grammar(grammar, cancel)

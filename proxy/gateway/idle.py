@@ -15,7 +15,7 @@ import msgspec
 from ..backends.registry import Registry
 from ..errors import GatewayError, NoIdleSlot
 from ..runtime.cancel import Cancel
-from ..scheduling.interface import Scheduler
+from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease
 from ..scheduling.state import SlotRequest
 

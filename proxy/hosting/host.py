@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -11,15 +12,35 @@ from functools import partial
 from msgspec.structs import replace
 
 from ..backends.http import CheckPeer
-from ..config import ModelConfig
+from ..config import PORT, ModelConfig
 from ..errors import GatewayError
-from .cards import Cards
+from .estimate import KEY_VARIABLE, flag
 from .model import HostedModel
-from .need import KeptNeeds
+from .need import Cards, KeptNeeds
 from .room import Room
-from .server_key import with_key
 from .slot_keeper import SAVING, SlotKeeper
 from .starting import Server
+
+
+# API keys of the servers that are started here.
+#
+# A llama-server without a key answers pages of any origin, so any web site in a browser on this
+# machine could use it, past the keys and checks of the gateway. So each gets a key of its own. It
+# is in the environment, which other users cannot read; older servers ignore it.
+def with_key(config: ModelConfig) -> ModelConfig:
+    """The model with a key for its server, if it is a llama.cpp server on a port of the gateway's
+    choice. On a port of its own, others may use it too."""
+    if config.kind != "llamacpp" or PORT not in config.url or key_of(config):
+        return config
+    environment = {**config.environment, KEY_VARIABLE: secrets.token_urlsafe(24)}
+    return replace(config, environment=environment)
+
+
+def key_of(config: ModelConfig) -> str:
+    """The key that the server of a model expects, "" for none."""
+    keys = flag(config.command, "--api-key") or config.environment.get(KEY_VARIABLE, "")
+    return keys.partition(",")[0]
+
 
 LOADING = 3600.0  # seconds in which a load by hand must find room and succeed
 GRACE = 5.0  # seconds beyond the longest stop_timeout for all servers to end

@@ -35,15 +35,12 @@ from ..errors import (
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from .budget import Amounts, Uses
-from .cards import Cards
 from .failure import LoadFailed
-from .log import ModelLog
-from .need import KeptNeeds, Need
-from .process import ModelProcess
-from .room import Room
+from .need import Cards, KeptNeeds, Need
+from .process import ModelLog, ModelProcess
+from .room import Room, Waiter
 from .slot_keeper import ModelSlots
 from .starting import LOOK, SELDOM, Connect, Server, Starter, Stopped
-from .turns import Waiter
 
 log = logging.getLogger("slotproxy.models")
 

@@ -13,22 +13,95 @@ None of this may hinder a model: a failure is logged, and prompts are evaluated 
 from __future__ import annotations
 
 import logging
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from ..backends.driver import Capabilities, Driver
-from ..config import ModelConfig
+from ..config import PORT, ModelConfig
 from ..errors import GatewayError, UpstreamFault
+from ..runtime.locks import native_lock
+from ..runtime.subprocesses import kill_session, start_program
 from ..scheduling.saved_slots import Kept, SavedPrompt, SavedSlots, SlotSave
 from ..scheduling.state import VAIN
 from ..store.slot_index import ModelRow, SlotIndex, SlotRow
-from . import fingerprint, slot_flags
+from . import slot_folder
+from .estimate import flag
+from .process import filled_in
 from .slot_folder import PREFIX, SlotFolder
+
+# The flags with which a llama-server saves slots, found in a command or added to it.
+FOLDER_FLAG = "--slot-save-path"
+# A llama-server moves prompts from its slots to its RAM cache, where it cannot save them. Without
+# it, the scheduler saves each before it is evicted.
+RAM_FLAG, RAM_FLAGS = "--cache-ram", {"--cache-ram", "-cram"}
+IDLE_FLAG, IDLE_FLAGS = "--no-cache-idle-slots", {"--no-cache-idle-slots", "--cache-idle-slots"}
+HELP_TIMEOUT = 20.0  # seconds for a program to print its help
+MAX_HELP = 1 << 20  # bytes of it
+
+_lock = native_lock()
+_helps: dict[tuple[str, ...], str] = {}  # by command without the model
+
+
+def folder_in(command: Sequence[str], base: str) -> Path | None:
+    """The folder for saved slots that a command names, which runs in the folder `base`."""
+    found = flag(command, FOLDER_FLAG)
+    return Path(base, found).absolute() if found else None
+
+
+def added(config: ModelConfig, folder: Path) -> tuple[str, ...]:
+    """The flags to add, so that the server saves slots in `folder`: none if its --help does not
+    list them."""
+    known, given = _help(config), {word.partition("=")[0] for word in config.command}
+    if FOLDER_FLAG not in known:
+        return ()
+    flags: tuple[str, ...] = (FOLDER_FLAG, str(folder))
+    if RAM_FLAG in known and not given & RAM_FLAGS:
+        flags += (RAM_FLAG, "0")
+    elif IDLE_FLAG in known and not given & IDLE_FLAGS:
+        flags += (IDLE_FLAG,)
+    return flags
+
+
+def _help(config: ModelConfig) -> str:
+    """What a command prints with --help, whatever program it begins with; "" if it prints nothing
+    in time. A llama-server prints its help before it opens the model."""
+    key = tuple(word for word in config.command if not word.endswith(".gguf"))
+    with _lock:
+        if key in _helps:
+            return _helps[key]
+    text = _printed((*filled_in(config.command, PORT, 1), "--help"), config)
+    with _lock:
+        _helps[key] = text
+    return text
+
+
+def _printed(words: Sequence[str], config: ModelConfig) -> str:
+    """Raises OSError."""
+    process = start_program(
+        words,
+        config.environment,
+        cwd=config.folder or None,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    late = threading.Timer(HELP_TIMEOUT, kill_session, (process,))
+    late.start()
+    try:
+        assert process.stdout is not None
+        with process.stdout as output:
+            return output.read(MAX_HELP).decode("utf-8", "replace")
+    finally:
+        late.cancel()
+        kill_session(process)
+        process.wait()
+
 
 log = logging.getLogger("slotproxy.models")
 
@@ -60,7 +133,7 @@ class SlotKeeper:
         """The slots of a model, None if its server will not save them."""
         if config.kind != "llamacpp":
             return None
-        if config.save_slots or slot_flags.folder_in(config.command, config.folder) is not None:
+        if config.save_slots or folder_in(config.command, config.folder) is not None:
             return ModelSlots(self, config)
         return None
 
@@ -139,10 +212,10 @@ class ModelSlots:
 
     def _prepared(self, config: ModelConfig) -> ModelConfig:
         flags: tuple[str, ...] = ()
-        path = slot_flags.folder_in(config.command, config.folder)
+        path = folder_in(config.command, config.folder)
         if path is None:
             path = self._keeper.folder
-            flags = slot_flags.added(config, path)
+            flags = added(config, path)
             if not flags:
                 self._tell_once("its server has no --slot-save-path: its caches end with it")
                 return config
@@ -151,7 +224,7 @@ class ModelSlots:
         folder = self._keeper.open(path)
         if folder is None:
             return config
-        self._command = fingerprint.of_command(config)
+        self._command = slot_folder.of_command(config)
         row = self._keeper.index.read(self._name)
         if row is not None and row.command == self._command and row.vain >= VAIN:
             self._tell_once(IN_VAIN)
@@ -167,7 +240,7 @@ class ModelSlots:
             self._fingerprint = b""  # so that the index tells what there is when it can save again
             return
         with self._careful("cannot use its saved slots"):
-            now = fingerprint.with_build(self._command, caps)
+            now = slot_folder.with_build(self._command, caps)
             if now != self._fingerprint:
                 self._fingerprint = now
                 self._identities = self._adopt(folder)
@@ -226,7 +299,7 @@ class ModelSlots:
             return {}
         passed, prompts, identities = time.time(), [], {}
         for one in row.files:
-            identity = fingerprint.of_file(folder / one.file)
+            identity = slot_folder.of_file(folder / one.file)
             if one.folder != str(folder.path) or identity != one.identity:
                 continue
             try:
@@ -274,7 +347,7 @@ class ModelSlots:
         except OSError as error:
             raise UpstreamFault(f"{folder.path}: {error.strerror}") from None
         moved = server.slot_action("save", slot, file, seconds)
-        self._identities[file] = fingerprint.of_file(folder / file)
+        self._identities[file] = slot_folder.of_file(folder / file)
         return moved
 
     def _is_same(self, file: str) -> bool:
@@ -283,7 +356,7 @@ class ModelSlots:
         return (
             self._folder is not None
             and bool(known)
-            and fingerprint.of_file(self._folder / file) == known
+            and slot_folder.of_file(self._folder / file) == known
         )
 
     def _record(self, folder: SlotFolder) -> None:

@@ -18,9 +18,8 @@ from ..backends.probe import ROUTER
 from ..config import PORT, ModelConfig
 from ..errors import BackendDown, GatewayError, UpstreamTimeout
 from .failure import Cause, LoadFailed
-from .log import ModelLog
 from .port_guard import PortGuard
-from .process import ModelProcess, free_port
+from .process import ModelLog, ModelProcess, free_port
 from .slot_keeper import ModelSlots
 
 log = logging.getLogger("slotproxy.models")

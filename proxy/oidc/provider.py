@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from ..errors import GatewayError, Unauthorized, UpstreamFault
 from ..websearch.fetch import WebPage
-from ..websearch.results import EngineRequest
+from ..websearch.guard import EngineRequest
 from .started import Started
 
 SECONDS = 10.0  # that one answer of the provider may take

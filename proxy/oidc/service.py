@@ -7,17 +7,120 @@ administrator may regenerate it to give the person an API key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ..accounts.records import StoredKey
 from ..accounts.service import Accounts
-from ..errors import BadRequest, NotFound
-from .people import Mapped, Person, person
+from ..errors import BadRequest, Forbidden, NotFound
 from .provider import Provider
 from .started import Started
+
+# Which user of the gateway the claims of an OpenID provider mean. Pure.
+MOST_GROUPS = 200  # teams of a claim that are looked at
+LONGEST = 255  # characters of a user's or team's id
+
+Claims = Mapping[str, Any]
+
+
+class Wanted(Struct, frozen=True):
+    """A value that a claim must have, or one of its values if it is a list."""
+
+    claim: str
+    value: str
+
+
+class Mapped(Struct, frozen=True, kw_only=True):
+    """What the settings say of claims. `user` names the claim with the user's id, `teams` the one
+    with the ids of teams, "" for none. Who has one of `admins` administers. Who has none of
+    `allowed` may not sign in, unless it is empty."""
+
+    user: str
+    teams: str = ""
+    admins: tuple[Wanted, ...] = ()
+    allowed: tuple[Wanted, ...] = ()
+
+
+class Person(Struct, frozen=True, kw_only=True):
+    """Who has signed in. `key_id` is the id of the person's API key: the same for the same subject
+    of the same issuer, and of no other key. `teams` are ids that may be unknown. `admin` None:
+    claims do not decide it."""
+
+    key_id: str
+    subject: str
+    user: str
+    teams: Sequence[str] = ()
+    admin: bool | None = None
+
+
+def person(issuer: str, claims: Claims, mapped: Mapped) -> Person:
+    """Raises Forbidden if the person may not sign in."""
+    subject = str(claims["sub"])
+    # Whoever may choose an address could be anybody. Some providers write the claim as a string.
+    verified = claims.get("email_verified") in (True, "true")
+    if not verified:
+        claims = {name: value for name, value in claims.items() if name != "email"}
+    if mapped.allowed and not any(has(claims, one) for one in mapped.allowed):
+        raise Forbidden(
+            "your account may not use this gateway: ask an administrator for access",
+            code="sign_in_forbidden",
+        )
+    user = claim(claims, mapped.user)
+    if mapped.user == "email" and not verified:
+        raise Forbidden(
+            "the provider does not say that your e-mail address is verified: ask an administrator"
+            " to verify it there, or to set another --oidc-user-claim",
+            code="sign_in_forbidden",
+        )
+    if not isinstance(user, str) or not 0 < len(user) <= LONGEST or not user.isprintable():
+        raise Forbidden(
+            f"the sign-in gives no usable {mapped.user[:60]!r}: ask an administrator to correct"
+            " --oidc-user-claim, or your account at the provider",
+            code="sign_in_forbidden",
+        )
+    teams = claim(claims, mapped.teams) if mapped.teams else None
+    return Person(
+        key_id=_key_id(issuer, subject),
+        subject=subject,
+        user=user,
+        teams=[one for one in _values(teams) if isinstance(one, str) and 0 < len(one) <= LONGEST],
+        admin=any(has(claims, one) for one in mapped.admins) if mapped.admins else None,
+    )
+
+
+def claim(claims: Claims, name: str) -> Any:
+    """The claim of this name; of `a.b`, the b of the object a."""
+    if name in claims:
+        return claims[name]
+    found: Any = claims
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def has(claims: Claims, wanted: Wanted) -> bool:
+    return any(_text(one) == wanted.value for one in _values(claim(claims, wanted.claim)))
+
+
+def _values(value: Any) -> Sequence[Any]:
+    """The values of a claim: a list, or a single one."""
+    if value is None:
+        return ()
+    return value[:MOST_GROUPS] if isinstance(value, list) else (value,)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _key_id(issuer: str, subject: str) -> str:
+    material = f"{len(issuer)} {issuer} {subject}".encode()
+    return f"key_{blake2b(material, digest_size=12, person=b'oidc subject').hexdigest()}"
+
 
 ACTOR = "oidc"  # in the record of changes
 

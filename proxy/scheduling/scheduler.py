@@ -22,14 +22,14 @@ import msgspec
 
 from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
-from . import idle, learned_slots, settlement, slot_files
+from . import idle, learned_slots, saved_slots, settlement
 from .base import PLACE_LOST, BaseScheduler
-from .clients import RecentClients
 from .fair import FairQueue, displaced
 from .lease import Lease, Outcome
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
 from .prefix import Chain, Chains
+from .returns import RecentClients
 from .saved_slots import SavedSlots
 from .state import (
     ANSWER,
@@ -608,14 +608,14 @@ class LocalScheduler(BaseScheduler):
         """Called by leases only."""
         with self._lock:
             pool = self._home(lease)
-            return slot_files.steps(pool, lease, self._disk, self._clock())
+            return saved_slots.steps(pool, lease, self._disk, self._clock())
 
     def record_step(
         self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
     ) -> None:
         """Called by leases only."""
         with self._lock:
-            slot_files.record_step(
+            saved_slots.record_step(
                 self._home(lease),
                 lease,
                 step,

@@ -24,7 +24,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +40,71 @@ from proxy.config import (
     one_worker,
 )
 from proxy.runtime.malloc import bound_malloc
-from proxy.server import files_limit, stopping
+from proxy.server import stopping, watchdog
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
-from proxy.server.watch import Watched, watch
+
+from ..runtime.lasting import Lasting, no_pause
 
 if TYPE_CHECKING:
     from flask import Flask
+
+
+# Watches the settings file and the folder of models, with --watch-config.
+#
+# Looks at their times instead of asking the system for events, which network folders and
+# containers do not deliver.
+INTERVAL = 1.0  # seconds between two looks
+
+Mark = tuple[int, int, int]
+
+
+class Watched:
+    """Files and folders. `paths` that are empty are left out."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = [os.path.expanduser(path) for path in paths if path]
+        self._known = self._marks()
+        self._last = self._known
+
+    def changed(self) -> bool:
+        """Whether they have changed since the last True, and not any more since the last call: an
+        editor may need several steps, and remove a file for a moment."""
+        now = self._marks()
+        settled, self._last = now == self._last, now
+        if now == self._known or not settled or None in now:
+            return False
+        self._known = now
+        return True
+
+    def _marks(self) -> list[Mark | None]:
+        return [_mark(path) for path in self._paths]
+
+
+def _mark(path: str) -> Mark | None:
+    """What changes with a file; None if it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def watch(
+    watched: Watched, changed: Callable[[], None], sleep: Callable[[float], None] | None = None
+) -> None:
+    """Call `changed` after each change, forever. `time.sleep` is looked up now: this module is
+    imported before gevent replaces it, and the original would stop the event loop."""
+    sleep = sleep or time.sleep
+    looks = Lasting("watching the settings file", no_pause)
+
+    def look() -> None:
+        if watched.changed():
+            changed()
+
+    while True:
+        sleep(INTERVAL)
+        looks.turn(look)
+
 
 Reread = Callable[[], Settings]
 
@@ -193,9 +252,9 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         if arbiter.cfg.workers != 1 and (why := _not_several(settings, arbiter.cfg.workers)):
             say(why)
             raise SystemExit(2)
-        files = files_limit.raise_limit()
+        files = watchdog.raise_limit()
         wanted = arbiter.cfg.worker_connections
-        arbiter.cfg.set("worker_connections", files_limit.connections(files, wanted))
+        arbiter.cfg.set("worker_connections", watchdog.connections(files, wanted))
         # Its own clock, after which it kills, must be longer than ours.
         arbiter.cfg.set("graceful_timeout", arbiter.cfg.graceful_timeout + shutdown)
         # gunicorn's own way is a second worker beside the old one, with another table of slots.
@@ -267,7 +326,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "bind": f"{host}:{settings.port}",
         "workers": settings.workers,
         "worker_class": "proxy.server.worker.Worker" if gevent else "gthread",
-        "worker_connections": files_limit.MOST_CONNECTIONS,
+        "worker_connections": watchdog.MOST_CONNECTIONS,
         "threads": 1 if gevent else settings.threads,
         # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
         # is busy with a model in the same process.
@@ -388,7 +447,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         app,
         sockets=[listener],
         threads=settings.threads,
-        connection_limit=files_limit.connections(files_limit.raise_limit()),
+        connection_limit=watchdog.connections(watchdog.raise_limit()),
         asyncore_use_poll=True,  # select() is limited to file descriptors below 1024
         channel_timeout=KEEPALIVE,
         max_request_body_size=max(settings.max_body, settings.max_document) + FORM,

@@ -26,14 +26,12 @@ from ..errors import BudgetExceeded, GatewayError, LimitReached, Unauthorized
 from ..gateway import Answer, Caller
 from ..runtime.cancel import Cancel
 from . import disconnect, seen
-from .body import JSON
+from .body import JSON, parsed
 from .fastpath import BodyAndHeaders, Environ
-from .large import parsed
-from .model_tables import read_request
+from .model_tables import read_request, session_name
 from .observability import Record, new_id
 from .routes import Api, Shape
 from .services import Services, current_services
-from .sessions import session_name
 from .stream import Encoder, EventSource, StreamBody
 
 _encode = msgspec.json.Encoder().encode

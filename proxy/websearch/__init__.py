@@ -6,7 +6,7 @@ relevant parts of a page. `reading` runs both in a child process. `search` combi
 """
 
 from . import metasearch
-from .results import WebResult
+from .guard import WebResult
 from .search import WebSearch
 
 __all__ = ["WebResult", "WebSearch", "metasearch"]

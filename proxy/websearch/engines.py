@@ -14,8 +14,8 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from ..errors import UpstreamFault
+from .guard import EngineRequest, WebResult
 from .passages import unescaped
-from .results import EngineRequest, WebResult
 
 LONGEST = 4000  # characters of a snippet
 _TAG = re.compile(r"<[^<>]{1,200}>")

@@ -18,8 +18,7 @@ import httptools
 from msgspec import Struct
 
 from ..errors import Forbidden, UpstreamFault, UpstreamTimeout
-from .guard import resolve
-from .results import EngineRequest
+from .guard import EngineRequest, resolve
 
 LARGEST = 2 << 20  # bytes of a body
 MAX_HEAD = 64 << 10  # consecutive bytes other than the body: headers, trailers, chunk sizes

@@ -10,8 +10,29 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Mapping
+
+from msgspec import Struct
 
 from ..errors import Forbidden, UpstreamFault
+
+
+# Search results and engine requests.
+class WebResult(Struct, frozen=True):
+    """A page that was found; `snippet` is plain text from the engine or from the page."""
+
+    title: str
+    url: str
+    snippet: str
+
+
+class EngineRequest(Struct, frozen=True):
+    """An HTTP request; POST if there is a `body`."""
+
+    url: str
+    headers: Mapping[str, str] = {}
+    body: bytes | None = None
+
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

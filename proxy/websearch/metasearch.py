@@ -18,7 +18,7 @@ from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import Children, serve
 from .engines import from_library
-from .results import WebResult
+from .guard import WebResult
 
 NAME = "ddgs"
 PORTS = (53, 443)

@@ -20,7 +20,7 @@ from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import LAST, Children, serve
 from . import engines, passages
 from .fetch import fetch
-from .results import EngineRequest, WebResult
+from .guard import EngineRequest, WebResult
 
 GRACE = 2.0  # extra seconds for the child to start and to return its results
 

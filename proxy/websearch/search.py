@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from ..errors import BadRequest, Forbidden, Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from .engines import Engine
+from .guard import WebResult
 from .metasearch import Metasearch
 from .reading import PageReader
-from .results import WebResult
 
 MOST = 20
 MOST_QUERY = 1000  # characters

@@ -64,8 +64,8 @@ INNER = re.compile(
         |apis\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|apis\.files\.objects\.  # as OpenAI's
         |.*\.(MAX_TOKEN_ID|MOST_LISTED|MOST_HITS|LONGEST_PAUSE)$  # ids, pages, pauses of ours
         |knowledge\.index\.(postgres|sqlite|ranking)\.|knowledge\.index\.lexical\.LONGEST
-        |backends\.(tokens\.LONGEST|token_pieces|vocabulary|chatglm\.(protocol|text))
-        |gateway\.(retries|embedder\.MOST)|dialogue\.evidence|scheduling\.settlement
+        |backends\.(tokens\.LONGEST|token_pieces|vocabulary|chatglm\.(protocol|engine))
+        |gateway\.(retries|embedder\.MOST)|dialogue\.finding\.MOST_TURNS|scheduling\.settlement
         |runtime\.subprocesses\.MOST_IDLE|web\.ledger\.entries
     )""",
     re.X,

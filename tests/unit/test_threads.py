@@ -20,8 +20,9 @@ from proxy.knowledge import ingest
 from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
-from proxy.server import serve, watch
-from proxy.web import background, disconnect, key_watch
+from proxy.server import serve
+from proxy.server import serve as watch
+from proxy.web import background, callers, disconnect
 from proxy.web.pages import answers
 from tests.fakes import wait_until
 
@@ -39,7 +40,7 @@ CHILD = "child"
 THREADS = {
     ("accounts/book.py", "self._run"): LASTS,  # accounts/test_book.py
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
-    ("app/budget_alerts.py", "self._run"): LASTS,  # app/test_budget_alerts.py
+    ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/doctor.py", "cancel.cancel"): ENDS,
     ("app/life.py", "work"): ENDS,
     ("app/report.py", "wait"): ENDS,
@@ -57,7 +58,7 @@ THREADS = {
     ("hosting/host.py", "_load"): ENDS,
     ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
     ("hosting/process.py", "self._read"): ENDS,
-    ("hosting/slot_flags.py", "kill_session"): ENDS,
+    ("hosting/slot_keeper.py", "kill_session"): ENDS,
     ("knowledge/whole.py", "reader.end"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
@@ -81,7 +82,7 @@ THREADS = {
     ("batches/runner.py", "self._run"): LASTS,  # web/batches/test_batches.py
     ("web/disconnect.py", "cancel.cancel"): ENDS,
     ("web/disconnect.py", "self._run"): LASTS,
-    ("web/key_watch.py", "self._run"): LASTS,
+    ("web/callers.py", "self._run"): LASTS,
     ("web/ledger/writer.py", "self._run"): LASTS,  # web/ledger/test_writer.py
     ("web/pages/answers.py", "self._signs"): LASTS,
     ("web/pages/answers.py", "work"): ENDS,
@@ -123,7 +124,7 @@ class Defect(Exception):
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lasting, "PAUSE", 0.001)
     monkeypatch.setattr(routers, "AGAIN", 0.001)
-    monkeypatch.setattr(key_watch, "INTERVAL", 0.001)
+    monkeypatch.setattr(callers, "INTERVAL", 0.001)
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(ingest, "BEAT", 0.001)
     monkeypatch.setattr(background, "BEAT", 0.001)
@@ -272,7 +273,7 @@ def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFix
 
 
 def test_keys_are_looked_at_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    watching = key_watch.KeyWatch(cast(Any, None), cast(Any, None))
+    watching = callers.KeyWatch(cast(Any, None), cast(Any, None))
     look = Twice(watching.close)
     watching.look = look  # type: ignore[method-assign]
     watching._run()

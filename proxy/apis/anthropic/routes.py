@@ -14,8 +14,8 @@ from ...errors import GatewayError
 from ...gateway import Caller
 from ...runtime.cancel import Cancel
 from ...web.admitted import counted
+from ...web.body import parsed
 from ...web.fastpath import BodyAndHeaders, Environ, post
-from ...web.large import parsed
 from ...web.model_tables import read_request
 from ...web.observability import Record
 from ...web.permissions import check_model, permissions

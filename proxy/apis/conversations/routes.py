@@ -19,7 +19,7 @@ from ...errors import BadRequest, NotFound
 from ...store.response_kinds import CONVERSATION
 from ...store.responses import Stored
 from ...web import body
-from ...web.documents import with_documents
+from ...web.model_tables import with_documents
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services

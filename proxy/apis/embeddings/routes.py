@@ -14,7 +14,7 @@ from ...errors import Unsupported
 from ...gateway import Caller, Embedder
 from ...web import body
 from ...web.admitted import within_limits
-from ...web.large import parsed
+from ...web.body import parsed
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model
 from ...web.routes import Api

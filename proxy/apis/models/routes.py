@@ -17,7 +17,7 @@ from ..openai import answer as openai
 from ..llamacpp.native import parse_model
 from ...errors import GatewayError, NotFound, QueueFull
 from ...hosting.model import HostedModel
-from ...web import body, log_events, model_events, seen
+from ...web import body, model_events as log_events, model_events, seen
 from ...web.observability import Record
 from ...web.permissions import visible
 from ...web.services import Services, current_services
@@ -137,7 +137,7 @@ def logs(name: str) -> Response:
 def log_stream(services: Services, key: str, name: str, last_id: str) -> Response:
     """The lines of a model's log after an event. Raises Forbidden, NotFound, QueueFull."""
     seen.check_admin(services, key)
-    return watched(services, key, log_events.events(hosted(services, name).log, last_id))
+    return watched(services, key, log_events.log_lines(hosted(services, name).log, last_id))
 
 
 def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -> Response:

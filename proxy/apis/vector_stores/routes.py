@@ -19,8 +19,7 @@ from . import request as dialect
 from .request import Attachment, Chunking
 
 if TYPE_CHECKING:
-    from ...knowledge.stores import VectorStores
-    from ...knowledge.vector_store_files import VectorStoreFile
+    from ...knowledge.stores import VectorStoreFile, VectorStores
     from ...store.file_store import Batch, StoredVectorStore
     from ...store.records import Base
 

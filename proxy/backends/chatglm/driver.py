@@ -6,26 +6,41 @@ prompt that does not fit is a ContextExceeded.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import socket
+import struct
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Struct
 
-from ...core.events import Batch, Finished, Started
+from ...core.events import Batch, Event, Finished, Started, TextDelta, ToolCallDelta
+from ...core.request import Tool
+from ...core.sampling import FIELDS, needed
 from ...core.task import Task
 from ...core.usage import Timings, Usage
-from ...errors import BackendDown, BadRequest, ContextExceeded, UpstreamFault, UpstreamTimeout
-from ...prompting.constraints import callable_tools
+from ...errors import (
+    BackendDown,
+    BadRequest,
+    ContextExceeded,
+    InvalidParameter,
+    Unsupported,
+    UpstreamFault,
+    UpstreamTimeout,
+)
+from ...prompting.constraints import callable_tools, must_call
+from ...prompting.formats import CHATGLM3, GLM4, CallArguments, CallStart, Parser, Piece, TextPiece
 from ...prompting.prompt import begun
 from ...runtime.cancel import Cancel
 from ..driver import Capabilities, Driver, Learned, ignore
 from .client import Link, PendingCall
-from .models import ModelFile, look
-from .parameters import LACKS, check, sampling
 from .prompt import WITH_TOOLS, opening, prompt
 from .protocol import (
     Answer,
@@ -36,13 +51,206 @@ from .protocol import (
     DoneMessage,
     Encode,
     Encoded,
+    Family,
     Generate,
     Load,
     PromptMessage,
     RefusedMessage,
 )
-from .reply import ReplyText
 from .supervisor import Launch, Supervisor
+
+# Model files: their header, read without the library, and whether they can run here.
+#
+# Format (chatglm_cpp's convert.py): "ggml", then little-endian int32: model type, config version
+# and values. Of these the largest context is the seventh in version 1, and the eleventh in
+# version 2.
+log = logging.getLogger("slotproxy.chatglm")
+
+PATIENCE = 1.0  # seconds to find out whether a server listens
+TYPES: dict[int, Family] = {1: "chatglm", 2: "chatglm2", 3: "chatglm3", 4: "glm-4"}
+_HEAD = struct.Struct("<4sii13i")
+
+
+class ModelFile(Struct, frozen=True):
+    family: Family
+    n_ctx: int
+
+
+def look(path: str) -> ModelFile:
+    """Read a header. Raises BackendDown, without a folder in its message, for an invalid file."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD.size)
+    except OSError as error:
+        raise BackendDown(f"the model file cannot be read: {error.strerror}") from None
+    if len(head) < _HEAD.size or not head.startswith(b"ggml"):
+        raise BackendDown("the file is not a chatglm_cpp model")
+    _, kind, version, *values = _HEAD.unpack(head)
+    family = TYPES.get(kind)
+    if family is None or version not in (1, 2):
+        raise BackendDown(f"unsupported model file: type {kind}, version {version}")
+    n_ctx = values[6] if version == 1 else values[10]
+    if n_ctx <= 0:
+        raise BackendDown("the model file does not state a context length")
+    return ModelFile(family, n_ctx)
+
+
+def missing(file: str) -> str:
+    """The reason why this model file cannot run, "" if it can."""
+    if importlib.util.find_spec("chatglm_cpp") is None:
+        return "chatglm_cpp is not installed: pip install 'slotproxy[chatglm]'"
+    try:
+        look(file)
+    except BackendDown as error:
+        return error.message
+    return ""
+
+
+def listens(url: str) -> bool:
+    """Whether a server listens at this address."""
+    address = urlsplit(url)
+    try:
+        with socket.create_connection((address.hostname, address.port or 80), PATIENCE):
+            return True
+    except OSError:
+        return False
+
+
+def bundled_instead(file: Path) -> Path | None:
+    """The bundled model file, if it can run."""
+    if why := missing(str(file)):
+        log.info("cannot run the bundled model: %s", why)
+        return None
+    log.info("serving the bundled ChatGLM model, %s", file.name)
+    return file
+
+
+# Turns the model's text into events: drops a leading blank line, separates calls from text.
+FORM = {"chatglm3": CHATGLM3, "glm-4": GLM4}
+
+
+class ReplyText:
+    """feed(text) -> events. `called` is the number of calls so far. `new_id` creates the id of a
+    call; `opening` and `begun` are the beginning of the answer that the prompt contains."""
+
+    def __init__(
+        self,
+        family: Family,
+        tools: Sequence[Tool],
+        opening: Sequence[str],
+        new_id: Callable[[], str],
+        begun: str = "",
+    ) -> None:
+        self._new_id = new_id
+        self._begun = bool(begun)  # whether text has come
+        self.called = 0
+        self._parser: Parser | None = None
+        self._must = tools[0].name if opening else ""
+        if tools and family in FORM:
+            known = {tool.name: tool.parameters for tool in tools}
+            self._parser = FORM[family].parser(known)
+            self._parser.feed("".join(opening) + begun)
+
+    def feed(self, text: str) -> list[Event]:
+        if self._parser is None:
+            return self._text(text)
+        return self._events(self._parser.feed(text))
+
+    def close(self, cut: bool = False) -> list[Event]:
+        """The text held back. For a required call that was `cut` by the token limit, its name."""
+        if self._parser is None:
+            return []
+        pieces = self._parser.close()
+        if not (cut and self._must):
+            return self._events(pieces)
+        out = self._events([p for p in pieces if not isinstance(p, TextPiece)])
+        if not self.called:
+            self.called += 1
+            out.append(ToolCallDelta(0, self._new_id(), self._must))
+        return out
+
+    def _events(self, pieces: Sequence[Piece]) -> list[Event]:
+        out: list[Event] = []
+        for piece in pieces:
+            if isinstance(piece, TextPiece):
+                out += self._text(piece.text)
+            elif isinstance(piece, CallStart):
+                self.called += 1
+                out.append(ToolCallDelta(piece.index, self._new_id(), piece.name))
+            elif isinstance(piece, CallArguments):
+                out.append(ToolCallDelta(piece.index, arguments=piece.text))
+        return out
+
+    def _text(self, text: str) -> list[Event]:
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
+        return [TextDelta(text)] if text else []
+
+
+# Converts sampling fields for chatglm_cpp, and refuses those it does not support.
+#
+# It supports temperature, top_k, top_p and a repetition penalty over all tokens so far. A
+# parameter with a neutral value is accepted, as is a hint; any other is refused by name, or
+# ignored if `lenient`.
+# The library's own defaults, which its server uses too.
+TEMPERATURE, TOP_P, TOP_K, PENALTY = 0.95, 0.7, 0, 1.0
+COLDEST = 0.001  # lower values overflow the probabilities; this is practically greedy
+HONOURED = frozenset(("temperature", "top_p", "top_k", "repeat_penalty", "repeat_last_n"))
+LACKS = frozenset(FIELDS) - HONOURED - {"seed"}  # a seed has a warning of its own
+
+
+class Sampling(Struct, frozen=True):
+    """The fields of protocol.Generate."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    repeat_penalty: float
+
+
+def sampling(task: Task, lenient: bool) -> Sampling:
+    """Convert the sampling fields. Raises InvalidParameter, Unsupported."""
+    fields = task.sampling
+    for name, value in fields.items():
+        if name not in HONOURED and needed(name, value) and not lenient:
+            raise _unsupported(name)
+    temperature = fields.get("temperature", TEMPERATURE)
+    top_p = fields.get("top_p", TOP_P)
+    penalty = fields.get("repeat_penalty", PENALTY)
+    last_n = fields.get("repeat_last_n", -1)
+    if last_n == 0:
+        penalty = 1.0
+    elif last_n > 0 and penalty != 1 and not lenient:
+        raise _unsupported("repeat_last_n")
+    if penalty <= 0:
+        raise InvalidParameter("repeat_penalty", "must be greater than 0")
+    # For the library, top_p 0 means no limit; for everybody else, only the likeliest token.
+    greedy = temperature < COLDEST or top_p == 0
+    return Sampling(0.0 if greedy else temperature, top_p, fields.get("top_k", TOP_K), penalty)
+
+
+def check(task: Task, family: Family, lenient: bool) -> None:
+    """Refuse features other than sampling that ChatGLM does not support. Raises Unsupported."""
+    request = task.request
+    if task.suffix is not None:
+        raise _unsupported("suffix")
+    if lenient:
+        return
+    if task.logprobs is not None:
+        raise _unsupported("logprobs")
+    if request.output.kind != "text":
+        raise _unsupported("response_format")
+    if must_call(request) and family in WITH_TOOLS and not opening(request, family):
+        raise Unsupported(
+            "this model's backend can be forced to call one specific tool, not any one of several",
+            param="tool_choice",
+        )
+
+
+def _unsupported(name: str) -> Unsupported:
+    return Unsupported(f"{name} is not supported by this model's backend (chatglm_cpp)", param=name)
+
 
 SLICE = 0.5  # seconds a health check waits for a model that is being loaded
 

@@ -31,17 +31,15 @@ from ...prompting.prompt import tool_dict
 from ...runtime.blocking import NativeThreads, run_in_native_thread
 from ...runtime.cancel import Cancel
 from ...wire.router import as_dict
-from .. import vectors
+from .. import relay
 from ..driver import Capabilities, Driver, Input, Learned, Run, ignore
-from ..forwarding import forward
 from ..http import CheckPeer, ConnectionPool
 from ..probe import ROUTER
 from ..questions import ProbeSession
-from ..relay import message_dict
-from .details import Details, details, queue
+from ..relay import forward, message_dict
+from .details import Details, details, queue, refused
 from .model_list import ListedModel, models
 from .payload import native_formats, path, payload
-from .refusals import refused
 from .run import OpenAIRun
 from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType, Tokenizer
 
@@ -291,7 +289,7 @@ class OpenAIServer(Driver):
         return None  # it checks token ids itself
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        return vectors.embed(self._ask, inputs, caps, cancel)
+        return relay.embed(self._ask, inputs, caps, cancel)
 
     def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
         call = make(self._model)

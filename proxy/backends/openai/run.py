@@ -29,7 +29,7 @@ from ...wire import openai_stream
 from ..driver import Capabilities
 from ..http import Exchange
 from ..relay import RelayRun
-from .refusals import pause_of, refused
+from .details import pause_of, refused
 
 LONGEST_ANSWER = 1 << 18  # tokens of an answer for which the client set no limit
 CHARACTERS = 4  # of a token, where the server reports none

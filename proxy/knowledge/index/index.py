@@ -3,33 +3,162 @@
 from __future__ import annotations
 
 import logging
+import math
+import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import structs
 from sqlalchemy import Engine
 
 from ...errors import (
     BackendDown,
+    BadRequest,
     Cancelled,
     GatewayError,
     NoBackend,
     QueueFull,
     QueueTimeout,
+    Unsupported,
     UpstreamTimeout,
 )
 from ...runtime.blocking import run_in_native_thread
+from ...store.knowledge import TextVectors
 from ..hits import IndexHit
 from . import lexical
-from .backend import IndexBackend
 from .postgres import PostgresShelf
 from .ranking import fused
-from .records import Embed, IndexEntry, IndexRow, QueryTerms
+from .records import Embed, IndexEntry, IndexRow, Near, QueryTerms, Size
 from .sqlite import SqliteShelf
-from .vector_cache import VectorCache
-from .vectors import embedded
+
+# Vectors of chunks that were indexed before, so that a base is rebuilt without its model.
+Vectors = Sequence[tuple[float, ...]]
+
+
+class VectorCache:
+    """Vectors in the database, as 32-bit floats in little-endian order, by content: text and
+    `model`, a name that stands for the same vectors forever. Thread-safe."""
+
+    def __init__(self, kept: TextVectors, model: str) -> None:
+        self._kept = kept
+        self._model = model
+
+    def completed(
+        self, base: str, texts: Sequence[str], make: Callable[[Sequence[str]], Vectors]
+    ) -> Vectors:
+        """The vectors of the texts, for the owner of the base; `make` is called with those texts
+        whose vectors are unknown. Raises what `make` raises, and StoreUnavailable."""
+        digests = [self._digest(text) for text in texts]
+        found = self._kept.recall(base, list(dict.fromkeys(digests)))
+        known = {key: _floats(packed) for key, packed in found.items()}
+        missing = {key: text for key, text in zip(digests, texts, strict=True) if key not in known}
+        if missing:
+            made = dict(zip(missing, make([*missing.values()]), strict=True))
+            self._kept.keep(base, {key: _packed(vector) for key, vector in made.items()})
+            known |= made
+        return [known[key] for key in digests]
+
+    def _digest(self, text: str) -> bytes:
+        return sha256(f"{self._model}\0{text}".encode("utf-8", "replace")).digest()
+
+
+def _packed(vector: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(vector)}f", *vector)
+
+
+def _floats(packed: bytes) -> tuple[float, ...]:
+    return struct.unpack(f"<{len(packed) // 4}f", packed)
+
+
+# Embeds texts in batches, as vectors of length 1.
+#
+# For a text that is too long for the model, only the beginning is embedded: better than not to
+# index the text at all.
+BATCH = 64  # texts per call
+SHORTEST = 32  # characters; an error at this length is not about length
+
+
+def unit(vector: Sequence[float]) -> tuple[float, ...]:
+    """Scale a vector to length 1. A vector of zeros, which has no direction, becomes ()."""
+    length = math.sqrt(math.fsum(x * x for x in vector))
+    if not length or not math.isfinite(length):
+        return ()
+    return tuple(x / length for x in vector)
+
+
+def embedded(embed: Embed, model: str, texts: Sequence[str]) -> list[tuple[float, ...]]:
+    """Return a vector for each text; () for blank texts. Raises what `embed` raises."""
+    known: dict[str, tuple[float, ...]] = {}
+    asked = [one for one in dict.fromkeys(texts) if one.strip()]
+    for i in range(0, len(asked), BATCH):
+        part = asked[i : i + BATCH]
+        known.update(zip(part, map(unit, _whole(embed, model, part)), strict=True))
+    return [known.get(one, ()) for one in texts]
+
+
+def _whole(embed: Embed, model: str, part: Sequence[str]) -> Sequence[Sequence[float]]:
+    try:
+        return embed(model, part)
+    except Unsupported:
+        raise
+    except BadRequest:
+        if len(part) > 1:  # one of them may be too long
+            return [_whole(embed, model, [one])[0] for one in part]
+        (text,) = part
+        if len(text) <= SHORTEST:
+            raise
+        return _whole(embed, model, [text[: len(text) // 2]])
+
+
+# The storage interface of the index, implemented for SQLite and PostgreSQL.
+class IndexBackend(Protocol):
+    """Stores rows by base. `documents` None means all; an unknown base is empty."""
+
+    def put(self, base: str, rows: Sequence[IndexRow]) -> None:
+        """Store all rows or none. Existing chunks are replaced."""
+
+    def drop(
+        self,
+        *,
+        base: str | None = None,
+        document: str | None = None,
+        chunks: Collection[str] = (),
+    ) -> None:
+        """Remove the rows that match any of these arguments."""
+
+    def purge(self) -> None:
+        """Remove all traces of dropped rows from files. May take a second per ten thousand
+        remaining rows."""
+
+    def census(self) -> Mapping[str, tuple[int, int]]:
+        """Return, for each document, the number of its rows and how many of them have vectors."""
+
+    def size(self, base: str) -> Size: ...
+
+    def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
+        """Return how many rows contain each term; a lower number if counting is cut short."""
+
+    def matching(
+        self,
+        base: str,
+        weighed: Mapping[str, float],
+        documents: Collection[str] | None,
+        most: int,
+    ) -> list[QueryTerms]:
+        """Return rows with any of these terms and the count of each term, roughly the best
+        first."""
+
+    def nearest(
+        self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
+    ) -> list[Near]:
+        """Return the nearest rows, the nearest first. Vectors of another length are ignored."""
+
+    def close(self) -> None: ...
+
 
 log = logging.getLogger("slotproxy.knowledge")
 

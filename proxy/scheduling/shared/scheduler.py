@@ -25,17 +25,54 @@ import msgspec
 from ...errors import GatewayError, NoBackend, QueueFull
 from ..base import PLACE_LOST, BaseScheduler
 from ..fair import displaced
-from ..lease import Lease, Outcome
+from ..lease import Lease, LeaseOwner, Outcome
 from ..prefix import Chain
 from ..scheduler import LocalScheduler
-from ..state import MOST_SLOTS, BackendFacts, SlotRequest, SlotStep
-from ..ticket import Ticket
+from ..state import MOST_SLOTS, BackendFacts, ConversationRecord, Grant, SlotRequest, SlotStep
+from ..ticket import Ticket, TicketOwner
 from ..view import View
 from . import ops
 from .follower import BEAT, Follower
-from .handles import SharedLease, SharedTicket
 from .log import RedisLog
 from .replica import OpResult, SharedRules, SlotWanted
+
+
+# The leases and tickets of one worker, each with its number in the log.
+class SharedLease(Lease):
+    """A lease whose number in the log is `id`."""
+
+    __slots__ = ("id",)
+
+    def __init__(
+        self,
+        lender: LeaseOwner,
+        want: SlotRequest,
+        grant: Grant,
+        conversation: ConversationRecord,
+        id: int,
+    ) -> None:
+        super().__init__(lender, want, grant, conversation)
+        self.id = id
+
+
+class SharedTicket(Ticket):
+    """A ticket whose number in the log is `id`.
+
+    `log_lost`: the log was lost since, and `local_ticket` is the ticket of the local scheduler that
+    replaces it. `rewritten` counts how often it is written again because the log knew of no backend
+    that is up although this worker did."""
+
+    __slots__ = ("id", "local_ticket", "log_lost", "rewritten")
+
+    def __init__(
+        self, scheduler: TicketOwner, want: SlotRequest, began: float, id: int, again: bool = False
+    ) -> None:
+        super().__init__(scheduler, want, ConversationRecord(), began, again)
+        self.id = id
+        self.log_lost = False
+        self.rewritten = 0
+        self.local_ticket: Ticket | None = None
+
 
 log = logging.getLogger("slotproxy.scheduling")
 

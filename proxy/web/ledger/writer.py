@@ -17,17 +17,28 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from ...errors import StoreUnavailable
 from ...runtime.lasting import Lasting, no_pause
 from ...store.ledger_rows import OK, LedgerRow
 from ...store.writers import new_name
 from ..observability import Record
 from ..routes import Routes
-from .counts import LedgerCounts
 from .entries import PrefillSpeeds, row_of
 
 if TYPE_CHECKING:
     from ...store.ledger import Ledger  # imports SQLAlchemy
+
+
+# How many rows of the ledger this process has stored, for the metrics.
+class LedgerCounts(Struct, frozen=True):
+    """Rows that this process has stored, has lost, and has still to store."""
+
+    stored: int
+    lost: int
+    waiting: int
+
 
 MOST_WAITING = 32768  # finished requests that wait to be stored
 AT_ONCE = 1000  # rows stored in one transaction

@@ -5,8 +5,7 @@ access log and keeps its `Summary`, which the metrics and the history of the sta
 of this contains prompts, answers or API keys.
 """
 
-from .access_log import Lines
-from .observer import Observer
+from .observer import Lines, Observer
 from .record import Record, new_id
 
 __all__ = ["Lines", "Observer", "Record", "new_id"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Response, make_response, render_template, request
@@ -11,20 +11,111 @@ from flask import Response, make_response, render_template, request
 from ...apis import fields
 from ...apis.chat_exports import TITLE
 from ...core.request import Message
-from ...dialogue import DialogueRequest
+from ...core.sampling import sampling
+from ...dialogue import EMPTY, FOLDERS, DialogueRequest, Kind
 from ...errors import InvalidParameter, NoBackend, NotFound
+from ...prompting.dialogue_templates import Layouts
 from ...store.records import PINNED
 from .. import permissions
 from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_files, chat_models, errors, guard, images, options, welcome
+from . import api, chat_files, chat_models, errors, guard, images
 from .answers import Answers
 from .following import StreamPosition, stored
 
 if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
+
+
+# What an empty chat offers to try.
+OFFERED = 4
+CALCULATOR = "calculator"  # the tool of the question that needs one
+PLAIN = ("explain", "write", "code", "plan")  # questions that any model can answer
+
+
+def offers(
+    *, files: bool, bases: bool, sees: bool, engines: bool, tools: Collection[str]
+) -> tuple[str, ...]:
+    """Four things to try: first those that are configured here, and at least one plain question.
+
+    `files`: documents can be added; `bases`: there is a knowledge base; `sees`: a model accepts
+    images; `engines`: the web can be searched; `tools` are the names an agent may use.
+    """
+    configured = {
+        "files": files,
+        "base": bases,
+        "image": sees,
+        "search": engines,
+        "tools": CALCULATOR in tools,
+    }
+    found = [name for name, there in configured.items() if there]
+    return (*found[: OFFERED - 1], *PLAIN)[:OFFERED]
+
+
+# Converts the chat page's settings to a dialogue's parameters.
+#
+# Raises InvalidParameter for invalid settings, before anything of a question is stored.
+WHERE = "options."
+
+
+def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
+    """Return the names of the prompt templates that each mode may use."""
+    return {
+        kind: tuple(name for name in layouts.names(folder) if name != EMPTY)
+        for kind, folder in FOLDERS.items()
+    }
+
+
+def messages_of(branch: Sequence[StoredMessage]) -> list[Message]:
+    """Convert a branch of a conversation to the model's messages."""
+    return [
+        Message(role=one.role, content=one.content, media=images.media_of(images.kept(one)))
+        for one in branch
+        if one.content
+    ]
+
+
+def read(
+    options: Mapping[str, Any],
+    messages: Sequence[Message],
+    layouts: Layouts,
+    owner: str,
+    session: str,
+) -> DialogueRequest:
+    """Read `options`: kind, template (one of `templates`), model, system, base (its id), top_k,
+    score_threshold, engine, max_tokens, history (turns), and sampling parameters by llama.cpp's
+    names. `messages` end with the question."""
+    kind = fields.text(options, "kind", "chat")
+    if kind not in FOLDERS:
+        raise InvalidParameter("options.kind", f"must be one of {', '.join(FOLDERS)}")
+    template = fields.text(options, "template") or "default"
+    if template not in (known := templates(layouts)[kind]):  # type: ignore[index]  # checked above
+        raise InvalidParameter("options.template", f"must be one of {', '.join(known)}")
+    messages = list(messages)
+    history = fields.integer(options, "history", 0, 1000, WHERE)
+    if history is not None:
+        messages = messages[-(2 * history + 1) :]
+    system = fields.text(options, "system").strip()
+    if system:
+        messages.insert(0, Message(role="system", content=system))
+    base = fields.text(options, "base")
+    return DialogueRequest(
+        kind=kind,  # type: ignore[arg-type]  # checked above
+        messages=tuple(messages),
+        model=fields.text(options, "model"),
+        sampling=sampling(fields.mapping(options, "sampling", WHERE)),
+        template=template,
+        max_tokens=fields.integer(options, "max_tokens", 1, 1 << 20, WHERE),
+        bases=(base,) if base else (),
+        top_k=fields.integer(options, "top_k", 1, 50, WHERE) or 3,
+        score_threshold=api.share(options, "score_threshold", WHERE),
+        engine=fields.text(options, "engine"),
+        owner=owner,
+        session=session,
+    )
+
 
 blueprint = Api("chat", __name__, group="pages", ledger="pages")
 RUNNING = "Ollama is running"  # clients of Ollama look for this at /
@@ -70,12 +161,12 @@ def page() -> Response:
             bases=bases,
             engines=dialogues.engines,
             tools=dialogues.tools,
-            templates=options.templates(services.layouts),
+            templates=templates(services.layouts),
             talks=TALKS,
             owner=owner,
             models=models,
             seen=seen,
-            offers=welcome.offers(
+            offers=offers(
                 files=services.knowledge is not None,
                 bases=bool(bases),
                 sees=bool(seen),
@@ -186,7 +277,7 @@ def ask(conversation: str) -> Response:
         question = store.message(owner, again)
         if question.role != "user" or question.conversation_id != known.id:
             raise InvalidParameter("again", "is not a question in this conversation")
-        history = options.messages_of(store.path(owner, question.id))
+        history = messages_of(store.path(owner, question.id))
     else:
         text = fields.text(asked, "text").strip()
         if not text or len(text) > LONGEST:
@@ -196,10 +287,10 @@ def ask(conversation: str) -> Response:
         if other := fields.text(asked, "images_of"):
             pictures = images.kept(store.message(owner, other))
         history = [
-            *options.messages_of(before),
+            *messages_of(before),
             Message(role="user", content=text, media=images.media_of(pictures)),
         ]
-    wanted = options.read(chosen, history, services.layouts, owner, known.id)
+    wanted = read(chosen, history, services.layouts, owner, known.id)
 
     if pictures and not images.accepts_images(services.gateway, wanted.model):
         raise InvalidParameter("images", "is not supported: this model does not accept images")
@@ -233,8 +324,8 @@ def continue_(message: str) -> Response:
     if not before or not known.content or known.extra.get("kind", "chat") != "chat":
         raise InvalidParameter("message", "must be an answer with text and without sources")
     chosen = {**fields.mapping(asked, "options"), "kind": "chat"}
-    history = options.messages_of(before)
-    wanted = options.read(chosen, history, services.layouts, owner, known.conversation_id)
+    history = messages_of(before)
+    wanted = read(chosen, history, services.layouts, owner, known.conversation_id)
     wanted = msgspec.structs.replace(wanted, begun=known.content)
     return json_response({"answer": _begin(lambda: store.reopen(owner, known.id), wanted)}, 201)
 

@@ -2,17 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+import hmac
+from collections.abc import Collection, Mapping
 
-from flask import Blueprint, Response, redirect, request, url_for
+from flask import Blueprint, Response, g, redirect, request, url_for
 
 from ...apis.openai import answer as openai
-from ...errors import GatewayError, Unauthorized
-from .. import seen
+from ...errors import Forbidden, GatewayError, Unauthorized
+from .. import body, seen
+from ..form import plain_fields
 from ..observability import Record
 from ..services import current_services
 from ..spine import refuse
-from . import csrf, errors, policy, session
+from . import errors, session
+
+# CSRF protection: forms and page scripts send a token that no other site can know.
+#
+# The token is a digest of the visitor's cookie. It is needed even without API keys: any page in a
+# browser can post to an address of the local machine.
+# Reads the forms of signing in and out, which anybody may send.
+#
+# They are read before the sender is known, so their size is limited. Other requests of pages
+# (JSON, files) are not read here.
+# Bytes; a key and an address need some hundreds.
+MAX_BYTES = 16 << 10
+MAX_FIELDS = 16
+
+
+def fields() -> Mapping[str, str]:
+    """Return the form fields of the current request, read once. Raises BodyTooLarge or
+    BadRequest."""
+    if "fields" not in g:
+        data = body.read(request.environ, MAX_BYTES)
+        g.fields = plain_fields(data, MAX_FIELDS) if request.mimetype == body.FORM else {}
+    known: Mapping[str, str] = g.fields
+    return known
+
+
+FIELD = "csrf_token"
+HEADER = "X-CSRF-Token"
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+FORMS = frozenset({"session.sign_in", "session.sign_out"})  # sent without a script
+
+
+def token() -> str:
+    """Return the token for a hidden form field, or for the header that page scripts send."""
+    return _of(session.visit())
+
+
+def check_token() -> None:
+    """Raises Forbidden for a request that changes something without the token, and what `fields`
+    raises for an invalid form. A valid key in a header replaces the token: another site cannot make
+    a browser send one."""
+    if request.method in SAFE or session.has_key():
+        return
+    cookie = request.cookies.get(session.VISIT, "")
+    shown = request.headers.get(HEADER, "")
+    if not shown and request.endpoint in FORMS:
+        shown = fields().get(FIELD, "")
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        raise Forbidden("the request came from another site", code="csrf")
+    if not cookie or not hmac.compare_digest(shown.encode(), _of(cookie).encode()):
+        raise Forbidden("the page has expired, or the request came from another site", code="csrf")
+
+
+def _of(cookie: str) -> str:
+    return hmac.new(cookie.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 
 def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprint:
@@ -24,12 +80,12 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprin
 
     @blueprint.before_request
     def check() -> None:
-        csrf.check()
+        check_token()
         if request.endpoint not in open_ones:
             session.require()
 
     blueprint.after_request(session.keep)
-    blueprint.after_request(policy.keep)
+    blueprint.after_request(errors.add_security_headers)
     blueprint.register_error_handler(GatewayError, answer)
     return blueprint
 
@@ -38,7 +94,7 @@ def template_values() -> dict[str, object]:
     """Return the values available in every page template."""
     name = session.signed_in()
     return {
-        "csrf_token": csrf.token,
+        "csrf_token": token,
         "signed_in": name,
         "administers": name is not None and name != "" and seen.is_admin(current_services(), name),
         "sign_in_needed": session.sessions().needed,

@@ -16,7 +16,7 @@ from flask import Response, make_response
 
 from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
-from ...gateway import Gateway, media
+from ...gateway import Gateway, sent_prompt
 from ..routes import Api
 from ..services import current_services
 from . import api, guard
@@ -54,7 +54,7 @@ def read(asked: Mapping[str, Any]) -> list[dict[str, str]]:
         ):
             raise InvalidParameter(NAME, "must each have a name and a url")
         images.append({"name": one["name"][:255], "url": one["url"]})
-    media.check(
+    sent_prompt.check(
         [Message(role="user", media=media_of(images))], current_services().settings.max_media
     )
     return images

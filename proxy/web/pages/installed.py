@@ -12,13 +12,13 @@ import json
 from flask import Response, abort, make_response, render_template, url_for
 
 from ..routes import Api
-from . import policy, shell, texts, uploads
+from . import errors, shell, texts, uploads
 
 FILES = ("shell.css", "panels/panels.css", "shell.js", "offline.js", "icon.svg", "icons.svg")
 SCRIPT = "worker.js"
 
 blueprint = Api("installed", __name__, group="pages", ledger="pages")
-blueprint.after_request(policy.keep)
+blueprint.after_request(errors.add_security_headers)
 
 
 @blueprint.get("/service-worker-<spoken>.js")

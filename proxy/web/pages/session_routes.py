@@ -11,7 +11,7 @@ from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from . import guard, session
-from .fields import fields
+from .guard import fields
 
 blueprint = Api("session", __name__, group="pages", ledger="pages")
 guard.protect(blueprint, open_to_all=("form", "sign_in", "sign_out", "who"))

@@ -2,17 +2,93 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Generator
 from functools import partial
+from typing import Any
 
+import msgspec
 from flask import Response, make_response, render_template, request
 
+from ...apis.status.routes import listed
 from ...errors import QueueFull
 from ...gateway import Caller
+from .. import seen
+from ..observability.history import SAMPLES, STEP, total
 from ..routes import Api
 from ..services import Services, current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
 from ..stream import ClosingBody
-from . import guard, status_feed
+from . import guard
+
+# The data of the status page: everything once, then the changes every second.
+#
+# A stream ends after `LIFE` seconds and the browser reconnects. So an open page does not delay a
+# server that is stopping, and a closed page does not occupy a thread for long.
+PERIOD = 1.0  # seconds between two updates
+LIFE = 15.0  # seconds per stream
+
+
+def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
+    """Return the current state: backends, slots and queue, and the totals of the last minute and
+    hour.
+
+    It contains no prompt text. Slots of other groups are only marked as such.
+    """
+    view = seen.view(services, caller)
+    samples = services.observer.samples()
+    newest = time.time() - 60
+    return {
+        "at": time.time(),
+        "started": services.started,
+        "running": services.observer.running,
+        "backends": listed(services, caller.key, caller.may),
+        "slots": msgspec.to_builtins(view.backends),
+        "queue": msgspec.to_builtins(view.queue),
+        "limited": msgspec.to_builtins(services.callers.waiting_for_limits(caller.key)),
+        "minute": msgspec.to_builtins(total([one for one in samples if one.at >= newest])),
+        "hour": msgspec.to_builtins(total(samples)),
+    }
+
+
+def points(services: Services, since: float = 0.0) -> dict[str, Any]:
+    """Return the samples of the last hour, or since that time, as columns for plots: seconds,
+    requests per second, seconds to the first token, tokens per second of one answer."""
+    samples = services.observer.samples(since)
+    return {
+        "step": STEP,
+        "span": STEP * SAMPLES,
+        "at": [one.at for one in samples],
+        "requests": [round(one.requests / STEP, 3) for one in samples],
+        "first_token": [_over(one.first_token, one.first_tokens) for one in samples],
+        "speed": [_over(one.written, one.writing) for one in samples],
+    }
+
+
+def _stream(
+    services: Services, caller: Caller, sleep: Callable[[float], None] = time.sleep
+) -> Generator[bytes, None, None]:
+    """Yield server-sent events: `points` of the last hour, then `now` every second with the new
+    points."""
+    yield b"retry: 500\n\n"
+    yield _event("points", points(services))
+    end = time.monotonic() + LIFE
+    while True:
+        yield _event(
+            "now", {**_snapshot(services, caller), "points": points(services, time.time() - STEP)}
+        )
+        if time.monotonic() + PERIOD > end:
+            return
+        sleep(PERIOD)
+
+
+def _event(name: str, data: Any) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
+
+
+def _over(sum_: float, count: float) -> float | None:
+    return round(sum_ / count, 4) if count else None
+
 
 blueprint = Api("panel_status", __name__, group="pages", ledger="pages")
 guard.protect(blueprint)
@@ -29,7 +105,7 @@ def page() -> Response:
 def now() -> Response:
     """Return `status_feed.now` and `points` once."""
     services = current_services()
-    data = {**status_feed.now(services, _caller(services)), "points": status_feed.points(services)}
+    data = {**_snapshot(services, _caller(services)), "points": points(services)}
     response = json_response(data)
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -41,8 +117,8 @@ def events() -> Response:
     services = current_services()
     caller = _caller(services)
     if not services.watchers.take(caller.key):
-        raise QueueFull("too many clients are watching the status", retry_after=status_feed.LIFE)
-    parts = status_feed.events(services, caller)
+        raise QueueFull("too many clients are watching the status", retry_after=LIFE)
+    parts = _stream(services, caller)
     body = ClosingBody(parts, parts.close, partial(services.watchers.give, caller.key))
     return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.agent import Toolbox
-from proxy.agent.functions import described
-from proxy.agent.tools import ToolError
+from proxy.agent.functions import ToolError, described
 from proxy.errors import Cancelled, UpstreamFault, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from tests.fakes import gone, wait_until

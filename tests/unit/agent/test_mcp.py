@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from proxy.agent import Server, Toolbox, mcp
-from proxy.agent.tools import ToolError
+from proxy.agent.functions import ToolError
 from proxy.errors import Cancelled, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from tests.extras import need

@@ -36,7 +36,7 @@ from proxy.core import sampling
 from proxy.core.decoding import LONGEST, PIECE, SHORT, decoding_cost, is_clearly_cheap
 from proxy.core.sampling import MAX_BIASES, check, logit_bias
 from proxy.errors import BadRequest, InvalidParameter
-from proxy.web.large import check_cost
+from proxy.web.body import check_cost
 
 SAID = {"role": "user", "content": "x"}
 Parse = Callable[[dict[str, Any]], Any]

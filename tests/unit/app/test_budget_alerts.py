@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from proxy.accounts.limiting.budgets import Alert
-from proxy.app import budget_alerts
-from proxy.app.budget_alerts import BudgetAlerts
+from proxy.app import limits
+from proxy.app.limits import BudgetAlerts
 from proxy.runtime import lasting
 from proxy.websearch.fetch import WebPage
-from proxy.websearch.results import EngineRequest
+from proxy.websearch.guard import EngineRequest
 from tests.fakes import wait_until
 from tests.unit.backends.rawserver import RawServer
 
@@ -43,7 +43,7 @@ class Webhook:
 @pytest.fixture
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Webhook:
     made = Webhook()
-    monkeypatch.setattr(budget_alerts, "fetch", made)
+    monkeypatch.setattr(limits, "fetch", made)
     return made
 
 
@@ -90,7 +90,7 @@ def test_one_thread_sends_all_alerts(webhook: Webhook) -> None:
 def test_waiting_alerts_are_bounded(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(budget_alerts, "MOST_WAITING", 2)
+    monkeypatch.setattr(limits, "MOST_WAITING", 2)
     alerts = BudgetAlerts("http://127.0.0.1:9/")
     alerts(ALERT)
     assert webhook.began.wait(60)
@@ -113,7 +113,7 @@ def test_alerts_are_sent_after_an_exception(
             raise RuntimeError("nobody foresaw it")
         return WebPage(204, "", b"", "")
 
-    monkeypatch.setattr(budget_alerts, "fetch", fetch)
+    monkeypatch.setattr(limits, "fetch", fetch)
     alerts = BudgetAlerts("http://127.0.0.1:9/")
     alerts(ALERT)
     alerts(ALERT)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.__main__ import main
-from proxy.app import discovery, first_settings, initialize
+from proxy.app import commands, discovery, first_settings
 from proxy.app.discovery import Files, Found, Server
 from proxy.config import Settings, load
 from proxy.config.models_folder import of_files
@@ -48,7 +48,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Found],
     monkeypatch.chdir(tmp_path)
 
     def written(found: Found) -> Settings:
-        initialize.write("made.toml", yes, {}, lambda environ, home: found)
+        commands.write("made.toml", yes, {}, lambda environ, home: found)
         return load(["--config", "made.toml"], {})
 
     return written
@@ -264,12 +264,12 @@ def test_existing_file_is_replaced_only_if_the_user_agrees(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "slotproxy.toml"
     file.write_text("port = 9000\n", encoding="utf-8")
-    with pytest.raises(initialize.InitError, match="--force"):
-        initialize.write("slotproxy.toml", no, {}, lambda environ, home: NOTHING)
+    with pytest.raises(commands.InitError, match="--force"):
+        commands.write("slotproxy.toml", no, {}, lambda environ, home: NOTHING)
     assert main(["init"]) == 1  # there is no terminal to ask on
     assert "--force" in capsys.readouterr().err
     assert file.read_text("utf-8") == "port = 9000\n"
-    assert initialize.write("slotproxy.toml", yes, {}, lambda environ, home: NOTHING)
+    assert commands.write("slotproxy.toml", yes, {}, lambda environ, home: NOTHING)
     assert "port = 8081" in file.read_text("utf-8")
     if os.name != "nt":
         assert file.stat().st_mode & 0o077 == 0
@@ -282,8 +282,8 @@ def test_file_that_would_not_load_is_not_written(
     monkeypatch.chdir(tmp_path)
     files = (Files(tmp_path / "gone", {"near": ("-m", "x")}, True),)
     found = Found((), files, "/bin/llama-server", 0)
-    with pytest.raises(initialize.InitError, match="nothing was written") as raised:
-        initialize.write("x.toml", yes, {}, lambda environ, home: found)
+    with pytest.raises(commands.InitError, match="nothing was written") as raised:
+        commands.write("x.toml", yes, {}, lambda environ, home: found)
     assert ".init-" not in str(raised.value)
     assert [*tmp_path.iterdir()] == []
 
@@ -300,7 +300,7 @@ def test_next_step_is_told(
     found: Found, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = initialize.write("x.toml", yes, {}, lambda environ, home: found)
+    told = commands.write("x.toml", yes, {}, lambda environ, home: found)
     assert step in told
     assert "slotproxy doctor --config x.toml" in told
 
@@ -312,14 +312,14 @@ def test_link_is_replaced_only_if_the_user_agrees_and_stays(exists: bool, tmp_pa
     link.symlink_to(real)
     if exists:
         real.write_text("port = 9000\n", encoding="utf-8")
-    with pytest.raises(initialize.InitError, match="--force"):
-        initialize.write(str(link), no, {}, lambda environ, home: NOTHING)
-    initialize.write(str(link), yes, {}, lambda environ, home: NOTHING)
+    with pytest.raises(commands.InitError, match="--force"):
+        commands.write(str(link), no, {}, lambda environ, home: NOTHING)
+    commands.write(str(link), yes, {}, lambda environ, home: NOTHING)
     assert link.is_symlink()
     assert "port = 8081" in real.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["a\nb.toml", "caf\udce9.toml"])
 def test_name_that_cannot_be_printed_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(initialize.InitError, match="name another file"):
-        initialize.write(str(tmp_path / name), yes, {}, lambda environ, home: NOTHING)
+    with pytest.raises(commands.InitError, match="name another file"):
+        commands.write(str(tmp_path / name), yes, {}, lambda environ, home: NOTHING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.app.known_faults import FAULTS, build_number, faults_of
+from proxy.app.findings import FAULTS, build_number, faults_of
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.openai import driver as openai_driver
+from proxy.backends.openai.details import refused
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.backends.openai.host import OpenAIHost
 from proxy.backends.openai.model_list import models
 from proxy.backends.openai.payload import payload
-from proxy.backends.openai.refusals import refused
 from proxy.backends.openai.run import OpenAIRun
 from proxy.backends.openai.server_types import BY_OWNER, OLLAMA, UNKNOWN
 from proxy.backends.probe import ROUTER

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.openai.details import MAX_METRICS, MOST, Details, details, queue
+from proxy.backends.openai.details import MAX_METRICS, MOST, Details, details, pause_of, queue
 from proxy.backends.openai.driver import OpenAIServer
-from proxy.backends.openai.refusals import pause_of
 from proxy.core.formats import AUTO, TOOLS
 from tests.openai_server import OpenAIServerFake
 

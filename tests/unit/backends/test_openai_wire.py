@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from proxy.backends.driver import Capabilities
+from proxy.backends.openai.details import refused
 from proxy.backends.openai.driver import OpenAIServer
-from proxy.backends.openai.refusals import refused
 from proxy.core.events import Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.core.formats import AUTO, TOOLS
 from proxy.core.request import CompletionRequest, Message, Tool

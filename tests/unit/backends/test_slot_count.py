@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from proxy.backends import registry
 from proxy.backends.driver import Capabilities
-from proxy.backends.llamacpp import LlamaCpp
+from proxy.backends.llamacpp import MOST, LlamaCpp, count_slots
 from proxy.backends.pools import Backend
-from proxy.backends.slot_count import MOST, count_slots
 from proxy.config import Settings
 from proxy.core.task import Task
 from proxy.errors import BackendBusy

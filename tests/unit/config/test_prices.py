@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import SettingsError, load
-from proxy.config.prices import MOST, PriceConfig, prices
+from proxy.config.routes import MOST, PriceConfig, prices
 
 
 def _loaded(tmp_path: Path, text: str) -> tuple[PriceConfig, ...]:

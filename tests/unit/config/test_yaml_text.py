@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.yaml_text import MAX_DEPTH, MAX_SIZE, MAX_VALUES, parse
+from proxy.config.llama_swap import MAX_DEPTH, MAX_SIZE, MAX_VALUES, parse
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from proxy.accounts.rights import Permissions
-from proxy.agent.tools import ToolError
+from proxy.agent.functions import ToolError
 from proxy.core.request import Message
 from proxy.dialogue.events import DialogueRequest, Sources
-from proxy.dialogue.evidence import CitationNumbers
-from proxy.dialogue.finding import KNOWLEDGE, WEB, Finder
+from proxy.dialogue.finding import KNOWLEDGE, WEB, CitationNumbers, Finder
 from proxy.errors import Forbidden
 from proxy.runtime.cancel import Cancel
 from proxy.websearch import WebResult

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.agent.tools import RunnableTool, ToolError
+from proxy.agent.functions import RunnableTool, ToolError
 from proxy.core.events import (
     Event,
     Finished,

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.accounts.rights import Permissions, Rights
 from proxy.agent import Remotes, Toolbox
-from proxy.agent.tools import FAILED, ChildTool
+from proxy.agent.functions import FAILED, ChildTool
 from proxy.core.events import (
     ApprovalRequested,
     Event,

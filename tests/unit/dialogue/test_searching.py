@@ -23,7 +23,7 @@ from proxy.core.events import (
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
 from proxy.dialogue.events import Bounds, Citation
-from proxy.dialogue.searching import SearchRunner
+from proxy.dialogue.run import SearchRunner
 from proxy.dialogue.tool_answer import ToolAnswer
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Info

@@ -13,7 +13,7 @@ from proxy.core.request import CompletionRequest, Media, Message
 from proxy.core.task import Task
 from proxy.errors import BadRequest
 from proxy.gateway import answer as answers
-from proxy.gateway.media import check
+from proxy.gateway.sent_prompt import check
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
 

@@ -9,7 +9,7 @@ import pytest
 from proxy.core.request import CompletionRequest
 from proxy.errors import QueueFull
 from proxy.gateway import Caller, Gateway
-from proxy.gateway.early import EarlyQueue
+from proxy.gateway.context import EarlyQueue
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.core.request import Media, Message
 from proxy.errors import BadRequest
-from proxy.gateway.media import check
+from proxy.gateway.sent_prompt import check
 from tests.fakes import CAPS, ScriptedDriver, client
 
 PNG = "data:image/png;base64," + base64.b64encode(b"x" * 30).decode()

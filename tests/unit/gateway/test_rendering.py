@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.core.request import CompletionRequest, Message
-from proxy.gateway import rendering
-from proxy.gateway.rendering import AFTER_SLOW, LONG, SLOW, rendered
+from proxy.gateway import sent_prompt
+from proxy.gateway.sent_prompt import AFTER_SLOW, LONG, SLOW, rendered
 from proxy.prompting import templates
 from proxy.prompting.prompt import Prompter
 
@@ -35,9 +35,9 @@ class Place:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place()
-    monkeypatch.setattr(rendering, "run_in_native_thread", place.run)
-    monkeypatch.setattr(rendering, "thread_time", place.clock)
-    monkeypatch.setattr(rendering, "monotonic", place.clock)
+    monkeypatch.setattr(sent_prompt, "run_in_native_thread", place.run)
+    monkeypatch.setattr(sent_prompt, "thread_time", place.clock)
+    monkeypatch.setattr(sent_prompt, "monotonic", place.clock)
     return place
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from proxy.core.conversation import LEAD
-from proxy.gateway import Caller, Gateway, shared_summaries, summaries
-from proxy.gateway.shared_summaries import SharedSummaries
-from proxy.gateway.summaries import MemorySummaries
+from proxy.gateway import (
+    Caller,
+    Gateway,
+    shared_summaries,
+)
+from proxy.gateway.shared_summaries import MemorySummaries, SharedSummaries
 from tests.docs_pages import ROOT
 from tests.fakes import ScriptedDriver, ScriptsInTurn, say
 from tests.redis_servers import RedisServer, first
@@ -27,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 def test_summaries_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summaries, "MOST_KEPT", 2)
+    monkeypatch.setattr(shared_summaries, "MOST_KEPT", 2)
     kept = MemorySummaries()
     for key in (b"a", b"b", b"c"):
         kept.put("", key, str(key))

@@ -13,9 +13,8 @@ from proxy.backends.llamacpp import LlamaCpp
 from proxy.config import ModelConfig
 from proxy.config.models import words
 from proxy.errors import GatewayError
-from proxy.hosting.cards import Cards
 from proxy.hosting.model import HostedModel
-from proxy.hosting.need import KeptNeeds
+from proxy.hosting.need import Cards, KeptNeeds
 from proxy.hosting.room import Room
 from proxy.hosting.starting import Server
 from proxy.runtime.cancel import Cancel

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hosting import cards as module
-from proxy.hosting.cards import MAX_CARDS, MIB, Cards, visible
+from proxy.hosting import need as module
 from proxy.hosting.estimate import OVERHEAD
-from proxy.hosting.need import Need
+from proxy.hosting.need import MAX_CARDS, MIB, Cards, Need, visible
 from tests.gguf_files import gguf
 
 from . import fakes

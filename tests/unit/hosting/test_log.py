@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.hosting.log import MAX_LINES, MAX_SHOWN, SHOWN, ModelLog
+from proxy.hosting.process import MAX_LINES, MAX_SHOWN, SHOWN, ModelLog
 
 
 def test_kept_lines_are_bounded() -> None:

@@ -13,8 +13,8 @@ from proxy.config.forms import each_in_bytes
 from proxy.errors import BadRequest, UpstreamTimeout
 from proxy.hosting import room as room_module
 from proxy.hosting.budget import Limits
-from proxy.hosting.cards import Cards
 from proxy.hosting.model import HostedModel
+from proxy.hosting.need import Cards
 from proxy.hosting.room import Room
 from tests.fakes import wait_until
 

@@ -7,7 +7,7 @@ import pytest
 from proxy.config import ModelConfig
 from proxy.config.models import words
 from proxy.hosting import estimate
-from proxy.hosting.server_key import key_of, with_key
+from proxy.hosting.host import key_of, with_key
 
 COMMAND = "llama-server -m m.gguf --port ${PORT}"
 

@@ -14,7 +14,8 @@ import pytest
 
 from proxy.backends.driver import SlotAction
 from proxy.errors import UpstreamFault, UpstreamTimeout
-from proxy.hosting import slot_flags, slot_keeper
+from proxy.hosting import slot_keeper
+from proxy.hosting import slot_keeper as slot_flags
 from proxy.hosting.slot_keeper import ModelSlots, SlotKeeper
 from proxy.scheduling.saved_slots import Kept
 from proxy.scheduling.state import BackendFacts

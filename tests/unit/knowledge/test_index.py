@@ -16,7 +16,7 @@ pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed
 
 from proxy.errors import NoBackend, UpstreamTimeout
 from proxy.knowledge.index import Index, IndexEntry
-from proxy.knowledge.index.backend import IndexBackend
+from proxy.knowledge.index.index import IndexBackend
 from proxy.knowledge.index.postgres import PostgresShelf
 from proxy.knowledge.index.records import IndexRow
 from proxy.knowledge.index.sqlite import SqliteShelf

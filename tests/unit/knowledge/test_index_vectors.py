@@ -13,10 +13,9 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
 
 from proxy.knowledge.index import sqlite
-from proxy.knowledge.index.backend import IndexBackend
+from proxy.knowledge.index.index import IndexBackend, unit
 from proxy.knowledge.index.records import IndexRow
 from proxy.knowledge.index.sqlite import SqliteShelf
-from proxy.knowledge.index.vectors import unit
 
 MANY = 600
 

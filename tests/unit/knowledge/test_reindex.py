@@ -14,7 +14,7 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 from proxy.errors import BadRequest
 from proxy.knowledge.index import Index
 from proxy.knowledge.index.sqlite import SqliteShelf
-from proxy.knowledge.reindex import reindex_missing
+from proxy.knowledge.ingest import reindex_missing
 from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Base, Chunk, Document

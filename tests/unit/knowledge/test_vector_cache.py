@@ -12,12 +12,11 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
 
 from proxy.knowledge.index import Index, IndexEntry
+from proxy.knowledge.index.index import VectorCache
 from proxy.knowledge.index.sqlite import SqliteShelf
-from proxy.knowledge.index.vector_cache import VectorCache
 from proxy.knowledge.service import Knowledge
 from proxy.store.database import Database
-from proxy.store.knowledge import KnowledgeStore
-from proxy.store.text_vectors import TextVectors
+from proxy.store.knowledge import KnowledgeStore, TextVectors
 
 
 class CountingModel:

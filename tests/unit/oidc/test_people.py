@@ -8,7 +8,7 @@ import pytest
 
 from proxy.accounts.records import KEY_ID
 from proxy.errors import Forbidden
-from proxy.oidc.people import LONGEST, MOST_GROUPS, Mapped, Wanted, claim, person
+from proxy.oidc.service import LONGEST, MOST_GROUPS, Mapped, Wanted, claim, person
 
 ISSUER = "https://id.example.org"
 CLAIMS: dict[str, Any] = {

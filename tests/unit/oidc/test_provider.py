@@ -18,11 +18,11 @@ from joserfc.jwk import OctKey, RSAKey
 
 from proxy.errors import Forbidden, Unauthorized, UpstreamFault
 from proxy.oidc import provider as module
-from proxy.oidc.people import Mapped, person
 from proxy.oidc.provider import LARGEST, Client, Provider
+from proxy.oidc.service import Mapped, person
 from proxy.oidc.started import Started
 from proxy.websearch.fetch import WebPage
-from proxy.websearch.results import EngineRequest
+from proxy.websearch.guard import EngineRequest
 
 ISSUER = "https://id.example.org"
 BACK = "https://gateway.example.org/signin/oidc/callback"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.server.watch import Watched
+from proxy.server.serve import Watched
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from proxy.store import lookup
-from proxy.store.lookup import with_addresses
+from proxy.store import postgres as lookup
+from proxy.store.postgres import with_addresses
 
 KNOWN = {"one": ["192.0.2.1"], "two": ["192.0.2.2", "2001:db8::2"]}
 CODE = """

@@ -10,12 +10,11 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from sqlalchemy import select
 
-from proxy.store import text_vectors
+from proxy.store import knowledge
 from proxy.store.database import Database
-from proxy.store.knowledge import KnowledgeStore
+from proxy.store.knowledge import ENTRY, KnowledgeStore, TextVectors
 from proxy.store.records import Base
 from proxy.store.tables import TEXT_VECTOR
-from proxy.store.text_vectors import ENTRY, TextVectors
 
 
 def with_bases(database: Database, **owners: str) -> KnowledgeStore:
@@ -59,11 +58,11 @@ def test_longest_unused_vectors_beyond_the_bound_are_deleted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_bases(database, a="ann", b="bob")
-    monkeypatch.setattr(text_vectors, "MOST", 16 * (ENTRY + 4))
+    monkeypatch.setattr(knowledge, "MOST", 16 * (ENTRY + 4))
     kept = TextVectors(database)
 
     def at(hour: float) -> None:
-        monkeypatch.setattr(time, "time", lambda: hour * 2 * text_vectors.RECENT)
+        monkeypatch.setattr(time, "time", lambda: hour * 2 * knowledge.RECENT)
 
     def held(owner: str) -> list[bytes]:
         query = select(TEXT_VECTOR.c.digest).where(TEXT_VECTOR.c.owner == owner)

@@ -12,6 +12,7 @@ from werkzeug.test import EnvironBuilder
 from proxy.apis.openai.routes import MOST_PIECES
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.web import peers
+from proxy.web.auth import MOST_SEEN, Guesses
 from proxy.web.form import (
     FRAME,
     MAX_HEAD,
@@ -22,7 +23,6 @@ from proxy.web.form import (
     MultipartForm,
     read_form,
 )
-from proxy.web.guesses import MOST_SEEN, Guesses
 from proxy.web.peers import TrustedProxies
 from tests.fakes import ScriptedDriver, make_app
 

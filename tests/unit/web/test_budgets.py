@@ -19,7 +19,7 @@ from proxy.accounts.limiting import allowance
 from proxy.accounts.limiting.limiter import LocalLimiter
 from proxy.accounts.limiting.plan import BudgetOf
 from proxy.accounts.limits import Budget
-from proxy.config.prices import PriceConfig
+from proxy.config.routes import PriceConfig
 from proxy.core.forwarding import CallMaker, Forwarded
 from proxy.core.usage import Usage
 from proxy.runtime.cancel import Cancel

@@ -13,7 +13,7 @@ from proxy.config.keys import Secret, unnamed
 from proxy.core.events import Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.errors import GatewayError, UpstreamFault, UpstreamTimeout
-from proxy.gateway.alternatives import MOST_ALTERNATIVES
+from proxy.gateway.adapt import MOST_ALTERNATIVES
 from tests.fakes import CAPS, Script, ScriptedDriver, client, make_app, wait_until
 
 USER = [{"role": "user", "content": "Hi"}]

@@ -13,9 +13,9 @@ from msgspec import structs
 
 from proxy.config.keys import ApiKey, Secret
 from proxy.errors import UpstreamFault
-from proxy.hosting.log import ModelLog
 from proxy.hosting.model import HostedModel
-from proxy.web import log_events
+from proxy.hosting.process import ModelLog
+from proxy.web import model_events
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.gguf_files import gguf
 from tests.unit.hosting import fakes
@@ -317,7 +317,7 @@ def test_model_is_pinned_and_unpinned(served: Served) -> None:
 def test_log_is_streamed_and_goes_on_where_the_client_was(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_events, "LIFE", 0.0)
+    monkeypatch.setattr(model_events, "LIFE", 0.0)
     log = served.model.log
     log.add(b"one")
     log.add(b"two")

@@ -13,9 +13,9 @@ from proxy.config.keys import ApiKey, Secret
 from proxy.hosting.budget import Limits
 from proxy.hosting.host import ModelHost
 from proxy.hosting.model import HostedModel
-from proxy.web import log_events
+from proxy.web import model_events
 from proxy.web.observability import Record
-from proxy.web.pages import models_feed
+from proxy.web.pages import models
 from proxy.web.services import Services
 from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
 from tests.unit.hosting import fakes
@@ -149,7 +149,7 @@ def seen(site: Site, *changes: Callable[[], None]) -> list[dict[str, Any]]:
     """The events of a stream in which `changes` are made one after the other."""
     left = iter(changes)
     found = []
-    parts = models_feed.events(site.services, admins_request(), lambda seconds: next(left)())
+    parts = models._stream(site.services, admins_request(), lambda seconds: next(left)())
     with pytest.raises((StopIteration, RuntimeError)):
         while True:
             part = next(parts).decode()
@@ -166,7 +166,7 @@ def test_stream_has_an_event_for_each_change_only(site: Site) -> None:
 
 
 def test_stream_ends_so_that_it_delays_no_stop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models_feed, "LIFE", 0.0)
+    monkeypatch.setattr(models, "LIFE", 0.0)
     answer = site.http.get(f"{API}/events", headers=ADMIN)
     assert answer.content_type == "text/event-stream"
     assert [part.split("\n")[0] for part in answer.text.split("\n\n")] == [
@@ -177,7 +177,7 @@ def test_stream_ends_so_that_it_delays_no_stop(site: Site, monkeypatch: pytest.M
 
 
 def test_log_is_streamed_to_admins(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_events, "LIFE", 0.0)
+    monkeypatch.setattr(model_events, "LIFE", 0.0)
     log = site.add("folder/a").log
     log.add(b"a line")
     path = f"{API}/logs/folder/a"

@@ -19,7 +19,7 @@ from proxy.config import Secret
 from proxy.store.live import MOST, MemorySessions, OpenSession
 from proxy.web.pages import texts
 from proxy.web.pages.errors import text_key
-from proxy.web.pages.fields import MAX_BYTES, MAX_FIELDS
+from proxy.web.pages.guard import MAX_BYTES, MAX_FIELDS
 from proxy.web.pages.session import LIFETIME, SESSION, VISIT, Sessions
 from proxy.web.services import EXTENSION
 from tests.fakes import ScriptedDriver, client, services_of

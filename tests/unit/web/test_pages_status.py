@@ -12,7 +12,8 @@ from werkzeug.test import TestResponse
 
 from proxy.config import Secret
 from proxy.errors import UpstreamFault
-from proxy.web.pages import status, status_feed
+from proxy.web.pages import status
+from proxy.web.pages import status as status_feed
 from tests.fakes import ScriptedDriver, client
 
 EVENTS = "/pages/api/status/events"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.web.pages.welcome import offers
+from proxy.web.pages.chat import offers
 
 NOTHING: dict[str, Any] = {
     "files": False,

@@ -19,14 +19,14 @@ from werkzeug.test import EnvironBuilder
 from proxy.apis.openai import chat as openai_chat
 from proxy.config import Secret, SettingsError, load
 from proxy.errors import TooManyWrongKeys
-from proxy.web import log_events, model_events
-from proxy.web.auth import Keys
-from proxy.web.guesses import MOST_ADDRESSES, Guesses
+from proxy.web import model_events
+from proxy.web import model_events as log_events
+from proxy.web.auth import MOST_ADDRESSES, Guesses, Keys
 from proxy.web.observability import Lines, Record
-from proxy.web.observability.access_log import access
+from proxy.web.observability.history import OTHER, summarize
 from proxy.web.observability.metrics import MOST_SERIES, Metrics
-from proxy.web.observability.summary import OTHER, summarize
-from proxy.web.pages import models_feed, status_feed
+from proxy.web.observability.observer import access
+from proxy.web.pages import models, status
 from proxy.web.peers import TrustedProxies
 from tests.fakes import ScriptedDriver, make_app, make_own_app, services_of, wait_until
 
@@ -97,7 +97,7 @@ def requests(app: Flask) -> list[tuple[str, str]]:
 def test_each_route_is_logged_and_counted_once(
     tmp_path: Path, log: Log, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for feed in (status_feed, model_events, models_feed, log_events):
+    for feed in (status, model_events, models, log_events):
         monkeypatch.setattr(feed, "LIFE", 0.0)
     app = make(tmp_path, api_key=(Secret("sesame"),))
     api = client_of(app)

@@ -13,7 +13,7 @@ from proxy.config import Settings
 from proxy.config.keys import ApiKey, Secret
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.usage import Usage
-from proxy.web.aliases import Aliases
+from proxy.web.services import Aliases
 from tests.apps import app_on
 from tests.fakes import ScriptedDriver, client, services_of, wait_until
 

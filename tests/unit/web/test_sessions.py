@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.web.sessions import LONGEST, LONGEST_USER, session_name
+from proxy.web.model_tables import LONGEST, LONGEST_USER, session_name
 
 USER = json.dumps({"device_id": "d", "account_uuid": "", "session_id": "54c1"})
 

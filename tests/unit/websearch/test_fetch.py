@@ -11,7 +11,7 @@ from proxy.errors import GatewayError, UpstreamFault, UpstreamTimeout
 from proxy.websearch import WebSearch
 from proxy.websearch.engines import SearXNG
 from proxy.websearch.fetch import LARGEST, MAX_HEAD, MOST_INTERIM, WebPage, fetch
-from proxy.websearch.results import EngineRequest
+from proxy.websearch.guard import EngineRequest
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 from tests.unit.backends.rawserver import LAST_CHUNK, RawServer, chunk, head
 

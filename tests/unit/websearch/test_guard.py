@@ -12,7 +12,7 @@ from proxy.errors import Forbidden, GatewayError, UpstreamFault, UpstreamTimeout
 from proxy.websearch import fetch as fetching
 from proxy.websearch import guard
 from proxy.websearch.fetch import LARGEST, fetch
-from proxy.websearch.results import EngineRequest
+from proxy.websearch.guard import EngineRequest
 
 from .conftest import Web
 

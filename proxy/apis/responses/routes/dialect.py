@@ -22,7 +22,7 @@ from ....errors import BadRequest, GatewayError, StoreUnavailable
 from ....gateway import Caller
 from ....runtime.cancel import Cancel
 from ....store.responses import Stored
-from ....web.large import costs_much, parsed
+from ....web.body import costs_much, parsed
 from ....web.observability import Record
 from ....web.services import Services
 from ....web.stream import EventSource

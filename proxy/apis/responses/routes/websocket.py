@@ -25,9 +25,9 @@ from flask import Response
 from ....errors import BadRequest, GatewayError, QueueFull
 from ....runtime.cancel import Cancel
 from ....server.handshake import LEAVING, NORMAL, VERSION, accepted
+from ....web.body import check_cost
 from ....web.disconnect import KEPT, Stop
 from ....web.fastpath import Environ
-from ....web.large import check_cost
 from ....web.observability import Record
 from ....web.observability.record import RECORD
 from ....web.services import Services

@@ -6,13 +6,12 @@ from collections import OrderedDict
 from typing import Any, TypeVar
 
 from ....core.task import Task
-from ...clients import RecentClients
 from ...fair import FairQueue
 from ...lease import Lease
 from ...line import WaitingLine
 from ...pool import Pool
 from ...prefix import Chain
-from ...returns import Returns
+from ...returns import RecentClients, Returns
 from ...scheduler import LocalScheduler
 from ...state import BackendRecord, CachedPrompt, ConversationRecord, Grant, Slot, SlotRequest
 from ...ticket import Ticket

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.backends.chatglm.driver import ReplyText
 from proxy.backends.chatglm.protocol import Family
-from proxy.backends.chatglm.reply import ReplyText
 from proxy.core.events import Event, TextDelta, ToolCallDelta
 from proxy.core.request import Tool
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm import host, models
+from proxy.backends.chatglm import driver as models
+from proxy.backends.chatglm import host
 from proxy.backends.chatglm.driver import ChatGLM
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.chatglm.text import Incremental
+from proxy.backends.chatglm.engine import Incremental
 
 # Bytes of text, as in a byte-level vocabulary; the first blank is dropped, as by sentencepiece.
 PIECES = [b"\xe2\x96\x81Hello", b"\xe2\x96\x81", b"world", b"\n", b",", b"!", b"a"]

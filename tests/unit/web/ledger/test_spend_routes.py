@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.apis.litellm import routes as spend
-from proxy.config.prices import PriceConfig
+from proxy.config.routes import PriceConfig
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.store.test_ledger import row
 from tests.unit.web.account_client import KEYS, Http

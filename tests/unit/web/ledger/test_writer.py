@@ -12,8 +12,7 @@ from proxy.errors import StoreUnavailable
 from proxy.store.ledger import Ledger
 from proxy.store.ledger_rows import LedgerRow
 from proxy.web.ledger import writer as module
-from proxy.web.ledger.counts import LedgerCounts
-from proxy.web.ledger.writer import LedgerWriter
+from proxy.web.ledger.writer import LedgerCounts, LedgerWriter
 from proxy.web.observability import Record
 from tests.fakes import wait_until
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from proxy.core.usage import Usage
 from proxy.web.observability import Record
-from proxy.web.observability.history import SAMPLES, STEP, History, total
-from proxy.web.observability.summary import Summary, summarize
+from proxy.web.observability.history import SAMPLES, STEP, History, Summary, summarize, total
 
 
 class Clock:

@@ -14,8 +14,7 @@ from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.runtime.cancel import Cancel
 from proxy.web.observability import Lines, Observer, Record
-from proxy.web.observability.access_log import access, line, write
-from proxy.web.observability.observer import AT_ONCE
+from proxy.web.observability.observer import AT_ONCE, access, line, write
 from proxy.web.observability.record import MOST_WARNINGS
 
 
