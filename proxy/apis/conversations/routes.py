@@ -27,7 +27,13 @@ from ...web.spine import json_route
 from ..fields import page_of, page_reply
 from . import objects as conversations
 
-blueprint = Api("conversations", __name__, group="responses", tag="OpenAI")
+blueprint = Api(
+    "conversations",
+    __name__,
+    group="responses",
+    tag="OpenAI",
+    schemas=conversations.SCHEMAS,
+)
 
 ROUTES = "/v1/conversations", "/conversations"
 ROUTE = tuple(f"{route}/<key>" for route in ROUTES)

@@ -13,7 +13,9 @@ from typing import Any
 from msgspec import Struct
 
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..fields import Body, entry, flag, integer, items, mapping, text
+from ..schema_fields import Schema
 
 MOST_RESULTS, RESULTS = 50, 10
 MOST_FILES = 2000  # in a batch
@@ -299,3 +301,51 @@ def _kind_of(value: Any) -> type:
 
 def _same(actual: Any, value: Any) -> bool:
     return _kind_of(actual) is _kind_of(value) and bool(actual == value)
+
+
+_PAIRS = {"maxProperties": MOST_PAIRS}
+METADATA = doc.mapping("Up to 16 pairs of strings.", {"a": "b"}, **_PAIRS)
+_ATTRIBUTES = doc.mapping(
+    "Up to 16 strings, numbers or booleans, for filters.", {"year": 2001}, **_PAIRS
+)
+_NAME = doc.text("The name of the vector store.", maxLength=LONGEST_NAME)
+_EXPIRES = doc.mapping(
+    "`anchor` last_active_at, and `days`.", {"anchor": "last_active_at", "days": 7}
+)
+_CHUNKING = doc.mapping("`type` auto, or static with a size and an overlap.", {"type": "auto"})
+_FILE_IDS = doc.strings("Ids of uploaded files.", "file-1")
+SCHEMAS: dict[str, Schema] = {
+    "VectorStoreRequest": doc.body(
+        name=_NAME,
+        description=doc.text("A description."),
+        metadata=METADATA,
+        expires_after=_EXPIRES,
+        file_ids=_FILE_IDS,
+        chunking_strategy=_CHUNKING,
+    ),
+    "VectorStoreChange": doc.body(name=_NAME, metadata=METADATA, expires_after=_EXPIRES),
+    "VectorStoreSearch": doc.body(
+        "query",
+        query=doc.one_of("A string, or up to 16.", "zebra", doc.TEXT, doc.STRINGS),
+        filters=doc.mapping(
+            "A comparison of attributes, or several joined by `and` or `or`.",
+            {"type": "eq", "key": "a", "value": 1},
+        ),
+        max_num_results=doc.count("Number of passages to return.", 1, MOST_RESULTS, 5),
+        ranking_options=doc.mapping("`ranker` and `score_threshold`.", {"score_threshold": 0.1}),
+        rewrite_query=doc.flag("Ignored: the query is not rewritten."),
+    ),
+    "VectorStoreFile": doc.body(
+        "file_id",
+        file_id=doc.text("An uploaded file.", "file-1"),
+        attributes=_ATTRIBUTES,
+        chunking_strategy=_CHUNKING,
+    ),
+    "VectorStoreFileAttributes": doc.body("attributes", attributes=_ATTRIBUTES),
+    "VectorStoreFileBatch": doc.body(
+        file_ids=_FILE_IDS,
+        files=doc.array("Files with their own attributes; cannot be combined with file_ids.", []),
+        attributes=_ATTRIBUTES,
+        chunking_strategy=_CHUNKING,
+    ),
+}
