@@ -15,7 +15,13 @@ from ..fields import page_of, page_reply
 from ..vector_stores.routes import opened
 from . import objects as file_objects
 
-blueprint = Api("files", __name__, group="files", tag="OpenAI")
+blueprint = Api(
+    "files",
+    __name__,
+    group="files",
+    tag="OpenAI",
+    schemas=file_objects.SCHEMAS,
+)
 
 
 @json_route(blueprint, "POST", "/v1/files", "/files", body="FileUploadForm")

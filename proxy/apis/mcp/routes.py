@@ -51,6 +51,7 @@ blueprint = Api(
     error=mcp_server.error,
     error_schema="McpError",
     owns="/mcp",
+    schemas=mcp_server.SCHEMAS,
 )
 
 MODELS = "models"

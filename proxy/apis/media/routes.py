@@ -35,9 +35,21 @@ from ...web.routes import ANY, Api
 from ...web.services import Services
 from ...web.spine import View, json_route
 from ...web.stream import ClosingBody
+from .. import schema_fields as doc
 from ..fields import model_name
 
-blueprint = Api("forwarding", __name__, group="media", tag="OpenAI")
+blueprint = Api(
+    "forwarding",
+    __name__,
+    group="media",
+    tag="OpenAI",
+    schemas={
+        "ForwardedRequest": doc.body(
+            "model",
+            model=doc.text("The model; the other fields are those of its server.", "whisper"),
+        )
+    },
+)
 
 # By OpenAI's API, the web UI of stable diffusion, and llama-swap: those with a body, by their name
 # in the ledger.
