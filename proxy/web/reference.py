@@ -16,7 +16,6 @@ from flask import Flask, Response, current_app
 from .. import __version__
 from ..apis.answer_schemas import ANSWERS, ERRORS
 from ..apis.schema_fields import Schema
-from ..apis.schemas import BODIES, FORMS
 from .routes import ANY, Api, Route, Served, routes_of
 from .services import current_services
 
@@ -68,7 +67,7 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
 
 def schemas_of(app: Flask) -> dict[str, Schema]:
     """The schemas of all served APIs, by their names in the document."""
-    schemas: dict[str, Schema] = {**BODIES, **FORMS, **ANSWERS, **ERRORS}
+    schemas: dict[str, Schema] = {**ANSWERS, **ERRORS}
     for api in app.iter_blueprints():
         schemas |= getattr(api, "schemas", {})
     return schemas

@@ -1,4 +1,4 @@
-"""JSON schemas of the bodies, forms and errors of Langchain-Chatchat's API, as `apis.schemas`."""
+"""JSON schemas of the bodies, forms and errors of Langchain-Chatchat's API."""
 
 from __future__ import annotations
 

@@ -24,10 +24,16 @@ from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route
 from ..usage import routes as usage
-from . import groups, keys, spend, values
+from . import groups, keys, schemas, spend, values
 from .keys import changes_list, parse_changes
 
-blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM")
+blueprint = Api(
+    "accounts",
+    __name__,
+    group="admin",
+    tag="LiteLLM",
+    schemas=schemas.BODIES,
+)
 
 
 def opened(services: Services) -> Accounts:
