@@ -13,7 +13,7 @@ from ...core.vectors import Embedded, Vector, normalised
 from ...errors import InvalidParameter, Unsupported
 from .. import schema_fields as doc
 from ..fields import Body, entry, flag, ignored_fields, integer, items, model_name, text
-from ..ollama.models import untagged
+from ..ollama.common import untagged
 from ..openai.completions import prompts
 from ..schema_fields import Fields
 

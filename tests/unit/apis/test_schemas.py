@@ -32,7 +32,8 @@ from proxy.apis.llamacpp.native import (
     parse_tokenize_prompt,
 )
 from proxy.apis.mcp import server as mcp_server
-from proxy.apis.ollama import chat, generate, models
+from proxy.apis.ollama import chat, generate
+from proxy.apis.ollama.common import parse_show
 from proxy.apis.openai import (
     chat as openai_chat,
 )
@@ -42,8 +43,8 @@ from proxy.apis.openai import (
 from proxy.apis.openai import (
     completions_both,
 )
-from proxy.apis.responses import compaction
 from proxy.apis.responses import request as responses
+from proxy.apis.responses.answer import compact_body
 from proxy.apis.vector_stores import request as vector_stores
 from proxy.core.sampling import FIELDS
 from proxy.errors import InvalidParameter
@@ -60,7 +61,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "EmbeddingRequest": embeddings.parse,
     "RerankRequest": parse_ranking,
     "ResponseRequest": responses.parse,
-    "CompactRequest": lambda body: responses.parse(compaction.body(body)),
+    "CompactRequest": lambda body: responses.parse(compact_body(body)),
     "VectorStoreRequest": vector_stores.parse_create,
     "VectorStoreChange": vector_stores.parse_update,
     "VectorStoreSearch": vector_stores.parse_search,
@@ -78,7 +79,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "GLMChatRequest": glm.parse,
     "LlamaCompletionRequest": llamacpp_native.parse,
     "LlamaInfillRequest": llamacpp_native.parse_infill,
-    "OllamaShowRequest": models.parse_show,
+    "OllamaShowRequest": parse_show,
     "GLMTokenizeRequest": parse_tokenize_prompt,
     "TokenizeRequest": parse_tokenize,
     "DetokenizeRequest": parse_detokenize,
