@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ...store.ledger_rows import LedgerGroup
 
 # The APIs whose answers have tokens.
-GENERATING = tuple("openai responses anthropic ollama glm llamacpp chatchat mcp pages".split())
 blueprint = Api("usage", __name__, group="status", tag="slotproxy")
 
 MOST_GROUPS = 20_000  # rows of an answer

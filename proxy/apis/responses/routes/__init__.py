@@ -33,7 +33,7 @@ blueprint = Api(
     ledger="responses",
     schemas={
         "ResponseRequest": doc.body("input", **FIELDS),
-        "CompactRequest": doc.body("model", **responses.compaction.FIELDS),
+        "CompactRequest": doc.body("model", **responses.COMPACT_FIELDS),
     },
 )
 
