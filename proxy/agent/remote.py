@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from ..core.mcp_urls import fitting, names_address
+from ..core.mcp import fitting, names_address
 from ..errors import Forbidden, InvalidParameter, QueueFull
 from ..runtime.subprocesses import Children
 from .functions import ChildTool, Reach, Server
@@ -18,7 +18,7 @@ MOST = 16  # servers in use at once, for all requests together
 
 
 class Remotes:
-    """`patterns` are the URLs that requests may name, as `core.mcp_urls` reads them."""
+    """`patterns` are the URLs that requests may name, as `core.mcp` reads them."""
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         self._patterns = tuple(patterns)

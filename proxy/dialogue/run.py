@@ -18,7 +18,7 @@ from ..core.request import CompletionRequest, Message, Search, Tool, ToolCall
 from ..errors import Cancelled, Forbidden, GatewayError, InvalidParameter
 from ..gateway import Caller, Gateway, Info
 from ..gateway.context import ANYBODY
-from ..prompting.dialogue_templates import Layouts
+from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
 from .background import run_with_ticks
 from .events import (

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...core.vectors import Embedded, Vector, normalised
+from ...core.task import Embedded, Vector, normalised
 from ...errors import InvalidParameter, Unsupported
 from .. import schema_fields as doc
 from ..fields import Body, entry, flag, ignored_fields, integer, items, model_name, text

@@ -22,8 +22,8 @@ from ...core.events import Batch, Finished, TextDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Message
 from ...core.sampling import check
+from ...core.task import Vector
 from ...core.usage import Usage
-from ...core.vectors import Vector
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc

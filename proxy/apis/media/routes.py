@@ -19,7 +19,7 @@ import msgspec
 from flask import Response, request
 
 from ...accounts.limiting.budgets import Used
-from ...core.forwarding import Call, CallBody, CallMaker, Forwarded
+from ...core.task import Call, CallBody, CallMaker, Forwarded
 from ...errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
 from ...gateway.idle import nothing
 from ...runtime.cancel import Cancel

@@ -14,7 +14,7 @@ from ...core.request import Message
 from ...core.sampling import sampling
 from ...dialogue import EMPTY, FOLDERS, DialogueRequest, Kind
 from ...errors import InvalidParameter, NoBackend, NotFound
-from ...prompting.dialogue_templates import Layouts
+from ...prompting.template.dialogues import Layouts
 from ...store.records import PINNED
 from .. import permissions
 from ..observability import Record
