@@ -23,15 +23,9 @@ from proxy.apis.glm import chat as glm
 from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.ollama import chat as ollama_chat
 from proxy.apis.ollama import generate as ollama_generate
-from proxy.apis.openai import (
-    chat as openai_chat,
-)
-from proxy.apis.openai import (
-    completions as openai_completions,
-)
-from proxy.apis.openai import (
-    completions_both,
-)
+from proxy.apis.openai import chat as openai_chat
+from proxy.apis.openai import completions as openai_completions
+from proxy.apis.openai import completions_both
 from proxy.apis.response_meta import ResponseMeta
 from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
 from proxy.core.fold import fold

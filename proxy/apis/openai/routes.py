@@ -21,18 +21,10 @@ from .. import schema_fields as doc
 from ..anthropic.answer import VERSION, model_object, models_list
 from ..llamacpp import native as llamacpp_native
 from ..llamacpp.native import parse_detokenize, parse_tokenize, parse_tokenize_prompt
-from . import (
-    answer as openai,
-)
-from . import (
-    chat as openai_chat,
-)
-from . import (
-    completions as openai_completions,
-)
-from . import (
-    completions_both,
-)
+from . import answer as openai
+from . import chat as openai_chat
+from . import completions as openai_completions
+from . import completions_both
 
 MOST_PIECES = 8192  # each distinct token is a request to the backend
 

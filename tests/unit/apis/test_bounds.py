@@ -18,18 +18,10 @@ from proxy.apis.embeddings.request import MAX_DOCUMENTS, parse_ranking
 from proxy.apis.fields import MAX_ITEMS
 from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.ollama import chat as ollama
-from proxy.apis.openai import (
-    answer as openai,
-)
-from proxy.apis.openai import (
-    chat as openai_chat,
-)
-from proxy.apis.openai import (
-    completions as openai_completions,
-)
-from proxy.apis.openai import (
-    tools as openai_tools,
-)
+from proxy.apis.openai import answer as openai
+from proxy.apis.openai import chat as openai_chat
+from proxy.apis.openai import completions as openai_completions
+from proxy.apis.openai import tools as openai_tools
 from proxy.apis.vector_stores import request as vector_stores
 from proxy.apis.vector_stores.request import MOST_COMPARISONS, parse_filters
 from proxy.core import sampling

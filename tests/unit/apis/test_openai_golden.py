@@ -16,12 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.apis.openai import (
-    chat as openai_chat,
-)
-from proxy.apis.openai import (
-    completions as openai_completions,
-)
+from proxy.apis.openai import chat as openai_chat
+from proxy.apis.openai import completions as openai_completions
 from proxy.errors import InvalidParameter
 from tests.thorough import share
 
