@@ -24,7 +24,7 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest, Tool
 from ...dialogue import ToolError
 from ...dialogue.events import Tick
-from ...dialogue.published import arguments, schema_of
+from ...dialogue.finding import arguments, schema_of
 from ...errors import BadRequest, Cancelled, GatewayError
 from ...gateway import Answer, Caller
 from ...runtime.cancel import Cancel

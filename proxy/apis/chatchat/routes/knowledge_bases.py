@@ -10,13 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flask import Response, request
 
 from ....errors import Forbidden, GatewayError, InvalidParameter, NotFound
-from ....knowledge.hits import Hit
 from ....store.records import Base, Chunk, Document, Splitting
 from ....web import permissions
 from ....web.form import MultipartForm, UploadedPart, read_form
@@ -37,6 +36,9 @@ from .view import (
     respond,
     route,
 )
+
+if TYPE_CHECKING:  # the extra `knowledge`
+    from ....knowledge.index.records import Hit
 
 PATIENCE = 120.0  # seconds an upload waits until its files are read
 LOOK = 0.1
