@@ -96,7 +96,6 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
     "test_openai_tools": ("OpenAI", "tools, there and back", "openai"),
     "test_allowed_tools_limit_the_choice": ("OpenAI", "allowed_tools", "openai"),
     "test_openai_batch": ("OpenAI", "batches", "openai"),
-    "test_openai_moderations": ("OpenAI", "moderations (by grammar)", "openai"),
     "test_editors_warm_up": ("OpenAI", "editors' warm-ups", "llama.vim, llama.vscode"),
     "test_editors_edit_with_the_chat": ("OpenAI", "editors' chats", "llama.vim, llama.vscode"),
     "test_glm_chat_and_stream_in_chinese": ("GLM HTTP", "/chat, /chat-stream", "requests"),

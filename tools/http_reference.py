@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from proxy.apis.schemas import BODIES, FORMS
 from proxy.app import create_app
 from proxy.config import load
 from proxy.core.sampling import FIELDS
@@ -51,21 +50,28 @@ def routes() -> str:
 
 
 def _link(operation: Mapping[str, Any]) -> str:
+    return " or ".join(f"[{name}](#{name.lower()})" for name in _names(operation))
+
+
+def _names(operation: Mapping[str, Any]) -> list[str]:
+    """The names of the schemas of its bodies."""
     content: Mapping[str, Any] = operation.get("requestBody", {}).get("content", {})
-    names = [
+    return [
         one["$ref"].rpartition("/")[2]
         for kind in content.values()
         for one in kind["schema"].get("anyOf", [kind["schema"]])
     ]
-    return " or ".join(f"[{name}](#{name.lower()})" for name in names)
 
 
 def bodies() -> str:
     """Return a table of the fields of each body, and one of the sampling parameters."""
-    schemas = document()[0]["components"]["schemas"]
+    api = document()[0]
+    schemas = api["components"]["schemas"]
+    operations = [one for ways in api["paths"].values() for one in ways.values()]
+    named = {name for operation in operations for name in _names(operation)}
     lines: list[str] = []
     for name, schema in schemas.items():
-        if name in BODIES or name in FORMS:
+        if name in named:
             lines += ["", f"### {name}", "", *_fields(schema)]
     samplers = schemas["LlamaCompletionRequest"]["properties"]
     shown = {field: samplers[field] for field in FIELDS}

@@ -20,7 +20,7 @@ Priority = Literal["", "high", "normal", "low"]
 OnOverflow = Literal["", "refuse", "compact"]
 OVERFLOWS: tuple[OnOverflow, ...] = ("refuse", "compact")
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
-# The groups of routes; proxy/web/apis.py says which route is in which.
+# The groups of routes. An API that a package adds may have one of its own name besides.
 APIS = (
     "chat",
     "completions",
@@ -28,8 +28,6 @@ APIS = (
     "responses",
     "messages",
     "ollama",
-    "glm",
-    "chatchat",
     "mcp",
     "media",
     "native",
@@ -39,10 +37,11 @@ APIS = (
     "status",
     "admin",
 )
-# LiteLLM's names of groups.
-_LLM = frozenset(APIS) - {"files", "knowledge", "pages", "status", "admin"}
+# LiteLLM's names of groups. The first has all that are not about something else.
+LLM_ROUTES = "llm_api_routes"
+_OTHERS = frozenset({"files", "knowledge", "pages", "status", "admin"})
 API_GROUPS = {
-    "llm_api_routes": _LLM,
+    LLM_ROUTES: frozenset(APIS) - _OTHERS,  # and those of added APIs
     "openai_routes": frozenset(
         {"chat", "completions", "embeddings", "responses", "media", "files", "knowledge"}
     ),
@@ -203,6 +202,8 @@ def wrong_network(text: str) -> str:
 def _permits_api(allowed: Collection[str], api: str, path: str) -> bool:
     for one in allowed:
         if one == api or api in API_GROUPS.get(one, ()):
+            return True
+        if one == LLM_ROUTES and api not in _OTHERS:
             return True
     return _matches((one for one in allowed if one.startswith("/")), path)
 

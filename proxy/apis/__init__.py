@@ -1,1 +1,43 @@
-"""The public APIs, one module or package each: parsers, encoders, replies and errors. Pure."""
+"""The public APIs, one folder each, and the one list of them.
+
+A folder has the pure halves of an API (parsers, writers, fields) and `routes`, the only module that
+knows Flask: its `blueprint` is the `proxy.web.routes.Api` that a gateway serves.
+
+Installed packages add APIs: entry points of the group `slotproxy.apis`, whose name is the name of
+the API and whose value is such a module. setup.cfg adds GLM's and Chatchat's in this way. Routes of
+an added API may have a group of rights of its name. An API with a switch of its name in the
+settings, like `chatchat`, is served only if that is on. Installing such a package means trusting it
+with everything that the gateway can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from configparser import RawConfigParser
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+GROUP = "slotproxy.apis"
+OWN = (
+    "openai responses conversations anthropic ollama embeddings llamacpp status mcp models media"
+    " files batches vector_stores data litellm usage".split()
+)
+
+
+def modules() -> Mapping[str, str]:
+    """The module of each API's routes, to be imported when an application registers them."""
+    own = {name: f"{__name__}.{name}.routes" for name in OWN}
+    return {**own, **{name: module for name, module in added().items() if name not in own}}
+
+
+@cache
+def added() -> Mapping[str, str]:
+    """The APIs that entry points add. Those of a checkout are read from its setup.cfg: what is
+    installed of it may be older, or nothing at all."""
+    checkout = RawConfigParser()
+    checkout.read(Path(__file__).parents[2] / "setup.cfg", encoding="utf-8")
+    lines = checkout.get("options.entry_points", GROUP, fallback="").split("\n")
+    pairs = [line.partition("=") for line in lines if line]
+    found = {name.strip(): module.strip() for name, _, module in pairs}
+    return found | {point.name: point.value for point in sorted(entry_points(group=GROUP))}

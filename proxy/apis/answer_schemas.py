@@ -192,11 +192,6 @@ ANSWERS: dict[str, Schema] = {
         )
     ),
     "OllamaGenerate": _ollama(response=TEXT, thinking=TEXT),
-    "GLMChat": object_of(
-        "content",
-        **_each(TEXT, "content model object"),
-        **_each(COUNT, "prompt_tokens completion_tokens total_tokens"),
-    ),
     "Response": object_of(
         # as the schema of Open Responses requires
         "id object created_at completed_at status incomplete_details model previous_response_id "
@@ -270,12 +265,10 @@ ERRORS: dict[str, Schema] = {
         error=object_of("type message", type=TEXT, message=TEXT),
     ),
     "OllamaError": object_of("error", error=TEXT),
-    "GLMError": object_of("detail", detail=TEXT),
     "McpError": object_of(
         "jsonrpc id error",
         jsonrpc={"const": "2.0"},
         id=NULL,
         error=object_of("code message", code={"type": "integer"}, message=TEXT),
     ),
-    "ChatchatError": object_of("code msg data", code=COUNT, msg=TEXT, data={}),
 }

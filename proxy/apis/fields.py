@@ -3,9 +3,13 @@ path."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, NamedTuple, TypeVar
 
+from msgspec import Struct, structs
+
+from ..core.request import Media
 from ..errors import InvalidParameter
 
 Body = Mapping[str, Any]
@@ -143,3 +147,164 @@ def stops(body: Body, name: str = "stop") -> tuple[str, ...]:
     if not all(0 < len(s) <= MAX_STOP_LENGTH for s in value):
         raise InvalidParameter(name, f"must contain strings of 1 to {MAX_STOP_LENGTH} characters")
     return tuple(value)
+
+
+def plain(kind: str) -> str:
+    """A string from the client, made safe for a header."""
+    return re.sub(r"[^\w.-]", "?", kind[:40], flags=re.ASCII)
+
+
+# -- pages of OpenAI's lists: `limit`, `order`, `after` and `before`
+
+T = TypeVar("T")
+
+
+class Page(Struct, frozen=True):
+    """The requested page; `after` and `before` are ids of items."""
+
+    limit: int
+    ascending: bool = False
+    after: str = ""
+    before: str = ""
+
+
+def page_of(query: Mapping[str, str], most: int = 100, default: int = 20) -> Page:
+    """Parses the query string. Raises InvalidParameter."""
+    limit = decimal(query.get("limit") or str(default), 1, most)
+    if limit is None:
+        raise InvalidParameter("limit", f"must be from 1 to {most}")
+    order = query.get("order") or "desc"
+    if order not in ("asc", "desc"):
+        raise InvalidParameter("order", "must be asc or desc")
+    return Page(limit, order == "asc", query.get("after") or "", query.get("before") or "")
+
+
+def page_reply(
+    page: Page,
+    entries: Sequence[T],
+    key: Callable[[T], str],
+    shape: Callable[[T], dict[str, Any]],
+) -> dict[str, Any]:
+    """The list object. `entries` are all entries, oldest first; `key` returns an entry's id. Raises
+    InvalidParameter if a cursor is not the id of an entry."""
+    items = list(entries) if page.ascending else list(reversed(entries))
+    ids = [key(item) for item in items]
+    start, end = 0, len(items)
+    for name, cursor in (("after", page.after), ("before", page.before)):
+        if cursor and cursor not in ids:
+            raise InvalidParameter(name, "is not one of the items")
+    if page.after:
+        start = ids.index(page.after) + 1
+    if page.before:
+        end = ids.index(page.before)
+        start = max(start, end - page.limit)  # the page that ends before the cursor
+    part = items[start:end][: page.limit]
+    more = start > 0 if page.before and not page.after else start + len(part) < len(items)
+    return {
+        "object": "list",
+        "data": [shape(item) for item in part],
+        "first_id": key(part[0]) if part else None,
+        "last_id": key(part[-1]) if part else None,
+        "has_more": more,
+    }
+
+
+# -- fields that an API does not know
+# Each that may change the answer is reported, so nobody takes an answer for one that obeys it. Not
+# reported are a few well-known fields that change nothing here, and values that switch one off.
+
+# They say who asks, what it costs, where it is cached and how it is logged, or only hint.
+HARMLESS = frozenset(
+    "anthropic_beta anthropic_version betas cache_control cache_prompt cache_salt chat_id"
+    " client_metadata extra_headers guided_decoding_backend id_slot keep_alive metadata"
+    " prediction priority prompt_cache_key prompt_cache_options prompt_cache_retention request_id"
+    " safety_identifier service_tier session_id slot_id speculative.n_max speculative.n_min"
+    " speculative.p_min stream stream_options t_max_prompt_ms timeout usage user".split()
+)
+OFF: tuple[Any, ...] = (None, False, "", [], {})
+# Values that change nothing, for fields whose empty values do.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "include_reasoning": (None, True),
+    "parallel_tool_calls": (None, True),
+    "skip_special_tokens": (None, True),
+    "spaces_between_special_tokens": (None, True),
+    "truncation": (None, "disabled"),
+    "verbosity": (None, "", "medium"),
+}
+
+
+def ignored_fields(body: Body, known: Set[str], at: str = "") -> tuple[str, ...]:
+    """A warning for each field of the body, or of its object at the path `at`, that is not
+    `known`."""
+    if body.keys() <= known:
+        return ()
+    unknown = body.keys() - known - HARMLESS
+    return tuple(
+        f"{at}{plain(name)} is ignored"
+        for name, value in body.items()
+        if name in unknown and value not in NEUTRAL.get(name, OFF)
+    )
+
+
+# -- contents in parts, of OpenAI's APIs
+# The texts of a message form one content, joined with line breaks as llama-server and vLLM do; each
+# text, image or sound has its offset in that content. Thoughts are apart from it.
+
+
+class Thought(Struct, frozen=True):
+    """A part that is the model's reasoning."""
+
+    text: str
+
+
+PartReader = Callable[[Body, str], str | Media | Thought]
+"""Parses a part of one type; takes the part and its path."""
+
+
+class Content(NamedTuple):
+    """The text, media and parts of a `Message`, and the thoughts among its parts."""
+
+    text: str = ""
+    media: tuple[Media, ...] = ()
+    parts: tuple[int, ...] = ()
+    thought: str = ""
+
+
+def contents(value: Any, at: str, readers: Mapping[str, PartReader], kinds: str) -> Content:
+    """Parses a string, null, or a list of parts, each with the reader of its `type`. `kinds` lists
+    the types for the error message. Raises InvalidParameter."""
+    if value is None:
+        return Content()
+    if type(value) is str:
+        return Content(value)
+    if not isinstance(value, list):
+        raise InvalidParameter(at, "must be a string, null or a list of parts")
+    bounded(value, at)
+    texts: list[str] = []
+    thoughts: list[str] = []
+    media: list[Media] = []
+    begins: list[int] = []
+    length = 0  # of the texts, each with a line break
+    for i, raw in enumerate(value):
+        path = f"{at}[{i}]"
+        part = entry(raw, path)
+        path += "."
+        reader = readers.get(text(part, "type", at=path))
+        if reader is None:
+            raise InvalidParameter(path + "type", f"must be {kinds}")
+        read = reader(part, path)
+        if isinstance(read, str):
+            texts.append(read)
+            begins.append(length)
+            length += len(read) + 1
+        elif isinstance(read, Media):
+            media.append(structs.replace(read, at=max(0, length - 1)))
+        else:
+            thoughts.append(read.text)
+    several = tuple(begins) if len(begins) > 1 else ()
+    return Content("\n".join(texts), tuple(media), several, "\n".join(thoughts))
+
+
+def text_reader(name: str) -> PartReader:
+    """A reader for parts whose text is in the field `name`. It may be empty, but not absent."""
+    return lambda part, at: required(part, name, at)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from ..core.events import Compacted
 from ..core.fold import Completion
 from ..core.request import CompletionRequest
 from ..errors import GatewayError
@@ -31,3 +32,16 @@ class RouteDialect(NamedTuple):
     reply: Callable[[ResponseMeta, CompletionRequest, Sequence[Completion]], Any]
     error: Callable[[GatewayError], dict[str, Any]]
     Encoder: Callable[[ResponseMeta, CompletionRequest], Any]
+
+
+def compaction_field(told: Compacted | None) -> dict[str, Any]:
+    """The number of messages that were replaced, their summary, and the tokens that it cost, which
+    the usage of the answer leaves out. Empty if nothing was replaced."""
+    if told is None:
+        return {}
+    cost = {
+        "input_tokens": told.usage.prompt,
+        "cached_tokens": told.usage.cached,
+        "output_tokens": told.usage.completion,
+    }
+    return {"compaction": {"messages": told.messages, "summary": told.summary, "usage": cost}}

@@ -24,7 +24,7 @@ from ..accounts.service import Accounts, GroupService, KeyService
 from ..agent import functions
 from ..agent.functions import Server as ToolServer
 from ..agent.toolbox import OWN, Remotes, Toolbox
-from ..apis.litellm import key_options
+from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket as responses_socket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
 from ..backends.chatglm.host import Process, Thread, meeting
@@ -61,7 +61,7 @@ from ..scheduling.base import Scheduler
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
-from ..store.response_kinds import CHAT, CONVERSATION, StoredKind
+from ..store.response_kinds import CONVERSATION, StoredKind
 from ..web import pages
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
@@ -125,7 +125,7 @@ def replaced(services: Services, settings: Settings) -> Callable[[], None]:
 
 def _identity(key: ApiKey) -> Identity:
     try:
-        rights = key_options.parse(key.options)
+        rights = parse_options(key.options)
     except InvalidParameter as error:
         raise SettingsError(f"--api-key-file: {key.place}: {error}") from None
     permits = replace(rights, limits=NO_LIMITS)
@@ -243,7 +243,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if batches is not None:
-        room = _batch_room(settings, gateway, embeds, local)
+        room = _batch_room(gateway, embeds, local)
         batch_runner = BatchRunner(batches, room, longest=settings.max_body)
     jobs = Jobs(store, observer, alone=alone)
     writers = Shares(pages.answers.MOST, alone=alone)
@@ -264,7 +264,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
-        chats=StoredKind(stored, CHAT),
         response_conversations=StoredKind(stored, CONVERSATION),
         jobs=jobs,
         ongoing=Ongoing(),
@@ -315,7 +314,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
 
 def _batch_room(
-    settings: Settings, gateway: Gateway, embedder: Embedder, local: Embedder | None
+    gateway: Gateway, embedder: Embedder, local: Embedder | None
 ) -> Callable[[str, str], int | None]:
     """Returns the function that tells how many lines of batches may be under way, by endpoint and
     model."""
@@ -324,8 +323,6 @@ def _batch_room(
         if endpoint == "/v1/embeddings":
             chosen = local if local is not None and local.makes(name) else embedder
             return chosen.idle_slots(name)
-        if endpoint == "/v1/moderations":
-            name = settings.moderation_model
         return gateway.idle_slots(name)
 
     return room

@@ -6,32 +6,13 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from ..accounts.key_text import without_keys
-from ..apis.anthropic import routes as anthropic
-from ..apis.batches import routes as batches
-from ..apis.chatchat import routes as chatchat
-from ..apis.conversations import routes as conversations
-from ..apis.data import routes as data
-from ..apis.embeddings import routes as embeddings
-from ..apis.files import routes as files
-from ..apis.glm import routes as glm
-from ..apis.litellm import routes as accounts
-from ..apis.llamacpp import routes as native
-from ..apis.mcp import routes as mcp
-from ..apis.media import routes as forwarding
-from ..apis.models import routes as hosting
-from ..apis.moderations import routes as moderations
-from ..apis.ollama import routes as ollama
-from ..apis.openai import routes as openai
-from ..apis.responses import routes as responses
-from ..apis.status import routes as status
-from ..apis.stored_chats import routes as stored_chats
-from ..apis.usage import routes as usage
-from ..apis.vector_stores import routes as vector_stores
+from ..apis import modules
 from ..backends.pools import Backend
 from ..batches.asking import asker
 from ..config import Settings
@@ -46,6 +27,7 @@ from ..errors import (
 )
 from ..server.stopping import Life
 from ..web import body, cors, pages, reference
+from ..web.auth import basic_password
 from ..web.fastpath import Application
 from ..web.observability import Lines, Record
 from ..web.peers import TrustedProxies
@@ -76,28 +58,14 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
 
 def with_routes(settings: Settings) -> Application:
     """An application with its routes, but without services. The routes depend on `api_prefix`,
-    `chatchat`, `pages` and `cors_origins` of the settings."""
+    `pages`, `cors_origins` and the switches of APIs in the settings."""
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = app.config["API_PREFIX"] = settings.api_prefix
-    openais = (openai, stored_chats, responses, conversations)
-    models = (*openais, moderations, anthropic, ollama, glm, embeddings, native, status)
-    others = (
-        mcp,
-        hosting,
-        forwarding,
-        files,
-        batches,
-        vector_stores,
-        data,
-        accounts,
-        usage,
-        reference,
-    )
-    for routes in (*models, *others):
-        app.register_blueprint(routes.blueprint, url_prefix=prefix)
-    if settings.chatchat:
-        app.register_blueprint(chatchat.blueprint, url_prefix=prefix)
+    for name, module in modules().items():
+        if getattr(settings, name, True) is not False:
+            app.register_blueprint(import_module(module).blueprint, url_prefix=prefix)
+    app.register_blueprint(reference.blueprint, url_prefix=prefix)
     if settings.pages:
         pages.install(app, prefix)
     cors.install(app, settings.cors_origins)
@@ -155,8 +123,9 @@ def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
     if app.proxies is not None:
         headers["REMOTE_ADDR"] = app.proxies.client(headers)
     try:
-        if headers.get("HTTP_AUTHORIZATION", "").lower().startswith("basic "):
-            return bool(chatchat.view.owner(services, headers))
+        password = basic_password(headers)
+        if password is not None:
+            return bool(services.keys.check(headers, password))
         if services.keys.has_key(headers):
             return True
     except (Unauthorized, TooManyWrongKeys, StoreUnavailable):

@@ -445,9 +445,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default_model: Annotated[
         str, _serving("model used for unknown names when several models are served")
     ] = ""
-    moderation_model: Annotated[
-        str, _serving("chat model that judges /v1/moderations; empty: the route returns 404")
-    ] = ""
     strict_models: Annotated[
         bool, _serving("return 404 for an unknown model name even if only one model is served")
     ] = False

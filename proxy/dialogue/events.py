@@ -140,7 +140,6 @@ def add(info: Info, completion: Info) -> None:
     info.longest = max(info.longest, completion.longest)
     info.continued += completion.continued
     info.usage += completion.usage
-    info.chain = info.chain or completion.chain
     info.warnings = tuple(dict.fromkeys((*info.warnings, *completion.warnings)))
 
 

@@ -281,8 +281,6 @@ class Attempt:
             check_prompt_size(self._task, pool, self._cancel)
             self._want = _want(self._context, self._task, self._model, self._caller)
             self._context.retries.on_request()
-            if self._info.chain is None and isinstance(self._task.prompt, str):
-                self._info.chain = self._want.chain
             while self.state is not State.DONE:
                 try:
                     slot = self._leased

@@ -16,7 +16,6 @@ from ..core.usage import Usage
 from ..errors import QueueFull
 from ..scheduling.base import PLACE_LOST, Scheduler
 from ..scheduling.fair import displaced
-from ..scheduling.prefix import Chain
 from .postprocess import GenerationSettings
 from .retries import RetryBudget
 
@@ -139,7 +138,7 @@ class Info(Struct, kw_only=True):
     `compacted` is the number of messages that a summary replaced.
 
     `usage` is that of the answer, with what the summary cost. Of choices that did not end, it has
-    the tokens so far. `chain` has the digests of the first prompt, if that is text."""
+    the tokens so far."""
 
     model: str = ""
     backend: str = ""
@@ -162,7 +161,6 @@ class Info(Struct, kw_only=True):
     slot_seconds: float = 0.0
     longest: int = 0
     usage: Usage = Usage()
-    chain: Chain | None = None
     outcome: str = ""
     has_effects: bool = False
     kinds: tuple[str, ...] = ()

@@ -49,13 +49,6 @@ class Chain(Struct, frozen=True):
     def size(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def blocks(self, length: int) -> list[bytes]:
-        """The links at each multiple of `length`, a multiple of BLOCK, and at the end. Empty for a
-        prompt so long that it lacks one of them."""
-        links = dict(zip(self.ends, self.links, strict=True))
-        ends = [*range(length, self.size, length), self.size]
-        return [links[end] for end in ends] if links.keys() >= set(ends) else []
-
     def common(self, other: Chain) -> int:
         """The number of links up to the deepest that `other` has too."""
         known = set(other.links) if len(other.links) > 8 else other.links

@@ -1,4 +1,4 @@
-"""One store for three kinds: responses, chat completions made with `store`, and conversations.
+"""One store for two kinds: responses and conversations.
 
 All are JSON with a list of items, they share the bounds of their owner, and their ids tell them
 apart. Each kind is seen through a view of its own, so an id of another kind is not found.
@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from .responses import ResponseStore, Stored
 
-CHAT = "chatcmpl-"  # begins the id of a chat completion
-CONVERSATION = "conv_"  # and of a conversation; all others are responses
-OTHERS = (CHAT, CONVERSATION)
+CONVERSATION = "conv_"  # begins the id of a conversation
+CHAT = "chatcmpl-"  # and of a chat completion, which earlier versions stored
+OTHERS = (CHAT, CONVERSATION)  # all others are responses
 
 
 class StoredKind:

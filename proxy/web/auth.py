@@ -7,6 +7,8 @@ the store, in the same way (proxy/accounts/book.py). Keys are never shown or log
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import time
@@ -292,6 +294,18 @@ def _accepted(identity: Identity) -> Identity:
 
 def _digest(secret: str) -> bytes:
     return hashlib.blake2s(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+def basic_password(environ: Mapping[str, Any]) -> str | None:
+    """The password of a Basic authorization, as clients send it for http://any:KEY@host; "" if it
+    cannot be read, None if there is no such authorization."""
+    scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(value, validate=True).decode("utf-8").partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return ""
 
 
 def _presented(environ: Mapping[str, object]) -> str:

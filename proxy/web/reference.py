@@ -1,14 +1,13 @@
 """GET /openapi.json: an OpenAPI 3.1 document of all API routes.
 
-Paths and methods come from the application's URL map, schemas from `apis`; the tables below add
-the rest. A test fails for a route without a row, or a row without a route. Routes that only the
-pages use are left out, since they may change with any version.
+Routes and schemas are those that the APIs declare. Routes that only the pages use are left out,
+since they may change with any version.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from flask import Flask, Response, current_app
 
 from .. import __version__
 from ..apis.answer_schemas import ANSWERS, ERRORS
-from ..apis.schemas import BODIES, FORMS
+from ..apis.schema_fields import Schema
 from .routes import ANY, Api, Route, Served, routes_of
 from .services import current_services
 
@@ -39,10 +38,11 @@ def documented(app: Flask) -> Iterator[tuple[str, str, Served]]:
 def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
     """Build the document for this application; `prefix` precedes all paths, `keys` says whether
     requests need an API key."""
+    schemas = schemas_of(app)
     paths: dict[str, dict[str, Any]] = {}
     for method, path, served in documented(app):
-        paths.setdefault(path, {})[method.lower()] = _operation(served, method.lower(), path, keys)
-    schemas = {**BODIES, **FORMS, **ANSWERS, **ERRORS}
+        about = _operation(served, method.lower(), path, keys, schemas)
+        paths.setdefault(path, {})[method.lower()] = about
     key = {
         "key": {"type": "http", "scheme": "bearer"},
         "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -65,7 +65,17 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
     }
 
 
-def _operation(served: Served, method: str, path: str, keys: bool) -> dict[str, Any]:
+def schemas_of(app: Flask) -> dict[str, Schema]:
+    """The schemas of all served APIs, by their names in the document."""
+    schemas: dict[str, Schema] = {**ANSWERS, **ERRORS}
+    for api in app.iter_blueprints():
+        schemas |= getattr(api, "schemas", {})
+    return schemas
+
+
+def _operation(
+    served: Served, method: str, path: str, keys: bool, schemas: Mapping[str, Schema]
+) -> dict[str, Any]:
     route = served.route
     slug = re.sub(r"\W+", "_", path).strip("_")
     answers: dict[str, Any] = {route.answer: {}}
@@ -95,14 +105,14 @@ def _operation(served: Served, method: str, path: str, keys: bool) -> dict[str, 
             for name in names
         ]
     if route.body and method != "get":
-        made["requestBody"] = _body(route)
+        made["requestBody"] = _body(route, schemas[route.body])
     if keys and route.is_open:
         made["security"] = []
     return made
 
 
-def _body(route: Route) -> dict[str, Any]:
-    if route.body in FORMS:
+def _body(route: Route, body: Schema) -> dict[str, Any]:
+    if any("contentMediaType" in field for field in body["properties"].values()):
         return {"content": {"multipart/form-data": {"schema": _ref(route.body)}}}
     schema = _ref(route.body)
     if route.other:

@@ -21,6 +21,7 @@ from flask import Blueprint, Flask
 from flask.blueprints import BlueprintSetupState
 
 from ..apis.openai import answer as openai
+from ..apis.schema_fields import Schema
 from ..errors import GatewayError
 
 Shape = Callable[[GatewayError], dict[str, Any]]
@@ -76,7 +77,8 @@ Routes = Mapping[tuple[str, str], Served]
 class Api(Blueprint):
     """The routes of an API. Every key may use the routes of the group "": they list only what it
     may use, or are about its own data. `owns` is the beginning of all its paths, if no other API
-    has such paths: unknown ones get errors in its form, too."""
+    has such paths: unknown ones get errors in its form, too. `schemas` are those of its
+    bodies, answers and errors, by the names that its routes give."""
 
     def __init__(
         self,
@@ -89,11 +91,13 @@ class Api(Blueprint):
         error: Shape = openai.error,
         error_schema: str = "Error",
         owns: str = "",
+        schemas: Mapping[str, Schema] = {},
         url_prefix: str | None = None,
     ) -> None:
         super().__init__(name, import_name, url_prefix=url_prefix)
         self.group, self.tag, self.ledger = group, tag, ledger
         self.error, self.error_schema, self.owns = error, error_schema, owns
+        self.schemas = schemas
 
     def add_url_rule(
         self,

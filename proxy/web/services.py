@@ -94,7 +94,6 @@ class Services:
     ranker: Embedder
     forwarder: Forwarder
     store: ResponseStore  # responses
-    chats: ResponseStore  # stored chat completions; the same store, as all of it
     response_conversations: ResponseStore  # conversations of the Responses API
     jobs: Jobs
     ongoing: Ongoing

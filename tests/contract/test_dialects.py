@@ -19,20 +19,13 @@ from jsonschema import Draft202012Validator
 from msgspec import Struct
 
 from proxy.apis import anthropic, responses
-from proxy.apis.answer_schemas import ANSWERS
 from proxy.apis.glm import chat as glm
 from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.ollama import chat as ollama_chat
 from proxy.apis.ollama import generate as ollama_generate
-from proxy.apis.openai import (
-    chat as openai_chat,
-)
-from proxy.apis.openai import (
-    completions as openai_completions,
-)
-from proxy.apis.openai import (
-    completions_both,
-)
+from proxy.apis.openai import chat as openai_chat
+from proxy.apis.openai import completions as openai_completions
+from proxy.apis.openai import completions_both
 from proxy.apis.response_meta import ResponseMeta
 from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
 from proxy.core.fold import fold
@@ -41,11 +34,12 @@ from proxy.core.usage import Usage
 from proxy.errors import UpstreamFault
 from proxy.gateway import Answer, Info
 from proxy.server.http1 import Last
+from proxy.web.reference import schemas_of
 from proxy.web.stream import StreamBody
 from tests.contract import ears
 from tests.contract.ears import Heard
 from tests.contract.scripts import SCRIPTS, Script
-from tests.fakes import checked
+from tests.fakes import ScriptedDriver, checked, make_app
 
 STAMP = ResponseMeta("id_0123", 1_700_000_000, "tiny", "fp", lambda: 0.25)
 ASKED = responses.parse({"input": "Hi", "model": "tiny"})
@@ -286,7 +280,7 @@ def closed(schema: Any) -> Any:
 
 @pytest.mark.parametrize("name", VOICES)
 def test_whole_answer_matches_its_schema(name: str) -> None:
-    voice, schema = VOICES[name], ANSWERS[SCHEMAS[name]]
+    voice, schema = VOICES[name], schemas_of(make_app(ScriptedDriver()))[SCHEMAS[name]]
     Draft202012Validator.check_schema(schema)
     for script in SCRIPTS.values():
         if script.reason is not None and fits(voice, script):

@@ -81,7 +81,7 @@ def test_name_of_a_session_reaches_no_backend(named: dict[str, Any]) -> None:
         assert SESSION not in str(server.bodies)
 
 
-def test_nothing_of_a_chat_is_on_disk_unless_it_asks_to_be_stored(tmp_path: Path) -> None:
+def test_nothing_of_a_chat_is_on_disk(tmp_path: Path) -> None:
     """Neither in the ledger nor anywhere else in the data folder."""
     app = make_app(ScriptedDriver(say(ANSWER), LARGE), data=str(tmp_path))
     http = app.test_client()
@@ -92,11 +92,14 @@ def test_nothing_of_a_chat_is_on_disk_unless_it_asks_to_be_stored(tmp_path: Path
         return {text for text in (QUESTION, ANSWER) if text.encode() in data}
 
     for stream in (False, True):
-        assert ANSWER in _text(http.post("/v1/chat/completions", json={**body, "stream": stream}))
+        sent = {**body, "store": True, "stream": stream}
+        answer = http.post("/v1/chat/completions", json=sent)
+        assert ANSWER in _text(answer)
+        assert answer.headers["x-slotproxy-warning"] == "store is ignored"
     assert ANSWER in _text(http.post("/v1/responses", json={"input": QUESTION, "store": False}))
     assert http.get("/v1/usage").status_code == 200
     assert on_disk() == set()
-    assert ANSWER in _text(http.post("/v1/chat/completions", json={**body, "store": True}))
+    assert ANSWER in _text(http.post("/v1/responses", json={"input": QUESTION}))
     assert on_disk() == {QUESTION, ANSWER}, "this test sees what is stored"
 
 
@@ -119,7 +122,7 @@ def test_state_of_slots_has_no_text_of_a_conversation() -> None:
         ("GET", "/readyz", 200),
         ("GET", "/v1/models", 401),
         ("GET", "/nowhere", 404),
-        ("GET", "/v1/chat/completions", 200),
+        ("GET", "/v1/chat/completions", 405),
         ("DELETE", "/v1/embeddings", 405),
         ("POST", "/v1/chat/completions", 400),
         ("POST", "/v1/messages", 400),

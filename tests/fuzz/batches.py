@@ -32,7 +32,6 @@ BODIES: dict[str, Any] = {
     "/v1/completions": {"prompt": "a", "max_tokens": 2},
     "/v1/responses": {"input": "Hi", "max_output_tokens": 2},
     "/v1/embeddings": {"input": "a"},
-    "/v1/moderations": {"input": "a"},
 }
 ENDS = ["\n", "\r\n", "\n\n", "\n \t\r\n", "\n" * 3000]  # of a line, in a sound file
 # What a sound line has in its text: ends of lines for others than us.

@@ -324,7 +324,7 @@ FORMS = {"session.sign_in": {"key": KEY, "to": "/status"}, "session.sign_out": {
 QUERIES = {
     "chat_files.add": {"name": "a.txt"},
     "panel_knowledge.add": {"name": "b.txt", "replace": "1"},
-    "chatchat.files.listed": {"knowledge_base_name": "samples"},
+    "chatchat.files.listed_files": {"knowledge_base_name": "samples"},
     "chatchat.files.download": {"knowledge_base_name": "samples", "file_name": "a.txt"},
 }
 FIXED = {"chosen": "en", "name": "shell.css"}

@@ -495,7 +495,7 @@ def is_error(endpoint: str, value: Any) -> bool:
         return general and value.get("type") == "error" and isinstance(inner.get("type"), str)
     if blueprint == "ollama" or endpoint.startswith("embeddings.ollama"):
         return isinstance(error, str)
-    if blueprint == "glm" or endpoint == "embeddings.glm_":
+    if blueprint == "glm":
         return isinstance(value.get("detail"), str)
     if blueprint == "chatchat":
         return isinstance(value.get("msg"), str) and isinstance(value.get("code"), int)

@@ -47,7 +47,7 @@ def address(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
     """A gateway for each kind of backend, with a model that babbles."""
-    data = ("--data", str(tmp_path_factory.mktemp("data")), "--moderation-model", "any")
+    data = ("--data", str(tmp_path_factory.mktemp("data")))
     if request.param == "chatglm_cpp":
         pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
         model = made_up_chatglm.write(tmp_path_factory.mktemp("chatglm") / "babbler.bin")
@@ -669,15 +669,6 @@ def test_openai_batch(openai_: openai.OpenAI, model: str) -> None:
     assert [json.loads(line)["custom_id"] for line in found] == ["l0", "l1", "l2", "l3"]
     assert made.id in [one.id for one in openai_.batches.list(limit=5)]
     assert openai_.batches.cancel(made.id).status == "completed"
-
-
-@pytest.mark.usefixtures("binds")
-def test_openai_moderations(openai_: openai.OpenAI) -> None:
-    found = openai_.moderations.create(input=["Hello!", "Good bye!"])
-    assert len(found.results) == 2
-    for one in found.results:
-        scores = [float(str(score)) for score in one.category_scores.to_dict().values()]
-        assert len(scores) == 13 and one.flagged == any(score >= 0.5 for score in scores)
 
 
 def test_responses_asynchronous(address: str, model: str) -> None:

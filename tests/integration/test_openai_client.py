@@ -151,29 +151,6 @@ def test_usage_of_several_choices_counts_the_prompt_once(client: openai.OpenAI) 
     assert three.usage.completion_tokens == 3 * one.usage.completion_tokens
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_stored_chats_are_listed_read_changed_and_deleted(
-    client: openai.OpenAI, stream: bool
-) -> None:
-    chats = client.chat.completions
-    asked = {"model": "any", "messages": ASK, "max_tokens": 5, "store": True}
-    kept = chats.create(**asked, metadata={"test": str(stream)}, stream=stream)
-    key = next(chunk.id for chunk in [*kept]) if stream else kept.id
-    try:
-        listed = list(chats.list(metadata={"test": str(stream)}))
-        assert [chat.id for chat in listed] == [key]
-        assert chats.retrieve(key).choices[0].finish_reason == "length"
-        # Its model of a stored message knows assistants only; the API has all that were sent.
-        told = chats.messages.with_raw_response.list(key).http_response.json()
-        assert told["data"] == [{**ASK[0], "id": f"{key}-0", "content_parts": None}]
-        assert chats.update(key, metadata={"a": "b"}).id == key
-        assert not list(chats.list(metadata={"test": str(stream)}))
-    finally:
-        assert chats.delete(key).deleted
-    with pytest.raises(openai.NotFoundError):
-        chats.retrieve(key)
-
-
 def test_responses_continue_and_extend_a_conversation(client: openai.OpenAI) -> None:
     talk = client.conversations.create(items=[{"type": "message", **ASK[0]}])
     try:

@@ -40,7 +40,7 @@ def test_every_answer_is_documented(
     template = str(servers.ROOT / "models" / "tinychat.jinja")
     one = gateway(
         "--llama-api", server.url, "--chat-template", template, "--data", str(tmp_path / "data"),
-        "--moderation-model", "any", "--tools", "calculator", "--tools", "time",
+        "--tools", "calculator", "--tools", "time",
     )  # fmt: skip
     done = subprocess.run(
         [PROGRAM, "run", f"{one.url}/openapi.json", *FLAGS.split()],

@@ -14,6 +14,7 @@ message_delta the final ones, which clients use. Silence is sent as a ping event
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -33,10 +34,10 @@ from ...core.request import CompletionRequest, ToolCall
 from ...core.usage import Usage
 from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReached
 from ...wire import sse
-from .. import compacted
 from ..openai.tools import as_object
-from ..response_meta import ResponseMeta
-from . import compaction, mcp
+from ..response_meta import ResponseMeta, compaction_field
+from . import mcp
+from .context_edits import COMPACTION, COMPACTION_STOP, compaction_block, iterations
 
 REASONS = {
     "stop": "end_turn",
@@ -102,7 +103,7 @@ def _end(
     """Why the message ended. Only the client's stop strings are reported as stop sequences, not the
     template's."""
     if told is not None and request.compaction is not None and request.compaction.pauses:
-        return {"stop_reason": compaction.STOP, "stop_sequence": None}
+        return {"stop_reason": COMPACTION_STOP, "stop_sequence": None}
     if finished.reason == "stop" and finished.stop_sequence in request.stop:
         return {"stop_reason": "stop_sequence", "stop_sequence": finished.stop_sequence}
     return {"stop_reason": REASONS[finished.reason], "stop_sequence": None}
@@ -132,7 +133,7 @@ def reply(
     content: list[dict[str, Any]] = []
     told = completion.compacted
     if told is not None and request.compaction is not None:
-        content.append(compaction.block(told))
+        content.append(compaction_block(told))
     for part in completion.parts:
         match part:
             case Thought():
@@ -152,7 +153,7 @@ def reply(
         **_end(request, completion.finished, told),
         "usage": _whole_usage(completion.finished.usage, told),
         **_applied(edits),
-        **({} if request.compaction is not None else compacted.field(told)),
+        **({} if request.compaction is not None else compaction_field(told)),
     }
 
 
@@ -163,7 +164,7 @@ def _applied(edits: Sequence[Edits] | None) -> dict[str, Any]:
 def _whole_usage(counts: Usage, told: Compacted | None) -> dict[str, Any]:
     if told is None:
         return usage(counts)
-    return {**usage(counts), "iterations": compaction.iterations(told, counts)}
+    return {**usage(counts), "iterations": iterations(told, counts)}
 
 
 def _event(kind: str, **fields: Any) -> bytes:
@@ -261,12 +262,12 @@ class Encoder:
                         delta=_end(self._request, event, told),
                         usage=_whole_usage(event.usage, told),
                         **_applied(self._edits),
-                        **({} if self._request.compaction is not None else compacted.field(told)),
+                        **({} if self._request.compaction is not None else compaction_field(told)),
                     )
                 )
 
     def _summary(self, out: list[bytes], told: Compacted) -> None:
-        self._turn(out, compaction.BLOCK, {"type": compaction.BLOCK, "content": None})
+        self._turn(out, COMPACTION, {"type": COMPACTION, "content": None})
         delta = {"type": "compaction_delta", "content": told.summary}
         out.append(_event("content_block_delta", index=self._index, delta=delta))
         self._close(out)
@@ -285,3 +286,30 @@ class Encoder:
         if self._open:
             out.append(_event("content_block_stop", index=self._index))
         self._open = ""
+
+
+# The header that distinguishes Anthropic's GET /v1/models from OpenAI's.
+VERSION = "anthropic-version"
+
+
+def model_object(name: str, created: int, n_ctx: int) -> dict[str, Any]:
+    """One model; `created` in seconds since 1970, `n_ctx` in tokens, 0 if unknown."""
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lifecycle": "active",
+        "max_input_tokens": n_ctx or None,
+        "max_tokens": n_ctx or None,
+    }
+
+
+def models_list(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The list of all models, always on one page."""
+    return {
+        "data": list(models),
+        "has_more": False,
+        "first_id": models[0]["id"] if models else None,
+        "last_id": models[-1]["id"] if models else None,
+    }

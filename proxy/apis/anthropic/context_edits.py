@@ -14,10 +14,12 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from ...core.conversation import LEAD
+from ...core.events import Compacted
 from ...core.request import Compaction, CompletionRequest, Message
+from ...core.usage import Usage
 from ...errors import InvalidParameter
-from ..fields import Body, entry, flag, integer, items, mapping, text
-from ..openai.tools import plain
+from ..fields import Body, entry, flag, integer, items, mapping, plain, text
 
 TOOL_USES, THINKING = "clear_tool_uses_20250919", "clear_thinking_20251015"
 COMPACT = "compact_20260112"
@@ -220,3 +222,40 @@ def _clear_thoughts(messages: Sequence[Message], edit: Edit) -> tuple[list[Messa
         for i, message in enumerate(messages)
     ]
     return edited, len(old)
+
+
+# The `compaction` blocks of conversations that were summed up, and what that cost. Clients send
+# the block back in its place; it stands for everything before it. Its content is null if there is
+# no summary, and then it means nothing.
+COMPACTION = "compaction"
+COMPACTION_STOP = "compaction"  # the stop reason of an answer that is only the block
+
+
+def summary_of(message: Body, at: str) -> Message | None:
+    """The summary in a message that a client sends back: the last one. Raises InvalidParameter."""
+    content = message.get("content")
+    found = None
+    for i, block in enumerate(content if type(content) is list else ()):
+        if type(block) is dict and block.get("type") == COMPACTION:
+            found = text(block, "content", at=f"{at}.content[{i}].") or found
+    return Message(role="user", content=LEAD + found) if found else None
+
+
+def compaction_block(told: Compacted) -> dict[str, Any]:
+    return {"type": COMPACTION, "content": told.summary}
+
+
+def iterations(told: Compacted, answer: Usage) -> list[dict[str, Any]]:
+    """The tokens of the summary, if it was written for this answer, and those of the answer."""
+    both = [("compaction", told.usage), ("message", answer)]
+    return [
+        {
+            "type": kind,
+            "input_tokens": counts.prompt - counts.cached,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": counts.cached,
+            "output_tokens": counts.completion,
+        }
+        for kind, counts in both
+        if counts.total
+    ]

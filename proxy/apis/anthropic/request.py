@@ -26,24 +26,69 @@ from ...core.request import (
 )
 from ...core.sampling import check
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..fields import (
     Body,
     bounded,
     entry,
     filled,
     flag,
+    ignored_fields,
     integer,
     items,
     mapping,
     model_name,
+    plain,
     required,
     stops,
     text,
 )
-from ..ignored_fields import ignored_fields
-from ..openai.answer import MAX_TOKENS
-from ..openai.tools import functions, plain
-from . import client_tools, compaction, context_edits, mcp
+from ..openai.answer import MAX_TOKENS, STOP, tokens
+from ..openai.tools import functions
+from ..schema_fields import Fields
+from . import context_edits, mcp
+from .context_edits import COMPACTION, summary_of
+
+# Client-side tools: the shell and the text editor. Clients send only the type, because
+# Anthropic's models know the parameters. Other models need a description and a schema. The
+# parameters follow the API's documentation; the end of a type is the date of its version.
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "integer"}
+_BASH: Mapping[str, Any] = {
+    "description": "Runs a command in a persistent shell and returns its output.",
+    "parameters": {
+        "type": "object",
+        "properties": {"command": _TEXT, "restart": {"type": "boolean"}},
+    },
+}
+_EDITOR: Mapping[str, Any] = {
+    "description": "Reads and changes files. `view` shows a file, or its lines view_range, or lists"
+    " a folder; `create` writes file_text; `str_replace` puts new_str where old_str stands, which"
+    " must stand there once; `insert` adds new_str behind the line insert_line.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "command": {"type": "string", "enum": ["view", "create", "str_replace", "insert"]},
+            "path": _TEXT,
+            "view_range": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2},
+            "file_text": _TEXT,
+            "old_str": _TEXT,
+            "new_str": _TEXT,
+            "insert_line": _NUMBER,
+        },
+        "required": ["command", "path"],
+    },
+}
+CLIENT_TOOLS = {"bash_": _BASH, "text_editor_": _EDITOR}
+
+
+def _client_tool(tool: Body, kind: str) -> dict[str, Any] | None:
+    """The tool as a function definition; None if the type is unknown."""
+    for prefix, definition in CLIENT_TOOLS.items():
+        if kind.startswith(prefix):
+            return {**definition, "name": tool.get("name")}
+    return None
+
 
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 CHOICES: Mapping[str, ToolChoice] = {
@@ -55,11 +100,36 @@ CHOICES: Mapping[str, ToolChoice] = {
 # prefix.
 BILLING = "x-anthropic-billing-header:"
 
-KNOWN = frozenset(
-    "model messages max_tokens system temperature top_k top_p stop_sequences stream tools"
-    " mcp_servers tool_choice thinking metadata context_management output_config"
-    " output_format".split()
-)
+FIELDS: Fields = {
+    "model": doc.MODEL,
+    "messages": doc.array("The conversation, as strings or blocks.", doc.USER_MESSAGE),
+    "max_tokens": tokens("Maximum tokens of the answer.", 0),
+    "system": doc.one_of(
+        "The system prompt: a string or text blocks.",
+        "Be brief.",
+        {"anyOf": [doc.TEXT, {"type": "array"}]},
+    ),
+    "temperature": doc.SAMPLERS["temperature"],
+    "top_k": doc.SAMPLERS["top_k"],
+    "top_p": doc.SAMPLERS["top_p"],
+    "stop_sequences": {**STOP, "description": "Stop strings."},
+    "stream": doc.STREAM,
+    "tools": doc.array("Tools the model may call.", []),
+    "mcp_servers": doc.array("MCP servers whose tools the gateway calls.", []),
+    "tool_choice": doc.mapping("`type` auto, any, none, or tool with a `name`.", {"type": "auto"}),
+    "thinking": doc.mapping(
+        "`type` enabled or disabled; passed to the chat template.", {"type": "disabled"}
+    ),
+    "metadata": doc.mapping("`user_id`.", {"user_id": "u"}),
+    "context_management": doc.mapping(
+        "`edits` that clear old tool results and thoughts from the prompt, or sum up old turns.",
+        {"edits": [{"type": "clear_tool_uses_20250919"}]},
+    ),
+    "output_config": doc.mapping("`effort`, and `format` with a JSON schema.", {"effort": "low"}),
+    "output_format": doc.mapping(
+        "A JSON schema, in the legacy field.", {"type": "json_schema", "schema": {"type": "object"}}
+    ),
+}
 
 
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
@@ -67,7 +137,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     InvalidParameter."""
     thinking = mapping(body, "thinking")
     warnings = [
-        *ignored_fields(body, KNOWN),
+        *ignored_fields(body, FIELDS.keys()),
         *ignored_fields(thinking, {"type"}, "thinking."),
         *context_edits.parse(body)[1],
     ]
@@ -125,7 +195,7 @@ def _messages(body: Body, warnings: list[str]) -> list[Message]:
     for i, value in enumerate(values):
         at = f"messages[{i}]"
         message = entry(value, at)
-        summary = compaction.summary(message, at)
+        summary = summary_of(message, at)
         if summary is not None:  # it replaces everything before it
             runs = [[summary]]
         role = ROLES.get(text(message, "role", at=at + "."))
@@ -200,7 +270,7 @@ class _Turn:
             self._calls.append(
                 ToolCall(filled(block, "id", at), filled(block, "name", at), arguments)
             )
-        elif kind == compaction.BLOCK:
+        elif kind == COMPACTION:
             pass  # read before
         elif kind == mcp.USE:
             self._calls.append(mcp.call(block, at))
@@ -275,7 +345,7 @@ def _tools(values: list[Any], warnings: list[str]) -> tuple[Tool, ...]:
         kind = text(tool, "type", "custom", at=at)
         if kind == "custom":
             offered.append({**tool, "parameters": mapping(tool, "input_schema", at)})
-        elif (known := client_tools.function_of(tool, kind)) is not None:
+        elif (known := _client_tool(tool, kind)) is not None:
             offered.append(known)
         elif kind == mcp.TOOLSET:
             continue

@@ -24,10 +24,11 @@ from ...web.services import Services
 from ...web.spine import completion_view, json_view
 from ...web.stream import EventSource
 from .. import anthropic
+from .. import schema_fields as doc
 from ..response_meta import ResponseMeta
 from . import context_edits
 from .answer import status
-from .request import parse
+from .request import FIELDS, parse
 
 blueprint = Api(
     "anthropic",
@@ -38,6 +39,10 @@ blueprint = Api(
     error=anthropic.error,
     error_schema="AnthropicError",
     owns="/v1/messages",
+    schemas={
+        "MessageRequest": doc.body("messages max_tokens", **FIELDS),
+        "CountTokensRequest": doc.body("messages", **FIELDS),
+    },
 )
 Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
 

@@ -14,16 +14,17 @@ import msgspec
 from msgspec import Struct
 
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..fields import Body, integer, mapping, required
 from ..files.objects import LATEST, SOONEST
-from ..vector_stores.request import metadata
+from ..schema_fields import Schema
+from ..vector_stores.request import METADATA, metadata
 
 ENDPOINTS = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",
     "/v1/embeddings",
-    "/v1/moderations",
 )
 MOST_LINES = 50_000
 MOST_ERRORS = 100  # told of an invalid file
@@ -272,3 +273,21 @@ _decode_usage = msgspec.json.Decoder(_Answer).decode
 def _time(batch: BatchRecord, name: str) -> int | None:
     at = batch.times.get(name)
     return None if at is None else int(at)
+
+
+SCHEMAS: dict[str, Schema] = {
+    "BatchRequest": doc.body(
+        "input_file_id endpoint completion_window",
+        input_file_id=doc.text("An uploaded file with the purpose batch.", "file-1"),
+        endpoint=doc.text(
+            "The route that answers the lines.",
+            "/v1/chat/completions",
+            enum=list(ENDPOINTS),
+        ),
+        completion_window=doc.text("How long the batch may take: 24h, 90m, up to 30d.", "24h"),
+        metadata=METADATA,
+        output_expires_after=doc.mapping(
+            "When the output files are deleted.", {"anchor": "created_at", "seconds": 86_400}
+        ),
+    ),
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -208,3 +208,80 @@ def _history(values: list[Any], name: str = "history") -> tuple[Message, ...]:
             raise InvalidParameter(at + ".role", f"must be one of {', '.join(ROLES)}")
         messages.append(Message(role=role, content=text(value, "content", at=at + ".")))
     return tuple(messages)
+
+
+# Requests of the routes under /llm_model, /server and /other, and their answers. Some take
+# `controller_address`, the server that the original calls; it is ignored here.
+LOCAL = "local"  # of the client's kinds of models: local, online, worker
+
+
+class ChatchatModel(Struct, frozen=True):
+    """A served model. `n_ctx` is in tokens, 0 if unknown."""
+
+    name: str
+    up: bool
+    kind: str
+    n_ctx: int = 0
+
+
+class Template(Struct, frozen=True):
+    """A prompt template: a folder of templates/dialogues and a name in it."""
+
+    folder: str
+    name: str
+
+
+class Texts(Struct, frozen=True):
+    texts: tuple[str, ...]
+    model: str
+    is_query: bool
+
+
+def running_models(models: Sequence[ChatchatModel]) -> dict[str, Any]:
+    return {model.name: model_config(model) for model in models if model.up}
+
+
+def configured_models(body: Body, models: Sequence[ChatchatModel]) -> dict[str, Any]:
+    """Raises InvalidParameter."""
+    wanted = items(body, "types") or [LOCAL]
+    # All models are local here; other kinds that the client requests are left out.
+    return {LOCAL: {model.name: model_config(model) for model in models}} if LOCAL in wanted else {}
+
+
+def model_config(model: ChatchatModel) -> dict[str, Any]:
+    """A model's configuration, without addresses, paths and keys."""
+    values = {
+        "online_api": False,
+        "model_name": model.name,
+        "device": model.kind,
+        "running": model.up,
+    }
+    return {**values, "context_length": model.n_ctx} if model.n_ctx else values
+
+
+def named_model(body: Body) -> str:
+    return text(body, "model_name")
+
+
+def changed_model(body: Body) -> tuple[str, str]:
+    """The model to stop and the one to start instead. Raises InvalidParameter."""
+    old, new = text(body, "model_name"), text(body, "new_model_name")
+    if not new:
+        raise InvalidParameter("new_model_name", "is missing")
+    return old, new
+
+
+def template_of(body: Body) -> Template:
+    """Raises InvalidParameter."""
+    folder = text(body, "type") or FOLDERS["chat"]
+    if folder not in FOLDERS.values():
+        raise InvalidParameter("type", f"must be one of {', '.join(FOLDERS.values())}")
+    return Template(folder, text(body, "name") or "default")
+
+
+def texts_of(body: Body) -> Texts:
+    """Raises InvalidParameter."""
+    values = items(body, "texts")
+    if not values or not all(type(value) is str and value for value in values):
+        raise InvalidParameter("texts", "must be a list of strings")
+    return Texts(tuple(values), text(body, "embed_model"), flag(body, "to_query"))

@@ -1,9 +1,10 @@
-"""JSON schemas of the bodies and forms of Langchain-Chatchat's API, as `apis.schemas`."""
+"""JSON schemas of the bodies, forms and errors of Langchain-Chatchat's API."""
 
 from __future__ import annotations
 
 from ..openai.answer import MAX_TOKENS
 from ..schema_fields import (
+    COUNT,
     MODEL,
     OBJECT,
     SAMPLERS,
@@ -17,11 +18,13 @@ from ..schema_fields import (
     flag,
     mapping,
     number,
+    object_of,
     one_of,
     strings,
     text,
 )
-from . import bases, params, server
+from . import bases, params
+from .params import LOCAL
 
 _ANSWER: dict[str, Schema] = {
     "model_name": MODEL,
@@ -68,7 +71,7 @@ def _of_base(**fields: Schema) -> Schema:
     return body("knowledge_base_name", knowledge_base_name=_BASE, **fields)
 
 
-BODIES: dict[str, Schema] = {
+ALL: dict[str, Schema] = {
     # Dialogues
     "ChatchatChatRequest": body("query", **_CHAT),
     "ChatchatMessagesRequest": body(
@@ -147,9 +150,7 @@ BODIES: dict[str, Schema] = {
         ),
     ),
     # Models and the server
-    "ChatchatModelKinds": body(
-        types=strings("Kinds of models; `local` are those here.", server.LOCAL)
-    ),
+    "ChatchatModelKinds": body(types=strings("Kinds of models; `local` are those here.", LOCAL)),
     "ChatchatModelName": body(model_name=text("The model's name.", "any")),
     "ChatchatModelChange": body(
         "new_model_name",
@@ -166,8 +167,7 @@ BODIES: dict[str, Schema] = {
         embed_model=MODEL,
         to_query=flag("The texts are questions."),
     ),
-}
-FORMS: dict[str, Schema] = {
+    # Forms
     "ChatchatDocuments": _of_base(
         files=_FILE,
         override=flag("Replace documents of the same name."),
@@ -181,4 +181,5 @@ FORMS: dict[str, Schema] = {
         prev_id=text("The same, as earlier clients call it.", ""),
         **_CUT,
     ),
+    "ChatchatError": object_of("code msg data", code=COUNT, msg=TEXT, data={}),
 }

@@ -10,9 +10,11 @@ from typing import Any
 from msgspec import Struct
 
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..fields import Body, items, text
 from ..responses.items import listed, messages
-from ..vector_stores.request import metadata
+from ..schema_fields import Schema
+from ..vector_stores.request import METADATA, metadata
 
 MOST_ADDED = 20  # items in one request, as the API reference says
 
@@ -79,3 +81,15 @@ def _items(body: Body) -> list[Any]:
         raise InvalidParameter("items", f"may contain at most {MOST_ADDED} items at a time")
     messages(given, [], at="items")
     return given
+
+
+_ADDED = doc.array(
+    "Items, as in the `input` of a response.",
+    [{"role": "user", "content": "Hello!"}],
+    maxItems=MOST_ADDED,
+)
+SCHEMAS: dict[str, Schema] = {
+    "ConversationRequest": doc.body(items=_ADDED, metadata=METADATA),
+    "ConversationChange": doc.body("metadata", metadata=METADATA),
+    "ConversationItems": doc.body("items", items=_ADDED),
+}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -20,16 +19,21 @@ from ...errors import BadRequest, NotFound
 from ...store.response_kinds import CONVERSATION
 from ...store.responses import Stored
 from ...web import body
-from ...web.metadata import with_metadata
 from ...web.model_tables import with_documents
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route
-from .. import listing
+from ..fields import page_of, page_reply
 from . import objects as conversations
 
-blueprint = Api("conversations", __name__, group="responses", tag="OpenAI")
+blueprint = Api(
+    "conversations",
+    __name__,
+    group="responses",
+    tag="OpenAI",
+    schemas=conversations.SCHEMAS,
+)
 
 ROUTES = "/v1/conversations", "/conversations"
 ROUTE = tuple(f"{route}/<key>" for route in ROUTES)
@@ -58,7 +62,12 @@ def read(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "POST", *ROUTE, body="ConversationChange")
 def change(services: Services, record: Record, key: str) -> Any:
     """Change the metadata of a conversation."""
-    changed = partial(with_metadata, metadata=conversations.change(_body(services)))
+    metadata = conversations.change(_body(services))
+
+    def changed(stored: Stored) -> Stored:
+        whole = {**msgspec.json.decode(stored.response), "metadata": metadata}
+        return stored._replace(response=msgspec.json.encode(whole))
+
     return msgspec.Raw(_changed(services, record.key, key, changed).response)
 
 
@@ -80,9 +89,9 @@ def add(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "GET", *ITEMS)
 def listed(services: Services, record: Record, key: str) -> Any:
     """The items of a conversation."""
-    page = listing.parse(request.args)
+    page = page_of(request.args)
     items = _items(kept_conversation(services, record.key, key))
-    found = listing.reply(page, items, lambda item: item["id"], lambda item: item)
+    found = page_reply(page, items, lambda item: item["id"], lambda item: item)
     return {**found, "first_id": found["first_id"] or "", "last_id": found["last_id"] or ""}
 
 

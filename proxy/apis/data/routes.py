@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ...knowledge.service import Knowledge
     from ...store.conversations import ConversationStore, Feedback, StoredConversation
     from ...store.records import Base
-    from ...store.responses import ResponseStore
 
 blueprint = Api("data", __name__, group="", tag="slotproxy")
 
@@ -47,7 +46,7 @@ def export(services: Services, record: Record) -> Response:
 
 def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> Iterator[bytes]:
     """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
-    responses, chats = services.store.ids(owner), services.chats.ids(owner)
+    responses = services.store.ids(owner)
     kept = services.response_conversations.ids(owner)
     talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
     bases = knowledge.bases(owner) if knowledge else ()
@@ -55,10 +54,8 @@ def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> It
     made = services.batches.page(owner, MOST_BATCHES) if services.batches else ()
     yield b'{"object":"data","responses":'
     yield from _list(_responses(services, owner, responses))
-    yield b',"chat_completions":'
-    yield from _list(_with_items(services.chats, owner, chats, b"messages"))
     yield b',"response_conversations":'
-    yield from _list(_with_items(services.response_conversations, owner, kept, b"items"))
+    yield from _list(_conversations(services, owner, kept))
     if services.conversations is not None:
         yield b',"conversations":'
         yield from _list(_talk(services.conversations, owner, one) for one in talks)
@@ -83,13 +80,11 @@ def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[l
             yield [encoded(kept)]
 
 
-def _with_items(
-    store: ResponseStore, owner: str, ids: Iterable[str], name: bytes
-) -> Iterator[list[bytes]]:
-    for one in ids:
-        kept = store.get(owner, one)
-        if kept is not None:
-            yield [kept.response[:-1], b',"' + name + b'":', kept.items, b"}"]
+def _conversations(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
+    for key in ids:
+        stored = services.response_conversations.get(owner, key)
+        if stored is not None:
+            yield [stored.response[:-1], b',"items":', stored.items, b"}"]
 
 
 def _talk(
@@ -154,11 +149,8 @@ def delete(services: Services, record: Record) -> Any:
     """Delete everything kept for the caller's key."""
     owner = record.key
     services.ongoing.cancel(owner)  # unfinished responses would be stored later
-    gone = {
-        "chat_completions": len(services.chats.ids(owner)),
-        "response_conversations": len(services.response_conversations.ids(owner)),
-    }
-    gone["responses"] = services.store.clear(owner) - sum(gone.values())
+    gone = {"response_conversations": len(services.response_conversations.ids(owner))}
+    gone["responses"] = services.store.clear(owner) - gone["response_conversations"]
     if services.conversations is not None:
         gone["conversations"] = services.conversations.clear(owner)
     if services.batches is not None:

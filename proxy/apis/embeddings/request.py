@@ -1,4 +1,4 @@
-"""Embeddings in the formats of OpenAI (POST /v1/embeddings), the GLM API and Ollama."""
+"""Embeddings in the formats of OpenAI (POST /v1/embeddings) and Ollama."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from msgspec import Struct
 
 from ...core.task import Embedded, Vector, normalised
 from ...errors import InvalidParameter, Unsupported
-from ..fields import Body, integer, model_name, text
-from ..ignored_fields import ignored_fields
-from ..ollama.models import untagged
+from .. import schema_fields as doc
+from ..fields import Body, entry, flag, ignored_fields, integer, items, model_name, text
+from ..ollama.common import untagged
 from ..openai.completions import prompts
+from ..schema_fields import Fields
 
 MAX_DIMENSIONS = 1 << 20
 MAX_INPUTS = 2048
@@ -34,9 +35,21 @@ class EmbeddingRequest(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-OPENAI = frozenset("model input encoding_format dimensions".split())
-OLLAMA = frozenset("model input dimensions".split())
-PROMPT = frozenset("model prompt".split())
+INPUTS = doc.one_of(
+    f"A string, a list of token ids, or up to {MAX_INPUTS} of either.",
+    "Hello!",
+    doc.TEXT,
+    {"type": "array", "maxItems": MAX_INPUTS},
+)
+DIMENSIONS = doc.count(
+    "Fewer than the model's shorten the vectors, with a warning.", 1, MAX_DIMENSIONS, 64
+)
+OLLAMA: Fields = {"model": doc.MODEL, "input": INPUTS, "dimensions": DIMENSIONS}
+OPENAI: Fields = {
+    **OLLAMA,
+    "encoding_format": doc.text("The encoding of vectors.", "float", enum=["float", "base64"]),
+}
+PROMPT: Fields = {"model": doc.MODEL, "prompt": INPUTS}
 
 
 def parse(body: Body) -> EmbeddingRequest:
@@ -49,7 +62,7 @@ def parse(body: Body) -> EmbeddingRequest:
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
         form == "base64",
-        ignored_fields(body, OPENAI),
+        ignored_fields(body, OPENAI.keys()),
     )
 
 
@@ -59,17 +72,17 @@ def parse_ollama(body: Body) -> EmbeddingRequest:
         untagged(model_name(body)),
         _inputs(body.get("input"), "input"),
         integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
-        warnings=ignored_fields(body, OLLAMA),
+        warnings=ignored_fields(body, OLLAMA.keys()),
     )
 
 
 def parse_prompt(body: Body) -> EmbeddingRequest:
-    """Parses the GLM API's /embedding and Ollama's older /api/embeddings, where `prompt` is a
-    string or a list. Raises InvalidParameter."""
+    """Parses Ollama's older /api/embeddings, where `prompt` is a string or a list. Raises
+    InvalidParameter."""
     return EmbeddingRequest(
         untagged(model_name(body)),
         _inputs(body.get("prompt"), "prompt"),
-        warnings=ignored_fields(body, PROMPT),
+        warnings=ignored_fields(body, PROMPT.keys()),
     )
 
 
@@ -127,11 +140,6 @@ def _packed(vector: Vector) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def glm_reply(name: str, vectors: Sequence[Vector]) -> dict[str, Any]:
-    """The answer of the GLM API's /embedding."""
-    return {"data": vectors, "model": name, "object": "embedding"}
-
-
 def ollama_reply(
     name: str, vectors: Sequence[Vector], tokens: int, seconds: float
 ) -> dict[str, Any]:
@@ -142,4 +150,76 @@ def ollama_reply(
         "total_duration": round(seconds * 1e9),
         "load_duration": 0,
         "prompt_eval_count": tokens,
+    }
+
+
+MAX_DOCUMENTS = 1024
+RANKING: Fields = {
+    "model": doc.MODEL,
+    "query": doc.text("The query to rank documents for."),
+    "documents": doc.array(
+        "Strings, or objects with a `text`.",
+        ["a", {"text": "b"}],
+        minItems=1,
+        maxItems=MAX_DOCUMENTS,
+    ),
+    "top_n": doc.count("Number of documents to return.", 1, 1 << 30, 1),
+    "return_documents": doc.flag("Return the documents' texts too."),
+}
+
+
+class RerankRequest(Struct, frozen=True):
+    """A parsed request: return the best `top` of `documents`, with their texts if `texts` is
+    set."""
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+    top: int
+    texts: bool
+    warnings: tuple[str, ...] = ()
+
+
+def parse_ranking(body: Body) -> RerankRequest:
+    """A document is a string or an object {text}. Raises InvalidParameter."""
+    query = text(body, "query")
+    if not query:
+        raise InvalidParameter("query", "is missing")
+    values = items(body, "documents")
+    if not 0 < len(values) <= MAX_DOCUMENTS:
+        raise InvalidParameter("documents", f"must contain 1 to {MAX_DOCUMENTS} strings")
+    documents = tuple(
+        document
+        if type(document) is str
+        else text(entry(document, f"documents[{i}]"), "text", at=f"documents[{i}].")
+        for i, document in enumerate(values)
+    )
+    return RerankRequest(
+        model_name(body),
+        query,
+        documents,
+        min(integer(body, "top_n", 1, 1 << 30) or len(documents), len(documents)),
+        flag(body, "return_documents"),
+        ignored_fields(body, RANKING.keys()),
+    )
+
+
+def ranking_reply(
+    request: RerankRequest, request_id: str, name: str, scores: Sequence[float], tokens: int
+) -> dict[str, Any]:
+    """The whole answer: highest score first, equal scores in the order of the request."""
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])[: request.top]
+    results: list[dict[str, Any]] = []
+    for i in order:
+        result: dict[str, Any] = {"index": i, "relevance_score": scores[i]}
+        if request.texts:
+            result["document"] = {"text": request.documents[i]}
+        results.append(result)
+    return {
+        "id": request_id,
+        "model": name,
+        "object": "list",
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "results": results,
+        "meta": {"billed_units": {"search_units": 1}},
     }

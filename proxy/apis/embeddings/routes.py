@@ -20,13 +20,25 @@ from ...web.permissions import check_model, local_model
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import asking, json_route
-from ..glm import chat as glm
+from .. import schema_fields as doc
 from ..media.routes import by_other_server
 from ..ollama import common as ollama
 from . import request as embeddings
-from . import rerank
+from .request import parse_ranking, ranking_reply
 
-blueprint = Api("embeddings", __name__, group="embeddings", tag="OpenAI", ledger="embeddings")
+blueprint = Api(
+    "embeddings",
+    __name__,
+    group="embeddings",
+    tag="OpenAI",
+    ledger="embeddings",
+    schemas={
+        "EmbeddingRequest": doc.body("input", **embeddings.OPENAI),
+        "RerankRequest": doc.body("query documents", **embeddings.RANKING),
+        "OllamaEmbedRequest": doc.body("input", **embeddings.OLLAMA),
+        "PromptEmbeddingRequest": doc.body("prompt", **embeddings.PROMPT),
+    },
+)
 
 
 @json_route(blueprint, "POST", "/v1/embeddings", "/embeddings", body="EmbeddingRequest")
@@ -35,7 +47,7 @@ def openai_(services: Services, record: Record) -> Any:
     raw = body.read_json(request.environ, services.settings.max_body)
     if (answer := by_other_server(services, record, "/v1/embeddings", raw)) is not None:
         return answer
-    asked, name, vectors, tokens = _embedded(services, record, embeddings.parse, raw)
+    asked, name, vectors, tokens = vectors_of(services, record, embeddings.parse, raw)
     return embeddings.reply(asked, name, vectors, tokens)
 
 
@@ -51,7 +63,7 @@ def openai_(services: Services, record: Record) -> Any:
 def ollama_(services: Services, record: Record) -> Any:
     """Vectors of texts."""
     raw = body.read_json(request.environ, services.settings.max_body)
-    _, name, vectors, tokens = _embedded(services, record, embeddings.parse_ollama, raw)
+    _, name, vectors, tokens = vectors_of(services, record, embeddings.parse_ollama, raw)
     return embeddings.ollama_reply(name, vectors, tokens, record.elapsed())
 
 
@@ -67,27 +79,11 @@ def ollama_(services: Services, record: Record) -> Any:
 def ollama_older(services: Services, record: Record) -> Any:
     """A vector, in the older form."""
     raw = body.read_json(request.environ, services.settings.max_body)
-    _, _, vectors, _ = _embedded(services, record, embeddings.parse_prompt, raw)
+    _, _, vectors, _ = vectors_of(services, record, embeddings.parse_prompt, raw)
     return {"embedding": vectors[0]}
 
 
-@json_route(
-    blueprint,
-    "POST",
-    "/embedding",
-    shape=glm.error,
-    body="PromptEmbeddingRequest",
-    tag="GLM",
-    error_schema="GLMError",
-)
-def glm_(services: Services, record: Record) -> Any:
-    """A vector."""
-    raw = body.read_json(request.environ, services.settings.max_body)
-    _, name, vectors, _ = _embedded(services, record, embeddings.parse_prompt, raw)
-    return embeddings.glm_reply(name, vectors)
-
-
-def _embedded(
+def vectors_of(
     services: Services,
     record: Record,
     parse: Callable[[Mapping[str, Any]], embeddings.EmbeddingRequest],
@@ -159,7 +155,7 @@ def ranked(services: Services, record: Record) -> Any:
     raw = body.read_json(request.environ, services.settings.max_body)
     if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
         return answer
-    asked = rerank.parse(raw)
+    asked = parse_ranking(raw)
     record.warnings += asked.warnings
     check_model(services, request.environ, asked.model, services.ranker)
     texts = [asked.query + document for document in asked.documents]
@@ -180,4 +176,4 @@ def ranked(services: Services, record: Record) -> Any:
             on_slot=admitted.on_slot,
         )
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
-    return rerank.reply(asked, record.id, name, result.scores, result.tokens)
+    return ranking_reply(asked, record.id, name, result.scores, result.tokens)

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..fields import decimal
+from ..schema_fields import Schema
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 SOONEST, LATEST = 3600, 2_592_000  # bounds of expires_after.seconds
@@ -91,3 +93,23 @@ def reply(file: FileRecord) -> dict[str, Any]:
 
 def deleted(file_id: str) -> dict[str, Any]:
     return {"id": file_id, "object": "file", "deleted": True}
+
+
+SCHEMAS: dict[str, Schema] = {
+    "FileUploadForm": doc.body(
+        "file purpose",
+        file=doc.binary("The file."),
+        purpose=doc.text("What the file is for.", PURPOSES[0], enum=list(PURPOSES)),
+        **{
+            "expires_after[anchor]": doc.text(
+                "Needed beside expires_after[seconds].", "created_at", enum=["created_at"]
+            ),
+            "expires_after[seconds]": doc.count(
+                "The file is deleted after this time.",
+                SOONEST,
+                LATEST,
+                SOONEST,
+            ),
+        },
+    ),
+}

@@ -11,11 +11,17 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route, passthrough
-from .. import listing
+from ..fields import page_of, page_reply
 from ..vector_stores.routes import opened
 from . import objects as file_objects
 
-blueprint = Api("files", __name__, group="files", tag="OpenAI")
+blueprint = Api(
+    "files",
+    __name__,
+    group="files",
+    tag="OpenAI",
+    schemas=file_objects.SCHEMAS,
+)
 
 
 @json_route(blueprint, "POST", "/v1/files", "/files", body="FileUploadForm")
@@ -35,11 +41,11 @@ def upload(services: Services, record: Record) -> Any:
 @json_route(blueprint, "GET", "/v1/files", "/files")
 def listed(services: Services, record: Record) -> Any:
     """The files of the key."""
-    page = listing.parse(request.args, file_objects.MOST_LISTED, file_objects.MOST_LISTED)
+    page = page_of(request.args, file_objects.MOST_LISTED, file_objects.MOST_LISTED)
     purpose = request.args.get("purpose")
     files = opened(services).files(record.key)
     wanted = [one for one in files if not purpose or one.purpose == purpose]
-    return listing.reply(page, wanted, lambda one: one.file_id, file_objects.reply)
+    return page_reply(page, wanted, lambda one: one.file_id, file_objects.reply)
 
 
 @json_route(blueprint, "GET", "/v1/files/<key>", "/files/<key>")

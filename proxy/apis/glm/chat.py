@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -22,17 +22,26 @@ from ...core.events import Batch, Finished, TextDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Message
 from ...core.sampling import check
+from ...core.task import Vector
 from ...core.usage import Usage
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
-from ..fields import Body, integer, items, model_name, text
-from ..ignored_fields import ignored_fields
-from ..openai.answer import MAX_TOKENS
+from .. import schema_fields as doc
+from ..fields import Body, ignored_fields, integer, items, model_name, text
+from ..openai.answer import MAX_TOKENS, tokens
 from ..response_meta import ResponseMeta, RouteDialect
+from ..schema_fields import Fields, Schema
 
 TOP_P = 0.7
 TEMPERATURE = 0.95
-KNOWN = frozenset("prompt history model top_p temperature max_length".split())
+FIELDS: Fields = {
+    "prompt": doc.text("The question."),
+    "history": doc.array("Earlier rounds, each a question and its answer.", [["Hello!", "Hi."]]),
+    "model": doc.MODEL,
+    "top_p": {**doc.SAMPLERS["top_p"], "default": TOP_P},
+    "temperature": {**doc.SAMPLERS["temperature"], "default": TEMPERATURE},
+    "max_length": tokens("Maximum tokens of the answer; 0: no limit.", 0),
+}
 
 
 def parse(body: Body) -> CompletionRequest:
@@ -55,7 +64,7 @@ def parse(body: Body) -> CompletionRequest:
         },
         max_tokens=length,
         max_length=length,
-        warnings=ignored_fields(body, KNOWN),
+        warnings=ignored_fields(body, FIELDS.keys()),
     )
 
 
@@ -167,23 +176,17 @@ chat_stream = RouteDialect(_parse_stream, reply, error, Encoder)
 langchain = RouteDialect(parse, langchain_reply, error, Encoder)
 
 
-class Tokens(NamedTuple):
-    """The body of /tokenize."""
-
-    model: str
-    prompt: str
-    max_length: int
+def embedding_reply(name: str, vectors: Sequence[Vector]) -> dict[str, Any]:
+    """The answer of /embedding."""
+    return {"data": vectors, "model": name, "object": "embedding"}
 
 
-def parse_tokenize(body: Body) -> Tokens:
-    """Raises InvalidParameter naming the field."""
-    limit = integer(body, "max_length", 1, MAX_TOKENS)
-    return Tokens(model_name(body), text(body, "prompt"), limit or MAX_TOKENS)
-
-
-def tokenized(tokens: Sequence[tuple[int, str]]) -> dict[str, Any]:
-    """The answer of /tokenize; spaces in pieces are written as ▁, like sentencepiece."""
-    return {
-        "tokenIds": [token for token, _ in tokens],
-        "tokens": [piece.replace(" ", "▁") for _, piece in tokens],
-    }
+SCHEMAS: dict[str, Schema] = {
+    "GLMChatRequest": doc.body("prompt", **FIELDS),
+    "GLMChat": doc.object_of(
+        "content",
+        **dict.fromkeys(("content", "model", "object"), doc.TEXT),
+        **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), doc.COUNT),
+    ),
+    "GLMError": doc.object_of("detail", detail=doc.TEXT),
+}

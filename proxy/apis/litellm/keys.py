@@ -10,11 +10,11 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...accounts.records import StoredKey
+from ...accounts.records import Entry, StoredKey
 from ...accounts.rights import Rights
 from ...errors import InvalidParameter
 from .. import fields
-from ..fields import Body
+from ..fields import Body, decimal
 from . import rights, values
 
 MOST_LISTED = 100  # keys on a page
@@ -144,4 +144,47 @@ def listed(page: KeyPage, count: int, keys: Sequence[StoredKey]) -> dict[str, An
         "total_count": count,
         "current_page": page.number,
         "total_pages": -(-count // page.size),
+    }
+
+
+# The list of changes of accounts, which is our own.
+CHANGES_LISTED = 1000
+
+
+class AuditPage(Struct, frozen=True):
+    """A page of changes, the newest first; `before` is the number of the last one before it."""
+
+    subject: str
+    before: int | None
+    limit: int
+
+
+def parse_changes(query: Mapping[str, str]) -> AuditPage:
+    """Raises InvalidParameter."""
+    limit = decimal(query.get("limit") or "100", 1, CHANGES_LISTED)
+    if limit is None:
+        raise InvalidParameter("limit", f"must be a number from 1 to {CHANGES_LISTED}")
+    before = query.get("before")
+    number = decimal(before, 1, 999_999_999) if before else None
+    if before and number is None:
+        raise InvalidParameter("before", "must be the number of a change")
+    return AuditPage(values.name(query, "subject") or "", number, limit)
+
+
+def changes_list(entries: Sequence[Entry]) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": [
+            {
+                "object": "audit.entry",
+                "number": one.number,
+                "at": values.shown_time(one.at),
+                "actor": one.actor,
+                "action": one.action,
+                "kind": one.kind,
+                "subject": one.subject,
+                "details": one.details,
+            }
+            for one in entries
+        ],
     }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from ...accounts.rights import API_GROUPS, APIS, OVERFLOWS, PRIORITIES, Rights, wrong_network
 from ...errors import InvalidParameter
-from .. import fields
+from .. import added, fields
 from ..fields import Body
 from . import limits, values
 
@@ -123,11 +124,11 @@ def _knowledge_bases(body: Body) -> tuple[str, ...] | None:
 
 def _apis(body: Body) -> tuple[str, ...]:
     apis = values.names(body, "allowed_routes", MAX_RIGHTS)
+    known = (*APIS, *added(), *API_GROUPS)
     for one in apis:
-        if not one.startswith("/") and one not in APIS and one not in API_GROUPS:
+        if not one.startswith("/") and one not in known:
             raise InvalidParameter(
-                "allowed_routes",
-                f"has {one[:60]!r}; it may have paths and {', '.join((*APIS, *API_GROUPS))}",
+                "allowed_routes", f"has {one[:60]!r}; it may have paths and {', '.join(known)}"
             )
     return apis
 
@@ -138,3 +139,45 @@ def _networks(body: Body) -> tuple[str, ...]:
         if why := wrong_network(one):
             raise InvalidParameter("allowed_ips", f"is wrong: {why}")
     return networks
+
+
+# Rights and limits of a key in a key file: words FIELD=VALUE, with the fields of /key/generate.
+# Lists have commas between their entries, objects are JSON without spaces.
+_LISTS = frozenset(
+    {
+        "models",
+        "allowed_routes",
+        "allowed_tools",
+        "allowed_knowledge_bases",
+        "allowed_ips",
+        "barred_tiers",
+    }
+)
+_TEXTS = frozenset({"on_limit", "budget_duration"})
+_OWN = frozenset({"group", "priority", "on_overflow"})  # which the file itself knows
+OPTIONS = FIELDS - _OWN - {"object_permission"}
+
+
+def parse_options(options: Mapping[str, str]) -> Rights:
+    """The rights of these options. Raises InvalidParameter, with the option as its `param`."""
+    for name in options:
+        if name not in OPTIONS:
+            known = ", ".join(sorted(OPTIONS | _OWN))
+            raise InvalidParameter(name[:60], f"is not an option of a key: use {known}")
+    body = {name: _option(name, text) for name, text in options.items()}
+    return parse(body, Rights())
+
+
+def _option(name: str, text: str) -> Any:
+    if name in _TEXTS:
+        return text
+    if name in _LISTS:
+        entries = [one for one in text.split(",") if one]
+        if not entries:  # which would mean no bound
+            raise InvalidParameter(name, "is empty: name at least one entry, or leave it out")
+        return entries
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        kind = "true or false" if name == "read_only" else "a number, or JSON without spaces"
+        raise InvalidParameter(name, f"must be {kind}") from None

@@ -1,4 +1,4 @@
-"""JSON schemas of the bodies of LiteLLM's management API, as `apis.schemas`."""
+"""JSON schemas of the bodies of LiteLLM's management API."""
 
 from __future__ import annotations
 

@@ -9,32 +9,55 @@ scheduler chooses the slot: the request's id_slot is ignored.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence, Set
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Report
-from ...core.sampling import FIELDS
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
-from ..fields import Body, entry, flag, integer, items, model_name, stops, text
-from ..ignored_fields import ignored_fields
+from .. import schema_fields as doc
+from ..fields import Body, entry, flag, ignored_fields, integer, items, model_name, stops, text
 from ..openai import answer as openai
-from ..openai.completions import prompts
+from ..openai.answer import MAX_TOKENS
+from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
 from ..response_meta import ResponseMeta, RouteDialect
+from ..schema_fields import Fields, Schema
 
 MAX_EXTRA = 256
 STAGE = "text_model"  # of the stages of a load in /models/sse, the one that every model has
 MAX_PROBS = 1000
-_SHARED = frozenset(
-    "model n_predict n_cmpl n_probs stop stream session json_schema logit_bias image_data"
-    " response_fields return_tokens post_sampling_probs return_progress timings_per_token".split()
-)
-KNOWN = _SHARED | FIELDS.keys() | {"prompt"}
-INFILL = KNOWN | {"input_prefix", "input_suffix", "input_extra"}
+_COMMON: Fields = {
+    "model": doc.MODEL,
+    "n_predict": openai.tokens("Maximum tokens; -1: limited by the context only.", -2),
+    "n_cmpl": doc.count("Number of completions.", 1, openai.MAX_CHOICES, 1),
+    "n_probs": doc.count("Number of alternatives for each token.", 0, 1000, 0),
+    "stop": openai.STOP,
+    "stream": doc.STREAM,
+    "session": openai.SESSION,
+    "json_schema": doc.mapping("A JSON schema for the answer.", {"type": "object"}),
+    "logit_bias": openai.LOGIT_BIAS,
+    "image_data": doc.array("Must be empty: send images to a chat endpoint.", []),
+    "response_fields": doc.strings("Return only these fields.", "content"),
+    "return_tokens": doc.flag("Return the ids of the tokens."),
+    "post_sampling_probs": doc.flag("Report probabilities after sampling."),
+    "return_progress": openai.REPORT["return_progress"],
+    "timings_per_token": openai.REPORT["timings_per_token"],
+    **doc.SAMPLERS,
+}
+FIELDS: Fields = {"prompt": PROMPTS, **_COMMON}
+INFILL: Fields = {
+    "input_prefix": doc.text("The text before the gap."),
+    "input_suffix": doc.text("The text after the gap."),
+    "input_extra": doc.array("Other files: `filename` and `text`.", []),
+    "prompt": doc.text("The beginning of the text in the gap."),
+    **_COMMON,
+}
 SETTINGS = ("generation_settings", "prompt")  # answer fields that only the backend can supply
 
 
@@ -80,7 +103,7 @@ def architecture(*, vision: bool, audio: bool) -> dict[str, Any]:
 
 def parse(body: Body) -> CompletionRequest:
     """Parses a body of /completion. Raises InvalidParameter."""
-    return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body, KNOWN))
+    return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body, FIELDS.keys()))
 
 
 def parse_infill(body: Body) -> CompletionRequest:
@@ -96,7 +119,7 @@ def parse_infill(body: Body) -> CompletionRequest:
         }
         for i, file in enumerate(files)
     ]
-    values = _common(body, INFILL)
+    values = _common(body, INFILL.keys())
     infill: dict[str, Any] = {"input_extra": context} if context else {}
     if body.get("prompt"):
         infill["prompt"] = text(body, "prompt")
@@ -292,3 +315,105 @@ def _event(value: dict[str, Any]) -> bytes:
 
 completion = RouteDialect(parse, reply, error, Encoder)
 infill = RouteDialect(parse_infill, reply, error, Encoder)
+
+
+# Bodies of POST /tokenize, /detokenize, /slots/{id} and /models/load. The source is the README of
+# llama.cpp's server.
+FILENAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
+
+
+class TokenizeParams(Struct, frozen=True):
+    content: str
+    model: str
+    add_special: bool
+    with_pieces: bool
+
+
+class DetokenizeParams(Struct, frozen=True):
+    tokens: list[int]
+    model: str
+
+
+def parse_tokenize(body: Body) -> TokenizeParams:
+    """Raises InvalidParameter."""
+    return TokenizeParams(
+        text(body, "content"),
+        model_name(body),
+        flag(body, "add_special"),
+        flag(body, "with_pieces"),
+    )
+
+
+def parse_detokenize(body: Body) -> DetokenizeParams:
+    """Raises InvalidParameter."""
+    tokens = items(body, "tokens")
+    if not all(type(token) is int and 0 <= token < MAX_TOKEN_ID for token in tokens):
+        raise InvalidParameter("tokens", "must contain token ids only")
+    return DetokenizeParams(tokens, model_name(body))
+
+
+def parse_model(body: Body) -> str:
+    """The model to load or unload. Raises InvalidParameter."""
+    name = text(body, "model")
+    if not name:
+        raise InvalidParameter("model", "must name a model")
+    return name
+
+
+def parse_filename(body: Body) -> str:
+    """The file that a slot is saved to or restored from. Raises InvalidParameter."""
+    name = text(body, "filename")
+    if not re.fullmatch(FILENAME, name):
+        raise InvalidParameter("filename", "must be a plain file name")
+    return name
+
+
+class PromptToTokenize(Struct, frozen=True):
+    """The body of /tokenize in the form of GLM's servers."""
+
+    model: str
+    prompt: str
+    max_length: int
+
+
+def parse_tokenize_prompt(body: Body) -> PromptToTokenize:
+    """Raises InvalidParameter naming the field."""
+    limit = integer(body, "max_length", 1, MAX_TOKENS)
+    return PromptToTokenize(model_name(body), text(body, "prompt"), limit or MAX_TOKENS)
+
+
+SCHEMAS: dict[str, Schema] = {
+    "GLMTokenizeRequest": doc.body(
+        "prompt",
+        prompt=doc.text("The text to split into tokens."),
+        model=doc.MODEL,
+        max_length=openai.tokens("How many tokens to return.", 1),
+    ),
+    "TokenizeRequest": doc.body(
+        content=doc.text("The text to split into tokens, 4 194 304 characters at most."),
+        model=doc.MODEL,
+        add_special=doc.flag("Add the tokens that begin and end a prompt."),
+        with_pieces=doc.flag("Return the text of each token too."),
+    ),
+    "DetokenizeRequest": doc.body(
+        tokens=doc.array(
+            "The ids of the tokens.",
+            [1, 2],
+            {**doc.COUNT, "minimum": 0, "maximum": MAX_TOKEN_ID - 1},
+        ),
+        model=doc.MODEL,
+    ),
+    "ModelActionRequest": doc.body(
+        "model", model=doc.text("The name of a model that the gateway starts itself.", "any")
+    ),
+    "SlotFileRequest": doc.body(
+        "filename",
+        filename=doc.text(
+            "A file in the server's --slot-save-path; not needed to erase.",
+            "conversation-7.bin",
+            pattern=FILENAME,
+        ),
+    ),
+    "LlamaCompletionRequest": doc.body("prompt", **FIELDS),
+    "LlamaInfillRequest": doc.body(**INFILL),
+}

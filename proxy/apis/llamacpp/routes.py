@@ -24,7 +24,7 @@ from ...web.spine import completion_view, json_route
 from .. import fields
 from ..openai import chat as openai_chat
 from . import native as llamacpp_native
-from . import requests as llamacpp_requests
+from .native import parse_filename
 
 blueprint = Api(
     "native",
@@ -33,6 +33,7 @@ blueprint = Api(
     tag="llama.cpp",
     ledger="llamacpp",
     error=llamacpp_native.error,
+    schemas=llamacpp_native.SCHEMAS,
 )
 _route = partial(json_route, blueprint)
 
@@ -138,7 +139,7 @@ def slot_action(services: Services, record: Record, number: int) -> Any:
     file = ""
     if action != "erase":
         asked = body.read_json(request.environ, services.settings.max_body)
-        file = llamacpp_requests.parse_filename(asked)
+        file = parse_filename(asked)
     slot = next((s for s in _slots(services) if s["id"] == number), None)
     if slot is None:
         raise NotFound(f"no such slot: {number}")

@@ -17,7 +17,9 @@ from msgspec import Struct
 from ...core.request import Tool
 from ...errors import BadRequest, GatewayError
 from ...wire import sse
+from .. import schema_fields as doc
 from ..fields import Body
+from ..schema_fields import Schema
 
 VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")  # the newest first
 SESSION = "Mcp-Session-Id"
@@ -187,3 +189,20 @@ def error(fault: GatewayError) -> dict[str, Any]:
     """The body of an HTTP error."""
     code = INVALID_REQUEST if isinstance(fault, BadRequest) else REFUSED
     return refusal(None, code, fault.message)
+
+
+SCHEMAS: dict[str, Schema] = {
+    "McpMessage": doc.body(
+        "jsonrpc",
+        jsonrpc=doc.text("Always 2.0.", "2.0"),
+        id=doc.one_of(
+            "Names a request; a notification has none.", 1, doc.TEXT, {"type": "integer"}
+        ),
+        method=doc.text(
+            "initialize, ping, tools/list, tools/call, or a notification.", "tools/list"
+        ),
+        params=doc.mapping("The parameters of the method.", {}),
+        result=doc.mapping("The result of a request of the server, which makes none.", {}),
+        error=doc.mapping("The error of a request of the server, which makes none.", {}),
+    ),
+}

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, request
 
 from ...web.routes import Api, SSE
 from ..openai import answer as openai
-from ..llamacpp.requests import parse_model
+from ..llamacpp.native import parse_model
 from ...errors import GatewayError, NotFound, QueueFull
 from ...hosting.model import HostedModel
 from ...web import body, model_events as log_events, model_events, seen

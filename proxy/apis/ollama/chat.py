@@ -15,14 +15,20 @@ from ...core.events import Batch, Finished, ToolCallDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Message, Role, ToolCall
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..fields import Body, entry, items, mapping, text
-from ..openai.tools import as_object, skipped, tools
+from ..openai.tools import EXAMPLE, as_object, skipped, tools
 from ..response_meta import ResponseMeta
+from ..schema_fields import Fields
 from . import common
 
 error = common.error
 
-KNOWN = common.KNOWN | {"messages", "tools"}
+FIELDS: Fields = {
+    "messages": doc.array("The conversation.", doc.USER_MESSAGE),
+    "tools": doc.array("Functions the model may call.", [EXAMPLE]),
+    **common.COMMON,
+}
 MAX_WAITING = 1024  # unanswered calls; every result is matched against all of them
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -38,7 +44,7 @@ def parse(body: Body) -> CompletionRequest:
     if not values:
         raise InvalidParameter("messages", "must contain at least one message")
     offered = items(body, "tools")
-    fields = common.shared_fields(body, KNOWN)
+    fields = common.shared_fields(body, FIELDS.keys())
     fields["warnings"] += skipped(offered)
     return CompletionRequest(messages=_messages(values), tools=tools(offered), **fields)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct
 
 from ...core.events import Batch, Compacted, Finished, ReasoningDelta, TextDelta, TokenLogprob
 from ...core.fold import Completion
@@ -14,13 +17,11 @@ from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
 from ...errors import GatewayError, InvalidParameter
 from ...wire import ndjson
-from .. import compacted
-from ..fields import Body, flag, integer, mapping, model_name, stops
-from ..ignored_fields import ignored_fields
-from ..openai.answer import MAX_TOKENS, token
-from ..openai.tools import plain
-from ..response_meta import ResponseMeta
-from .models import untagged
+from .. import schema_fields as doc
+from ..fields import Body, flag, ignored_fields, integer, mapping, model_name, plain, stops, text
+from ..openai.answer import LIKELIEST, LOGPROBS, MAX_TOKENS, token
+from ..response_meta import ResponseMeta, compaction_field
+from ..schema_fields import Fields
 
 MAX_LOGPROBS = 20
 RENAMED = {"num_keep": "n_keep", "penalize_newline": "penalize_nl"}
@@ -34,7 +35,15 @@ def error(fault: GatewayError) -> dict[str, Any]:
     return {"error": fault.message}
 
 
-KNOWN = frozenset("model stream options format think logprobs top_logprobs".split())
+COMMON: Fields = {
+    "model": doc.MODEL,
+    "stream": {**doc.STREAM, "default": True},
+    "options": doc.mapping("Sampler settings, `num_predict` and `stop`.", {"num_predict": 16}),
+    "format": doc.one_of("json, or a JSON schema.", "json", doc.TEXT, doc.OBJECT),
+    "think": doc.one_of("Passed to the chat template.", False, {"type": "boolean"}, doc.TEXT),
+    "logprobs": LOGPROBS,
+    "top_logprobs": LIKELIEST,
+}
 
 
 def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def tail(meta: ResponseMeta, finished: Finished, told: Compacted | None = None) 
         "prompt_eval_duration": _ns(times.prompt_ms / 1000),
         "eval_count": counts.completion,
         "eval_duration": _ns(times.predicted_ms / 1000 or total),
-        **compacted.field(told),
+        **compaction_field(told),
     }
 
 
@@ -219,3 +228,129 @@ class NdjsonLines:
         if tokens:
             out["logprobs"] = list(map(token, tokens))
         return ndjson.encode(out)
+
+
+# Entries of models for /api/tags, /api/ps and /api/show. Backends do not report the size and
+# digest of their file: the size is 0, except for a model that the gateway starts, and the digest
+# is that of the name, which suffices to tell models apart.
+VERSION = "0.12.6"  # the Ollama version reported; clients require a minimum
+
+
+class OllamaModel(Struct, frozen=True, kw_only=True):
+    """A served model; `created` in seconds since 1970, `n_ctx` in tokens, 0 if unknown. `status` is
+    that of a model that is loaded on demand, "" for others. `size` is the memory that it takes in
+    bytes, `on_cards` of it on graphics cards, `on_disk` the size of its file, 0 if unknown;
+    `expires` is when it is unloaded if nobody uses it, in seconds since 1970.
+    `family`, `parameters` ("8B"), `quantization` and `trained` (tokens) are from its file."""
+
+    name: str
+    created: int
+    n_ctx: int = 0
+    template: str = ""
+    infill: bool = False
+    vision: bool = False
+    embeddings: bool = False
+    generates: bool = True
+    status: str = ""
+    size: int = 0
+    on_cards: int = 0
+    on_disk: int = 0
+    expires: float = math.inf
+    family: str = ""
+    parameters: str = ""
+    quantization: str = ""
+    trained: int = 0
+
+
+NEVER = "9999-12-31T23:59:59Z"
+DETAILS = {
+    "parent_model": "",
+    "format": "gguf",
+    "family": "llama",
+    "families": ["llama"],
+    "parameter_size": "",
+    "quantization_level": "",
+}
+
+
+def _details(model: OllamaModel) -> dict[str, Any]:
+    family = model.family or DETAILS["family"]
+    return {
+        **DETAILS,
+        "family": family,
+        "families": [family],
+        "parameter_size": model.parameters,
+        "quantization_level": model.quantization,
+    }
+
+
+def _tagged(name: str) -> str:
+    """The name with a tag, as Ollama lists all models: clients look for it there."""
+    return name if ":" in name else f"{name}:latest"
+
+
+def untagged(name: str) -> str:
+    """The name in a request without the tag that lists add."""
+    return name.removesuffix(":latest")
+
+
+def _entry(model: OllamaModel) -> dict[str, Any]:
+    name = _tagged(model.name)
+    return {
+        "name": name,
+        "model": name,
+        "size": model.size,
+        "digest": hashlib.sha256(model.name.encode()).hexdigest(),
+        "details": _details(model),
+        **({"status": model.status} if model.status else {}),
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def model_tag(model: OllamaModel) -> dict[str, Any]:
+    """An entry of /api/tags."""
+    size = model.on_disk or model.size
+    return {**_entry(model), "size": size, "modified_at": _time(model.created)}
+
+
+def running_model(model: OllamaModel) -> dict[str, Any]:
+    """An entry of /api/ps, for a model that is loaded."""
+    return {
+        **_entry(model),
+        "expires_at": NEVER if model.expires == math.inf else _time(model.expires),
+        "size_vram": model.on_cards,
+        "context_length": model.n_ctx,
+    }
+
+
+def parse_show(body: Body) -> str:
+    """The name of the model that /api/show is asked about. Raises InvalidParameter."""
+    return untagged(model_name(body) or text(body, "name"))
+
+
+def shown_model(model: OllamaModel) -> dict[str, Any]:
+    """The answer of /api/show."""
+    family = model.family or DETAILS["family"]
+    can = {
+        "completion": model.generates,
+        "tools": model.generates,
+        "insert": model.infill,
+        "vision": model.vision,
+        "embedding": model.embeddings,
+    }
+    return {
+        "modelfile": "",
+        "parameters": "",
+        "template": model.template,
+        "details": _details(model),
+        "model_info": {
+            "general.architecture": family,
+            "general.basename": model.name,
+            f"{family}.context_length": model.n_ctx or model.trained,
+        },
+        "capabilities": [name for name in can if can[name]],
+        "modified_at": _time(model.created),
+    }

@@ -12,17 +12,28 @@ from typing import Any
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Message
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..fields import Body, flag, items, text
 from ..response_meta import ResponseMeta
+from ..schema_fields import Fields
 from . import common
 
 error = common.error
-KNOWN = common.KNOWN | {"prompt", "suffix", "system", "raw", "images", "template", "context"}
+FIELDS: Fields = {
+    "prompt": doc.text("The prompt; rendered with the chat template unless raw."),
+    "suffix": doc.text("The text after the completion.", ""),
+    "system": doc.text("The system prompt."),
+    "raw": doc.flag("Send the prompt without a chat template."),
+    "images": doc.strings("Images in base64."),
+    "template": doc.text("Must be empty: templates are configured in the gateway.", ""),
+    "context": doc.array("Ignored with a warning: use /api/chat.", [], doc.COUNT),
+    **common.COMMON,
+}
 
 
 def parse(body: Body) -> CompletionRequest:
     """Raises InvalidParameter naming the field."""
-    values = common.shared_fields(body, KNOWN)
+    values = common.shared_fields(body, FIELDS.keys())
     prompt = text(body, "prompt")
     suffix = text(body, "suffix")
     if text(body, "template"):

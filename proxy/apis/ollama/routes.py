@@ -23,9 +23,19 @@ from ...web.permissions import check_model, local_model, visible
 from ...web.routes import LINES, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route, json_view
+from .. import schema_fields as doc
 from ..fields import text
 from ..response_meta import ResponseMeta
-from . import chat, common, generate, models
+from . import chat, common, generate
+from .common import (
+    VERSION,
+    OllamaModel,
+    model_tag,
+    parse_show,
+    running_model,
+    shown_model,
+    untagged,
+)
 
 blueprint = Api(
     "ollama",
@@ -36,6 +46,14 @@ blueprint = Api(
     error=common.error,
     error_schema="OllamaError",
     owns="/api/",
+    schemas={
+        "OllamaChatRequest": doc.body(**chat.FIELDS),
+        "OllamaGenerateRequest": doc.body(**generate.FIELDS),
+        "OllamaShowRequest": doc.body(
+            model=doc.text("The model's name. Here any name must be one that is served.", "any"),
+            name=doc.text("The same, in the older form.", "any"),
+        ),
+    },
 )
 _route = partial(json_route, blueprint)
 
@@ -69,8 +87,8 @@ def _early(
         if keep is None and not only:
             return None
         registry = services.gateway.registry
-        check_model(services, environ, models.untagged(text(asked, "model")))
-        pool, name = registry.resolve(models.untagged(text(asked, "model")))
+        check_model(services, environ, untagged(text(asked, "model")))
+        pool, name = registry.resolve(untagged(text(asked, "model")))
         model = services.host.find(pool)
         if model is not None and seen.is_admin(services, Record.of(environ).key):
             if only and keep == 0:
@@ -99,7 +117,7 @@ def _load(services: Services, model: HostedModel, cancel: Cancel, key: str) -> N
 @_route("GET", "/api/version")
 def version(services: Services, record: Record) -> Any:
     """The version of Ollama that is spoken here."""
-    return {"version": models.VERSION}
+    return {"version": VERSION}
 
 
 @_route("GET", "/api/tags")
@@ -109,24 +127,24 @@ def tags(services: Services, record: Record) -> Any:
     local = local_model(services, request.environ)
     if local and all(local != one.name for one in listed):
         listed.append(_local_model(services, local))
-    return {"models": [models.tag(one) for one in listed]}
+    return {"models": [model_tag(one) for one in listed]}
 
 
 @_route("GET", "/api/ps")
 def running(services: Services, record: Record) -> Any:
     """The models that are loaded."""
     loaded = [one for one in _models(services) if one.status in ("", "loaded", "sleeping")]
-    return {"models": [models.running(one) for one in loaded]}
+    return {"models": [running_model(one) for one in loaded]}
 
 
 @_route("POST", "/api/show", body="OllamaShowRequest")
 def show(services: Services, record: Record) -> Any:
     """One model."""
     asked = body.read_json(request.environ, services.settings.max_body)
-    name = models.parse_show(asked)
+    name = parse_show(asked)
     if name not in services.gateway.registry.names():
         if name == local_model(services, request.environ):
-            return models.show(_local_model(services, name))
+            return shown_model(_local_model(services, name))
         raise ModelNotFound(f"model {name[:100]!r} not found")
     check_model(services, request.environ, name)
     model = _model(services, name)
@@ -134,7 +152,7 @@ def show(services: Services, record: Record) -> Any:
     if not model.template and file is not None:
         template = run_in_native_thread(lambda: file.template)
         model = msgspec.structs.replace(model, template=template)
-    return models.show(model)
+    return shown_model(model)
 
 
 @blueprint.route("/api/pull", methods=["POST"])
@@ -159,25 +177,25 @@ def _file(services: Services, name: str) -> ModelFile | None:
     return hosted.needs.file if hosted is not None else None
 
 
-def _models(services: Services) -> list[models.OllamaModel]:
+def _models(services: Services) -> list[OllamaModel]:
     names = visible(services, request.environ, services.gateway.registry.names())
     return [_model(services, name) for name in names]
 
 
-def _local_model(services: Services, name: str) -> models.OllamaModel:
-    return models.OllamaModel(
+def _local_model(services: Services, name: str) -> OllamaModel:
+    return OllamaModel(
         name=name, created=services.started, family="use", embeddings=True, generates=False
     )
 
 
-def _model(services: Services, name: str) -> models.OllamaModel:
+def _model(services: Services, name: str) -> OllamaModel:
     registry = services.gateway.registry
     pool, _ = registry.resolve(name)
     backends = registry.pool(pool)
     caps = [b.caps for b in backends if b.caps is not None]
     hosted = services.host.find(pool)
     file = _file(services, name)
-    return models.OllamaModel(
+    return OllamaModel(
         name=name,
         created=services.started,
         n_ctx=max((b.n_ctx for b in backends), default=0),

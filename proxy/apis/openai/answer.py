@@ -15,14 +15,24 @@ from msgspec import structs
 from ...core.events import Compacted, Finished, Progress, TokenDetail, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, OutputFormat, Report
-from ...core.sampling import FIELDS, logit_bias, sampling
+from ...core.sampling import logit_bias, sampling
 from ...core.usage import Timings, Usage, generation_pace, pace
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
-from .. import compacted
-from ..fields import Body, Table, flag, integer, mapping, model_name, read, stops, text
-from ..ignored_fields import ignored_fields
-from ..response_meta import ResponseMeta
+from .. import schema_fields as doc
+from ..fields import (
+    Body,
+    flag,
+    ignored_fields,
+    integer,
+    mapping,
+    model_name,
+    read,
+    stops,
+    text,
+)
+from ..response_meta import ResponseMeta, compaction_field
+from ..schema_fields import Field, Fields, Schema, table
 
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
@@ -34,7 +44,7 @@ def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
     not `known` to the kind gets a warning. Raises InvalidParameter."""
     _check_biases(body)
     warnings = ignored_fields(body, known)
-    out = {"sampling": samplers(body), **read(body, COMMON), "warnings": warnings}
+    out = {"sampling": samplers(body), **read(body, _TABLE), "warnings": warnings}
     if not REPORTS.isdisjoint(body):
         out["report"] = report(body)
     return out
@@ -94,20 +104,71 @@ def json_schema(body: Body, name: str) -> OutputFormat:
 
 
 LENGTHS = ("max_completion_tokens", "max_tokens", "n_predict")
-COMMON: Table = {
-    "model": ("model", model_name),
-    **dict.fromkeys(LENGTHS, ("max_tokens", _max_tokens)),
-    "stop": ("stop", stops),
-    "n": ("n", _choices),
-    "stream": ("stream", flag),
-    "stream_options": ("include_usage", _include_usage),
-    "tokenize": ("return_prompt_tokens", flag),
-    "user": ("user", text),
-    "prompt_cache_key": ("session", text),
-    "json_schema": ("output", json_schema),
+
+
+def tokens(description: str, low: int = -1) -> Schema:
+    return doc.count(description, low, MAX_TOKENS, 16)
+
+
+STOP = doc.one_of(
+    "A stop string, or up to 16, of up to 1000 characters each.",
+    ["\n\n"],
+    doc.TEXT,
+    {**doc.STRINGS, "maxItems": 16},
+)
+LOGIT_BIAS = doc.one_of(
+    "A bias for each token id or text: an object, or a list of pairs.",
+    {"15": -1.0},
+    doc.OBJECT,
+    doc.list_of({"type": "array"}),
+)
+LOGPROBS = doc.flag("Return the log probability of each token.")
+ALTERNATIVES = doc.count("Number of alternatives for each token.", 0, MAX_LOGPROBS, 0)
+LIKELIEST = {
+    **ALTERNATIVES,
+    "description": "Number of alternatives for each token; requires logprobs.",
 }
-KNOWN = frozenset({*COMMON, *FIELDS, *REPORTS, "logit_bias"})
+SESSION = doc.text("Identifies the conversation, to reuse the slot that has its cache.", "c")
+USER = doc.text("Ignored by the backends.", "u")
+TEMPLATE = doc.mapping("Variables for the chat template.", {"enable_thinking": False})
+REPORT: dict[str, Schema] = {
+    "return_progress": doc.flag("Stream the progress of prompt evaluation."),
+    "timings_per_token": doc.flag("Add `timings` to each chunk."),
+    "verbose": doc.flag("Add the prompt and the backend's settings."),
+}
+COMMON: Fields = {
+    "model": Field(doc.MODEL, "model", model_name),
+    "max_completion_tokens": Field(
+        tokens("The same as max_tokens; takes precedence."), "max_tokens", _max_tokens
+    ),
+    "max_tokens": Field(
+        tokens("Maximum tokens of the answer; -1: limited by the context only."),
+        "max_tokens",
+        _max_tokens,
+    ),
+    "n_predict": Field(tokens("llama.cpp's name for max_tokens."), "max_tokens", _max_tokens),
+    "stop": Field(STOP, "stop", stops),
+    "n": Field(doc.count("Number of choices.", 1, MAX_CHOICES, 1), "n", _choices),
+    "stream": Field(doc.STREAM, "stream", flag),
+    "stream_options": Field(
+        doc.mapping("`include_usage`: send a last chunk with the usage.", {"include_usage": True}),
+        "include_usage",
+        _include_usage,
+    ),
+    "tokenize": Field(doc.flag("Return the tokens of the prompt."), "return_prompt_tokens", flag),
+    "user": Field(USER, "user", text),
+    "prompt_cache_key": Field(SESSION, "session", text),
+    "json_schema": Field(
+        doc.mapping("A JSON schema for the answer, llama.cpp's field.", {"type": "object"}),
+        "output",
+        json_schema,
+    ),
+    "logit_bias": LOGIT_BIAS,
+    **REPORT,
+    **doc.SAMPLERS,
+}
 """The fields that both kinds of body have."""
+_TABLE = table(COMMON)
 
 
 def usage(counts: Usage) -> dict[str, Any]:
@@ -275,7 +336,7 @@ def whole(
         "timings": timings(completions[0].finished.timings),
         "truncated": any(completion.finished.truncated for completion in completions),
         **verbose(meta, request, completions[0].finished, completions[0].text),
-        **compacted.field(completions[0].compacted),
+        **compaction_field(completions[0].compacted),
     }
 
 
@@ -343,5 +404,5 @@ class Chunks:
             "timings": timings(finished.timings),
             "truncated": finished.truncated,
             **verbose(self._meta, self._request, finished),
-            **compacted.field(self._compacted),
+            **compaction_field(self._compacted),
         }

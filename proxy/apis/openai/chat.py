@@ -22,9 +22,23 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest, Media, Message, OutputFormat, Role
 from ...errors import InvalidParameter
 from ...wire import sse
-from .. import parts
-from ..fields import Body, Table, entry, flag, integer, items, mapping, read, text
+from .. import schema_fields as doc
+from ..fields import (
+    Body,
+    PartReader,
+    Thought,
+    contents,
+    entry,
+    flag,
+    integer,
+    items,
+    mapping,
+    read,
+    text,
+    text_reader,
+)
 from ..response_meta import ResponseMeta
+from ..schema_fields import Field, Fields, table
 from ..synonyms import canonical
 from . import answer as openai
 from . import tools as openai_tools
@@ -74,25 +88,62 @@ def parse(body: Body) -> CompletionRequest:
     return CompletionRequest(
         messages=messages(items(body, "messages")),
         logprobs=logprobs,
-        **read(body, LAST),
+        **read(body, _TABLE),
         **tools,
         **values,
     )
 
 
-LAST: Table = {
-    "reasoning_effort": ("reasoning_effort", text),
-    "chat_template_kwargs": ("template_kwargs", mapping),
-}
-KNOWN = (
-    openai.KNOWN
-    | LAST.keys()
-    | openai_tools.FIELDS
-    | frozenset(
-        "messages logprobs top_logprobs response_format modalities function_call"
-        " continue_final_message add_generation_prompt store metadata reasoning_format".split()
-    )
+MESSAGE = doc.body(
+    "role",
+    role=doc.text("`developer` is `system`, `function` is `tool`.", "user"),
+    content=doc.one_of(
+        "A string, or a list of parts: text, image_url, input_audio; thinking in a message of the"
+        " assistant.",
+        "Hello!",
+        doc.TEXT,
+        {"type": "array"},
+    ),
+    name=doc.text("The name of the author or tool."),
+    tool_calls=doc.array("Tool calls of an assistant message.", []),
+    function_call=doc.mapping("A call in the legacy format.", {}),
+    tool_call_id=doc.text("The id of the call that a tool message answers.", "call_1"),
+    reasoning_content=doc.text("The reasoning of an assistant message."),
+    reasoning=doc.text("The same, as vLLM names it."),
+    reasoning_details=doc.array("The same in pieces, as OpenRouter sends it.", []),
+    refusal=doc.text("The text of an assistant message that has no content."),
 )
+_OWN: Fields = {
+    "reasoning_effort": Field(
+        doc.text("Passed to the chat template.", "low"), "reasoning_effort", text
+    ),
+    "chat_template_kwargs": Field(openai.TEMPLATE, "template_kwargs", mapping),
+}
+FIELDS: Fields = {
+    "messages": doc.array(
+        "The conversation. If the last message is the assistant's, it is continued.",
+        doc.USER_MESSAGE,
+        MESSAGE,
+    ),
+    "logprobs": openai.LOGPROBS,
+    "top_logprobs": openai.LIKELIEST,
+    "response_format": doc.mapping(
+        "`type`: text, json_object, or json_schema with `json_schema.schema`.",
+        {"type": "json_object"},
+    ),
+    "modalities": doc.strings("Must not contain audio.", "text"),
+    **openai_tools.FIELDS,
+    "function_call": doc.one_of("tool_choice in the legacy format.", "auto", doc.TEXT, doc.OBJECT),
+    "continue_final_message": doc.flag(
+        "Always done; an error if the last message cannot be continued."
+    ),
+    "add_generation_prompt": doc.flag("Cannot be combined with continue_final_message."),
+    "reasoning_format": doc.text("How reasoning is returned.", "auto", enum=["auto", *FORMATS]),
+    **_OWN,
+    **openai.COMMON,
+}
+_TABLE = table(_OWN)
+KNOWN = FIELDS.keys()
 
 
 def _logprobs(body: Body) -> int | None:
@@ -164,7 +215,7 @@ def _message(value: Any, at: str) -> Message:
         raise InvalidParameter(
             at + "tool_call_id", "is missing: a tool message names the call that it answers"
         )
-    content = parts.content(given, at + "content", PARTS, KINDS)
+    content = contents(given, at + "content", PARTS, KINDS)
     return Message(
         role=role,
         content=content.text or text(body, "refusal", at=at),
@@ -202,18 +253,18 @@ def _audio(part: Body, at: str) -> Media:
     return Media(kind="audio", data=text(audio, "data"), format=text(audio, "format"))
 
 
-def _thought(part: Body, at: str) -> parts.Thought:
+def _thought(part: Body, at: str) -> Thought:
     """Mistral's part: a text, or a list of text parts."""
     thinking = part.get("thinking")
-    return parts.Thought(parts.content(thinking, at + "thinking", TEXTS, "text").text)
+    return Thought(contents(thinking, at + "thinking", TEXTS, "text").text)
 
 
 KINDS = "text, image_url or input_audio"
-TEXTS: dict[str, parts.Reader] = {"text": parts.text_reader("text")}
-PARTS: dict[str, parts.Reader] = {
+TEXTS: dict[str, PartReader] = {"text": text_reader("text")}
+PARTS: dict[str, PartReader] = {
     **TEXTS,
     "thinking": _thought,
-    "refusal": parts.text_reader("refusal"),
+    "refusal": text_reader("refusal"),
     "image_url": _image,
     "input_audio": _audio,
 }

@@ -10,8 +10,10 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest
 from ...errors import InvalidParameter
 from ...wire import sse
+from .. import schema_fields as doc
 from ..fields import Body, flag, integer, text
 from ..response_meta import ResponseMeta
+from ..schema_fields import Fields
 from ..synonyms import canonical
 from . import answer as openai
 
@@ -24,10 +26,24 @@ MAX_TEXTS = 64  # strings in one prompt: the backend has to tokenize each on its
 PROMPT = "a string or a list of token ids and strings"
 
 
-KNOWN = openai.KNOWN | {"prompt", "suffix", "echo", "logprobs", "best_of"}
+PROMPTS = doc.one_of(
+    "A string, a list of token ids and strings, or a list of prompts.",
+    "Once upon a time",
+    doc.TEXT,
+    {"type": "array"},
+    doc.OBJECT,
+)
+FIELDS: Fields = {
+    "prompt": PROMPTS,
+    "suffix": doc.text("The text after the completion; requires a model with fill-in tokens.", ""),
+    "echo": doc.flag("Return the prompt before the answer; cannot be combined with logprobs."),
+    "logprobs": openai.ALTERNATIVES,
+    "best_of": doc.count("Must equal n.", 1, openai.MAX_CHOICES, 1),
+    **openai.COMMON,
+}
 
 
-def parse(body: Body, known: Set[str] = KNOWN) -> CompletionRequest:
+def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
     """Raises InvalidParameter naming the field."""
     body = canonical(body, chat=False)
     echo = flag(body, "echo")

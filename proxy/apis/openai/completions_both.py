@@ -16,16 +16,20 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest
 from ..fields import Body, integer
 from ..response_meta import ResponseMeta
+from ..schema_fields import Fields
 from . import answer as openai
 from . import completions as openai_completions
 
 error = openai.error
-KNOWN = openai_completions.KNOWN | {"n_probs"}
+FIELDS: Fields = {
+    **openai_completions.FIELDS,
+    "n_probs": {**openai.ALTERNATIVES, "description": "logprobs, as llama.cpp calls it."},
+}
 
 
 def parse(body: Body) -> CompletionRequest:
     """OpenAI's fields, plus `n_probs` if `logprobs` is absent. Raises InvalidParameter."""
-    request = openai_completions.parse(body, KNOWN)
+    request = openai_completions.parse(body, FIELDS.keys())
     logprobs = request.logprobs
     if logprobs is None:
         logprobs = integer(body, "n_probs", 0, openai.MAX_LOGPROBS) or None

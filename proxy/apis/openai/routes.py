@@ -6,8 +6,7 @@ from typing import Any
 
 from flask import Response, request
 
-from ...errors import GatewayError, ModelNotFound
-from ...store.response_kinds import CHAT
+from ...errors import CharacterCut, GatewayError, ModelNotFound
 from ...web import body
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
@@ -18,25 +17,29 @@ from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route
 from .. import anthropic
-from ..anthropic import models as claude
-from ..glm import routes as glm
+from .. import schema_fields as doc
+from ..anthropic.answer import VERSION, model_object, models_list
 from ..llamacpp import native as llamacpp_native
-from ..llamacpp import requests as llamacpp_requests
-from ..stored_chats.routes import storing
-from . import (
-    answer as openai,
-)
-from . import (
-    chat as openai_chat,
-)
-from . import (
-    completions as openai_completions,
-)
-from . import (
-    completions_both,
-)
+from ..llamacpp.native import parse_detokenize, parse_tokenize, parse_tokenize_prompt
+from . import answer as openai
+from . import chat as openai_chat
+from . import completions as openai_completions
+from . import completions_both
 
-blueprint = Api("openai", __name__, group="chat", tag="OpenAI", ledger="openai")
+MOST_PIECES = 8192  # each distinct token is a request to the backend
+
+blueprint = Api(
+    "openai",
+    __name__,
+    group="chat",
+    tag="OpenAI",
+    ledger="openai",
+    schemas={
+        "ChatCompletionRequest": doc.body("messages", **openai_chat.FIELDS),
+        "CompletionRequest": doc.body("prompt", **openai_completions.FIELDS),
+        "CompletionRequestBoth": doc.body("prompt", **completions_both.FIELDS),
+    },
+)
 
 
 @post(
@@ -49,7 +52,7 @@ blueprint = Api("openai", __name__, group="chat", tag="OpenAI", ledger="openai")
 )
 def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A chat, streamed or whole."""
-    return completion_view(services, environ, openai_chat, CHAT, own=storing)
+    return completion_view(services, environ, openai_chat, "chatcmpl-")
 
 
 @post(
@@ -100,7 +103,7 @@ def input_tokens(services: Services, record: Record) -> Any:
 
 def _theirs() -> bool:
     """Whether the client is Anthropic's."""
-    return claude.VERSION in request.headers
+    return VERSION in request.headers
 
 
 def _error(fault: GatewayError) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def models(services: Services, record: Record) -> Any:
     names = visible(services, request.environ, services.gateway.registry.names())
     listed = [_model(services, name) for name in names]
     if _theirs():
-        return claude.listed(listed)
+        return models_list(listed)
     if (local := local_model(services, request.environ)) and local not in names:
         listed.append(_local_model(services, local))
     return {"object": "list", "data": listed}
@@ -148,7 +151,7 @@ def _model(services: Services, name: str) -> dict[str, Any]:
     model, _ = registry.resolve(name)
     n_ctx = max((b.n_ctx for b in registry.pool(model)), default=0)
     if _theirs():
-        return claude.model(name, services.started, n_ctx)
+        return model_object(name, services.started, n_ctx)
     status = registry.status(model)
     hosted = services.host.find(model)
     return {
@@ -187,11 +190,11 @@ def _on_demand(services: Services, model: str, status: str) -> dict[str, Any]:
 def tokenize(services: Services, record: Record) -> Any:
     """Tokens of a text, in llama-server's form or GLM's.
 
-    llama-server's {content, add_special, with_pieces} to {tokens}; the GLM API's {prompt}."""
+    llama-server's {content, add_special, with_pieces} to {tokens}; GLM's {prompt}."""
     asked = body.read_json(request.environ, services.settings.max_body)
     if "prompt" in asked and "content" not in asked:
-        return glm.tokenized(services, record, asked)
-    wanted = llamacpp_requests.parse_tokenize(asked)
+        return _tokenized_prompt(services, record, asked)
+    wanted = parse_tokenize(asked)
     check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)
@@ -202,6 +205,28 @@ def tokenize(services: Services, record: Record) -> Any:
             return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
         pieces = gateway.pieces(model, *text, cancel, barred=barred)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
+
+
+def _tokenized_prompt(services: Services, record: Record, asked: dict[str, Any]) -> dict[str, Any]:
+    """Answer the form of GLM's servers: the ids, and the text of each, in which spaces are written
+    as ▁, like sentencepiece, and a part of a character as U+FFFD."""
+    wanted = parse_tokenize_prompt(asked)
+    check_model(services, request.environ, wanted.model)
+    barred = permissions(services, request.environ).barred_tiers
+    gateway = services.gateway
+    model, _ = gateway.registry.answering(wanted.model)
+    most = min(wanted.max_length, MOST_PIECES)
+
+    def text(token: int) -> str:
+        try:
+            return gateway.detokenize(model, [token], barred=barred).replace(" ", "▁")
+        except CharacterCut:
+            return "\ufffd"
+
+    with counted(services, record, wanted.model) as cancel:
+        tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most, barred=barred)
+        texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
+    return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 
 
 def _piece(data: bytes) -> str | list[int]:
@@ -220,7 +245,7 @@ def detokenize(services: Services, record: Record) -> Any:
 
     llama-server's {tokens} to {content}."""
     asked = body.read_json(request.environ, services.settings.max_body)
-    wanted = llamacpp_requests.parse_detokenize(asked)
+    wanted = parse_detokenize(asked)
     check_model(services, request.environ, wanted.model)
     gateway = services.gateway
     model, _ = gateway.registry.answering(wanted.model)

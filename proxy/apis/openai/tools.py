@@ -12,13 +12,32 @@ from ...core.decoding import decoded
 from ...core.events import ToolCallDelta
 from ...core.request import Tool, ToolCall, ToolChoice
 from ...errors import InvalidParameter
-from ..fields import Body, entry, filled, flag, integer, items, mapping, text
+from .. import schema_fields as doc
+from ..fields import Body, entry, filled, flag, integer, items, mapping, plain, text
+from ..schema_fields import Fields
 
 MAX_TOOLS = 1024
 # Letters of any script, and the characters MCP clients join names with. No quotes or line breaks:
 # names are inserted into prompts and grammars unescaped.
 NAME = re.compile(r"[\w./:@-]{1,128}")
-FIELDS = frozenset({"tools", "functions", "tool_choice", "parallel_tool_calls", "max_tool_calls"})
+EXAMPLE = {
+    "type": "function",
+    "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}},
+}
+PARALLEL = doc.flag("Allow several calls in one answer.", True)
+CALLS = doc.count("Maximum calls in one answer.", 1, 1 << 30, 8)
+FIELDS: Fields = {
+    "tools": doc.array("Functions the model may call.", [EXAMPLE]),
+    "functions": doc.array("Functions in the legacy format; cannot be combined with tools.", []),
+    "tool_choice": doc.one_of(
+        "auto, none, required, a function by its name, or allowed_tools.",
+        "auto",
+        doc.TEXT,
+        doc.OBJECT,
+    ),
+    "parallel_tool_calls": PARALLEL,
+    "max_tool_calls": CALLS,
+}
 LEGACY = "functions"
 """Key in CompletionRequest.extra: the client sent `functions` and expects `function_call`."""
 
@@ -55,11 +74,6 @@ def functions(values: list[Any]) -> tuple[Tool, ...]:
 
 def _kind(body: Body, i: int) -> str:
     return text(body, "type", "function", at=f"tools[{i}].")
-
-
-def plain(kind: str) -> str:
-    """A string from the client, made safe for a header."""
-    return re.sub(r"[^\w.-]", "?", kind[:40], flags=re.ASCII)
 
 
 def _tool(function: Body, at: str) -> Tool:

@@ -6,16 +6,17 @@ its events. Pure: a callback receives the response to store.
 
 from ..conversations import objects as conversations
 from ..openai.answer import error
-from . import compaction
-from .answer import response, response_id, whole
+from .answer import COMPACT_FIELDS, compact_body, compacted, response, response_id, whole
 from .items import listed
 from .request import ParsedRequest, parse
 from .stream import Encoder
 
 __all__ = [
+    "COMPACT_FIELDS",
     "Encoder",
     "ParsedRequest",
-    "compaction",
+    "compact_body",
+    "compacted",
     "conversations",
     "error",
     "listed",

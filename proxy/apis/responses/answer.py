@@ -21,12 +21,16 @@ from ...core.events import (
 from ...core.fold import Completion, Part, Said, Thought
 from ...core.request import ToolCall
 from ...core.usage import Usage
-from ...errors import GatewayError
-from .. import compacted
+from ...errors import GatewayError, InvalidParameter, UpstreamFault
+from .. import schema_fields as doc
+from ..fields import Body, model_name
 from ..openai import answer as openai
-from ..response_meta import ResponseMeta
-from . import mcp_items
-from .request import RESULTS, SOURCES, ParsedRequest
+from ..openai.answer import SESSION
+from ..response_meta import ResponseMeta, compaction_field
+from ..schema_fields import Fields
+from .items import listed, sealed
+from .mcp import approval_item, call_item, listed_item
+from .request import INPUT, RESULTS, SOURCES, ParsedRequest
 
 Item = dict[str, Any]
 
@@ -66,7 +70,7 @@ def ended(
         cut = None
     whole = response(meta, asked, "incomplete" if cut else "completed", output)
     whole["usage"] = usage(finished.usage)
-    whole.update(compacted.field(told))
+    whole.update(compaction_field(told))
     if cut:
         whole["incomplete_details"] = {"reason": cut}
     else:
@@ -184,11 +188,11 @@ def step(meta: ResponseMeta, asked: ParsedRequest, index: int, made: Step) -> It
     """An item for what the gateway did."""
     match made:
         case ToolsListed():
-            return mcp_items.list_tools(item_id(meta, "mcpl", index), made)
+            return listed_item(item_id(meta, "mcpl", index), made)
         case ServerCall():
-            return mcp_items.call(item_id(meta, "mcp", index), made)
+            return call_item(item_id(meta, "mcp", index), made)
         case ApprovalRequested():
-            return mcp_items.approval_request(item_id(meta, "mcpr", index), made)
+            return approval_item(item_id(meta, "mcpr", index), made)
         case _:
             status = "failed" if made.failed else "completed"
             return search(meta, asked, index, made, status)
@@ -264,3 +268,47 @@ def whole(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Comple
                     found += part.found
         output.append(item)
     return ended(meta, asked, output, completion.finished, completion.compacted)
+
+
+# Compaction, POST /v1/responses/compact: the model sums a conversation up. The output is to be
+# sent as the beginning of the next input: messages with instructions as they were, then one
+# `compaction` item in place of all others.
+KEPT_ROLES = ("system", "developer")
+COMPACT_FIELDS: Fields = {
+    "model": doc.MODEL,
+    "input": INPUT,
+    "instructions": doc.text("A system message of the conversation."),
+    "previous_response_id": doc.text("The stored response whose conversation is compacted.", ""),
+    "prompt_cache_key": SESSION,
+}
+
+
+def compact_body(given: Body) -> Body:
+    """The body of an ordinary request for the same conversation. Raises InvalidParameter."""
+    if not model_name(given):
+        raise InvalidParameter("model", "is missing")
+    fields = {name: value for name in COMPACT_FIELDS if (value := given.get(name)) is not None}
+    return {**fields, "store": False, "truncation": "auto"}
+
+
+def compacted(
+    meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Completion]
+) -> dict[str, Any]:
+    """The compaction object. Raises UpstreamFault if the model wrote nothing."""
+    (completion,) = completions
+    text = completion.text.strip()
+    if not text:
+        raise UpstreamFault("the model wrote no summary: try again, or use another model")
+    kept = [item for item in asked.input if item.get("role") in KEPT_ROLES]
+    item = {
+        "id": item_id(meta, "cmp", len(kept)),
+        "type": "compaction",
+        "encrypted_content": sealed(text),
+    }
+    return {
+        "id": meta.id,
+        "object": "response.compaction",
+        "created_at": meta.created,
+        "output": [*listed(kept, meta.id), item],
+        "usage": usage(completion.finished.usage),
+    }

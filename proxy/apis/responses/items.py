@@ -7,18 +7,51 @@ Consecutive reasoning, message and call items of the model form one assistant me
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from ...core.conversation import joined
+from ...core.conversation import LEAD, joined
 from ...core.request import Media, Message, Role, ToolCall
 from ...errors import InvalidParameter
-from .. import parts
-from ..fields import Body, bounded, entry, filled, items, text
-from ..openai.tools import plain
-from . import mcp, summary
+from ..fields import (
+    Body,
+    Content,
+    PartReader,
+    bounded,
+    contents,
+    entry,
+    filled,
+    items,
+    plain,
+    text,
+    text_reader,
+)
+from . import mcp
+
+# The text of a compaction item is the `encrypted_content` that clients send back: base64 of the
+# summary, so that no client takes it for text to show. Nothing in it is secret or trusted: the
+# client wrote the conversation that it sums up.
+SUMMARIES = frozenset({"compaction", "compaction_summary"})  # the second is Codex's older name
+
+
+def sealed(summary: str) -> str:
+    return base64.b64encode(summary.encode()).decode()
+
+
+def summary_message(content: str, at: str) -> Message:
+    """What the model reads in place of the compacted items. Raises InvalidParameter."""
+    try:
+        summary = base64.b64decode(content, validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise InvalidParameter(
+            at + "encrypted_content", "is not from this gateway: send the item as it was returned"
+        ) from None
+    return Message(role="user", content=LEAD + summary)
+
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -79,7 +112,7 @@ def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[
     for i, value in enumerate(values):
         for message in _messages(entry(value, f"{at}[{i}]"), f"{at}[{i}].", warnings, known):
             joins = sums_up or message.role in ("assistant", "system")
-            sums_up = value.get("type") in summary.KINDS
+            sums_up = value.get("type") in SUMMARIES
             if runs and runs[-1][0].role == message.role and joins:
                 runs[-1].append(message)
             else:
@@ -125,8 +158,8 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
             items(item, "content", at) or items(item, "summary", at), at + "content"
         ).text
         return Message(role="assistant", reasoning=thought) if thought else None
-    if kind in summary.KINDS:
-        return summary.message(text(item, "encrypted_content", at=at), at)
+    if kind in SUMMARIES:
+        return summary_message(text(item, "encrypted_content", at=at), at)
     if kind in ("file_search_call", "web_search_call"):
         return None  # made by the gateway; the answer that follows covers its results
     warnings.append(f"input items of type {plain(kind)} are ignored")
@@ -148,15 +181,15 @@ def _image(part: Body, at: str) -> Media:
 
 
 KINDS = "input_text, output_text or input_image"
-PARTS: dict[str, parts.Reader] = {
-    **dict.fromkeys(TEXTS, parts.text_reader("text")),
-    "refusal": parts.text_reader("refusal"),
+PARTS: dict[str, PartReader] = {
+    **dict.fromkeys(TEXTS, text_reader("text")),
+    "refusal": text_reader("refusal"),
     "input_image": _image,
 }
 
 
-def _content(value: Any, at: str) -> parts.Content:
-    return parts.content(value, at, PARTS, KINDS)
+def _content(value: Any, at: str) -> Content:
+    return contents(value, at, PARTS, KINDS)
 
 
 def listed(values: list[Any], response_id: str) -> list[dict[str, Any]]:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, structs
 
 from ...core.conversation import joined
-from ...core.mcp import McpServer
-from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool
-from ...core.sampling import FIELDS
+from ...core.mcp import McpServer, function_name
+from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool, ToolChoice
 from ...errors import InvalidParameter
-from ..fields import Body, entry, flag, integer, items, mapping, model_name, stops, text
-from ..ignored_fields import ignored_fields
+from .. import schema_fields as doc
+from ..conversations import objects as conversations
+from ..fields import (
+    Body,
+    entry,
+    flag,
+    ignored_fields,
+    integer,
+    items,
+    mapping,
+    model_name,
+    plain,
+    stops,
+    text,
+)
 from ..openai import answer as openai
-from ..openai.tools import functions, plain
-from ..vector_stores import attribute_filters
-from . import mcp, tool_choice
+from ..openai.tools import CALLS, PARALLEL, functions
+from ..schema_fields import Fields
+from ..vector_stores.request import parse_filters
+from . import mcp
 from .items import as_items, check_outputs, messages, referenced
-from .repeated import repeated
 
 LOGPROBS = "message.output_text.logprobs"
 FILES = 5
@@ -30,16 +42,52 @@ TOLD = frozenset({RESULTS, SOURCES})
 ELSEWHERE = {
     "prompt": "send the text of the prompt",
 }
-KNOWN = (
-    openai.REPORTS
-    | FIELDS.keys()
-    | frozenset(
-        "model input instructions previous_response_id conversation max_output_tokens logit_bias"
-        " stop top_logprobs stream background store generate tools tool_choice parallel_tool_calls"
-        " max_tool_calls text reasoning truncation include metadata user safety_identifier"
-        " prompt_cache_key chat_template_kwargs".split()
-    )
+INPUT = doc.one_of(
+    "A string, or a list of items.", "Hello!", {"anyOf": [doc.TEXT, {"type": "array"}]}
 )
+FIELDS: Fields = {
+    "model": doc.MODEL,
+    "input": INPUT,
+    "instructions": doc.text("A system message for this response only."),
+    "previous_response_id": doc.text("The stored response that this one continues.", ""),
+    "conversation": doc.one_of(
+        "The conversation that this one continues: an id, or an object.",
+        "conv_1",
+        doc.TEXT,
+        doc.OBJECT,
+    ),
+    "max_output_tokens": openai.tokens("Maximum tokens of the output.", 1),
+    "stop": openai.STOP,
+    "logit_bias": openai.LOGIT_BIAS,
+    "top_logprobs": openai.ALTERNATIVES,
+    "stream": doc.STREAM,
+    "background": doc.flag("Run in the background; requires `store`, excludes `stream`."),
+    "store": doc.flag("Store the response.", True),
+    "generate": doc.flag("false: only evaluate the prompt, for the request that follows.", True),
+    "tools": doc.array("Functions, custom tools, file_search, web_search, mcp.", []),
+    "tool_choice": doc.one_of(
+        "auto, none, required, a tool, or allowed_tools.", "auto", doc.TEXT, doc.OBJECT
+    ),
+    "parallel_tool_calls": PARALLEL,
+    "max_tool_calls": CALLS,
+    "text": doc.mapping(
+        "`format`: text, json_object or json_schema.", {"format": {"type": "text"}}
+    ),
+    "reasoning": doc.mapping("`effort` is passed to the chat template.", {"effort": "low"}),
+    "truncation": doc.text(
+        "auto: leave out the oldest messages of a conversation that is too long.",
+        "disabled",
+        enum=["auto", "disabled"],
+    ),
+    "include": doc.strings("Additional parts of the output.", "file_search_call.results"),
+    "metadata": doc.mapping("Repeated in the response.", {"a": "b"}),
+    "user": openai.USER,
+    "safety_identifier": doc.text("Repeated in the response."),
+    "prompt_cache_key": openai.SESSION,
+    "chat_template_kwargs": openai.TEMPLATE,
+    **openai.REPORT,
+    **doc.SAMPLERS,
+}
 # The gateway shows the reasoning itself, and has no shorter form of it.
 REASONING = frozenset({"effort", "summary", "generate_summary"})
 CUSTOM = {
@@ -80,7 +128,7 @@ def parse(
         if body.get(name) is not None:
             raise InvalidParameter(name, f"is not supported: {instead}")
     warnings = [
-        *ignored_fields(body, KNOWN),
+        *ignored_fields(body, FIELDS.keys()),
         *ignored_fields(mapping(body, "text"), {"format"}, "text."),
         *ignored_fields(mapping(body, "reasoning"), REASONING, "reasoning."),
     ]
@@ -99,7 +147,7 @@ def parse(
     if not chat:
         raise InvalidParameter("input", "must contain at least one message")
     tools, custom, search_tools = _tools(raw_tools, searches, warnings)
-    chosen = tool_choice.parse(body.get("tool_choice"), warnings)
+    chosen = parse_choice(body.get("tool_choice"), warnings)
     form = mapping(mapping(body, "text"), "format", "text.")
     reasoning = mapping(body, "reasoning")
     truncation = text(body, "truncation", "disabled")
@@ -228,7 +276,7 @@ def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search 
             tuple(stores),
             integer(tool, "max_num_results", 1, 50) or FILES,
             float(threshold),
-            attribute_filters.parse(tool.get("filters"), at + "filters"),
+            parse_filters(tool.get("filters"), at + "filters"),
         )
     # It has many dated and preview names.
     if kind.startswith("web_search") and "web_search" in searches:
@@ -252,3 +300,147 @@ def _output(form: Body) -> OutputFormat:
     if kind != "text":
         raise InvalidParameter("text.format.type", "must be text, json_object or json_schema")
     return OutputFormat()
+
+
+# The fields of a request that its Response object repeats, as the Open Responses schema requires:
+# each is present, with its default if the request leaves it out. A sampling field that the
+# request leaves out is repeated with the API's default, although the backend, or `--sampling`,
+# may set another.
+# Sampling fields of the request, with the API's defaults.
+_SAMPLING: Mapping[str, float] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+TIER = "default"  # every request is served alike
+# Optional fields of tools, by type; the schema wants all of them.
+_TOOL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "function": {"description": None, "parameters": None, "strict": False},
+    "custom": {"description": None, "format": {"type": "text"}},
+    "file_search": {
+        "max_num_results": 5,
+        "ranking_options": {"ranker": "auto", "score_threshold": 0.0},
+        "filters": None,
+    },
+    "web_search": {"user_location": None, "search_context_size": "medium"},
+    "mcp": {
+        "allowed_tools": None,
+        "headers": None,
+        "require_approval": "always",
+        "server_description": None,
+    },
+}
+_FORMAT_DEFAULTS: Mapping[str, Any] = {"description": None, "strict": False}
+
+
+def repeated(body: Body, request: CompletionRequest, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` are the fields that the parser has read itself, and take precedence. Raises
+    InvalidParameter."""
+    key = conversations.named(body)
+    return {
+        **({"conversation": {"id": key}} if key else {}),
+        **{name: request.sampling.get(name, _SAMPLING[name]) for name in _SAMPLING},
+        "instructions": None,
+        "max_tool_calls": request.max_tool_calls,
+        "metadata": mapping(body, "metadata"),
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "previous_response_id": text(body, "previous_response_id") or None,
+        "prompt_cache_key": request.session or None,
+        "reasoning": {"effort": request.reasoning_effort or None, "summary": None},
+        "safety_identifier": text(body, "safety_identifier") or None,
+        "service_tier": TIER,
+        "text": {"format": _whole_format(mapping(mapping(body, "text"), "format", "text."))},
+        "tool_choice": body.get("tool_choice") or "auto",
+        "tools": [
+            _whole_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.get("tools") or ())
+        ],
+        "user": request.user or None,
+        **values,
+    }
+
+
+def _whole_format(form: Body) -> Body:
+    if not form:
+        return {"type": "text"}
+    return _whole(form, _FORMAT_DEFAULTS) if form.get("type") == "json_schema" else form
+
+
+def _whole_tool(value: Any, at: str) -> Body:
+    """The tool with all fields of its type."""
+    tool = entry(value, at)
+    kind = text(tool, "type", "function", at=at + ".")
+    defaults = _TOOL_DEFAULTS.get("web_search" if kind.startswith("web_search") else kind, {})
+    whole = _whole(mcp.repeated(tool) if kind == "mcp" else tool, defaults)
+    if kind == "file_search":
+        options = mapping(tool, "ranking_options", at + ".")
+        whole["ranking_options"] = _whole(options, defaults["ranking_options"])
+    return whole
+
+
+def _whole(body: Body, defaults: Body) -> dict[str, Any]:
+    """The body with all fields that have a default; null counts as absent."""
+    given = {name: value for name, value in body.items() if value is not None}
+    return {**given, **{name: defaults[name] for name in defaults if name not in given}}
+
+
+_CHOICE = "tool_choice."
+
+
+class Chosen(NamedTuple):
+    """`only` are the tools that it allows, as (kind, name): a function by its name, a search by
+    web_search or file_search, an MCP server by its label. None allows all."""
+
+    choice: ToolChoice
+    only: frozenset[tuple[str, str]] | None = None
+
+    def allows(self, kind: str, name: str) -> bool:
+        return self.only is None or (kind, name) in self.only
+
+
+def parse_choice(value: Any, warnings: list[str]) -> Chosen:
+    """Raises InvalidParameter."""
+    if value is None or value == "auto":
+        return Chosen(ToolChoice())
+    if value in ("none", "required"):
+        return Chosen(ToolChoice(value))
+    if isinstance(value, dict):
+        kind = text(value, "type", at=_CHOICE)
+        if kind == "allowed_tools":
+            return _allowed_tools(value)
+        if kind == "file_search" or kind.startswith("web_search"):
+            return Chosen(ToolChoice("named", _named_tool(value, _CHOICE)[1]))
+        if kind == "mcp":
+            label, name = text(value, "server_label", at=_CHOICE), text(value, "name", at=_CHOICE)
+            if name:
+                return Chosen(ToolChoice("named", function_name(label, name)))
+            return Chosen(ToolChoice("required"), frozenset([("mcp", label)]))
+        if kind in ("function", "custom"):
+            if name := text(value, "name", at=_CHOICE):
+                return Chosen(ToolChoice("named", name))
+        else:
+            warnings.append(f"tool_choice of type {plain(kind)} is ignored")
+            return Chosen(ToolChoice())
+    raise InvalidParameter("tool_choice", "must be auto, none, required or name a tool")
+
+
+def _allowed_tools(value: Body) -> Chosen:
+    mode = text(value, "mode", "auto", at=_CHOICE)
+    if mode not in ("auto", "required"):
+        raise InvalidParameter("tool_choice.mode", "must be auto or required")
+    at = "tool_choice.tools"
+    only = frozenset(
+        _named_tool(entry(tool, at), at + ".") for tool in items(value, "tools", at=_CHOICE)
+    )
+    return Chosen(ToolChoice("required" if mode == "required" else "auto"), only)
+
+
+def _named_tool(value: Body, at: str) -> tuple[str, str]:
+    kind = text(value, "type", "function", at=at)
+    if kind == "mcp":
+        return kind, text(value, "server_label", at=at)
+    if kind.startswith("web_search"):
+        return "search", "web_search"
+    if kind == "file_search":
+        return "search", kind
+    return "function", text(value, "name", at=at)

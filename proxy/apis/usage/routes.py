@@ -1,4 +1,4 @@
-"""GET /v1/usage, its export, and OpenAI's /v1/organization/usage: sums and rows of the ledger.
+"""GET /v1/usage and its export: sums and rows of the ledger.
 
 A key sees its own requests; the keys of `--admins`, or all callers if no key is needed, see all.
 Requests appear within a second after their end.
@@ -6,9 +6,8 @@ Requests appear within a second after their end.
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +26,11 @@ if TYPE_CHECKING:
     from ...store.ledger_rows import LedgerGroup
 
 # The APIs whose answers have tokens.
-GENERATING = tuple("openai responses anthropic ollama glm llamacpp chatchat mcp pages".split())
 blueprint = Api("usage", __name__, group="status", tag="slotproxy")
 
 MOST_GROUPS = 20_000  # rows of an answer
 DAY_MS = 86_400_000
-FORMATS = {
-    "csv": "text/csv; charset=utf-8",
-    "jsonl": "application/x-ndjson",
-    "trace": "application/x-ndjson",
-}
+FORMATS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 
 
 @json_route(blueprint, "GET", "/v1/usage", group="")
@@ -51,7 +45,7 @@ def own(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")
 def export(services: Services, record: Record) -> Response:
-    """The ledger of the caller's key as CSV, JSON lines or a trace, by the query's `format`.
+    """The ledger of the caller's key as CSV or JSON lines, by the query's `format`.
 
     The rows of the caller's requests, or of all, as they are read."""
     form = request.args.get("format") or "csv"
@@ -60,28 +54,12 @@ def export(services: Services, record: Record) -> Response:
     asked = query.time_range(request.args, time.time())
     only = _scope(services, record, everyone=query.everyone(request.args))
     rows = opened(services).rows(1000 * asked.begin, 1000 * asked.end, only)
-    parts: Iterator[bytes]
-    if form == "trace":
-        parts = exports.as_trace(rows, asked, secrets.token_bytes())
-    else:
-        write = exports.as_csv if form == "csv" else exports.as_json_lines
-        parts = write(rows, seen.names(services, record.key))
+    write = exports.as_csv if form == "csv" else exports.as_json_lines
+    parts = write(rows, seen.names(services, record.key))
     first = next(parts)  # raises if the database is unavailable
-    name = f'attachment; filename="usage.{"jsonl" if form == "trace" else form}"'
+    name = f'attachment; filename="usage.{form}"'
     headers = [("Content-Disposition", name)]
     return passthrough(chain((first,), parts), FORMATS[form], headers)
-
-
-@json_route(blueprint, "GET", "/v1/organization/usage/completions", tag="OpenAI")
-def completions(services: Services, record: Record) -> Any:
-    """Tokens by time, key, user, team or model; for administrators."""
-    return _organization(services, record, "completions", GENERATING)
-
-
-@json_route(blueprint, "GET", "/v1/organization/usage/embeddings", tag="OpenAI")
-def embeddings(services: Services, record: Record) -> Any:
-    """The same for embeddings; for administrators."""
-    return _organization(services, record, "embeddings", ("embeddings",))
 
 
 def opened(services: Services) -> Ledger:
@@ -102,25 +80,6 @@ def _scope(
         return {"key": (record.key,)}
     seen.check_admin(services, record.key)
     return None
-
-
-def _organization(
-    services: Services, record: Record, kind: str, apis: Sequence[str]
-) -> dict[str, Any]:
-    seen.check_admin(services, record.key)
-    ledger = opened(services)
-    asked = query.organization(request.args, time.time())
-    found: Sequence[LedgerGroup] = ()
-    if not asked.is_nothing:
-        found = groups(
-            ledger,
-            1000 * asked.begin,
-            1000 * min(asked.end, shapes.page_end(asked)),
-            width=1000 * asked.width,
-            by=tuple(query.GROUPS[name] for name in asked.groups if name in query.GROUPS),
-            only={**asked.only, "api": apis},
-        )
-    return shapes.page(asked, found, kind)
 
 
 def groups(ledger: Ledger, begin: int, end: int, **how: Any) -> Sequence[LedgerGroup]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .attribute_filters import Attributes
-from .request import STATUSES, Chunking
+from .request import STATUSES, Attributes, Chunking
 
 
 def counts(statuses: Sequence[str]) -> dict[str, int]:

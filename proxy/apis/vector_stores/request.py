@@ -6,15 +6,16 @@ accepted but has no effect: queries are searched as they are, and the answer rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from ...errors import InvalidParameter
+from .. import schema_fields as doc
 from ..fields import Body, entry, flag, integer, items, mapping, text
-from . import attribute_filters
-from .attribute_filters import Filter
+from ..schema_fields import Schema
 
 MOST_RESULTS, RESULTS = 50, 10
 MOST_FILES = 2000  # in a batch
@@ -128,7 +129,7 @@ def parse_search(body: Body) -> SearchRequest:
     flag(body, "rewrite_query")
     return SearchRequest(
         tuple(queries),
-        attribute_filters.parse(body.get("filters")),
+        parse_filters(body.get("filters")),
         integer(body, "max_num_results", 1, MOST_RESULTS) or RESULTS,
         float(threshold),
         text(options, "ranker", "auto", at="ranking_options.") != "none",
@@ -221,3 +222,130 @@ def _chunking(body: Body, at: str) -> Chunking:
             f"{where}chunk_overlap_tokens", "must not exceed half of the chunk size"
         )
     return Chunking(tokens, overlap, auto=False)
+
+
+Attributes = Mapping[str, str | float | bool]
+Filter = Callable[[Attributes], bool]
+
+# Attribute filters of searches: comparisons, joined by `and` and `or`. A file without the
+# attribute equals nothing, and is neither greater nor less. The format is defined in OpenAI's API
+# reference.
+DEEPEST_FILTER = 8
+MOST_COMPARISONS = 64  # comparisons in one and/or
+_ORDERED: dict[str, Callable[[Any, Any], bool]] = {
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
+
+
+def parse_filters(value: Any, at: str = "filters", depth: int = 1) -> Filter | None:
+    """Parses a filter; None if `value` is null. Raises InvalidParameter with the path of the bad
+    part."""
+    if value is None:
+        return None
+    if depth > DEEPEST_FILTER:
+        raise InvalidParameter(at, "is nested too deeply")
+    body = entry(value, at)
+    kind = text(body, "type", at=f"{at}.")
+    if kind in ("and", "or"):
+        parts = items(body, "filters", at=f"{at}.")
+        if not 0 < len(parts) <= MOST_COMPARISONS:
+            raise InvalidParameter(f"{at}.filters", f"must contain 1 to {MOST_COMPARISONS} filters")
+        filters = []
+        for i, part in enumerate(parts):
+            parsed = parse_filters(part, f"{at}.filters[{i}]", depth + 1)
+            if parsed is None:
+                raise InvalidParameter(f"{at}.filters[{i}]", "must be an object")
+            filters.append(parsed)
+        join = all if kind == "and" else any
+        return lambda attributes: join(matches(attributes) for matches in filters)
+    return _comparison(kind, text(body, "key", at=f"{at}."), body.get("value"), at)
+
+
+def _comparison(kind: str, key: str, value: Any, at: str) -> Filter:
+    if not key:
+        raise InvalidParameter(f"{at}.key", "is missing")
+    if kind in ("in", "nin"):
+        if not isinstance(value, list) or not all(_is_plain(one) for one in value):
+            raise InvalidParameter(f"{at}.value", "must be a list of strings, numbers or booleans")
+        wanted, among = list(value), kind == "in"
+        return lambda has: any(_same(has.get(key), one) for one in wanted) is among
+    if not _is_plain(value):
+        raise InvalidParameter(f"{at}.value", "must be a string, a number or a boolean")
+    if kind in ("eq", "ne"):
+        equal = kind == "eq"
+        return lambda has: _same(has.get(key), value) is equal
+    if kind not in _ORDERED:
+        raise InvalidParameter(
+            f"{at}.type", "must be one of eq, ne, gt, gte, lt, lte, in, nin, and, or"
+        )
+    compare = _ORDERED[kind]
+
+    def ordered(has: Attributes) -> bool:
+        actual = has.get(key)
+        return actual is not None and _kind_of(actual) is _kind_of(value) and compare(actual, value)
+
+    return ordered
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (str, int, float, bool)
+
+
+def _kind_of(value: Any) -> type:
+    """The type to compare by: 1 and 1.0 have the same type, 1 and true do not."""
+    return float if type(value) is int else type(value)
+
+
+def _same(actual: Any, value: Any) -> bool:
+    return _kind_of(actual) is _kind_of(value) and bool(actual == value)
+
+
+_PAIRS = {"maxProperties": MOST_PAIRS}
+METADATA = doc.mapping("Up to 16 pairs of strings.", {"a": "b"}, **_PAIRS)
+_ATTRIBUTES = doc.mapping(
+    "Up to 16 strings, numbers or booleans, for filters.", {"year": 2001}, **_PAIRS
+)
+_NAME = doc.text("The name of the vector store.", maxLength=LONGEST_NAME)
+_EXPIRES = doc.mapping(
+    "`anchor` last_active_at, and `days`.", {"anchor": "last_active_at", "days": 7}
+)
+_CHUNKING = doc.mapping("`type` auto, or static with a size and an overlap.", {"type": "auto"})
+_FILE_IDS = doc.strings("Ids of uploaded files.", "file-1")
+SCHEMAS: dict[str, Schema] = {
+    "VectorStoreRequest": doc.body(
+        name=_NAME,
+        description=doc.text("A description."),
+        metadata=METADATA,
+        expires_after=_EXPIRES,
+        file_ids=_FILE_IDS,
+        chunking_strategy=_CHUNKING,
+    ),
+    "VectorStoreChange": doc.body(name=_NAME, metadata=METADATA, expires_after=_EXPIRES),
+    "VectorStoreSearch": doc.body(
+        "query",
+        query=doc.one_of("A string, or up to 16.", "zebra", doc.TEXT, doc.STRINGS),
+        filters=doc.mapping(
+            "A comparison of attributes, or several joined by `and` or `or`.",
+            {"type": "eq", "key": "a", "value": 1},
+        ),
+        max_num_results=doc.count("Number of passages to return.", 1, MOST_RESULTS, 5),
+        ranking_options=doc.mapping("`ranker` and `score_threshold`.", {"score_threshold": 0.1}),
+        rewrite_query=doc.flag("Ignored: the query is not rewritten."),
+    ),
+    "VectorStoreFile": doc.body(
+        "file_id",
+        file_id=doc.text("An uploaded file.", "file-1"),
+        attributes=_ATTRIBUTES,
+        chunking_strategy=_CHUNKING,
+    ),
+    "VectorStoreFileAttributes": doc.body("attributes", attributes=_ATTRIBUTES),
+    "VectorStoreFileBatch": doc.body(
+        file_ids=_FILE_IDS,
+        files=doc.array("Files with their own attributes; cannot be combined with file_ids.", []),
+        attributes=_ATTRIBUTES,
+        chunking_strategy=_CHUNKING,
+    ),
+}

@@ -13,7 +13,7 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import View, json_route
-from .. import listing
+from ..fields import page_of, page_reply
 from . import objects
 from . import request as dialect
 from .request import Attachment, Chunking
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from ...store.file_store import Batch, StoredVectorStore
     from ...store.records import Base
 
-blueprint = Api("vector_stores", __name__, group="knowledge", tag="OpenAI")
+blueprint = Api(
+    "vector_stores",
+    __name__,
+    group="knowledge",
+    tag="OpenAI",
+    schemas=dialect.SCHEMAS,
+)
 
 
 def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
@@ -47,8 +53,8 @@ def create(services: Services, record: Record) -> Any:
 def listed(services: Services, record: Record) -> Any:
     """The vector stores of the key."""
     stores, owner = opened(services), record.key
-    return listing.reply(
-        listing.parse(request.args),
+    return page_reply(
+        page_of(request.args),
         stores.stores(owner),
         lambda one: one[0].id,
         lambda one: _store(stores, owner, *one),
@@ -221,8 +227,8 @@ def _attach(
 def _files(services: Services, record: Record, key: str, batch_id: str = "") -> Any:
     wanted = dialect.status_filter(request.args)
     members = opened(services).members(record.key, key, batch_id)
-    return listing.reply(
-        listing.parse(request.args),
+    return page_reply(
+        page_of(request.args),
         [one for one in members if not wanted or one.status == wanted],
         lambda one: one.file_id,
         lambda one: _file(key, one),

@@ -9,7 +9,7 @@ from typing import get_args
 from ...core.events import FinishReason
 from ...errors import Cancelled
 from ...gateway import Info
-from ...store.ledger_rows import BLOCK, CANCELLED, OK, LedgerRow
+from ...store.ledger_rows import CANCELLED, OK, LedgerRow
 from ..observability import Record
 from ..routes import OTHER, Routes
 
@@ -18,7 +18,6 @@ LEFT = frozenset({"cancelled", Cancelled.code})
 LONGEST = 128  # characters of a name
 # A product of RFC 9110, with its version.
 _PRODUCT = re.compile(r"[\w!#$%&'*+.^`|~-]{1,48}(?:/[\w!#$%&'*+.^`|~-]{1,48})?", re.ASCII)
-CHARACTERS = 2048  # of a block: about 512 tokens of English
 FEW = 32  # evaluated tokens that are too few to measure a speed
 MOST_BACKENDS = MOST_CLIENTS = 256
 AGENT = 128  # characters of a User-Agent header that are read
@@ -42,15 +41,6 @@ def outcome_of(record: Record) -> str:
     if record.status >= 400:
         return str(record.status)
     return OK if record.status else CANCELLED
-
-
-def blocks_of(info: Info) -> bytes:
-    """The digests of the prompt up to each multiple of CHARACTERS, and up to its end, one after the
-    other. b"" if the prompt is unknown, or too long for these digests."""
-    chain = info.chain
-    if chain is not None and 0 < chain.size <= CHARACTERS:
-        return chain.links[-1][:BLOCK]
-    return b"".join(link[:BLOCK] for link in chain.blocks(CHARACTERS)) if chain else b""
 
 
 class PrefillSpeeds:
@@ -110,5 +100,4 @@ def row_of(
         seconds=took,
         outcome=outcome_of(record),
         client=client_of(record.agent[:AGENT]),
-        blocks=blocks_of(info),
     )

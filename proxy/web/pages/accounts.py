@@ -13,7 +13,8 @@ from typing import Any
 from flask import Response, make_response, render_template
 
 from ...accounts.rights import APIS
-from ...apis.litellm.routes import audit, keys, teams, users
+from ...apis import added
+from ...apis.litellm import routes as litellm
 from .. import seen
 from ..observability import Record
 from ..routes import Api
@@ -23,26 +24,26 @@ from . import api, guard
 
 API = "/pages/api/accounts"
 VIEWS: tuple[tuple[str, str, Callable[[Services, Record], Any]], ...] = (
-    ("GET", "/key/list", keys.list_keys),
-    ("POST", "/key/generate", keys.generate_key),
-    ("POST", "/key/update", keys.update_key),
-    ("POST", "/key/regenerate", keys.regenerate_key),
-    ("POST", "/key/block", keys.block_key),
-    ("POST", "/key/unblock", keys.unblock_key),
-    ("POST", "/key/delete", keys.delete_keys),
-    ("GET", "/user/list", users.list_users),
-    ("POST", "/user/new", users.new_user),
-    ("POST", "/user/update", users.update_user),
-    ("POST", "/user/delete", users.delete_users),
-    ("GET", "/team/list", teams.teams_page),
-    ("POST", "/team/new", teams.new_team),
-    ("POST", "/team/update", teams.update_team),
-    ("POST", "/team/block", teams.block_team),
-    ("POST", "/team/unblock", teams.unblock_team),
-    ("POST", "/team/delete", teams.delete_teams),
-    ("POST", "/team/member_add", teams.add_members),
-    ("POST", "/team/member_delete", teams.remove_member),
-    ("GET", "/audit", audit.list_changes),
+    ("GET", "/key/list", litellm.list_keys),
+    ("POST", "/key/generate", litellm.generate_key),
+    ("POST", "/key/update", litellm.update_key),
+    ("POST", "/key/regenerate", litellm.regenerate_key),
+    ("POST", "/key/block", litellm.block_key),
+    ("POST", "/key/unblock", litellm.unblock_key),
+    ("POST", "/key/delete", litellm.delete_keys),
+    ("GET", "/user/list", litellm.list_users),
+    ("POST", "/user/new", litellm.new_user),
+    ("POST", "/user/update", litellm.update_user),
+    ("POST", "/user/delete", litellm.delete_users),
+    ("GET", "/team/list", litellm.teams_page),
+    ("POST", "/team/new", litellm.new_team),
+    ("POST", "/team/update", litellm.update_team),
+    ("POST", "/team/block", litellm.block_team),
+    ("POST", "/team/unblock", litellm.unblock_team),
+    ("POST", "/team/delete", litellm.delete_teams),
+    ("POST", "/team/member_add", litellm.add_members),
+    ("POST", "/team/member_delete", litellm.remove_member),
+    ("GET", "/audit", litellm.list_changes),
 )
 
 blueprint = Api("panel_accounts", __name__, group="admin", ledger="pages")
@@ -56,7 +57,9 @@ def page() -> Response:
     seen.check_admin(services, api.owner())
     root = services.settings.api_prefix + API
     kept = services.accounts is not None
-    return make_response(render_template("accounts.html", api=root, kept=kept, apis=APIS))
+    return make_response(
+        render_template("accounts.html", api=root, kept=kept, apis=(*APIS, *added()))
+    )
 
 
 def _answer(view: Callable[[Services, Record], Any]) -> Response:

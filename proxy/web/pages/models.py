@@ -10,7 +10,7 @@ import msgspec
 from flask import Response, make_response, render_template, request
 from msgspec.structs import replace
 
-from ...apis.llamacpp.requests import parse_model
+from ...apis.llamacpp.native import parse_model
 from ...apis.models import routes as hosting
 from ...hosting import view
 from ...hosting.view import ModelView, RoomView

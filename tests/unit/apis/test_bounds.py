@@ -14,24 +14,16 @@ from hypothesis import strategies as st
 from proxy.apis import anthropic, fields, responses
 from proxy.apis.chatchat import bases, params
 from proxy.apis.embeddings import request as embeddings
-from proxy.apis.embeddings import rerank
+from proxy.apis.embeddings.request import MAX_DOCUMENTS, parse_ranking
 from proxy.apis.fields import MAX_ITEMS
 from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.ollama import chat as ollama
-from proxy.apis.openai import (
-    answer as openai,
-)
-from proxy.apis.openai import (
-    chat as openai_chat,
-)
-from proxy.apis.openai import (
-    completions as openai_completions,
-)
-from proxy.apis.openai import (
-    tools as openai_tools,
-)
-from proxy.apis.vector_stores import attribute_filters
+from proxy.apis.openai import answer as openai
+from proxy.apis.openai import chat as openai_chat
+from proxy.apis.openai import completions as openai_completions
+from proxy.apis.openai import tools as openai_tools
 from proxy.apis.vector_stores import request as vector_stores
+from proxy.apis.vector_stores.request import MOST_COMPARISONS, parse_filters
 from proxy.core import sampling
 from proxy.core.decoding import LONGEST, PIECE, SHORT, decoding_cost, is_clearly_cheap
 from proxy.core.sampling import MAX_BIASES, check, logit_bias
@@ -211,8 +203,8 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
     ),
     "texts to embed": (lambda n: embeddings.parse({"input": ["x"] * n}), embeddings.MAX_INPUTS),
     "documents to rank": (
-        lambda n: rerank.parse({"query": "x", "documents": ["x"] * n}),
-        rerank.MAX_DOCUMENTS,
+        lambda n: parse_ranking({"query": "x", "documents": ["x"] * n}),
+        MAX_DOCUMENTS,
     ),
     "files of a batch": (
         lambda n: vector_stores.parse_batch({"file_ids": FILES[:n]}),
@@ -223,8 +215,8 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
         vector_stores.MOST_QUERIES,
     ),
     "filters joined": (
-        lambda n: attribute_filters.parse({"type": "and", "filters": [COMPARED] * n}),
-        attribute_filters.MOST,
+        lambda n: parse_filters({"type": "and", "filters": [COMPARED] * n}),
+        MOST_COMPARISONS,
     ),
     "files beside an infill": (
         lambda n: llamacpp_native.parse_infill(

@@ -15,8 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.apis.chatchat import answer, bases, params, reply, server
-from proxy.apis.chatchat.server import ChatchatModel
+from proxy.apis.chatchat import answer, bases, params
+from proxy.apis.chatchat.answer import error_of_list, error_of_table, error_reply
+from proxy.apis.chatchat.params import (
+    ChatchatModel,
+    changed_model,
+    configured_models,
+    running_models,
+    template_of,
+    texts_of,
+)
 from proxy.errors import InvalidParameter, QueueFull, Unauthorized
 from tests.unit.apis.test_openai_golden import CASES, sparse
 
@@ -38,9 +46,9 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "update_info": bases.info,
     "search_docs": bases.search,
     "recreate_vector_store": bases.recreate,
-    "change": server.change,
-    "get_prompt_template": server.template,
-    "embed_texts": server.texts,
+    "change": changed_model,
+    "get_prompt_template": template_of,
+    "embed_texts": texts_of,
 }
 FILES = sorted((CASES / "chatchat").glob("*.json"))
 
@@ -174,15 +182,15 @@ def test_empty_search_result_is_reported() -> None:
 
 def test_errors_have_the_form_of_the_dialect() -> None:
     fault = QueueFull("too many wait")
-    assert reply.error(fault) == {"code": 429, "msg": "too many wait", "data": None}
-    assert reply.error_of_list(Unauthorized("no key"))["data"] == []
-    assert reply.error_of_table(Unauthorized("no key"))["data"] == {}
+    assert error_reply(fault) == {"code": 429, "msg": "too many wait", "data": None}
+    assert error_of_list(Unauthorized("no key"))["data"] == []
+    assert error_of_table(Unauthorized("no key"))["data"] == {}
 
 
 def test_models_are_listed_without_addresses() -> None:
     models = [ChatchatModel("tiny", True, "llamacpp", 2048), ChatchatModel("glm", False, "chatglm")]
-    assert list(server.running(models)) == ["tiny"]
-    told = server.configured({"types": ["local", "online"]}, models)
+    assert list(running_models(models)) == ["tiny"]
+    told = configured_models({"types": ["local", "online"]}, models)
     assert told["local"]["tiny"] == {
         "online_api": False,
         "model_name": "tiny",
@@ -191,4 +199,4 @@ def test_models_are_listed_without_addresses() -> None:
         "context_length": 2048,
     }
     assert told["local"]["glm"]["running"] is False
-    assert server.configured({"types": ["online"]}, models) == {}
+    assert configured_models({"types": ["online"]}, models) == {}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from proxy.apis import anthropic, responses
 from proxy.apis.embeddings import request as embeddings
-from proxy.apis.embeddings import rerank
+from proxy.apis.embeddings.request import parse_ranking
 from proxy.apis.glm import chat as glm
 from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.ollama import chat as ollama_chat
@@ -37,7 +37,7 @@ PARSERS: dict[str, Parse] = {
     "llamacpp_infill": llamacpp_native.parse_infill,
     "responses": responses.parse,
     "embeddings": embeddings.parse,
-    "rerank": rerank.parse,
+    "rerank": parse_ranking,
 }
 FILES = [
     pytest.param(name, path, id=f"{name}-{path.stem}")

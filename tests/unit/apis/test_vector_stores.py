@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.apis import listing
+from proxy.apis.fields import page_of, page_reply
 from proxy.apis.files import objects as file_objects
-from proxy.apis.vector_stores import attribute_filters, objects
+from proxy.apis.vector_stores import objects
 from proxy.apis.vector_stores import request as vector_stores
-from proxy.apis.vector_stores.request import Attachment, Chunking
+from proxy.apis.vector_stores.request import Attachment, Chunking, parse_filters
 from proxy.errors import InvalidParameter
 
 KEPT: dict[str, str | float | bool] = {"lang": "zh", "year": 2024, "price": 1.5, "open": True}
@@ -40,11 +40,11 @@ KEPT: dict[str, str | float | bool] = {"lang": "zh", "year": 2024, "price": 1.5,
     ],
 )
 def test_filter_parses(wanted: dict[str, Any], matches: bool) -> None:
-    one = attribute_filters.parse(wanted)
+    one = parse_filters(wanted)
     assert one is not None and one(KEPT) is matches
     opposite = {"type": "and", "filters": [wanted, {"type": "eq", "key": "open", "value": False}]}
     either = {"type": "or", "filters": [wanted, {"type": "eq", "key": "open", "value": True}]}
-    both, any_ = attribute_filters.parse(opposite), attribute_filters.parse(either)
+    both, any_ = parse_filters(opposite), parse_filters(either)
     assert both is not None and any_ is not None
     assert (both(KEPT), any_(KEPT)) == (False, True)
 
@@ -64,7 +64,7 @@ def test_filter_parses(wanted: dict[str, Any], matches: bool) -> None:
 )  # fmt: skip
 def test_invalid_filter_is_refused(wanted: Any, param: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        attribute_filters.parse(wanted)
+        parse_filters(wanted)
     assert caught.value.param == param
 
 
@@ -73,7 +73,7 @@ def test_deeply_nested_filter_is_refused() -> None:
     for _ in range(500):
         wanted = {"type": "and", "filters": [wanted]}
     with pytest.raises(InvalidParameter, match="nested"):
-        attribute_filters.parse(wanted)
+        parse_filters(wanted)
 
 
 @given(
@@ -90,7 +90,7 @@ def test_deeply_nested_filter_is_refused() -> None:
 )
 def test_any_filter_parses_or_is_refused(value: Any) -> None:
     try:
-        one = attribute_filters.parse(value)
+        one = parse_filters(value)
     except InvalidParameter:
         return
     assert one is None or one(KEPT) in (True, False)
@@ -297,8 +297,8 @@ def test_filename_is_never_a_path(given: str, plain: str) -> None:
 
 
 def listed(**query: str) -> dict[str, Any]:
-    return listing.reply(
-        listing.parse(query), ["a", "b", "c", "d"], str, lambda one: {"id": one}
+    return page_reply(
+        page_of(query), ["a", "b", "c", "d"], str, lambda one: {"id": one}
     )  # fmt: skip
 
 

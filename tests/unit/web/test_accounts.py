@@ -12,6 +12,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from proxy.accounts import key_text
 from proxy.accounts.rights import APIS
+from proxy.apis import added
 from proxy.config.keys import ApiKey, Secret, conflict
 from proxy.errors import StoreUnavailable
 from proxy.web.routes import routes_of
@@ -395,7 +396,7 @@ def test_forbidden_things_can_look_missing(tmp_path: Path) -> None:
 
 def test_every_route_is_in_a_known_group(http: Http) -> None:
     routes = routes_of(http.app)
-    assert {served.group for served in routes.values()} <= {"", *APIS}
+    assert {served.group for served in routes.values()} <= {"", *APIS, *added()}
     chat = "/v1/chat/completions"
     assert (routes["POST", chat].group, routes["POST", chat].path) == ("chat", chat)
     assert routes["POST", "/key/generate"].group == routes["POST", "/models/load"].group == "admin"

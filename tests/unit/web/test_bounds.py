@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from werkzeug.test import EnvironBuilder
 
-from proxy.apis.glm.routes import MOST_PIECES
+from proxy.apis.openai.routes import MOST_PIECES
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.web import peers
 from proxy.web.auth import MOST_SEEN, Guesses

@@ -10,7 +10,7 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from proxy.apis.fields import MAX_MODEL
-from proxy.apis.media.routes.body import FormBody, JSONBody, read_raw, sent_headers
+from proxy.apis.media.routes import FormBody, JSONBody, read_raw, sent_headers
 from proxy.core.task import CallBody
 from proxy.errors import BadRequest, BodyTooLarge, InvalidParameter
 from proxy.web.form import MultipartForm, read_form

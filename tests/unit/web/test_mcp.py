@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from proxy.apis.mcp import routes as mcp_routes
 from proxy.apis.mcp import server as mcp_server
-from proxy.apis.mcp.routes import progress as mcp_progress
 from proxy.core.events import TextDelta
 from proxy.core.request import Tool
 from proxy.dialogue.events import Bounds
@@ -295,7 +295,7 @@ def test_text_of_a_model_is_told_as_it_is_written(monkeypatch: pytest.MonkeyPatc
     need("knowledge", "mcp")
     import mcp_types as types
 
-    monkeypatch.setattr(mcp_progress, "PAUSE", 0.0)
+    monkeypatch.setattr(mcp_routes, "PAUSE", 0.0)
     http = client(ScriptedDriver(say("Hel", "lo", ".")), **SETTINGS)
     *told, last = streamed(http, "chat", message="Hi", max_tokens=9)
     assert last == mcp_server.answer(1, mcp_server.content("Hello."))
@@ -309,10 +309,10 @@ def test_text_of_a_model_is_told_as_it_is_written(monkeypatch: pytest.MonkeyPatc
 
 def test_text_is_told_at_a_moderate_pace() -> None:
     now = [100.0]
-    progress = mcp_progress.TextProgress(1, "p", 0, lambda: now[0])
+    progress = mcp_routes.TextProgress(1, "p", 0, lambda: now[0])
     assert b'"message":"a"' in progress.encode(0, [TextDelta("a")])
     assert progress.encode(0, [TextDelta("b")]) == b""
-    now[0] += 2 * mcp_progress.PAUSE
+    now[0] += 2 * mcp_routes.PAUSE
     frame = progress.encode(0, [TextDelta("c")])
     assert b'"message":"bc"' in frame and b"total" not in frame
 
@@ -327,7 +327,7 @@ def test_stream_of_a_call_that_fails_ends_with_the_error(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("token", ["p1", 0, ""])
 def test_stream_ticks_while_a_tool_runs(token: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_progress, "SECOND", 0.01)
+    monkeypatch.setattr(mcp_routes, "SECOND", 0.01)
     app = make_app(ScriptedDriver(), **SETTINGS)
     tool = WaitingTool()
     dialogues = services_of(app).dialogues

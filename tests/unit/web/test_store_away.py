@@ -42,8 +42,6 @@ READ = (
     "/v1/vector_stores",
     "/v1/data",
     "/v1/responses/resp_1",
-    "/v1/chat/completions",
-    "/v1/chat/completions/chatcmpl-1",
     "/v1/conversations/conv_1/items",
     "/knowledge_base/list_knowledge_bases",
     "/pages/api/chat/conversations",
@@ -290,7 +288,7 @@ def test_export_is_sent_whole_in_pieces(folder: Path) -> None:
     assert len(pieces) > 5 and max(map(len, pieces)) < 200_000
     whole = json.loads(b"".join(pieces))
     assert list(whole) == [
-        "object", "responses", "chat_completions", "response_conversations",
+        "object", "responses", "response_conversations",
         "conversations", "feedback", "knowledge_bases", "files", "batches",
     ]  # fmt: skip
     assert len(whole["responses"]) == 1

@@ -2,8 +2,13 @@
 
 from flask import Blueprint
 
-from . import bases, chats, documents, server
+from . import chats, knowledge_bases
 
 blueprint = Blueprint("chatchat", __name__)
-for part in (chats, bases, documents, server):
-    blueprint.register_blueprint(part.blueprint)
+for api in (
+    chats.blueprint,
+    knowledge_bases.bases_api,
+    knowledge_bases.files_api,
+    chats.server_api,
+):
+    blueprint.register_blueprint(api)

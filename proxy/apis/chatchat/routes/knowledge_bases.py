@@ -10,18 +10,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from flask import request
+from flask import Response, request
 
-from ....errors import Forbidden, GatewayError, NotFound
+from ....errors import Forbidden, GatewayError, InvalidParameter, NotFound
 from ....store.records import Base, Chunk, Document, Splitting
 from ....web import permissions
-from ....web.form import UploadedPart
+from ....web.form import MultipartForm, UploadedPart, read_form
+from ....web.observability import Record
+from ....web.routes import SSE
 from ....web.services import Services
-from .. import bases
-from .streaming import Documents
-from .view import Taken
+from ....web.spine import passthrough
+from .. import bases, params
+from ..answer import error_of_list, files_failed, ok
+from .view import (
+    Documents,
+    DocumentStream,
+    RequestContext,
+    Taken,
+    api,
+    json_body,
+    json_value,
+    respond,
+    route,
+)
 
 if TYPE_CHECKING:  # the extra `knowledge`
     from ....knowledge.index.records import Hit
@@ -237,3 +251,173 @@ def _each(names: Iterable[str], act: Callable[[str], None]) -> Failures:
         except GatewayError as error:
             failed.append((name, error.message))
     return failed
+
+
+bases_api = api("bases", __name__, url_prefix="/knowledge_base")
+
+
+@route(bases_api, "GET", "/list_knowledge_bases", shape=error_of_list)
+def listed(services: Services, record: Record) -> Any:
+    """The knowledge bases."""
+    return ok(OwnerBases(services, record.key).names())
+
+
+@route(bases_api, "POST", "/create_knowledge_base", body="ChatchatNewBase")
+def create(services: Services, record: Record) -> Any:
+    """Create a knowledge base."""
+    wanted = bases.create(json_body(services))
+    OwnerBases(services, record.key).create(wanted.name, wanted.model)
+    return ok(msg=f"knowledge base {wanted.name} created")
+
+
+@route(bases_api, "POST", "/delete_knowledge_base", body="ChatchatBase")
+def delete(services: Services, record: Record) -> Any:
+    """Delete a knowledge base; the body may also be its name as a JSON string."""
+    name = bases.named(json_value(services))
+    OwnerBases(services, record.key).shelf(name).delete()
+    return ok(msg=f"knowledge base {name} deleted")
+
+
+@route(bases_api, "POST", "/update_info", body="ChatchatBaseInfo")
+def update_info(services: Services, record: Record) -> Any:
+    """Describe a knowledge base."""
+    wanted = bases.info(json_body(services))
+    OwnerBases(services, record.key).shelf(wanted.base).describe(wanted.info)
+    return ok(msg=f"description of knowledge base {wanted.base} updated")
+
+
+@route(bases_api, "POST", "/search_docs", body="ChatchatSearch")
+def search(services: Services, record: Record) -> Any:
+    """Passages that fit a query.
+
+    Return a bare list without the wrapper, as the original does."""
+    wanted = bases.search(json_body(services))
+    try:
+        shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    except NotFound:
+        return []
+    if wanted.query:
+        score = params.nearness(wanted.score_threshold)
+        hits = shelf.search(wanted.query, wanted.top_k, score)
+        return [
+            bases.document(one.chunk_id, one.filename, one.place, one.text, one.distance)
+            for one in hits
+        ]
+    chunks = shelf.chunks(wanted.file) if wanted.file else ()
+    return [bases.document(one.id, wanted.file, one.place, one.text) for one in chunks]
+
+
+@route(bases_api, "POST", "/update_docs_by_id", body="ChatchatEdit")
+def edit(services: Services, record: Record) -> Any:
+    """Change chunks."""
+    wanted = bases.edit(json_body(services))
+    shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    for key, text in wanted.texts.items():
+        shelf.edit(key, text)
+    return ok(msg="chunks updated")
+
+
+@bases_api.post("/recreate_vector_store", body="ChatchatRebuild", streams=SSE)
+def recreate() -> Response:
+    """Read all documents again."""
+    return respond(_recreate)
+
+
+def _recreate(call: RequestContext) -> DocumentStream:
+    wanted = bases.recreate(call.body)
+    library = OwnerBases(call.services, call.owner)
+    shelf = library.shelf_or_new(wanted.base, wanted.model if wanted.create else None)
+    return DocumentStream(True, shelf.rebuild(wanted.cut))
+
+
+# Files of knowledge bases (upload, list, reload, download, delete), and files uploaded to a chat.
+files_api = api("files", __name__, url_prefix="/knowledge_base")
+
+# Media types under which browsers may show an uploaded file: none of them can run scripts.
+SHOWN = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/plain", "csv": "text/plain"}
+SANDBOX = ("Content-Security-Policy", "sandbox")
+
+
+@route(files_api, "GET", "/list_files", shape=error_of_list)
+def listed_files(services: Services, record: Record) -> Any:
+    """The documents of a base."""
+    return ok(OwnerBases(services, record.key).shelf(_asked_base()).names())
+
+
+@route(files_api, "POST", "/upload_docs", body="ChatchatDocuments")
+def upload_files(services: Services, record: Record) -> Any:
+    """Upload documents."""
+    with _form(services) as form:
+        wanted = bases.upload(form.fields)
+        shelf = OwnerBases(services, record.key).shelf(wanted.base)
+        failed = shelf.add(
+            [one for one in form.files if one.name not in wanted.pieces],
+            wanted.cut,
+            replace=wanted.override,
+        )
+    failed += shelf.write(wanted.pieces)
+    if not wanted.indexed:
+        shelf.hide(one.name for one in form.files)
+    return files_failed(failed, "files uploaded")
+
+
+@route(files_api, "POST", "/upload_temp_docs", body="ChatchatChatFiles")
+def upload_temporary(services: Services, record: Record) -> Any:
+    """Upload documents for a chat about files."""
+    with _form(services) as form:
+        wanted = bases.temporary(form.fields)
+        shelf = OwnerBases(services, record.key).temporary(wanted.base)
+        failed = shelf.add(form.files, wanted.cut, replace=True)
+    return ok({"id": shelf.id, "failed_files": [{name: why} for name, why in failed]})
+
+
+@route(files_api, "POST", "/delete_docs", body="ChatchatDelete")
+def delete_files(services: Services, record: Record) -> Any:
+    """Delete documents."""
+    wanted = bases.delete(json_body(services))
+    shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    failed = shelf.remove(wanted.files) if wanted.content else shelf.hide(wanted.files)
+    return files_failed(failed, "files deleted")
+
+
+@route(files_api, "POST", "/update_docs", body="ChatchatUpdate")
+def update(services: Services, record: Record) -> Any:
+    """Read documents again."""
+    wanted = bases.update(json_body(services))
+    shelf = OwnerBases(services, record.key).shelf(wanted.base)
+    failed = shelf.again([one for one in wanted.files if one not in wanted.pieces], wanted.cut)
+    failed += shelf.write(wanted.pieces)
+    return files_failed(failed, "files will be read again")
+
+
+@route(files_api, "GET", "/download_doc", answer="application/octet-stream")
+def download(services: Services, record: Record) -> Response:
+    """A document as it came.
+
+    With `preview`, browsers show it in place if its type is safe."""
+    shelf = OwnerBases(services, record.key).shelf(_asked_base())
+    name, size, data = shelf.original(_asked("file_name"))
+    kind = SHOWN.get(name.rpartition(".")[2].lower(), "")
+    shown = kind and request.args.get("preview", "").lower() in ("true", "1")
+    disposition = f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{quote(name, safe='')}"
+    headers = [
+        ("Content-Length", str(size)),
+        ("Content-Disposition", disposition),
+        SANDBOX,
+    ]
+    return passthrough(data, kind if shown else "application/octet-stream", headers)
+
+
+def _form(services: Services) -> MultipartForm:
+    return read_form(request.environ, services.settings.max_document, services.settings.max_body)
+
+
+def _asked_base() -> str:
+    return _asked("knowledge_base_name")
+
+
+def _asked(name: str) -> str:
+    value = request.args.get(name, "")
+    if not value:
+        raise InvalidParameter(name, "is missing")
+    return value

@@ -18,11 +18,24 @@ from ....web.permissions import check_model, permissions
 from ....web.routes import SSE, Api
 from ....web.services import Services
 from ....web.spine import completion_view, json_route, json_view
-from ... import listing, responses
+from ... import responses
+from ... import schema_fields as doc
+from ...fields import page_of, page_reply
+from ..request import FIELDS
 from .dialect import CompactDialect, ResponsesDialect
 from .websocket import opened
 
-blueprint = Api("responses", __name__, group="responses", tag="OpenAI", ledger="responses")
+blueprint = Api(
+    "responses",
+    __name__,
+    group="responses",
+    tag="OpenAI",
+    ledger="responses",
+    schemas={
+        "ResponseRequest": doc.body("input", **FIELDS),
+        "CompactRequest": doc.body("model", **responses.COMPACT_FIELDS),
+    },
+)
 
 
 @post(
@@ -119,9 +132,9 @@ def cancel(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "GET", "/v1/responses/<key>/input_items", "/responses/<key>/input_items")
 def input_items(services: Services, record: Record, key: str) -> Any:
     """The input of a stored response."""
-    page = listing.parse(request.args)
+    page = page_of(request.args)
     items = responses.listed(msgspec.json.decode(_kept(services, record, key).items), key)
-    found = listing.reply(page, items, lambda item: item["id"], lambda item: item)
+    found = page_reply(page, items, lambda item: item["id"], lambda item: item)
     return {**found, "first_id": found["first_id"] or "", "last_id": found["last_id"] or ""}
 
 

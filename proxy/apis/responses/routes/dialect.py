@@ -260,9 +260,9 @@ class CompactDialect(ResponsesDialect):
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         """Raises InvalidParameter or BadRequest (the previous response is unknown)."""
-        return asking(super().parse(responses.compaction.body(body)))
+        return asking(super().parse(responses.compact_body(body)))
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        return responses.compaction.whole(meta, self._known, completions)
+        return responses.compacted(meta, self._known, completions)

@@ -48,7 +48,7 @@ async function parsed(file) {
   }
 }
 
-/** Return a conversation with only what `proxy/dialects/chat_exports.py` reads. */
+/** Return a conversation with only what `proxy/apis/chat_exports.py` reads. */
 function slim(one) {
   const { title, created, changed, settings, pinned, create_time, update_time, created_at, updated_at } = one;
   const about = { title, created, changed, settings, pinned, create_time, update_time, created_at, updated_at };

@@ -6,11 +6,8 @@ import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.scheduling.prefix import Chains
 from proxy.web.ledger.entries import (
-    CHARACTERS,
     PrefillSpeeds,
-    blocks_of,
     client_of,
     outcome_of,
     row_of,
@@ -120,25 +117,6 @@ def test_each_route_is_counted_for_its_api() -> None:
         ("GET", "/v1/responses"): "responses",  # a WebSocket
     }
     assert {key: routes[key].ledger for key in names} == names
-
-
-def test_prompts_with_a_common_beginning_have_common_blocks() -> None:
-    chains = Chains()
-    begin = "x" * (2 * CHARACTERS)
-
-    def blocks(text: str, boundaries: tuple[int, ...] = (), group: str = "m\0g") -> list[bytes]:
-        data = blocks_of(Info(chain=chains.chain(text, boundaries, group)))
-        return [data[at : at + 8] for at in range(0, len(data), 8)]
-
-    one, other = blocks(begin + "a" * 10, (100, 5000)), blocks(begin + "b" * 9999)
-    assert len(one) == 3
-    assert len(other) == 2 + 5
-    assert one[:2] == other[:2]
-    assert one[2] != other[2]
-    assert blocks(begin) == one[:2]
-    assert not set(blocks(begin, group="m\0h")) & set(one)
-    assert blocks("x" * 3_000_000) == []
-    assert blocks_of(Info()) == b""
 
 
 def test_saved_time_is_unknown_until_a_speed_is_measured() -> None:

@@ -42,7 +42,7 @@ KNOWN = {
     "embeddings.openai_",
     "embeddings.ollama_",
     "embeddings.ollama_older",
-    "embeddings.glm_",
+    "glm.embedding",
     "embeddings.ranked",
     "chatchat.chats.chat",
     "chatchat.chats.fastchat",

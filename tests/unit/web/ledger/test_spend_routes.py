@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.apis.litellm.routes import spend
+from proxy.apis.litellm import routes as spend
 from proxy.config.routes import PriceConfig
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.store.test_ledger import row

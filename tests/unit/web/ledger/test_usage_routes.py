@@ -1,4 +1,4 @@
-"""GET /v1/usage, its export, and OpenAI's usage of an organization."""
+"""GET /v1/usage, and its export."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from flask.testing import FlaskClient
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from openai.types.admin.organization import UsageCompletionsResponse
-
 from proxy.apis.usage import routes as usage
 from proxy.config import ApiKey, Secret
 from proxy.store.ledger import Ledger
-from proxy.store.ledger_rows import HOUR, LedgerRow
+from proxy.store.ledger_rows import LedgerRow
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.store.test_ledger import DAY, NOON, row
 
@@ -42,11 +40,6 @@ class Api:
 
     def get(self, path: str, headers: dict[str, str] = ADMIN, **query: Any) -> Any:
         return self.client.get(path, query_string=query, headers=headers)
-
-    def page(self, kind: str = "completions", **query: Any) -> Any:
-        answer = self.get(f"/v1/organization/usage/{kind}", start_time=NIGHT, **query)
-        assert answer.status_code == 200, answer.json
-        return answer.json
 
 
 @pytest.fixture
@@ -92,98 +85,30 @@ def test_admins_see_all_keys_and_others_only_their_own(api: Api) -> None:
     assert [(one["key"], one["key_name"]) for one in found] == [("ann", "ann"), ("root", "root")]
     for path in ("/v1/usage", "/v1/usage/export"):
         assert api.get(path, ANN, scope="all").status_code == 403
-    assert api.get("/v1/organization/usage/completions", ANN, start_time=0).status_code == 403
     lines = api.get("/v1/usage/export", ANN, start_time=NIGHT, format="jsonl").data.splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["ann"]
-
-
-def test_page_is_what_openais_client_reads(api: Api) -> None:
-    api.write(row(), row(model="n"), row(ended=NOON + DAY), row(api="embeddings"))
-    groups = ["project_id", "user_id", "api_key_id", "model", "batch", "service_tier"]
-    query: dict[str, Any] = {"group_by[]": groups, "end_time": NIGHT + 2 * 86400}
-    page = api.page(**query)
-    read = UsageCompletionsResponse.model_validate(page)
-    assert read.has_more is False
-    assert [(one.start_time, one.end_time) for one in read.data] == [
-        (NIGHT, NIGHT + 86400),
-        (NIGHT + 86400, NIGHT + 2 * 86400),
-    ]
-    assert [[one["model"] for one in bucket["results"]] for bucket in page["data"]] == [
-        ["m", "n"],
-        ["m"],
-    ]
-    assert page["data"][0]["results"][0] == {
-        "object": "organization.usage.completions.result",
-        "input_tokens": 10,
-        "output_tokens": 5,
-        "input_cached_tokens": 4,
-        "input_audio_tokens": 0,
-        "output_audio_tokens": 0,
-        "num_model_requests": 1,
-        "project_id": "t",
-        "user_id": "u",
-        "api_key_id": "ann",
-        "model": "m",
-        "batch": False,
-        "service_tier": "default",
-    }
-
-
-def test_buckets_are_pages_of_days_hours_and_minutes(api: Api) -> None:
-    api.write(*(row(ended=NOON + step * HOUR // 2) for step in range(6)))
-    days = api.page(end_time=NIGHT + 20 * 86400)
-    assert len(days["data"]) == 7
-    assert days["has_more"]
-    assert days["data"][0]["results"][0]["num_model_requests"] == 6
-    following = api.page(end_time=NIGHT + 20 * 86400, page=days["next_page"])
-    assert following["data"][0]["start_time"] == NIGHT + 7 * 86400
-    hours = api.page(bucket_width="1h", limit=14, end_time=NIGHT + 86400)
-    counts = [sum(one["num_model_requests"] for one in b["results"]) for b in hours["data"]]
-    assert counts == [0] * 12 + [2, 2]
-    assert hours["next_page"] == str(NIGHT + 14 * 3600)
-    noon = NOON // 1000
-    answer = api.get(
-        "/v1/organization/usage/completions",
-        start_time=noon + 30,
-        end_time=noon + 3600,
-        bucket_width="1m",
-    ).json
-    assert [b["start_time"] for b in answer["data"]] == list(range(noon, noon + 3600, 60))
-    assert [place for place, b in enumerate(answer["data"]) if b["results"]] == [0, 30]
-
-
-def test_filters_choose_projects_users_keys_and_models(api: Api) -> None:
-    api.write(row(), row(key="root", user="v", team="", model="n"))
-
-    def requests(kind: str = "completions", **query: Any) -> int:
-        page = api.page(kind, end_time=NIGHT + 86400, **query)
-        return sum(one["num_model_requests"] for b in page["data"] for one in b["results"])
-
-    assert requests() == 2
-    assert requests(**{"api_key_ids[]": "ann"}) == 1
-    assert requests(api_key_ids=["ann", "root"]) == 2
-    assert requests(models="n") == requests(user_ids="v") == requests(project_ids="t") == 1
-    assert requests(models="n", user_ids="u") == 0
-    assert requests(batch="true") == 0
-    assert requests("embeddings") == 0
 
 
 @pytest.mark.parametrize(
     ("query", "param"),
     [
-        ({}, "start_time"),
         ({"start_time": "yesterday"}, "start_time"),
-        ({"start_time": 0, "bucket_width": "1w"}, "bucket_width"),
-        ({"start_time": 0, "limit": 32}, "limit"),
-        ({"start_time": 0, "group_by": "secret"}, "group_by"),
-        ({"start_time": 0, "models": ["m"] * 101}, "models"),
-        ({"start_time": 0, "models": "m" * 257}, "models"),
+        ({"group_by": "secret"}, "group_by"),
+        ({"group_by": ["model"] * 101}, "group_by"),
+        ({"group_by": "m" * 257}, "group_by"),
+        ({"scope": "some"}, "scope"),
     ],
 )
 def test_wrong_query_is_named(api: Api, query: dict[str, Any], param: str) -> None:
-    answer = api.get("/v1/organization/usage/completions", **query)
+    answer = api.get("/v1/usage", **query)
     assert answer.status_code == 400
     assert answer.json["error"]["param"] == param
+
+
+def test_unknown_format_is_refused(api: Api) -> None:
+    answer = api.get("/v1/usage/export", format="trace")
+    assert answer.status_code == 400
+    assert "csv, jsonl" in answer.json["error"]["message"]
 
 
 def test_number_of_sums_is_bounded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,29 +144,6 @@ def test_json_lines_have_the_same_fields_as_csv(api: Api) -> None:
     assert found["backend"].startswith("backend-")  # an alias, since ann is no admin
 
 
-def test_trace_shows_lengths_and_common_beginnings_but_no_digest(api: Api) -> None:
-    begin, one, other = b"beginning"[:8], b"one-----", b"other---"
-    api.write(
-        row(blocks=begin + one, seconds=2.5),
-        row(blocks=begin + other, ended=NOON + 1000, seconds=0.0),
-        row(api="embeddings"),
-        row(prompt=0),
-    )
-    noon = NOON // 1000
-
-    def trace() -> list[dict[str, Any]]:
-        answer = api.get("/v1/usage/export", start_time=noon - 10, scope="all", format="trace")
-        return [json.loads(line) for line in answer.data.splitlines()]
-
-    first, second = trace()
-    assert (first["timestamp"], second["timestamp"]) == (7500, 11000)
-    assert (first["input_length"], first["output_length"]) == (10, 5)
-    assert first["hash_ids"][0] == second["hash_ids"][0]
-    assert first["hash_ids"][1] != second["hash_ids"][1]
-    assert int.from_bytes(begin[:6]) not in first["hash_ids"]
-    assert trace()[0]["hash_ids"] != first["hash_ids"]  # each export has a key of its own
-
-
 @pytest.mark.slow
 def test_export_needs_memory_for_a_page_only(api: Api) -> None:
     for _ in range(20):
@@ -260,7 +162,7 @@ def test_export_needs_memory_for_a_page_only(api: Api) -> None:
 
 def test_without_ledger_the_answer_says_what_to_set() -> None:
     client = make_app(ScriptedDriver()).test_client()
-    paths = ("/v1/usage", "/v1/usage/export", "/v1/organization/usage/completions?start_time=0")
+    paths = ("/v1/usage", "/v1/usage/export")
     for path in paths:
         answer = client.get(path)
         assert answer.status_code == 404

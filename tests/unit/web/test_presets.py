@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.apis.presets import preset
+from proxy.web.model_tables import preset
 
 
 def test_fields_are_set_and_removed() -> None:

@@ -8,32 +8,39 @@ messages (GET is 405), as it has none to send. `site` refuses pages of other sit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Any
+from io import BytesIO
+from typing import Annotated, Any
 
 import msgspec
 from flask import Response, request
 
-from .... import __version__
-from ....core.request import Tool
-from ....dialogue import ToolError
-from ....dialogue.events import Tick
-from ....errors import BadRequest, Cancelled, GatewayError
-from ....runtime.cancel import Cancel
-from ....web import body, disconnect
-from ....web.admitted import Admitted
-from ....web.observability import Record, new_id
-from ....web.permissions import visible
-from ....web.routes import SSE, Api
-from ....web.services import Services
-from ....web.spine import STREAM_HEADERS, json_response, json_route, passthrough
-from ....web.stream import ClosingBody
-from .. import server as mcp_server
-from ..server import INVALID_PARAMS, NO_METHOD, Message, RpcError, ToolCall
-from . import chat as mcp_chat
-from . import progress as mcp_progress
+from ... import __version__
+from ...core.events import Batch, TextDelta
+from ...core.fold import Completion
+from ...core.request import CompletionRequest, Tool
+from ...dialogue import ToolError
+from ...dialogue.events import Tick
+from ...dialogue.finding import arguments, schema_of
+from ...errors import BadRequest, Cancelled, GatewayError
+from ...gateway import Answer, Caller
+from ...runtime.cancel import Cancel
+from ...web import body, disconnect
+from ...web.admitted import Admitted
+from ...web.fastpath import BodyAndHeaders, Environ
+from ...web.observability import Record, new_id
+from ...web.permissions import visible
+from ...web.routes import SSE, Api
+from ...web.services import Services
+from ...web.spine import STREAM_HEADERS, completion_view, json_response, json_route, passthrough
+from ...web.stream import ClosingBody
+from ..openai import chat as openai_chat
+from ..response_meta import ResponseMeta
+from . import server as mcp_server
+from .server import INVALID_PARAMS, NO_METHOD, Id, Message, RpcError, ToolCall
 
 blueprint = Api(
     "mcp",
@@ -44,6 +51,7 @@ blueprint = Api(
     error=mcp_server.error,
     error_schema="McpError",
     owns="/mcp",
+    schemas=mcp_server.SCHEMAS,
 )
 
 MODELS = "models"
@@ -152,7 +160,7 @@ def _result(services: Services, record: Record, message: Message) -> Mapping[str
 def _listed(services: Services, record: Record) -> Mapping[str, Any]:
     caller = services.callers.caller(record.key, request.environ)
     tools = services.dialogues.published(record.key, caller)
-    offered: list[tuple[Tool, Mapping[str, Any]]] = [(mcp_chat.TOOL, {}), (_MODELS, _READS)]
+    offered: list[tuple[Tool, Mapping[str, Any]]] = [(CHAT, {}), (_MODELS, _READS)]
     for name, tool in tools.items():
         said = getattr(tool, "annotations", _READS)
         offered.append((msgspec.structs.replace(tool.tool, name=name), said))
@@ -173,22 +181,22 @@ def _called(
     with ExitStack() as stack:
         cancel = stack.enter_context(services.mcp_calls.running(record.key, session, key))
         try:
-            if call.name == mcp_chat.TOOL.name:
-                make = None if token is None else partial(mcp_progress.TextProgress, key, token)
-                sent = mcp_chat.chat(services, request.environ, call.arguments, cancel, make)
+            if call.name == CHAT.name:
+                make = None if token is None else partial(TextProgress, key, token)
+                sent = chat_result(services, request.environ, call.arguments, cancel, make)
                 if isinstance(sent, tuple):
                     return _stream(stack, *sent)
                 return mcp_server.answer(key, sent)
             if call.name == MODELS:
                 names = visible(services, request.environ, services.gateway.registry.names())
                 return mcp_server.answer(key, mcp_server.content("\n".join(names)))
-            interval = 0.0 if token is None else mcp_progress.SECOND
+            interval = 0.0 if token is None else SECOND
             work = _running(services, record, call, cancel, interval)
             if token is None:
                 return mcp_server.answer(key, mcp_server.content(_finished(work)))
-            told = mcp_progress.told(work, key, token)
+            told = notifications(work, key, token)
             body = ClosingBody(told, told.close, stack.pop_all().close)
-            return passthrough(body, mcp_progress.TextProgress.content_type, [*STREAM_HEADERS])
+            return passthrough(body, TextProgress.content_type, [*STREAM_HEADERS])
         except ToolError as error:
             return mcp_server.answer(key, mcp_server.content(str(error), failed=True))
         except GatewayError as error:
@@ -199,7 +207,7 @@ def _called(
 
 def _stream(stack: ExitStack, body: Any, headers: list[tuple[str, str]]) -> Response:
     """The response of a model's stream; the call is over when it is closed."""
-    whole = mcp_progress.CallBody(iter(body), body.close, stack.pop_all().close)
+    whole = CallBody(iter(body), body.close, stack.pop_all().close)
     return Response(whole, 200, headers, direct_passthrough=True)
 
 
@@ -235,3 +243,166 @@ def _finished(work: Generator[Tick, None, str]) -> str:
         text: str = finished.value
         return text
     raise AssertionError("there are no ticks")
+
+
+# Answers as streams of events: progress of a call, then its result. A client that sends a
+# progress token hears of the call while it runs: the text of a model as it is written, and every
+# second that a tool takes. A call that is cancelled gets no result.
+SECOND = 1.0  # between two notifications about a tool
+PAUSE = 0.1  # seconds between two notifications about a text, at least
+
+
+class CallBody(ClosingBody):
+    """The stream of a call whose model holds a slot."""
+
+    __slots__ = ()
+
+    holds_slot = True
+
+
+class TextProgress:
+    """Encodes the events of a model as notifications of the call with this id, each with the text
+    since the one before, and the result at the end. `total` is the length of the longest answer in
+    tokens, 0 if it has no limit."""
+
+    content_type = "text/event-stream"
+
+    def __init__(
+        self, key: Id, token: Id, total: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._key = key
+        self._token = token
+        self._total = total
+        self._clock = clock
+        self._text: list[str] = []
+        self._told = 0  # pieces of the text that were sent
+        self._tokens = 0
+        self._last = 0.0
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        if not batch:
+            return mcp_server.HEARTBEAT
+        for event in batch:
+            if isinstance(event, TextDelta) and event.text:
+                self._text.append(event.text)
+                self._tokens += event.pieces
+        now = self._clock()
+        if self._told == len(self._text) or now - self._last < PAUSE:
+            return b""
+        self._last = now
+        piece = "".join(self._text[self._told :])
+        self._told = len(self._text)
+        return mcp_server.frame(mcp_server.progress(self._token, self._tokens, piece, self._total))
+
+    def fail(self, fault: GatewayError) -> bytes:
+        result = mcp_server.content(fault.message, failed=True)
+        return mcp_server.frame(mcp_server.answer(self._key, result))
+
+    def end(self) -> bytes:
+        return mcp_server.frame(
+            mcp_server.answer(self._key, mcp_server.content("".join(self._text)))
+        )
+
+
+def notifications(
+    work: Generator[Tick, None, str], key: Id, token: Id
+) -> Generator[bytes, None, None]:
+    """The stream of a call of a tool, which ticks every second and returns its text."""
+    seconds = 0
+    try:
+        while True:
+            try:
+                next(work)
+            except StopIteration as finished:
+                result = mcp_server.content(finished.value)
+                break
+            seconds += 1
+            yield mcp_server.frame(mcp_server.progress(token, seconds, f"running for {seconds} s"))
+    except ToolError as error:
+        result = mcp_server.content(str(error), failed=True)
+    except GatewayError as error:
+        if type(error) is Cancelled:
+            return
+        result = mcp_server.content(error.message, failed=True)
+    finally:
+        work.close()
+    yield mcp_server.frame(mcp_server.answer(key, result))
+
+
+# The tool `chat`: a model answers one message, as it does a chat completion.
+
+
+class _Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    message: Annotated[str, msgspec.Meta(min_length=1, description="what to ask the model")]
+    model: Annotated[
+        str, msgspec.Meta(max_length=1024, description="its name; none: the default model")
+    ] = ""
+    system: Annotated[str, msgspec.Meta(description="instructions for the model")] = ""
+    max_tokens: Annotated[
+        int, msgspec.Meta(ge=0, le=1 << 24, description="the longest answer; 0: no limit")
+    ] = 0
+
+
+CHAT = Tool("chat", "Ask a language model and return its answer", schema_of(_Chat))
+
+
+class _ChatTool:
+    """The dialect of the tool: a body of a chat completion, and an answer as a tool's result."""
+
+    def __init__(self, progress: TextProgress | None = None) -> None:
+        """`progress` encodes the answer as a stream."""
+        self._progress = progress
+
+    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> TextProgress:
+        assert self._progress is not None, "only a stream needs it"
+        return self._progress
+
+    def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
+        return openai_chat.parse(body)
+
+    def reply(
+        self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+    ) -> Any:
+        return mcp_server.content(completions[0].text)
+
+    def error(self, fault: GatewayError) -> dict[str, Any]:
+        return mcp_server.content(fault.message, failed=True)
+
+
+def chat_result(
+    services: Services,
+    environ: Environ,
+    given: Mapping[str, Any],
+    cancel: Cancel,
+    make_progress: Callable[[int], TextProgress] | None = None,
+) -> Mapping[str, Any] | BodyAndHeaders:
+    """The result of the tool; with `make_progress`, which gets the length of the longest answer,
+    the stream that has it. `cancel` ends the answer, as a client that disconnects does. Raises
+    ToolError."""
+    asked = arguments(_Chat, given)
+    progress = None if make_progress is None else make_progress(asked.max_tokens)
+    messages = [{"role": "user", "content": asked.message}]
+    if asked.system:
+        messages.insert(0, {"role": "system", "content": asked.system})
+    body: dict[str, Any] = {"model": asked.model, "messages": messages}
+    if progress is not None:
+        body["stream"] = True
+    if asked.max_tokens:
+        body["max_tokens"] = asked.max_tokens
+    data = msgspec.json.encode(body)
+    inner = {**environ, "wsgi.input": BytesIO(data), "CONTENT_LENGTH": str(len(data))}
+
+    def begin(request: CompletionRequest, own: Cancel, caller: Caller) -> Answer:
+        cancel.pass_on(own)
+        return services.gateway.answer(request, own, caller)
+
+    sent = completion_view(services, inner, _ChatTool(progress), "chatcmpl-", begin=begin)
+    if isinstance(sent, Response):
+        Record.of(environ).status = 200  # the error is in the result
+        data = sent.get_data()
+    elif progress is not None:
+        return sent
+    else:
+        data = b"".join(sent[0])
+    result: Mapping[str, Any] = msgspec.json.decode(data)
+    return result
