@@ -182,12 +182,7 @@ def text_with_marks(
                     yield from at_start(reader, tools)
                 except Malformed:
                     reader.rewind()
-            while mark := (yield from reader.text_until(marks)):
-                try:
-                    yield from read(reader, tools, mark)
-                    reader.accept()
-                except Malformed:
-                    reader.degrade(len(mark))
+            yield from text(reader, tools, marks, read)
 
         return run
 
