@@ -30,7 +30,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.work import Conversation, evaluated, order
-from proxy.prompting.legacy import LegacyFormat
+from proxy.prompting.prompt import LegacyFormat
 from tools import made_up_model, servers
 from tools.processes import Gateway, ModelServer, free_port
 

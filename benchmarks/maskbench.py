@@ -28,7 +28,7 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
-from proxy.compiling.compiler import collect, collect_between_jobs
+from proxy.compiling import WHOLE, collect, collect_between_jobs
 from proxy.errors import InvalidParameter
 from proxy.gbnf import (
     NEW,
@@ -40,10 +40,9 @@ from proxy.gbnf import (
     matches,
     schema_to_grammar,
 )
-from proxy.gbnf.effort import TooMuchWork, limited
 from proxy.gbnf.gbnf import parse
+from proxy.gbnf.work_budget import TooMuchWork, limited
 from proxy.prompting.validation import OutputValidator
-from proxy.prompting.work import WHOLE
 
 SECONDS = 8.0
 """Processor time for a file, at most."""

@@ -118,7 +118,7 @@ class BackendLacks(Unsupported):
 
 class FormatRefused(Unsupported):
     """The backend refuses tools or schemas. Described in the messages, they may still work:
-    `formats` are those to describe, by their names in `core.formats`: in all requests if the server
+    `formats` are those to describe, by their names in `core.request`: in all requests if the server
     `lacks` them, otherwise in this one only."""
 
     def __init__(

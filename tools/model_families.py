@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.prompting import templates
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
+from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.profile.describe import profile_of
 from proxy.prompting.prompt import Prompter
+from proxy.prompting.template import templates
 from tools import chat_cases, servers
 from tools.servers import ROOT
 
@@ -156,7 +156,7 @@ FAMILIES: Sequence[ModelFamily] = (
     ModelFamily(
         "PowerInfer's models",
         (),
-        ("turbosparse", "bamboo", "relullama", "prosparse", "relufalcon"),
+        ("turbosparse", "bamboo", "relullama", "relufalcon"),
         notes=("Most are base models with a plain text format.",),
         old="they need PowerInfer's server, which reads special tokens as plain text.",
     ),

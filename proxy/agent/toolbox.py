@@ -13,8 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from ..core.mcp import function_name
-from ..core.mcp_urls import fitting, names_address
+from ..core.mcp import fitting, function_name, names_address
 from ..core.request import Tool
 from ..errors import Forbidden, GatewayError, InvalidParameter, NotFound, QueueFull, UpstreamFault
 from ..runtime.cancel import Cancel

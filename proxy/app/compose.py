@@ -41,7 +41,7 @@ from ..backends.registry import Registry
 from ..backends.template_check import TemplateChecks
 from ..batches import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError
-from ..core.formats import BY_PROMPT
+from ..core.request import BY_PROMPT
 from ..dialogue.events import Bounds
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
@@ -56,7 +56,7 @@ from ..hosting.need import Cards
 from ..hosting.room import Room
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
-from ..prompting.dialogue_templates import Layouts
+from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
 from ..scheduling.base import Scheduler
 from ..scheduling.scheduler import LocalScheduler

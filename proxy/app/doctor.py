@@ -32,9 +32,8 @@ from ..backends.template_check import check
 from ..config import BackendConfig, ModelConfig, Settings, SettingsError
 from ..errors import BackendDown, GatewayError, UpstreamFault
 from ..hosting.process import has_program
-from ..prompting import templates
 from ..prompting.prompt import Prompter
-from ..prompting.sandbox import TemplateError
+from ..prompting.template import TemplateError, templates
 from ..runtime.cancel import Cancel
 from ..server.watchdog import raise_limit
 from . import discovery, programs, storage_checks
@@ -53,6 +52,7 @@ from .findings import (
     of_verdict,
     without_embeddings,
 )
+from .prompter_registry import known_formats
 
 AT_ONCE = 8  # backends
 REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
@@ -150,7 +150,8 @@ def _prompter(caps: Capabilities) -> Prompter | None:
         form = templates.compile(caps.template, "")
     except TemplateError:
         return None
-    return Prompter(form, caps.bos_token, caps.eos_token, adds_bos=caps.adds_bos)
+    tokens = caps.bos_token, caps.eos_token
+    return Prompter(form, *tokens, adds_bos=caps.adds_bos, formats=known_formats())
 
 
 def _kind(url: str) -> str:

@@ -11,13 +11,12 @@ from msgspec import Struct
 from ..backends.driver import Capabilities
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, Settings
-from ..prompting import templates
-from ..prompting.model_names import family_of
 from ..prompting.profile.describe import profile_of
 from ..prompting.profile.verify import Verdict
 from ..prompting.prompt import Prompter
-from ..prompting.sandbox import TemplateError
-from ..prompting.templates import ChatTemplate
+from ..prompting.template import TemplateError, templates
+from ..prompting.template.families import family_of
+from ..prompting.template.templates import ChatTemplate
 
 
 # Faults of llama.cpp's releases that matter to an operator: pure.

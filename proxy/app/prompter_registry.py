@@ -4,30 +4,55 @@ the legacy format."""
 from __future__ import annotations
 
 import logging
+from importlib.metadata import entry_points
+from operator import attrgetter
 from pathlib import Path
 
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
-from ..prompting import templates
-from ..prompting.control_tokens import COMMON
-from ..prompting.legacy import LegacyFormat
-from ..prompting.model_names import family_of
-from ..prompting.neutralise import Neutraliser
-from ..prompting.prompt import Prompter, Unrendered
-from ..prompting.sandbox import TemplateError
-from ..prompting.templates import ChatTemplate
+from ..prompting.formats import SPECIAL, CallFormat
+from ..prompting.profile.neutralise import COMMON, Neutraliser
+from ..prompting.prompt import LegacyFormat, Prompter, Unrendered
+from ..prompting.template import TemplateError, templates
+from ..prompting.template.families import family_of
+from ..prompting.template.templates import ChatTemplate
 from ..runtime.blocking import run_in_native_thread
 
 log = logging.getLogger("slotproxy.templates")
+
+FORMATS = "slotproxy.formats"
 
 MAX_KEPT = 64  # templates: a backend may report another one at every probe
 # Template, or family by the name of the model; BOS and EOS, and whether the backend adds BOS.
 _Key = tuple[str, str, str, str, bool]
 
 
+def known_formats() -> tuple[CallFormat, ...]:
+    """Formats of calls, or of whole answers, that cannot be derived from a template: those of
+    installed packages, by their names, and then ours. A template has the first that matches.
+
+    An entry point of the group `slotproxy.formats` is a `CallFormat`. It runs in the gateway, so
+    installing such a package means trusting it with everything. Raises SettingsError."""
+    installed = []
+    for point in sorted(entry_points(group=FORMATS), key=attrgetter("name")):
+        try:
+            form = point.load()
+        except Exception as error:  # a package is a program: any exception is its error
+            raise SettingsError(
+                f"the format {point.name} (entry point {FORMATS}) cannot be loaded: {error}"
+            ) from error
+        if not isinstance(form, CallFormat):
+            raise SettingsError(
+                f"the format {point.name} (entry point {FORMATS}) is no CallFormat of"
+                " proxy.prompting.formats"
+            )
+        installed.append(form)
+    return (*installed, *SPECIAL)
+
+
 class Prompters:
-    """`Prompters(…)(model)` is the model's Prompter. Raises SettingsError for an invalid
-    template."""
+    """`Prompters(…)(model)` is the model's Prompter. Raises SettingsError for an invalid template
+    or format."""
 
     def __init__(self, settings: Settings, registry: Registry, folder: Path) -> None:
         self._registry = registry
@@ -39,6 +64,7 @@ class Prompters:
             stop=settings.stop,
         )
         self._folder = folder
+        self._formats = known_formats()
         self._named = _named(settings.chat_template, folder)
         self._breaks_users = settings.user_control_tokens == "break"
         self._unrendered = Unrendered(Neutraliser("", COMMON, users=self._breaks_users))
@@ -71,7 +97,7 @@ class Prompters:
         self, model: str, source: str, family: str, bos: str, eos: str, adds_bos: bool
     ) -> Prompter:
         form = self._form(source, family, model)
-        instead = bool(source) and isinstance(form, LegacyFormat)
+        replaces = bool(source) and isinstance(form, LegacyFormat)
         # Its probes render some twenty conversations.
         made = run_in_native_thread(
             lambda: Prompter(
@@ -79,8 +105,9 @@ class Prompters:
                 bos,
                 eos,
                 adds_bos=adds_bos,
-                instead=instead,
+                replaces_backend_template=replaces,
                 breaks_users=self._breaks_users,
+                formats=self._formats,
             )
         )
         while len(self._found) >= MAX_KEPT:

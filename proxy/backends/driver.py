@@ -9,10 +9,8 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from ..core.events import Batch
-from ..core.forwarding import CallMaker, Forwarded
-from ..core.task import Task
+from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
 from ..core.usage import Usage
-from ..core.vectors import Embedded, Ranked
 from ..errors import Unsupported
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed
@@ -34,7 +32,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     `infill` …: features it supports. `slot_save`: slots can be saved to files,
     restored and erased; `ram_cache`: it keeps old prompts in RAM. `native`: it accepts chat
     messages and renders the prompt itself. `lacks`: sampling fields it does not support, by their
-    names in core.sampling. `by_prompt`: what it does not know of `core.formats`, so that the
+    names in core.sampling. `by_prompt`: what it does not know of `core.request`, so that the
     messages describe it. `n_vocab`: size of the vocabulary, 0 if unknown. `settings`: its default
     sampling settings, under its own names. `metrics`: it has counters at GET /metrics.
     `template_from`: where its chat template comes from, the server or its model file.

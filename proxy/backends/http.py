@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import httptools
 import msgspec
 
-from ..core.forwarding import Call
+from ..core.task import Call
 from ..errors import (
     AnswerCut,
     BackendDown,

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from ..core.forwarding import CallMaker, Forwarded
-from ..core.task import Task
+from ..core.task import CallMaker, Forwarded, Task
 from ..errors import BackendDown, PoolTimeout, Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from .driver import Capabilities, Driver, Learned, Run, ignore

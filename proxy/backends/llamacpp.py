@@ -22,10 +22,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..core.forwarding import CallMaker, Forwarded
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import Task
-from ..core.vectors import Embedded, Ranked
+from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..config import BackendConfig
-from ..core.tier import NO_TIER, Tier
+from ..core.task import NO_TIER, Tier
 from ..errors import ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
 from ..runtime.locks import native_lock

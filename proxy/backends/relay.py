@@ -26,17 +26,15 @@ from ..core.events import (
     TokenDetail,
     ToolCallDelta,
 )
-from ..core.forwarding import Call
 from ..core.request import CompletionRequest, Media, Message
-from ..core.task import Task
+from ..core.task import Call, Embedded, Ranked, Task
 from ..core.usage import Timings
-from ..core.vectors import Embedded, Ranked
 from ..errors import BackendBusy, Unsupported, UpstreamFault, UpstreamTimeout
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
 from ..prompting.profile.adapt import as_dicts
 from ..prompting.profile.verify import MAX_PROMPT
-from ..prompting.prompt import begun, tool_dict
+from ..prompting.prompt import assistant_prefill, tool_dict
 from ..runtime.cancel import Cancel
 from ..wire import lenient, openai_stream, servercpp
 from ..wire.lenient import WireFault
@@ -247,7 +245,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
         body["return_progress"] = True
     if report.settings:
         body["verbose"] = True
-    if begun(request):
+    if assistant_prefill(request):
         # Otherwise the server continues as well, but repeats the beginning in its answer.
         body["continue_final_message"] = True
         body["add_generation_prompt"] = False
@@ -287,9 +285,7 @@ def server_prompt(pool: ConnectionPool, task: Task) -> str | None:
 def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
     """The messages for a server without tools, with `guide` in that of the system."""
     media = any(message.media for message in request.messages)
-    messages = generic.without_calls(as_dicts(request.messages))
-    if guide:
-        messages = generic.guided(messages, guide)
+    messages = generic.rewrite(as_dicts(request.messages), guide)
     if media:  # they stay with the text of their message, wherever that is now
         parts = {m.content: [*map(_part, m.media)] for m in request.messages if m.media}
         for message in messages:

@@ -18,7 +18,7 @@ from ..core.task import Task
 from ..errors import GatewayError, Unsupported
 from ..prompting.profile import verify
 from ..prompting.profile.verify import Verdict
-from ..prompting.prompt import Prompter, Unrendered, begun
+from ..prompting.prompt import Prompter, Unrendered, assistant_prefill
 from ..runtime.blocking import run_in_native_thread
 from .driver import Capabilities, Driver
 from .pools import Backend
@@ -111,7 +111,7 @@ def _task(probe: CompletionRequest) -> Task:
 def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) -> verify.Outcome:
     theirs = driver.server_prompt(_task(probe))
     outcome = verify.compared(probe, ours, theirs)
-    if outcome == "differs" and theirs is not None and begun(probe):
+    if outcome == "differs" and theirs is not None and assistant_prefill(probe):
         # Some servers cut the beginning of the model's turn for templates with an end token there.
         before = structs.replace(probe, messages=probe.messages[:-1])
         question = driver.server_prompt(_task(before))

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ..core import mcp_urls
+from ..core.mcp import pattern
 from ..core.sampling import FIELDS, check
 from ..errors import InvalidParameter
 from . import keys
@@ -44,7 +44,7 @@ def url(value: str) -> str:
 
 def mcp_url(value: str) -> str:
     try:
-        return mcp_urls.pattern(value)
+        return pattern(value)
     except ValueError as error:
         raise ValueError(f"{value!r} {error}") from None
 

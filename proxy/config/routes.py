@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from ..core.tier import Tier
+from ..core.task import Tier
 
 # ``[[price]]`` tables of the settings file: what tokens of models cost.
 MOST = 10**9

@@ -1,8 +1,9 @@
-"""A completion ready to be placed: rendered and checked."""
+"""What a backend is asked for: a completion, rendered and checked, vectors, or a forwarded call."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -84,3 +85,89 @@ class Task(Struct, frozen=True, kw_only=True):
         """Whether the answer is not constrained by tools, a document format or a grammar."""
         free = self.call_format is None and self.request.output.kind == "text"
         return free and not self.sampling.get("grammar")
+
+
+# The place of a backend in the route of its model.
+
+
+class Tier(Struct, frozen=True, array_like=True):
+    """`number` counts the tiers of a route from 0, and `name` is the tier's name, "" outside of
+    routes. The next tier is used if no backend of this one is up, or if a request would wait for
+    more than `overflow_after` seconds in all. `canary` is the share of the conversations that the
+    backend gets as a canary, 0 for a backend that is none."""
+
+    number: int = 0
+    name: str = ""
+    overflow_after: float = math.inf
+    canary: float = 0.0
+
+
+NO_TIER = Tier()
+
+
+# Embedding vectors and rankings: plain numbers with a little arithmetic.
+
+Vector = Sequence[float]
+
+
+class Embedded(Struct, frozen=True):
+    """A vector for each input, in order; `tokens` is the total number of input tokens."""
+
+    vectors: tuple[Vector, ...]
+    tokens: int
+
+
+class Ranked(Struct, frozen=True):
+    """A score for each document, in order; a higher one is closer to the query."""
+
+    scores: tuple[float, ...]
+    tokens: int
+
+
+def normalised(vector: Vector) -> list[float]:
+    """The vector scaled to length 1; a zero vector is unchanged."""
+    length = math.sqrt(math.fsum(x * x for x in vector))
+    return [x / length for x in vector] if length else list(vector)
+
+
+# A client's request that a model's server gets as it is, and the answer: audio, images and other
+# APIs that the gateway does not translate.
+
+
+class CallBody(Struct, frozen=True):
+    """A body of `size` bytes. `parts` may be iterated more than once, because a request is sent
+    again on a new connection if the server had closed the old one."""
+
+    size: int
+    parts: Iterable[bytes]
+
+
+class Call(Struct, frozen=True):
+    """`path` begins with a slash; it is percent-encoded and ends with the query. `headers` are the
+    client's that the server may see. Their names and values contain no line breaks."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = {}
+    body: CallBody | None = None
+
+
+# Makes the call once its server is known, from the server's name for the model; "" stands for the
+# name in the request.
+CallMaker = Callable[[str], Call]
+
+
+class Forwarded(Protocol):
+    """The answer of a server. `headers` are those about its content, by names in lower case."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The body as it arrives. Raises the errors of a driver."""
+
+    def close(self) -> None:
+        """End the answer. Safe to call again."""

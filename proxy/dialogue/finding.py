@@ -12,7 +12,7 @@ from ..accounts.rights import Permissions
 from ..agent.functions import LocalTool, RunnableTool, ToolError
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
-from ..prompting.dialogue_templates import Layouts
+from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
 from ..websearch.guard import WebResult
 from ..websearch.search import WebSearch

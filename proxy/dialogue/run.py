@@ -16,7 +16,7 @@ from ..core.request import CompletionRequest, Message
 from ..errors import Forbidden, GatewayError, InvalidParameter
 from ..gateway import Answer, Caller, Gateway, Info
 from ..gateway.context import ANYBODY
-from ..prompting.dialogue_templates import Layouts
+from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
 from .events import (
     FOLDERS,

@@ -14,23 +14,22 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+from .. import compiling
 from ..backends.driver import Capabilities
 from ..backends.pools import Backend
 from ..backends.tokens import budget, most_tokens, must_fit
-from ..compiling import compiler
-from ..core.formats import describes_document, describes_tools, rewrites
-from ..core.request import CompletionRequest, Message
+from ..core.request import CompletionRequest, Message, describes_document, describes_tools, rewrites
 from ..core.sampling import WINDOWS, left_out
 from ..core.task import Task
 from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, UpstreamTimeout
 from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
-from ..prompting.calling import special_marks
 from ..prompting.constraints import BoundGrammar
 from ..prompting.formats import GENERIC, CallFormat
-from ..prompting.output_validation import Validator
-from ..prompting.profile.syntax import AnswerSyntax
-from ..prompting.reasoning import KIN
+from ..prompting.profile.derive import AnswerSyntax
+from ..prompting.stages.calls import special_marks
+from ..prompting.stages.reasoning import REASONING_TAGS
+from ..prompting.stages.validation import Validator
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 
@@ -242,7 +241,7 @@ def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGram
     if bound is None:
         return BoundGrammar("", tool_gaps=_gaps_of_calls(task, caps, cancel))
     try:
-        return compiler.grammar(bound, limits(caps), cancel)
+        return compiling.grammar(bound, limits(caps), cancel)
     except InvalidParameter as error:
         # An old server's limits are narrower; a newer one may accept it.
         raise Unsupported(str(error), param=error.param) from None
@@ -257,7 +256,7 @@ def _gaps_of_calls(task: Task, caps: Capabilities, cancel: Cancel | None) -> tup
         return task.tool_gaps
     try:
         bound = constraints.calls_of(task.request, form)
-        return compiler.grammar(bound, limits(caps), cancel).tool_gaps
+        return compiling.grammar(bound, limits(caps), cancel).tool_gaps
     except InvalidParameter:
         return ()  # an old server's limits are narrower; if a call begins, the answer is an error
 
@@ -282,7 +281,12 @@ def _may_end(sampling: dict[str, Any]) -> None:
 def _preserved(syntax: AnswerSyntax, form: CallFormat | None) -> tuple[str, ...]:
     """The marks of reasoning, text and calls, which must appear as text even if they are special
     tokens."""
-    tags = (tag for pair in (*(syntax.reasoning or KIN), syntax.content) for tag in pair if tag)
+    tags = (
+        tag
+        for pair in (*(syntax.reasoning or REASONING_TAGS), syntax.content)
+        for tag in pair
+        if tag
+    )
     if form is None and syntax.calls is not None and syntax.calls.reads_reasoning:
         form = syntax.calls
     marks = special_marks(form) if form is not None else ()
@@ -353,7 +357,7 @@ def call_judges(
     Cancelled."""
     try:
         return {
-            tool.name: compiler.by_schema(
+            tool.name: compiling.by_schema(
                 constraints.JSON.encode(tool.parameters or constraints.NO_ARGUMENTS), cancel
             )
             for tool in constraints.callable_tools(request)
@@ -392,11 +396,11 @@ def validate_constraints(task: Task, cancel: Cancel | None = None) -> BoundGramm
         what = "tools" if form is not None else "response_format"
         raise InvalidParameter("grammar", f"cannot be combined with {what}")
     if schema is not None:
-        compiler.by_schema(constraints.JSON.encode(schema), cancel)
+        compiling.by_schema(constraints.JSON.encode(schema), cancel)
     bound = constraints.from_start(request, form)
     if bound is None and form is not None:
         bound = constraints.calls_of(request, form)
-    return BoundGrammar("") if bound is None else compiler.grammar(bound, NEW, cancel)
+    return BoundGrammar("") if bound is None else compiling.grammar(bound, NEW, cancel)
 
 
 def warnings(
@@ -424,7 +428,10 @@ def warnings(
         messages.append("return_tokens is ignored: this backend does not report token ids")
     schema = None if task.is_unconstrained else constraints.document_schema(task.request)
     gaps = adapted.schema_gaps
-    if schema is not None and compiler.by_schema(constraints.JSON.encode(schema), cancel).unchecked:
+    if (
+        schema is not None
+        and compiling.by_schema(constraints.JSON.encode(schema), cancel).unchecked
+    ):
         messages.append("a pattern in the schema is not regular and is not enforced")
         gaps = tuple(word for word in gaps if word not in PATTERNS)
     if gaps:
@@ -470,7 +477,7 @@ def _described(task: Task, caps: Capabilities) -> list[str]:
 def check_grammar(text: str, cancel: Cancel | None = None) -> None:
     """Refuse a grammar that no server can parse. Raises BadRequest, QueueFull, Cancelled."""
     try:
-        compiler.own_grammar(text, cancel=cancel)
+        compiling.own_grammar(text, cancel=cancel)
     except InvalidParameter as error:
         raise BadRequest(error.reason, param="grammar") from None
 
@@ -478,7 +485,7 @@ def check_grammar(text: str, cancel: Cancel | None = None) -> None:
 def _old_grammar(text: str, cancel: Cancel | None) -> str:
     """The grammar in a form that an old server can parse: others crash it."""
     try:
-        return compiler.own_grammar(text, OLD, cancel)
+        return compiling.own_grammar(text, OLD, cancel)
     except InvalidParameter as error:
         raise Unsupported(
             f"this grammar is not supported by this model's backend: {error.reason}",

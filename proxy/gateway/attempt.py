@@ -33,7 +33,7 @@ import msgspec
 
 from ..backends.driver import Run
 from ..backends.tokens import BOS
-from ..compiling.compiler import grammar
+from ..compiling import grammar
 from ..core.events import Batch, Finished, Started, TextDelta
 from ..core.request import CompletionRequest, Message
 from ..core.task import Task
@@ -51,7 +51,7 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
-from ..prompting.described import corrected
+from ..prompting.stages.prompted_output import corrected
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease

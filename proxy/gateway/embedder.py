@@ -22,8 +22,7 @@ import msgspec
 from ..backends.driver import Capabilities, Driver, Input
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..core.task import Task
-from ..core.vectors import Embedded, Ranked
+from ..core.task import Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BadRequest,

@@ -9,8 +9,7 @@ import msgspec
 
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..core.forwarding import CallMaker, Forwarded
-from ..core.task import Task
+from ..core.task import CallMaker, Forwarded, Task
 from ..errors import NoBackend, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..scheduling.base import Scheduler

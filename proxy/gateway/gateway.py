@@ -21,9 +21,9 @@ from ..core.events import Compacted
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend, Unsupported
-from ..prompting.bounds import MAX_SIZE
 from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
+from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
 from . import sent_prompt
 from .adapt import ToolOrders, check_alternatives, check_grammar, validate_constraints
@@ -395,7 +395,7 @@ def _chat_task(request: CompletionRequest, prompt: RenderedPrompt, kinds: frozen
         logprobs=request.logprobs,
         call_format=prompt.call_format,
         syntax=prompt.syntax,
-        thinks=prompt.thinks,
+        thinks=prompt.may_reason,
         effort=prompt.effort,
         unknown_template=prompt.unknown_template,
         guard=prompt.guard,

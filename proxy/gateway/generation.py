@@ -20,13 +20,13 @@ from collections.abc import Callable
 import msgspec
 
 from ..backends.driver import Capabilities
-from ..compiling.compiler import judged
+from ..compiling import judged
 from ..core.events import LAST, Batch, Failed, Finished, Started, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import CharacterCut
 from ..prompting.constraints import must_call
-from ..prompting.output_validation import InvalidOutput
+from ..prompting.stages.validation import InvalidOutput
 from ..runtime.cancel import Cancel
 from .postprocess import GenerationSettings, GrammarSwitch, StagePipeline, start_bound
 

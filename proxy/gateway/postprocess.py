@@ -8,18 +8,17 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from ..compiling.compiler import judged
+from ..compiling import judged
 from ..core.events import Batch, Finished, ReasoningDelta, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..prompting import constraints
-from ..prompting.call_limit import CallLimit
-from ..prompting.calling import CallStage, NewIds
-from ..prompting.described import CallsStage, DocumentStage
 from ..prompting.formats import CallFormat
-from ..prompting.output_validation import ValidationStage
-from ..prompting.stages import Stage, StopStage
-from ..prompting.thoughts import ContentStage, InlineStage, ThoughtStage
+from ..prompting.stages.calls import CallLimit, CallStage, NewIds
+from ..prompting.stages.prompted_output import CallsStage, DocumentStage
+from ..prompting.stages.reasoning import ContentStage, InlineStage, ThoughtStage
+from ..prompting.stages.stop import Stage, StopStage
+from ..prompting.stages.validation import ValidationStage
 from ..runtime.cancel import Cancel
 from .adapt import call_judges, form_of, syntax_of
 
@@ -187,7 +186,7 @@ class StagePipeline:
                 kept = len(self._raw) - held - (self._content - opened.keep)
                 self.switch = self._switch_behind(
                     self._raw[:kept],
-                    constraints.calls_of(self._request, self._form, opened.begun),
+                    constraints.calls_of(self._request, self._form, opened.frame_so_far),
                     opened.written,
                 )
         return self._run_stages(batch)

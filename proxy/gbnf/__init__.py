@@ -1,11 +1,10 @@
 """GBNF grammars: parsing, checking, rendering, matching, and compiling from JSON schemas. Pure."""
 
-from .answers import choice_grammar, pattern_grammar
 from .check import check
 from .document import SchemaError, UnsupportedSchema
 from .match import Matcher, matches
 from .regex import PatternError
-from .render import render
+from .render import choice_grammar, pattern_grammar, render
 from .schema import schema_to_grammar
 from .values import NEW, OLD, Grammar, GrammarError, GrammarLimits
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
-from .document import MAX_DEPTH, Document, Node, Nodes, UnsupportedSchema
-from .effort import spend
-from .gaps import Gaps
-from .kinds import ALL_TYPES, TYPES
+from .document import MAX_DEPTH, Document, Gaps, Node, Nodes, UnsupportedSchema
+from .json_types import ALL_TYPES, TYPES
 from .negation import Atom, failures, opposite
+from .work_budget import spend
 
 MAX_ALTERNATIVES = 500
 """Maximum alternatives of one value: the product of its choices."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from . import charset
 from .charset import Charset
-from .effort import spend
+from .work_budget import spend
 
 S = TypeVar("S")
 T = TypeVar("T")

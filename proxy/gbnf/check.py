@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 
-from .ambiguity import MAX_STACKS, too_ambiguous
-from .effort import spend
 from .gbnf import Places, parse
+from .match import MAX_STACKS, too_ambiguous
 from .values import (
     ROOT,
     Alternatives,
@@ -29,6 +28,7 @@ from .values import (
     RuleRef,
     Sequence,
 )
+from .work_budget import spend
 
 MAX_RULES = 20_000
 """Maximum rules. The old server copies all rules for every request."""

@@ -18,19 +18,15 @@ from typing import Any
 
 from . import automaton as rx
 from .alternatives import Expander
-from .arrays import Arrays, least, read_arrays
 from .automaton import Automaton, TooManyStatesError
-from .document import MAX_DEPTH, Node, Nodes
-from .effort import spend
-from .formats import INTEGERS, PATTERNS
-from .gaps import Gaps
-from .kinds import ALL_TYPES, TYPES, depth_of, known_by, type_of
+from .document import MAX_DEPTH, Gaps, Node, Nodes
+from .json_types import ALL_TYPES, INTEGERS, PATTERNS, TYPES, depth_of, known_by, type_of
 from .negation import Atom
 from .numbers import MAX_DIGITS, NumberBound, Range
-from .objects import ObjectReader, Objects, tree_size
-from .patterns import automaton_of
-from .regex import PatternError
+from .objects import Arrays, ObjectReader, Objects, least, read_arrays, tree_size
+from .regex import PatternError, automaton_of
 from .rules import MAX_REPEAT
+from .work_budget import spend
 
 MEANT_BY = {
     "string": ("minLength", "maxLength", "pattern", "format"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
 
-from .effort import spend
+from .work_budget import spend
 
 MAX_DEPTH = 48
 """Maximum nesting of schemas, references included: the compiler recurses, and models go no
@@ -261,3 +261,25 @@ def _is_reference(schema: Any) -> bool:
     return (
         isinstance(schema, Mapping) and "$ref" in schema and schema.keys() - ANNOTATIONS == {"$ref"}
     )
+
+
+# What a grammar leaves out.
+
+
+class Gaps:
+    """Collects the keywords that a grammar cannot express. If `strict`, the first is an error."""
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self._keywords: dict[str, None] = {}
+
+    def report(self, keyword: str, node: Node, why: str = "") -> None:
+        """Raises UnsupportedSchema if `strict`."""
+        if self.strict:
+            raise UnsupportedSchema(keyword, node.pointer, why)
+        self._keywords[keyword] = None
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """The keywords that were reported, in their order."""
+        return tuple(self._keywords)

@@ -23,7 +23,6 @@ import re
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from .effort import spend
 from .values import (
     MAX_CODE_POINT,
     Alternatives,
@@ -39,6 +38,7 @@ from .values import (
     RuleRef,
     Sequence,
 )
+from .work_budget import spend
 
 MAX_TEXT = 512 * 1024
 """Maximum characters of a grammar. Real grammars have a few hundred; the old server copies all

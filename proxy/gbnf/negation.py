@@ -17,8 +17,7 @@ from itertools import combinations
 from typing import Any
 
 from .document import Node, Nodes, UnsupportedSchema
-from .formats import PATTERNS
-from .kinds import ALL_TYPES, TYPES, as_schema
+from .json_types import ALL_TYPES, PATTERNS, TYPES, as_schema
 
 
 class Atom(Enum):

@@ -22,7 +22,7 @@ from math import lcm
 from . import automaton as rx
 from . import charset
 from .automaton import Automaton, Regex
-from .effort import spend
+from .work_budget import spend
 
 INTEGER_DIGITS = 19
 """Maximum digits of unbounded integers: what 64 bits hold."""

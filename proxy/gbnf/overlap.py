@@ -10,9 +10,8 @@ from __future__ import annotations
 from .alternatives import Expander
 from .automaton import TooManyStatesError
 from .constraints import ConstraintReader, Constraints
-from .document import Document, Node, Nodes, UnsupportedSchema
-from .gaps import Gaps
-from .kinds import ALL_TYPES
+from .document import Document, Gaps, Node, Nodes, UnsupportedSchema
+from .json_types import ALL_TYPES
 from .negation import Atom
 from .objects import Objects
 

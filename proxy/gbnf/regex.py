@@ -1,11 +1,11 @@
-"""Parses JSON schema's `pattern`: the regular subset of ECMA-262 expressions.
+r"""Parses JSON schema's `pattern`: the regular subset of ECMA-262 expressions.
 
-Validators differ in the meaning of `\\d`, `\\w`, `\\s` and `.` outside ASCII, and generated text
+Validators differ in the meaning of `\d`, `\w`, `\s` and `.` outside ASCII, and generated text
 must satisfy all of them. So each class has two sets: characters that surely match and characters
 that possibly match. A class uses the sure set, a negated class everything outside the possible set.
 
 Constructs that are not regular or differ between validators are rejected: backreferences,
-lookaround, word boundaries, `\\p{...}`, and anchors other than at the ends.
+lookaround, word boundaries, `\p{...}`, and anchors other than at the ends.
 """
 
 from __future__ import annotations
@@ -13,9 +13,19 @@ from __future__ import annotations
 from typing import NoReturn
 
 from . import charset
-from .automaton import ANY_TEXT, NOTHING, Chars, Concat, Either, Regex, Times
+from .automaton import (
+    ANY_TEXT,
+    NOTHING,
+    Automaton,
+    Chars,
+    Concat,
+    Either,
+    Regex,
+    Times,
+    compile_regex,
+)
 from .charset import Charset
-from .effort import spend
+from .work_budget import spend
 
 MAX_COUNT = 2_000
 """Maximum number in a quantifier."""
@@ -325,3 +335,30 @@ class _Reader:
         self.at += 1
         one = charset.of(char)
         return one, one
+
+
+# The automata of patterns, in a cache that grammars and validation share.
+
+MEMORY = 16 << 20  # bytes of cached automata
+_STATE, _EDGE = 80, 200  # approximate bytes of each
+
+_kept: dict[str, tuple[Automaton, int]] = {}  # least recently used first
+
+
+def automaton_of(pattern: str) -> Automaton:
+    """The strings in which the pattern is found. Raises PatternError and TooManyStatesError."""
+    known = _kept.pop(pattern, None)
+    if known is not None:
+        _kept[pattern] = known
+        return known[0]
+    made = compile_regex(read_pattern(pattern))
+    edges = sum(map(len, made.transitions))
+    _kept[pattern] = made, 4 * len(pattern) + _STATE * len(made.transitions) + _EDGE * edges
+    kept = list(_kept.items())
+    room = MEMORY - sum(size for _, (_, size) in kept)
+    for oldest, (_, size) in kept:
+        if room >= 0:
+            break
+        _kept.pop(oldest, None)  # another thread may have removed it
+        room += size
+    return made

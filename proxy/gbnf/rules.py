@@ -14,7 +14,6 @@ from . import charset
 from .automaton import EVERYTHING, Automaton, Chars, Concat, Either, Regex
 from .charset import Charset
 from .check import references, settle_ends
-from .effort import spend
 from .values import (
     ROOT,
     Alternatives,
@@ -27,6 +26,7 @@ from .values import (
     RuleRef,
 )
 from .values import Sequence as Elements
+from .work_budget import spend
 
 BLOCK = 100
 """Repetitions per block if there are many: 10 000 characters become 100 blocks of 100 instead of 10

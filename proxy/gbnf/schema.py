@@ -36,19 +36,16 @@ from .alternatives import Expander, without_choices
 from .automaton import Automaton, TooManyStatesError
 from .check import check
 from .constraints import MEANT_BY, ConstraintReader, Constraints
-from .document import MAX_DEPTH, Document, Node, Nodes, SchemaError, UnsupportedSchema
-from .effort import spend
-from .gaps import Gaps
-from .items import ItemMachine, TooManyItemsError, array_items
-from .kinds import as_schema, type_of
-from .members import NONE, Contents, object_members
+from .document import MAX_DEPTH, Document, Gaps, Node, Nodes, SchemaError, UnsupportedSchema
+from .json_types import as_schema, type_of
+from .members import NONE, Contents, ItemMachine, TooManyItemsError, array_items, object_members
 from .negation import Atom
 from .overlap import Overlap
-from .render import render
+from .render import checked_render, render
 from .rules import Rules, literal, member_key
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements
-from .written import written
+from .work_budget import spend
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -76,7 +73,7 @@ def finished(rules: Rules, root: Alternatives, limits: GrammarLimits) -> str:
         raise SchemaError("", "only an infinite value satisfies it")
     try:
         if limits.max_repeat is not None:
-            return written(grammar, limits)
+            return checked_render(grammar, limits)
         text = render(grammar, limits)  # with further rules for repetitions
         check(text, limits)
     except GrammarError as error:

@@ -17,10 +17,8 @@ from ..backends.driver import Capabilities, Driver, Input, Learned, Run, SlotAct
 from ..backends.http_server import DIALECT as HTTP
 from ..backends.router import outline
 from ..core.events import Batch
-from ..core.forwarding import CallMaker, Forwarded
-from ..core.task import Task
+from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
 from ..core.usage import Usage
-from ..core.vectors import Embedded, Ranked
 from ..errors import BackendDown, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed

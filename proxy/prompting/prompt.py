@@ -16,25 +16,70 @@ from ..core.request import CompletionRequest, Message, Tool, ToolCall
 from ..core.task import NO_GUARD, ContentGuard
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
-from .formats import GENERIC, CallFormat, CallShape, generic
+from .formats import GENERIC, SPECIAL, CallFormat, CallShape, generic
 from .formats.base import ID
-from .formats.writing import write_calls
-from .legacy import LegacyFormat
-from .neutralise import Neutraliser
+from .formats.tagged import write_calls
 from .profile.adapt import (
+    MessageRules,
     arranged,
     as_dicts,
     name_results,
     with_objects,
     with_written_calls,
 )
-from .profile.known import syntax_of
+from .profile.derive import AnswerSyntax, syntax_of
 from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, TOOL
-from .profile.rules import MessageRules
-from .profile.syntax import AnswerSyntax
-from .reasoning import KIN, Tags, opened_by
-from .sandbox import TemplateError, TemplateRefusal
-from .templates import ChatTemplate
+from .profile.neutralise import Neutraliser
+from .stages.reasoning import REASONING_TAGS, Tags, opened_by
+from .template import TemplateError, TemplateRefusal
+from .template.templates import ChatTemplate
+
+# The plain-text prompt of PowerInfer's ``api_like_OAI.py``, byte for byte.
+#
+# The format is defined by ``convert_chat`` in that script. For the roles it knows, the output is
+# identical. It silently drops other roles; here a developer message is treated as a system
+# message, and a tool result as a user message.
+
+
+class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts before each turn, with ``\\n`` escapes already decoded; the defaults are the
+    script's."""
+
+    chat_prompt: str = (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant follows the given rules no matter what.\n"
+    )
+    user_name: str = "\nUSER: "
+    ai_name: str = "\nASSISTANT: "
+    system_name: str = "\nASSISTANT's RULE: "
+    stop: str = "</s>"
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings that the script sends before the client's."""
+        return (self.stop,) if self.stop else ()
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The text that begins the user's turn: models of other formats write the next one too."""
+        begins = self.user_name.rstrip()
+        return (begins,) if begins else ()
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt for ``messages``, of which ``role`` and ``content`` are used."""
+        parts = [self.chat_prompt]
+        for message in messages:
+            content = message["content"]
+            match message["role"]:
+                case "system" | "developer":
+                    parts += (self.system_name, f"{content}")
+                case "user" | "tool" | "function":
+                    parts += (self.user_name, f"{content}")
+                case "assistant":
+                    parts += (self.ai_name, f"{content}", self.stop)
+        parts.append(self.ai_name.rstrip())
+        return "".join(parts)
+
 
 _PROMPT_END = 128
 _LEGACY_RULES = MessageRules()
@@ -46,7 +91,7 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
     """`stops` are the family's end tokens, for the backend; `turns` are texts that begin another
     turn, for the gateway to match. `breaks` and `guard` are as in a Task. `boundaries` are
     ascending offsets of the ends of turns. `syntax` tells how the model writes an answer, and
-    `call_format` the calls in it, None without tools. `thinks` is set if the model may reason
+    `call_format` the calls in it, None without tools. `may_reason` is set if the model may reason
     before it answers. `messages` are those of the request as the template takes them, with control
     tokens altered invisibly, () if that is as they are; `effort` is the request's in a word that it
     takes. With `backend_templates` nothing was rendered: the backend takes messages.
@@ -61,7 +106,7 @@ class RenderedPrompt(Struct, frozen=True, kw_only=True):
     guard: ContentGuard = NO_GUARD
     syntax: AnswerSyntax = AnswerSyntax()
     call_format: CallFormat | None = None
-    thinks: bool = False
+    may_reason: bool = False
     messages: tuple[Message, ...] = ()
     effort: str = ""
     backend_templates: bool = False
@@ -82,7 +127,8 @@ class Prompter:
     """Renders chats for one model.
 
     `bos` and `eos` are the backend's, if it reported them. If the backend `adds_bos`, the prompt
-    begins without one. `instead` says that `form` replaces the backend's own, unusable template.
+    begins without one. `replaces_backend_template` says that the backend's own is unusable, and
+    `form` is used instead. `formats` are the formats of calls that cannot be derived.
     With `breaks_users` False, control tokens in users' messages and in tools are kept."""
 
     def __init__(
@@ -92,13 +138,14 @@ class Prompter:
         eos: str = "",
         *,
         adds_bos: bool = True,
-        instead: bool = False,
+        replaces_backend_template: bool = False,
         breaks_users: bool = True,
+        formats: Sequence[CallFormat] = SPECIAL,
     ) -> None:
         self.form = form
-        self.syntax = syntax_of(form) if isinstance(form, ChatTemplate) else AnswerSyntax()
+        self.syntax = syntax_of(form, formats) if isinstance(form, ChatTemplate) else AnswerSyntax()
         self._unknown_template = not self.syntax.is_known
-        self._tags = self.syntax.reasoning or KIN
+        self._tags = self.syntax.reasoning or REASONING_TAGS
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 0 if isinstance(form, LegacyFormat) else 1
         calls = self.syntax.calls
@@ -112,7 +159,7 @@ class Prompter:
         self._marks = _marks(form, self.syntax)
         rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
         self._usual = _variables(CompletionRequest(), rules)
-        self._instead = instead
+        self._replaces_backend_template = replaces_backend_template
         self._bos = bos or None
         self._adds_bos = adds_bos
         self._eos = eos or None
@@ -137,7 +184,7 @@ class Prompter:
         )
 
     def _begun(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        beginning = begun(request)
+        beginning = assistant_prefill(request)
         if not beginning:
             return self._render(request, now)
         *messages, last = request.messages
@@ -150,11 +197,11 @@ class Prompter:
         return msgspec.structs.replace(
             prompt,
             text=prompt.text + lead + beginning,
-            thinks=False,
+            may_reason=False,
             messages=prompt.messages and (*prompt.messages, last),
         )
 
-    def _thinks(self, text: str) -> bool:
+    def _may_reason(self, text: str) -> bool:
         """Whether the model may reason behind this prompt: not behind the empty reasoning block
         that templates write when thinking is switched off."""
         if opened_by(text, self._tags) is not None:
@@ -181,8 +228,10 @@ class Prompter:
         if unwritten and not knows_tools:
             dicts = as_dicts(request.messages)
             name_results(dicts)
-            written = generic.rewrite(dicts, tools if call_format is not None else ())
-            chat = [Message(role=m["role"], content=m["content"]) for m in written]
+            guide = generic.instructions(tools) if call_format is not None else ""
+            chat = [
+                Message(role=m["role"], content=m["content"]) for m in generic.rewrite(dicts, guide)
+            ]
             chat = arranged(chat, rules)
         else:
             if call_format is not None and not knows_tools:
@@ -203,7 +252,7 @@ class Prompter:
                 boundaries=_boundaries(text, self._marks),
                 guard=self._neutraliser,
                 call_format=call_format,
-                unknown_template=self._instead,
+                unknown_template=self._replaces_backend_template,
             )
         effort = request.reasoning_effort
         text = self._rendered(form, messages, tools if knows_tools else (), request, now)
@@ -213,14 +262,14 @@ class Prompter:
         return RenderedPrompt(
             text=text,
             stops=self.syntax.stops,
-            turns=form.family.turns,
+            turns=form.family.turn_stop_texts,
             boundaries=_boundaries(text, self._marks),
             guard=self._neutraliser,
             syntax=self.syntax,
             call_format=call_format,
             messages=own,
             effort=effort and _nearest(effort, rules.efforts),
-            thinks=self._thinks(text),
+            may_reason=self._may_reason(text),
             unknown_template=self._unknown_template or (unwritten and knows_tools),
         )
 
@@ -300,7 +349,7 @@ def _neutraliser(
     return Neutraliser(f"{form.source}\n{written}", known, users=breaks_users)
 
 
-def begun(request: CompletionRequest) -> str:
+def assistant_prefill(request: CompletionRequest) -> str:
     """The beginning of the answer given by the last message, or "". Answers that must be a document
     or a call cannot be continued: they are generated whole."""
     last = request.messages[-1]
@@ -383,7 +432,7 @@ def _marks(form: ChatTemplate | LegacyFormat, syntax: AnswerSyntax) -> tuple[str
     if isinstance(form, LegacyFormat):
         marks: tuple[str, ...] = (form.user_name, form.ai_name.rstrip())
     else:
-        marks = syntax.stops[:1] + form.family.turns
+        marks = syntax.stops[:1] + form.family.turn_stop_texts
     return tuple(filter(None, marks))
 
 

@@ -26,11 +26,9 @@ from referencing.exceptions import Unresolvable
 
 from ..errors import InvalidParameter
 from ..gbnf.automaton import Automaton, TooManyStatesError
-from ..gbnf.effort import TooMuchWork, spend
-from ..gbnf.formats import PATTERNS
-from ..gbnf.kinds import known_by
-from ..gbnf.patterns import automaton_of
-from ..gbnf.regex import PatternError, read_pattern
+from ..gbnf.json_types import PATTERNS, known_by
+from ..gbnf.regex import PatternError, automaton_of, read_pattern
+from ..gbnf.work_budget import TooMuchWork, spend
 
 MAX_REFERENCES = 5_000
 MAX_FRAMES = 800  # of Python's thousand

@@ -11,8 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ..core.task import Task
-from ..core.tier import NO_TIER, Tier
+from ..core.task import NO_TIER, Task, Tier
 from .prefix import Chain
 
 CacheKind = Literal["nothing", "ram", "files"]

@@ -39,7 +39,7 @@ from proxy.config import (
     no_models_here,
     one_worker,
 )
-from proxy.runtime.malloc import bound_malloc
+from proxy.runtime.confinement import bound_malloc
 from proxy.server import stopping, watchdog
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
 

@@ -16,7 +16,7 @@ from ..config import Settings
 from ..dialogue.run import Dialogues
 from ..gateway import Embedder, Forwarder, Gateway
 from ..hosting.host import ModelHost
-from ..prompting.dialogue_templates import Layouts
+from ..prompting.template.dialogues import Layouts
 from ..runtime.locks import native_lock
 from ..server.stopping import Life
 from ..store.live import LiveSessions, MemorySessions

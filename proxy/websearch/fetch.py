@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 from msgspec import Struct
 
 from ..backends.http import ConnectionPool, Exchange
-from ..core.forwarding import Call, CallBody
+from ..core.task import Call, CallBody
 from ..errors import (
     BackendDown,
     ConnectionLost,

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from msgspec import structs
 
 from proxy.backends.driver import Capabilities, Input
-from proxy.core.vectors import Embedded
+from proxy.core.task import Embedded
 from proxy.gbnf import NEW, check, matches
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, ScriptedDriver, make_app, say

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from proxy.apis.openai import chat as openai_chat
-from proxy.prompting import templates
 from proxy.prompting.prompt import Prompter
+from proxy.prompting.template import templates
 from tests import documents
 from tests.conversations import ALL, Body, texts
 from tests.thorough import FEW

@@ -17,9 +17,9 @@ from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.tokens import TokenCounter
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
 from proxy.core.task import Task
-from proxy.prompting.control_tokens import ControlTokens
+from proxy.prompting.profile.neutralise import ControlTokens
 from proxy.prompting.prompt import Prompter, RenderedPrompt
-from proxy.prompting.templates import compile
+from proxy.prompting.template.templates import compile
 from tests.integration.conftest import GENERATIONS, StartServer
 from tools import chat_cases, servers
 from tools.processes import Gateway, ModelServer

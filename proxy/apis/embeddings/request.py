@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...core.vectors import Embedded, Vector, normalised
+from ...core.task import Embedded, Vector, normalised
 from ...errors import InvalidParameter, Unsupported
 from ..fields import Body, integer, model_name, text
 from ..ignored_fields import ignored_fields

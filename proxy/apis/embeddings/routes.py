@@ -8,8 +8,8 @@ from typing import Any
 
 from flask import request
 
+from ...core.task import Embedded
 from ...core.usage import Usage
-from ...core.vectors import Embedded
 from ...errors import Unsupported
 from ...gateway import Caller, Embedder
 from ...web import body

@@ -37,7 +37,7 @@ from ...errors import (
 )
 from ...prompting.constraints import callable_tools, must_call
 from ...prompting.formats import CHATGLM3, GLM4, CallArguments, CallStart, Parser, Piece, TextPiece
-from ...prompting.prompt import begun
+from ...prompting.prompt import assistant_prefill
 from ...runtime.cancel import Cancel
 from ..driver import Capabilities, Driver, Learned, ignore
 from .client import Link, PendingCall
@@ -384,7 +384,7 @@ class ChatGlmRun:
         self._cancel = cancel
         offered = callable_tools(task.request) if task.request.is_chat else ()
         lines = opening(task.request, file.family) if offered else ()
-        prefix = begun(task.request) if task.request.is_chat else ""
+        prefix = assistant_prefill(task.request) if task.request.is_chat else ""
         self._reply = ReplyText(file.family, offered, lines, new_id, prefix)
         self._call: PendingCall | None = None
         self._over = False

@@ -19,7 +19,7 @@ from ...core.request import CompletionRequest, Tool, ToolCall
 from ...core.task import Task
 from ...errors import InvalidParameter, Unsupported
 from ...prompting.constraints import callable_tools, must_call
-from ...prompting.prompt import begun
+from ...prompting.prompt import assistant_prefill
 from .protocol import ChatTurn, Family, PromptMessage
 
 WITH_TOOLS = ("chatglm3", "glm-4")
@@ -41,7 +41,7 @@ def prompt(task: Task, family: Family) -> PromptMessage:
         return PromptMessage(ids=task.prompt)
     if any(message.media for message in request.messages):
         raise Unsupported("this model's backend accepts text only", param="messages")
-    prefix = begun(request)
+    prefix = assistant_prefill(request)
     if prefix:
         request = msgspec.structs.replace(request, messages=request.messages[:-1])
     if family not in WITH_TOOLS:

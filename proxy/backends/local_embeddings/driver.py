@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ...core.task import Task
-from ...core.vectors import Embedded
+from ...core.task import Embedded, Task
 from ...errors import BadRequest, Unsupported, UpstreamFault
 from ...runtime.cancel import Cancel
 from ...runtime.subprocesses import Children

@@ -20,7 +20,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...core.formats import AUTO, SCHEMAS, TOOLS
+from ...core.request import AUTO, SCHEMAS, TOOLS
 from ...errors import ContextExceeded, FormatRefused, GatewayError, UpstreamFault
 from ...wire.router import as_count, as_dict
 from ..refusals import MAX_SAID, refusal
@@ -129,7 +129,7 @@ _SET_CONTEXT = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 
 
 class Details(Struct, frozen=True, kw_only=True):
-    """`n_ctx` and `slots` are 0 where unknown. `by_prompt` are formats of `core.formats` that the
+    """`n_ctx` and `slots` are 0 where unknown. `by_prompt` are formats of `core.request` that the
     model does not know; `vision` is None where unknown."""
 
     n_ctx: int = 0

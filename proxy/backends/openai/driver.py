@@ -14,10 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...core.decoding import decoded
-from ...core.forwarding import CallMaker, Forwarded
 from ...core.sampling import WINDOWS
-from ...core.task import Task
-from ...core.vectors import Embedded
+from ...core.task import CallMaker, Embedded, Forwarded, Task
 from ...errors import (
     AnswerCut,
     BackendDown,
@@ -52,7 +50,7 @@ _threads = NativeThreads(4)
 class OpenAIServer(Driver):
     """A driver for one model of the server at `url`, which ends with /v1 as a rule. Without
     `model`, it is the only one that the server lists; if there are more, a probe says so, and
-    `OpenAIHost` makes a driver for each. `by_prompt` are formats of `core.formats` that its servers
+    `OpenAIHost` makes a driver for each. `by_prompt` are formats of `core.request` that its servers
     do not know. `options` are its arguments for all models."""
 
     def __init__(

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...core.formats import SCHEMAS, TOOLS, describes_document
-from ...core.request import CompletionRequest
+from ...core.request import SCHEMAS, TOOLS, CompletionRequest, describes_document
 from ...core.sampling import needed
 from ...core.task import Task
 from ...errors import Unsupported
-from ...prompting import described
 from ...prompting.constraints import callable_tools, must_call
-from ...prompting.prompt import begun, tool_dict
+from ...prompting.prompt import assistant_prefill, tool_dict
+from ...prompting.stages.prompted_output import calls_schema, describe_constraints
 from ..relay import message_dict, rewritten
 from .server_types import ServerType
 
@@ -56,10 +55,10 @@ def payload(
             )
         return {**body, "prompt": task.prompt}
     if task.described:
-        body["messages"] = rewritten(request, described.guide(request, by_prompt))
+        body["messages"] = rewritten(request, describe_constraints(request, by_prompt))
     else:
         body["messages"] = [message_dict(message) for message in request.messages]
-    if begun(request):
+    if assistant_prefill(request):
         if not server.continues:
             raise Unsupported(
                 "this model's backend cannot continue an answer that the request begins: end the"
@@ -131,7 +130,7 @@ def _response_format(
     output = request.output
     if task.call_format is not None:
         must = must_call(request) and SCHEMAS not in by_prompt
-        schema = described.calls_schema(request) if must else None
+        schema = calls_schema(request) if must else None
         return _schema_form(server, schema, "calls", False) if schema is not None else None
     if output.kind == "text" or describes_document(request, by_prompt):
         return None
@@ -152,7 +151,7 @@ def _schema_form(
 
 
 def native_formats(body: Mapping[str, Any]) -> frozenset[str]:
-    """The formats, by their names in `core.formats`, that this body asks the server for."""
+    """The formats, by their names in `core.request`, that this body asks the server for."""
     return (TOOLS if "tools" in body else frozenset()) | (
         {SCHEMAS} if "response_format" in body else frozenset()
     )

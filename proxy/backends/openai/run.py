@@ -23,8 +23,8 @@ from ...core.events import (
 from ...core.task import Task
 from ...errors import GatewayError
 from ...prompting.constraints import callable_tools, must_call
-from ...prompting.described import guide
-from ...prompting.output_validation import InvalidOutput
+from ...prompting.stages.prompted_output import describe_constraints
+from ...prompting.stages.validation import InvalidOutput
 from ...wire import openai_stream
 from ..driver import Capabilities
 from ..http import Exchange
@@ -38,7 +38,7 @@ _WRITTEN = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 class OpenAIRun(RelayRun):
     """A completion under way. `explain` asks the server why its answer has no event; `formats` are
-    those of `core.formats` that it was asked for. Until the
+    those of `core.request` that it was asked for. Until the
     server reports its tokens, and if it never does, each piece of the answer counts as one, and
     the prompt by its characters."""
 
@@ -126,5 +126,5 @@ def _estimate(task: Task, by_prompt: frozenset[str]) -> int:
         return len(task.prompt)
     messages = sum(message.characters for message in task.request.messages)
     if task.described:
-        messages += len(guide(task.request, by_prompt))
+        messages += len(describe_constraints(task.request, by_prompt))
     return (messages or len(task.prompt)) // CHARACTERS + 1

@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ...core.formats import REQUIRED, TOOLS
+from ...core.request import REQUIRED, TOOLS
 from ...core.sampling import FIELDS
 
 # OpenAI's own sampling fields (see "Create chat completion" in its API reference). Their names and
@@ -72,7 +72,7 @@ class ServerType(Struct, frozen=True, kw_only=True):
     `limit` is the name of the field for the maximum length of an answer. `schemas`: it knows
     `json_schema`; otherwise it takes a schema with `json_object`. `strict_form`: it knows nothing
     but `json_schema`; `own_schema`: it reads the schema from a field of that name. `by_prompt`:
-    what it does not know of `core.formats`, unless it says more later. `health` is the path, below
+    what it does not know of `core.request`, unless it says more later. `health` is the path, below
     its root, that a health check asks for; empty: the list of models."""
 
     name: str

@@ -9,25 +9,15 @@ from __future__ import annotations
 
 from . import generic
 from .base import CallFormat, CallShape, Parser, Tools
-from .chatglm import CHATGLM3, GLM4
-from .cohere import COHERE2_MOE, COMMAND_R7B
-from .dsml import DSML_V3, DSML_V4
-from .functionary_v3 import FUNCTIONARY_V3
-from .gemma4 import GEMMA4
 from .generic import GENERIC
-from .gigachat import GIGACHAT3, GIGACHAT31
-from .harmony import HARMONY
-from .kimi import KIMI_K2
-from .kimi_k3 import KIMI_K3
-from .lfm2 import LFM2
-from .ling3 import LING3
-from .llama3 import LLAMA3
-from .minicpm5 import MINICPM5
-from .minimax_m3 import MINIMAX_M3
-from .ministral3 import MINISTRAL3
-from .muse import MUSE
+from .messages import HARMONY, MUSE
+from .named_calls import FUNCTIONARY_V3, GIGACHAT3, GIGACHAT31, KIMI_K2, MINISTRAL3
+from .notation import GEMMA4, LFM2
+from .python_calls import CHATGLM3, GLM4, LLAMA3
 from .reader import CallArguments, CallEnd, CallStart, Piece, ReasoningPiece, TextPiece
+from .sections import COHERE2_MOE, COMMAND_R7B, KIMI_K3
 from .shaped import shaped
+from .xml import DSML_V3, DSML_V4, LING3, MINICPM5, MINIMAX_M3
 
 __all__ = [
     "CHATGLM3",

@@ -1,4 +1,4 @@
-"""Shared by all tool-call formats: parser, shape and format."""
+"""Shared by all tool-call formats: parser, shape, format, and the bodies of most formats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from .reader import Body, CallReader, Malformed, Opening, Piece, Wait
+from .reader import Body, CallReader, Malformed, Piece, Reading, ReasoningPiece, Wait
 
 Tools = Mapping[str, Mapping[str, Any]]
 """The tools of a request: names, each with the JSON schema of its arguments ({} if unknown)."""
@@ -78,7 +78,7 @@ class CallShape(Struct, frozen=True, kw_only=True):
 class Parser:
     """Parses one reply: ``feed`` it the text as it streams, then ``close`` it.
 
-    It stops for good at the first mark of ``halts`` that opens a call: ``opened`` says where.
+    It stops for good at the first mark of ``halts`` that opens a call; ``reader.opened`` is that.
     `begun` is the part of the turn that the prompt contains; its pieces are not returned."""
 
     def __init__(
@@ -88,55 +88,35 @@ class Parser:
         halts: Collection[str] = (),
         begun: str = "",
     ) -> None:
-        self._reader = CallReader(tools, halts)
-        self._steps: Wait | None = body(tools)(self._reader)
+        self.reader = CallReader(tools, halts)
+        self._steps: Wait | None = body(tools)(self.reader)
         if begun:
-            self._reader.push(begun)
+            self.reader.push(begun)
             self._resume()
-            self._reader.restart()
-            if self._reader.in_call or self._reader.opened:
+            self.reader.restart()
+            if self.reader.in_call or self.reader.opened:
                 # The beginning of the turn is a client's text that looks like half a call.
-                self._reader = CallReader(tools, halts)
-                self._steps = body(tools)(self._reader)
-
-    @property
-    def opened(self) -> Opening | None:
-        """The mark at which the parser halted."""
-        return self._reader.opened
-
-    @property
-    def call_at(self) -> int:
-        """The position of the last call's mark, or of its beginning if it has none."""
-        return self._reader.call_at
-
-    @property
-    def arguments_at(self) -> int:
-        """The position where the last call's name was known; mostly the start of its arguments."""
-        return self._reader.arguments_at
-
-    @property
-    def found_unmeant(self) -> bool:
-        """Whether a whole call was found where a mark alone means nothing."""
-        return self._reader.found_unmeant
+                self.reader = CallReader(tools, halts)
+                self._steps = body(tools)(self.reader)
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain after this text."""
         if not text:
             return []
-        reader = self._reader
+        reader = self.reader
         heads = reader.heads
         if heads is not None and heads.isdisjoint(text) and not text[-1].isspace():
             reader.passed(text)
             return [reader.voice(text)]
         reader.push(text)
         self._resume()
-        return self._reader.drain()
+        return self.reader.drain()
 
     def close(self) -> list[Piece]:
         """The remaining pieces; a call that is cut off ends with ``whole=False``."""
-        self._reader.end()
+        self.reader.end()
         self._resume()
-        return self._reader.drain()
+        return self.reader.drain()
 
     def _resume(self) -> None:
         if self._steps is not None and next(self._steps, self) is self:
@@ -212,3 +192,103 @@ def marked(
         return run
 
     return body
+
+
+# Answers whose reasoning stands between tags, before text in which marks open calls.
+#
+# Reasoning begins at the start of the answer, or in the prompt. White space before the opening
+# tag, around the reasoning, and newlines after the closing tag belong to the format.
+
+Read = Callable[[CallReader, Tools, str], Wait]
+
+
+def answer(
+    tags: tuple[str, str],
+    marks: Sequence[str],
+    read: Read,
+    *,
+    breaks: bool = False,
+    end: str = "",
+) -> Callable[[Tools], Body]:
+    """The body of a format with reasoning between `tags` and text behind it.
+
+    ``read`` continues after one of ``marks`` and raises Malformed if there is no call; without
+    tools, marks are text. With `breaks`, a call ends the reasoning too, for models that forget the
+    closing tag. `end` may end the answer as text."""
+
+    def body(tools: Tools) -> Body:
+        opening = tuple(marks) if tools else ()
+
+        def run(reader: CallReader) -> Wait:
+            yield from reasoning(reader, tags, opening if breaks else (), read, tools)
+            yield from text(reader, tools, opening, read, end)
+
+        return run
+
+    return body
+
+
+def reasoning(
+    reader: CallReader, tags: tuple[str, str], marks: Sequence[str], read: Read, tools: Tools
+) -> Wait:
+    """Reads reasoning at the start of an answer, if there is some, up to its end or a call."""
+    reader.keep()
+    yield from reader.spaces()
+    tag = yield from reader.skip_one(tags)
+    if tag is None:
+        reader.rewind()
+        return
+    if tag == tags[0]:
+        yield from reader.spaces()
+        if (yield from reader.skip(tag)):  # some models repeat the prompt's tag
+            yield from reader.spaces()
+        if (yield from thoughts(reader, tags[1:], marks, read, tools)) != tags[1]:
+            return
+    while (yield from reader.skip("\n")):
+        pass
+
+
+def thoughts(
+    reader: CallReader, ends: Sequence[str], marks: Sequence[str], read: Read, tools: Tools
+) -> Reading[str]:
+    """Reads reasoning up to one of `ends` or a call, and returns the mark that ended it."""
+    reader.begin_text(ReasoningPiece)
+    while mark := (yield from reader.text_until(marks, ends)):
+        if mark in ends or (yield from opened(reader, tools, mark, read)):
+            break
+    reader.begin_text()
+    return mark
+
+
+def text(reader: CallReader, tools: Tools, marks: Sequence[str], read: Read, end: str = "") -> Wait:
+    """Reads text with calls up to the end of the answer, which may be written as `end`."""
+    ends = (end,) if end else ()
+    while mark := (yield from reader.text_until(marks, ends)):
+        if mark not in ends:
+            yield from opened(reader, tools, mark, read)
+        elif (yield from follows(reader)):
+            return
+        else:
+            reader.degrade()
+
+
+def opened(reader: CallReader, tools: Tools, mark: str, read: Read) -> Reading[bool]:
+    """Reads what the mark opens; False if that is no call."""
+    calls = reader.calls
+    try:
+        yield from read(reader, tools, mark)
+        reader.accept()
+    except Malformed:
+        reader.degrade(len(mark))
+    return reader.calls > calls
+
+
+def follows(reader: CallReader, *marks: str) -> Reading[bool]:
+    """Whether one of ``marks`` or the end of the answer follows, behind white space."""
+    yield from reader.spaces()
+    return not (yield from reader.more()) or (yield from reader.look(marks)) is not None
+
+
+def marks_in(*marks: str, without: Sequence[str] = ()) -> Callable[[str], bool]:
+    """Whether a template's source contains all of ``marks`` and none of `without`."""
+    return lambda source: all(m in source for m in marks) and not any(m in source for m in without)

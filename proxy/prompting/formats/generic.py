@@ -17,7 +17,7 @@ from typing import Any
 from .base import ID, CallFormat, CallShape, Tools, marked
 from .objects import read_list, read_object
 from .reader import CallReader, Malformed, Wait
-from .writing import write_calls
+from .tagged import write_calls
 
 PLAIN = "If no tool is needed, reply with plain text."
 
@@ -40,18 +40,10 @@ def instructions(
     )
 
 
-def rewrite(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
-) -> list[dict[str, Any]]:
-    """The conversation for a template without tools. The instructions are appended to the system
-    message."""
-    out = without_calls(messages)
-    return guided(out, instructions(tools)) if tools else out
-
-
-def without_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The conversation as texts: calls become the JSON that the instructions ask for, and adjacent
-    results become one user message."""
+def rewrite(messages: Sequence[Mapping[str, Any]], guide: str = "") -> list[dict[str, Any]]:
+    """The conversation as texts, for a template without tools: calls become the JSON that the
+    instructions ask for, and adjacent results one user message. The system message ends with
+    `guide`."""
     out: list[dict[str, Any]] = []
     for message in messages:
         role, content = message["role"], message.get("content") or ""
@@ -71,15 +63,10 @@ def without_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
             out.append({"role": role, "content": content})
     for message in out:
         message.pop("results", None)
+    if guide:
+        system = out.pop(0)["content"] if out and out[0]["role"] == "system" else ""
+        out.insert(0, {"role": "system", "content": f"{system}\n\n{guide}".lstrip()})
     return out
-
-
-def guided(messages: list[dict[str, Any]], guide: str) -> list[dict[str, Any]]:
-    """These messages, with `guide` at the end of the system message."""
-    if messages and messages[0]["role"] == "system":
-        content = f"{messages[0]['content']}\n\n{guide}".lstrip()
-        return [{**messages[0], "content": content}, *messages[1:]]
-    return [{"role": "system", "content": guide}, *messages]
 
 
 def _at_start(reader: CallReader, tools: Tools) -> Wait:

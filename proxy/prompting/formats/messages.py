@@ -8,13 +8,16 @@ the answer's text a mark in code is text. An answer that does not begin with a h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
-from .base import Tools
+from .base import NAME, CallFormat, CallShape, TaggedArguments, Tools, marks_in
+from .objects import read_arguments
 from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, TextPiece, Wait
+from .tagged import read_invokes
 
 _BREAK = "\n\n"
 """Between two messages of text, or of reasoning."""
@@ -104,3 +107,128 @@ def messages(
         return run
 
     return body
+
+
+# gpt-oss' answers: messages with a channel, and a recipient if they are calls (OpenAI Harmony)::
+#
+#     <|start|>assistant<|channel|>analysis<|message|>I look it up.<|end|>
+#     <|start|>assistant<|channel|>commentary<|message|>One moment.<|end|>
+#     <|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>
+#     {"city": "Oslo"}<|call|>
+#     <|start|>assistant<|channel|>final<|message|>It is sunny.<|return|>
+#
+# (without line breaks). The recipient may also stand behind ``assistant``. The prompt ends with
+# ``<|start|>assistant``. Messages to tools that the client does not have, such as the model's own
+# browser, are dropped: nobody could answer them.
+#
+# Source: the chat template of openai/gpt-oss-120b, and OpenAI's Harmony response format.
+
+_START, _MESSAGE, _CHANNEL = "<|start|>assistant", "<|message|>", "<|channel|>"
+_RECIPIENT = re.compile(r"\bto=([^\s<]+)")
+_CHANNELS = re.compile(re.escape(_CHANNEL) + r"\s*(\w+)")
+_PEOPLE = frozenset({"assistant", "user", "all"})
+
+
+def _harmony_header(text: str, tools: Tools) -> Header:
+    recipients = [name for name in _RECIPIENT.findall(text) if name not in _PEOPLE]
+    channels = _CHANNELS.findall(text)
+    if not recipients:
+        return Header(kind="reasoning" if channels[-1:] == ["analysis"] else "text")
+    name = recipients[-1].removeprefix("functions.")
+    known = name in tools or (bool(tools) and name != recipients[-1])
+    return Header(kind="call" if known else "other", name=name)
+
+
+def _harmony_read(reader: CallReader, tools: Tools, name: str) -> Wait:
+    yield from read_arguments(reader, name)
+
+
+HARMONY = CallFormat(
+    name="harmony",
+    opening=(f"{_CHANNEL}commentary to=functions.", f"{_START} to=functions."),
+    shape=CallShape(
+        before_name=f"{_CHANNEL}commentary to=functions.",
+        after_name=f" <|constrain|>json{_MESSAGE}",
+        parallel=False,
+    ),
+    body=messages(
+        start=_START,
+        openings=("to=", _CHANNEL, _MESSAGE),
+        message=_MESSAGE,
+        ends=("<|end|>", "<|call|>", "<|return|>"),
+        header=_harmony_header,
+        read=_harmony_read,
+    ),
+    reads_reasoning=True,
+    turns=(_START,),
+    reasoning=(f"{_CHANNEL}analysis{_MESSAGE}", f"<|end|>{_START}"),
+    content=(f"{_CHANNEL}final{_MESSAGE}", ""),
+    stops=("<|return|>", "<|call|>"),
+    tokens=("<|end|>", "<|start|>", "<|constrain|>"),
+    matches=marks_in(_CHANNEL),
+)
+
+
+# Muse Glimmer's answers: messages to a recipient, and calls as XML (ATEM)::
+#
+#     <|start|>assistant to=self<|message|>I look it up.<|eom|>
+#     <|start|>assistant to=get_weather<|message|><atem:function_calls>
+#     <atem:invoke name="get_weather">
+#     <atem:parameter name="city">Oslo</atem:parameter>
+#     </atem:invoke>
+#     </atem:function_calls><|eom|>
+#     <|start|>assistant to=user<|message|>It is sunny.<|eot|>
+#
+# (without line breaks between messages). The prompt ends with ``<|start|>assistant``.
+#
+# Source: the template of that name in llama.cpp, models/templates/muse-glimmer.jinja.
+
+_CALLS, _CALLS_END = "<atem:function_calls>", "</atem:function_calls>"
+_INVOKE, _INVOKE_END = '<atem:invoke name="', "</atem:invoke>"
+_PARAMETER, _PARAMETER_END = '<atem:parameter name="', "</atem:parameter>"
+
+
+def _muse_header(text: str, tools: Tools) -> Header:
+    _, _, recipient = text.partition("to=")
+    recipient = recipient.strip()
+    if recipient in ("", "user"):
+        return Header(kind="text")
+    if recipient == "self":
+        return Header(kind="reasoning")
+    return Header(kind="call" if tools else "other", name=recipient)
+
+
+def _muse_read(reader: CallReader, tools: Tools, name: str) -> Wait:
+    yield from reader.expect(f" {_CALLS}")
+    yield from read_invokes(reader, tools, "atem:")
+    yield from reader.skip(f" {_CALLS_END}")
+
+
+MUSE = CallFormat(
+    name="muse",
+    opening=(_CALLS,),
+    shape=CallShape(
+        before_name=" to=",
+        after_name=f'{_MESSAGE}{_CALLS}\n{_INVOKE}{NAME}">\n',
+        suffix=f"{_INVOKE_END}\n{_CALLS_END}",
+        separator=f"<|eom|>{_START}",
+        tagged=TaggedArguments(
+            before_key=_PARAMETER, after_key='">', after_value=f"{_PARAMETER_END}\n"
+        ),
+    ),
+    body=messages(
+        start=_START,
+        openings=("to=", _MESSAGE),
+        message=_MESSAGE,
+        ends=("<|eom|>", "<|eot|>"),
+        header=_muse_header,
+        read=_muse_read,
+    ),
+    reads_reasoning=True,
+    turns=(_START,),
+    reasoning=(f" to=self{_MESSAGE}", f"<|eom|>{_START}"),
+    content=(f" to=user{_MESSAGE}", ""),
+    stops=("<|eot|>",),
+    tokens=("<|eom|>", "<|start|>", "<atem:invoke", "<atem:parameter"),
+    matches=marks_in(_CALLS, "<|eom|>"),
+)

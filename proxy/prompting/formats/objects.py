@@ -8,8 +8,8 @@ from typing import Any
 from msgspec import Struct
 
 from .base import Tools
-from .jsonscan import is_json
 from .reader import MAX_NAME, CallReader, Malformed, Reading, Wait
+from .scanner import is_json
 
 _NAMES = frozenset({"name", "tool_name", "function", "function_name"})
 _ARGUMENTS = frozenset({"arguments", "parameters", "args", "input"})

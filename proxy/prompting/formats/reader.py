@@ -17,19 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from ..marks import first_of, overlap
-from .pieces import (
+from ..marks import Place, first_of, overlap
+from .scanner import (
+    MAX_HELD,
+    MAX_NAME,
     CallArguments,
     CallEnd,
     CallStart,
     Malformed,
     Opening,
     Piece,
+    Reading,
     ReasoningPiece,
+    Scanner,
     TextPiece,
+    Wait,
 )
-from .place import Place
-from .scanner import MAX_HELD, MAX_NAME, Reading, Scanner, Wait
 
 __all__ = [
     "MAX_CALLS",
@@ -75,10 +78,10 @@ class CallReader(Scanner):
         self._behind_before = False
         self.behind_call = False  # only marks and white space since the last call
         self.calls = 0
-        self.call_at = 0
-        self.arguments_at = 0
-        self.opened: Opening | None = None
-        self.found_unmeant = False
+        self.call_at = 0  # of the last call's mark, or of its beginning if it has none
+        self.arguments_at = 0  # where the last call's name was known; mostly its arguments' start
+        self.opened: Opening | None = None  # the mark at which the parser halted
+        self.found_unmeant = False  # whether a whole call was found where a mark means nothing
         # Inside free text with nothing held back: the first characters of marks. Text without them
         # that does not end in white space needs no parsing.
         self.heads: frozenset[str] | None = None

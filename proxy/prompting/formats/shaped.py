@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from .base import ID, CallFormat, CallShape, TaggedArguments, Tools, marked
+from .base import ID, CallFormat, CallShape, Read, TaggedArguments, Tools, marked
 from .objects import Keys, read_arguments, read_list, read_object
 from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
 from .tagged import STRING, inside, kinds, member, typed
@@ -35,6 +35,12 @@ def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
         shape=shape,
         body=marked(opening, reader.read, reader.read_at_start if reader.may_lack_mark else None),
     )
+
+
+def reads(shape: CallShape) -> Read:
+    """Reads calls of this shape behind a mark, for formats whose answers need a body of their
+    own."""
+    return _Shaped(shape).read
 
 
 def openings(shape: CallShape) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .base import Tools
-from .jsonscan import is_json
+from .base import NAME, CallShape, TaggedArguments, Tools
 from .reader import MAX_HELD, CallReader, Malformed, Wait
+from .scanner import is_json
 
 STRING = frozenset({"string"})
 _ALL = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
@@ -42,6 +42,36 @@ class Arguments:
     def kinds(self, key: str) -> frozenset[str]:
         """The types that the schema allows for the argument `key`."""
         return kinds(member(self.root, key, self.root), self.root)
+
+
+def read_invokes(reader: CallReader, tools: Tools, prefix: str, text_mark: str = "") -> Wait:
+    """Reads calls as XML whose names begin with `prefix`, at least one::
+
+        <PREFIXinvoke name="get_weather">
+        <PREFIXparameter name="city">Oslo</PREFIXparameter>
+        </PREFIXinvoke>
+
+    If there is a `text_mark`, a parameter with it among its attributes is a text."""
+    while (yield from reader.skip(f' <{prefix}invoke name="')):
+        name = yield from reader.until('"')
+        yield from reader.expect(" >")
+        reader.start(name)
+        arguments = Arguments(reader, tools, name)
+        close = f"</{prefix}parameter>"
+        while (yield from reader.skip(f' <{prefix}parameter name="')):
+            key = yield from reader.until('"')
+            if text_mark:
+                is_text = text_mark in (yield from reader.until(">"))
+                arguments.key(key)
+                yield from declared_until(reader, close, arguments.kinds(key), is_text)
+            else:
+                yield from reader.expect(" >")
+                arguments.key(key)
+                yield from typed_until(reader, close, arguments.kinds(key))
+        yield from reader.expect(f" </{prefix}invoke>")
+        arguments.end()
+    if not reader.behind_call:
+        raise Malformed
 
 
 def typed_until(reader: CallReader, close: str, allowed: frozenset[str]) -> Wait:
@@ -192,3 +222,35 @@ def _resolved(schema: Any, root: Any) -> Any:
                 target = target.get(name) if isinstance(target, Mapping) else None
         schema = True if target is None else target
     return True
+
+
+# Writes calls in the form of a shape.
+
+
+def write_calls(shape: CallShape, *calls: tuple[str, Mapping[str, Any]]) -> str:
+    """Calls in the form of the shape, with ID for their ids."""
+    texts = [
+        shape.before_name
+        + name
+        + shape.after_name.replace(NAME, name)
+        + write_arguments(shape, arguments)
+        + shape.suffix
+        for name, arguments in calls
+    ]
+    return shape.prefix + shape.separator.join(texts) + shape.end
+
+
+def write_arguments(shape: CallShape, arguments: Mapping[str, Any]) -> str:
+    """The arguments of a call in the form of the shape."""
+    tags = shape.tagged
+    if tags is None:
+        return json.dumps(arguments, ensure_ascii=False)
+    return tags.separator.join(
+        _write_argument(tags, key, value) for key, value in arguments.items()
+    )
+
+
+def _write_argument(tags: TaggedArguments, key: str, value: Any) -> str:
+    before, after = tags.around(key, kind_of(value))
+    is_text = isinstance(value, str) and not tags.json_text
+    return before + (value if is_text else json.dumps(value, ensure_ascii=False)) + after

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from ..formats.base import ID, CallShape
-from ..formats.writing import write_calls
-from ..legacy import LegacyFormat
-from ..prompt import Prompter
-from .rules import MessageRules
-from .syntax import AnswerSyntax
+from ..formats.tagged import write_calls
+from ..prompt import LegacyFormat, Prompter
+from .adapt import MessageRules
+from .derive import AnswerSyntax
 
 Line = tuple[str, str]  # label and text
 

@@ -16,9 +16,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from ...core.request import Message, Role, ToolCall
-from ..sandbox import TemplateError
-from .adapt import as_dicts
-from .rules import MessageRules
+from ..template import TemplateError
+from .adapt import MessageRules, as_dicts
 
 Render = Callable[..., str]
 """`ChatTemplate.render` with the messages, and of its keywords `tools`, `add_generation_prompt` and

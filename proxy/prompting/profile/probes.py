@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ..bounds import Budget
 from ..formats.base import ID
-from ..sandbox import TemplateError
-from ..templates import ChatTemplate
+from ..template import TemplateError
+from ..template.bounds import Budget
+from ..template.templates import ChatTemplate
 
 USER, AGAIN = "NeedleUserText", "NeedleUserAgain"
 CONTENT, REASON, RESULT = "NeedleContent", "NeedleReason", "NeedleResult"

@@ -21,7 +21,7 @@ from ...core.request import CompletionRequest, Message, Tool, ToolCall
 from ...errors import InvalidParameter
 from ..constraints import callable_tools
 from ..formats import GENERIC
-from ..prompt import Prompter, begun
+from ..prompt import Prompter, assistant_prefill
 
 Outcome = Literal["same", "adapted", "refused", "differs"]
 """same: the prompts are equal. adapted: ours holds more of the conversation than the server's.
@@ -277,6 +277,6 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         name="begun answer",
         probes=(_chat(_ASKS, _assistant("Nashira")),),
-        belongs=lambda r: bool(begun(r)),
+        belongs=lambda r: bool(assistant_prefill(r)),
     ),
 )

@@ -15,7 +15,7 @@ from ...core.sampling import sampling
 from ...dialogue.events import FOLDERS, DialogueRequest, Kind
 from ...dialogue.finding import EMPTY
 from ...errors import InvalidParameter, NoBackend, NotFound
-from ...prompting.dialogue_templates import Layouts
+from ...prompting.template.dialogues import Layouts
 from ...store.records import PINNED
 from .. import permissions
 from ..observability import Record

@@ -40,7 +40,7 @@ from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
 from proxy.prompting.profile.verify import UNKNOWN, verdict
 from proxy.prompting.prompt import Prompter
-from proxy.prompting.templates import compile as compile_template
+from proxy.prompting.template.templates import compile as compile_template
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.resources import templates
 from proxy.store.revisions import newest_revision

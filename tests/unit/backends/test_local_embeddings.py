@@ -14,7 +14,7 @@ from proxy.app.life import Life
 from proxy.backends.local_embeddings import driver as module
 from proxy.backends.local_embeddings.driver import AT_ONCE, LONGEST, LocalEmbeddings
 from proxy.config import Settings
-from proxy.core.vectors import Embedded
+from proxy.core.task import Embedded
 from proxy.errors import BadRequest, Unsupported, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS

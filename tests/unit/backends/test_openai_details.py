@@ -15,7 +15,7 @@ import pytest
 
 from proxy.backends.openai.details import MAX_METRICS, MOST, Details, details, pause_of, queue
 from proxy.backends.openai.driver import OpenAIServer
-from proxy.core.formats import AUTO, TOOLS
+from proxy.core.request import AUTO, TOOLS
 from tests.openai_server import OpenAIServerFake
 
 SHOWN = {

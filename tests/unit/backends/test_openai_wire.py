@@ -16,8 +16,7 @@ from proxy.backends.driver import Capabilities
 from proxy.backends.openai.details import refused
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.core.events import Finished, ReasoningDelta, TextDelta, ToolCallDelta
-from proxy.core.formats import AUTO, TOOLS
-from proxy.core.request import CompletionRequest, Message, Tool
+from proxy.core.request import AUTO, TOOLS, CompletionRequest, Message, Tool
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import ContextExceeded, FormatRefused

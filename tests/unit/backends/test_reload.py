@@ -12,8 +12,7 @@ from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config import BackendConfig, Secret, SettingsError
 from proxy.config.routes import Place
-from proxy.core.task import Task
-from proxy.core.tier import Tier
+from proxy.core.task import Task, Tier
 from proxy.errors import ModelNotFound, NoBackend
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome

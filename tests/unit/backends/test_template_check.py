@@ -17,9 +17,9 @@ from proxy.backends.template_check import MAX_KEPT, TemplateChecks, check
 from proxy.core.request import CompletionRequest
 from proxy.core.task import NO_GUARD, Task
 from proxy.errors import GatewayError, Unsupported, UpstreamTimeout
-from proxy.prompting import templates
 from proxy.prompting.profile.verify import KINDS, UNKNOWN
 from proxy.prompting.prompt import Prompter, Unrendered
+from proxy.prompting.template import templates
 from tests.fakes import ScriptedDriver
 
 NOW = datetime(2026, 1, 2, 3)

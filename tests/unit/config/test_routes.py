@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import Settings, SettingsError, load
-from proxy.core.tier import Tier
+from proxy.core.task import Tier
 
 BACKENDS = """
 [[backend]]

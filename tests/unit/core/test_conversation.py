@@ -57,13 +57,6 @@ def test_shortening_drops_tool_result_with_its_call() -> None:
     assert shortened(request, Context(80).fits).messages == (last,)
 
 
-def test_short_conversation_is_measured_once() -> None:
-    context = Context(100_000)
-    whole = conversation(*[100] * 500)
-    assert shortened(whole, context.fits) == whole
-    assert context.asked == 1
-
-
 @pytest.mark.parametrize("held", [1_000, 100_000, 400_000])
 def test_cost_of_shortening_depends_on_context_not_on_conversation(
     held: int,

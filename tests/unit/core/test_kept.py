@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from proxy.core.kept import BoundedCache, digest
+from proxy.core.kept import BoundedCache
 
 
 def test_oldest_entry_is_evicted_beyond_the_byte_bound() -> None:
@@ -27,14 +27,3 @@ def test_oversized_value_is_not_cached() -> None:
     kept.put(b"a", 1, 11)
     assert kept.get(b"a") is None
     assert kept.size == 0
-
-
-def test_same_key_counts_once() -> None:
-    kept: BoundedCache[int] = BoundedCache(80)
-    for _ in range(5):
-        kept.put(b"a", 1, 10)
-    assert kept.size == 10
-
-
-def test_key_has_sixteen_bytes() -> None:
-    assert len(digest(b"x" * 100_000)) == 16

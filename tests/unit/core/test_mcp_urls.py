@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core import mcp_urls
-from proxy.core.mcp_urls import names_address, permits
+from proxy.core import mcp
+from proxy.core.mcp import names_address, permits
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from proxy.core.mcp_urls import names_address, permits
         ("https://m.example/a/*", "https://m.example/a/%2e%2e/b", None),
         ("https://m.example/*", "https://m.example@evil.test/", None),
         ("https://m.example/*", "https://m.example\\@evil.test/", None),
-        ("https://m.example/*", "https://m.example/" + "a" * mcp_urls.LONGEST, None),
+        ("https://m.example/*", "https://m.example/" + "a" * mcp.LONGEST, None),
         ("https://m.example/*", "file:///etc/passwd", None),
         ("https://m.example/*", "https://m.example:99999/", None),
     ],

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from proxy.core.request import Message
 from proxy.dialogue.events import Citation
 from proxy.dialogue.finding import CitationNumbers, context, laid
-from proxy.prompting.dialogue_templates import Layouts
+from proxy.prompting.template.dialogues import Layouts
 
 LAYOUTS = Layouts(
     {

@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.backends.openai.driver import OpenAIServer
-from proxy.core.formats import FORMATS
+from proxy.core.request import FORMATS
 from tests.fakes import make_app, services_of, wait_until
 from tests.openai_server import OpenAIServerFake, Reply, chunks_of
 

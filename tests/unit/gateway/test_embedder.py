@@ -17,9 +17,7 @@ from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
 from proxy.config.keys import ApiKey, Secret
 from proxy.config.routes import Place
-from proxy.core.task import Task
-from proxy.core.tier import Tier
-from proxy.core.vectors import Embedded, Ranked
+from proxy.core.task import Embedded, Ranked, Task, Tier
 from proxy.errors import BackendBusy, Cancelled, MissingRoute, NoBackend, QueueTimeout
 from proxy.gateway import embedder as module
 from proxy.gateway.context import Caller

@@ -10,8 +10,7 @@ import pytest
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
-from proxy.core.forwarding import Call, CallMaker, Forwarded
-from proxy.core.task import Task
+from proxy.core.task import Call, CallMaker, Forwarded, Task
 from proxy.errors import LimitReached, NoIdleSlot
 from proxy.gateway import Caller, Forwarder, idle
 from proxy.runtime.cancel import Cancel

@@ -11,8 +11,8 @@ import pytest
 from proxy.core.request import CompletionRequest, Message
 from proxy.gateway import sent_prompt
 from proxy.gateway.sent_prompt import AFTER_SLOW, LONG, SLOW, rendered
-from proxy.prompting import templates
 from proxy.prompting.prompt import Prompter
+from proxy.prompting.template import templates
 
 
 class Place:

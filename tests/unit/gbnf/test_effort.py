@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from proxy import compiling
 from proxy.gbnf import NEW, OLD, GrammarLimits, schema_to_grammar
-from proxy.gbnf.effort import TooMuchWork, limited, spend
-from proxy.prompting import work
+from proxy.gbnf.work_budget import TooMuchWork, limited, spend
 from proxy.prompting.constraints import Callee, Constraint
 
 # Seconds of CPU: the budget is meant for one. With other processes running it takes three.
@@ -64,15 +64,18 @@ HOSTILE: dict[str, Any] = {
 @pytest.mark.parametrize("limits", [NEW, OLD], ids=["new", "old"])
 def test_hostile_schema_compiles_in_bounded_time(name: str, limits: GrammarLimits) -> None:
     schema = json.dumps(HOSTILE[name]).encode()
-    for job in (work.Bind(Constraint(schema=schema), limits.name), work.ReadSchema(schema)):
+    for job in (
+        compiling.Bind(Constraint(schema=schema), limits.name),
+        compiling.ReadSchema(schema),
+    ):
         began = time.process_time()
-        work.do(job)
+        compiling.do(job)
         assert time.process_time() - began < MOST
 
 
 def test_refusal_names_the_budget_and_a_remedy() -> None:
     schema = json.dumps(HOSTILE["200 patterns"]).encode()
-    found = work.do(work.Bind(Constraint(schema=schema), "new"))
+    found = compiling.do(compiling.Bind(Constraint(schema=schema), "new"))
     assert found.param == "response_format"
     assert "too much work" in found.reason
     assert "simplify its patterns" in found.reason
@@ -83,16 +86,16 @@ def test_tools_share_one_schema_budget() -> None:
     one, *others = [
         Callee(f"t{i}", heavy.replace("a|b", f"a|{chr(98 + i)}").encode(), True) for i in range(20)
     ]
-    assert work.do(work.Bind(Constraint(tools=(one,)), "new")).text
-    found = work.do(work.Bind(Constraint(tools=(one, *others)), "new"))
+    assert compiling.do(compiling.Bind(Constraint(tools=(one,)), "new")).text
+    found = compiling.do(compiling.Bind(Constraint(tools=(one, *others)), "new"))
     assert found.param == "tools"
     assert "fewer tools" in found.reason
 
 
 def test_oversized_schema_is_refused() -> None:
-    schema = b'{"description":"' + b"x" * work.MAX_SCHEMAS + b'"}'
-    for job in (work.Bind(Constraint(schema=schema), "new"), work.ReadSchema(schema)):
-        assert str(work.MAX_SCHEMAS) in work.do(job).reason
+    schema = b'{"description":"' + b"x" * compiling.MAX_SCHEMAS + b'"}'
+    for job in (compiling.Bind(Constraint(schema=schema), "new"), compiling.ReadSchema(schema)):
+        assert str(compiling.MAX_SCHEMAS) in compiling.do(job).reason
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,9 @@ def test_oversized_schema_is_refused() -> None:
     ids=["const of 41 000", "enum of 8 000", "enum of 6 000 words", "enum of 8 000 numbers"],
 )
 def test_large_enums_have_a_grammar(schema: Any) -> None:
-    found = work.do(work.Bind(Constraint(schema=json.dumps(schema).encode(), strict=True), "new"))
+    found = compiling.do(
+        compiling.Bind(Constraint(schema=json.dumps(schema).encode(), strict=True), "new")
+    )
     assert found.reason == ""
     assert found.text
 
@@ -134,7 +139,7 @@ def test_client_grammar_is_read_in_bounded_time(made: Callable[[], str]) -> None
     grammar = made()
     for limits in ("new", "old"):
         began = time.process_time()
-        work.do(work.ReadGrammar(grammar, limits))
+        compiling.do(compiling.ReadGrammar(grammar, limits))
         assert time.process_time() - began < MOST
 
 
@@ -142,36 +147,36 @@ def test_client_grammar_is_read_in_bounded_time(made: Callable[[], str]) -> None
 @pytest.mark.parametrize(
     "made",
     [
-        lambda: work.JudgeText(
+        lambda: compiling.JudgeText(
             json.dumps(
                 {"items": {"anyOf": [{"required": [f"k{i}"]} for i in range(200)]}}
             ).encode(),
             json.dumps([{"z": 1}] * 20_000),
         ),
-        lambda: work.JudgeText(
+        lambda: compiling.JudgeText(
             b'{"uniqueItems":true}', json.dumps([[i, {"a": i}] for i in range(200_000)])
         ),
-        lambda: work.JudgeText(b'{"pattern":"^(a|a)*b$"}', json.dumps("a" * 3_000_000)),
-        lambda: work.Match('root ::= (([a-z]? [a-z]?){0,200} "x")*', "a" * 200_000),
+        lambda: compiling.JudgeText(b'{"pattern":"^(a|a)*b$"}', json.dumps("a" * 3_000_000)),
+        lambda: compiling.Match('root ::= (([a-z]? [a-z]?){0,200} "x")*', "a" * 200_000),
     ],
     ids=["alternatives", "unique", "pattern", "grammar"],
 )
 def test_validation_of_an_answer_takes_bounded_time(
-    made: Callable[[], work.JudgeText | work.Match],
+    made: Callable[[], compiling.JudgeText | compiling.Match],
 ) -> None:
     job = made()
     began = time.process_time()
-    work.do(job)
+    compiling.do(job)
     assert time.process_time() - began < MOST
 
 
 def test_unique_items_distinguishes_equal_items() -> None:
     for text, fault in (("[1,true,[1],{}]", False), ("[1,1.0]", True), ('[{"a":1},{"a":1}]', True)):
-        assert bool(work.do(work.JudgeText(b'{"uniqueItems":true}', text)).text) is fault
+        assert bool(compiling.do(compiling.JudgeText(b'{"uniqueItems":true}', text)).text) is fault
 
 
 def test_invalid_pattern_is_refused_without_re() -> None:
-    found = work.do(work.ReadSchema(b'{"pattern":"(a"}'))
+    found = compiling.do(compiling.ReadSchema(b'{"pattern":"(a"}'))
     assert "is not a 'regex'" in found.reason
 
 

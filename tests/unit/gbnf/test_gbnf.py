@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarError, GrammarLimits, check, matches, render
 from proxy.gbnf.gbnf import MAX_NESTING, MAX_TEXT
+from proxy.gbnf.render import MOST_WAYS, checked_render
 from proxy.gbnf.values import (
     AnyChar,
     CharClass,
@@ -23,7 +24,6 @@ from proxy.gbnf.values import (
     RuleRef,
     Sequence,
 )
-from proxy.gbnf.written import MOST_WAYS, written
 from tests.thorough import share
 from tests.unit.gbnf import samples
 
@@ -235,7 +235,7 @@ def test_written_grammar_is_checked_as_a_read_one(data: st.DataObject) -> None:
     grammar = samples.random_grammar(lambda below: data.draw(st.integers(0, below - 1)))
     text = render(grammar, NEW)
     assume("expected" not in fault(lambda: check(text, NEW)))
-    assert fault(lambda: written(grammar, NEW)) == fault(lambda: check(text, NEW))
+    assert fault(lambda: checked_render(grammar, NEW)) == fault(lambda: check(text, NEW))
 
 
 @pytest.mark.parametrize(
@@ -254,18 +254,18 @@ def test_written_grammar_that_breaks_a_server_is_refused(sequence: Sequence) -> 
     grammar = Grammar({"root": (sequence,)})
     text = render(grammar, NEW)
     assert fault(lambda: check(text, NEW)) != ""
-    assert fault(lambda: written(grammar, NEW)) == fault(lambda: check(text, NEW))
+    assert fault(lambda: checked_render(grammar, NEW)) == fault(lambda: check(text, NEW))
 
 
 def test_written_grammar_has_no_characters_that_end_it() -> None:
     for grammar in (Grammar({"root": ((Literal(f"a{char}"),),)}) for char in "\0\ud800"):
-        assert "can never be generated" in fault(partial(written, grammar, NEW))
+        assert "can never be generated" in fault(partial(checked_render, grammar, NEW))
 
 
 def test_ways_to_begin_a_written_rule_are_bounded() -> None:
     def found(ways: int) -> str:
         grammar = Grammar({"root": tuple((Literal(f"a{number}"),) for number in range(ways))})
-        return fault(lambda: written(grammar, NEW))
+        return fault(lambda: checked_render(grammar, NEW))
 
     assert found(MOST_WAYS) == ""
     assert "more than 200 paths" in found(MOST_WAYS + 1)
@@ -273,7 +273,7 @@ def test_ways_to_begin_a_written_rule_are_bounded() -> None:
 
 def test_length_of_written_grammar_is_bounded() -> None:
     grammar = Grammar({"root": ((Literal("x" * MAX_TEXT),),)})
-    assert "longer than" in fault(lambda: written(grammar, NEW))
+    assert "longer than" in fault(lambda: checked_render(grammar, NEW))
 
 
 def test_counted_repetition_is_expanded_for_old_server() -> None:

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from proxy.gbnf import automaton as rx
-from proxy.gbnf import formats, regex
+from proxy.gbnf import json_types, regex
 from proxy.gbnf.numbers import NumberBound, Range, integers, numbers
 from proxy.gbnf.regex import PatternError, read_pattern
 
@@ -128,7 +128,7 @@ def test_pattern_with_too_many_states_is_refused() -> None:
     ],
 )
 def test_format_grammars(name: str, good: list[str], bad: list[str]) -> None:
-    language = rx.compile_regex(read_pattern(formats.PATTERNS[name]))
+    language = rx.compile_regex(read_pattern(json_types.PATTERNS[name]))
     assert all(language.accepts(text) for text in good)
     assert not any(language.accepts(text) for text in bad)
 

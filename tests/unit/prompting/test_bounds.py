@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from proxy.compiling.compiler import by_schema
+from proxy import compiling
+from proxy.compiling import by_schema
 from proxy.gbnf import NEW, GrammarError, check
 from proxy.gbnf.alternatives import MAX_ALTERNATIVES
 from proxy.gbnf.check import MAX_RULES
@@ -15,18 +16,18 @@ from proxy.gbnf.gbnf import MAX_NESTING, MAX_TEXT
 from proxy.gbnf.regex import MAX_COUNT
 from proxy.gbnf.regex import MAX_NESTING as MAX_GROUPS
 from proxy.gbnf.rules import MAX_REPEAT
-from proxy.prompting import work
-from proxy.prompting.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.constraints import Constraint
 from proxy.prompting.formats import CallEnd, CallStart, TextPiece
-from proxy.prompting.formats.jsonscan import MAX_DEPTH as MAX_JSON_DEPTH
-from proxy.prompting.formats.jsonscan import JsonScanner
-from proxy.prompting.formats.lfm2 import LFM2
+from proxy.prompting.formats.notation import LFM2
 from proxy.prompting.formats.notation import MAX_DEPTH as MAX_NOTATION_DEPTH
 from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME
+from proxy.prompting.formats.scanner import MAX_DEPTH as MAX_JSON_DEPTH
+from proxy.prompting.formats.scanner import JsonScanner
 from proxy.prompting.profile.messages import LONGEST
-from proxy.prompting.sandbox import MAX_NODES, TemplateError
-from proxy.prompting.templates import MAX_SOURCE, PROBING, compile
+from proxy.prompting.template import TemplateError
+from proxy.prompting.template.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
+from proxy.prompting.template.sandbox import MAX_NODES
+from proxy.prompting.template.templates import MAX_SOURCE, PROBING, compile
 from proxy.prompting.validation import MAX_REFERENCES
 from tests.call_formats import FORMS
 
@@ -89,19 +90,21 @@ def test_template_range_is_bounded() -> None:
         render("{{ range(count) | length }}", count=MAX_RANGE + 1)
 
 
-def bound(size: int) -> work.CompileResult:
+def bound(size: int) -> compiling.CompileResult:
     start, end = b'{"type":"object","description":"', b'"}'
     schema = start + b"x" * (size - len(start) - len(end)) + end
-    return work.do(work.Bind(Constraint(schema=schema), "new"))
+    return compiling.do(compiling.Bind(Constraint(schema=schema), "new"))
 
 
 def test_schema_size_is_bounded() -> None:
-    assert bound(work.MAX_SCHEMAS).text
-    assert f"at most {work.MAX_SCHEMAS} are" in bound(work.MAX_SCHEMAS + 1).reason
+    assert bound(compiling.MAX_SCHEMAS).text
+    assert f"at most {compiling.MAX_SCHEMAS} are" in bound(compiling.MAX_SCHEMAS + 1).reason
 
 
-def grammar_of(schema: object) -> work.CompileResult:
-    return work.do(work.Bind(Constraint(schema=json.dumps(schema).encode(), strict=True), "new"))
+def grammar_of(schema: object) -> compiling.CompileResult:
+    return compiling.do(
+        compiling.Bind(Constraint(schema=json.dumps(schema).encode(), strict=True), "new")
+    )
 
 
 @pytest.mark.parametrize(

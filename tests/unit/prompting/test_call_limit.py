@@ -18,7 +18,7 @@ from proxy.core.events import (
     ToolCallDelta,
 )
 from proxy.core.usage import Usage
-from proxy.prompting.call_limit import CallLimit
+from proxy.prompting.stages.calls import CallLimit
 
 Call = tuple[str, str]
 OSLO, BERGEN = ("weather", '{"city":"Oslo"}'), ("weather", '{"city":"Bergen"}')

@@ -9,12 +9,11 @@ import pytest
 
 from proxy.errors import InvalidParameter
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
-from proxy.prompting.call_grammar import head
-from proxy.prompting.calling import special_marks
-from proxy.prompting.constraints import Callee, Constraint, grammar
+from proxy.prompting.constraints import Callee, Constraint, grammar, head
 from proxy.prompting.formats import CallArguments, CallShape, CallStart
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
+from proxy.prompting.formats.tagged import write_calls
+from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import FORMS
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -6,8 +6,8 @@ import pytest
 
 from proxy.core.request import Message, Tool
 from proxy.errors import InvalidParameter
-from proxy.prompting.dialogue_templates import Layouts
-from proxy.prompting.sandbox import TemplateError
+from proxy.prompting.template import TemplateError
+from proxy.prompting.template.dialogues import Layouts
 from proxy.runtime import resources
 
 ASKED = (

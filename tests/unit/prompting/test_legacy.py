@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.prompting.legacy import LegacyFormat
+from proxy.prompting.prompt import LegacyFormat
 
 
 def reference(format: LegacyFormat, messages: list[dict[str, str]]) -> str:

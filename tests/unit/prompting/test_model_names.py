@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.prompting.families import FAMILIES
-from proxy.prompting.model_names import _RULES, family_of
+from proxy.prompting.template.families import _RULES, FAMILIES, family_of
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ from proxy.prompting.model_names import _RULES, family_of
         ("c4ai-command-r-plus-08-2024", "command-r"),
         ("bamboo-7b-dpo-v0.1.powerinfer", "bamboo"),
         ("bamboo-base-7b", "bamboo"),
-        ("prosparse-llama-2-7b", "prosparse"),
+        ("prosparse-llama-2-7b", "relullama"),
         ("ReluLLaMA-7B", "relullama"),
         ("TurboSparse-Mixtral", "turbosparse"),
     ],

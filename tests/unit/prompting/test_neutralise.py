@@ -20,11 +20,17 @@ import pytest
 
 from proxy.core.request import CompletionRequest, Media, Message, Tool, ToolCall
 from proxy.errors import InvalidParameter
-from proxy.prompting.control_tokens import COMMON, LONGEST, MOST, ControlTokens
-from proxy.prompting.legacy import LegacyFormat
-from proxy.prompting.neutralise import JOINER, MARKS, Neutraliser
-from proxy.prompting.prompt import Prompter, RenderedPrompt
-from proxy.prompting.templates import compile
+from proxy.prompting.profile.neutralise import (
+    COMMON,
+    JOINER,
+    LONGEST,
+    MARKS,
+    MOST,
+    ControlTokens,
+    Neutraliser,
+)
+from proxy.prompting.prompt import LegacyFormat, Prompter, RenderedPrompt
+from proxy.prompting.template.templates import compile
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates" / "chat"
 NOW = datetime(2026, 11, 25)
@@ -210,7 +216,7 @@ def test_boundaries_are_those_of_the_turns_alone(family: str) -> None:
         counts.add(len(prompt.boundaries))
         marks = (form.form.family.stops[:1] or ("",))[0]
         assert all(0 <= at <= len(prompt.text) for at in prompt.boundaries)
-        if marks and not form.form.family.turns:
+        if marks and not form.form.family.turn_stop_texts:
             assert all(prompt.text.startswith(marks, at) for at in prompt.boundaries), text
     assert len(counts) == 1
 

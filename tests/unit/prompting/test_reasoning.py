@@ -6,16 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta
-from proxy.core.usage import Usage
-from proxy.prompting.reasoning import KIN, ReasoningSplitter, Tags, opened_by
-from proxy.prompting.thoughts import ThoughtStage
+from proxy.prompting.stages.reasoning import (
+    REASONING_TAGS,
+    ReasoningSplitter,
+    Tags,
+    opened_by,
+)
 
 THINK = ("<think>", "</think>")
 
 
-def split(pieces: list[str], opened: Tags | None = None) -> tuple[str, str]:
-    splitter = ReasoningSplitter(opened=opened)
+def split(
+    pieces: list[str], opened: Tags | None = None, calls: tuple[str, ...] = ()
+) -> tuple[str, str]:
+    splitter = ReasoningSplitter(opened=opened, calls=calls)
     found = [pair for piece in pieces for pair in splitter.feed(piece)] + splitter.close()
     assert all(text for _, text in found)
     return (
@@ -80,7 +84,7 @@ def test_end_of_prompt_shows_whether_thoughts_are_open() -> None:
     assert opened_by("") is None
 
 
-TAGS = [tag for tags in KIN for tag in tags if tag]
+TAGS = [tag for tags in REASONING_TAGS for tag in tags if tag]
 BITS = [*TAGS, "\n", " ", "<", "</", "think>", "é", "a", "◁"]
 
 
@@ -91,32 +95,6 @@ def test_thoughts_are_the_same_whole_and_split(bits: list[str], data: st.DataObj
     pieces = [reply[a:b] for a, b in zip([0, *cuts], [*cuts, len(reply)], strict=True)]
     for opened in (None, THINK):
         assert split(pieces, opened) == split([reply], opened)
-
-
-@given(st.lists(st.lists(st.sampled_from(BITS), min_size=1)))
-def test_batched_stage_gives_the_same_as_whole_text(batches: list[list[str]]) -> None:
-    for prompt in ("", THINK[0]):
-        stage, out = ThoughtStage(prompt), list[Batch]()
-        for bits in batches:
-            out.append(stage.feed([TextDelta(bit) for bit in bits]))
-        out.append(stage.feed([Finished(reason="stop", usage=Usage())]))
-        thoughts = [e.text for batch in out for e in batch if isinstance(e, ReasoningDelta)]
-        texts = [e.text for batch in out for e in batch if isinstance(e, TextDelta)]
-        whole = "".join(bit for bits in batches for bit in bits)
-        assert ("".join(thoughts), "".join(texts)) == split([whole], opened_by(prompt))
-
-
-def test_reply_without_thoughts_is_unchanged() -> None:
-    stage = ThoughtStage()
-    batch: Batch = [TextDelta(" So <think>", (), 3)]
-    assert stage.feed(batch) == batch
-    assert stage.passes
-
-
-@given(st.text())
-def test_text_without_tags_passes_unchanged(reply: str) -> None:
-    if not any(tag in reply for tag in TAGS):
-        assert split(list(reply)) == ("", reply)
 
 
 def test_only_possible_tags_are_held_back() -> None:
@@ -141,8 +119,5 @@ def test_only_possible_tags_are_held_back() -> None:
 def test_a_call_that_begins_a_line_ends_the_reasoning(
     reply: str, reasoning: str, text: str, size: int
 ) -> None:
-    splitter = ReasoningSplitter(calls=("<call>",))
     pieces = [reply[at : at + size] for at in range(0, len(reply), size)]
-    parts = [pair for piece in pieces for pair in splitter.feed(piece)] + splitter.close()
-    assert "".join(part for kind, part in parts if kind == "reasoning") == reasoning
-    assert "".join(part for kind, part in parts if kind == "text") == text
+    assert split(pieces, calls=("<call>",)) == (reasoning, text)

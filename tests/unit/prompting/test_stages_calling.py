@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.core.usage import Usage
-from proxy.prompting.calling import CallStage, Opened
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
-from proxy.prompting.stages import StopStage
-from proxy.prompting.thoughts import InlineStage, ThoughtStage
+from proxy.prompting.formats.tagged import write_calls
+from proxy.prompting.stages.calls import CallOpening, CallStage
+from proxy.prompting.stages.reasoning import InlineStage, ThoughtStage
+from proxy.prompting.stages.stop import StopStage
 from tests.call_formats import FORMS
 from tests.thorough import share
 
@@ -116,7 +116,7 @@ def test_call_start_is_found_at_one_position_however_split(form: str, cuts: list
     )
 
 
-def whole_opened(form: str, text: str) -> Opened | None:
+def whole_opened(form: str, text: str) -> CallOpening | None:
     one = stage(form, free=True)
     one.feed([TextDelta(text)])
     return one.opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.prompting.stages import StopFilter
+from proxy.prompting.stages.stop import StopFilter
 
 ALPHABET = st.text("ab*你", max_size=12)
 

@@ -21,10 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.prompting import families
-from proxy.prompting.profile.known import syntax_of
-from proxy.prompting.sandbox import TemplateError, TemplateRefusal
-from proxy.prompting.templates import compile
+from proxy.prompting.profile.derive import syntax_of
+from proxy.prompting.template import TemplateError, TemplateRefusal, families
+from proxy.prompting.template.templates import compile
 from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -558,7 +557,7 @@ def test_compiling_a_template_imports_nothing() -> None:
     """Threads that import at once under gevent wait for each other without end."""
     program = """
 import sys
-from proxy.prompting import templates
+from proxy.prompting.template import templates
 before = set(sys.modules)
 templates.compile("{% for m in messages %}{{ '<|im|>' + m['role'] + '\\n' }}{% endfor %}", "a test")
 print(sorted(set(sys.modules) - before))

@@ -12,7 +12,7 @@ import pytest
 # Prints what malloc_info says behind BODY, which may bound it first.
 REPORT = """
 import ctypes, sys, threading
-from proxy.runtime.malloc import bound_malloc
+from proxy.runtime.confinement import bound_malloc
 libc = ctypes.CDLL(None)
 libc.fopen.restype = libc.malloc.restype = ctypes.c_void_p
 def malloc(size): return ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))

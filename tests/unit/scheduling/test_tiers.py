@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.tier import Tier
+from proxy.core.task import Tier
 from proxy.errors import NoIdleSlot
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome

@@ -10,7 +10,7 @@ import pytest
 from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.config.routes import Place
-from proxy.core.tier import Tier
+from proxy.core.task import Tier
 from tests.apps import app_on
 from tests.fakes import ScriptedDriver, ScriptedRun, say, services_of, wait_until
 from tests.unit.apis.test_context_edits import USES, trigger, used

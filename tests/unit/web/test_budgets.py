@@ -20,7 +20,7 @@ from proxy.accounts.limiting.limiter import LocalLimiter
 from proxy.accounts.limiting.plan import BudgetOf
 from proxy.accounts.limits import Budget
 from proxy.config.routes import PriceConfig
-from proxy.core.forwarding import CallMaker, Forwarded
+from proxy.core.task import CallMaker, Forwarded
 from proxy.core.usage import Usage
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until

@@ -11,7 +11,7 @@ from werkzeug.test import EnvironBuilder
 
 from proxy.apis.fields import MAX_MODEL
 from proxy.apis.media.routes.body import FormBody, JSONBody, read_raw, sent_headers
-from proxy.core.forwarding import CallBody
+from proxy.core.task import CallBody
 from proxy.errors import BadRequest, BodyTooLarge, InvalidParameter
 from proxy.web.form import MultipartForm, read_form
 

@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
+from proxy.core.task import Embedded
 from proxy.core.usage import Usage
-from proxy.core.vectors import Embedded
 from proxy.errors import BadRequest, Cancelled, GatewayError, LimitsUnavailable
 from proxy.web.services import EXTENSION
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until

@@ -9,7 +9,7 @@ import pytest
 from proxy.apis.responses.routes.dialect import ResponsesDialect
 from proxy.errors import Cancelled
 from proxy.gateway.context import ANYBODY
-from proxy.prompting.bounds import MAX_SIZE
+from proxy.prompting.template.bounds import MAX_SIZE
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, ScriptedDriver, client, make_app, services_of
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from flask import Response, request
 
 from ....accounts.limiting.budgets import Used
-from ....core.forwarding import Call, CallMaker, Forwarded
+from ....core.task import Call, CallMaker, Forwarded
 from ....errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
 from ....gateway.idle import nothing
 from ....runtime.cancel import Cancel

@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 
 import msgspec
 
-from ....core.forwarding import CallBody
+from ....core.task import CallBody
 from ....errors import BadRequest
 from ....web.body import PIECE, Environ, read_json, spooled
 from ....web.form import MultipartForm, read_form

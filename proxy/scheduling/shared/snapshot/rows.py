@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from ....core.tier import Tier
+from ....core.task import Tier
 from ...returns import ToolCalls
 from ...shared_prefixes import SharedPrefix
 from ...state import BackendFacts, CacheKind, ConversationRecord

@@ -23,9 +23,9 @@ from proxy.prompting.formats import (
     generic,
 )
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
-from proxy.prompting.profile.known import syntax_of
-from proxy.prompting.templates import compile
+from proxy.prompting.formats.tagged import write_calls
+from proxy.prompting.profile.derive import syntax_of
+from proxy.prompting.template.templates import compile
 from tests.call_formats import FORMS
 from tests.thorough import share
 
@@ -461,10 +461,10 @@ def test_generic_tool_instructions_join_the_system_message() -> None:
     told = generic.instructions([WEATHER])
     assert '"get_weather"' in told
     user = {"role": "user", "content": "hi"}
-    assert generic.rewrite([user], [WEATHER]) == [{"role": "system", "content": told}, user]
+    assert generic.rewrite([user], told) == [{"role": "system", "content": told}, user]
     system = {"role": "system", "content": "Be kind."}
-    assert generic.rewrite([system, user], [WEATHER])[0]["content"] == f"Be kind.\n\n{told}"
-    assert generic.rewrite([system, user], None) == [system, user]
+    assert generic.rewrite([system, user], told)[0]["content"] == f"Be kind.\n\n{told}"
+    assert generic.rewrite([system, user]) == [system, user]
 
 
 def test_generic_tool_round_becomes_plain_turns() -> None:
@@ -472,7 +472,7 @@ def test_generic_tool_round_becomes_plain_turns() -> None:
         {"role": "tool", "tool_call_id": "1", "name": "get_weather", "content": "22"},
         {"role": "tool", "tool_call_id": "2", "content": "9"},
     ]
-    told = generic.rewrite([CALLING, *results], None)
+    told = generic.rewrite([CALLING, *results])
     assert [message["role"] for message in told] == ["assistant", "user"]
     assert told[1]["content"] == "Result of get_weather:\n22\n\nResult of 2:\n9"
     found = summary(parse(FORMS["generic"], [told[0]["content"]]))

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
-from proxy.prompting.calling import special_marks
 from proxy.prompting.constraints import Callee, Constraint, grammar
 from proxy.prompting.formats import (
     SPECIAL,
@@ -27,9 +26,10 @@ from proxy.prompting.formats import (
     TextPiece,
 )
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.writing import write_calls
-from proxy.prompting.sandbox import TemplateError
-from proxy.prompting.templates import compile
+from proxy.prompting.formats.tagged import write_calls
+from proxy.prompting.stages.calls import special_marks
+from proxy.prompting.template import TemplateError
+from proxy.prompting.template.templates import compile
 from tests.thorough import share
 from tools import chat_cases
 from tools.servers import find

@@ -10,9 +10,8 @@ import pytest
 
 from proxy.prompting.formats import LLAMA3, CallArguments, CallShape, CallStart
 from proxy.prompting.formats.base import ID, TaggedArguments
-from proxy.prompting.profile.known import syntax_of
-from proxy.prompting.profile.syntax import AnswerSyntax
-from proxy.prompting.templates import compile
+from proxy.prompting.profile.derive import AnswerSyntax, syntax_of
+from proxy.prompting.template.templates import compile
 
 ROOT = pathlib.Path(__file__).parents[4]
 CITY = {

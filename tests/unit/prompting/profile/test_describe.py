@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.prompting import templates
 from proxy.prompting.formats.base import ID, CallShape, TaggedArguments
 from proxy.prompting.formats.shaped import shaped
-from proxy.prompting.legacy import LegacyFormat
+from proxy.prompting.profile.adapt import MessageRules
+from proxy.prompting.profile.derive import AnswerSyntax
 from proxy.prompting.profile.describe import WIDTH, describe, profile_of
-from proxy.prompting.profile.rules import MessageRules
-from proxy.prompting.profile.syntax import AnswerSyntax
 from proxy.prompting.prompt import Prompter
+from proxy.prompting.template import templates
 
 SHIPPED = sorted(Path("templates/chat").glob("*.jinja"))
 
@@ -74,7 +73,3 @@ def test_every_shipped_template_has_a_description(path: Path) -> None:
     found = profile_of(Prompter(templates.compile(path.read_text("utf-8"), path.stem)))
     assert [label for label, _ in found][:1] == ["system messages"]
     assert all(label and text and "\n" not in text for label, text in found)
-
-
-def test_plain_text_format_is_named() -> None:
-    assert profile_of(Prompter(LegacyFormat())) == (("format", "plain text"),)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
-from proxy.prompting.profile.rules import MessageRules
+from proxy.prompting.profile.adapt import MessageRules
 from proxy.prompting.prompt import Prompter
-from proxy.prompting.templates import compile
+from proxy.prompting.template.templates import compile
 
 NOW = datetime(2026, 2, 3, tzinfo=UTC)
 ID = "call_0123456789abcdef01234567"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall, ToolChoice
-from proxy.prompting import templates
 from proxy.prompting.profile.verify import (
     KINDS,
     UNKNOWN,
@@ -20,6 +19,7 @@ from proxy.prompting.profile.verify import (
     verdict,
 )
 from proxy.prompting.prompt import Prompter
+from proxy.prompting.template import templates
 
 NOW = datetime(2026, 7, 26, 12)
 NAMES = [kind.name for kind in KINDS]
@@ -73,12 +73,6 @@ def test_kinds_of_requests() -> None:
 )
 def test_kinds_by_the_fields_of_a_request(fields: dict[str, Any], expected: set[str]) -> None:
     assert kinds(USER, **fields) == expected
-
-
-def test_only_named_kinds_are_looked_for() -> None:
-    request = CompletionRequest(messages=(SYSTEM, USER))
-    assert kinds_of(request, ()) == ()
-    assert kinds_of(request, ("system", "tools")) == ("system",)
 
 
 def test_every_probe_is_of_its_kind() -> None:

@@ -20,9 +20,8 @@ from flask.testing import FlaskClient
 from proxy.batches import batch_run
 from proxy.batches.asking import Answered, Asked
 from proxy.config.keys import ApiKey, Secret
-from proxy.core.task import Task
+from proxy.core.task import Embedded, Task
 from proxy.core.usage import Usage
-from proxy.core.vectors import Embedded
 from proxy.errors import BackendFailed, UpstreamFault
 from proxy.gateway import idle
 from proxy.runtime import lasting

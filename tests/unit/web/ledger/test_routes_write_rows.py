@@ -13,7 +13,7 @@ from flask import Flask
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.backends.driver import Capabilities, Input
-from proxy.core.vectors import Embedded, Ranked
+from proxy.core.task import Embedded, Ranked
 from proxy.errors import BackendFailed
 from proxy.runtime.cancel import Cancel
 from proxy.store.ledger_rows import LedgerRow

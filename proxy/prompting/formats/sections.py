@@ -1,0 +1,200 @@
+"""Answers in sections between marks: thoughts, text and calls."""
+
+from __future__ import annotations
+
+from .base import (
+    ID,
+    TYPE,
+    CallFormat,
+    CallShape,
+    TaggedArguments,
+    Tools,
+    follows,
+    marks_in,
+    opened,
+    thoughts,
+)
+from .objects import read_arguments, read_list
+from .reader import Body, CallReader, Malformed, Wait
+from .tagged import Arguments, declared_until
+
+# Command R7B's and Cohere's later answers: all parts stand between marks::
+#
+#     <|START_THINKING|>I look it up.<|END_THINKING|><|START_ACTION|>[
+#         {"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Oslo"}}
+#     ]<|END_ACTION|>
+#
+#     <|START_RESPONSE|>It is sunny.<|END_RESPONSE|>
+#
+# Models after Command R7B write ``TEXT`` instead of ``RESPONSE``.
+#
+# Source: the chat templates of CohereForAI/c4ai-command-r7b-12-2024, and Cohere2MoE in llama.cpp.
+
+_COHERE_THINK, _COHERE_THINK_END = "<|START_THINKING|>", "<|END_THINKING|>"
+_BEGIN, _COHERE_END = "<|START_ACTION|>", "<|END_ACTION|>"
+_RESPONSE, _RESPONSE_END = "<|START_RESPONSE|>", "<|END_RESPONSE|>"
+_COHERE_TEXT, _COHERE_TEXT_END = "<|START_TEXT|>", "<|END_TEXT|>"
+_TURN_END = "<|END_OF_TURN_TOKEN|>"
+_TEXTS = (_RESPONSE, _COHERE_TEXT)
+_COHERE_ENDS = (_RESPONSE_END, _COHERE_TEXT_END, _TURN_END)
+
+
+def _cohere_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
+    yield from read_list(reader)
+    if not reader.behind_call:
+        raise Malformed
+    yield from reader.skip(f" {_COHERE_END}")
+
+
+def _cohere_body(tools: Tools) -> Body:
+    calls = (_BEGIN,) if tools else ()
+
+    def run(reader: CallReader) -> Wait:
+        reader.keep()
+        yield from reader.spaces()
+        begins = yield from reader.skip_one((_COHERE_THINK, _COHERE_THINK_END))
+        if begins is None:
+            reader.rewind()
+        elif begins == _COHERE_THINK:
+            yield from reader.spaces()
+            yield from reader.skip(_COHERE_THINK)  # some models repeat the prompt's mark
+            yield from thoughts(reader, (_COHERE_THINK_END, *_TEXTS), calls, _cohere_read, tools)
+        yield from _begin_text(reader)
+        while mark := (yield from reader.text_until(calls, _COHERE_ENDS)):
+            if mark in calls:
+                if (yield from opened(reader, tools, mark, _cohere_read)):
+                    yield from _begin_text(reader)
+            elif not (yield from follows(reader, _BEGIN, _TURN_END)):
+                reader.degrade(len(mark))
+
+    return run
+
+
+def _begin_text(reader: CallReader) -> Wait:
+    """Takes the mark before text, which may be missing."""
+    reader.keep()
+    yield from reader.spaces()
+    if (yield from reader.skip_one(_TEXTS)) is None:
+        reader.rewind()
+
+
+def _format(name: str, text: tuple[str, str], *marks: str) -> CallFormat:
+    return CallFormat(
+        name=name,
+        opening=(_BEGIN,),
+        shape=CallShape(
+            prefix=f"{_BEGIN}[\n",
+            before_name=f'    {{"tool_call_id": "{ID}", "tool_name": "',
+            after_name='", "parameters": ',
+            suffix="}",
+            separator=",\n",
+            end=f"\n]{_COHERE_END}",
+            ids="index",
+        ),
+        body=_cohere_body,
+        reads_reasoning=True,
+        turns=("<|CHATBOT_TOKEN|>",),
+        reasoning=(_COHERE_THINK, _COHERE_THINK_END),
+        content=text,
+        stops=(_TURN_END,),
+        tokens=(*_TEXTS, *_COHERE_ENDS[:-1]),
+        matches=marks_in(_BEGIN, *marks),
+    )
+
+
+COHERE2_MOE = _format("cohere2-moe", (_COHERE_TEXT, _COHERE_TEXT_END), _COHERE_TEXT)
+COMMAND_R7B = _format("command-r7b", (_RESPONSE, _RESPONSE_END), _RESPONSE)
+
+
+# Kimi K3's answers: sections between tags, and calls with tagged arguments::
+#
+#     <|open|>think<|sep|>I look it up.<|close|>think<|sep|>
+#     <|open|>response<|sep|>One moment.<|close|>response<|sep|>
+#     <|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|>
+#     <|open|>argument key="city" type="string"<|sep|>Oslo<|close|>argument<|sep|>
+#     <|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>
+#
+# (without line breaks). The prompt opens the first section. A call may have all its arguments as
+# one JSON object in a section ``json``.
+#
+# Source: the template of that name in llama.cpp, models/templates/Kimi-K3.jinja.
+
+_SEP = "<|sep|>"
+_KIMI_THINK, _KIMI_THINK_END = f"<|open|>think{_SEP}", f"<|close|>think{_SEP}"
+_KIMI_TEXT, _KIMI_TEXT_END = f"<|open|>response{_SEP}", f"<|close|>response{_SEP}"
+_TOOLS, _TOOLS_END = f"<|open|>tools{_SEP}", f"<|close|>tools{_SEP}"
+_CALL, _CALL_END = '<|open|>call tool="', f"<|close|>call{_SEP}"
+_KEY, _KEY_END = '<|open|>argument key="', f"<|close|>argument{_SEP}"
+_JSON, _JSON_END = "<|open|>json", f"<|close|>json{_SEP}"
+_KIMI_END = f"<|close|>message{_SEP}"
+_STOP = "<|end_of_msg|>"
+_KIMI_ENDS = (_KIMI_TEXT_END, _KIMI_END, _STOP)
+
+
+def _kimi_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
+    while (yield from reader.skip(f" {_CALL}")):
+        name = yield from reader.until('"')
+        yield from reader.until(_SEP)
+        if (yield from reader.skip(f" {_JSON}")):
+            yield from reader.until(_SEP)
+            yield from read_arguments(reader, name)
+            yield from reader.skip(f" {_JSON_END}")
+        else:
+            reader.start(name)
+            arguments = Arguments(reader, tools, name)
+            while (yield from reader.skip(f" {_KEY}")):
+                key = yield from reader.until('"')
+                is_text = 'type="string"' in (yield from reader.until(_SEP))
+                arguments.key(key)
+                yield from declared_until(reader, _KEY_END, arguments.kinds(key), is_text)
+            yield from reader.expect(f" {_CALL_END}")
+            arguments.end()
+        yield from reader.skip(f" {_CALL_END}")
+    if not reader.behind_call:
+        raise Malformed
+    yield from reader.skip(f" {_TOOLS_END}")
+
+
+def _kimi_body(tools: Tools) -> Body:
+    calls = (_TOOLS,) if tools else ()
+
+    def run(reader: CallReader) -> Wait:
+        if (yield from reader.skip(f" {_KIMI_THINK}")):
+            yield from reader.spaces()
+            yield from thoughts(reader, (_KIMI_THINK_END, _KIMI_TEXT), calls, _kimi_read, tools)
+            yield from reader.spaces()
+        yield from reader.skip(_KIMI_TEXT)
+        while mark := (yield from reader.text_until(calls, _KIMI_ENDS)):
+            if mark == _TOOLS:
+                yield from opened(reader, tools, mark, _kimi_read)
+            elif not (yield from follows(reader, _TOOLS, _KIMI_END, _STOP)):
+                reader.degrade(len(mark))
+
+    return run
+
+
+KIMI_K3 = CallFormat(
+    name="kimi-k3",
+    opening=(_TOOLS,),
+    shape=CallShape(
+        prefix=_TOOLS,
+        before_name=_CALL,
+        after_name=f'" index="{ID}"{_SEP}',
+        suffix=_CALL_END,
+        end=f"{_TOOLS_END}{_KIMI_END}",
+        ids="index",
+        tagged=TaggedArguments(
+            before_key=_KEY,
+            after_key=f'" type="{TYPE}"{_SEP}',
+            text_after_key=f'" type="string"{_SEP}',
+            after_value=_KEY_END,
+        ),
+    ),
+    body=_kimi_body,
+    reads_reasoning=True,
+    turns=(f'<|open|>message role="assistant"{_SEP}',),
+    reasoning=(_KIMI_THINK, _KIMI_THINK_END),
+    content=(_KIMI_TEXT, _KIMI_TEXT_END),
+    stops=(_STOP,),
+    matches=marks_in("<|open|>", "<|close|>", _STOP),
+)

@@ -1,0 +1,209 @@
+"""Formats of answers for servers that do not enforce them.
+
+The messages describe the tools, in our generic form, and the schema of the document. The answer is
+held back where it looks like one of them, and judged when it is complete: a wrong one becomes a
+failure. The model gets one more try, with a message that names the fault.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from string import ascii_letters
+
+import msgspec
+
+from ...core.events import Batch, Failed, Finished, TextDelta, TokenLogprob, ToolCallDelta
+from ...core.request import CompletionRequest, Message, describes_document, describes_tools
+from ..constraints import JSON, callable_tools, document_schema, most_calls, must_call
+from ..formats import generic
+from ..prompt import tool_dict
+from .validation import InvalidOutput, ValidationStage, Validator
+
+QUOTED = 4000  # characters of a wrong answer that the model is shown
+_FENCE = "```"
+_FRAME = re.compile(r'\s*(?:```(?:json)?\s*)?\{\s*"tool_calls?"')
+_NO_FENCE = "with nothing else, and without a code fence"
+
+
+def describe_constraints(request: CompletionRequest, by_prompt: frozenset[str]) -> str:
+    """The text for the system message that describes what a server does not know, "" for nothing:
+    then only earlier calls are written in another form."""
+    document = ""
+    if describes_document(request, by_prompt):
+        document = _document(request)
+    if not (describes_tools(request, by_prompt) and callable_tools(request)):
+        return f"Reply with {document}" if document else ""
+    otherwise = generic.PLAIN
+    if request.tool_choice.mode == "named":
+        otherwise = f'You must call the tool "{request.tool_choice.name}".'
+    elif must_call(request):
+        otherwise = "You must call at least one tool."
+    elif document:
+        otherwise = f"If no tool is needed, reply with {document}"
+    if most_calls(request) == 1:
+        otherwise = f"Call one tool at most. {otherwise}"
+    # All tools, even if one is named, so that a conversation keeps its prefix.
+    return generic.instructions([tool_dict(tool) for tool in request.tools], otherwise)
+
+
+def _document(request: CompletionRequest) -> str:
+    if request.output.schema is None:
+        return f"one JSON object, {_NO_FENCE}."
+    schema = JSON.encode(document_schema(request)).decode()
+    return f"JSON that matches the following JSON schema, {_NO_FENCE}:\n{schema}"
+
+
+def calls_schema(request: CompletionRequest) -> dict[str, object] | None:
+    """The schema of an answer in our generic form, for a server that enforces schemas and must make
+    a call. None if a schema of the tools cannot be a part of another, because it has references."""
+    tools = callable_tools(request)
+    calls = []
+    for tool in tools:
+        parameters = tool.parameters or {"type": "object", "properties": {}}
+        if b'"$ref"' in JSON.encode(parameters):
+            return None
+        fields = {"name": {"const": tool.name}, "arguments": parameters}
+        calls.append(_object(fields))
+    items = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    several = {"type": "array", "items": items, "minItems": 1, "maxItems": most_calls(request)}
+    return _object({"tool_calls": several})
+
+
+def _object(properties: Mapping[str, object]) -> dict[str, object]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def corrected(request: CompletionRequest, answer: str, fault: str) -> CompletionRequest:
+    """The request for another try, which shows the model its answer and the fault in it."""
+    more = (
+        Message(role="assistant", content=answer[:QUOTED] or " "),
+        Message(
+            role="user",
+            content=f"That reply is invalid: {fault}. Reply again, in the form that was asked for.",
+        ),
+    )
+    return msgspec.structs.replace(request, messages=(*request.messages, *more))
+
+
+def _unfenced(text: str) -> str | None:
+    """The document within a code fence, None if there is no fence around the text."""
+    text = text.strip()
+    if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
+        return None
+    return text[len(_FENCE) : -len(_FENCE)].lstrip(ascii_letters).strip()
+
+
+class HeldText:
+    """The text of an answer that is held back, with its logprobs."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+
+    def add(self, event: TextDelta) -> None:
+        self._texts.append(event.text)
+        self._logprobs += event.logprobs
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def take(self) -> Batch:
+        text, logprobs = self.text, tuple(self._logprobs)
+        self._texts.clear()
+        self._logprobs.clear()
+        return [TextDelta(text, logprobs)] if text or logprobs else []
+
+
+class DocumentStage:
+    """Holds a document back until its end, removes a code fence around it, and lets `judge` replace
+    a wrong one by a failure."""
+
+    ended = False
+
+    def __init__(self, judge: ValidationStage) -> None:
+        self._judge = judge
+        self._held = HeldText()
+
+    def feed(self, batch: Batch) -> Batch:
+        out: Batch = []
+        for event in batch:
+            if isinstance(event, TextDelta):
+                self._held.add(event)
+            elif isinstance(event, Finished):
+                fenced = _unfenced(self._held.text)
+                held = self._held.take() if fenced is None else [TextDelta(fenced)]
+                judged = self._judge.feed([*held, event])
+                out += judged[-1:] if isinstance(judged[-1], Failed) else judged
+            else:
+                out += self._judge.feed([event])
+        return out
+
+
+class CallsStage:
+    """Holds the calls of an answer back until its end, and judges their arguments. Text passes,
+    unless it begins like a call: one that cannot be read is an error."""
+
+    ended = False
+
+    def __init__(self, judges: Mapping[str, Validator], *, must: bool) -> None:
+        self._judges = judges
+        self._must = must
+        self._calls: list[ToolCallDelta] = []
+        self._held: HeldText | None = HeldText()
+        self._like_call = False  # the text begins like a call
+
+    def feed(self, batch: Batch) -> Batch:
+        out: Batch = []
+        for event in batch:
+            if isinstance(event, ToolCallDelta):
+                self._calls.append(event)
+            elif isinstance(event, TextDelta) and self._held is not None:
+                self._held.add(event)
+                begins = "" if self._like_call else event.text.lstrip()[:1]
+                if begins and begins not in "{`":
+                    out += self._release()
+                elif begins:
+                    self._like_call = True
+            elif isinstance(event, Finished):
+                fault = self._fault(event)
+                if fault:
+                    return [*out, Failed(InvalidOutput(fault, param="tools"))]
+                out += [*self._release(), *self._calls, event]
+            else:
+                out.append(event)
+        return out
+
+    def _release(self) -> Batch:
+        held, self._held = self._held, None
+        return held.take() if held is not None else []
+
+    def _fault(self, finished: Finished) -> str:
+        """What is wrong with the calls. An answer that a limit cut may end within one."""
+        cut = finished.reason == "length"
+        calls = self._whole_calls()
+        for at, (name, arguments) in enumerate(calls, start=1):
+            if cut and at == len(calls):
+                break
+            fault = self._judges[name].fault(arguments)
+            if fault:
+                return f"the model's arguments of the tool {name} failed validation: {fault}"
+        if cut or calls:
+            return ""
+        if self._held is not None and _FRAME.match(self._held.text):
+            return "the model's call is of no tool of the request, or is not JSON"
+        return "the model did not call a tool, as tool_choice requires" if self._must else ""
+
+    def _whole_calls(self) -> list[tuple[str, str]]:
+        calls: list[tuple[str, list[str]]] = []
+        for event in self._calls:
+            if event.name:
+                calls.append((event.name, []))
+            calls[-1][1].append(event.arguments)
+        return [(name, "".join(parts)) for name, parts in calls]

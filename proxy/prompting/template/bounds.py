@@ -1,0 +1,366 @@
+"""Limits on what a chat template may do: checks that raise SecurityError and spend a budget of
+steps.
+
+A check comes before the operation if the size of the result can be predicted. An operation that at
+most adds up values already checked is checked afterwards.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import re
+from collections.abc import Iterable, Iterator
+from types import MappingProxyType
+from typing import Any, TypeGuard, cast
+
+from jinja2 import nodes, pass_context
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
+from markupsafe import Markup
+
+MAX_STEPS = 1_000_000
+"""Loop iterations, calls and filters in one rendering; far more than a long history needs."""
+FEW_STEPS = 50_000
+"""The steps for a conversation of a few words; messages and tools add to them."""
+MAX_SIZE = 16_000_000
+"""Maximum characters of the output and of any string, and items of any list, that a template
+builds."""
+MAX_RANGE = 100_000
+"""Largest number allowed for a ``range``, a padding width or an indent."""
+
+LARGE = 65_536
+COLLECTIONS: frozenset[object] = frozenset({str, Markup, list, tuple, dict, range})
+_PLAIN: frozenset[object] = frozenset({str, Markup, int, float, bool, type(None)})
+_NOTHING: dict[str, str] = {}
+_VIEWS = (type(_NOTHING.keys()), type(_NOTHING.values()), type(_NOTHING.items()))
+_HOLDING = (list, tuple, set, frozenset, *_VIEWS)
+_WIDE = re.compile(r"\d{6,}")
+
+
+class Budget:
+    """Steps left for one rendering, or for some."""
+
+    __slots__ = ("_lists", "_values", "left")
+
+    def __init__(self, steps: int = MAX_STEPS) -> None:
+        self.left = steps
+        self._values: Any = None
+        self._lists: frozenset[int] | None = None
+
+    def protect(self, values: Any) -> None:
+        """From now on, the template must not change lists in these values."""
+        self._values = values
+        self._lists = None
+
+    def protects(self, changed: list[Any]) -> bool:
+        """Whether this list is part of the values, rather than the template's own."""
+        if self._lists is None:
+            self._lists = _lists_in(self._values)
+        return id(changed) in self._lists
+
+
+def _lists_in(value: Any) -> frozenset[int]:
+    """The ids of all lists within a value."""
+    ids: set[int] = set()
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict | MappingProxyType):
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple) and id(item) not in ids:
+            ids.add(id(item))
+            stack.extend(item)
+    return frozenset(ids)
+
+
+BUDGET: contextvars.ContextVar[Budget] = contextvars.ContextVar("template_budget")
+
+
+def spend(steps: int) -> None:
+    """Takes steps off the budget of the current rendering; raises SecurityError if it is
+    exceeded."""
+    budget = BUDGET.get(None)
+    if budget is not None:
+        budget.left -= steps
+        if budget.left < 0:
+            raise SecurityError("the template does too much work")
+
+
+@pass_context
+def charged(_: Context, value: Any, weight: int) -> Any:
+    """Returns `value` and spends `weight` steps for the code beside it."""
+    spend(weight)
+    return value
+
+
+def counted(values: Any, weight: int) -> Any:
+    """The values of a ``for`` loop; each iteration spends `weight` steps."""
+    if values.__class__ in COLLECTIONS:
+        # Spent in advance, so that loop.length stays cheap; a loop with a break pays too much.
+        spend(weight * len(values))
+        return values
+    return _counting(values, weight)
+
+
+def _counting(values: Iterable[Any], weight: int) -> Iterator[Any]:
+    for value in values:
+        spend(weight)
+        yield value
+
+
+def compared(value: Any) -> Any:
+    """One side of a comparison: spends by its size, and rejects values that are too large.
+
+    Comparing two values that each hold the same value twice, thirty levels deep, takes hours."""
+    kind = value.__class__
+    if kind is str or kind is Markup:
+        if len(value) > 1024:
+            spend(len(value) >> 10)
+    elif kind not in _PLAIN:
+        weighed(value)
+    return value
+
+
+def sized(value: Any) -> Any:
+    """Spends by the length of the value; rejects lengths beyond MAX_SIZE."""
+    if value.__class__ in COLLECTIONS:
+        fits(len(value))
+        spend(cost(value))
+    return value
+
+
+def fits(size: int) -> None:
+    """Rejects a size beyond MAX_SIZE."""
+    if size > MAX_SIZE:
+        raise SecurityError("the template builds too large a value")
+
+
+@pass_context
+def grown(_: Context, value: Any, additions: int) -> Any:
+    """A sum: each addition spends by the sum's length. Rejects lengths beyond MAX_SIZE."""
+    # pass_context tells Jinja that this is no constant; otherwise it would walk a long sum once for
+    # each of its terms to find out.
+    if value.__class__ in COLLECTIONS and len(value) > LARGE:
+        fits(len(value))
+        spend(additions * (len(value) // LARGE + cost(value)))
+    return value
+
+
+def cost(collection: Any) -> int:
+    """The steps that one pass over a string or collection costs."""
+    return int(len(collection) >> (8 if isinstance(collection, str) else 4))
+
+
+def weighed(value: Any) -> Any:
+    """Rejects a nested value whose text would be too large, before the text is built.
+
+    A list may contain the same long string a thousand times, or itself twice, sixty levels deep."""
+    if value.__class__ in _PLAIN:
+        return value
+    weight = items = 0
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        weight += 16
+        items += 1
+        if not items & 1023:
+            spend(512)  # now: the budget may run out before the value ends
+        if isinstance(item, str):
+            weight += len(item)
+        elif isinstance(item, dict | MappingProxyType):
+            stack.extend(item)
+            stack.extend(item.values())
+        elif isinstance(item, _HOLDING):
+            stack.extend(item)
+        elif isinstance(item, Namespace):
+            stack.append(item._Namespace__attrs)  # its text consists of theirs
+        fits(weight)
+    spend((weight >> 8) + ((items & 1023) >> 1))
+    return value
+
+
+def modest(args: Iterable[Any]) -> None:
+    """Rejects numbers beyond MAX_RANGE."""
+    # A huge width, indent or count makes a filter or str method allocate gigabytes; no real
+    # template needs one.
+    for arg in args:
+        if isinstance(arg, int) and not -MAX_RANGE <= arg <= MAX_RANGE:
+            raise SecurityError("the template uses too large a number")
+
+
+def modest_format(template: Any) -> None:
+    """Rejects format strings with a width that would allocate gigabytes."""
+    if isinstance(template, str) and ("*" in template or _WIDE.search(template)):
+        raise SecurityError("the template uses too large a format width")
+
+
+def grow(method: str, text: Any, *args: Any) -> None:
+    """Rejects a str method call whose result would be too large, before it is built."""
+    size = 0
+    if method == "replace" and len(args) >= 2:
+        old, new = args[:2]
+        if isinstance(text, str) and isinstance(old, str) and isinstance(new, str):
+            size = text.count(old) * len(new)
+    elif method == "join" and args and args[0].__class__ in COLLECTIONS:
+        size = len(text) * len(args[0]) if isinstance(text, str) else 0
+    elif method == "expandtabs":
+        size = text.count("\t") * (args[0] if args and isinstance(args[0], int) else 8)
+    fits(size)
+
+
+def bounded_range(*args: int) -> range:
+    """``range`` for templates, limited to MAX_RANGE numbers."""
+    numbers = range(*args)
+    if len(numbers) > MAX_RANGE:
+        raise SecurityError("the template uses too long a range")
+    return numbers
+
+
+# Rewrites the syntax tree of a template, so that its loops, sums, slices and comparisons spend.
+#
+# The sandbox has no hooks for these. The filters that do it belong to the environment of
+# `sandbox`.
+
+_NODES = 32
+"""Nodes of the syntax tree that cost one step."""
+
+
+class Bounding(NodeTransformer):
+    """Wraps the iterable of every ``for`` in a counter, every ``~``, sum and slice in a size check,
+    and every compared value in a check of its size."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        weight = _weight(node)
+        self.generic_visit(node)
+        if node.recursive:
+            # loop(...) calls start further levels, so iterations are counted inside the body.
+            node.body.insert(0, _charge(node, weight))
+            weight = 1
+        node.iter = _filtered(node.iter, "counted by the sandbox", weight)
+        return node
+
+    def visit_Macro(self, node: nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
+        weight = _weight(node)
+        self.generic_visit(node)
+        node.body.insert(0, _charge(node, weight))
+        return node
+
+    visit_CallBlock = visit_Block = visit_Macro
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        """A comparison with a constant of the template takes no longer than the constant is."""
+        self.generic_visit(node)
+        sides = [node.expr, *(operand.expr for operand in node.ops)]
+        looked_at = [False] * len(sides)
+        for at, operand in enumerate(node.ops):
+            left, right = sides[at], sides[at + 1]
+            if operand.op in ("in", "notin"):
+                if not _is_constant(right):
+                    looked_at[at + 1] = True
+                    looked_at[at] = looked_at[at] or not _is_constant(left)
+            elif not (_is_small(left) or _is_small(right)):
+                looked_at[at] = looked_at[at + 1] = True
+        sides = [
+            _filtered(side, "compared in the sandbox") if looked else side
+            for side, looked in zip(sides, looked_at, strict=True)
+        ]
+        node.expr = sides[0]
+        for operand, side in zip(node.ops, sides[1:], strict=True):
+            operand.expr = side
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        slices = isinstance(node.arg, nodes.Slice)
+        return _filtered(node, "sized by the sandbox") if slices else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        self.generic_visit(node)
+        for pair in node.items:
+            if not isinstance(pair.key, nodes.Const):
+                pair.key = _filtered(pair.key, "weighed by the sandbox")  # it is hashed
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        node.nodes = [
+            part if _is_text(part) else _filtered(part, "written by the sandbox")
+            for part in node.nodes
+        ]
+        return _filtered(node, "sized by the sandbox")
+
+    def visit_Add(self, node: nodes.Add) -> nodes.Expr:
+        """Checks a whole sum from the left: at most two values are added before their sum is
+        checked. Constant texts in between are no longer than the template."""
+        terms = _terms(node)
+        if len(terms) == 2 and any(map(_is_number, terms)):
+            self.generic_visit(node)
+            return node  # the result can only be a number
+        total: nodes.Expr = self.visit(terms[0])
+        values, additions = int(not isinstance(terms[0], nodes.Const)), 0
+        for term in terms[1:]:
+            if not isinstance(term, nodes.Const):
+                if values == 2:
+                    total = _filtered(total, "grown by the sandbox", additions)
+                    values, additions = 1, 0
+                values += 1
+            total = nodes.Add(total, self.visit(term), lineno=node.lineno)
+            additions += 1
+        return _filtered(total, "grown by the sandbox", additions)
+
+
+def _weight(node: nodes.Node) -> int:
+    """The steps for one pass over the body; loops inside are counted on their own."""
+    return 1 + sum(1 for _ in node.find_all(nodes.Node)) // _NODES
+
+
+def _charge(node: nodes.Node, weight: int) -> nodes.ExprStmt:
+    nothing = nodes.Const(None, lineno=node.lineno)
+    return nodes.ExprStmt(_filtered(nothing, "charged by the sandbox", weight), lineno=node.lineno)
+
+
+def _is_constant(node: nodes.Node) -> bool:
+    if isinstance(node, nodes.List | nodes.Tuple):
+        return all(isinstance(item, nodes.Const) for item in node.items)
+    return isinstance(node, nodes.Const)
+
+
+def _is_small(node: nodes.Node) -> bool:
+    """A constant or an expression that is always a number or a boolean: cheap to compare with."""
+    if isinstance(node, nodes.Filter):
+        return node.name in ("length", "count")
+    truth = (nodes.Compare, nodes.Test, nodes.Not)
+    return isinstance(node, truth) or _is_constant(node)
+
+
+def _terms(sum: nodes.Add) -> list[nodes.Expr]:
+    """The terms of a sum in order, with adjacent constant texts joined."""
+    terms: list[nodes.Expr] = []
+    left: nodes.Expr = sum
+    while isinstance(left, nodes.Add):
+        terms.append(left.right)
+        left = left.left
+    terms.append(left)
+    joined: list[nodes.Expr] = []
+    for term in reversed(terms):
+        before = joined[-1] if joined else None
+        if _is_text(term) and _is_text(before):
+            joined[-1] = nodes.Const(before.value + term.value, lineno=term.lineno)
+        else:
+            joined.append(term)
+    return joined
+
+
+def _is_text(node: nodes.Node | None) -> TypeGuard[nodes.Const]:
+    return isinstance(node, nodes.Const) and isinstance(node.value, str)
+
+
+def _is_number(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Const) and isinstance(node.value, int | float)
+
+
+def _filtered(node: nodes.Node, name: str, *args: int) -> nodes.Filter:
+    constants: list[nodes.Expr] = [nodes.Const(arg, lineno=node.lineno) for arg in args]
+    return nodes.Filter(cast(nodes.Expr, node), name, constants, [], None, None, lineno=node.lineno)

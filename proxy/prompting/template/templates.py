@@ -1,0 +1,212 @@
+"""Chat templates: renders a conversation as prompt text with a model's Jinja template.
+
+Rendering follows the ``chat_template`` of Hugging Face ``transformers`` (defined in its pages "Chat
+templates" and "Template writing"): the variables ``messages``, ``tools``,
+``add_generation_prompt``, ``bos_token`` and ``eos_token``; ``raise_exception``, ``strftime_now``,
+``tojson`` without HTML escapes, ``break`` and ``continue``, and trimmed blocks. As llama-server
+does, it leaves ``tools`` undefined if there are none and gives today's ``date_string`` and
+``datetime``. ``pyliteral``, an addition, writes a JSON value as Python source.
+
+Messages are dicts ``{"role", "content"}``. Assistant messages may have ``"tool_calls": [{"id",
+"type": "function", "function": {"name", "arguments": dict}}]``, tool messages ``"tool_call_id"``
+and ``"name"``. What a template takes of them are its `rules`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence, Set
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import jinja2
+from jinja2 import meta
+from msgspec.structs import replace
+
+from ..profile.adapt import MessageRules
+from ..profile.messages import message_rules
+from . import TemplateError
+from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
+from .families import FAMILIES, Family, detect
+from .sandbox import TemplateEnvironment
+
+_ENVIRONMENT = TemplateEnvironment()
+MAX_SOURCE = 131_072
+"""Maximum characters of a template, since compiling is slow; real ones have 20 000 at most."""
+_CONSTANT = 10_000  # steps for evaluating a template's constants
+PROBING = 100_000
+"""Maximum steps for learning a template's rules; real ones need 13 000 at most."""
+SOME = 32  # rendered pieces between two checks of the size
+_TODAY: Mapping[str, str] = {"date_string": "%d %b %Y", "datetime": "%b %d %Y"}
+"""Variables with the date, and their formats in llama-server."""
+_SOME_DAY = datetime(2026, 1, 1)
+_TRIMMED = "You have access to the following functions in JSONSchema format"
+"""Text of StepFun's templates. White space around their messages makes the model think without
+end, so llama-server removes it."""
+
+
+class ChatTemplate:
+    """A compiled template, made by :func:`compile`. Thread-safe. If it does not take tools, they
+    must be described in the messages."""
+
+    def __init__(
+        self, template: jinja2.Template, source: str, name: str, family: Family, reads: Set[str]
+    ) -> None:
+        """`reads` are the variables that the template uses."""
+        self._template = template
+        self.source = source
+        self._tells_time = "strftime_now" in reads
+        self._dates = {name: form for name, form in _TODAY.items() if name in reads}
+        self._reads_functions = "functions" in reads
+        self.name = name
+        self.family = family
+        self.reads = reads
+        self.rules = MessageRules()
+
+    @property
+    def takes_tools(self) -> bool:
+        return self.rules.tools
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        now: datetime | None = None,
+        variables: Mapping[str, Any] | None = None,
+        keep_bos: bool = False,
+        refuses: bool = True,
+        budget: Budget | None = None,
+    ) -> str:
+        """The prompt text.
+
+        ``bos_token`` and ``eos_token`` default to the family's. Most backends add a BOS to every
+        prompt, so one at the very beginning is removed unless ``keep_bos``. ``variables`` are the
+        client's (``enable_thinking`` and the like) and never override ours. Without ``now`` the
+        template has no ``strftime_now``. Unless it ``refuses``, ``raise_exception`` does nothing.
+        Without a ``budget``, that is in proportion to the conversation.
+
+        Raises TemplateRefusal with the text of ``raise_exception``, and TemplateError for all other
+        errors."""
+        bos = self.family.bos if bos_token is None else bos_token
+        context = {
+            **(variables or {}),
+            **self._template.globals,
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": bos,
+            "eos_token": self.family.eos if eos_token is None else eos_token,
+        }
+        if tools:
+            context["tools"] = tools
+        else:
+            context.pop("tools", None)
+        if self._reads_functions:
+            context["functions"] = _functions(tools or ())
+        if now is not None:
+            for name, form in self._dates.items():
+                context.setdefault(name, now.strftime(form))
+        if self._tells_time:
+            if now is not None:
+                context["strftime_now"] = partial(_formatted, now)
+            else:
+                context.pop("strftime_now", None)
+        if not refuses:
+            context["raise_exception"] = _nothing
+        text = self._run(context, budget or Budget(_steps(messages, tools or ())))
+        return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
+
+    def _run(self, context: dict[str, Any], budget: Budget) -> str:
+        template = self._template
+        budget.protect(context)
+        token = BUDGET.set(budget)
+        text: list[str] = []
+        size = 0
+        try:
+            # Equals template.new_context(), without its search for further variables.
+            pieces = template.root_render_func(
+                _ENVIRONMENT.context_class(_ENVIRONMENT, context, template.name, template.blocks)
+            )
+            # In batches: a long history has thousands of pieces.
+            while some := list(islice(pieces, SOME)):
+                size += sum(map(len, some))
+                if size > MAX_SIZE:
+                    raise TemplateError(f"chat template {self.name}: the prompt is too long")
+                text += some
+                if len(some) < SOME:
+                    break
+        except TemplateError:
+            raise
+        except Exception as error:
+            # A template is a program: any exception is the template's error, not a defect of the
+            # gateway.
+            raise TemplateError(f"chat template {self.name}: {error}") from error
+        finally:
+            BUDGET.reset(token)
+        return "".join(text)
+
+
+def _steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
+    """The budget of one rendering, in proportion to the conversation."""
+    size = sum(len(text) for m in messages if type(text := m.get("content")) is str)
+    steps = FEW_STEPS + 1_000 * len(messages) + 20_000 * len(tools) + (size >> 4)
+    return min(steps, MAX_STEPS)
+
+
+def _formatted(now: datetime, form: str) -> str:
+    """``strftime_now(format)`` of a fixed time."""
+    # A width in the format ("%1000000d") would make the C library build as much text.
+    parts = (form[i : i + 3] for i, char in enumerate(form) if char == "%")
+    if len(form) > 256 or any(part[-1].isdigit() for part in parts):
+        raise jinja2.exceptions.SecurityError("strftime_now: unsupported format")
+    return now.strftime(form)
+
+
+def _functions(tools: Sequence[Mapping[str, Any]]) -> str:
+    """The tools as Firefunction's templates have them."""
+    functions = [tool["function"] for tool in tools]
+    return json.dumps(functions, ensure_ascii=False, indent=4) if functions else ""
+
+
+def _nothing(*_: Any) -> str:
+    return ""
+
+
+def compile(source: str, name: str) -> ChatTemplate:
+    """Compiles a template.
+
+    The family is the shipped family of that name, else the one detected from the text, else one
+    that has no tool format and the end of turns that the template writes. The template is rendered
+    some thirty times, to learn its rules. Raises TemplateError."""
+    if len(source) > MAX_SOURCE:
+        raise TemplateError(
+            f"chat template {name}: the text has {len(source)} characters; at most {MAX_SOURCE}"
+            f" are allowed"
+        )
+    # Jinja evaluates constant expressions while compiling; large ones are left to the rendering.
+    token = BUDGET.set(Budget(_CONSTANT))
+    try:
+        tree = _ENVIRONMENT.parse(source)
+        names = meta.find_undeclared_variables(tree)
+        template = _ENVIRONMENT.from_string(source)
+        # Each rendering copies the globals. From Jinja's chain of mappings, that takes as long as
+        # rendering a short conversation.
+        template.globals = dict(template.globals)
+    except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
+        raise TemplateError(f"chat template {name}: {error}") from error
+    finally:
+        BUDGET.reset(token)
+    family = FAMILIES.get(name) or detect(source)
+    made = ChatTemplate(template, source, name, family or Family(name=name), names)
+    budget = Budget(PROBING)
+    rules = message_rules(partial(made.render, now=_SOME_DAY, budget=budget), names)
+    made.rules = rules = replace(rules, trims=_TRIMMED in source)
+    if family is None and rules.end:
+        stops, turns = ((rules.end,), ()) if rules.end_is_token else ((), (rules.end,))
+        made.family = Family(name=name, stops=stops, turn_stop_texts=turns)
+    return made
