@@ -15,7 +15,7 @@ from ..config import Settings
 from ..store import archive
 from ..store.archive import BackupError, Manifest
 from ..store.revisions import newest_revision
-from .data_folder import DATABASE, INDEX, RESPONSES, database_file, folder_of
+from .data_folder import DATABASE, INDEX, database_file, folder_of
 
 RESPONSE_STORE = "response-store.db"  # the name of --response-store in an archive
 
@@ -52,7 +52,7 @@ def _databases(settings: Settings) -> Mapping[str, Path]:
     start, but an entry without its document would stay."""
     folder = folder_of(settings)
     database = database_file(settings) or folder / DATABASE
-    found = {INDEX: folder / INDEX, DATABASE: database, RESPONSES: folder / RESPONSES}
+    found = {INDEX: folder / INDEX, DATABASE: database}
     if settings.response_store:
         found[RESPONSE_STORE] = Path(settings.response_store)
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config import Settings
 
 SLOTS = "slots"  # the folder of saved slots
-DATABASE, INDEX, RESPONSES = FILES = ("slotproxy.db", "index.db", "responses.sqlite")
+DATABASE, INDEX = FILES = ("slotproxy.db", "index.db")
 SQLITE = "sqlite:///"
 
 

@@ -17,6 +17,7 @@ from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
 from ..prompting.template.templates import ChatTemplate
+from ..store.revisions import BASE, UPGRADE_FIRST
 
 
 # Faults of llama.cpp's releases that matter to an operator: pure.
@@ -307,6 +308,9 @@ def of_tables(kind: str, revision: str, newest: str, backup: str) -> Finding:
         return Finding("ok", "database", kind)
     if not revision:
         return Finding("ok", "database", f"{kind}, empty: the next start creates its tables")
+    if revision < BASE:
+        text = f"{kind}: its tables are of revision {revision}"
+        return Finding("problem", "database", text, UPGRADE_FIRST)
     if revision < newest:
         return Finding(
             "advice",

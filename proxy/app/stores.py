@@ -12,7 +12,6 @@ from sqlalchemy import URL
 from ..accounts.records import Team, User
 from ..backends.local_embeddings.driver import local_model
 from ..config import Settings
-from ..config import keys as key_rules
 from ..gateway import Embedder
 from ..knowledge.index.index import Index, VectorCache, open_shelf
 from ..knowledge.ingest import Ingester, reindex_missing
@@ -27,7 +26,6 @@ from ..store.conversations import ConversationStore
 from ..store.database import Database
 from ..store.database_responses import DatabaseResponses
 from ..store.file_store import FileStore
-from ..store.former_responses import move_from_file, move_within
 from ..store.knowledge import KnowledgeStore, TextVectors
 from ..store.ledger import Ledger
 from ..store.model_needs import ModelNeeds
@@ -35,7 +33,7 @@ from ..store.outage import outage
 from ..store.quota import Quota
 from ..store.request_batches import RequestBatches
 from ..store.sessions import SessionStore
-from .data_folder import DATABASE, FILES, INDEX, RESPONSES, SLOTS
+from .data_folder import DATABASE, FILES, INDEX, SLOTS
 
 
 class Stores:
@@ -66,8 +64,6 @@ class Stores:
 
     @cached_property
     def responses(self) -> DatabaseResponses:
-        renamed = key_rules.renamed(self._settings.keys)
-        move_from_file(self._folder / RESPONSES, self._database, renamed)
         return DatabaseResponses(self._database, self._settings.stored_responses)
 
     @cached_property
@@ -154,12 +150,11 @@ class Stores:
 def responses_in(file: Path, settings: Settings, closing: ExitStack) -> DatabaseResponses:
     """The stored responses in a database of their own. Raises StoreUnavailable."""
     database = _opened(URL.create("sqlite", database=str(file)), settings, closing)
-    move_within(file, database, key_rules.renamed(settings.keys))
     return DatabaseResponses(database, settings.stored_responses)
 
 
 def _opened(url: str | URL, settings: Settings, closing: ExitStack) -> Database:
-    database = Database(url, key_rules.renamed(settings.keys))
+    database = Database(url)
     try:
         database.upgrade()
     except BaseException:

@@ -157,10 +157,3 @@ def no_such_admin(name: str, keys: Sequence[ApiKey]) -> str:
             )
     known = ", ".join(repr(key.name) for key in keys) or "no API keys are configured"
     return f"there is no key named {name!r}: {known}"
-
-
-def renamed(keys: Sequence[ApiKey]) -> Mapping[str, str]:
-    """The names that earlier versions gave to keys without one, by position, with their names now.
-    A key that was given such a name on purpose keeps it, and its data."""
-    names = {key.former: key.name for key in keys if key.former}
-    return names | {key.name: key.name for key in keys if not key.former}

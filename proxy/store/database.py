@@ -11,7 +11,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -41,28 +41,24 @@ from ..errors import NotFound
 from ..runtime import private_files
 from . import postgres, sqlite
 from .outage import outage, unavailable
-from .revisions import MIGRATIONS, newest_revision
+from .revisions import BASE, MIGRATIONS, UPGRADE_FIRST, newest_revision
 from .tables import ALEMBIC_VERSION, create_all
 
 S = TypeVar("S", bound=Struct)
 
 BUSY = 10.0  # seconds to wait for another SQLite writer, or for a free connection
 STARTING = 30.0  # seconds to wait for another process that creates the tables
-FIRST = "0000"  # before all migrations
 _LOCK = 0x510F  # PostgreSQL advisory lock; an arbitrary number
 
 
 class Database:
-    """`url` is SQLAlchemy's: sqlite:///FILE, sqlite:// (in memory) or postgresql://… `renamed` maps
-    old key names to new ones; a migration renames what these keys own at the first start of a
-    version that has it.
+    """`url` is SQLAlchemy's: sqlite:///FILE, sqlite:// (in memory) or postgresql://…
 
     Every statement raises StoreUnavailable while the database cannot be used, and works again
     afterwards. It raises NotFound if it adds to a row that another request has deleted.
     """
 
-    def __init__(self, url: str | URL, renamed: Mapping[str, str] | None = None) -> None:
-        self._renamed = renamed or {}
+    def __init__(self, url: str | URL) -> None:
         parsed = make_url(url)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -141,6 +137,8 @@ class Database:
                     f"its tables are of revision {found}, and this slotproxy knows those up"
                     f" to {newest}: install the slotproxy that made them, or restore a backup"
                 )
+            if found < BASE:
+                raise unavailable(f"its tables are of revision {found}: {UPGRADE_FIRST}")
         logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs each of its plugins
 
         from alembic import command
@@ -150,7 +148,6 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with self.alone() as connection:
             config.attributes["connection"] = connection
-            config.attributes["renamed"] = self._renamed
             command.upgrade(config, revision)
 
     @contextmanager
@@ -242,11 +239,11 @@ def insert_into(table: Table, db: Connection | Engine) -> Any:
 
 
 def _revision(connection: Connection) -> str:
-    """Return the revision of the tables; "" if there are none, FIRST if their creation was
+    """Return the revision of the tables; "" if there are none, or if their creation was
     interrupted."""
     if not inspect(connection).has_table(ALEMBIC_VERSION.name):
         return ""
-    return str(connection.execute(select(ALEMBIC_VERSION)).scalar() or FIRST)
+    return connection.execute(select(ALEMBIC_VERSION)).scalar() or ""
 
 
 def _file(url: URL) -> Path | None:

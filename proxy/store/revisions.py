@@ -9,6 +9,9 @@ from pathlib import Path
 from .outage import address
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+BASE = "0021"  # the oldest revision that can be upgraded
+# What a database of an older one needs, which only a checkout ever made.
+UPGRADE_FIRST = "start slotproxy 0.1 (its last commit is 304cf8db) on it once, which upgrades it"
 
 
 def newest_revision() -> str:

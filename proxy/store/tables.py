@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    select,
 )
 
 metadata = MetaData()
@@ -410,8 +411,10 @@ ALEMBIC_VERSION = Table(
 
 
 def create_all(db: Connection, revision: str) -> None:
-    """Create the tables, and the rows that are always there."""
-    metadata.create_all(db, checkfirst=False)
-    db.execute(ACCOUNT_STATE.insert().values(id=1, number=0, secret=secrets.token_bytes(32)))
-    ALEMBIC_VERSION.create(db)
+    """Create the tables, and the rows that are always there; also what is missing of them after
+    an interruption."""
+    metadata.create_all(db)
+    if db.execute(select(ACCOUNT_STATE.c.id)).first() is None:
+        db.execute(ACCOUNT_STATE.insert().values(id=1, number=0, secret=secrets.token_bytes(32)))
+    ALEMBIC_VERSION.create(db, checkfirst=True)
     db.execute(ALEMBIC_VERSION.insert().values(version_num=revision))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -148,7 +149,7 @@ class Shelf:
 @pytest.fixture
 def knowing(here: Services) -> Dialogues:
     box = Toolbox([], clock=here.gateway.clock, now=here.gateway.now)
-    return Dialogues(here.gateway, here.layouts, Finder(Shelf(), None), box)
+    return Dialogues(here.gateway, here.layouts, Finder(cast(Any, Shelf()), None), box)
 
 
 def about(*said: str, **more: object) -> DialogueRequest:

@@ -24,14 +24,11 @@ from proxy.config import Settings
 from proxy.store import archive
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
-from proxy.store.revisions import MIGRATIONS, newest_revision
+from proxy.store.revisions import newest_revision
 
 
 def say_yes(question: str) -> bool:
     return True
-
-
-REVISIONS = sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 @pytest.fixture
@@ -72,22 +69,6 @@ def test_restored_data_equal_those_of_the_backup(
     with closing(sqlite3.connect(new / "index.db")) as index:
         assert index.execute("select word from term").fetchall() == [("lantern",)]
     assert sorted(path.name for path in new.iterdir()) == ["index.db", "slotproxy.db"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("revision", REVISIONS)
-def test_backup_of_every_revision_is_restored_and_upgraded(revision: str, tmp_path: Path) -> None:
-    old, new, file = tmp_path / "old", tmp_path / "new", tmp_path / "backup.tar.gz"
-    database = Database(f"sqlite:///{old}/slotproxy.db")
-    database.upgrade(revision)
-    database.close()
-    assert main(["backup", str(file), "--data", str(old)]) == 0
-    assert main(["restore", str(file), "--data", str(new)]) == 0
-    database = Database(f"sqlite:///{new}/slotproxy.db")
-    assert database.revision() == revision
-    database.upgrade()
-    assert database.revision() == newest_revision()
-    database.close()
 
 
 def test_backup_and_restored_files_are_private(data: Path, tmp_path: Path) -> None:

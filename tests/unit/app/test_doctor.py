@@ -225,12 +225,15 @@ def test_doctor_tells_redis_and_a_database_that_are_away(nowhere: tuple[str, ...
 
 def test_tables_of_other_versions_are_told() -> None:
     def told(revision: str) -> tuple[str, str]:
-        finding = of_tables("SQLite", revision, "0020", "slotproxy backup FILE")
+        finding = of_tables("SQLite", revision, "0030", "slotproxy backup FILE")
         return finding.level, finding.remedy
 
-    assert told("0020") == told("") == ("ok", "")
-    assert told("0011") == ("advice", "make a backup before: slotproxy backup FILE")
-    level, remedy = told("0021")
+    assert told("0030") == told("") == ("ok", "")
+    assert told("0021") == ("advice", "make a backup before: slotproxy backup FILE")
+    level, remedy = told("0020")
+    assert level == "problem"
+    assert "start slotproxy 0.1" in remedy
+    level, remedy = told("0031")
     assert level == "problem"
     assert "install" in remedy
 

@@ -10,14 +10,14 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("alembic", reason="the extra `knowledge` is not installed")
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select
 
 from proxy.store.blobs import PIECE
 from proxy.store.database import Database
 from proxy.store.file_store import FileStore, StoredFile
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Base, Document
-from proxy.store.tables import BASE, CONTENTS, FILES, ORIGINAL
+from proxy.store.tables import BASE, CONTENTS, ORIGINAL
 
 LONG = bytes(range(256)) * (PIECE // 256) * 2 + b"\0 and the rest"
 DOCUMENT = Document(id="doc_1", base_id="vs_1", filename="a.txt", size=len(LONG), created=1.0)
@@ -71,40 +71,6 @@ def test_read_of_deleted_document_ends(database: Database) -> None:
     assert next(reading) == LONG[:PIECE]
     assert files.delete("me", "file-1")
     assert list(reading) == []
-
-
-def test_documents_of_older_version_are_split_into_pieces(url: str) -> None:
-    database = Database(url)
-    database.upgrade("0002")
-    with database.begin() as db:
-        db.execute(
-            text(
-                "insert into knowledge_base (id, owner, name, info, embedding_model, created,"
-                " temporary) values ('vs_1', 'me', 'n', '', '', 1, false)"
-            )
-        )
-        values = {"number": DOCUMENT.size, "data": LONG}
-        db.execute(
-            text(
-                "insert into document (id, base_id, owner, filename, size, status, error, done,"
-                " chunks, created, chunk_size, chunk_overlap, job_id, reader, beat) values"
-                " ('doc_1', 'vs_1', 'me', 'a.txt', :number, 'ready', '', 1, 0, 1, 9, 0, '', '', 0)"
-            ),
-            values,
-        )
-        db.execute(text("insert into document_original (id, data) values ('doc_1', :data)"), values)
-        db.execute(FILES.insert().values(owner="me", **_fields(FILE)))
-        db.execute(
-            text(
-                "insert into openai_file_content (file_id, owner, data)"
-                " values ('file-1', 'me', :data)"
-            ),
-            values,
-        )
-    database.upgrade()
-    assert b"".join(KnowledgeStore(database).original("doc_1")) == LONG
-    assert b"".join(FileStore(database).content("file-1")) == LONG
-    database.close()
 
 
 def _fields(file: StoredFile) -> dict[str, object]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import threading
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, func, inspect, select, table, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from proxy.errors import NotFound, StoreUnavailable
@@ -21,47 +20,36 @@ from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Document
 from proxy.store.revisions import newest_revision
-from proxy.store.tables import ALEMBIC_VERSION, metadata
+from proxy.store.tables import ALEMBIC_VERSION, CONVERSATION, metadata
 
 
-def test_migrations_produce_the_tables_of_a_new_database(url: str) -> None:
+def test_new_database_has_the_tables_of_its_models(url: str) -> None:
     database = Database(url)
-    database.upgrade("0001")
     database.upgrade()
     database.upgrade()  # again: nothing to do
     with database.begin() as connection:
         context = MigrationContext.configure(connection, opts={"include_object": _ours})
         assert compare_metadata(context, metadata) == []
-        migrated = _tables(connection)
-        metadata.drop_all(connection)
-        ALEMBIC_VERSION.drop(connection)
-    database.upgrade()
-    with database.begin() as connection:
-        assert _tables(connection) == migrated
     database.close()
+
+
+@pytest.mark.parametrize("revision", ["0001", "0020"])
+def test_tables_of_an_older_version_are_refused_with_what_to_do(url: str, revision: str) -> None:
+    database = Database(url)
+    try:
+        database.upgrade()
+        with database.begin() as db:
+            db.execute(text(f"update alembic_version set version_num = '{revision}'"))
+        with pytest.raises(StoreUnavailable) as caught:
+            database.upgrade()
+        assert f"revision {revision}: start slotproxy 0.1" in (caught.value.detail or "")
+        assert database.revision() == revision
+    finally:
+        database.close()
 
 
 def _ours(thing: object, name: str, kind: str, reflected: bool, other: object) -> bool:
     return kind != "table" or name in metadata.tables
-
-
-def _tables(connection: Connection) -> dict[str, Any]:
-    """Everything that can be read about the tables, how many rows each has, and the revision."""
-    found = inspect(connection)
-    tables: dict[str, Any] = {
-        name: {
-            "columns": {
-                column["name"]: repr(sorted(column.items())) for column in found.get_columns(name)
-            },
-            "key": found.get_pk_constraint(name),
-            "foreign": sorted(found.get_foreign_keys(name), key=repr),
-            "indexes": sorted(found.get_indexes(name), key=repr),
-            "unique": found.get_unique_constraints(name),
-            "rows": connection.execute(select(func.count()).select_from(table(name))).scalar(),
-        }
-        for name in found.get_table_names()
-    }
-    return {**tables, "revision": connection.execute(select(ALEMBIC_VERSION)).scalar()}
 
 
 def test_several_processes_can_upgrade_at_once(url: str) -> None:
@@ -99,8 +87,6 @@ def test_new_and_current_tables_need_no_alembic(url: str, monkeypatch: pytest.Mo
     database = Database(url)
     database.upgrade()
     database.upgrade()
-    with pytest.raises(TypeError):
-        database.upgrade("0001")
     database.close()
 
 
@@ -108,6 +94,7 @@ def test_interrupted_creation_is_no_later_version(url: str) -> None:
     database = Database(url)
     try:
         with database.begin() as db:
+            CONVERSATION.create(db)
             ALEMBIC_VERSION.create(db)
         database.upgrade()
         assert database.revision() == newest_revision()

@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from sqlalchemy import insert
 
 from proxy.errors import QuotaExceeded
 from proxy.store import conversations, knowledge, request_batches
@@ -23,7 +22,6 @@ from proxy.store.knowledge import KnowledgeStore
 from proxy.store.quota import Quota
 from proxy.store.records import Base
 from proxy.store.request_batches import RequestBatches
-from proxy.store.tables import CONVERSATION, MESSAGE
 
 WRITERS = 4
 
@@ -133,32 +131,3 @@ def test_the_last_place_is_taken_once(
 
     for turn in range(8):
         assert added(lambda number, owner=f"o{turn}-": add(owner, number)) == 1  # type: ignore[misc]
-
-
-def test_equal_numbers_of_an_older_version_are_made_different(url: str) -> None:
-    """Until 0020, two requests at once could give their messages the same number."""
-    database = Database(url)
-    try:
-        database.upgrade("0020")
-        row = {"owner": "ann", "title": "", "settings": {}, "created": 1.0, "changed": 1.0}
-        said: dict[str, Any] = {
-            "parent_id": None,
-            "role": "user",
-            "content": "x",
-            "reasoning": "",
-            "extra": {},
-        }
-        said |= {"status": "done", "touched": 0.0}
-        with database.begin() as db:
-            db.execute(insert(CONVERSATION), [{"id": "a", **row}, {"id": "b", **row}])
-            numbers = {"a": (1, 2, 2, 2, 3), "b": (1, 5)}
-            for talk, given in numbers.items():
-                for place, number in enumerate(given):
-                    values = {"id": f"{talk}{place}", "conversation_id": talk, "number": number}
-                    db.execute(insert(MESSAGE).values(created=float(place), **values, **said))
-        database.upgrade()
-        store = ConversationStore(database)
-        assert [one.id for one in store.each_message("ann", "a")] == ["a0", "a1", "a2", "a3", "a4"]
-        assert [one.number for one in store.messages("ann", "b")] == [1, 5]
-    finally:
-        database.close()
