@@ -65,7 +65,7 @@ def context(citations: Sequence[Citation]) -> str:
     return "\n\n".join(parts)
 
 
-def laid(
+def insert_documents(
     layouts: Layouts,
     folder: str,
     template: str,

@@ -96,6 +96,13 @@ class Runner:
     """Tools that an answer runs itself. This one has none."""
 
     takes_unknown = False  # whether it answers calls of tools that nobody offers
+    longest = 0  # characters of a result
+
+    def __init__(self, cancel: Cancel, seconds: float, interval: float) -> None:
+        """`seconds` is the limit of a call, `interval` the seconds between ticks."""
+        self._cancel = cancel
+        self._seconds = seconds
+        self._interval = interval
 
     def listed(self) -> list[Event]:
         """Find out which tools there are, and return the events that report them. Called once,
@@ -129,42 +136,42 @@ class Runner:
     def close(self) -> None:
         """End what is kept open."""
 
+    def aside(self, work: Callable[[Cancel], T], seconds: float) -> Generator[Batch, None, T]:
+        """Returns the result of `work`, and yields an empty batch now and then. Raises like
+        run_with_ticks."""
+        return run_with_ticks(work, self._cancel, seconds, self._interval, list[Event])
 
-def call_tool(
-    event: ServerCall,
-    tool: RunnableTool | None,
-    cancel: Cancel,
-    seconds: float,
-    interval: float,
-    longest: int,
-    missing: str = "the tool is not available",
-) -> Generator[Batch, None, str]:
-    """Makes a call: yields its events and returns the text for the model, of at most `longest`
-    characters. Raises Cancelled."""
-    yield [event]
-    arguments = arguments_of(event.arguments)
-    code = 0
-    try:
-        if tool is None:
-            raise ToolError(missing, FAILED)
-        if arguments is None:
-            raise ToolError("the arguments must be a JSON object")
-        work = partial(_called, tool, arguments, seconds)
-        text = yield from run_with_ticks(work, cancel, seconds, interval, list[Event])
-    except Cancelled:
-        raise
-    except ToolError as fault:
-        error, code = str(fault), fault.code
-    except GatewayError as fault:
-        error = fault.message
-        code = TIMED_OUT if isinstance(fault, UpstreamTimeout) else FAILED
-    else:
-        text = _cut(text, longest)
-        yield [msgspec.structs.replace(event, over=True, output=text)]
-        return text
-    error = _cut(error, longest)
-    yield [msgspec.structs.replace(event, over=True, error=error, code=code)]
-    return f"Error: {error}"
+    def call_tool(
+        self,
+        event: ServerCall,
+        tool: RunnableTool | None,
+        missing: str = "the tool is not available",
+    ) -> Generator[Batch, None, str]:
+        """Makes a call: yields its events and returns the text for the model. Raises Cancelled."""
+        yield [event]
+        arguments = arguments_of(event.arguments)
+        seconds, longest = self._seconds, self.longest
+        code = 0
+        try:
+            if tool is None:
+                raise ToolError(missing, FAILED)
+            if arguments is None:
+                raise ToolError("the arguments must be a JSON object")
+            text = yield from self.aside(partial(_called, tool, arguments, seconds), seconds)
+        except Cancelled:
+            raise
+        except ToolError as fault:
+            error, code = str(fault), fault.code
+        except GatewayError as fault:
+            error = fault.message
+            code = TIMED_OUT if isinstance(fault, UpstreamTimeout) else FAILED
+        else:
+            text = _cut(text, longest)
+            yield [msgspec.structs.replace(event, over=True, output=text)]
+            return text
+        error = _cut(error, longest)
+        yield [msgspec.structs.replace(event, over=True, error=error, code=code)]
+        return f"Error: {error}"
 
 
 def _called(tool: RunnableTool, arguments: dict[str, Any], seconds: float, cancel: Cancel) -> str:

@@ -32,7 +32,7 @@ from .events import (
     Tick,
     add,
 )
-from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, laid
+from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, insert_documents
 from .loop import Runner, ToolAnswer, run_with_ticks
 from .runners import AgentRunner, SearchRunner, ServerRunner
 
@@ -274,7 +274,7 @@ class _Turn(NamedTuple):
             tries.append([*none, last[:most]])
             most //= 2
         for citations in tries:
-            messages, cited = laid(
+            messages, cited = insert_documents(
                 self.dialogues._layouts,
                 FOLDERS[request.kind],
                 request.template,

@@ -27,7 +27,7 @@ from ..gateway import Caller
 from ..runtime.cancel import Cancel
 from .events import Bounds, Citation, arguments_of
 from .finding import NONE_FOUND, CitationNumbers, Finder, context, offered
-from .loop import Runner, call_tool, run_with_ticks
+from .loop import Runner, run_with_ticks
 
 MOST_OBSERVED = 6000  # characters of the result of an agent's tool
 MOST_TOOLS = 128  # of one server
@@ -38,8 +38,7 @@ T = TypeVar("T")
 
 
 class SearchRunner(Runner):
-    """Makes these searches for the owner: the built-in tools of /v1/responses. `seconds` is the
-    limit of each, `interval` the seconds between ticks."""
+    """Makes these searches for the owner: the built-in tools of /v1/responses."""
 
     def __init__(
         self,
@@ -50,12 +49,10 @@ class SearchRunner(Runner):
         seconds: float,
         interval: float,
     ) -> None:
+        super().__init__(cancel, seconds, interval)
         self._finder = finder
         self._searches = {search.name: search for search in searches}
         self._owner = owner
-        self._cancel = cancel
-        self._seconds = seconds
-        self._interval = interval
         self._numbers = CitationNumbers()
 
     def tools(self) -> Sequence[Tool]:
@@ -71,9 +68,7 @@ class SearchRunner(Runner):
             return self._finder.result(search, self._owner, query, cancel) if query else []
 
         try:
-            citations = yield from run_with_ticks(
-                find, self._cancel, self._seconds, self._interval, list[Event]
-            )
+            citations = yield from self.aside(find, self._seconds)
         except Cancelled:
             raise
         except GatewayError as error:
@@ -99,6 +94,7 @@ class AgentRunner(Runner):
     """Calls the tools of an agent, within its bounds. The model reads of a tool that it made up."""
 
     takes_unknown = True
+    longest = MOST_OBSERVED
 
     def __init__(
         self,
@@ -108,11 +104,10 @@ class AgentRunner(Runner):
         clock: Callable[[], float],
         interval: float,
     ) -> None:
+        super().__init__(cancel, bounds.tool_seconds, interval)
         self._tools = tools
         self._bounds = bounds
-        self._cancel = cancel
         self._clock = clock
-        self._interval = interval
         self._end = clock() + bounds.seconds
 
     def tools(self) -> Sequence[Tool]:
@@ -128,15 +123,9 @@ class AgentRunner(Runner):
         return msgspec.structs.replace(request, max_tokens=min(request.max_tokens or left, left))
 
     def run(self, call: ToolCall) -> Generator[Batch, None, str]:
-        return call_tool(
-            ServerCall(id=call.id, label="", name=call.name, arguments=call.arguments),
-            self._tools.get(call.name),
-            self._cancel,
-            min(self._bounds.tool_seconds, max(0.1, self._end - self._clock())),
-            self._interval,
-            MOST_OBSERVED,
-            f"unknown tool: {call.name}",
-        )
+        self._seconds = min(self._bounds.tool_seconds, max(0.1, self._end - self._clock()))
+        event = ServerCall(id=call.id, label="", name=call.name, arguments=call.arguments)
+        return self.call_tool(event, self._tools.get(call.name), f"unknown tool: {call.name}")
 
 
 class _Offer(NamedTuple):
@@ -150,8 +139,9 @@ class _Offer(NamedTuple):
 
 
 class ServerRunner(Runner):
-    """Calls the tools of these servers for the caller. `seconds` is the limit of a call, `interval`
-    the seconds between ticks."""
+    """Calls the tools of the servers of a request, for the caller."""
+
+    longest = MOST_RESULT
 
     def __init__(
         self,
@@ -163,15 +153,13 @@ class ServerRunner(Runner):
         seconds: float,
         interval: float,
     ) -> None:
+        super().__init__(cancel, seconds, interval)
         self._toolbox = toolbox
         self._remotes = remotes
         self._opened: list[Remote] = []
         self._servers = request.servers
         self._approved = request.approved
         self._caller = caller
-        self._cancel = cancel
-        self._seconds = seconds
-        self._interval = interval
         self._offers: dict[str, _Offer] = {}
 
     def listed(self) -> list[Event]:
@@ -213,7 +201,7 @@ class ServerRunner(Runner):
         event = ServerCall(
             id=call.id, label=offer.server.label, name=name, arguments=call.arguments
         )
-        return (yield from self._called(event, offer.tool))
+        return (yield from self.call_tool(event, offer.tool))
 
     def close(self) -> None:
         """Close the servers that the request names by URL; those that are configured stay open."""
@@ -266,12 +254,9 @@ class ServerRunner(Runner):
                 arguments=approved.arguments,
                 approval=approved.id,
             )
-            results[approved.id] = yield from self._called(event, offer.tool if offer else None)
+            results[approved.id] = yield from self.call_tool(event, offer.tool if offer else None)
         messages = tuple(_with_result(message, results) for message in request.messages)
         return msgspec.structs.replace(request, messages=messages)
-
-    def _called(self, event: ServerCall, tool: ChildTool | None) -> Generator[Batch, None, str]:
-        return call_tool(event, tool, self._cancel, self._seconds, self._interval, MOST_RESULT)
 
 
 def _read_only(tool: ChildTool) -> bool:

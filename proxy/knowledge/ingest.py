@@ -27,7 +27,6 @@ from ..store.records import Chunk, Document, new_id
 from .index.index import Index
 from .index.records import IndexEntry
 from .reading import DocumentReader, ReadingFailed, ReadingLimits
-from .splitting import Section
 
 # Rebuilds missing parts of the index from the stored chunks.
 #
@@ -150,7 +149,9 @@ class Ingester:
             return True  # the next reader starts from the beginning
         kept = (whole or bool(why)) and self._store.finish(document, self._name, why)
         if not (whole and kept):
-            self._drop(owner, document)
+            current = self._store.document(owner, document.id)
+            if current is None or current.status != "reading":  # no other reader has it by now
+                self._index.remove(document.id)
         return True
 
     def _read(self, document: Document) -> bool:
@@ -179,7 +180,16 @@ class Ingester:
         with closing(reading), self._alive(document, reading):
             for share, piece in reading:
                 done = share
-                held.append(_chunk(document, count, piece))
+                held.append(
+                    Chunk(
+                        id=new_id("chunk_"),
+                        document_id=document.id,
+                        base_id=document.base_id,
+                        number=count,
+                        text=piece.text,
+                        place=piece.place,
+                    )
+                )
                 count += 1
                 if count > MOST_CHUNKS:
                     raise ReadingFailed(
@@ -214,20 +224,3 @@ class Ingester:
         finally:
             over.set()
             thread.join()
-
-    def _drop(self, owner: str, document: Document) -> None:
-        """Remove the document's chunks from the index, unless another reader has it by now."""
-        now = self._store.document(owner, document.id)
-        if now is None or now.status != "reading":
-            self._index.remove(document.id)
-
-
-def _chunk(document: Document, number: int, piece: Section) -> Chunk:
-    return Chunk(
-        id=new_id("chunk_"),
-        document_id=document.id,
-        base_id=document.base_id,
-        number=number,
-        text=piece.text,
-        place=piece.place,
-    )

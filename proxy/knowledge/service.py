@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import partial
 from io import SEEK_END, BytesIO
-from typing import IO
+from typing import IO, TypeVar
 
 from msgspec import structs
 
@@ -23,6 +23,8 @@ from ..store.records import Base, Chunk, Document, Job, Splitting, new_id
 from .index.index import RERANKED, Index, reranked
 from .index.records import Hit, IndexEntry, Rank
 from .reading import kind
+
+T = TypeVar("T")
 
 LIFE = 86_400.0  # seconds until a temporary base expires
 LONGEST = 200  # characters of a name
@@ -75,9 +77,7 @@ class Knowledge:
 
     def base(self, owner: str, id_or_name: str) -> Base:
         self._delete_expired()
-        base = self._store.base(owner, id_or_name)
-        if base is None:
-            raise NotFound(f"no such knowledge base: {id_or_name[:100]!r}")
+        base = _existing(self._store.base(owner, id_or_name), "knowledge base", id_or_name)
         if self._may is not None and not base.temporary:
             self._may.check_base(id_or_name, base.name, base.id)
         return base
@@ -258,9 +258,7 @@ class Knowledge:
     def edit_chunk(self, owner: str, chunk_id: str, text: str) -> None:
         """Replace a chunk's text; an empty text deletes the chunk. Raises StoreUnavailable, and the
         embedding backend's errors without retrying, and then changes nothing."""
-        chunk = self._store.chunk(owner, chunk_id)
-        if chunk is None:
-            raise NotFound(f"no such chunk: {chunk_id[:100]!r}")
+        chunk = _existing(self._store.chunk(owner, chunk_id), "chunk", chunk_id)
         self._check(owner, chunk.base_id)
         if text:
             entry = IndexEntry(chunk.id, chunk.document_id, text)
@@ -281,9 +279,7 @@ class Knowledge:
         return job
 
     def job(self, owner: str, job_id: str) -> Job:
-        job = self._store.job(owner, job_id)
-        if job is None:
-            raise NotFound(f"no such job: {job_id[:100]!r}")
+        job = _existing(self._store.job(owner, job_id), "job", job_id)
         self._check(owner, job.base_id)
         return job
 
@@ -344,6 +340,13 @@ class Knowledge:
         """Delete expired temporary bases."""
         for owner, base_id in self._store.expired(self._clock()):
             self._delete(owner, base_id)
+
+
+def _existing(value: T | None, what: str, id_: str) -> T:
+    """Raises NotFound."""
+    if value is None:
+        raise NotFound(f"no such {what}: {id_[:100]!r}")
+    return value
 
 
 def _checked(splitting: Splitting) -> Splitting:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from proxy.core.request import Message
 from proxy.dialogue.events import Citation
-from proxy.dialogue.finding import CitationNumbers, context, laid
+from proxy.dialogue.finding import CitationNumbers, context, insert_documents
 from proxy.prompting.template.dialogues import Layouts
 
 LAYOUTS = Layouts(
@@ -37,7 +37,7 @@ def talk(*questions: str) -> tuple[Message, ...]:
 
 
 def test_documents_of_first_question_follow_the_instructions() -> None:
-    said, cited = laid(LAYOUTS, "kb", "default", talk("q1"), [[chunk("a"), chunk("b")]])
+    said, cited = insert_documents(LAYOUTS, "kb", "default", talk("q1"), [[chunk("a"), chunk("b")]])
     system = "Use these:\n[1] a.txt\ntext of a\n\n[2] b.txt\ntext of b"
     first = Message(role="system", content=system, cites=True)
     assert said == (first, Message(role="user", content="q1"))
@@ -46,8 +46,8 @@ def test_documents_of_first_question_follow_the_instructions() -> None:
 
 def test_documents_of_later_question_precede_it() -> None:
     found = [[chunk("a"), chunk("b")], [chunk("c"), chunk("a")]]
-    first, _ = laid(LAYOUTS, "kb", "default", talk("q1"), found[:1])
-    said, cited = laid(LAYOUTS, "kb", "default", talk("q1", "q2"), found)
+    first, _ = insert_documents(LAYOUTS, "kb", "default", talk("q1"), found[:1])
+    said, cited = insert_documents(LAYOUTS, "kb", "default", talk("q1", "q2"), found)
     assert said[:2] == first
     assert said[-1].content == "[3] c.txt\ntext of c\n\nq2"
     assert [message.cites for message in said] == [True, False, False, True]
@@ -60,7 +60,9 @@ def test_each_prompt_starts_with_the_previous_one(names: list[list[str]]) -> Non
     questions = [f"q{i}" for i in range(len(found))]
     before: tuple[Message, ...] = ()
     for turn in range(1, len(found) + 1):
-        said, cited = laid(LAYOUTS, "kb", "default", talk(*questions[:turn]), found[:turn])
+        said, cited = insert_documents(
+            LAYOUTS, "kb", "default", talk(*questions[:turn]), found[:turn]
+        )
         if before and any(found[: turn - 1]):  # as soon as there is a document at all
             assert said[: len(before)] == before
         whole = "\n".join(message.content for message in said)
@@ -70,14 +72,16 @@ def test_each_prompt_starts_with_the_previous_one(names: list[list[str]]) -> Non
 
 
 def test_empty_search_has_its_own_template() -> None:
-    assert laid(LAYOUTS, "kb", "default", talk("q"), [[]]) == (
+    assert insert_documents(LAYOUTS, "kb", "default", talk("q"), [[]]) == (
         (Message(role="system", content="No results."), Message(role="user", content="q")),
         (),
     )
 
 
 def test_question_template_gets_documents_of_the_last_question() -> None:
-    said, cited = laid(LAYOUTS, "kb", "old", talk("q1", "q2"), [[chunk("a")], [chunk("b")]])
+    said, cited = insert_documents(
+        LAYOUTS, "kb", "old", talk("q1", "q2"), [[chunk("a")], [chunk("b")]]
+    )
     assert said == (
         *talk("q1", "q2")[:2],
         Message(role="user", content="[1] b.txt\ntext of b\nQ: q2", cites=True),

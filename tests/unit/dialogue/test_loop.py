@@ -172,15 +172,6 @@ def test_deadline_applies_within_a_round() -> None:
     assert model.closed == 1
 
 
-def test_truncated_call_is_not_executed() -> None:
-    script: list[Event] = [
-        ToolCallDelta(0, "c", "echo", '{"te'),
-        Finished(reason="length", usage=Usage()),
-    ]
-    events = run(Scripted(script))
-    assert [type(one) for one in events] == [DialogueDone]
-
-
 def test_sources_of_a_tool_precede_its_observation() -> None:
     told: list[Sources] = []
     sources = Sources((Citation(number=1, title="t", text="x"),))
@@ -207,24 +198,6 @@ class Slow(Echo):
         return "too late"
 
 
-def test_cancel_stops_the_tool() -> None:
-    cancel, slow, caught = Cancel(), Slow(), list[BaseException]()
-
-    def work() -> None:
-        try:
-            run(Scripted(called("echo", "{}")), slow, cancel=cancel)
-        except BaseException as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert slow.begun.wait(60)
-    cancel.cancel()
-    thread.join(60)
-    assert isinstance(caught[0], Cancelled)
-    assert slow.ended.is_set()
-
-
 def test_closing_at_a_tick_stops_the_tool() -> None:
     slow = Slow()
     model = Scripted(called("echo", "{}"))
@@ -241,16 +214,6 @@ def test_slow_tool_is_stopped_and_reported_to_the_model() -> None:
     (observation,) = (e for e in events if isinstance(e, DialogueStep) and e.kind == "observation")
     assert observation.text == "Error: timed out after 0.05 seconds"
     assert slow.ended.wait(60)
-
-
-def test_long_observation_is_truncated() -> None:
-    class Long(Echo):
-        def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-            return "x" * 100_000
-
-    model = Scripted(called("echo", "{}"), said("a"))
-    run(model, Long())
-    assert len(model.asked[1].messages[-1].content) < 10_000
 
 
 def test_total_observation_length_is_bounded() -> None:

@@ -137,12 +137,6 @@ def test_client_tool_call_ends_the_answer() -> None:
     ]
 
 
-def test_number_of_rounds_is_bounded() -> None:
-    gateway = Scripted(SEARCH, SEARCH, [TextDelta("x"), done("stop")])
-    run(gateway, rounds=3)
-    assert [one.tool_choice.mode for one in gateway.asked] == ["auto", "auto", "none"]
-
-
 def test_number_of_calls_is_bounded_by_the_request() -> None:
     gateway = Scripted(SEARCH, [TextDelta("x"), done("stop")])
     run(gateway, request=msgspec.structs.replace(ASKED, max_tool_calls=1))

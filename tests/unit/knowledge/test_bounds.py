@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import sys
@@ -96,17 +95,6 @@ def test_chunk_size_and_overlap_are_bounded(
     with pytest.raises(BadRequest) as told:
         knowledge.add("ann", base, "b.txt", b"text", not_fits)
     assert told.value.param == param
-
-
-def test_stored_text_is_at_most_twice_the_document() -> None:
-    """An overlap of nearly a whole chunk stored each character a thousand times."""
-    text = "word " * 4000
-    read = DocumentReader(
-        "a.txt", len(text), [text.encode()], Splitting(1000, 500), ReadingLimits()
-    )
-    with contextlib.closing(read):
-        pieces = list(read)
-    assert sum(len(piece.text) for _, piece in pieces) < 2.1 * len(text)
 
 
 def test_length_of_names_is_bounded(knowledge: Knowledge) -> None:

@@ -318,18 +318,6 @@ def test_common_words_keep_search_fast(shelf: IndexBackend) -> None:
     assert len(names(index, "common", 400)) == 301
 
 
-def test_postgres_rows_are_read_without_their_words(engine: Any) -> None:
-    """Each search reads some thousand rows for their ids: their words are in another table."""
-    shelf = PostgresShelf(engine)
-    text = " ".join(f"word{i}x" for i in range(300))
-    Index(shelf).add("b", [IndexEntry(f"c{i}", "d", text) for i in range(100)])
-    with engine.connect() as db:
-        pages = "select count(distinct (ctid::text::point)[0]) from index_entry"
-        read = db.exec_driver_sql(pages).scalar()
-    shelf.drop(base="b")
-    assert read <= 6, read
-
-
 class Broken(str):
     __slots__ = ()
 

@@ -31,13 +31,6 @@ def test_chunks_lose_no_text_and_stay_within_length(text: str, splitting: Splitt
     assert reached == len(text)
 
 
-@settings(max_examples=share(50))
-@given(TEXTS)
-def test_chunks_without_overlap_join_to_the_text(text: str) -> None:
-    chunks = split(text, Splitting(20, 0))
-    assert without_blanks("".join(chunks)) == without_blanks(text)
-
-
 def test_chunks_end_with_sentences_in_both_languages() -> None:
     english = "The first one is here. The second one follows! Is there a third? Yes, a fourth."
     assert split(english, Splitting(50, 0)) == [

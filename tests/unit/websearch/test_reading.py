@@ -61,15 +61,6 @@ def test_hostile_servers_delay_no_other_page(reading: PageReader) -> None:
     assert set(found.values()) == {""}
 
 
-def test_non_public_addresses_are_not_fetched(reading: PageReader) -> None:
-    with RawServer([PAGE]) as server:
-        port = server.url.rpartition(":")[2]
-        hosts = ("127.0.0.1", "localhost", "[::1]", "[fec0::1]", "[::ffff:127.0.0.1]", "0.0.0.0")
-        urls = [f"http://{host}:{port}/" for host in hosts]
-        assert reading.passages(urls, "x", 4, Cancel(), SECONDS, open_only=True) == [""] * len(urls)
-        assert server.requests == []
-
-
 def test_redirect_is_not_followed_to_a_private_address(reading: PageReader) -> None:
     with RawServer([PAGE]) as private:
         moved = f"HTTP/1.1 302 Found\r\nLocation: {private.url}/\r\nContent-Length: 0\r\n\r\n"
