@@ -177,15 +177,14 @@ def described(config: ModelConfig) -> dict[str, Any]:
 
 
 def metadata(model: HostedModel) -> dict[str, Any]:
-    """What its `meta` has besides: the metadata of its table, and what its file tells before it is
-    loaded, under llama-server's names."""
-    config, file = model.config, model.needs.file
-    own = {"llamaswap": config.metadata} if config.metadata else {}
+    """What its `meta` has besides: what its file tells before it is loaded, under llama-server's
+    names."""
+    file = model.needs.file
     if file is None:
-        return own
+        return {}
     told = {
         "name": file.text("general.name"),
         "n_ctx_train": file.context,
         "n_embd": file.own("embedding_length"),
     }
-    return {**own, "size": file.size, **{name: value for name, value in told.items() if value}}
+    return {"size": file.size, **{name: value for name, value in told.items() if value}}
