@@ -35,12 +35,11 @@ from ..errors import (
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from .budget import Amounts, Uses
-from .failure import LoadFailed
 from .need import Cards, KeptNeeds, Need
 from .process import ModelLog, ModelProcess
 from .room import Room, Waiter
 from .slot_keeper import ModelSlots
-from .starting import LOOK, SELDOM, Connect, Server, Starter, Stopped
+from .starting import LOOK, SELDOM, Connect, LoadFailed, Server, Starter, Stopped
 
 log = logging.getLogger("slotproxy.models")
 

@@ -13,12 +13,13 @@ from typing import Literal
 
 from msgspec import Struct
 
+from ..errors import GatewayError
 from ..scheduling.saved_slots import Kept
 from .budget import Amounts, Limits
-from .failure import Cause, LoadFailed, cause_of
 from .model import HostedModel
 from .need import Source
 from .room import Room, Tenant
+from .starting import Cause, LoadFailed
 
 State = Literal["stopped", "waiting", "loading", "ready", "busy", "stopping", "failed"]
 Phase = Literal["loading", "loaded", "stopping"]
@@ -216,3 +217,9 @@ def _failure(model: HostedModel, now: float) -> Failure | None:
     lines = error.lines if isinstance(error, LoadFailed) else ""
     retry_at = float(round(now + model.retry)) if model.retry else None
     return Failure(summary, cause_of(error), lines, retry_at)
+
+
+def cause_of(error: GatewayError) -> Cause:
+    if isinstance(error, LoadFailed):
+        return error.cause
+    return "too_large" if error.code == "model_too_large" else "other"
