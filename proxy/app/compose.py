@@ -22,9 +22,9 @@ from ..accounts.limits import NO_LIMITS, Limited
 from ..accounts.records import Identity
 from ..accounts.rights import Rights
 from ..accounts.service import Accounts, GroupService, KeyService
-from ..agent import Remotes, Toolbox, functions
-from ..agent import Server as ToolServer
-from ..agent.toolbox import OWN
+from ..agent import functions
+from ..agent.functions import Server as ToolServer
+from ..agent.toolbox import OWN, Remotes, Toolbox
 from ..apis.litellm import key_options
 from ..apis.responses.routes import websocket as responses_socket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
@@ -42,8 +42,9 @@ from ..backends.template_check import TemplateChecks
 from ..batches import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError
 from ..core.request import BY_PROMPT
-from ..dialogue import Bounds, Dialogues, Finder
-from ..dialogue.finding import KNOWLEDGE, WEB
+from ..dialogue.events import Bounds
+from ..dialogue.finding import KNOWLEDGE, WEB, Finder
+from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
@@ -73,10 +74,11 @@ from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
-from ..websearch import WebSearch, metasearch
-from ..websearch.engines import Brave, SearXNG, Tavily
+from ..websearch import metasearch
+from ..websearch.engines import Engine
 from ..websearch.fetch import fetch
 from ..websearch.metasearch import Metasearch
+from ..websearch.search import WebSearch
 from . import programs
 from .data_folder import SLOTS, data_folder
 from .life import Life, Step
@@ -365,9 +367,9 @@ def _dialogues(
     """Raises SettingsError for an unknown tool."""
     make: dict[str, Callable[[], Any]] = {
         "ddgs": Metasearch,
-        "searxng": lambda: SearXNG(settings.searxng_url),
-        "brave": lambda: Brave(settings.brave_key or ""),
-        "tavily": lambda: Tavily(settings.tavily_key or ""),
+        "searxng": lambda: Engine("searxng", settings.searxng_url),
+        "brave": lambda: Engine("brave", key=settings.brave_key or ""),
+        "tavily": lambda: Engine("tavily", key=settings.tavily_key or ""),
     }
     if "ddgs" in settings.search_engine and not metasearch.is_installed():
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
