@@ -52,7 +52,7 @@ from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
 from ..hosting.model import HostedModel
 from ..hosting.need import Cards
-from ..hosting.room import Room
+from ..hosting.room import MemoryBudget
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
 from ..prompting.template.dialogues import Layouts
@@ -532,7 +532,7 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
         keeper = SlotKeeper(scheduler.saved_slots, folder / SLOTS)
     return ModelHost(
         partial(_launched, settings),
-        room=Room(Limits(settings.memory_bytes, settings.models_max), settings.swap_wait),
+        room=MemoryBudget(Limits(settings.memory_bytes, settings.models_max), settings.swap_wait),
         deadline=fixed.HEALTH_DEADLINE,
         max_waiting=max(1, settings.max_queue),
         needs=storage.model_needs,

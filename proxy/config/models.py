@@ -37,7 +37,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     0 for never. `preload`: it is loaded when the gateway starts. `memory` is what it needs, as
     ``4GiB``; empty: estimated, then measured. `gpu_memory` is the same for its graphics cards, of
     all together, or of each, as ``4GiB,2GiB``. `pin`: it never gives way to another model. At most
-    `concurrency` requests run at once, if it is above 0. `title`, `description` and `metadata` are
+    `concurrency` requests run at once, if it is above 0. `title` and `description` are
     shown in lists of models, unless it is `unlisted`. `strip` are fields removed from requests,
     `set` those set in them, and `set_by_alias` those set for requests that name an alias.
     `save_slots`: the flags with which a llama-server saves its slots are added to the command, if
@@ -66,7 +66,6 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     concurrency: Annotated[int, Meta(ge=0, le=1024)] = 0
     title: str = ""
     description: str = ""
-    metadata: dict[str, Any] = {}
     unlisted: bool = False
     strip: tuple[str, ...] = ()
     set: dict[str, Any] = {}
@@ -138,6 +137,8 @@ def _model(table: dict[str, Any], number: int) -> ModelConfig:
     source = _named(table, number)
     values = dict(table)
     try:
+        if "metadata" in values:
+            raise ValueError("metadata: is not shown any more; use title and description")
         for key in ("command", "stop"):
             if isinstance(values.get(key), str):
                 values[key] = words(values[key])

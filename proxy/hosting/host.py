@@ -17,7 +17,7 @@ from ..errors import GatewayError
 from .estimate import KEY_VARIABLE, flag
 from .model import HostedModel
 from .need import Cards, KeptNeeds
-from .room import Room
+from .room import MemoryBudget
 from .slot_keeper import SAVING, SlotKeeper
 from .starting import Server
 
@@ -55,7 +55,7 @@ class ModelHost:
         self,
         connect: Callable[[ModelConfig, str, CheckPeer], Server],
         *,
-        room: Room,
+        room: MemoryBudget,
         deadline: float,
         max_waiting: int,
         needs: KeptNeeds | None = None,

@@ -35,12 +35,11 @@ from ..errors import (
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from .budget import Amounts, Uses
-from .failure import LoadFailed
 from .need import Cards, KeptNeeds, Need
 from .process import ModelLog, ModelProcess
-from .room import Room, Waiter
+from .room import MemoryBudget, Waiter
 from .slot_keeper import ModelSlots
-from .starting import LOOK, SELDOM, Connect, Server, Starter, Stopped
+from .starting import LOOK, SELDOM, Connect, LoadFailed, Server, Starter, Stopped
 
 log = logging.getLogger("slotproxy.models")
 
@@ -53,7 +52,7 @@ MEASURE = 30.0  # seconds between two measurements of the memory of a loaded ser
 
 class HostedModel:
     """`connect` and `deadline` are those of `Starter`. At most `max_waiting` requests wait for a
-    load. `on_change` is called after every change of `status`. It is a tenant of `room`. `needs`
+    load. `on_change` is called after every change of `status`. It is a candidate of `room`. `needs`
     remembers what it needed, `slots` keeps its slots over the end of its server."""
 
     def __init__(
@@ -61,7 +60,7 @@ class HostedModel:
         config: ModelConfig,
         connect: Connect,
         *,
-        room: Room,
+        room: MemoryBudget,
         deadline: float,
         max_waiting: int,
         needs: KeptNeeds | None = None,

@@ -1,4 +1,4 @@
-"""Which models may be loaded at once: those that wait stand in a line (see `turns`), the others
+"""Which models may be loaded at once: those that wait stand in a line (see `step`), the others
 have room (see `budget`).
 
 A model enters when its turn has come and it fits; idle or busy models end for it. A busy one that
@@ -144,7 +144,7 @@ LOOK = 0.25  # seconds between two looks at the line
 GIB = 1 << 30
 
 
-class Tenant(Protocol):
+class Candidate(Protocol):
     """A model, as far as its room is concerned. Called under the lock of the room."""
 
     @property
@@ -185,8 +185,8 @@ class Tenant(Protocol):
     def stop(self) -> None: ...
 
 
-class Room:
-    """`changed` is the lock of the room and of all its tenants; waiting on it is woken by any
+class MemoryBudget:
+    """`changed` is the lock of the room and of all its residents; waiting on it is woken by any
     change."""
 
     def __init__(
@@ -199,53 +199,53 @@ class Room:
         self.limits = limits
         self._swap_wait = swap_wait
         self._clock = clock
-        self._line: list[Tenant] = []
-        self._loaded: list[Tenant] = []
+        self._line: list[Candidate] = []
+        self._loaded: list[Candidate] = []
         self._debts = Debts()
 
-    def enter(self, tenant: Tenant) -> bool:
+    def enter(self, candidate: Candidate) -> bool:
         """Wait until there is room for a model, which then has it until `leave`. Returns False if
         no request waits for it any more. Raises BadRequest if it can never fit."""
         with self.changed:
-            self._line.append(tenant)
+            self._line.append(candidate)
             try:
-                while tenant.waiters:
-                    self._check(tenant)
-                    if self._enters(tenant):
-                        self._loaded.append(tenant)
+                while candidate.waiters:
+                    self._check(candidate)
+                    if self._enters(candidate):
+                        self._loaded.append(candidate)
                         return True
                     self.changed.wait(LOOK)
                 return False
             finally:
-                self._line.remove(tenant)
+                self._line.remove(candidate)
                 self.changed.notify_all()
 
-    def leave(self, tenant: Tenant) -> None:
+    def leave(self, candidate: Candidate) -> None:
         with self.changed:
-            if tenant in self._loaded:
-                self._loaded.remove(tenant)
+            if candidate in self._loaded:
+                self._loaded.remove(candidate)
             self.changed.notify_all()
 
     @property
-    def tenants(self) -> tuple[Tenant, ...]:
+    def residents(self) -> tuple[Candidate, ...]:
         """The models that have room: loaded ones, those that load, and those that end."""
         with self.changed:
             return tuple(self._loaded)
 
-    def place(self, tenant: Tenant) -> tuple[int, float]:
+    def place(self, candidate: Candidate) -> tuple[int, float]:
         """The place of a model in the line, 0 if it has room, and the seconds until it is loaded if
         answers under way and loads take no longer than expected."""
         with self.changed:
             now = self._clock()
             line = self._debts.line(self._asked())
             for number, one in enumerate(line, start=1):
-                if one.name == tenant.name:
+                if one.name == candidate.name:
                     before = sum(other.load for other in line[:number])
                     patience = self._swap_wait - (now - first_came(line[0]))
                     return number, before + max(0.0, patience)
-        return 0, tenant.takes
+        return 0, candidate.takes
 
-    def _enters(self, tenant: Tenant) -> bool:
+    def _enters(self, candidate: Candidate) -> bool:
         """Whether a model enters now. Others are asked to end for those in line."""
         now = self._clock()
         line = self._debts.line(self._asked())
@@ -253,9 +253,9 @@ class Room:
         for one in self._loaded:
             if one.name in done.ends:
                 one.stop()
-        if done.enters != tenant.name:
+        if done.enters != candidate.name:
             return False
-        self._debts.charge(next(one for one in line if one.name == tenant.name), now)
+        self._debts.charge(next(one for one in line if one.name == candidate.name), now)
         return True
 
     def _asked(self) -> list[Asked]:
@@ -276,14 +276,14 @@ class Room:
                 leaving=one.leaving,
             )
 
-    def _check(self, tenant: Tenant) -> None:
-        pinned = [one for one in self._loaded if one.pinned and one is not tenant]
+    def _check(self, candidate: Candidate) -> None:
+        pinned = [one for one in self._loaded if one.pinned and one is not candidate]
         stays = total([Resident(one.name, one.need, 0.0) for one in pinned])
         for device, (limit, need, rest) in enumerate(
-            zip_longest(self.limits.amounts, tenant.need, stays, fillvalue=0)
+            zip_longest(self.limits.amounts, candidate.need, stays, fillvalue=0)
         ):
             if limit and need + rest > limit:
-                raise _too_large(tenant.name, device, need, rest, limit)
+                raise _too_large(candidate.name, device, need, rest, limit)
 
 
 def _too_large(name: str, device: int, need: int, pinned: int, limit: int) -> BadRequest:

@@ -2,10 +2,10 @@
 
 Before a server is stopped, what its slots hold is saved, the last used first, for at most `SAVING`
 seconds. The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes
-on with it restores it. At the end of every server, the index gets the files of its model, from
-which another process adopts them.
+on with it restores it. At the end of every server, each file of its model gets a sidecar, by which
+another process adopts it.
 
-A file is restored only as it was written, to a server like the one that wrote it (`fingerprint`): a
+A file is restored only as it was written, to a server like the one that wrote it (`Sidecar`): a
 llama-server crashes when it reads a truncated one. What is unknown, changed or foreign is removed.
 None of this may hinder a model: a failure is logged, and prompts are evaluated again.
 """
@@ -27,13 +27,12 @@ from ..config import PORT, ModelConfig
 from ..errors import GatewayError, UpstreamFault
 from ..runtime.locks import native_lock
 from ..runtime.subprocesses import kill_session, start_program
-from ..scheduling.saved_slots import Kept, SavedPrompt, SavedSlots, SlotSave
+from ..scheduling.saved_slots import Kept, SavedSlots, SlotSave, beginning_of
 from ..scheduling.state import VAIN
-from ..store.slot_index import ModelRow, SlotIndex, SlotRow
 from . import slot_folder
 from .estimate import flag
 from .process import filled_in
-from .slot_folder import PREFIX, SlotFolder
+from .slot_folder import PREFIX, Identity, Sidecar, SlotFolder, Vain
 
 # The flags with which a llama-server saves slots, found in a command or added to it.
 FOLDER_FLAG = "--slot-save-path"
@@ -110,7 +109,6 @@ RESTORING = 60.0  # seconds for a slot
 SETTLING = 0.5  # seconds in which the last answer gives back its slot
 LOOK = 0.01  # seconds between two looks for that
 MIB = 1 << 20
-INDEX = "index.sqlite"
 IN_VAIN = (
     "its slots are not saved any more: what was restored was evaluated again, as servers do with"
     " hybrid and recurrent models and sliding windows"
@@ -119,14 +117,13 @@ TOLERANCE = 0.9  # part of the expected tokens that a server must have saved
 
 
 class SlotKeeper:
-    """For all models of a gateway. `folder` has the index, and the slots of all commands that name
-    no folder of their own; it is created when it is needed."""
+    """For all models of a gateway. `folder` has the slots of all commands that name no folder of
+    their own; it is created when it is needed."""
 
     def __init__(self, slots: SavedSlots, folder: Path) -> None:
         self.slots = slots
         self.folder = folder
-        self.index = SlotIndex(folder / INDEX)
-        self._lock = threading.Lock()  # held while the index is read, so not a native one
+        self._lock = threading.Lock()  # held while sidecars are read, so not a native one
         self._folders: dict[Path, SlotFolder | None] = {}
 
     def of(self, config: ModelConfig) -> ModelSlots | None:
@@ -137,17 +134,10 @@ class SlotKeeper:
             return ModelSlots(self, config)
         return None
 
-    def kept_before(self, name: str) -> Kept:
-        """What an earlier process saved of a model. Raises StoreUnavailable."""
-        row = self.index.read(name) if self.index.exists else None
-        files = row.files if row is not None else ()
-        return Kept(sum(one.tokens for one in files), sum(one.size for one in files))
-
     def open(self, path: Path) -> SlotFolder | None:
-        """The folder, None if this gateway cannot use it. Raises OSError, StoreUnavailable."""
+        """The folder, None if this gateway cannot use it. Raises OSError."""
         with self._lock:
-            own = self._opened(self.folder)  # it has the index of all folders
-            return own if own is None or path == self.folder else self._opened(path)
+            return self._opened(path)
 
     def _opened(self, path: Path) -> SlotFolder | None:
         if path not in self._folders:
@@ -162,7 +152,7 @@ class SlotKeeper:
                 self._folders[path] = None
                 return None
             if path == self.folder:
-                folder.sweep(self.index.current(str(path), time.time()))
+                folder.sweep_all()
         return self._folders[path]
 
 
@@ -176,10 +166,10 @@ class ModelSlots:
         self._config = config
         self._name = config.name
         self._folder: SlotFolder | None = None
-        self._command = b""  # the fingerprint of the command and its files
-        self._fingerprint = b""  # the same with what the last loaded server said
-        self._identities: dict[str, bytes] = {}  # of the files that may be restored
-        self._before: Kept | None = None  # what the index said at first
+        self._command = ""  # the digest of the command and its files
+        self._fingerprint = ""  # the same with what the last loaded server said
+        self._identities: dict[str, Identity] = {}  # of the files that may be restored
+        self._before: Kept | None = None  # what the sidecars said at first
         self._told = False
         self._retired = False
 
@@ -193,13 +183,15 @@ class ModelSlots:
             self._keeper.slots.leave(self._name)
 
     def kept(self) -> Kept:
-        """What its files hold; before the first load, by the index."""
+        """What its files hold; before the first load, by their sidecars."""
         if self._fingerprint:
             return self._keeper.slots.kept(self._name)
         if self._before is None:
-            self._before = Kept()
-            with self._careful("cannot read what is saved of it"):
-                self._before = self._keeper.kept_before(self._name)
+            own = folder_in(self._config.command, self._config.folder)
+            prompts = [
+                s.prompt for s in slot_folder.sidecars(own or self._keeper.folder, self._name)
+            ]
+            self._before = Kept(sum(p.tokens for p in prompts), sum(p.size for p in prompts))
         return self._before
 
     def begin(self) -> ModelConfig:
@@ -225,8 +217,7 @@ class ModelSlots:
         if folder is None:
             return config
         self._command = slot_folder.of_command(config)
-        row = self._keeper.index.read(self._name)
-        if row is not None and row.command == self._command and row.vain >= VAIN:
+        if self._vain(folder) >= VAIN:
             self._tell_once(IN_VAIN)
             return config
         self._folder = folder
@@ -237,7 +228,7 @@ class ModelSlots:
         slots, folder = self._keeper.slots, self._folder
         self.keeps_files = folder is not None and caps.slot_save
         if folder is None or not caps.slot_save or self._retired:
-            self._fingerprint = b""  # so that the index tells what there is when it can save again
+            self._fingerprint = ""  # so that the sidecars tell what there is when it saves again
             return
         with self._careful("cannot use its saved slots"):
             now = slot_folder.with_build(self._command, caps)
@@ -290,30 +281,27 @@ class ModelSlots:
             raise UpstreamFault("the saved slot has changed")
         return server.slot_action("restore", slot, file, RESTORING)
 
-    def _adopt(self, folder: SlotFolder) -> dict[str, bytes]:
+    def _adopt(self, folder: SlotFolder) -> dict[str, Identity]:
         """Let the scheduler know the files of an earlier process, if they are for this server.
         Returns their identities."""
-        row = self._keeper.index.read(self._name)
-        if row is None or row.fingerprint != self._fingerprint:
-            self._keeper.slots.adopt(self._name, (), 0)
-            return {}
-        passed, prompts, identities = time.time(), [], {}
-        for one in row.files:
-            identity = slot_folder.of_file(folder / one.file)
-            if one.folder != str(folder.path) or identity != one.identity:
+        now, prompts, identities = time.time(), [], {}
+        for sidecar in slot_folder.sidecars(folder.path, self._name):
+            if sidecar.server != self._fingerprint:
                 continue
-            try:
-                saved = msgspec.msgpack.decode(one.record, type=SavedPrompt)
-            except (msgspec.MsgspecError, ValueError):
-                continue
-            silence = saved.silence + max(0.0, passed - one.saved)
+            saved = sidecar.prompt
+            silence = saved.silence + max(0.0, now - sidecar.saved)
             prompts.append(msgspec.structs.replace(saved, silence=silence))
-            identities[one.file] = one.identity
-        self._keeper.slots.adopt(self._name, prompts, row.vain)
+            identities[saved.file] = sidecar.file
+        self._keeper.slots.adopt(self._name, prompts, self._vain(folder))
         if prompts:
             tokens = sum(saved.tokens for saved in prompts)
             log.info("model %s: %d saved slots, %d tokens", self._name, len(prompts), tokens)
         return identities
+
+    def _vain(self, folder: SlotFolder) -> int:
+        """How many files that this command restored were of no use in a row, so far."""
+        vain = folder.vain(beginning_of(self._name))
+        return vain.count if vain.command == self._command else 0
 
     def _save(self, server: Driver, folder: SlotFolder, save: SlotSave, end: float) -> bool:
         """Save a slot, if there is time and room. Returns whether it is saved."""
@@ -347,39 +335,38 @@ class ModelSlots:
         except OSError as error:
             raise UpstreamFault(f"{folder.path}: {error.strerror}") from None
         moved = server.slot_action("save", slot, file, seconds)
-        self._identities[file] = slot_folder.of_file(folder / file)
+        identity = slot_folder.of_file(folder / file)
+        if identity is not None:
+            self._identities[file] = identity
         return moved
 
     def _is_same(self, file: str) -> bool:
         """Whether a file is as it was written."""
-        known = self._identities.get(file, b"")
+        known = self._identities.get(file)
         return (
             self._folder is not None
-            and bool(known)
+            and known is not None
             and slot_folder.of_file(self._folder / file) == known
         )
 
     def _record(self, folder: SlotFolder) -> None:
-        """Write the files into the index."""
-        now = time.time()
-        files = [
-            SlotRow(
-                folder=str(folder.path),
-                file=saved.file,
-                identity=self._identities[saved.file],
-                tokens=saved.tokens,
-                size=saved.size,
-                saved=now,
-                record=msgspec.msgpack.encode(saved),
-            )
-            for saved in self._keeper.slots.prompts(self._name)
-            if saved.file in self._identities
-        ]
-        vain = self._keeper.slots.vain(self._name)
-        self._keeper.index.replace(
-            self._name,
-            ModelRow(command=self._command, fingerprint=self._fingerprint, vain=vain, files=files),
+        """Write the sidecars of the files. Raises OSError."""
+        now, slots = time.time(), self._keeper.slots
+        folder.describe(
+            {
+                saved.file: Sidecar(
+                    model=self._name,
+                    server=self._fingerprint,
+                    file=self._identities[saved.file],
+                    saved=now,
+                    prompt=saved,
+                )
+                for saved in slots.prompts(self._name)
+                if saved.file in self._identities
+            }
         )
+        vain = Vain(command=self._command, count=slots.vain(self._name))
+        folder.note(beginning_of(self._name), vain)
 
     def _sweep(self, folder: SlotFolder) -> None:
         """Remove the files of this model that nobody knows."""

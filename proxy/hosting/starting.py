@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -15,9 +16,9 @@ from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import LlamaCpp
 from ..backends.openai.driver import OpenAIServer
 from ..backends.probe import ROUTER
+from ..backends.refusals import LOAD_FAILED
 from ..config import PORT, ModelConfig
-from ..errors import BackendDown, GatewayError, UpstreamTimeout
-from .failure import Cause, LoadFailed
+from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from .port_guard import PortGuard
 from .process import ModelLog, ModelProcess, free_port
 from .slot_keeper import ModelSlots
@@ -32,6 +33,36 @@ NO_PROGRAM = "exit code 127"  # as a shell
 
 Server = LlamaCpp | OpenAIServer | HTTPServer
 Connect = Callable[[str, CheckPeer], Server]
+
+
+Cause = Literal["ended", "late", "not_started", "unsuitable", "died", "too_large", "other"]
+
+
+class LoadFailed(UpstreamFault):
+    """Why the server of a model does not run. Clients see the message, and the operator's page also
+    the cause, for which it has a remedy. `lines` are the last ones that the server printed, safe
+    for clients.
+
+    `cause`: "ended" while it loaded, "late": not ready within start_timeout, "not_started": no such
+    program, "unsuitable": a server that cannot be a model, "died" after it was loaded."""
+
+    code = LOAD_FAILED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cause: Cause = "other",
+        lines: str = "",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        end = f"\nIts last lines:\n{lines}" if lines else ""
+        super().__init__(message + end, param=param, code=code, retry_after=retry_after)
+        self.summary = message
+        self.cause = cause
+        self.lines = lines
 
 
 class Stopped(Exception):

@@ -13,12 +13,13 @@ from typing import Literal
 
 from msgspec import Struct
 
+from ..errors import GatewayError
 from ..scheduling.saved_slots import Kept
 from .budget import Amounts, Limits
-from .failure import Cause, LoadFailed, cause_of
 from .model import HostedModel
 from .need import Source
-from .room import Room, Tenant
+from .room import Candidate, MemoryBudget
+from .starting import Cause, LoadFailed
 
 State = Literal["stopped", "waiting", "loading", "ready", "busy", "stopping", "failed"]
 Phase = Literal["loading", "loaded", "stopping"]
@@ -170,9 +171,9 @@ def view_of(model: HostedModel, now: float) -> ModelView:
     )
 
 
-def room_of(room: Room) -> RoomView:
+def room_of(room: MemoryBudget) -> RoomView:
     """The models that have room, and the bounds."""
-    held = [Held(tenant.name, tenant.need, _phase(tenant)) for tenant in room.tenants]
+    held = [Held(candidate.name, candidate.need, _phase(candidate)) for candidate in room.residents]
     return room_view(room.limits, held)
 
 
@@ -191,10 +192,10 @@ def room_view(limits: Limits, held: Sequence[Held]) -> RoomView:
     return RoomView(tuple(bars), len(held), limits.models or None)
 
 
-def _phase(tenant: Tenant) -> Phase:
-    if tenant.leaving:
+def _phase(candidate: Candidate) -> Phase:
+    if candidate.leaving:
         return "stopping"
-    return "loading" if math.isinf(tenant.loaded_at) else "loaded"
+    return "loading" if math.isinf(candidate.loaded_at) else "loaded"
 
 
 def _times(waits: Loading | None, takes: float, now: float) -> tuple[float | None, float | None]:
@@ -216,3 +217,9 @@ def _failure(model: HostedModel, now: float) -> Failure | None:
     lines = error.lines if isinstance(error, LoadFailed) else ""
     retry_at = float(round(now + model.retry)) if model.retry else None
     return Failure(summary, cause_of(error), lines, retry_at)
+
+
+def cause_of(error: GatewayError) -> Cause:
+    if isinstance(error, LoadFailed):
+        return error.cause
+    return "too_large" if error.code == "model_too_large" else "other"

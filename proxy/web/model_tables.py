@@ -53,13 +53,16 @@ def with_documents(
 # A session groups the conversations of one agent: its own, those of its sub-agents, and requests
 # for titles. Clients name it in many ways; the first name of this order counts:
 #
-# | source | sent by | |---|---| | `X-Session-ID`, `X-Litellm-Session-Id`, `X-Conversation-Id` |
-# opencode, LiteLLM, own programs | | `X-Claude-Code-Session-Id` | Claude Code since 2.1.86 | |
-# `Session-Id`, `Session_id` | Codex, pi | | `X-Session-Affinity` | opencode, vLLM's clients | |
-# `prompt_cache_key`, `session` in the body | OpenAI's SDKs, Codex, llama-server's clients | |
-# `conversation` in the body: a name, or an object with an `id` | clients of the Responses API | |
-# `metadata.user_id` in the body: its session | Claude Code | | `previous_response_id` in the body
-# | OpenAI's SDKs; `responses_dialect` finds the name |
+# | source | sent by |
+# |---|---|
+# | `X-Session-ID`, `X-Litellm-Session-Id`, `X-Conversation-Id` | opencode, LiteLLM, own programs |
+# | `X-Claude-Code-Session-Id` | Claude Code since 2.1.86 |
+# | `Session-Id`, `Session_id` | Codex, pi |
+# | `X-Session-Affinity` | opencode, vLLM's clients |
+# | `prompt_cache_key`, `session` in the body | OpenAI's SDKs, Codex, llama-server's clients |
+# | `conversation` in the body: a name, or an object with an `id` | clients of the Responses API |
+# | `metadata.user_id` in the body: its session | Claude Code |
+# | `previous_response_id` in the body | OpenAI's SDKs; the API of Responses finds the name |
 #
 # A name is the client's own text: it is never sent to a backend, logged or stored. The scheduler
 # keeps a digest of it, salted with the group of the key.
@@ -178,18 +181,17 @@ def described(config: ModelConfig) -> dict[str, Any]:
 
 
 def metadata(model: HostedModel) -> dict[str, Any]:
-    """What its `meta` has besides: the metadata of its table, and what its file tells before it is
-    loaded, under llama-server's names."""
-    config, file = model.config, model.needs.file
-    own = {"llamaswap": config.metadata} if config.metadata else {}
+    """What its `meta` has besides: what its file tells before it is loaded, under llama-server's
+    names."""
+    file = model.needs.file
     if file is None:
-        return own
+        return {}
     told = {
         "name": file.text("general.name"),
         "n_ctx_train": file.context,
         "n_embd": file.own("embedding_length"),
     }
-    return {**own, "size": file.size, **{name: value for name, value in told.items() if value}}
+    return {"size": file.size, **{name: value for name, value in told.items() if value}}
 
 
 # Fields that the table of a model sets in requests, or removes from them.

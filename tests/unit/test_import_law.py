@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "apis": {"accounts", "core", "errors", "gbnf", "wire"},
     "scheduling": {"core", "errors", "runtime"},
     "backends": {"core", "errors", "runtime", "wire", "prompting", "config", "scheduling"},
-    "hosting": {"core", "errors", "runtime", "wire", "config", "scheduling", "store", "backends"},
+    "hosting": {"core", "errors", "runtime", "wire", "config", "scheduling", "backends"},
     "gateway": {
         "accounts",
         "core",

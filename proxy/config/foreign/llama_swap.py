@@ -142,7 +142,7 @@ _READ = {
 }
 _OF_MODEL = {
     *("aliases", "checkEndpoint", "cmd", "cmdStop", "concurrencyLimit", "description", "env"),
-    *("filters", "macros", "metadata", "name", "proxy", "ttl", "unlisted", "unloadTimeout"),
+    *("filters", "macros", "name", "proxy", "ttl", "unlisted", "unloadTimeout"),
     "useModelName",
 }
 # Servers with OpenAI's API and without llama.cpp's, by a word of their commands.
@@ -251,7 +251,6 @@ def _model(
         "concurrency": values.get("concurrencyLimit") or 0,
         "title": _text(values, "name"),
         "description": _text(values, "description"),
-        "metadata": _table(values, "metadata"),
         "unlisted": values.get("unlisted") or False,
     }
     return {**table, **filters, "aliases": aliases}, lacking

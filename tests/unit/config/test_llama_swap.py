@@ -125,7 +125,6 @@ def test_server_is_asked_where_it_listens(settings: Settings) -> None:
 def test_lists_and_requests_are_as_described(settings: Settings) -> None:
     small, large, _ = settings.model
     assert (small.title, small.description) == ("Small one", "Answers quickly")
-    assert small.metadata == {"context": 8192, "note": "made of small"}
     assert small.aliases == ("tiny", "small:exact")
     assert (small.strip, small.set) == (("top_k", "min_p"), {"temperature": 0.6})
     assert small.set_by_alias == {"small:exact": {"temperature": 0}}
@@ -157,7 +156,7 @@ def test_everything_else_is_named(settings: Settings) -> None:
     )
     assert lacking == (
         "not supported and ignored: hooks.on_startup.preload of the unknown model 'gone',"
-        " models.*.timeouts, profiles"
+        " models.*.metadata, models.*.timeouts, profiles"
     )
     assert meaningless == "without a meaning here: captureBuffer, startPort"
 

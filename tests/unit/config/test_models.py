@@ -70,6 +70,7 @@ def test_models_stand_beside_servers(tmp_path: Path) -> None:
         ({"name": "m", "command": "server '${PORT}"}, "command: No closing quotation"),
         ({"name": "m", "command": COMMAND, "ttl": -1}, r">= 0.*ttl"),
         ({"name": "m", "command": COMMAND, "tll": 1}, "unknown field `tll`"),
+        ({"name": "m", "command": COMMAND, "metadata": {}}, "metadata: is not shown any more"),
         ({"name": "m", "command": COMMAND, "check": "health"}, "check: expected a path"),
         ({"name": "m\n", "command": COMMAND}, "control character"),
         ({"name": "m" * 201, "command": COMMAND}, "length <= 200"),

@@ -15,7 +15,7 @@ from proxy.config.models import words
 from proxy.errors import GatewayError
 from proxy.hosting.model import HostedModel
 from proxy.hosting.need import Cards, KeptNeeds
-from proxy.hosting.room import Room
+from proxy.hosting.room import MemoryBudget
 from proxy.hosting.starting import Server
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS
@@ -61,7 +61,7 @@ def config(command: str = RUNS, **fields: Any) -> ModelConfig:
 def hosted(
     command: str = RUNS,
     connect: type[FakeServer] | None = None,
-    room: Room | None = None,
+    room: MemoryBudget | None = None,
     waiting: int = 8,
     cards: Cards | None = None,
     needs: KeptNeeds | None = None,
@@ -70,7 +70,7 @@ def hosted(
     return HostedModel(
         config(command, **fields),
         connect or fake(),
-        room=room or Room(),
+        room=room or MemoryBudget(),
         deadline=5.0,
         max_waiting=waiting,
         cards=cards,

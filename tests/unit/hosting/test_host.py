@@ -14,7 +14,7 @@ from proxy.backends.openai.driver import OpenAIServer
 from proxy.config import ModelConfig
 from proxy.hosting.host import ModelHost
 from proxy.hosting.model import HostedModel
-from proxy.hosting.room import Room
+from proxy.hosting.room import MemoryBudget
 from proxy.hosting.starting import Server
 from tests.fakes import wait_until
 
@@ -33,7 +33,7 @@ def host() -> Iterator[ModelHost]:
             return OpenAIServer(f"{url}/v1", model=config.server_model, check_peer=check)
         return fake(url, check)
 
-    made = ModelHost(connect, room=Room(), deadline=5.0, max_waiting=8)
+    made = ModelHost(connect, room=MemoryBudget(), deadline=5.0, max_waiting=8)
     yield made
     made.close()
 

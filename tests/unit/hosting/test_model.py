@@ -25,7 +25,7 @@ from proxy.hosting.budget import Limits
 from proxy.hosting.driver import HostedDriver
 from proxy.hosting.model import HostedModel
 from proxy.hosting.process import ModelProcess
-from proxy.hosting.room import Room
+from proxy.hosting.room import MemoryBudget
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, gone, wait_until
 
@@ -201,7 +201,7 @@ def test_request_that_begins_as_its_server_dies_gets_an_error_and_keeps_nothing(
                 os.kill(doomed.pop(), signal.SIGKILL)
                 wait_until(lambda: model.server is not server)  # the next one may be there already
 
-    room = Room()
+    room = MemoryBudget()
     room.changed = Late()
     model = make(room=room)
     fakes.use(model)
@@ -285,7 +285,7 @@ def test_stop_while_it_loads_ends_the_server_and_the_wait_for_it(make: Make) -> 
 
 
 def test_stop_while_it_waits_for_room_ends_the_wait(make: Make) -> None:
-    room = Room(Limits(models=1))
+    room = MemoryBudget(Limits(models=1))
     first, other = make(name="first", room=room), make(name="other", room=room)
     fakes.use(first)
     load = threading.Thread(target=other.load, args=(60.0,))

@@ -15,7 +15,7 @@ from proxy.hosting import room as room_module
 from proxy.hosting.budget import Limits
 from proxy.hosting.model import HostedModel
 from proxy.hosting.need import Cards
-from proxy.hosting.room import Room
+from proxy.hosting.room import MemoryBudget
 from tests.fakes import wait_until
 
 from . import fakes
@@ -41,7 +41,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         gpu_memory: str = "",
     ) -> list[HostedModel]:
         card = Cards(each_in_bytes(gpu_memory))
-        room = Room(Limits(memory << 20, most, card.totals), swap_wait)
+        room = MemoryBudget(Limits(memory << 20, most, card.totals), swap_wait)
         for name, size, on_card in zip_longest("abcdef", sizes, cards, fillvalue=""):
             if size:
                 fields: dict[str, Any] = {

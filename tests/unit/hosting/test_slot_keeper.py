@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -14,9 +13,9 @@ import pytest
 
 from proxy.backends.driver import SlotAction
 from proxy.errors import UpstreamFault, UpstreamTimeout
-from proxy.hosting import slot_keeper
-from proxy.hosting import slot_keeper as slot_flags
+from proxy.hosting import slot_folder, slot_keeper
 from proxy.hosting.slot_keeper import ModelSlots, SlotKeeper
+from proxy.scheduling.prefix import MOST
 from proxy.scheduling.saved_slots import Kept
 from proxy.scheduling.state import BackendFacts
 from tests.fakes import CAPS, ScriptedDriver
@@ -204,19 +203,92 @@ def test_orphans_are_removed_and_other_files_are_not(live: Callable[..., Life]) 
     assert on_disk(one) == sorted([file, "mine.bin", "slotproxy-0123-4567.bin"])
 
 
-def test_index_that_is_lost_loses_the_files(live: Callable[..., Life]) -> None:
+def without_prompt(path: Path) -> None:
+    sidecar = json.loads(path.read_bytes())
+    sidecar["prompt"] = []
+    path.write_text(json.dumps(sidecar))
+
+
+def of_another_model(path: Path) -> None:
+    sidecar = json.loads(path.read_bytes())
+    sidecar["model"] = "other"
+    path.write_text(json.dumps(sidecar))
+
+
+def of_another_name(path: Path) -> None:
+    path.write_text(path.read_text().replace(path.name.removesuffix(".json"), "slotproxy-1.bin"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-20]),
+        lambda path: path.write_bytes(b"\0" * 4096),
+        lambda path: path.write_bytes(path.read_bytes() + b" " * slot_folder.LARGEST),
+        lambda path: (path.unlink(), os.mkfifo(path)),
+        without_prompt,
+        of_another_model,
+        of_another_name,
+    ],
+)
+def test_file_without_a_sidecar_that_fits_is_removed(
+    live: Callable[..., Life], change: Callable[[Path], object]
+) -> None:
+    one, file = saved(live)
+    change(one.server.folder / f"{file}.json")
+    one = live()
+    assert one.slots.kept() == Kept()
+    assert one.load() == []
+    assert list(one.server.folder.glob("slotproxy-*")) == []
+
+
+def test_sidecar_is_private_and_ends_with_its_file(live: Callable[..., Life]) -> None:
+    one, file = saved(live)
+    sidecar = one.server.folder / f"{file}.json"
+    assert sidecar.stat().st_mode & 0o777 == 0o600
+    torn = sidecar.with_name(f"{sidecar.name}.new")
+    torn.write_bytes(b"{")  # written when the gateway was killed
+    (one.server.folder / file).unlink()
+    live().load()
+    assert not sidecar.exists()
+    assert not torn.exists()
+
+
+def test_sidecar_with_the_longest_chain_is_read(live: Callable[..., Life]) -> None:
+    one = live()
+    one.load()
+    one.world.turn(LONG, tuple(range(1, MOST + 1)))
+    one.slots.save(one.server)
+    (prompt,) = one.world.scheduler.saved_slots.prompts("m")
+    assert len(prompt.links) == MOST
+    assert live().load() == [prompt.file]
+
+
+def test_number_of_sidecars_is_bounded(
+    live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, _ = saved(live)
-    (one.keeper.folder / "index.sqlite").write_bytes(b"nonsense" * 1000)
+    monkeypatch.setattr(slot_folder, "MOST", 0)
     one = live()
     assert one.load() == []
     assert on_disk(one) == []
 
 
-def test_broken_record_in_the_index_is_skipped(live: Callable[..., Life]) -> None:
-    one, _ = saved(live)
-    with closing(sqlite3.connect(one.keeper.folder / "index.sqlite")) as db, db:
-        db.execute("update saved_slot set record = x'93a0'")
-    assert live().load() == []
+def test_files_of_models_that_are_not_used_are_removed(
+    live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, file = saved(live)
+    folder = one.keeper.open(one.server.folder)
+    assert folder is not None
+    folder.note("slotproxy-0-", slot_folder.Vain(command="c", count=2))
+    folder.sweep_all()
+    names = sorted(path.name for path in folder.path.glob("slotproxy-*"))
+    assert names == sorted([file, f"{file}.json", "slotproxy-0-vain.json"])
+    monkeypatch.setattr(slot_folder, "LASTING", 0.0)
+    folder.sweep_all()
+    assert list(folder.path.glob("slotproxy-*")) == []
 
 
 def test_save_that_fails_leaves_no_file(
@@ -354,14 +426,14 @@ def test_flags_that_the_server_lists_are_added(
 
 
 def test_help_of_a_program_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot_flags, "MAX_HELP", 100)
+    monkeypatch.setattr(slot_keeper, "MAX_HELP", 100)
     for number, endless in enumerate((f"yes {FLAG}", "sleep 60")):
-        monkeypatch.setattr(slot_flags, "HELP_TIMEOUT", (20.0, 0.05)[number])
+        monkeypatch.setattr(slot_keeper, "HELP_TIMEOUT", (20.0, 0.05)[number])
         script = tmp_path / f"program-{number}"
         script.write_text(f"#!/bin/sh\nexec {endless}\n")
         script.chmod(0o755)
         command = f"{script} --port ${{PORT}}"
-        found = slot_flags.added(config(command, save_slots=True), tmp_path)
+        found = slot_keeper.added(config(command, save_slots=True), tmp_path)
         assert bool(found) == (number == 0)
 
 
@@ -378,12 +450,12 @@ def test_flags_are_not_added_for_a_server_that_lacks_them(
 
 
 def test_what_files_hold_is_known_before_and_after_a_load(live: Callable[..., Life]) -> None:
-    assert live().slots.kept() == Kept()  # there is no index yet
+    assert live().slots.kept() == Kept()  # there is no file yet
     life, file = saved(live)
     kept = life.slots.kept()
     assert kept.tokens == 279 and kept.size == (life.server.folder / file).stat().st_size
     later = live()
-    assert later.slots.kept() == kept  # by the index
+    assert later.slots.kept() == kept  # by the sidecars
     later.load()
     assert later.slots.kept() == kept
     later.keeper.slots.forget("m", [file])

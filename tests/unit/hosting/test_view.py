@@ -14,7 +14,7 @@ from proxy.hosting import model as model_module
 from proxy.hosting import room as room_module
 from proxy.hosting import view
 from proxy.hosting.budget import Limits
-from proxy.hosting.room import Room
+from proxy.hosting.room import MemoryBudget
 from proxy.hosting.view import Held, Loading, MemoryBar, Segment, room_view, state_of
 from tests.fakes import wait_until
 
@@ -97,7 +97,7 @@ def test_view_follows_a_model_from_start_to_end(make: Make) -> None:
 
 
 def test_view_of_a_model_in_line_and_of_one_that_loads(make: Make) -> None:
-    room = Room(Limits(memory=10 * MIB), swap_wait=60.0)
+    room = MemoryBudget(Limits(memory=10 * MIB), swap_wait=60.0)
     first = make(room=room, name="first", memory="6MiB")
     second = make(room=room, name="second", memory="6MiB")
     fakes.use(first)
@@ -138,7 +138,7 @@ def test_loading_model_tells_when_it_is_expected(
 
 
 def test_model_without_a_server_has_no_elapsed_time(make: Make) -> None:
-    room = Room(Limits(models=1), swap_wait=60.0)
+    room = MemoryBudget(Limits(models=1), swap_wait=60.0)
     first, second = make(room=room, name="first"), make(room=room, name="second")
     assert second.elapsed == 0.0
     for model in (second, first):
@@ -188,7 +188,7 @@ def _silent(url: str, check: CheckPeer) -> fakes.FakeServer:
     ],
 )
 def test_causes_of_failures(make: Make, fields: dict[str, str], limit: int, cause: str) -> None:
-    model = make(room=Room(Limits(memory=limit)), **fields)
+    model = make(room=MemoryBudget(Limits(memory=limit)), **fields)
     model._starter.connect = _silent
     with pytest.raises(GatewayError):
         fakes.use(model)
@@ -199,7 +199,7 @@ def test_causes_of_failures(make: Make, fields: dict[str, str], limit: int, caus
 
 
 def test_pinned_model_is_shown_and_gives_way_to_no_other(make: Make) -> None:
-    room = Room(Limits(memory=10 * MIB), swap_wait=0.1)
+    room = MemoryBudget(Limits(memory=10 * MIB), swap_wait=0.1)
     first = make(room=room, name="first", memory="6MiB")
     second = make(room=room, name="second", memory="6MiB")
     fakes.use(first)

@@ -188,7 +188,6 @@ def with_table(*others: ScriptedDriver, **settings: object) -> Served:
             aliases=("exact",),
             title="A title",
             description="What it is for",
-            metadata={"family": "tiny"},
             strip=("top_k", "tools", "system", "instructions"),
             set={"temperature": 0.5, "max_tokens": 7},
             set_by_alias={"exact": {"temperature": 0.0}},
@@ -293,7 +292,6 @@ def test_table_changes_what_is_counted_and_rendered(described: Served, path: str
 def test_table_is_shown_in_the_list(described: Served) -> None:
     (shown,) = described.http.get("/v1/models").json["data"]
     assert (shown["name"], shown["description"]) == ("A title", "What it is for")
-    assert shown["meta"]["llamaswap"] == {"family": "tiny"}
 
 
 def test_unlisted_model_answers_but_is_in_no_list(described: Served) -> None:
