@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from msgspec import Struct
 
-from ..core.kept import digest
+from ..core.cache import digest
 from ..errors import BackendBusy, BadRequest, GatewayError, Unsupported
 from .driver import Capabilities, Driver
 from .http import ConnectionPool
