@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .core.kept import BoundedCache, digest
+from .core.cache import BoundedCache, digest
 from .core.request import CompletionRequest
 from .errors import InvalidParameter, QueueFull, UpstreamFault, UpstreamTimeout
 from .gbnf import NEW, OLD, Grammar, GrammarError, GrammarLimits, check, matches, render
@@ -72,8 +72,8 @@ class Bind(Struct, frozen=True, tag=True):
         param = "tools" if bound.schema is None else "response_format"
         size = len(bound.schema or b"") + sum(len(tool.schema) for tool in bound.tools)
         _check_size(param, size)
-        found = constraints.grammar(bound, LIMITS[self.limits])
-        return CompileResult(found.text, schema_gaps=found.schema_gaps, tool_gaps=found.tool_gaps)
+        made = constraints.grammar(bound, LIMITS[self.limits])
+        return CompileResult(made.text, schema_gaps=made.schema_gaps, tool_gaps=made.tool_gaps)
 
     def refused(self) -> CompileResult:
         """The result if the budget is exceeded."""

@@ -2,10 +2,3 @@
 
 `toolbox` collects them. Search tools belong to `dialogue`.
 """
-
-from . import functions
-from .functions import Server
-from .remote import Remotes
-from .toolbox import Toolbox
-
-__all__ = ["Remotes", "Server", "Toolbox", "functions"]

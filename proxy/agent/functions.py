@@ -71,6 +71,16 @@ class RunnableTool(Protocol):
         """The tool's observation. Raises ToolError, Cancelled, UpstreamTimeout, UpstreamFault."""
 
 
+class LocalTool(NamedTuple):
+    """A tool of this process."""
+
+    tool: Tool
+    function: Callable[[Mapping[str, Any], Cancel], str]
+
+    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
+        return self.function(arguments, cancel)
+
+
 class ChildTool(NamedTuple):
     """A tool that runs in a child process. `annotations` are what an MCP server says about it."""
 

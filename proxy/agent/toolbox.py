@@ -11,19 +11,20 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..core.mcp import function_name
+from ..core.mcp import fitting, function_name, names_address
 from ..core.request import Tool
-from ..errors import GatewayError, NotFound, UpstreamFault
+from ..errors import Forbidden, GatewayError, InvalidParameter, NotFound, QueueFull, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .functions import ChildTool, RunnableTool, Server, ToolError
+from .functions import ChildTool, LocalTool, Reach, RunnableTool, Server, ToolError
 
 log = logging.getLogger("slotproxy.tools")
 
 CALCULATOR, TIME = OWN = "calculator", "time"
+MOST_REMOTE = 16  # servers that requests name, in use at once, for all requests together
 AGAIN = 30.0  # seconds until a failed source of tools is tried again
 
 
@@ -40,8 +41,10 @@ class Toolbox:
         now: Callable[[], datetime],
     ) -> None:
         own: dict[str, RunnableTool] = {
-            CALCULATOR: _Own(_CALCULATOR, _calculate),
-            TIME: _Own(_TIME, lambda _: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z")),
+            CALCULATOR: LocalTool(_CALCULATOR, _calculate),
+            TIME: LocalTool(
+                _TIME, lambda *_: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z")
+            ),
         }
         self._own = [own[name] for name in allowed if name in own]
         self._servers = {
@@ -160,17 +163,64 @@ def _offers(server: Server) -> tuple[list[ChildTool], Children]:
         raise
 
 
-class _Own(NamedTuple):
-    """A built-in tool, run in this process."""
+class Remotes:
+    """`patterns` are the URLs that requests may name, as `core.mcp_urls` reads them."""
 
-    tool: Tool
-    function: Callable[[Mapping[str, Any]], str]
+    def __init__(self, patterns: Sequence[str] = ()) -> None:
+        self._patterns = tuple(patterns)
+        self._lock = threading.Lock()
+        self._used = 0
 
-    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        return self.function(arguments)
+    def open(self, label: str, url: str, headers: Mapping[str, str]) -> Remote:
+        """A server, to be closed. Raises Forbidden, InvalidParameter and QueueFull."""
+        try:
+            found = fitting(self._patterns, url)
+        except ValueError as error:
+            raise InvalidParameter("server_url", str(error)) from None
+        if not found:
+            raise Forbidden(
+                "requests may not use MCP servers at this URL: the administrator allows URLs with"
+                " --mcp-url",
+                param="server_url",
+            )
+        with self._lock:
+            if self._used >= MOST_REMOTE:
+                raise QueueFull("too many MCP servers are in use: try again", retry_after=5.0)
+            self._used += 1
+        reach: Reach = "any" if any(map(names_address, found)) else "public"
+        return Remote(self, Server(name=label, url=url, headers=dict(headers), reach=reach))
+
+    def closed(self) -> None:
+        """A server was closed."""
+        with self._lock:
+            self._used -= 1
 
 
-def _calculate(arguments: Mapping[str, Any]) -> str:
+class Remote:
+    """A server in use."""
+
+    def __init__(self, remotes: Remotes, server: Server) -> None:
+        self._remotes: Remotes | None = remotes
+        self._server = server
+        self._children: Children | None = None
+
+    def tools(self) -> list[ChildTool]:
+        """Its tools. Raises UpstreamFault and UpstreamTimeout."""
+        from . import mcp  # lazy, as in _offers
+
+        self._children = mcp.children(self._server)
+        return mcp.tools(self._server, self._children)
+
+    def close(self) -> None:
+        """Idempotent."""
+        remotes, self._remotes = self._remotes, None
+        if remotes is not None:
+            remotes.closed()
+        if self._children is not None:
+            self._children.close()
+
+
+def _calculate(arguments: Mapping[str, Any], cancel: Cancel) -> str:
     text = arguments.get("expression")
     if not isinstance(text, str):
         raise ToolError("expression must be a string such as 2 * (3 + 4)")

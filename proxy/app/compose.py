@@ -21,9 +21,9 @@ from ..accounts.limits import NO_LIMITS, Limited
 from ..accounts.records import Identity
 from ..accounts.rights import Rights
 from ..accounts.service import Accounts, GroupService, KeyService
-from ..agent import Remotes, Toolbox, functions
-from ..agent import Server as ToolServer
-from ..agent.toolbox import OWN
+from ..agent import functions
+from ..agent.functions import Server as ToolServer
+from ..agent.toolbox import OWN, Remotes, Toolbox
 from ..apis.litellm import key_options
 from ..apis.responses.routes import websocket as responses_socket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
@@ -41,8 +41,9 @@ from ..backends.template_check import TemplateChecks
 from ..batches import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
-from ..dialogue import Bounds, Dialogues, Finder
-from ..dialogue.finding import KNOWLEDGE, WEB
+from ..dialogue.events import Bounds
+from ..dialogue.finding import KNOWLEDGE, WEB, Finder
+from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
@@ -72,10 +73,11 @@ from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
-from ..websearch import WebSearch, metasearch
-from ..websearch.engines import Brave, SearXNG, Tavily
+from ..websearch import metasearch
+from ..websearch.engines import Engine
 from ..websearch.fetch import fetch
 from ..websearch.metasearch import Metasearch
+from ..websearch.search import WebSearch
 from . import programs
 from .data_folder import SLOTS, data_folder
 from .life import Life, Step
@@ -358,9 +360,9 @@ def _dialogues(
     """Raises SettingsError for an unknown tool."""
     make: dict[str, Callable[[], Any]] = {
         "ddgs": Metasearch,
-        "searxng": lambda: SearXNG(settings.searxng_url),
-        "brave": lambda: Brave(settings.search.brave_key),
-        "tavily": lambda: Tavily(settings.search.tavily_key),
+        "searxng": lambda: Engine("searxng", settings.searxng_url),
+        "brave": lambda: Engine("brave", key=settings.search.brave_key),
+        "tavily": lambda: Engine("tavily", key=settings.search.tavily_key),
     }
     if "ddgs" in settings.search_engine and not metasearch.is_installed():
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")

@@ -11,8 +11,7 @@ from ..accounts.records import Team, User
 from ..backends.local_embeddings.driver import local_model
 from ..config import Settings, fixed
 from ..gateway import Embedder
-from ..knowledge.index import Index, open_shelf
-from ..knowledge.index.index import VectorCache
+from ..knowledge.index.index import Index, VectorCache, open_shelf
 from ..knowledge.ingest import Ingester, reindex_missing
 from ..knowledge.reading import ReadingLimits
 from ..knowledge.service import Knowledge

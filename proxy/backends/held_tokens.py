@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from ..core.kept import digest
+from ..core.cache import digest
 
 SLOTS = 4096  # whose tokens are kept
 LONGEST_TEXT = 8192  # characters of an answer and the text behind it

@@ -18,6 +18,7 @@ TLS is the standard library's. Every failure is raised as an error of `proxy.err
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import ssl
 import threading
@@ -135,6 +136,11 @@ NOTHING: tuple[bytes, ...] = ()
 CheckPeer = Callable[[socket.socket], None]
 
 
+@functools.cache  # reading the certificates takes some 20 ms
+def _trust() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
 def _is_unframed(headers: Mapping[bytes, bytes]) -> bool:
     """Whether a body with these headers ends with its connection, as in HTTP/1.0."""
     for name, value in headers.items():
@@ -234,7 +240,11 @@ class Exchange:
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
-        self.status = self._parser.get_status_code()
+        status = self._parser.get_status_code()
+        if status < 200:  # an interim response, which the answer follows
+            self._headers.clear()
+            return
+        self.status = status
         self._unframed = _is_unframed(self._headers)
         if (
             self.status == 200 and not self._keeps_headers
@@ -243,6 +253,8 @@ class Exchange:
 
     def on_message_complete(self) -> None:
         assert self._parser is not None
+        if not self.status:
+            return
         self._complete = True
         self._keep = self._parser.should_keep_alive()
 
@@ -513,7 +525,8 @@ def shut_down(sock: socket.socket) -> None:
 class ConnectionPool:
     """The connections to one backend: at most `limit` in use (0: no limit), of which `reserve` are
     only for short requests; at most `idle` are kept open. `check_peer` is called with the socket of
-    each new connection before anything is sent, and raises BackendDown."""
+    each new connection before anything is sent, and raises BackendDown. `address` is where to
+    connect instead of resolving the host's name again."""
 
     def __init__(
         self,
@@ -526,11 +539,13 @@ class ConnectionPool:
         idle: int = 64,
         headers: Mapping[str, str] | None = None,
         check_peer: CheckPeer | None = None,
+        address: str = "",
     ) -> None:
         parts = urlsplit(url)
         self.timeout = timeout
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = _trust() if parts.scheme == "https" else None
         self._host = parts.hostname or ""
+        self._address = address or self._host
         self._port = parts.port or (443 if self._tls else 80)
         self._base = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
@@ -707,7 +722,7 @@ class ConnectionPool:
     def _addresses(self) -> Iterable[tuple[int, Any]]:
         """Family and address of the backend. A numeric IPv4 address is taken as it is, because
         getaddrinfo would resolve even that, under gevent in a thread pool. Raises OSError."""
-        if self._host.replace(".", "").isdigit():
-            return [(socket.AF_INET, (self._host, self._port))]
-        found = socket.getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM)
+        if self._address.replace(".", "").isdigit():
+            return [(socket.AF_INET, (self._address, self._port))]
+        found = socket.getaddrinfo(self._address, self._port, 0, socket.SOCK_STREAM)
         return [(family, address) for family, _, _, _, address in found]

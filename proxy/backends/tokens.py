@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from ..core.kept import BoundedCache, digest
+from ..core.cache import BoundedCache, digest
 from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded
 from ..runtime.cancel import Cancel

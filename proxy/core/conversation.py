@@ -120,11 +120,11 @@ def digests(messages: Sequence[Message]) -> Iterator[bytes]:
 def with_summary(messages: Sequence[Message], cut: int, summary: str) -> tuple[Message, ...]:
     """The conversation with a summary in place of the turns before the cut."""
     head = head_of(messages)
-    told = Message(role="user", content=LEAD + summary, cites=True)
+    lead = Message(role="user", content=LEAD + summary, cites=True)
     rest = messages[cut:]
     if rest and rest[0].role == "user":
-        told, rest = joined(told, rest[0]), rest[1:]
-    return (*messages[:head], told, *rest)
+        lead, rest = joined(lead, rest[0]), rest[1:]
+    return (*messages[:head], lead, *rest)
 
 
 def asking(

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ..core.decoding import decoded
 from ..core.events import FinishReason
-from ..core.request import Message, ToolCall
+from ..core.request import Message
 from ..core.usage import Timings, Usage
 from ..gateway import Info
 
@@ -144,10 +144,10 @@ def add(info: Info, completion: Info) -> None:
     info.warnings = tuple(dict.fromkeys((*info.warnings, *completion.warnings)))
 
 
-def arguments_of(call: ToolCall) -> dict[str, Any] | None:
+def arguments_of(text: str) -> dict[str, Any] | None:
     """The arguments of a call; None if they are not a JSON object."""
     try:
-        value = decoded(call.arguments or "{}")
+        value = decoded(text or "{}")
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
 from ..accounts.rights import Permissions
-from ..agent.functions import ToolError
+from ..agent.functions import LocalTool, RunnableTool, ToolError
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
-from ..websearch import WebResult, WebSearch
+from ..websearch.guard import WebResult
+from ..websearch.search import WebSearch
 from .events import Citation, DialogueRequest, Sources
+
+if TYPE_CHECKING:  # the extra `knowledge`
+    from ..knowledge.index.records import Hit
+    from ..knowledge.service import Knowledge
+    from ..knowledge.stores import VectorStores
 
 # Inserts documents into a conversation so that its beginning stays stable from turn to turn.
 # Pure.
@@ -94,72 +100,11 @@ def laid(
     return layouts.render(folder, template, out, head), cited
 
 
+NONE_FOUND = "No results."
+T = TypeVar("T", bound=msgspec.Struct)
+LocalFunction = Callable[[Mapping[str, Any], Cancel], str]
 KNOWLEDGE, WEB = "knowledge_search", "web_search"
 """Names of the agent's search tools."""
-
-
-class HitLike(Protocol):
-    """A chunk found by `Knowledge.search`."""
-
-    @property
-    def chunk_id(self) -> str: ...
-    @property
-    def document_id(self) -> str: ...
-    @property
-    def base_id(self) -> str: ...
-    @property
-    def filename(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def place(self) -> str: ...
-    @property
-    def score(self) -> float: ...
-
-
-class BaseLike(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-class KnowledgeSearch(Protocol):
-    """The part of `Knowledge` that dialogues use."""
-
-    def within(self, may: Permissions) -> Self: ...
-
-    def bases(self, owner: str) -> Iterable[BaseLike]: ...
-
-    def base(self, owner: str, id_or_name: str) -> BaseLike: ...
-
-    def search(
-        self,
-        owner: str,
-        base_ids: Sequence[str],
-        query: str,
-        top_k: int = 3,
-        score_threshold: float | None = None,
-    ) -> Sequence[HitLike]: ...
-
-
-class MemberLike(Protocol):
-    @property
-    def file_id(self) -> str: ...
-
-
-class FileSearch(Protocol):
-    """The part of `VectorStores` that a file search uses."""
-
-    def within(self, may: Permissions) -> Self: ...
-
-    def search(
-        self,
-        owner: str,
-        base_ids: Sequence[str],
-        queries: Sequence[str],
-        most: int,
-        threshold: float = 0.0,
-        wanted: Callable[[Mapping[str, Any]], bool] | None = None,
-    ) -> Sequence[tuple[HitLike, MemberLike | None]]: ...
 
 
 class Finder:
@@ -168,9 +113,9 @@ class Finder:
 
     def __init__(
         self,
-        knowledge: KnowledgeSearch | None,
+        knowledge: Knowledge | None,
         web: WebSearch | None,
-        stores: FileSearch | None = None,
+        stores: VectorStores | None = None,
     ) -> None:
         self._knowledge = knowledge
         self.web = web
@@ -182,11 +127,6 @@ class Finder:
             return self
         stores = None if self.stores is None else self.stores.within(may)
         return Finder(self._knowledge.within(may), self.web, stores)
-
-    @property
-    def knows(self) -> bool:
-        """Whether there are knowledge bases."""
-        return self._knowledge is not None
 
     def bases(self, request: DialogueRequest) -> list[str]:
         """Ids of the requested knowledge bases; all of the owner's for an agent request that names
@@ -253,24 +193,64 @@ class Finder:
         allowed: Sequence[str],
         numbers: CitationNumbers,
         sources: list[Sources],
-    ) -> Mapping[str, Searches]:
+    ) -> dict[str, RunnableTool]:
         """The searches that are allowed and configured, as tools of an agent. Their results are
         numbered by `numbers` and appended to `sources`."""
-        tools = {}
+
+        def searching(find: Callable[[str, Cancel], list[Citation]]) -> LocalFunction:
+            def call(arguments: Mapping[str, Any], cancel: Cancel) -> str:
+                query = arguments.get("query")
+                if not isinstance(query, str) or not query.strip():
+                    raise ToolError("query must be a search string")
+                cited, _ = numbers.add(find(query, cancel))
+                if cited:
+                    sources.append(Sources(cited))
+                return context(cited) or NONE_FOUND
+
+            return call
+
+        tools: dict[str, RunnableTool] = {}
         if KNOWLEDGE in allowed and self._knowledge is not None and (bases := self.bases(request)):
-            tools[KNOWLEDGE] = Searches(
-                _KNOWLEDGE,
-                lambda query, _: self.documents(request, bases, query),
-                numbers,
-                sources,
-            )
+            by_base = searching(lambda query, _: self.documents(request, bases, query))
+            tools[KNOWLEDGE] = LocalTool(_KNOWLEDGE, by_base)
         if WEB in allowed and self.web is not None:
-            tools[WEB] = Searches(
-                _WEB, lambda query, cancel: self.pages(request, query, cancel), numbers, sources
-            )
+            on_web = searching(lambda query, cancel: self.pages(request, query, cancel))
+            tools[WEB] = LocalTool(_WEB, on_web)
         return tools
 
-    def _known(self) -> KnowledgeSearch:
+    def published(self, owner: str) -> dict[str, RunnableTool]:
+        """The searches that are configured, by name, for clients that call them without a model."""
+
+        def in_bases(given: Mapping[str, Any], cancel: Cancel) -> str:
+            """Raises NotFound for an unknown base, besides what tools raise."""
+            asked = arguments(_KnowledgeQuery, given)
+            request = DialogueRequest(
+                kind="agent",
+                messages=(),
+                bases=tuple(asked.bases),
+                top_k=asked.count,
+                owner=owner,
+            )
+            hits = self.documents(request, self.bases(request), asked.query)
+            return context(CitationNumbers().add(hits)[0]) or NONE_FOUND
+
+        def on_web(given: Mapping[str, Any], cancel: Cancel) -> str:
+            asked = arguments(_WebQuery, given)
+            request = DialogueRequest(
+                kind="search", messages=(), engine=asked.engine, top_k=asked.count
+            )
+            cited, _ = CitationNumbers().add(self.pages(request, asked.query, cancel))
+            texts = [f"[{page.number}] {page.title}\n{page.url}\n{page.text}" for page in cited]
+            return "\n\n".join(texts) or NONE_FOUND
+
+        tools: dict[str, RunnableTool] = {}
+        if self._knowledge is not None:
+            tools[KNOWLEDGE] = LocalTool(_KNOWLEDGE_CALL, in_bases)
+        if self.web is not None:
+            tools[WEB] = LocalTool(_WEB_CALL, on_web)
+        return tools
+
+    def _known(self) -> Knowledge:
         if self._knowledge is None:
             raise Forbidden(
                 "knowledge bases are not available: install them with pip install"
@@ -279,7 +259,7 @@ class Finder:
         return self._knowledge
 
 
-def _cited(hit: HitLike) -> Citation:
+def _cited(hit: Hit) -> Citation:
     return Citation(
         number=0,
         title=hit.filename,
@@ -294,24 +274,6 @@ def _cited(hit: HitLike) -> Citation:
 
 def _page(result: WebResult) -> Citation:
     return Citation(number=0, title=result.title, text=result.snippet, url=result.url)
-
-
-class Searches(NamedTuple):
-    """A search as an agent's tool."""
-
-    tool: Tool
-    find: Callable[[str, Cancel], list[Citation]]
-    numbers: CitationNumbers
-    sources: list[Sources]
-
-    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        query = arguments.get("query")
-        if not isinstance(query, str) or not query.strip():
-            raise ToolError("query must be a search string")
-        cited, _ = self.numbers.add(self.find(query, cancel))
-        if cited:
-            self.sources.append(Sources(cited))
-        return context(cited) or "No results."
 
 
 def offered(search: Search) -> Tool:
@@ -336,3 +298,50 @@ def _tool(name: str, description: str) -> Tool:
 
 _KNOWLEDGE = _tool(KNOWLEDGE, "Search the documents of the knowledge base")
 _WEB = _tool(WEB, "Search the web")
+
+
+# Searches that clients call themselves, without a model.
+
+_Query = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="the search query")]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=20, description="the number of results")]
+_Bases = Annotated[
+    list[str],
+    msgspec.Meta(max_length=32, description="names of knowledge bases; none: all of them"),
+]
+_Engine = Annotated[
+    str, msgspec.Meta(max_length=40, description="the search engine; none: the first one")
+]
+
+
+class _KnowledgeQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    query: _Query
+    bases: _Bases = []
+    count: _Count = 5
+
+
+class _WebQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    query: _Query
+    engine: _Engine = ""
+    count: _Count = 5
+
+
+def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON schema of a tool's arguments."""
+    schema = msgspec.json.schema(kind)
+    found: dict[str, Any] = dict(schema["$defs"][kind.__name__])
+    found.pop("title", None)
+    return found
+
+
+def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
+    """Raises ToolError."""
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise ToolError(f"the arguments are invalid: {error}") from None
+
+
+_KNOWLEDGE_CALL = Tool(
+    KNOWLEDGE, "Search the documents of the knowledge bases", schema_of(_KnowledgeQuery)
+)
+_WEB_CALL = Tool(WEB, "Search the web", schema_of(_WebQuery))

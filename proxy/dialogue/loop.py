@@ -1,189 +1,392 @@
-"""The agent's loop: asks the model, runs the tool it calls, and repeats with the result until the
-model answers without a call.
+"""The loop of an answer that runs tools on the way: searches, tools of MCP servers, and those of an
+agent.
+
+The model is offered them as functions, in addition to the client's own. If it calls one of them,
+the gateway runs it, reports it as events, and the model continues with the result. If it calls a
+function of the client, or one that the client must approve, the answer ends with that call. The
+model makes one call at a time.
 
 Each round's prompt begins with the previous one, so the slot's cache covers all but the new part.
-The model makes one call at a time. In the last round it has no tools and must answer with what it
-has.
-
-Text before a call is a thought, text without a call is the answer; only the end of a round tells
-which. Thoughts are short, so up to HOLD characters are held back, and longer text is streamed as
-part of the answer.
+In the last round the model has no tools and must answer with what it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from ..agent.functions import RunnableTool, ToolError
-from ..core.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
-from ..core.request import CompletionRequest, Message, ToolCall, ToolChoice
-from ..core.usage import Timings, Usage
-from ..errors import Cancelled, GatewayError
-from ..runtime.cancel import Cancel
-from .background import run_with_ticks
-from .events import (
-    Bounds,
-    DialogueDone,
-    DialogueEvent,
-    DialogueStep,
-    Reasoning,
-    Sources,
-    Text,
-    Tick,
-    arguments_of,
+from ..agent.functions import FAILED, RunnableTool, ToolError
+from ..core.events import (
+    Batch,
+    Compacted,
+    Event,
+    Failed,
+    Finished,
+    ServerCall,
+    Started,
+    TextDelta,
+    ToolCallDelta,
 )
+from ..core.request import CompletionRequest, Message, Tool, ToolCall, ToolChoice
+from ..core.usage import Timings, Usage
+from ..errors import Cancelled, GatewayError, UpstreamTimeout
+from ..gateway import Caller, Gateway, Info
+from ..runtime.cancel import Cancel
+from .events import Bounds, add, arguments_of
 
-HOLD = 160
-MOST_OBSERVED = 6000  # characters of a tool's result
+TIMED_OUT = -32001  # what MCP clients call a request without an answer
 
-Ask = Callable[[CompletionRequest], Iterator[Event | Tick]]
+T = TypeVar("T")
+K = TypeVar("K")
 
 
-class Loop:
-    """Answers one question as an agent. Tools append the sources they find to `sources`. The
-    generators that `ask` returns are closed if left early. `interval` is the seconds between ticks
-    while a tool runs."""
+def run_with_ticks(
+    work: Callable[[Cancel], T],
+    cancel: Cancel,
+    seconds: float,
+    interval: float,
+    tick: Callable[[], K],
+) -> Generator[K, None, T]:
+    """Runs `work` in a thread. Returns its result, and yields a `tick()` every `interval` seconds
+    (0: none) until then. `work` receives a Cancel. It is cancelled, and no longer waited for, after
+    `seconds` or if the request is cancelled.
+
+    Raises the errors of `work`, UpstreamTimeout and Cancelled."""
+    own = Cancel()
+    done: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
+
+    def run() -> None:
+        try:
+            done.put((work(own), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    def give_up() -> None:
+        done.put((None, cancel.error()))  # before what the work returns when it is cancelled
+        own.cancel()
+
+    cancel.add(give_up)
+    threading.Thread(target=run, name="aside", daemon=True).start()
+    left = seconds
+    try:
+        while True:
+            step = min(left, interval or left)
+            try:
+                value, error = done.get(timeout=step)
+            except queue.Empty:
+                left -= step
+                if left <= 0:
+                    raise UpstreamTimeout(f"timed out after {seconds:g} seconds") from None
+                yield tick()
+                continue
+            if error is not None:
+                raise error
+            return value  # type: ignore[return-value]  # without an error there is a value
+    finally:
+        cancel.remove(give_up)
+        own.cancel()
+
+
+class Runner:
+    """Tools that an answer runs itself. This one has none."""
+
+    takes_unknown = False  # whether it answers calls of tools that nobody offers
+
+    def listed(self) -> list[Event]:
+        """Find out which tools there are, and return the events that report them. Called once,
+        before anything else. Raises GatewayError."""
+        return []
+
+    def tools(self) -> Sequence[Tool]:
+        """The tools for the model, by the names that it calls."""
+        return ()
+
+    def prepare(
+        self, request: CompletionRequest
+    ) -> Generator[Batch, None, CompletionRequest] | None:
+        """Run what the model waits for before it begins: yields events and returns the request
+        with the results. None if there is nothing to run."""
+        return None
+
+    def late(self) -> bool:
+        """Whether the answer has taken too long."""
+        return False
+
+    def limit(self, request: CompletionRequest, written: int) -> CompletionRequest | None:
+        """The request of the next round, after so many tokens; None if there is no room for it."""
+        return request
+
+    def run(self, call: ToolCall) -> Generator[Batch, None, str | None]:
+        """Run a call: yields its events and returns the text for the model, or None if the answer
+        ends here. Raises Cancelled."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End what is kept open."""
+
+
+def call_tool(
+    event: ServerCall,
+    tool: RunnableTool | None,
+    cancel: Cancel,
+    seconds: float,
+    interval: float,
+    longest: int,
+    missing: str = "the tool is not available",
+) -> Generator[Batch, None, str]:
+    """Makes a call: yields its events and returns the text for the model, of at most `longest`
+    characters. Raises Cancelled."""
+    yield [event]
+    arguments = arguments_of(event.arguments)
+    code = 0
+    try:
+        if tool is None:
+            raise ToolError(missing, FAILED)
+        if arguments is None:
+            raise ToolError("the arguments must be a JSON object")
+        work = partial(_called, tool, arguments, seconds)
+        text = yield from run_with_ticks(work, cancel, seconds, interval, list[Event])
+    except Cancelled:
+        raise
+    except ToolError as fault:
+        error, code = str(fault), fault.code
+    except GatewayError as fault:
+        error = fault.message
+        code = TIMED_OUT if isinstance(fault, UpstreamTimeout) else FAILED
+    else:
+        text = _cut(text, longest)
+        yield [msgspec.structs.replace(event, over=True, output=text)]
+        return text
+    error = _cut(error, longest)
+    yield [msgspec.structs.replace(event, over=True, error=error, code=code)]
+    return f"Error: {error}"
+
+
+def _called(tool: RunnableTool, arguments: dict[str, Any], seconds: float, cancel: Cancel) -> str:
+    return tool.call(arguments, cancel, seconds)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+class ToolAnswer:
+    """Replaces the gateway's Answer: yields (choice, batch), with the same `prime` and `close`."""
 
     def __init__(
         self,
-        ask: Ask,
-        tools: Mapping[str, RunnableTool],
-        sources: list[Sources],
-        bounds: Bounds,
+        gateway: Gateway,
+        runners: Sequence[Runner],
+        request: CompletionRequest,
         cancel: Cancel,
-        clock: Callable[[], float],
-        interval: float,
+        caller: Caller,
+        bounds: Bounds,
     ) -> None:
-        self._ask = ask
-        self._tools = tools
-        self._sources = sources
-        self._bounds = bounds
+        self.request = request
+        model, shown = gateway.registry.resolve(request.model)
+        self.info = Info(model=shown)
+        if caller.allowance is not None:
+            caller.allowance.for_model(partial(gateway.registry.names_of, model))
+        self._gateway = gateway
+        self._runners = runners
         self._cancel = cancel
-        self._clock = clock
-        self._interval = interval
-        self._end = clock() + bounds.seconds
-        self._usage = Usage()
-        self._timings = Timings()
+        self._caller = caller
+        self._bounds = bounds
+        self._owners: dict[str, Runner] = {}  # by the name of a tool
+        self._first: Batch | None = None
+        self._begun = False  # Started was sent
+        self._usage = Usage()  # of all rounds, without summaries
+        self._timings = Timings()  # of the last round
+        self._batches = self._rounds()
 
-    def run(self, request: CompletionRequest) -> Iterator[DialogueEvent]:
-        """The events of the answer to `request`, whose tools must be those of this loop."""
-        most = request.max_tokens or self._bounds.tokens
-        for left in range(self._bounds.rounds, 0, -1):
-            room = min(most, self._bounds.tokens - self._usage.completion)
-            if room < 1 or self._clock() >= self._end:
-                yield self._done("length")
-                return
-            request = msgspec.structs.replace(
-                request,
-                max_tokens=room,
-                tool_choice=ToolChoice("none") if left == 1 else request.tool_choice,
-            )
-            round = _Round()
-            yield from self._written(round, request)
-            if not round.calls or round.reason == "length":
-                yield self._done(round.reason)
-                return
-            thought = "".join(round.said)
-            if round.held:
-                yield DialogueStep("thought", text="".join(round.held))
-            # A forced call is forced only once.
-            request = msgspec.structs.replace(request, tool_choice=ToolChoice())
-            turn = [Message(role="assistant", content=thought, tool_calls=tuple(round.calls))]
-            for call in round.calls:
-                observation = yield from self._observed(call)
-                turn.append(
-                    Message(role="tool", content=observation, name=call.name, tool_call_id=call.id)
-                )
-            request = msgspec.structs.replace(request, messages=(*request.messages, *turn))
+    def prime(self) -> None:
+        """Waits until the answer has begun. Raises its error."""
+        self._first = next(self._batches)
+        for event in self._first:
+            if isinstance(event, Failed):
+                self.close()
+                raise event.error
 
-    def _written(self, round: _Round, request: CompletionRequest) -> Iterator[DialogueEvent]:
-        events = self._ask(request)
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield 0, first
+        for batch in self._batches:
+            yield 0, batch
+
+    def close(self) -> None:
+        self._batches.close()
+        for runner in self._runners:
+            runner.close()
+        if not self.info.outcome:
+            self.info.outcome = "cancelled"
+
+    def _rounds(self) -> Generator[Batch, None, None]:
+        most = self.request.max_tool_calls or self._bounds.rounds
         try:
-            for event in events:
-                match event:
-                    case Tick():
-                        yield event
-                    case ReasoningDelta(text=text):
-                        yield Reasoning(text)
-                    case TextDelta(text=text) if text:
-                        yield from round.text(text)
-                    case ToolCallDelta():
-                        round.call(event)
-                    case Finished():
+            listed = [event for runner in self._runners for event in runner.listed()]
+            request = yield from self._prepared(self._offering(), listed)
+            for count in range(self._bounds.rounds):
+                if count == min(most, self._bounds.rounds - 1):
+                    request = msgspec.structs.replace(request, tool_choice=ToolChoice("none"))
+                for runner in self._runners:
+                    limited = runner.limit(request, self._usage.completion)
+                    if limited is None:
+                        yield [self._cut_off()]
+                        return
+                    request = limited
+                round = yield from self._round(request, listed)
+                if round is None:
+                    return
+                self._begin_call()
+                observed = yield from round.owner.run(round.call)
+                if observed is None:
+                    self.info.outcome = "tool_calls"
+                    yield [msgspec.structs.replace(round.finished, reason="tool_calls")]
+                    return
+                turn = (
+                    Message(role="assistant", content=round.text, tool_calls=(round.call,)),
+                    Message(
+                        role="tool",
+                        content=observed,
+                        name=round.call.name,
+                        tool_call_id=round.call.id,
+                    ),
+                )
+                # A forced call is forced only once.
+                request = msgspec.structs.replace(
+                    request, messages=(*request.messages, *turn), tool_choice=ToolChoice()
+                )
+        except GatewayError as error:
+            self.info.outcome = error.code or error.type
+            yield [Failed(error)]
+
+    def _late(self) -> bool:
+        return any(runner.late() for runner in self._runners)
+
+    def _cut_off(self) -> Finished:
+        self.info.outcome = "length"
+        return Finished(reason="length", usage=self._usage, timings=self._timings)
+
+    def _owner(self, name: str) -> Runner | None:
+        """Whose tool it is; None: the client's."""
+        owner = self._owners.get(name)
+        if owner is None and all(tool.name != name for tool in self.request.tools):
+            owner = next((runner for runner in self._runners if runner.takes_unknown), None)
+        return owner
+
+    def _begin_call(self) -> None:
+        """Note that a tool is about to run. Another try would run it again, so from now on even a
+        request that uses idle slots only waits for a slot, and keeps it. Raises Cancelled."""
+        self._cancel.check()
+        self._caller = msgspec.structs.replace(self._caller, idle=False)
+        self.info.has_effects = True
+
+    def _offering(self) -> CompletionRequest:
+        """The request with all tools; those of the client take precedence."""
+        own = {tool.name for tool in self.request.tools}
+        offered = []
+        for runner in self._runners:
+            for tool in runner.tools():
+                if tool.name not in own and tool.name not in self._owners:
+                    self._owners[tool.name] = runner
+                    offered.append(tool)
+        return msgspec.structs.replace(
+            self.request, tools=(*self.request.tools, *offered), parallel_tool_calls=False
+        )
+
+    def _prepared(
+        self, request: CompletionRequest, listed: list[Event]
+    ) -> Generator[Batch, None, CompletionRequest]:
+        for runner in self._runners:
+            work = runner.prepare(request)
+            if work is not None:
+                if self._caller.allowance is not None:
+                    # The first round would ask for it only after the tools have run.
+                    for place in self._caller.allowance.begin(self.info.model, self._cancel):
+                        self.info.limit_place = place
+                        yield []
+                    self.info.limit_place = None
+                if request.approved:
+                    self._begin_call()
+                if not self._begun:
+                    self._begun = True
+                    yield [Started(), *listed]
+                request = yield from work
+                self._caller = msgspec.structs.replace(self._caller, begun=True)
+        return request
+
+    def _round(
+        self, request: CompletionRequest, listed: list[Event]
+    ) -> Generator[Batch, None, _Round | None]:
+        """Streams one round. Returns it if the model calls a tool to run."""
+        answer = self._gateway.answer(request, self._cancel, self._caller)
+        text: list[str] = []
+        call: ToolCall | None = None
+        owner: Runner | None = None
+        finished: Finished | None = None
+        client_calls: set[int] = set()
+        try:
+            for _, batch in answer:
+                self.info.place = answer.info.place
+                self.info.limit_place = answer.info.limit_place
+                out: list[Event] = []
+                for event in batch:
+                    if isinstance(event, Started):
+                        if self._begun:
+                            continue
+                        self._begun = True
+                        out += [event, *listed]
+                        continue
+                    if isinstance(event, TextDelta):
+                        text.append(event.text)
+                    elif isinstance(event, ToolCallDelta):
+                        if call is None and event.name and (owner := self._owner(event.name)):
+                            call = ToolCall(event.id, event.name, event.arguments)
+                            continue
+                        if call is not None and event.index not in client_calls:
+                            call = msgspec.structs.replace(
+                                call, arguments=call.arguments + event.arguments
+                            )
+                            continue
+                        client_calls.add(event.index)
+                    elif isinstance(event, Failed):
+                        raise event.error
+                    elif isinstance(event, Compacted):
+                        self.info.compacted = event.messages
+                    elif isinstance(event, Finished):
                         self._usage += event.usage
                         self._timings = event.timings
-                        round.reason = event.reason
-                if self._clock() >= self._end and not round.reason:
-                    round.reason = "length"
-                    break
+                        event = msgspec.structs.replace(event, usage=self._usage)
+                        if call is not None and event.reason != "length":
+                            finished = event
+                            continue
+                        self.info.outcome = event.reason
+                        call = None
+                    out.append(event)
+                if finished is None and not self.info.outcome and self._late():
+                    yield [*out, self._cut_off()]
+                    return None
+                if out or not batch:
+                    yield out
         finally:
-            events.close()  # type: ignore[attr-defined]  # it is a generator
-        if not round.calls or round.reason == "length":
-            yield from round.flush()
-
-    def _observed(self, call: ToolCall) -> Generator[DialogueEvent, None, str]:
-        """Runs a call: yields its steps and returns the observation."""
-        yield DialogueStep("tool", call.name, call.arguments)
-        seconds = min(self._bounds.tool_seconds, max(0.1, self._end - self._clock()))
-        try:
-            tool = self._tools.get(call.name)
-            if tool is None:
-                raise ToolError(f"unknown tool: {call.name}")
-            arguments = arguments_of(call)
-            if arguments is None:
-                raise ToolError("the arguments must be a JSON object")
-
-            def work(cancel: Cancel) -> str:
-                return tool.call(arguments, cancel, seconds)
-
-            text = yield from run_with_ticks(work, self._cancel, seconds, self._interval)
-        except Cancelled:
-            raise
-        except ToolError as error:
-            text = f"Error: {error}"
-        except GatewayError as error:
-            text = f"Error: {error.message}"
-        text = text if len(text) <= MOST_OBSERVED else text[:MOST_OBSERVED] + "…"
-        while self._sources:
-            yield self._sources.pop(0)
-        yield DialogueStep("observation", call.name, text=text)
-        return text
-
-    def _done(self, reason: FinishReason | str) -> DialogueDone:
-        ended: FinishReason = "length" if reason == "length" else "stop"
-        return DialogueDone(self._usage, self._timings, ended)
+            answer.close()
+            add(self.info, answer.info)
+        if call is None or owner is None or finished is None:
+            return None
+        return _Round("".join(text), call, owner, finished)
 
 
-class _Round:
-    """The model's output in one round."""
+class _Round(NamedTuple):
+    """What the model wrote before it called a tool, the call and who runs it, and the end of its
+    answer."""
 
-    def __init__(self) -> None:
-        self.reason: str = ""
-        self.said: list[str] = []
-        self.held: list[str] = []
-        self.calls: list[ToolCall] = []
-        self._free = False
-
-    def text(self, piece: str) -> Iterator[Text]:
-        self.said.append(piece)
-        if self._free:
-            yield Text(piece)
-            return
-        self.held.append(piece)
-        if sum(map(len, self.held)) > HOLD:
-            yield from self.flush()
-
-    def flush(self) -> Iterator[Text]:
-        self._free = True
-        held, self.held = "".join(self.held), []
-        if held:
-            yield Text(held)
-
-    def call(self, event: ToolCallDelta) -> None:
-        if event.index >= len(self.calls):
-            self.calls.append(ToolCall(event.id, event.name, event.arguments))
-            return
-        call = self.calls[event.index]
-        self.calls[event.index] = ToolCall(call.id, call.name, call.arguments + event.arguments)
+    text: str
+    call: ToolCall
+    owner: Runner
+    finished: Finished

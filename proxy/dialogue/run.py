@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
-from ..agent import Remotes, Toolbox
 from ..agent.functions import RunnableTool
-from ..core.events import Batch, Event, Failed, Finished, Found, ReasoningDelta, Searched, TextDelta
-from ..core.request import CompletionRequest, Message, Search, Tool, ToolCall
-from ..errors import Cancelled, Forbidden, GatewayError, InvalidParameter
-from ..gateway import Caller, Gateway, Info
+from ..agent.toolbox import Remotes, Toolbox
+from ..core.events import Failed, Finished, ReasoningDelta, ServerCall, TextDelta
+from ..core.request import CompletionRequest, Message
+from ..errors import Forbidden, GatewayError, InvalidParameter
+from ..gateway import Answer, Caller, Gateway, Info
 from ..gateway.context import ANYBODY
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
-from .background import run_with_ticks
 from .events import (
     FOLDERS,
     Bounds,
@@ -28,102 +25,18 @@ from .events import (
     DialogueDone,
     DialogueEvent,
     DialogueRequest,
+    DialogueStep,
     Reasoning,
     Sources,
     Text,
     Tick,
     add,
-    arguments_of,
 )
-from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, context, laid, offered
-from .loop import Loop
-from .mcp_calls import ServerRunner
-from .published import searches
-from .tool_answer import Runner, ToolAnswer
+from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, laid
+from .loop import Runner, ToolAnswer, run_with_ticks
+from .runners import AgentRunner, SearchRunner, ServerRunner
 
-
-# Searches that an answer makes: the built-in tools of /v1/responses.
-class SearchRunner:
-    """Makes these searches for the owner. `seconds` is the limit of each, `interval` the seconds
-    between ticks."""
-
-    def __init__(
-        self,
-        finder: Finder,
-        searches: Sequence[Search],
-        owner: str,
-        cancel: Cancel,
-        seconds: float,
-        interval: float,
-    ) -> None:
-        self._finder = finder
-        self._searches = {search.name: search for search in searches}
-        self._owner = owner
-        self._cancel = cancel
-        self._seconds = seconds
-        self._interval = interval
-        self._numbers = CitationNumbers()
-
-    def listed(self) -> list[Event]:
-        return []
-
-    def tools(self) -> Sequence[Tool]:
-        return [offered(search) for search in self._searches.values()]
-
-    def prepare(self, request: CompletionRequest) -> None:
-        return None
-
-    def run(self, call: ToolCall) -> Generator[Batch, None, str]:
-        search = self._searches[call.name]
-        query = _query(call)
-        yield [Searched(search.kind, query)]
-        work = run_with_ticks(
-            lambda cancel: self._found(search, query, cancel),
-            self._cancel,
-            self._seconds,
-            self._interval,
-        )
-        try:
-            while True:
-                try:
-                    next(work)
-                except StopIteration as finished:
-                    cited, _ = self._numbers.add(finished.value)
-                    break
-                yield []
-        except Cancelled:
-            raise
-        except GatewayError as error:
-            yield [Searched(search.kind, query, over=True, failed=True)]
-            return f"Error: {error.message}"
-        finally:
-            work.close()
-        found = tuple(
-            Found(
-                number=citation.number,
-                title=citation.title,
-                text=citation.text,
-                url=citation.url,
-                file_id=citation.document_id,
-                score=citation.score,
-            )
-            for citation in cited
-        )
-        yield [Searched(search.kind, query, over=True, found=found)]
-        return context(cited) or "No results."
-
-    def close(self) -> None:
-        """Nothing is kept open."""
-
-    def _found(self, search: Search, query: str, cancel: Cancel) -> list[Citation]:
-        return self._finder.result(search, self._owner, query, cancel) if query else []
-
-
-def _query(call: ToolCall) -> str:
-    query = (arguments_of(call) or {}).get("query")
-    return query.strip() if isinstance(query, str) else ""
-
-
+HOLD = 160
 ROOM = 256  # minimum tokens for the answer before documents are dropped
 
 
@@ -219,7 +132,7 @@ class Dialogues:
         """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
         of an MCP server as `server__tool`. May wait for servers."""
         finder = self._finder.within(caller.may)
-        tools = {**self._toolbox.published(), **searches(finder, owner)}
+        tools = {**self._toolbox.published(), **finder.published(owner)}
         return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
 
     def call(
@@ -230,7 +143,7 @@ class Dialogues:
         UpstreamTimeout and Cancelled."""
         seconds = self._bounds.tool_seconds
         return run_with_ticks(
-            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval
+            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval, Tick
         )
 
     def answer(
@@ -305,36 +218,8 @@ class _Turn(NamedTuple):
             found = yield from self._found()
             completion, cited = self._fitted(found)
             yield Sources(cited)
-        for event in self._asked(completion):
-            match event:
-                case Tick():
-                    yield event
-                case TextDelta(text=text) if text:
-                    yield Text(text)
-                case ReasoningDelta(text=text):
-                    yield Reasoning(text)
-                case Finished():
-                    self.info.outcome = event.reason
-                    yield DialogueDone(event.usage, event.timings, event.reason)
-
-    # completions
-
-    def _asked(self, completion: CompletionRequest) -> Iterator[Event | Tick]:
         answer = self.dialogues._gateway.answer(completion, self.cancel, self.caller)
-        self.info.model = answer.info.model
-        try:
-            for _, batch in answer:
-                self.info.place = answer.info.place
-                self.info.limit_place = answer.info.limit_place
-                if not batch:
-                    yield Tick()
-                for event in batch:
-                    if isinstance(event, Failed):
-                        raise event.error
-                    yield event
-        finally:
-            answer.close()
-            add(self.info, answer.info)
+        yield from dialogue_events(answer, self.info)
 
     def _completion(self, messages: tuple[Message, ...]) -> CompletionRequest:
         request = self.request
@@ -368,8 +253,10 @@ class _Turn(NamedTuple):
             found = [sources(question, None) for question in before[:MOST_TURNS]]
             return [*found, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
 
-        seconds = self.dialogues._bounds.tool_seconds if knows else finder.searched().seconds + 2
-        return (yield from run_with_ticks(find, self.cancel, seconds, self.dialogues._interval))
+        seconds = self.dialogues._bounds.tool_seconds if knows else finder.searched().longest
+        return (
+            yield from run_with_ticks(find, self.cancel, seconds, self.dialogues._interval, Tick)
+        )
 
     def _fitted(
         self, found: Sequence[Sequence[Citation]]
@@ -422,6 +309,7 @@ class _Turn(NamedTuple):
             self.cancel,
             dialogues._bounds.seconds,
             dialogues._interval,
+            Tick,
         )
         if not tools:
             raise Forbidden("agent tools are not configured: set --tools")
@@ -435,19 +323,62 @@ class _Turn(NamedTuple):
         messages = dialogues._layouts.render(
             FOLDERS["agent"], request.template, request.messages, tools=offered
         )
-        completion = msgspec.structs.replace(
-            self._completion(messages), tools=offered, parallel_tool_calls=False
+        runner = AgentRunner(
+            tools, dialogues._bounds, self.cancel, dialogues._gateway.clock, dialogues._interval
         )
-        loop = Loop(
-            self._asked,
-            tools,
-            sources,
-            dialogues._bounds,
+        answer = ToolAnswer(
+            dialogues._gateway,
+            [runner],
+            self._completion(messages),
             self.cancel,
-            dialogues._gateway.clock,
-            dialogues._interval,
+            self.caller,
+            dialogues._bounds,
         )
-        for event in loop.run(completion):
-            if isinstance(event, DialogueDone):
-                self.info.outcome = event.finish_reason
-            yield event
+        yield from dialogue_events(answer, self.info, HOLD, sources)
+
+
+def dialogue_events(
+    answer: Answer | ToolAnswer, info: Info, hold: int = 0, sources: list[Sources] | None = None
+) -> Iterator[DialogueEvent]:
+    """The events of an answer as those of a dialogue; tools append what they find to `sources`.
+    Statistics go to `info`. Raises the error of an answer that failed.
+
+    Text before a call is a thought, text without a call is the answer; only the end of a round
+    tells which. Thoughts are short, so up to `hold` characters are held back, and longer text is
+    streamed as part of the answer."""
+    info.model = answer.info.model
+    held, streams = "", False
+    try:
+        for _, batch in answer:
+            info.place, info.limit_place = answer.info.place, answer.info.limit_place
+            if not batch:
+                yield Tick()
+            for event in batch:
+                match event:
+                    case TextDelta(text=text) if text:
+                        held += text
+                        if streams or len(held) > hold:
+                            yield Text(held)
+                            held, streams = "", True
+                    case ReasoningDelta(text=text):
+                        yield Reasoning(text)
+                    case ServerCall(over=False):
+                        if held:
+                            yield DialogueStep("thought", text=held)
+                        held, streams = "", False
+                        yield DialogueStep("tool", event.name, event.arguments)
+                    case ServerCall():
+                        while sources:
+                            yield sources.pop(0)
+                        text = f"Error: {event.error}" if event.error else event.output
+                        yield DialogueStep("observation", event.name, text=text)
+                    case Finished():
+                        if held:
+                            yield Text(held)
+                        info.outcome = event.reason
+                        yield DialogueDone(event.usage, event.timings, event.reason)
+                    case Failed():
+                        raise event.error
+    finally:
+        answer.close()
+        add(info, answer.info)

@@ -24,9 +24,10 @@ from ..runtime.lasting import Lasting, no_pause
 from ..store import writers
 from ..store.knowledge import KnowledgeStore
 from ..store.records import Chunk, Document, new_id
-from .index import Index, IndexEntry
+from .index.index import Index
+from .index.records import IndexEntry
 from .reading import DocumentReader, ReadingFailed, ReadingLimits
-from .splitting import TextPiece
+from .splitting import Section
 
 # Rebuilds missing parts of the index from the stored chunks.
 #
@@ -221,7 +222,7 @@ class Ingester:
             self._index.remove(document.id)
 
 
-def _chunk(document: Document, number: int, piece: TextPiece) -> Chunk:
+def _chunk(document: Document, number: int, piece: Section) -> Chunk:
     return Chunk(
         id=new_id("chunk_"),
         document_id=document.id,

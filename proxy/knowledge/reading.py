@@ -8,16 +8,23 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 
 from msgspec import Struct
 
 from ..runtime.subprocesses import Helper
 from ..store.records import Splitting
-from .splitting import TextPiece
+from .extract import Unreadable, decoded
+from .splitting import Section
 
 LONGEST = 4 << 20  # bytes of one piece as JSON
+# Of a document that is read whole: characters of a piece (a page has fewer), and of all.
+WHOLE_PIECE = 256 << 10
+LONGEST_WHOLE = 4 << 20
+NEEDED = {"pdf": "pypdfium2", "converted": "markitdown"}  # packages of the extra `knowledge`
 # Kinds of files by the ends of their names. Their content is checked when they are read.
 _PLAIN = frozenset(
     "txt text log srt vtt rst tex csv tsv json jsonl ndjson yaml yml toml ini cfg conf env "
@@ -89,7 +96,7 @@ class DocumentReader:
         if size > 0 and self._child.alive:
             self.end()  # deleted in the meantime; the child would wait for the rest of its input
 
-    def __iter__(self) -> Iterator[tuple[float, TextPiece]]:
+    def __iter__(self) -> Iterator[tuple[float, Section]]:
         """Raises ReadingFailed."""
         while line := self._child.output.readline(LONGEST):
             self._since = None
@@ -105,7 +112,7 @@ class DocumentReader:
             if len(message["text"]) > self._longest:
                 self.end()
                 break
-            yield message["done"], TextPiece(message["place"], message["text"])
+            yield message["done"], Section(message["place"], message["text"])
             self._since = time.monotonic()
         late = self._late or self._child.wait() == -signal.SIGXCPU
         raise ReadingFailed(
@@ -124,3 +131,50 @@ class DocumentReader:
 
     def close(self) -> None:
         self._child.close()
+
+
+def whole_text(name: str, data: bytes, limits: ReadingLimits) -> str:
+    """The text of a document that comes with a request and is stored nowhere, with the numbers of
+    pages. Raises ReadingFailed, also after the seconds of `limits`."""
+    form = kind(name)
+    if not form:
+        raise ReadingFailed("its format is not supported")
+    if form in ("plain", "markdown"):
+        return _bounded(_decoded(data))
+    if find_spec(NEEDED[form]) is None:
+        raise ReadingFailed("the gateway reads such files with the extra 'knowledge' installed")
+    reader = DocumentReader(name, len(data), (data,), Splitting(WHOLE_PIECE, 0), limits)
+    late = threading.Timer(limits.seconds, reader.end)
+    late.start()
+    parts: list[str] = []
+    length, last = 0, ""
+    try:
+        for _, piece in reader:
+            if form == "pdf" and piece.place != last:
+                parts.append(f"[{piece.place}]")
+            last = piece.place
+            parts.append(piece.text)
+            length += len(piece.text)
+            if length > LONGEST_WHOLE:
+                break
+    except ReadingFailed:
+        if late.is_alive():
+            raise
+        raise ReadingFailed("reading it takes too long") from None  # the timer ended it
+    finally:
+        late.cancel()
+        reader.close()
+    return _bounded("\n".join(parts))
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return decoded(data)
+    except Unreadable as error:
+        raise ReadingFailed(str(error)) from None
+
+
+def _bounded(text: str) -> str:
+    if len(text) > LONGEST_WHOLE:
+        raise ReadingFailed(f"it has more than {LONGEST_WHOLE} characters")
+    return text

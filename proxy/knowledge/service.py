@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import partial
 from io import SEEK_END, BytesIO
-from typing import IO, Protocol
+from typing import IO
 
 from msgspec import structs
 
+from ..accounts.rights import Permissions
 from ..errors import BadRequest, BodyTooLarge, NotFound
 from ..store.knowledge import KnowledgeStore
 from ..store.records import Base, Chunk, Document, Job, Splitting, new_id
-from .hits import Hit
-from .index import DEPTH, Index, IndexEntry, Rank, reranked
+from .index.index import RERANKED, Index, reranked
+from .index.records import Hit, IndexEntry, Rank
 from .reading import kind
 
 LIFE = 86_400.0  # seconds until a temporary base expires
@@ -28,15 +29,6 @@ LONGEST = 200  # characters of a name
 AT_ONCE = 256  # chunks read together
 SMALLEST, LARGEST = 20, 100_000  # characters of a chunk
 LOOK = 0.2  # seconds between two polls of a job
-
-
-class BaseRights(Protocol):
-    """Which knowledge bases a caller may use, by name and id."""
-
-    def permits_base(self, *names: str) -> bool: ...
-
-    def check_base(self, asked: str, *names: str) -> None:
-        """Raises Forbidden, or NotFound if what is forbidden is hidden."""
 
 
 class Knowledge:
@@ -60,9 +52,9 @@ class Knowledge:
         self._rank = rank
         self._clock = clock
         self._pause = pause
-        self._may: BaseRights | None = None
+        self._may: Permissions | None = None
 
-    def within(self, may: BaseRights) -> Knowledge:
+    def within(self, may: Permissions) -> Knowledge:
         """The same for a caller with these rights: other bases are not listed, and calls for them
         raise Forbidden. Temporary bases, the files of a chat, may always be used."""
         bounded = copy(self)
@@ -331,7 +323,7 @@ class Knowledge:
         candidates = self._index.search(
             [base.id for base in bases],
             query,
-            top_k if ranks is None else max(top_k, DEPTH),
+            top_k if ranks is None else max(top_k, RERANKED),
             documents=files,
             models=[base.embedding_model for base in bases],
         )

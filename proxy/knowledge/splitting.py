@@ -30,14 +30,8 @@ LEAST = 0.4  # a better end is used if the chunk keeps at least this share of it
 
 
 class Section(NamedTuple):
-    """A part of a document with one place: a page, the text under a heading, or lines."""
-
-    place: str
-    text: str
-
-
-class TextPiece(NamedTuple):
-    """A chunk that does not belong to a document yet."""
+    """A part of a document with one place: a page, the text under a heading, lines, or a chunk of
+    these."""
 
     place: str
     text: str
@@ -106,7 +100,7 @@ def split(text: str, splitting: Splitting) -> list[str]:
     return [chunk for chunk in chunks if chunk.strip()]
 
 
-def pieces(sections: Iterable[Section], splitting: Splitting) -> Iterator[TextPiece]:
+def pieces(sections: Iterable[Section], splitting: Splitting) -> Iterator[Section]:
     """Yield the chunks of a document. Small consecutive sections share a chunk, which has the place
     of the first."""
     place, held = "", ""
@@ -118,10 +112,10 @@ def pieces(sections: Iterable[Section], splitting: Splitting) -> Iterator[TextPi
             held += "\n\n" + text
             continue
         if held:
-            yield from (TextPiece(place, chunk) for chunk in split(held, splitting))
+            yield from (Section(place, chunk) for chunk in split(held, splitting))
         place, held = section.place, text
     if held:
-        yield from (TextPiece(place, chunk) for chunk in split(held, splitting))
+        yield from (Section(place, chunk) for chunk in split(held, splitting))
 
 
 def _beside(one: str, other: str) -> bool:

@@ -17,11 +17,12 @@ from typing import IO, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..accounts.rights import Permissions
 from ..errors import BadRequest, NotFound
 from ..store.file_store import Attached, Batch, FileStore, StoredFile, StoredVectorStore
 from ..store.records import Base, Document, Splitting, new_id
-from .hits import Hit
-from .service import BaseRights, Knowledge
+from .index.records import Hit
+from .service import Knowledge
 
 # Files in vector stores: a document, together with its data in OpenAI's API.
 STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
@@ -44,9 +45,9 @@ class VectorStoreFile(Struct, frozen=True, kw_only=True):
     batch_id: str = ""
 
 
-def from_document(document: Document) -> VectorStoreFile:
-    """Convert a document that was added through another API."""
-    return VectorStoreFile(
+def _member(document: Document, attached: Attached | None) -> VectorStoreFile:
+    """A document as a file; it has no `attached` if it was added through another API."""
+    member = VectorStoreFile(
         file_id=document.id,
         filename=document.filename,
         status=STATUS.get(document.status, "in_progress"),
@@ -55,13 +56,10 @@ def from_document(document: Document) -> VectorStoreFile:
         created=document.created,
         document_id=document.id,
     )
+    return member if attached is None else _with_attributes(member, attached)
 
 
-def from_attached(document: Document, attached: Attached) -> VectorStoreFile:
-    return _with_attributes(from_document(document), attached)
-
-
-def refused(file: StoredFile, attached: Attached) -> VectorStoreFile:
+def _refused(file: StoredFile, attached: Attached) -> VectorStoreFile:
     """Return a file that could not become a document."""
     failed = VectorStoreFile(
         file_id=file.file_id,
@@ -104,7 +102,7 @@ class VectorStores:
         self._files = files
         self._clock = clock
 
-    def within(self, may: BaseRights) -> VectorStores:
+    def within(self, may: Permissions) -> VectorStores:
         """The same for a caller with these rights; see `Knowledge.within`."""
         bounded = copy(self)
         bounded._knowledge = self._knowledge.within(may)
@@ -273,7 +271,7 @@ class VectorStores:
         )
         self._files.attach(owner, attached)
         self._touch(owner, self._kept(owner, base))
-        return from_attached(document, attached) if document else refused(file, attached)
+        return _member(document, attached) if document else _refused(file, attached)
 
     def members(self, owner: str, base_id: str, batch_id: str = "") -> list[VectorStoreFile]:
         """Return the files, oldest first, only those of one batch if given."""
@@ -284,14 +282,12 @@ class VectorStores:
         attached = self._files.attached(owner, base.id)
         known = {one.document_id: one for one in attached}
         members = [
-            from_attached(document, known[document.id])
-            if document.id in known
-            else from_document(document)
+            _member(document, known.get(document.id))
             for document in self._knowledge.documents(owner, base.id)
         ]
         files = {one.file_id: one for one in self._files.all(owner)} if "" in known else {}
         members += [
-            refused(files[one.file_id], one)
+            _refused(files[one.file_id], one)
             for one in attached
             if not one.document_id and one.file_id in files
         ]

@@ -24,16 +24,16 @@ def overlap(text: str, marks: Iterable[str]) -> int:
     return longest
 
 
-def common_start(one: str, other: str) -> str:
+def common_start(text: str, other: str) -> str:
     """The longest beginning that both texts have."""
-    size = min(len(one), len(other))
-    at = next((i for i in range(size) if one[i] != other[i]), size)
-    return one[:at]
+    size = min(len(text), len(other))
+    at = next((i for i in range(size) if text[i] != other[i]), size)
+    return text[:at]
 
 
-def common_end(one: str, other: str) -> str:
+def common_end(text: str, other: str) -> str:
     """The longest end that both texts have."""
-    return common_start(one[::-1], other[::-1])[::-1]
+    return common_start(text[::-1], other[::-1])[::-1]
 
 
 # Where in Markdown a streamed text stands: in code, or at the beginning of a line.

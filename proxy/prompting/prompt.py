@@ -174,12 +174,12 @@ class Prompter:
         if marked is None:
             return self._begun(request, now)
         prompt = self._begun(marked.request, now)
-        plain = marked.unmarked(prompt.text, prompt.boundaries)
+        text, breaks, boundaries = marked.unmarked(prompt.text, prompt.boundaries)
         return msgspec.structs.replace(
             prompt,
-            text=plain.text,
-            breaks=plain.breaks,
-            boundaries=plain.boundaries,
+            text=text,
+            breaks=breaks,
+            boundaries=boundaries,
             messages=marked.disarmed(prompt.messages),
         )
 
@@ -375,9 +375,9 @@ def _variables(request: CompletionRequest, rules: MessageRules) -> Mapping[str, 
     out.setdefault("thinking", out["enable_thinking"])
     if effort == "none":
         return out
-    asked = effort or out.get("reasoning_effort")
-    if isinstance(asked, str):
-        out |= dict.fromkeys(EFFORT_VARIABLES, _nearest(asked, rules.efforts))
+    word = effort or out.get("reasoning_effort")
+    if isinstance(word, str):
+        out |= dict.fromkeys(EFFORT_VARIABLES, _nearest(word, rules.efforts))
     return out
 
 

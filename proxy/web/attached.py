@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from msgspec import structs
 
 from ..apis.attachments import Attachment
-from ..core.kept import BoundedCache, digest
+from ..core.cache import BoundedCache, digest
 from ..errors import NotFound, QueueFull
-from ..knowledge.reading import ReadingFailed, ReadingLimits
-from ..knowledge.whole import whole_text
+from ..knowledge.reading import ReadingFailed, ReadingLimits, whole_text
 from ..runtime.blocking import run_in_native_thread
 from .shares import Shares
 

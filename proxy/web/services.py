@@ -13,7 +13,7 @@ from flask import Flask, current_app
 
 from ..accounts.service import Accounts
 from ..config import Settings
-from ..dialogue import Dialogues
+from ..dialogue.run import Dialogues
 from ..gateway import Embedder, Forwarder, Gateway
 from ..hosting.host import ModelHost
 from ..prompting.template.dialogues import Layouts

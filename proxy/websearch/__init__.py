@@ -4,9 +4,3 @@
 is a bounded HTTP client that connects to checked addresses only, and `passages` selects the
 relevant parts of a page. `reading` runs both in a child process. `search` combines everything.
 """
-
-from . import metasearch
-from .guard import WebResult
-from .search import WebSearch
-
-__all__ = ["WebResult", "WebSearch", "metasearch"]

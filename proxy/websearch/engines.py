@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
+from msgspec import Struct
 
 from ..errors import UpstreamFault
 from .guard import EngineRequest, WebResult
@@ -21,75 +22,41 @@ LONGEST = 4000  # characters of a snippet
 _TAG = re.compile(r"<[^<>]{1,200}>")
 
 
-class Engine(Protocol):
+URLS = {"brave": "https://api.search.brave.com", "tavily": "https://api.tavily.com"}
+
+
+class Engine(Struct, frozen=True):
+    """A search engine with an HTTP API: brave, tavily, or a SearXNG instance at `url`, whose
+    settings.yml must allow the json format (search.formats)."""
+
     name: str
-
-    def request(self, query: str, count: int) -> EngineRequest: ...
-
-    @classmethod
-    def read(cls, status: int, data: bytes) -> list[WebResult]:
-        """Raises UpstreamFault for an invalid answer."""
-
-
-class SearXNG:
-    """A SearXNG instance; its settings.yml must allow the json format (search.formats)."""
-
-    name = "searxng"
-
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+    url: str = ""
+    key: str = ""
 
     def request(self, query: str, count: int) -> EngineRequest:
-        sent = urlencode({"q": query, "format": "json"})
-        return EngineRequest(f"{self._url}/search?{sent}", {"Accept": "application/json"})
-
-    @classmethod
-    def read(cls, status: int, data: bytes) -> list[WebResult]:
-        if status == 403:
-            raise UpstreamFault("the SearXNG server does not allow the json format")
-        return _results(_object(cls.name, status, data).get("results"), "title", "url", "content")
-
-
-class Brave:
-    name = "brave"
-
-    def __init__(self, key: str, url: str = "https://api.search.brave.com") -> None:
-        self._key, self._url = key, url
-
-    def request(self, query: str, count: int) -> EngineRequest:
-        sent = urlencode({"q": query[:400], "count": min(count, 20)})
-        headers = {"Accept": "application/json", "X-Subscription-Token": self._key}
-        return EngineRequest(f"{self._url}/res/v1/web/search?{sent}", headers)
-
-    @classmethod
-    def read(cls, status: int, data: bytes) -> list[WebResult]:
-        web = _object(cls.name, status, data).get("web")
-        found = web.get("results") if isinstance(web, dict) else None
-        return _results(found, "title", "url", "description")
-
-
-class Tavily:
-    name = "tavily"
-
-    def __init__(self, key: str, url: str = "https://api.tavily.com") -> None:
-        self._key, self._url = key, url
-
-    def request(self, query: str, count: int) -> EngineRequest:
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        body = msgspec.json.encode({"query": query[:400], "max_results": min(count, 20)})
-        return EngineRequest(f"{self._url}/search", headers, body)
-
-    @classmethod
-    def read(cls, status: int, data: bytes) -> list[WebResult]:
-        return _results(_object(cls.name, status, data).get("results"), "title", "url", "content")
-
-
-KINDS: dict[str, type[Engine]] = {kind.name: kind for kind in (SearXNG, Brave, Tavily)}
+        url = self.url.rstrip("/") or URLS[self.name]
+        if self.name == "tavily":
+            headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+            body = msgspec.json.encode({"query": query[:400], "max_results": min(count, 20)})
+            return EngineRequest(f"{url}/search", headers, body)
+        headers = {"Accept": "application/json"}
+        if self.name == "brave":
+            headers["X-Subscription-Token"] = self.key
+            sent = urlencode({"q": query[:400], "count": min(count, 20)})
+            return EngineRequest(f"{url}/res/v1/web/search?{sent}", headers)
+        return EngineRequest(f"{url}/search?{urlencode({'q': query, 'format': 'json'})}", headers)
 
 
 def read(name: str, status: int, data: bytes) -> list[WebResult]:
     """Parses the named engine's answer. Raises UpstreamFault if it is invalid."""
-    return KINDS[name].read(status, data)
+    if name == "searxng" and status == 403:
+        raise UpstreamFault("the SearXNG server does not allow the json format")
+    value = _object(name, status, data)
+    if name == "brave":
+        web = value.get("web")
+        found = web.get("results") if isinstance(web, dict) else None
+        return _results(found, "title", "url", "description")
+    return _results(value.get("results"), "title", "url", "content")
 
 
 def from_library(values: Any) -> list[WebResult]:

@@ -22,12 +22,13 @@ from . import engines, passages
 from .fetch import fetch
 from .guard import EngineRequest, WebResult
 
-GRACE = 2.0  # extra seconds for the child to start and to return its results
+GRACE = 2.0  # extra seconds for the child to return its results
+START = 10.0  # and for its start, on a busy machine
 
 
 class PageReader:
     def __init__(self) -> None:
-        self._children = Children(__name__)
+        self._children = Children(__name__, start=START)
 
     def results(
         self, engine: str, request: EngineRequest, count: int, cancel: Cancel, seconds: float

@@ -10,7 +10,7 @@ from ..runtime.cancel import Cancel
 from .engines import Engine
 from .guard import WebResult
 from .metasearch import Metasearch
-from .reading import PageReader
+from .reading import GRACE, START, PageReader
 
 MOST = 20
 MOST_QUERY = 1000  # characters
@@ -46,6 +46,11 @@ class WebSearch:
         self._reading = PageReader()
         self._lock = threading.Lock()
         self._kept: dict[Key, tuple[float, tuple[WebResult, ...]]] = {}
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which a search is over in any case: with the start of a child."""
+        return self.seconds + START + GRACE
 
     @property
     def engines(self) -> tuple[str, ...]:

@@ -17,15 +17,8 @@ import pytest
 from proxy.app.compose import compose
 from proxy.config import SettingsError, load
 from proxy.core.request import CompletionRequest, Message, ToolChoice
-from proxy.dialogue import (
-    Bounds,
-    DialogueDone,
-    DialogueRequest,
-    Dialogues,
-    DialogueStep,
-    Text,
-    Tick,
-)
+from proxy.dialogue.events import Bounds, DialogueDone, DialogueRequest, DialogueStep, Text, Tick
+from proxy.dialogue.run import Dialogues
 from proxy.errors import Cancelled, Forbidden
 from proxy.gateway import Answer, Caller
 from proxy.runtime.cancel import Cancel

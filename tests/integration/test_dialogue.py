@@ -6,25 +6,19 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from proxy.accounts.rights import Permissions
-from proxy.agent import Toolbox
+from proxy.agent.toolbox import Toolbox
 from proxy.app.compose import compose
 from proxy.config import load
 from proxy.core.request import Message, Search
-from proxy.dialogue import (
-    DialogueDone,
-    DialogueEvent,
-    DialogueRequest,
-    Dialogues,
-    Finder,
-    Sources,
-    Text,
-    Tick,
-)
+from proxy.dialogue.events import DialogueDone, DialogueEvent, DialogueRequest, Sources, Text, Tick
+from proxy.dialogue.finding import Finder
+from proxy.dialogue.run import Dialogues
 from proxy.errors import Cancelled, Forbidden, InvalidParameter, NotFound, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from proxy.web.services import Services
@@ -155,7 +149,7 @@ class Shelf:
 @pytest.fixture
 def knowing(here: Services) -> Dialogues:
     box = Toolbox([], clock=here.gateway.clock, now=here.gateway.now)
-    return Dialogues(here.gateway, here.layouts, Finder(Shelf(), None), box)
+    return Dialogues(here.gateway, here.layouts, Finder(cast(Any, Shelf()), None), box)
 
 
 def about(*said: str, **more: object) -> DialogueRequest:

@@ -16,7 +16,7 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 from sqlalchemy import event
 
 from proxy.errors import BadRequest, NotFound, StoreUnavailable
-from proxy.knowledge.index import Index, open_shelf
+from proxy.knowledge.index.index import Index, open_shelf
 from proxy.knowledge.ingest import Ingester
 from proxy.knowledge.reading import ReadingLimits
 from proxy.knowledge.service import Knowledge

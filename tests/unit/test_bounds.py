@@ -64,7 +64,7 @@ INNER = re.compile(
         gbnf\.|prompting\.validation\.MAX_MESSAGE  # within the budget of work
         |apis\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|apis\.files\.objects\.  # as OpenAI's
         |.*\.(MAX_TOKEN_ID|MOST_LISTED|MOST_HITS|LONGEST_PAUSE)$  # ids, pages, pauses of ours
-        |knowledge\.index\.(postgres|sqlite|ranking)\.|knowledge\.index\.lexical\.LONGEST
+        |knowledge\.index\.(postgres\.|sqlite\.|index\.MOST)|knowledge\.index\.lexical\.LONGEST
         |backends\.(tokens\.LONGEST|token_pieces|vocabulary|chatglm\.(protocol|engine))
         |gateway\.(retries|embedder\.MOST)|dialogue\.finding\.MOST_TURNS|scheduling\.settlement
         |runtime\.subprocesses\.MOST_IDLE|web\.ledger\.entries

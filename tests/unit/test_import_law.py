@@ -48,9 +48,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "accounts": {"errors", "runtime", "scheduling"},
     "store": {"accounts", "errors", "runtime"},
-    "knowledge": {"errors", "runtime", "store"},
+    "knowledge": {"accounts", "errors", "runtime", "store"},
     "oidc": {"accounts", "errors", "websearch"},
-    "websearch": {"errors", "runtime"},
+    "websearch": {"backends", "core", "errors", "runtime"},
     "agent": {"core", "errors", "runtime", "websearch"},
     "dialogue": {
         "accounts",
@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompting",
         "websearch",
         "agent",
+        "knowledge",
     },
     "web": {
         "",
@@ -133,7 +134,7 @@ NOT_PURE |= {"threading", "time", "os", "random", "uuid", "secrets"}
 ONLY: dict[str, tuple[str, ...]] = {
     "flask": ("web", "pages", "routes", "batches", "app"),
     "werkzeug": ("web", "pages", "routes", "batches", "app"),
-    "httptools": ("backends/http.py", "server/reader.py", "websearch/fetch.py"),
+    "httptools": ("backends/http.py", "server/reader.py"),
     "requests": ("backends/questions.py",),
     "redis": (
         "runtime/redis_client.py",

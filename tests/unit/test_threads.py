@@ -51,7 +51,7 @@ THREADS = {
     ("backends/chatglm/supervisor.py", "self._run"): LASTS,
     ("backends/registry.py", "self._monitor"): LASTS,
     ("backends/router.py", "self._listen"): LASTS,
-    ("dialogue/background.py", "run"): ENDS,
+    ("dialogue/loop.py", "run"): ENDS,
     ("gateway/compaction.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
     ("gateway/embedder.py", "run"): ENDS,
@@ -59,7 +59,7 @@ THREADS = {
     ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
     ("hosting/process.py", "self._read"): ENDS,
     ("hosting/slot_keeper.py", "kill_session"): ENDS,
-    ("knowledge/whole.py", "reader.end"): ENDS,
+    ("knowledge/reading.py", "reader.end"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
     ("knowledge/ingest.py", "self._run"): LASTS,

@@ -8,17 +8,3 @@
 The index is derived data: it can be rebuilt from the chunks at any time. So adding is idempotent,
 and a document is reported as done only after `add` has returned.
 """
-
-from .index import Index, open_shelf
-from .ranking import DEPTH, reranked
-from .records import Embed, IndexEntry, Rank
-
-__all__ = [
-    "DEPTH",
-    "Embed",
-    "Index",
-    "IndexEntry",
-    "Rank",
-    "open_shelf",
-    "reranked",
-]

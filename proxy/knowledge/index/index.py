@@ -6,11 +6,11 @@ import logging
 import math
 import struct
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import TypeVar
 
 from msgspec import structs
 from sqlalchemy import Engine
@@ -28,11 +28,9 @@ from ...errors import (
 )
 from ...runtime.blocking import run_in_native_thread
 from ...store.knowledge import TextVectors
-from ..hits import IndexHit
 from . import lexical
 from .postgres import PostgresShelf
-from .ranking import fused
-from .records import Embed, IndexEntry, IndexRow, Near, QueryTerms, Size
+from .records import Embed, IndexEntry, IndexHit, IndexRow, QueryTerms, Rank
 from .sqlite import SqliteShelf
 
 # Vectors of chunks that were indexed before, so that a base is rebuilt without its model.
@@ -52,26 +50,20 @@ class VectorCache:
     ) -> Vectors:
         """The vectors of the texts, for the owner of the base; `make` is called with those texts
         whose vectors are unknown. Raises what `make` raises, and StoreUnavailable."""
-        digests = [self._digest(text) for text in texts]
+        digests = [
+            sha256(f"{self._model}\0{text}".encode("utf-8", "replace")).digest() for text in texts
+        ]
         found = self._kept.recall(base, list(dict.fromkeys(digests)))
-        known = {key: _floats(packed) for key, packed in found.items()}
+        known: dict[bytes, tuple[float, ...]] = {
+            key: struct.unpack(f"<{len(packed) // 4}f", packed) for key, packed in found.items()
+        }
         missing = {key: text for key, text in zip(digests, texts, strict=True) if key not in known}
         if missing:
             made = dict(zip(missing, make([*missing.values()]), strict=True))
-            self._kept.keep(base, {key: _packed(vector) for key, vector in made.items()})
+            packed = {key: struct.pack(f"<{len(vector)}f", *vector) for key, vector in made.items()}
+            self._kept.keep(base, packed)
             known |= made
         return [known[key] for key in digests]
-
-    def _digest(self, text: str) -> bytes:
-        return sha256(f"{self._model}\0{text}".encode("utf-8", "replace")).digest()
-
-
-def _packed(vector: Sequence[float]) -> bytes:
-    return struct.pack(f"<{len(vector)}f", *vector)
-
-
-def _floats(packed: bytes) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(packed) // 4}f", packed)
 
 
 # Embeds texts in batches, as vectors of length 1.
@@ -114,51 +106,8 @@ def _whole(embed: Embed, model: str, part: Sequence[str]) -> Sequence[Sequence[f
         return _whole(embed, model, [text[: len(text) // 2]])
 
 
-# The storage interface of the index, implemented for SQLite and PostgreSQL.
-class IndexBackend(Protocol):
-    """Stores rows by base. `documents` None means all; an unknown base is empty."""
-
-    def put(self, base: str, rows: Sequence[IndexRow]) -> None:
-        """Store all rows or none. Existing chunks are replaced."""
-
-    def drop(
-        self,
-        *,
-        base: str | None = None,
-        document: str | None = None,
-        chunks: Collection[str] = (),
-    ) -> None:
-        """Remove the rows that match any of these arguments."""
-
-    def purge(self) -> None:
-        """Remove all traces of dropped rows from files. May take a second per ten thousand
-        remaining rows."""
-
-    def census(self) -> Mapping[str, tuple[int, int]]:
-        """Return, for each document, the number of its rows and how many of them have vectors."""
-
-    def size(self, base: str) -> Size: ...
-
-    def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
-        """Return how many rows contain each term; a lower number if counting is cut short."""
-
-    def matching(
-        self,
-        base: str,
-        weighed: Mapping[str, float],
-        documents: Collection[str] | None,
-        most: int,
-    ) -> list[QueryTerms]:
-        """Return rows with any of these terms and the count of each term, roughly the best
-        first."""
-
-    def nearest(
-        self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
-    ) -> list[Near]:
-        """Return the nearest rows, the nearest first. Vectors of another length are ignored."""
-
-    def close(self) -> None: ...
-
+IndexBackend = SqliteShelf | PostgresShelf
+"""Stores rows by base. `documents` None means all; an unknown base is empty."""
 
 log = logging.getLogger("slotproxy.knowledge")
 
@@ -172,6 +121,14 @@ POSTINGS, SURELY = 4000, 3
 # or a 的 with a question, and two weak votes would outdo the chunk that is nearest in meaning.
 # Measured by benchmarks.meaning.
 STRONG = 0.4
+
+
+K = 60  # from the paper: how much a first rank outweighs a second
+RERANKED = 20  # hits to rerank, and at least as many as are requested
+MOST = 4000  # characters of a text sent to the model
+
+T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
 
 class Index:
@@ -384,3 +341,40 @@ def open_shelf(engine: Engine, file: Path) -> IndexBackend:
     if engine.dialect.name == "postgresql":
         return PostgresShelf(engine)
     return SqliteShelf(file)
+
+
+def fused(rankings: Iterable[Sequence[H]]) -> list[H]:
+    """Merge rankings by reciprocal rank fusion (Cormack, Clarke and Büttcher 2009), best first;
+    among equals, the one seen first comes first. It uses only ranks, since the scores of words and
+    vectors have different scales."""
+    points: dict[H, float] = {}
+    for ranking in rankings:
+        for place, one in enumerate(ranking, start=1):
+            points[one] = points.get(one, 0.0) + 1.0 / (K + place)
+    return sorted(points, key=lambda one: -points[one])
+
+
+def reranked(
+    rank: Rank | None, query: str, hits: Sequence[T], text: Callable[[T], str]
+) -> list[tuple[T, float | None]]:
+    """Order the hits by a backend's ranking model, which reads query and text together: best first,
+    each with its score (0 to 1), None without a ranker.
+
+    If anything fails, the order stays unchanged: a search must not fail because of reranking."""
+    if rank is None or not hits:
+        return [(hit, None) for hit in hits]
+    try:
+        scores = rank(query, [text(hit)[:MOST] for hit in hits])
+    except Cancelled:
+        raise
+    except GatewayError as error:
+        log.warning("results are not reranked: %s", error.message)
+        return [(hit, None) for hit in hits]
+    shares = [share(score) for score in scores]
+    order = sorted(range(len(hits)), key=lambda i: -shares[i])
+    return [(hits[i], shares[i]) for i in order]
+
+
+def share(score: float) -> float:
+    """Convert a ranking model's score, a logit, to a value from 0 to 1."""
+    return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, score))))

@@ -70,6 +70,7 @@ class SqliteShelf:
         self._write(_prepare)
 
     def put(self, base: str, rows: Sequence[IndexRow]) -> None:
+        """Store all rows or none. Existing chunks are replaced."""
         self._write(functools.partial(_put, base=base, rows=rows))
 
     def drop(
@@ -79,6 +80,8 @@ class SqliteShelf:
         document: str | None = None,
         chunks: Collection[str] = (),
     ) -> None:
+        """Remove the rows that match any of these arguments."""
+
         def work(db: apsw.Connection) -> None:
             if base is not None:
                 _forget(db, "base = (select number from base where id = ?)", base)
@@ -91,11 +94,13 @@ class SqliteShelf:
         self._write(work)
 
     def purge(self) -> None:
-        """Merge FTS5's segments, which hold words of deleted rows until then."""
+        """Remove all traces of dropped rows from files: merge FTS5's segments, which hold words of
+        deleted rows until then. May take a second per ten thousand remaining rows."""
         self._write(lambda db: db.execute("insert into passage(passage) values ('optimize')"))
         self._read(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
 
     def census(self) -> Mapping[str, tuple[int, int]]:
+        """Return, for each document, the number of its rows and how many of them have vectors."""
         sql = "select document, count(*), sum(dims > 0) from entry group by document"
         return self._read(
             lambda db: {name: (rows, vectors) for name, rows, vectors in db.execute(sql)}
@@ -109,6 +114,8 @@ class SqliteShelf:
         return self._read(work)
 
     def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
+        """Return how many rows contain each term; PostgreSQL cuts the counting short."""
+
         def work(db: apsw.Connection) -> dict[str, int]:
             head = f"{_number(db, base)}q"
             sql = (
@@ -126,6 +133,9 @@ class SqliteShelf:
         documents: Collection[str] | None,
         most: int,
     ) -> list[QueryTerms]:
+        """Return rows with any of these terms and the count of each term, roughly the best
+        first."""
+
         def work(db: apsw.Connection) -> list[QueryTerms]:
             head = f"{_number(db, base)}q"
             query = " OR ".join(f'"{head}{term}"' for term in weighed)
@@ -154,6 +164,7 @@ class SqliteShelf:
     def nearest(
         self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
     ) -> list[Near]:
+        """Return the nearest rows, the nearest first. Vectors of another length are ignored."""
         size = len(vector)
 
         def work(db: apsw.Connection) -> list[Near]:
@@ -264,8 +275,9 @@ def _extension() -> str:
 
 
 def _prepare(db: apsw.Connection) -> None:
-    """Create the tables; drop terms that another version has split."""
-    if _one(db, "pragma user_version")[0] != VERSION:
+    """Create the tables; drop terms that another version has split, and an older layout."""
+    older = "select count(*) from sqlite_master where sql like 'create virtual table vector%vec0%'"
+    if _one(db, "pragma user_version")[0] != VERSION or _one(db, older)[0]:
         ours = (
             "select name from sqlite_master where type = 'table' and (name in ('base', 'entry')"
             " or sql like 'create virtual table%' or name glob 'near_[0-9]*')"
@@ -275,14 +287,6 @@ def _prepare(db: apsw.Connection) -> None:
             db.execute(f"drop table {name}")
         db.execute(f"pragma user_version = {VERSION}")
     db.execute(SCHEMA)
-    older = "select name from sqlite_master where sql like 'create virtual table vector%vec0%'"
-    for (name,) in db.execute(older).fetchall():
-        size = int(str(name).removeprefix("vector_"))
-        _tables(db, size)
-        kept: Any = db.execute(f"select id, base, vector from {name}")
-        for key, number, vector in kept.fetchall():
-            _place(db, size, key, number, array.array("f", vector))
-        db.execute(f"drop table {name}")
 
 
 def _tables(db: apsw.Connection, size: int) -> None:

@@ -163,7 +163,7 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
         return Parser(self.body, tools, halts, begun)
 
 
-def marked(
+def text_with_marks(
     marks: Sequence[str],
     read: Callable[[CallReader, Tools, str], Wait],
     at_start: Callable[[CallReader, Tools], Wait] | None = None,

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import ID, CallFormat, CallShape, Tools, marked
+from .base import ID, CallFormat, CallShape, Tools, text_with_marks
 from .objects import read_list, read_object
 from .reader import CallReader, Malformed, Wait
 from .tagged import write_calls
@@ -113,5 +113,5 @@ GENERIC = CallFormat(
         separator=", ",
         end="]}",
     ),
-    body=marked((), _never, _at_start),
+    body=text_with_marks((), _never, _at_start),
 )

@@ -139,10 +139,6 @@ def _harmony_header(text: str, tools: Tools) -> Header:
     return Header(kind="call" if known else "other", name=name)
 
 
-def _harmony_read(reader: CallReader, tools: Tools, name: str) -> Wait:
-    yield from read_arguments(reader, name)
-
-
 HARMONY = CallFormat(
     name="harmony",
     opening=(f"{_CHANNEL}commentary to=functions.", f"{_START} to=functions."),
@@ -157,7 +153,7 @@ HARMONY = CallFormat(
         message=_MESSAGE,
         ends=("<|end|>", "<|call|>", "<|return|>"),
         header=_harmony_header,
-        read=_harmony_read,
+        read=lambda reader, tools, name: read_arguments(reader, name),
     ),
     reads_reasoning=True,
     turns=(_START,),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .base import ID, CallFormat, CallShape, Tools, answer, marks_in, opened
+from .base import ID, CallFormat, CallShape, Tools, answer, marks_in, opened, text
 from .objects import read_arguments, read_object
 from .reader import Body, CallReader, Malformed, Wait
 from .shaped import reads
@@ -155,18 +155,9 @@ _GIGACHAT_CALL = "<|function_call|>"
 _MARKS = (_MESSAGE, _GIGACHAT_CALL)
 
 
-def _gigachat_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    yield from read_object(reader)
-
-
 def _gigachat_body(tools: Tools) -> Body:
     marks = _MARKS if tools else ()
-
-    def run(reader: CallReader) -> Wait:
-        while mark := (yield from reader.text_until(marks)):
-            yield from opened(reader, tools, mark, _gigachat_read)
-
-    return run
+    return lambda reader: text(reader, tools, marks, lambda reader, *_: read_object(reader))
 
 
 def _format(name: str, opening: str, *marks: str, without: str) -> CallFormat:

@@ -8,7 +8,7 @@ import re
 import warnings
 from typing import Any
 
-from .base import CallFormat, CallShape, Tools, marked
+from .base import CallFormat, CallShape, Tools, marks_in, text_with_marks
 from .objects import read_arguments, read_object
 from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
 from .scanner import is_json
@@ -100,16 +100,6 @@ def _json(reader: CallReader, tools: Tools) -> Wait:
     yield from read_arguments(reader, name)
 
 
-def _writes_python(source: str) -> bool:
-    """Whether this is ChatGLM3's template."""
-    return "[gMASK]sop" in source and "tool_call(" in source
-
-
-def _writes_json(source: str) -> bool:
-    """Whether this is GLM-4's template; later ones write tags."""
-    return "[gMASK]<sop>" in source and "<tool_call>" not in source
-
-
 CHATGLM3 = CallFormat(
     name="chatglm3",
     opening=(_HEADER,),
@@ -119,16 +109,17 @@ CHATGLM3 = CallFormat(
         separator=_HEADER,
         parallel=False,
     ),
-    body=marked((_HEADER,), lambda reader, tools, mark: _python(reader, tools), _python),
-    matches=_writes_python,
+    body=text_with_marks((_HEADER,), lambda reader, tools, mark: _python(reader, tools), _python),
+    matches=marks_in("[gMASK]sop", "tool_call("),
 )
 
 GLM4 = CallFormat(
     name="glm4",
     opening=(_HEADER,),
     shape=CallShape(after_name="\n", separator=_HEADER, parallel=False),
-    body=marked((_HEADER,), lambda reader, tools, mark: _json(reader, tools), _json),
-    matches=_writes_json,
+    body=text_with_marks((_HEADER,), lambda reader, tools, mark: _json(reader, tools), _json),
+    # Later templates of the family write tags.
+    matches=marks_in("[gMASK]<sop>", without=["<tool_call>"]),
 )
 
 
@@ -174,6 +165,6 @@ LLAMA3 = CallFormat(
     shape=CallShape(
         before_name='{"name": "', after_name='", "parameters": ', suffix="}", separator="; "
     ),
-    body=marked((_TAG,), _read, _objects),
+    body=text_with_marks((_TAG,), _read, _objects),
     matches=_matches,
 )

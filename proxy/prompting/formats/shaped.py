@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from .base import ID, CallFormat, CallShape, Read, TaggedArguments, Tools, marked
+from .base import ID, CallFormat, CallShape, Read, TaggedArguments, Tools, text_with_marks
 from .objects import Keys, read_arguments, read_list, read_object
 from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
 from .tagged import STRING, inside, kinds, member, typed
@@ -33,7 +33,9 @@ def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
         name=name,
         opening=opening,
         shape=shape,
-        body=marked(opening, reader.read, reader.read_at_start if reader.may_lack_mark else None),
+        body=text_with_marks(
+            opening, reader.read, reader.read_at_start if reader.may_lack_mark else None
+        ),
     )
 
 

@@ -115,27 +115,27 @@ def _without_systems(messages: Sequence[Message], allowed: int) -> list[Message]
     head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
     leading = [joined(*messages[:head])] if head and allowed else []
     out: list[Message] = []
-    told: list[Message] = []
+    instructions: list[Message] = []
     for message in messages[len(leading) and head :]:
         if message.role == "system":
-            told.append(structs.replace(message, role="user"))
+            instructions.append(structs.replace(message, role="user"))
             continue
-        if told and message.role == "user":
-            message = joined(*told, message)
-        elif told:
-            _tell(out, told)
-        told = []
+        if instructions and message.role == "user":
+            message = joined(*instructions, message)
+        elif instructions:
+            _tell(out, instructions)
+        instructions = []
         out.append(message)
-    if told:
-        _tell(out, told)
+    if instructions:
+        _tell(out, instructions)
     return leading + out
 
 
-def _tell(messages: list[Message], told: Sequence[Message]) -> None:
+def _tell(messages: list[Message], instructions: Sequence[Message]) -> None:
     """Adds what the system told before or without a message of the user."""
     if messages and messages[-1].role == "user":
-        told = [messages.pop(), *told]
-    messages.append(joined(*told))
+        instructions = [messages.pop(), *instructions]
+    messages.append(joined(*instructions))
 
 
 def _joined_where(

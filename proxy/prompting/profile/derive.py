@@ -376,8 +376,8 @@ def _from_tag(text: str, other: str) -> str:
 
 
 def _first_tag(text: str) -> str:
-    found = _TAG.search(text)
-    return found.group() if found and not text[: found.start()].strip() else text.strip()
+    tag = _TAG.search(text)
+    return tag.group() if tag and not text[: tag.start()].strip() else text.strip()
 
 
 def _content(probes: Probes, reasoning: tuple[Tags, ...]) -> tuple[str, str]:

@@ -48,8 +48,8 @@ def _calls(rules: MessageRules, syntax: AnswerSyntax) -> str:
         return "JSON as slotproxy describes it in the messages"
     shape = syntax.calls.shape
     parts = [_form(shape)]
-    one = rules.calls_per_turn == "one" or not shape.parallel
-    parts.append("one in a turn" if one else "several in a turn")
+    single = rules.calls_per_turn == "one" or not shape.parallel
+    parts.append("one in a turn" if single else "several in a turn")
     if rules.call_ids == "nine":
         parts.append("ids of nine characters")
     if not rules.tools:

@@ -227,8 +227,8 @@ class _Probes:
         between, answer, _ = rest.rpartition("Wanswer")
         if not (thought and answer) or _QUOTED.search(text):
             return False, None
-        asked = self._text(rules, USER) or ""
-        return True, (before[len(asked) :], between) if before.startswith(asked) else None
+        question = self._text(rules, USER) or ""
+        return True, (before[len(question) :], between) if before.startswith(question) else None
 
     def efforts(self, rules: MessageRules) -> tuple[str, ...]:
         return tuple(
@@ -239,7 +239,7 @@ class _Probes:
 
     def answers(self, rules: MessageRules) -> MessageRules:
         """How an answer begins and ends."""
-        asked = self._text(rules, USER) or ""
+        question = self._text(rules, USER) or ""
         ended = self._text(rules, USER, opens=False) or ""
         answered = self._text(rules, USER, ANSWER, opens=False) or ""
         before, answer, _ = answered.partition("Wanswer")
@@ -248,8 +248,8 @@ class _Probes:
         token = _TOKEN.match(between)
         return replace(
             rules,
-            opening=asked[len(ended) :] if asked.startswith(ended) else "",
-            lead=before[len(asked) :] if answer and before.startswith(asked) else None,
+            opening=question[len(ended) :] if question.startswith(ended) else "",
+            lead=before[len(question) :] if answer and before.startswith(question) else None,
             end=token[1] if token else between.rstrip(),
             end_is_token=token is not None,
         )

@@ -106,8 +106,8 @@ class ControlTokens:
     those, the ones that meet a `condition`: a lookahead for what follows their first character."""
 
     def __init__(self, source: str, more: Iterable[str] = (), condition: str = "") -> None:
-        found = {match[0] for shape in _SHAPES for match in islice(shape.finditer(source), MOST)}
-        tokens = {text for text in found if _is_token(text)}
+        spelled = {match[0] for shape in _SHAPES for match in islice(shape.finditer(source), MOST)}
+        tokens = {text for text in spelled if _is_token(text)}
         more = _USUAL.union(more)
         if not more.isdisjoint(_BRACKETS):
             more |= _BRACKETS
@@ -154,12 +154,12 @@ class ControlTokens:
         Each token is cut behind its first character. The text is also cut at its end if it ends
         within a token, and at its beginning if it begins within one: its neighbour might complete
         it."""
-        found = {match.end() for p in self._patterns.values() for match in p.finditer(text)}
+        cuts = {match.end() for p in self._patterns.values() for match in p.finditer(text)}
         if self._begins_within(text):
-            found.add(0)
+            cuts.add(0)
         if self._ends_within(text):
-            found.add(len(text))
-        return sorted(found)
+            cuts.add(len(text))
+        return sorted(cuts)
 
     def spans(self, text: str, at: int) -> bool:
         """Whether a control token in the text reaches from before an offset to behind it."""
@@ -232,14 +232,6 @@ _ESCAPES = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 Change = Callable[[str], str]
 
 
-class PlainPrompt(Struct, frozen=True):
-    """A prompt without its marks, its `breaks`, and offsets that were those of the marked text."""
-
-    text: str
-    breaks: tuple[int, ...]
-    boundaries: tuple[int, ...]
-
-
 class MarkedRequest(Struct, frozen=True):
     """What to render."""
 
@@ -247,8 +239,11 @@ class MarkedRequest(Struct, frozen=True):
     control_tokens: ControlTokens
     mark: str
 
-    def unmarked(self, text: str, boundaries: Sequence[int]) -> PlainPrompt:
-        """The rendered text without the marks. `boundaries` are ascending offsets in it."""
+    def unmarked(
+        self, text: str, boundaries: Sequence[int]
+    ) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+        """The rendered text without the marks, the breaks that were there, and the `boundaries`,
+        ascending offsets in the marked text, in that without."""
         # A template may write JSON or Python source in ASCII.
         pattern = f"{self.mark}|{re.escape(_escape(self.mark))}"
         places = [match.span() for match in re.finditer(pattern, text)]
@@ -263,7 +258,7 @@ class MarkedRequest(Struct, frozen=True):
         )
         removed = [0, *accumulate(end - start for start, end in places)]
         starts = [start for start, _ in places]
-        return PlainPrompt(
+        return (
             plain,
             tuple(breaks),
             tuple(offset - removed[bisect_left(starts, offset)] for offset in boundaries),

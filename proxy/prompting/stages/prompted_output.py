@@ -8,12 +8,12 @@ failure. The model gets one more try, with a message that names the fault.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import ascii_letters
 
 import msgspec
 
-from ...core.events import Batch, Failed, Finished, TextDelta, TokenLogprob, ToolCallDelta
+from ...core.events import Batch, Failed, Finished, TextDelta, ToolCallDelta
 from ...core.request import CompletionRequest, Message, describes_document, describes_tools
 from ..constraints import JSON, callable_tools, document_schema, most_calls, must_call
 from ..formats import generic
@@ -99,26 +99,14 @@ def _unfenced(text: str) -> str | None:
     return text[len(_FENCE) : -len(_FENCE)].lstrip(ascii_letters).strip()
 
 
-class HeldText:
-    """The text of an answer that is held back, with its logprobs."""
+def _text(held: Sequence[TextDelta]) -> str:
+    return "".join(event.text for event in held)
 
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
 
-    def add(self, event: TextDelta) -> None:
-        self._texts.append(event.text)
-        self._logprobs += event.logprobs
-
-    @property
-    def text(self) -> str:
-        return "".join(self._texts)
-
-    def take(self) -> Batch:
-        text, logprobs = self.text, tuple(self._logprobs)
-        self._texts.clear()
-        self._logprobs.clear()
-        return [TextDelta(text, logprobs)] if text or logprobs else []
+def _joined(held: Sequence[TextDelta]) -> Batch:
+    """The text that was held back as one event, with all its logprobs."""
+    text, logprobs = _text(held), tuple(token for event in held for token in event.logprobs)
+    return [TextDelta(text, logprobs)] if text or logprobs else []
 
 
 class DocumentStage:
@@ -129,16 +117,17 @@ class DocumentStage:
 
     def __init__(self, judge: ValidationStage) -> None:
         self._judge = judge
-        self._held = HeldText()
+        self._held: list[TextDelta] = []
 
     def feed(self, batch: Batch) -> Batch:
         out: Batch = []
         for event in batch:
             if isinstance(event, TextDelta):
-                self._held.add(event)
+                self._held.append(event)
             elif isinstance(event, Finished):
-                fenced = _unfenced(self._held.text)
-                held = self._held.take() if fenced is None else [TextDelta(fenced)]
+                fenced = _unfenced(_text(self._held))
+                held = _joined(self._held) if fenced is None else [TextDelta(fenced)]
+                self._held.clear()
                 judged = self._judge.feed([*held, event])
                 out += judged[-1:] if isinstance(judged[-1], Failed) else judged
             else:
@@ -156,7 +145,7 @@ class CallsStage:
         self._judges = judges
         self._must = must
         self._calls: list[ToolCallDelta] = []
-        self._held: HeldText | None = HeldText()
+        self._held: list[TextDelta] | None = []
         self._like_call = False  # the text begins like a call
 
     def feed(self, batch: Batch) -> Batch:
@@ -165,7 +154,7 @@ class CallsStage:
             if isinstance(event, ToolCallDelta):
                 self._calls.append(event)
             elif isinstance(event, TextDelta) and self._held is not None:
-                self._held.add(event)
+                self._held.append(event)
                 begins = "" if self._like_call else event.text.lstrip()[:1]
                 if begins and begins not in "{`":
                     out += self._release()
@@ -182,7 +171,7 @@ class CallsStage:
 
     def _release(self) -> Batch:
         held, self._held = self._held, None
-        return held.take() if held is not None else []
+        return _joined(held or ())
 
     def _fault(self, finished: Finished) -> str:
         """What is wrong with the calls. An answer that a limit cut may end within one."""
@@ -196,7 +185,7 @@ class CallsStage:
                 return f"the model's arguments of the tool {name} failed validation: {fault}"
         if cut or calls:
             return ""
-        if self._held is not None and _FRAME.match(self._held.text):
+        if self._held is not None and _FRAME.match(_text(self._held)):
             return "the model's call is of no tool of the request, or is not JSON"
         return "the model did not call a tool, as tool_choice requires" if self._must else ""
 

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...dialogue import (
+from ...dialogue.events import (
     DialogueDone,
     DialogueEvent,
     DialogueRequest,
     DialogueStep,
     Reasoning,
-    Running,
     Sources,
     Text,
     Tick,
 )
+from ...dialogue.run import Running
 from ...errors import Cancelled, Ended, GatewayError, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
 from ...runtime.lasting import Lasting, no_pause

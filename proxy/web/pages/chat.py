@@ -12,7 +12,8 @@ from ...apis import fields
 from ...apis.chat_exports import TITLE
 from ...core.request import Message
 from ...core.sampling import sampling
-from ...dialogue import EMPTY, FOLDERS, DialogueRequest, Kind
+from ...dialogue.events import FOLDERS, DialogueRequest, Kind
+from ...dialogue.finding import EMPTY
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ...prompting.template.dialogues import Layouts
 from ...store.records import PINNED

@@ -10,7 +10,7 @@ Its `pyproject.toml` would have::
 
 from __future__ import annotations
 
-from proxy.prompting.formats.base import CallFormat, CallShape, Tools, marked, marks_in
+from proxy.prompting.formats.base import CallFormat, CallShape, Tools, marks_in, text_with_marks
 from proxy.prompting.formats.objects import read_arguments
 from proxy.prompting.formats.reader import CallReader, Malformed, Wait
 
@@ -33,6 +33,6 @@ STAR = CallFormat(
     shape=CallShape(before_name=CALL, after_name="★", suffix=END, parallel=False),
     # The grammar of the shape would have the model write names as they are.
     binds=False,
-    body=marked((CALL,), read),
+    body=text_with_marks((CALL,), read),
     matches=marks_in(CALL),
 )

@@ -30,6 +30,9 @@ from proxy.agent.calculator import Wrong, calculate
         ("1.5e3", "1500"),
         ("（1＋2）".replace("＋", "+"), "3"),
         ("2^100", str(2**100)),
+        ("007 + 1", "8"),
+        ("SQRT(4)\n* PI / PI", "2"),
+        ("+".join(["1"] * 250), "250"),
     ],
 )
 def test_calculator_results(text: str, value: str) -> None:
@@ -59,6 +62,14 @@ def test_calculator_results(text: str, value: str) -> None:
         "-" * 300 + "1",
         "1" * 501,
         "lambda: 1",
+        "1 if 2 else 3",
+        "1 # 2",
+        "'a'",
+        "0x10",
+        "2j",
+        "(1, 2)",
+        "max(*(1, 2))",
+        "round(**pi)",
         "9" * 400 + "*" + "9" * 90 + "+0.5",
     ],
 )

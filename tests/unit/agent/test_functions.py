@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.agent import Toolbox
 from proxy.agent.functions import ToolError, described
+from proxy.agent.toolbox import Toolbox
 from proxy.errors import Cancelled, UpstreamFault, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from tests.fakes import gone, wait_until

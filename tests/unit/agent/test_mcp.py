@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.agent import Server, Toolbox, mcp
-from proxy.agent.functions import ToolError
+from proxy.agent import mcp
+from proxy.agent.functions import Server, ToolError
+from proxy.agent.toolbox import Toolbox
 from proxy.errors import Cancelled, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from tests.extras import need

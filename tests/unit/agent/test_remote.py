@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from proxy.agent import Remotes, remote
+from proxy.agent import toolbox
+from proxy.agent.toolbox import Remotes
 from proxy.errors import Forbidden, InvalidParameter, QueueFull, UpstreamFault
 from tests.extras import need
 
@@ -24,7 +25,7 @@ def test_only_allowed_urls_are_opened() -> None:
 
 
 def test_number_of_servers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "MOST", 1)
+    monkeypatch.setattr(toolbox, "MOST_REMOTE", 1)
     remotes = Remotes([URL])
     first = remotes.open("far", URL, {})
     with pytest.raises(QueueFull, match="too many MCP servers"):

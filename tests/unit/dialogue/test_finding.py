@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +15,7 @@ from proxy.dialogue.events import DialogueRequest, Sources
 from proxy.dialogue.finding import KNOWLEDGE, WEB, CitationNumbers, Finder
 from proxy.errors import Forbidden
 from proxy.runtime.cancel import Cancel
-from proxy.websearch import WebResult
+from proxy.websearch.guard import WebResult
 
 BOTH = (KNOWLEDGE, WEB)
 
@@ -81,7 +81,7 @@ def test_sources_are_numbered_across_searches() -> None:
 
 def test_agent_can_be_limited_to_some_bases() -> None:
     knows = Knows()
-    finder = Finder(knows, None)
+    finder = Finder(cast(Any, knows), None)
     tools = finder.tools(agent(bases=("b2",)), BOTH, CitationNumbers(), [])
     assert list(tools) == [KNOWLEDGE]
     tools[KNOWLEDGE].call({"query": "tide"}, Cancel(), 1)
@@ -99,6 +99,6 @@ def test_agent_has_only_allowed_and_configured_tools() -> None:
 
 @pytest.mark.parametrize("arguments", [{}, {"query": " "}, {"query": 3}])
 def test_empty_search_query_is_reported_to_the_model(arguments: Any) -> None:
-    tools = Finder(Knows(), None).tools(agent(), BOTH, CitationNumbers(), [])
+    tools = Finder(cast(Any, Knows()), None).tools(agent(), BOTH, CitationNumbers(), [])
     with pytest.raises(ToolError, match="query must be a search string"):
         tools[KNOWLEDGE].call(arguments, Cancel(), 1)

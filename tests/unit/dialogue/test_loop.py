@@ -29,11 +29,17 @@ from proxy.dialogue.events import (
     Text,
     Tick,
 )
-from proxy.dialogue.loop import HOLD, MOST_OBSERVED, Loop
+from proxy.dialogue.loop import ToolAnswer, run_with_ticks
+from proxy.dialogue.run import HOLD, dialogue_events
+from proxy.dialogue.runners import MOST_OBSERVED, AgentRunner
 from proxy.errors import Cancelled
+from proxy.gateway import Info
+from proxy.gateway.context import ANYBODY
 from proxy.runtime.cancel import Cancel
 
-ASKED = CompletionRequest(messages=(Message(role="user", content="q"),), tools=(Tool("echo"),))
+from .test_searching import Scripted
+
+ASKED = CompletionRequest(messages=(Message(role="user", content="q"),))
 
 
 def said(*texts: str, reason: FinishReason = "stop") -> list[Event]:
@@ -43,22 +49,6 @@ def said(*texts: str, reason: FinishReason = "stop") -> list[Event]:
 def called(name: str, arguments: str, *texts: str) -> list[Event]:
     pieces = [ToolCallDelta(0, "c1", name), ToolCallDelta(0, arguments=arguments)]
     return [*map(TextDelta, texts), *pieces, Finished(reason="tool_calls", usage=Usage(10, 5))]
-
-
-class Model:
-    """Says one script after the other; `asked` are the requests."""
-
-    def __init__(self, *scripts: list[Event]) -> None:
-        self.scripts = list(scripts)
-        self.asked: list[CompletionRequest] = []
-        self.closed = 0
-
-    def __call__(self, request: CompletionRequest) -> Iterator[Event | Tick]:
-        self.asked.append(request)
-        try:
-            yield from self.scripts.pop(0)
-        finally:
-            self.closed += 1
 
 
 class Echo:
@@ -71,7 +61,7 @@ class Echo:
 
 
 def run(
-    model: Model,
+    model: Scripted,
     tool: RunnableTool | None = None,
     bounds: Bounds = Bounds(),  # noqa: B008  # frozen
     told: list[Sources] | None = None,
@@ -79,14 +69,29 @@ def run(
     request: CompletionRequest = ASKED,
     clock: Any = lambda: 0.0,
 ) -> list[Any]:
-    tools = {"echo": tool or Echo()}
     found = told if told is not None else []
-    loop = Loop(model, tools, found, bounds, cancel or Cancel(), clock, 0)
-    return list(loop.run(request))
+    return list(events_of(model, tool or Echo(), bounds, found, cancel, request, clock))
+
+
+def events_of(
+    model: Scripted,
+    tool: RunnableTool,
+    bounds: Bounds,
+    told: list[Sources],
+    cancel: Cancel | None,
+    request: CompletionRequest,
+    clock: Any,
+    interval: float = 0,
+) -> Iterator[Any]:
+    cancel = cancel or Cancel()
+    runner = AgentRunner({"echo": tool}, bounds, cancel, clock, interval)
+    gateway: Any = model
+    answer = ToolAnswer(gateway, [runner], request, cancel, ANYBODY, bounds)
+    return dialogue_events(answer, Info(), HOLD, told)
 
 
 def test_agent_emits_thought_tool_observation_and_answer() -> None:
-    model = Model(called("echo", '{"text": "a"}', "Let me ", "see."), said("It is ", "a."))
+    model = Scripted(called("echo", '{"text": "a"}', "Let me ", "see."), said("It is ", "a."))
     assert run(model) == [
         DialogueStep("thought", text="Let me see."),
         DialogueStep("tool", "echo", '{"text": "a"}'),
@@ -107,13 +112,13 @@ def test_agent_emits_thought_tool_observation_and_answer() -> None:
 
 def test_long_answer_streams_once_it_is_not_a_thought() -> None:
     long = "x" * HOLD
-    events = run(Model(said(long, "y", "z")))
+    events = run(Scripted(said(long, "y", "z")))
     assert events[:-1] == [Text(long + "y"), Text("z")]
 
 
 def test_reasoning_is_passed_through() -> None:
     script: list[Event] = [ReasoningDelta("hm"), *said("a")]
-    assert run(Model(script))[:2] == [Reasoning("hm"), Text("a")]
+    assert run(Scripted(script))[:2] == [Reasoning("hm"), Text("a")]
 
 
 @pytest.mark.parametrize(
@@ -126,13 +131,13 @@ def test_reasoning_is_passed_through() -> None:
     ],
 )
 def test_tool_errors_are_reported_to_the_model(name: str, arguments: str, told: str) -> None:
-    model = Model(called(name, arguments), said("well"))
+    model = Scripted(called(name, arguments), said("well"))
     assert DialogueStep("observation", name, text=told) in run(model)
     assert model.asked[1].messages[-1].content == told
 
 
 def test_last_agent_round_has_no_tools() -> None:
-    model = Model(*[called("echo", "{}")] * 2, said("that is all"))
+    model = Scripted(*[called("echo", "{}")] * 2, said("that is all"))
     events = run(model, bounds=Bounds(rounds=3))
     assert [one.tool_choice.mode for one in model.asked] == ["auto", "auto", "none"]
     assert events[-2] == Text("that is all")
@@ -141,13 +146,13 @@ def test_last_agent_round_has_no_tools() -> None:
 
 def test_forced_call_is_forced_only_once() -> None:
     forced = CompletionRequest(messages=ASKED.messages, tool_choice=ToolChoice("required"))
-    model = Model(called("echo", "{}"), said("a"))
+    model = Scripted(called("echo", "{}"), said("a"))
     run(model, request=forced)
     assert [one.tool_choice.mode for one in model.asked] == ["required", "auto"]
 
 
 def test_max_tokens_applies_to_all_rounds_together() -> None:
-    model = Model(called("echo", "{}"), called("echo", "{}"), said("never"))
+    model = Scripted(called("echo", "{}"), called("echo", "{}"), said("never"))
     events = run(model, bounds=Bounds(tokens=8))
     assert [one.max_tokens for one in model.asked] == [8, 3]
     assert events[-1] == DialogueDone(Usage(20, 10), Timings(), "length")
@@ -160,7 +165,7 @@ def test_deadline_applies_within_a_round() -> None:
         now[0] += 1
         return now[0]
 
-    model = Model([*[TextDelta("x")] * 100, Finished(reason="stop", usage=Usage())])
+    model = Scripted([*[TextDelta("x")] * 100, Finished(reason="stop", usage=Usage())])
     events = run(model, bounds=Bounds(seconds=10), clock=clock)
     assert events[-1].finish_reason == "length"
     assert 0 < len("".join(e.delta for e in events if isinstance(e, Text))) < 10
@@ -172,7 +177,7 @@ def test_truncated_call_is_not_executed() -> None:
         ToolCallDelta(0, "c", "echo", '{"te'),
         Finished(reason="length", usage=Usage()),
     ]
-    events = run(Model(script))
+    events = run(Scripted(script))
     assert [type(one) for one in events] == [DialogueDone]
 
 
@@ -185,7 +190,7 @@ def test_sources_of_a_tool_precede_its_observation() -> None:
             told.append(sources)
             return "[1] t"
 
-    events = run(Model(called("echo", "{}"), said("a")), Finds(), told=told)
+    events = run(Scripted(called("echo", "{}"), said("a")), Finds(), told=told)
     assert events[1:3] == [sources, DialogueStep("observation", "echo", text="[1] t")]
 
 
@@ -207,7 +212,7 @@ def test_cancel_stops_the_tool() -> None:
 
     def work() -> None:
         try:
-            run(Model(called("echo", "{}")), slow, cancel=cancel)
+            run(Scripted(called("echo", "{}")), slow, cancel=cancel)
         except BaseException as error:
             caught.append(error)
 
@@ -222,9 +227,8 @@ def test_cancel_stops_the_tool() -> None:
 
 def test_closing_at_a_tick_stops_the_tool() -> None:
     slow = Slow()
-    tools: dict[str, RunnableTool] = {"echo": slow}
-    loop = Loop(Model(called("echo", "{}")), tools, [], Bounds(), Cancel(), lambda: 0.0, 0.01)
-    events = loop.run(ASKED)
+    model = Scripted(called("echo", "{}"))
+    events = events_of(model, slow, Bounds(), [], None, ASKED, lambda: 0.0, 0.01)
     assert isinstance(next(events), DialogueStep)
     assert isinstance(next(events), Tick)
     events.close()  # type: ignore[attr-defined]
@@ -233,7 +237,7 @@ def test_closing_at_a_tick_stops_the_tool() -> None:
 
 def test_slow_tool_is_stopped_and_reported_to_the_model() -> None:
     slow = Slow()
-    events = run(Model(called("echo", "{}"), said("a")), slow, Bounds(tool_seconds=0.05))
+    events = run(Scripted(called("echo", "{}"), said("a")), slow, Bounds(tool_seconds=0.05))
     (observation,) = (e for e in events if isinstance(e, DialogueStep) and e.kind == "observation")
     assert observation.text == "Error: timed out after 0.05 seconds"
     assert slow.ended.wait(60)
@@ -244,7 +248,7 @@ def test_long_observation_is_truncated() -> None:
         def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
             return "x" * 100_000
 
-    model = Model(called("echo", "{}"), said("a"))
+    model = Scripted(called("echo", "{}"), said("a"))
     run(model, Long())
     assert len(model.asked[1].messages[-1].content) < 10_000
 
@@ -255,6 +259,27 @@ def test_total_observation_length_is_bounded() -> None:
             return "x" * int(arguments["size"])
 
     for size, told in ((MOST_OBSERVED, "x" * MOST_OBSERVED), (MOST_OBSERVED + 1, None)):
-        events = run(Model(called("echo", f'{{"size": {size}}}'), said("It is.")), Talks())
+        events = run(Scripted(called("echo", f'{{"size": {size}}}'), said("It is.")), Talks())
         steps = [one for one in events if isinstance(one, DialogueStep)]
         assert steps[-1].text == (told or "x" * MOST_OBSERVED + "…")
+
+
+def test_cancelled_request_ends_with_its_own_error_however_soon_its_work_ends() -> None:
+    """With the result of the work, the model would be asked once more."""
+    begun = threading.Event()
+
+    def work(cancel: Cancel) -> str:
+        ended, thread = threading.Event(), threading.current_thread()
+        cancel.add(ended.set)
+        cancel.add(lambda: thread.join(60))  # `cancel` returns after the end of the work
+        begun.set()
+        ended.wait(60)
+        return "too late"
+
+    cancel = Cancel()
+    steps = run_with_ticks(work, cancel, 60, 0.01, Tick)
+    next(steps)
+    assert begun.wait(60)
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        list(steps)

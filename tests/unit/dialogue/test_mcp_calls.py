@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from proxy.accounts.rights import Permissions, Rights
-from proxy.agent import Remotes, Toolbox
 from proxy.agent.functions import FAILED, ChildTool
+from proxy.agent.toolbox import Remotes, Toolbox
 from proxy.core.events import (
     ApprovalRequested,
     Event,
@@ -26,10 +26,10 @@ from proxy.core.events import (
 from proxy.core.mcp import Approval, ApprovedCall, McpServer, ToolFilter
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
 from proxy.core.usage import Usage
-from proxy.dialogue import mcp_calls
+from proxy.dialogue import loop, runners
 from proxy.dialogue.events import Bounds
-from proxy.dialogue.mcp_calls import ServerRunner
-from proxy.dialogue.tool_answer import ToolAnswer
+from proxy.dialogue.loop import ToolAnswer
+from proxy.dialogue.runners import ServerRunner
 from proxy.errors import Cancelled, Forbidden, UpstreamFault, UpstreamTimeout
 from proxy.gateway import Caller
 from proxy.gateway.context import ANYBODY
@@ -208,7 +208,7 @@ def test_client_function_takes_precedence() -> None:
     [
         ({"wrong": "no luck"}, "no luck", 0),
         ({"wrong": "bad arguments", "code": -32602}, "bad arguments", -32602),
-        (UpstreamTimeout("too late"), "too late", mcp_calls.TIMED_OUT),
+        (UpstreamTimeout("too late"), "too late", loop.TIMED_OUT),
         (UpstreamFault("gone"), "gone", FAILED),
     ],
 )
@@ -228,13 +228,13 @@ def test_server_that_cannot_be_listed_leaves_the_model_without_its_tools() -> No
 
 
 def test_length_of_results_is_bounded() -> None:
-    gateway, most = Scripted(GET, ENDS), mcp_calls.MOST_RESULT
+    gateway, most = Scripted(GET, ENDS), runners.MOST_RESULT
     run(gateway, Box({"text": "x" * (most + 1)}))
     assert gateway.asked[1].messages[-1].content == "x" * most + "…"
 
 
 def test_number_of_tools_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_calls, "MOST_TOOLS", 1)
+    monkeypatch.setattr(runners, "MOST_TOOLS", 1)
     gateway = Scripted(ENDS)
     run(gateway)
     assert [tool.name for tool in gateway.asked[0].tools] == ["far__get"]

@@ -18,7 +18,7 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 from proxy.errors import BadRequest
 from proxy.knowledge import extract, ingest, reading
 from proxy.knowledge.extract import Unreadable
-from proxy.knowledge.index import Index
+from proxy.knowledge.index.index import Index
 from proxy.knowledge.index.lexical import MOST_QUERY, MOST_TERMS, question
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.ingest import Ingester

@@ -15,10 +15,9 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
 
 from proxy.errors import NoBackend, UpstreamTimeout
-from proxy.knowledge.index import Index, IndexEntry
-from proxy.knowledge.index.index import IndexBackend
+from proxy.knowledge.index.index import Index, IndexBackend
 from proxy.knowledge.index.postgres import PostgresShelf
-from proxy.knowledge.index.records import IndexRow
+from proxy.knowledge.index.records import IndexEntry, IndexRow
 from proxy.knowledge.index.sqlite import SqliteShelf
 
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.errors import BadRequest, Cancelled, NoBackend, Unsupported
-from proxy.knowledge.index.index import BATCH, embedded, unit
-from proxy.knowledge.index.ranking import fused, reranked
+from proxy.knowledge.index.index import BATCH, embedded, fused, reranked, unit
 
 
 def test_fusion_prefers_results_of_several_rankings() -> None:

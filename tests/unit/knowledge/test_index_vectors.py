@@ -1,8 +1,7 @@
-"""Vectors in SQLite: preselected by signs where there are many, and those of older files."""
+"""Vectors in SQLite: preselected by signs where there are many."""
 
 from __future__ import annotations
 
-import array
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,24 +81,3 @@ def test_removed_vectors_are_not_selected(
     shelf.drop(base="b")
     assert shelf.nearest("b", vectors[2], None, 5) == []
     assert [one.chunk_id for one in shelf.nearest("other", vectors[0], None, 5)] == ["o"]
-
-
-def test_vectors_of_older_file_are_migrated(tmp_path: Path) -> None:
-    file = tmp_path / "index.db"
-    first = SqliteShelf(file)
-    first.put("b", [IndexRow("1", "d1", " x ", 1, (1.0, 0.0, 0.0))])
-    with first._connection() as db:
-        db.execute("drop table near_3; drop table signs_3")
-        db.execute(
-            "create virtual table vector_3 using vec0("
-            "id integer primary key, base integer partition key, vector float[3])"
-        )
-        vector = array.array("f", (1.0, 0.0, 0.0)).tobytes()
-        db.execute("insert into vector_3 (id, base, vector) values (1, 1, ?)", (vector,))
-    first.close()
-    second = SqliteShelf(file)
-    assert [one.chunk_id for one in second.nearest("b", (1.0, 0.0, 0.0), None, 5)] == ["1"]
-    second.close()
-    third = SqliteShelf(file)
-    assert [one.chunk_id for one in third.nearest("b", (1.0, 0.0, 0.0), None, 5)] == ["1"]
-    third.close()

@@ -12,7 +12,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
 from proxy.errors import BadRequest
-from proxy.knowledge.index import Index
+from proxy.knowledge.index.index import Index
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.ingest import reindex_missing
 from proxy.store.database import Database

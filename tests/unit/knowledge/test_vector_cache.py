@@ -11,8 +11,8 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
 
-from proxy.knowledge.index import Index, IndexEntry
-from proxy.knowledge.index.index import VectorCache
+from proxy.knowledge.index.index import Index, VectorCache
+from proxy.knowledge.index.records import IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.service import Knowledge
 from proxy.store.database import Database

@@ -11,7 +11,8 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from proxy.config import SettingsError, load
 from proxy.errors import NoBackend, QuotaExceeded
-from proxy.knowledge.index import Index, IndexEntry
+from proxy.knowledge.index.index import Index
+from proxy.knowledge.index.records import IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.service import Knowledge
 from proxy.store import file_store as stored_files

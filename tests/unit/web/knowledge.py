@@ -10,7 +10,7 @@ from typing import IO
 from msgspec.structs import replace
 
 from proxy.errors import NotFound
-from proxy.knowledge.hits import Hit
+from proxy.knowledge.index.records import Hit
 from proxy.store.records import Base, Chunk, Document, Job, Splitting
 
 BROKEN = b"BROKEN"

@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.core.usage import Timings, Usage
-from proxy.dialogue import (
+from proxy.dialogue.events import (
     Citation,
     DialogueDone,
     DialogueEvent,

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.knowledge.reading import ReadingFailed, ReadingLimits
-from proxy.knowledge.whole import whole_text
+from proxy.knowledge.reading import ReadingFailed, ReadingLimits, whole_text
 from proxy.web import attached
 from proxy.web.shares import Shares
 from tests.documents import docx, pdf
@@ -111,7 +110,7 @@ def test_a_pdf_that_cannot_be_read_leaves_a_note(
     house: House, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the extra `knowledge` is not installed."""
-    monkeypatch.setattr("proxy.knowledge.whole.find_spec", lambda package: None)
+    monkeypatch.setattr("proxy.knowledge.reading.find_spec", lambda package: None)
     prompt, (warning,) = house.send(REQUESTS[name]())
     assert "[This document was left out: the gateway reads such files with the extra" in prompt
     assert warning.startswith("the document ") and ".pdf was left out: the gateway" in warning
@@ -213,7 +212,7 @@ def test_parts_of_a_wrong_type_are_left_to_the_parser(house: House) -> None:
 
 
 def test_length_of_a_text_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.knowledge.whole.LONGEST", 10)
+    monkeypatch.setattr("proxy.knowledge.reading.LONGEST_WHOLE", 10)
     prompt, (warning,) = house.send(messages(block(b"eleven char", "text/plain")))
     assert "eleven" not in prompt
     assert "it has more than 10 characters" in warning

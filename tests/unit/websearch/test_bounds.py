@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 
-from proxy.websearch import WebSearch, engines, passages, search
-from proxy.websearch.engines import SearXNG
+from proxy.websearch import engines, passages, search
+from proxy.websearch.engines import Engine
+from proxy.websearch.search import WebSearch
 
 from .conftest import Web
 
@@ -17,7 +18,7 @@ def test_number_of_concurrent_searches_is_bounded(web: Web) -> None:
         for i in range(search.MOST + 5)
     ]
     web.json("/search", json.dumps({"results": found}))
-    engine = SearXNG(web.url)
+    engine = Engine("searxng", web.url)
     searching = WebSearch([engine], seconds=60, clock=time.monotonic, open_only=False)
     many = searching.search("x" * (search.MOST_QUERY + 5), count=100)
     assert len(many) == search.MOST
@@ -29,7 +30,9 @@ def test_number_of_concurrent_searches_is_bounded(web: Web) -> None:
 
 def test_number_of_cached_searches_is_bounded(web: Web) -> None:
     web.json("/search", json.dumps({"results": []}))
-    searching = WebSearch([SearXNG(web.url)], seconds=60, clock=time.monotonic, open_only=False)
+    searching = WebSearch(
+        [Engine("searxng", web.url)], seconds=60, clock=time.monotonic, open_only=False
+    )
     for number in range(3):
         searching.search(f"{number}")
     kept, (value, *_) = searching._kept, searching._kept.values()

@@ -67,6 +67,19 @@ def names(monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, ...]) -> list[st
     return asked
 
 
+def redirect_connections(monkeypatch: pytest.MonkeyPatch, port: int) -> list[object]:
+    """Every connection goes to this port of ours; gives the addresses that were meant."""
+    meant: list[object] = []
+    connect = socket.socket.connect
+
+    def connected(sock: socket.socket, address: tuple[str, int]) -> None:
+        meant.append(address)
+        connect(sock, ("127.0.0.1", port))
+
+    monkeypatch.setattr(socket.socket, "connect", connected)
+    return meant
+
+
 def test_host_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch, ("8.8.8.8", "10.0.0.1"))
     with pytest.raises(Forbidden):
@@ -78,16 +91,7 @@ def test_connection_goes_to_the_checked_address(web: Web, monkeypatch: pytest.Mo
     port = web.url.rpartition(":")[2]
     web.page("/", "hello")
     asked = names(monkeypatch, ("8.8.8.8",), ("127.0.0.1",))
-    went: list[object] = []
-
-    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
-        went.append(address)
-        sock = socket.socket()
-        sock.settimeout(timeout)
-        sock.connect(("127.0.0.1", int(port)))
-        return sock
-
-    monkeypatch.setattr(socket, "create_connection", connect)
+    went = redirect_connections(monkeypatch, int(port))
     page = fetch(EngineRequest(f"http://x.example:{port}/"), 60)
     assert page.data == b"hello"
     assert (went, asked) == ([("8.8.8.8", int(port))], ["x.example"])
@@ -99,13 +103,7 @@ def test_redirect_target_is_checked(web: Web, monkeypatch: pytest.MonkeyPatch) -
     web.pages["/"] = 302, {"Location": f"http://inner.example:{port}/secret"}, b""
     web.page("/secret", "secret")
     names(monkeypatch, ("8.8.8.8",), ("127.0.0.1",))
-
-    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
-        sock = socket.socket()
-        sock.connect(("127.0.0.1", int(port)))
-        return sock
-
-    monkeypatch.setattr(socket, "create_connection", connect)
+    redirect_connections(monkeypatch, int(port))
     with pytest.raises(Forbidden):
         fetch(EngineRequest(f"http://x.example:{port}/"), 60)
     assert [path for _, path, _, _ in web.seen] == ["/"]

@@ -18,8 +18,9 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.runtime.cancel import Cancel
-from proxy.websearch import WebResult, WebSearch
-from proxy.websearch.engines import Brave, Engine, SearXNG, Tavily, from_library
+from proxy.websearch.engines import Engine, from_library
+from proxy.websearch.guard import WebResult
+from proxy.websearch.search import WebSearch
 
 from .conftest import Web
 
@@ -43,7 +44,7 @@ def searching(*engines: Engine, seconds: float = 60) -> WebSearch:
 
 def test_searxng_json_results_are_parsed(web: Web) -> None:
     web.json("/search", json.dumps({"query": "x", "results": RESULTS}))
-    search = searching(SearXNG(web.url + "/"))
+    search = searching(Engine("searxng", web.url + "/"))
     assert search.search("where  do ships 停靠?") == FOUND
     assert search.search("where do ships 停靠?", "searx", count=1) == FOUND[:1]
     method, path, headers, _ = web.seen[0]
@@ -55,11 +56,11 @@ def test_searxng_json_results_are_parsed(web: Web) -> None:
 def test_search_engines_with_a_key(web: Web, name: str) -> None:
     engine: Engine
     if name == "brave":
-        engine = Brave("k-1", web.url)
+        engine = Engine("brave", web.url, "k-1")
         entries = [{"title": "T", "url": "https://x.example/", "description": "D"}]
         web.json("/res/v1/web/search", json.dumps({"web": {"results": entries}}))
     else:
-        engine = Tavily("k-1", web.url)
+        engine = Engine("tavily", web.url, "k-1")
         web.json("/search", '{"results": [{"title":"T","url":"https://x.example/","content":"D"}]}')
     assert searching(engine).search("q", count=3) == (WebResult("T", "https://x.example/", "D"),)
     method, path, headers, body = web.seen[0]
@@ -88,12 +89,12 @@ def test_malformed_engine_answer_is_a_clear_error(
 ) -> None:
     web.json("/search", text, status)
     with pytest.raises(UpstreamFault, match=said):
-        searching(SearXNG(web.url)).search("q")
+        searching(Engine("searxng", web.url)).search("q")
 
 
 def test_empty_results_are_not_an_error(web: Web) -> None:
     web.json("/search", '{"results": []}')
-    assert searching(SearXNG(web.url)).search("q") == ()
+    assert searching(Engine("searxng", web.url)).search("q") == ()
 
 
 def test_unreachable_engines_fail_without_hanging(web: Web) -> None:
@@ -101,10 +102,10 @@ def test_unreachable_engines_fail_without_hanging(web: Web) -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     with pytest.raises(UpstreamFault, match="unreachable"):
-        searching(SearXNG(f"http://127.0.0.1:{port}")).search("q")
+        searching(Engine("searxng", f"http://127.0.0.1:{port}")).search("q")
     web.silent.add("/search")
     with pytest.raises(UpstreamTimeout, match="timed out"):
-        searching(SearXNG(web.url), seconds=0.3).search("q")
+        searching(Engine("searxng", web.url), seconds=0.3).search("q")
 
 
 def test_cancel_ends_a_waiting_search(web: Web) -> None:
@@ -113,7 +114,7 @@ def test_cancel_ends_a_waiting_search(web: Web) -> None:
 
     def ask() -> None:
         try:
-            searching(SearXNG(web.url), seconds=60).search("q", cancel=cancel)
+            searching(Engine("searxng", web.url), seconds=60).search("q", cancel=cancel)
         except GatewayError as error:
             caught.append(error)
 
@@ -129,13 +130,13 @@ def test_search_engine_without_settings_is_refused() -> None:
     with pytest.raises(Forbidden, match="--search-engine"):
         searching().search("q")
     with pytest.raises(Unsupported, match="'bing' is not configured; available: searxng"):
-        searching(SearXNG("http://127.0.0.1:1")).search("q", "bing")
+        searching(Engine("searxng", "http://127.0.0.1:1")).search("q", "bing")
 
 
 def test_search_results_are_cached_for_a_while(web: Web) -> None:
     web.json("/search", json.dumps({"results": RESULTS}))
     now = [0.0]
-    search = WebSearch([SearXNG(web.url)], seconds=60, clock=lambda: now[0])
+    search = WebSearch([Engine("searxng", web.url)], seconds=60, clock=lambda: now[0])
     assert search.remembered("ships") == ()
     assert search.search("ships") == search.search(" ships ") == search.remembered("ships") == FOUND
     assert len(web.seen) == 1
@@ -152,7 +153,9 @@ def test_pages_are_read_and_fitting_passages_selected(web: Web) -> None:
         {"title": "gone", "url": gone, "content": "its snippet"},
     ]
     web.json("/search", json.dumps({"results": entries}))
-    first, second = searching(SearXNG(web.url)).search("when does the harbour freeze", split=True)
+    first, second = searching(Engine("searxng", web.url)).search(
+        "when does the harbour freeze", split=True
+    )
     assert "The harbour freezes." in first.snippet
     assert len(first.snippet) < 3000
     assert second.snippet == "its snippet"

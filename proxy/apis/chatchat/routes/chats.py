@@ -11,16 +11,16 @@ from flask import Response, request
 
 from ....core.events import Failed, TextDelta
 from ....core.request import CompletionRequest, Message
-from ....dialogue import (
+from ....dialogue.events import (
     Citation,
     DialogueDone,
     DialogueRequest,
     DialogueStep,
-    Running,
     Sources,
     Text,
     Tick,
 )
+from ....dialogue.run import Running
 from ....errors import Forbidden, NotFound
 from ....web.model_tables import own_request
 from ....web.observability import Record, new_id

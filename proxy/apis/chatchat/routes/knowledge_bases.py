@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from flask import request
 
 from ....errors import Forbidden, GatewayError, NotFound
-from ....knowledge.hits import Hit
 from ....store.records import Base, Chunk, Document, Splitting
 from ....web import permissions
 from ....web.form import UploadedPart
@@ -23,6 +22,9 @@ from ....web.services import Services
 from .. import bases
 from .streaming import Documents
 from .view import Taken
+
+if TYPE_CHECKING:  # the extra `knowledge`
+    from ....knowledge.index.records import Hit
 
 PATIENCE = 120.0  # seconds an upload waits until its files are read
 LOOK = 0.1

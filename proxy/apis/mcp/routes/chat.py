@@ -11,7 +11,7 @@ from flask import Response
 
 from ....core.fold import Completion
 from ....core.request import CompletionRequest, Tool
-from ....dialogue.published import arguments, schema_of
+from ....dialogue.finding import arguments, schema_of
 from ....errors import GatewayError
 from ....gateway import Answer, Caller
 from ....runtime.cancel import Cancel

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from proxy.core.kept import BoundedCache
+from proxy.core.cache import BoundedCache
 
 
 def test_oldest_entry_is_evicted_beyond_the_byte_bound() -> None:

@@ -26,7 +26,7 @@ from proxy.prompting.template import TemplateError, TemplateRefusal, families
 from proxy.prompting.template.templates import compile
 from tests.thorough import share
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[4]
 CASES = ROOT / "tests" / "cases" / "templates"
 SHIPPED = {
     path.stem: compile(path.read_text("utf-8"), path.stem)

@@ -32,7 +32,7 @@ from proxy.prompting.profile.neutralise import (
 from proxy.prompting.prompt import LegacyFormat, Prompter, RenderedPrompt
 from proxy.prompting.template.templates import compile
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "templates" / "chat"
+TEMPLATES = Path(__file__).resolve().parents[4] / "templates" / "chat"
 NOW = datetime(2026, 11, 25)
 GPT_OSS = """{%- for message in messages -%}
 {%- if message.role == 'tool' -%}
@@ -339,10 +339,10 @@ def test_results_and_arguments_break_whether_a_template_decodes_them_or_not(esca
     marked = guard.mark(CompletionRequest(messages=messages))
     call, result = marked.request.messages
     for written in (call.tool_calls[0].arguments, result.content):
-        assert marked.unmarked(written, ()).text == text
-        plain = marked.unmarked(json.loads(written)["a"], ())
-        assert plain.text == json.loads(text)["a"]
-        assert plain.breaks == (2,)
+        assert marked.unmarked(written, ())[0] == text
+        plain, breaks, _ = marked.unmarked(json.loads(written)["a"], ())
+        assert plain == json.loads(text)["a"]
+        assert breaks == (2,)
     user = CompletionRequest(messages=(Message(role="user", content=text),))
     assert guard.mark(user) is None  # no template decodes it
 
