@@ -358,8 +358,8 @@ def _dialogues(
     make: dict[str, Callable[[], Any]] = {
         "ddgs": Metasearch,
         "searxng": lambda: Engine("searxng", settings.searxng_url),
-        "brave": lambda: Engine("brave", key=settings.search.brave_key or ""),
-        "tavily": lambda: Engine("tavily", key=settings.search.tavily_key or ""),
+        "brave": lambda: Engine("brave", key=settings.search.brave_key),
+        "tavily": lambda: Engine("tavily", key=settings.search.tavily_key),
     }
     if "ddgs" in settings.search_engine and not metasearch.is_installed():
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
