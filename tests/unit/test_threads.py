@@ -43,7 +43,6 @@ THREADS = {
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/doctor.py", "cancel.cancel"): ENDS,
     ("app/life.py", "work"): ENDS,
-    ("app/report.py", "wait"): ENDS,
     ("backends/old.py", "_ask_nothing"): ENDS,
     ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/host.py", "serve"): ENDS,
@@ -71,7 +70,6 @@ THREADS = {
     ("scheduling/shared/follower.py", "self._write"): LASTS,  # test_shared_scheduler.py
     ("server/websocket.py", "self._read"): ENDS,
     ("server/gevent_wire.py", "self._send_rest"): ENDS,
-    ("server/serve.py", "end"): ENDS,
     ("server/serve.py", "reload"): LASTS,
     ("server/serve.py", "watch"): LASTS,
     ("server/watchdog.py", "log.warning"): ENDS,
