@@ -13,8 +13,6 @@ Quantity = Literal["requests", "prompt_tokens", "tokens"]
 QUANTITIES: tuple[Quantity, ...] = ("requests", "prompt_tokens", "tokens")
 Period = Literal["minute", "hour", "day", "month"]
 PERIODS: dict[Period, int] = {"minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
-OnLimit = Literal["", "reject", "wait"]
-ON_LIMIT: tuple[OnLimit, ...] = ("reject", "wait")
 Unit = Literal["money", "tokens", "slot_seconds"]
 UNITS: tuple[Unit, ...] = ("money", "tokens", "slot_seconds")
 BudgetPeriod = Literal["", "day", "week", "month", "year"]
@@ -44,15 +42,14 @@ class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None is no limit. `parallel` requests run or wait at the same time, `queued` of them wait for
-    a slot. `prompt` and `answer` are the largest allowed, in tokens. `on_limit`: a request beyond a
-    window is rejected ("" too), or waits. `budget` is the one of LiteLLM's single fields."""
+    a slot. `prompt` and `answer` are the largest allowed, in tokens. `budget` is the one of
+    LiteLLM's single fields."""
 
     windows: tuple[Window, ...] = ()
     parallel: int | None = None
     queued: int | None = None
     prompt: int | None = None
     answer: int | None = None
-    on_limit: OnLimit = ""
     budget: Budget | None = None
     budgets: tuple[Budget, ...] = ()
 

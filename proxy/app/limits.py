@@ -124,8 +124,6 @@ def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> Limi
     life.on_close(Step.LIMITS, limiter.close)
     return LimitService(
         limiter,
-        patience=settings.queue_timeout,
-        most_waiting=settings.max_queue,
         prices=prices,
         alert=BudgetAlerts(settings.budget_webhook),
     )
@@ -144,7 +142,7 @@ def _spent(ledger: Ledger, prices: Sequence[Price]) -> Spent:
         for group in ledger.groups(begin, end, by=("model",), only={kind: (name,)}):
             sums, price = group.sums, price_of(prices, group.names["model"])
             used = Used(sums.prompt, sums.cached, sums.completion, sums.slot_seconds)
-            amount += cost(unit, used, price, cached_weight=1.0)
+            amount += cost(unit, used, price)
         return units(unit, amount)
 
     return spent

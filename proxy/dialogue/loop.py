@@ -315,10 +315,7 @@ class ToolAnswer:
             if work is not None:
                 if self._caller.allowance is not None:
                     # The first round would ask for it only after the tools have run.
-                    for place in self._caller.allowance.begin(self.info.model, self._cancel):
-                        self.info.limit_place = place
-                        yield []
-                    self.info.limit_place = None
+                    self._caller.allowance.begin(self.info.model)
                 if request.approved:
                     self._begin_call()
                 if not self._begun:
@@ -341,7 +338,6 @@ class ToolAnswer:
         try:
             for _, batch in answer:
                 self.info.place = answer.info.place
-                self.info.limit_place = answer.info.limit_place
                 out: list[Event] = []
                 for event in batch:
                     if isinstance(event, Started):

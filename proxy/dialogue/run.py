@@ -350,7 +350,7 @@ def dialogue_events(
     held, streams = "", False
     try:
         for _, batch in answer:
-            info.place, info.limit_place = answer.info.place, answer.info.limit_place
+            info.place = answer.info.place
             if not batch:
                 yield Tick()
             for event in batch:

@@ -59,6 +59,7 @@ class Answer:
         "_context",
         "_counting",
         "_first",
+        "_running",
         "info",
         "model",
         "request",
@@ -91,10 +92,14 @@ class Answer:
         self._first: Choice | None = None
         self._counting = native_lock()
         self._bounded: BoundedAnswer | None = None
-        unknown = context.registry.unknown(model)
-        self._choices: Generator[Choice, None, None] = (
-            self._after_load(make_tasks, compact) if unknown else self._all(compact)
-        )
+        loads = context.registry.unknown(model)
+        # What is running now, to be closed: the preparation, or the choices.
+        self._running: Generator[Choice, None, None] | None = None
+        if loads or compact is not None or caller.allowance is not None:
+            stages = self._stages(make_tasks if loads else None, compact)
+            self._choices: Iterator[Choice] = chain.from_iterable(stages)
+        else:
+            self._choices = self._every_choice()
 
     def prime(self) -> None:
         """Wait for the first event or tick. Raises the error if the answer failed before."""
@@ -111,88 +116,69 @@ class Answer:
 
     def close(self) -> None:
         """End it, wherever it is; every slot is given back. Safe to call again."""
-        self._choices.close()
+        if self._running is not None:
+            self._running.close()
+        if self._bounded is not None:
+            self._bounded.close()
         if not self.info.outcome:
             self.info.outcome = "cancelled"
 
-    def _all(self, compact: Compact | None) -> Generator[Choice, None, None]:
-        return self._admitted() if compact is None else self._after_compaction(compact)
-
-    def _after_compaction(self, compact: Compact) -> Generator[Choice, None, None]:
-        """Compact the conversation first if it is too long."""
-        info = self.info
-        try:
-            found = yield from compact(self.tasks, info)
-        except GatewayError as error:
-            info.outcome = _name_of(error)
-            yield 0, [Failed(error)]
-            return
-        if found is not None:
-            self.tasks, self._compacted = found
-            info.compacted = self._compacted.messages
-            wish = self.request.compaction
-            if wish is not None and wish.pauses:
-                info.outcome = "stop"
-                yield 0, [Started(), self._compacted, Finished(reason="stop", usage=Usage())]
-                return
-        yield from self._admitted()
-
-    def _admitted(self) -> Generator[Choice, None, None]:
-        return self._every_choice() if self._caller.allowance is None else self._within_limits()
+    def _stages(
+        self, make_tasks: Callable[[], list[Task]] | None, compact: Compact | None
+    ) -> Iterator[Generator[Choice, None, None]]:
+        """What runs one after the other, so that the choices are not nested in what precedes
+        them."""
+        self._running = preparing = self._prepare(make_tasks, compact)
+        yield preparing
+        if not self.info.outcome:  # nothing has ended the answer
+            yield self._every_choice()
+            if self._bounded is not None:
+                self._bounded.close()
 
     def _every_choice(self) -> Generator[Choice, None, None]:
         alone = len(self.tasks) * self.request.n == 1
-        return self._guarded(0, self.tasks[0]) if alone else self._several()
+        self._running = choices = self._guarded(0, self.tasks[0]) if alone else self._several()
+        return choices
 
-    def _within_limits(self) -> Generator[Choice, None, None]:
-        """Begin when the limits of the caller allow it."""
-        assert self._caller.allowance is not None, "only called with one"
-        self._bounded = bounded = BoundedAnswer(
-            self._context,
-            self._caller,
-            self.model,
-            self.tasks,
-            self.request.n,
-            name=self.info.model,
-        )
-        self.tasks = bounded.tasks
-        info, clock = self.info, self._context.clock
-        try:
-            # A request that uses idle slots only often finds none: it enters when it has one.
-            for place in () if self._caller.idle else bounded.enter(self._cancel):
-                info.limit_place = place
-                info.first_place = info.first_place or place.place
-                info.queue_wait = info.limit_wait = clock() - self._began
-                if self._caller.tell_place:
-                    yield 0, []
-        except GatewayError as error:
-            info.outcome = _name_of(error)
-            yield 0, [Failed(error)]
-            return
-        finally:
-            info.limit_place = None
-        try:
-            yield from self._every_choice()
-        finally:
-            bounded.close()
-
-    def _after_load(
-        self, make_tasks: Callable[[], list[Task]], compact: Compact | None
+    def _prepare(
+        self, make_tasks: Callable[[], list[Task]] | None, compact: Compact | None
     ) -> Generator[Choice, None, None]:
-        """Load the model first. The tasks made before that only served to refuse invalid requests
-        early; with the model's template they are made again."""
+        """Load the model, compact a conversation that is too long, and enter the limits of the
+        caller. Yields ticks, and the end of an answer that ends here."""
         info = self.info
         try:
-            for note in self._context.registry.load(self.model, self._cancel, self._caller.key):
-                info.loading = note
-                yield 0, []
-            info.loading = ""
-            self.tasks = make_tasks()
+            if make_tasks is not None:
+                for note in self._context.registry.load(self.model, self._cancel, self._caller.key):
+                    info.loading = note
+                    yield 0, []
+                info.loading = ""
+                # The tasks made before only served to refuse invalid requests early; now the
+                # model's template is known.
+                self.tasks = make_tasks()
+            if compact is not None and (found := (yield from compact(self.tasks, info))):
+                self.tasks, self._compacted = found
+                info.compacted = self._compacted.messages
+                wish = self.request.compaction
+                if wish is not None and wish.pauses:
+                    info.outcome = "stop"
+                    yield 0, [Started(), self._compacted, Finished(reason="stop", usage=Usage())]
+                    return
+            if self._caller.allowance is not None:
+                self._bounded = bounded = BoundedAnswer(
+                    self._context,
+                    self._caller,
+                    self.model,
+                    self.tasks,
+                    self.request.n,
+                    name=self.info.model,
+                )
+                self.tasks = bounded.tasks
+                # A request that uses idle slots only often finds none: it enters when it has one.
+                if not self._caller.idle:
+                    bounded.enter(self._cancel)
         except GatewayError as error:
             info.outcome = _name_of(error)
             yield 0, [Failed(error)]
-            return
-        yield from self._all(compact)
 
     def _several(self) -> Generator[Choice, None, None]:
         """Run several choices, each in a thread, and interleave their batches as they come. In idle
@@ -270,7 +256,7 @@ class Answer:
             info=info,
             cancel=self._cancel,
             began=began,
-            on_slot=nothing if bounded is None else partial(bounded.enter_at_once, self._cancel),
+            on_slot=nothing if bounded is None else partial(bounded.enter, self._cancel),
         )
         batches = iter(attempt)
         end: Finished | None = None

@@ -397,7 +397,7 @@ class Attempt:
         finally:
             ticket.leave()
         info.place = 0
-        info.queue_wait = max(info.queue_wait, info.limit_wait + lease.waited)
+        info.queue_wait = max(info.queue_wait, lease.waited)
         info.first_place = max(info.first_place, lease.place)
         return lease
 

@@ -4,14 +4,13 @@ and what it did not use is given back with its last event.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
 
 from ..accounts.limiting.allowance import Admission
 from ..accounts.limiting.budgets import Used
-from ..accounts.limiting.lines import LimitPlace
 from ..accounts.limiting.plan import Size
 from ..backends.pools import Backend
 from ..backends.tokens import most_tokens
@@ -57,23 +56,18 @@ class BoundedAnswer:
         self._lock = native_lock()
         self._admission: Admission | None = None
 
-    def enter(self, cancel: Cancel) -> Generator[LimitPlace, None, None]:
-        """Take what the answer may need; yields its place while it waits for that. Raises the
-        errors of `Allowance.admit`."""
+    def enter(self, cancel: Cancel) -> None:
+        """Take what the answer may need. A second call does nothing. Raises the errors of
+        `Allowance.admit`."""
+        if self._admission is not None:
+            return
         size, exact = Size(), None
         if self._allowance.plan.counts_tokens:
             if any(task.backend_templates for task in self.tasks):
                 size = self._size(cancel)  # only the backend knows the prompt
             else:
                 size, exact = self._size(None), partial(self._size, cancel)
-        self._admission = yield from self._allowance.admit(size, self._name, cancel, exact)
-
-    def enter_at_once(self, cancel: Cancel) -> None:
-        """Like `enter`, for a request that does not wait for its limits. A second call does
-        nothing."""
-        if self._admission is None:
-            for _ in self.enter(cancel):
-                pass
+        self._admission = self._allowance.admit(size, self._name, exact)
 
     def add(self, number: int, usage: Usage, slot_seconds: float) -> None:
         """Add what a choice has used. A prompt counts once for all choices made from it."""

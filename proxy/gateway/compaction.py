@@ -237,7 +237,7 @@ class _Work(Struct, frozen=True, kw_only=True):
         ticked = context.clock()
         try:
             for _, batch in answer:
-                info.place, info.limit_place = answer.info.place, answer.info.limit_place
+                info.place = answer.info.place
                 whole.add(batch)
                 now = context.clock()
                 if not batch or now - ticked >= context.ping:

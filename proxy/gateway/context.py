@@ -9,7 +9,6 @@ import msgspec
 from msgspec import Struct
 
 from ..accounts.limiting.allowance import Allowance
-from ..accounts.limiting.lines import LimitPlace
 from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
@@ -120,16 +119,15 @@ ANYBODY = Caller()
 class Info(Struct, kw_only=True):
     """Facts about a request for headers, the log and metrics, filled in while it runs.
 
-    `first_place` is its first position in the queue, `place` the current one, 0 for none;
-    `limit_place` is the current one among those that wait for a limit, before the queue.
+    `first_place` is its first position in the queue, `place` the current one, 0 for none.
     `continued` counts resumes on another backend; `loading` is a notice that the model is being
-    loaded. Times are in seconds: `queue_wait` in the queue, and before it for the caller's limits
-    (`limit_wait`); `placed`, `first_token` and `last_token` since the request began; `evaluating`
-    and `writing` are the backend's own times for prompts and tokens. `slot_seconds` is how long
-    slots were leased, added up over all choices and runs. `longest` is the length of the longest
-    sequence, prompt and answer, in tokens. `tier` is the backend's tier in a route. `passed` names
-    the backends that were passed over, and why: `down`, `paused`, `busy`, `barred`, or by a fault
-    of this request `failed`, `timeout` or `refused`.
+    loaded. Times are in seconds: `queue_wait` in the queue; `placed`, `first_token` and
+    `last_token` since the request began; `evaluating` and `writing` are the backend's own times for
+    prompts and tokens. `slot_seconds` is how long slots were leased, added up over all choices and
+    runs. `longest` is the length of the longest sequence, prompt and answer, in tokens. `tier` is
+    the backend's tier in a route. `passed` names the backends that were passed over, and why:
+    `down`, `paused`, `busy`, `barred`, or by a fault of this request `failed`, `timeout` or
+    `refused`.
 
     `has_effects`: tools have run for the answer, which another try would repeat.
 
@@ -146,10 +144,8 @@ class Info(Struct, kw_only=True):
     passed: tuple[tuple[str, str], ...] = ()
     slot: int = -1
     queue_wait: float = 0.0
-    limit_wait: float = 0.0
     first_place: int = 0
     place: int = 0
-    limit_place: LimitPlace | None = None
     loading: str = ""
     continued: int = 0
     placed: float = 0.0

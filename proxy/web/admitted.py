@@ -25,19 +25,11 @@ from .services import Services
 CHARACTERS = 3  # of a token, about
 
 
-def _admission(caller: Caller, cancel: Cancel, model: str, prompt: int = 0) -> Admission | None:
+def _admission(caller: Caller, model: str, prompt: int = 0) -> Admission | None:
     """What a request to this model with a prompt of about so many tokens takes from the limits of
-    its caller, which is to be settled; None without limits. Waits if the caller's limits say so.
-    Raises the errors of `Allowance.admit`."""
-    if caller.allowance is None:
-        return None
-    admitting = caller.allowance.admit(Size(prompt), model, cancel)
-    while True:
-        try:
-            next(admitting)
-        except StopIteration as end:
-            found: Admission = end.value
-            return found
+    its caller, which is to be settled; None without limits. Raises the errors of
+    `Allowance.admit`."""
+    return None if caller.allowance is None else caller.allowance.admit(Size(prompt), model)
 
 
 class Admitted:
@@ -45,8 +37,8 @@ class Admitted:
     only takes it with its first slot, in `on_slot`: it often finds none. `began`: it had a slot.
     Raises like `Allowance.admit`."""
 
-    def __init__(self, caller: Caller, cancel: Cancel, model: str, prompt: int = 0) -> None:
-        self._take = partial(_admission, caller, cancel, model, prompt)
+    def __init__(self, caller: Caller, model: str, prompt: int = 0) -> None:
+        self._take = partial(_admission, caller, model, prompt)
         self._taken = None if caller.idle else self._take()
         self.began = False
 
@@ -76,7 +68,7 @@ def counted(services: Services, record: Record, model: str) -> Iterator[Cancel]:
         if caller.allowance is not None:
             pool, model = registry.resolve(model)
             caller.allowance.for_model(partial(registry.names_of, pool))
-        with closing(Admitted(caller, cancel, model)):
+        with closing(Admitted(caller, model)):
             yield cancel
 
 
@@ -98,7 +90,7 @@ def within_limits(
         prompt, registry = _about(texts), embedder.registry
         pool, model = registry.resolve(model)
         caller.allowance.for_model(partial(registry.names_of, pool))
-    admitted = Admitted(caller, cancel, model, prompt)
+    admitted = Admitted(caller, model, prompt)
     try:
         yield admitted
     except Unsupported:  # nothing was evaluated

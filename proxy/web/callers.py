@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from ..accounts.limiting.allowance import LimitService
-from ..accounts.limiting.lines import LimitWaiter
 from ..accounts.limiting.standing import Standing, standings
 from ..accounts.records import Identity
 from ..accounts.rights import Permissions
@@ -126,15 +125,6 @@ class Callers:
             tell_place=(queue or "").lower() in ("on", "1", "true"),
         )
 
-    @property
-    def waiting(self) -> int:
-        """The number of requests that wait for limits in this worker."""
-        return len(self._limits.lines) if self._limits is not None else 0
-
-    def waiting_for_limits(self, key: str) -> Sequence[LimitWaiter]:
-        """Those requests, as the key of this name may see them."""
-        return tuple(self._limits.lines.waiting(key)) if self._limits is not None else ()
-
     def standings(self, environ: Mapping[str, Any]) -> Sequence[Standing]:
         """How much of its limits the caller of a request has used. Raises LimitsUnavailable."""
         identity: Identity | None = environ.get(IDENTITY)
@@ -149,9 +139,7 @@ class Callers:
             return Caller(key=key)
         allowance = None
         if identity.limits and self._limits is not None:
-            allowance = self._limits.allowance(
-                identity.limits, key, share=SHARES[identity.priority], idle=BATCH in environ
-            )
+            allowance = self._limits.allowance(identity.limits, idle=BATCH in environ)
             Record.of(environ).allowance = allowance
         return Caller(
             key=key,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -122,14 +121,10 @@ class StreamBody(ClosingBody):
 
 
 def _note(info: Info) -> bytes:
-    """Return an SSE comment for a waiting client: its place in the queue or among those that wait
-    for a limit, or the loading progress."""
+    """Return an SSE comment for a waiting client: its place in the queue, or the loading
+    progress."""
     if info.place:
         return b": queue place %d\n\n" % info.place
-    if info.limit_place is not None:
-        place, seconds = info.limit_place.place, info.limit_place.seconds
-        about = "" if seconds is None else f", about {math.ceil(seconds)} s"
-        return f": limit place {place}{about}\n\n".encode()
     if info.loading:
         return f": {info.loading}\n\n".encode()
     return b""

@@ -146,7 +146,6 @@ def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Op
     form.get_by_label("All tokens, a day").fill("")
     form.get_by_label("Requests, a minute").fill("30")
     form.get_by_label("Parallel requests").fill("2")
-    form.get_by_label("Beyond a limit").select_option("wait")
     form.get_by_label("Money", exact=True).fill("")
     press(page, "Add a budget")
     press(page, "Add a budget")
@@ -160,11 +159,7 @@ def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Op
     found = httpx.get(f"{locked.url}/team/info?team_id=limited", headers=HEADERS).json()
     team = found["team_info"]
     assert team["limits"] == {"requests": {"minute": 30}}
-    assert (team["on_limit"], team["max_budget"], team["max_parallel_requests"]) == (
-        "wait",
-        None,
-        2,
-    )
+    assert (team["max_budget"], team["max_parallel_requests"]) == (None, 2)
     (budget,) = team["budget_limits"]
     assert (budget["unit"], budget["max_budget"]) == ("slot_seconds", 3600.5)
     assert budget["budget_duration"] == "1d"

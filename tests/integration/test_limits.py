@@ -28,7 +28,6 @@ from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
 from proxy.accounts.limiting.meters import ANY, TICKS, Charge, Gauge, Meter, window
 from proxy.accounts.limiting.shared import SharedLimiter
 from proxy.errors import LimitsUnavailable
-from tests.openai_server import Feed, OpenAIServerFake
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
 
@@ -282,7 +281,7 @@ def test_limits_hold_exactly_under_64_clients_on_two_workers(
     requests, tokens = 100, 1500
     counted = _make(one, limits={"requests": {"month": requests}})
     metered = _make(one, limits={"tokens": {"month": tokens}})
-    few = _make(one, max_parallel_requests=3, on_limit="wait")
+    few = _make(one, max_parallel_requests=3)
     used = [0]
     lock = threading.Lock()
 
@@ -332,7 +331,7 @@ def test_limits_hold_exactly_under_64_clients_on_two_workers(
             assert _under_way(one) == 3
         finally:
             old_server.send(signal.SIGCONT)
-    assert Counter(each.result() for each in asked) == {200: CLIENTS}
+    assert Counter(each.result() for each in asked) == {200: 3, 429: CLIENTS - 3}
 
 
 def _under_way(one: Gateway) -> int:
@@ -496,59 +495,3 @@ def test_small_limit_is_exact_with_two_gateways_under_parallel_clients(
 def _models(one: Gateway, key: str) -> int:
     headers = {"Authorization": f"Bearer {key}"}
     return httpx.get(f"{one.url}/v1/models", headers=headers).status_code
-
-
-@pytest.mark.slow
-def test_keys_of_a_team_take_turns_and_see_their_place(
-    gateway: StartGateway, tmp_path: Path, redis_server: RedisServer
-) -> None:
-    with OpenAIServerFake("Yes.") as model:
-        feeds = [Feed() for _ in range(5)]
-        model.replies[-1:-1] = feeds
-        (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
-        config = tmp_path / "slotproxy.toml"
-        config.write_text(f'[[backend]]\nkind = "openai"\nurl = "{model.url}"\nslots = 4\n')
-        flags = ["--config", str(config), "--api-key-file", str(tmp_path / "keys")]
-        flags += ["--admins", "ops", "--data", str(tmp_path / "data"), "--state", redis_server.url]
-        one = gateway(*flags, "--health-interval", "3600", "--no-local-embeddings")
-        team = {"team_id": "lab", "max_parallel_requests": 1, "on_limit": "wait"}
-        httpx.post(f"{one.url}/team/new", json=team, headers=ADMIN, timeout=60).raise_for_status()
-        ann, bob = (_make(one, team_id="lab") for _ in range(2))
-        ended: list[str] = []
-
-        def ask(name: str, key: str) -> str:
-            answer = httpx.post(
-                f"{one.url}/v1/chat/completions",
-                json={"messages": [{"role": "user", "content": name}], "stream": True},
-                headers={"Authorization": f"Bearer {key}", "X-Slotproxy-Queue": "on"},
-                timeout=100,
-            )
-            ended.append(name)
-            return answer.text
-
-        def waiting() -> int:
-            slots = httpx.get(f"{one.url}/v1/slots", headers=ADMIN, timeout=60).json()
-            assert len(slots["queue"]) == 0
-            return len(slots["limited"])
-
-        def running() -> bool:
-            slots = httpx.get(f"{one.url}/v1/slots", headers=ADMIN, timeout=60).json()
-            return any(slot["state"] == "busy" for slot in slots["backends"][0]["slots"])
-
-        with ThreadPoolExecutor(5) as pool:
-            asked = [pool.submit(ask, "first", ann)]
-            until(running)
-            for count, (name, key) in enumerate(
-                [("ann 1", ann), ("ann 2", ann), ("ann 3", ann), ("bob 1", bob)], start=1
-            ):
-                asked.append(pool.submit(ask, name, key))
-                until(lambda count=count: waiting() == count)  # type: ignore[misc]
-            for count, feed in enumerate(feeds, start=1):
-                feed.say(content="Yes.")
-                feed.end()
-                until(lambda count=count: len(ended) == count)  # type: ignore[misc]
-            texts = [each.result() for each in asked]
-        assert ended == ["first", "ann 1", "bob 1", "ann 2", "ann 3"]
-        assert all("[DONE]" in text for text in texts)
-        assert all(": limit place " in text for text in texts[1:])
-        assert waiting() == 0

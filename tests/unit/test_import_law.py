@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompting",
         "backends",
     },
-    "accounts": {"errors", "runtime", "scheduling"},
+    "accounts": {"errors", "runtime"},
     "store": {"accounts", "errors", "runtime"},
     "knowledge": {"accounts", "errors", "runtime", "store"},
     "oidc": {"accounts", "errors", "websearch"},

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...errors import LimitsUnavailable, NoIdleSlot, StoreUnavailable
-from ...runtime.cancel import Cancel
+from ...errors import GatewayError
 from ...runtime.locks import native_lock
 from ..limits import Limited, Quantity
 from .budgets import FREE, SCALES, Alert, Price, Used, price_of, units
 from .limiter import Limiter, Refused, Taken, clock
-from .lines import LimitLines, LimitPlace, LimitTicket, limit_name
-from .meters import TICKS, Charge, Gauge, until_empty
+from .meters import TICKS, Charge, until_empty
 from .plan import BudgetOf, Plan, Size, Terms, refusal
 
 TOKEN_SECONDS = 0.05  # that a token of an answer takes, until it is known
@@ -42,30 +39,18 @@ class State(Struct, frozen=True, gc=False):
 
 
 class LimitService:
-    """Makes the allowances of requests. `cached_weight` is what a cached prompt token counts, from
-    0 to 1. `fails_open`: requests pass if the limits cannot be checked. At most `most_waiting`
-    requests wait for a window, each for at most `patience` seconds. `prices` are those of models,
-    the first that fits counts. `alert` is called once for each limit of a budget in each of its
-    periods; it must not wait."""
+    """Makes the allowances of requests. `prices` are those of models, the first that fits counts.
+    `alert` is called once for each limit of a budget in each of its periods; it must not wait."""
 
     def __init__(
         self,
         limiter: Limiter,
         *,
-        cached_weight: float = 1.0,
-        fails_open: bool = False,
-        patience: float = 300.0,
-        most_waiting: int = 512,
         prices: Sequence[Price] = (),
         alert: Callable[[Alert], None] = ignore,
-        clock: Callable[[], float] = time.monotonic,
         now: Callable[[], int] = clock,
     ) -> None:
         self.limiter = limiter
-        self.cached_weight = cached_weight
-        self.fails_open = fails_open
-        self.patience = patience
-        self.lines = LimitLines(most_waiting, clock)
         self.token_seconds = TOKEN_SECONDS
         self._prices = prices
         self._price = lru_cache(maxsize=1024)(partial(price_of, prices))
@@ -73,36 +58,16 @@ class LimitService:
         self._alerted: dict[tuple[str, str, int, bool], None] = {}
         self._alerting = native_lock()
         self._now = now
-        self._unpriced = Terms(FREE, cached_weight, TOKEN_SECONDS, 0)
+        self._unpriced = Terms(FREE, TOKEN_SECONDS, 0)
 
-    def allowance(
-        self, limited: tuple[Limited, ...], key: str, *, share: float = 1.0, idle: bool = False
-    ) -> Allowance:
-        """`share` is the weight of the key's class where it takes turns with others."""
-        return Allowance(self, plan_of(limited), key, share=share, idle=idle)
-
-    def take(self, charges: Sequence[Charge], gauges: Sequence[Gauge]) -> Taken | Refused | None:
-        """None if the limits cannot be checked, and requests pass then. Raises
-        LimitsUnavailable."""
-        try:
-            return self.limiter.take(charges, gauges)
-        except (LimitsUnavailable, StoreUnavailable):
-            if self.fails_open:
-                return None
-            raise
-
-    def settle(self, taken: Taken, used: Sequence[int]) -> None:
-        """Settle what was taken, and let those who wait for it ask again."""
-        self.limiter.settle(taken, used)
-        if self.lines:
-            given = [limit_name(one) for one in taken.charges if one.gives_back]
-            self.lines.wake((*given, *(limit_name(one) for one in taken.gauges)))
+    def allowance(self, limited: tuple[Limited, ...], *, idle: bool = False) -> Allowance:
+        return Allowance(self, plan_of(limited), idle=idle)
 
     def terms(self, plan: Plan, model: str) -> Terms:
         """How a request to this model is charged now."""
         if not plan.budgets:
             return self._unpriced
-        return Terms(self._price(model), self.cached_weight, self.token_seconds, self._now())
+        return Terms(self._price(model), self.token_seconds, self._now())
 
     def learn(self, used: Used) -> None:
         """Learn how long answers take."""
@@ -134,27 +99,16 @@ class Allowance:
     """What one request of a client may take, in one or several rounds. `states` are those of its
     windows, and `warnings` those about its budgets, for headers. All its choices together have one
     place in the queue. An `idle` request has a slot that no other needs: it does not count among
-    those that run or wait, and does not wait for windows; only its later rounds do."""
+    those that run or wait."""
 
-    def __init__(
-        self,
-        service: LimitService,
-        plan: Plan,
-        key: str,
-        *,
-        share: float = 1.0,
-        idle: bool = False,
-    ) -> None:
+    def __init__(self, service: LimitService, plan: Plan, *, idle: bool = False) -> None:
         self._whole = plan
         self.plan = plan.of(())
         self.states: Sequence[State] = ()
         self.warnings: Sequence[str] = ()
         self._service = service
-        self._key = key
-        self._share = share
         self._idle = idle
         self._gauges = plan.idle_gauges if idle else plan.gauges
-        self._counted = False
         self._models: frozenset[str] = frozenset()  # whose windows have counted the request
         self._queued = 0  # choices that wait for a slot
         self._place: Admission | None = None  # in the queue
@@ -165,71 +119,25 @@ class Allowance:
         if self._whole.patterns:
             self.plan = self._whole.of(names())
 
-    def admit(
-        self,
-        size: Size,
-        model: str,
-        cancel: Cancel,
-        exact: Callable[[], Size] | None = None,
-    ) -> Generator[LimitPlace, None, Admission]:
-        """Take what a request to this model, or a round of it, may need; yields its place while it
-        waits for that. With `exact`, `size` is only an upper bound; `exact` asks the backend, so it
-        is called if the difference may matter. Raises LimitReached, BudgetExceeded, BadRequest,
-        LimitsUnavailable, StoreUnavailable, QueueFull, QueueTimeout, NoIdleSlot and Cancelled."""
+    def admit(self, size: Size, model: str, exact: Callable[[], Size] | None = None) -> Admission:
+        """Take what a request to this model, or a round of it, may need. With `exact`, `size` is
+        only an upper bound; `exact` asks the backend, so it is called if the difference may matter.
+        Raises LimitReached, BudgetExceeded, BadRequest, LimitsUnavailable, StoreUnavailable."""
         plan, service = self.plan, self._service
         terms = service.terms(plan, model)
         if exact is not None and not plan.is_small(size.prompt, terms):
             size, exact = exact(), None
         plan.check_prompt(size.prompt)
         charges = plan.charges(size, terms, self._models)
-
-        def ask() -> Taken | Refused | None:
-            """Raises the error of a request that does not wait for what refused it."""
-            nonlocal charges, exact
-            found = service.take(charges, self._gauges)
-            if exact is not None and _lacks_tokens(found):
-                charges, exact = plan.charges(exact(), terms, self._models), None
-                found = service.take(charges, self._gauges)
-            if isinstance(found, Refused):
-                self._note(charges, found)
-                self._check_waits(charges, found)
-            return found
-
-        asks = plan.waits_for(charges) if plan.waiting else {}
-        if self._idle and not self._counted:
-            if service.lines.first_of(asks) is not None:
-                raise NoIdleSlot("other requests of this API key wait for its limits")
-            at_once = ask()
-            if isinstance(at_once, Refused):
-                raise refusal(at_once.by, at_once.wait)
-            found = at_once
-        else:
-            ticket = LimitTicket(
-                self._key, asks, share=self._share, again=self._counted, model=model
-            )
-            found = yield from self._in_turn(ticket, ask, cancel)
-        if found is not None:
-            self._note(charges, found)
-        self._counted = True
+        found = service.limiter.take(charges, self._gauges)
+        if exact is not None and _lacks_tokens(found):
+            charges = plan.charges(exact(), terms, self._models)
+            found = service.limiter.take(charges, self._gauges)
+        self._note(charges, found)
+        if isinstance(found, Refused):
+            raise self._refusal(charges, found)
         self._models = self._models.union(plan.models, ALL_MODELS)
         return Admission(service, plan, terms, found)
-
-    def _in_turn(
-        self,
-        ticket: LimitTicket,
-        ask: Callable[[], Taken | Refused | None],
-        cancel: Cancel,
-    ) -> Generator[LimitPlace, None, Taken | None]:
-        """Ask, behind those that wait already: only the first of them asks the limiter."""
-        service = self._service
-        name = service.lines.first_of(ticket.asks)
-        if name is None:
-            found = ask()
-            if not isinstance(found, Refused):
-                return found
-            name = limit_name(found.by)
-        with self.queued():
-            return (yield from service.lines.wait(ticket, name, ask, cancel, service.patience))
 
     def check(self) -> None:
         """Raise the error of a request that its limits refuse whatever its size, before work that
@@ -237,18 +145,16 @@ class Allowance:
         service = self._service
         asked = self.plan.charges(Size(), service.terms(self.plan, ""))
         charges = [replace(one, wish=0, gives_back=False) for one in asked]
-        found = service.take(charges, ())
+        found = service.limiter.take(charges, ())
         if isinstance(found, Refused):
             self._note(charges, found)
-            self._check_waits(charges, found)
-        elif found is not None:
-            service.settle(found, found.amounts)
+            raise self._refusal(charges, found)
+        service.limiter.settle(found, found.amounts)
 
-    def begin(self, model: str, cancel: Cancel) -> Generator[LimitPlace, None, None]:
+    def begin(self, model: str) -> None:
         """Count the request, and ask for a token that is given back at once: before tools run that
-        the model has not asked for. Yields and raises as `admit` does."""
-        admission = yield from self.admit(Size(1), model, cancel)
-        admission.close()
+        the model has not asked for. Raises as `admit` does."""
+        self.admit(Size(1), model).close()
 
     @contextmanager
     def queued(self) -> Iterator[None]:
@@ -258,7 +164,7 @@ class Allowance:
             is_first = self._queued == 1
         try:
             if is_first and self.plan.queue and not self._idle:
-                found = self._service.take((), self.plan.queue)
+                found = self._service.limiter.take((), self.plan.queue)
                 if isinstance(found, Refused):
                     raise refusal(found.by, None)
                 self._place = Admission(self._service, self.plan, None, found)
@@ -271,20 +177,16 @@ class Allowance:
                 self._place = None
                 place.close()
 
-    def _check_waits(self, charges: Sequence[Charge], found: Refused) -> None:
-        """Raises the error of a request that does not wait for what refused it."""
+    def _refusal(self, charges: Sequence[Charge], found: Refused) -> GatewayError:
         by, plan = found.by, self.plan
-        if isinstance(by, Charge):
-            place = next(place for place, one in enumerate(charges) if one is by)
-            used, windows = found.levels[place], len(plan.quantities)
-            if place >= windows:
-                budget = plan.budgets[place - windows]
-                self._service.tell(budget, used, by.meter.epoch, is_hard=True)
-                raise refusal(by, found.wait, used)
-            if found.wait is None or by.subject not in plan.waiting:
-                raise refusal(by, found.wait, model=plan.models[place])
-        elif by.subject not in plan.waiting:
-            raise refusal(by, found.wait)
+        if not isinstance(by, Charge):
+            return refusal(by, found.wait)
+        place = next(place for place, one in enumerate(charges) if one is by)
+        used, windows = found.levels[place], len(plan.quantities)
+        if place < windows:
+            return refusal(by, found.wait, model=plan.models[place])
+        self._service.tell(plan.budgets[place - windows], used, by.meter.epoch, is_hard=True)
+        return refusal(by, found.wait, used)
 
     def _note(self, charges: Sequence[Charge], found: Taken | Refused) -> None:
         """Note what is left of each quantity: the window with the least of it counts."""
@@ -340,12 +242,12 @@ class Admission:
             amounts = self._plan.used(taken.charges, taken.amounts, used, self._terms)
             if self._plan.budgets:
                 self._service.learn(used)
-        self._service.settle(taken, amounts)
+        self._service.limiter.settle(taken, amounts)
 
     def close(self) -> None:
         """Give everything back that is not settled."""
         self.settle(NOTHING)
 
 
-def _lacks_tokens(found: Taken | Refused | None) -> bool:
+def _lacks_tokens(found: Taken | Refused) -> bool:
     return isinstance(found, Refused) and isinstance(found.by, Charge) and found.by.gives_back

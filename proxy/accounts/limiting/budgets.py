@@ -109,12 +109,12 @@ def price_of(prices: Sequence[Price], model: str) -> Price:
     return next((price for price in prices if matches(price.model, model)), FREE)
 
 
-def cost(unit: Unit, used: Used, price: Price, cached_weight: float) -> float:
+def cost(unit: Unit, used: Used, price: Price) -> float:
     """What a request has used, in a budget's unit."""
     if unit == "slot_seconds":
         return used.slot_seconds
     if unit == "tokens":
-        return used.prompt - (1.0 - cached_weight) * used.cached + used.completion
+        return used.prompt + used.completion
     cached = price.prompt if price.cached is None else price.cached
     fresh = used.prompt - used.cached
     paid = fresh * price.prompt + used.cached * cached + used.completion * price.completion

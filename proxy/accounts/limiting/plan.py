@@ -12,7 +12,6 @@ from ...errors import BadRequest, BudgetExceeded, GatewayError, LimitReached
 from ..limits import PERIODS, Budget, Limited, Quantity, Unit, Window
 from ..rights import matches
 from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, unit_of, units
-from .lines import LimitName, limit_name
 from .meters import ANY, TICKS, Charge, Gauge, Meter, window
 
 PARALLEL, QUEUED, IDLE = "parallel", "queued", "idle"
@@ -33,11 +32,10 @@ class Size(Struct, frozen=True, gc=False):
 
 
 class Terms(NamedTuple):
-    """How a request is charged: the price of its model, what a cached token counts, the seconds
-    that a token of an answer takes about, and the time in microseconds since 1970."""
+    """How a request is charged: the price of its model, the seconds that a token of an answer takes
+    about, and the time in microseconds since 1970."""
 
     price: Price
-    cached_weight: float
     token_seconds: float
     now: int
 
@@ -103,7 +101,6 @@ class Plan:
         )
         answers = [one.limits.answer for one in limited if one.limits.answer is not None]
         self.largest_answer = min(answers, default=None)
-        self.waiting = frozenset(one.subject for one in limited if one.limits.on_limit == "wait")
         self.counts_tokens = bool(self._prompts or self.budgets) or any(
             one.quantity != "requests" for one in self._windows
         )
@@ -166,25 +163,13 @@ class Plan:
             found.append(_budget_charge(subject, budget, size, terms))
         return found
 
-    def waits_for(self, charges: Sequence[Charge]) -> dict[LimitName, float]:
-        """The limits that these charges may wait for, and how many requests or tokens they take of
-        each. Budgets are never waited for; their charges follow those of windows."""
-        windows = zip(self._windows, charges, strict=False)
-        asks = {
-            limit_name(charge): charge.need / TICKS
-            for one, charge in windows
-            if charge.need and one.subject in self.waiting
-        }
-        gauges = (one for one in self.gauges if one.most != ANY and one.subject in self.waiting)
-        return asks | {limit_name(one): 1.0 for one in gauges}
-
     def used(
         self, charges: Sequence[Charge], amounts: Sequence[int], used: Used, terms: Terms
     ) -> Sequence[int]:
         """The units of each charge that were used."""
         if not self.counts_tokens:
             return amounts
-        prompt = used.prompt - (1.0 - terms.cached_weight) * used.cached
+        prompt = used.prompt
         found = []
         # The amounts of budgets follow those of windows.
         for one, amount in zip(self._windows, amounts, strict=False):
@@ -195,7 +180,7 @@ class Plan:
             else:
                 found.append(round((prompt + used.completion) * TICKS))
         for _, budget in self.budgets:
-            spent = cost(budget.unit, used, terms.price, terms.cached_weight)
+            spent = cost(budget.unit, used, terms.price)
             found.append(units(budget.unit, spent))
         return found
 
@@ -217,12 +202,12 @@ def _budget_charge(subject: str, budget: Budget, size: Size, terms: Terms) -> Ch
         return _charge(subject, meter, 0, guess, known=False)
     prompt = _prompt_units(budget, size.prompt, terms)
     used = Used(completion=size.answer)
-    answer = units(unit, cost(unit, used, terms.price, terms.cached_weight))
+    answer = units(unit, cost(unit, used, terms.price))
     return _charge(subject, meter, prompt, answer, size.known)
 
 
 def _prompt_units(budget: Budget, tokens: int, terms: Terms) -> int:
-    return units(budget.unit, cost(budget.unit, Used(tokens), terms.price, terms.cached_weight))
+    return units(budget.unit, cost(budget.unit, Used(tokens), terms.price))
 
 
 def _request(one: _Window, count: int) -> Charge:

@@ -40,12 +40,12 @@ class _Bound(NamedTuple):
 
 def standings(service: LimitService, limits: Sequence[Limited], now: int) -> Sequence[Standing]:
     """The windows and budgets of all levels, in order, at the time `now` (microseconds since 1970).
-    Empty if the limits cannot be checked and requests pass then. Raises LimitsUnavailable."""
+    Raises LimitsUnavailable."""
     bounds = [bound for one in limits for bound in _bounds(one, now)]
     charges = [Charge(one.subject, one.meter, 0, 0, gives_back=False) for one in bounds]
-    found = service.take(charges, ()) if charges else None
-    if found is None:
+    if not charges:
         return ()
+    found = service.limiter.take(charges, ())
     if isinstance(found, Taken):
         service.limiter.settle(found, [0] * len(charges))
     return [

@@ -6,19 +6,17 @@ Null and absent fields change nothing, -1 removes a limit.
 from __future__ import annotations
 
 import math
-from typing import Any, cast, get_args
+from typing import Any
 
 from msgspec.structs import replace
 
 from ...accounts.limits import (
-    ON_LIMIT,
     PERIODS,
     QUANTITIES,
     UNITS,
     Budget,
     BudgetPeriod,
     Limits,
-    OnLimit,
     Period,
     Quantity,
     Window,
@@ -78,8 +76,12 @@ def parse(body: Body, known: Limits) -> Limits:
         count = fields.integer(body, field, NONE, MOST)
         if count is not None:
             changes[name] = None if count == NONE else count
-    if body.get("on_limit") is not None:
-        changes["on_limit"] = _on_limit(body)
+    if body.get("on_limit", "") not in ("", "reject", None):
+        raise InvalidParameter(
+            "on_limit",
+            "must be left out: a request beyond a limit gets 429 with Retry-After, and the client"
+            " may wait",
+        )
     if body.get("budget_limits") is not None:
         changes["budgets"] = _budgets(body)
     return replace(
@@ -107,7 +109,6 @@ def shown(limits: Limits) -> dict[str, Any]:
         **{field: getattr(limits, name) for field, name in _COUNTS.items()},
         "limits": windows,
         "model_limits": models,
-        "on_limit": limits.on_limit or ON_LIMIT[0],
         "max_budget": budget.most,
         "soft_budget": budget.soft,
         "budget_duration": _duration(budget.period),
@@ -190,13 +191,6 @@ def _table(given: Body, at: str) -> _Windows:
             if most is not None:
                 found[quantity, period] = most
     return found
-
-
-def _on_limit(body: Body) -> OnLimit:
-    value = fields.text(body, "on_limit")
-    if value not in get_args(OnLimit):
-        raise InvalidParameter("on_limit", f"must be {' or '.join(ON_LIMIT)}")
-    return cast(OnLimit, value)
 
 
 def _budgets(body: Body) -> tuple[Budget, ...]:

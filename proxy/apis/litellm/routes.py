@@ -476,7 +476,7 @@ def _of_row(row: LedgerRow, price: Price) -> spend.Used:
 
 def _money(counts: LedgerSums | LedgerRow, price: Price) -> float:
     used = Used(counts.prompt, counts.cached, counts.completion, counts.slot_seconds)
-    return cost("money", used, price, cached_weight=1.0)
+    return cost("money", used, price)
 
 
 def _team_alias(services: Services, team: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...accounts.limits import ON_LIMIT
 from ...accounts.rights import OVERFLOWS, PRIORITIES
 from ..schema_fields import Schema, array, body, count, flag, mapping, number, one_of, strings, text
 from .groups import ROLES
@@ -33,9 +32,7 @@ LIMITS: dict[str, Schema] = {
         {"qwen*": {"requests": {"day": 500}}},
     ),
     "on_limit": text(
-        "What happens to a request beyond a window: it is rejected with 429, or waits.",
-        "wait",
-        enum=["", *ON_LIMIT],
+        "Without effect: a request beyond a limit gets 429.", "reject", enum=["", "reject"]
     ),
     "max_parallel_requests": _limit("Requests that run or wait at the same time", 4),
     "max_queued_requests": _limit("Requests that wait for a slot", 8),

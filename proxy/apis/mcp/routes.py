@@ -226,7 +226,7 @@ def _running(
     def running() -> Generator[Tick, None, str]:
         stop = disconnect.watch(environ, cancel)
         try:
-            with closing(Admitted(caller, cancel, model="", prompt=1)):
+            with closing(Admitted(caller, model="", prompt=1)):
                 work = services.dialogues.call(tool, call.arguments, cancel, interval)
                 return (yield from work)
         finally:

@@ -183,7 +183,7 @@ def _answer(
     caller = services.callers.caller(record.key, request.environ)
     if caller.allowance is not None:
         caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
-    taken = Admitted(caller, cancel, model) if counts else None
+    taken = Admitted(caller, model) if counts else None
     on_slot = nothing if taken is None else taken.on_slot
 
     def on_release(seconds: float) -> None:

@@ -51,15 +51,10 @@ def live() -> Response:
 def slots(services: Services, record: Record) -> Any:
     """Slots, the queue, and how often something was cached.
 
-    The contents of slots, without text of prompts, the queue, requests that wait for limits in
-    this worker, and cache hit rates. Slots of other groups are only marked as such."""
+    The contents of slots, without text of prompts, the queue, and cache hit rates. Slots of other
+    groups are only marked as such."""
     caller = services.callers.caller(record.key, request.environ)
-    limited = services.callers.waiting_for_limits(caller.key)
-    return {
-        "object": "slots",
-        **msgspec.to_builtins(seen.view(services, caller)),
-        "limited": msgspec.to_builtins(limited),
-    }
+    return {"object": "slots", **msgspec.to_builtins(seen.view(services, caller))}
 
 
 @json_route(blueprint, "GET", "/v1/backends")
@@ -123,8 +118,8 @@ def metrics() -> Response:
 
     shown = seen.names(services, key)
     ledger = services.ledger.counts() if services.ledger is not None else None
-    counts, limited = services.observer.counts(), services.callers.waiting
-    text = prometheus.text(counts, services.gateway, shown, ledger, limited)
+    counts = services.observer.counts()
+    text = prometheus.text(counts, services.gateway, shown, ledger)
     response = Response(text, mimetype="text/plain")
     response.headers["Process-Start-Time-Unix"] = str(services.started)
     return response

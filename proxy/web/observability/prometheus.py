@@ -103,18 +103,14 @@ def text(
     gateway: Gateway,
     shown: Callable[[str], str] = str,
     ledger: LedgerCounts | None = None,
-    limited: int = 0,
 ) -> bytes:
     """Return the counts and the current gauges. `shown` gives a backend's name as shown to the
-    caller; `limited` is the number of requests that wait for limits."""
+    caller."""
 
     class Now(Collector):
         def collect(self) -> Iterator[Metric]:
             yield from _counted(counts, shown)
             yield from _gauges(gateway, shown)
-            yield GaugeMetricFamily(
-                "slotproxy:requests_limited", "Requests that wait for limits of API keys", limited
-            )
             if ledger is not None:
                 yield from _of_ledger(ledger)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -181,7 +180,7 @@ class _Writer:
         self._thought: list[str] = []
         self._flushed = 0.0
         self._flushing = threading.Lock()
-        self._place: dict[str, int] = {"place": 0}
+        self._place = 0
         self._unsaved = "", ""  # text and reasoning that arrived while the store was unavailable
         self._away = 0.0  # the store is not tried before this time
 
@@ -266,9 +265,9 @@ class _Writer:
             case DialogueStep():
                 self._extra["steps"].append(msgspec.to_builtins(event))
                 self._keep_extra()
-            case Tick() if (place := _place(running.info)) != self._place:
+            case Tick() if (place := running.info.place) != self._place:
                 self._place = place
-                self._growing.publish({"type": "place", **place})
+                self._growing.publish({"type": "place", "place": place})
             case DialogueDone(usage=usage, finish_reason=reason):
                 counts = msgspec.to_builtins(usage)
                 counts["completion"] += self._begun
@@ -318,18 +317,6 @@ class _Writer:
         self._unsaved = "", ""
         if not wanted:
             raise Cancelled("stopped")
-
-
-def _place(info: Info) -> dict[str, int]:
-    """The place in the queue, 0 for none, or among those that wait for a limit (`limit`), with
-    `seconds` if they can be estimated: in fives, so that few events tell them."""
-    waits = info.limit_place
-    if waits is None:
-        return {"place": info.place}
-    place = {"place": 0, "limit": waits.place}
-    if waits.seconds is not None:
-        place["seconds"] = 5 * max(1, math.ceil(waits.seconds / 5))
-    return place
 
 
 def _written(message: StoredMessage) -> int:

@@ -45,7 +45,6 @@ def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
         "backends": listed(services, caller.key, caller.may),
         "slots": msgspec.to_builtins(view.backends),
         "queue": msgspec.to_builtins(view.queue),
-        "limited": msgspec.to_builtins(services.callers.waiting_for_limits(caller.key)),
         "minute": msgspec.to_builtins(total([one for one in samples if one.at >= newest])),
         "hour": msgspec.to_builtins(total(samples)),
     }

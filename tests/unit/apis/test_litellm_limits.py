@@ -17,7 +17,6 @@ WHOLE: dict[str, Any] = {
     "model_rpm_limit": {"qwen*": 10, "tiny": 0},
     "model_tpm_limit": {"tiny": 900},
     "model_limits": {"qwen*": {"tokens": {"day": 5}, "requests": {"minute": 99}}},
-    "on_limit": "wait",
     "max_parallel_requests": 4,
     "max_queued_requests": 0,
     "max_prompt_tokens": 4096,
@@ -41,7 +40,6 @@ def test_all_fields_are_read() -> None:
             Window("requests", "minute", 0, "tiny"),
             Window("tokens", "minute", 900, "tiny"),
         ),
-        on_limit="wait",
         parallel=4,
         queued=0,
         prompt=4096,
@@ -58,8 +56,13 @@ def test_shown_limits_can_be_sent_again() -> None:
 
 def test_a_key_without_limits_shows_none() -> None:
     shown = limits.shown(Limits())
-    assert {name for name, value in shown.items() if value} == {"on_limit"}
-    assert shown["on_limit"] == "reject"
+    assert not any(shown.values())
+
+
+def test_requests_beyond_a_limit_do_not_wait_any_more() -> None:
+    assert limits.parse({"on_limit": "reject", "rpm_limit": 5}, Limits()).windows
+    with pytest.raises(InvalidParameter, match="429 with Retry-After"):
+        limits.parse({"on_limit": "wait"}, Limits())
 
 
 def test_absent_and_null_fields_change_nothing() -> None:
@@ -73,7 +76,7 @@ def test_absent_and_null_fields_change_nothing() -> None:
 def test_limits_are_removed() -> None:
     known = limits.parse(WHOLE, Limits())
     removed = {name: -1 for name, value in WHOLE.items() if isinstance(value, int | float)}
-    empty = {"limits": {}, "budget_limits": [], "on_limit": "", "budget_duration": ""}
+    empty = {"limits": {}, "budget_limits": [], "budget_duration": ""}
     empty |= {"model_rpm_limit": {}, "model_tpm_limit": {}, "model_limits": {}}
     assert limits.parse({**removed, **empty}, known) == Limits()
 

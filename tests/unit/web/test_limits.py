@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
+from proxy.accounts.limiting.limiter import Refused, Taken
 from proxy.core.task import Embedded
 from proxy.core.usage import Usage
 from proxy.errors import BadRequest, Cancelled, GatewayError, LimitsUnavailable
@@ -226,50 +225,6 @@ def test_parallel_requests_are_bounded(
     assert found[0].status_code == http.chat(key).status_code == 200
 
 
-def test_waiting_requests_begin_when_the_limit_allows(
-    http: Http, driver: ScriptedDriver, held: threading.Event
-) -> None:
-    key = http.make(max_parallel_requests=1, on_limit="wait")["key"]
-    found: list[Any] = []
-    threads = [threading.Thread(target=lambda: found.append(http.chat(key))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    _begun(driver, 1)
-    service = services_of(http.app).callers._limits
-    assert service is not None
-    wait_until(lambda: len(service.lines) == 2)
-    held.set()
-    for thread in threads:
-        thread.join(60)
-    assert [one.status_code for one in found] == [200, 200, 200]
-    ledger = services_of(http.app).ledger
-    assert ledger is not None
-    assert ledger.flush()
-    rows = list(ledger.ledger.rows(0, 1 << 50))
-    assert sum(row.queue_seconds > 0 for row in rows) >= 2
-
-
-def test_places_of_waiting_requests_are_bounded(
-    http: Http, driver: ScriptedDriver, held: threading.Event
-) -> None:
-    key = http.make(max_parallel_requests=1, max_queued_requests=1, on_limit="wait")["key"]
-    service = services_of(http.app).callers._limits
-    assert service is not None
-    threads = []
-    for number in range(2):
-        threads.append(threading.Thread(target=http.chat, args=(key,)))
-        threads[-1].start()
-        if not number:
-            _begun(driver, 1)
-    wait_until(lambda: len(service.lines) > 0)
-    wait_until(lambda: http.chat(key).status_code == 429)
-    held.set()
-    for thread in threads:
-        thread.join(60)
-    assert http.chat(key).status_code == 200
-    assert not service.lines
-
-
 def test_choices_of_a_request_share_its_place_in_the_queue(
     driver: ScriptedDriver, tmp_path: Path
 ) -> None:
@@ -280,16 +235,6 @@ def test_choices_of_a_request_share_its_place_in_the_queue(
     several = http.post("/v1/completions", key, model="scripted", prompt=["a", "b", "c"])
     assert several.status_code == 200
     assert http.chat(key).status_code == 200
-
-
-def test_number_of_requests_that_wait_for_limits_is_bounded(
-    driver: ScriptedDriver, tmp_path: Path
-) -> None:
-    app = make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path), max_queue=0)
-    http = Http(app)
-    key = http.make(rpm_limit=1, on_limit="wait")["key"]
-    assert http.chat(key).status_code == 200
-    assert _error(http.chat(key))["code"] == "queue_full"
 
 
 def test_no_more_is_reserved_than_the_context_has_room_for(http: Http) -> None:
@@ -390,16 +335,6 @@ def test_without_redis_keys_with_limits_are_refused(driver: ScriptedDriver, tmp_
     assert http.chat(http.make()["key"]).status_code == 200
 
 
-def test_waiting_ends_after_the_queue_timeout(driver: ScriptedDriver, tmp_path: Path) -> None:
-    app = make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path), queue_timeout=0.2)
-    http = Http(app)
-    key = http.make(rpm_limit=1, on_limit="wait")["key"]
-    assert http.chat(key).status_code == 200
-    begun = time.monotonic()
-    assert _error(http.chat(key), 503)["code"] == "queue_timeout"
-    assert time.monotonic() - begun < 40
-
-
 def test_limits_of_a_model_count_its_requests_only(tmp_path: Path) -> None:
     driver = ScriptedDriver(say("Hi", usage=Usage(7, 3, 2)))
     settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 0}
@@ -482,35 +417,3 @@ def test_context_edits_are_not_counted_beyond_the_limits(
     assert before
     assert http.post("/v1/messages", key, **asked).status_code == 429
     assert len(counted) == before
-
-
-def test_request_that_waits_for_a_limit_shows_its_place(
-    driver: ScriptedDriver, tmp_path: Path
-) -> None:
-    app = make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path), metrics=True)
-    http = Http(app)
-    key = http.make(rpm_limit=1, on_limit="wait")["key"]
-    assert http.chat(key).status_code == 200
-    found: list[Any] = []
-    headers = {"Authorization": f"Bearer {key}", "X-Slotproxy-Queue": "on"}
-
-    def ask() -> None:
-        body = {**CHAT, "stream": True}
-        found.append(http.client.post("/v1/chat/completions", json=body, headers=headers))
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    service = services_of(http.app).callers._limits
-    assert service is not None
-    wait_until(lambda: len(service.lines) == 1)
-    wait_until(lambda: http.get("/v1/slots", key).json["limited"][0]["seconds"] is not None)
-    (limited,) = http.get("/v1/slots", key).json["limited"]
-    assert (limited["place"], limited["model"], limited["mine"]) == (1, "scripted", True)
-    assert 0 <= limited["seconds"] <= 60
-    assert "slotproxy:requests_limited 1.0" in http.get("/metrics", key).text
-    service.limiter = LocalLimiter()  # which knows of no earlier request
-    service.lines.wake([*service.lines._lines])
-    thread.join(60)
-    assert b": limit place 1, about " in found[0].data
-    assert b"[DONE]" in found[0].data
-    assert not service.lines

@@ -257,12 +257,9 @@ function resumable({ status, content, extra }) {
   return plain && content && (CUT.includes(status) || extra.finish_reason === "length");
 }
 
-/** Where the answer waits: in the queue, or for a limit of its key. */
-function placed({ place: n, limit, seconds }) {
-  if (n) return words("chat.place", { n });
-  if (!limit) return words("chat.waiting");
-  if (seconds === undefined) return words("chat.limit_place", { n: limit });
-  return words("chat.limit_place_about", { n: limit, left: span(seconds) });
+/** Where the answer waits. */
+function placed({ place: n }) {
+  return n ? words("chat.place", { n }) : words("chat.waiting");
 }
 
 /** Show a whole passage of a source. */

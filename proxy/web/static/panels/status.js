@@ -25,7 +25,7 @@ let drawn = 0;
 function show(state) {
   numbers(state);
   backends(state);
-  queue(state.queue, state.limited);
+  queue(state.queue);
   errors(state.hour.errors);
   hour.add(state.points);
   // Drawing the canvas is the only expensive step: draw once per sample, or when a request has
@@ -45,7 +45,7 @@ function numbers(state) {
   const failed = Object.values(last.errors).reduce((sum, n) => sum + n, 0);
   const shown = [
     ["running", count(state.running), ""],
-    ["waiting", count(state.queue.length + state.limited.length), ""],
+    ["waiting", count(state.queue.length), ""],
     ["rate", measure(minute.requests / 60), words("status.rate_note")],
     ["first_token", last.first_token === null ? "–" : span(last.first_token), words("status.hour_mean")],
     ["speed", last.speed === null ? "–" : measure(last.speed), words("status.hour_mean")],
@@ -176,23 +176,13 @@ function tile(slot) {
 
 // -- the queue, and errors
 
-function queue(waiting, limited) {
-  const all = [
-    ...waiting.map((one) => ({ ...one, key: one.place, place: count(one.place) })),
-    ...limited.map((one, n) => ({ ...one, key: `limit ${n}`, place: limitPlace(one) })),
-  ];
-  table("queue", all, (one) => one.key, (one) => [
-    one.place,
+function queue(waiting) {
+  table("queue", waiting, (one) => one.place, (one) => [
+    count(one.place),
     one.model || "–",
     span(Math.max(1, Math.round(one.waited))),
     one.mine ? words("status.yours") : "",
   ]);
-}
-
-function limitPlace({ place, seconds }) {
-  const n = count(place);
-  if (seconds === null) return words("status.limit_place", { n });
-  return words("status.limit_place_about", { n, left: span(Math.max(1, Math.round(seconds))) });
 }
 
 function errors(kinds) {

@@ -69,16 +69,16 @@ def test_the_first_price_that_fits_counts() -> None:
 
 @pytest.mark.parametrize(
     ("unit", "spent"),
-    [("money", 0.7 * 2 + 0.3 * 0.5 + 0.1 * 8), ("tokens", 850_000), ("slot_seconds", 12.5)],
+    [("money", 0.7 * 2 + 0.3 * 0.5 + 0.1 * 8), ("tokens", 1_100_000), ("slot_seconds", 12.5)],
 )
 def test_cost_of_a_request(unit: str, spent: float) -> None:
     used = Used(1_000_000, 300_000, 100_000, 12.5)
     price = Price(prompt=2, cached=0.5, completion=8)
-    assert cost(unit, used, price, 0.1666666666667) == pytest.approx(spent, rel=0.01)  # type: ignore[arg-type]
+    assert cost(unit, used, price) == pytest.approx(spent, rel=0.01)  # type: ignore[arg-type]
 
 
 def test_cached_tokens_cost_as_others_unless_priced() -> None:
-    assert cost("money", Used(1_000_000, 300_000), Price(prompt=2), 1.0) == 2.0
+    assert cost("money", Used(1_000_000, 300_000), Price(prompt=2)) == 2.0
 
 
 def test_of_equal_budgets_the_strictest_counts() -> None:

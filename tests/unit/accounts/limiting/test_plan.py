@@ -18,7 +18,7 @@ KEY = Limited(
         )
     ),
 )
-TERMS = Terms(FREE, 1.0, 0.05, 0)
+TERMS = Terms(FREE, 0.05, 0)
 
 
 def test_only_the_limits_of_the_asked_model_count() -> None:

@@ -24,7 +24,7 @@ def test_windows_of_all_levels_are_told_without_taking_anything() -> None:
     service = LimitService(LocalLimiter(clock))
     units = 30 * TICKS
     charge = Charge("key k", window("requests/minute", 60, 60), units, units)
-    assert isinstance(service.take([charge], ()), Taken)
+    assert isinstance(service.limiter.take([charge], ()), Taken)
     for _ in range(200):
         first, second = standings(service, [KEY, TEAM], clock.now)
     assert (first.level, first.quantity, first.period) == ("key", "requests", "minute")
@@ -37,7 +37,7 @@ def test_windows_of_all_levels_are_told_without_taking_anything() -> None:
 def test_full_window_is_told_too() -> None:
     service = LimitService(LocalLimiter(Clock()))
     charge = Charge("key k", window("requests/minute", 60, 60), 60 * TICKS, 60 * TICKS)
-    service.take([charge], ())
+    service.limiter.take([charge], ())
     assert [one.used for one in standings(service, [KEY], Clock.now)] == [60]
 
 
