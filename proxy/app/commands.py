@@ -10,9 +10,72 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from .. import __version__
 from ..config import Settings, SettingsError, load, of_other_program
+from ..store import archive
+from ..store.archive import BackupError, Manifest
+from ..store.revisions import newest_revision
 from . import first_settings
+from .data_folder import DATABASE, INDEX, database_file, folder_of
 from .discovery import Found, look
+
+
+# ``slotproxy backup FILE`` and ``slotproxy restore FILE``: the data in SQLite, as one archive.
+#
+# A backup has what clients store: conversations, files, knowledge, responses, keys made at run
+# time, the ledger. It has neither the settings, nor the key file, nor saved slots, which are
+# caches.
+def write_backup(settings: Settings, file: str, *, force: bool = False) -> str:
+    """Write FILE. Returns what it contains. Raises BackupError."""
+    target = Path(file)
+    if target.exists() and not force:
+        raise BackupError(f"{target} exists: choose another name, or add --force")
+    _refuse_postgres(settings, "pg_dump --format=custom --file=FILE URL")
+    manifest = archive.write(target, _databases(settings), __version__)
+    return f"{target}: {_described(manifest)}, {_size(target.stat().st_size)} packed"
+
+
+def restore_backup(settings: Settings, file: str, agree: Callable[[str], bool]) -> str:
+    """Replace the data by those of FILE, if there are none or `agree` says yes to the question.
+    Returns what was restored. Raises BackupError, and then nothing was changed."""
+    source = Path(file)
+    _refuse_postgres(settings, "pg_restore --clean --if-exists --dbname=URL FILE")
+    manifest = archive.read(source)
+    if any(one.revision > newest_revision() for one in manifest.files):
+        raise BackupError(f"{source} is from a later slotproxy: install {manifest.version}")
+    databases = _databases(settings)
+    existing = [str(path) for path in databases.values() if path.exists()]
+    question = f"Replace {', '.join(existing)} by the backup of {_when(manifest)}?"
+    if existing and not agree(question):
+        raise BackupError("nothing was changed: --force replaces existing data")
+    manifest = archive.restore(source, databases)
+    return f"restored the backup of {_when(manifest)}: {_described(manifest)}"
+
+
+def _databases(settings: Settings) -> Mapping[str, Path]:
+    """By their names in the archive. The index first: what is added later is indexed again at the
+    start, but an entry without its document would stay."""
+    folder = folder_of(settings)
+    database = database_file(settings) or folder / DATABASE
+    return {INDEX: folder / INDEX, DATABASE: database}
+
+
+def _refuse_postgres(settings: Settings, instead: str) -> None:
+    if settings.database.startswith("postgresql"):
+        raise BackupError(f"the data are in PostgreSQL, which has its own tool: {instead}")
+
+
+def _described(manifest: Manifest) -> str:
+    names = " and ".join(entry.name for entry in manifest.files)
+    return f"{names}, {_size(manifest.size)}, slotproxy {manifest.version}"
+
+
+def _when(manifest: Manifest) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.created))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
 
 
 # ``slotproxy init``: writes a settings file for what it finds on this machine.
@@ -136,14 +199,13 @@ def init(own: Namespace, environ: Mapping[str, str]) -> int:
 def _keep(command: str, own: Namespace, settings: Settings) -> int:
     try:
         from ..store.archive import BackupError
-        from . import backup
     except ImportError:
         return _failed(f"{command} requires pip install slotproxy[knowledge]")
     try:
         if command == "backup":
-            print(backup.backup(settings, own.file, force=own.force))
+            print(write_backup(settings, own.file, force=own.force))
         else:
-            print(backup.restore(settings, own.file, _always if own.force else agree))
+            print(restore_backup(settings, own.file, _always if own.force else agree))
     except BackupError as error:
         return _failed(str(error))
     return 0

@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.__main__ import main
-from proxy.app import backup
+from proxy.app import commands
 from proxy.config import Settings
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
@@ -72,8 +72,8 @@ def test_restored_data_equal_those_of_the_backup(
 
 def test_backup_and_restored_files_are_private(data: Path, tmp_path: Path) -> None:
     file, new = tmp_path / "b.tar.gz", tmp_path / "new"
-    assert backup.backup(Settings(data=str(data)), str(file))
-    assert backup.restore(Settings(data=str(new)), str(file), say_yes)
+    assert commands.write_backup(Settings(data=str(data)), str(file))
+    assert commands.restore_backup(Settings(data=str(new)), str(file), say_yes)
     if os.name != "nt":
         assert [path.stat().st_mode & 0o077 for path in (file, new, *new.iterdir())] == [0] * 4
 
@@ -100,8 +100,8 @@ def test_backup_is_one_snapshot_while_a_writer_goes_on(data: Path, tmp_path: Pat
         counts = []
         for n in range(10):
             file, new = tmp_path / f"{n}.tar.gz", tmp_path / f"new{n}"
-            assert backup.backup(Settings(data=str(data)), str(file))
-            assert backup.restore(Settings(data=str(new)), str(file), say_yes)
+            assert commands.write_backup(Settings(data=str(data)), str(file))
+            assert commands.restore_backup(Settings(data=str(new)), str(file), say_yes)
             with closing(sqlite3.connect(new / "slotproxy.db")) as copy:
                 assert copy.execute("pragma integrity_check").fetchall() == [("ok",)]
                 counts.append(copy.execute("select count(*) from pair").fetchone()[0])
@@ -245,7 +245,7 @@ def test_file_must_come_first(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_more_is_unpacked_than_the_manifest_says(data: Path, tmp_path: Path) -> None:
     """A small archive may hold a file that fills the disk."""
     file, new = tmp_path / "b.tar.gz", tmp_path / "new"
-    assert backup.backup(Settings(data=str(data)), str(file))
+    assert commands.write_backup(Settings(data=str(data)), str(file))
     _damaged(file, "longer")
     code = (
         "import resource, signal, sys; from proxy.__main__ import main;"
