@@ -25,9 +25,8 @@ from ..apis.batches import objects as batches
 from ..apis.batches.objects import LineError
 from ..errors import Cancelled, GatewayStopping, NoIdleSlot, NotFound, QuotaExceeded, Unauthorized
 from ..runtime.cancel import Cancel, client_left
-from ..store.batch_records import UNCHECKED, RequestBatch, Result, Tokens
 from ..store.outage import retry_while_unavailable
-from ..store.records import new_id
+from ..store.records import UNCHECKED, RequestBatch, Result, Tokens, new_id
 from .asking import Answered, Ask, Asked
 from .input_file import Index, Lines, RawLine, index
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, select
 
 from ..errors import QuotaExceeded
-from .batch_records import OPEN
+from .records import OPEN
 from .tables import BATCH_RESULT, CONVERSATION, DOCUMENT, FILES, REQUEST_BATCH
 
 MOST_BASES = 10_000  # per key: knowledge bases and vector stores

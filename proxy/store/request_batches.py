@@ -17,12 +17,11 @@ from sqlalchemy import Row, and_, delete, insert, or_, select, update
 
 from ..errors import NotFound
 from . import writers
-from .batch_records import MOST, OPEN, UNCHECKED, RequestBatch, Result
 from .blobs import PIECE
 from .database import Database, owned, record
 from .file_store import StoredFile
 from .quota import UNLIMITED, Quota, check_count
-from .records import new_id
+from .records import MOST, OPEN, UNCHECKED, RequestBatch, Result, new_id
 from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH
 
 MOST_OPEN = 100  # unfinished batches of a key

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from flask import request
 
 from ...errors import BadRequest, InvalidParameter, NotFound
-from ...store.batch_records import RequestBatch
-from ...store.records import new_id
+from ...store.records import RequestBatch, new_id
 from ...web import body
 from ...web.observability import Record
 from ...web.routes import Api

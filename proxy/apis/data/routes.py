@@ -14,7 +14,7 @@ import msgspec
 from flask import Response, request
 
 from ...errors import NotFound
-from ...store.batch_records import MOST as MOST_BATCHES
+from ...store.records import MOST as MOST_BATCHES
 from ...web import body
 from ...web.background import encoded
 from ...web.observability import Record

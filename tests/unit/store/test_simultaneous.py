@@ -14,13 +14,12 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from proxy.errors import QuotaExceeded
 from proxy.store import conversations, knowledge, request_batches
-from proxy.store.batch_records import RequestBatch
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
 from proxy.store.file_store import FileStore, StoredFile
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.quota import Quota
-from proxy.store.records import Base
+from proxy.store.records import Base, RequestBatch
 from proxy.store.request_batches import RequestBatches
 
 WRITERS = 4
