@@ -61,7 +61,7 @@ from ..scheduling.base import Scheduler
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
-from ..store.response_kinds import CONVERSATION, StoredKind
+from ..store.responses import CONVERSATION, StoredKind
 from ..web import pages
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys

@@ -16,8 +16,7 @@ from flask import request
 
 from ...core.decoding import is_dear
 from ...errors import BadRequest, NotFound
-from ...store.response_kinds import CONVERSATION
-from ...store.responses import Stored
+from ...store.responses import CONVERSATION, Stored
 from ...web import body
 from ...web.model_tables import with_documents
 from ...web.observability import Record
