@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager, suppress
 
 from ..errors import GatewayError, StoreUnavailable
 from ..runtime.lasting import Lasting, no_pause
-from ..store import writers
+from ..store import records
 from ..store.knowledge import KnowledgeStore
 from ..store.records import Chunk, Document, new_id
 from .index.index import Index
@@ -84,7 +84,7 @@ class Ingester:
         self._index = index
         self._limits = limits
         self._clock = clock
-        self._name = writers.new_name()
+        self._name = records.new_name()
         self._woken = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._run, name="ingester", daemon=True)
@@ -110,7 +110,7 @@ class Ingester:
         def read() -> None:
             nonlocal lost
             try:
-                lost += [one for one in self._store.readers() if writers.is_gone(one)]
+                lost += [one for one in self._store.readers() if records.is_gone(one)]
                 self._store.release(lost)
                 lost = []
                 if self.read_one():

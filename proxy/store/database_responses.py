@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
-from . import writers
+from . import records
 from .database import Database, insert_into, owned
 from .responses import MAX_BYTES, Stored
 from .tables import RESPONSE, RESPONSE_OWNER
@@ -41,7 +41,7 @@ class DatabaseResponses:
         self._most = most
         self._most_bytes = most_bytes
         self._clock = clock
-        self._name = writers.new_name()
+        self._name = records.new_name()
         self._open: set[tuple[str, str]] = set()  # being made by this process
 
     def put(
@@ -172,7 +172,7 @@ class DatabaseResponses:
         # A process of an earlier life of this container may have had the same pid.
         ours = row.writer.rpartition(":")[0] == self._name.rpartition(":")[0]
         silent = row.touched < self._clock() - LEASE and self._db.seconds_since_failure() > LEASE
-        return ours or writers.is_gone(row.writer) or silent
+        return ours or records.is_gone(row.writer) or silent
 
 
 def _lock(db: Connection, owner: str) -> float:

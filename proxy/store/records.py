@@ -5,10 +5,36 @@ Times are seconds since 1970; ids are opaque.
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import uuid
 from typing import Any, Literal
 
 from msgspec import Struct
+
+
+# Names of the processes that write shared rows, and checks whether such a process has died.
+#
+# A name is `host:pid:random`. On the same host, the pid shows whether the process has died.
+# Processes on other hosts cannot be checked, so rows also have a heartbeat.
+def new_name() -> str:
+    """Return a new name for a writer in this process."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def is_gone(writer: str) -> bool:
+    """Whether the name belongs to a process of this host that has ended. False if unknown."""
+    host, _, rest = writer.partition(":")
+    pid = rest.partition(":")[0]
+    if sys.platform == "win32" or host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
+    return False
+
 
 # Records of batches of requests, without the database. Times are seconds since 1970.
 MOST = 2000  # batches of a key; the oldest finished ones make room

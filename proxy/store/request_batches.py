@@ -16,7 +16,7 @@ from msgspec import structs
 from sqlalchemy import Row, and_, delete, insert, or_, select, update
 
 from ..errors import NotFound
-from . import writers
+from . import records
 from .blobs import PIECE
 from .database import Database, owned, record
 from .file_store import StoredFile
@@ -40,7 +40,7 @@ class RequestBatches:
     def __init__(self, database: Database, quota: Quota = UNLIMITED) -> None:
         self._db = database
         self._quota = quota
-        self.writer = writers.new_name()
+        self.writer = records.new_name()
         self._turns: dict[str, int] = {}  # the number of each waiting key's last turn here
         self._turn = 0
 
@@ -287,4 +287,4 @@ class RequestBatches:
         # A process of an earlier life of this container may have had the same pid.
         ours = row.writer.rpartition(":")[0] == self.writer.rpartition(":")[0]
         silent = row.touched < now - LEASE and self._db.seconds_since_failure() > LEASE
-        return ours or writers.is_gone(row.writer) or silent
+        return ours or records.is_gone(row.writer) or silent

@@ -22,7 +22,7 @@ from msgspec import Struct
 from ...errors import StoreUnavailable
 from ...runtime.lasting import Lasting, no_pause
 from ...store.ledger_rows import OK, LedgerRow
-from ...store.writers import new_name
+from ...store.records import new_name
 from ..observability import Record
 from ..routes import Routes
 from .entries import PrefillSpeeds, row_of

@@ -54,13 +54,13 @@ def opened(url: str) -> Database:
 @pytest.fixture
 def process(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Makes stores as other processes of other hosts have them, in the same database."""
-    from proxy.store import writers
+    from proxy.store import records
     from proxy.store.database_responses import DatabaseResponses
 
     databases: list[Database] = []
 
     def another(most: int = 100, **how: Any) -> DatabaseResponses:
-        monkeypatch.setattr(writers, "new_name", lambda: f"host{len(databases)}:1:0")
+        monkeypatch.setattr(records, "new_name", lambda: f"host{len(databases)}:1:0")
         databases.append(opened(url))
         return DatabaseResponses(databases[-1], most, **how)
 

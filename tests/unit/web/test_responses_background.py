@@ -25,7 +25,7 @@ from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import Cancelled
 from proxy.runtime.cancel import Cancel
-from proxy.store import writers
+from proxy.store import records
 from proxy.web import background
 from proxy.web.shares import Shares
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, client, make_app, wait_until
@@ -154,7 +154,7 @@ def test_response_can_be_cancelled_by_another_process(
 ) -> None:
     monkeypatch.setattr(background, "BEAT", 0.02)
     # Two stores of one process would mistake each other for an earlier run.
-    monkeypatch.setattr(writers, "new_name", lambda: f"{uuid.uuid4().hex}:1:1")
+    monkeypatch.setattr(records, "new_name", lambda: f"{uuid.uuid4().hex}:1:1")
     driver = Held()
     api = app_with(tmp_path / "slotproxy.db", driver).test_client()
     other = app_with(tmp_path / "slotproxy.db").test_client()
