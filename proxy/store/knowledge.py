@@ -13,7 +13,7 @@ from typing import IO, Any
 from msgspec import structs
 from sqlalchemy import Connection, Row, Select, case, delete, func, insert, or_, select, update
 
-from . import blobs
+from . import file_store
 from .database import Database, insert_into, owned, record
 from .quota import MOST_BASES, MOST_JOBS, UNLIMITED, Quota, check_count, drop_oldest
 from .records import Base, Chunk, Document, Job, Splitting
@@ -159,7 +159,7 @@ class KnowledgeStore:
                 replaced = (DOCUMENT.c.owner == owner, DOCUMENT.c.id.in_(list(instead_of)))
                 db.execute(delete(DOCUMENT).where(*replaced))
             self._add(db, owner, document)
-            blobs.put(db, ORIGINAL, document.id, data)
+            file_store.put_pieces(db, ORIGINAL, document.id, data)
 
     def add_file(self, owner: str, document: Document, file_id: str) -> bool:
         """Add a document with the bytes of an uploaded file; return whether the owner has this
@@ -169,7 +169,7 @@ class KnowledgeStore:
             if db.execute(own_file).first() is None:
                 return False
             self._add(db, owner, document)
-            blobs.copy(db, ORIGINAL, document.id, CONTENTS, file_id)
+            file_store.copy(db, ORIGINAL, document.id, CONTENTS, file_id)
         return True
 
     def _add(self, db: Connection, owner: str, document: Document) -> None:
@@ -196,7 +196,7 @@ class KnowledgeStore:
 
     def original(self, document_id: str) -> Iterator[bytes]:
         """Return a document's bytes in pieces. The caller must have checked the owner."""
-        return blobs.read(self._db, ORIGINAL, document_id)
+        return file_store.read(self._db, ORIGINAL, document_id)
 
     def delete_document(self, owner: str, document_id: str) -> bool:
         return self._db.change(delete(DOCUMENT).where(owned(DOCUMENT, owner, document_id))) > 0

@@ -17,9 +17,8 @@ from sqlalchemy import Row, and_, delete, insert, or_, select, update
 
 from ..errors import NotFound
 from . import records
-from .blobs import PIECE
 from .database import Database, owned, record
-from .file_store import StoredFile
+from .file_store import PIECE, StoredFile
 from .quota import UNLIMITED, Quota, check_count
 from .records import MOST, OPEN, UNCHECKED, RequestBatch, Result, new_id
 from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH

@@ -12,9 +12,8 @@ pytest.importorskip("alembic", reason="the extra `knowledge` is not installed")
 
 from sqlalchemy import delete, func, select
 
-from proxy.store.blobs import PIECE
 from proxy.store.database import Database
-from proxy.store.file_store import FileStore, StoredFile
+from proxy.store.file_store import PIECE, FileStore, StoredFile
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Base, Document
 from proxy.store.tables import BASE, CONTENTS, ORIGINAL

@@ -13,9 +13,8 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from proxy.errors import NotFound, QuotaExceeded
 from proxy.store import request_batches
-from proxy.store.blobs import PIECE
 from proxy.store.database import Database
-from proxy.store.file_store import FileStore, StoredFile
+from proxy.store.file_store import PIECE, FileStore, StoredFile
 from proxy.store.quota import Quota
 from proxy.store.records import RequestBatch, Result, Tokens
 from proxy.store.request_batches import RequestBatches
