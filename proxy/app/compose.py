@@ -73,10 +73,9 @@ from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
-from ..websearch import metasearch
-from ..websearch.engines import Engine
+from ..websearch import engines as metasearch
+from ..websearch.engines import Engine, Metasearch
 from ..websearch.fetch import fetch
-from ..websearch.metasearch import Metasearch
 from ..websearch.search import WebSearch
 from . import programs
 from .data_folder import SLOTS, data_folder

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 
 from ..errors import BadRequest, Forbidden, Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
-from .engines import Engine
+from .engines import Engine, Metasearch
 from .guard import WebResult
-from .metasearch import Metasearch
 from .reading import GRACE, START, PageReader
 
 MOST = 20

@@ -12,8 +12,8 @@ import pytest
 from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.confinement import landlock
+from proxy.websearch.engines import Metasearch
 from proxy.websearch.guard import WebResult
-from proxy.websearch.metasearch import Metasearch
 from proxy.websearch.search import WebSearch
 
 LIBRARY = """
