@@ -60,9 +60,8 @@ from ..scheduling.ticket import Ticket
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
-from .idle import OnSlot, acquire_idle, nothing
+from .idle import OnSlot, Retries, acquire_idle, nothing, retry_pause, without
 from .leased_slot import LeasedSlot, described_too
-from .retries import Retries, pause, without
 
 
 # Token counts of one choice over all of its runs, each token counted once.
@@ -646,7 +645,7 @@ class Attempt:
     def _pause(self, error: GatewayError) -> None:
         """Wait a moment before the next try. Raises Cancelled."""
         if not isinstance(error, BackendBusy | BackendDown):
-            self._cancel.wait(pause(self._retries.count))
+            self._cancel.wait(retry_pause(self._retries.count))
             self._cancel.check()
 
     def _is_settling(self, error: GatewayError) -> bool:

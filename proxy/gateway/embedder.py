@@ -39,9 +39,8 @@ from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
 from .context import ANYBODY, Caller
-from .idle import OnSlot, acquire_idle, idle_slots, nothing
+from .idle import OnSlot, Retries, acquire_idle, idle_slots, nothing, without
 from .leased_slot import UNUSED
-from .retries import Retries, without
 
 T = TypeVar("T")
 

@@ -16,8 +16,7 @@ from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.state import SlotRequest
 from .context import Caller
-from .idle import OnSlot, acquire_idle, nothing
-from .retries import without
+from .idle import OnSlot, acquire_idle, nothing, without
 
 OnRelease = Callable[[float], None]
 Release = Callable[[Outcome], None]

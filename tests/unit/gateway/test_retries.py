@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.gateway.retries import JITTER, RESERVE, SHARE, RetryBudget, pause
+from proxy.gateway.idle import JITTER, RESERVE, SHARE, RetryBudget, retry_pause
 
 
 def spent(budget: RetryBudget, under_way: int, now: float) -> int:
@@ -38,6 +38,6 @@ def test_reserve_fills_with_time_but_no_further() -> None:
 
 def test_pause_is_random_and_grows() -> None:
     for count in (1, 2, 3):
-        pauses = [pause(count) for _ in range(200)]
+        pauses = [retry_pause(count) for _ in range(200)]
         assert 0 <= min(pauses) < max(pauses) <= JITTER * 2 ** (count - 1)
-    assert pause(10**6) <= JITTER * 8
+    assert retry_pause(10**6) <= JITTER * 8
