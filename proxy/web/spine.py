@@ -25,7 +25,7 @@ from ..core.request import CompletionRequest
 from ..errors import BudgetExceeded, GatewayError, LimitReached, Unauthorized
 from ..gateway import Answer, Caller
 from ..runtime.cancel import Cancel
-from . import disconnect, seen
+from . import disconnect, permissions
 from .body import JSON, parsed
 from .fastpath import BodyAndHeaders, Environ
 from .model_tables import read_request, session_name
@@ -75,7 +75,7 @@ def completion_view(
     answer: EventSource | None = None
     try:
         record.key = services.keys.check(environ)
-        record.shown = partial(seen.name, services, record.key)
+        record.shown = partial(permissions.shown_name, services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
         known = early(raw, cancel) if early is not None else None

@@ -18,7 +18,7 @@ from ...accounts.records import Member, StoredKey, Team, User
 from ...accounts.service import Accounts, blocking
 from ...errors import BadRequest, NotFound
 from ...store.ledger_rows import LedgerGroup, LedgerRow, LedgerSums
-from ...web import body, seen
+from ...web import body, permissions
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
@@ -48,7 +48,7 @@ def opened(services: Services) -> Accounts:
 
 def administered(services: Services, record: Record) -> Accounts:
     """The accounts, for an administrator. Raises Forbidden and NotFound."""
-    seen.check_admin(services, record.key)
+    permissions.check_admin(services, record.key)
     return opened(services)
 
 
@@ -401,7 +401,7 @@ def spend_logs(services: Services, record: Record) -> Any:
 @json_route(blueprint, "GET", "/global/spend/report")
 def spend_report(services: Services, record: Record) -> Any:
     """What teams or keys used; for administrators."""
-    seen.check_admin(services, record.key)
+    permissions.check_admin(services, record.key)
     asked = spend.parse_report(request.args)
     only = {name: (_id_of_key(services, value),) for name, value in asked.only.items()}
     names = ("key", "team", "model")
@@ -414,10 +414,10 @@ def spend_report(services: Services, record: Record) -> Any:
 def _visible(services: Services, record: Record, asked: Mapping[str, str]) -> Only:
     """The filter of rows: those of the caller's key, unless it administers. Raises Forbidden."""
     only = {name: (_id_of_key(services, value),) for name, value in asked.items()}
-    if seen.is_admin(services, record.key):
+    if permissions.is_admin(services, record.key):
         return only
     if only.get("key", (record.key,)) != (record.key,):
-        seen.check_admin(services, record.key)
+        permissions.check_admin(services, record.key)
     return {**only, "key": (record.key,)}
 
 

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 from flask import Response, request
 
 from ...errors import Forbidden, NoBackend, NotFound
-from ...web import body, seen
+from ...web import body
+from ...web import permissions as seen
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import read_request
@@ -103,7 +104,7 @@ def props(services: Services, record: Record) -> Any:
 @_route("GET", "/slots")
 def slots(services: Services, record: Record) -> Any:
     """The slots of all backends."""
-    shown = seen.names(services, record.key)
+    shown = seen.shown_names(services, record.key)
     slots = [{**slot, "backend": shown(slot["backend"])} for slot in _slots(services)]
     if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in slots):
         raise NoBackend("no slot available", retry_after=1.0)

@@ -24,7 +24,7 @@ from ...errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFo
 from ...gateway.idle import nothing
 from ...runtime.cancel import Cancel
 from ...server.http1 import BrokenAnswer
-from ...web import disconnect, seen
+from ...web import disconnect, permissions
 from ...web.admitted import Admitted
 from ...web.body import PIECE, Environ, read_json, spooled
 from ...web.form import MultipartForm, read_form
@@ -115,7 +115,7 @@ def listed(services: Services, record: Record) -> Response:
 def upstream(services: Services, record: Record, rest: str) -> Response:
     """Forwarded to any path of the server of a model that the gateway starts; for the keys of
     `--admins`."""
-    seen.check_admin(services, record.key)
+    permissions.check_admin(services, record.key)
     if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Forbidden("pages of other sites may not use the servers of models")
     model, path = _place(services, rest)

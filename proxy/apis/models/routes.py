@@ -17,7 +17,12 @@ from ..openai import answer as openai
 from ..llamacpp.native import parse_model
 from ...errors import GatewayError, NotFound, QueueFull
 from ...hosting.model import HostedModel
-from ...web import body, model_events as log_events, model_events, seen
+from ...web import (
+    body,
+    model_events as log_events,
+    model_events,
+    permissions,
+)
 from ...web.observability import Record
 from ...web.permissions import visible
 from ...web.services import Services, current_services
@@ -57,7 +62,7 @@ def unpin(services: Services, record: Record) -> Any:
 
 def act(services: Services, key: str, action: Action, name: str) -> None:
     """Do this with a model for this key. Raises Forbidden, NotFound."""
-    seen.check_admin(services, key)
+    permissions.check_admin(services, key)
     model = hosted(services, name)
     match action:
         case "load":
@@ -79,7 +84,7 @@ def events(services: Services, record: Record) -> Any:
 @json_route(blueprint, "POST", "/unload")
 def unload_all(services: Services, record: Record) -> Any:
     """Unload all models after their running answers; for the keys of `--admins`."""
-    seen.check_admin(services, record.key)
+    permissions.check_admin(services, record.key)
     for model in services.host.models:
         model.stop()
     return {"success": True}
@@ -128,7 +133,7 @@ def logs(name: str) -> Response:
         if "text/event-stream" in request.headers.get("Accept", ""):
             last_id = request.headers.get("Last-Event-ID", "")
             return log_stream(services, record.key, name, last_id)
-        seen.check_admin(services, record.key)
+        permissions.check_admin(services, record.key)
         return Response(hosted(services, name).log.text(), mimetype="text/plain")
     except GatewayError as error:
         return refuse(error, openai.error, record)
@@ -136,7 +141,7 @@ def logs(name: str) -> Response:
 
 def log_stream(services: Services, key: str, name: str, last_id: str) -> Response:
     """The lines of a model's log after an event. Raises Forbidden, NotFound, QueueFull."""
-    seen.check_admin(services, key)
+    permissions.check_admin(services, key)
     return watched(services, key, log_events.log_lines(hosted(services, name).log, last_id))
 
 
@@ -149,7 +154,7 @@ def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -
 
 
 def _done(services: Services, record: Record, action: Action) -> dict[str, Any]:
-    seen.check_admin(services, record.key)  # before its body is read
+    permissions.check_admin(services, record.key)  # before its body is read
     asked = body.read_json(request.environ, services.settings.max_body)
     act(services, record.key, action, parse_model(asked))
     return {"success": True}

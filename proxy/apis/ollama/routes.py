@@ -16,7 +16,7 @@ from ...hosting.estimate import ModelFile
 from ...hosting.model import HostedModel
 from ...runtime.blocking import run_in_native_thread
 from ...runtime.cancel import Cancel
-from ...web import body, seen
+from ...web import body, permissions
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model, visible
@@ -90,7 +90,7 @@ def _early(
         check_model(services, environ, untagged(text(asked, "model")))
         pool, name = registry.resolve(untagged(text(asked, "model")))
         model = services.host.find(pool)
-        if model is not None and seen.is_admin(services, Record.of(environ).key):
+        if model is not None and permissions.is_admin(services, Record.of(environ).key):
             if only and keep == 0:
                 model.stop()
             elif keep is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, request
 
 from ...errors import BadRequest, InvalidParameter, NotFound
-from ...web import seen
+from ...web import permissions
 from ...web.ledger import exports, query, shapes
 from ...web.observability import Record
 from ...web.routes import Api
@@ -55,7 +55,7 @@ def export(services: Services, record: Record) -> Response:
     only = _scope(services, record, everyone=query.everyone(request.args))
     rows = opened(services).rows(1000 * asked.begin, 1000 * asked.end, only)
     write = exports.as_csv if form == "csv" else exports.as_json_lines
-    parts = write(rows, seen.names(services, record.key))
+    parts = write(rows, permissions.shown_names(services, record.key))
     first = next(parts)  # raises if the database is unavailable
     name = f'attachment; filename="usage.{form}"'
     headers = [("Content-Disposition", name)]
@@ -78,7 +78,7 @@ def _scope(
     """The filter of rows that the caller may see. Raises Forbidden."""
     if not everyone:
         return {"key": (record.key,)}
-    seen.check_admin(services, record.key)
+    permissions.check_admin(services, record.key)
     return None
 
 

@@ -15,7 +15,7 @@ from flask import Response, make_response, render_template
 from ...accounts.rights import APIS
 from ...apis import added
 from ...apis.litellm import routes as litellm
-from .. import seen
+from .. import permissions
 from ..observability import Record
 from ..routes import Api
 from ..services import Services, current_services
@@ -54,7 +54,7 @@ guard.protect(blueprint)
 def page() -> Response:
     """Raises Forbidden."""
     services = current_services()
-    seen.check_admin(services, api.owner())
+    permissions.check_admin(services, api.owner())
     root = services.settings.api_prefix + API
     kept = services.accounts is not None
     return make_response(

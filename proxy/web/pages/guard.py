@@ -10,7 +10,7 @@ from flask import Blueprint, Response, g, redirect, request, url_for
 
 from ...apis.openai import answer as openai
 from ...errors import Forbidden, GatewayError, Unauthorized
-from .. import body, seen
+from .. import body, permissions
 from ..form import plain_fields
 from ..observability import Record
 from ..services import current_services
@@ -96,7 +96,9 @@ def template_values() -> dict[str, object]:
     return {
         "csrf_token": token,
         "signed_in": name,
-        "administers": name is not None and name != "" and seen.is_admin(current_services(), name),
+        "administers": name is not None
+        and name != ""
+        and permissions.is_admin(current_services(), name),
         "sign_in_needed": session.sessions().needed,
     }
 

@@ -15,7 +15,7 @@ from ...apis.models import routes as hosting
 from ...hosting import view
 from ...hosting.view import ModelView, RoomView
 from ...prompting.profile.describe import Line
-from .. import seen
+from .. import permissions
 from ..fastpath import Environ
 from ..observability import Record
 from ..permissions import visible
@@ -46,7 +46,7 @@ class Models(msgspec.Struct, frozen=True):
 
 def _states(services: Services, environ: Environ) -> Models:
     """What the caller of a request may see; its key has been checked."""
-    host, admin = services.host, seen.is_admin(services, Record.of(environ).key)
+    host, admin = services.host, permissions.is_admin(services, Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {one.name: one for one in host.models if admin or not one.config.unlisted}
     listed = {name: named[name] for name in visible(services, environ, named)}
@@ -98,7 +98,7 @@ guard.protect(blueprint)
 @blueprint.get("/hosting")
 def page() -> Response:
     """The page. It is not at /models, which is a route of llama-server."""
-    admin = seen.is_admin(current_services(), api.owner())
+    admin = permissions.is_admin(current_services(), api.owner())
     return make_response(render_template("models.html", admin=admin))
 
 

@@ -9,7 +9,7 @@ from flask import Response, make_response, render_template, request
 from ...apis import fields
 from ...errors import NotFound
 from ...store.live import LiveSessions
-from .. import seen
+from .. import permissions
 from ..ledger.query import everyone
 from ..routes import Api
 from ..services import current_services
@@ -25,7 +25,7 @@ guard.protect(blueprint)
 @blueprint.get("/sessions")
 def page() -> Response:
     services = current_services()
-    admin = seen.is_admin(services, api.owner())
+    admin = permissions.is_admin(services, api.owner())
     needed = services.keys.needed and services.sessions is not None
     return make_response(render_template("sessions.html", admin=admin, needed=needed))
 
@@ -36,7 +36,7 @@ def listed() -> Response:
     services, key = current_services(), api.owner()
     all_keys = everyone(request.args)
     if all_keys:
-        seen.check_admin(services, key)
+        permissions.check_admin(services, key)
     own = session.current()
     found = _opened().listed(None if all_keys else key, time.time(), MOST_LISTED)
     response = json_response(
@@ -62,7 +62,7 @@ def end() -> Response:
     InvalidParameter."""
     services, key = current_services(), api.owner()
     name = fields.required(api.json_body(), "id")
-    owner = None if seen.is_admin(services, key) else key
+    owner = None if permissions.is_admin(services, key) else key
     if not _opened().end(name, owner):
         raise NotFound("there is no such session: it may have ended already")
     return api.done()

@@ -13,7 +13,7 @@ from flask import Response, make_response, render_template, request
 from ...apis.status.routes import listed
 from ...errors import QueueFull
 from ...gateway import Caller
-from .. import seen
+from .. import permissions
 from ..observability.history import SAMPLES, STEP, total
 from ..routes import Api
 from ..services import Services, current_services
@@ -35,7 +35,7 @@ def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
 
     It contains no prompt text. Slots of other groups are only marked as such.
     """
-    view = seen.view(services, caller)
+    view = permissions.view(services, caller)
     samples = services.observer.samples()
     newest = time.time() - 60
     return {

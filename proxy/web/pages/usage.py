@@ -15,7 +15,7 @@ from ...apis.fields import decimal
 from ...apis.usage import routes as usage
 from ...errors import InvalidParameter, LimitsUnavailable
 from ...store.ledger_rows import LedgerGroup
-from .. import seen
+from .. import permissions
 from ..ledger import shapes
 from ..ledger.query import DAY, everyone
 from ..routes import Api
@@ -34,7 +34,7 @@ PLOTTED = 6  # models with a plot of their own, as in usage.js
 @blueprint.get("/usage")
 def page() -> Response:
     services = current_services()
-    admin = bool(services.keys.needed) and seen.is_admin(services, api.owner())
+    admin = bool(services.keys.needed) and permissions.is_admin(services, api.owner())
     return make_response(render_template("usage.html", admin=admin, kept=bool(services.ledger)))
 
 
@@ -48,7 +48,7 @@ def sums() -> Response:
         raise InvalidParameter("days", f"must be from 1 to {MOST_DAYS}")
     only: Mapping[str, Sequence[str]] | None = {"key": (key,)}
     if everyone(request.args):
-        seen.check_admin(services, key)
+        permissions.check_admin(services, key)
         only = None
     found = _sums(services, days, only)
     found["limits"] = [] if only is None else _standings(services)
