@@ -26,7 +26,7 @@ from ..errors import (
     Unauthorized,
 )
 from ..server.stopping import Life
-from ..web import body, cors, pages, reference
+from ..web import body, pages, reference, site
 from ..web.auth import basic_password
 from ..web.fastpath import Application
 from ..web.observability import Lines, Record
@@ -68,7 +68,7 @@ def with_routes(settings: Settings) -> Application:
     app.register_blueprint(reference.blueprint, url_prefix=prefix)
     if settings.pages:
         pages.install(app, prefix)
-    cors.install(app, settings.cors_origins)
+    site.install(app, settings.cors_origins)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     return app
