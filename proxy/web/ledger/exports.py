@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ...store.ledger_rows import LedgerRow
-from .shapes import TOKENS
+from .query import TOKENS
 
 GATHERED = 500  # rows sent together
 COLUMNS = (

@@ -16,7 +16,7 @@ from ...apis.usage import routes as usage
 from ...errors import InvalidParameter, LimitsUnavailable
 from ...store.ledger_rows import LedgerGroup
 from .. import permissions
-from ..ledger import shapes
+from ..ledger import query
 from ..ledger.query import DAY, everyone
 from ..routes import Api
 from ..services import Services, current_services
@@ -79,7 +79,7 @@ def _sums(
     return {
         "begin": begin,
         "days": days,
-        "total": shapes.counts(shapes.added(by_day)),
+        "total": query.counts(query.added(by_day)),
         "by_day": _shown(by_day),
         "by_model": _shown(by_model),
         "models": _shown(models),
@@ -88,4 +88,4 @@ def _sums(
 
 
 def _shown(groups: Sequence[LedgerGroup]) -> list[dict[str, Any]]:
-    return [{"at": one.begin // 1000, **one.names, **shapes.counts(one.sums)} for one in groups]
+    return [{"at": one.begin // 1000, **one.names, **query.counts(one.sums)} for one in groups]
