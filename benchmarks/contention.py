@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import Callable
 
 from proxy.core.task import Task
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import BackendFacts, SlotRequest
-from proxy.scheduling.ticket import Ticket
 
 SYSTEM = "Answer as the handbook of the harbour says, in short and polite sentences. " * 110
 BACKENDS = ((1, 8), (1, 64), (1, 512), (1, 4096), (8, 8), (64, 8), (1000, 4))

@@ -30,7 +30,7 @@ from typing import Any
 
 from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import Policy, decide, may_serve
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.prefix import Chain
@@ -43,7 +43,6 @@ from proxy.scheduling.state import (
     SlotRequest,
     WaitForSlot,
 )
-from proxy.scheduling.ticket import Ticket
 
 SLOTS = 4
 RATE = 400.0  # prompt tokens per second of a slot

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from proxy.core.task import Task
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import Policy, decide, may_serve
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.prefix import Chain
@@ -37,7 +37,6 @@ from proxy.scheduling.state import (
     SlotRequest,
     WaitForSlot,
 )
-from proxy.scheduling.ticket import Ticket
 
 CHARS = 4  # of a token
 RATES = {"GPU": (2000.0, 40.0), "CPU": (80.0, 10.0)}  # tokens a second: evaluated, and of a slot

@@ -54,9 +54,8 @@ from ..errors import (
 from ..prompting.stages.prompted_output import corrected
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
-from ..scheduling.lease import Lease
+from ..scheduling.lease import Lease, Ticket
 from ..scheduling.state import SlotRequest
-from ..scheduling.ticket import Ticket
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run

@@ -9,10 +9,9 @@ from typing import Protocol
 
 from ..errors import QueueTimeout
 from ..runtime.cancel import Cancel
-from .lease import Lease, Outcome
+from .lease import Lease, Outcome, Ticket
 from .prefix import Chain
 from .state import BackendFacts, SlotRequest
-from .ticket import Ticket
 from .view import View
 
 

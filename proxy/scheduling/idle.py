@@ -16,11 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .lease import Lease
+from .lease import Lease, Ticket
 from .pool import Pool
 from .prefix import Chain
 from .state import BackendRecord, Grant, Slot, SlotRequest
-from .ticket import Ticket
 
 LITTLE = 128  # tokens that an idle request may evaluate beside other requests
 NO_CHAIN = Chain()

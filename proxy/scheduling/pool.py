@@ -14,6 +14,7 @@ from itertools import islice
 
 from msgspec import Struct
 
+from .lease import Ticket
 from .line import WaitingLine
 from .prefix import Chain
 from .returns import SMOOTH, Returns, tool_key
@@ -28,7 +29,6 @@ from .state import (
     Slot,
     SlotRequest,
 )
-from .ticket import Ticket
 
 REMEMBERED = 16384  # conversations remembered by a pool
 KEPT = 512  # prompts that a backend is assumed to keep outside its slots, at most

@@ -25,7 +25,7 @@ from ..runtime.locks import native_rlock
 from . import idle, learned_slots, saved_slots, settlement
 from .base import PLACE_LOST, BaseScheduler
 from .fair import FairQueue, displaced
-from .lease import Lease, Outcome
+from .lease import Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
 from .prefix import Chain, Chains
@@ -44,7 +44,6 @@ from .state import (
     WaitForSlot,
     client_class,
 )
-from .ticket import Ticket
 from .tiers import EVERYWHERE, Reach, Tiers, draw
 from .view import View, view
 

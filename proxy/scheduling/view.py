@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from .fair import FairQueue
+from .lease import Ticket
 from .policy import TRIAL_AFTER
 from .pool import Pool
 from .state import BackendRecord, CachedPrompt, Slot
-from .ticket import Ticket
 
 
 class SlotView(Struct, kw_only=True):

@@ -16,10 +16,9 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from ...errors import GatewayError
-from ..lease import Lease, Outcome
+from ..lease import Lease, Outcome, Ticket
 from ..scheduler import LocalScheduler
 from ..state import BackendFacts, SlotStep
-from ..ticket import Ticket
 from . import ops
 from .ops import FORMAT, Op
 

@@ -25,11 +25,10 @@ import msgspec
 from ...errors import GatewayError, NoBackend, QueueFull
 from ..base import PLACE_LOST, BaseScheduler
 from ..fair import displaced
-from ..lease import Lease, LeaseOwner, Outcome
+from ..lease import Lease, LeaseOwner, Outcome, Ticket, TicketOwner
 from ..prefix import Chain
 from ..scheduler import LocalScheduler
 from ..state import MOST_SLOTS, BackendFacts, ConversationRecord, Grant, SlotRequest, SlotStep
-from ..ticket import Ticket, TicketOwner
 from ..view import View
 from . import ops
 from .follower import BEAT, Follower

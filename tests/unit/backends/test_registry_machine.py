@@ -28,10 +28,9 @@ from proxy.config import BackendConfig, Secret, SettingsError
 from proxy.core.task import Task
 from proxy.errors import AnswerCut, BackendDown, NoBackend, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import SlotRequest
-from proxy.scheduling.ticket import Ticket
 from tests.fakes import ScriptedDriver
 from tests.thorough import share
 from tests.unit.scheduling.fakes import Clock, check_slots

@@ -15,10 +15,9 @@ from proxy.config.routes import Place
 from proxy.core.task import Task, Tier
 from proxy.errors import ModelNotFound, NoBackend
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import SlotRequest
-from proxy.scheduling.ticket import Ticket
 from tests.fakes import ScriptedDriver, wait_until
 
 

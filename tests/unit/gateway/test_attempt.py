@@ -42,11 +42,10 @@ from proxy.gateway.attempt import TRANSITIONS, Attempt, State, TransitionError
 from proxy.gateway.context import GatewayContext
 from proxy.gateway.generation import Generation
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.prefix import Chain
 from proxy.scheduling.state import BackendFacts, ConversationRecord, Grant, Slot, SlotRequest
 from proxy.scheduling.state import BackendRecord as Slots
-from proxy.scheduling.ticket import Ticket
 from proxy.web.stream import StreamBody
 from tests.fakes import (
     CAPS,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome, tools_digest
+from proxy.scheduling.lease import Lease, Outcome, Ticket, tools_digest
 from proxy.scheduling.policy import OTHERS, OWN
-from proxy.scheduling.ticket import Ticket
 
 from .fakes import World, want
 

@@ -6,9 +6,8 @@ import pytest
 
 from proxy.errors import NoBackend, NoIdleSlot
 from proxy.scheduling.idle import KEPT
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts
-from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import World, check_slots, want
 
 LONG = "a long prompt " * 100

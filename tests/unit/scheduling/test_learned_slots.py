@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts
-from proxy.scheduling.ticket import Ticket
 
 from .fakes import World, want
 

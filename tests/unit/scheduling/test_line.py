@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.line import WaitingLine, backend_key
 from proxy.scheduling.policy import decide
 from proxy.scheduling.pool import Pool
@@ -22,7 +22,6 @@ from proxy.scheduling.state import (
     SlotRequest,
     WaitForSlot,
 )
-from proxy.scheduling.ticket import Ticket
 
 from .fakes import Clock, want
 

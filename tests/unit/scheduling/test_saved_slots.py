@@ -5,10 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.saved_slots import SavedPrompt
 from proxy.scheduling.state import BackendFacts
-from proxy.scheduling.ticket import Ticket
 
 from .fakes import World, want
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.core.task import Task
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import decide
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import (
@@ -25,7 +25,6 @@ from proxy.scheduling.state import (
     SlotRequest,
     WaitForSlot,
 )
-from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import World, want
 
 A = "system of a " * 100

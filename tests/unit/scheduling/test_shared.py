@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.core.task import Task
 from proxy.errors import NoBackend, QueueFull
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.prefix import Chains
 from proxy.scheduling.shared import ops, snapshot
 from proxy.scheduling.shared.ops import Op
@@ -29,7 +29,6 @@ from proxy.scheduling.state import (
     SlotRequest,
     SlotStep,
 )
-from proxy.scheduling.ticket import Ticket
 from proxy.scheduling.view import View
 
 SYSTEM = "The system prompt of many users. " * 2000

@@ -25,12 +25,11 @@ from hypothesis.stateful import (
 from proxy.core.task import Task
 from proxy.errors import NoBackend
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.shared import SharedScheduler, follower, ops, snapshot
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.replica import LEASE
 from proxy.scheduling.state import BackendFacts, SlotRequest
-from proxy.scheduling.ticket import Ticket
 from tests.thorough import share
 from tests.unit.scheduling.fakes import Clock
 

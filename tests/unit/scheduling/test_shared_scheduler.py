@@ -13,12 +13,11 @@ import pytest
 from proxy.core.task import Task
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared import scheduler as module
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.state import BackendFacts, SlotRequest, SlotStep
-from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import want
 
 PATIENCE = 60.0

@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.settlement import PATIENCE
 from proxy.scheduling.state import SOONEST, BackendFacts, BackendRecord
-from proxy.scheduling.ticket import Ticket
 
 from .fakes import World, check_slots, want
 

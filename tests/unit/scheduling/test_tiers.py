@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from proxy.core.task import Tier
 from proxy.errors import NoIdleSlot
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.shared import ops
 from proxy.scheduling.shared.replica import Replica, SharedRules
 from proxy.scheduling.shared.snapshot import dump, load
 from proxy.scheduling.state import BackendFacts, BackendRecord, Slot, SlotRequest
-from proxy.scheduling.ticket import Ticket
 from proxy.scheduling.tiers import MOST_PASSED, Tiers, place
 from tests.unit.scheduling.fakes import Clock, want
 

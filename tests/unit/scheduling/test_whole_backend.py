@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts, SlotRequest
-from proxy.scheduling.ticket import Ticket
 from tests.unit.scheduling.fakes import World, want
 
 

@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 
 from ....core.task import Task
 from ...fair import FairQueue
-from ...lease import Lease
+from ...lease import Lease, Ticket
 from ...line import WaitingLine
 from ...pool import Pool
 from ...prefix import Chain
 from ...returns import RecentClients, Returns
 from ...scheduler import LocalScheduler
 from ...state import BackendRecord, CachedPrompt, ConversationRecord, Grant, Slot, SlotRequest
-from ...ticket import Ticket
 from ..ops import split_links
 from ..replica import Replica, ReplicaMember, SharedRules
 from .rows import (

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ...lease import Lease
+from ...lease import Lease, Ticket
 from ...pool import Pool
 from ...state import BackendRecord, CachedPrompt, Slot, SlotRequest
-from ...ticket import Ticket
 from ..ops import FORMAT
 from ..replica import Replica, ReplicaMember
 from .rows import (
