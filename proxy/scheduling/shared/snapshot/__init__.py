@@ -17,8 +17,7 @@ import msgspec
 
 from ..ops import FORMAT
 from ..replica import Replica, SharedRules
-from .reader import SnapshotReader
-from .rows import Snapshot
+from .rows import Snapshot, SnapshotReader
 from .writer import SnapshotWriter
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from ....core.task import Tier
-from ...returns import ToolCalls
+from ....core.task import Task, Tier
+from ...fair import FairQueue
+from ...lease import Lease, Ticket
+from ...line import WaitingLine
+from ...pool import Pool
+from ...prefix import Chain
+from ...returns import RecentClients, Returns, ToolCalls
+from ...scheduler import LocalScheduler
 from ...shared_prefixes import SharedPrefix
-from ...state import BackendFacts, CacheKind, ConversationRecord
+from ...state import (
+    BackendFacts,
+    BackendRecord,
+    CachedPrompt,
+    CacheKind,
+    ConversationRecord,
+    Grant,
+    Slot,
+    SlotRequest,
+)
+from ..ops import split_links
+from ..replica import Replica, ReplicaMember, SharedRules
 
 NONE = -1  # the index of no record
 S = TypeVar("S", bound=Struct)
@@ -220,3 +238,185 @@ def copied(record: Any, kind: type[S], **others: Any) -> S:
     """Copy a record to another kind of struct: the fields of the same name, and `others`."""
     names = (name for name in kind.__struct_fields__ if name not in others)
     return kind(**{name: getattr(record, name) for name in names}, **others)
+
+
+# A snapshot as a replica: rows become records again, and every index is checked.
+T = TypeVar("T")
+
+
+def _at(table: list[T], place: int) -> T:
+    """The record at an index. Raises LookupError if there is none."""
+    if not 0 <= place < len(table):
+        raise LookupError(f"no such record: {place}")
+    return table[place]
+
+
+def _filled(target: Any, record: Any, **references: Any) -> None:
+    for name in record.__struct_fields__:
+        if name not in references:
+            setattr(target, name, getattr(record, name))
+    for name, value in references.items():
+        setattr(target, name, value)
+
+
+class SnapshotReader:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._conversations = snapshot.conversations
+        self._chains = [_chain(record) for record in snapshot.chains]
+        # These refer to one another, so they are created empty and filled afterwards.
+        self._backends = [BackendRecord(name="", model="") for _ in snapshot.backends]
+        self._slots = [Slot(id=0) for _ in snapshot.slots]
+        nowhere, nobody, nothing = BackendRecord(name="", model=""), ConversationRecord(), Chain()
+        self._held = [
+            CachedPrompt(backend=nowhere, chain=nothing, conversation=nobody) for _ in snapshot.held
+        ]
+
+    def _held_at(self, place: int) -> CachedPrompt | None:
+        return None if place == NONE else _at(self._held, place)
+
+    def replica(self, rules: SharedRules) -> Replica:
+        snapshot = self._snapshot
+        self._fill()
+        replica = Replica(rules)
+        replica.now, replica.entries, replica.facts = snapshot.now, snapshot.entries, snapshot.facts
+        scheduler = replica.scheduler
+        pools = {one.model: self._pool(one) for one in snapshot.pools}
+        by_name = {
+            name: (pool, backend)
+            for pool in pools.values()
+            for name, backend in pool.backends.items()
+        }
+        for one in snapshot.members:
+            member = replica.members[one.name] = self._member(one, scheduler)
+            for number, ticket in member.tickets.items():
+                replica.add_ticket(one.name, number, ticket)
+        queue: FairQueue[Ticket] = FairQueue()
+        queue.restore(
+            [replica.members[name].tickets[number] for name, number in snapshot.queue],
+            snapshot.virtual,
+            snapshot.ends,
+        )
+        clients = RecentClients()
+        clients.seen = OrderedDict(((key, small), at) for key, small, at in snapshot.seen)
+        clients.under_way = {(key, small): n for key, small, n in snapshot.under_way}
+        for ticket in queue:
+            if ticket.stranded is None:
+                _line_up(pools[ticket.want.model].line, ticket)
+        scheduler.records = pools, by_name, queue, clients, snapshot.outstanding
+        leases = (lease for member in replica.members.values() for lease in member.leases.values())
+        scheduler.idle_leases = {lease: None for lease in leases if lease.want.idle}
+        return replica
+
+    def _fill(self) -> None:
+        snapshot = self._snapshot
+        for backend, of_backend in zip(self._backends, snapshot.backends, strict=True):
+            slots = [_at(self._slots, place) for place in of_backend.slots]
+            _filled(backend, of_backend, slots=slots, seen=set(of_backend.seen))
+        for slot, of_slot in zip(self._slots, snapshot.slots, strict=True):
+            after = frozenset(_at(self._slots, place) for place in of_slot.after)
+            held, before = self._held_at(of_slot.held), self._held_at(of_slot.before)
+            _filled(slot, of_slot, after=after, held=held, before=before)
+        for held, of_held in zip(self._held, snapshot.held, strict=True):
+            _filled(
+                held,
+                of_held,
+                backend=_at(self._backends, of_held.backend),
+                chain=_at(self._chains, of_held.chain),
+                conversation=_at(self._conversations, of_held.conversation),
+                slot=None if of_held.slot == NONE else _at(self._slots, of_held.slot),
+            )
+
+    def _pool(self, record: PoolRow) -> Pool:
+        pool, returns = Pool(), Returns()
+        returns.restore(record.reached, record.continued, record.gap, record.gaps)
+        returns.tools.update(record.tool_calls)
+        pool.returns = returns
+        for place in record.backends:
+            backend = _at(self._backends, place)
+            pool.backends[backend.name] = backend
+        for slot, place in record.free:
+            pool.free[_at(self._slots, slot)] = _at(self._backends, place)
+        pool.chars_a_token, pool.duration = record.chars_a_token, record.duration
+        pool.mean_rate, pool.measured = record.rate, record.measured
+        pool.mean_pace, pool.paced, pool.answer = record.pace, record.paced, record.answer
+        pool.shared_prefixes.known.update(record.shared_prefixes)
+        pool.shared_prefixes.recent.update(dict.fromkeys(split_links(record.recent_links)))
+        for key, place in record.conversations:
+            pool.conversations[key] = _at(self._conversations, place)
+        for key, place in record.sessions:
+            pool.sessions.main[key] = _at(self._conversations, place)
+        outside = [
+            (name, [_at(self._held, one) for one in kept])
+            for name, kept in record.kept_outside_slots
+        ]
+        pool.kept_outside_slots = {name: OrderedDict.fromkeys(kept) for name, kept in outside}
+        kept = [slot.held for one in pool.backends.values() for slot in one.slots if slot.held]
+        kept += [held for _, some in outside for held in some]
+        pool.index_all(kept, record.added)
+        pool.on_changed()
+        return pool
+
+    def _member(self, record: MemberRow, scheduler: LocalScheduler) -> ReplicaMember:
+        member = ReplicaMember(record.last)
+        member.backends = record.backends
+        for lease in record.leases:
+            member.leases[lease.id] = self._lease(lease, member, scheduler)
+        for ticket in record.tickets:
+            member.tickets[ticket.id] = self._ticket(ticket, member, scheduler)
+        return member
+
+    def _want(self, record: WantRow, member: ReplicaMember) -> SlotRequest:
+        return copied(
+            record,
+            SlotRequest,
+            task=Task(prompt=() if record.ids else "", max_tokens=record.max_tokens),
+            exclude=frozenset(record.exclude),
+            barred=frozenset(record.barred),
+            chain=_at(self._chains, record.chain),
+            views=member.backends,
+        )
+
+    def _lease(self, record: LeaseRow, member: ReplicaMember, scheduler: LocalScheduler) -> Lease:
+        stored = record.grant
+        grant = copied(
+            stored,
+            Grant,
+            backend=_at(self._backends, stored.backend),
+            slot=_at(self._slots, stored.slot),
+            reuse=self._held_at(stored.reuse),
+            restore=self._held_at(stored.restore),
+        )
+        conversation = _at(self._conversations, record.conversation)
+        lease = Lease(scheduler, self._want(record.want, member), grant, conversation)
+        lease.written = self._held_at(record.written)
+        lease.replaced = self._held_at(record.replaced)
+        lease.streaming, lease.waited, lease.place = record.streaming, record.waited, record.place
+        lease.wanted = record.wanted
+        return lease
+
+    def _ticket(
+        self, record: TicketRow, member: ReplicaMember, scheduler: LocalScheduler
+    ) -> Ticket:
+        conversation = _at(self._conversations, record.conversation)
+        want = self._want(record.want, member)
+        ticket = Ticket(scheduler, want, conversation, record.began, record.again)
+        ticket.until, ticket.wakes, ticket.tag = record.until, record.wakes, record.tag
+        ticket.first_place, ticket.stranded = record.first_place, record.stranded
+        ticket.parked_for = record.parked_for
+        return ticket
+
+
+def _line_up(line: WaitingLine[Ticket], ticket: Ticket) -> None:
+    key, ticket.parked_for = ticket.parked_for, None
+    if key is None:
+        line.activate(ticket)
+    else:
+        line.park(ticket, key)
+
+
+def _chain(record: ChainRow) -> Chain:
+    links = split_links(record.links)
+    if len(links) != len(record.ends) or not 0 <= record.turn <= max(1, len(links)):
+        raise ValueError("a chain is invalid")
+    return Chain(links, record.ends, record.turn)
