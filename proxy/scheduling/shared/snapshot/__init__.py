@@ -17,8 +17,7 @@ import msgspec
 
 from ..ops import FORMAT
 from ..replica import Replica, SharedRules
-from .rows import Snapshot, SnapshotReader
-from .writer import SnapshotWriter
+from .rows import Snapshot, SnapshotReader, SnapshotWriter
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Snapshot).decode
