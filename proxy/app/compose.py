@@ -77,7 +77,7 @@ from ..websearch import engines as metasearch
 from ..websearch.engines import Engine, Metasearch
 from ..websearch.fetch import fetch
 from ..websearch.search import WebSearch
-from . import programs
+from . import discovery
 from .data_folder import SLOTS, data_folder
 from .life import Life, Step
 from .limits import limit_service
@@ -180,7 +180,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     monitored by threads from here on.
 
     Raises SettingsError for a setting that only a part of the application can check."""
-    programs.check(settings)
+    discovery.check(settings)
     life = Life()
     groups = share_apart(settings)
     embedder = _embedder(settings, life, settings.embedding_api, "embeddings")

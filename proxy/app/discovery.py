@@ -5,6 +5,7 @@ Servers are asked for small documents only: nothing is loaded and no token is ge
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -16,10 +17,32 @@ from typing import Any
 from msgspec import Struct
 
 from ..backends.probe import ProbeSession
+from ..config import Settings, SettingsError
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
 from ..core.decoding import decoded
 from ..errors import BackendDown
+from ..hosting.process import has_program
+
+# Checks that the programs of models to start exist, before the first request for one.
+REMEDY = "write its path in `command`"
+
+log = logging.getLogger("slotproxy")
+
+
+def check(settings: Settings) -> None:
+    """Warn of models whose program is missing. Raises SettingsError if it is --llama-server, which
+    all models of a folder need."""
+    for model in settings.model:
+        if has_program(model):
+            continue
+        program = model.command[0]
+        if settings.models_dir and settings.llama_server.split()[:1] == [program]:
+            raise SettingsError(
+                f"--llama-server: {program} is not a program: give the path of a llama-server"
+            )
+        log.warning("model %s: %s is not a program: %s", model.name, program, REMEDY)
+
 
 # The usual ports of llama.cpp and PowerInfer, Ollama, LM Studio and text-generation-webui.
 PORTS = (8080, 9931, 11434, 1234, 5000)

@@ -40,7 +40,8 @@ from ..runtime.cancel import Cancel
 from ..scheduling.shared.log import LogError, RedisLog
 from ..server.watchdog import raise_limit
 from ..store.revisions import newest_revision, revision_of_file
-from . import discovery, programs
+from . import discovery
+from . import discovery as programs
 from .compose import backend_of, configs
 from .data_folder import database_file, folder_of
 from .findings import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app import programs
+from proxy.app import discovery
 from proxy.config import SettingsError, load
 
 
@@ -23,7 +23,7 @@ def models(tmp_path: Path) -> Path:
 def test_missing_llama_server_is_refused_at_the_start(models: Path, server: str) -> None:
     flags = ["--models-dir", str(models), "--llama-server", server]
     with pytest.raises(SettingsError, match=f"--llama-server: {server.split()[0]} is not a prog"):
-        programs.check(load(flags, {}))
+        discovery.check(load(flags, {}))
 
 
 def test_missing_program_of_one_model_is_a_warning(
@@ -35,6 +35,6 @@ def test_missing_program_of_one_model_is_a_warning(
         "[[model]]\nname = 'b'\ncommand = './server ${PORT}'\nfolder = '/tmp'"
     )
     with caplog.at_level(logging.WARNING):
-        programs.check(load(["--config", str(file)], {}))
+        discovery.check(load(["--config", str(file)], {}))
     (told,) = (one for one in caplog.messages if one.startswith("model "))  # others may log, too
     assert told == "model b: ./server is not a program: write its path in `command`"
