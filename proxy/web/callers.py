@@ -15,8 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ..accounts.limiting.allowance import LimitService
-from ..accounts.limiting.standing import Standing, standings
+from ..accounts.limiting.allowance import LimitService, Standing, standings
 from ..accounts.records import Identity
 from ..accounts.rights import Permissions
 from ..config import ApiKey

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Response, make_response, render_template, request
 
-from ...accounts.limiting.standing import Standing
+from ...accounts.limiting.allowance import Standing
 from ...apis.fields import decimal
 from ...apis.usage import routes as usage
 from ...errors import InvalidParameter, LimitsUnavailable

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from proxy.accounts.limiting.allowance import LimitService
+from proxy.accounts.limiting.allowance import LimitService, standings
 from proxy.accounts.limiting.limiter import LocalLimiter, Taken
 from proxy.accounts.limiting.meters import MICROSECONDS, TICKS, Charge, window
-from proxy.accounts.limiting.standing import standings
 from proxy.accounts.limits import Budget, Limited, Limits, Window
 
 KEY = Limited("key k", Limits(windows=(Window("requests", "minute", 60),)))
