@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from proxy.accounts.limiting.meters import TICKS
+from proxy.accounts.limiting.limiter import TICKS
 
 from .several import scene
 from .stub import PROMPT_TOKENS

@@ -13,8 +13,7 @@ import msgspec
 
 from ..accounts.limiting.allowance import LimitService
 from ..accounts.limiting.budgets import Alert, Price, Used, cost, price_of, unit_of, units
-from ..accounts.limiting.limiter import Limiter, LocalLimiter, Spent, nothing
-from ..accounts.limiting.meters import Charge
+from ..accounts.limiting.limiter import Charge, Limiter, LocalLimiter, Spent, nothing
 from ..accounts.limiting.shared import SharedLimiter
 from ..config import Settings, SettingsError
 from ..errors import GatewayError

@@ -24,8 +24,17 @@ from redis import Redis
 
 from benchmarks.limits import Reply, bounds
 from proxy.accounts.limiting import shared
-from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
-from proxy.accounts.limiting.meters import ANY, TICKS, Charge, Gauge, Meter, window
+from proxy.accounts.limiting.limiter import (
+    ANY,
+    TICKS,
+    Charge,
+    Gauge,
+    LocalLimiter,
+    Meter,
+    Refused,
+    Taken,
+    window,
+)
 from proxy.accounts.limiting.shared import SharedLimiter
 from proxy.errors import LimitsUnavailable
 from tests.redis_servers import RedisServer

@@ -14,8 +14,7 @@ from ...errors import GatewayError
 from ...runtime.locks import native_lock
 from ..limits import Budget, Limited, Quantity, Window
 from .budgets import FREE, SCALES, Alert, Price, Used, budgets_of, meter_of, price_of, units
-from .limiter import Limiter, Refused, Taken, clock
-from .meters import TICKS, Charge, Meter, until_empty
+from .limiter import TICKS, Charge, Limiter, Meter, Refused, Taken, clock, until_empty
 from .plan import BudgetOf, Plan, Size, Terms, meter_of_window, refusal
 
 TOKEN_SECONDS = 0.05  # that a token of an answer takes, until it is known

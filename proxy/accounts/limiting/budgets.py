@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ..limits import Budget, BudgetPeriod, Limited, Unit
 from ..rights import matches
-from .meters import MICROSECONDS, Meter
+from .limiter import MICROSECONDS, Meter
 
 HOUR = 3600 * MICROSECONDS
 # Units of a meter in one of money, a token, and a second. Doubles count them exactly.

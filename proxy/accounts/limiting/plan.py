@@ -12,7 +12,7 @@ from ...errors import BadRequest, BudgetExceeded, GatewayError, LimitReached
 from ..limits import PERIODS, Budget, Limited, Quantity, Unit, Window
 from ..rights import matches
 from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, unit_of, units
-from .meters import ANY, TICKS, Charge, Gauge, Meter, window
+from .limiter import ANY, TICKS, Charge, Gauge, Meter, window
 
 PARALLEL, QUEUED, IDLE = "parallel", "queued", "idle"
 SMALL = 64  # a prompt of at most one such part of each limit need not be counted exactly

@@ -28,8 +28,19 @@ from ...runtime import redis_client
 from ...runtime.lasting import Lasting
 from ...runtime.locks import native_lock
 from . import scripts
-from .limiter import Refused, Spent, Taken, nothing
-from .meters import ANY, MICROSECONDS, TICKS, Charge, Gauge, Level, wait
+from .limiter import (
+    ANY,
+    MICROSECONDS,
+    TICKS,
+    Charge,
+    Gauge,
+    Level,
+    Refused,
+    Spent,
+    Taken,
+    nothing,
+    wait,
+)
 
 LEASE = 10  # seconds
 RENEWAL = 2.5  # seconds between two renewals

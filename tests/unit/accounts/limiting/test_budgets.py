@@ -18,7 +18,7 @@ from proxy.accounts.limiting.budgets import (
     span_of,
     unit_of,
 )
-from proxy.accounts.limiting.meters import window
+from proxy.accounts.limiting.limiter import window
 from proxy.accounts.limits import Budget, BudgetPeriod, Limited, Limits
 
 

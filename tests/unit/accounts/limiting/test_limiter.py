@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.accounts.limiting import limiter
-from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken
-from proxy.accounts.limiting.meters import (
+from proxy.accounts.limiting.limiter import (
     ANY,
     TICKS,
     Charge,
     Gauge,
     Level,
+    LocalLimiter,
     Meter,
+    Refused,
+    Taken,
     sunk,
     until_empty,
     window,

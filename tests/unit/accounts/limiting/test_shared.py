@@ -9,8 +9,7 @@ import pytest
 pytest.importorskip("redis", reason="the extra redis is not installed")
 
 from proxy.accounts.limiting import shared
-from proxy.accounts.limiting.limiter import Taken
-from proxy.accounts.limiting.meters import ANY, TICKS, Charge, Gauge, window
+from proxy.accounts.limiting.limiter import ANY, TICKS, Charge, Gauge, Taken, window
 from proxy.accounts.limiting.shared import SharedLimiter
 from proxy.errors import LimitsUnavailable
 from tests.fakes import wait_until

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from proxy.accounts.limiting.allowance import LimitService, standings
-from proxy.accounts.limiting.limiter import LocalLimiter, Taken
-from proxy.accounts.limiting.meters import MICROSECONDS, TICKS, Charge, window
+from proxy.accounts.limiting.limiter import MICROSECONDS, TICKS, Charge, LocalLimiter, Taken, window
 from proxy.accounts.limits import Budget, Limited, Limits, Window
 
 KEY = Limited("key k", Limits(windows=(Window("requests", "minute", 60),)))
