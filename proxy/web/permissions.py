@@ -43,9 +43,9 @@ def shown_names(services: Services, key: str) -> Callable[[str], str]:
     for one in backends.values():  # in configuration order
         services.aliases.name(one.name, one.url)
 
-    def shown(shown_name: str) -> str:
-        known = backends.get(shown_name)
-        return services.aliases.name(shown_name, known.url if known else "")
+    def shown(name: str) -> str:
+        known = backends.get(name)
+        return services.aliases.name(name, known.url if known else "")
 
     return shown
 

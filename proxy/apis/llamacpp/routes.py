@@ -13,7 +13,7 @@ from flask import Response, request
 
 from ...errors import Forbidden, NoBackend, NotFound
 from ...web import body
-from ...web import permissions as seen
+from ...web import permissions as visibility
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import read_request
@@ -104,7 +104,7 @@ def props(services: Services, record: Record) -> Any:
 @_route("GET", "/slots")
 def slots(services: Services, record: Record) -> Any:
     """The slots of all backends."""
-    shown = seen.shown_names(services, record.key)
+    shown = visibility.shown_names(services, record.key)
     slots = [{**slot, "backend": shown(slot["backend"])} for slot in _slots(services)]
     if request.args.get("fail_on_no_slot") and all(s["is_processing"] for s in slots):
         raise NoBackend("no slot available", retry_after=1.0)
@@ -134,7 +134,7 @@ def _slots(services: Services) -> list[dict[str, Any]]:
 @_route("POST", "/slots/<int:number>", body="SlotFileRequest")
 def slot_action(services: Services, record: Record, number: int) -> Any:
     """Save, restore or erase a slot, by the query's `action`; for the keys of `--admins`."""
-    if not record.key or not seen.is_admin(services, record.key):
+    if not record.key or not visibility.is_admin(services, record.key):
         raise Forbidden("changing slots requires an admin API key: see the setting admins")
     action = request.args.get("action", "")
     file = ""

@@ -9,7 +9,7 @@ from flask import Response, request
 
 from ...accounts.rights import Permissions
 from ...errors import GatewayError, NotFound
-from ...web import permissions as seen
+from ...web import permissions as visibility
 from ...web.observability import Record
 from ...web.permissions import permissions
 from ...web.routes import Api
@@ -54,7 +54,7 @@ def slots(services: Services, record: Record) -> Any:
     The contents of slots, without text of prompts, the queue, and cache hit rates. Slots of other
     groups are only marked as such."""
     caller = services.callers.caller(record.key, request.environ)
-    return {"object": "slots", **msgspec.to_builtins(seen.view(services, caller))}
+    return {"object": "slots", **msgspec.to_builtins(visibility.view(services, caller))}
 
 
 @json_route(blueprint, "GET", "/v1/backends")
@@ -68,7 +68,7 @@ def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any
     """Return the backends of the models that a key may use, and their probe results, as
     /v1/backends shows them to it."""
     scheduler = services.gateway.scheduler
-    shown = seen.shown_names(services, key)
+    shown = visibility.shown_names(services, key)
     out = []
     for backend in services.gateway.registry.backends.values():
         if not may.permits_model(backend.model, *backend.aliases):
@@ -116,7 +116,7 @@ def metrics() -> Response:
 
     from ...web.observability import prometheus  # deferred: see its docstring
 
-    shown = seen.shown_names(services, key)
+    shown = visibility.shown_names(services, key)
     ledger = services.ledger.counts() if services.ledger is not None else None
     counts = services.observer.counts()
     text = prometheus.text(counts, services.gateway, shown, ledger)
