@@ -19,7 +19,7 @@ from sqlalchemy import Connection, insert, select, update
 from ..accounts.book import FINISH, Change
 from ..accounts.records import Entry
 from .database import Database
-from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE
+from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE, ACCOUNT_USER
 
 log = logging.getLogger("slotproxy.audit")
 _c = ACCOUNT_CHANGE.c
@@ -91,3 +91,17 @@ class AccountChanges:
         if before is not None:
             query = query.where(_c.number < before)
         return [Entry(**row._mapping) for row in self._db.rows(query)]
+
+
+# Users in the database.
+_columns = ACCOUNT_USER.c
+
+
+def ensure_user(changes: Recorder, user_id: str) -> None:
+    """Make a user without bounds, unless there is one with this id."""
+    if changes.db.execute(select(_columns.id).where(_columns.id == user_id)).first() is not None:
+        return
+    now = time.time()
+    row = {"id": user_id, "created": now, "changed": now, "blocked": False}
+    changes.db.execute(insert(ACCOUNT_USER).values(**row, rights={}, metadata={}))
+    changes.record("create", "user", user_id, {})

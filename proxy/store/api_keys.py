@@ -13,10 +13,9 @@ from ..accounts.book import Change
 from ..accounts.records import NO_BOUND, Bound, Entry, Identity, StoredKey, identity_of
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
-from .account_changes import AccountChanges, Recorder
+from .account_changes import AccountChanges, Recorder, ensure_user
 from .database import Database, containing, record
 from .tables import ACCOUNT_USER, API_KEY, TEAM
-from .users import ensure_user
 
 _c = API_KEY.c
 

@@ -12,11 +12,10 @@ from sqlalchemy import Connection, Row, Table, delete, func, insert, select, upd
 from ..accounts.records import Account, Member, Team, User
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
-from .account_changes import AccountChanges, Recorder
+from .account_changes import AccountChanges, Recorder, ensure_user
 from .api_keys import delete_keys
 from .database import Database, containing, record
 from .tables import ACCOUNT_USER, API_KEY, TEAM, TEAM_MEMBER
-from .users import ensure_user
 
 A = TypeVar("A", bound=Account)
 MOST_LISTED = 10_000  # of a team that are read
