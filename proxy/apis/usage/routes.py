@@ -15,7 +15,8 @@ from flask import Response, request
 
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...web import permissions
-from ...web.ledger import exports, query
+from ...web.ledger import query
+from ...web.ledger import query as exports
 from ...web.ledger import query as shapes
 from ...web.observability import Record
 from ...web.routes import Api
