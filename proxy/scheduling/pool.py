@@ -17,9 +17,8 @@ from msgspec import Struct
 from .lease import Ticket
 from .line import WaitingLine
 from .prefix import Chain
-from .returns import SMOOTH, Returns, tool_key
+from .returns import FIRST_SHARED, SMOOTH, Returns, SharedPrefixes, tool_key
 from .sessions import Sessions, named
-from .shared_prefixes import FIRST_SHARED, SharedPrefixes
 from .state import (
     ANSWER,
     CHARS_A_TOKEN,

@@ -14,9 +14,8 @@ from ...lease import Lease, Ticket
 from ...line import WaitingLine
 from ...pool import Pool
 from ...prefix import Chain
-from ...returns import RecentClients, Returns, ToolCalls
+from ...returns import RecentClients, Returns, SharedPrefix, ToolCalls
 from ...scheduler import LocalScheduler
-from ...shared_prefixes import SharedPrefix
 from ...state import (
     BackendFacts,
     BackendRecord,
