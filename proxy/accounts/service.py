@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from . import key_text
+from . import book as key_text
 from .book import Book, KeyStore
 from .records import Account, Entry, Member, StoredKey, Team, User
 
@@ -160,7 +160,7 @@ class KeyService:
         return self._digest(name) if name.startswith(key_text.PREFIX) else name
 
     def _digest(self, secret: str) -> str:
-        return key_text.digest(secret, self._store.secret())
+        return key_text.key_digest(secret, self._store.secret())
 
 
 class Groups(Protocol[A]):

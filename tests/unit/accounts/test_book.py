@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.accounts import book as books
-from proxy.accounts import key_text
+from proxy.accounts import book as key_text
 from proxy.accounts.book import Book
 from proxy.accounts.records import StoredKey
 from proxy.accounts.service import KeyService, blocking

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from proxy.accounts import key_text
+from proxy.accounts import book as key_text
 from proxy.accounts.book import Book
 from proxy.accounts.records import KEY_ID, StoredKey, identity_of
 from proxy.accounts.service import KeyService, blocking
