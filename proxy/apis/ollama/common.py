@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from ...core.events import Batch, Compacted, Finished, ReasoningDelta, TextDelta, TokenLogprob
@@ -16,12 +17,29 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest, Media, OutputFormat
 from ...core.sampling import FIELDS, check
 from ...errors import GatewayError, InvalidParameter
-from ...wire import ndjson
 from .. import schema_fields as doc
 from ..fields import Body, flag, ignored_fields, integer, mapping, model_name, plain, stops, text
 from ..openai.answer import LIKELIEST, LOGPROBS, MAX_TOKENS, token
 from ..response_meta import ResponseMeta, compaction_field
 from ..schema_fields import Fields
+
+# Newline-delimited JSON: one document per line.
+#
+# Characters that str.splitlines and similar functions treat as line ends are escaped, because
+# clients split such streams with them; JSON itself escapes control characters below U+0020.
+_ENDS = (("\x85", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
+_RARE = tuple((char.encode(), escape) for char, escape in _ENDS)
+
+
+def encode_line(value: Any) -> bytes:
+    """One line, including its newline."""
+    data = msgspec.json.encode(value)
+    if not data.isascii():
+        for char, escape in _RARE:
+            if char in data:
+                data = data.replace(char, escape)
+    return data + b"\n"
+
 
 MAX_LOGPROBS = 20
 RENAMED = {"num_keep": "n_keep", "penalize_newline": "penalize_nl"}
@@ -213,12 +231,12 @@ class NdjsonLines:
                     self._compacted = event.after(self._compacted)
                 case Finished():
                     last = {**self._said("", ""), **tail(self._meta, event, self._compacted)}
-                    out.append(ndjson.encode({**head(self._meta), **last}))
+                    out.append(encode_line({**head(self._meta), **last}))
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
         """The failure as the last line."""
-        return ndjson.encode(error(fault))
+        return encode_line(error(fault))
 
     def end(self) -> bytes:
         return b""
@@ -227,7 +245,7 @@ class NdjsonLines:
         out = {**head(self._meta), **content, "done": False}
         if tokens:
             out["logprobs"] = list(map(token, tokens))
-        return ndjson.encode(out)
+        return encode_line(out)
 
 
 # Entries of models for /api/tags, /api/ps and /api/show. Backends do not report the size and
