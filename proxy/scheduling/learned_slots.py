@@ -15,8 +15,8 @@ first. So a number that was lowered by mistake grows back ever faster.
 
 from __future__ import annotations
 
+from .history import SMOOTH
 from .pool import Pool
-from .returns import SMOOTH
 from .settlement import resize, try_later
 from .state import SOONEST, BackendRecord, Slot
 

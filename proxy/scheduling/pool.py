@@ -14,10 +14,10 @@ from itertools import islice
 
 from msgspec import Struct
 
+from .history import FIRST_SHARED, SMOOTH, Returns, SharedPrefixes, tool_key
 from .lease import Ticket
 from .line import WaitingLine
 from .prefix import Chain
-from .returns import FIRST_SHARED, SMOOTH, Returns, SharedPrefixes, tool_key
 from .sessions import Sessions, named
 from .state import (
     ANSWER,

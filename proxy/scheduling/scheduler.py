@@ -25,11 +25,11 @@ from ..runtime.locks import native_rlock
 from . import idle, learned_slots, saved_slots, settlement
 from .base import PLACE_LOST, BaseScheduler
 from .fair import FairQueue, displaced
+from .history import RecentClients
 from .lease import Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
 from .prefix import Chain, Chains
-from .returns import RecentClients
 from .saved_slots import SavedSlots
 from .state import (
     ANSWER,

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from zlib import crc32
 
+from .history import SMOOTH
 from .lease import Lease, Outcome
 from .pool import Pool
-from .returns import SMOOTH
 from .state import MOST_SLOTS, SOONEST, BackendRecord, CachedPrompt, Slot
 
 RETRY = 0.05  # seconds after which a server that said "busy" is asked again

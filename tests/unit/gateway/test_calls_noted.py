@@ -8,8 +8,8 @@ import pytest
 
 from proxy.core.events import ToolCallDelta
 from proxy.gateway.leased_slot import MOST_CALLS, LeasedSlot
+from proxy.scheduling.history import tool_key
 from proxy.scheduling.lease import tools_digest
-from proxy.scheduling.returns import tool_key
 from proxy.scheduling.state import ConversationRecord
 from tests.fakes import make_app, services_of
 

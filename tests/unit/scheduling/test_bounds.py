@@ -7,8 +7,9 @@ import tracemalloc
 
 import pytest
 
+from proxy.scheduling import history as returns
 from proxy.scheduling import pool as pool_module
-from proxy.scheduling import prefix, returns
+from proxy.scheduling import prefix
 from proxy.scheduling import scheduler as scheduler_module
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.prefix import BLOCK, LONG, MOST, Chains

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 from proxy.core.task import Task
+from proxy.scheduling.history import NEWEST, TOOLS, Returns, ToolCalls, tool_key
 from proxy.scheduling.lease import Lease, Outcome, tools_digest
 from proxy.scheduling.pool import Pool
-from proxy.scheduling.returns import NEWEST, TOOLS, Returns, ToolCalls, tool_key
 from proxy.scheduling.sessions import REMEMBERED
 from proxy.scheduling.state import ConversationRecord, SlotRequest
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from proxy.core.task import Task
 from proxy.errors import NoBackend, QueueFull
+from proxy.scheduling.history import SharedPrefix
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.prefix import Chains
-from proxy.scheduling.returns import SharedPrefix
 from proxy.scheduling.shared import ops, snapshot
 from proxy.scheduling.shared.ops import Op
 from proxy.scheduling.shared.replica import LEASE, OpResult, Replica, SharedRules

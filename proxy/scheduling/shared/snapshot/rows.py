@@ -10,11 +10,11 @@ from msgspec import Struct
 
 from ....core.task import Task, Tier
 from ...fair import FairQueue
+from ...history import RecentClients, Returns, SharedPrefix, ToolCalls
 from ...lease import Lease, Ticket
 from ...line import WaitingLine
 from ...pool import Pool
 from ...prefix import Chain
-from ...returns import RecentClients, Returns, SharedPrefix, ToolCalls
 from ...scheduler import LocalScheduler
 from ...state import (
     BackendFacts,
