@@ -16,8 +16,8 @@ first. So a number that was lowered by mistake grows back ever faster.
 from __future__ import annotations
 
 from .history import SMOOTH
+from .outcomes import resize, try_later
 from .pool import Pool
-from .settlement import resize, try_later
 from .state import SOONEST, BackendRecord, Slot
 
 BASE = 200  # tokens that the rest of a request costs, beside its prompt

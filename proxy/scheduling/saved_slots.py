@@ -17,10 +17,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .lease import Lease
+from .outcomes import MOVED
 from .policy import restoring_pays
 from .pool import KEPT, Pool
 from .prefix import MOST, Chain
-from .settlement import MOVED
 from .state import BackendRecord, CachedPrompt, ConversationRecord, SlotStep
 
 

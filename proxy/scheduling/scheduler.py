@@ -22,7 +22,8 @@ import msgspec
 
 from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
-from . import idle, learned_slots, saved_slots, settlement
+from . import idle, learned_slots, saved_slots
+from . import outcomes as settlement
 from .base import PLACE_LOST, BaseScheduler
 from .fair import FairQueue, displaced
 from .history import RecentClients

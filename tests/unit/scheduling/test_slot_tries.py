@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.scheduling.lease import Lease, Outcome, Ticket
-from proxy.scheduling.settlement import PATIENCE
+from proxy.scheduling.outcomes import PATIENCE
 from proxy.scheduling.state import SOONEST, BackendFacts, BackendRecord
 
 from .fakes import World, check_slots, want
