@@ -1,7 +1,8 @@
 """Replays requests for more models than have room, under slotproxy's rules and under llama-swap's.
 
 ``python -m benchmarks.swaps`` prints loads and waits. Nothing runs: time is simulated, and a load
-or an answer takes its seconds. slotproxy's rules are the code itself (`proxy.hosting.room`).
+or an answer takes its seconds. slotproxy's rules are the code itself
+(`proxy.hosting.memory_budget`).
 
 llama-swap's rules are those of its sources and documentation of September 2026
 (internal/router/scheduler/fifo.go, docs/kb/guides/routing): by default one model at a time; with
@@ -25,7 +26,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.hosting.budget import Limits, Resident, Uses
-from proxy.hosting.room import Asked, Debts, Loaded, Waiter, step
+from proxy.hosting.memory_budget import Asked, Debts, Loaded, Waiter, step
 
 SETTLE = 0.2  # as in proxy.hosting.room
 LOOK = 0.25

@@ -50,9 +50,9 @@ from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summari
 from ..hosting.budget import Limits
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
+from ..hosting.memory_budget import MemoryBudget
 from ..hosting.model import HostedModel
 from ..hosting.need import Cards
-from ..hosting.room import MemoryBudget
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
 from ..prompting.template.dialogues import Layouts

@@ -15,9 +15,9 @@ from ..backends.http import CheckPeer
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError
 from .estimate import KEY_VARIABLE, flag
+from .memory_budget import MemoryBudget
 from .model import HostedModel
 from .need import Cards, KeptNeeds
-from .room import MemoryBudget
 from .slot_keeper import SAVING, SlotKeeper
 from .starting import Server
 

@@ -35,9 +35,9 @@ from ..errors import (
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from .budget import Amounts, Uses
+from .memory_budget import MemoryBudget, Waiter
 from .need import Cards, KeptNeeds, Need
 from .process import ModelLog, ModelProcess
-from .room import MemoryBudget, Waiter
 from .slot_keeper import ModelSlots
 from .starting import LOOK, SELDOM, Connect, LoadFailed, Server, Starter, Stopped
 

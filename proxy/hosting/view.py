@@ -16,9 +16,9 @@ from msgspec import Struct
 from ..errors import GatewayError
 from ..scheduling.saved_slots import Kept
 from .budget import Amounts, Limits
+from .memory_budget import Candidate, MemoryBudget
 from .model import HostedModel
 from .need import Source
-from .room import Candidate, MemoryBudget
 from .starting import Cause, LoadFailed
 
 State = Literal["stopped", "waiting", "loading", "ready", "busy", "stopping", "failed"]

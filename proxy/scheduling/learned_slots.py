@@ -1,7 +1,7 @@
 """Learns how many requests a server answers at once, where only a first guess is known.
 
 Three things tell. An answer "too many requests" says that there are no more slots than requests
-under way (`settlement`). So does a server that reports a queue of its own (`on_queue`). And one
+under way (`outcomes`). So does a server that reports a queue of its own (`on_queue`). And one
 that queues without a word begins an answer about when another one ends, instead of when the prompt
 is evaluated: compared with answers that began while half of the slots were free.
 

@@ -22,8 +22,7 @@ import msgspec
 
 from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
-from . import idle, learned_slots, saved_slots
-from . import outcomes as settlement
+from . import idle, learned_slots, outcomes, saved_slots
 from .base import PLACE_LOST, BaseScheduler
 from .fair import FairQueue, displaced
 from .history import RecentClients
@@ -143,7 +142,7 @@ class LocalScheduler(BaseScheduler):
             learns = not slots or most > 0
             is_learned = backend.guessed and bool(backend.slots)
             if not (learns and is_learned and (not slots or backend.most == most)):
-                settlement.resize(pool, backend, slots or GUESS)
+                outcomes.resize(pool, backend, slots or GUESS)
                 backend.more = self._clock() + backend.patience
                 backend.tried, backend.passed = 0.0, False
             backend.guessed, backend.counting, backend.most = learns, slots == 0, most
@@ -415,7 +414,7 @@ class LocalScheduler(BaseScheduler):
             return
         if not pool.free:
             for backend in pool.guessed:
-                if settlement.try_one_more_slot(pool, backend, now):
+                if outcomes.try_one_more_slot(pool, backend, now):
                     break
         if not (pool.free or line.whole):
             return
@@ -577,7 +576,7 @@ class LocalScheduler(BaseScheduler):
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, want))
         lease = Lease(self, want, grant, conversation)
-        settlement.take(pool, lease, now)
+        outcomes.take(pool, lease, now)
         if not want.idle:
             self._clients.acquired(client)
         self._outstanding += 1
@@ -601,7 +600,7 @@ class LocalScheduler(BaseScheduler):
             backend, slot = lease.grant.backend, lease.slot
             if backend.guessed and not slot.streaming:
                 learned_slots.on_first_token(pool, backend, slot, now - slot.used, now)
-            settlement.record_first_token(pool, lease, number, now)
+            outcomes.record_first_token(pool, lease, number, now)
             self._serve(pool, now)
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
@@ -627,7 +626,7 @@ class LocalScheduler(BaseScheduler):
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         """Whether an answer found more cached than its group can have put there (the canary)."""
-        if not (self._groups and outcome.end == "whole" and settlement.leaks(lease, outcome)):
+        if not (self._groups and outcome.end == "whole" and outcomes.leaks(lease, outcome)):
             return False
         log.warning(
             "backend %s, slot %d: %d prompt tokens were cached, more than its cache group has sent",
@@ -651,7 +650,7 @@ class LocalScheduler(BaseScheduler):
                 self._clients.arrived(client, now)
             backend = lease.grant.backend
             pool = self._home(lease)
-            settlement.settle(pool, lease, outcome, now)
+            outcomes.settle(pool, lease, outcome, now)
             if backend.target:
                 learned_slots.on_release(pool, backend)
             if backend.draining and not backend.in_flight:

@@ -13,9 +13,9 @@ from proxy.backends.llamacpp import LlamaCpp
 from proxy.config import ModelConfig
 from proxy.config.models import words
 from proxy.errors import GatewayError
+from proxy.hosting.memory_budget import MemoryBudget
 from proxy.hosting.model import HostedModel
 from proxy.hosting.need import Cards, KeptNeeds
-from proxy.hosting.room import MemoryBudget
 from proxy.hosting.starting import Server
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS

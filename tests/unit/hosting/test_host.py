@@ -13,8 +13,8 @@ from proxy.backends.http import CheckPeer
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.config import ModelConfig
 from proxy.hosting.host import ModelHost
+from proxy.hosting.memory_budget import MemoryBudget
 from proxy.hosting.model import HostedModel
-from proxy.hosting.room import MemoryBudget
 from proxy.hosting.starting import Server
 from tests.fakes import wait_until
 

@@ -23,9 +23,9 @@ from proxy.errors import (
 from proxy.hosting import model as model_module
 from proxy.hosting.budget import Limits
 from proxy.hosting.driver import HostedDriver
+from proxy.hosting.memory_budget import MemoryBudget
 from proxy.hosting.model import HostedModel
 from proxy.hosting.process import ModelProcess
-from proxy.hosting.room import MemoryBudget
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, gone, wait_until
 

@@ -11,11 +11,11 @@ import pytest
 
 from proxy.config.forms import each_in_bytes
 from proxy.errors import BadRequest, UpstreamTimeout
-from proxy.hosting import room as room_module
+from proxy.hosting import memory_budget as room_module
 from proxy.hosting.budget import Limits
+from proxy.hosting.memory_budget import MemoryBudget
 from proxy.hosting.model import HostedModel
 from proxy.hosting.need import Cards
-from proxy.hosting.room import MemoryBudget
 from tests.fakes import wait_until
 
 from . import fakes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.swaps import Request, crowd, llama_swap, report, run, slotproxy
 from proxy.hosting.budget import Limits, Resident, shortage, victims
-from proxy.hosting.room import LONGEST_DEBT, Asked, Debts, Loaded, Step, Waiter, step
+from proxy.hosting.memory_budget import LONGEST_DEBT, Asked, Debts, Loaded, Step, Waiter, step
 
 NOW = 1000.0
 

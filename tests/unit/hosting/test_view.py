@@ -10,11 +10,11 @@ import pytest
 
 from proxy.backends.http import CheckPeer
 from proxy.errors import GatewayError
+from proxy.hosting import memory_budget as room_module
 from proxy.hosting import model as model_module
-from proxy.hosting import room as room_module
 from proxy.hosting import view
 from proxy.hosting.budget import Limits
-from proxy.hosting.room import MemoryBudget
+from proxy.hosting.memory_budget import MemoryBudget
 from proxy.hosting.view import Held, Loading, MemoryBar, Segment, room_view, state_of
 from tests.fakes import wait_until
 
