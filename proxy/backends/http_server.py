@@ -17,14 +17,12 @@ CHECK_TIMEOUT = 5.0
 
 
 class HTTPOptions(TypedDict, total=False):
-    """Arguments of every `HTTPDriver`. `check_peer`: see `ConnectionPool`. `lenient`: fields that
-    the server does not support are omitted rather than refused."""
+    """Arguments of every `HTTPDriver`. `check_peer`: see `ConnectionPool`."""
 
     timeout: float
     connect_timeout: float
     tick: float
     api_key: str
-    lenient: bool
     check_peer: CheckPeer | None
 
 
@@ -47,7 +45,6 @@ class HTTPDriver(Driver):
         self.options = options
         self.timeout = timeout = options.get("timeout", 600.0)
         self._tick = min(options.get("tick", 15.0) or timeout, timeout)
-        self._lenient = options.get("lenient", False)
         self._secret = key = options.get("api_key", "")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.new_pool: Callable[..., Any] = partial(

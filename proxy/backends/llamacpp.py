@@ -210,7 +210,7 @@ class LlamaCpp(HTTPDriver):
             task = self._with_token_ids(task, cancel)
         path = "/completion" if task.suffix is None else "/infill"
         if caps.queues:
-            body = payload(task, slot, caps, self._lenient)
+            body = payload(task, slot, caps)
             if task.breaks:
                 body["prompt"] = self.in_parts(task, cancel)
             exchange = self._pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
@@ -221,7 +221,7 @@ class LlamaCpp(HTTPDriver):
             if held.ids and caps.n_ctx and task.max_tokens is not None:
                 left = min(task.max_tokens, caps.n_ctx - held.tokens)
                 task = msgspec.structs.replace(task, max_tokens=left)
-        body = payload(task, slot, caps, self._lenient)
+        body = payload(task, slot, caps)
         if held is not None:
             parts = [*self.in_parts(_up_to(task, held.first), cancel), *held.ids]
             body["prompt"] = parts if len(parts) > 1 else task.prompt
@@ -441,11 +441,10 @@ def _read(data: bytes) -> Any:
         return lenient.value(data)
 
 
-def payload(task: Task, slot: int, caps: Capabilities, lenient: bool = False) -> dict[str, Any]:
+def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:
     """The body for /completion or /infill. `task.max_tokens` must be finite.
 
-    Raises Unsupported for fields that this generation of server does not support; with `lenient`,
-    they are omitted."""
+    Raises Unsupported for fields that this generation of server does not support."""
     n = task.max_tokens
     if n is None:
         raise ValueError("max_tokens must be set: an unbounded prompt hangs an old server")
@@ -479,7 +478,7 @@ def payload(task: Task, slot: int, caps: Capabilities, lenient: bool = False) ->
         return body
     for name, value in sampling.items():
         if name in LATER:
-            if lenient or not needed(name, value):
+            if not needed(name, value):
                 continue
             raise Unsupported(
                 f"{name} is not supported by this model's backend (server.cpp, {caps.dialect})",

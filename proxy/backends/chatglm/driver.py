@@ -64,7 +64,6 @@ class ChatGLM(Driver):
         n_ctx: int = 0,
         timeout: float = 600.0,
         tick: float = 15.0,
-        lenient: bool = False,
     ) -> None:
         self._path = path
         self.name = Path(path).stem
@@ -72,7 +71,6 @@ class ChatGLM(Driver):
         self._n_ctx = n_ctx
         self._timeout = timeout
         self._tick = min(tick or timeout, timeout)
-        self._lenient = lenient
         load = Load(str(Path(path).resolve()), n_ctx, idle)
         self._supervisor = Supervisor(self.name, load, launch)
 
@@ -104,12 +102,12 @@ class ChatGLM(Driver):
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ChatGlmRun:
         file = look(self._path)
-        check(task, file.family, self._lenient)
+        check(task, file.family)
         order = Generate(
             prompt=prompt(task, file.family),
             max_tokens=task.max_tokens,
             marks=bool(callable_tools(task.request)) and file.family in WITH_TOOLS,
-            **msgspec.structs.asdict(sampling(task, self._lenient)),
+            **msgspec.structs.asdict(sampling(task)),
         )
         return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
 

@@ -154,8 +154,7 @@ def _call(call: ToolCall, family: Family) -> str:
 # -- sampling -------------------------------------------------------------------------------------
 #
 # The library supports temperature, top_k, top_p and a repetition penalty over all tokens so far. A
-# parameter with a neutral value is accepted, as is a hint; any other is refused by name, or ignored
-# if `lenient`.
+# parameter with a neutral value is accepted, as is a hint; any other is refused by name.
 
 # The library's own defaults, which its server uses too.
 TEMPERATURE, TOP_P, TOP_K, PENALTY = 0.95, 0.7, 0, 1.0
@@ -173,11 +172,11 @@ class Sampling(Struct, frozen=True):
     repeat_penalty: float
 
 
-def sampling(task: Task, lenient: bool) -> Sampling:
+def sampling(task: Task) -> Sampling:
     """Convert the sampling fields. Raises InvalidParameter, Unsupported."""
     fields = task.sampling
     for name, value in fields.items():
-        if name not in HONOURED and needed(name, value) and not lenient:
+        if name not in HONOURED and needed(name, value):
             raise _unsupported(name)
     temperature = fields.get("temperature", TEMPERATURE)
     top_p = fields.get("top_p", TOP_P)
@@ -185,7 +184,7 @@ def sampling(task: Task, lenient: bool) -> Sampling:
     last_n = fields.get("repeat_last_n", -1)
     if last_n == 0:
         penalty = 1.0
-    elif last_n > 0 and penalty != 1 and not lenient:
+    elif last_n > 0 and penalty != 1:
         raise _unsupported("repeat_last_n")
     if penalty <= 0:
         raise InvalidParameter("repeat_penalty", "must be greater than 0")
@@ -194,13 +193,11 @@ def sampling(task: Task, lenient: bool) -> Sampling:
     return Sampling(0.0 if greedy else temperature, top_p, fields.get("top_k", TOP_K), penalty)
 
 
-def check(task: Task, family: Family, lenient: bool) -> None:
+def check(task: Task, family: Family) -> None:
     """Refuse features other than sampling that ChatGLM does not support. Raises Unsupported."""
     request = task.request
     if task.suffix is not None:
         raise _unsupported("suffix")
-    if lenient:
-        return
     if task.logprobs is not None:
         raise _unsupported("logprobs")
     if request.output.kind != "text":

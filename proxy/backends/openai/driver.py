@@ -174,7 +174,7 @@ class OpenAIServer(HTTPDriver):
         return status == 200
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
-        body = payload(task, self._model, self._server, self._lenient, caps.by_prompt)
+        body = payload(task, self._model, self._server, caps.by_prompt)
         for name in filter(body.__contains__, WINDOWS):
             if body[name] == -1:  # the whole context; llama-server rejects -1
                 body[name] = caps.n_ctx or -1

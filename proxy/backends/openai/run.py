@@ -45,23 +45,22 @@ def payload(
     task: Task,
     model: str,
     server: ServerType,
-    lenient: bool = False,
     by_prompt: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """The body for `path(task)`. Raises Unsupported for a field that the server does not support;
-    with `lenient`, it is omitted. `by_prompt` are the formats that it does not know."""
+    """The body for `path(task)`. Raises Unsupported for a field that the server does not support.
+    `by_prompt` are the formats that it does not know."""
     request = task.request
     body: dict[str, Any] = {
         "model": model,
         "stream": True,
         "stream_options": {"include_usage": True},
-        **_sampling(task, server, lenient),
+        **_sampling(task, server),
     }
     if request.max_tokens is not None:  # otherwise the server knows best what fits its context
         # A prompt without an answer is evaluated by asking for one token, which is not passed on.
         body[server.limit] = max(1, task.max_tokens or 0)
     if not request.is_chat:
-        if task.logprobs is not None and not lenient:
+        if task.logprobs is not None:
             raise Unsupported(
                 "logprobs are supported for chats only by this model's backend", param="logprobs"
             )
@@ -97,14 +96,14 @@ def payload(
     return body
 
 
-def _sampling(task: Task, server: ServerType, lenient: bool) -> dict[str, Any]:
+def _sampling(task: Task, server: ServerType) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in task.sampling.items():
         if name == "logit_bias":
             out[name] = _biases(value)
         elif name in server.sampling:
             out[server.sampling[name]] = value
-        elif needed(name, value) and not lenient:
+        elif needed(name, value):
             raise Unsupported(
                 f"{name} is not supported by this model's backend ({server.name})", param=name
             )
