@@ -31,21 +31,21 @@ from .records import Identity
 # The random part has 160 bits, so it cannot be guessed, whatever is known of its digest. The
 # checksum is the CRC-32 of that part: a mistyped or made-up key is refused without a look into
 # the database. Both parts are written in base 62, like GitHub's tokens.
-PREFIX = "sk-"
+SECRET_PREFIX = "sk-"
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM, CHECK = 27, 6  # characters
-BYTES = 20  # of randomness: 160 bits
+SECRET_BYTES = 20  # of randomness: 160 bits
 DIGEST = 64  # characters of a digest
-_ANYWHERE = re.compile(f"{PREFIX}[0-9A-Za-z]{{{RANDOM + CHECK},}}")
-_FORM = re.compile(f"{PREFIX}([0-9A-Za-z]{{{RANDOM}}})([0-9A-Za-z]{{{CHECK}}})")
+_ANYWHERE = re.compile(f"{SECRET_PREFIX}[0-9A-Za-z]{{{RANDOM + CHECK},}}")
+_FORM = re.compile(f"{SECRET_PREFIX}([0-9A-Za-z]{{{RANDOM}}})([0-9A-Za-z]{{{CHECK}}})")
 
 
-def make(randomness: bytes) -> str:
-    """The key with this randomness, of BYTES bytes."""
-    if len(randomness) != BYTES:
-        raise ValueError(f"a key is made of {BYTES} random bytes")
+def make_secret(randomness: bytes) -> str:
+    """The key with this randomness, of SECRET_BYTES bytes."""
+    if len(randomness) != SECRET_BYTES:
+        raise ValueError(f"a key is made of {SECRET_BYTES} random bytes")
     body = _base62(int.from_bytes(randomness, "big"), RANDOM)
-    return PREFIX + body + _checksum(body)
+    return SECRET_PREFIX + body + _checksum(body)
 
 
 def is_well_formed(text: str) -> bool:
@@ -60,14 +60,14 @@ def key_digest(text: str, secret: bytes) -> str:
     return blake2b(text.encode(), digest_size=32, key=secret, person=b"slotproxy key").hexdigest()
 
 
-def shown(text: str) -> str:
+def shown_secret(text: str) -> str:
     """The key as lists show it: its last four characters, as LiteLLM does."""
-    return f"{PREFIX}...{text[-4:]}"
+    return f"{SECRET_PREFIX}...{text[-4:]}"
 
 
 def without_keys(text: str) -> str:
     """The text with `sk-...` in place of everything in the form of a key."""
-    return _ANYWHERE.sub(f"{PREFIX}...", text) if PREFIX in text else text
+    return _ANYWHERE.sub(f"{SECRET_PREFIX}...", text) if SECRET_PREFIX in text else text
 
 
 def _checksum(body: str) -> str:

@@ -21,7 +21,7 @@ KEY_ID = re.compile(r"key_[0-9a-f]{24}")
 
 
 class StoredKey(Struct, frozen=True, kw_only=True):
-    """An API key. `digest` is that of its secret (see `key_text`), `shown` the end of the secret.
+    """An API key. `digest` is that of its secret (see `book`), `shown` the end of the secret.
     `former_digest` is that of the secret before the last rotation, valid until `former_until`.
     `expires` None: never."""
 

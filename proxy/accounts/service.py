@@ -10,8 +10,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from . import book as key_text
-from .book import Book, KeyStore
+from .book import SECRET_BYTES, SECRET_PREFIX, Book, KeyStore, key_digest, make_secret, shown_secret
 from .records import Account, Entry, Member, StoredKey, Team, User
 
 A = TypeVar("A", bound=Account)
@@ -72,13 +71,13 @@ class KeyService:
         """Make a key with the fields of `key`, except for its secret and times, and its id if that
         is empty. Returns the secret, which is not stored, and the key. Raises BadRequest if the
         alias is in use."""
-        secret = key_text.make(token_bytes(key_text.BYTES))
+        secret = make_secret(token_bytes(SECRET_BYTES))
         now = self._clock()
         made = replace(
             key,
             id=key.id or f"key_{token_hex(12)}",
             digest=self._digest(secret),
-            shown=key_text.shown(secret),
+            shown=shown_secret(secret),
             created=now,
             created_by=actor,
             changed=now,
@@ -128,14 +127,14 @@ class KeyService:
     ) -> tuple[str, StoredKey]:
         """Edit a key and give it a new secret; the present one is valid for `grace` seconds more.
         Returns the new secret, which is not stored, and the key. Raises as `change`."""
-        secret = key_text.make(token_bytes(key_text.BYTES))
+        secret = make_secret(token_bytes(SECRET_BYTES))
         now = self._clock()
 
         def renew(key: StoredKey) -> StoredKey:
             return replace(
                 edit(key),
                 digest=self._digest(secret),
-                shown=key_text.shown(secret),
+                shown=shown_secret(secret),
                 former_digest=key.digest if grace else None,
                 former_until=now + grace if grace else 0.0,
             )
@@ -157,10 +156,10 @@ class KeyService:
         return gone
 
     def _named(self, name: str) -> str:
-        return self._digest(name) if name.startswith(key_text.PREFIX) else name
+        return self._digest(name) if name.startswith(SECRET_PREFIX) else name
 
     def _digest(self, secret: str) -> str:
-        return key_text.key_digest(secret, self._store.secret())
+        return key_digest(secret, self._store.secret())
 
 
 class Groups(Protocol[A]):

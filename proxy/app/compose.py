@@ -25,7 +25,7 @@ from ..agent import functions
 from ..agent.functions import Server as ToolServer
 from ..agent.toolbox import OWN, Remotes, Toolbox
 from ..apis.litellm.rights import parse_options
-from ..apis.responses.routes import websocket as responses_socket
+from ..apis.responses.routes import websocket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
 from ..backends.chatglm.host import Process, Thread, meeting
 from ..backends.chatglm.protocol import Load
@@ -73,8 +73,8 @@ from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
-from ..websearch import engines as metasearch
 from ..websearch.engines import Engine, Metasearch
+from ..websearch.engines import is_installed as ddgs_is_installed
 from ..websearch.fetch import fetch
 from ..websearch.search import WebSearch
 from . import discovery
@@ -267,7 +267,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         jobs=jobs,
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
-        sockets=Shares(responses_socket.MOST_SOCKETS, alone=alone),
+        sockets=Shares(websocket.MOST_SOCKETS, alone=alone),
         documents=AttachedDocuments(fixed.READING_TIMEOUT, fixed.READING_MEMORY, alone=alone),
         writers=writers,
         layouts=layouts,
@@ -360,7 +360,7 @@ def _dialogues(
         "brave": lambda: Engine("brave", key=settings.search.brave_key),
         "tavily": lambda: Engine("tavily", key=settings.search.tavily_key),
     }
-    if "ddgs" in settings.search_engine and not metasearch.is_installed():
+    if "ddgs" in settings.search_engine and not ddgs_is_installed():
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
     web = None
     if settings.search_engine:

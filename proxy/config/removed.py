@@ -21,7 +21,7 @@ def _moved(table: str, key: str) -> str:
 
 REMOVED = {
     "bing_key": _BING,
-    "moderation_model": "/v1/moderations is gone: ask a chat model to judge, with a JSON schema",
+    "moderation_model": "/v1/moderations was removed: ask a chat model, with a JSON schema",
     # Now in a table of the file.
     **{
         f"chatglm_{key}": _moved("chatglm", key)

@@ -134,7 +134,7 @@ class Runner:
         raise NotImplementedError
 
     def close(self) -> None:
-        """End what is kept open."""
+        """Close the connections that stay open between rounds."""
 
     def aside(self, work: Callable[[Cancel], T], seconds: float) -> Generator[Batch, None, T]:
         """Returns the result of `work`, and yields an empty batch now and then. Raises like

@@ -132,8 +132,6 @@ class Answer:
         yield preparing
         if not self.info.outcome:  # nothing has ended the answer
             yield self._every_choice()
-            if self._bounded is not None:
-                self._bounded.close()
 
     def _every_choice(self) -> Generator[Choice, None, None]:
         alone = len(self.tasks) * self.request.n == 1

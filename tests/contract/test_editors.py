@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.apis.openai import chat as openai_chat
-from proxy.backends.chatglm import prompt as parameters
+from proxy.backends.chatglm import prompt
 from proxy.backends.driver import Capabilities
 from proxy.backends.llamacpp import payload
 from proxy.core.sampling import LATER, left_out
@@ -33,17 +33,17 @@ def test_every_driver_accepts_the_sampling_fields(body: dict[str, Any]) -> None:
     one = task(body)
     assert not LATER & payload(one, 0, OLD).keys()
     assert payload(one, 0, NEW).items() >= one.sampling.items()
-    assert parameters.sampling(one).temperature == body.get("temperature", 0.95)
+    assert prompt.sampling(one).temperature == body.get("temperature", 0.95)
 
 
 @pytest.mark.parametrize(
     ("name", "lacks", "told"),
     [
         ("llama.vim", LATER, ["samplers"]),
-        ("llama.vim", parameters.LACKS, ["min_p", "samplers"]),
+        ("llama.vim", prompt.LACKS, ["min_p", "samplers"]),
         ("llama.vscode of 2025", LATER, ["samplers"]),
-        ("llama.vscode of 2025", parameters.LACKS, ["min_p", "samplers"]),
-        ("llama.vscode of 2026", parameters.LACKS, []),
+        ("llama.vscode of 2025", prompt.LACKS, ["min_p", "samplers"]),
+        ("llama.vscode of 2026", prompt.LACKS, []),
         ("llama.vscode of 2025", frozenset(), []),
     ],
 )

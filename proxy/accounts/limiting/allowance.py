@@ -129,15 +129,15 @@ class Allowance:
             size, exact = exact(), None
         plan.check_prompt(size.prompt)
         charges = plan.charges(size, terms, self._models)
-        found = service.limiter.take(charges, self._gauges)
-        if exact is not None and _lacks_tokens(found):
+        result = service.limiter.take(charges, self._gauges)
+        if exact is not None and _lacks_tokens(result):
             charges = plan.charges(exact(), terms, self._models)
-            found = service.limiter.take(charges, self._gauges)
-        self._note(charges, found)
-        if isinstance(found, Refused):
-            raise self._refusal(charges, found)
+            result = service.limiter.take(charges, self._gauges)
+        self._note(charges, result)
+        if isinstance(result, Refused):
+            raise self._refusal(charges, result)
         self._models = self._models.union(plan.models, ALL_MODELS)
-        return Admission(service, plan, terms, found)
+        return Admission(service, plan, terms, result)
 
     def check(self) -> None:
         """Raise the error of a request that its limits refuse whatever its size, before work that
@@ -145,11 +145,11 @@ class Allowance:
         service = self._service
         asked = self.plan.charges(Size(), service.terms(self.plan, ""))
         charges = [replace(one, wish=0, gives_back=False) for one in asked]
-        found = service.limiter.take(charges, ())
-        if isinstance(found, Refused):
-            self._note(charges, found)
-            raise self._refusal(charges, found)
-        service.limiter.settle(found, found.amounts)
+        result = service.limiter.take(charges, ())
+        if isinstance(result, Refused):
+            self._note(charges, result)
+            raise self._refusal(charges, result)
+        service.limiter.settle(result, result.amounts)
 
     def begin(self, model: str) -> None:
         """Count the request, and ask for a token that is given back at once: before tools run that
@@ -164,10 +164,10 @@ class Allowance:
             is_first = self._queued == 1
         try:
             if is_first and self.plan.queue and not self._idle:
-                found = self._service.limiter.take((), self.plan.queue)
-                if isinstance(found, Refused):
-                    raise refusal(found.by, None)
-                self._place = Admission(self._service, self.plan, None, found)
+                result = self._service.limiter.take((), self.plan.queue)
+                if isinstance(result, Refused):
+                    raise refusal(result.by, None)
+                self._place = Admission(self._service, self.plan, None, result)
             yield
         finally:
             with self._lock:
@@ -177,16 +177,16 @@ class Allowance:
                 self._place = None
                 place.close()
 
-    def _refusal(self, charges: Sequence[Charge], found: Refused) -> GatewayError:
-        by, plan = found.by, self.plan
+    def _refusal(self, charges: Sequence[Charge], result: Refused) -> GatewayError:
+        by, plan = result.by, self.plan
         if not isinstance(by, Charge):
-            return refusal(by, found.wait)
+            return refusal(by, result.wait)
         place = next(place for place, one in enumerate(charges) if one is by)
-        used, windows = found.levels[place], len(plan.quantities)
+        used, windows = result.levels[place], len(plan.quantities)
         if place < windows:
-            return refusal(by, found.wait, model=plan.models[place])
+            return refusal(by, result.wait, model=plan.models[place])
         self._service.tell(plan.budgets[place - windows], used, by.meter.epoch, is_hard=True)
-        return refusal(by, found.wait, used)
+        return refusal(by, result.wait, used)
 
     def _note(self, charges: Sequence[Charge], found: Taken | Refused) -> None:
         """Note what is left of each quantity: the window with the least of it counts."""

@@ -424,7 +424,7 @@ def _visible(services: Services, record: Record, asked: Mapping[str, str]) -> On
 def _id_of_key(services: Services, value: str) -> str:
     """The id of a key that is given as LiteLLM's clients do: by its secret, digest or id. Other
     values stay."""
-    is_key = value.startswith(book.PREFIX) or len(value) == book.DIGEST
+    is_key = value.startswith(book.SECRET_PREFIX) or len(value) == book.DIGEST
     if services.accounts is None or not is_key:
         return value
     try:

@@ -19,7 +19,6 @@ from ...errors import GatewayError, NotFound, QueueFull
 from ...hosting.model import HostedModel
 from ...web import (
     body,
-    model_events as log_events,
     model_events,
     permissions,
 )
@@ -142,7 +141,7 @@ def logs(name: str) -> Response:
 def log_stream(services: Services, key: str, name: str, last_id: str) -> Response:
     """The lines of a model's log after an event. Raises Forbidden, NotFound, QueueFull."""
     permissions.check_admin(services, key)
-    return watched(services, key, log_events.log_lines(hosted(services, name).log, last_id))
+    return watched(services, key, model_events.log_lines(hosted(services, name).log, last_id))
 
 
 def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -> Response:

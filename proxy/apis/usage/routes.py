@@ -16,8 +16,7 @@ from flask import Response, request
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...web import permissions
 from ...web.ledger import query
-from ...web.ledger import query as exports
-from ...web.ledger import query as shapes
+from ...web.ledger import query as ledger_query
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
@@ -42,7 +41,7 @@ def own(services: Services, record: Record) -> Any:
     only = _scope(services, record, everyone=asked.everyone)
     begin, end = 1000 * asked.time.begin, 1000 * asked.time.end
     found = groups(opened(services), begin, end, width=DAY_MS, by=asked.by, only=only)
-    return shapes.by_day(asked.time, found, services.keys.shown)
+    return ledger_query.by_day(asked.time, found, services.keys.shown)
 
 
 @json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")
@@ -56,7 +55,7 @@ def export(services: Services, record: Record) -> Response:
     asked = query.time_range(request.args, time.time())
     only = _scope(services, record, everyone=query.everyone(request.args))
     rows = opened(services).rows(1000 * asked.begin, 1000 * asked.end, only)
-    write = exports.as_csv if form == "csv" else exports.as_json_lines
+    write = ledger_query.as_csv if form == "csv" else ledger_query.as_json_lines
     parts = write(rows, permissions.shown_names(services, record.key))
     first = next(parts)  # raises if the database is unavailable
     name = f'attachment; filename="usage.{form}"'

@@ -20,7 +20,6 @@ _MARK = re.compile(r"<[^<>\s]*[>=]|<[^<>]*?=\"?|\[[A-Z_]+\]|\w+:(?=\s)|\w+\[")
 _OBJECT = re.compile(r'\{[^{}]*(?:"function"\s*:\s*\{[^{}]*)?"\w+"\s*:\s*"\Z')
 _NAME_KEY = re.compile(r'"(\w+)"\s*:\s*"\Z')
 _ARGUMENTS_KEY = re.compile(r'"(\w+)"\s*:\s*\Z')
-_BY_KEY = re.compile(r'\{\s*"\Z')
 _CONTROL = ("[", "<|", "<｜")
 _NAME_SIGNS = "_-./:$@"
 

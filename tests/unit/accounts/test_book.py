@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from proxy.accounts import book as books
-from proxy.accounts import book as key_text
 from proxy.accounts.book import Book
 from proxy.accounts.records import StoredKey
 from proxy.accounts.service import KeyService, blocking
@@ -45,7 +44,7 @@ def test_mistyped_key_is_not_asked_for() -> None:
 
 def test_unknown_key_is_asked_for_once_until_something_changes() -> None:
     store, book, _, key = _with_key()
-    unknown = key_text.make(bytes(key_text.BYTES))
+    unknown = books.make_secret(bytes(books.SECRET_BYTES))
     assert book.find(unknown) is book.find(unknown) is None
     assert store.asked == 1
     store.note(key.id)
@@ -68,7 +67,7 @@ def test_change_of_another_process_is_followed() -> None:
 
 def test_change_while_a_key_is_read_is_not_missed() -> None:
     store, book, secret, key = _with_key()
-    book.find(key_text.make(bytes(key_text.BYTES)))  # begins
+    book.find(books.make_secret(bytes(books.SECRET_BYTES)))  # begins
 
     def blocked_meanwhile() -> None:
         store.on_find = lambda: None
@@ -158,7 +157,7 @@ def test_known_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(books, "MOST_UNKNOWN", 2)
     store, book, _, _ = _with_key()
-    unknown = [key_text.make(bytes([i] * key_text.BYTES)) for i in range(3)]
+    unknown = [books.make_secret(bytes([i] * books.SECRET_BYTES)) for i in range(3)]
     for _ in range(2):
         for secret in unknown[1:]:
             book.find(secret)

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from proxy.accounts import book as key_text
-from proxy.accounts.book import Book
+from proxy.accounts.book import Book, is_well_formed
 from proxy.accounts.records import KEY_ID, StoredKey, identity_of
 from proxy.accounts.service import KeyService, blocking
 from proxy.errors import NotFound
@@ -26,7 +25,7 @@ def _service() -> tuple[KeyService, Book, MemoryKeys]:
 def test_made_key_is_accepted_and_its_secret_is_not_stored() -> None:
     service, book, store = _service()
     secret, key = service.make(NEW, "ops")
-    assert key_text.is_well_formed(secret)
+    assert is_well_formed(secret)
     assert KEY_ID.fullmatch(key.id)
     assert (key.alias, key.created, key.created_by) == ("laptop", 100.0, "ops")
     assert book.find(secret).key == key.id

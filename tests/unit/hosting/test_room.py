@@ -11,7 +11,7 @@ import pytest
 
 from proxy.config.forms import each_in_bytes
 from proxy.errors import BadRequest, UpstreamTimeout
-from proxy.hosting import memory_budget as room_module
+from proxy.hosting import memory_budget
 from proxy.hosting.budget import Limits
 from proxy.hosting.memory_budget import MemoryBudget
 from proxy.hosting.model import HostedModel
@@ -27,8 +27,8 @@ LONG = 60.0  # seconds in which no test ends
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Factory for models named a, b, …, of these sizes in MiB, in one room."""
-    monkeypatch.setattr(room_module, "LOOK", 0.02)
-    monkeypatch.setattr(room_module, "SETTLE", 0.0)
+    monkeypatch.setattr(memory_budget, "LOOK", 0.02)
+    monkeypatch.setattr(memory_budget, "SETTLE", 0.0)
     made: list[HostedModel] = []
 
     def models(

@@ -10,9 +10,8 @@ import pytest
 
 from proxy.backends.http import CheckPeer
 from proxy.errors import GatewayError
-from proxy.hosting import memory_budget as room_module
+from proxy.hosting import memory_budget, view
 from proxy.hosting import model as model_module
-from proxy.hosting import view
 from proxy.hosting.budget import Limits
 from proxy.hosting.memory_budget import MemoryBudget
 from proxy.hosting.view import Held, Loading, MemoryBar, Segment, room_view, state_of
@@ -26,7 +25,7 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room_module, "LOOK", 0.02)
+    monkeypatch.setattr(memory_budget, "LOOK", 0.02)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import tracemalloc
 
 import pytest
 
-from proxy.scheduling import history as returns
+from proxy.scheduling import history, prefix
 from proxy.scheduling import pool as pool_module
-from proxy.scheduling import prefix
 from proxy.scheduling import scheduler as scheduler_module
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.prefix import BLOCK, LONG, MOST, Chains
@@ -79,10 +78,10 @@ def test_bytes_of_long_texts_that_are_kept_are_bounded() -> None:
 
 
 def test_recent_clients_are_bounded() -> None:
-    seen = returns.RecentClients()
-    for number in range(returns.REMEMBERED + 9):
+    seen = history.RecentClients()
+    for number in range(history.REMEMBERED + 9):
         seen.arrived((f"key {number}", True), float(number))
-        assert len(seen.seen) == min(number + 1, returns.REMEMBERED)
+        assert len(seen.seen) == min(number + 1, history.REMEMBERED)
 
 
 def test_models_without_a_backend_are_bounded() -> None:

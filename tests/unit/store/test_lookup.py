@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.store import postgres as lookup
+from proxy.store import postgres
 from proxy.store.postgres import with_addresses
 
 KNOWN = {"one": ["192.0.2.1"], "two": ["192.0.2.2", "2001:db8::2"]}
@@ -58,7 +58,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
         return KNOWN[host]
 
-    monkeypatch.setattr(lookup, "_addresses", addresses)
+    monkeypatch.setattr(postgres, "_addresses", addresses)
 
 
 @pytest.mark.parametrize(

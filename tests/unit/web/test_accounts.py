@@ -150,7 +150,7 @@ def test_without_administrators_no_keys_are_kept(tmp_path: Path) -> None:
     app = make_app(ScriptedDriver(), file_keys=KEYS, data=str(tmp_path))
     http = Http(app)
     assert http.admin("/key/generate").status_code == 403
-    assert http.chat(book.make(bytes(book.BYTES))).status_code == 401
+    assert http.chat(book.make_secret(bytes(book.SECRET_BYTES))).status_code == 401
     open_to_all = Http(make_app(ScriptedDriver(), data=str(tmp_path)))
     assert open_to_all.admin("/key/generate").status_code == 404
 
@@ -163,7 +163,9 @@ def test_wrong_keys_are_limited_before_the_store_is_asked(
     monkeypatch.setattr(
         "proxy.store.api_keys.ApiKeys.find", lambda self, digest: asked.append(digest)
     )
-    statuses = [http.chat(book.make(bytes([i] * book.BYTES))).status_code for i in range(6)]
+    statuses = [
+        http.chat(book.make_secret(bytes([i] * book.SECRET_BYTES))).status_code for i in range(6)
+    ]
     assert statuses == [401, 401, 401, 429, 429, 429]
     assert len(asked) == 3
 

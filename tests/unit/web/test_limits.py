@@ -13,14 +13,20 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.accounts.limiting.limiter import Refused, Taken
+from proxy.accounts.limiting.allowance import LimitService, standings
+from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken, clock
+from proxy.accounts.limits import Limited, Limits, Window
+from proxy.apis.openai import chat
 from proxy.core.task import Embedded
 from proxy.core.usage import Usage
 from proxy.errors import BadRequest, Cancelled, GatewayError, LimitsUnavailable
+from proxy.gateway import Caller
+from proxy.runtime.cancel import Cancel
 from proxy.web.services import EXTENSION
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, KEYS, Http
 from tests.unit.web.test_context_edits import EDIT, body, edits
+from tests.unit.web.test_pages_chat import Held
 
 PROMPT = 147  # tokens of CHAT, to the scripted driver
 
@@ -54,6 +60,20 @@ def test_requests_beyond_the_limit_are_refused(http: Http) -> None:
     assert "2 requests a minute" in error["message"]
     assert 20 <= int(refused.headers["Retry-After"]) <= 30
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+def test_choices_that_never_began_give_back_what_they_took() -> None:
+    """In idle slots, the choices of a request run one after the other; its client leaves at the
+    first."""
+    limited = Limited("key k", Limits(windows=(Window("tokens", "hour", 100_000),)))
+    service = LimitService(LocalLimiter())
+    caller = Caller(key="k", idle=True, allowance=service.allowance((limited,), idle=True))
+    request = chat.parse({**CHAT, "n": 2, "max_tokens": 5000})
+    answer = services_of(make_app(Held())).gateway.answer(request, Cancel(), caller)
+    answer.prime()
+    assert standings(service, [limited], clock())[0].used > 4000
+    answer.close()
+    assert standings(service, [limited], clock())[0].used < 1000
 
 
 COUNTING: dict[str, dict[str, Any]] = {

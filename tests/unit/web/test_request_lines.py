@@ -20,7 +20,6 @@ from proxy.apis.openai import chat as openai_chat
 from proxy.config import Secret, SettingsError, load
 from proxy.errors import TooManyWrongKeys
 from proxy.web import model_events
-from proxy.web import model_events as log_events
 from proxy.web.auth import MOST_ADDRESSES, Guesses, Keys
 from proxy.web.observability import Lines, Record
 from proxy.web.observability.history import OTHER, summarize
@@ -97,7 +96,7 @@ def requests(app: Flask) -> list[tuple[str, str]]:
 def test_each_route_is_logged_and_counted_once(
     tmp_path: Path, log: Log, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for feed in (status, model_events, models, log_events):
+    for feed in (status, model_events, models):
         monkeypatch.setattr(feed, "LIFE", 0.0)
     app = make(tmp_path, api_key=(Secret("sesame"),))
     api = client_of(app)

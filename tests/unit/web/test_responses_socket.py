@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import EnvironBuilder
 
-from proxy.apis.responses.routes import websocket as responses_socket
+from proxy.apis.responses.routes import websocket
 from proxy.config.keys import Secret
 from proxy.core.events import Failed, Started, TextDelta
 from proxy.errors import UpstreamFault
@@ -222,7 +222,7 @@ def test_server_without_sockets_says_so() -> None:
 def test_connection_has_a_longest_duration(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responses_socket, "LONGEST", -1.0)
+    monkeypatch.setattr(websocket, "LONGEST", -1.0)
     client = connect(make_app(ScriptedDriver()))
     (error,) = ask(client)
     assert error["error"]["code"] == "websocket_connection_limit_reached"
@@ -232,7 +232,7 @@ def test_connection_has_a_longest_duration(
 def test_number_of_connections_is_bounded(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responses_socket, "MOST_SOCKETS", 1)
+    monkeypatch.setattr(websocket, "MOST_SOCKETS", 1)
     app = make_app(ScriptedDriver())
     first = connect(app)
     assert connect(app).head.startswith(b"HTTP/1.1 429")
@@ -246,6 +246,6 @@ def test_number_of_connections_is_bounded(
 
 
 def test_idle_connection_is_pinged(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses_socket, "PING", 0.02)
+    monkeypatch.setattr(websocket, "PING", 0.02)
     client = connect(make_app(ScriptedDriver()))
     assert client.sock.recv(2) == b"\x89\x00"

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.apis.litellm import routes as spend
+from proxy.apis.litellm import routes as litellm
 from proxy.config.routes import PriceConfig
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.store.test_ledger import row
@@ -149,7 +149,7 @@ def test_wrong_query_is_named(http: Http, path: str, query: dict[str, Any]) -> N
 def test_number_of_requests_in_an_answer_is_bounded(
     filled: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spend, "MOST_LOGS", 2)
+    monkeypatch.setattr(litellm, "MOST_LOGS", 2)
     refused = filled.get("/spend/logs", "sk-ops", **DAYS, summarize="false")
     assert refused.status_code == 400
     assert "fewer days" in refused.json["error"]["message"]
