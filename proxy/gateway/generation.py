@@ -66,9 +66,10 @@ class Generation:
         validated = not task.is_unconstrained and (
             task.described or judged(request, cancel) is not None
         )
-        if request.stream:  # a described document or call is held back until it was judged
+        if validated and request.stream:
+            # A described document or call is held back until it was judged.
             bound = request.output.kind != "text" or must_call(request)
-            validated = validated and task.described and bound
+            validated = task.described and bound
         self.holds = validated and self._tries > 0
         self._echo = prompt_text() if request.echo else None
         self._begin()

@@ -87,7 +87,7 @@ class StagePipeline:
         if not task.is_unconstrained:
             self._bind(task, settings)
             judge = judged(request, cancel)
-        parses = request.is_chat and (task.described or not native)
+        parses = bool(request.messages) and (task.described or not native)
         syntax = syntax_of(task)
         if parses and self._calls is None and (whole := syntax.calls) and whole.reads_reasoning:
             self._calls = CallStage(whole, {}, settings.new_id, free=False, prompt=self._prompt)
