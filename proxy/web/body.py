@@ -11,7 +11,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from ..core.decoding import is_clearly_cheap, is_dear
+from ..core.decoding import SHORT, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
 from ..runtime.blocking import run_in_native_thread
 
@@ -25,7 +25,7 @@ LARGE = 256 << 10  # bytes; larger bodies are handled in a thread
 
 def check_cost(data: bytes) -> None:
     """Raises BadRequest if this JSON takes too long to decode."""
-    if costs_much(data):
+    if len(data) > SHORT and costs_much(data):
         raise BadRequest(
             "the request body takes too long to decode: send fewer objects, names, numbers and"
             " escapes"
