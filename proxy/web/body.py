@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from io import BytesIO
@@ -153,15 +152,10 @@ class Unnamed(SpooledTemporaryFile[bytes]):
 
 def hang_up(environ: Environ) -> None:
     """Close the connection after this response. Otherwise the server would read the rest of the
-    body to find the next request. Our own worker then discards what still comes; gunicorn's would
-    wait for all of it, so nothing more is read there."""
+    body to find the next request; our own worker then discards what still comes."""
     is_last = environ.get("slotproxy.is_last")
-    sock = environ.get("gunicorn.socket")
     if is_last is not None:
         is_last()
-    elif sock is not None:
-        with contextlib.suppress(OSError):
-            sock.shutdown(0)  # SHUT_RD
 
 
 def read_json(environ: Environ, limit: int) -> dict[str, Any]:
