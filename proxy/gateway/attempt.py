@@ -563,7 +563,7 @@ class Attempt:
             request=request,
         )
         self._next = first_run(self._adapted)
-        self._generation.begin_again()
+        self._generation = self._generation.again()
         self._enter(State.SWITCHING)
 
     def _close_run(self) -> None:

@@ -15,8 +15,8 @@ from ..core.usage import Usage
 from ..errors import QueueFull
 from ..scheduling.base import PLACE_LOST, Scheduler
 from ..scheduling.fair import displaced
+from .generation import GenerationSettings
 from .idle import RetryBudget
-from .postprocess import GenerationSettings
 
 
 # A queue for requests that arrive before the first backend has reported its model.
