@@ -63,10 +63,10 @@ class Guesses:
         if not self._most:
             return
         self.check(peer)
-        one, now = neighbourhood(peer), self._clock()
+        network, now = neighbourhood(peer), self._clock()
         with self._lock:
-            self._wrong[one] = self._count(one, now) + 1.0, now
-            self._wrong.move_to_end(one)
+            self._wrong[network] = self._count(network, now) + 1.0, now
+            self._wrong.move_to_end(network)
             if len(self._wrong) > MOST_ADDRESSES:
                 self._wrong.popitem(last=False)
 
@@ -82,10 +82,10 @@ class Guesses:
                 retry_after=wait,
             )
 
-    def _count(self, one: str, now: float) -> float:
+    def _count(self, network: str, now: float) -> float:
         """Return how many invalid keys still count. The count decreases steadily, from the limit to
         zero in a minute."""
-        count, since = self._wrong.get(one, (0.0, now))
+        count, since = self._wrong.get(network, (0.0, now))
         return max(0.0, count - (now - since) * self._most / MINUTE)
 
 
@@ -159,20 +159,20 @@ class Keys:
             return ""
         presented = _presented(environ) if secret is None else secret
         if presented:
-            found = self._find(presented, environ.get("REMOTE_ADDR", ""))
+            caller = self._find(presented, environ.get("REMOTE_ADDR", ""))
         else:
             signed_in = environ.get(SIGNED_IN)
             if not isinstance(signed_in, str):
                 raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
-            found = self._named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
-        if isinstance(found, str):
-            return found
-        environ[IDENTITY] = found
+            caller = self._named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
+        if isinstance(caller, str):
+            return caller
+        environ[IDENTITY] = caller
         record = Record.of(environ)
-        record.user, record.team = found.user, found.team
-        if found.rights:
-            self._check_rights(found, environ, record)
-        return found.key
+        record.user, record.team = caller.user, caller.team
+        if caller.rights:
+            self._check_rights(caller, environ, record)
+        return caller.key
 
     def _check_rights(self, identity: Identity, environ: Mapping[str, Any], record: Record) -> None:
         may = Permissions(identity.rights, self._hides)
@@ -198,8 +198,8 @@ class Keys:
     def name_of(self, secret: str, peer: str) -> str:
         """Return the name of a key sent from the address `peer`. Raises Unauthorized,
         TooManyWrongKeys or StoreUnavailable."""
-        found = self._find(secret, peer)
-        return found if isinstance(found, str) else found.key
+        caller = self._find(secret, peer)
+        return caller if isinstance(caller, str) else caller.key
 
     def is_valid(self, name: str) -> bool:
         """Whether the key of this name is accepted now. Raises StoreUnavailable."""
