@@ -92,7 +92,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 def allowed_by(origins: Sequence[str]) -> Callable[[str], bool]:
     """Return a function that tells whether an origin is in `origins` or on one of its hosts."""
     exact = frozenset(origins)
-    hosts = {one for one in origins if "://" not in one}
+    hosts = {origin for origin in origins if "://" not in origin}
     if "localhost" in hosts:
         hosts |= LOOPBACK
 
@@ -131,7 +131,7 @@ class Sites:
     ) -> None:
         self._any_host = "*" in hosts
         self._names = {host.lower(), machine.lower(), *hosts} - {""}
-        self._domains = tuple(one for one in hosts if one.startswith("."))
+        self._domains = tuple(name for name in hosts if name.startswith("."))
         self._private = not _loopback(host)
         self._any_origin = "*" in origins
         self._named = allowed_by(origins)
