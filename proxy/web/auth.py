@@ -38,7 +38,7 @@ MOST_SEEN = 16_384  # pairs of address and valid key
 MINUTE = 60.0
 
 
-class Guesses:
+class WrongKeyLimiter:
     """Allows `most` invalid keys per minute and address (0: no limit). `seen` has the pairs
     (address, key name) of valid keys."""
 
@@ -120,7 +120,7 @@ class Keys:
         own, by name. `hides`: what a key may not use looks as if it did not exist."""
         self.routes: Routes = {}  # once they are known
         self._hides = hides
-        self._guesses = Guesses(wrong)
+        self._wrong_keys = WrongKeyLimiter(wrong)
         self._admins = frozenset(admins)
         self._stored = stored
         self.replace(keys, bounded or {})
@@ -214,13 +214,13 @@ class Keys:
         if there is none, and StoreUnavailable."""
         self._named(name, gone)
 
-    def check_guesses(self, peer: str) -> None:
+    def check_wrong_keys(self, peer: str) -> None:
         """Raises TooManyWrongKeys if this address has sent too many invalid keys."""
-        self._guesses.check(peer)
+        self._wrong_keys.check(peer)
 
     def count_wrong(self, peer: str) -> None:
         """Count a sign-in that failed as an invalid key. Raises TooManyWrongKeys."""
-        self._guesses.count_wrong(peer)
+        self._wrong_keys.count_wrong(peer)
 
     def is_configured(self, name: str) -> bool:
         """Whether this is the name or the secret of a key of the settings."""
@@ -252,19 +252,19 @@ class Keys:
         else:
             identity = self._find_stored(secret, peer)
             name = identity.key
-        if (peer, name) not in self._guesses.seen:
-            self._guesses.count_right(peer, name)
+        if (peer, name) not in self._wrong_keys.seen:
+            self._wrong_keys.count_right(peer, name)
         return name if identity is None else _accepted(identity)
 
     def _find_stored(self, secret: str, peer: str) -> Identity:
         if self._stored is not None:
             identity = self._stored.known(secret)
             if identity is None:
-                self._guesses.check(peer)  # before the database is asked
+                self._wrong_keys.check(peer)  # before the database is asked
                 identity = self._stored.find(secret)
             if identity is not None:
                 return identity
-        self._guesses.count_wrong(peer)
+        self._wrong_keys.count_wrong(peer)
         raise Unauthorized("invalid API key")
 
     def _named(self, name: str, gone: str = GONE) -> str | Identity:
