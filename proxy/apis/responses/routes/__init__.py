@@ -14,7 +14,6 @@ from ....web.admitted import counted
 from ....web.fastpath import BodyAndHeaders, Environ, post
 from ....web.model_tables import read_request
 from ....web.observability import Record
-from ....web.permissions import check_model, permissions
 from ....web.routes import SSE, Api
 from ....web.services import Services
 from ....web.spine import completion_view, json_route, json_view
@@ -87,9 +86,7 @@ def input_tokens(services: Services, record: Record) -> Any:
     """How many tokens an input has."""
     conversation = ResponsesDialect(services, request.environ)
     asked = conversation.parse(read_request(services, record, request.environ))
-    check_model(services, request.environ, asked.model)
-    barred = permissions(services, request.environ).barred_tiers
-    with counted(services, record, asked.model) as cancel:
+    with counted(services, record, asked.model) as (cancel, barred):
         asked = conversation.fitted(asked, cancel, barred)
         count = services.gateway.count(asked, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}
