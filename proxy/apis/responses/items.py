@@ -17,19 +17,8 @@ import msgspec
 from ...core.conversation import LEAD, joined
 from ...core.request import Media, Message, Role, ToolCall
 from ...errors import InvalidParameter
-from ..fields import (
-    Body,
-    Content,
-    PartReader,
-    bounded,
-    contents,
-    entry,
-    filled,
-    items,
-    plain,
-    text,
-    text_reader,
-)
+from ..contents import Content, PartReader, contents, text_reader
+from ..fields import Body, bounded, entry, filled, items, plain, text
 from . import mcp
 
 # The text of a compaction item is the `encrypted_content` that clients send back: base64 of the
@@ -138,7 +127,7 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
         if given is None:
             raise InvalidParameter(at + "content", "is missing: send a string or a list of parts")
         content = _content(given, at + "content")
-        return Message(role=role, content=content.text, media=content.media, parts=content.parts)
+        return content.message(role)
     if kind == "function_call":
         return _call(item, text(item, "arguments", at=at), at)
     if kind == "custom_tool_call":
@@ -146,13 +135,7 @@ def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
         return _call(item, msgspec.json.encode(written).decode(), at)
     if kind in ("function_call_output", "custom_tool_call_output"):
         content = _content(item.get("output"), at + "output")
-        return Message(
-            role="tool",
-            content=content.text,
-            tool_call_id=filled(item, "call_id", at),
-            media=content.media,
-            parts=content.parts,
-        )
+        return content.message("tool", tool_call_id=filled(item, "call_id", at))
     if kind == "reasoning":
         thought = _content(
             items(item, "content", at) or items(item, "summary", at), at + "content"
@@ -171,13 +154,13 @@ def _call(item: Body, arguments: str, at: str) -> Message:
     return Message(role="assistant", tool_calls=(call,))
 
 
-def _image(part: Body, at: str) -> Media:
+def _image(content: Content, part: Body, at: str) -> None:
     url = text(part, "image_url", at=at)
     if not url:
         raise InvalidParameter(
             at + "image_url", "is missing: send the file's data, file ids are not supported"
         )
-    return Media(kind="image", url=url, detail=text(part, "detail", at=at))
+    content.show(Media(kind="image", url=url, detail=text(part, "detail", at=at)))
 
 
 KINDS = "input_text, output_text or input_image"
