@@ -17,7 +17,7 @@ from ...core.request import CompletionRequest, Message, Role, ToolCall
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
 from ..fields import Body, entry, items, mapping, text
-from ..openai.tools import EXAMPLE, as_object, skipped, tools
+from ..openai.tools import EXAMPLE, as_object, tools
 from ..response_meta import ResponseMeta
 from ..schema_fields import Fields
 from . import common
@@ -45,8 +45,9 @@ def parse(body: Body) -> CompletionRequest:
         raise InvalidParameter("messages", "must contain at least one message")
     offered = items(body, "tools")
     fields = common.shared_fields(body, FIELDS.keys())
-    fields["warnings"] += skipped(offered)
-    return CompletionRequest(messages=_messages(values), tools=tools(offered), **fields)
+    functions, warnings = tools(offered)
+    fields["warnings"] += warnings
+    return CompletionRequest(messages=_messages(values), tools=functions, **fields)
 
 
 def _messages(values: list[Any]) -> tuple[Message, ...]:
