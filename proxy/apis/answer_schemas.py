@@ -24,7 +24,6 @@ from .ollama import generate as ollama_generate
 from .ollama.common import loaded
 from .openai import chat, completions, completions_both
 from .response_meta import ResponseMeta
-from .responses.answer import failed
 from .schema_fields import OBJECT, TEXT, Schema, object_of
 
 _KINDS = {type(None): "null", bool: "boolean", int: "integer", float: "number"} | {
@@ -129,8 +128,8 @@ ANSWERS: dict[str, Schema] = {
     "OllamaChat": _answers(ollama_chat, {**_LOADED, "message": {"role": "", "content": ""}}),
     "OllamaGenerate": _answers(ollama_generate, {**_LOADED, "response": ""}),
     "Response": schema_of(
-        responses.response(_META, _RESPONSE, "queued"),
-        failed(_META, _RESPONSE, (), GatewayError("it broke")),
+        responses.Writer(_META, _RESPONSE).response("queued"),
+        responses.Writer(_META, _RESPONSE).failed(GatewayError("it broke")),
         responses.whole(_META, _LONG_RESPONSE, [_PLAIN]),
         responses.whole(_META, _RESPONSE, [_FULL]),
     ),

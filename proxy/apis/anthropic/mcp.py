@@ -43,9 +43,7 @@ def servers(body: Body) -> tuple[McpServer, ...]:
             label=label,
             url=url,
             headers=authorization(value, "authorization_token", at, url),
-            allowed=ToolFilter(
-                None if allowed is None else names(allowed, place + "allowed_tools")
-            ),
+            allowed=ToolFilter(allowed),
             approval=Approval(never=ToolFilter()),
             required=True,
         )

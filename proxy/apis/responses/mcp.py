@@ -16,7 +16,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...core.events import ApprovalRequested, ServerCall, ToolsListed
 from ...core.mcp import (
     LABEL,
     LABEL_RULE,
@@ -234,56 +233,3 @@ def _said(error: Any) -> str:
         case {"message": str(message)}:
             return message[:LONGEST_HEADER]
     return str(error)[:LONGEST_HEADER]
-
-
-Item = dict[str, Any]
-
-
-def listed_item(item_id: str, listed: ToolsListed) -> Item:
-    tools = [
-        {
-            "name": tool.name,
-            "description": tool.description,
-            "input_schema": tool.parameters,
-            "annotations": tool.annotations or None,
-        }
-        for tool in listed.tools
-    ]
-    return {
-        "id": item_id,
-        "type": "mcp_list_tools",
-        "server_label": listed.label,
-        "tools": tools,
-        "error": listed.error or None,
-    }
-
-
-def call_item(item_id: str, made: ServerCall) -> Item:
-    error: Item | None = None
-    if made.code:
-        error = {"type": "mcp_protocol_error", "code": made.code, "message": made.error}
-    elif made.error:
-        content = [{"type": "text", "text": made.error}]
-        error = {"type": "mcp_tool_execution_error", "content": content}
-    status = "failed" if error else "completed"
-    return {
-        "id": item_id,
-        "type": "mcp_call",
-        "server_label": made.label,
-        "name": made.name,
-        "arguments": made.arguments,
-        "approval_request_id": made.approval or None,
-        "output": made.output if made.over and not error else None,
-        "error": error,
-        "status": status if made.over else "in_progress",
-    }
-
-
-def approval_item(item_id: str, requested: ApprovalRequested) -> Item:
-    return {
-        "id": item_id,
-        "type": "mcp_approval_request",
-        "server_label": requested.label,
-        "name": requested.name,
-        "arguments": requested.arguments,
-    }

@@ -192,7 +192,6 @@ def parse(
         **({"conversation": {"id": key}} if key else {}),
         **{name: request.sampling.get(name, default) for name, default in _SAMPLING.items()},
         "instructions": instructions or None,
-        "max_output_tokens": most,
         "max_tool_calls": request.max_tool_calls,
         "metadata": mapping(body, "metadata"),
         "parallel_tool_calls": request.parallel_tool_calls,
@@ -204,11 +203,12 @@ def parse(
         "text": {"format": _whole(form, _FORMAT_DEFAULTS[request.output.kind])},
         "tool_choice": body.get("tool_choice") or "auto",
         "tools": tools.repeated,
+        "user": request.user or None,
+        "max_output_tokens": most,
         "top_logprobs": logprobs,
         "truncation": truncation,
         "store": store,
         "background": background,
-        "user": request.user or None,
     }
     return ParsedRequest(
         request=request,
