@@ -8,6 +8,7 @@ import msgspec
 from flask import Response, request
 
 from ....errors import BadRequest, InvalidParameter, NotFound
+from ....runtime.cancel import Cancel
 from ....store.responses import Stored
 from ....web import background
 from ....web.admitted import counted
@@ -42,15 +43,12 @@ blueprint = Api(
 )
 def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A response, streamed, whole, or in the background."""
-    conversation = ResponsesDialect(services, environ)
-    return completion_view(
-        services,
-        environ,
-        conversation,
-        "resp_",
-        early=lambda raw, cancel: conversation.in_background(raw),
-        begin=conversation.begin,
-    )
+    dialect = ResponsesDialect(services, environ)
+
+    def early(raw: dict[str, Any], cancel: Cancel) -> dict[str, Any] | None:
+        return dialect.in_background(raw)
+
+    return completion_view(services, environ, dialect, "resp_", early, dialect.begin)
 
 
 @post(
