@@ -28,6 +28,10 @@ class Content:
     def text(self) -> str:
         return "\n".join(self._texts)
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self._texts or self._media or self.thoughts)
+
     def say(self, said: str) -> None:
         self._texts.append(said)
         self._begins.append(self._length)

@@ -151,9 +151,12 @@ def choice(body: Body, name: str, values: Iterable[str], default: str = "", at: 
 
 def names(values: Any, at: str) -> frozenset[str]:
     """A list of strings, in any order."""
-    if not isinstance(values, list) or not all(type(name) is str for name in values):
+    if not isinstance(values, list):
         raise InvalidParameter(at, "must be a list of strings")
     bounded(values, at)
+    for i, name in enumerate(values):
+        if type(name) is not str:
+            raise InvalidParameter(f"{at}[{i}]", "must be a string")
     return frozenset(values)
 
 
