@@ -23,6 +23,7 @@ from .ollama import chat as ollama_chat
 from .ollama import generate as ollama_generate
 from .ollama.common import loaded
 from .openai import chat, completions, completions_both
+from .openai.tools import LEGACY
 from .response_meta import ResponseMeta
 from .schema_fields import OBJECT, TEXT, Schema, object_of
 
@@ -116,7 +117,7 @@ _LOADED = loaded({}, _META)
 # Keyed by the schema's name in the OpenAPI document.
 ANSWERS: dict[str, Schema] = {
     "ChatCompletion": _answers(
-        chat, chat.reply(_META, structs.replace(_SHORT, extra={chat.LEGACY: True}), [_FULL])
+        chat, chat.reply(_META, structs.replace(_SHORT, extra={LEGACY: True}), [_FULL])
     ),
     "Completion": _answers(completions, full=_UNLIKELY),
     "CompletionBoth": _answers(completions_both, full=_UNLIKELY),

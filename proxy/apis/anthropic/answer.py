@@ -232,8 +232,8 @@ class Encoder:
             case ToolCallDelta():
                 kind = f"call {event.index}"
                 if self._open != kind:
-                    block = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
-                    self._turn(out, kind, block)
+                    head = {"type": "tool_use", "id": event.id, "name": event.name}
+                    self._turn(out, kind, {**head, "input": {}})
                 if event.arguments:
                     self._delta(out, type="input_json_delta", partial_json=event.arguments)
             case ServerCall(over=False):

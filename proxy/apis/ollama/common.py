@@ -192,7 +192,7 @@ class NdjsonLines:
         self._meta = meta
         self._compacted: Compacted | None = None
 
-    def said(self, text: str, thought: str) -> dict[str, Any]:
+    def said(self, piece: str, thought: str) -> dict[str, Any]:
         """The fields for a piece of text or of thinking."""
         raise NotImplementedError
 

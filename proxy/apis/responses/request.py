@@ -260,7 +260,7 @@ class _Tools:
         self.searches: dict[str, Search] = {}
         self.servers: dict[str, McpServer] = {}
         self.repeated: list[Body] = []
-        offered = []
+        offered: list[Body] = []
         for tool, at in objects(body, "tools"):
             kind = text(tool, "type", at=at)
             kind = "web_search" if kind.startswith("web_search") else kind  # with dates, preview
