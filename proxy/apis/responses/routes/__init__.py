@@ -20,7 +20,7 @@ from ....web.services import Services
 from ....web.spine import completion_view, json_route, json_view
 from ... import responses
 from ... import schema_fields as doc
-from ...fields import page_of, page_reply
+from ...conversations.routes import page_of_items
 from ..request import FIELDS
 from .dialect import CompactDialect, ResponsesDialect
 from .websocket import opened
@@ -127,15 +127,12 @@ def cancel(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "GET", "/v1/responses/<key>/input_items", "/responses/<key>/input_items")
 def input_items(services: Services, record: Record, key: str) -> Any:
     """The input of a stored response."""
-    page = page_of(request.args)
-    items = responses.listed(msgspec.json.decode(_kept(services, record, key).items), key)
-    found = page_reply(page, items, lambda item: item["id"], lambda item: item)
-    return {**found, "first_id": found["first_id"] or "", "last_id": found["last_id"] or ""}
+    items = msgspec.json.decode(_kept(services, record, key).items)
+    return page_of_items(responses.listed(items, key))
 
 
 def _kept(services: Services, record: Record, key: str) -> Stored:
-    kept = services.store.get(record.key, key)
-    return kept if kept is not None else _missing(key)
+    return services.store.get(record.key, key) or _missing(key)
 
 
 def _missing(key: str) -> NoReturn:
