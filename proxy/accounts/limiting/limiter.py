@@ -191,8 +191,8 @@ class LocalLimiter:
                 left, wish = charge.meter.capacity - level.used, charge.wish
                 if charge.need > left:
                     before = Level(level.used, level.at)
-                    found = [level.used for level in levels]
-                    return Refused(charge, wait(charge, before, now), found, now)
+                    used = [level.used for level in levels]
+                    return Refused(charge, wait(charge, before, now), used, now)
                 amounts.append(wish if wish < left else left)
             after = []
             for level, amount in zip(levels, amounts, strict=True):

@@ -99,7 +99,7 @@ class ResponsesDialect:
         self.cancel = cancel
         if self.asked.store:
             services.ongoing.add(self)
-        request = self.fitted(request, cancel, caller.barred)
+        request = self.fitted(request, cancel, caller.may.barred_tiers)
         if not request.runs_tools:
             return services.gateway.answer(request, cancel, caller)
         return services.dialogues.answer(request, self.owner, cancel, caller)
