@@ -227,11 +227,11 @@ def test_whole_answers_are_complete(body: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("status", ["queued", "in_progress", "cancelled"])
 def test_unfinished_responses_are_complete(status: str) -> None:
-    check(responses.response(META, asked({}), status))
+    check(responses.Writer(META, asked({})).response(status))
 
 
 def test_sampling_of_the_request_is_repeated() -> None:
-    told = responses.response(META, asked(BODIES["all"]), "queued")
+    told = responses.Writer(META, asked(BODIES["all"])).response("queued")
     names = ["temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs"]
     assert [told[name] for name in names] == [0, 0.5, 0.25, -1, 2]
     assert told["tools"][0]["strict"] is True

@@ -124,9 +124,7 @@ def count_tokens() -> Response:
     def view(services: Services, record: Record) -> Any:
         raw = read_request(services, record, request.environ)
         asked = parse(raw, counting=True)
-        check_model(services, request.environ, asked.model)
-        barred = permissions(services, request.environ).barred_tiers
-        with counted(services, record, asked.model) as cancel:
+        with counted(services, record, asked.model) as (cancel, barred):
             count = services.gateway.count(asked, cancel, barred=barred)
             if not raw.get("context_management"):
                 return {"input_tokens": count}

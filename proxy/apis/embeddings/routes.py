@@ -64,7 +64,13 @@ def ollama_(services: Services, record: Record) -> Any:
     """Vectors of texts."""
     raw = body.read_json(request.environ, services.settings.max_body)
     _, name, vectors, tokens = vectors_of(services, record, embeddings.parse_ollama, raw)
-    return embeddings.ollama_reply(name, vectors, tokens, record.elapsed())
+    return {
+        "model": name,
+        "embeddings": vectors,
+        "total_duration": round(record.elapsed() * 1e9),  # in nanoseconds
+        "load_duration": 0,
+        "prompt_eval_count": tokens,
+    }
 
 
 @json_route(

@@ -16,8 +16,8 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest, Message, Role, ToolCall
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
-from ..fields import Body, entry, items, mapping, text
-from ..openai.tools import EXAMPLE, as_object, skipped, tools
+from ..fields import Body, choice, entries, items, mapping, objects, text
+from ..openai.tools import EXAMPLE, as_object, tools
 from ..response_meta import ResponseMeta
 from ..schema_fields import Fields
 from . import common
@@ -45,30 +45,26 @@ def parse(body: Body) -> CompletionRequest:
         raise InvalidParameter("messages", "must contain at least one message")
     offered = items(body, "tools")
     fields = common.shared_fields(body, FIELDS.keys())
-    fields["warnings"] += skipped(offered)
-    return CompletionRequest(messages=_messages(values), tools=tools(offered), **fields)
+    functions, warnings = tools(offered)
+    fields["warnings"] += warnings
+    return CompletionRequest(messages=_messages(values), tools=functions, **fields)
 
 
 def _messages(values: list[Any]) -> tuple[Message, ...]:
-    out = []
+    messages = []
     waiting: list[ToolCall] = []
-    for i, value in enumerate(values):
-        at = f"messages[{i}]."
-        body = entry(value, at[:-1])
-        role = ROLES.get(text(body, "role", at=at))
-        if role is None:
-            raise InvalidParameter(at + "role", f"must be one of {', '.join(ROLES)}")
-        name = text(body, "tool_name", at=at)
+    for i, (body, at) in enumerate(entries(values, "messages")):
+        role = ROLES[choice(body, "role", ROLES, at=at)]
+        name, call_id = text(body, "tool_name", at=at), text(body, "tool_call_id", at=at)
         calls = tuple(
-            _call(call, f"call_{i}_{j}", f"{at}tool_calls[{j}]")
-            for j, call in enumerate(items(body, "tool_calls", at))
+            _call(call, f"call_{i}_{j}", path)
+            for j, (call, path) in enumerate(objects(body, "tool_calls", at))
         )
         waiting += calls
         if len(waiting) > MAX_WAITING:
             raise InvalidParameter(
                 at + "tool_calls", f"leaves more than {MAX_WAITING} tool calls without a result"
             )
-        call_id = text(body, "tool_call_id", at=at)
         if role == "tool" and waiting:
             answered = next(
                 (c for c in waiting if c.id == call_id or (not call_id and c.name == name)),
@@ -76,7 +72,7 @@ def _messages(values: list[Any]) -> tuple[Message, ...]:
             )
             waiting.remove(answered)
             call_id, name = answered.id, name or answered.name
-        out.append(
+        messages.append(
             Message(
                 role=role,
                 content=text(body, "content", at=at),
@@ -87,31 +83,17 @@ def _messages(values: list[Any]) -> tuple[Message, ...]:
                 media=common.images(items(body, "images", at), at + "images"),
             )
         )
-    return tuple(out)
+    return tuple(messages)
 
 
-def _call(value: Any, call_id: str, at: str) -> ToolCall:
-    body = entry(value, at)
-    function = mapping(body, "function", at + ".")
-    arguments = mapping(function, "arguments", at + ".function.")
-    return ToolCall(
-        text(body, "id", call_id, at=at + "."),
-        text(function, "name", at=at + ".function."),
-        msgspec.json.encode(arguments).decode(),
-    )
+def _call(body: Body, call_id: str, at: str) -> ToolCall:
+    function, inside = mapping(body, "function", at), at + "function."
+    arguments = msgspec.json.encode(mapping(function, "arguments", inside)).decode()
+    name = text(function, "name", at=inside)
+    return ToolCall(text(body, "id", call_id, at=at), name, arguments)
 
 
-def _calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": call.id,
-            "function": {"index": i, "name": call.name, "arguments": as_object(call.arguments)},
-        }
-        for i, call in enumerate(calls)
-    ]
-
-
-def _told(calls: Sequence[ToolCall], finished: Finished) -> list[ToolCall]:
+def _complete(calls: Sequence[ToolCall], finished: Finished) -> list[ToolCall]:
     """The calls to send. Arguments are an object here, so a call whose arguments were cut off is
     dropped."""
     cut = finished.reason == "length"
@@ -123,7 +105,13 @@ def _said(piece: str, thought: str, calls: Sequence[ToolCall] = ()) -> dict[str,
     if thought:
         message["thinking"] = thought
     if calls:
-        message["tool_calls"] = _calls(calls)
+        message["tool_calls"] = [
+            {
+                "id": call.id,
+                "function": {"index": i, "name": call.name, "arguments": as_object(call.arguments)},
+            }
+            for i, call in enumerate(calls)
+        ]
     return {"message": message}
 
 
@@ -132,31 +120,30 @@ def reply(
 ) -> dict[str, Any]:
     """The whole answer."""
     (completion,) = completions
-    calls = _told(completion.tool_calls, completion.finished)
-    return common.whole(
-        meta, request, completion, _said(completion.text, completion.reasoning, calls)
-    )
+    calls = _complete(completion.tool_calls, completion.finished)
+    said = _said(completion.text, completion.reasoning, calls)
+    return common.whole(meta, request, completion, said)
 
 
 class Encoder(common.NdjsonLines):
     """Encodes events as lines of JSON. Like Ollama, it sends a tool call once it is complete."""
 
+    said = staticmethod(_said)
+
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(meta, _said)
+        super().__init__(meta, request)
         self._calls: dict[int, ToolCall] = {}
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        out = b""
         for event in batch:
             if type(event) is ToolCallDelta:
-                known = self._calls.get(event.index) or ToolCall(event.id, event.name, "")
-                arguments = known.arguments + event.arguments
-                self._calls[event.index] = ToolCall(known.id, known.name, arguments)
+                call = self._calls.get(event.index) or ToolCall(event.id, event.name, "")
+                arguments = call.arguments + event.arguments
+                self._calls[event.index] = msgspec.structs.replace(call, arguments=arguments)
         finished = batch[-1] if batch else None
-        if self._calls and type(finished) is Finished:
-            complete = _told([self._calls[i] for i in sorted(self._calls)], finished)
-            out = super().encode(choice, batch[:-1])
-            if complete:
-                out += self._line(_said("", "", complete))
-            batch = [finished]
-        return out + super().encode(choice, batch)
+        if not self._calls or type(finished) is not Finished:
+            return super().encode(choice, batch)
+        before = super().encode(choice, batch[:-1])
+        if calls := _complete([self._calls[i] for i in sorted(self._calls)], finished):
+            before += self._line(_said("", "", calls))
+        return before + super().encode(choice, [finished])

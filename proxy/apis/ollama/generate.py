@@ -70,5 +70,4 @@ def reply(
 class Encoder(common.NdjsonLines):
     """Encodes events as lines of JSON."""
 
-    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(meta, _said)
+    said = staticmethod(_said)

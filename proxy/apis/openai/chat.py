@@ -9,13 +9,11 @@ import msgspec
 
 from ...core.events import (
     Batch,
-    Compacted,
     Finished,
-    Progress,
     ReasoningDelta,
     Started,
     TextDelta,
-    TokenDetail,
+    TokenLogprob,
     ToolCallDelta,
 )
 from ...core.fold import Completion
@@ -23,19 +21,18 @@ from ...core.request import CompletionRequest, Media, Message, OutputFormat, Rol
 from ...errors import InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
+from ..contents import Content, PartReader, contents, text_reader
 from ..fields import (
     Body,
-    PartReader,
-    Thought,
-    contents,
+    choice,
     entry,
     flag,
     integer,
     items,
     mapping,
+    objects,
     read,
     text,
-    text_reader,
 )
 from ..response_meta import ResponseMeta
 from ..schema_fields import Field, Fields, table
@@ -55,7 +52,6 @@ ROLES: dict[str, Role] = {
     "function": "tool",
     "observation": "tool",  # ChatGLM's name for tool results
 }
-OLD_REASONS = {"tool_calls": "function_call"}
 FORMATS = ("deepseek", "none", "raw")
 # What an assistant message may have in place of a text. Clients that collect a stream send an empty
 # answer back with null as its content.
@@ -73,18 +69,19 @@ def parse(body: Body) -> CompletionRequest:
     if body.get("response_format") is not None:
         if values.get("output", OutputFormat()) != OutputFormat():
             raise InvalidParameter("response_format", "cannot be combined with json_schema")
-        values["output"] = output_format(mapping(body, "response_format"))
-    if "modalities" in body and "audio" in items(body, "modalities"):
+        form = mapping(body, "response_format")
+        values["output"] = openai.output_format(form, "response_format.", "json_schema")
+    if "audio" in items(body, "modalities"):
         raise InvalidParameter("modalities", "must be text: audio output is not supported")
     tools = openai_tools.chosen(body)
     if tools:
         values["warnings"] += tools.pop("warnings", ())
-    if "continue_final_message" in body:
-        _continued(body)
-    elif "add_generation_prompt" in body and not flag(body, "add_generation_prompt", True):
+    prompts = flag(body, "add_generation_prompt", True)
+    if not flag(body, "continue_final_message") and not prompts:
         values["warnings"] += ("add_generation_prompt is ignored",)
-    if "reasoning_format" in body:
-        values["reasoning_format"] = _reasoning_format(body)
+    reasoning = choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
+    if reasoning != "auto":
+        values["reasoning_format"] = reasoning
     return CompletionRequest(
         messages=messages(items(body, "messages")),
         logprobs=logprobs,
@@ -134,10 +131,8 @@ FIELDS: Fields = {
     "modalities": doc.strings("Must not contain audio.", "text"),
     **openai_tools.FIELDS,
     "function_call": doc.one_of("tool_choice in the legacy format.", "auto", doc.TEXT, doc.OBJECT),
-    "continue_final_message": doc.flag(
-        "Always done; an error if the last message cannot be continued."
-    ),
-    "add_generation_prompt": doc.flag("Cannot be combined with continue_final_message."),
+    "continue_final_message": doc.flag("Always done if the last message is the assistant's."),
+    "add_generation_prompt": doc.flag("false is ignored without continue_final_message.", True),
     "reasoning_format": doc.text("How reasoning is returned.", "auto", enum=["auto", *FORMATS]),
     **_OWN,
     **openai.COMMON,
@@ -152,30 +147,6 @@ def _logprobs(body: Body) -> int | None:
     if body.get("top_logprobs"):
         raise InvalidParameter("top_logprobs", "requires logprobs: true")
     return None
-
-
-def _continued(body: Body) -> None:
-    """Checks vLLM's and llama-server's `continue_final_message`, which needs no other handling: an
-    assistant message at the end is always continued. Raises InvalidParameter if there is none."""
-    if not flag(body, "continue_final_message"):
-        return
-    if flag(body, "add_generation_prompt"):
-        raise InvalidParameter(
-            "continue_final_message", "cannot be combined with add_generation_prompt"
-        )
-    messages = items(body, "messages")
-    last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
-    if last.get("role") != "assistant" or last.get("tool_calls"):
-        raise InvalidParameter(
-            "continue_final_message", "requires the last message to be assistant text"
-        )
-
-
-def _reasoning_format(body: Body) -> str:
-    form = text(body, "reasoning_format")
-    if form not in ("", "auto", *FORMATS):
-        raise InvalidParameter("reasoning_format", f"must be one of auto, {', '.join(FORMATS)}")
-    return "" if form == "auto" else form
 
 
 def messages(values: list[Any]) -> tuple[Message, ...]:
@@ -202,9 +173,7 @@ def _plain(value: Any) -> Message | None:
 def _message(value: Any, at: str) -> Message:
     body = entry(value, at)
     at += "."
-    role = ROLES.get(text(body, "role", at=at))
-    if role is None:
-        raise InvalidParameter(at + "role", f"must be one of {', '.join(ROLES)}")
+    role = ROLES[choice(body, "role", ROLES, at=at)]
     given = body.get("content")
     if given is None and (role != "assistant" or body.keys().isdisjoint(INSTEAD)):
         raise InvalidParameter(
@@ -216,15 +185,14 @@ def _message(value: Any, at: str) -> Message:
             at + "tool_call_id", "is missing: a tool message names the call that it answers"
         )
     content = contents(given, at + "content", PARTS, KINDS)
-    return Message(
-        role=role,
-        content=content.text or text(body, "refusal", at=at),
+    if not content.text and (refusal := text(body, "refusal", at=at)):
+        content.say(refusal)
+    return content.message(
+        role,
         name=text(body, "name", at=at),
         tool_calls=openai_tools.calls(body, at),
         tool_call_id=call,
-        reasoning=content.thought or _reasoning(body, at),
-        media=content.media,
-        parts=content.parts if content.text else (),
+        reasoning="\n".join(content.thoughts) or _reasoning(body, at),
     )
 
 
@@ -234,29 +202,26 @@ def _reasoning(body: Body, at: str) -> str:
     whole = text(body, "reasoning_content", at=at) or text(body, "reasoning", at=at)
     if whole or "reasoning_details" not in body:
         return whole
-    thoughts = []
-    for i, value in enumerate(items(body, "reasoning_details", at=at)):
-        path = f"{at}reasoning_details[{i}]"
-        detail = entry(value, path)
-        path += "."
-        thoughts.append(text(detail, "text", at=path) or text(detail, "summary", at=path))
-    return "".join(thoughts)
+    return "".join(
+        text(detail, "text", at=path) or text(detail, "summary", at=path)
+        for detail, path in objects(body, "reasoning_details", at)
+    )
 
 
-def _image(part: Body, at: str) -> Media:
-    image = mapping(part, "image_url", at=at)
-    return Media(kind="image", url=text(image, "url"), detail=text(image, "detail", at=at))
+def _image(content: Content, part: Body, at: str) -> None:
+    image = mapping(part, "image_url", at)
+    content.show(Media(kind="image", url=text(image, "url"), detail=text(image, "detail", at=at)))
 
 
-def _audio(part: Body, at: str) -> Media:
-    audio = mapping(part, "input_audio", at=at)
-    return Media(kind="audio", data=text(audio, "data"), format=text(audio, "format"))
+def _audio(content: Content, part: Body, at: str) -> None:
+    audio = mapping(part, "input_audio", at)
+    content.show(Media(kind="audio", data=text(audio, "data"), format=text(audio, "format")))
 
 
-def _thought(part: Body, at: str) -> Thought:
+def _thought(content: Content, part: Body, at: str) -> None:
     """Mistral's part: a text, or a list of text parts."""
     thinking = part.get("thinking")
-    return Thought(contents(thinking, at + "thinking", TEXTS, "text").text)
+    content.thoughts.append(contents(thinking, at + "thinking", TEXTS, "text").text)
 
 
 KINDS = "text, image_url or input_audio"
@@ -268,24 +233,6 @@ PARTS: dict[str, PartReader] = {
     "image_url": _image,
     "input_audio": _audio,
 }
-
-
-def output_format(body: Body) -> OutputFormat:
-    kind = text(body, "type", "text", at="response_format.")
-    if kind == "json_object":
-        return OutputFormat("json_object", mapping(body, "schema", "response_format.") or None)
-    if kind == "json_schema":
-        at = "response_format.json_schema."
-        form = mapping(body, "json_schema", at="response_format.")
-        schema = form.get("schema")
-        if not isinstance(schema, dict):
-            raise InvalidParameter(at + "schema", "must be an object")
-        return OutputFormat(
-            "json_schema", schema, text(form, "name", at=at), flag(form, "strict", at=at)
-        )
-    if kind != "text":
-        raise InvalidParameter("response_format.type", "must be text, json_object or json_schema")
-    return OutputFormat()
 
 
 def reply(
@@ -300,6 +247,14 @@ def _reasoning_fields(text: str) -> dict[str, str]:
     return {"reasoning_content": text, "reasoning": text}
 
 
+def _logprobs_field(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {"content": [openai.token(token) for token in tokens], "refusal": None}
+
+
+def _finish_reason(finished: Finished, legacy: bool) -> str:
+    return "function_call" if legacy and finished.reason == "tool_calls" else finished.reason
+
+
 def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
@@ -308,22 +263,16 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
     }
     if completion.reasoning:
         message |= _reasoning_fields(completion.reasoning)
-    reason: str = completion.finished.reason
+    legacy = bool(request.extra.get(LEGACY))
     if completion.tool_calls:
         calls = list(map(openai_tools.written, completion.tool_calls))
-        if request.extra.get(LEGACY):
-            message["function_call"] = calls[0]["function"]
-            reason = OLD_REASONS.get(reason, reason)
-        else:
-            message["tool_calls"] = calls
-    logprobs = None
-    if request.logprobs is not None:
-        logprobs = {"content": [openai.token(t) for t in completion.logprobs], "refusal": None}
+        message |= {"function_call": calls[0]["function"]} if legacy else {"tool_calls": calls}
+    wanted = request.logprobs is not None
     return {
         "index": completion.index,
         "message": message,
-        "logprobs": logprobs,
-        "finish_reason": reason,
+        "logprobs": _logprobs_field(completion.logprobs) if wanted else None,
+        "finish_reason": _finish_reason(completion.finished, legacy),
     }
 
 
@@ -334,15 +283,10 @@ class Encoder(openai.Chunks):
     """Encodes events as chunks. A text delta, by far the most common event, is a prebuilt frame in
     which only the text is encoded."""
 
-    __slots__ = (
-        "_legacy",
-        "_text_choice",
-        "_text_head",
-        "_text_tail",
-    )
+    kind, said, silence = "chat.completion.chunk", "delta", {}
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(meta, request, "chat.completion.chunk")
+        super().__init__(meta, request)
         self._legacy = bool(request.extra.get(LEGACY))
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
         self._text_choice = -1  # of `_text_head`
@@ -361,37 +305,26 @@ class Encoder(openai.Chunks):
                         self._text_head = self._head + b'{"index":%d,"delta":{"content":' % choice
                     out += self._text_head, _json(event.text), self._text_tail
             else:
-                self._rare(choice, event, out)
+                self._event(choice, event, out)
         return b"".join(out)
 
-    def _rare(self, choice: int, event: Any, out: list[bytes]) -> None:
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
         logprobs = None
         delta: dict[str, Any]
         match event:
             case TextDelta():
                 delta = {"content": event.text}
-                logprobs = {"content": [openai.token(t) for t in event.logprobs], "refusal": None}
+                logprobs = _logprobs_field(event.logprobs)
             case Started():
                 delta = {"role": "assistant", "content": None}
             case ReasoningDelta():
                 delta = _reasoning_fields(event.text)
             case ToolCallDelta():
                 delta = openai_tools.delta(event, self._legacy)
-            case Finished():
-                reason: str = event.reason
-                if self._legacy:
-                    reason = OLD_REASONS.get(reason, reason)
-                last = {"index": choice, "delta": {}, "logprobs": None, "finish_reason": reason}
-                out.append(self._last(last, event))
-                return
-            case Progress() | TokenDetail():
-                silent = {"index": choice, "delta": {}, "logprobs": None, "finish_reason": None}
-                self._reported(silent, event, out)
-                return
-            case Compacted():
-                self._compacted = event.after(self._compacted)
-                return
             case _:
+                super()._event(choice, event, out)
                 return
-        piece = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-        out.append(self._chunk(piece))
+        out.append(self._chunk(choice, delta, logprobs))
+
+    def _reason(self, finished: Finished) -> str:
+        return _finish_reason(finished, self._legacy)

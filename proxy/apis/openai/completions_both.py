@@ -55,6 +55,6 @@ class Encoder(openai_completions.Encoder):
         more = {"index": choice, "content": event.text, "tokens": [], "stop": False}
         return openai.extended(super()._text(choice, event), more)
 
-    def _ending(self, choice: dict[str, Any], finished: Finished) -> dict[str, Any]:
+    def _ending(self, choice: int, finished: Finished) -> dict[str, Any]:
         native = openai.ended(self._meta, self._request, finished, "")
-        return {"index": choice["index"], "tokens": [], **native}
+        return {"index": choice, "tokens": [], **native}

@@ -33,7 +33,7 @@ from proxy.apis.llamacpp.native import (
 )
 from proxy.apis.mcp import server as mcp_server
 from proxy.apis.ollama import chat, generate
-from proxy.apis.ollama.common import parse_show
+from proxy.apis.ollama.routes import parse_show
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
 from proxy.apis.openai import completions_both
