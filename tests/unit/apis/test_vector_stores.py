@@ -208,28 +208,12 @@ def test_vector_store_search_parses() -> None:
 # -- files -----------------------------------------------------------------------------------------
 
 
-class Kept:
-    file_id = "file-1"
-    filename = "a.pdf"
-    purpose = "assistants"
-    size = 5
-    created = 1.5
-    expires = None
-
-
 EXPIRING = {"purpose": "batch", "expires_after[anchor]": "created_at"}
 
 
-def test_file_object() -> None:
-    from openai.types import FileObject
-
-    assert FileObject.model_validate(file_objects.reply(Kept()), strict=True).filename == "a.pdf"
-    form = {
-        "purpose": "user_data",
-        "expires_after[anchor]": "created_at",
-        "expires_after[seconds]": "3600",
-    }
-    assert file_objects.parse(form, "a.pdf") == file_objects.FileUpload("a.pdf", "user_data", 3600)
+def test_upload_parses() -> None:
+    form = {**EXPIRING, "expires_after[seconds]": "3600"}
+    assert file_objects.parse(form, "a.pdf") == ("a.pdf", "batch", 3600)
 
 
 @pytest.mark.parametrize(
