@@ -1,7 +1,7 @@
 """A safe calculator for expressions written by a model.
 
-Python's own parser reads it; only the nodes, operators and functions below are evaluated. The length
-of the text, its nesting, and the size of powers and factorials are limited.
+Python's own parser reads it; only the nodes, operators and functions below are evaluated. The
+length of the text, its nesting, and the size of powers and factorials are limited.
 """
 
 from __future__ import annotations
