@@ -170,6 +170,14 @@ def _answer_id(body: Body, field: str) -> str:
     return _needed(body, field if field in body else "message_id")
 
 
+def _score(body: Body, field: str) -> int:
+    return integer(body, field, 0, 100) or 0
+
+
+def _reason(body: Body, field: str) -> str:
+    return text(body, field)[:LONGEST_REASON]
+
+
 def _earlier_upload(body: Body, field: str) -> str:
     return text(body, field) or text(body, "prev_id")
 
@@ -256,30 +264,37 @@ def _strings(body: Body, field: str) -> tuple[str, ...]:
 # -- fields
 
 
+def _text(
+    key: str, description: str, example: str = "text", read: Reader = text, **more: Any
+) -> Field:
+    return Field(schemas.text(description, example, **more), key, read)
+
+
+def _switch(key: str, description: str, default: bool = False) -> Field:
+    return Field(schemas.flag(description, default), key, _flag(default))
+
+
+def _number(key: str, description: str, low: int, high: int, example: int, read: Reader) -> Field:
+    return Field(schemas.count(description, low, high, example), key, read)
+
+
 def _temperature(defaults: Mapping[str, float]) -> Field:
     schema = {**schemas.SAMPLERS["temperature"], "default": defaults["temperature"]}
     return Field(schema, "sampling", _sampling(defaults))
 
 
 _STREAM = Field(schemas.STREAM, "stream", flag)
-_MAX_TOKENS = Field(
-    schemas.count(
-        "Maximum tokens of the answer; 0 or less: limited by the context only.",
-        -MAX_TOKENS,
-        MAX_TOKENS,
-        16,
-    ),
-    "max_tokens",
-    _limit,
-)
+_LIMIT = "Maximum tokens of the answer; 0 or less: limited by the context only."
+_MAX_TOKENS = _number("max_tokens", _LIMIT, -MAX_TOKENS, MAX_TOKENS, 16, _limit)
 _ANSWER: Fields = {
     "model_name": Field(schemas.MODEL, "model", model_name),
     "stream": _STREAM,
     "temperature": _temperature(TEMPERATURE),
     "max_tokens": _MAX_TOKENS,
 }
+_DEFAULT = _defaulting("default")
 _CHAT: Fields = {
-    "query": Field(schemas.text("The question.", "Hello!"), "messages", _conversation),
+    "query": _text("messages", "The question.", "Hello!", _conversation),
     "history": schemas.one_of(
         "The conversation so far: objects with `role` and `content`, or pairs.",
         [{"role": "user", "content": "Hi"}],
@@ -287,37 +302,24 @@ _CHAT: Fields = {
         {"type": "integer"},
     ),
     **_ANSWER,
-    "prompt_name": Field(
-        schemas.text("A template of this kind of dialogue.", "default"),
-        "template",
-        _defaulting("default"),
-    ),
+    "prompt_name": _text("template", "A template of this kind of dialogue.", "default", _DEFAULT),
 }
+_THRESHOLD = "The largest distance of a passage; 2: any."
 _HITS: Fields = {
-    "top_k": Field(
-        schemas.count("How many passages to use.", 1, MOST_HITS, TOP_K), "top_k", _top_k
-    ),
+    "top_k": _number("top_k", "How many passages to use.", 1, MOST_HITS, TOP_K, _top_k),
     "score_threshold": Field(
-        schemas.number("The largest distance of a passage; 2: any.", 0, FARTHEST, SCORE_THRESHOLD),
-        "score_threshold",
-        _nearness,
+        schemas.number(_THRESHOLD, 0, FARTHEST, SCORE_THRESHOLD), "score_threshold", _nearness
     ),
 }
 _NAME = schemas.text("The name or id of a knowledge base.", "samples", maxLength=MAX_NAME)
-_MODEL = Field(
-    schemas.text("An embedding model of the gateway; any other means the default.", "any"),
-    "model",
-    text,
-)
+_EMBEDDER = "An embedding model of the gateway; any other means the default."
+_MODEL = _text("model", _EMBEDDER, "any")
 _UPLOADS = schemas.binary("A file; may be repeated.")
 _FILES = Field(schemas.strings("Names of documents.", "rules.md"), "files", _files)
+_OVERLAP = "Characters that two chunks share."
 _CUT: Fields = {
-    "chunk_size": Field(
-        schemas.count("Characters of a chunk.", 1, MAX_CHUNK, CHUNK_SIZE), "cut", _cut
-    ),
-    "chunk_overlap": schemas.count(
-        "Characters that two chunks share.", 0, MAX_CHUNK, CHUNK_OVERLAP
-    ),
+    "chunk_size": _number("cut", "Characters of a chunk.", 1, MAX_CHUNK, CHUNK_SIZE, _cut),
+    "chunk_overlap": schemas.count(_OVERLAP, 0, MAX_CHUNK, CHUNK_OVERLAP),
 }
 
 
@@ -325,10 +327,6 @@ def _of_base(**fields: Schema | Field) -> BodyForm:
     """A body about one knowledge base."""
     base = Field(_NAME, "base", _base)
     return BodyForm("knowledge_base_name", {"knowledge_base_name": base, **fields})
-
-
-def _of_model(field: str, description: str, key: str, read: Reader) -> dict[str, Field]:
-    return {field: Field(schemas.text(description, "any"), key, read)}
 
 
 BODIES: dict[str, BodyForm] = {
@@ -356,11 +354,7 @@ BODIES: dict[str, BodyForm] = {
     "ChatchatFileChatRequest": BodyForm(
         "query knowledge_id",
         {
-            "knowledge_id": Field(
-                schemas.text("The id that the upload of the files returned.", "samples"),
-                "bases",
-                _bases,
-            ),
+            "knowledge_id": _text("bases", "The id that the upload returned.", "samples", _bases),
             **_CHAT,
             **_HITS,
         },
@@ -368,74 +362,46 @@ BODIES: dict[str, BodyForm] = {
     "ChatchatSearchChatRequest": BodyForm(
         "query search_engine_name",
         {
-            "search_engine_name": Field(
-                schemas.text("A search engine of the gateway.", "searxng"), "engine", _needed
+            "search_engine_name": _text(
+                "engine", "A search engine of the gateway.", "searxng", _needed
             ),
-            "top_k": Field(
-                schemas.count("How many pages to use.", 1, MOST_HITS, TOP_K), "top_k", _top_k
-            ),
-            "split_result": Field(
-                schemas.flag("Use the passages of long pages that fit the question."),
-                "split",
-                flag,
-            ),
+            "top_k": _number("top_k", "How many pages to use.", 1, MOST_HITS, TOP_K, _top_k),
+            "split_result": _switch("split", "Use the passages of pages that fit the question."),
             **_CHAT,
         },
     ),
     "ChatchatCompletionRequest": BodyForm(
         "query",
         {
-            "query": Field(
-                schemas.text("The text to continue.", "Once upon a time"), "prompt", _needed
-            ),
-            "echo": Field(schemas.flag("Repeat the text before the answer."), "echo", flag),
+            "query": _text("prompt", "The text to continue.", "Once upon a time", _needed),
+            "echo": _switch("echo", "Repeat the text before the answer."),
             **_ANSWER,
-            "prompt_name": Field(
-                schemas.text("A template of the folder `completion`.", "default"),
-                "template",
-                _defaulting("default"),
+            "prompt_name": _text(
+                "template", "A template of the folder `completion`.", "default", _DEFAULT
             ),
         },
     ),
     "ChatchatFeedback": BodyForm(
         "",
         {
-            "chat_history_id": Field(
-                schemas.text("The id of the answer.", "0" * 32), "history_id", _answer_id
-            ),
+            "chat_history_id": _text("history_id", "The id of the answer.", "0" * 32, _answer_id),
             "message_id": schemas.text("The same, as later clients call it.", "0" * 32),
-            "score": Field(
-                schemas.count("The rating.", 0, 100, 100),
-                "score",
-                lambda body, field: integer(body, field, 0, 100) or 0,
-            ),
-            "reason": Field(
-                schemas.text("The reason for it."),
-                "reason",
-                lambda body, field: text(body, field)[:LONGEST_REASON],
-            ),
+            "score": _number("score", "The rating.", 0, 100, 100, _score),
+            "reason": _text("reason", "The reason for it.", read=_reason),
         },
     ),
     # Knowledge bases
     "ChatchatBase": _of_base(),
     "ChatchatNewBase": _of_base(embed_model=_MODEL),
-    "ChatchatBaseInfo": _of_base(kb_info=Field(schemas.text("The description."), "info", text)),
+    "ChatchatBaseInfo": _of_base(kb_info=_text("info", "The description.")),
     "ChatchatRebuild": _of_base(
-        allow_empty_kb=Field(
-            schemas.flag("Create a base that does not exist.", True), "create", _flag(True)
-        ),
+        allow_empty_kb=_switch("create", "Create a base that does not exist.", True),
         embed_model=_MODEL,
         **_CUT,
     ),
     "ChatchatSearch": _of_base(
-        query=Field(
-            schemas.text(
-                "The question. Without it, the chunks of `file_name` are listed.", "boats"
-            ),
-            "query",
-            text,
-        ),
-        file_name=Field(schemas.text("A document.", "rules.md"), "file", _file),
+        query=_text("query", "Without it, the chunks of `file_name` are listed.", "boats"),
+        file_name=_text("file", "A document.", "rules.md", _file),
         metadata=schemas.mapping("`source`: the same, in another place.", {"source": "rules.md"}),
         **_HITS,
     ),
@@ -452,9 +418,7 @@ BODIES: dict[str, BodyForm] = {
     ),
     "ChatchatDelete": _of_base(
         file_names=_FILES,
-        delete_content=Field(
-            schemas.flag("Delete the files too, and not only their chunks."), "content", flag
-        ),
+        delete_content=_switch("content", "Delete the files too, and not only their chunks."),
     ),
     "ChatchatUpdate": _of_base(
         file_names=_FILES,
@@ -474,35 +438,21 @@ BODIES: dict[str, BodyForm] = {
     # Models and the server
     "ChatchatModelKinds": BodyForm(
         "",
-        {
-            "types": Field(
-                schemas.strings("Kinds of models; `local` are those here.", LOCAL),
-                "types",
-                _kinds,
-            )
-        },
+        {"types": Field(schemas.strings("Kinds; `local` are those here.", LOCAL), "types", _kinds)},
     ),
-    "ChatchatModelName": BodyForm("", _of_model("model_name", "The model's name.", "name", text)),
+    "ChatchatModelName": BodyForm("", {"model_name": _text("name", "The model's name.", "any")}),
     "ChatchatModelChange": BodyForm(
         "new_model_name",
         {
-            **_of_model("model_name", "Ignored: no model is stopped.", "old", text),
-            **_of_model("new_model_name", "The model to use from now on.", "name", _needed),
+            "model_name": _text("old", "Ignored: no model is stopped.", "any"),
+            "new_model_name": _text("name", "The model to use from now on.", "any", _needed),
         },
     ),
     "ChatchatTemplate": BodyForm(
         "",
         {
-            "type": Field(
-                schemas.text("A kind of dialogue.", FOLDERS[0], enum=list(FOLDERS)),
-                "folder",
-                _folder,
-            ),
-            "name": Field(
-                schemas.text("The name of the template.", "default"),
-                "name",
-                _defaulting("default"),
-            ),
+            "type": _text("folder", "A kind of dialogue.", FOLDERS[0], _folder, enum=[*FOLDERS]),
+            "name": _text("name", "The name of the template.", "default", _DEFAULT),
         },
     ),
     "ChatchatTexts": BodyForm(
@@ -512,31 +462,23 @@ BODIES: dict[str, BodyForm] = {
                 schemas.strings("The texts to embed.", "Hello!", minItems=1), "texts", _strings
             ),
             "embed_model": Field(schemas.MODEL, "model", text),
-            "to_query": Field(schemas.flag("The texts are questions."), "is_query", flag),
+            "to_query": _switch("is_query", "The texts are questions."),
         },
     ),
     # Forms
     "ChatchatDocuments": _of_base(
         files=_UPLOADS,
-        override=Field(
-            schemas.flag("Replace documents of the same name."), "override", _flag(False)
-        ),
-        to_vector_store=Field(schemas.flag("Index the documents.", True), "indexed", _flag(True)),
+        override=_switch("override", "Replace documents of the same name."),
+        to_vector_store=_switch("indexed", "Index the documents.", True),
         **_CUT,
-        docs=Field(
-            schemas.text("Chunks to store instead of reading a file, as JSON.", "{}"),
-            "pieces",
-            _pieces,
-        ),
+        docs=_text("pieces", "Chunks to store instead of a file, as JSON.", "{}", _pieces),
     ),
     "ChatchatChatFiles": BodyForm(
         "",
         {
             "files": _UPLOADS,
-            "knowledge_id": Field(
-                schemas.text("The id of an earlier upload that these files join.", ""),
-                "base",
-                _earlier_upload,
+            "knowledge_id": _text(
+                "base", "The id of an earlier upload that these files join.", "", _earlier_upload
             ),
             "prev_id": schemas.text("The same, as earlier clients call it.", ""),
             **_CUT,
