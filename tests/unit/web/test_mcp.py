@@ -242,7 +242,7 @@ def test_call_has_the_time_limit_of_tools(monkeypatch: pytest.MonkeyPatch) -> No
     tool = WaitingTool()
     dialogues = services_of(app).dialogues
     monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
-    monkeypatch.setattr(dialogues, "_bounds", Bounds(tool_seconds=0.05))
+    monkeypatch.setattr(dialogues, "bounds", Bounds(tool_seconds=0.05))
     result = call(app.test_client(), "wait")
     tool.go.set()
     assert result["isError"]
