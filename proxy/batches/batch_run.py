@@ -28,7 +28,7 @@ from ..runtime.cancel import Cancel, client_left
 from ..store.outage import retry_while_unavailable
 from ..store.records import UNCHECKED, RequestBatch, Result, Tokens, new_id
 from .asking import Answered, Ask, Asked
-from .input_file import Index, Lines, RawLine, index
+from .input_file import Lines, RawLine, index
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ..store.request_batches import RequestBatches
@@ -106,14 +106,11 @@ class BatchRun:
             except QuotaExceeded as error:
                 self._fail(error)
             return
-        found = self._indexed()
-        if found is None or (batch.status == UNCHECKED and self._store.others_wait()):
+        lines = self._indexed()
+        if lines is None or (batch.status == UNCHECKED and self._store.others_wait()):
             return
-        lines = Lines(self._piece, self._store.piece_size, found)
-        done = bytearray(len(found.order))
-        for number in self._store.done(batch.id):
-            done[number] = True
-        self._waiting = deque(number for number in found.order if not done[number])
+        done = set(self._store.done(batch.id))
+        self._waiting = deque(number for number in range(lines.count) if number not in done)
         try:
             self._check_quota(0)
             if not self._ask_all(lines):
@@ -131,20 +128,20 @@ class BatchRun:
 
     # the input file
 
-    def _indexed(self) -> Index | None:
+    def _indexed(self) -> Lines | None:
         """Check the file; None if it is not valid, or the batch was cancelled meanwhile."""
         batch = self._batch
         try:
             found = index(self._piece, batch.endpoint, self._longest, self._beat)
+            errors = found.errors
         except LineError as error:
-            self._close("failed", errors=[error.at(None)])
-            return None
-        if found.errors:
-            self._close("failed", errors=found.errors)
+            errors = [error.at(None)]
+        if errors:
+            self._close("failed", errors=errors)
             return None
         if not batch.total:  # also if it was cancelled before
-            self._store.begin(batch.id, len(found.order), found.model[:1024], self._clock())
-        return found
+            self._store.begin(batch.id, len(found.starts), found.model[:1024], self._clock())
+        return Lines(self._piece, self._store.piece_size, found)
 
     def _piece(self, number: int) -> bytes | None:
         return self._store.piece(self._batch.file_id, number)
@@ -174,13 +171,9 @@ class BatchRun:
                     return False
             now = self._clock()
             if not makes_way and now - looked > BEAT:
-                looked = now
-                makes_way = self._makes_way(now - began)
-
-    def _makes_way(self, seconds: float) -> bool:
-        """Whether the batch asks no more lines, after so many seconds of its turn."""
-        unchecked = seconds <= TURN
-        return seconds > CHECK_TURN and self._store.others_wait(unchecked=unchecked)
+                looked, seconds = now, now - began
+                others = partial(self._store.others_wait, unchecked=seconds <= TURN)
+                makes_way = seconds > CHECK_TURN and others()
 
     def _ask_some(self, lines: Lines) -> None:
         while self._later and self._later[0][0] <= self._clock():
@@ -253,10 +246,8 @@ class BatchRun:
         return False
 
     def _check_time(self) -> None:
-        now = self._clock()
-        if now - self._beaten >= BEAT:
-            self._beat()
-        if self._stop is None and now >= self._batch.times["expires"]:
+        self._beat()
+        if self._stop is None and self._clock() >= self._batch.times["expires"]:
             self._stop = EXPIRED
 
     def _beat(self) -> None:

@@ -152,7 +152,7 @@ def test_two_tools_are_called_in_sequence(
 def test_last_round_answers_without_a_tool(
     dialogues: Dialogues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialogues, "_bounds", Bounds(rounds=1))
+    monkeypatch.setattr(dialogues, "bounds", Bounds(rounds=1))
     events = list(dialogues.run(asked()))
     assert not any(isinstance(event, DialogueStep) for event in events)
     assert isinstance(events[-1], DialogueDone)

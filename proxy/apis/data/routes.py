@@ -22,7 +22,7 @@ from ...web.permissions import knowledge
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route, passthrough
-from ..batches import objects as batches
+from ..batches.routes import reply as batch_object
 
 if TYPE_CHECKING:
     from ...knowledge.service import Knowledge
@@ -69,7 +69,7 @@ def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> It
         yield from _list([_encode(one)] for one in files)
     if services.batches is not None:
         yield b',"batches":'
-        yield from _list([_encode(batches.reply(one))] for one in made)
+        yield from _list([_encode(batch_object(one))] for one in made)
     yield b"}"
 
 
