@@ -27,8 +27,7 @@ from ..agent.toolbox import OWN, Remotes, Toolbox
 from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
-from ..backends.chatglm.host import Process, Thread, meeting
-from ..backends.chatglm.protocol import Load
+from ..backends.chatglm.supervisor import start
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
@@ -410,10 +409,12 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     if not settings.is_default:
         return configs
     listening = [config for config in configs if listens(config.url)]
-    if not listening and (file := bundled_instead(resources.bundled())):
+    if listening or settings.workers != 1:  # each worker would load the bundled model
+        return listening or configs
+    if file := bundled_instead(resources.bundled()):
         log.info("no server responds at %s", " or ".join(config.url for config in configs))
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
-    return listening or configs
+    return configs
 
 
 def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None = None) -> Backend:
@@ -600,16 +601,9 @@ def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
     """Raises SettingsError for an invalid model file, or if chatglm_cpp is not installed."""
     if why := missing(config.file):
         raise SettingsError(f"--chatglm-model: {config.file}: {why}")
-    threads = settings.chatglm.threads
-
-    def start(load: Load) -> Process:
-        # Workers of this machine that share a table also share the engine.
-        shared = (settings.state, settings.state_name, load, threads, __version__)
-        return Process(load, threads, meeting(*shared) if settings.state else None)
-
     return ChatGLM(
         config.file,
-        Thread if settings.chatglm.isolation == "thread" else start,
+        partial(start, settings.chatglm.threads),
         eager=settings.chatglm.load == "start",
         idle=settings.chatglm.unload,
         n_ctx=config.ctx_size,
