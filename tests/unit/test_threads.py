@@ -43,7 +43,6 @@ THREADS = {
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/doctor.py", "cancel.cancel"): ENDS,
     ("app/life.py", "work"): ENDS,
-    ("backends/old.py", "_ask_nothing"): ENDS,
     ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/engine.py", "_read"): CHILD,
     ("backends/chatglm/supervisor.py", "self._unload"): ENDS,
