@@ -104,15 +104,7 @@ class LlamaCpp(HTTPDriver):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         self._forget_tokens()
-        return probe(
-            self.url,
-            self.headers,
-            self._careful,
-            deadline,
-            learned,
-            model_file=self.model_file,
-            check_peer=self._check_peer,
-        )
+        return probe(self.url, self._careful, deadline, learned, model_file=self.model_file)
 
     def _forget_tokens(self) -> None:
         """The server may have another model."""
@@ -343,7 +335,7 @@ class EmbeddingServer(LlamaCpp):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Raises BackendDown, UpstreamFault, UpstreamTimeout, Unsupported."""
-        caps = outline(self.url, self.headers, self._check_peer)
+        caps = outline(self._careful)
         learned(caps)
         if self.gift == "embeddings":
             self.embed(("Hi",), caps, Cancel())
