@@ -423,20 +423,19 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         assert host is not None, "it starts the model"
         return _hosted(settings, config, host.add(config.launch))
     make = DRIVERS["chatglm" if config.file else config.kind]
-    backend = Backend(
+    return Backend(
         config.name,
         config.address,
         make(settings, config),
-        model=config.model,
-        slots=config.slots,
-        n_ctx=config.ctx_size,
+        set_model=config.model,
+        set_slots=config.slots,
+        set_n_ctx=config.ctx_size,
         weight=config.weight,
         chat_mode=config.chat_mode or settings.chat_mode,
         on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
+        aliases=config.aliases,
     )
-    backend.aliases = config.aliases
-    return backend
 
 
 def _scheduler(
@@ -547,16 +546,16 @@ def _hosted(settings: Settings, config: BackendConfig, model: HostedModel) -> Ba
         # Not that of another life under this name, whose slots are not these.
         f"{config.address}#{next(_serial)}",
         HostedDriver(model, tick=fixed.PING, timeout=settings.timeout),
-        model=config.model,
-        slots=config.slots,
-        n_ctx=config.ctx_size,
+        set_model=config.model,
+        set_slots=config.slots,
+        set_n_ctx=config.ctx_size,
         chat_mode=config.chat_mode or settings.chat_mode,
         on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
+        aliases=model.config.aliases,
+        unlisted=model.config.unlisted,
+        forwards=model.config.kind == "http",
     )
-    backend.aliases = model.config.aliases
-    backend.unlisted = model.config.unlisted
-    backend.forwards = model.config.kind == "http"
     model.on_change = backend.wake.set
     return backend
 

@@ -138,7 +138,7 @@ def test_missing_library_error_says_what_to_install(
 def test_unknown_names_mean_the_default_among_several(tmp_path: Path) -> None:
     def registry(**options: Any) -> Registry:
         driver = ChatGLM(str(model_file(tmp_path / "m.bin")), lambda: None)  # type: ignore[arg-type, misc]
-        backends = [Backend(name, "", driver, model=name) for name in ("a", "b")]
+        backends = [Backend(name, "", driver, set_model=name) for name in ("a", "b")]
         return Registry(backends, LocalScheduler(lambda: 0.0), **options)
 
     assert registry(default="b").resolve("gpt-3.5-turbo") == ("b", "b")
