@@ -80,7 +80,7 @@ class Gateway:
             self._wait_for_names(model, cancel, caller.key)
             model, name = self.registry.answering(request.model)
         caller.may.check_model(request.model, name, model)
-        barred = caller.barred
+        barred = caller.may.barred_tiers
         if barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
         if len(request.tools) > 1:
@@ -116,7 +116,7 @@ class Gateway:
         if found is None:
             return None
         shorter, compacted = found
-        return self.tasks(shorter, model, cancel, barred=caller.barred), compacted
+        return self.tasks(shorter, model, cancel, barred=caller.may.barred_tiers), compacted
 
     def idle_slots(self, name: str) -> int | None:
         """See `idle.idle_slots`."""
@@ -341,7 +341,7 @@ class Gateway:
         grammar = request.sampling.get("grammar")
         if grammar:
             check_grammar(grammar, cancel)
-        if request.is_chat:
+        if request.messages:
             if request.tools and request.max_tool_calls is None:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)

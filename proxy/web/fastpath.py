@@ -17,7 +17,7 @@ from flask import Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wsgi import ClosingIterator
 
-from .observability import Record
+from .observability import RECORD, Record
 from .peers import TrustedProxies
 from .routes import Api, routes_of
 from .services import Services, current_services, services_of
@@ -43,7 +43,7 @@ class Application(Flask):
         """Handle a request. Every request is logged once and counted once."""
         if self.proxies is not None:
             environ["REMOTE_ADDR"] = self.proxies.client(environ)
-        record = Record.of(environ)
+        record = environ[RECORD] = Record(environ)
         refused = self.judge(environ)
         if refused is not None:
             self._finish_whole(record, refused)

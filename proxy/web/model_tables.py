@@ -136,13 +136,11 @@ def read_request(services: Services, record: Record, environ: Environ) -> dict[s
     `with_documents` raises."""
     body = read_json(environ, services.settings.max_body)
     with_documents(services, record, environ, body)
-    return with_preset(services, body, record.path)
+    return with_preset(services, body, record.path) if services.host.presets else body
 
 
 def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str, Any]:
     """The body of a request at `path`, with the fields that its model's table sets and removes."""
-    if not services.host.presets:
-        return body
     name = body.get("model")
     name = name if isinstance(name, str) else ""
     is_ollamas = path.endswith(OLLAMA)

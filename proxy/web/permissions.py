@@ -52,7 +52,7 @@ def shown_names(services: Services, key: str) -> Callable[[str], str]:
 
 def shown_name(services: Services, key: str, backend: str) -> str:
     """Return the name of one backend as shown to this key."""
-    if is_admin(services, key):
+    if services.keys.is_admin(key):
         return backend
     return services.aliases.known(backend) or shown_names(services, key)(backend)
 

@@ -29,7 +29,7 @@ from . import disconnect, permissions
 from .body import JSON, parsed
 from .fastpath import BodyAndHeaders, Environ
 from .model_tables import read_request, session_name
-from .observability import Record, new_id
+from .observability import RECORD, Record, new_id
 from .routes import Api, Shape
 from .services import Services, current_services
 from .stream import Encoder, EventSource, StreamBody
@@ -67,7 +67,7 @@ def completion_view(
     """Answer a request in this dialect. `prefix` starts the answer's id. `early` may answer a body
     that needs no model; `begin` replaces the gateway's `answer`; `own` makes the dialect of a
     request with this body, if it needs one of its own."""
-    record = Record.of(environ)
+    record: Record = environ[RECORD]
     if not record.route:
         record.route = record.path  # a route on the fast path has no variable parts
     cancel = Cancel()
@@ -109,7 +109,7 @@ def completion_view(
         reply = dialect.reply(meta, asked, fold(answer))
         if asked.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = services.gateway.prompt_tokens(
-                answer, cancel, barred=caller.barred
+                answer, cancel, barred=caller.may.barred_tiers
             )
     except GatewayError as error:
         return refuse(error, dialect.error, record)

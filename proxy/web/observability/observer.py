@@ -60,7 +60,7 @@ def line(record: Record, took: float) -> str:
         "model": info.model,
         "backend": info.backend,
         "tier": info.tier,
-        "fallback": ", ".join(f"{name} {why}" for name, why in info.passed),
+        "fallback": ", ".join(map(" ".join, info.passed)),
         "slot": info.slot,
         "stream": record.stream,
         "queue_ms": round(10000 * info.queue_wait) / 10,
@@ -144,7 +144,7 @@ class Observer:
         record.over = True
         record.stop()
         try:
-            self._count(record, record.elapsed())
+            self._count(record, time.perf_counter() - record.began)
         finally:
             # Behind its row and its line: a stop waits for the requests that run, and no longer.
             self._running.discard(record)

@@ -113,7 +113,7 @@ class Record:
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self.began = time.perf_counter()
         sent = environ.get("HTTP_X_REQUEST_ID")
-        self.id = sent if sent and _ID.fullmatch(sent) else new_id()
+        self.id = sent if sent and _ID.fullmatch(sent) else os.urandom(16).hex()
         self.path = environ.get("PATH_INFO", "")
         self.method = environ.get("REQUEST_METHOD", "")
         self.peer = environ.get("REMOTE_ADDR", "")
@@ -144,8 +144,8 @@ class Record:
     def headers(self) -> list[tuple[str, str]]:
         """Return x-request-id, the time so far, and the gateway's share of it, in milliseconds."""
         info = self.info
-        took = self.elapsed()
-        upstream = info.driven + info.queue_wait
+        took = time.perf_counter() - self.began
+        upstream = max(0.0, info.last_token - info.placed) + info.queue_wait
         headers = [
             ("x-request-id", self.id),
             ("openai-processing-ms", str(round(1000 * took))),
