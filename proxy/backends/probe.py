@@ -17,7 +17,7 @@ import msgspec
 
 from ..core.decoding import SHORT, decoded
 from ..core.sampling import LATER
-from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
+from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from ..runtime.blocking import NativeThreads, run_in_native_thread
 from ..wire import sse
 from ..wire.router import as_count, as_dict, room
@@ -150,6 +150,13 @@ def document(
     return status, as_dict(_json(data))
 
 
+def not_listed(status: int) -> BackendDown:
+    """The error for a list of models with a status other than 200."""
+    if status in (401, 403):
+        return BackendDown("the backend rejects our API key")
+    return BackendDown(f"the backend responds with status {status} to its list of models")
+
+
 def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
     """The last chunk of a one-token completion, unchanged; {} if the server is busy.
 
@@ -191,26 +198,26 @@ def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
 
 def saves_slots(pool: ConnectionPool) -> bool:
     """Whether it was started with --slot-save-path. Otherwise it refuses every slot action."""
-    return _asked(pool, "/slots/0?action=none", {})[0] == 400
+    return document(pool, "/slots/0?action=none", {})[0] == 400
 
 
 def fills_in(pool: ConnectionPool) -> bool:
     """Whether the model has infill tokens. Otherwise every infill request is a 501. This request
     is invalid, so a model with infill tokens refuses it differently."""
-    return _asked(pool, "/infill", {"input_extra": 0})[0] == 400
+    return document(pool, "/infill", {"input_extra": 0})[0] == 400
 
 
 def adds_bos(pool: ConnectionPool) -> bool:
     """Whether it puts BOS before a prompt. Some models have a BOS that must not be added: where it
     is the mark that begins a turn, as in SmolLM2's ChatML, the template writes it."""
-    return _asked(pool, "/tokenize", {"content": "", "add_special": True})[1].get("tokens") != []
+    return document(pool, "/tokenize", {"content": "", "add_special": True})[1].get("tokens") != []
 
 
 def old_adds_bos(pool: ConnectionPool, chunk: Answer, default: bool) -> bool:
     """The same of an old server, which has no add_special: whether the prompt of `chunk` had more
     tokens than its text. `default` if the server was busy."""
     evaluated = as_count(chunk.get("tokens_evaluated"))
-    tokens = _asked(pool, "/tokenize", {"content": PROMPT})[1].get("tokens")
+    tokens = document(pool, "/tokenize", {"content": PROMPT})[1].get("tokens")
     if not evaluated or not isinstance(tokens, list):
         return default
     return evaluated > len(tokens)
@@ -222,19 +229,11 @@ def keeps_prompts(pool: ConnectionPool) -> bool:
     cached = 0
     for prompt in (KEPT, PROMPT, KEPT):
         body = {"prompt": prompt, "n_predict": 1, "id_slot": 0, "cache_prompt": True}
-        status, answer = _asked(pool, "/completion", body)
+        status, answer = document(pool, "/completion", body)
         if status != 200:
             return True
         cached = as_count(as_dict(answer.get("timings")).get("cache_n"))
     return cached > len(KEPT.split()) // 2
-
-
-def _asked(pool: ConnectionPool, path: str, body: object) -> tuple[int, Answer]:
-    """The same; (0, {}) without any answer."""
-    try:
-        return document(pool, path, body)
-    except GatewayError:
-        return 0, {}
 
 
 def _busy(status: int, data: bytes) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from .. import vectors
 from ..driver import Capabilities, Input, Learned, ModelHost, Run, ignore
 from ..http import ConnectionPool, forward
 from ..http_server import HTTPDriver, HTTPOptions
-from ..probe import ROUTER, document
+from ..probe import ROUTER, document, not_listed
 from ..refusals import openai_refusal
 from ..relay import message_dict
 from .run import OpenAIRun, native_formats, path, payload
@@ -280,12 +280,10 @@ class OpenAIServer(HTTPDriver):
 
 def _listed(status: int, answer: Mapping[str, Any]) -> tuple[ListedModel, ...]:
     """The models of an answer to /models. Raises BackendDown."""
-    if status in (401, 403):
-        raise BackendDown("the backend rejects our API key")
     if status == 404:
         raise BackendDown("the backend has no /models: does its url end with /v1?")
     if status != 200:
-        raise BackendDown(f"the backend responds with status {status} to /models")
+        raise not_listed(status)
     try:
         return models(answer)
     except ValueError:
