@@ -27,8 +27,7 @@ from ..agent.toolbox import OWN, Remotes, Toolbox
 from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
-from ..backends.chatglm.host import Process, Thread, meeting
-from ..backends.chatglm.protocol import Load
+from ..backends.chatglm.supervisor import start
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
@@ -412,10 +411,12 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     if not settings.is_default:
         return configs
     listening = [config for config in configs if listens(config.url)]
-    if not listening and (file := bundled_instead(resources.bundled())):
+    if listening or settings.workers != 1:  # each worker would load the bundled model
+        return listening or configs
+    if file := bundled_instead(resources.bundled()):
         log.info("no server responds at %s", " or ".join(config.url for config in configs))
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
-    return listening or configs
+    return configs
 
 
 def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None = None) -> Backend:
@@ -424,20 +425,19 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         assert host is not None, "it starts the model"
         return _hosted(settings, config, host.add(config.launch))
     make = DRIVERS["chatglm" if config.file else config.kind]
-    backend = Backend(
+    return Backend(
         config.name,
         config.address,
         make(settings, config),
-        model=config.model,
-        slots=config.slots,
-        n_ctx=config.ctx_size,
+        set_model=config.model,
+        set_slots=config.slots,
+        set_n_ctx=config.ctx_size,
         weight=config.weight,
         chat_mode=config.chat_mode or settings.chat_mode,
         on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
+        aliases=config.aliases,
     )
-    backend.aliases = config.aliases
-    return backend
 
 
 def _scheduler(
@@ -548,16 +548,16 @@ def _hosted(settings: Settings, config: BackendConfig, model: HostedModel) -> Ba
         # Not that of another life under this name, whose slots are not these.
         f"{config.address}#{next(_serial)}",
         HostedDriver(model, tick=fixed.PING, timeout=settings.timeout),
-        model=config.model,
-        slots=config.slots,
-        n_ctx=config.ctx_size,
+        set_model=config.model,
+        set_slots=config.slots,
+        set_n_ctx=config.ctx_size,
         chat_mode=config.chat_mode or settings.chat_mode,
         on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
+        aliases=model.config.aliases,
+        unlisted=model.config.unlisted,
+        forwards=model.config.kind == "http",
     )
-    backend.aliases = model.config.aliases
-    backend.unlisted = model.config.unlisted
-    backend.forwards = model.config.kind == "http"
     model.on_change = backend.wake.set
     return backend
 
@@ -602,16 +602,9 @@ def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
     """Raises SettingsError for an invalid model file, or if chatglm_cpp is not installed."""
     if why := missing(config.file):
         raise SettingsError(f"--chatglm-model: {config.file}: {why}")
-    threads = settings.chatglm.threads
-
-    def start(load: Load) -> Process:
-        # Workers of this machine that share a table also share the engine.
-        shared = (settings.state, settings.state_name, load, threads, __version__)
-        return Process(load, threads, meeting(*shared) if settings.state else None)
-
     return ChatGLM(
         config.file,
-        Thread if settings.chatglm.isolation == "thread" else start,
+        partial(start, settings.chatglm.threads),
         eager=settings.chatglm.load == "start",
         idle=settings.chatglm.unload,
         n_ctx=config.ctx_size,

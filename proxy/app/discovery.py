@@ -16,11 +16,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..backends.probe import ProbeSession
+from ..backends.http import ConnectionPool
+from ..backends.probe import document
 from ..config import Settings, SettingsError
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
-from ..core.decoding import decoded
 from ..errors import BackendDown
 from ..hosting.process import has_program
 
@@ -101,11 +101,10 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
 
 def is_slotproxy(url: str) -> bool:
     """Whether a slotproxy answers at this address."""
-    with ProbeSession({}) as session:
-        try:
-            return _document(session, f"{url}/livez").get("status") == "ok"
-        except BackendDown:
-            return False
+    try:
+        return document(_pool(url), "/livez", seconds=PATIENCE)[1].get("status") == "ok"
+    except BackendDown:
+        return False
 
 
 # -- servers ---------------------------------------------------------------------------------------
@@ -120,38 +119,32 @@ def _server(port: int) -> Server | None:
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
     """The kind, title and models of the server at an address, as in `Server`; None if nothing
     answers."""
-    with ProbeSession({}) as session:
+    pool = _pool(url)
 
-        def document(path: str) -> dict[str, Any]:
-            return _document(session, f"{url}{path}")
+    def get(path: str) -> dict[str, Any]:
+        return document(pool, path, seconds=PATIENCE)[1]
 
-        try:
-            if document("/livez").get("status") == "ok":
-                return "slotproxy", "another slotproxy", ()
-            props = document("/props")
-            models = _names(document("/v1/models"))
-            if "default_generation_settings" in props or props.get("role") == "router":
-                names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
-                return "llamacpp", "llama-server", names
-            if "user_name" in props or "n_ctx" in document("/model.json"):
-                return "llamacpp", "server of llama.cpp or PowerInfer", ()
-            if "version" in document("/api/version"):
-                return "openai", "Ollama", models
-            if models:
-                return "openai", "server with OpenAI's API", models
-        except BackendDown:
-            return None
+    try:
+        if get("/livez").get("status") == "ok":
+            return "slotproxy", "another slotproxy", ()
+        props = get("/props")
+        models = _names(get("/v1/models"))
+        if "default_generation_settings" in props or props.get("role") == "router":
+            names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
+            return "llamacpp", "llama-server", names
+        if "user_name" in props or "n_ctx" in get("/model.json"):
+            return "llamacpp", "server of llama.cpp or PowerInfer", ()
+        if "version" in get("/api/version"):
+            return "openai", "Ollama", models
+        if models:
+            return "openai", "server with OpenAI's API", models
+    except BackendDown:
+        return None
     return "", "a program that is no model server", ()
 
 
-def _document(session: ProbeSession, url: str) -> dict[str, Any]:
-    """The JSON object at an address, {} if there is none. Raises BackendDown."""
-    status, data = session.get(url, PATIENCE)
-    try:
-        found = decoded(data) if status == 200 else None
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {}
+def _pool(url: str) -> ConnectionPool:
+    return ConnectionPool(url, idle=0)
 
 
 def _names(models: Mapping[str, Any]) -> tuple[str, ...]:

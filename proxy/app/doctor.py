@@ -1,9 +1,8 @@
 """``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
 
 It takes the flags, variables and file of the server. Nothing is changed: no database is created or
-upgraded, and no model is started. A backend is asked for a token and for one embedding; a server of
-2023 also generates, outside the gateway's slots, until its batching is known: a second of tokens,
-unless it is busy. Each question has half a minute.
+upgraded, and no model is started. A backend is asked for a token and for one embedding. Each
+question has half a minute.
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ from .findings import (
     local_embeddings,
     of_access,
     of_backend,
-    of_batching,
     of_files,
     of_lost_backend,
     of_port,
@@ -144,10 +142,8 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
             if caps.chat and caps.template_from == "server" and backend.chat_mode == "auto":
                 yield from of_verdict(config, check(driver, prompter, datetime.now()))
         if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER:
-            if (makes := _embeds(driver, caps, fixed.HEALTH_DEADLINE)) is not None:
-                embed.append(makes)
-            if not caps.queues:
-                yield from of_batching(config, driver.batches(fixed.HEALTH_DEADLINE))
+            makes = _embeds(driver, caps, fixed.HEALTH_DEADLINE)
+            embed += [] if makes is None else [makes]
     finally:
         driver.close()
 

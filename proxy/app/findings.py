@@ -152,18 +152,6 @@ def _of_build(about: str, caps: Capabilities) -> Iterator[Finding]:
         )
 
 
-def of_batching(config: BackendConfig, batches: bool | None) -> Iterator[Finding]:
-    """`batches`: whether an old server answers a request while another one runs, None if that is
-    not known."""
-    if batches is False:
-        yield Finding(
-            "problem",
-            f"backend {config.name}",
-            "has no continuous batching: a request waits until all others are done",
-            "start it with -cb",
-        )
-
-
 def of_vectors(gift: str, name: str, error: str) -> Finding:
     """A server of --embedding-api or --rerank-api; `error` "" if it answered."""
     about = f"{gift} {name}"

@@ -466,17 +466,18 @@ class ConnectionPool:
         *,
         patience: float | None = None,
         short: bool = False,
+        most: int = MAX_WHOLE,
     ) -> tuple[int, bytes]:
-        """Send a request and read the whole answer. Returns its status and body. `timeout` bounds
-        the silence in seconds, and the wait for a connection unless `patience` does. Raises like
-        `send` and `read`."""
+        """Send a request and read the whole answer of at most `most` bytes. Returns its status and
+        body. `timeout` bounds the silence in seconds, and the wait for a connection unless
+        `patience` does. Raises like `send` and `read`."""
         timeout = timeout or self.timeout
         patience = timeout if patience is None else patience
         tick = min(timeout, 15.0)
         exchange = self.send(method, path, body, cancel, tick, patience=patience, short=short)
         try:
             exchange.hurry()
-            data = exchange.read_all(timeout)
+            data = exchange.read_all(timeout, most)
             return exchange.status, data
         finally:
             exchange.close()

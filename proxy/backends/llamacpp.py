@@ -25,7 +25,6 @@ from ..core.task import Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
-    Cancelled,
     CharacterCut,
     GatewayError,
     PoolTimeout,
@@ -40,18 +39,10 @@ from .broken_prompt import BrokenPrompts, Part
 from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
 from .http_server import HTTPDriver, HTTPOptions
-from .old import (
-    NOTHING,
-    HeldPrompt,
-    HeldTokens,
-    answers_meanwhile,
-    count_slots,
-    count_threads,
-    counted,
-)
+from .old import NOTHING, count_slots, count_threads, counted
 from .probe import outline, probe
 from .refusals import check_cost, refusal
-from .run import EMPTY, LlamaRun, OldRun
+from .run import EMPTY, LlamaRun
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server, until its threads are counted for more slots (`server_threads`).
@@ -64,7 +55,6 @@ ALIVE_TIMEOUT = 5.0
 FREED = 0.02  # seconds
 FREED_TRIES = 5
 MOST_EMPTY = 5  # empty streams in a row, with no slot in use
-SPARED = 16  # share of what the context leaves to an answer that its prompt's own tokens may take
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
@@ -114,21 +104,11 @@ class LlamaCpp(HTTPDriver):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         self._forget_tokens()
-        return probe(
-            self.url,
-            self.headers,
-            self._careful,
-            deadline,
-            learned,
-            model_file=self.model_file,
-            check_peer=self._check_peer,
-        )
+        return probe(self.url, self._careful, deadline, learned, model_file=self.model_file)
 
     def _forget_tokens(self) -> None:
         """The server may have another model."""
-        self._held = HeldTokens(self.tokenize, self.detokenize)
         self._broken = BrokenPrompts(self._tokenize_parts)
-        self._joins: bool | None = None
 
     def count_slots(self) -> tuple[int, bool]:
         return count_slots(self._slot_that_answers)
@@ -169,11 +149,6 @@ class LlamaCpp(HTTPDriver):
             return set()
         return {token for token, _ in settings.logit_bias}
 
-    def batches(self, patience: float) -> bool | None:
-        """Whether an old server has continuous batching. None if the answer takes longer than
-        `patience` seconds."""
-        return answers_meanwhile(self._careful, patience)
-
     def _answer_to_nothing(self, fields: Mapping[str, Any]) -> bytes | None:
         """An old server's answer to an empty prompt with these fields, which evaluates nothing and
         leaves the slot's content. None if the slot is busy."""
@@ -209,38 +184,13 @@ class LlamaCpp(HTTPDriver):
         if not caps.modern_sampling:
             task = self._with_token_ids(task, cancel)
         path = "/completion" if task.suffix is None else "/infill"
-        if caps.queues:
-            body = payload(task, slot, caps)
-            if task.breaks:
-                body["prompt"] = self.in_parts(task, cancel)
-            exchange = self._pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
-            return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret)
-        held: HeldPrompt | None = None
-        if task.suffix is None and isinstance(task.prompt, str):
-            held = self._in_held_tokens(task, task.prompt, slot, caps, cancel)
-            if held.ids and caps.n_ctx and task.max_tokens is not None:
-                left = min(task.max_tokens, caps.n_ctx - held.tokens)
-                task = msgspec.structs.replace(task, max_tokens=left)
         body = payload(task, slot, caps)
-        if held is not None:
-            parts = [*self.in_parts(_up_to(task, held.first), cancel), *held.ids]
-            body["prompt"] = parts if len(parts) > 1 else task.prompt
-        exchange = self._careful.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
-
-        def ended(run: OldRun) -> None:
-            self._empty_runs = 0
-            if held is not None and isinstance(task.prompt, str):
-                self._held.ended(
-                    run.slot,
-                    task.prompt,
-                    task.breaks,
-                    held,
-                    tokens=run.prompt_tokens,
-                    pieces=run.texts,
-                )
-
-        how = exchange, task, caps, self.timeout, self._tick, self._secret
-        return OldRun(*how, ended=ended, explain=self._why_empty)
+        if task.breaks:
+            body["prompt"] = self.in_parts(task, cancel)
+        pool = self._pool if caps.queues else self._careful
+        exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
+        explain = None if caps.queues else self._why_empty
+        return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret, explain)
 
     def _why_empty(self) -> GatewayError:
         """Why a stream was empty. A PowerInfer says in this way that it is busy. Asked for a whole
@@ -261,36 +211,6 @@ class LlamaCpp(HTTPDriver):
         except msgspec.DecodeError:
             return UpstreamFault(EMPTY)
         return busy if self._empty_runs < MOST_EMPTY else UpstreamFault(EMPTY)
-
-    def _in_held_tokens(
-        self, task: Task, text: str, slot: int, caps: Capabilities, cancel: Cancel
-    ) -> HeldPrompt:
-        """The prompt in the tokens that the slot holds, where they differ from those of the text.
-        Raises Cancelled."""
-
-        def joins(parts: list[str]) -> bool:
-            if self._joins is None:
-                body = {"prompt": parts, "n_predict": 1, "slot_id": slot, "cache_prompt": True}
-                data = self._post("/completion", body, cancel=cancel)
-                try:
-                    self._joins = msgspec.json.decode(data, type=_Answered).slot_id >= 0
-                except msgspec.DecodeError:
-                    self._joins = False
-                time.sleep(FREED)  # or the server has no slot yet for the prompt itself
-            return self._joins
-
-        limit = task.max_tokens or 0
-        if limit != task.request.max_tokens:  # it is what the context leaves
-            limit -= limit // SPARED
-        room = (caps.n_ctx or 1 << 30) - limit
-        try:
-            return self._held.prompt(
-                slot, text, task.breaks, task.stop_tokens, room=room, joins=joins
-            )
-        except Cancelled:
-            raise
-        except GatewayError:
-            return HeldPrompt(len(text))
 
     def in_parts(self, task: Task, cancel: Cancel | None = None) -> list[str | int]:
         if not task.breaks or not isinstance(task.prompt, str):
@@ -415,21 +335,13 @@ class EmbeddingServer(LlamaCpp):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Raises BackendDown, UpstreamFault, UpstreamTimeout, Unsupported."""
-        caps = outline(self.url, self.headers, self._check_peer)
+        caps = outline(self._careful)
         learned(caps)
         if self.gift == "embeddings":
             self.embed(("Hi",), caps, Cancel())
         else:
             self.rerank("Hi", ("Hello",), caps, Cancel())
         return msgspec.structs.replace(caps, embeddings=True)
-
-
-def _up_to(task: Task, size: int) -> Task:
-    """The task with the beginning of its text prompt."""
-    if size == len(task.prompt):
-        return task
-    breaks = tuple(at for at in task.breaks if at < size)
-    return msgspec.structs.replace(task, prompt=task.prompt[:size], breaks=breaks)
 
 
 def _read(data: bytes) -> Any:

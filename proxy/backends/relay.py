@@ -9,7 +9,7 @@ treats a named tool like any tool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.decoding import decoded
@@ -26,7 +26,7 @@ from ..core.events import (
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
-from ..errors import Unsupported, UpstreamFault
+from ..errors import GatewayError, Unsupported, UpstreamFault
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
 from ..prompting.profile.adapt import as_dicts
@@ -180,8 +180,9 @@ class RelayRun(LlamaRun):
         tick: float,
         slot: int,
         secret: str = "",
+        explain: Callable[[], GatewayError] | None = None,
     ) -> None:
-        super().__init__(exchange, task, caps, timeout, tick, secret)
+        super().__init__(exchange, task, caps, timeout, tick, secret, explain)
         self.slot = slot
         self._left = EVENTS * self._limit + SURPLUS  # events that may still arrive
         self._reason: FinishReason | None = None

@@ -23,10 +23,8 @@ REMOVED = {
     "bing_key": _BING,
     "moderation_model": "/v1/moderations was removed: ask a chat model, with a JSON schema",
     # Now in a table of the file.
-    **{
-        f"chatglm_{key}": _moved("chatglm", key)
-        for key in ("isolation", "load", "unload", "threads")
-    },
+    **{f"chatglm_{key}": _moved("chatglm", key) for key in ("load", "unload", "threads")},
+    "chatglm_isolation": "this setting was removed: a model always runs in a child process",
     **{f"agent_{key}": _moved("agent", key) for key in ("rounds", "timeout", "tokens")},
     "tool_timeout": _moved("agent", "tool_timeout"),
     **{key: _moved("search", key) for key in ("brave_key", "tavily_key")},

@@ -19,7 +19,7 @@ from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
 from .routes import Place, PriceConfig, RouteConfig
 
-WINDOWS = sys.platform == "win32"  # it cannot pass a socket to a child, and has no gunicorn
+WINDOWS = sys.platform == "win32"  # it has no gunicorn
 _NO_KEY = Secret("")
 
 
@@ -121,13 +121,6 @@ _chatglm_models = _group("ChatGLM models")
 class ChatGLMConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[chatglm]`` table of the file: how the models of ``--chatglm-model`` run."""
 
-    isolation: Annotated[
-        Literal["process", "thread"],
-        _chatglm_models(
-            "run a model in a child process or in a thread; a thread blocks the gateway while it"
-            " generates"
-        ),
-    ] = "thread" if WINDOWS else "process"
     load: Annotated[
         Literal["start", "lazy"], _chatglm_models("load a model at startup or on the first request")
     ] = "start"

@@ -43,9 +43,9 @@ THREADS = {
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/doctor.py", "cancel.cancel"): ENDS,
     ("app/life.py", "work"): ENDS,
-    ("backends/old.py", "_ask_nothing"): ENDS,
     ("app/storage.py", "once"): ENDS,
-    ("backends/chatglm/host.py", "serve"): ENDS,
+    ("backends/chatglm/engine.py", "_read"): CHILD,
+    ("backends/chatglm/supervisor.py", "self._unload"): ENDS,
     ("backends/chatglm/supervisor.py", "self._write"): ENDS,
     ("backends/chatglm/supervisor.py", "self._run"): LASTS,
     ("backends/registry.py", "self._monitor"): LASTS,
@@ -181,12 +181,12 @@ def test_model_is_started_after_an_exception(caplog: pytest.LogCaptureFixture) -
     load = Load("x")
     closed: list[bool] = []
 
-    def launch(load: Load) -> Any:
+    def launch() -> Any:
         closed.append(True)
         supervisor._closed = True
         raise OSError("none there")
 
-    launching = Twice(lambda: launch(load))
+    launching = Twice(launch)
     supervisor = supervisors.Supervisor("x", load, cast(Any, launching))
     supervisor._wanted = True
     supervisor._run()

@@ -45,14 +45,15 @@ from .protocol import (
     PromptMessage,
     RefusedMessage,
 )
-from .supervisor import Launch, Link, PendingCall, Supervisor
+from .supervisor import Engine, Launch, PendingCall, Supervisor
 
 SLICE = 0.5  # seconds a health check waits for a model that is being loaded
 
 
 class ChatGLM(Driver):
-    """A driver for one model file; `launch` starts an engine for it. `eager` loads it at the first
-    probe rather than at the first request; it is unloaded after `idle` idle seconds, 0: never."""
+    """A driver for one model file; `launch` starts the process of an engine. The model is loaded at
+    the first probe if `eager`, otherwise at the first request, and unloaded after `idle` idle
+    seconds, 0: never."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class ChatGLM(Driver):
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if self._eager or self._supervisor.failing:
             learned(self._outline())
-            if self._supervisor.link(min(deadline, SLICE)) is None:
+            if self._supervisor.engine(min(deadline, SLICE)) is None:
                 raise BackendDown("the model is loading")
         return self._outline()
 
@@ -139,21 +140,21 @@ class ChatGLM(Driver):
         cancel = cancel or Cancel()
         until = time.monotonic() + self._timeout
         while True:
-            link = self._supervisor.link(until - time.monotonic(), cancel)
-            if link is None or time.monotonic() >= until:
+            engine = self._supervisor.engine(until - time.monotonic(), cancel)
+            if engine is None:
                 raise UpstreamTimeout("the model is not loaded yet")
-            call = link.call(order)
+            call = engine.call(order)
             wake = partial(call.put, None)
             cancel.add(wake)
             try:
                 answers = call.receive(until - time.monotonic())
             finally:
                 cancel.remove(wake)
-                call.close(cancel=False)
+                engine.forget(call, cancel=False)
             cancel.check()
             if not answers:
                 raise UpstreamTimeout("the model timed out")
-            if answers[0] is not None or not link.unloaded:
+            if answers[0] is not None or not engine.unloaded:
                 return answers[0]
 
 
@@ -179,6 +180,7 @@ class ChatGlmRun:
         lines = opening(task.request, file.family) if offered else ()
         prefix = assistant_prefill(task.request) if task.request.is_chat else ""
         self._reply = ReplyText(file.family, offered, lines, new_id, prefix)
+        self._engine: Engine | None = None
         self._call: PendingCall | None = None
         self._over = False
         self.slot = 0
@@ -190,32 +192,30 @@ class ChatGlmRun:
 
     def close(self) -> None:
         self._cancel.remove(self._wake)
-        if self._call is not None:
-            self._call.close(cancel=not self._over)
+        if self._engine is not None and self._call is not None:
+            self._engine.forget(self._call, cancel=not self._over)
 
     def __iter__(self) -> Iterator[Batch]:
         try:
             while not self._over:
-                link: Link | None = None
                 silence = 0.0
-                while link is None:
-                    link = self._supervisor.link(self._tick, self._cancel)
-                    if link is None:
-                        silence = self._waited(silence)
-                        yield []
-                yield from self._answers(link)
+                while (engine := self._supervisor.engine(self._tick, self._cancel)) is None:
+                    silence = self._waited(silence)
+                    yield []
+                yield from self._answers(engine)
         finally:
             self.close()
 
-    def _answers(self, link: Link) -> Iterator[Batch]:
+    def _answers(self, engine: Engine) -> Iterator[Batch]:
         """Yield batches until the end, or until the engine was unloaded before it began."""
-        call = self._call = link.call(self._order)
+        self._engine = engine
+        call = self._call = engine.call(self._order)
         self._cancel.add(self._wake)
         silence = 0.0
         while not self._over:
             answers = call.receive(self._tick)
             self._cancel.check()
-            if answers == [None] and link.unloaded:
+            if answers == [None] and engine.unloaded:
                 self._cancel.remove(self._wake)
                 return
             if answers:

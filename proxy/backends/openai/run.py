@@ -195,18 +195,14 @@ class OpenAIRun(RelayRun):
     ) -> None:
         if task.request.max_tokens is None:
             task = msgspec.structs.replace(task, max_tokens=LONGEST_ANSWER)
-        super().__init__(exchange, task, caps, timeout, tick, -1, secret)
+        super().__init__(exchange, task, caps, timeout, tick, -1, secret, explain)
         request = task.request
         self._called: set[int] = set()  # the calls that have a name, by index
         # In an answer whose form is described, calls are text.
         self._must_call = request.is_chat and must_call(request) and task.call_format is None
         self._formats = formats
         self._callable = {tool.name for tool in callable_tools(request)}
-        self._explain = explain
         self.prompt_tokens = _estimate(task, caps.by_prompt)
-
-    def _empty(self) -> GatewayError:
-        return self._explain()
 
     def _refused(self, status: int, data: bytes) -> GatewayError:
         error = openai_refusal(status, data, self._secret, self._formats)

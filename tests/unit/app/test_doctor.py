@@ -22,7 +22,6 @@ from proxy.app.findings import (
     Finding,
     of_access,
     of_backend,
-    of_batching,
     of_files,
     of_lost_backend,
     of_port,
@@ -33,7 +32,6 @@ from proxy.app.findings import (
     of_verdict,
 )
 from proxy.backends.driver import Capabilities, Learned, ignore
-from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
@@ -44,7 +42,7 @@ from proxy.prompting.template.templates import compile as compile_template
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.resources import templates
 from proxy.store.revisions import newest_revision
-from tests.fakes import ScriptedDriver, wait_until
+from tests.fakes import ScriptedDriver
 from tools.processes import held_port
 
 CONFIG = BackendConfig(url="http://127.0.0.1:8080", name="here")
@@ -144,10 +142,7 @@ def test_a_build_with_known_faults_is_a_problem() -> None:
     assert len(findings(build="b1-abc")) == 1
 
 
-def test_missing_batching_and_vectors_have_their_flags() -> None:
-    (found,) = of_batching(CONFIG, False)
-    assert "-cb" in found.remedy
-    assert not [*of_batching(CONFIG, True), *of_batching(CONFIG, None)]
+def test_missing_vectors_have_their_flags() -> None:
     assert of_vectors("embeddings", "here", "").level == "ok"
     assert "--embeddings" in of_vectors("embeddings", "here", "no").remedy
     assert "--reranking" in of_vectors("rankings", "here", "no").remedy
@@ -393,31 +388,3 @@ def test_embedding_has_a_deadline(waits: bool, known: bool | None) -> None:
     begun = time.monotonic()
     assert doctor._embeds(Silent(), GOOD, 0.05 if waits else 5.0) is known
     assert time.monotonic() < begun + 10
-
-
-def test_batching_of_a_busy_server_is_not_asked() -> None:
-    """A server without -cb leaves an empty prompt unanswered while it generates."""
-    bodies: list[Any] = []
-    ended = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            ended.wait(60)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    driver = LlamaCpp(f"http://127.0.0.1:{server.server_address[1]}")
-    try:
-        assert driver.batches(1.0) is None
-        wait_until(lambda: bool(bodies))  # the server's thread may be late
-        assert {body["prompt"] for body in bodies} == {""}
-    finally:
-        ended.set()
-        driver.close()
-        server.shutdown()
-        server.server_close()

@@ -371,7 +371,7 @@ def test_a_server_with_many_models_is_a_host_of_them() -> None:
     fewer = [{"id": "b"}]
     missing = answered({}, "404 Not Found")
     full, less = (answered({"data": one}) for one in (entries, fewer))
-    with RawServer(full, missing, full, missing, less, missing) as server:
+    with RawServer([*full, *full, *less], [*missing] * 3) as server:
         driver = OpenAIServer(f"{server.url}/v1")
         assert driver.probe(5).dialect == ROUTER
         host = OpenAIHost(driver)

@@ -250,7 +250,7 @@ def test_busy_backend_is_counted_again() -> None:
 
 def test_configured_slot_count_wins() -> None:
     driver = Counted(6)
-    backend = Backend("b0", "test://0", driver, slots=3)
+    backend = Backend("b0", "test://0", driver, set_slots=3)
     app = app_on([backend], Settings(health_interval=0.02))
     here = services_of(app).gateway
     wait_until(lambda: here.registry.settled)
