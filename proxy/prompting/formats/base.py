@@ -41,6 +41,8 @@ class TaggedArguments(Struct, frozen=True, kw_only=True):
     """`after_value` of a text, if it differs."""
     json_text: bool = False
     """Whether a text is a JSON string."""
+    cdata: bool = False
+    """Whether the model writes values in CDATA sections too."""
 
     def around(self, key: str, kind: str) -> tuple[str, str]:
         """What precedes and follows a value of this JSON type, the name of the argument

@@ -554,15 +554,6 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
         [],
     ),
     (
-        "kimi-k3",
-        '<|close|>think<|sep|><|open|>tools<|sep|><|open|>call tool="plan" index="1"<|sep|>'
-        '<|open|>json type="object"<|sep|>{"a": [1]}<|close|>json<|sep|><|close|>call<|sep|>'
-        "<|close|>tools<|sep|><|close|>message<|sep|><|end_of_msg|>",
-        "",
-        "",
-        [("plan", {"a": [1]})],
-    ),
-    (
         "ministral3",
         "[THINK]Should I write [TOOL_CALLS]? No.[/THINK]No call: [TOOL_CALLS] is a mark.",
         "No call: [TOOL_CALLS] is a mark.",
