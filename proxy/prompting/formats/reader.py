@@ -151,6 +151,11 @@ class CallReader:
         """Whether a call has begun and not ended."""
         return self._open
 
+    @property
+    def is_draft(self) -> bool:
+        """Whether the model may only be quoting the mark of the last call."""
+        return self._draft is not None
+
     # Called by formats to read.
 
     @property

@@ -12,6 +12,7 @@ from .base import (
     follows,
     marks_in,
     opened,
+    opening_tag,
     thoughts,
 )
 from .objects import read_list
@@ -50,32 +51,20 @@ def _cohere_body(tools: Tools) -> Body:
     calls = (_BEGIN,) if tools else ()
 
     def run(reader: CallReader) -> Wait:
-        reader.keep()
-        yield from reader.spaces()
-        begins = yield from reader.skip_one((_COHERE_THINK, _COHERE_THINK_END))
-        if begins is None:
-            reader.rewind()
-        elif begins == _COHERE_THINK:
+        begins = yield from opening_tag(reader, (_COHERE_THINK, _COHERE_THINK_END))
+        if begins == _COHERE_THINK:
             yield from reader.spaces()
             yield from reader.skip(_COHERE_THINK)  # some models repeat the prompt's mark
             yield from thoughts(reader, (_COHERE_THINK_END, *_TEXTS), calls, _cohere_read, tools)
-        yield from _begin_text(reader)
+        yield from opening_tag(reader, _TEXTS)  # it may be missing
         while mark := (yield from reader.text_until(calls, _COHERE_ENDS)):
             if mark in calls:
                 if (yield from opened(reader, tools, mark, _cohere_read)):
-                    yield from _begin_text(reader)
+                    yield from opening_tag(reader, _TEXTS)
             elif not (yield from follows(reader, _BEGIN, _TURN_END)):
                 reader.degrade(len(mark))
 
     return run
-
-
-def _begin_text(reader: CallReader) -> Wait:
-    """Takes the mark before text, which may be missing."""
-    reader.keep()
-    yield from reader.spaces()
-    if (yield from reader.skip_one(_TEXTS)) is None:
-        reader.rewind()
 
 
 def _format(name: str, text: tuple[str, str], *marks: str) -> CallFormat:
