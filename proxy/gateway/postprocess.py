@@ -103,7 +103,7 @@ class StagePipeline:
             self._rest.append(NewIds(settings.new_id))
         if request.tools and constraints.callable_tools(request):
             most = constraints.most_calls(request)
-            self._rest.append(CallLimit(most, usage, streams=request.stream))
+            self._rest.append(CallLimit(most, usage))
         if task.stop_strings:
             self._rest.append(StopStage(task.stop_strings, usage))
         if task.described and self._calls is not None:
