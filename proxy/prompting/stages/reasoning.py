@@ -12,9 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...core.events import LAST, Batch, Failed, Progress, ReasoningDelta, TextDelta, TokenDetail
+from ...core.events import (
+    LAST,
+    Batch,
+    Failed,
+    Progress,
+    ReasoningDelta,
+    TextDelta,
+    TokenDetail,
+    TokenLogprob,
+)
 from ..formats.base import Parser, opening_tag
-from ..formats.reader import CallReader, ReasoningPiece, TextPiece, Wait
+from ..formats.reader import CallReader, Piece, ReasoningPiece, TextPiece, Wait
 from ..marks import overlap
 
 Tags = tuple[str, str]
@@ -78,12 +87,8 @@ class ThoughtStage:
         for at, event in enumerate(batch, 1):
             if isinstance(event, TextDelta):
                 for piece in self._parser.feed(event.text):
-                    if not isinstance(piece, TextPiece):
-                        out.append(ReasoningDelta(piece.text))
-                    elif piece.text == event.text:
-                        out.append(event)
-                    else:
-                        out.append(TextDelta(piece.text, event.logprobs))
+                    whole = piece == TextPiece(event.text)
+                    out += [event] if whole else _events(piece, event.logprobs)
                 if not event.text and event.logprobs:
                     out.append(event)
                 if self.passes:
@@ -92,8 +97,7 @@ class ThoughtStage:
             if type(event) in LAST:
                 over = self.over
                 for piece in self._parser.close():
-                    is_text = isinstance(piece, TextPiece)
-                    out.append(TextDelta(piece.text) if is_text else ReasoningDelta(piece.text))
+                    out += _events(piece)
                 self.over = over  # what is cut off may have gone on as reasoning
             out.append(event)
         return out
@@ -126,6 +130,12 @@ class ThoughtStage:
         self.over = self.passes = True
         reader.begin_text()
         yield from reader.text_until(())
+
+
+def _events(piece: Piece, logprobs: tuple[TokenLogprob, ...] = ()) -> Batch:
+    if isinstance(piece, TextPiece):
+        return [TextDelta(piece.text, logprobs)]
+    return [ReasoningDelta(piece.text)] if isinstance(piece, ReasoningPiece) else []
 
 
 class ContentStage:
