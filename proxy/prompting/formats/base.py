@@ -41,6 +41,8 @@ class TaggedArguments(Struct, frozen=True, kw_only=True):
     """`after_value` of a text, if it differs."""
     json_text: bool = False
     """Whether a text is a JSON string."""
+    cdata: bool = False
+    """Whether the model writes values in CDATA sections too."""
 
     def around(self, key: str, kind: str) -> tuple[str, str]:
         """What precedes and follows a value of this JSON type, the name of the argument
@@ -227,11 +229,8 @@ def reasoning(
     reader: CallReader, tags: tuple[str, str], marks: Sequence[str], read: Read, tools: Tools
 ) -> Wait:
     """Reads reasoning at the start of an answer, if there is some, up to its end or a call."""
-    reader.keep()
-    yield from reader.spaces()
-    tag = yield from reader.skip_one(tags)
+    tag = yield from opening_tag(reader, tags)
     if tag is None:
-        reader.rewind()
         return
     if tag == tags[0]:
         yield from reader.spaces()
@@ -241,6 +240,19 @@ def reasoning(
             return
     while (yield from reader.skip("\n")):
         pass
+
+
+def opening_tag(reader: CallReader, tags: Sequence[str]) -> Reading[str | None]:
+    """Takes one of the tags, behind white space; None if none comes, and nothing is taken."""
+    reader.keep()
+    try:
+        yield from reader.spaces()
+        tag = yield from reader.skip_one(tags)
+    except Malformed:  # too much white space
+        tag = None
+    if tag is None:
+        reader.rewind()
+    return tag
 
 
 def thoughts(

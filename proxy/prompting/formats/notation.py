@@ -56,11 +56,7 @@ def read_value(reader: CallReader, sink: Sink, string: String, depth: int = 0) -
         yield from _items(reader, sink, string, _CLOSING[opening], depth)
     else:
         word = yield from reader.run(lambda c: c.isalnum() or c in "+-._")
-        try:
-            sink(_plain(word))
-        except Malformed:
-            reader.put_back(word)
-            raise
+        sink(_plain(word))
 
 
 def read_members(reader: CallReader, sink: Sink, string: String, depth: int = 0) -> Wait:
@@ -292,10 +288,9 @@ def _read_call(reader: CallReader, name: str) -> Wait:
                 break
         yield from reader.spaces()
         key = yield from reader.run(lambda c: c.isalnum() or c in "_-")
-        space = yield from reader.run(str.isspace)
-        if not key or not (yield from reader.skip("=")):
-            reader.put_back(key + space)
+        if not key:
             raise Malformed
+        yield from reader.expect(" =")
         reader.arguments(f"{before}{json.dumps(key, ensure_ascii=False)}: ")
         yield from read_value(reader, reader.arguments, _lfm_string)
         before = ", "

@@ -8,63 +8,22 @@ import pathlib
 import re
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
-from proxy.prompting.formats import (
-    SPECIAL,
-    CallArguments,
-    CallEnd,
-    CallFormat,
-    CallStart,
-    Piece,
-    ReasoningPiece,
-    TextPiece,
-)
+from proxy.prompting.formats import SPECIAL, CallArguments, CallFormat, ReasoningPiece
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
 from proxy.prompting.template import TemplateError
 from proxy.prompting.template.templates import compile
+from tests.call_formats import Answer, parse
 from tests.thorough import share
 from tools import chat_cases
 from tools.servers import find
-
-
-class Answer(msgspec.Struct):
-    """An answer as it was parsed; a call that is cut off has its arguments as text."""
-
-    text: str = ""
-    reasoning: str = ""
-    calls: list[tuple[str, Any, bool]] = []
-
-
-def parse(form: CallFormat, pieces: list[str], tools: Any, prompt: str = "") -> Answer:
-    parser = form.parser(tools, prompt)
-    return collect([piece for text in pieces for piece in parser.feed(text)] + parser.close())
-
-
-def collect(pieces: list[Piece]) -> Answer:
-    out = Answer(calls=[])
-    name = arguments = ""
-    for piece in pieces:
-        match piece:
-            case TextPiece(text):
-                out.text += text
-            case ReasoningPiece(text):
-                out.reasoning += text
-            case CallStart(index, name):
-                assert index == len(out.calls)
-                arguments = ""
-            case CallArguments(_, more):
-                arguments += more
-            case CallEnd(_, whole):
-                out.calls.append((name, json.loads(arguments) if whole else arguments, whole))
-    return out
 
 
 def cuts(text: str) -> list[list[str]]:
@@ -112,11 +71,10 @@ def test_llama_cpp_means_the_same_by_the_text(case: Any, form: CallFormat) -> No
     reasoning = case["reasoning"].removeprefix(before.get("reasoning_content") or "")
     calls = [(call["name"], call["arguments"]) for call in case["calls"]]
     if case["partial"]:
-        got = [(name, arguments) for name, arguments, _ in ours.calls]
-        assert got == [call for call in calls if call[1]]
+        assert ours.calls == [call for call in calls if call[1]]
         assert ours.reasoning.strip() == reasoning.strip()
         return
-    assert ours.calls == [(name, json.loads(arguments), True) for name, arguments in calls]
+    assert ours.calls == [(name, json.loads(arguments)) for name, arguments in calls]
     if case["json_schema"]:  # our grammar writes the document without a fence
         ours.text = ours.text.removeprefix("```json\n").removesuffix("\n```")
     if case["reasoning_format"] == 0 and ours.reasoning:  # llama.cpp leaves it in the text
@@ -137,7 +95,7 @@ CITY = {
 }
 NOTE = {"type": "object", "properties": {"text": {"type": ["string", "null"]}}}
 TOOLS: dict[str, Any] = {"get_weather": CITY, "note": NOTE, "plan": {"type": "object"}}
-OSLO = ("get_weather", {"city": "Oslo", "days": 3}, True)
+OSLO = ("get_weather", {"city": "Oslo", "days": 3})
 NS = "]<]minimax[>["
 D = "｜DSML｜"
 
@@ -312,8 +270,8 @@ def test_call_that_is_cut_off_is_not_whole(form: CallFormat) -> None:
     prompt, before, call = SAMPLES[form.name]
     cut = call[: call.index("Oslo") + 2]
     answer = parse_any_cut(form, before + cut, TOOLS, prompt)
-    (name, _, whole), *others = answer.calls or [("get_weather", "", False)]
-    assert (name, whole, others) == ("get_weather", False, [])
+    (name, arguments), *others = answer.calls or [("get_weather", "")]
+    assert (name, type(arguments), others) == ("get_weather", str, [])
     assert answer.text.startswith("One moment.")
 
 
@@ -402,7 +360,7 @@ def test_forced_call_means_its_arguments(
     assert forced(form, HARD, limits, text)
     answer = parse_any_cut(form, text, {"edit": HARD}, turn_of(form))
     assert (answer.text, answer.reasoning) == ("", "")
-    assert answer.calls == [("edit", arguments, True)]
+    assert answer.calls == [("edit", arguments)]
 
 
 @EACH
@@ -418,7 +376,7 @@ def test_several_forced_calls(form: CallFormat) -> None:
     assert forced(form, HARD, NEW, text, most=3)
     assert not forced(form, HARD, NEW, text, most=2)
     answer = parse_any_cut(form, text, {"edit": HARD, "get_weather": HARD}, turn_of(form))
-    assert answer.calls == [(name, arguments, True) for name, arguments in calls]
+    assert answer.calls == [(name, arguments) for name, arguments in calls]
 
 
 def turn_of(form: CallFormat) -> str:
@@ -550,7 +508,7 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
     (
         "lfm2",
         "<|tool_call_start|>[note(text=__import__('os').getcwd())]<|tool_call_end|>",
-        "__import__('os').getcwd())]<|tool_call_end|>",
+        "('os').getcwd())]<|tool_call_end|>",
         "",
         [],
     ),
@@ -596,15 +554,6 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
         [],
     ),
     (
-        "kimi-k3",
-        '<|close|>think<|sep|><|open|>tools<|sep|><|open|>call tool="plan" index="1"<|sep|>'
-        '<|open|>json type="object"<|sep|>{"a": [1]}<|close|>json<|sep|><|close|>call<|sep|>'
-        "<|close|>tools<|sep|><|close|>message<|sep|><|end_of_msg|>",
-        "",
-        "",
-        [("plan", {"a": [1]})],
-    ),
-    (
         "ministral3",
         "[THINK]Should I write [TOOL_CALLS]? No.[/THINK]No call: [TOOL_CALLS] is a mark.",
         "No call: [TOOL_CALLS] is a mark.",
@@ -621,7 +570,7 @@ def test_special_answer(
     form = next(form for form in SPECIAL if form.name == name)
     answer = parse_any_cut(form, reply, TOOLS, SAMPLES[name][0])
     assert (answer.text, answer.reasoning) == (text, reasoning)
-    assert [(name, arguments) for name, arguments, whole in answer.calls if whole] == calls
+    assert [call for call in answer.calls if type(call[1]) is dict] == calls
 
 
 # Prompts of the templates

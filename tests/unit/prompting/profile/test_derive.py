@@ -116,24 +116,6 @@ SHAPES: list[tuple[str, CallShape]] = [
         each("[TOOL_CALLS]{{ c.name }}[CALL_ID]{{ t.id }}[ARGS]{{ c.arguments | tojson }}"),
         CallShape(before_name="[TOOL_CALLS]", after_name=f"[CALL_ID]{ID}[ARGS]"),
     ),
-    (
-        each(
-            '{"id": "{{ loop.index0 }}", "tool": "{{ c.name }}", '
-            '"args": {{ c.arguments | tojson }}}',
-            before="<|do|>[",
-            between=", ",
-            after="]<|done|>",
-        ),
-        CallShape(
-            prefix="<|do|>[",
-            before_name=f'{{"id": "{ID}", "tool": "',
-            after_name='", "args": ',
-            suffix="}",
-            separator=", ",
-            end="]<|done|>",
-            ids="index",
-        ),
-    ),
 ]
 
 
@@ -229,15 +211,8 @@ def test_reasoning_that_the_prompt_begins_is_known_by_the_prompts_end() -> None:
     assert syntax.reasoning == (("Here are my steps:", "[BEGIN FINAL RESPONSE]"),)
 
 
-def test_marks_around_the_text_and_the_end_of_a_turn_are_known() -> None:
-    source = template().replace(
-        "{{ m.content or '' }}",
-        "{% if m.role == 'assistant' %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>"
-        "{% else %}{{ m.content }}{% endif %}",
-    )
-    syntax = derived(source)
-    assert syntax.content == ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
-    source = source.replace("<|im_start|>", "<turn>").replace("<|im_end|>", "<turn_end>")
+def test_the_end_of_a_turn_is_known() -> None:
+    source = template().replace("<|im_start|>", "<turn>").replace("<|im_end|>", "<turn_end>")
     assert derived(source).stops == ("<turn_end>",)
 
 
