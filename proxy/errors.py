@@ -1,42 +1,5 @@
 """Every error that can reach a client, in one shallow tree.
 
-    GatewayError                     500  server_error
-    ├── BadRequest                   400  invalid_request_error
-    │   ├── InvalidParameter         400  names the parameter and the reason
-    │   ├── ContextExceeded          400  exceed_context_size_error, both numbers
-    │   ├── Unsupported              400  names the parameter and the backend
-    │   │   ├── BackendLacks         501  the backend itself says so
-    │   │   └── FormatRefused        400  the backend refuses tools or schemas
-    │   ├── CharacterCut             400  token ids that the backend cannot write as text
-    │   └── BodyTooLarge             413
-    ├── Unauthorized                 401  authentication_error
-    ├── Forbidden                    403  permission_error
-    │   └── QuotaExceeded            403  names the limit and its setting
-    ├── NotFound                     404  not_found_error (ModelNotFound: code model_not_found)
-    ├── MethodNotAllowed             405
-    ├── QueueFull                    429  rate_limit_error, retry_after
-    ├── NoIdleSlot                   429  a batch's request finds no idle slot, and tries again
-    ├── TooManyWrongKeys             429  rate_limit_error, retry_after
-    ├── LimitReached                 429  rate_limit_error, retry_after unless it is never allowed
-    │   └── BudgetExceeded           429  budget_exceeded
-    ├── QueueTimeout                 503  unavailable_error, retry_after
-    ├── NoBackend                    503  unavailable_error, retry_after
-    ├── StoreUnavailable             503  unavailable_error, retry_after: a database, or its file
-    ├── LimitsUnavailable            503  unavailable_error, retry_after: limits cannot be checked
-    ├── UpstreamFault                502  server_error: garbage, a 5xx
-    │   ├── AnswerCut                the connection ended within the answer
-    │   ├── BackendFailed            reported by the backend: a 5xx, an error in its stream
-    │   ├── BackendBusy              its slots are taken after all; the gateway tries again
-    │   │   └── PoolTimeout     503  all connections to the backend stayed in use
-    │   └── BackendDown              connection refused, or the server is not ready
-    │       └── ConnectionLost       the connection ended before the first byte of the answer
-    ├── UpstreamTimeout              504  timeout_error
-    └── Cancelled                    499  the client has disconnected; nobody reads this
-        └── Ended                         the gateway itself ends the request; the client reads why
-            ├── GatewayStopping      503  unavailable_error, retry_after
-            ├── KeyEnded             401  the API key was blocked, deleted, or has expired
-            └── DataDeleted          409  the owner deleted the data that the answer belongs to
-
 `message` is for clients, so it never contains an address, a prompt or a traceback; `detail` is for
 our own log. The dialect decides the JSON of an error.
 """

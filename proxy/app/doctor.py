@@ -37,7 +37,7 @@ from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..runtime.cancel import Cancel
 from ..scheduling.shared.log import LogError, RedisLog
-from ..server.watchdog import raise_limit
+from ..server.open_files import raise_limit
 from ..store.revisions import newest_revision, revision_of_file
 from . import discovery
 from . import discovery as programs

@@ -15,16 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import (
-    NEW,
-    OLD,
-    GrammarError,
-    Matcher,
-    SchemaError,
-    UnsupportedSchema,
-    check,
-    render,
-)
+from . import NEW, OLD, GrammarError, Matcher, SchemaError, UnsupportedSchema, check, render
 from .automaton import TooManyStatesError
 from .document import Document
 from .rules import Rules
@@ -36,134 +27,86 @@ SHOWN = 40
 """Characters of an instance in a message."""
 
 
-class Refused(Exception):
-    """The answer to the question is no; exit code 1."""
-
-
-class Unreadable(Exception):
-    """A file cannot be read; exit code 2."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m proxy.gbnf",
         description="Prints the GBNF grammar of a JSON schema, or examines a grammar.",
     )
-    parser.add_argument(
-        "file", metavar="FILE", help="a JSON schema, or a grammar (.gbnf); -: stdin"
-    )
+    option = parser.add_argument
+    option("file", metavar="FILE", help="a JSON schema, or a grammar (.gbnf); -: stdin")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--check", action="store_true", help="only say what is wrong with it, and where"
-    )
-    what.add_argument(
-        "--match",
-        metavar="INSTANCE",
-        help="say whether the JSON value of this file matches the schema's grammar; of a grammar,"
-        " whether the text does",
-    )
-    parser.add_argument(
-        "--limits",
-        choices=LIMITS,
-        default="2026",
-        help="servers that must be able to read the grammar: llama-server of 2026 (default), or"
-        " also those of 2023 and PowerInfer's",
-    )
-    parser.add_argument(
-        "--lenient",
-        action="store_true",
-        help="leave out keywords that no grammar can express, and name them, instead of refusing"
-        " the schema",
-    )
-    parser.add_argument(
-        "--open",
-        action="store_true",
-        help="allow members that the schema does not declare wherever it does not forbid them",
-    )
-    asked = parser.parse_args(arguments)
-    limits = LIMITS[asked.limits]
+    what.add_argument("--check", action="store_true", help="only say what is wrong, and where")
+    what.add_argument("--match", metavar="INSTANCE", help="whether the value or text matches")
+    option("--limits", choices=LIMITS, default="2026", help="servers that must read the grammar")
+    option("--lenient", action="store_true", help="leave out keywords that have no grammar")
+    option("--open", action="store_true", help="allow undeclared members if not forbidden")
+    options = parser.parse_args(arguments)
+    name = options.file
     try:
-        source = _read(asked.file)
-        if asked.file.endswith(".gbnf"):
-            grammar = _checked(source, limits, asked.file)
-            text = render(grammar, limits)
+        source = _read(name)
+        if name.endswith(".gbnf"):
+            text = _rewritten(source, LIMITS[options.limits])
         else:
-            text, gaps = _compiled(
-                source, limits, asked.file, strict=not asked.lenient, closed=not asked.open
-            )
-            if gaps:
-                print(f"{asked.file}: left out: {', '.join(gaps)}", file=sys.stderr)
-            grammar = check(text, limits)
-        if asked.match is not None:
-            instance = _read(asked.match).removesuffix("\n")
-            if not asked.file.endswith(".gbnf"):
-                instance = _compact(instance, asked.match)
-            _match(grammar, instance, asked.match)
-        elif not asked.check:
+            text = _compiled(source, LIMITS[options.limits], name, options.lenient, options.open)
+        if options.match is not None:
+            name, grammar = options.match, check(text, LIMITS[options.limits])
+            instance = _read(name).removesuffix("\n")
+            if not options.file.endswith(".gbnf"):  # as the grammar writes it
+                instance = json.dumps(
+                    json.loads(instance), ensure_ascii=False, separators=(",", ":")
+                )
+            if difference := _difference(grammar, instance):
+                raise ValueError(f"does not match: {difference}")
+        elif not options.check:
             sys.stdout.write(text)
-    except Refused as refused:
-        print(refused, file=sys.stderr)
-        return 1
-    except Unreadable as unreadable:
-        print(unreadable, file=sys.stderr)
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"{name}: cannot be read: {error}", file=sys.stderr)
         return 2
-    return 0
+    except GrammarError as error:
+        print(f"{name}:{error.line}:{error.column}: {error.what}", file=sys.stderr)
+    except json.JSONDecodeError as error:
+        print(f"{name}:{error.lineno}:{error.colno}: not JSON: {error.msg}", file=sys.stderr)
+    except (SchemaError, UnsupportedSchema, ValueError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+    except TooManyStatesError:
+        print(f"{name}: its grammar would need too many rules", file=sys.stderr)
+    except RecursionError:
+        print(f"{name}: it is nested too deeply", file=sys.stderr)
+    else:
+        return 0
+    return 1
 
 
 def _read(name: str) -> str:
-    try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
-    except OSError as error:
-        raise Unreadable(f"{name}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Unreadable(f"{name}: is not UTF-8") from None
+    return sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
 
 
-def _checked(text: str, limits: GrammarLimits, name: str) -> Grammar:
-    """A grammar that servers of 2026 can read, and if it is written anew, those with `limits`."""
-    try:
-        grammar = check(text, NEW)
-        if limits is not NEW:
-            check(render(grammar, limits), limits)
-    except GrammarError as error:
-        raise Refused(f"{name}:{error.line}:{error.column}: {error.what}") from None
+def _rewritten(text: str, limits: GrammarLimits) -> str:
+    """A grammar that servers of 2026 can read, for servers with these limits."""
+    written = render(check(text, NEW), limits)
+    check(written, limits)
+    return written
+
+
+def _compiled(text: str, limits: GrammarLimits, name: str, lenient: bool, is_open: bool) -> str:
+    """The grammar of a schema. Names the keywords that it leaves out."""
+    rules = Rules()
+    schema = Document(json.loads(text))
+    compiler = SchemaCompiler(schema, rules, limits, strict=not lenient, closed=not is_open)
+    grammar = finished(rules, (compiler.root(),), limits)
+    if compiler.gaps.keywords:
+        print(f"{name}: left out: {', '.join(compiler.gaps.keywords)}", file=sys.stderr)
     return grammar
 
 
-def _compiled(
-    text: str, limits: GrammarLimits, name: str, *, strict: bool, closed: bool
-) -> tuple[str, tuple[str, ...]]:
-    """The grammar, and the keywords that it leaves out."""
-    try:
-        rules = Rules()
-        compiler = SchemaCompiler(Document(json.loads(text)), rules, limits, strict, closed)
-        return finished(rules, (compiler.root(),), limits), compiler.gaps.keywords
-    except json.JSONDecodeError as error:
-        raise Refused(f"{name}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
-    except (SchemaError, UnsupportedSchema) as error:
-        raise Refused(f"{name}: {error}") from None
-    except TooManyStatesError:
-        raise Refused(f"{name}: its grammar would need too many rules") from None
-    except RecursionError:
-        raise Refused(f"{name}: it is nested too deeply") from None
-
-
-def _compact(text: str, name: str) -> str:
-    """A JSON value as the grammar writes it; the order of its members stays."""
-    try:
-        return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise Refused(f"{name}: not JSON: {error}") from None
-
-
-def _match(grammar: Grammar, text: str, name: str) -> None:
+def _difference(grammar: Grammar, text: str) -> str:
+    """Where the text leaves the grammar; "" if it matches."""
     matcher = Matcher(grammar)
     for at, char in enumerate(text):
         if not matcher.feed(char):
             before = f"after {text[:at][-SHOWN:]!r}" if at else "at its beginning"
-            raise Refused(f"{name}: does not match: {before}, {char!r} is not allowed")
-    if not matcher.complete:
-        raise Refused(f"{name}: does not match: it ends too early, after {text[-SHOWN:]!r}")
+            return f"{before}, {char!r} is not allowed"
+    return "" if matcher.complete else f"it ends too early, after {text[-SHOWN:]!r}"
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ rules may be empty, which can terminate, what each can begin with, and in how ma
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import zip_longest
 
-from .gbnf import Places, parse
+from .gbnf import FORBIDDEN, MAX_NESTING, Places, parse
 from .match import MAX_STACKS, too_ambiguous
 from .values import (
     ROOT,
@@ -74,7 +75,9 @@ def check_rules(
         if not all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
     }
     empty = _settle_empty(open_rules)
-    for repeat, offset in places.repeats:
+    repeats = _Repeats(limits, places)
+    repeats.see_rules(grammar.rules)
+    for repeat, offset in zip_longest(repeats.seen, places.repeats, fillvalue=0):
         if repeat.max is None and _may_be_empty(repeat.element, empty):
             raise places.error(
                 offset, "unbounded repetition of an expression that can match the empty string"
@@ -89,6 +92,59 @@ def check_rules(
             f"too ambiguous for this server: more than {MAX_STACKS} parses after {example[-40:]!r}"
         )
         raise places.error(places.rules.get(ROOT, 0), what)
+
+
+class _Repeats:
+    """All repetitions of a grammar, in the order of their operators. Counts the rules that they
+    expand to, as the newer parser does: multiplied by the groups inside."""
+
+    def __init__(self, limits: GrammarLimits, places: Places) -> None:
+        self.limit = limits.max_repeat
+        self.places = places
+        self.seen: list[Repeat] = []
+        self.names: set[str] = set()
+        self.unnamed = 0  # rules that groups and repetitions expand to
+
+    def see_rules(self, rules: Mapping[str, Alternatives]) -> None:
+        """Raises GrammarError for repetitions that expand to too many rules."""
+        for name, alternatives in rules.items():
+            self.names.add(name)
+            self.see(alternatives, 0)
+
+    def see(self, alternatives: Alternatives, depth: int) -> None:
+        if depth > MAX_NESTING:
+            raise self.places.error(0, f"parentheses nested deeper than {MAX_NESTING}")
+        for sequence in alternatives:
+            for element in sequence:
+                kind = type(element)
+                if kind is RuleRef:
+                    self.names.add(element.name)  # type: ignore[union-attr]
+                elif kind not in _CHARACTERS:
+                    self.weight(element, depth)
+                elif kind is Literal and FORBIDDEN.search(element.text):  # type: ignore[union-attr]
+                    what = "a literal contains a character that can never be generated"
+                    raise self.places.error(0, what)
+
+    def weight(self, element: Element, depth: int) -> int:
+        """The number of rules that an element expands to."""
+        if isinstance(element, Group):
+            before = len(self.names) + self.unnamed
+            self.unnamed += 1
+            self.see(element.alternatives, depth + 1)
+            return max(1, len(self.names) + self.unnamed - before)
+        if not isinstance(element, Repeat):
+            self.see(((element,),), depth)
+            return 1
+        low, high = element.min, element.max
+        weight = self.weight(element.element, depth) * (high or low or 1)
+        self.seen.append(element)
+        self.unnamed += 1 if high is None else high - low
+        if self.limit is not None and max(weight, low) > self.limit:
+            known = len(self.places.repeats) >= len(self.seen)
+            offset = self.places.repeats[len(self.seen) - 1] if known else 0
+            what = f"repetitions that expand to more than {self.limit} rules"
+            raise self.places.error(offset, what)
+        return weight
 
 
 def settle_ends(grammar: Grammar) -> set[str]:

@@ -40,7 +40,7 @@ from proxy.config import (
     one_worker,
 )
 from proxy.runtime.confinement import bound_malloc
-from proxy.server import stopping, watchdog
+from proxy.server import open_files, stopping
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
 
 from ..runtime.lasting import Lasting, no_pause
@@ -248,9 +248,9 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         if why := _not_served(arbiter.cfg):
             say(why)
             raise SystemExit(2)
-        files = watchdog.raise_limit()
+        files = open_files.raise_limit()
         wanted = arbiter.cfg.worker_connections
-        arbiter.cfg.set("worker_connections", watchdog.connections(files, wanted))
+        arbiter.cfg.set("worker_connections", open_files.connections(files, wanted))
         # Its own clock, after which it kills, must be longer than ours.
         arbiter.cfg.set("graceful_timeout", arbiter.cfg.graceful_timeout + shutdown)
         # gunicorn's own way is a second worker beside the old one, with another table of slots.
@@ -312,7 +312,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "bind": f"{host}:{settings.port}",
         "workers": settings.workers,
         "worker_class": WORKER,
-        "worker_connections": watchdog.MOST_CONNECTIONS,
+        "worker_connections": open_files.MOST_CONNECTIONS,
         # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
         # is busy with a model in the same process.
         "timeout": 120,
@@ -411,7 +411,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         app,
         sockets=[listener],
         threads=fixed.THREADS,
-        connection_limit=watchdog.connections(watchdog.raise_limit()),
+        connection_limit=open_files.connections(open_files.raise_limit()),
         asyncore_use_poll=True,  # select() is limited to file descriptors below 1024
         channel_timeout=KEEPALIVE,
         max_request_body_size=max(settings.max_body, settings.max_document) + FORM,

@@ -41,7 +41,6 @@ from ..runtime.lasting import Lasting, no_pause
 from .gevent_wire import Wire, hang_up
 from .http1 import BrokenAnswer, ConnectionLimits, ServerConnection, State, base_environ
 from .stopping import CUT, GRACE, Life, Wakeup
-from .watchdog import Watchdog
 
 log = logging.getLogger("slotproxy")
 
@@ -102,12 +101,9 @@ class Worker(GeventWorker):
             server.start()
             servers.append(server)
             pools.append(pool)
-        watchdog = Watchdog()
-        watchdog.start()
         while self.alive:
             self.notify()
             self._wake.wait(LOOK)
-        watchdog.stop()
         for server in servers:
             server.stop_accepting()
         sleep(0)  # a connection accepted just now still needs the listener's name

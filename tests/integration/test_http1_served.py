@@ -7,8 +7,6 @@ import http.client
 import json
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from proxy.server.http1 import MAX_LINGERED
-from tools.processes import Child, Gateway, ModelServer, ask, held_port
+from tools.processes import Gateway, ModelServer, ask, held_port
 
 StartGateway = Callable[..., Gateway]
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -487,49 +485,6 @@ def test_waitress_thread_is_freed_from_a_client_that_reads_nothing(gateway: Star
         end = time.monotonic() + 60
         while ask(f"{one.url}/livez", seconds=1)[0] != 200:
             assert time.monotonic() < end, "its thread is not free"
-
-
-# -- the watchdog ----------------------------------------------------------------------------------
-
-HOLD = """
-import sys, time
-import proxy.app as app
-
-def create(settings, made=app.create_app):
-    flask = made(settings)
-
-    @flask.get("/hold")
-    def hold_it():
-        end = time.monotonic() + 1.2
-        while time.monotonic() < end:
-            pass
-        return {}
-
-    return flask
-
-app.create_app = create
-from proxy.__main__ import main
-sys.exit(main())
-"""
-
-
-def test_watchdog_names_the_function_that_blocks_the_loop(tmp_path: Path) -> None:
-    flags = ["--llama-api", "http://127.0.0.1:9", "--port", "0", "--no-pages"]
-    server = Child([sys.executable, "-c", HOLD, *flags], tmp_path / "log")
-    server.launch()
-    try:
-        end = time.monotonic() + 60
-        while not (found := re.search(r"listening on (\S+) for ", server.log)):
-            assert server.alive and time.monotonic() < end, server.log
-            time.sleep(0.02)
-        while (
-            "by hold_it (<string>" not in server.log
-        ):  # log lines are rate-limited: another one may be written
-            assert ask(f"{found[1]}/hold")[0] == 200
-            assert time.monotonic() < end, server.log
-    finally:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.stop()
 
 
 def test_waitress_lets_a_client_that_sends_a_large_body_in_vain_read_the_answer(

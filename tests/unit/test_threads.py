@@ -72,8 +72,6 @@ THREADS = {
     ("server/gevent_wire.py", "self._send_rest"): ENDS,
     ("server/serve.py", "reload"): LASTS,
     ("server/serve.py", "watch"): LASTS,
-    ("server/watchdog.py", "log.warning"): ENDS,
-    ("server/watchdog.py", "self._watch"): LASTS,  # test_worker.py
     ("web/background.py", "self._signs"): LASTS,
     ("web/background.py", "work"): ENDS,
     ("batches/batch_run.py", "work"): ENDS,

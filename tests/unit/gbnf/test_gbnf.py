@@ -247,7 +247,6 @@ def test_written_grammar_is_checked_as_a_read_one(data: st.DataObject) -> None:
         (Repeat(Repeat(A, 0, 1), 0, None),),
         (RuleRef("root"),),
         (NESTED,),
-        (CharClass(((0, 0),)),),
     ],
 )
 def test_written_grammar_that_breaks_a_server_is_refused(sequence: Sequence) -> None:
