@@ -29,7 +29,6 @@ from .history import RecentClients
 from .lease import Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
-from .prefix import Chain, Chains
 from .saved_slots import SavedSlots
 from .state import (
     ANSWER,
@@ -99,7 +98,6 @@ class LocalScheduler(BaseScheduler):
         self.saved_slots = SavedSlots(self._lock, self._known, clock, disk)
         self._pools: dict[str, Pool] = {}
         self._backends: dict[str, tuple[Pool, BackendRecord]] = {}
-        self._chains = Chains()
         self._queue: FairQueue[Ticket] = FairQueue()
         self._clients = RecentClients()
         self._outstanding = 0
@@ -179,12 +177,6 @@ class LocalScheduler(BaseScheduler):
                 self._review(self._queue)
 
     # for the gateway
-
-    def chain(
-        self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
-    ) -> Chain:
-        """The chain of a prompt for callers of this group."""
-        return self._chains.chain(prompt, boundaries, group)
 
     def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
         with self._lock:
