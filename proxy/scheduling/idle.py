@@ -45,7 +45,7 @@ def may_take(grant: Grant, want: SlotRequest, pool: Pool, idle: int, now: float)
         return False
     if backend.in_flight == idle:
         return True
-    tokens = pool.tokens(want.chain, not isinstance(want.task.prompt, str)) - grant.cached
+    tokens = pool.tokens(want.chain, want.ids) - grant.cached
     return tokens <= LITTLE and not backend.evaluating
 
 

@@ -40,15 +40,14 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         backend.exclusive = True
         pool.refresh(backend)
     backend.asked += 1
-    ids = not isinstance(want.task.prompt, str)
     if lease.conversation.turns or want.background:
         prefix = pool.shared_prefixes.longest(want.chain.links)
     else:
-        prefix = pool.begin_with_prefix(want.chain, ids, now)
+        prefix = pool.begin_with_prefix(want.chain, want.ids, now)
     pool.record_turn(want, lease.conversation, now)
-    tokens = pool.tokens(want.chain, ids)
+    tokens = pool.tokens(want.chain, want.ids)
     slot.work = max(0, tokens - grant.cached)
-    slot.limit = want.task.max_tokens or 0
+    slot.limit = want.max_tokens or 0
     if not backend.evaluating:
         backend.evaluating_since = now
     backend.evaluating += slot.work
@@ -219,7 +218,7 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
         backend.evaluated += evaluated
         backend.cached += cached
         backend.hits += cached > 0
-        if isinstance(lease.want.task.prompt, str):
+        if not lease.want.ids:
             pool.record_token_count(held.chain, prompt)
         if evaluated >= ENOUGH and outcome.evaluating > 0:
             pool.record_rate(backend, evaluated / outcome.evaluating)

@@ -82,7 +82,7 @@ def decide(
 ) -> Grant | WaitForSlot | None:
     """Choose the place for a request: a free slot, or a wait for a better one. None if there is no
     suitable slot. Without `may_wait`, only slots that are free now are compared."""
-    prompt = pool.tokens(want.chain, not isinstance(want.task.prompt, str))
+    prompt = pool.tokens(want.chain, want.ids)
     least = math.inf
     best: Grant | WaitForSlot | None = None
     kept: dict[str, tuple[CachedPrompt, int]] = {}

@@ -252,7 +252,7 @@ class LocalScheduler(BaseScheduler):
                     return self._take(pool, want, client, decision, conversation, now, reach)
             self._make_room(want)
         ticket = Ticket(self, want, conversation, began, again)
-        tokens = pool.tokens(want.chain, False) + (want.task.max_tokens or ANSWER)
+        tokens = pool.tokens(want.chain, False) + (want.max_tokens or ANSWER)
         self._queue.push(ticket, want.key, tokens / want.share, again)
         conversation.waiting += 1
         ticket.first_place = self._queue.place(ticket)

@@ -222,6 +222,9 @@ class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
 class SlotRequest(Struct, frozen=True, kw_only=True):
     """A request for a slot.
 
+    `ids`: its prompt is token ids. `max_tokens` is the most that its answer may have, None for any
+    number.
+
     `key` is the API key, `share` its class's weight in the queue. `session` is the name that the
     client gives to its conversations; `group` is whose cache the request may use. `background`
     marks a side job, `tools` a request that offers tools to the model, `idle` one that uses idle
@@ -233,7 +236,9 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
     view."""
 
     model: str
-    task: Task
+    task: Task | None = None
+    ids: bool = False
+    max_tokens: int | None = None
     exclude: frozenset[str] = frozenset()
     chain: Chain = Chain()
     key: str = ""
@@ -258,7 +263,7 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
 
 def client_class(want: SlotRequest) -> ClientClass:
     """The key of a request, and whether the request is small."""
-    asked = want.task.max_tokens or ANSWER
+    asked = want.max_tokens or ANSWER
     return want.key, want.background or asked + want.chain.size / CHARS_A_TOKEN <= SMALL
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from ....core.task import Task, Tier
+from ....core.task import Tier
 from ...fair import FairQueue
 from ...history import RecentClients, Returns, SharedPrefix, ToolCalls
 from ...lease import Lease, Ticket
@@ -370,7 +370,6 @@ class SnapshotReader:
         return copied(
             record,
             SlotRequest,
-            task=Task(prompt=() if record.ids else "", max_tokens=record.max_tokens),
             exclude=frozenset(record.exclude),
             barred=frozenset(record.barred),
             chain=_at(self._chains, record.chain),
@@ -558,8 +557,6 @@ class SnapshotWriter:
         return copied(
             want,
             WantRow,
-            ids=not isinstance(want.task.prompt, str),
-            max_tokens=want.task.max_tokens,
             exclude=sorted(want.exclude),
             barred=sorted(want.barred),
             chain=self._chains.place(want.chain),
