@@ -727,7 +727,8 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
     chain = partial(chain_of, text, boundaries, f"{model}\0{caller.group}")
     return SlotRequest(
         model=model,
-        task=task,
+        ids=not isinstance(task.prompt, str),
+        max_tokens=task.max_tokens,
         chain=chain() if len(text) <= LARGE else run_in_native_thread(chain),
         key=caller.key,
         group=caller.group,

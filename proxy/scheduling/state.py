@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ..core.task import NO_TIER, Task, Tier
+from ..core.task import NO_TIER, Tier
 from .prefix import Chain
 
 CacheKind = Literal["nothing", "ram", "files"]
@@ -236,7 +236,6 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
     view."""
 
     model: str
-    task: Task | None = None
     ids: bool = False
     max_tokens: int | None = None
     exclude: frozenset[str] = frozenset()

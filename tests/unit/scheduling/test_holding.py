@@ -21,7 +21,7 @@ def _enter(world: World, *messages: str, **fields: object) -> Lease | Ticket:
     for message in messages:
         size += len(message)
         ends.append(size)
-    return world.scheduler.enter(want(world.scheduler, "".join(messages), tuple(ends), **fields))
+    return world.scheduler.enter(want("".join(messages), tuple(ends), **fields))
 
 
 def _granted(entry: Lease | Ticket) -> Lease:

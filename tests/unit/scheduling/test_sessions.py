@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-from proxy.core.task import Task
 from proxy.scheduling.history import NEWEST, TOOLS, Returns, ToolCalls, tool_key
 from proxy.scheduling.lease import Lease, Outcome, tools_digest
 from proxy.scheduling.pool import Pool
@@ -151,10 +150,10 @@ def test_gaps_of_tools_are_learned_for_each_client_and_tool() -> None:
 
 def test_wait_in_the_queue_is_no_part_of_a_gap() -> None:
     pool, conversation = Pool(), ConversationRecord()
-    first = SlotRequest(model="m", task=Task(prompt=""))
+    first = SlotRequest(model="m")
     pool.record_turn(first, conversation, 1.0)
     pool.record_end(first, conversation, b"a tool", 10.0)
-    waited = SlotRequest(model="m", task=Task(prompt=""), since=11.0)
+    waited = SlotRequest(model="m", since=11.0)
     pool.record_turn(waited, conversation, 50.0)
     assert pool.returns.tools[tool_key("", b"a tool")].gaps == (1.0,)
 
@@ -192,7 +191,7 @@ def test_order_of_tools_does_not_matter() -> None:
 def test_tables_of_sessions_and_tools_are_bounded() -> None:
     pool, returns = Pool(), Returns()
     for number in range(REMEMBERED + 10):
-        want = SlotRequest(model="m", task=Task(prompt=""), session=str(number), tools=True)
+        want = SlotRequest(model="m", session=str(number), tools=True)
         pool.record_turn(want, pool.conversation(want), float(number))
     for number in range(TOOLS + 10):
         returns.ended(ConversationRecord(turns=1), b"%d" % number, 1.0)
