@@ -309,7 +309,7 @@ def test_routes_are_part_of_a_shared_table() -> None:
     found = [ops.BackendFound(name, True, one) for name, one in facts.items()]
     replica.apply(1.0, "w", ops.decode(ops.encode(found)))
     for number, barred in ((1, ()), (2, ()), (3, (CLOUD,))):
-        request = want(replica.scheduler, f"question {number}", barred=frozenset(barred))
+        request = want(f"question {number}", barred=frozenset(barred))
         replica.apply(1.0, "w", ops.decode(ops.encode([ops.enqueue(number, request, False)])))
     copy = load(dump(replica), SharedRules("1"))
     for one in (replica, copy):
