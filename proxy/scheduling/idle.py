@@ -18,11 +18,9 @@ from collections.abc import Iterable
 
 from .lease import Lease, Ticket
 from .pool import Pool
-from .prefix import Chain
 from .state import BackendRecord, Grant, Slot, SlotRequest
 
 LITTLE = 128  # tokens that an idle request may evaluate beside other requests
-NO_CHAIN = Chain()
 KEPT = 30.0  # seconds after its last use for which a prompt is kept from idle requests, at most
 WORTH = 64  # tokens to evaluate again, on average, if the prompt of a spare slot is lost
 
@@ -95,4 +93,4 @@ def _is_spare(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> boo
         return True
     if now - slot.used >= KEPT:
         return True
-    return pool.expected_loss(held, NO_CHAIN, now) <= WORTH
+    return pool.expected_loss(held, now) <= WORTH

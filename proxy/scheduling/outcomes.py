@@ -40,10 +40,6 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         backend.exclusive = True
         pool.refresh(backend)
     backend.asked += 1
-    if lease.conversation.turns or want.background:
-        prefix = pool.shared_prefixes.longest(want.chain.links)
-    else:
-        prefix = pool.begin_with_prefix(want.chain, want.ids, now)
     pool.record_turn(want, lease.conversation, now)
     tokens = pool.tokens(want.chain, want.ids)
     slot.work = max(0, tokens - grant.cached)
@@ -55,7 +51,6 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         backend=backend,
         chain=want.chain,
         conversation=lease.conversation,
-        prefix=prefix,
         prompt=tokens,
         tokens=tokens,
         used=now,

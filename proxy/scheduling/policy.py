@@ -324,5 +324,5 @@ def slot_wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> flo
 
 def _worth(held: CachedPrompt, pool: Pool, want: SlotRequest, now: float) -> float:
     """Average seconds that evicting this prompt costs."""
-    tokens = pool.expected_loss(held, want.chain, now)
+    tokens = pool.expected_loss(held, now)
     return tokens / pool.rate(held.backend) * (SPARE if want.background else 1.0)

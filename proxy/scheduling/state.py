@@ -54,14 +54,12 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
 class CachedPrompt(Struct, eq=False, kw_only=True):
     """A prompt and its answer, evaluated and kept by a backend: in `slot`, in a file (`file`,
     `size` bytes), or otherwise in its RAM. `prompt` is the number of tokens at the end of the
-    chain, `tokens` the number with the answer. `prefix` is the last link of what it shares with
-    other conversations, if that is known. `order` is its position among all prompts added to the
+    chain, `tokens` the number with the answer. `order` is its position among all prompts added to the
     pool."""
 
     backend: BackendRecord
     chain: Chain
     conversation: ConversationRecord
-    prefix: bytes = b""
     prompt: int = 0
     tokens: int = 0
     used: float = 0.0

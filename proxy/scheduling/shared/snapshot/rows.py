@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ....core.task import Tier
 from ...fair import FairQueue
-from ...history import RecentClients, Returns, SharedPrefix, ToolCalls
+from ...history import RecentClients, Returns, ToolCalls
 from ...lease import Lease, Ticket
 from ...line import WaitingLine
 from ...pool import Pool
@@ -47,7 +47,6 @@ class HeldRow(Row, kw_only=True):
     backend: int
     chain: int
     conversation: int
-    prefix: bytes
     prompt: int
     tokens: int
     used: float
@@ -209,8 +208,6 @@ class PoolRow(Row, kw_only=True):
     tool_calls: list[tuple[bytes, ToolCalls]]
     conversations: list[tuple[bytes, int]]
     sessions: list[tuple[bytes, int]]
-    shared_prefixes: list[tuple[bytes, SharedPrefix]]
-    recent_links: bytes
     kept_outside_slots: list[tuple[str, list[int]]]
 
 
@@ -340,8 +337,6 @@ class SnapshotReader:
         pool.chars_a_token, pool.duration = record.chars_a_token, record.duration
         pool.mean_rate, pool.measured = record.rate, record.measured
         pool.mean_pace, pool.paced, pool.answer = record.pace, record.paced, record.answer
-        pool.shared_prefixes.known.update(record.shared_prefixes)
-        pool.shared_prefixes.recent.update(dict.fromkeys(split_links(record.recent_links)))
         for key, place in record.conversations:
             pool.conversations[key] = _at(self._conversations, place)
         for key, place in record.sessions:
@@ -536,8 +531,6 @@ class SnapshotWriter:
                 (key, self._conversations.place(record))
                 for key, record in pool.sessions.main.items()
             ],
-            shared_prefixes=list(pool.shared_prefixes.known.items()),
-            recent_links=b"".join(pool.shared_prefixes.recent),
             kept_outside_slots=[
                 (name, [self._held.place(held) for held in kept])
                 for name, kept in pool.kept_outside_slots.items()
