@@ -14,7 +14,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-from .history import SMOOTH, Returns, tool_key
+from .history import SMOOTH, Returns
 from .lease import Ticket
 from .line import WaitingLine
 from .prefix import Chain
@@ -202,21 +202,18 @@ class Pool:
         if session and not want.background:
             self.sessions.turn(session, conversation, now)
         if not want.idle:  # the many lines of a batch tell nothing about others
-            client = tool_key(want.key, b"") if conversation.calls else b""
-            self.returns.turn(conversation, min(now, want.since or now), client)
+            self.returns.turn(conversation, min(now, want.since or now))
         conversation.last = now
         self.know(want.chain, conversation)
 
     def record_end(
-        self, want: SlotRequest, conversation: ConversationRecord, tools: bytes, now: float
+        self, want: SlotRequest, conversation: ConversationRecord, calls: bool, now: float
     ) -> None:
-        """Record the end of a turn. `tools` is the digest of the tools that it called."""
-        calls = tool_key(want.key, tools) if tools else b""
-        client = tool_key(want.key, b"") if tools else b""
+        """Record the end of a turn. `calls`: it called tools."""
         if want.idle:
             conversation.last = now
             return
-        self.returns.ended(conversation, calls, now, client)
+        self.returns.ended(conversation, calls, now)
         if conversation.session:
             self.sessions.ended(conversation, now)
 

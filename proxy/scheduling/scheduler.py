@@ -25,7 +25,7 @@ from ..runtime.locks import native_rlock
 from . import idle, learned_slots, outcomes, saved_slots
 from .base import PLACE_LOST, BaseScheduler
 from .fair import FairQueue, displaced
-from .history import RecentClients
+from .history import RecentClients, held_until
 from .lease import Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
@@ -238,7 +238,7 @@ class LocalScheduler(BaseScheduler):
             self._clients.arrived(client, now)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
-        returns = now < pool.returns.held_until(conversation)
+        returns = now < held_until(conversation)
         if pool.free and not pool.line.active and (returns or self._may(want, client, pool, now)):
             reach = self._reach(want, conversation, pool, now, len(pool.line))
             decision = self._decide(_within(want, reach), pool, now)
@@ -439,7 +439,7 @@ class LocalScheduler(BaseScheduler):
                 continue
             client = ticket.client
             # The last slot may be held for this very conversation.
-            returns = now < pool.returns.held_until(conversation)
+            returns = now < held_until(conversation)
             if not returns and not self._may(want, client, pool, now):
                 greedy.add(client)
                 self._ask_again(ticket, now + 1.0, now)

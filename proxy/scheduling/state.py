@@ -30,11 +30,11 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     outlives its cached prompts, so that a late return is still recognized. `background`: a side
     job, which never returns. `file`: the name of its saved slots.
 
-    `tools`: its requests offer tools. `calls` is the `tool_key` of the tools that its last answer
-    called; `open`: its client has to return, because its answer is under way or has calls.
-    `session` is the digest of its session's name, `beside`: another conversation is the main one
-    there. The main one has `session_last`, when any of its session was last active. `draw` decides
-    whether a canary serves it (see `tiers`)."""
+    `tools`: its requests offer tools. `calls`: its last answer called tools. `open`: its client has
+    to return, because its answer is under way or has calls. `session` is the digest of its
+    session's name, `beside`: another conversation is the main one there. The main one has
+    `session_last`, when any of its session was last active. `draw` decides whether a canary serves
+    it (see `tiers`)."""
 
     turns: int = 0
     last: float = 0.0
@@ -43,7 +43,7 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     group: str = ""
     file: str = ""
     tools: bool = False
-    calls: bytes = b""
+    calls: bool = False
     open: bool = False
     session: bytes = b""
     beside: bool = False
@@ -54,8 +54,8 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
 class CachedPrompt(Struct, eq=False, kw_only=True):
     """A prompt and its answer, evaluated and kept by a backend: in `slot`, in a file (`file`,
     `size` bytes), or otherwise in its RAM. `prompt` is the number of tokens at the end of the
-    chain, `tokens` the number with the answer. `order` is its position among all prompts added to the
-    pool."""
+    chain, `tokens` the number with the answer. `order` is its position among all prompts added
+    to the pool."""
 
     backend: BackendRecord
     chain: Chain

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ....core.task import Tier
 from ...fair import FairQueue
-from ...history import RecentClients, Returns, ToolCalls
+from ...history import RecentClients, Returns
 from ...lease import Lease, Ticket
 from ...line import WaitingLine
 from ...pool import Pool
@@ -205,7 +205,6 @@ class PoolRow(Row, kw_only=True):
     answer: float
     duration: float
     added: int
-    tool_calls: list[tuple[bytes, ToolCalls]]
     conversations: list[tuple[bytes, int]]
     sessions: list[tuple[bytes, int]]
     kept_outside_slots: list[tuple[str, list[int]]]
@@ -327,7 +326,6 @@ class SnapshotReader:
     def _pool(self, record: PoolRow) -> Pool:
         pool, returns = Pool(), Returns()
         returns.restore(record.reached, record.continued, record.gap, record.gaps)
-        returns.tools.update(record.tool_calls)
         pool.returns = returns
         for place in record.backends:
             backend = _at(self._backends, place)
@@ -526,7 +524,6 @@ class SnapshotWriter:
                 (key, self._conversations.place(record))
                 for key, record in pool.conversations.items()
             ],
-            tool_calls=list(returns.tools.items()),
             sessions=[
                 (key, self._conversations.place(record))
                 for key, record in pool.sessions.main.items()
