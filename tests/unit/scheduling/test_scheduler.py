@@ -95,17 +95,6 @@ def _question(system: str, number: int) -> tuple[str, tuple[int, ...]]:
     return text, (len(system), len(text))
 
 
-@pytest.mark.parametrize("slots", [2, 4])
-def test_last_copy_of_a_system_prompt_is_kept_for_the_next_user(slots: int) -> None:
-    world = World(slots=slots)
-    cached = []
-    for number in range(8):
-        cached.append(world.turn(*_question(A, number)).grant.cached)
-        for other in range(slots):  # each asks once, with a prompt of its own
-            world.turn(*_question(f"{number} {other} {B}", other))
-    assert min(cached[4:]) > len(A) // 4 - 10
-
-
 def test_system_prompt_that_nobody_needs_any_more_is_evicted() -> None:
     world = World(slots=2)
     for number in range(4):

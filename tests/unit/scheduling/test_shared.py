@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import NoBackend, QueueFull
-from proxy.scheduling.history import SharedPrefix
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.shared import ops, snapshot
@@ -296,31 +295,6 @@ def test_snapshot_keeps_order_of_cached_prompts() -> None:
     replica.scheduler.records[0]["m"].put(first)
     assert holders(replica) == [2, 3, 1, 0]
     assert holders(snapshot.load(snapshot.dump(replica), RULES)) == [2, 3, 1, 0]
-
-
-def test_snapshot_keeps_shared_prefixes() -> None:
-    """Or a worker that joins would evict another prompt than the others."""
-    replica = new_replica(BackendFacts(model="m", slots=4))
-    system = "the same system prompt " * 60
-    for number, ask in enumerate("dacb"):
-        text = system + ask * 99
-        chain = chain_of(text, (len(system), len(text)))
-        want = SlotRequest(model="m", max_tokens=16, chain=chain)
-        apply(replica, 1001.0, "A", ops.enqueue(number, want, False))
-
-    def prefixes(
-        one: Replica,
-    ) -> tuple[list[tuple[bytes, SharedPrefix]], list[bytes], list[bytes]]:
-        (pool,) = one.scheduler.records[0].values()
-        shared = pool.shared_prefixes
-        slots = next(iter(pool.backends.values())).slots
-        marks = [slot.held.prefix for slot in slots if slot.held is not None]
-        return list(shared.known.items()), list(shared.recent), marks
-
-    known, _, marks = prefixes(replica)
-    ((link, prefix),) = known
-    assert prefix.conversations == 4 and marks == [link] * 4
-    assert prefixes(snapshot.load(snapshot.dump(replica), RULES)) == prefixes(replica)
 
 
 def test_snapshot_keeps_which_requests_are_parked() -> None:
