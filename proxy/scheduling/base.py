@@ -10,7 +10,6 @@ from typing import Protocol
 from ..errors import QueueTimeout
 from ..runtime.cancel import Cancel
 from .lease import Lease, Outcome, Ticket
-from .prefix import Chain
 from .state import BackendFacts, SlotRequest
 from .view import View
 
@@ -45,10 +44,6 @@ class Scheduler(Protocol):
     def queued(self, name: str, running: int) -> None: ...
 
     def drain(self, name: str) -> None: ...
-
-    def chain(
-        self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
-    ) -> Chain: ...
 
     def acquire(self, want: SlotRequest, cancel: Cancel, again: bool = False) -> Lease: ...
 

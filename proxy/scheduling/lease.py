@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from hashlib import blake2b
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -24,7 +23,6 @@ from .state import (
 )
 
 End = Literal["whole", "cut", "busy", "failed", "unused"]
-DIGEST = 8  # bytes of the digest of tools
 MOST_COUNTED = 1 << 40  # tokens, bytes or seconds in a backend's report; more is its error
 
 
@@ -34,9 +32,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     `slot` is the slot that was really used, -1 if the backend did not say. `end`: whole, cut
     (closed before its end, so the server needs a moment to notice), busy (the server had no free
     slot after all), failed, or unused (the request was never sent). `erased`: the slot is empty
-    now. Counts are tokens, `evaluating` is seconds; 0 where unknown. `calls` is a digest of the
-    names of the tools that the answer calls (`tools_digest`), b"" if it calls none. `pause` is the
-    seconds for which a busy server asked to be left alone. Numbers out of
+    now. Counts are tokens, `evaluating` is seconds; 0 where unknown. `calls`: the answer calls
+    tools. `pause` is the seconds for which a busy server asked to be left alone. Numbers out of
     range are clamped: a backend may report any, and the shared log has bounded integers."""
 
     end: End = "unused"
@@ -46,12 +43,10 @@ class Outcome(Struct, frozen=True, kw_only=True):
     completion: int = 0
     evaluating: float = 0.0
     erased: bool = False
-    calls: bytes = b""
+    calls: bool = False
     pause: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.calls) > DIGEST:
-            force_setattr(self, "calls", self.calls[:DIGEST])
         if not -1 <= self.slot < MOST_SLOTS:
             force_setattr(self, "slot", -1)
         if not 0 <= self.prompt <= MOST_COUNTED:
@@ -69,12 +64,6 @@ class Outcome(Struct, frozen=True, kw_only=True):
 def within(count: int) -> int:
     """A count from a backend, clamped to 0 and MOST_COUNTED."""
     return max(0, min(count, MOST_COUNTED))
-
-
-def tools_digest(names: Iterable[str]) -> bytes:
-    """The digest of the names of called tools, in any order. The names are the client's text."""
-    text = "\0".join(sorted(set(names)))
-    return blake2b(text.encode("utf-8", "replace"), digest_size=DIGEST).digest() if text else b""
 
 
 class LeaseOwner(Protocol):

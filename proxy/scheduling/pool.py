@@ -14,7 +14,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-from .history import FIRST_SHARED, SMOOTH, Returns, SharedPrefixes, tool_key
+from .history import SMOOTH, Returns
 from .lease import Ticket
 from .line import WaitingLine
 from .prefix import Chain
@@ -67,7 +67,6 @@ class Pool:
         self.tiered = False  # whether its backends are in the tiers of a route
         self.added = 0  # prompts added to the index so far
         self._index: dict[bytes, Holders] = {}
-        self.shared_prefixes = SharedPrefixes()
         self.conversations: OrderedDict[bytes, ConversationRecord] = OrderedDict()
         self.sessions = Sessions()
         self.kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
@@ -102,33 +101,9 @@ class Pool:
         holders = self._index.get(link)
         return self.line.parked(link) / max(1, len(holders.busy) if holders is not None else 0)
 
-    def begin_with_prefix(self, chain: Chain, ids: bool, now: float) -> bytes:
-        """Count a conversation that begins with this prompt for the longest prefix that it shares
-        with others; return that prefix's last link, b"" if it shares none."""
-        shared = self.shared_prefixes
-        link = shared.begin(chain, 1.0 if ids else 1 / self.chars_a_token, now)
-        holders = self._index.get(link)
-        # Prompts that come later get the prefix as they are added.
-        if holders is not None and shared.known[link].conversations == FIRST_SHARED:
-            for held in (*holders.free, *holders.busy):
-                held.prefix = held.prefix or link
-        return link
-
-    def prefix_worth(self, held: CachedPrompt, chain: Chain, now: float) -> float:
-        """The tokens that others would have to evaluate again without this prompt, on average: 0 if
-        another copy of its shared prefix is left, or if it is replaced by one with this chain."""
-        prefix = self.shared_prefixes.known.get(held.prefix)
-        holders = self._index.get(held.prefix)
-        if prefix is None or holders is None or len(holders.free) + len(holders.busy) > 1:
-            return 0.0
-        return 0.0 if held.prefix in chain.links else prefix.chance(now) * prefix.tokens
-
-    def expected_loss(self, held: CachedPrompt, chain: Chain, now: float) -> float:
-        """The tokens that have to be evaluated again, on average, if this prompt is replaced by one
-        with this chain: its conversation may return, or another one may begin with the prefix of
-        which this is the last copy."""
-        tokens = self.returns.chance(held.conversation, now) * held.tokens
-        return max(tokens, self.prefix_worth(held, chain, now)) if held.prefix else tokens
+    def expected_loss(self, held: CachedPrompt, now: float) -> float:
+        """The tokens that have to be evaluated again, on average, if this prompt is replaced."""
+        return self.returns.chance(held.conversation, now) * held.tokens
 
     def put(self, held: CachedPrompt) -> None:
         """Add a cached prompt. It replaces the prompt that its slot held."""
@@ -226,23 +201,18 @@ class Pool:
         if want.session and not want.background:
             self.sessions.turn(named(want), conversation, now)
         if not want.idle:  # the many lines of a batch tell nothing about others
-            client = tool_key(want.key, b"") if conversation.calls else b""
-            self.returns.turn(conversation, min(now, want.since or now), client)
+            self.returns.turn(conversation, min(now, want.since or now))
         conversation.last = now
         self.know(want.chain, conversation)
 
     def record_end(
-        self, want: SlotRequest, conversation: ConversationRecord, tools: bytes, now: float
+        self, want: SlotRequest, conversation: ConversationRecord, calls: bool, now: float
     ) -> None:
-        """Record the end of a turn. `tools` is the digest of the tools that it called."""
-        conversation.last = now
+        """Record the end of a turn. `calls`: it called tools."""
         if want.idle:
+            conversation.last = now
             return
-        if tools:
-            calls, client = tool_key(want.key, tools), tool_key(want.key, b"")
-            self.returns.called(conversation, calls, client)
-        else:
-            conversation.calls, conversation.open = b"", False
+        self.returns.ended(conversation, calls, now)
         if conversation.session:
             self.sessions.ended(conversation, now)
 

@@ -25,11 +25,10 @@ from ..runtime.locks import native_rlock
 from . import idle, learned_slots, outcomes, saved_slots
 from .base import PLACE_LOST, BaseScheduler
 from .fair import FairQueue, displaced
-from .history import RecentClients
+from .history import RecentClients, held_until
 from .lease import Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
-from .prefix import Chain, Chains
 from .saved_slots import SavedSlots
 from .sessions import named
 from .state import (
@@ -100,7 +99,6 @@ class LocalScheduler(BaseScheduler):
         self.saved_slots = SavedSlots(self._lock, self._known, clock, disk)
         self._pools: dict[str, Pool] = {}
         self._backends: dict[str, tuple[Pool, BackendRecord]] = {}
-        self._chains = Chains()
         self._queue: FairQueue[Ticket] = FairQueue()
         self._clients = RecentClients()
         self._outstanding = 0
@@ -181,12 +179,6 @@ class LocalScheduler(BaseScheduler):
 
     # for the gateway
 
-    def chain(
-        self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
-    ) -> Chain:
-        """The chain of a prompt for callers of this group."""
-        return self._chains.chain(prompt, boundaries, group)
-
     def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
         with self._lock:
             if want.idle:
@@ -253,7 +245,7 @@ class LocalScheduler(BaseScheduler):
             self._clients.arrived(client, now)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
-        returns = now < pool.returns.held_until(conversation)
+        returns = now < held_until(conversation)
         if pool.free and not pool.line.active and (returns or self._may(want, client, pool, now)):
             in_reach = want
             if pool.tiered:
@@ -271,7 +263,7 @@ class LocalScheduler(BaseScheduler):
                     return self._take(pool, want, client, decision, conversation, now, reach)
             self._make_room(want)
         ticket = Ticket(self, want, conversation, began, again)
-        tokens = pool.tokens(want.chain, False) + (want.task.max_tokens or ANSWER)
+        tokens = pool.tokens(want.chain, False) + (want.max_tokens or ANSWER)
         self._queue.push(ticket, want.key, tokens / want.share, again)
         conversation.waiting += 1
         ticket.first_place = self._queue.place(ticket)
@@ -458,7 +450,7 @@ class LocalScheduler(BaseScheduler):
                 continue
             client = ticket.client
             # The last slot may be held for this very conversation.
-            returns = now < pool.returns.held_until(conversation)
+            returns = now < held_until(conversation)
             if not returns and not self._may(want, client, pool, now):
                 greedy.add(client)
                 self._ask_again(ticket, now + 1.0, now)

@@ -14,14 +14,13 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
-from ...core.task import Task
 from ..lease import Outcome
 from ..prefix import SIZE, Chain
 from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 13  # of entries and snapshots; other formats are never read
+FORMAT = 14  # of entries and snapshots; other formats are never read
 
 
 class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
@@ -51,7 +50,8 @@ class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
         """The request. `views` is the writer's own view, updated while the request waits."""
         return SlotRequest(
             model=self.model,
-            task=Task(prompt=() if self.ids else "", max_tokens=self.max_tokens),
+            ids=self.ids,
+            max_tokens=self.max_tokens,
             exclude=frozenset(self.exclude),
             chain=Chain(split_links(self.links), self.ends, self.turn),
             key=self.key,
@@ -84,8 +84,8 @@ def enqueue(number: int, want: SlotRequest, again: bool) -> Enqueue:
         share=want.share,
         background=want.background,
         again=again,
-        ids=not isinstance(want.task.prompt, str),
-        max_tokens=want.task.max_tokens,
+        ids=want.ids,
+        max_tokens=want.max_tokens,
         exclude=tuple(sorted(want.exclude)),
         links=b"".join(want.chain.links),
         ends=want.chain.ends,

@@ -181,11 +181,6 @@ class SharedScheduler(BaseScheduler):
 
     # for the gateway
 
-    def chain(
-        self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
-    ) -> Chain:
-        return self._local.chain(prompt, boundaries, group)
-
     def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
         with self._lock:
             if not self._follower.up:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import tracemalloc
-
 import pytest
 
-from proxy.scheduling import history, prefix
+from proxy.scheduling import history
 from proxy.scheduling import pool as pool_module
 from proxy.scheduling import scheduler as scheduler_module
 from proxy.scheduling.pool import Pool
-from proxy.scheduling.prefix import BLOCK, LONG, MOST, Chains
+from proxy.scheduling.prefix import BLOCK, MOST, chain_of
 from proxy.scheduling.state import BackendFacts
 from tests.unit.scheduling.fakes import World
 
@@ -46,35 +43,8 @@ def test_prompts_kept_outside_slots_are_bounded(monkeypatch: pytest.MonkeyPatch)
 def test_links_per_prompt_are_bounded() -> None:
     for blocks, links in ((MOST - 1, MOST - 1), (MOST, MOST), (4 * MOST, MOST)):
         text = "x" * (BLOCK * blocks)
-        chain = Chains().chain(text, tuple(range(BLOCK, len(text) + 1, BLOCK)))
+        chain = chain_of(text, tuple(range(BLOCK, len(text) + 1, BLOCK)))
         assert len(chain.links) == links
-
-
-def test_cached_digests_of_long_texts_are_bounded() -> None:
-    chains = Chains()
-    for number in range(prefix.REMEMBERED + 9):
-        text = f"{number:05}" * LONG
-        chains.chain(text, (len(text),))
-        assert len(chains._kept) == min(number + 1, prefix.REMEMBERED)
-
-
-def test_bytes_of_long_texts_that_are_kept_are_bounded() -> None:
-    chains = Chains()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        for number in range(2 * prefix.MOST_KEPT // (4 << 20)):
-            text = f"{number} " + "x" * (4 << 20)
-            chain = chains.chain(text, (len(text),))
-            assert chains.chain(text, (len(text),)) == chain
-        del text, chain
-        held = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    assert held < 1.1 * prefix.MOST_KEPT
-    before = chains._kept
-    chains.chain("y" * (prefix.MOST_KEPT + 1), (prefix.MOST_KEPT,))
-    assert chains._kept == before, "a text that does not fit takes no other's place"
 
 
 def test_recent_clients_are_bounded() -> None:

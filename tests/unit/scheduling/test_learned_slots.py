@@ -71,7 +71,7 @@ def test_more_slots_are_tried_up_to_the_bound_while_requests_wait() -> None:
     world = _world()
     for number in range(4):
         world.take(f"prompt {number}")
-    tickets = [world.scheduler.enter(want(world.scheduler, f"waits {n}")) for n in range(4)]
+    tickets = [world.scheduler.enter(want(f"waits {n}")) for n in range(4)]
     for _ in range(40):
         world.clock.now += 5
         world.scheduler.mark("b0", up=True)

@@ -58,7 +58,7 @@ class Counting:
 
     def question(self, number: int) -> SlotRequest:
         text = f"{SYSTEM}question {number}"
-        return want(self.scheduler, text, (len(SYSTEM), len(text)))
+        return want(text, (len(SYSTEM), len(text)))
 
     def enter(self, number: int) -> Lease | Ticket:
         return self.scheduler.enter(self.question(number))
@@ -106,7 +106,7 @@ def test_client_that_must_leave_the_last_slot_is_looked_at_once(
     waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting(2)
-    scheduler, small = counting.scheduler, want(counting.scheduler, "Hi", key="modest")
+    scheduler, small = counting.scheduler, want("Hi", key="modest")
     entry = scheduler.enter(small)
     assert isinstance(entry, Lease)
     busy = counting.enter(-1)
@@ -175,8 +175,8 @@ def test_next_request_gets_the_deadline_when_the_first_one_leaves() -> None:
     clock = Clock()
     scheduler = LocalScheduler(clock)
     scheduler.update("b0", BackendFacts(model="m", slots=1, release_delay=0.5), up=True)
-    lease = scheduler.enter(want(scheduler, "first"))
-    first, second = (scheduler.enter(want(scheduler, text)) for text in ("second", "third"))
+    lease = scheduler.enter(want("first"))
+    first, second = (scheduler.enter(want(text)) for text in ("second", "third"))
     assert isinstance(lease, Lease) and isinstance(first, Ticket) and isinstance(second, Ticket)
     lease.on_first_token(0)
     lease.release(Outcome(end="whole", slot=0, prompt=10, completion=4, evaluating=0.1))
@@ -195,10 +195,10 @@ def test_slot_needs_a_moment_only_if_its_server_was_asked(end: Literal["unused",
     clock = Clock()
     scheduler = LocalScheduler(clock)
     scheduler.update("b0", BackendFacts(model="m", slots=1, release_delay=0.5), up=True)
-    lease = scheduler.enter(want(scheduler, "first"))
+    lease = scheduler.enter(want("first"))
     assert isinstance(lease, Lease)
     lease.release(Outcome(end=end))
-    assert isinstance(scheduler.enter(want(scheduler, "second")), Ticket) == (end == "cut")
+    assert isinstance(scheduler.enter(want("second")), Ticket) == (end == "cut")
 
 
 def test_few_requests_wait_for_a_prefix_and_the_others_take_free_slots() -> None:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from proxy.core.task import Task
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
@@ -122,7 +121,7 @@ def until(done: Callable[[], bool]) -> None:
 
 
 def acquire(scheduler: SharedScheduler, text: str, cancel: Cancel | None = None) -> Lease:
-    return scheduler.acquire(want(scheduler._local, text), cancel or Cancel())
+    return scheduler.acquire(want(text), cancel or Cancel())
 
 
 def test_two_workers_take_turns_at_one_slot(join: Join) -> None:
@@ -191,7 +190,7 @@ def test_wait_ends_on_timeout_cancel_or_backend_down(join: Join) -> None:
         cancel.cancel()
         with pytest.raises(Cancelled):
             waits.result(PATIENCE)
-    ticket = one.enter(want(one._local, "d"))
+    ticket = one.enter(want("d"))
     assert not isinstance(ticket, Lease)
     assert ticket.wait(Cancel(), 0.01) is None
     for each in (one, hasty):
@@ -228,10 +227,10 @@ def test_one_key_cannot_fill_queue_of_all_workers(join: Join) -> None:
     lease = acquire(one, "a")
     greedy = []
     for number in range(4):
-        found = one.enter(want(one._local, f"greedy {number}", key="greedy"))
+        found = one.enter(want(f"greedy {number}", key="greedy"))
         assert isinstance(found, Ticket)
         greedy.append(found)
-    modest = two.enter(want(two._local, "modest", key="modest"))
+    modest = two.enter(want("modest", key="modest"))
     assert isinstance(modest, Ticket)
     with pytest.raises(QueueFull, match="in favor of another key"):
         greedy[3].wait(Cancel(), PATIENCE)
@@ -244,8 +243,8 @@ def test_one_key_cannot_fill_queue_of_all_workers(join: Join) -> None:
 def test_one_key_cannot_fill_queue_for_a_down_backend(join: Join) -> None:
     one = join(slots=4, wait=PATIENCE)
     one.mark("b", up=False)
-    greedy = [one.enter(want(one._local, f"{n}", key="greedy")) for n in range(4)]
-    modest = one.enter(want(one._local, "modest", key="modest"))
+    greedy = [one.enter(want(f"{n}", key="greedy")) for n in range(4)]
+    modest = one.enter(want("modest", key="modest"))
     assert isinstance(modest, Ticket) and one.waiting == 4
     lost = greedy[3]
     assert isinstance(lost, Ticket)
@@ -319,7 +318,7 @@ def test_request_waiting_for_backend_survives_loss_of_the_log(join: Join, memory
 
 def test_queue_timeout_counts_from_first_wait_of_the_request(join: Join) -> None:
     one = join(queue_timeout=50.0)
-    late = msgspec.structs.replace(want(one._local, "a"), since=time.monotonic() - 51.0)
+    late = msgspec.structs.replace(want("a"), since=time.monotonic() - 51.0)
     with pytest.raises(QueueTimeout):
         one.enter(late, again=True)
     soon = msgspec.structs.replace(late, since=time.monotonic() - 49.8)
@@ -382,7 +381,7 @@ def test_waiting_request_is_not_granted_a_drained_backend(join: Join) -> None:
 
 def test_two_workers_embedding_on_one_server_do_not_deadlock(join: Join) -> None:
     workers = [join(slots=2), join(slots=2)]
-    whole = SlotRequest(model="m", task=Task(prompt=""), background=True, whole_backend=True)
+    whole = SlotRequest(model="m", background=True, whole_backend=True)
     running: list[bool] = []
 
     def embed(worker: SharedScheduler) -> None:

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from ....core.task import Task, Tier
+from ....core.task import Tier
 from ...fair import FairQueue
-from ...history import RecentClients, Returns, SharedPrefix, ToolCalls
+from ...history import RecentClients, Returns
 from ...lease import Lease, Ticket
 from ...line import WaitingLine
 from ...pool import Pool
@@ -48,7 +48,6 @@ class HeldRow(Row, kw_only=True):
     backend: int
     chain: int
     conversation: int
-    prefix: bytes
     prompt: int
     tokens: int
     used: float
@@ -207,11 +206,8 @@ class PoolRow(Row, kw_only=True):
     answer: float
     duration: float
     added: int
-    tool_calls: list[tuple[bytes, ToolCalls]]
     conversations: list[tuple[bytes, int]]
     sessions: list[tuple[bytes, int]]
-    shared_prefixes: list[tuple[bytes, SharedPrefix]]
-    recent_links: bytes
     kept_outside_slots: list[tuple[str, list[int]]]
 
 
@@ -331,7 +327,6 @@ class SnapshotReader:
     def _pool(self, record: PoolRow) -> Pool:
         pool, returns = Pool(), Returns()
         returns.restore(record.reached, record.continued, record.gap, record.gaps)
-        returns.tools.update(record.tool_calls)
         pool.returns = returns
         for place in record.backends:
             backend = _at(self._backends, place)
@@ -341,8 +336,6 @@ class SnapshotReader:
         pool.chars_a_token, pool.duration = record.chars_a_token, record.duration
         pool.mean_rate, pool.measured = record.rate, record.measured
         pool.mean_pace, pool.paced, pool.answer = record.pace, record.paced, record.answer
-        pool.shared_prefixes.known.update(record.shared_prefixes)
-        pool.shared_prefixes.recent.update(dict.fromkeys(split_links(record.recent_links)))
         for key, place in record.conversations:
             pool.conversations[key] = _at(self._conversations, place)
         for key, place in record.sessions:
@@ -371,7 +364,6 @@ class SnapshotReader:
         return copied(
             record,
             SlotRequest,
-            task=Task(prompt=() if record.ids else "", max_tokens=record.max_tokens),
             exclude=frozenset(record.exclude),
             barred=frozenset(record.barred),
             chain=_at(self._chains, record.chain),
@@ -534,13 +526,10 @@ class SnapshotWriter:
                 (key, self._conversations.place(record))
                 for key, record in pool.conversations.items()
             ],
-            tool_calls=list(returns.tools.items()),
             sessions=[
                 (key, self._conversations.place(record))
                 for key, record in pool.sessions.main.items()
             ],
-            shared_prefixes=list(pool.shared_prefixes.known.items()),
-            recent_links=b"".join(pool.shared_prefixes.recent),
             kept_outside_slots=[
                 (name, [self._held.place(held) for held in kept])
                 for name, kept in pool.kept_outside_slots.items()
@@ -560,8 +549,6 @@ class SnapshotWriter:
         return copied(
             want,
             WantRow,
-            ids=not isinstance(want.task.prompt, str),
-            max_tokens=want.task.max_tokens,
             exclude=sorted(want.exclude),
             barred=sorted(want.barred),
             chain=self._chains.place(want.chain),

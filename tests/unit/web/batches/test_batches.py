@@ -21,7 +21,7 @@ from proxy.batches import batch_run
 from proxy.batches.asking import Answered, Asked
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
-from proxy.core.task import Embedded, Task
+from proxy.core.task import Embedded
 from proxy.core.usage import Usage
 from proxy.errors import BackendFailed, UpstreamFault
 from proxy.gateway import idle
@@ -491,9 +491,7 @@ def test_line_without_an_idle_slot_costs_nothing(
         data=folder,
     )
     services = services_of(app)
-    other = services.gateway.scheduler.acquire(
-        SlotRequest(model="scripted", task=Task(prompt="Hi")), Cancel()
-    )
+    other = services.gateway.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
     http = Http(app)
     key = http.make(rpm_limit=30)["key"]
     to = app.test_client()
