@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from ..backends.http import CheckPeer
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError
-from .estimate import KEY_VARIABLE, flag
 from .memory_budget import MemoryBudget
 from .model import HostedModel
+from .model_files import KEY_VARIABLE, flag
 from .need import Cards, KeptNeeds
 from .slot_keeper import SAVING, SlotKeeper
 from .starting import Server

@@ -26,7 +26,7 @@ from ..config import ModelConfig
 from ..runtime import private_files
 from ..runtime.blocking import run_in_native_thread
 from ..scheduling.saved_slots import SavedPrompt
-from . import estimate
+from . import model_files
 
 # Whether a saved slot fits a server, and whether a file is still the one that was written.
 SERVER_VARIABLES = ("LLAMA_", "GGML_")  # prefixes of those that change what a server does
@@ -61,7 +61,7 @@ def of_command(config: ModelConfig) -> str:
     sizes and times, the program included."""
     inherited = sorted(item for item in os.environ.items() if item[0].startswith(SERVER_VARIABLES))
     others = [(str(path), *_changes(path)) for path in _files(config)]
-    seen = (estimate.fingerprint(config), config.folder, inherited, others)
+    seen = (model_files.fingerprint(config), config.folder, inherited, others)
     return blake2b(msgspec.msgpack.encode(seen), digest_size=SIZE).hexdigest()
 
 

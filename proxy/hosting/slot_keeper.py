@@ -30,7 +30,7 @@ from ..runtime.subprocesses import kill_session, start_program
 from ..scheduling.saved_slots import Kept, SavedSlots, SlotSave, beginning_of
 from ..scheduling.state import VAIN
 from . import slot_folder
-from .estimate import flag
+from .model_files import flag
 from .process import filled_in
 from .slot_folder import PREFIX, Identity, Sidecar, SlotFolder, Vain
 

@@ -12,7 +12,7 @@ import msgspec
 from flask import Response, request
 
 from ...errors import ModelNotFound, Unsupported
-from ...hosting.estimate import ModelFile
+from ...hosting.model_files import ModelFile
 from ...hosting.model import HostedModel
 from ...runtime.blocking import run_in_native_thread
 from ...runtime.cancel import Cancel
