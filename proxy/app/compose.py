@@ -47,10 +47,9 @@ from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
-from ..hosting.budget import Limits
+from ..hosting.memory_budget import Limits, MemoryBudget
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
-from ..hosting.memory_budget import MemoryBudget
 from ..hosting.model import HostedModel
 from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
