@@ -47,9 +47,9 @@ from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
-from ..hosting.memory_budget import Limits, MemoryBudget
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
+from ..hosting.memory_budget import Limits, MemoryBudget
 from ..hosting.model import HostedModel
 from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
@@ -188,7 +188,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     storage = LazyServices(settings, embedder or local, ranker)
     scheduler = _scheduler(settings, life, "", groups=groups, disk=settings.slot_disk)
     host = _host(settings, storage, scheduler)
-    host.cache_worth = scheduler.cache_worth
     registry = Registry(
         backends or [backend_of(settings, config, host) for config in configs(settings)],
         scheduler,
