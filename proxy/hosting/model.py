@@ -413,9 +413,9 @@ class HostedModel:
             self._on_loaded(server, caps, time.monotonic() - began)
             self._while_loaded(process)
             if process.alive:
-                log.info("model %s: stopping", self.name)
                 if self.slots is not None:
                     self.slots.save(server)
+                log.info("model %s: stopping", self.name)
             else:
                 self._on_death(process)
         except Stopped:
