@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.app import commands, discovery, doctor
-from proxy.app.findings import Finding
+from proxy.app.doctor import Finding
 from proxy.config import load
 from tools import servers
 from tools.processes import Child, Gateway, ModelServer, ask, held_port
