@@ -11,7 +11,7 @@ import msgspec
 
 from .keys import Secret
 from .removed import REMOVED_VALUES
-from .settings import Settings, SettingsError
+from .settings import SECTIONS, Settings, SettingsError
 
 ENV_PREFIX = "SLOTPROXY_"
 
@@ -26,6 +26,11 @@ class SettingRow(NamedTuple):
     group: str
     meta: msgspec.Meta
     check: Callable[[Any], Any] | None
+    section: str = ""  # the table of the file in which it is a key
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}" if self.section else self.name
 
     @property
     def flag(self) -> str:
@@ -33,7 +38,7 @@ class SettingRow(NamedTuple):
 
     @property
     def variable(self) -> str:
-        return ENV_PREFIX + self.name.upper()
+        return ENV_PREFIX + self.key.replace(".", "_").upper()
 
     @property
     def is_list(self) -> bool:
@@ -58,11 +63,6 @@ class SettingRow(NamedTuple):
         return "" if self.default is None else str(self.default)
 
 
-def section_variable(section: str, row: SettingRow) -> str:
-    """The environment variable of a key in a table of the file, such as ``[oidc]``."""
-    return f"{ENV_PREFIX}{section.upper()}_{row.name.upper()}"
-
-
 @functools.cache
 def table(struct: type[msgspec.Struct] = Settings) -> tuple[SettingRow, ...]:
     """The rows of ``Settings``, or of another struct written the same way, in order."""
@@ -83,6 +83,13 @@ def table(struct: type[msgspec.Struct] = Settings) -> tuple[SettingRow, ...]:
             )
         )
     return tuple(rows)
+
+
+@functools.cache
+def all_rows() -> tuple[SettingRow, ...]:
+    """The rows of ``Settings`` and of its tables of the file. Those have no flag."""
+    rows = [row._replace(section=name) for name in SECTIONS for row in table(SECTIONS[name])]
+    return (*table(), *rows)
 
 
 def _expected(row: SettingRow) -> str:
