@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from ..errors import Forbidden, GatewayError, ModelNotFound, NotFound
 from .limits import NO_LIMITS, Limits
@@ -76,10 +77,17 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Permissions(Struct, frozen=True):
     """The rights of a request: those of its key, user and team. `hides`: what is forbidden looks as
-    if it did not exist."""
+    if it did not exist. `barred_tiers` follows from the rights: the tiers of routes that may not be
+    used."""
 
     rights: tuple[Rights, ...] = ()
     hides: bool = False
+    barred_tiers: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.rights:
+            barred = frozenset(name for rights in self.rights for name in rights.barred_tiers)
+            force_setattr(self, "barred_tiers", barred)
 
     def permits_model(self, *names: str) -> bool:
         """Whether a model may be used that has these names."""
@@ -148,13 +156,6 @@ class Permissions(Struct, frozen=True):
                 code="tier_forbidden",
             )
 
-    @property
-    def barred_tiers(self) -> frozenset[str]:
-        """The tiers of routes that may not be used."""
-        if not self.rights:
-            return _NONE
-        return frozenset(name for one in self.rights for name in one.barred_tiers)
-
     def check_route(self, api: str, path: str, *, reads: bool) -> None:
         """`api` is the group of the route, "" for one that every key may use; `path` is its rule
         without the prefix. Raises Forbidden, or NotFound if that is hidden."""
@@ -180,7 +181,6 @@ class Permissions(Struct, frozen=True):
         return Forbidden(f"this API key may not use {what}", code="route_forbidden")
 
 
-_NONE: frozenset[str] = frozenset()
 ALL = Permissions()
 
 

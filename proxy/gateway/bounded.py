@@ -45,7 +45,7 @@ class BoundedAnswer:
         self._allowance = caller.allowance
         self._allowance.for_model(partial(context.registry.names_of, model))
         self._model = model
-        self._barred = caller.barred
+        self._barred = caller.may.barred_tiers
         self._name = name
         self._choices = choices
         most = self._allowance.plan.largest_answer

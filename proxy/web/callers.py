@@ -107,16 +107,16 @@ class Callers:
         caller = self._known.get(key) or self._stored(key, environ)
         if BATCH in environ:
             return msgspec.structs.replace(caller, share=SHARES["low"], background=True, idle=True)
-        asked = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
+        priority = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
         job = environ.get("HTTP_X_SLOTPROXY_JOB")
         queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")
-        if not (asked or job or queue):
+        if not (priority or job or queue):
             return caller
         share = caller.share
-        if asked:
-            if asked.lower() not in SHARES:
+        if priority:
+            if priority.lower() not in SHARES:
                 raise BadRequest("X-Slotproxy-Priority must be high, normal or low")
-            share = min(SHARES[asked.lower()], max(share, self._most))
+            share = min(SHARES[priority.lower()], max(share, self._most))
         return msgspec.structs.replace(
             caller,
             share=share,

@@ -157,12 +157,11 @@ def test_same_exception_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_disconnects_are_noticed_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    poller = disconnect._Poller()
-    poller._do(Twice())
-    poller._do(Twice())
+    environ = {"waitress.client_disconnected": Twice()}
+    disconnect.watch(environ, Cancel())
     wait_until(lambda: "retrying" in caplog.text)
     cancel = Cancel()
-    poller.callable(lambda: True, cancel)
+    disconnect.watch({"waitress.client_disconnected": lambda: True}, cancel)
     wait_until(lambda: cancel.cancelled)
     assert _logged_once(caplog)
 
