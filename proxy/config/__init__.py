@@ -14,7 +14,7 @@ from .settings import (
     SettingsError,
 )
 from .sources import from_environment, load, of_other_program
-from .table import ENV_PREFIX, SettingRow, section_variable, table
+from .table import ENV_PREFIX, SettingRow, all_rows, table
 
 __all__ = [
     "ENV_PREFIX",
@@ -32,12 +32,12 @@ __all__ = [
     "SettingRow",
     "Settings",
     "SettingsError",
+    "all_rows",
     "each_its_own",
     "from_environment",
     "load",
     "no_models_here",
     "of_other_program",
     "one_worker",
-    "section_variable",
     "table",
 ]

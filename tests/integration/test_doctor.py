@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.app import commands, discovery, doctor
-from proxy.app.findings import Finding
+from proxy.app.doctor import Finding
 from proxy.config import load
 from tools.processes import Gateway, ModelServer, ask, held_port
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,8 @@ from proxy.app.discovery import Files, Found, Server
 from proxy.config import Settings, load
 from proxy.config.models_folder import of_files
 from tools.processes import held_port
+
+from .conftest import Serving
 
 NOTHING = Found((), (), "", 0)
 LLAMA = Server(8080, "llamacpp", "llama-server", ("qwen3-4b",))
@@ -84,40 +84,8 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mapping[str, Any]], int]]:
-    """Factory: the port of a server with these documents by path."""
-    monkeypatch.setattr(discovery, "PATIENCE", 60.0)
-    running = []
-
-    def start(answers: Mapping[str, Any]) -> int:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                found = self.path in answers
-                data = json.dumps(answers.get(self.path)).encode()
-                self.send_response(200 if found else 404)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                """Nothing."""
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        running.append(server)
-        return server.server_address[1]
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.mark.parametrize("title", ANSWERS)
-def test_servers_are_told_apart(
-    title: str, serving: Callable[[Mapping[str, Any]], int], tmp_path: Path
-) -> None:
+def test_servers_are_told_apart(title: str, serving: Serving, tmp_path: Path) -> None:
     port = serving(ANSWERS[title])
     (found,) = discovery.look({}, tmp_path, [port]).servers
     assert (found.port, found.kind, found.models) == (port, *KINDS[title])

@@ -20,9 +20,9 @@ from proxy.config import (
     Secret,
     Settings,
     SettingsError,
+    all_rows,
     from_environment,
     load,
-    section_variable,
     table,
 )
 from proxy.config.removed import REMOVED
@@ -185,13 +185,13 @@ def test_named_addresses_come_before_backend_tables(toml: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[backend]]\nname = 'x'", "backend 1: set url"),
-        ("[[backend]]\nurl = 'x'", "backend 1: url: expected an address"),
+        ("[[backend]]\nname = 'x'", "number 1: set url"),
+        ("[[backend]]\nurl = 'x'", "number 1: url: expected an address"),
         ("[[backend]]\nurl = 'http://a'\nslot = 2", "'slot'; did you mean 'slots'?"),
-        ("[[backend]]\nurl = 'http://a'\nslots = 'x'", "backend 1: slots: expected an integer"),
+        ("[[backend]]\nurl = 'http://a'\nslots = 'x'", "number 1: slots: expected an integer"),
         (
             "[[backend]]\nurl = 'http://a'\nweight = 0",
-            "backend 1: weight: expected a number greater than",
+            "number 1: weight: expected a number greater than",
         ),
         ("[[backend]]\nurl = 'http://a'\nkind = 'x'", "kind: expected one of auto, llamacpp"),
         ("[backend]\nurl = 'http://a'", "backend: expected [[backend]] tables"),
@@ -561,9 +561,9 @@ def test_mcp_servers_are_read_from_the_file(toml: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[mcp]]\nname = 'x'", "mcp x: set command or url"),
-        ("[[mcp]]\nname = 'x'\nurl = 'http://a'\ncommand = ['b']", "mcp x: set command or url"),
-        ("[[mcp]]\nname = 'x'\nurl = 'file:///a'", "mcp x: url: expected an address"),
+        ("[[mcp]]\nname = 'x'", "mcp: x: set command or url"),
+        ("[[mcp]]\nname = 'x'\nurl = 'http://a'\ncommand = ['b']", "mcp: x: set command or url"),
+        ("[[mcp]]\nname = 'x'\nurl = 'file:///a'", "mcp: x: url: expected an address"),
         ("[[mcp]]\ncommand = ['x']", "mcp: Object missing required field `name`"),
         ("[[mcp]]\nname = 'x'\ncmd = ['x']", "unknown field `cmd`"),
         ("mcp = 1", "mcp: Expected `array`"),
@@ -657,9 +657,7 @@ def test_wrong_settings_of_an_openid_provider_are_refused(
 
 
 def test_removed_settings_are_refused_with_what_to_do(toml: Any) -> None:
-    of_sections = {
-        section_variable(name, row) for name in SECTIONS for row in table(SECTIONS[name])
-    }
+    of_sections = {row.variable for row in all_rows() if row.section}
     for name, sentence in REMOVED.items():
         assert name not in {row.name for row in table()}
         flag = f"--{name.replace('_', '-')}"

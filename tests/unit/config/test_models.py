@@ -102,7 +102,7 @@ def test_names_and_aliases_are_unique() -> None:
 
 
 def test_tables_are_needed(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"slotproxy.toml: model expected \[\[model\]\] tables"):
+    with pytest.raises(SettingsError, match=r"toml: model: expected \[\[model\]\] tables"):
         loaded(tmp_path, "model = 'x'")
 
 

@@ -12,9 +12,9 @@ from proxy.backends.http import CheckPeer
 from proxy.errors import GatewayError
 from proxy.hosting import memory_budget, view
 from proxy.hosting import model as model_module
-from proxy.hosting.budget import Limits
-from proxy.hosting.memory_budget import MemoryBudget
-from proxy.hosting.view import Held, Loading, MemoryBar, Segment, room_view, state_of
+from proxy.hosting.memory_budget import Limits, MemoryBudget
+from proxy.hosting.model import State
+from proxy.hosting.view import Loading, MemoryBar, Segment
 from tests.fakes import wait_until
 
 from . import fakes
@@ -29,20 +29,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "place", "leaving", "users", "state"),
+    ("inner", "place", "users", "state"),
     [
-        ("unloaded", 0, False, 0, "stopped"),
-        ("unloaded", 0, True, 0, "stopping"),
-        ("loading", 2, False, 0, "waiting"),
-        ("loading", 0, False, 0, "loading"),
-        ("loaded", 0, False, 0, "ready"),
-        ("loaded", 0, False, 3, "busy"),
-        ("loaded", 0, True, 3, "stopping"),
-        ("failed", 0, True, 0, "failed"),
+        (State.STOPPED, 0, 0, "stopped"),
+        (State.WAITING, 2, 0, "waiting"),
+        (State.LOADING, 0, 0, "loading"),
+        (State.READY, 0, 0, "ready"),
+        (State.READY, 0, 3, "busy"),
+        (State.DRAINING, 0, 3, "stopping"),
+        (State.STOPPING, 0, 0, "stopping"),
     ],
 )
-def test_states(status: str, place: int, leaving: bool, users: int, state: str) -> None:
-    assert state_of(status, place=place, leaving=leaving, users=users) == state
+def test_states(make: Make, inner: State, place: int, users: int, state: str) -> None:
+    model = make()
+    model.state, model.users = inner, users
+    assert view.state_of(model, place) == state
 
 
 @pytest.mark.parametrize(
@@ -59,19 +60,19 @@ def test_part_of_a_load_is_that_of_the_last_ones_time(loading: Loading, part: fl
     assert loading.part == part
 
 
-def test_bars_have_a_segment_for_each_model_on_each_device() -> None:
-    held = [Held("a", (30, 0, 7), "loaded"), Held("b", (20, 5), "loading")]
-    seen = room_view(Limits(memory=100, models=3, cards=(10,)), held)
-    assert (seen.models, seen.most_models) == (2, 3)
+def test_bars_have_a_segment_for_each_model_on_each_device(make: Make) -> None:
+    room = MemoryBudget(Limits(memory=100 << 20, models=3, cards=(10 << 10,)))
+    assert view.room_of(MemoryBudget()).bars == (MemoryBar(0, None, ()),)
+    model = make(room=room, memory="30MiB", gpu_memory="0KiB,7KiB")
+    fakes.use(model)
+    seen = view.room_of(room)
+    assert (seen.models, seen.most_models) == (1, 3)
     assert seen.bars == (
-        MemoryBar(0, 100, (Segment("a", 30, "loaded"), Segment("b", 20, "loading"))),
-        MemoryBar(1, 10, (Segment("b", 5, "loading"),)),
-        MemoryBar(2, None, (Segment("a", 7, "loaded"),)),
+        MemoryBar(0, 100 << 20, (Segment("m", 30 << 20, "loaded"),)),
+        MemoryBar(1, 10 << 10, ()),
+        MemoryBar(2, None, (Segment("m", 7 << 10, "loaded"),)),
     )
-
-
-def test_memory_without_a_bound_has_a_bar_too() -> None:
-    assert room_view(Limits(), []) == view.RoomView((MemoryBar(0, None, ()),), 0, None)
+    model.leave(answered=True)
 
 
 def test_view_follows_a_model_from_start_to_end(make: Make) -> None:
@@ -125,7 +126,7 @@ def test_loading_model_tells_when_it_is_expected(
     model = make()
     assert view.loading(model) is None
     monkeypatch.setattr(model_module, "time", SimpleNamespace(monotonic=lambda: 5000.0))
-    model.status, model._began = "loading", 4998.0
+    model.state, model._began = State.LOADING, 4998.0
     seen = view.view_of(model, 1000.0)
     assert (seen.state, seen.began_at, seen.ready_at) == ("loading", 998.0, None)
     model.needs.learn(10.0)
@@ -133,7 +134,7 @@ def test_loading_model_tells_when_it_is_expected(
     loads = view.loading(model)
     assert loads is not None and loads.left == 8.0
     assert view.view_of(model, 2000.0).ready_at == 2008.0
-    model.status = "unloaded"
+    model.state = State.STOPPED
 
 
 def test_model_without_a_server_has_no_elapsed_time(make: Make) -> None:
