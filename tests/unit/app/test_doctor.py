@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -19,7 +17,6 @@ from proxy.__main__ import main
 from proxy.app import doctor
 from proxy.app.doctor import FEW_FILES, LITTLE_SPACE, Finding
 from proxy.backends.driver import Capabilities, Learned, ignore
-from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
@@ -27,7 +24,7 @@ from proxy.errors import BackendDown
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.resources import templates
 from proxy.store.revisions import newest_revision
-from tests.fakes import ScriptedDriver, wait_until
+from tests.fakes import ScriptedDriver
 from tools.processes import held_port
 
 from .conftest import Serving
@@ -310,31 +307,3 @@ def test_embedding_has_a_deadline(waits: bool, known: bool | None) -> None:
     begun = time.monotonic()
     assert doctor._embeds(Silent(), GOOD, 0.05 if waits else 5.0) is known
     assert time.monotonic() < begun + 10
-
-
-def test_batching_of_a_busy_server_is_not_asked() -> None:
-    """A server without -cb leaves an empty prompt unanswered while it generates."""
-    bodies: list[Any] = []
-    ended = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            ended.wait(60)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    driver = LlamaCpp(f"http://127.0.0.1:{server.server_address[1]}")
-    try:
-        assert driver.batches(1.0) is None
-        wait_until(lambda: bool(bodies))  # the server's thread may be late
-        assert {body["prompt"] for body in bodies} == {""}
-    finally:
-        ended.set()
-        driver.close()
-        server.shutdown()
-        server.server_close()
