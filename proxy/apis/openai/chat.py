@@ -31,11 +31,10 @@ from ..fields import (
     items,
     mapping,
     objects,
-    read,
     text,
 )
 from ..response_meta import ResponseMeta
-from ..schema_fields import Field, Fields, table
+from ..schema_fields import Fields
 from ..synonyms import canonical
 from . import answer as openai
 from . import tools as openai_tools
@@ -85,7 +84,8 @@ def parse(body: Body) -> CompletionRequest:
     return CompletionRequest(
         messages=messages(items(body, "messages")),
         logprobs=logprobs,
-        **read(body, _TABLE),
+        reasoning_effort=text(body, "reasoning_effort"),
+        template_kwargs=mapping(body, "chat_template_kwargs"),
         **tools,
         **values,
     )
@@ -110,12 +110,6 @@ MESSAGE = doc.body(
     reasoning_details=doc.array("The same in pieces, as OpenRouter sends it.", []),
     refusal=doc.text("The text of an assistant message that has no content."),
 )
-_OWN: Fields = {
-    "reasoning_effort": Field(
-        doc.text("Passed to the chat template.", "low"), "reasoning_effort", text
-    ),
-    "chat_template_kwargs": Field(openai.TEMPLATE, "template_kwargs", mapping),
-}
 FIELDS: Fields = {
     "messages": doc.array(
         "The conversation. If the last message is the assistant's, it is continued.",
@@ -134,10 +128,10 @@ FIELDS: Fields = {
     "continue_final_message": doc.flag("Always done if the last message is the assistant's."),
     "add_generation_prompt": doc.flag("false is ignored without continue_final_message.", True),
     "reasoning_format": doc.text("How reasoning is returned.", "auto", enum=["auto", *FORMATS]),
-    **_OWN,
+    "reasoning_effort": doc.text("Passed to the chat template.", "low"),
+    "chat_template_kwargs": openai.TEMPLATE,
     **openai.COMMON,
 }
-_TABLE = table(_OWN)
 KNOWN = FIELDS.keys()
 
 
