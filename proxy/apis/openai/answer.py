@@ -346,7 +346,6 @@ class Chunks:
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last event."""
         return sse.encode(msgspec.json.encode(error(fault)))
 
     def end(self) -> bytes:

@@ -61,7 +61,6 @@ INSTEAD = frozenset(
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises InvalidParameter naming the field."""
     body = canonical(body, chat=True)
     logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
     values = openai.shared_fields(body, KNOWN)
@@ -232,7 +231,6 @@ PARTS: dict[str, PartReader] = {
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     return openai.whole(meta, "chat.completion", request, completions, _choice)
 
 

@@ -43,7 +43,6 @@ FIELDS: Fields = {
 
 
 def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
-    """Raises InvalidParameter naming the field."""
     body = canonical(body, chat=False)
     echo = flag(body, "echo")
     logprobs = integer(body, "logprobs", 0, openai.MAX_LOGPROBS)
@@ -102,7 +101,6 @@ def _prompt(value: Any, at: str) -> str | tuple[int | str, ...]:
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     return openai.whole(meta, KIND, request, completions, _choice)
 
 
