@@ -64,7 +64,6 @@ PROMPT: Fields = {"model": doc.MODEL, "prompt": INPUTS}
 
 
 def parse(body: Body) -> EmbeddingRequest:
-    """Raises InvalidParameter naming the field."""
     form = choice(body, "encoding_format", ("float", "base64"), "float")
     return _parse(body, "input", OPENAI, form == "base64")
 

@@ -341,7 +341,6 @@ class Chosen(NamedTuple):
 
 
 def parse_choice(value: Any, warnings: list[str]) -> Chosen:
-    """Raises InvalidParameter."""
     kind = text(value, "type", at=_CHOICE) if isinstance(value, dict) else ""
     if not kind:
         return Chosen(named_choice(value, None, _CHOICE, "auto, none, required"))
