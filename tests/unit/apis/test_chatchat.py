@@ -26,7 +26,7 @@ from proxy.apis.chatchat.params import (
     texts_of,
 )
 from proxy.errors import InvalidParameter, QueueFull, Unauthorized
-from tests.unit.apis.test_openai_golden import CASES, sparse
+from tests.unit.apis.test_golden import CASES, sparse
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "chat": params.chat,
