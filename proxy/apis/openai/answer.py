@@ -12,34 +12,16 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from ...core.events import (
-    Alternative,
-    Batch,
-    Compacted,
-    Finished,
-    Progress,
-    TokenDetail,
-    TokenLogprob,
-)
+from ...core import events
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, OutputFormat, Report
 from ...core.sampling import logit_bias, sampling
 from ...core.usage import Timings, Usage, generation_pace, pace
 from ...errors import GatewayError
 from ...wire import sse
+from .. import fields
 from .. import schema_fields as doc
-from ..fields import (
-    Body,
-    choice,
-    entry,
-    flag,
-    ignored_fields,
-    integer,
-    mapping,
-    model_name,
-    stops,
-    text,
-)
+from ..fields import Body
 from ..response_meta import ResponseMeta, compaction_field
 from ..schema_fields import Fields, Schema
 
@@ -52,21 +34,21 @@ def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
     """The fields of CompletionRequest that both kinds of body share. A field that is not `known` to
     the kind gets a warning. Raises InvalidParameter."""
     # -1 is llama.cpp's "no limit"; 0 evaluates the prompt only.
-    limits = (integer(body, name, -1, MAX_TOKENS) for name in LENGTHS)
+    limits = (fields.integer(body, name, -1, MAX_TOKENS) for name in LENGTHS)
     return {
-        "model": model_name(body),
+        "model": fields.model_name(body),
         "sampling": samplers(body),
         "max_tokens": next((limit for limit in limits if limit not in (None, -1)), None),
-        "stop": stops(body),
-        "n": integer(body, "n", 1, MAX_CHOICES) or 1,
-        "stream": flag(body, "stream"),
-        "include_usage": flag(mapping(body, "stream_options"), "include_usage"),
-        "return_prompt_tokens": flag(body, "tokenize"),
-        "user": text(body, "user"),
-        "session": text(body, "prompt_cache_key"),
+        "stop": fields.stops(body),
+        "n": fields.integer(body, "n", 1, MAX_CHOICES) or 1,
+        "stream": fields.flag(body, "stream"),
+        "include_usage": fields.flag(fields.mapping(body, "stream_options"), "include_usage"),
+        "return_prompt_tokens": fields.flag(body, "tokenize"),
+        "user": fields.text(body, "user"),
+        "session": fields.text(body, "prompt_cache_key"),
         "output": json_schema(body),
         "report": report(body),
-        "warnings": ignored_fields(body, known),
+        "warnings": fields.ignored_fields(body, known),
     }
 
 
@@ -81,9 +63,9 @@ def samplers(body: Body) -> dict[str, Any]:
 def report(body: Body) -> Report:
     """The extra information that llama-server's clients can request. Raises InvalidParameter."""
     return Report(
-        progress=flag(body, "return_progress"),
-        timings=flag(body, "timings_per_token"),
-        settings=flag(body, "verbose"),
+        progress=fields.flag(body, "return_progress"),
+        timings=fields.flag(body, "timings_per_token"),
+        settings=fields.flag(body, "verbose"),
     )
 
 
@@ -91,22 +73,22 @@ def json_schema(body: Body) -> OutputFormat:
     """llama.cpp's own field; a schema that no grammar can express is left to output validation."""
     if body.get("json_schema") is None:
         return OutputFormat()
-    return OutputFormat("json_schema", mapping(body, "json_schema"))
+    return OutputFormat("json_schema", fields.mapping(body, "json_schema"))
 
 
 def output_format(form: Body, at: str, inside: str = "") -> OutputFormat:
     """The format at the path `at`; a schema and its name are in its field `inside`. Raises
     InvalidParameter."""
-    kind = choice(form, "type", ("text", "json_object", "json_schema"), "text", at)
+    kind = fields.choice(form, "type", ("text", "json_object", "json_schema"), "text", at)
     if kind == "json_object":
-        return OutputFormat("json_object", mapping(form, "schema", at) or None)
+        return OutputFormat("json_object", fields.mapping(form, "schema", at) or None)
     if kind == "text":
         return OutputFormat()
     if inside:
-        form, at = mapping(form, inside, at), f"{at}{inside}."
-    schema = entry(form.get("schema"), at + "schema")
+        form, at = fields.mapping(form, inside, at), f"{at}{inside}."
+    schema = fields.entry(form.get("schema"), at + "schema")
     return OutputFormat(
-        "json_schema", schema, text(form, "name", at=at), flag(form, "strict", at=at)
+        "json_schema", schema, fields.text(form, "name", at=at), fields.flag(form, "strict", at=at)
     )
 
 
@@ -178,7 +160,7 @@ def usage(counts: Usage) -> dict[str, Any]:
     }
 
 
-def total(finished: Mapping[int, Finished], n: int) -> Usage:
+def total(finished: Mapping[int, events.Finished], n: int) -> Usage:
     """The usage of all choices; a prompt counts once for all choices generated from it."""
     counts = [
         choice.usage if index % n == 0 else structs.replace(choice.usage, prompt=0, cached=0)
@@ -207,10 +189,10 @@ def timings(times: Timings) -> dict[str, Any]:
     return out
 
 
-def reported(event: Progress | TokenDetail) -> dict[str, Any]:
+def reported(event: events.Progress | events.TokenDetail) -> dict[str, Any]:
     """The fields that llama-server adds to a chunk for progress or a token's details."""
     out: dict[str, Any] = {}
-    if isinstance(event, Progress):
+    if isinstance(event, events.Progress):
         out["prompt_progress"] = {
             "total": event.total,
             "cache": event.cached,
@@ -231,7 +213,7 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
 
 
 def verbose(
-    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str = ""
+    meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str = ""
 ) -> dict[str, Any]:
     """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
     `verbose`."""
@@ -240,7 +222,7 @@ def verbose(
 
 
 def ended(
-    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str
+    meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str
 ) -> dict[str, Any]:
     """The fields of /completion that describe how an answer ended, under the names of both
     generations (id_slot and slot_id, stop_type and stopped_*)."""
@@ -266,12 +248,12 @@ def ended(
     }
 
 
-def token(logprob: TokenLogprob) -> dict[str, Any]:
+def token(logprob: events.TokenLogprob) -> dict[str, Any]:
     """A token in the format of chat logprobs."""
     return {**_likely(logprob), "top_logprobs": [_likely(other) for other in logprob.top]}
 
 
-def _likely(token: TokenLogprob | Alternative) -> dict[str, Any]:
+def _likely(token: events.TokenLogprob | events.Alternative) -> dict[str, Any]:
     return {"token": token.token, "logprob": token.logprob, "bytes": list(token.data)}
 
 
@@ -330,13 +312,13 @@ class Chunks:
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         self._request = request
         self._meta = meta
-        self._finished: dict[int, Finished] = {}
-        self._compacted: Compacted | None = None
+        self._finished: dict[int, events.Finished] = {}
+        self._compacted: events.Compacted | None = None
         begin = msgspec.json.encode(head(meta, self.kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
+    def encode(self, choice: int, batch: events.Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
@@ -361,26 +343,26 @@ class Chunks:
 
     def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
         match event:
-            case Finished():
+            case events.Finished():
                 self._finished[choice] = event
                 last = self._chunk(choice, self.silence, reason=self._reason(event))
                 out.append(extended(last, self._ending(choice, event)))
-            case Progress():  # in a chunk of its own
+            case events.Progress():  # in a chunk of its own
                 out.append(extended(self._chunk(choice, self.silence), reported(event)))
-            case TokenDetail():
+            case events.TokenDetail():
                 if out:  # the chunk of its text
                     out[-1] = extended(out[-1], reported(event))
-            case Compacted():
+            case events.Compacted():
                 self._compacted = event.after(self._compacted)
 
     def _chunk(self, choice: int, said: Any, logprobs: Any = None, reason: Any = None) -> bytes:
         piece = {"index": choice, self.said: said, "logprobs": logprobs, "finish_reason": reason}
         return self._head + msgspec.json.encode(piece) + self._tail
 
-    def _reason(self, finished: Finished) -> str:
+    def _reason(self, finished: events.Finished) -> str:
         return finished.reason
 
-    def _ending(self, choice: int, finished: Finished) -> dict[str, Any]:
+    def _ending(self, choice: int, finished: events.Finished) -> dict[str, Any]:
         """The fields beside the choice in its last chunk."""
         return {
             "timings": timings(finished.timings),
