@@ -19,16 +19,8 @@ from typing import Any
 
 import msgspec
 
-from ...core.events import (
-    Batch,
-    Compacted,
-    Finished,
-    ReasoningDelta,
-    ServerCall,
-    Started,
-    TextDelta,
-    ToolCallDelta,
-)
+from ...core import events
+from ...core.events import TextDelta
 from ...core.fold import Completion, Said, Thought
 from ...core.request import CompletionRequest, ToolCall
 from ...core.usage import Usage
@@ -88,8 +80,8 @@ def status(code: int, reason: str = "") -> int:
 
 def _end(
     request: CompletionRequest,
-    finished: Finished,
-    compacted: Compacted | None,
+    finished: events.Finished,
+    compacted: events.Compacted | None,
 ) -> dict[str, Any]:
     """Why the message ended. Only the client's stop strings are reported as stop sequences, not the
     template's."""
@@ -104,8 +96,8 @@ def _end(
 
 def _around(
     request: CompletionRequest,
-    finished: Finished,
-    compacted: Compacted | None,
+    finished: events.Finished,
+    compacted: events.Compacted | None,
     edits: Sequence[Edits] | None,
 ) -> dict[str, Any]:
     """The fields beside the end of the message."""
@@ -155,7 +147,7 @@ def reply(
                 content.append(
                     {"type": "tool_use", "id": part.id, "name": part.name, "input": given}
                 )
-            case ServerCall():
+            case events.ServerCall():
                 content += mcp.use(part, as_object(part.arguments)), mcp.result(part)
     return {
         **_message(meta),
@@ -189,15 +181,15 @@ class Encoder:
         self._index = -1
         self._open = ""  # kind of the open block; for a call, with its index
         self._head = b""
-        self._compacted: Compacted | None = None
+        self._compacted: events.Compacted | None = None
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
+    def encode(self, choice: int, batch: events.Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes a ping."""
         out: list[bytes] = []
         if not self._begun:
             self._begun = True
             first = batch[0] if batch else None
-            counts = Usage(first.prompt) if isinstance(first, Started) else NOTHING
+            counts = Usage(first.prompt) if isinstance(first, events.Started) else NOTHING
             out.append(_event("message_start", message=_message(self._meta, counts)))
         if not batch:
             out.append(PING)
@@ -224,32 +216,32 @@ class Encoder:
 
     def _rare(self, event: Any, out: list[bytes]) -> None:
         match event:
-            case ReasoningDelta():
+            case events.ReasoningDelta():
                 if self._open != "thinking":
                     block = {"type": "thinking", "thinking": "", "signature": ""}
                     self._turn(out, "thinking", block)
                 self._delta(out, type="thinking_delta", thinking=event.text)
-            case ToolCallDelta():
+            case events.ToolCallDelta():
                 kind = f"call {event.index}"
                 if self._open != kind:
                     head = {"type": "tool_use", "id": event.id, "name": event.name}
                     self._turn(out, kind, {**head, "input": {}})
                 if event.arguments:
                     self._delta(out, type="input_json_delta", partial_json=event.arguments)
-            case ServerCall(over=False):
+            case events.ServerCall(over=False):
                 self._turn(out, "call of a server", mcp.use(event, {}))
                 self._delta(out, type="input_json_delta", partial_json=event.arguments)
                 self._close(out)
-            case ServerCall():
+            case events.ServerCall():
                 self._turn(out, "result", mcp.result(event))
                 self._close(out)
-            case Compacted():
+            case events.Compacted():
                 self._compacted = event.after(self._compacted)
                 if self._request.compaction is not None:
                     self._turn(out, COMPACTION, {"type": COMPACTION, "content": None})
                     self._delta(out, type="compaction_delta", content=event.summary)
                     self._close(out)
-            case Finished():
+            case events.Finished():
                 self._close(out)
                 end = _end(self._request, event, self._compacted)
                 more = _around(self._request, event, self._compacted, self._edits)

@@ -19,19 +19,8 @@ from ...core.events import Compacted
 from ...core.request import Compaction, CompletionRequest, Message
 from ...core.usage import Usage
 from ...errors import InvalidParameter
-from ..fields import (
-    Body,
-    choice,
-    filled,
-    flag,
-    integer,
-    items,
-    mapping,
-    names,
-    objects,
-    plain,
-    text,
-)
+from .. import fields
+from ..fields import Body
 
 TOOL_USES, THINKING = "clear_tool_uses_20250919", "clear_thinking_20251015"
 COMPACT = "compact_20260112"
@@ -66,7 +55,7 @@ def parse(body: Body) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
     edits: dict[str, Edit] = {}
     warnings = []
     for edit, at in _edits(body):
-        kind = filled(edit, "type", at)
+        kind = fields.filled(edit, "type", at)
         if kind in edits:
             raise InvalidParameter(f"{at}type", "may be in one edit only")
         if kind == TOOL_USES:
@@ -74,16 +63,16 @@ def parse(body: Body) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
         elif kind == THINKING:
             edits[kind] = Edit(type=kind, trigger=0, keep=_turns(edit, at))
         elif kind != COMPACT:  # see `compaction`
-            warnings.append(f"context edits of type {plain(kind)} are ignored")
+            warnings.append(f"context edits of type {fields.plain(kind)} are ignored")
     return tuple(edits.values()), tuple(warnings)
 
 
 def _edits(body: Body) -> Iterator[tuple[Body, str]]:
     at = "context_management."
-    management = mapping(body, "context_management")
-    if len(items(management, "edits", at)) > MOST:
+    management = fields.mapping(body, "context_management")
+    if len(fields.items(management, "edits", at)) > MOST:
         raise InvalidParameter(f"{at}edits", f"may have at most {MOST} edits")
-    return objects(management, "edits", at)
+    return fields.objects(management, "edits", at)
 
 
 def compaction(body: Body) -> Compaction | None:
@@ -91,8 +80,10 @@ def compaction(body: Body) -> Compaction | None:
     for edit, at in _edits(body):
         if edit.get("type") != COMPACT:
             continue
-        choice(mapping(edit, "trigger", at), "type", TRIGGERS[:1], TRIGGERS[0], f"{at}trigger.")
-        instructions = text(edit, "instructions", at=at)
+        fields.choice(
+            fields.mapping(edit, "trigger", at), "type", TRIGGERS[:1], TRIGGERS[0], f"{at}trigger."
+        )
+        instructions = fields.text(edit, "instructions", at=at)
         if len(instructions) > LONGEST_INSTRUCTIONS:
             raise InvalidParameter(
                 f"{at}instructions", f"may have at most {LONGEST_INSTRUCTIONS} characters"
@@ -100,7 +91,7 @@ def compaction(body: Body) -> Compaction | None:
         return Compaction(
             _value(edit, "trigger", at) or COMPACT_TRIGGER,
             instructions.strip(),
-            flag(edit, "pause_after_compaction", at=at),
+            fields.flag(edit, "pause_after_compaction", at=at),
         )
     return None
 
@@ -133,12 +124,14 @@ def apply(
 
 
 def _tool_uses(edit: Body, at: str) -> Edit:
-    kind = choice(mapping(edit, "trigger", at), "type", TRIGGERS, TRIGGERS[0], f"{at}trigger.")
+    kind = fields.choice(
+        fields.mapping(edit, "trigger", at), "type", TRIGGERS, TRIGGERS[0], f"{at}trigger."
+    )
     inputs: frozenset[str] | None
     if type(edit.get("clear_tool_inputs")) is list:
         inputs = _names(edit, "clear_tool_inputs", at)
     else:
-        inputs = None if flag(edit, "clear_tool_inputs", at=at) else frozenset()
+        inputs = None if fields.flag(edit, "clear_tool_inputs", at=at) else frozenset()
     keep, trigger = _value(edit, "keep", at), _value(edit, "trigger", at)
     return Edit(
         type=TOOL_USES,
@@ -160,11 +153,11 @@ def _turns(edit: Body, at: str) -> int | None:
 
 
 def _value(edit: Body, name: str, at: str) -> int | None:
-    return integer(mapping(edit, name, at), "value", 0, LARGEST, f"{at}{name}.")
+    return fields.integer(fields.mapping(edit, name, at), "value", 0, LARGEST, f"{at}{name}.")
 
 
 def _names(edit: Body, name: str, at: str) -> frozenset[str]:
-    return names(items(edit, name, at), at + name)
+    return fields.names(fields.items(edit, name, at), at + name)
 
 
 def _uses(messages: Sequence[Message]) -> int:
@@ -235,7 +228,7 @@ def summary_of(message: Body, at: str) -> Message | None:
     summary = ""
     for i, block in enumerate(content if type(content) is list else ()):
         if type(block) is dict and block.get("type") == COMPACTION:
-            summary = text(block, "content", at=f"{at}content[{i}].") or summary
+            summary = fields.text(block, "content", at=f"{at}content[{i}].") or summary
     return Message(role="user", content=LEAD + summary) if summary else None
 
 

@@ -26,24 +26,10 @@ from ...core.request import (
 )
 from ...core.sampling import check
 from ...errors import InvalidParameter
+from .. import fields
 from .. import schema_fields as doc
 from ..contents import Content
-from ..fields import (
-    Body,
-    choice,
-    entries,
-    filled,
-    flag,
-    ignored_fields,
-    integer,
-    mapping,
-    model_name,
-    objects,
-    plain,
-    required,
-    stops,
-    text,
-)
+from ..fields import Body
 from ..openai.answer import MAX_TOKENS, STOP, output_format, tokens
 from ..openai.tools import functions
 from ..schema_fields import Fields
@@ -126,34 +112,34 @@ FIELDS: Fields = {
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     """Parses a body. `counting` is for count_tokens, which needs no max_tokens. Raises
     InvalidParameter."""
-    thinking = mapping(body, "thinking")
+    thinking = fields.mapping(body, "thinking")
     warnings = [
-        *ignored_fields(body, FIELDS.keys()),
-        *ignored_fields(thinking, {"type"}, "thinking."),
+        *fields.ignored_fields(body, FIELDS.keys()),
+        *fields.ignored_fields(thinking, {"type"}, "thinking."),
         *context_edits.parse(body)[1],
     ]
-    max_tokens = integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
+    max_tokens = fields.integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
     if max_tokens is None and not counting:
         raise InvalidParameter("max_tokens", "is missing")
-    stream = flag(body, "stream")
-    wanted = mapping(body, "tool_choice")
-    config = mapping(body, "output_config")
+    stream = fields.flag(body, "stream")
+    wanted = fields.mapping(body, "tool_choice")
+    config = fields.mapping(body, "output_config")
     return CompletionRequest(
-        model=model_name(body),
+        model=fields.model_name(body),
         messages=(*_system(body.get("system")), *_messages(body, warnings)),
         sampling={name: check(name, body[name]) for name in SAMPLERS if body.get(name) is not None},
         max_tokens=max_tokens,
-        stop=stops(body, "stop_sequences"),
+        stop=fields.stops(body, "stop_sequences"),
         stream=stream,
         tools=_tools(body, warnings),
         servers=mcp.servers(body),
         tool_choice=_choice(wanted),
-        parallel_tool_calls=not flag(wanted, "disable_parallel_tool_use", at="tool_choice."),
+        parallel_tool_calls=not fields.flag(wanted, "disable_parallel_tool_use", at="tool_choice."),
         output=_output(body, config),
-        reasoning_effort=text(config, "effort", at="output_config."),
+        reasoning_effort=fields.text(config, "effort", at="output_config."),
         template_kwargs=_thinking(thinking),
         report=Report(prompt=stream),  # message_start has it
-        user=text(mapping(body, "metadata"), "user_id", at="metadata."),
+        user=fields.text(fields.mapping(body, "metadata"), "user_id", at="metadata."),
         compaction=context_edits.compaction(body) if "context_management" in body else None,
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -165,7 +151,9 @@ def _system(value: Any) -> tuple[Message, ...]:
     if type(value) is str:
         texts = [value]
     elif isinstance(value, list):
-        texts = [required(block, "text", at) for block, at in entries(value, "system")]
+        texts = [
+            fields.required(block, "text", at) for block, at in fields.entries(value, "system")
+        ]
     else:
         raise InvalidParameter("system", "must be a string or a list of text blocks")
     content = "\n\n".join(t for t in texts if t and not t.startswith(BILLING))
@@ -174,11 +162,11 @@ def _system(value: Any) -> tuple[Message, ...]:
 
 def _messages(body: Body, warnings: list[str]) -> list[Message]:
     runs: list[list[Message]] = []
-    for message, at in objects(body, "messages"):
+    for message, at in fields.objects(body, "messages"):
         summary = summary_of(message, at)
         if summary is not None:  # it replaces everything before it
             runs = [[summary]]
-        role = ROLES[choice(message, "role", ROLES, at=at)]
+        role = ROLES[fields.choice(message, "role", ROLES, at=at)]
         turn = _Turn(role, warnings).read(message.get("content"), at + "content")
         if summary is not None and turn == [Message(role=role)]:
             continue  # it has nothing else
@@ -205,7 +193,7 @@ class _Turn:
         if not isinstance(content, list):
             raise InvalidParameter(at, "must be a string or a list of blocks")
         turn: list[Message] = []
-        for block, path in entries(content, at):
+        for block, path in fields.entries(content, at):
             if block.get("type") in ("tool_result", mcp.RESULT):
                 turn += self._flush()
                 turn.append(self._result(block, path))
@@ -222,40 +210,42 @@ class _Turn:
         return [message]
 
     def _block(self, block: Body, at: str) -> None:
-        match text(block, "type", at=at):
+        match fields.text(block, "type", at=at):
             case "text":
-                self._content.say(required(block, "text", at))
+                self._content.say(fields.required(block, "text", at))
             case "thinking":
-                self._content.thoughts.append(text(block, "thinking", at=at))
+                self._content.thoughts.append(fields.text(block, "thinking", at=at))
             case "image":
-                self._content.show(_image(mapping(block, "source", at), at + "source."))
+                self._content.show(_image(fields.mapping(block, "source", at), at + "source."))
             case "tool_use":
-                arguments = msgspec.json.encode(mapping(block, "input", at)).decode()
-                call = ToolCall(filled(block, "id", at), filled(block, "name", at), arguments)
+                arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
+                call = ToolCall(
+                    fields.filled(block, "id", at), fields.filled(block, "name", at), arguments
+                )
                 self._calls.append(call)
             case mcp.USE:
                 self._calls.append(mcp.call(block, at))
             case "document":
                 self._document(block, at)
             case "search_result":
-                self._content.say(text(block, "title", at=at))
+                self._content.say(fields.text(block, "title", at=at))
                 self._nested(block, at)
             case "":
                 raise InvalidParameter(at + "type", "is missing")
             case kind if kind != COMPACTION:  # which was read before
-                self._warnings.append(f"content blocks of type {plain(kind)} are ignored")
+                self._warnings.append(f"content blocks of type {fields.plain(kind)} are ignored")
 
     def _nested(self, block: Body, at: str) -> None:
-        for part, path in objects(block, "content", at):
+        for part, path in fields.objects(block, "content", at):
             self._block(part, path)
 
     def _document(self, block: Body, at: str) -> None:
         """Adds a document's text. `apis.attachments` has replaced those without one."""
-        source, at = mapping(block, "source", at), at + "source."
-        kind = text(source, "type", at=at)
+        source, at = fields.mapping(block, "source", at), at + "source."
+        kind = fields.text(source, "type", at=at)
         if kind == "text":
-            title = text(block, "title", at=at)
-            data = text(source, "data", at=at)
+            title = fields.text(block, "title", at=at)
+            data = fields.text(source, "data", at=at)
             self._content.say(f"{title}\n{data}" if title else data)
         elif kind != "content":
             raise InvalidParameter(at + "type", "must be text, content, base64, file or url")
@@ -270,45 +260,49 @@ class _Turn:
         (message,) = _Turn("tool", self._warnings).read(
             "" if given is None else given, at + "content"
         )
-        message = msgspec.structs.replace(message, tool_call_id=filled(block, "tool_use_id", at))
-        if flag(block, "is_error", at=at) and not message.content.lower().startswith("error"):
+        message = msgspec.structs.replace(
+            message, tool_call_id=fields.filled(block, "tool_use_id", at)
+        )
+        if fields.flag(block, "is_error", at=at) and not message.content.lower().startswith(
+            "error"
+        ):
             return message.after("Error: ")
         return message
 
 
 def _image(source: Body, at: str) -> Media:
-    if choice(source, "type", ("base64", "url"), at=at) == "url":
-        return Media(kind="image", url=text(source, "url", at=at))
-    media_type, data = text(source, "media_type", at=at), text(source, "data", at=at)
+    if fields.choice(source, "type", ("base64", "url"), at=at) == "url":
+        return Media(kind="image", url=fields.text(source, "url", at=at))
+    media_type, data = fields.text(source, "media_type", at=at), fields.text(source, "data", at=at)
     return Media(kind="image", url=f"data:{media_type};base64,{data}")
 
 
 def _tools(body: Body, warnings: list[str]) -> tuple[Tool, ...]:
     offered = []
-    for tool, at in objects(body, "tools"):
-        kind = text(tool, "type", "custom", at=at)
+    for tool, at in fields.objects(body, "tools"):
+        kind = fields.text(tool, "type", "custom", at=at)
         known = (CLIENT_TOOLS[start] for start in CLIENT_TOOLS if kind.startswith(start))
         if kind == "custom":
-            offered.append({**tool, "parameters": mapping(tool, "input_schema", at)})
+            offered.append({**tool, "parameters": fields.mapping(tool, "input_schema", at)})
         elif (definition := next(known, None)) is not None:
             offered.append({**definition, "name": tool.get("name")})
         elif kind != mcp.TOOLSET:
-            warnings.append(f"tools of type {plain(kind)} are ignored")
+            warnings.append(f"tools of type {fields.plain(kind)} are ignored")
     return functions(offered)
 
 
 def _choice(value: Body) -> ToolChoice:
-    kind = choice(value, "type", ("tool", *CHOICES), "auto", "tool_choice.")
+    kind = fields.choice(value, "type", ("tool", *CHOICES), "auto", "tool_choice.")
     if kind == "tool":
-        return ToolChoice("named", filled(value, "name", "tool_choice."))
+        return ToolChoice("named", fields.filled(value, "name", "tool_choice."))
     return CHOICES[kind]
 
 
 def _output(body: Body, config: Body) -> OutputFormat:
     """`output_config.format`, or `output_format` from clients of the beta."""
-    at, form = "output_config.format.", mapping(config, "format", "output_config.")
+    at, form = "output_config.format.", fields.mapping(config, "format", "output_config.")
     if not form:
-        at, form = "output_format.", mapping(body, "output_format")
+        at, form = "output_format.", fields.mapping(body, "output_format")
     output = output_format(form, at)
     if output.kind == "text":
         return output
@@ -318,5 +312,5 @@ def _output(body: Body, config: Body) -> OutputFormat:
 def _thinking(value: Body) -> dict[str, Any]:
     """Template arguments for the switch that some templates have; `adaptive` leaves the default."""
     kinds = ("enabled", "disabled", "adaptive", "between_tools")
-    kind = choice(value, "type", kinds, "adaptive", "thinking.")
+    kind = fields.choice(value, "type", kinds, "adaptive", "thinking.")
     return {"enable_thinking": kind == "enabled"} if kind in ("enabled", "disabled") else {}

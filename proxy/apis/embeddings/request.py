@@ -11,19 +11,9 @@ from msgspec import Struct
 
 from ...core.task import Embedded, Vector, normalised
 from ...errors import InvalidParameter, Unsupported
+from .. import fields
 from .. import schema_fields as doc
-from ..fields import (
-    Body,
-    choice,
-    entry,
-    filled,
-    flag,
-    ignored_fields,
-    integer,
-    items,
-    model_name,
-    text,
-)
+from ..fields import Body
 from ..ollama.common import untagged
 from ..openai.completions import prompts
 from ..schema_fields import Fields
@@ -64,8 +54,7 @@ PROMPT: Fields = {"model": doc.MODEL, "prompt": INPUTS}
 
 
 def parse(body: Body) -> EmbeddingRequest:
-    """Raises InvalidParameter naming the field."""
-    form = choice(body, "encoding_format", ("float", "base64"), "float")
+    form = fields.choice(body, "encoding_format", ("float", "base64"), "float")
     return _parse(body, "input", OPENAI, form == "base64")
 
 
@@ -83,11 +72,11 @@ def parse_prompt(body: Body) -> EmbeddingRequest:
 def _parse(body: Body, name: str, known: Fields, packs: bool = False) -> EmbeddingRequest:
     shortens = "dimensions" in known
     return EmbeddingRequest(
-        untagged(model_name(body)) if known is not OPENAI else model_name(body),
+        untagged(fields.model_name(body)) if known is not OPENAI else fields.model_name(body),
         _inputs(body.get(name), name),
-        (integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0) if shortens else 0,
+        (fields.integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0) if shortens else 0,
         packs,
-        ignored_fields(body, known.keys()),
+        fields.ignored_fields(body, known.keys()),
     )
 
 
@@ -172,22 +161,24 @@ class RerankRequest(Struct, frozen=True):
 
 def parse_ranking(body: Body) -> RerankRequest:
     """A document is a string or an object {text}. Raises InvalidParameter."""
-    query = filled(body, "query")
-    values = items(body, "documents")
+    query = fields.filled(body, "query")
+    values = fields.items(body, "documents")
     if not 0 < len(values) <= MAX_DOCUMENTS:
         raise InvalidParameter("documents", f"must contain 1 to {MAX_DOCUMENTS} strings")
     return RerankRequest(
-        model_name(body),
+        fields.model_name(body),
         query,
         tuple(
             document
             if type(document) is str
-            else text(entry(document, f"documents[{i}]"), "text", at=f"documents[{i}].")
+            else fields.text(
+                fields.entry(document, f"documents[{i}]"), "text", at=f"documents[{i}]."
+            )
             for i, document in enumerate(values)
         ),
-        min(integer(body, "top_n", 1, 1 << 30) or len(values), len(values)),
-        flag(body, "return_documents"),
-        ignored_fields(body, RANKING.keys()),
+        min(fields.integer(body, "top_n", 1, 1 << 30) or len(values), len(values)),
+        fields.flag(body, "return_documents"),
+        fields.ignored_fields(body, RANKING.keys()),
     )
 
 

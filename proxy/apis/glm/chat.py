@@ -42,7 +42,6 @@ FIELDS: Fields = {
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises InvalidParameter naming the field."""
     texts = [*_history(items(body, "history")), required(body, "prompt")]
     roles: tuple[Role, Role] = ("user", "assistant")
     messages = [Message(role=roles[i % 2], content=text) for i, text in enumerate(texts)]
@@ -93,7 +92,6 @@ def _object(meta: ResponseMeta, content: str, counts: Usage) -> dict[str, Any]:
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     (completion,) = completions
     return _object(meta, completion.text, completion.finished.usage)
 
@@ -144,7 +142,6 @@ class Encoder:
         return b"".join(events)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last event."""
         return sse.encode(msgspec.json.encode(error(fault)))
 
     def end(self) -> bytes:

@@ -39,7 +39,6 @@ ROLES: dict[str, Role] = {
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises InvalidParameter naming the field."""
     values = items(body, "messages")
     if not values:
         raise InvalidParameter("messages", "must contain at least one message")
@@ -118,7 +117,6 @@ def _said(piece: str, thought: str, calls: Sequence[ToolCall] = ()) -> dict[str,
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     (completion,) = completions
     calls = _complete(completion.tool_calls, completion.finished)
     said = _said(completion.text, completion.reasoning, calls)

@@ -32,7 +32,6 @@ FIELDS: Fields = {
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises InvalidParameter naming the field."""
     values = common.shared_fields(body, FIELDS.keys())
     prompt = text(body, "prompt")
     suffix = text(body, "suffix")
@@ -62,7 +61,6 @@ def _said(piece: str, thought: str) -> dict[str, Any]:
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     (completion,) = completions
     return common.whole(meta, request, completion, _said(completion.text, completion.reasoning))
 

@@ -12,37 +12,18 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from ...core.events import (
-    Alternative,
-    Batch,
-    Compacted,
-    Finished,
-    Progress,
-    TokenDetail,
-    TokenLogprob,
-)
+from ...core import events
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, OutputFormat, Report
 from ...core.sampling import logit_bias, sampling
 from ...core.usage import Timings, Usage, generation_pace, pace
 from ...errors import GatewayError
 from ...wire import sse
+from .. import fields
 from .. import schema_fields as doc
-from ..fields import (
-    Body,
-    choice,
-    entry,
-    flag,
-    ignored_fields,
-    integer,
-    mapping,
-    model_name,
-    read,
-    stops,
-    text,
-)
+from ..fields import Body
 from ..response_meta import ResponseMeta, compaction_field
-from ..schema_fields import Field, Fields, Schema, table
+from ..schema_fields import Fields, Schema
 
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
@@ -50,13 +31,24 @@ MAX_LOGPROBS = 20
 
 
 def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
-    """The fields of CompletionRequest that both kinds of body share, if present. A field that is
-    not `known` to the kind gets a warning. Raises InvalidParameter."""
+    """The fields of CompletionRequest that both kinds of body share. A field that is not `known` to
+    the kind gets a warning. Raises InvalidParameter."""
+    # -1 is llama.cpp's "no limit"; 0 evaluates the prompt only.
+    limits = (fields.integer(body, name, -1, MAX_TOKENS) for name in LENGTHS)
     return {
+        "model": fields.model_name(body),
         "sampling": samplers(body),
+        "max_tokens": next((limit for limit in limits if limit not in (None, -1)), None),
+        "stop": fields.stops(body),
+        "n": fields.integer(body, "n", 1, MAX_CHOICES) or 1,
+        "stream": fields.flag(body, "stream"),
+        "include_usage": fields.flag(fields.mapping(body, "stream_options"), "include_usage"),
+        "return_prompt_tokens": fields.flag(body, "tokenize"),
+        "user": fields.text(body, "user"),
+        "session": fields.text(body, "prompt_cache_key"),
+        "output": json_schema(body),
         "report": report(body),
-        **read(body, _TABLE),
-        "warnings": ignored_fields(body, known),
+        "warnings": fields.ignored_fields(body, known),
     }
 
 
@@ -71,41 +63,32 @@ def samplers(body: Body) -> dict[str, Any]:
 def report(body: Body) -> Report:
     """The extra information that llama-server's clients can request. Raises InvalidParameter."""
     return Report(
-        progress=flag(body, "return_progress"),
-        timings=flag(body, "timings_per_token"),
-        settings=flag(body, "verbose"),
+        progress=fields.flag(body, "return_progress"),
+        timings=fields.flag(body, "timings_per_token"),
+        settings=fields.flag(body, "verbose"),
     )
 
 
-def _max_tokens(body: Body, _: str) -> int | None:
-    """The first limit that is set. -1 is llama.cpp's "no limit"; 0 evaluates the prompt only."""
-    for name in filter(body.__contains__, LENGTHS):
-        value = integer(body, name, -1, MAX_TOKENS)
-        if value is not None and value != -1:
-            return value
-    return None
-
-
-def json_schema(body: Body, name: str) -> OutputFormat:
+def json_schema(body: Body) -> OutputFormat:
     """llama.cpp's own field; a schema that no grammar can express is left to output validation."""
-    if body.get(name) is None:
+    if body.get("json_schema") is None:
         return OutputFormat()
-    return OutputFormat("json_schema", mapping(body, name))
+    return OutputFormat("json_schema", fields.mapping(body, "json_schema"))
 
 
 def output_format(form: Body, at: str, inside: str = "") -> OutputFormat:
     """The format at the path `at`; a schema and its name are in its field `inside`. Raises
     InvalidParameter."""
-    kind = choice(form, "type", ("text", "json_object", "json_schema"), "text", at)
+    kind = fields.choice(form, "type", ("text", "json_object", "json_schema"), "text", at)
     if kind == "json_object":
-        return OutputFormat("json_object", mapping(form, "schema", at) or None)
+        return OutputFormat("json_object", fields.mapping(form, "schema", at) or None)
     if kind == "text":
         return OutputFormat()
     if inside:
-        form, at = mapping(form, inside, at), f"{at}{inside}."
-    schema = entry(form.get("schema"), at + "schema")
+        form, at = fields.mapping(form, inside, at), f"{at}{inside}."
+    schema = fields.entry(form.get("schema"), at + "schema")
     return OutputFormat(
-        "json_schema", schema, text(form, "name", at=at), flag(form, "strict", at=at)
+        "json_schema", schema, fields.text(form, "name", at=at), fields.flag(form, "strict", at=at)
     )
 
 
@@ -143,66 +126,47 @@ REPORT: dict[str, Schema] = {
     "verbose": doc.flag("Add the prompt and the backend's settings."),
 }
 COMMON: Fields = {
-    "model": Field(doc.MODEL, "model", model_name),
-    "max_completion_tokens": Field(
-        tokens("The same as max_tokens; takes precedence."), "max_tokens", _max_tokens
+    "model": doc.MODEL,
+    "max_completion_tokens": tokens("The same as max_tokens; takes precedence."),
+    "max_tokens": tokens("Maximum tokens of the answer; -1: limited by the context only."),
+    "n_predict": tokens("llama.cpp's name for max_tokens."),
+    "stop": STOP,
+    "n": doc.count("Number of choices.", 1, MAX_CHOICES, 1),
+    "stream": doc.STREAM,
+    "stream_options": doc.mapping(
+        "`include_usage`: send a last chunk with the usage.", {"include_usage": True}
     ),
-    "max_tokens": Field(
-        tokens("Maximum tokens of the answer; -1: limited by the context only."),
-        "max_tokens",
-        _max_tokens,
-    ),
-    "n_predict": Field(tokens("llama.cpp's name for max_tokens."), "max_tokens", _max_tokens),
-    "stop": Field(STOP, "stop", stops),
-    "n": Field(
-        doc.count("Number of choices.", 1, MAX_CHOICES, 1),
-        "n",
-        lambda body, name: integer(body, name, 1, MAX_CHOICES) or 1,
-    ),
-    "stream": Field(doc.STREAM, "stream", flag),
-    "stream_options": Field(
-        doc.mapping("`include_usage`: send a last chunk with the usage.", {"include_usage": True}),
-        "include_usage",
-        lambda body, name: flag(mapping(body, name), "include_usage"),
-    ),
-    "tokenize": Field(doc.flag("Return the tokens of the prompt."), "return_prompt_tokens", flag),
-    "user": Field(USER, "user", text),
-    "prompt_cache_key": Field(SESSION, "session", text),
-    "json_schema": Field(
-        doc.mapping("A JSON schema for the answer, llama.cpp's field.", {"type": "object"}),
-        "output",
-        json_schema,
+    "tokenize": doc.flag("Return the tokens of the prompt."),
+    "user": USER,
+    "prompt_cache_key": SESSION,
+    "json_schema": doc.mapping(
+        "A JSON schema for the answer, llama.cpp's field.", {"type": "object"}
     ),
     "logit_bias": LOGIT_BIAS,
     **REPORT,
     **doc.SAMPLERS,
 }
 """The fields that both kinds of body have."""
-_TABLE = table(COMMON)
 
 
 def usage(counts: Usage) -> dict[str, Any]:
-    out: dict[str, Any] = {
+    return {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
         "total_tokens": counts.total,
         "prompt_tokens_details": {"cached_tokens": counts.cached},
         "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
+        **({"continued": counts.continued} if counts.continued else {}),
     }
-    if counts.continued:
-        out["continued"] = counts.continued
-    return out
 
 
-def total(finished: Mapping[int, Finished], n: int) -> Usage:
+def total(finished: Mapping[int, events.Finished], n: int) -> Usage:
     """The usage of all choices; a prompt counts once for all choices generated from it."""
-    if n == 1 and len(finished) == 1:
-        return next(iter(finished.values())).usage
     counts = [
         choice.usage if index % n == 0 else structs.replace(choice.usage, prompt=0, cached=0)
         for index, choice in finished.items()
     ]
-    return sum(counts, Usage())
+    return counts[0] if len(counts) == 1 else sum(counts, Usage())
 
 
 def timings(times: Timings) -> dict[str, Any]:
@@ -225,10 +189,10 @@ def timings(times: Timings) -> dict[str, Any]:
     return out
 
 
-def reported(event: Progress | TokenDetail) -> dict[str, Any]:
+def reported(event: events.Progress | events.TokenDetail) -> dict[str, Any]:
     """The fields that llama-server adds to a chunk for progress or a token's details."""
     out: dict[str, Any] = {}
-    if isinstance(event, Progress):
+    if isinstance(event, events.Progress):
         out["prompt_progress"] = {
             "total": event.total,
             "cache": event.cached,
@@ -249,17 +213,16 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
 
 
 def verbose(
-    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str = ""
+    meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str = ""
 ) -> dict[str, Any]:
     """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
     `verbose`."""
-    if not request.report.settings:
-        return {}
-    return {"__verbose": ended(meta, request, finished, content)}
+    wanted = request.report.settings
+    return {"__verbose": ended(meta, request, finished, content)} if wanted else {}
 
 
 def ended(
-    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str
+    meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str
 ) -> dict[str, Any]:
     """The fields of /completion that describe how an answer ended, under the names of both
     generations (id_slot and slot_id, stop_type and stopped_*)."""
@@ -268,8 +231,7 @@ def ended(
     kind = "limit" if finished.reason == "length" else "word" if word else "eos"
     return {
         "content": content,
-        "id_slot": finished.slot,
-        "slot_id": finished.slot,
+        **dict.fromkeys(("id_slot", "slot_id"), finished.slot),
         "stop": True,
         "model": meta.model,
         "tokens_predicted": counts.completion,
@@ -280,20 +242,18 @@ def ended(
         "has_new_line": "\n" in content,
         "truncated": finished.truncated,
         "stop_type": kind,
-        "stopped_eos": kind == "eos",
-        "stopped_word": kind == "word",
-        "stopped_limit": kind == "limit",
+        **{f"stopped_{name}": name == kind for name in ("eos", "word", "limit")},
         "stopping_word": word,
         "timings": timings(finished.timings),
     }
 
 
-def token(logprob: TokenLogprob) -> dict[str, Any]:
+def token(logprob: events.TokenLogprob) -> dict[str, Any]:
     """A token in the format of chat logprobs."""
     return {**_likely(logprob), "top_logprobs": [_likely(other) for other in logprob.top]}
 
 
-def _likely(token: TokenLogprob | Alternative) -> dict[str, Any]:
+def _likely(token: events.TokenLogprob | events.Alternative) -> dict[str, Any]:
     return {"token": token.token, "logprob": token.logprob, "bytes": list(token.data)}
 
 
@@ -352,13 +312,13 @@ class Chunks:
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         self._request = request
         self._meta = meta
-        self._finished: dict[int, Finished] = {}
-        self._compacted: Compacted | None = None
+        self._finished: dict[int, events.Finished] = {}
+        self._compacted: events.Compacted | None = None
         begin = msgspec.json.encode(head(meta, self.kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
+    def encode(self, choice: int, batch: events.Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
@@ -368,7 +328,6 @@ class Chunks:
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last event."""
         return sse.encode(msgspec.json.encode(error(fault)))
 
     def end(self) -> bytes:
@@ -384,26 +343,26 @@ class Chunks:
 
     def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
         match event:
-            case Finished():
+            case events.Finished():
                 self._finished[choice] = event
                 last = self._chunk(choice, self.silence, reason=self._reason(event))
                 out.append(extended(last, self._ending(choice, event)))
-            case Progress():  # in a chunk of its own
+            case events.Progress():  # in a chunk of its own
                 out.append(extended(self._chunk(choice, self.silence), reported(event)))
-            case TokenDetail():
+            case events.TokenDetail():
                 if out:  # the chunk of its text
                     out[-1] = extended(out[-1], reported(event))
-            case Compacted():
+            case events.Compacted():
                 self._compacted = event.after(self._compacted)
 
     def _chunk(self, choice: int, said: Any, logprobs: Any = None, reason: Any = None) -> bytes:
         piece = {"index": choice, self.said: said, "logprobs": logprobs, "finish_reason": reason}
         return self._head + msgspec.json.encode(piece) + self._tail
 
-    def _reason(self, finished: Finished) -> str:
+    def _reason(self, finished: events.Finished) -> str:
         return finished.reason
 
-    def _ending(self, choice: int, finished: Finished) -> dict[str, Any]:
+    def _ending(self, choice: int, finished: events.Finished) -> dict[str, Any]:
         """The fields beside the choice in its last chunk."""
         return {
             "timings": timings(finished.timings),

@@ -7,35 +7,18 @@ from typing import Any
 
 import msgspec
 
-from ...core.events import (
-    Batch,
-    Finished,
-    ReasoningDelta,
-    Started,
-    TextDelta,
-    TokenLogprob,
-    ToolCallDelta,
-)
+from ...core import events
+from ...core.events import TextDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Media, Message, OutputFormat, Role
 from ...errors import InvalidParameter
 from ...wire import sse
+from .. import fields
 from .. import schema_fields as doc
 from ..contents import Content, PartReader, contents, text_reader
-from ..fields import (
-    Body,
-    choice,
-    entry,
-    flag,
-    integer,
-    items,
-    mapping,
-    objects,
-    read,
-    text,
-)
+from ..fields import Body
 from ..response_meta import ResponseMeta
-from ..schema_fields import Field, Fields, table
+from ..schema_fields import Fields
 from ..synonyms import canonical
 from . import answer as openai
 from . import tools as openai_tools
@@ -62,30 +45,30 @@ INSTEAD = frozenset(
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises InvalidParameter naming the field."""
     body = canonical(body, chat=True)
     logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
     values = openai.shared_fields(body, KNOWN)
     if body.get("response_format") is not None:
         if values.get("output", OutputFormat()) != OutputFormat():
             raise InvalidParameter("response_format", "cannot be combined with json_schema")
-        form = mapping(body, "response_format")
+        form = fields.mapping(body, "response_format")
         values["output"] = openai.output_format(form, "response_format.", "json_schema")
-    if "audio" in items(body, "modalities"):
+    if "audio" in fields.items(body, "modalities"):
         raise InvalidParameter("modalities", "must be text: audio output is not supported")
     tools = openai_tools.chosen(body)
     if tools:
         values["warnings"] += tools.pop("warnings", ())
-    prompts = flag(body, "add_generation_prompt", True)
-    if not flag(body, "continue_final_message") and not prompts:
+    prompts = fields.flag(body, "add_generation_prompt", True)
+    if not fields.flag(body, "continue_final_message") and not prompts:
         values["warnings"] += ("add_generation_prompt is ignored",)
-    reasoning = choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
+    reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
     if reasoning != "auto":
         values["reasoning_format"] = reasoning
     return CompletionRequest(
-        messages=messages(items(body, "messages")),
+        messages=messages(fields.items(body, "messages")),
         logprobs=logprobs,
-        **read(body, _TABLE),
+        reasoning_effort=fields.text(body, "reasoning_effort"),
+        template_kwargs=fields.mapping(body, "chat_template_kwargs"),
         **tools,
         **values,
     )
@@ -110,12 +93,6 @@ MESSAGE = doc.body(
     reasoning_details=doc.array("The same in pieces, as OpenRouter sends it.", []),
     refusal=doc.text("The text of an assistant message that has no content."),
 )
-_OWN: Fields = {
-    "reasoning_effort": Field(
-        doc.text("Passed to the chat template.", "low"), "reasoning_effort", text
-    ),
-    "chat_template_kwargs": Field(openai.TEMPLATE, "template_kwargs", mapping),
-}
 FIELDS: Fields = {
     "messages": doc.array(
         "The conversation. If the last message is the assistant's, it is continued.",
@@ -134,16 +111,16 @@ FIELDS: Fields = {
     "continue_final_message": doc.flag("Always done if the last message is the assistant's."),
     "add_generation_prompt": doc.flag("false is ignored without continue_final_message.", True),
     "reasoning_format": doc.text("How reasoning is returned.", "auto", enum=["auto", *FORMATS]),
-    **_OWN,
+    "reasoning_effort": doc.text("Passed to the chat template.", "low"),
+    "chat_template_kwargs": openai.TEMPLATE,
     **openai.COMMON,
 }
-_TABLE = table(_OWN)
 KNOWN = FIELDS.keys()
 
 
 def _logprobs(body: Body) -> int | None:
-    if flag(body, "logprobs"):
-        return integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
+    if fields.flag(body, "logprobs"):
+        return fields.integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
     if body.get("top_logprobs"):
         raise InvalidParameter("top_logprobs", "requires logprobs: true")
     return None
@@ -171,25 +148,25 @@ def _plain(value: Any) -> Message | None:
 
 
 def _message(value: Any, at: str) -> Message:
-    body = entry(value, at)
+    body = fields.entry(value, at)
     at += "."
-    role = ROLES[choice(body, "role", ROLES, at=at)]
+    role = ROLES[fields.choice(body, "role", ROLES, at=at)]
     given = body.get("content")
     if given is None and (role != "assistant" or body.keys().isdisjoint(INSTEAD)):
         raise InvalidParameter(
             at + "content", "is missing: a message needs a text or a list of parts"
         )
-    call = text(body, "tool_call_id", at=at)
+    call = fields.text(body, "tool_call_id", at=at)
     if not call and body["role"] == "tool":
         raise InvalidParameter(
             at + "tool_call_id", "is missing: a tool message names the call that it answers"
         )
     content = contents(given, at + "content", PARTS, KINDS)
-    if not content.text and (refusal := text(body, "refusal", at=at)):
+    if not content.text and (refusal := fields.text(body, "refusal", at=at)):
         content.say(refusal)
     return content.message(
         role,
-        name=text(body, "name", at=at),
+        name=fields.text(body, "name", at=at),
         tool_calls=openai_tools.calls(body, at),
         tool_call_id=call,
         reasoning="\n".join(content.thoughts) or _reasoning(body, at),
@@ -199,23 +176,29 @@ def _message(value: Any, at: str) -> Message:
 def _reasoning(body: Body, at: str) -> str:
     """The reasoning of an assistant message: as llama-server and DeepSeek send it, as vLLM does, or
     the readable ones of OpenRouter's details."""
-    whole = text(body, "reasoning_content", at=at) or text(body, "reasoning", at=at)
+    whole = fields.text(body, "reasoning_content", at=at) or fields.text(body, "reasoning", at=at)
     if whole or "reasoning_details" not in body:
         return whole
     return "".join(
-        text(detail, "text", at=path) or text(detail, "summary", at=path)
-        for detail, path in objects(body, "reasoning_details", at)
+        fields.text(detail, "text", at=path) or fields.text(detail, "summary", at=path)
+        for detail, path in fields.objects(body, "reasoning_details", at)
     )
 
 
 def _image(content: Content, part: Body, at: str) -> None:
-    image = mapping(part, "image_url", at)
-    content.show(Media(kind="image", url=text(image, "url"), detail=text(image, "detail", at=at)))
+    image = fields.mapping(part, "image_url", at)
+    content.show(
+        Media(
+            kind="image", url=fields.text(image, "url"), detail=fields.text(image, "detail", at=at)
+        )
+    )
 
 
 def _audio(content: Content, part: Body, at: str) -> None:
-    audio = mapping(part, "input_audio", at)
-    content.show(Media(kind="audio", data=text(audio, "data"), format=text(audio, "format")))
+    audio = fields.mapping(part, "input_audio", at)
+    content.show(
+        Media(kind="audio", data=fields.text(audio, "data"), format=fields.text(audio, "format"))
+    )
 
 
 def _thought(content: Content, part: Body, at: str) -> None:
@@ -238,7 +221,6 @@ PARTS: dict[str, PartReader] = {
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     return openai.whole(meta, "chat.completion", request, completions, _choice)
 
 
@@ -247,11 +229,11 @@ def _reasoning_fields(text: str) -> dict[str, str]:
     return {"reasoning_content": text, "reasoning": text}
 
 
-def _logprobs_field(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+def _logprobs_field(tokens: Sequence[events.TokenLogprob]) -> dict[str, Any]:
     return {"content": [openai.token(token) for token in tokens], "refusal": None}
 
 
-def _finish_reason(finished: Finished, legacy: bool) -> str:
+def _finish_reason(finished: events.Finished, legacy: bool) -> str:
     return "function_call" if legacy and finished.reason == "tool_calls" else finished.reason
 
 
@@ -292,7 +274,7 @@ class Encoder(openai.Chunks):
         self._text_choice = -1  # of `_text_head`
         self._text_head = b""
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
+    def encode(self, choice: int, batch: events.Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
@@ -315,16 +297,16 @@ class Encoder(openai.Chunks):
             case TextDelta():
                 delta = {"content": event.text}
                 logprobs = _logprobs_field(event.logprobs)
-            case Started():
+            case events.Started():
                 delta = {"role": "assistant", "content": None}
-            case ReasoningDelta():
+            case events.ReasoningDelta():
                 delta = _reasoning_fields(event.text)
-            case ToolCallDelta():
+            case events.ToolCallDelta():
                 delta = openai_tools.delta(event, self._legacy)
             case _:
                 super()._event(choice, event, out)
                 return
         out.append(self._chunk(choice, delta, logprobs))
 
-    def _reason(self, finished: Finished) -> str:
+    def _reason(self, finished: events.Finished) -> str:
         return _finish_reason(finished, self._legacy)

@@ -43,7 +43,6 @@ FIELDS: Fields = {
 
 
 def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
-    """Raises InvalidParameter naming the field."""
     body = canonical(body, chat=False)
     echo = flag(body, "echo")
     logprobs = integer(body, "logprobs", 0, openai.MAX_LOGPROBS)
@@ -51,7 +50,7 @@ def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
         raise InvalidParameter("logprobs", "is not supported with echo")
     best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
     values = openai.shared_fields(body, known)
-    if best_of is not None and best_of != values.get("n", 1):
+    if best_of is not None and best_of != values["n"]:
         raise InvalidParameter("best_of", "is not supported: use n to get several choices")
     return CompletionRequest(
         prompts=prompts(body.get("prompt")),
@@ -102,7 +101,6 @@ def _prompt(value: Any, at: str) -> str | tuple[int | str, ...]:
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     return openai.whole(meta, KIND, request, completions, _choice)
 
 

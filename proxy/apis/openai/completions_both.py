@@ -40,7 +40,6 @@ def parse(body: Body) -> CompletionRequest:
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     first = completions[0]
     native = openai.ended(meta, request, first.finished, first.text)
     whole = openai_completions.reply(meta, request, completions)

@@ -12,20 +12,9 @@ from ...core.decoding import decoded
 from ...core.events import ToolCallDelta
 from ...core.request import Tool, ToolCall, ToolChoice
 from ...errors import InvalidParameter
+from .. import fields
 from .. import schema_fields as doc
-from ..fields import (
-    Body,
-    choice,
-    entries,
-    filled,
-    flag,
-    integer,
-    items,
-    mapping,
-    objects,
-    plain,
-    text,
-)
+from ..fields import Body
 from ..schema_fields import Fields
 
 MAX_TOOLS = 1024
@@ -58,19 +47,19 @@ def tools(values: list[Any]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
     """The functions, and a warning for each other type of tool (web_search, …): clients that offer
     them expect them to be ignored."""
     offered, others = [], set()
-    for body, at in entries(values, "tools"):
-        kind = text(body, "type", "function", at=at)
+    for body, at in fields.entries(values, "tools"):
+        kind = fields.text(body, "type", "function", at=at)
         if kind == "function":
-            offered.append((mapping(body, "function", at), at + "function."))
+            offered.append((fields.mapping(body, "function", at), at + "function."))
         else:
-            others.add(plain(kind))
+            others.add(fields.plain(kind))
     warnings = tuple(f"tools of type {kind} are ignored" for kind in sorted(others))
     return _tools(offered), warnings
 
 
 def functions(values: list[Any]) -> tuple[Tool, ...]:
     """A list of functions without the wrapping object."""
-    return _tools([(body, at + "function.") for body, at in entries(values, "tools")])
+    return _tools([(body, at + "function.") for body, at in fields.entries(values, "tools")])
 
 
 def _tools(offered: list[tuple[Body, str]]) -> tuple[Tool, ...]:
@@ -78,16 +67,16 @@ def _tools(offered: list[tuple[Body, str]]) -> tuple[Tool, ...]:
         raise InvalidParameter("tools", f"may contain at most {MAX_TOOLS}")
     known: dict[str, Tool] = {}
     for function, at in offered:
-        name = filled(function, "name", at)
+        name = fields.filled(function, "name", at)
         if not NAME.fullmatch(name):
             raise InvalidParameter(at + "name", "must be 1 to 128 letters, digits or _ - . / : @")
         if name in known:
             raise InvalidParameter(at + "name", f"is defined twice: {name}")
         known[name] = Tool(
             name,
-            text(function, "description", at=at),
-            mapping(function, "parameters", at=at),
-            flag(function, "strict", at=at),
+            fields.text(function, "description", at=at),
+            fields.mapping(function, "parameters", at=at),
+            fields.flag(function, "strict", at=at),
         )
     return tuple(known.values())
 
@@ -98,13 +87,15 @@ def named_choice(value: Any, function: Any, at: str, modes: str) -> ToolChoice:
         return ToolChoice()
     if type(value) is str and value in modes.split(", "):
         return ToolChoice(value)  # type: ignore[arg-type]  # one of the modes
-    if isinstance(function, dict) and (name := text(function, "name", at=at)):
+    if isinstance(function, dict) and (name := fields.text(function, "name", at=at)):
         return ToolChoice("named", name)
     raise InvalidParameter(at.partition(".")[0], f"must be {modes} or name a function")
 
 
 def tool_choice(value: Any) -> ToolChoice:
-    function = mapping(value, "function", "tool_choice.") if isinstance(value, dict) else None
+    function = (
+        fields.mapping(value, "function", "tool_choice.") if isinstance(value, dict) else None
+    )
     return named_choice(value, function, "tool_choice.function.", "auto, none, required")
 
 
@@ -113,12 +104,12 @@ def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
     of the allowed tools. None for any other tool_choice."""
     if not isinstance(value, dict) or value.get("type") != "allowed_tools":
         return None
-    body = mapping(value, "allowed_tools", "tool_choice.") or value
+    body = fields.mapping(value, "allowed_tools", "tool_choice.") or value
     names = frozenset(
-        text(mapping(tool, "function", at) or tool, "name", at=at)
-        for tool, at in objects(body, "tools", "tool_choice.")
+        fields.text(fields.mapping(tool, "function", at) or tool, "name", at=at)
+        for tool, at in fields.objects(body, "tools", "tool_choice.")
     )
-    return choice(body, "mode", ("auto", "required"), "auto", "tool_choice."), names
+    return fields.choice(body, "mode", ("auto", "required"), "auto", "tool_choice."), names
 
 
 def chosen(body: Body) -> dict[str, Any]:
@@ -126,13 +117,13 @@ def chosen(body: Body) -> dict[str, Any]:
     InvalidParameter."""
     if body.keys().isdisjoint(FIELDS):
         return {}
-    listed = items(body, "tools")
+    listed = fields.items(body, "tools")
     if body.get("functions") is not None:
         if listed:
             raise InvalidParameter("functions", "cannot be combined with tools")
         call = body.get("function_call")
         return {
-            "tools": functions(items(body, "functions")),
+            "tools": functions(fields.items(body, "functions")),
             "tool_choice": named_choice(call, call, "function_call.", "auto, none"),
             "parallel_tool_calls": False,
             "extra": {LEGACY: True},
@@ -145,35 +136,37 @@ def chosen(body: Body) -> dict[str, Any]:
     return {
         "tools": offered,
         "tool_choice": tool_choice(wanted),
-        "parallel_tool_calls": flag(body, "parallel_tool_calls", True),
-        "max_tool_calls": integer(body, "max_tool_calls", 1, 1 << 30),
+        "parallel_tool_calls": fields.flag(body, "parallel_tool_calls", True),
+        "max_tool_calls": fields.integer(body, "max_tool_calls", 1, 1 << 30),
         "warnings": warnings,
     }
 
 
 def calls(body: Body, at: str) -> tuple[ToolCall, ...]:
     """The calls of an assistant message, in the current format or the legacy one."""
-    current = [_call(call, path) for call, path in objects(body, "tool_calls", at)]
-    legacy = mapping(body, "function_call", at=at)
+    current = [_call(call, path) for call, path in fields.objects(body, "tool_calls", at)]
+    legacy = fields.mapping(body, "function_call", at=at)
     if legacy and not current:
         current.append(_named(legacy, "", at + "function_call."))
     return tuple(current)
 
 
 def _call(body: Body, at: str) -> ToolCall:
-    id = text(body, "id", at=at)
-    if text(body, "type", at=at) == "custom":
-        custom = mapping(body, "custom", at)
-        written = msgspec.json.encode({"input": text(custom, "input", at=at + "custom.")})
-        return ToolCall(id, filled(custom, "name", at + "custom."), written.decode())
-    function = mapping(body, "function", at)
+    id = fields.text(body, "id", at=at)
+    if fields.text(body, "type", at=at) == "custom":
+        custom = fields.mapping(body, "custom", at)
+        written = msgspec.json.encode({"input": fields.text(custom, "input", at=at + "custom.")})
+        return ToolCall(id, fields.filled(custom, "name", at + "custom."), written.decode())
+    function = fields.mapping(body, "function", at)
     if not function:
         raise InvalidParameter(at + "function", "is missing: a call has a name and arguments")
     return _named(function, id, at + "function.")
 
 
 def _named(function: Body, id: str, at: str) -> ToolCall:
-    return ToolCall(id, filled(function, "name", at), text(function, "arguments", at=at))
+    return ToolCall(
+        id, fields.filled(function, "name", at), fields.text(function, "arguments", at=at)
+    )
 
 
 def written(call: ToolCall) -> dict[str, Any]:

@@ -17,24 +17,8 @@ from typing import Any
 
 import msgspec
 
+from ...core import events
 from ...core.decoding import decoded
-from ...core.events import (
-    ApprovalRequested,
-    Batch,
-    Compacted,
-    Finished,
-    Found,
-    Progress,
-    ReasoningDelta,
-    Searched,
-    ServerCall,
-    Step,
-    TextDelta,
-    TokenDetail,
-    TokenLogprob,
-    ToolCallDelta,
-    ToolsListed,
-)
 from ...core.fold import Completion, Part, Said, Thought
 from ...core.request import ToolCall
 from ...core.usage import Usage
@@ -77,7 +61,7 @@ class Writer:
         self._meta = meta
         self._asked = asked
         self._output: list[Item] = []
-        self._found: list[Found] = []
+        self._found: list[events.Found] = []
 
     def response(self, status: str) -> Item:
         """With this status; `ended` and `failed` build the final ones."""
@@ -95,7 +79,7 @@ class Writer:
             **self._asked.repeated,
         }
 
-    def ended(self, finished: Finished, compacted: Compacted | None) -> Item:
+    def ended(self, finished: events.Finished, compacted: events.Compacted | None) -> Item:
         """A completed or incomplete Response."""
         cuts = {"length": "max_output_tokens", "content_filter": "content_filter"}
         cut = None if self._asked.warms else cuts.get(finished.reason)
@@ -121,7 +105,7 @@ class Writer:
         content = [{"type": "reasoning_text", "text": thought}] if thought else []
         return self.item("rs", "reasoning", summary=[], content=content, status=status)
 
-    def _text_part(self, content: str, tokens: Sequence[TokenLogprob] = ()) -> Item:
+    def _text_part(self, content: str, tokens: Sequence[events.TokenLogprob] = ()) -> Item:
         return {
             "type": "output_text",
             "text": content,
@@ -141,12 +125,12 @@ class Writer:
         given = call.arguments
         return self.item("fc", "function_call", **head, arguments=given, status=status)
 
-    def _step(self, made: Step) -> Item:
+    def _step(self, made: events.Step) -> Item:
         """An item for what the gateway did."""
         match made:
-            case Searched():
+            case events.Searched():
                 return self._search(made)
-            case ToolsListed():
+            case events.ToolsListed():
                 tools = [
                     {
                         "name": tool.name,
@@ -159,7 +143,7 @@ class Writer:
                 fields = {"tools": tools, "error": made.error or None}
                 return self.item("mcpl", "mcp_list_tools", server_label=made.label, **fields)
         call = {"server_label": made.label, "name": made.name, "arguments": made.arguments}
-        if isinstance(made, ApprovalRequested):
+        if isinstance(made, events.ApprovalRequested):
             return self.item("mcpr", "mcp_approval_request", **call)
         status = "failed" if made.error else "completed"
         return self.item(
@@ -172,7 +156,7 @@ class Writer:
             status=status if made.over else "in_progress",
         )
 
-    def _search(self, made: Searched) -> Item:
+    def _search(self, made: events.Searched) -> Item:
         """A search made by the gateway; its results are included on request."""
         status = "in_progress" if not made.over else "failed" if made.failed else "completed"
         include = self._asked.include
@@ -215,7 +199,7 @@ class Writer:
                     item = self._call(part, status)
                 case _:
                     item = self._step(part)
-                    if isinstance(part, Searched):
+                    if isinstance(part, events.Searched):
                         self._found += part.found
             self._output.append(item)
         return self.ended(completion.finished, completion.compacted)
@@ -227,7 +211,7 @@ def whole(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Comple
     return Writer(meta, asked).whole(completion)
 
 
-def cited(content: str, found: Sequence[Found]) -> list[Item]:
+def cited(content: str, found: Sequence[events.Found]) -> list[Item]:
     """Annotations for each bracketed number in the text that refers to a search result."""
     known = {str(result.number): result for result in found}
     annotations: list[Item] = []
@@ -246,7 +230,7 @@ def cited(content: str, found: Sequence[Found]) -> list[Item]:
     return annotations
 
 
-def _error_of(made: ServerCall) -> Item | None:
+def _error_of(made: events.ServerCall) -> Item | None:
     if made.code:
         return {"type": "mcp_protocol_error", "code": made.code, "message": made.error}
     content = [{"type": "text", "text": made.error}]
@@ -278,20 +262,20 @@ class Encoder(Writer):
         self._out: list[bytes] = []  # the events of this batch
         self._open = ""  # text, reasoning, or "call" with its index
         self._pieces: list[str] = []
-        self._tokens: list[TokenLogprob] = []
+        self._tokens: list[events.TokenLogprob] = []
         self._begun_call = ToolCall("", "", "")
         self._begun_step: Item | None = None
         self._begun = False
-        self._compacted: Compacted | None = None
+        self._compacted: events.Compacted | None = None
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
+    def encode(self, choice: int, batch: events.Batch) -> bytes:
         """The bytes of one batch; an empty batch adds an SSE comment."""
         self._begin()
         if not batch:
             self._out.append(sse.HEARTBEAT)
         for event in batch:
             match event:
-                case TextDelta():
+                case events.TextDelta():
                     if event.text or event.logprobs:
                         self._turn("text")
                         self._pieces.append(event.text)
@@ -299,23 +283,28 @@ class Encoder(Writer):
                         tokens = [token(logprob) for logprob in event.logprobs]
                         kind = "response.output_text.delta"
                         self._part_event(kind, delta=event.text, logprobs=tokens)
-                case ReasoningDelta():
+                case events.ReasoningDelta():
                     self._turn("reasoning")
                     self._pieces.append(event.text)
                     self._part_event("response.reasoning_text.delta", delta=event.text)
-                case ToolCallDelta():
+                case events.ToolCallDelta():
                     self._call_delta(event)
-                case Searched() | ToolsListed() | ServerCall() | ApprovalRequested():
+                case (
+                    events.Searched()
+                    | events.ToolsListed()
+                    | events.ServerCall()
+                    | events.ApprovalRequested()
+                ):
                     self._step_event(event)
-                case Progress():
+                case events.Progress():
                     begun = self.response("in_progress")
                     self._event("response.in_progress", response=begun, **reported(event))
-                case TokenDetail():
+                case events.TokenDetail():
                     if self._out:
                         self._out[-1] = extended(self._out[-1], reported(event))
-                case Compacted():
+                case events.Compacted():
                     self._compacted = event.after(self._compacted)
-                case Finished():
+                case events.Finished():
                     self._finish(event)
         return b"".join(self._out)
 
@@ -341,7 +330,7 @@ class Encoder(Writer):
             self._event("response.created", response=begun)
             self._event("response.in_progress", response=begun)
 
-    def _finish(self, finished: Finished) -> None:
+    def _finish(self, finished: events.Finished) -> None:
         if not self._open and not self._output and not self._asked.warms:
             self._turn("text")  # an answer has at least an empty message
         self._close("incomplete" if finished.reason == "length" else "completed")
@@ -366,39 +355,39 @@ class Encoder(Writer):
         self._item_added(item)
         self._part_event("response.content_part.added", part=part)
 
-    def _step_event(self, event: Step) -> None:
-        if not (isinstance(event, Searched | ServerCall) and event.over):
+    def _step_event(self, event: events.Step) -> None:
+        if not (isinstance(event, events.Searched | events.ServerCall) and event.over):
             self._close()
         item = self._step(event)
         kind = f"response.{item['type']}"
         match event:
-            case Searched(over=False):
+            case events.Searched(over=False):
                 self._item_added(item)
                 self._item_event(kind + ".in_progress")
                 self._item_event(kind + ".searching")
                 self._begun_step = item
                 return
-            case ServerCall(over=False):
+            case events.ServerCall(over=False):
                 self._item_added({**item, "arguments": ""})
                 self._item_event(kind + ".in_progress")
                 self._item_event(kind + "_arguments.delta", delta=event.arguments)
                 self._item_event(kind + "_arguments.done", arguments=event.arguments)
                 self._begun_step = item
                 return
-            case Searched():
+            case events.Searched():
                 self._found += event.found
                 self._item_event(kind + ".completed")
-            case ServerCall():
+            case events.ServerCall():
                 self._item_event(f"{kind}.{item['status']}")
-            case ToolsListed():
+            case events.ToolsListed():
                 self._item_added({**item, "tools": [], "error": None})
                 self._item_event(kind + ".in_progress")
                 self._item_event(kind + (".failed" if event.error else ".completed"))
-            case ApprovalRequested():
+            case events.ApprovalRequested():
                 self._item_added(item)
         self._item_done(item)
 
-    def _call_delta(self, event: ToolCallDelta) -> None:
+    def _call_delta(self, event: events.ToolCallDelta) -> None:
         kind = f"call {event.index}"
         if self._open != kind:
             self._close()

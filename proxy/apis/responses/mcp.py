@@ -51,7 +51,6 @@ class Approvals(Struct, frozen=True):
 
 
 def server_label(value: Body, name: str, at: str) -> str:
-    """Raises InvalidParameter."""
     label = required(value, name, at)
     if not LABEL.fullmatch(label):
         raise InvalidParameter(at + name, LABEL_RULE)
@@ -59,7 +58,6 @@ def server_label(value: Body, name: str, at: str) -> str:
 
 
 def header_value(value: Any, at: str) -> str:
-    """Raises InvalidParameter."""
     if type(value) is not str or len(value) > LONGEST_HEADER or not _VALUE.fullmatch(value):
         raise InvalidParameter(at, f"must be printable ASCII of at most {LONGEST_HEADER}")
     return value
@@ -156,7 +154,6 @@ def listed_labels(values: Sequence[Any]) -> list[str]:
 
 
 def approvals(values: Sequence[Any], at: str = "input") -> Approvals:
-    """Raises InvalidParameter."""
     requests: dict[str, Body] = {}
     answers: dict[str, tuple[bool, str]] = {}
     made = set()

@@ -11,22 +11,10 @@ from ...core.conversation import joined
 from ...core.mcp import McpServer, function_name
 from ...core.request import CompletionRequest, Message, Search, ToolChoice
 from ...errors import InvalidParameter
+from .. import fields
 from .. import schema_fields as doc
 from ..conversations import objects as conversations
-from ..fields import (
-    Body,
-    choice,
-    flag,
-    ignored_fields,
-    integer,
-    items,
-    mapping,
-    model_name,
-    objects,
-    plain,
-    stops,
-    text,
-)
+from ..fields import Body
 from ..openai import answer as openai
 from ..openai.tools import CALLS, PARALLEL, functions, named_choice
 from ..schema_fields import Fields
@@ -130,11 +118,11 @@ def parse(
     for name, instead in ELSEWHERE.items():
         if body.get(name) is not None:
             raise InvalidParameter(name, f"is not supported: {instead}")
-    reasoning, spoken = mapping(body, "reasoning"), mapping(body, "text")
+    reasoning, spoken = fields.mapping(body, "reasoning"), fields.mapping(body, "text")
     warnings = [
-        *ignored_fields(body, FIELDS.keys()),
-        *ignored_fields(spoken, {"format"}, "text."),
-        *ignored_fields(reasoning, REASONING, "reasoning."),
+        *fields.ignored_fields(body, FIELDS.keys()),
+        *fields.ignored_fields(spoken, {"format"}, "text."),
+        *fields.ignored_fields(reasoning, REASONING, "reasoning."),
     ]
     given = (*earlier, *referenced(as_items(body.get("input", [])), find))
     check_outputs(given)
@@ -143,7 +131,7 @@ def parse(
         if label in tools.servers:
             tools.servers[label] = structs.replace(tools.servers[label], listed=True)
     approved = mcp.approved(mcp.approvals(given), tools.servers)
-    instructions = text(body, "instructions")
+    instructions = fields.text(body, "instructions")
     chat = messages(list(given), warnings)
     if instructions:
         first = Message(role="system", content=instructions)
@@ -152,22 +140,22 @@ def parse(
     if not chat:
         raise InvalidParameter("input", "must contain at least one message")
     chosen = parse_choice(body.get("tool_choice"), warnings)
-    truncation = choice(body, "truncation", ("auto", "disabled"), "disabled")
-    background, stream = flag(body, "background"), flag(body, "stream")
-    store = flag(body, "store", True)
+    truncation = fields.choice(body, "truncation", ("auto", "disabled"), "disabled")
+    background, stream = fields.flag(body, "background"), fields.flag(body, "stream")
+    store = fields.flag(body, "store", True)
     if background and (stream or not store):
         raise InvalidParameter("background", "requires store: true and stream: false")
-    most = integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
-    warms = not flag(body, "generate", True)
-    logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
-    include = frozenset(name for name in items(body, "include") if type(name) is str)
-    form = mapping(spoken, "format", "text.")
+    most = fields.integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
+    warms = not fields.flag(body, "generate", True)
+    logprobs = fields.integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
+    include = frozenset(name for name in fields.items(body, "include") if type(name) is str)
+    form = fields.mapping(spoken, "format", "text.")
     request = CompletionRequest(
-        model=model_name(body),
+        model=fields.model_name(body),
         messages=tuple(chat),
         sampling=openai.samplers(body),
-        stop=stops(body),
-        template_kwargs=mapping(body, "chat_template_kwargs"),
+        stop=fields.stops(body),
+        template_kwargs=fields.mapping(body, "chat_template_kwargs"),
         max_tokens=0 if warms else most,
         stream=stream,
         logprobs=logprobs if LOGPROBS in include else None,
@@ -176,12 +164,12 @@ def parse(
         servers=tuple(s for s in tools.servers.values() if chosen.allows("mcp", s.label)),
         approved=approved,
         tool_choice=chosen.choice,
-        parallel_tool_calls=flag(body, "parallel_tool_calls", True),
-        max_tool_calls=integer(body, "max_tool_calls", 1, 1 << 30),
+        parallel_tool_calls=fields.flag(body, "parallel_tool_calls", True),
+        max_tool_calls=fields.integer(body, "max_tool_calls", 1, 1 << 30),
         output=openai.output_format(form, "text.format."),
-        reasoning_effort=text(reasoning, "effort", at="reasoning."),
-        user=text(body, "user"),
-        session=text(body, "prompt_cache_key"),
+        reasoning_effort=fields.text(reasoning, "effort", at="reasoning."),
+        user=fields.text(body, "user"),
+        session=fields.text(body, "prompt_cache_key"),
         report=openai.report(body),
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -193,12 +181,12 @@ def parse(
         **{name: request.sampling.get(name, default) for name, default in _SAMPLING.items()},
         "instructions": instructions or None,
         "max_tool_calls": request.max_tool_calls,
-        "metadata": mapping(body, "metadata"),
+        "metadata": fields.mapping(body, "metadata"),
         "parallel_tool_calls": request.parallel_tool_calls,
-        "previous_response_id": text(body, "previous_response_id") or None,
+        "previous_response_id": fields.text(body, "previous_response_id") or None,
         "prompt_cache_key": request.session or None,
         "reasoning": {"effort": request.reasoning_effort or None, "summary": None},
-        "safety_identifier": text(body, "safety_identifier") or None,
+        "safety_identifier": fields.text(body, "safety_identifier") or None,
         "service_tier": "default",  # every request is served alike
         "text": {"format": _whole(form, _FORMAT_DEFAULTS[request.output.kind])},
         "tool_choice": body.get("tool_choice") or "auto",
@@ -261,14 +249,14 @@ class _Tools:
         self.servers: dict[str, McpServer] = {}
         self.repeated: list[Body] = []
         offered: list[Body] = []
-        for tool, at in objects(body, "tools"):
-            kind = text(tool, "type", at=at)
+        for tool, at in fields.objects(body, "tools"):
+            kind = fields.text(tool, "type", at=at)
             kind = "web_search" if kind.startswith("web_search") else kind  # with dates, preview
             shown = mcp.repeated(tool) if kind == "mcp" else tool
             whole = _whole(shown, _TOOL_DEFAULTS.get(kind, {}))
             self.repeated.append(whole)
             if kind == "custom":
-                self.custom.add(text(tool, "name", at=at))
+                self.custom.add(fields.text(tool, "name", at=at))
                 offered.append({**tool, "parameters": _custom(tool, at, warnings)})
             elif kind == "function":
                 offered.append(tool)
@@ -280,7 +268,9 @@ class _Tools:
                 search = _file_search(tool, at) if kind == "file_search" else _web_search(tool, at)
                 self.searches[kind] = search
             elif kind not in ("custom", "function", "mcp"):
-                warnings.append(f"tools of type {plain(text(tool, 'type'))} are ignored")
+                warnings.append(
+                    f"tools of type {fields.plain(fields.text(tool, 'type'))} are ignored"
+                )
         self.functions = functions(offered)
         for function in self.functions:
             self.searches.pop(function.name, None)  # the client's own function takes precedence
@@ -296,10 +286,10 @@ class _Tools:
 def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
     """The parameters of a tool that takes free text. A regular expression for it becomes a pattern
     of the schema; Lark's grammars are ignored with a warning."""
-    form = mapping(tool, "format", at)
-    if text(form, "type", "text", at=at + "format.") == "text":
+    form = fields.mapping(tool, "format", at)
+    if fields.text(form, "type", "text", at=at + "format.") == "text":
         return CUSTOM
-    pattern = text(form, "definition", at=at + "format.")
+    pattern = fields.text(form, "definition", at=at + "format.")
     if form.get("syntax") != "regex" or not pattern:
         warnings.append(f"{at}format is ignored")
         return CUSTOM
@@ -307,23 +297,25 @@ def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
 
 
 def _file_search(tool: Body, at: str) -> Search:
-    stores = items(tool, "vector_store_ids", at)
+    stores = fields.items(tool, "vector_store_ids", at)
     if not stores or not all(type(store_id) is str for store_id in stores):
         raise InvalidParameter(at + "vector_store_ids", "must be a list of ids")
-    threshold = mapping(tool, "ranking_options", at).get("score_threshold") or 0.0
+    threshold = fields.mapping(tool, "ranking_options", at).get("score_threshold") or 0.0
     if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
         raise InvalidParameter(at + "ranking_options.score_threshold", "must be from 0 to 1")
     return Search(
         "file",
         tuple(stores),
-        integer(tool, "max_num_results", 1, 50) or FILES,
+        fields.integer(tool, "max_num_results", 1, 50) or FILES,
         float(threshold),
         parse_filters(tool.get("filters"), at + "filters"),
     )
 
 
 def _web_search(tool: Body, at: str) -> Search:
-    return Search("web", count=PAGES[choice(tool, "search_context_size", PAGES, "medium", at)])
+    return Search(
+        "web", count=PAGES[fields.choice(tool, "search_context_size", PAGES, "medium", at)]
+    )
 
 
 _CHOICE = "tool_choice."
@@ -341,35 +333,34 @@ class Chosen(NamedTuple):
 
 
 def parse_choice(value: Any, warnings: list[str]) -> Chosen:
-    """Raises InvalidParameter."""
-    kind = text(value, "type", at=_CHOICE) if isinstance(value, dict) else ""
+    kind = fields.text(value, "type", at=_CHOICE) if isinstance(value, dict) else ""
     if not kind:
         return Chosen(named_choice(value, None, _CHOICE, "auto, none, required"))
     if kind == "allowed_tools":
-        mode = choice(value, "mode", ("auto", "required"), "auto", _CHOICE)
-        tools = objects(value, "tools", _CHOICE)
+        mode = fields.choice(value, "mode", ("auto", "required"), "auto", _CHOICE)
+        tools = fields.objects(value, "tools", _CHOICE)
         only = frozenset(_named_tool(tool, at) for tool, at in tools)
         return Chosen(ToolChoice("required" if mode == "required" else "auto"), only)
     family, name = _named_tool(value, _CHOICE)
     if family == "mcp":
-        tool = text(value, "name", at=_CHOICE)
+        tool = fields.text(value, "name", at=_CHOICE)
         if tool:
             return Chosen(ToolChoice("named", function_name(name, tool)))
         return Chosen(ToolChoice("required"), frozenset([(family, name)]))
     if family == "search":
         return Chosen(ToolChoice("named", name))
     if kind not in ("function", "custom"):
-        warnings.append(f"tool_choice of type {plain(kind)} is ignored")
+        warnings.append(f"tool_choice of type {fields.plain(kind)} is ignored")
         return Chosen(ToolChoice())
     return Chosen(named_choice(value, value, _CHOICE, "auto, none, required"))
 
 
 def _named_tool(value: Body, at: str) -> tuple[str, str]:
-    kind = text(value, "type", "function", at=at)
+    kind = fields.text(value, "type", "function", at=at)
     if kind == "mcp":
-        return kind, text(value, "server_label", at=at)
+        return kind, fields.text(value, "server_label", at=at)
     if kind.startswith("web_search"):
         return "search", "web_search"
     if kind == "file_search":
         return "search", kind
-    return "function", text(value, "name", at=at)
+    return "function", fields.text(value, "name", at=at)
