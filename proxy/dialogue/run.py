@@ -233,7 +233,7 @@ class Running:
         def sources(question: str, cancel: Cancel | None) -> list[Citation]:
             if knows:
                 return finder.documents(owner, bases, question, top_k, request.score_threshold)
-            return finder.pages(question, request.engine, top_k, cancel, request.split)
+            return finder.pages(question, request.engine, top_k, cancel)
 
         def find(cancel: Cancel) -> list[list[Citation]]:
             found = [sources(question, None) for question in before[:MOST_TURNS]]
