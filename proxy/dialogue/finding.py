@@ -112,10 +112,7 @@ class Finder:
     configured."""
 
     def __init__(
-        self,
-        knowledge: Knowledge | None,
-        web: WebSearch | None,
-        stores: VectorStores | None = None,
+        self, knowledge: Knowledge | None, web: WebSearch | None, stores: VectorStores | None = None
     ) -> None:
         self._knowledge = knowledge
         self.web = web

@@ -27,11 +27,7 @@ class WebSearch:
     engine is asked twice."""
 
     def __init__(
-        self,
-        engines: Sequence[Engine | Metasearch],
-        *,
-        seconds: float,
-        clock: Callable[[], float],
+        self, engines: Sequence[Engine | Metasearch], *, seconds: float, clock: Callable[[], float]
     ) -> None:
         self._engines = {engine.name: engine for engine in engines}
         self._seconds = seconds
