@@ -419,7 +419,7 @@ BODIES: dict[str, BodyForm] = {
             ),
             "texts",
             _texts,
-        ),
+        )
     ),
     "ChatchatDelete": _of_base(
         file_names=_FILES,

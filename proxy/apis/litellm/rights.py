@@ -72,10 +72,7 @@ def _one_of(*choices: str) -> Callable[[Body, str], str]:
 
 
 def _list(
-    key: str,
-    description: str,
-    *example: str,
-    read: Callable[[Body, str], tuple[str, ...]] = _names,
+    key: str, description: str, *example: str, read: Callable[[Body, str], tuple[str, ...]] = _names
 ) -> Field:
     return Field(strings(description, *example), key, read)
 

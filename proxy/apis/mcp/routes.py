@@ -97,13 +97,7 @@ def answer(services: Services, record: Record) -> Any:
         return mcp_server.refusal(message.id, error.code, str(error))
 
 
-@json_route(
-    blueprint,
-    "DELETE",
-    "/mcp",
-    answer="",
-    empty={"204": "The session was ended"},
-)
+@json_route(blueprint, "DELETE", "/mcp", answer="", empty={"204": "The session was ended"})
 def end(services: Services, record: Record) -> Response:
     """Ends a session of the Model Context Protocol: its calls are cancelled."""
     session = mcp_server.session(request.headers.get(mcp_server.SESSION))
