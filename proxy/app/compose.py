@@ -152,7 +152,7 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
         scopes=settings.oidc.scopes,
     )
     return SignIn(
-        Provider(client, partial(fetch, open_only=False)),
+        Provider(client, fetch),
         Mapped(
             user=settings.oidc.user_claim,
             teams=settings.oidc.team_claim,

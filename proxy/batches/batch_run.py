@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -88,9 +88,8 @@ class BatchRun:
         self._over = over
         self._running: dict[int, Cancel] = {}
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
-        self._waiting: deque[int] = deque()
-        self._next: RawLine | None = None  # the first that waits, if it was read
-        self._later: list[tuple[float, int]] = []  # a heap of lines to ask again, by time
+        self._waiting: list[tuple[float, int]] = []  # a heap of lines, by the time to ask them
+        self._next: tuple[int, RawLine] | None = None  # the first that waits, if it was read
         self._tries: Counter[int] = Counter()
         self._made_way: Counter[int] = Counter()
         self._pause = 0.0  # until which time nothing is asked
@@ -110,13 +109,13 @@ class BatchRun:
         if lines is None or (batch.status == UNCHECKED and self._store.others_wait()):
             return
         done = set(self._store.done(batch.id))
-        self._waiting = deque(number for number in range(lines.count) if number not in done)
+        self._waiting = [(0.0, number) for number in range(lines.count) if number not in done]
         try:
             self._check_quota(0)
             if not self._ask_all(lines):
                 return
             if self._stop is not None:
-                self._give_up(lines, (*self._waiting, *(number for _, number in self._later)))
+                self._give_up(lines, [number for _, number in self._waiting])
             self._finish()
         except (LineError, QuotaExceeded) as error:
             self._fail(error)
@@ -165,7 +164,7 @@ class BatchRun:
             if not self._running:
                 if self._over.is_set():
                     return False
-                if self._stop is not None or not (self._waiting or self._later):
+                if self._stop is not None or not self._waiting:
                     return True
                 if makes_way:
                     return False
@@ -176,16 +175,19 @@ class BatchRun:
                 makes_way = seconds > CHECK_TURN and others()
 
     def _ask_some(self, lines: Lines) -> None:
-        while self._later and self._later[0][0] <= self._clock():
-            self._waiting.append(heappop(self._later)[1])
-        while self._waiting and len(self._running) < MOST and self._clock() >= self._pause:
-            if self._next is None:
-                self._next = lines.read(self._waiting[0])
-            room = self._room(self._batch.endpoint, self._next.model)
+        while self._waiting and len(self._running) < MOST:
+            now = self._clock()
+            at, number = self._waiting[0]
+            if now < max(at, self._pause):
+                return
+            if self._next is None or self._next[0] != number:
+                self._next = number, lines.read(number)
+            line = self._next[1]
+            room = self._room(self._batch.endpoint, line.model)
             if len(self._running) >= (1 if room is None else room):
                 return
-            line, self._next = self._next, None
-            self._begin(self._waiting.popleft(), line)
+            heappop(self._waiting)
+            self._begin(number, line)
 
     def _begin(self, number: int, line: RawLine) -> None:
         cancel = self._running[number] = Cancel()
@@ -231,7 +233,7 @@ class BatchRun:
         if status == Cancelled.status or answered.outcome == NoIdleSlot.code:
             again = min(LAST_AGAIN, FIRST_AGAIN * 2.0 ** min(self._made_way[number], DOUBLINGS))
             self._made_way[number] += 1
-            heappush(self._later, (now + again, number))
+            heappush(self._waiting, (now + again, number))
             return False
         if answered.outcome == Unauthorized.code:
             self._stop = self._stop or Stop(*_error_of(answered))
@@ -242,7 +244,7 @@ class BatchRun:
         else:
             self._tries.pop(number, None)
             return True
-        self._waiting.append(number)
+        heappush(self._waiting, (now, number))
         return False
 
     def _check_time(self) -> None:

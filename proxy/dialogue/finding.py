@@ -14,7 +14,7 @@ from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
-from ..websearch.guard import WebResult
+from ..websearch.engines import WebResult
 from ..websearch.search import WebSearch
 from .events import Citation, DialogueRequest, Sources
 
@@ -112,10 +112,7 @@ class Finder:
     configured."""
 
     def __init__(
-        self,
-        knowledge: Knowledge | None,
-        web: WebSearch | None,
-        stores: VectorStores | None = None,
+        self, knowledge: Knowledge | None, web: WebSearch | None, stores: VectorStores | None = None
     ) -> None:
         self._knowledge = knowledge
         self.web = web
@@ -148,15 +145,13 @@ class Finder:
         hits = self._known().search(owner, bases, query, top_k, score_threshold)
         return [_cited(hit) for hit in hits]
 
-    def pages(
-        self, query: str, engine: str, count: int, cancel: Cancel | None, split: bool = False
-    ) -> list[Citation]:
+    def pages(self, query: str, engine: str, count: int, cancel: Cancel | None) -> list[Citation]:
         """Web results; without `cancel` only cached ones."""
         web = self.searched()
         if cancel is None:
-            results = web.remembered(query, engine, count, split=split)
+            results = web.remembered(query, engine, count)
         else:
-            results = web.search(query, engine, count, split=split, cancel=cancel)
+            results = web.search(query, engine, count, cancel=cancel)
         return [_page(result) for result in results]
 
     def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
@@ -217,7 +212,7 @@ class Finder:
             )
 
         def on_web(query: str, cancel: Cancel) -> list[Citation]:
-            return self.pages(query, request.engine, request.top_k, cancel, request.split)
+            return self.pages(query, request.engine, request.top_k, cancel)
 
         tools: dict[str, RunnableTool] = {}
         if KNOWLEDGE in allowed and self._knowledge is not None:

@@ -12,11 +12,12 @@ In the last round the model has no tools and must answer with what it has.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -92,16 +93,25 @@ def run_with_ticks(
         own.cancel()
 
 
+def result_of(steps: Generator[object, None, T]) -> T:
+    """The result of steps that do not tick."""
+    try:
+        next(steps)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+    raise AssertionError("there are no ticks")
+
+
 class Runner:
     """Tools that an answer runs itself. This one has none."""
 
     takes_unknown = False  # whether it answers calls of tools that nobody offers
     longest = 0  # characters of a result
 
-    def __init__(self, cancel: Cancel, seconds: float, interval: float) -> None:
-        """`seconds` is the limit of a call, `interval` the seconds between ticks."""
+    def __init__(self, cancel: Cancel, interval: float) -> None:
+        """`interval`: the seconds between ticks."""
         self._cancel = cancel
-        self._seconds = seconds
         self._interval = interval
 
     def listed(self) -> list[Event]:
@@ -114,23 +124,15 @@ class Runner:
         return ()
 
     def prepare(
-        self, request: CompletionRequest
+        self, request: CompletionRequest, seconds: float
     ) -> Generator[Batch, None, CompletionRequest] | None:
         """Run what the model waits for before it begins: yields events and returns the request
         with the results. None if there is nothing to run."""
         return None
 
-    def late(self) -> bool:
-        """Whether the answer has taken too long."""
-        return False
-
-    def limit(self, request: CompletionRequest, written: int) -> CompletionRequest | None:
-        """The request of the next round, after so many tokens; None if there is no room for it."""
-        return request
-
-    def run(self, call: ToolCall) -> Generator[Batch, None, str | None]:
-        """Run a call: yields its events and returns the text for the model, or None if the answer
-        ends here. Raises Cancelled."""
+    def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str | None]:
+        """Run a call, which may take so long: yields its events and returns the text for the
+        model, or None if the answer ends here. Raises Cancelled."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -145,12 +147,12 @@ class Runner:
         self,
         event: ServerCall,
         tool: RunnableTool | None,
+        seconds: float,
         missing: str = "the tool is not available",
     ) -> Generator[Batch, None, str]:
         """Makes a call: yields its events and returns the text for the model. Raises Cancelled."""
         yield [event]
         arguments = arguments_of(event.arguments)
-        seconds, longest = self._seconds, self.longest
         code = 0
         try:
             if tool is None:
@@ -166,10 +168,10 @@ class Runner:
             error = fault.message
             code = TIMED_OUT if isinstance(fault, UpstreamTimeout) else FAILED
         else:
-            text = _cut(text, longest)
+            text = _cut(text, self.longest)
             yield [msgspec.structs.replace(event, over=True, output=text)]
             return text
-        error = _cut(error, longest)
+        error = _cut(error, self.longest)
         yield [msgspec.structs.replace(event, over=True, error=error, code=code)]
         return f"Error: {error}"
 
@@ -183,7 +185,8 @@ def _cut(text: str, longest: int) -> str:
 
 
 class ToolAnswer:
-    """Replaces the gateway's Answer: yields (choice, batch), with the same `prime` and `close`."""
+    """Replaces the gateway's Answer: yields (choice, batch), with the same `prime` and `close`. An
+    answer that `is_agent` keeps the bounds of seconds and tokens in total, too."""
 
     def __init__(
         self,
@@ -193,6 +196,8 @@ class ToolAnswer:
         cancel: Cancel,
         caller: Caller,
         bounds: Bounds,
+        *,
+        is_agent: bool = False,
     ) -> None:
         self.request = request
         model, shown = gateway.registry.resolve(request.model)
@@ -204,6 +209,8 @@ class ToolAnswer:
         self._cancel = cancel
         self._caller = caller
         self._bounds = bounds
+        self._end = gateway.clock() + bounds.seconds if is_agent else math.inf
+        self._tokens = bounds.tokens if is_agent else math.inf
         self._owners: dict[str, Runner] = {}  # by the name of a tool
         self._first: Batch | None = None
         self._begun = False  # Started was sent
@@ -241,29 +248,26 @@ class ToolAnswer:
             for count in range(self._bounds.rounds):
                 if count == min(most, self._bounds.rounds - 1):
                     request = msgspec.structs.replace(request, tool_choice=ToolChoice("none"))
-                for runner in self._runners:
-                    limited = runner.limit(request, self._usage.completion)
-                    if limited is None:
-                        yield [self._cut_off()]
-                        return
-                    request = limited
-                round = yield from self._round(request, listed)
-                if round is None:
+                left = self._tokens - self._usage.completion
+                if left < 1 or self._left() <= 0:
+                    yield [self._cut_off()]
                     return
+                if left < math.inf:
+                    most_tokens = min(request.max_tokens or left, left)
+                    request = msgspec.structs.replace(request, max_tokens=int(most_tokens))
+                called = yield from self._round(request, listed)
+                if called is None:
+                    return
+                text, call, owner, finished = called
                 self._begin_call()
-                observed = yield from round.owner.run(round.call)
+                observed = yield from owner.run(call, self._seconds())
                 if observed is None:
                     self.info.outcome = "tool_calls"
-                    yield [msgspec.structs.replace(round.finished, reason="tool_calls")]
+                    yield [msgspec.structs.replace(finished, reason="tool_calls")]
                     return
                 turn = (
-                    Message(role="assistant", content=round.text, tool_calls=(round.call,)),
-                    Message(
-                        role="tool",
-                        content=observed,
-                        name=round.call.name,
-                        tool_call_id=round.call.id,
-                    ),
+                    Message(role="assistant", content=text, tool_calls=(call,)),
+                    Message(role="tool", content=observed, name=call.name, tool_call_id=call.id),
                 )
                 # A forced call is forced only once.
                 request = msgspec.structs.replace(
@@ -273,8 +277,13 @@ class ToolAnswer:
             self.info.outcome = error.code or error.type
             yield [Failed(error)]
 
-    def _late(self) -> bool:
-        return any(runner.late() for runner in self._runners)
+    def _left(self) -> float:
+        """Seconds until the answer has taken too long."""
+        return self._end - self._gateway.clock() if self._end < math.inf else math.inf
+
+    def _seconds(self) -> float:
+        """What a call may take."""
+        return min(self._bounds.tool_seconds, max(0.1, self._left()))
 
     def _cut_off(self) -> Finished:
         self.info.outcome = "length"
@@ -311,7 +320,7 @@ class ToolAnswer:
         self, request: CompletionRequest, listed: list[Event]
     ) -> Generator[Batch, None, CompletionRequest]:
         for runner in self._runners:
-            work = runner.prepare(request)
+            work = runner.prepare(request, self._seconds())
             if work is not None:
                 if self._caller.allowance is not None:
                     # The first round would ask for it only after the tools have run.
@@ -327,8 +336,9 @@ class ToolAnswer:
 
     def _round(
         self, request: CompletionRequest, listed: list[Event]
-    ) -> Generator[Batch, None, _Round | None]:
-        """Streams one round. Returns it if the model calls a tool to run."""
+    ) -> Generator[Batch, None, tuple[str, ToolCall, Runner, Finished] | None]:
+        """Streams one round. If the model calls a tool to run, returns what it wrote before, the
+        call and who runs it, and the end of its answer."""
         answer = self._gateway.answer(request, self._cancel, self._caller)
         text: list[str] = []
         call: ToolCall | None = None
@@ -372,7 +382,7 @@ class ToolAnswer:
                         self.info.outcome = event.reason
                         call = None
                     out.append(event)
-                if finished is None and not self.info.outcome and self._late():
+                if finished is None and not self.info.outcome and self._left() <= 0:
                     yield [*out, self._cut_off()]
                     return None
                 if out or not batch:
@@ -382,14 +392,4 @@ class ToolAnswer:
             add(self.info, answer.info)
         if call is None or owner is None or finished is None:
             return None
-        return _Round("".join(text), call, owner, finished)
-
-
-class _Round(NamedTuple):
-    """What the model wrote before it called a tool, the call and who runs it, and the end of its
-    answer."""
-
-    text: str
-    call: ToolCall
-    owner: Runner
-    finished: Finished
+        return "".join(text), call, owner, finished

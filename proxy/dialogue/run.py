@@ -118,15 +118,13 @@ class Dialogues:
         finder = self.finder.within(caller.may)
         if caller.may.bounds_knowledge:
             finder.check(request.searches, owner)
-        seconds, interval = self.bounds.tool_seconds, self.interval
+        interval = self.interval
         runners: list[Runner] = []
         if request.searches:
-            runners.append(SearchRunner(finder, request.searches, owner, cancel, seconds, interval))
+            runners.append(SearchRunner(finder, request.searches, owner, cancel, interval))
         if request.servers:
             runners.append(
-                ServerRunner(
-                    self.toolbox, self._remotes, request, caller, cancel, seconds, interval
-                )
+                ServerRunner(self.toolbox, self._remotes, request, caller, cancel, interval)
             )
         return ToolAnswer(self.gateway, runners, request, cancel, caller, self.bounds)
 
@@ -233,7 +231,7 @@ class Running:
         def sources(question: str, cancel: Cancel | None) -> list[Citation]:
             if knows:
                 return finder.documents(owner, bases, question, top_k, request.score_threshold)
-            return finder.pages(question, request.engine, top_k, cancel, request.split)
+            return finder.pages(question, request.engine, top_k, cancel)
 
         def find(cancel: Cancel) -> list[list[Citation]]:
             found = [sources(question, None) for question in before[:MOST_TURNS]]
@@ -309,16 +307,14 @@ class Running:
         messages = dialogues.layouts.render(
             FOLDERS["agent"], request.template, request.messages, tools=offered
         )
-        runner = AgentRunner(
-            tools, dialogues.bounds, self._cancel, self._gateway.clock, dialogues.interval
-        )
         answer = ToolAnswer(
             self._gateway,
-            [runner],
+            [AgentRunner(tools, self._cancel, dialogues.interval)],
             self._completion(messages),
             self._cancel,
             self._caller,
             dialogues.bounds,
+            is_agent=True,
         )
         yield from dialogue_events(answer, self.info, HOLD, sources)
 

@@ -25,9 +25,9 @@ from ..core.request import CompletionRequest, Message, Search, Tool, ToolCall
 from ..errors import Cancelled, GatewayError
 from ..gateway import Caller
 from ..runtime.cancel import Cancel
-from .events import Bounds, Citation, arguments_of
+from .events import Citation, arguments_of
 from .finding import NONE_FOUND, CitationNumbers, Finder, context, offered
-from .loop import Runner, run_with_ticks
+from .loop import Runner, result_of, run_with_ticks
 
 MOST_OBSERVED = 6000  # characters of the result of an agent's tool
 MOST_TOOLS = 128  # of one server
@@ -46,10 +46,9 @@ class SearchRunner(Runner):
         searches: Sequence[Search],
         owner: str,
         cancel: Cancel,
-        seconds: float,
         interval: float,
     ) -> None:
-        super().__init__(cancel, seconds, interval)
+        super().__init__(cancel, interval)
         self._finder = finder
         self._searches = {search.name: search for search in searches}
         self._owner = owner
@@ -58,7 +57,7 @@ class SearchRunner(Runner):
     def tools(self) -> Sequence[Tool]:
         return [offered(search) for search in self._searches.values()]
 
-    def run(self, call: ToolCall) -> Generator[Batch, None, str]:
+    def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str]:
         search = self._searches[call.name]
         given = (arguments_of(call.arguments) or {}).get("query")
         query = given.strip() if isinstance(given, str) else ""
@@ -68,7 +67,7 @@ class SearchRunner(Runner):
             return self._finder.result(search, self._owner, query, cancel) if query else []
 
         try:
-            citations = yield from self.aside(find, self._seconds)
+            citations = yield from self.aside(find, seconds)
         except Cancelled:
             raise
         except GatewayError as error:
@@ -91,41 +90,22 @@ class SearchRunner(Runner):
 
 
 class AgentRunner(Runner):
-    """Calls the tools of an agent, within its bounds. The model reads of a tool that it made up."""
+    """Calls the tools of an agent. The model reads of a tool that it made up."""
 
     takes_unknown = True
     longest = MOST_OBSERVED
 
-    def __init__(
-        self,
-        tools: Mapping[str, RunnableTool],
-        bounds: Bounds,
-        cancel: Cancel,
-        clock: Callable[[], float],
-        interval: float,
-    ) -> None:
-        super().__init__(cancel, bounds.tool_seconds, interval)
+    def __init__(self, tools: Mapping[str, RunnableTool], cancel: Cancel, interval: float) -> None:
+        super().__init__(cancel, interval)
         self._tools = tools
-        self._bounds = bounds
-        self._clock = clock
-        self._end = clock() + bounds.seconds
 
     def tools(self) -> Sequence[Tool]:
         return [tool.tool for tool in self._tools.values()]
 
-    def late(self) -> bool:
-        return self._clock() >= self._end
-
-    def limit(self, request: CompletionRequest, written: int) -> CompletionRequest | None:
-        left = self._bounds.tokens - written
-        if left < 1 or self.late():
-            return None
-        return msgspec.structs.replace(request, max_tokens=min(request.max_tokens or left, left))
-
-    def run(self, call: ToolCall) -> Generator[Batch, None, str]:
-        self._seconds = min(self._bounds.tool_seconds, max(0.1, self._end - self._clock()))
+    def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str]:
         event = ServerCall(id=call.id, label="", name=call.name, arguments=call.arguments)
-        return self.call_tool(event, self._tools.get(call.name), f"unknown tool: {call.name}")
+        missing = f"unknown tool: {call.name}"
+        return self.call_tool(event, self._tools.get(call.name), seconds, missing)
 
 
 class _Offer(NamedTuple):
@@ -150,10 +130,9 @@ class ServerRunner(Runner):
         request: CompletionRequest,
         caller: Caller,
         cancel: Cancel,
-        seconds: float,
         interval: float,
     ) -> None:
-        super().__init__(cancel, seconds, interval)
+        super().__init__(cancel, interval)
         self._toolbox = toolbox
         self._remotes = remotes
         self._opened: list[Remote] = []
@@ -188,11 +167,11 @@ class ServerRunner(Runner):
         ]
 
     def prepare(
-        self, request: CompletionRequest
+        self, request: CompletionRequest, seconds: float
     ) -> Generator[Batch, None, CompletionRequest] | None:
-        return self._made(request) if self._approved else None
+        return self._made(request, seconds) if self._approved else None
 
-    def run(self, call: ToolCall) -> Generator[Batch, None, str | None]:
+    def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str | None]:
         offer = self._offers[call.name]
         name = offer.tool.tool.name
         if offer.asks:
@@ -201,7 +180,7 @@ class ServerRunner(Runner):
         event = ServerCall(
             id=call.id, label=offer.server.label, name=name, arguments=call.arguments
         )
-        return (yield from self.call_tool(event, offer.tool))
+        return (yield from self.call_tool(event, offer.tool, seconds))
 
     def close(self) -> None:
         """Close the servers that the request names by URL; those that are configured stay open."""
@@ -218,13 +197,7 @@ class ServerRunner(Runner):
 
     def _result(self, work: Callable[[], T]) -> T:
         """The result of work that can be abandoned."""
-        steps = run_with_ticks(lambda _: work(), self._cancel, LISTING, 0, list[Event])
-        try:
-            next(steps)
-        except StopIteration as finished:
-            result: T = finished.value
-            return result
-        raise AssertionError("it does not tick")
+        return result_of(run_with_ticks(lambda _: work(), self._cancel, LISTING, 0, list[Event]))
 
     def _permitted(self, server: McpServer, tools: Sequence[ChildTool]) -> list[ChildTool]:
         """The tools that request and caller permit. Raises Forbidden."""
@@ -242,7 +215,9 @@ class ServerRunner(Runner):
             may.check_tool(server.function(fitting[0].tool.name))
         return found[:MOST_TOOLS]
 
-    def _made(self, request: CompletionRequest) -> Generator[Batch, None, CompletionRequest]:
+    def _made(
+        self, request: CompletionRequest, seconds: float
+    ) -> Generator[Batch, None, CompletionRequest]:
         """Makes the approved calls, and puts their results into the messages."""
         results: dict[str, str] = {}
         for approved in self._approved:
@@ -254,7 +229,8 @@ class ServerRunner(Runner):
                 arguments=approved.arguments,
                 approval=approved.id,
             )
-            results[approved.id] = yield from self.call_tool(event, offer.tool if offer else None)
+            tool = offer.tool if offer else None
+            results[approved.id] = yield from self.call_tool(event, tool, seconds)
         messages = tuple(_with_result(message, results) for message in request.messages)
         return msgspec.structs.replace(request, messages=messages)
 

@@ -1,4 +1,4 @@
-"""Search engines with an HTTP API: their requests and the parsers of their answers. Pure.
+"""Search engines: those with an HTTP API, and a library.
 
 Sources: SearXNG's search API (docs.searxng.org/dev/search_api), and the API references of Brave's
 and Tavily's web search. Answers are untrusted: only texts, and http and https URLs, are used.
@@ -6,6 +6,7 @@ and Tavily's web search. Answers are untrusted: only texts, and http and https U
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
@@ -19,14 +20,22 @@ from ..errors import UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import Children, serve
-from .guard import EngineRequest, WebResult
-from .passages import unescaped
+from .fetch import EngineRequest, fetch
 
 LONGEST = 4000  # characters of a snippet
 _TAG = re.compile(r"<[^<>]{1,200}>")
+_HUGE = re.compile(r"&#[0-9a-fA-FxX]{9,}")  # too large for any character
 
-
+GRACE = 1.0  # extra seconds for a child to return its results
 URLS = {"brave": "https://api.search.brave.com", "tavily": "https://api.tavily.com"}
+
+
+class WebResult(Struct, frozen=True):
+    """A page that was found; `snippet` is plain text from the engine."""
+
+    title: str
+    url: str
+    snippet: str
 
 
 class Engine(Struct, frozen=True):
@@ -37,7 +46,15 @@ class Engine(Struct, frozen=True):
     url: str = ""
     key: str = ""
 
-    def request(self, query: str, count: int) -> EngineRequest:
+    def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[WebResult]:
+        """Raises UpstreamFault, UpstreamTimeout, Cancelled."""
+        page = fetch(self._request(query, count), seconds, cancel)
+        return read(self.name, page.status, page.data)[:count]
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _request(self, query: str, count: int) -> EngineRequest:
         url = self.url.rstrip("/") or URLS[self.name]
         if self.name == "tavily":
             headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
@@ -110,7 +127,8 @@ def is_web(address: str) -> bool:
 
 def _plain(text: str) -> str:
     """The text without the tags that engines put around matching words."""
-    return " ".join(unescaped(_TAG.sub("", text[: 4 * LONGEST])).split())[:LONGEST]
+    plain = _HUGE.sub("", _TAG.sub("", text[: 4 * LONGEST]))
+    return " ".join(html.unescape(plain).split())[:LONGEST]
 
 
 # Search with the ddgs library, which queries many engines and needs no key.
@@ -136,7 +154,7 @@ class Metasearch:
     def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[WebResult]:
         """Raises UpstreamFault, UpstreamTimeout, Cancelled."""
         question = {"query": query, "count": count, "seconds": seconds}
-        answer = self._children.ask(question, cancel, seconds + 1)
+        answer = self._children.ask(question, cancel, seconds + GRACE)
         if answer.get("late"):
             raise UpstreamTimeout("the search engines timed out")
         if "wrong" in answer:

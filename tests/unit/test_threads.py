@@ -82,7 +82,6 @@ THREADS = {
     ("web/ledger/writer.py", "self._run"): LASTS,  # web/ledger/test_writer.py
     ("web/pages/answers.py", "self._signs"): LASTS,
     ("web/pages/answers.py", "work"): ENDS,
-    ("websearch/reading.py", "read"): CHILD,
 }
 
 

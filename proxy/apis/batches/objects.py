@@ -19,12 +19,7 @@ from ..files.objects import LATEST, SOONEST
 from ..schema_fields import Schema
 from ..vector_stores.request import METADATA, metadata
 
-ENDPOINTS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-)
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
 MOST_LINES = 50_000
 MOST_ERRORS = 100  # told of an invalid file
 LONGEST_ID = 512  # characters of a custom_id
@@ -170,14 +165,12 @@ SCHEMAS: dict[str, Schema] = {
         "input_file_id endpoint completion_window",
         input_file_id=doc.text("An uploaded file with the purpose batch.", "file-1"),
         endpoint=doc.text(
-            "The route that answers the lines.",
-            "/v1/chat/completions",
-            enum=list(ENDPOINTS),
+            "The route that answers the lines.", "/v1/chat/completions", enum=list(ENDPOINTS)
         ),
         completion_window=doc.text("How long the batch may take: 24h, 90m, up to 30d.", "24h"),
         metadata=METADATA,
         output_expires_after=doc.mapping(
             "When the output files are deleted.", {"anchor": "created_at", "seconds": 86_400}
         ),
-    ),
+    )
 }

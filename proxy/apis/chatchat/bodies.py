@@ -83,6 +83,11 @@ def _needed(body: Body, field: str) -> str:
     return value
 
 
+def _engine(body: Body, field: str) -> str:
+    flag(body, "split_result")  # the original heeds it for one engine, which we do not have
+    return _needed(body, field)
+
+
 def _bases(body: Body, field: str) -> tuple[str]:
     return (_needed(body, field),)
 
@@ -363,10 +368,10 @@ BODIES: dict[str, BodyForm] = {
         "query search_engine_name",
         {
             "search_engine_name": _text(
-                "engine", "A search engine of the gateway.", "searxng", _needed
+                "engine", "A search engine of the gateway.", "searxng", _engine
             ),
             "top_k": _number("top_k", "How many pages to use.", 1, MOST_HITS, TOP_K, _top_k),
-            "split_result": _switch("split", "Use the passages of pages that fit the question."),
+            "split_result": schemas.flag("Without effect: the engine's snippets are used."),
             **_CHAT,
         },
     ),
@@ -414,7 +419,7 @@ BODIES: dict[str, BodyForm] = {
             ),
             "texts",
             _texts,
-        ),
+        )
     ),
     "ChatchatDelete": _of_base(
         file_names=_FILES,

@@ -46,30 +46,28 @@ def export(services: Services, record: Record) -> Response:
 
 def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> Iterator[bytes]:
     """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
-    responses = services.store.ids(owner)
-    kept = services.response_conversations.ids(owner)
-    talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
-    bases = knowledge.bases(owner) if knowledge else ()
-    files = services.vector_stores.files(owner) if services.vector_stores else ()
-    made = services.batches.page(owner, MOST_BATCHES) if services.batches else ()
-    yield b'{"object":"data","responses":'
-    yield from _list(_responses(services, owner, responses))
-    yield b',"response_conversations":'
-    yield from _list(_conversations(services, owner, kept))
-    if services.conversations is not None:
-        yield b',"conversations":'
-        yield from _list(_talk(services.conversations, owner, one) for one in talks)
-        yield b',"feedback":'
-        yield from _list([_encode(one)] for one in _ratings(services.conversations, owner))
+    lists: dict[str, Iterable[Iterable[bytes]]] = {
+        "responses": _responses(services, owner, services.store.ids(owner)),
+        "response_conversations": _conversations(
+            services, owner, services.response_conversations.ids(owner)
+        ),
+    }
+    if (talks := services.conversations) is not None:
+        recent = talks.recent(owner, limit=None)
+        lists["conversations"] = (_talk(talks, owner, talk) for talk in recent)
+        lists["feedback"] = ([_encode(rating)] for rating in _ratings(talks, owner))
     if knowledge is not None:
-        yield b',"knowledge_bases":'
-        yield from _list(_base(knowledge, owner, base) for base in bases)
+        bases = knowledge.bases(owner)
+        lists["knowledge_bases"] = (_base(knowledge, owner, base) for base in bases)
     if services.vector_stores is not None:
-        yield b',"files":'
-        yield from _list([_encode(one)] for one in files)
+        lists["files"] = [[_encode(file)] for file in services.vector_stores.files(owner)]
     if services.batches is not None:
-        yield b',"batches":'
-        yield from _list([_encode(batch_object(one))] for one in made)
+        batches = services.batches.page(owner, MOST_BATCHES)
+        lists["batches"] = ([_encode(batch_object(batch))] for batch in batches)
+    yield b'{"object":"data"'
+    for name, rows in lists.items():
+        yield b',"' + name.encode() + b'":'
+        yield from _list(rows)
     yield b"}"
 
 

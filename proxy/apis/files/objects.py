@@ -60,11 +60,8 @@ SCHEMAS: dict[str, Schema] = {
                 "Needed beside expires_after[seconds].", "created_at", enum=["created_at"]
             ),
             "expires_after[seconds]": doc.count(
-                "The file is deleted after this time.",
-                SOONEST,
-                LATEST,
-                SOONEST,
+                "The file is deleted after this time.", SOONEST, LATEST, SOONEST
             ),
         },
-    ),
+    )
 }

@@ -18,13 +18,7 @@ from . import objects as file_objects
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ...store.file_store import StoredFile
 
-blueprint = Api(
-    "files",
-    __name__,
-    group="files",
-    tag="OpenAI",
-    schemas=file_objects.SCHEMAS,
-)
+blueprint = Api("files", __name__, group="files", tag="OpenAI", schemas=file_objects.SCHEMAS)
 
 
 @json_route(blueprint, "POST", "/v1/files", "/files", body="FileUploadForm")
@@ -73,10 +67,7 @@ def content(services: Services, record: Record, key: str) -> Response:
 
     Its headers keep browsers from running them."""
     file, data = opened(services).content(record.key, key)
-    headers = [
-        ("Content-Length", str(file.size)),
-        ("Content-Disposition", "attachment"),
-    ]
+    headers = [("Content-Length", str(file.size)), ("Content-Disposition", "attachment")]
     return passthrough(data, "application/octet-stream", headers)
 
 

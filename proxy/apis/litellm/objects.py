@@ -23,35 +23,29 @@ MAX_MEMBERS = 500  # that one request adds
 ROLES = ("internal_user", "internal_user_viewer")
 FINISH = "finish_running"
 
+
+def _name(key: str, description: str, example: str) -> Field:
+    return Field(text(description, example), key, values.name)
+
+
+_METADATA = mapping("Anything, up to 16 KiB of JSON; returned as it is.", {"floor": 2})
 _COMMON = {
-    "metadata": Field(
-        mapping("Anything, up to 16 KiB of JSON; returned as it is.", {"floor": 2}),
-        "metadata",
-        values.metadata,
-    ),
+    "metadata": Field(_METADATA, "metadata", values.metadata),
     "blocked": Field(flag("Refuse all keys until it is unblocked."), "blocked", fields.flag),
 }
 KEY = {
-    "key_alias": Field(
-        text("A name for people, which no other key has.", "alice-laptop"), "alias", values.name
-    ),
-    "user_id": Field(
-        text("The user of the key; made if it is not known yet.", "carol"), "user_id", values.name
-    ),
-    "team_id": Field(text("The team of the key.", "research"), "team_id", values.name),
+    "key_alias": _name("alias", "A name for people, which no other key has.", "alice-laptop"),
+    "user_id": _name("user_id", "The user of the key; made if it is not known yet.", "carol"),
+    "team_id": _name("team_id", "The team of the key.", "research"),
     **_COMMON,
 }
 USER = {
-    "user_email": Field(
-        text("An address that no other user has.", "carol@example.org"), "email", values.name
-    ),
-    "user_alias": Field(text("A name for people.", "Carol"), "alias", values.name),
+    "user_email": _name("email", "An address that no other user has.", "carol@example.org"),
+    "user_alias": _name("alias", "A name for people.", "Carol"),
     **_COMMON,
 }
 TEAM = {
-    "team_alias": Field(
-        text("A name for people, which no other team has.", "Research"), "alias", values.name
-    ),
+    "team_alias": _name("alias", "A name for people, which no other team has.", "Research"),
     **_COMMON,
 }
 _DURATION = text("When the key expires: a number and s, m, h, d, w or mo.", "30d")

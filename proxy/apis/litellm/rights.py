@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -71,52 +71,38 @@ def _one_of(*choices: str) -> Callable[[Body, str], str]:
     return read
 
 
+def _list(
+    key: str, description: str, *example: str, read: Callable[[Body, str], tuple[str, ...]] = _names
+) -> Field:
+    return Field(strings(description, *example), key, read)
+
+
+def _choice(key: str, description: str, example: str, choices: Sequence[str]) -> Field:
+    return Field(text(description, example, enum=["", *choices]), key, _one_of(*choices))
+
+
+_BASES = "Names or ids of knowledge bases, or patterns with `*`; empty for all."
+_OVERFLOW = "What happens to conversations that do not fit the context."
 # The fields of Rights, as keys, users and teams have them.
 COLUMNS: dict[str, Field] = {
-    "models": Field(
-        strings("Names of models, or patterns with `*`; empty for all.", "qwen*"), "models", _models
+    "models": _list(
+        "models", "Names of models, or patterns with `*`; empty for all.", "qwen*", read=_models
     ),
-    "allowed_routes": Field(
-        strings("Groups of routes, or paths, also with `*`; empty for all.", "chat", "/v1/models"),
-        "apis",
-        _apis,
+    "allowed_routes": _list(
+        "apis", "Groups of routes, or paths, also with `*`; empty for all.", "chat", read=_apis
     ),
-    "allowed_tools": Field(
-        strings("Tools of the gateway, or patterns with `*`; empty for all.", "web_search"),
-        "tools",
-        _names,
+    "allowed_tools": _list(
+        "tools", "Tools of the gateway, or patterns with `*`; empty for all.", "web_search"
     ),
-    "allowed_knowledge_bases": Field(
-        strings(
-            "Names or ids of knowledge bases, or patterns with `*`; empty for all.", "handbook"
-        ),
-        "knowledge",
-        _names,
+    "allowed_knowledge_bases": _list("knowledge", _BASES, "handbook"),
+    "allowed_ips": _list(
+        "networks", "Addresses and networks of clients; empty for all.", "::1", read=_networks
     ),
-    "allowed_ips": Field(
-        strings("Addresses and networks of clients; empty for all.", "10.0.0.0/8"),
-        "networks",
-        _networks,
-    ),
-    "barred_tiers": Field(
-        strings("Tiers of routes that may not be used.", "cloud"), "barred_tiers", _names
-    ),
+    "barred_tiers": _list("barred_tiers", "Tiers of routes that may not be used.", "cloud"),
     "read_only": Field(flag("Allow GET requests only."), "read_only", fields.flag),
-    "priority": Field(
-        text("The highest class in the queue.", "low", enum=["", *PRIORITIES]),
-        "priority",
-        _one_of(*PRIORITIES),
-    ),
+    "priority": _choice("priority", "The highest class in the queue.", "low", PRIORITIES),
     "group": Field(text("Keys of one group share cached prompts.", "research"), "group", _group),
-    "on_overflow": Field(
-        text(
-            "What happens to conversations that do not fit the context.",
-            "compact",
-            enum=["", *OVERFLOWS],
-        ),
-        "on_overflow",
-        _one_of(*OVERFLOWS),
-    ),
+    "on_overflow": _choice("on_overflow", _OVERFLOW, "compact", OVERFLOWS),
 }
 FIELDS: dict[str, Schema | Field] = {
     **COLUMNS,

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ...accounts import key_cache
 from ...accounts.limiting import budgets
 from ...accounts.records import Member, StoredKey, Team, User
-from ...accounts.service import Accounts, GroupService, blocking
+from ...accounts.service import Accounts, GroupService, KeyService, blocking
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...store.ledger_rows import LedgerRow, LedgerSums
 from ...web import permissions
@@ -94,6 +94,25 @@ def finishes(body: Body) -> bool:
     return fields.flag(body, objects.FINISH)
 
 
+def _change(
+    service: KeyService | GroupService[Any],
+    field: str,
+    edit: Callable[[Any], Any],
+    actor: str,
+    body: Body,
+    action: str = "update",
+) -> Any:
+    """Change what the field of the body names."""
+    name = values.required_name(body, field)
+    return service.change(name, edit, actor, action, finish_running=finishes(body))
+
+
+def _block(
+    service: KeyService | GroupService[Any], field: str, actor: str, body: Body, action: str
+) -> Any:
+    return _change(service, field, blocking(action == "block"), actor, body, action)
+
+
 # -- keys
 
 
@@ -137,9 +156,8 @@ def list_keys(accounts: Accounts) -> Any:
 @changes("/key/update", "UpdateKeyRequest")
 def update_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change an API key; for administrators."""
-    edit, name = objects.edit_key(body, time.time()), values.required_name(body, "key")
-    key = accounts.keys.change(name, edit, actor, finish_running=finishes(body))
-    return {"key": name, **objects.key_object(key)}
+    key = _change(accounts.keys, "key", objects.edit_key(body, time.time()), actor, body)
+    return {"key": body["key"], **objects.key_object(key)}
 
 
 @changes("/key/regenerate", "RegenerateKeyRequest")
@@ -165,22 +183,16 @@ def _regenerate(accounts: Accounts, actor: str, body: Body, name: str) -> Any:
     return objects.made(secret, made)
 
 
-def _block_key(accounts: Accounts, actor: str, body: Body, action: str) -> Any:
-    edit, name = blocking(action == "block"), values.required_name(body, "key")
-    key = accounts.keys.change(name, edit, actor, action, finish_running=finishes(body))
-    return objects.key_object(key)
-
-
 @changes("/key/block", "BlockKeyRequest")
 def block_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block an API key; for administrators."""
-    return _block_key(accounts, actor, body, "block")
+    return objects.key_object(_block(accounts.keys, "key", actor, body, "block"))
 
 
 @changes("/key/unblock", "BlockKeyRequest")
 def unblock_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Unblock an API key; for administrators."""
-    return _block_key(accounts, actor, body, "unblock")
+    return objects.key_object(_block(accounts.keys, "key", actor, body, "unblock"))
 
 
 @changes("/key/delete", "DeleteKeysRequest")
@@ -251,8 +263,7 @@ def list_users(accounts: Accounts) -> Any:
 @changes("/user/update", "UpdateUserRequest")
 def update_user(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change a user; for administrators."""
-    edit, name = objects.edit_user(body), values.required_name(body, "user_id")
-    user = accounts.users.change(name, edit, actor, finish_running=finishes(body))
+    user = _change(accounts.users, "user_id", objects.edit_user(body), actor, body)
     return {"user_id": user.id, "data": _user_object(accounts, user)}
 
 
@@ -369,26 +380,21 @@ def teams_page(accounts: Accounts) -> Any:
 @changes("/team/update", "UpdateTeamRequest")
 def update_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change a team; for administrators."""
-    edit, name = objects.edit_team(body), values.required_name(body, "team_id")
-    team = accounts.teams.change(name, edit, actor, finish_running=finishes(body))
+    team = _change(accounts.teams, "team_id", objects.edit_team(body), actor, body)
     return {"team_id": team.id, "data": _team_object(accounts, team)}
 
 
 @changes("/team/block", "TeamRequest")
 def block_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block the keys of a team; for administrators."""
-    return _block_team(accounts, actor, body, "block")
+    team = _block(accounts.teams, "team_id", actor, body, "block")
+    return _team_object(accounts, team)
 
 
 @changes("/team/unblock", "TeamRequest")
 def unblock_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Unblock the keys of a team; for administrators."""
-    return _block_team(accounts, actor, body, "unblock")
-
-
-def _block_team(accounts: Accounts, actor: str, body: Body, action: str) -> Any:
-    edit, name = blocking(action == "block"), values.required_name(body, "team_id")
-    team = accounts.teams.change(name, edit, actor, action, finish_running=finishes(body))
+    team = _block(accounts.teams, "team_id", actor, body, "unblock")
     return _team_object(accounts, team)
 
 

@@ -25,6 +25,7 @@ from ...core.request import CompletionRequest, Tool
 from ...dialogue import ToolError
 from ...dialogue.events import Tick
 from ...dialogue.finding import arguments, schema_of
+from ...dialogue.loop import result_of
 from ...errors import BadRequest, Cancelled, GatewayError
 from ...gateway import Answer, Caller
 from ...runtime.cancel import Cancel
@@ -96,13 +97,7 @@ def answer(services: Services, record: Record) -> Any:
         return mcp_server.refusal(message.id, error.code, str(error))
 
 
-@json_route(
-    blueprint,
-    "DELETE",
-    "/mcp",
-    answer="",
-    empty={"204": "The session was ended"},
-)
+@json_route(blueprint, "DELETE", "/mcp", answer="", empty={"204": "The session was ended"})
 def end(services: Services, record: Record) -> Response:
     """Ends a session of the Model Context Protocol: its calls are cancelled."""
     session = mcp_server.session(request.headers.get(mcp_server.SESSION))
@@ -160,7 +155,7 @@ def _called(
             interval = 0.0 if token is None else SECOND
             work = _running(services, record, name, arguments, cancel, interval)
             if token is None:
-                return mcp_server.answer(key, mcp_server.content(_finished(work)))
+                return mcp_server.answer(key, mcp_server.content(result_of(work)))
             told = notifications(work, key, token)
             stream = ClosingBody(told, told.close, stack.pop_all().close)
             return passthrough(stream, SSE, [*STREAM_HEADERS])
@@ -201,16 +196,6 @@ def _running(
             stop()
 
     return running()
-
-
-def _finished(work: Generator[Tick, None, str]) -> str:
-    """What a call without ticks returns."""
-    try:
-        next(work)
-    except StopIteration as finished:
-        text: str = finished.value
-        return text
-    raise AssertionError("there are no ticks")
 
 
 # Answers as streams of events: progress of a call, then its result. A client that sends a

@@ -181,5 +181,5 @@ SCHEMAS: dict[str, Schema] = {
         params=doc.mapping("The parameters of the method.", {}),
         result=doc.mapping("The result of a request of the server, which makes none.", {}),
         error=doc.mapping("The error of a request of the server, which makes none.", {}),
-    ),
+    )
 }

@@ -193,12 +193,6 @@ Filter = Callable[[Attributes], bool]
 # reference.
 DEEPEST_FILTER = 8
 MOST_COMPARISONS = 64  # comparisons in one and/or
-_ORDERED: dict[str, Callable[[Any, Any], bool]] = {
-    "gt": operator.gt,
-    "gte": operator.ge,
-    "lt": operator.lt,
-    "lte": operator.le,
-}
 
 
 def parse_filters(value: Any, at: str = "filters", depth: int = 1) -> Filter | None:
@@ -228,27 +222,17 @@ def parse_filters(value: Any, at: str = "filters", depth: int = 1) -> Filter | N
 def _comparison(kind: str, key: str, value: Any, at: str) -> Filter:
     if not key:
         raise InvalidParameter(f"{at}.key", "is missing")
-    if kind in ("in", "nin"):
-        if not isinstance(value, list) or not all(_is_plain(one) for one in value):
-            raise InvalidParameter(f"{at}.value", "must be a list of strings, numbers or booleans")
-        wanted, among = list(value), kind == "in"
-        return lambda has: any(_same(has.get(key), one) for one in wanted) is among
-    if not _is_plain(value):
-        raise InvalidParameter(f"{at}.value", "must be a string, a number or a boolean")
-    if kind in ("eq", "ne"):
-        equal = kind == "eq"
-        return lambda has: _same(has.get(key), value) is equal
-    if kind not in _ORDERED:
+    if kind not in _COMPARISONS:
         raise InvalidParameter(
             f"{at}.type", "must be one of eq, ne, gt, gte, lt, lte, in, nin, and, or"
         )
-    compare = _ORDERED[kind]
-
-    def ordered(has: Attributes) -> bool:
-        actual = has.get(key)
-        return actual is not None and _kind_of(actual) is _kind_of(value) and compare(actual, value)
-
-    return ordered
+    if kind in ("in", "nin"):
+        if not isinstance(value, list) or not all(_is_plain(entry) for entry in value):
+            raise InvalidParameter(f"{at}.value", "must be a list of strings, numbers or booleans")
+    elif not _is_plain(value):
+        raise InvalidParameter(f"{at}.value", "must be a string, a number or a boolean")
+    compare = _COMPARISONS[kind]
+    return lambda attributes: compare(attributes.get(key), value)
 
 
 def _is_plain(value: Any) -> bool:
@@ -260,8 +244,21 @@ def _kind_of(value: Any) -> type:
     return float if type(value) is int else type(value)
 
 
-def _same(actual: Any, value: Any) -> bool:
-    return _kind_of(actual) is _kind_of(value) and bool(actual == value)
+def _same_kind(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    return lambda has, value: _kind_of(has) is _kind_of(value) and compare(has, value)
+
+
+_same = _same_kind(operator.eq)
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "eq": _same,
+    "ne": lambda has, value: not _same(has, value),
+    "gt": _same_kind(operator.gt),
+    "gte": _same_kind(operator.ge),
+    "lt": _same_kind(operator.lt),
+    "lte": _same_kind(operator.le),
+    "in": lambda has, values: any(_same(has, value) for value in values),
+    "nin": lambda has, values: not any(_same(has, value) for value in values),
+}
 
 
 _PAIRS = {"maxProperties": MOST_PAIRS}

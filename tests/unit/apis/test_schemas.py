@@ -17,7 +17,7 @@ from proxy.apis.chatchat import bodies as chatchat
 from proxy.apis.conversations import objects as conversations
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import parse_ranking
-from proxy.apis.fields import model_name
+from proxy.apis.fields import filled, model_name
 from proxy.apis.files import objects as file_objects
 from proxy.apis.glm import chat as glm
 from proxy.apis.litellm import objects as litellm
@@ -25,7 +25,6 @@ from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.llamacpp.native import (
     parse_detokenize,
     parse_filename,
-    parse_model,
     parse_tokenize,
     parse_tokenize_prompt,
 )
@@ -76,7 +75,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "GLMTokenizeRequest": parse_tokenize_prompt,
     "TokenizeRequest": parse_tokenize,
     "DetokenizeRequest": parse_detokenize,
-    "ModelActionRequest": parse_model,
+    "ModelActionRequest": lambda body: filled(body, "model"),
     "SlotFileRequest": parse_filename,
     "GenerateKeyRequest": lambda body: litellm.edit_key(body, 0.0),
     "ForwardedRequest": model_name,

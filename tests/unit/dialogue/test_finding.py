@@ -15,7 +15,7 @@ from proxy.dialogue.events import DialogueRequest, Sources
 from proxy.dialogue.finding import KNOWLEDGE, WEB, CitationNumbers, Finder
 from proxy.errors import Forbidden
 from proxy.runtime.cancel import Cancel
-from proxy.websearch.guard import WebResult
+from proxy.websearch.engines import WebResult
 
 BOTH = (KNOWLEDGE, WEB)
 

@@ -84,9 +84,10 @@ def events_of(
     interval: float = 0,
 ) -> Iterator[Any]:
     cancel = cancel or Cancel()
-    runner = AgentRunner({"echo": tool}, bounds, cancel, clock, interval)
+    runner = AgentRunner({"echo": tool}, cancel, interval)
     gateway: Any = model
-    answer = ToolAnswer(gateway, [runner], request, cancel, ANYBODY, bounds)
+    gateway.clock = clock
+    answer = ToolAnswer(gateway, [runner], request, cancel, ANYBODY, bounds, is_agent=True)
     return dialogue_events(answer, Info(), HOLD, told)
 
 

@@ -82,7 +82,7 @@ def run(
 ) -> list[Event]:
     cancel = cancel or Cancel()
     toolbox = Box() if box is None else box
-    runner = ServerRunner(toolbox, Remotes(), request, caller, cancel, 30.0, 0)
+    runner = ServerRunner(toolbox, Remotes(), request, caller, cancel, 0)
     answer = ToolAnswer(
         gateway,  # type: ignore[arg-type]
         [runner],

@@ -44,6 +44,7 @@ class Scripted:
         self.asked: list[CompletionRequest] = []
         self.closed = 0
         self.registry = SimpleNamespace(resolve=lambda name: (name, name))
+        self.clock = lambda: 0.0
 
     def answer(self, request: CompletionRequest, cancel: Cancel, caller: Any) -> Any:
         self.asked.append(request)
@@ -91,7 +92,7 @@ def run(
     request: CompletionRequest = ASKED,
 ) -> list[Event]:
     finder: Any = finds or Finds()
-    runner = SearchRunner(finder, request.searches, "owner", Cancel(), 30.0, 0)
+    runner = SearchRunner(finder, request.searches, "owner", Cancel(), 0)
     answer = ToolAnswer(
         gateway,  # type: ignore[arg-type]
         [runner],

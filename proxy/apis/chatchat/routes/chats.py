@@ -143,41 +143,23 @@ def _route(
         partial(respond, view, as_text=as_text),
         methods=["POST"],
         summary=summary,
-        body=body,
+        body=f"Chatchat{body}Request",
         streams=SSE,
         answer="text/plain" if as_text else "application/json",
         other=other,
     )
 
 
-def _dialogue_route(
-    name: str, summary: str, body: str, kind: Kind, write: Callable[[Running], Documents]
-) -> None:
-    view = partial(_dialogue, kind, body, write)
-    other = "ChatchatMessagesRequest" if kind == "chat" else ""
-    _route(f"/chat/{name}", summary, body, view, as_text=name == "fastchat", other=other)
-
-
-_dialogue_route("chat", "A chat", "ChatchatChatRequest", "chat", _chat)
-_dialogue_route("fastchat", "A chat in plain text", "ChatchatChatRequest", "chat", _chat)
-_dialogue_route(
-    "knowledge_base_chat",
-    "A chat about a knowledge base",
-    "ChatchatKnowledgeChatRequest",
-    "knowledge",
-    _cited,
+DIALOGUES: tuple[tuple[str, Kind, str, Callable[[Running], Documents], str], ...] = (
+    ("chat", "chat", "Chat", _chat, "A chat"),
+    ("fastchat", "chat", "Chat", _chat, "A chat whose answer is plain text"),
+    ("knowledge_base_chat", "knowledge", "KnowledgeChat", _cited, "A chat about a knowledge base"),
+    ("file_chat", "knowledge", "FileChat", _cited, "A chat about uploaded files"),
+    ("search_engine_chat", "search", "SearchChat", _cited, "A chat with web search"),
+    ("agent_chat", "agent", "Chat", _agent, "A chat with tools"),
 )
-_dialogue_route(
-    "file_chat", "A chat about uploaded files", "ChatchatFileChatRequest", "knowledge", _cited
-)
-_dialogue_route(
-    "search_engine_chat", "A chat with web search", "ChatchatSearchChatRequest", "search", _cited
-)
-_dialogue_route("agent_chat", "A chat with tools", "ChatchatChatRequest", "agent", _agent)
-_route(
-    "/other/completion",
-    "A completion as plain text",
-    "ChatchatCompletionRequest",
-    _completion,
-    as_text=True,
-)
+for _name, _kind, _body, _write, _summary in DIALOGUES:
+    _view = partial(_dialogue, _kind, f"Chatchat{_body}Request", _write)
+    _other = "ChatchatMessagesRequest" if _kind == "chat" else ""
+    _route(f"/chat/{_name}", _summary, _body, _view, as_text=_name == "fastchat", other=_other)
+_route("/other/completion", "A completion as plain text", "Completion", _completion, as_text=True)

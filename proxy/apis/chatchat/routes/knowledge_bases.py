@@ -134,8 +134,7 @@ class BaseHandle:
 
     def remove(self, names: Iterable[str]) -> Failures:
         return _each(
-            names,
-            lambda name: self.knowledge.remove(self.owner, self.id, self.document(name).id),
+            names, lambda name: self.knowledge.remove(self.owner, self.id, self.document(name).id)
         )
 
     def hide(self, names: Iterable[str]) -> Failures:
@@ -368,10 +367,7 @@ def download_doc(services: Services, record: Record) -> Response:
     name = quote(document.filename, safe="")
     headers = [
         ("Content-Length", str(document.size)),
-        (
-            "Content-Disposition",
-            f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{name}",
-        ),
+        ("Content-Disposition", f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{name}"),
         ("Content-Security-Policy", "sandbox"),
     ]
     return passthrough(data, kind if shown else "application/octet-stream", headers)
