@@ -120,7 +120,8 @@ class LlamaCpp(HTTPDriver):
         if self._counted < wanted and self._threads == self._counted:
             self._threads, self._counted = count_threads(self.new_pool, wanted), wanted
         limit = min(wanted, self._threads)
-        self._careful.resize(limit)
+        assert self._careful.limit is not None, "it has one from the start"
+        self._careful.limit.resize(limit)
         return min(slots, limit - OLD_RESERVE)
 
     def _slot_that_answers(self, slot: int) -> int | None:

@@ -276,7 +276,7 @@ def test_cancel_ends_wait_for_connection(pools: list[ConnectionPool]) -> None:
         held = pool.send("POST", "/x", {})
         cancel = Cancel()
         waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0, cancel)
-        wait_until(lambda: bool(pool._limit and pool._limit._waiting))
+        wait_until(lambda: bool(pool.limit and pool.limit._waiting))
         cancel.cancel()
         with pytest.raises(Cancelled):
             waits.result(60)
