@@ -464,8 +464,8 @@ class Attempt:
         self._tokens = TokenCounts(limit)
         self._text, self._started = bytearray(), False
         notices = context.scheduler.notices
-        told = warnings(task, adapted, slot.caps, self._cancel)
-        info.warnings = task.request.warnings + told + notices
+        ignored = warnings(task, adapted, slot.caps, self._cancel)
+        info.warnings = task.request.warnings + ignored + notices
         info.placed = context.clock() - self._began
 
     def _start(self, slot: LeasedSlot) -> Run:

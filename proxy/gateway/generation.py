@@ -253,9 +253,9 @@ class Generation:
             if opened is not None:
                 assert self._form is not None
                 held = self._text_marks.held if self._text_marks is not None else 0
-                kept = len(self._raw) - held - (self._content - opened.keep)
+                size = len(self._raw) - held - (self._content - opened.keep)
                 self.switch = self._switch_behind(
-                    self._raw[:kept],
+                    self._raw[:size],
                     constraints.calls_of(self._request, self._form, opened.frame_so_far),
                     opened.written,
                 )

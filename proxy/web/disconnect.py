@@ -39,11 +39,11 @@ def nothing() -> None:
 def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
     """Set `cancel` when the client disconnects. Returns a function that ends the watch. A
     connection can have one watch at a time."""
-    kept = environ.get("slotproxy.kept")
-    if kept is not None:
-        watcher = kept.get(KEPT)
+    resources = environ.get("slotproxy.kept")
+    if resources is not None:
+        watcher = resources.get(KEPT)
         if watcher is None:
-            watcher = kept[KEPT] = _InHub(environ["gunicorn.socket"])
+            watcher = resources[KEPT] = _InHub(environ["gunicorn.socket"])
         stop: Stop = watcher.start(cancel)
         return stop
     given: Cancel | None = environ.get(CANCEL)

@@ -184,12 +184,12 @@ def metadata(model: HostedModel) -> dict[str, Any]:
     file = model.needs.file
     if file is None:
         return {}
-    told = {
+    known = {
         "name": file.text("general.name"),
         "n_ctx_train": file.context,
         "n_embd": file.own("embedding_length"),
     }
-    return {"size": file.size, **{name: value for name, value in told.items() if value}}
+    return {"size": file.size, **{name: value for name, value in known.items() if value}}
 
 
 # Fields that the table of a model sets in requests, or removes from them.

@@ -35,12 +35,12 @@ def limit_headers(states: Sequence[State], route: str, now: float) -> list[tuple
     """`route` is that of the request, `now` the time in seconds since 1970."""
     anthropic = route.endswith(MESSAGES)
     headers = []
-    for one in states:
-        limit, remaining, reset = (_ANTHROPIC if anthropic else _OPENAI)[one.quantity]
+    for state in states:
+        limit, remaining, reset = (_ANTHROPIC if anthropic else _OPENAI)[state.quantity]
         headers += [
-            (limit, str(one.limit)),
-            (remaining, str(one.remaining)),
-            (reset, _at(now + one.reset) if anthropic else duration(one.reset)),
+            (limit, str(state.limit)),
+            (remaining, str(state.remaining)),
+            (reset, _at(now + state.reset) if anthropic else duration(state.reset)),
         ]
     return headers
 
@@ -164,12 +164,12 @@ class Record:
             if info.passed:
                 passed = [f"{_visible(self.shown(name))} {why}" for name, why in info.passed]
                 headers.append(("x-slotproxy-fallback", ", ".join(passed)))
-        told = (*self.warnings, *info.warnings)
+        messages = (*self.warnings, *info.warnings)
         if self.allowance is not None and self.allowance.warnings:
-            told = (*self.allowance.warnings, *told)
-        if told:
-            warnings = list(told[:MOST_WARNINGS])
-            if more := len(told) - len(warnings):
+            messages = (*self.allowance.warnings, *messages)
+        if messages:
+            warnings = list(messages[:MOST_WARNINGS])
+            if more := len(messages) - len(warnings):
                 warnings.append(f"{more} more warnings omitted")
             headers += [("x-slotproxy-warning", warning) for warning in warnings]
         if self.allowance is not None:
