@@ -325,7 +325,7 @@ class Registry(BackendPools):
                     )
                 backend.wake.set()
                 return
-            backend.counter.clear()
+            backend.counter.clear(slow=not caps.queues)
             backend.vocabulary.clear()
             backend.verified = None
             backend.caps, backend.error = caps, ""

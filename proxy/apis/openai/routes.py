@@ -224,7 +224,7 @@ def _tokenized_prompt(services: Services, record: Record, asked: dict[str, Any])
             return "\ufffd"
 
     with counted(services, record, wanted.model) as cancel:
-        tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most, barred=barred)
+        tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, barred=barred)
         texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
     return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 
