@@ -14,6 +14,7 @@ stream that ends early or an empty stream is an error of its own. The probe's re
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Unpack
@@ -54,7 +55,7 @@ ALIVE_TIMEOUT = 5.0
 # A slot is free about 5 ms after its answer. Until then, a server with one slot is busy.
 FREED = 0.02  # seconds
 FREED_TRIES = 5
-MOST_EMPTY = 5  # empty streams in a row, with no slot in use
+MOST_EMPTY = 5  # empty streams in a row of a server that claims to have a free slot
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
@@ -98,7 +99,6 @@ class LlamaCpp(HTTPDriver):
             limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
         )
         self._root = self._careful
-        self._empty_runs = 0  # since the last answer
         self._threads = self._counted = 0  # of an old server, and how many were looked for
         self._forget_tokens()
 
@@ -127,7 +127,7 @@ class LlamaCpp(HTTPDriver):
     def _slot_that_answers(self, slot: int) -> int | None:
         """The slot that takes a request for slot `slot`. None if it is busy or the answer names
         none."""
-        data = self._answer_to_nothing({"slot_id": slot})
+        data = self._answer_to_nothing(slot_id=slot)
         if data is None:
             return None
         try:
@@ -140,7 +140,7 @@ class LlamaCpp(HTTPDriver):
 
     def _existing(self, ids: Sequence[int]) -> set[int]:
         """The ids among `ids` that an old server recognizes. Raises BackendBusy."""
-        data = self._answer_to_nothing({"logit_bias": [[token, 0.0] for token in ids]})
+        data = self._answer_to_nothing(logit_bias=[[token, 0.0] for token in ids])
         if data is None:
             raise BackendBusy("the vocabulary cannot be read: the backend has no free slot")
         check_cost(data)
@@ -150,20 +150,14 @@ class LlamaCpp(HTTPDriver):
             return set()
         return {token for token, _ in settings.logit_bias}
 
-    def _answer_to_nothing(self, fields: Mapping[str, Any]) -> bytes | None:
-        """An old server's answer to an empty prompt with these fields, which evaluates nothing and
-        leaves the slot's content. None if the slot is busy."""
-        body = {**NOTHING, **fields}
-        for _ in range(FREED_TRIES):
-            try:
-                status, data = self._careful.ask(
-                    "POST", "/completion", body, COUNT_TIMEOUT, short=True
-                )
-            except GatewayError:
-                return None
-            if status == 200:
-                return data
-            time.sleep(FREED)
+    def _answer_to_nothing(self, **fields: Any) -> bytes | None:
+        """The same. None if the slot is busy."""
+        with contextlib.suppress(GatewayError):
+            for _ in range(FREED_TRIES):
+                status, data = self._nothing(**fields)
+                if status == 200:
+                    return data
+                time.sleep(FREED)
         return None
 
     def alive(self, seconds: float = ALIVE_TIMEOUT) -> bool:
@@ -180,7 +174,7 @@ class LlamaCpp(HTTPDriver):
             body = relay.payload(task, slot)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
             return relay.RelayRun(
-                exchange, task, caps, self.timeout, self._tick, slot, self._secret
+                exchange, task, caps, self.timeout, self._tick, self._secret, slot=slot
             )
         if not caps.modern_sampling:
             task = self._with_token_ids(task, cancel)
@@ -198,20 +192,26 @@ class LlamaCpp(HTTPDriver):
         answer, it then has another status; a broken server has nothing again, or claims again and
         again that a slot is free."""
         busy = BackendBusy("the backend has no free slot", detail="empty response")
-        try:
-            status, data = self._careful.ask(
-                "POST", "/completion", NOTHING, COUNT_TIMEOUT, short=True
-            )
-        except GatewayError:
-            return busy  # without -cb, the answer waits until nothing else runs
-        if status != 200:
-            return busy
-        self._empty_runs += 1
-        try:
-            msgspec.json.decode(data, type=_Answered)
-        except msgspec.DecodeError:
-            return UpstreamFault(EMPTY)
-        return busy if self._empty_runs < MOST_EMPTY else UpstreamFault(EMPTY)
+        for _ in range(MOST_EMPTY):
+            try:
+                status, whole = self._nothing()
+                if status != 200:
+                    return busy
+                msgspec.json.decode(whole, type=_Answered)
+                if self._nothing(stream=True)[1]:
+                    return busy  # it was, and has a free slot now
+            except msgspec.DecodeError:
+                break
+            except GatewayError:
+                return busy  # without -cb, the answer waits until nothing else runs
+            time.sleep(FREED)
+        return UpstreamFault(EMPTY)
+
+    def _nothing(self, **fields: Any) -> tuple[int, bytes]:
+        """An old server's answer to an empty prompt with these fields, which evaluates nothing and
+        leaves the slot's content."""
+        body = {**NOTHING, **fields}
+        return self._careful.ask("POST", "/completion", body, COUNT_TIMEOUT, short=True)
 
     def in_parts(self, task: Task, cancel: Cancel | None = None) -> list[str | int]:
         if not task.breaks or not isinstance(task.prompt, str):
