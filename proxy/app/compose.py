@@ -480,19 +480,20 @@ def _aliases(settings: Settings) -> Aliases:
 
 
 def _llamacpp(settings: Settings, config: BackendConfig) -> Driver:
-    return _server(settings, config.url, config.api_key or "")
-
-
-def _server(settings: Settings, url: str, api_key: str = "") -> LlamaCpp:
-    model_file = settings.chat_template == "auto"
-    return LlamaCpp(url, api_key=api_key, model_file=model_file, **_server_options(settings))
+    return LlamaCpp(
+        config.url,
+        api_key=config.api_key or "",
+        model_file=settings.chat_template == "auto",
+        slots=config.slots,
+        **_server_options(settings),
+    )
 
 
 def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer) -> Server:
     """The driver for a server that was started here."""
     options = {**_server_options(settings), "check_peer": check}
     if model.kind == "llamacpp":
-        return LlamaCpp(url, api_key=key_of(model), **options)
+        return LlamaCpp(url, api_key=key_of(model), slots=model.slots, **options)
     if model.kind == "http":
         return HTTPServer(
             url,

@@ -139,13 +139,10 @@ class Driver(ABC):
         return None
 
     def count_slots(self) -> tuple[int, bool]:
-        """The number of slots (0 if it cannot be found out), and whether all were idle. If not,
-        somebody else uses the server, and there may be more. What the slots hold is untouched."""
+        """The number of slots that can be used at once (0 if it cannot be found out), and whether
+        all were idle. If not, somebody else uses the server, and there may be more. What the slots
+        hold is untouched. Called while nothing of ours runs there."""
         return 0, False
-
-    def parallel(self, slots: int) -> int:
-        """How many of so many slots it can use at once. Called while nothing of ours runs there."""
-        return slots
 
     def n_vocab(self) -> int | None:
         """The number of token ids, 0 if the backend does not reveal it; None if ids outside of the

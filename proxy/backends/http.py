@@ -359,8 +359,8 @@ class Exchange:
 
 
 class ConnectionPool:
-    """The connections to one backend: at most `limit` in use (0: no limit), of which `reserve` are
-    only for short requests; at most `idle` are kept open. `check_peer` is called with the socket of
+    """The connections to one backend: at most `limit` in use, and at most `idle` kept open.
+    `check_peer` is called with the socket of
     each new connection before anything is sent, and raises BackendDown. `address` is where to
     connect instead of resolving the host's name again."""
 
@@ -370,8 +370,7 @@ class ConnectionPool:
         *,
         timeout: float = 600.0,
         connect_timeout: float = 5.0,
-        limit: int = 0,
-        reserve: int = 0,
+        limit: ConnectionLimit | None = None,
         idle: int = 64,
         headers: Mapping[str, str] | None = None,
         check_peer: CheckPeer | None = None,
@@ -389,7 +388,7 @@ class ConnectionPool:
         self._check_peer = check_peer
         self.lock = native_lock()  # orders aborting an exchange and ending it
         self._idle: deque[Connection] = deque()  # append and pop are atomic: no lock
-        self.limit = ConnectionLimit(limit, reserve) if limit else None
+        self._limit = limit
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
         self._fixed = fixed
@@ -473,8 +472,8 @@ class ConnectionPool:
     ) -> Connection:
         """A connection to send on. `on_socket` is called with a new socket before it connects.
         Raises BackendDown, PoolTimeout, Cancelled."""
-        if self.limit is not None:
-            self.limit.enter(patience, cancel, short)
+        if self._limit is not None:
+            self._limit.enter(patience, cancel, short)
         try:
             while not fresh:
                 try:
@@ -514,8 +513,8 @@ class ConnectionPool:
                 self._idle.pop().close()
 
     def _leave(self) -> None:
-        if self.limit is not None:
-            self.limit.leave()
+        if self._limit is not None:
+            self._limit.leave()
 
     def _connect(self, on_socket: Callable[[socket.socket], None]) -> socket.socket:
         """Connect to the backend, at the first of its addresses that accepts."""

@@ -15,6 +15,7 @@ stream that ends early or an empty stream is an error of its own. The probe's re
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Unpack
@@ -37,6 +38,7 @@ from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors
 from .broken_prompt import BrokenPrompts, Part
+from .connections import ConnectionLimit
 from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
 from .http_server import HTTPDriver, HTTPOptions
@@ -44,6 +46,8 @@ from .old import NOTHING, count_slots, count_threads, counted
 from .probe import outline, probe
 from .refusals import check_cost, refusal
 from .run import EMPTY, LlamaRun
+
+log = logging.getLogger("slotproxy.backends")
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server, until its threads are counted for more slots (`server_threads`).
@@ -82,24 +86,26 @@ class _Repeated(msgspec.Struct):
 
 
 class LlamaCpp(HTTPDriver):
-    """A driver for one server.cpp at `url`. `model_file`: see `probe`."""
+    """A driver for one server.cpp at `url`. `model_file`: see `probe`. `slots` is the number of
+    slots that it was told."""
 
     def __init__(
         self,
         url: str,
         *,
         model_file: bool = True,
+        slots: int = 0,
         connect: Callable[..., ConnectionPool] = ConnectionPool,
         **options: Unpack[HTTPOptions],
     ) -> None:
         super().__init__(url, connect, **options)
         self.model_file = model_file
         self._pool = self.new_pool(idle=256)
-        self._careful: ConnectionPool = self.new_pool(
-            limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
-        )
+        self._connections = ConnectionLimit(OLD_CONNECTIONS, OLD_RESERVE)
+        self._careful: ConnectionPool = self.new_pool(limit=self._connections, idle=OLD_IDLE)
+        if slots >= OLD_CONNECTIONS:
+            self._connections.resize(slots + OLD_RESERVE + 1)
         self._root = self._careful
-        self._threads = self._counted = 0  # of an old server, and how many were looked for
         self._forget_tokens()
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -111,18 +117,14 @@ class LlamaCpp(HTTPDriver):
         self._broken = BrokenPrompts(self._tokenize_parts)
 
     def count_slots(self) -> tuple[int, bool]:
-        return count_slots(self._slot_that_answers)
-
-    def parallel(self, slots: int) -> int:
-        if slots <= OLD_CONNECTIONS - OLD_RESERVE:
-            return slots
-        wanted = slots + OLD_RESERVE + 1
-        if self._counted < wanted and self._threads == self._counted:
-            self._threads, self._counted = count_threads(self.new_pool, wanted), wanted
-        limit = min(wanted, self._threads)
-        assert self._careful.limit is not None, "it has one from the start"
-        self._careful.limit.resize(limit)
-        return min(slots, limit - OLD_RESERVE)
+        slots, idle = count_slots(self._slot_that_answers)
+        if slots >= OLD_CONNECTIONS:
+            connections = count_threads(self.new_pool, slots + OLD_RESERVE + 1)
+            self._connections.resize(connections)
+            if connections <= slots:
+                slots = connections - OLD_RESERVE
+                log.warning("%s has threads for %d requests at once only", self.url, slots)
+        return slots, idle
 
     def _slot_that_answers(self, slot: int) -> int | None:
         """The slot that takes a request for slot `slot`. None if it is busy or the answer names

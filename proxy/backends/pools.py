@@ -58,7 +58,6 @@ class Backend:
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
-    parallel: int | None = None  # of its slots can be used at once; None: unknown
     miscounted: bool = False  # the counted number of slots may be wrong
     count_at: float = 0.0  # when the slots may be counted again
     count_pause: float = 0.0  # seconds until they are counted after that
@@ -139,8 +138,7 @@ class Backend:
     @property
     def slots(self) -> int:
         """The number of parallel requests; 0 if unknown."""
-        count = self.set_slots or (self.caps.slots if self.caps is not None else 0)
-        return count if self.parallel is None else min(count, self.parallel)
+        return self.set_slots or (self.caps.slots if self.caps is not None else 0)
 
     @property
     def uncounted(self) -> bool:
@@ -150,12 +148,6 @@ class Backend:
         if self.set_slots or caps is None or caps.queues:
             return False
         return not caps.slots or self.miscounted
-
-    @property
-    def unbounded(self) -> bool:
-        """Whether it is unknown how many of its slots can be used at once, and worth knowing."""
-        known = self.caps is not None and not (self.caps.queues or self.caps.provisional)
-        return known and self.parallel is None and self.slots > 0
 
     @property
     def n_ctx(self) -> int:
