@@ -475,14 +475,16 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
             config.url, model=config.model, api_key=key, by_prompt=by_prompt, **options
         )
     model_file = settings.chat_template == "auto"
-    return LlamaCpp(config.url, api_key=key, model_file=model_file, **options)
+    return LlamaCpp(
+        config.url, api_key=key, model_file=model_file, slots=config.slots, **options
+    )
 
 
 def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer) -> Server:
     """The driver for a server that was started here."""
     options = {**_server_options(settings), "check_peer": check}
     if model.kind == "llamacpp":
-        return LlamaCpp(url, api_key=key_of(model), **options)
+        return LlamaCpp(url, api_key=key_of(model), slots=model.slots, **options)
     if model.kind == "http":
         return HTTPServer(url, model=model.server_model, **options)
     api = url if url.endswith("/v1") else f"{url}/v1"

@@ -242,17 +242,13 @@ class ConnectionLimit:
         finally:
             self.leave()
 
-    def leave(self) -> None:
-        """Give a place back."""
-        self._add(1)
-
     def resize(self, limit: int) -> None:
         """Set the number of places. Those in use stay so."""
-        self._add(limit - self._limit)
+        self.leave(limit - self._limit)
         self._limit = limit
 
-    def _add(self, places: int) -> None:
-        """Add free places, and give them to those who wait."""
+    def leave(self, places: int = 1) -> None:
+        """Give places back, and grant them to those who wait."""
         with self._lock:
             self._free += places
             granted = []

@@ -14,6 +14,8 @@ stream that ends early or an empty stream is an error of its own. The probe's re
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Unpack
@@ -36,6 +38,7 @@ from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors
 from .broken_prompt import BrokenPrompts, Part
+from .connections import ConnectionLimit
 from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
 from .http_server import HTTPDriver, HTTPOptions
@@ -43,6 +46,8 @@ from .old import NOTHING, count_slots, count_threads, counted
 from .probe import outline, probe
 from .refusals import check_cost, refusal
 from .run import EMPTY, LlamaRun
+
+log = logging.getLogger("slotproxy.backends")
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server, until its threads are counted for more slots (`server_threads`).
@@ -54,7 +59,7 @@ ALIVE_TIMEOUT = 5.0
 # A slot is free about 5 ms after its answer. Until then, a server with one slot is busy.
 FREED = 0.02  # seconds
 FREED_TRIES = 5
-MOST_EMPTY = 5  # empty streams in a row, with no slot in use
+MOST_EMPTY = 5  # empty streams in a row of a server that claims to have a free slot
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
@@ -81,25 +86,26 @@ class _Repeated(msgspec.Struct):
 
 
 class LlamaCpp(HTTPDriver):
-    """A driver for one server.cpp at `url`. `model_file`: see `probe`."""
+    """A driver for one server.cpp at `url`. `model_file`: see `probe`. `slots` is the number of
+    slots that it was told."""
 
     def __init__(
         self,
         url: str,
         *,
         model_file: bool = True,
+        slots: int = 0,
         connect: Callable[..., ConnectionPool] = ConnectionPool,
         **options: Unpack[HTTPOptions],
     ) -> None:
         super().__init__(url, connect, **options)
         self.model_file = model_file
         self._pool = self.new_pool(idle=256)
-        self._careful: ConnectionPool = self.new_pool(
-            limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
-        )
+        self._connections = ConnectionLimit(OLD_CONNECTIONS, OLD_RESERVE)
+        self._careful: ConnectionPool = self.new_pool(limit=self._connections, idle=OLD_IDLE)
+        if slots >= OLD_CONNECTIONS:
+            self._connections.resize(slots + OLD_RESERVE + 1)
         self._root = self._careful
-        self._empty_runs = 0  # since the last answer
-        self._threads = self._counted = 0  # of an old server, and how many were looked for
         self._forget_tokens()
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -111,22 +117,19 @@ class LlamaCpp(HTTPDriver):
         self._broken = BrokenPrompts(self._tokenize_parts)
 
     def count_slots(self) -> tuple[int, bool]:
-        return count_slots(self._slot_that_answers)
-
-    def parallel(self, slots: int) -> int:
-        if slots <= OLD_CONNECTIONS - OLD_RESERVE:
-            return slots
-        wanted = slots + OLD_RESERVE + 1
-        if self._counted < wanted and self._threads == self._counted:
-            self._threads, self._counted = count_threads(self.new_pool, wanted), wanted
-        limit = min(wanted, self._threads)
-        self._careful.resize(limit)
-        return min(slots, limit - OLD_RESERVE)
+        slots, idle = count_slots(self._slot_that_answers)
+        if slots >= OLD_CONNECTIONS:
+            connections = count_threads(self.new_pool, slots + OLD_RESERVE + 1)
+            self._connections.resize(connections)
+            if connections <= slots:
+                slots = connections - OLD_RESERVE
+                log.warning("%s has threads for %d requests at once only", self.url, slots)
+        return slots, idle
 
     def _slot_that_answers(self, slot: int) -> int | None:
         """The slot that takes a request for slot `slot`. None if it is busy or the answer names
         none."""
-        data = self._answer_to_nothing({"slot_id": slot})
+        data = self._answer_to_nothing(slot_id=slot)
         if data is None:
             return None
         try:
@@ -139,7 +142,7 @@ class LlamaCpp(HTTPDriver):
 
     def _existing(self, ids: Sequence[int]) -> set[int]:
         """The ids among `ids` that an old server recognizes. Raises BackendBusy."""
-        data = self._answer_to_nothing({"logit_bias": [[token, 0.0] for token in ids]})
+        data = self._answer_to_nothing(logit_bias=[[token, 0.0] for token in ids])
         if data is None:
             raise BackendBusy("the vocabulary cannot be read: the backend has no free slot")
         check_cost(data)
@@ -149,20 +152,14 @@ class LlamaCpp(HTTPDriver):
             return set()
         return {token for token, _ in settings.logit_bias}
 
-    def _answer_to_nothing(self, fields: Mapping[str, Any]) -> bytes | None:
-        """An old server's answer to an empty prompt with these fields, which evaluates nothing and
-        leaves the slot's content. None if the slot is busy."""
-        body = {**NOTHING, **fields}
-        for _ in range(FREED_TRIES):
-            try:
-                status, data = self._careful.ask(
-                    "POST", "/completion", body, COUNT_TIMEOUT, short=True
-                )
-            except GatewayError:
-                return None
-            if status == 200:
-                return data
-            time.sleep(FREED)
+    def _answer_to_nothing(self, **fields: Any) -> bytes | None:
+        """The same. None if the slot is busy."""
+        with contextlib.suppress(GatewayError):
+            for _ in range(FREED_TRIES):
+                status, data = self._nothing(**fields)
+                if status == 200:
+                    return data
+                time.sleep(FREED)
         return None
 
     def alive(self, seconds: float = ALIVE_TIMEOUT) -> bool:
@@ -179,7 +176,7 @@ class LlamaCpp(HTTPDriver):
             body = relay.payload(task, slot)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
             return relay.RelayRun(
-                exchange, task, caps, self.timeout, self._tick, slot, self._secret
+                exchange, task, caps, self.timeout, self._tick, self._secret, slot=slot
             )
         if not caps.modern_sampling:
             task = self._with_token_ids(task, cancel)
@@ -197,20 +194,26 @@ class LlamaCpp(HTTPDriver):
         answer, it then has another status; a broken server has nothing again, or claims again and
         again that a slot is free."""
         busy = BackendBusy("the backend has no free slot", detail="empty response")
-        try:
-            status, data = self._careful.ask(
-                "POST", "/completion", NOTHING, COUNT_TIMEOUT, short=True
-            )
-        except GatewayError:
-            return busy  # without -cb, the answer waits until nothing else runs
-        if status != 200:
-            return busy
-        self._empty_runs += 1
-        try:
-            msgspec.json.decode(data, type=_Answered)
-        except msgspec.DecodeError:
-            return UpstreamFault(EMPTY)
-        return busy if self._empty_runs < MOST_EMPTY else UpstreamFault(EMPTY)
+        for _ in range(MOST_EMPTY):
+            try:
+                status, whole = self._nothing()
+                if status != 200:
+                    return busy
+                msgspec.json.decode(whole, type=_Answered)
+                if self._nothing(stream=True)[1]:
+                    return busy  # it was, and has a free slot now
+            except msgspec.DecodeError:
+                break
+            except GatewayError:
+                return busy  # without -cb, the answer waits until nothing else runs
+            time.sleep(FREED)
+        return UpstreamFault(EMPTY)
+
+    def _nothing(self, **fields: Any) -> tuple[int, bytes]:
+        """An old server's answer to an empty prompt with these fields, which evaluates nothing and
+        leaves the slot's content."""
+        body = {**NOTHING, **fields}
+        return self._careful.ask("POST", "/completion", body, COUNT_TIMEOUT, short=True)
 
     def in_parts(self, task: Task, cancel: Cancel | None = None) -> list[str | int]:
         if not task.breaks or not isinstance(task.prompt, str):

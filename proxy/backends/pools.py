@@ -29,16 +29,8 @@ OnOverflow = Literal["refuse", "compact"]
 
 @dataclass(eq=False)
 class Backend:
-    """One configured backend. Values set in the configuration override the probe's.
-
-    `up` is None until the first probe, `caps` until its first questions were answered; `error` says
-    why it is down. `config` is its configuration. `leaving`: it drains, and is closed after its
-    last answer; `users` counts the attempts under way on it. `presumed` is its model until it
-    reports one: that of the backend whose name it took over. `router` is set if its address has
-    several models; it then serves nothing itself. `host` is that backend for each of these models,
-    and `aliases` are other names of its model. `unlisted`: lists of models leave it out.
-    `forwards`: its server has another API, and requests are only forwarded to it.
-    Fields are replaced whole, so readers need no lock."""
+    """One configured backend. Values set in the configuration override the probe's. Fields are
+    replaced whole, so readers need no lock."""
 
     name: str
     url: str
@@ -51,22 +43,21 @@ class Backend:
     chat_mode: ChatMode = "auto"
     on_overflow: OnOverflow | None = None
     config: BackendConfig | None = None
-    aliases: tuple[str, ...] = ()
-    unlisted: bool = False
-    forwards: bool = False
+    aliases: tuple[str, ...] = ()  # other names of its model
+    unlisted: bool = False  # lists of models leave it out
+    forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
-    host: Backend | None = None
+    router: ModelHost[Any] | None = None  # if its address has several models: it serves nothing
+    host: Backend | None = None  # that backend, for each of these models
     router_of: Backend | None = None  # the backend whose router its driver uses
-    router: ModelHost[Any] | None = None
-    presumed: str = UNNAMED
-    caps: Capabilities | None = None
-    up: bool | None = None
-    error: str = ""
-    leaving: bool = False
+    presumed: str = UNNAMED  # its model until it reports one: that of whose name it took over
+    caps: Capabilities | None = None  # None until the first probe's questions were answered
+    up: bool | None = None  # None until the first probe
+    error: str = ""  # why it is down
+    leaving: bool = False  # it drains, and is closed after its last answer
     closed: bool = False
-    users: int = 0  # changed under the registry's lock only
+    users: int = 0  # attempts under way, changed under the registry's lock only
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
-    parallel: int | None = None  # of its slots can be used at once; None: unknown
     miscounted: bool = False  # the counted number of slots may be wrong
     count_at: float = 0.0  # when the slots may be counted again
     count_pause: float = 0.0  # seconds until they are counted after that
@@ -147,8 +138,7 @@ class Backend:
     @property
     def slots(self) -> int:
         """The number of parallel requests; 0 if unknown."""
-        count = self.set_slots or (self.caps.slots if self.caps is not None else 0)
-        return count if self.parallel is None else min(count, self.parallel)
+        return self.set_slots or (self.caps.slots if self.caps is not None else 0)
 
     @property
     def uncounted(self) -> bool:
@@ -158,12 +148,6 @@ class Backend:
         if self.set_slots or caps is None or caps.queues:
             return False
         return not caps.slots or self.miscounted
-
-    @property
-    def unbounded(self) -> bool:
-        """Whether it is unknown how many of its slots can be used at once, and worth knowing."""
-        known = self.caps is not None and not (self.caps.queues or self.caps.provisional)
-        return known and self.parallel is None and self.slots > 0
 
     @property
     def n_ctx(self) -> int:

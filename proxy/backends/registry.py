@@ -288,11 +288,6 @@ class Registry(BackendPools):
             if self._count(backend):
                 log.info("backend %s has %d slots", backend.name, backend.slots)
                 self._update_scheduler(backend)
-        elif backend.unbounded and not self._scheduler.in_flight(backend.name):
-            slots = backend.slots
-            self._bound(backend)
-            if backend.slots != slots:
-                self._update_scheduler(backend)
         elif backend.status:
             self._refresh(backend)
         elif backend.facts.most:
@@ -325,15 +320,13 @@ class Registry(BackendPools):
                     )
                 backend.wake.set()
                 return
-            backend.counter.clear()
+            backend.counter.clear(slow=not caps.queues)
             backend.vocabulary.clear()
             backend.verified = None
             backend.caps, backend.error = caps, ""
             backend.count_pause = COUNT_PAUSE
             if backend.uncounted:
                 self._count(backend)
-            else:
-                self._bound(backend)
         except GatewayError as error:
             if backend.up is not False or str(error) != backend.error:
                 self._down(backend, error)
@@ -366,23 +359,7 @@ class Registry(BackendPools):
             return False
         backend.miscounted = not idle
         backend.caps = msgspec.structs.replace(caps, slots=count)
-        self._bound(backend)
         return count != caps.slots
-
-    def _bound(self, backend: Backend) -> None:
-        """Find out how many of its slots a server that does not queue can use at once."""
-        backend.parallel = None
-        if not backend.unbounded:
-            return
-        slots = backend.slots
-        backend.parallel = backend.driver.parallel(slots)
-        if backend.parallel < slots:
-            log.warning(
-                "backend %s has %d slots and answers %d requests at once: it has no more threads",
-                backend.name,
-                slots,
-                backend.parallel,
-            )
 
     # routers
 
@@ -461,7 +438,6 @@ class Registry(BackendPools):
             if caps != backend.caps:
                 backend.counter.clear()
             backend.caps = caps
-            self._bound(backend)
             self._update_scheduler(backend, anew=lost)
         if driver.awaits != backend.awaits:
             backend.awaits = driver.awaits

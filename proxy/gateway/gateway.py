@@ -220,12 +220,11 @@ class Gateway:
         text: str,
         special: bool = False,
         cancel: Cancel | None = None,
-        most: int = 0,
         *,
         barred: frozenset[str] = frozenset(),
     ) -> list[int]:
-        """The token ids of a text. With `most`, at least the first `most` of them."""
-        return self._any(model, barred).counter.ids(text, special, cancel, most)
+        """The token ids of a text."""
+        return self._any(model, barred).counter.ids(text, special, cancel)
 
     def pieces(
         self,

@@ -68,10 +68,6 @@ class HostedDriver(Driver):
             model.caps = msgspec.structs.replace(caps, slots=count)
         return count, idle
 
-    def parallel(self, slots: int) -> int:
-        server = self.model.server
-        return slots if server is None else server.parallel(slots)
-
     def counters(self) -> dict[str, float]:
         server = self.model.server
         return {} if server is None else server.counters()

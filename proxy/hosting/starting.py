@@ -183,8 +183,6 @@ class Starter:
             )
         if not caps.slots and not caps.queues:
             caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
-        if not caps.queues:
-            server.parallel(self._config.slots or caps.slots)  # it remembers the number
         return self._bounded(caps)
 
     def _bounded(self, caps: Capabilities) -> Capabilities:

@@ -213,7 +213,7 @@ def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -
 
     with counted(services, record, params.model) as (cancel, barred):
         model, _ = gateway.registry.answering(params.model)
-        tokens = gateway.tokenize(model, params.prompt, cancel=cancel, most=most, barred=barred)
+        tokens = gateway.tokenize(model, params.prompt, cancel=cancel, barred=barred)
         texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
     return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 

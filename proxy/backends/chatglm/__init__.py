@@ -3,7 +3,7 @@
 The library holds Python's global lock during every token and a whole prompt evaluation, so the
 engine lives in a child process, and the gateway only reads a pipe:
 
-    driver ── supervisor ══ pipes ══ engine ── library ── chatglm_cpp (0.3 and 0.4)
+    driver ── supervisor ══ pipes ══ engine ── library ── chatglm_cpp
     (requests) (one child)          (the loop)
 
 `protocol` has the messages between both; `prompt` is pure.

@@ -15,13 +15,11 @@ import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Struct
 
-from ...core.events import Batch, Finished, Started
+from ...core.events import Batch, Finished, FinishReason, Started
 from ...core.task import Task
 from ...core.usage import Timings, Usage
 from ...errors import BackendDown, BadRequest, ContextExceeded, UpstreamFault, UpstreamTimeout
@@ -108,16 +106,15 @@ class ChatGLM(Driver):
             prompt=prompt(task, file.family),
             max_tokens=task.max_tokens,
             marks=bool(callable_tools(task.request)) and file.family in WITH_TOOLS,
-            **msgspec.structs.asdict(sampling(task)),
+            **sampling(task),
         )
         return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
 
     def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int]:
-        made = prompt(task, look(self._path).family)
-        return self._encoded(made, False, cancel)
+        return self._encoded(Encode(0, prompt(task, look(self._path).family)), cancel)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        return self._encoded(PromptMessage(text=text), not special, cancel)
+        return self._encoded(Encode(0, PromptMessage(text=text), not special), cancel)
 
     def detokenize(self, tokens: list[int]) -> str:
         answer = self._ask(Decode(0, tuple(tokens)))
@@ -128,8 +125,8 @@ class ChatGLM(Driver):
     def close(self) -> None:
         self._supervisor.close()
 
-    def _encoded(self, made: PromptMessage, plain: bool, cancel: Cancel | None = None) -> list[int]:
-        answer = self._ask(Encode(0, made, plain), cancel)
+    def _encoded(self, order: Encode, cancel: Cancel | None) -> list[int]:
+        answer = self._ask(order, cancel)
         if isinstance(answer, Encoded):
             return list(answer.ids)
         raise _fault(answer)
@@ -218,16 +215,12 @@ class ChatGlmRun:
             if answers == [None] and engine.unloaded:
                 self._cancel.remove(self._wake)
                 return
-            if answers:
-                silence = 0.0
-                batch, fault = self._batch(answers)
-                if batch:
-                    yield batch
-                if fault is not None:
-                    raise fault
-            else:
-                silence = self._waited(silence)
-                yield []
+            silence = 0.0 if answers else self._waited(silence)
+            batch, fault = self._batch(answers)
+            if batch or not answers:
+                yield batch
+            if fault is not None:
+                raise fault
 
     def _wake(self) -> None:
         if self._call is not None:
@@ -262,10 +255,9 @@ class ChatGlmRun:
 
     def _finished(self, done: DoneMessage) -> Finished:
         self._tokens = done.tokens
-        called = self._reply.called and done.reason == "stop"
-        reason: Literal["stop", "length", "tool_calls"] = (
-            "tool_calls" if called else "length" if done.reason == "length" else "stop"
-        )
+        reason: FinishReason = "length" if done.reason == "length" else "stop"
+        if self._reply.called and done.reason == "stop":
+            reason = "tool_calls"
         timings = Timings(
             cache_n=0,
             prompt_n=self._prompt,

@@ -159,16 +159,8 @@ class OpenAIServer(HTTPDriver):
                 body[name] = caps.n_ctx or -1
         exchange = self._pool.send("POST", path(task), body, cancel, self._tick)
         explain = partial(self._explain, path(task), body, cancel)
-        return OpenAIRun(
-            exchange,
-            task,
-            caps,
-            self.timeout,
-            self._tick,
-            self._secret,
-            explain=explain,
-            formats=native_formats(body),
-        )
+        run = exchange, task, caps, self.timeout, self._tick, self._secret, explain
+        return OpenAIRun(*run, formats=native_formats(body))
 
     def _explain(self, where: str, body: Mapping[str, Any], cancel: Cancel) -> GatewayError:
         """The error for a stream without any event: llama-cpp-python's server refuses a request
@@ -184,11 +176,9 @@ class OpenAIServer(HTTPDriver):
             return cut
         except GatewayError as error:
             return error
-        return (
-            cut
-            if status == 200
-            else openai_refusal(status, data, self._secret, native_formats(body))
-        )
+        if status == 200:
+            return cut
+        return openai_refusal(status, data, self._secret, native_formats(body))
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         tokenizer = self._tokenizer

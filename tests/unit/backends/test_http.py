@@ -42,8 +42,8 @@ def pools() -> Iterator[list[ConnectionPool]]:
         pool.close()
 
 
-def pool_of(server: RawServer, pools: list[ConnectionPool], **options: float) -> ConnectionPool:
-    pool = ConnectionPool(server.url, timeout=60, connect_timeout=20, **options)  # type: ignore[arg-type]
+def pool_of(server: RawServer, pools: list[ConnectionPool], **options: Any) -> ConnectionPool:
+    pool = ConnectionPool(server.url, timeout=60, connect_timeout=20, **options)
     pools.append(pool)
     return pool
 
@@ -249,7 +249,7 @@ def test_answer_that_ends_after_the_pool_was_closed_closes_its_connection(
 
 def test_open_connections_stay_within_the_limit(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"a")], [OK]) as server:
-        pool = pool_of(server, pools, limit=1)
+        pool = pool_of(server, pools, limit=ConnectionLimit(1))
         held = pool.send("POST", "/x", {})
         with pytest.raises(PoolTimeout):
             pool.ask("POST", "/x", {}, patience=0.2)
@@ -261,7 +261,7 @@ def test_wait_for_connection_respects_the_callers_timeout(
     pools: list[ConnectionPool],
 ) -> None:
     with RawServer([head(None) + chunk(b"a")]) as server:
-        pool = pool_of(server, pools, limit=1)
+        pool = pool_of(server, pools, limit=ConnectionLimit(1))
         held = pool.send("POST", "/x", {})
         began = time.monotonic()
         with pytest.raises(PoolTimeout):
@@ -272,7 +272,7 @@ def test_wait_for_connection_respects_the_callers_timeout(
 
 def test_cancel_ends_wait_for_connection(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"a")]) as server, ThreadPoolExecutor(1) as threads:
-        pool = pool_of(server, pools, limit=1)
+        pool = pool_of(server, pools, limit=ConnectionLimit(1))
         held = pool.send("POST", "/x", {})
         cancel = Cancel()
         waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0, cancel)
@@ -317,7 +317,7 @@ def test_place_granted_to_a_cancelled_request_is_given_back() -> None:
 
 def test_short_requests_do_not_queue_behind_streams(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"a")], [OK]) as server:
-        pool = pool_of(server, pools, limit=2, reserve=1)
+        pool = pool_of(server, pools, limit=ConnectionLimit(2, 1))
         held = pool.send("POST", "/x", {})
         with pytest.raises(PoolTimeout):
             pool.send("POST", "/x", {}, patience=0.0)
