@@ -15,7 +15,7 @@ from ..core.usage import Usage
 from ..prompting import constraints
 from ..prompting.formats import CallFormat
 from ..prompting.stages.calls import CallLimit, CallStage, NewIds
-from ..prompting.stages.prompted_output import CallsStage, DocumentStage
+from ..prompting.stages.prompted_output import CallsStage
 from ..prompting.stages.reasoning import ContentStage, InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.stages.validation import ValidationStage
@@ -110,8 +110,7 @@ class StagePipeline:
             judges = call_judges(request, cancel)
             self._rest.append(CallsStage(judges, must=constraints.must_call(request)))
         if judge is not None:
-            validation = ValidationStage(judge, request.stop)
-            self._rest.append(DocumentStage(validation) if task.described else validation)
+            self._rest.append(ValidationStage(judge, request.stop, holds=task.described))
         parts = self._thoughts is not None or (self._calls and self._calls.reads_reasoning)
         if reasoning == "none" or (reasoning == "raw" and parts):
             self._rest.append(InlineStage(syntax.inline))
