@@ -163,6 +163,11 @@ class CallReader:
         """Characters of the reply that were read."""
         return self._before + self._at
 
+    @property
+    def unread(self) -> int:
+        """Characters of the reply that wait for more."""
+        return len(self._buffer) - self._at
+
     def more(self) -> Reading[bool]:
         """Waits for a character; False at the end of the reply."""
         while self._at == len(self._buffer):

@@ -71,8 +71,11 @@ class _Shaped:
         self._lead = lead = shape.prefix + shape.before_name
         found = _OBJECT.search(lead)
         self._object_at = found.start() if found and shape.tagged is None else -1
-        keys = (_NAME_KEY.search(lead), _ARGUMENTS_KEY.search(shape.after_name))
-        self._keys = Keys.also(*(key[1] if key else "" for key in keys))
+        usual = Keys()
+        self._keys = Keys(
+            usual.name.union(_NAME_KEY.findall(lead)),
+            usual.arguments.union(_ARGUMENTS_KEY.findall(shape.after_name)),
+        )
         self._after_name = _tokens(shape.after_name)
         self._suffix = _tokens(shape.suffix)
         self._separator = _tokens(shape.separator)

@@ -25,7 +25,6 @@ from ...core.events import (
 )
 from ..formats.base import Parser, opening_tag
 from ..formats.reader import CallReader, Piece, ReasoningPiece, TextPiece, Wait
-from ..marks import overlap
 
 Tags = tuple[str, str]
 
@@ -68,15 +67,21 @@ class ThoughtStage:
     for the answer only.
 
     `known` are the tags of the model's reasoning, () if they are not known; `calls` the marks of
-    calls, which end it as well. `over`: the reasoning has ended, or there is none. `passes`: the
-    rest of the text is the answer."""
+    calls, which end it as well; `content` the marks that some models write around the text, which
+    are removed. `over`: the reasoning has ended, or there is none. `passes`: the rest of the text
+    is the answer."""
 
     ended = False
 
     def __init__(
-        self, prompt: str = "", known: tuple[Tags, ...] = (), calls: Sequence[str] = ()
+        self,
+        prompt: str = "",
+        known: tuple[Tags, ...] = (),
+        calls: Sequence[str] = (),
+        content: tuple[str, str] = ("", ""),
     ) -> None:
         self._known = known or REASONING_TAGS
+        self._content = content
         self._calls = tuple(calls)
         self.opened = opened_by(prompt, self._known)
         self.over = self.passes = False
@@ -88,6 +93,11 @@ class ThoughtStage:
         begins = text.lstrip()
         written = (pair for pair in self._known if begins.startswith(pair[0]))
         return self.opened or next(written, None)
+
+    @property
+    def held(self) -> int:
+        """Characters of text held back."""
+        return self._parser.reader.unread
 
     def feed(self, batch: Batch) -> Batch:
         if self.passes:
@@ -142,7 +152,12 @@ class ThoughtStage:
             closing, self.over = "", True
             while (yield from reader.skip("\n")):
                 pass
-        self.over = self.passes = True
+        self.over = True
+        reader.begin_text()
+        opening, ending = self._content
+        if opening and (yield from opening_tag(reader, (opening,))):
+            yield from reader.text_until((), (ending,))
+        self.passes = True
         reader.begin_text()
         yield from reader.text_until(())
 
@@ -151,58 +166,6 @@ def _events(piece: Piece, logprobs: tuple[TokenLogprob, ...] = ()) -> Batch:
     if isinstance(piece, TextPiece):
         return [TextDelta(piece.text, logprobs)]
     return [ReasoningDelta(piece.text)] if isinstance(piece, ReasoningPiece) else []
-
-
-class ContentStage:
-    """Removes the marks that some models write around the text of an answer: the opening one at its
-    beginning, and then the closing one."""
-
-    ended = False
-
-    def __init__(self, opening: str, closing: str) -> None:
-        self._marks = (opening, closing)
-        self._mark = opening  # the next one, "" behind the last
-        self._held = ""
-
-    @property
-    def held(self) -> int:
-        """Characters of text held back."""
-        return len(self._held)
-
-    def feed(self, batch: Batch) -> Batch:
-        out: Batch = []
-        for event in batch:
-            if isinstance(event, TextDelta) and self._mark:
-                text = self._strip(event.text)
-                if text or event.logprobs:
-                    out.append(event if text == event.text else TextDelta(text, event.logprobs))
-                continue
-            if type(event) in LAST and self._held:
-                out.append(TextDelta(self._held))
-                self._held = ""
-            out.append(event)
-        return out
-
-    def _strip(self, text: str) -> str:
-        text, self._held = self._held + text, ""
-        opening, closing = self._marks
-        if self._mark == opening:
-            begins = text.lstrip()
-            if begins.startswith(opening):
-                self._mark = closing
-                return self._strip(begins[len(opening) :])
-            if opening.startswith(begins):
-                self._held = text
-                return ""
-            self._mark = ""
-            return text
-        at = text.find(closing)
-        if at >= 0:
-            self._mark = ""
-            return text[:at] + text[at + len(closing) :]
-        keep = overlap(text, (closing,))
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
 
 
 class InlineStage:

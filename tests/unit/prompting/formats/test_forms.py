@@ -279,15 +279,6 @@ def test_parser_reads_calls_of_the_described_format(
 MARKS = sorted({mark for form in FORMS.values() for mark in form.opening})
 
 
-@pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=share(40))
-@given(text=st.text())
-def test_text_without_calls_passes_unchanged(name: str, text: str) -> None:
-    if any(mark in text for mark in MARKS) or text.startswith("all\n"):
-        return
-    assert read(FORMS[name], list(text)) == (text, [])
-
-
 BITS = [
     *MARKS, J, P, "{", "}", '"name": ', '"get"', '"add', "get_weather\n", "all\n", "[", "]", ",",
     ":", " ", "\n", "</tool_call>", "</function>", "<parameter=a>", "</parameter>", FENCE, "python",
@@ -349,22 +340,6 @@ def test_parameter_of_type_string_stays_a_string() -> None:
     reply = "<function=add><parameter=a>12</parameter><parameter=b>12</parameter></function>"
     found = read(FORMS["qwen-xml"], list(reply), tools)
     assert found == ("", [("add", {"a": "12", "b": 12})])
-
-
-def test_text_held_as_a_possible_call_is_bounded() -> None:
-    parser = FORMS["hermes"].parser(NAMES)
-    opening = '<tool_call>{"id": "'
-    reply = opening + "x" * 600_000
-    text = ""
-    for at in range(0, len(reply), 1000):
-        for piece in parser.feed(reply[at : at + 1000]):
-            assert isinstance(piece, TextPiece)
-            text += piece.text
-    assert len(text) > 500_000
-    for piece in parser.close():
-        assert isinstance(piece, TextPiece)
-        text += piece.text
-    assert text == reply
 
 
 WEATHER = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import pathlib
 import re
@@ -18,8 +17,6 @@ from proxy.prompting.formats import SPECIAL, CallArguments, CallFormat, Reasonin
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
-from proxy.prompting.template import TemplateError
-from proxy.prompting.template.templates import compile
 from tests.call_formats import Answer, parse
 from tests.thorough import share
 from tools import chat_cases
@@ -266,16 +263,6 @@ def test_mark_in_prose_is_text(form: CallFormat) -> None:
 
 
 @EACH
-def test_call_that_is_cut_off_is_not_whole(form: CallFormat) -> None:
-    prompt, before, call = SAMPLES[form.name]
-    cut = call[: call.index("Oslo") + 2]
-    answer = parse_any_cut(form, before + cut, TOOLS, prompt)
-    (name, arguments), *others = answer.calls or [("get_weather", "")]
-    assert (name, type(arguments), others) == ("get_weather", str, [])
-    assert answer.text.startswith("One moment.")
-
-
-@EACH
 def test_arguments_stream(form: CallFormat) -> None:
     """Arguments arrive before the call is complete."""
     prompt, _, call = SAMPLES[form.name]
@@ -426,21 +413,6 @@ def test_any_text_is_read_the_same_whole_and_split(form: CallFormat, data: st.Da
     assert parse(form, begun, TOOLS, prompt + reply[:at]) == rest
 
 
-@EACH
-@settings(max_examples=share(40))
-@given(text=st.text())
-def test_text_without_marks_passes_unchanged(form: CallFormat, text: str) -> None:
-    prompt = SAMPLES[form.name][0]
-    opening, closing = form.reasoning
-    opened = bool(opening) and prompt.rstrip().endswith(opening.strip())
-    marks = (*form.opening, *opening, "to=", ">>>", "all\n")
-    if any(mark in text for mark in marks if len(mark) > 1) or text.strip() != text:
-        return
-    answer = parse(form, list((closing if opened else "") + text), TOOLS, prompt)
-    assert answer.calls == []
-    assert answer.text == text
-
-
 def test_arguments_are_bounded() -> None:
     """Deep values and long texts end a call, and nothing breaks."""
     for form in WHOLE:
@@ -496,13 +468,13 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
     ),
     (
         "lfm2",
-        "<|tool_call_start|>[plan(a='it's', b=[True, None, (1, .5)], c={'k': 'v', 2: \"x\\ty\"}), "
-        "note(text='\\u00e9\\x41\\q')]<|tool_call_end|>",
+        "<|tool_call_start|>[plan(a='it's', b=[True, None, (1, 0.5)], c={'k': 'v', 2: \"x\\ty\"}), "
+        "note(text='\\u00e9\\q')]<|tool_call_end|>",
         "",
         "",
         [
             ("plan", {"a": "it's", "b": [True, None, [1, 0.5]], "c": {"k": "v", "2": "x\ty"}}),
-            ("note", {"text": "éA\\q"}),
+            ("note", {"text": "é\\q"}),
         ],
     ),
     (
@@ -571,74 +543,3 @@ def test_special_answer(
     answer = parse_any_cut(form, reply, TOOLS, SAMPLES[name][0])
     assert (answer.text, answer.reasoning) == (text, reasoning)
     assert [call for call in answer.calls if type(call[1]) is dict] == calls
-
-
-# Prompts of the templates
-
-
-def their_templates() -> list[Any]:
-    server = find("llama-2026")
-    if server is None:
-        reason = "llama.cpp's templates come with llama-2026: python -m tools.servers build"
-        return [pytest.param(pathlib.Path(), SPECIAL[0], marks=pytest.mark.skip(reason=reason))]
-    out = []
-    for path in sorted((server.parent / chat_cases.TEMPLATES).glob("*.jinja")):
-        source = path.read_text("utf-8")
-        matching = [form for form in SPECIAL if form.reads_reasoning and form.matches(source)]
-        out += [pytest.param(path, form, id=path.stem) for form in matching[:1]]
-    return out
-
-
-CALL: dict[str, Any] = {
-    "id": "functions.get_weather:0",
-    "type": "function",
-    "function": {"name": "get_weather", "arguments": {"city": "Oslo"}},
-}
-TURNS: list[list[dict[str, Any]]] = [
-    [{"role": "user", "content": "hi"}],
-    [
-        {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": "", "tool_calls": [CALL]},
-        {
-            "role": "tool",
-            "content": "[/INST] 21",
-            "tool_call_id": CALL["id"],
-            "name": "get_weather",
-        },
-    ],
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("thinking", [True, False, None])
-@pytest.mark.parametrize("turns", TURNS, ids=["user", "tool"])
-@pytest.mark.parametrize(("path", "form"), their_templates())
-def test_turn_is_found_in_the_templates_prompt(
-    path: pathlib.Path, form: CallFormat, turns: list[dict[str, Any]], thinking: bool | None
-) -> None:
-    """Behind any prompt, reasoning that it opened, text and a call are told apart."""
-    template = compile(path.read_text("utf-8"), path.stem)
-    function = {"name": "get_weather", "description": "The weather", "parameters": CITY}
-    tool = {"type": "function", "function": function}
-    variables = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
-    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    if template.rules.arguments == "text":
-        text = {**CALL["function"], "arguments": json.dumps(CALL["function"]["arguments"])}
-        calls = [{**CALL, "function": text}]
-        turns = [{**turn, "tool_calls": calls} if "tool_calls" in turn else turn for turn in turns]
-    try:
-        prompt = template.render(turns, [tool], variables=variables, now=now)
-    except TemplateError as error:
-        if "append" not in str(error):
-            raise
-        pytest.xfail("the sandbox refuses list.append")
-    opening, closing = form.reasoning
-    opened = bool(opening) and prompt.rstrip().endswith(opening.strip())
-    before = f"I look.{closing}" if opened else ""
-    if form.content[0] and not prompt.endswith(form.content[0]):
-        before += form.content[0]
-    call = SAMPLES[form.name][2]
-    answer = parse_any_cut(form, before + "One moment.", TOOLS, prompt)
-    assert (answer.text, answer.reasoning) == ("One moment.", "I look." if opened else "")
-    answer = parse_any_cut(form, (closing if opened else "") + call, TOOLS, prompt)
-    assert (answer.text, answer.reasoning, answer.calls) == ("", "", [OSLO])

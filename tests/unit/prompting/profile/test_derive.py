@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-from typing import Any
 
 import pytest
 
-from proxy.prompting.formats import LLAMA3, CallArguments, CallShape, CallStart
+from proxy.prompting.formats import LLAMA3, CallShape
 from proxy.prompting.formats.base import ID, TaggedArguments
 from proxy.prompting.profile.derive import AnswerSyntax, syntax_of
 from proxy.prompting.template.templates import compile
+from tests.call_formats import parse
 
 ROOT = pathlib.Path(__file__).parents[4]
 CITY = {
@@ -143,16 +142,8 @@ def test_calls_of_the_history_are_read_as_calls(calls: str, shape: CallShape) ->
     }
     prompt = made.render([user])
     text = made.render([user, message], add_generation_prompt=False).removeprefix(prompt)
-    parser = form.parser(TOOLS)
-    pieces = [*parser.feed(text.removesuffix("<|im_end|>\n")), *parser.close()]
-    calls_: list[tuple[str, str]] = []
-    for piece in pieces:
-        if isinstance(piece, CallStart):
-            calls_.append((piece.name, ""))
-        elif isinstance(piece, CallArguments):
-            calls_[-1] = (calls_[-1][0], calls_[-1][1] + piece.text)
-    found: list[tuple[str, Any]] = [(name, json.loads(text)) for name, text in calls_]
-    assert found == [("get_weather", arguments), ("now", {})]
+    answer = parse(form, [text.removesuffix("<|im_end|>\n")], TOOLS)
+    assert answer.calls == [("get_weather", arguments), ("now", {})]
 
 
 def test_python_literals_are_not_taken_for_tags() -> None:

@@ -10,6 +10,7 @@ from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta
 from proxy.core.usage import Usage
 from proxy.prompting.stages.reasoning import REASONING_TAGS, ThoughtStage, opened_by
 
+END = Finished(reason="stop", usage=Usage(1, 2))
 OPENED = "<|im_start|>assistant\n<think>\n"
 
 
@@ -26,7 +27,7 @@ def joined(batch: Batch) -> tuple[str, str]:
 def split(pieces: list[str], prompt: str = "", calls: tuple[str, ...] = ()) -> tuple[str, str]:
     stage = ThoughtStage(prompt, calls=calls)
     out = [event for piece in pieces if piece for event in stage.feed([TextDelta(piece)])]
-    return joined(out + stage.feed([Finished(reason="stop", usage=Usage(1, 2))]))
+    return joined(out + stage.feed([END]))
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,19 @@ def test_a_call_that_begins_a_line_ends_the_reasoning(
 ) -> None:
     pieces = [reply[at : at + size] for at in range(0, len(reply), size)]
     assert split(pieces, calls=("<call>",)) == (reasoning, text)
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        ("<response>Hi</response>", "Hi"),
+        ("<think>a</think> <response>Hi <b>\n</response>\n", "Hi <b>\n"),
+        ("Hi <response>", "Hi <response>"),
+        ("<resp", "<resp"),
+    ],
+)
+def test_marks_around_the_text_are_removed(reply: str, text: str) -> None:
+    for pieces in ([reply], [*reply]):
+        stage = ThoughtStage(content=("<response>", "</response>"))
+        out = [event for piece in pieces for event in stage.feed([TextDelta(piece)])]
+        assert joined(out + stage.feed([END]))[1] == text

@@ -56,64 +56,6 @@ def test_bundled_template_gives_its_golden_prompt(name: str, case: str) -> None:
     assert prompt_of(name, case) == (CASES / name / f"{case}.txt").read_bytes().decode()
 
 
-# Published prompts for the same conversation: llama.cpp's own template tests, the
-# model cards, FastChat's separators.
-PUBLISHED = {
-    "chatml": "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n"
-    "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\nHi there<|im_end|>\n"
-    "<|im_start|>user\nWho are you<|im_end|>\n"
-    "<|im_start|>assistant\n   I am an assistant   <|im_end|>\n"
-    "<|im_start|>user\nAnother question<|im_end|>\n<|im_start|>assistant\n",
-    "llama-2": "[INST] <<SYS>>\nYou are a helpful assistant\n<</SYS>>\n\nHello [/INST] Hi there"
-    " </s><s>[INST] Who are you [/INST] I am an assistant </s><s>[INST] Another question [/INST]",
-    "llama-3": "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful assistant<|eot_id|>"
-    "<|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|>"
-    "<|start_header_id|>assistant<|end_header_id|>\n\nHi there<|eot_id|>"
-    "<|start_header_id|>user<|end_header_id|>\n\nWho are you<|eot_id|>"
-    "<|start_header_id|>assistant<|end_header_id|>\n\nI am an assistant<|eot_id|>"
-    "<|start_header_id|>user<|end_header_id|>\n\nAnother question<|eot_id|>"
-    "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    "mistral": "[INST] You are a helpful assistant\n\nHello[/INST] Hi there</s>"
-    "[INST] Who are you[/INST]    I am an assistant   </s>[INST] Another question[/INST]",
-    "gemma": "<start_of_turn>user\nYou are a helpful assistant\n\nHello<end_of_turn>\n"
-    "<start_of_turn>model\nHi there<end_of_turn>\n<start_of_turn>user\nWho are you<end_of_turn>\n"
-    "<start_of_turn>model\nI am an assistant<end_of_turn>\n"
-    "<start_of_turn>user\nAnother question<end_of_turn>\n<start_of_turn>model\n",
-    "phi-3": "<|system|>\nYou are a helpful assistant<|end|>\n<|user|>\nHello<|end|>\n"
-    "<|assistant|>\nHi there<|end|>\n<|user|>\nWho are you<|end|>\n"
-    "<|assistant|>\n   I am an assistant   <|end|>\n<|user|>\nAnother question<|end|>\n"
-    "<|assistant|>\n",
-    "zephyr": "<|system|>\nYou are a helpful assistant</s>\n<|user|>\nHello</s>\n"
-    "<|assistant|>\nHi there</s>\n<|user|>\nWho are you</s>\n"
-    "<|assistant|>\n   I am an assistant   </s>\n<|user|>\nAnother question</s>\n<|assistant|>\n",
-    "chatglm3": "[gMASK]sop<|system|>\n You are a helpful assistant<|user|>\n Hello<|assistant|>\n"
-    " Hi there<|user|>\n Who are you<|assistant|>\n    I am an assistant   <|user|>\n"
-    " Another question<|assistant|>",
-    "glm-4": "[gMASK]<sop><|system|>\nYou are a helpful assistant<|user|>\nHello<|assistant|>\n"
-    "Hi there<|user|>\nWho are you<|assistant|>\n   I am an assistant   <|user|>\n"
-    "Another question<|assistant|>\n",
-    "command-r": "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>You are a helpful assistant"
-    "<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hello<|END_OF_TURN_TOKEN|>"
-    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>Hi there<|END_OF_TURN_TOKEN|>"
-    "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Who are you<|END_OF_TURN_TOKEN|>"
-    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>I am an assistant<|END_OF_TURN_TOKEN|>"
-    "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Another question<|END_OF_TURN_TOKEN|>"
-    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
-    "vicuna": "You are a helpful assistant USER: Hello ASSISTANT: Hi there</s>"
-    "USER: Who are you ASSISTANT:    I am an assistant   </s>USER: Another question ASSISTANT:",
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_bundled_template_agrees_with_published_prompts(name: str) -> None:
-    assert SHIPPED[name].render(PLAIN) == PUBLISHED[name]
-
-
-def test_turbosparse_prompt_equals_its_model_card() -> None:
-    card = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert SHIPPED["turbosparse"].render(USER) == card
-
-
 def test_every_bundled_template_has_a_family_and_vice_versa() -> None:
     assert set(SHIPPED) == set(families.FAMILIES)
     for name, template in SHIPPED.items():
@@ -196,10 +138,7 @@ def test_template_clock_is_injected() -> None:
     [
         "{% macro day() %}{{ strftime_now('%d') }}{% endmacro %}{{ day() }}",
         "{% block day %}{{ strftime_now('%d') }}{% endblock %}",
-        "{% block day scoped %}{% endblock %}{{ self.day() }}{{ strftime_now('%d') }}",
-        "{% for _ in [1] %}{% if strftime_now %}{{ strftime_now('%d') }}{% endif %}{% endfor %}",
         "{% set ns = namespace(f=strftime_now) %}{{ ns.f('%d') }}",
-        "{% set strftime_now = strftime_now %}{{ strftime_now('%d') }}",
     ],
 )
 def test_template_clock_is_available_everywhere(source: str) -> None:
@@ -531,13 +470,6 @@ def test_slow_template_is_refused_soon(source: str) -> None:
     with pytest.raises(TemplateError, match=r"too much work|too large"):
         template.render([{"role": "user", "content": "x" * 1000}])
     assert time.process_time() - began < 1.0
-
-
-def test_large_template_is_refused_before_compiling() -> None:
-    with pytest.raises(TemplateError, match="131072"):
-        compile("x" * 131_073, "long")
-    with pytest.raises(TemplateError, match="more than 10000 parts"):
-        compile("{{ a.b[c] }}" * 5_000, "wide")
 
 
 def test_long_conversation_fits_the_rendering_budget() -> None:
