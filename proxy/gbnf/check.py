@@ -11,7 +11,6 @@ rules may be empty, which can terminate, what each can begin with, and in how ma
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from itertools import zip_longest
 
 from .gbnf import FORBIDDEN, MAX_NESTING, Places, parse
 from .match import MAX_STACKS, too_ambiguous
@@ -77,11 +76,10 @@ def check_rules(
     empty = _settle_empty(open_rules)
     repeats = _Repeats(limits, places)
     repeats.see_rules(grammar.rules)
-    for repeat, offset in zip_longest(repeats.seen, places.repeats, fillvalue=0):
+    for at, repeat in enumerate(repeats.seen):
         if repeat.max is None and _may_be_empty(repeat.element, empty):
-            raise places.error(
-                offset, "unbounded repetition of an expression that can match the empty string"
-            )
+            what = "unbounded repetition of an expression that can match the empty string"
+            raise places.error(places.of_repeat(at), what)
     _check_starts(grammar.rules, open_rules, empty, places, most_ways)
     ending = grammar.rules if terminates else settle_ends(grammar)
     for name in grammar.rules:
@@ -140,10 +138,8 @@ class _Repeats:
         self.seen.append(element)
         self.unnamed += 1 if high is None else high - low
         if self.limit is not None and max(weight, low) > self.limit:
-            known = len(self.places.repeats) >= len(self.seen)
-            offset = self.places.repeats[len(self.seen) - 1] if known else 0
             what = f"repetitions that expand to more than {self.limit} rules"
-            raise self.places.error(offset, what)
+            raise self.places.error(self.places.of_repeat(len(self.seen) - 1), what)
         return weight
 
 

@@ -70,6 +70,9 @@ class Places:
     references: dict[str, int] = field(default_factory=dict)
     repeats: list[int] = field(default_factory=list)
 
+    def of_repeat(self, number: int) -> int:
+        return self.repeats[number] if self.repeats else 0
+
     def error(self, offset: int, what: str) -> GrammarError:
         before = self.text[:offset]
         line = before.count("\n") + 1

@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import Any, NoReturn
 
 from .document import Node, Nodes, UnsupportedSchema
-from .json_types import ALL_TYPES, PATTERNS, TYPES, as_schema
+from .json_types import ALL_TYPES, PATTERNS, as_schema, types_named
 
 
 class Atom(Enum):
@@ -111,11 +111,10 @@ def _failures_of(keyword: str, value: Any, node: Node) -> Iterator[Nodes]:
     match keyword:
         # Any value
         case "type":
-            names = value if isinstance(value, list | tuple) else [value]
-            if not all(isinstance(name, str) and name in TYPES for name in names):
+            types = types_named(value)
+            if types is None:
                 node.fail(f"'type' {value!r} is not a JSON type")
-            kinds = ALL_TYPES.difference(*(TYPES[name] for name in names))
-            yield (Node(f"{node.pointer}!type", {Atom.KINDS: kinds}),)
+            yield (Node(f"{node.pointer}!type", {Atom.KINDS: ALL_TYPES - types}),)
         case "enum" | "const":
             yield _unlisted(node, keyword, value if keyword == "enum" else [value])
         case "allOf":

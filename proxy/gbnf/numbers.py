@@ -285,12 +285,13 @@ def _magnitudes(low: NumberBound | None, high: NumberBound | None) -> Automaton:
     found = rx.compile_regex(rx.either(shapes))
     for bound, fractions_from in ((low, _fraction_at_least), (high, _fraction_at_most)):
         if bound:
-            whole, _, fraction = f"{bound.value:f}".partition(".")
-            beyond = (int(whole) + 1, 10**digits) if bound is low else (0, int(whole) - 1)
+            text, _, fraction = f"{bound.value:f}".partition(".")
+            number = int(text)
+            beyond = (number + 1, 10**digits) if bound is low else (0, number - 1)
             equal = fractions_from(fraction.rstrip("0"), bound.strict)
             parts = (
                 rx.concat(_between(*beyond), _ANY_FRACTION),
-                rx.concat(rx.text(str(int(whole))), equal),
+                rx.concat(rx.text(str(number)), equal),
             )
             found = rx.intersection(found, rx.compile_regex(rx.either(parts)))
     return found

@@ -311,7 +311,7 @@ class Arrays:
 Counts = Callable[[Node, str], tuple[int, int | None]]
 
 
-def read_arrays(nodes: Nodes, counts: Counts, gaps: Gaps, closed: bool) -> Arrays:
+def read_arrays(nodes: Nodes, counts: Counts, closed: bool) -> Arrays:
     """The array that satisfies the nodes. If `closed`, nothing follows the positions of a tuple
     unless a schema says so."""
     arrays = Arrays()

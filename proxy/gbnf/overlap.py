@@ -130,7 +130,7 @@ class Overlap:
 
 
 def _possible_string(way: Constraints) -> bool:
-    if way.high is not None and way.low > way.high:
+    if not way.has_length:
         return False
     try:
         return not way.language().is_empty

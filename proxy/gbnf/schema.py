@@ -183,11 +183,7 @@ class SchemaCompiler:
     def _strings(self, nodes: Nodes, ways: list[Constraints], values: list[str]) -> list[Elements]:
         if len(values) == 1 and not any("string" in way.types for way in ways):
             return [(literal(values[0]),)]
-        ways = [
-            way
-            for way in ways
-            if "string" in way.types and (way.high is None or way.low <= way.high)
-        ]
+        ways = [way for way in ways if "string" in way.types and way.has_length]
         plain = [way for way in ways if not way.languages and not way.excluded]
         free = [way for way in plain if not way.low and way.high is None]
         if free or (len(ways) == 1 and plain and not values):
