@@ -3,10 +3,6 @@
 A value must satisfy a set of schemas at once: the schema itself, what it refers to, the members of
 its allOf, and one branch of each choice. `Expander.ways` turns a set of nodes into alternative sets
 in which only each node's own plain keywords remain to be read.
-
-Every choice is a list of alternatives, each a set of nodes. `anyOf` is one as it stands. `oneOf` is
-a branch without each other branch that it may overlap with. `not` is the ways to fail. `if` holds
-with `then`, or fails with `else`. A dependency is the lack of its member, or what it asks for.
 """
 
 from __future__ import annotations
