@@ -1,11 +1,9 @@
 """Checks that a grammar is safe to send to a server, rejecting everything that makes one hang or
 abort.
 
-Servers keep a set of parse stacks. At each character they replace the top of each stack until a
-character class is on top. That never ends if a rule can reach itself without a character: left
-recursion, also through parts that may be empty, such as `(x?)*`, since a repetition is a rule that
-refers to itself. It takes time in proportion to the number of ways. So this module computes which
-rules may be empty, which can terminate, what each can begin with, and in how many ways.
+Servers replace the top of each parse stack until a character class is on top. That never ends if a
+rule can reach itself without a character, also through parts that may be empty, such as `(x?)*`,
+and takes time in proportion to the number of ways.
 """
 
 from __future__ import annotations
@@ -41,11 +39,8 @@ _CHARACTERS = frozenset({Literal, CharClass, AnyChar})
 
 
 def check(text: str, limits: GrammarLimits) -> Grammar:
-    """Parses `text` and checks that servers with these limits can handle the grammar.
-
-    Raises GrammarError for a syntax error, a missing rule `root`, an undefined rule, left
-    recursion, an unbounded repetition of what may be empty, a rule that cannot terminate, too many
-    parses of one text, or excessive size."""
+    """Parses `text` and checks that servers with these limits can handle the grammar. Raises
+    GrammarError."""
     grammar, places = parse(text, limits)
     if ROOT not in grammar.rules:
         raise places.error(len(text), f"there is no rule {ROOT!r}")

@@ -1,7 +1,5 @@
-"""Reads what a set of schemas requires of one value.
-
-Each plain keyword narrows one of a few facts: types, listed values, a range, lengths, languages and
-members. So nodes are combined one after the other, and contradictions show.
+"""Reads what a set of schemas requires of one value: types, listed values, a range, lengths,
+languages and members, which each keyword narrows.
 
 Keywords follow JSON Schema 2020-12, plus older spellings still in use (`items` as a list,
 `additionalItems`, boolean `exclusiveMinimum`, `definitions`) and OpenAPI's `nullable`. Unknown

@@ -1,7 +1,6 @@
 """A JSON schema document: nodes, references and errors.
 
-References stay inside the document. They name a place by JSON pointer, or by its anchor: `$anchor`,
-or an `id` that is only a fragment, as older drafts have it.
+References stay inside the document: JSON pointers, `$anchor`, or an `id` that is only a fragment.
 """
 
 from __future__ import annotations

@@ -80,10 +80,7 @@ class Places:
 
 
 def parse(text: str, limits: GrammarLimits) -> tuple[Grammar, Places]:
-    """Parses a grammar and checks its syntax only; `check` finds everything else that breaks a
-    server.
-
-    Raises GrammarError."""
+    """Parses a grammar and checks its syntax only. Raises GrammarError."""
     spend(min(len(text), MAX_TEXT))
     places = Places(text)
     return _Reader(text, limits, places).grammar(), places

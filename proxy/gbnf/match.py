@@ -1,11 +1,8 @@
-"""Matches text against a grammar, character by character.
+"""Matches text against a grammar that has passed `check`, by the servers' algorithm, made exact.
 
-This is the servers' algorithm, made exact: the state is the set of parse stacks, each with a
-character on top. A stack is a chain of frames that shares its tail with other stacks. Equal stacks
-have one number, and the expansion of each is cached. A frame is a position in a sequence, or a
-repetition with its count, so `{0,2000}` costs nothing until it is matched.
-
-The grammar must have passed `check`; otherwise the expansion might never end.
+The state is the set of parse stacks, each with a character on top. A stack is a chain of frames
+that shares its tail with other stacks. Equal stacks have one number, and the expansion of each is
+cached. A frame is a position in a sequence, or a repetition with its count.
 """
 
 from __future__ import annotations

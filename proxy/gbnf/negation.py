@@ -1,12 +1,8 @@
 """Turns `not` into schemas without it.
 
-A value fails a schema if it fails one of its keywords (De Morgan), and failing a keyword is again a
-schema: not `minimum: 3` is a number below 3, not `required: [a]` is an object without a, not
-`properties: {a: S}` is an object whose a fails S. So a negation moves inwards until it disappears
-or meets an atom that an automaton can complement: a pattern, listed scalars, a divisor, a type.
-
-Atoms are written with the keys of `Atom`, which no JSON text has. Keywords that have no such form
-are refused by name.
+A value fails a schema if it fails one of its keywords, and failing a keyword is again a schema: not
+`minimum: 3` is a number below 3. So a negation moves inwards until it disappears or meets an atom
+that an automaton can complement. Keywords that have no such form are refused by name.
 """
 
 from __future__ import annotations
