@@ -1,14 +1,10 @@
-"""Automata for the integers and numbers within a schema's bounds.
-
-Digits are compared with those of the bound from the left: a text of n digits is at least the bound
-if its first digit is greater, or if it is equal and the rest is at least the bound's rest. So "at
-least" and "at most" are regular, and a range is their intersection.
+"""Automata for the integers and numbers within a schema's bounds, whose digits are compared from
+the left.
 
 Integers have no `-0`, fraction or exponent. Bounded numbers have no exponent, and at most 15
-significant digits if they have a fraction: up to that length different texts are different doubles,
-so comparing digits agrees with a validator. Unbounded integers have at most 19 digits, and
-unbounded numbers stay below 1e305: small models loop on digits, and validators read a double's
-overflow as infinity.
+significant digits if they have a fraction: up to that length different texts are different doubles.
+Unbounded integers have at most 19 digits, and unbounded numbers stay below 1e305: small models loop
+on digits, and validators read a double's overflow as infinity.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What a set of schemas requires of an object.
 
 Every name belongs to one region: each declared name is one of its own, and the rest of all names is
-split by the patterns of patternProperties into regular languages, so that the same schemas hold for
-all names of a region. The names of a region never collide with declared ones, since languages are
-subtracted as automata.
+split by patternProperties into regular languages, so that the same schemas hold for all names of a
+region.
 """
 
 from __future__ import annotations
