@@ -1,14 +1,11 @@
 """Starts the server: gunicorn with gevent workers, or waitress. Never Flask's development server.
 
-``gunicorn_options`` is the single description of how gunicorn serves; gunicorn.conf.py and the
-console script both use it. The application is created inside the worker, after gevent has patched:
-nothing imported here, or by ``proxy.config``, may import flask, requests or ssl.
+``gunicorn_options`` is used by gunicorn.conf.py and by the console script. The application is
+created inside the worker, after gevent has patched: nothing imported here, or by ``proxy.config``,
+may import flask, requests or ssl.
 
 SIGHUP, or with --watch-config a change of the file, reads the settings again, and adds and drains
-backends in the running process, so the table of slots stays.
-
-SIGTERM: no new connections; answers under way continue for up to ``GRACE`` seconds, then the rest
-is ended with an error that says so, and everything is closed. SIGINT ends them at once. See
+backends in the running process, so the table of slots stays. What SIGTERM and SIGINT do:
 `stopping`.
 """
 
