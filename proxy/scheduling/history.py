@@ -245,15 +245,10 @@ class Returns:
         conversation.calls, conversation.open = b"", True
         self.reached[_place(conversation)] += 1
 
-    def ended(
-        self, conversation: ConversationRecord, calls: bytes, now: float, client: bytes = b""
-    ) -> None:
-        """Record the end of a turn. `calls` is the `tool_key` of the tools that it called, `client`
+    def called(self, conversation: ConversationRecord, calls: bytes, client: bytes) -> None:
+        """Record the end of a turn with calls. `calls` is the `tool_key` of the tools, `client`
         that of the client without a tool. New tools begin with the client's newest gaps."""
-        conversation.last = now
-        conversation.calls, conversation.open = calls, bool(calls)
-        if not calls:
-            return
+        conversation.calls, conversation.open = calls, True
         # Only turns that end with a text are counted by their number.
         place = _place(conversation)
         self.reached[place] = max(0.0, self.reached[place] - 1)

@@ -15,6 +15,7 @@ from ..runtime.cancel import Cancel
 from .state import (
     MOST_SLOTS,
     CachedPrompt,
+    ClientClass,
     ConversationRecord,
     Grant,
     SlotRequest,
@@ -102,6 +103,7 @@ class Lease:
         "_give_way",
         "_over",
         "_owner",
+        "client",
         "conversation",
         "grant",
         "place",
@@ -115,9 +117,15 @@ class Lease:
     )
 
     def __init__(
-        self, lender: LeaseOwner, want: SlotRequest, grant: Grant, conversation: ConversationRecord
+        self,
+        lender: LeaseOwner,
+        want: SlotRequest,
+        grant: Grant,
+        conversation: ConversationRecord,
+        client: ClientClass = ("", False),
     ) -> None:
         self._owner = lender
+        self.client = client
         self.streaming = self._over = False
         self.want = want
         self.grant = grant

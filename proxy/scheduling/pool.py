@@ -209,7 +209,7 @@ class Pool:
     def conversation(self, want: SlotRequest) -> ConversationRecord:
         """The conversation that this request continues, or a new one: that with the longest known
         prefix of its prompt. In a session named by the client, it is one of that session."""
-        session = named(want)
+        session = named(want) if want.session else b""
         for link in reversed(want.chain.links):
             known = self.conversations.get(link)
             if known is not None and not (session and known.session not in (b"", session)):
@@ -220,12 +220,11 @@ class Pool:
 
     def record_turn(self, want: SlotRequest, conversation: ConversationRecord, now: float) -> None:
         """Count a turn of this conversation, which got a slot."""
-        session = named(want)
         conversation.tools = want.tools
         if conversation.turns and not want.background:
             conversation.background = False  # it was taken for a side job
-        if session and not want.background:
-            self.sessions.turn(session, conversation, now)
+        if want.session and not want.background:
+            self.sessions.turn(named(want), conversation, now)
         if not want.idle:  # the many lines of a batch tell nothing about others
             client = tool_key(want.key, b"") if conversation.calls else b""
             self.returns.turn(conversation, min(now, want.since or now), client)
@@ -236,19 +235,16 @@ class Pool:
         self, want: SlotRequest, conversation: ConversationRecord, tools: bytes, now: float
     ) -> None:
         """Record the end of a turn. `tools` is the digest of the tools that it called."""
-        calls = tool_key(want.key, tools) if tools else b""
-        client = tool_key(want.key, b"") if tools else b""
+        conversation.last = now
         if want.idle:
-            conversation.last = now
             return
-        self.returns.ended(conversation, calls, now, client)
+        if tools:
+            calls, client = tool_key(want.key, tools), tool_key(want.key, b"")
+            self.returns.called(conversation, calls, client)
+        else:
+            conversation.calls, conversation.open = b"", False
         if conversation.session:
             self.sessions.ended(conversation, now)
-
-    def is_side_job(self, want: SlotRequest, conversation: ConversationRecord) -> bool:
-        """Whether a request asks something beside the work of its session."""
-        session = named(want)
-        return bool(session) and self.sessions.is_side_job(session, conversation, want.tools)
 
     def know(self, chain: Chain, conversation: ConversationRecord) -> None:
         """Remember that this chain is of this conversation."""

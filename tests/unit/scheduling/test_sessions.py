@@ -195,7 +195,7 @@ def test_tables_of_sessions_and_tools_are_bounded() -> None:
         want = SlotRequest(model="m", task=Task(prompt=""), session=str(number), tools=True)
         pool.record_turn(want, pool.conversation(want), float(number))
     for number in range(TOOLS + 10):
-        returns.ended(ConversationRecord(turns=1), b"%d" % number, 1.0)
+        returns.called(ConversationRecord(turns=1), b"%d" % number, b"client")
     assert len(pool.sessions.main) == REMEMBERED
     assert len(returns.tools) == TOOLS
 
@@ -204,7 +204,7 @@ def test_chance_of_a_return_falls_with_silence_though_all_conversations_returned
     returns, conversation = Returns(), ConversationRecord()
     for arrived in range(100):
         returns.turn(conversation, arrived=float(arrived))
-        returns.ended(conversation, calls=b"", now=float(arrived))
+        conversation.last = float(arrived)
     conversation.turns = 1
     returns.reached[1] = 0.0  # turns that end with a tool call are taken back
     assert returns.chance(conversation, 100.0) > 0.9

@@ -25,6 +25,7 @@ from ...state import (
     Grant,
     Slot,
     SlotRequest,
+    client_class,
 )
 from ..ops import FORMAT, split_links
 from ..replica import Replica, ReplicaMember, SharedRules
@@ -388,7 +389,8 @@ class SnapshotReader:
             restore=self._held_at(stored.restore),
         )
         conversation = _at(self._conversations, record.conversation)
-        lease = Lease(scheduler, self._want(record.want, member), grant, conversation)
+        want = self._want(record.want, member)
+        lease = Lease(scheduler, want, grant, conversation, client_class(want))
         lease.written = self._held_at(record.written)
         lease.replaced = self._held_at(record.replaced)
         lease.streaming, lease.waited, lease.place = record.streaming, record.waited, record.place
