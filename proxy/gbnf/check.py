@@ -1,17 +1,14 @@
 """Checks that a grammar is safe to send to a server, rejecting everything that makes one hang or
 abort.
 
-Servers keep a set of parse stacks. At each character they replace the top of each stack until a
-character class is on top. That never ends if a rule can reach itself without a character: left
-recursion, also through parts that may be empty, such as `(x?)*`, since a repetition is a rule that
-refers to itself. It takes time in proportion to the number of ways. So this module computes which
-rules may be empty, which can terminate, what each can begin with, and in how many ways.
+Servers replace the top of each parse stack until a character class is on top. That never ends if a
+rule can reach itself without a character, also through parts that may be empty, such as `(x?)*`,
+and takes time in proportion to the number of ways.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from itertools import zip_longest
 
 from .gbnf import FORBIDDEN, MAX_NESTING, Places, parse
 from .match import MAX_STACKS, too_ambiguous
@@ -42,11 +39,8 @@ _CHARACTERS = frozenset({Literal, CharClass, AnyChar})
 
 
 def check(text: str, limits: GrammarLimits) -> Grammar:
-    """Parses `text` and checks that servers with these limits can handle the grammar.
-
-    Raises GrammarError for a syntax error, a missing rule `root`, an undefined rule, left
-    recursion, an unbounded repetition of what may be empty, a rule that cannot terminate, too many
-    parses of one text, or excessive size."""
+    """Parses `text` and checks that servers with these limits can handle the grammar. Raises
+    GrammarError."""
     grammar, places = parse(text, limits)
     if ROOT not in grammar.rules:
         raise places.error(len(text), f"there is no rule {ROOT!r}")
@@ -77,11 +71,10 @@ def check_rules(
     empty = _settle_empty(open_rules)
     repeats = _Repeats(limits, places)
     repeats.see_rules(grammar.rules)
-    for repeat, offset in zip_longest(repeats.seen, places.repeats, fillvalue=0):
+    for at, repeat in enumerate(repeats.seen):
         if repeat.max is None and _may_be_empty(repeat.element, empty):
-            raise places.error(
-                offset, "unbounded repetition of an expression that can match the empty string"
-            )
+            what = "unbounded repetition of an expression that can match the empty string"
+            raise places.error(places.of_repeat(at), what)
     _check_starts(grammar.rules, open_rules, empty, places, most_ways)
     ending = grammar.rules if terminates else settle_ends(grammar)
     for name in grammar.rules:
@@ -140,10 +133,8 @@ class _Repeats:
         self.seen.append(element)
         self.unnamed += 1 if high is None else high - low
         if self.limit is not None and max(weight, low) > self.limit:
-            known = len(self.places.repeats) >= len(self.seen)
-            offset = self.places.repeats[len(self.seen) - 1] if known else 0
             what = f"repetitions that expand to more than {self.limit} rules"
-            raise self.places.error(offset, what)
+            raise self.places.error(self.places.of_repeat(len(self.seen) - 1), what)
         return weight
 
 

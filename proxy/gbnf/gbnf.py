@@ -70,6 +70,9 @@ class Places:
     references: dict[str, int] = field(default_factory=dict)
     repeats: list[int] = field(default_factory=list)
 
+    def of_repeat(self, number: int) -> int:
+        return self.repeats[number] if self.repeats else 0
+
     def error(self, offset: int, what: str) -> GrammarError:
         before = self.text[:offset]
         line = before.count("\n") + 1
@@ -77,10 +80,7 @@ class Places:
 
 
 def parse(text: str, limits: GrammarLimits) -> tuple[Grammar, Places]:
-    """Parses a grammar and checks its syntax only; `check` finds everything else that breaks a
-    server.
-
-    Raises GrammarError."""
+    """Parses a grammar and checks its syntax only. Raises GrammarError."""
     spend(min(len(text), MAX_TEXT))
     places = Places(text)
     return _Reader(text, limits, places).grammar(), places

@@ -1,12 +1,8 @@
 """Turns `not` into schemas without it.
 
-A value fails a schema if it fails one of its keywords (De Morgan), and failing a keyword is again a
-schema: not `minimum: 3` is a number below 3, not `required: [a]` is an object without a, not
-`properties: {a: S}` is an object whose a fails S. So a negation moves inwards until it disappears
-or meets an atom that an automaton can complement: a pattern, listed scalars, a divisor, a type.
-
-Atoms are written with the keys of `Atom`, which no JSON text has. Keywords that have no such form
-are refused by name.
+A value fails a schema if it fails one of its keywords, and failing a keyword is again a schema: not
+`minimum: 3` is a number below 3. So a negation moves inwards until it disappears or meets an atom
+that an automaton can complement. Keywords that have no such form are refused by name.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ from itertools import combinations
 from typing import Any, NoReturn
 
 from .document import Node, Nodes, UnsupportedSchema
-from .json_types import ALL_TYPES, PATTERNS, TYPES, as_schema
+from .json_types import ALL_TYPES, PATTERNS, as_schema, types_named
 
 
 class Atom(Enum):
@@ -111,11 +107,10 @@ def _failures_of(keyword: str, value: Any, node: Node) -> Iterator[Nodes]:
     match keyword:
         # Any value
         case "type":
-            names = value if isinstance(value, list | tuple) else [value]
-            if not all(isinstance(name, str) and name in TYPES for name in names):
+            types = types_named(value)
+            if types is None:
                 node.fail(f"'type' {value!r} is not a JSON type")
-            kinds = ALL_TYPES.difference(*(TYPES[name] for name in names))
-            yield (Node(f"{node.pointer}!type", {Atom.KINDS: kinds}),)
+            yield (Node(f"{node.pointer}!type", {Atom.KINDS: ALL_TYPES - types}),)
         case "enum" | "const":
             yield _unlisted(node, keyword, value if keyword == "enum" else [value])
         case "allOf":

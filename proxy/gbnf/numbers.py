@@ -1,14 +1,10 @@
-"""Automata for the integers and numbers within a schema's bounds.
-
-Digits are compared with those of the bound from the left: a text of n digits is at least the bound
-if its first digit is greater, or if it is equal and the rest is at least the bound's rest. So "at
-least" and "at most" are regular, and a range is their intersection.
+"""Automata for the integers and numbers within a schema's bounds, whose digits are compared from
+the left.
 
 Integers have no `-0`, fraction or exponent. Bounded numbers have no exponent, and at most 15
-significant digits if they have a fraction: up to that length different texts are different doubles,
-so comparing digits agrees with a validator. Unbounded integers have at most 19 digits, and
-unbounded numbers stay below 1e305: small models loop on digits, and validators read a double's
-overflow as infinity.
+significant digits if they have a fraction: up to that length different texts are different doubles.
+Unbounded integers have at most 19 digits, and unbounded numbers stay below 1e305: small models loop
+on digits, and validators read a double's overflow as infinity.
 """
 
 from __future__ import annotations
@@ -285,12 +281,13 @@ def _magnitudes(low: NumberBound | None, high: NumberBound | None) -> Automaton:
     found = rx.compile_regex(rx.either(shapes))
     for bound, fractions_from in ((low, _fraction_at_least), (high, _fraction_at_most)):
         if bound:
-            whole, _, fraction = f"{bound.value:f}".partition(".")
-            beyond = (int(whole) + 1, 10**digits) if bound is low else (0, int(whole) - 1)
+            text, _, fraction = f"{bound.value:f}".partition(".")
+            number = int(text)
+            beyond = (number + 1, 10**digits) if bound is low else (0, number - 1)
             equal = fractions_from(fraction.rstrip("0"), bound.strict)
             parts = (
                 rx.concat(_between(*beyond), _ANY_FRACTION),
-                rx.concat(rx.text(str(int(whole))), equal),
+                rx.concat(rx.text(str(number)), equal),
             )
             found = rx.intersection(found, rx.compile_regex(rx.either(parts)))
     return found

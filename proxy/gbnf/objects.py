@@ -1,9 +1,8 @@
 """What a set of schemas requires of an object.
 
 Every name belongs to one region: each declared name is one of its own, and the rest of all names is
-split by the patterns of patternProperties into regular languages, so that the same schemas hold for
-all names of a region. The names of a region never collide with declared ones, since languages are
-subtracted as automata.
+split by patternProperties into regular languages, so that the same schemas hold for all names of a
+region.
 """
 
 from __future__ import annotations
@@ -311,7 +310,7 @@ class Arrays:
 Counts = Callable[[Node, str], tuple[int, int | None]]
 
 
-def read_arrays(nodes: Nodes, counts: Counts, gaps: Gaps, closed: bool) -> Arrays:
+def read_arrays(nodes: Nodes, counts: Counts, closed: bool) -> Arrays:
     """The array that satisfies the nodes. If `closed`, nothing follows the positions of a tuple
     unless a schema says so."""
     arrays = Arrays()

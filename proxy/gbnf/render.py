@@ -1,9 +1,8 @@
 """Renders a grammar as GBNF text that a given generation of servers can parse.
 
-Features that an old server lacks are rewritten. `x{2,4}` becomes `x x x-r2` with `x-r1 ::= x | ""`
-and `x-r2 ::= x x-r1 | ""`: a chain, so that every text has one derivation. (`x? x?` has two for one
-x, which doubles the work of a sampler that keeps both.) An empty sequence is rendered as `""`,
-since an empty alternative would swallow the end of the line.
+For an old server, `x{2,4}` becomes `x x x-r2` with `x-r1 ::= x | ""` and `x-r2 ::= x x-r1 | ""`, so
+that every text has one derivation. An empty sequence is rendered as `""`, since an empty
+alternative would swallow the end of the line.
 """
 
 from __future__ import annotations
@@ -151,11 +150,9 @@ MaskBench's 11 305 schemas, six have more."""
 
 
 def checked_render(grammar: Grammar, limits: GrammarLimits) -> str:
-    """The text of a grammar for servers that support repetitions. All its rules terminate, as
-    `Rules.grammar` sees to.
-
-    Raises GrammarError as `check` does, without a position: reading the text would take a quarter
-    of the time to compile a schema."""
+    """The text of a grammar for servers that support repetitions, whose rules all terminate. Raises
+    GrammarError as `check` does, without a position: reading the text would take a quarter of the
+    time to compile a schema."""
     text = render(grammar, limits)
     places = Places("")
     if len(text) > MAX_TEXT:

@@ -81,11 +81,8 @@ class Rules:
         return name
 
     def grammar(self, root: Alternatives) -> Grammar:
-        """The rules that `root` needs, without alternatives that can never terminate. If none
-        remain, there is no rule root.
-
-        Recursion through required properties alone never terminates, so such alternatives are
-        removed."""
+        """The rules that `root` needs, without alternatives that can never terminate, such as
+        recursion through required properties alone. If none remain, there is no rule root."""
         whole = Grammar({ROOT: root, **self._rules})
         ending = settle_ends(whole)
         all_end = len(ending) == len(whole.rules)

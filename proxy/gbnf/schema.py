@@ -1,23 +1,17 @@
 """Compiles a JSON schema to GBNF.
 
-A value is described by a set of schemas with alternatives (`alternatives`), each of which comes
-down to a few facts (`constraints`, `objects`, `arrays`). The alternatives of a value are then
-written by kind: strings and numbers become one automaton each, including listed values; objects and
-arrays become one alternative each. A set of schemas that occurs again becomes the same rule, which
-is how recursion ends.
+A value is described by a set of schemas with alternatives, each of which comes down to a few facts
+(`constraints`). Strings and numbers become one automaton each, objects and arrays one alternative
+each. A set of schemas that occurs again becomes the same rule, which is how recursion ends.
 
 The output is compact JSON with at most one space after each colon and comma, since small models
-loop on unbounded white space. Members come in the schema's order, undeclared ones after them.
+loop on white space. Members come in the schema's order, undeclared ones after them. All generated
+texts are valid, unless a keyword cannot be expressed: then it is rejected (`strict`) or left to
+validation. Not all valid texts can be generated.
 
-All generated texts are valid, unless a keyword cannot be expressed: then it is rejected (`strict`)
-or left to validation. On purpose, not all valid texts can be generated. Excluded are other orders
-and white space, other spellings of a character under a pattern, bounded numbers in exponent form,
-and types that a schema without `type` does not speak of.
-
-A `closed` object has no members that its schema does not list, unless additionalProperties says
-so. That is how OpenAI's strict schemas are meant, and how arguments of tools are written here,
-since models invent arguments and small ones never stop. Other objects are open, as the standard
-says.
+A `closed` object has no members that its schema does not list, unless additionalProperties says so,
+as in OpenAI's strict schemas: models invent arguments, and small ones never stop. Other objects are
+open, as the standard says.
 """
 
 from __future__ import annotations
@@ -56,11 +50,9 @@ def schema_to_grammar(
     strict: bool = True,
     closed: bool = True,
 ) -> str:
-    """GBNF text whose rule `root` matches the JSON values that satisfy `schema`.
-
-    Raises SchemaError if it is not a valid schema or no value satisfies it, and UnsupportedSchema,
-    which names the keyword, if it cannot be expressed. With `strict=False` unsupported keywords are
-    ignored and must be validated afterwards."""
+    """GBNF text whose rule `root` matches the JSON values that satisfy `schema`. Raises
+    SchemaError if it is invalid or no value satisfies it, and UnsupportedSchema if a keyword
+    cannot be expressed. With `strict=False` these are ignored and must be validated afterwards."""
     rules = Rules()
     root = SchemaCompiler(Document(schema), rules, limits, strict, closed).root()
     return finished(rules, (root,), limits)
@@ -183,11 +175,7 @@ class SchemaCompiler:
     def _strings(self, nodes: Nodes, ways: list[Constraints], values: list[str]) -> list[Elements]:
         if len(values) == 1 and not any("string" in way.types for way in ways):
             return [(literal(values[0]),)]
-        ways = [
-            way
-            for way in ways
-            if "string" in way.types and (way.high is None or way.low <= way.high)
-        ]
+        ways = [way for way in ways if "string" in way.types and way.has_length]
         plain = [way for way in ways if not way.languages and not way.excluded]
         free = [way for way in plain if not way.low and way.high is None]
         if free or (len(ways) == 1 and plain and not values):

@@ -1,9 +1,8 @@
-"""Native locks for short, non-blocking critical sections.
+"""Native locks for short critical sections.
 
-Under gevent, `threading.Lock` is a lock between greenlets, written in Python, and twenty times as
-slow as the interpreter's own. If nothing in a section can wait (no other lock, no I/O, no log
-line), greenlets of one thread never meet inside it, and a native lock suffices: it separates native
-threads.
+Under gevent, `threading.Lock` is written in Python, and twenty times as slow. If nothing in a
+section can wait (no other lock, no I/O, no log line), greenlets of one thread never meet inside it,
+and a native lock suffices.
 """
 
 from __future__ import annotations

@@ -1,14 +1,11 @@
 """Starts the server: gunicorn with gevent workers, or waitress. Never Flask's development server.
 
-``gunicorn_options`` is the single description of how gunicorn serves; gunicorn.conf.py and the
-console script both use it. The application is created inside the worker, after gevent has patched:
-nothing imported here, or by ``proxy.config``, may import flask, requests or ssl.
+``gunicorn_options`` is used by gunicorn.conf.py and by the console script. The application is
+created inside the worker, after gevent has patched: nothing imported here, or by ``proxy.config``,
+may import flask, requests or ssl.
 
 SIGHUP, or with --watch-config a change of the file, reads the settings again, and adds and drains
-backends in the running process, so the table of slots stays.
-
-SIGTERM: no new connections; answers under way continue for up to ``GRACE`` seconds, then the rest
-is ended with an error that says so, and everything is closed. SIGINT ends them at once. See
+backends in the running process, so the table of slots stays. What SIGTERM and SIGINT do:
 `stopping`.
 """
 
@@ -43,28 +40,20 @@ from proxy.runtime.confinement import bound_malloc
 from proxy.server import open_files, stopping
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
 
-from ..runtime.lasting import Lasting, no_pause
-
 if TYPE_CHECKING:
     from flask import Flask
 
 
-# Watches the settings file and the folder of models, with --watch-config.
-#
-# Looks at their times instead of asking the system for events, which network folders and
-# containers do not deliver.
-INTERVAL = 1.0  # seconds between two looks
-
-Mark = tuple[int, int, int]
+INTERVAL = 1.0  # seconds between two looks at the files of --watch-config
 
 
 class Watched:
-    """Files and folders. `paths` that are empty are left out."""
+    """Files and folders, whose times are looked at: network folders and containers deliver no
+    events. `paths` that are empty are left out."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = [os.path.expanduser(path) for path in paths if path]
-        self._known = self._marks()
-        self._last = self._known
+        self._known = self._last = self._marks()
 
     def changed(self) -> bool:
         """Whether they have changed since the last True, and not any more since the last call: an
@@ -76,34 +65,17 @@ class Watched:
         self._known = now
         return True
 
-    def _marks(self) -> list[Mark | None]:
-        return [_mark(path) for path in self._paths]
-
-
-def _mark(path: str) -> Mark | None:
-    """What changes with a file; None if it is not there."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def watch(
-    watched: Watched, changed: Callable[[], None], sleep: Callable[[float], None] | None = None
-) -> None:
-    """Call `changed` after each change, forever. `time.sleep` is looked up now: this module is
-    imported before gevent replaces it, and the original would stop the event loop."""
-    sleep = sleep or time.sleep
-    looks = Lasting("watching the settings file", no_pause)
-
-    def look() -> None:
-        if watched.changed():
-            changed()
-
-    while True:
-        sleep(INTERVAL)
-        looks.turn(look)
+    def _marks(self) -> list[tuple[int, int, int] | None]:
+        """What changes with each file; None for one that is not there."""
+        marks: list[tuple[int, int, int] | None] = []
+        for path in self._paths:
+            try:
+                info = os.stat(path)
+            except OSError:
+                marks.append(None)
+            else:
+                marks.append((info.st_mtime_ns, info.st_size, info.st_ino))
+        return marks
 
 
 Reread = Callable[[], Settings]
@@ -211,7 +183,14 @@ def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)  # see spawn_without_signals
     if settings.watch_config:
         files = Watched([settings.config_file, settings.models_dir])
-        threading.Thread(target=watch, args=(files, wake.set), name="watch", daemon=True).start()
+
+        def watch() -> None:
+            while True:
+                time.sleep(INTERVAL)
+                if files.changed():
+                    wake.set()
+
+        threading.Thread(target=watch, name="watch", daemon=True).start()
 
 
 def _announce(settings: Settings, addresses: list[str], how: str) -> None:

@@ -21,7 +21,6 @@ from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
 from proxy.server import serve
-from proxy.server import serve as watch
 from proxy.web import background, callers, disconnect
 from proxy.web.pages import answers
 from tests.fakes import wait_until
@@ -279,18 +278,3 @@ def test_reload_works_after_a_failed_one(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.ERROR):
         serve._reload(cast(Any, None), Twice(), set())
     assert "not reloaded: unhandled exception" in caplog.text
-
-
-def test_watching_goes_on_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    class Ended(BaseException):
-        pass
-
-    def end() -> None:
-        raise Ended
-
-    files: Any = SimpleNamespace(changed=lambda: True)
-    changed = Twice(end)
-    with pytest.raises(Ended):
-        watch.watch(files, changed, lambda seconds: None)
-    assert changed.calls == 3
-    assert _logged_once(caplog)

@@ -704,7 +704,7 @@ class Ticking(Wire):
 LIMITS = ConnectionLimits(idle=75, head=30, body=60, body_rate=100, dropping=10)
 
 
-def test_connection_states_follow_the_transition_table() -> None:
+def test_connection_states_follow_the_request() -> None:
     app = App(b"x", headers=[("Content-Length", "1")])
     wire = Ticking(POST[:9], POST[9:-5], b"hel", b"lo")
     wire.serve(app)
@@ -720,15 +720,6 @@ def test_connection_states_follow_the_transition_table() -> None:
 UPGRADE = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n"
 
 
-def upgraded(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
-    """Waits for messages of a WebSocket."""
-    assert environ["HTTP_UPGRADE"] == "websocket"
-    for waits in (True, False):
-        environ["slotproxy.waits"](waits)
-    start("200 OK", [("Content-Length", "1")])
-    return [b"x"]
-
-
 def test_connection_that_waits_for_a_websocket_is_never_overdue() -> None:
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         environ["slotproxy.waits"](True)
@@ -742,35 +733,6 @@ def test_connection_that_waits_for_a_websocket_is_never_overdue() -> None:
     wire = Ticking(UPGRADE)
     wire.serve(app)  # type: ignore[arg-type]
     assert wire.sent
-
-
-def test_every_transition_of_the_table_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no other: that would be an AssertionError."""
-    taken: set[tuple[State, State]] = set()
-    enter = http1.ServerConnection._enter
-
-    def watched(self: ServerConnection, to: State) -> None:
-        taken.add((self.state, to))
-        enter(self, to)
-
-    monkeypatch.setattr(ServerConnection, "_enter", watched)
-    length = [("Content-Length", "1")]
-    serve(App(b"x", headers=length), *bytewise(POST + POST), b"GET * HTTP/1.1\r\nHost: h\r\n\r\n")
-    serve(App(b"x", headers=length), b"GET / ", b"HTTP/9\r\n\r\n")
-    serve(App(b"x", headers=length), POST + b"GET / HTTP/9\r\n\r\n")
-    serve(App(b"x", headers=length), b"GET / ")
-    Ticking(b"GET / ", b"", at=[0, 31]).serve(App(b"x"))
-    serve(App(b"x", headers=length), POST, last=True)
-    serve(App(b"x", headers=length, reads=False), POST[:-5], b"hello", POST[:-5])
-    with pytest.raises(BodyError):
-        serve(App(b"x"), POST[:-5])
-    serve(upgraded, UPGRADE)
-    listed = {(state, to) for state, follow in http1._TRANSITIONS.items() for to in follow}
-    # An exception leaves by ANSWERING, and the worker always lingers.
-    never = {(state, State.CLOSED) for state in State if state is not State.LINGERING}
-    assert listed - taken == never | {
-        (state, State.LINGERING) for state in (State.BODY, State.UPGRADED)
-    }
 
 
 @pytest.mark.parametrize(("at", "expired"), [(75.0, False), (75.5, True)])
