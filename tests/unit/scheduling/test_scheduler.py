@@ -15,7 +15,6 @@ from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import decide
-from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import (
     MOST_SLOTS,
@@ -90,26 +89,6 @@ def test_system_prompt_that_nobody_needs_any_more_is_evicted() -> None:
     world.clock.now += 3600
     used = {world.turn(*_question(f"{number} {B}", number)).slot.id for number in range(6)}
     assert keep.id in used
-
-
-def test_second_copy_of_a_system_prompt_gives_way_to_other_prompts() -> None:
-    world = World(slots=3)
-    leases = [world.take(*_question(A, number)) for number in range(2)]
-    for lease in leases:
-        world.clock.now += 1
-        lease.release(
-            Outcome(
-                end="whole", slot=lease.slot.id, prompt=400, cached=0, completion=4, evaluating=0.5
-            )
-        )
-    pool = world.scheduler.records[0]["m"]
-    copies = [slot.held for slot in pool.free if slot.held is not None]
-    chain = chain_of("another")
-    assert len(copies) == 2
-    assert [pool.prefix_worth(held, chain, world.clock.now) for held in copies] == [0, 0]
-    pool.drop(copies[0])
-    assert pool.prefix_worth(copies[1], chain, world.clock.now) > 100  # tokens
-    assert pool.prefix_worth(copies[1], leases[0].want.chain, world.clock.now) == 0
 
 
 def test_backend_with_loaded_model_is_preferred() -> None:
