@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app import commands, discovery, doctor
+from proxy.app import discovery, doctor, initialize
 from proxy.app.doctor import Finding
 from proxy.config import load
 from tools import servers
@@ -73,7 +73,7 @@ def test_init_writes_settings_with_which_the_gateway_answers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = str(tmp_path / "made.toml")
-    told = commands.write(
+    told = initialize.write(
         file,
         lambda question: False,
         {"PATH": ""},
