@@ -199,13 +199,6 @@ def test_no_server_outlives_a_killed_gateway(started: tuple[Gateway, int]) -> No
 
 
 @pytest.mark.slow
-def test_no_server_outlives_a_stopped_gateway(started: tuple[Gateway, int]) -> None:
-    one, pid = started
-    one.stop()
-    assert gone(pid)
-
-
-@pytest.mark.slow
 def test_reload_changes_and_removes_models(
     gateway: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
@@ -240,19 +233,6 @@ def test_changed_file_is_applied_and_an_invalid_one_is_not(
     assert listed() == ["a"]
     file.write_text("".join(table(name, made_up_model, tmp_path) for name in "ab"))
     wait_until(lambda: listed() == ["a", "b"])
-
-
-@pytest.mark.slow
-def test_changed_file_of_llama_swap_tells_what_is_not_held(
-    gateway: StartGateway, tmp_path: Path
-) -> None:
-    file = tmp_path / "config.yaml"
-    text = "models: {a: {cmd: 'server ${PORT}'}}\n"
-    file.write_text(text)
-    one = gateway("--config", str(file), "--watch-config")
-    file.write_text(text + "profiles: {p: {pins: {x: a}}}")
-    wait_until(lambda: "warning: " in one.log and "ignored: profiles" in one.log)
-    assert one.log.count("one model is loaded at once") == 1
 
 
 @pytest.mark.slow
@@ -399,29 +379,6 @@ def test_random_requests_over_more_models_than_have_memory_lose_none(
     tables = [table(name, folder / f"{name}.gguf", tmp_path, memory="60MiB") for name in "abc"]
     file.write_text("\n".join(tables))
     lose_none(gateway("--config", str(file), "--memory", "128MiB", "--swap-wait", "0.5", *LEGACY))
-
-
-@pytest.mark.slow
-def test_random_requests_over_a_folder_with_room_for_two_lose_none(
-    gateway: StartGateway, folder: Path, tmp_path: Path
-) -> None:
-    server = f"env -C {tmp_path} {servers.find('llama-2023')} -np 2 -c 2048 -t 1 -cb"
-    flags = ("--models-max", "2", "--swap-wait", "0.5", *LEGACY)
-    lose_none(gateway("--models-dir", str(folder), "--llama-server", server, *flags))
-
-
-@pytest.mark.slow
-def test_model_that_can_never_fit_is_a_clear_400(
-    gateway: StartGateway, made_up_model: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "slotproxy.toml"
-    file.write_text(table("big", made_up_model, tmp_path, memory="3GiB"))
-    one = gateway("--config", str(file), "--memory", "2GiB")
-    answer = chat(one, "big")
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (400, "model_too_large")
-    assert "it needs about 3.0 GiB, and models may take 2.0 GiB (--memory)" in error["message"]
-    assert pids(one) == {}
 
 
 @pytest.mark.slow

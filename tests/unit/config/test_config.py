@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import pytest
@@ -26,7 +26,6 @@ from proxy.config import (
     table,
 )
 from proxy.config.removed import REMOVED
-from tools import generated_docs
 
 
 def wrong(*argv: str, env: dict[str, str] | None = None) -> str:
@@ -71,10 +70,6 @@ def test_defaults_equal_the_reference_scripts() -> None:
 def test_text_settings_decode_only_backslash_n(flag: str) -> None:
     settings = load([f"--{flag}", r"\nA\t\\B: "], {})
     assert getattr(settings, flag.replace("-", "_")) == "\nA\\t\\\\B: "
-
-
-def test_empty_text_flag_is_the_empty_string() -> None:
-    assert load(["--stop", ""], {}).stop == ""
 
 
 # -- sources and their order -----------------------------------------------------------------------
@@ -477,20 +472,6 @@ def test_version_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"slotproxy {__version__}\n"
 
 
-def test_table_between_markers_is_replaced() -> None:
-    text = generated_docs.filled(
-        "settings.md", "a\n<!-- settings -->\nWHAT WAS\n<!-- /settings -->\nb"
-    )
-    assert text.startswith("a\n<!-- settings -->\n## Backends\n\n| Flag |")
-    assert text.endswith("|\n<!-- /settings -->\nb")
-    assert "WHAT WAS" not in text
-    for row in table():
-        assert len(re.findall(rf"^\| `{row.flag}` ", text, re.MULTILINE)) == 1
-    assert "## Keys of the `[oidc]` table" in text
-    with pytest.raises(ValueError, match="settings"):
-        generated_docs.filled("settings.md", "no markers")
-
-
 # -- nothing crashes -------------------------------------------------------------------------------
 
 _words = st.text(max_size=12)
@@ -515,11 +496,6 @@ def test_any_flags_give_settings_or_a_one_line_error(argv: list[str]) -> None:
         assert "\n" not in str(error)
     except SystemExit as ended:  # --help, --version, -h
         assert ended.code == 0
-
-
-def test_literal_settings_equal_the_servers_choices() -> None:
-    kinds = {row.name: get_args(row.type) for row in table() if get_args(row.type)}
-    assert kinds["server"] == ("gunicorn", "waitress")
 
 
 def test_key_line_may_have_group_and_class(tmp_path: Path) -> None:
