@@ -594,5 +594,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """All API keys. Empty: the API is open."""
-        flags = (unnamed(key, f"key-{n}") for n, key in enumerate(self.api_key, start=1))
-        return (*flags, *self.file_keys)
+        return (*map(unnamed, self.api_key), *self.file_keys)
