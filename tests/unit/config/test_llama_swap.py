@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.__main__ import main
 from proxy.config import Settings, SettingsError, load
-from proxy.config.foreign.llama_swap import MAX_SIZE, parse, read
+from proxy.config.llama_swap import MAX_SIZE, parse, read
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no models are started there")
 

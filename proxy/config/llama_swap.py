@@ -16,10 +16,9 @@ import msgspec
 import yaml
 from msgspec import Struct, field, structs
 
-from .. import forms, keys, macros, models
-from ..models import LOOPBACK, PORT, PROTECTED, ModelConfig
-from ..settings import BackendConfig
-from .foreign import Foreign
+from . import forms, keys, macros, models
+from .models import LOOPBACK, PORT, PROTECTED, Foreign, ModelConfig
+from .settings import BackendConfig
 
 MAX_SIZE = 524_288  # characters of a file
 LEAST_START_TIMEOUT = 15.0  # seconds, as there
