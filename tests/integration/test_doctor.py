@@ -57,7 +57,7 @@ def test_server_without_embeddings_is_told_with_its_flag(
     server = start_server("llama-2026")
     embedding = start_server("llama-2026", extra=["--embeddings", "--pooling", "mean"])
     found = _findings("--llama-api", server.url, "--no-local-embeddings")
-    assert "--embedding-api" in _named(found, "no server makes embeddings")[0].remedy
+    assert "--embedding-api" in _named(found, "searched by its words only")[0].remedy
     found = _findings("--llama-api", server.url, "--embedding-api", f"{server.url},{embedding.url}")
     levels = {one.about: one.level for one in found if one.about.startswith("embeddings ")}
     assert sorted(levels.values()) == ["ok", "problem"]
