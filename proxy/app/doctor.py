@@ -166,10 +166,13 @@ def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
         yield lost_backend(about, str(error), _kind(config.url) if other else "")
     else:
         yield from reached_backend(config, caps, settings)
-        if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER and not caps.queues:
-            if driver.batches(fixed.HEALTH_DEADLINE) is False:
-                text = "has no continuous batching: a request waits until all others are done"
-                yield problem(about, text, "start it with -cb")
+        if (
+            isinstance(driver, LlamaCpp)
+            and not (caps.dialect == ROUTER or caps.queues)
+            and driver.batches(fixed.HEALTH_DEADLINE) is False
+        ):
+            text = "has no continuous batching: a request waits until all others are done"
+            yield problem(about, text, "start it with -cb")
     finally:
         driver.close()
 

@@ -27,6 +27,11 @@ from proxy.config import (
 )
 from proxy.config.removed import REMOVED
 
+NORMAL = ("http://a:1", "https://[::1]:1/b")
+TEXTS = ("chat-prompt", "user-name", "ai-name", "system-name", "stop")
+LEGACY = "\nA\\t\\\\B:"  # only \n has a meaning
+SAMPLING = "--sampling temperature=0.20,top_k=40 --sampling top_k=1.0"
+
 
 def wrong(*argv: str, env: dict[str, str] | None = None) -> str:
     """The message of settings that must be refused: one line."""
@@ -66,12 +71,6 @@ def test_defaults_equal_the_reference_scripts() -> None:
     assert settings.api_key == ()
 
 
-@pytest.mark.parametrize("flag", ["chat-prompt", "user-name", "ai-name", "system-name", "stop"])
-def test_text_settings_decode_only_backslash_n(flag: str) -> None:
-    settings = load([f"--{flag}", r"\nA\t\\B: "], {})
-    assert getattr(settings, flag.replace("-", "_")) == "\nA\\t\\\\B: "
-
-
 # -- sources and their order -----------------------------------------------------------------------
 
 
@@ -100,43 +99,37 @@ def test_unrelated_environment_variables_are_ignored() -> None:
     assert from_environment(env) == Settings()
 
 
-def test_boolean_settings_have_two_flags() -> None:
-    assert load(["--metrics"], {}).metrics is True
-    assert load(["--no-metrics"], {"SLOTPROXY_METRICS": "true"}).metrics is False
-
-
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [("true", True), ("1", True), ("On", True), ("FALSE", False), ("0", False), ("off", False)],
-)
-def test_booleans_are_read_from_the_environment(text: str, value: bool) -> None:
-    assert from_environment({"SLOTPROXY_METRICS": text}).metrics is value
-
-
-def test_list_flags_repeat_and_split_at_commas(toml: Any) -> None:
-    assert load(["--alias", "a, b", "--alias", "c,a"], {}).alias == ("a", "b", "c")
-    assert from_environment({"SLOTPROXY_ALIAS": "a,b,"}).alias == ("a", "b")
-    assert load(["--config", toml('alias = ["a", "b"]')], {}).alias == ("a", "b")
-    assert load(["--config", toml('alias = "a,b"')], {}).alias == ("a", "b")
-
-
-def test_config_file_keys_may_have_hyphens(toml: Any) -> None:
-    assert load(["--config", toml("max-queue = 7")], {}).max_queue == 7
-
-
-def test_addresses_and_prefixes_are_normalized() -> None:
-    settings = load(
-        [
-            *("--llama-api", "http://127.0.0.1:8080/,https://[::1]:1/base/"),
-            *("--api-prefix", "llm/v2/"),
-            *("--cors-origins", "https://a.example/"),
+    ("argv", "env", "file", "name", "value"),
+    [
+        ("--metrics", {}, "", "metrics", True),
+        ("--no-metrics", {"SLOTPROXY_METRICS": "true"}, "", "metrics", False),
+        *[
+            ("", {"SLOTPROXY_METRICS": text}, "", "metrics", text.lower() in ("true", "1", "on"))
+            for text in ("true", "1", "On", "FALSE", "0", "off")
         ],
-        {},
-    )
-    assert settings.llama_api == ("http://127.0.0.1:8080", "https://[::1]:1/base")
-    assert settings.api_prefix == "/llm/v2"
-    assert settings.cors_origins == ("https://a.example",)
-    assert load(["--api-prefix", "/"], {}).api_prefix == ""
+        ("--alias a,b --alias c,a", {}, "", "alias", ("a", "b", "c")),
+        ("", {"SLOTPROXY_ALIAS": "a, b,"}, "", "alias", ("a", "b")),
+        ("", {}, 'alias = ["a", "b"]', "alias", ("a", "b")),
+        ("", {}, 'alias = "a,b"', "alias", ("a", "b")),
+        ("", {}, "max-queue = 7", "max_queue", 7),
+        ("--llama-api http://a:1/,https://[::1]:1/b/", {}, "", "llama_api", NORMAL),
+        ("--api-prefix llm/v2/", {}, "", "api_prefix", "/llm/v2"),
+        ("--api-prefix /", {}, "", "api_prefix", ""),
+        ("--cors-origins https://a.example/", {}, "", "cors_origins", ("https://a.example",)),
+        ("--workers 1", {"WEB_CONCURRENCY": "4"}, "", "workers", 1),
+        ("", {"WEB_CONCURRENCY": "4", "SLOTPROXY_WORKERS": "1"}, "", "workers", 1),
+        *[(rf"--{flag} \nA\t\\B:", {}, "", flag.replace("-", "_"), LEGACY) for flag in TEXTS],
+        ("--api-key=", {}, "", "keys", ()),
+        (SAMPLING, {}, "", "sampler_defaults", {"temperature": 0.2, "top_k": 1}),
+        ("", {}, "", "sampler_defaults", {}),
+    ],
+)
+def test_value_is_read(
+    argv: str, env: dict[str, str], file: str, name: str, value: Any, toml: Any
+) -> None:
+    flags = argv.split() + (["--config", toml(file)] if file else [])
+    assert getattr(load(flags, env), name) == value
 
 
 # -- backends --------------------------------------------------------------------------------------
@@ -196,15 +189,6 @@ def test_named_addresses_come_before_backend_tables(toml: Any) -> None:
 )
 def test_invalid_backends_are_refused(toml: Any, text: str, message: str) -> None:
     assert message in wrong("--config", toml(text))
-
-
-# -- sampler defaults ------------------------------------------------------------------------------
-
-
-def test_sampler_defaults_are_numbers_and_last_one_wins() -> None:
-    settings = load(["--sampling", "temperature=0.20, top_k=40", "--sampling", "top_k=1.0"], {})
-    assert settings.sampler_defaults == {"temperature": 0.2, "top_k": 1}
-    assert Settings().sampler_defaults == {}
 
 
 @pytest.mark.parametrize(
@@ -315,12 +299,6 @@ def test_multiple_workers_without_state_are_refused_with_the_reason(
     assert "slots" in said
 
 
-def test_workers_setting_overrides_web_concurrency() -> None:
-    env = {"WEB_CONCURRENCY": "4"}
-    assert load(["--workers", "1"], env).workers == 1
-    assert from_environment({**env, "SLOTPROXY_WORKERS": "1"}).workers == 1
-
-
 def test_gunicorn_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.config.checks.sys.platform", "win32")
     assert wrong("--server", "gunicorn") == (
@@ -388,10 +366,6 @@ def test_admins_must_be_key_names(tmp_path: Path) -> None:
     assert "no API keys are configured" in wrong("--admins", "ann")
     path.write_text("key-1 sk-1\n", encoding="utf-8")  # a name like any other
     assert load(["--api-key-file", str(path), "--admins", "key-1"], {}).admins == ("key-1",)
-
-
-def test_api_is_open_without_keys() -> None:
-    assert load(["--api-key", ""], {}).keys == ()
 
 
 def test_secrets_are_hidden_in_repr(toml: Any) -> None:
