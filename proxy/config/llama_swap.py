@@ -223,10 +223,7 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
 
 
 def _filled(
-    table: dict[str, Any],
-    name: str,
-    own: Mapping[str, macros.Value],
-    environ: Mapping[str, str],
+    table: dict[str, Any], name: str, own: Mapping[str, macros.Value], environ: Mapping[str, str]
 ) -> dict[str, Any]:
     """A table with its macros filled in, those of the model of this name. Raises ValueError."""
     filled: dict[str, Any] = macros.filled(table, macros.for_model(name, own, environ), environ)

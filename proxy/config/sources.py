@@ -28,13 +28,7 @@ from .forms import url
 from .keys import ApiKey
 from .models import Foreign
 from .removed import REMOVED
-from .settings import (
-    SECTIONS,
-    BackendConfig,
-    McpConfig,
-    Settings,
-    SettingsError,
-)
+from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, SettingRow, all_rows, read_value, table
 
 FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files

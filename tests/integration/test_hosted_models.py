@@ -154,13 +154,7 @@ def test_broken_model_tells_why(serve: Serve, tmp_path: Path) -> None:
     keys.write_text("alice key-of-alice\nadmin key-of-admin\n")
     keys.chmod(0o600)
     one = serve(
-        table("m", weights, tmp_path),
-        flags=(
-            "--api-key-file",
-            str(keys),
-            "--admins",
-            "admin",
-        ),
+        table("m", weights, tmp_path), flags=("--api-key-file", str(keys), "--admins", "admin")
     )
     alice, admin = ({"Authorization": f"Bearer key-of-{name}"} for name in ("alice", "admin"))
     body = {"model": "m", "prompt": "Hello"}

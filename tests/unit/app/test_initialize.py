@@ -63,10 +63,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     },
     "router": {"/props": {"role": "router"}, "/v1/models": {"data": [{"id": "a"}, {"id": "b"}]}},
     "server of 2023": {"/props": {"user_name": "", "assistant_name": ""}},
-    "Ollama": {
-        "/api/version": {"version": "0.9.1"},
-        "/v1/models": {"data": [{"id": "qwen3:4b"}]},
-    },
+    "Ollama": {"/api/version": {"version": "0.9.1"}, "/v1/models": {"data": [{"id": "qwen3:4b"}]}},
     "LM Studio": {"/v1/models": {"data": [{"id": "org/model"}, {"id": 7}, {"id": "a\nb"}]}},
     "slotproxy": {"/livez": {"status": "ok"}, "/v1/models": {"data": [{"id": "x"}]}},
     "a web server": {},
