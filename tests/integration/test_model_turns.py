@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fakes import gone, wait_until
 from tools import made_up_model as made_up
 from tools.processes import Gateway
 
@@ -110,51 +109,6 @@ def test_killed_servers_lose_no_request(three: Gateway) -> None:
         killing.join()
     assert lost(found, names) == []
     assert not kept
-
-
-def test_no_server_of_any_kind_outlives_a_killed_gateway(three: Gateway) -> None:
-    seen: dict[str, int] = {}
-    for name in "abc":
-        assert chat(three, name).status_code == 200
-        seen |= pids(three)
-    assert len(seen) == 3
-    children = Path(f"/proc/{three.pid}/task/{three.pid}/children").read_text().split()
-    for child in (*map(int, children), three.pid):  # the worker, then its master
-        os.kill(child, signal.SIGKILL)
-    wait_until(lambda: all(gone(pid) for pid in seen.values()))
-
-
-def test_waiting_stream_tells_place_and_time(three: Gateway) -> None:
-    """While an answer keeps one model busy, and another has the rest of the room."""
-    for name in "abc":
-        assert chat(three, name).status_code == 200  # their loads are measured
-    url, lines = f"{three.url}/v1/chat/completions", []
-    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1900, "stream": True}
-    with (
-        httpx.stream("POST", url, json={**body, "model": "b"}, timeout=60.0) as one,
-        httpx.stream("POST", url, json={**body, "model": "c"}, timeout=60.0) as two,
-    ):
-        for busy in (one, two):
-            next(line for line in busy.iter_lines() if "content" in line)
-        assert {model["model"] for model in running(three)} == {"b", "c"}
-        servers = pids(three).values()
-        for pid in servers:
-            os.kill(
-                pid, signal.SIGSTOP
-            )  # or the answers may be over before the third request comes
-        try:
-            thread = threading.Thread(target=lambda: lines.append(chat(three, "a").status_code))
-            thread.start()
-            wait_until(lambda: any(model.get("place") for model in running(three)))
-            (waiting,) = [model for model in running(three) if model["model"] == "a"]
-            assert waiting["state"] == "starting"
-            assert waiting["place"] == 1
-            assert 0 < waiting["wait"] < 60
-        finally:
-            for pid in servers:
-                os.kill(pid, signal.SIGCONT)
-    thread.join(60)
-    assert lines == [200]
 
 
 def running(gateway: Gateway) -> list[dict[str, Any]]:

@@ -91,9 +91,7 @@ class House:
 
 @pytest.fixture
 def house(
-    start_server: Callable[..., ModelServer],
-    gateway: Callable[..., Gateway],
-    tmp_path: Path,
+    start_server: Callable[..., ModelServer], gateway: Callable[..., Gateway], tmp_path: Path
 ) -> Iterator[House]:
     """Three generations of servers and a second slotproxy, in three tiers."""
     old, other = start_server("llama-2023"), start_server(SECOND_OLD)
@@ -190,12 +188,7 @@ def test_killing_each_backend_in_turn_under_fifty_streams_loses_no_request(
         with requests.Session() as session:
             while not over.is_set():
                 messages = [{"role": "user", "content": f"stream {number}, question {count}"}]
-                body = {
-                    "model": MODEL,
-                    "messages": messages,
-                    "max_tokens": 24,
-                    "stream": True,
-                }
+                body = {"model": MODEL, "messages": messages, "max_tokens": 24, "stream": True}
                 url = f"{house.url}/v1/chat/completions"
                 with session.post(url, json=body, stream=True, timeout=300) as answer:
                     lines = [one for one in answer.iter_lines() if one]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +20,6 @@ from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
-from proxy.runtime.cancel import Cancel
 from proxy.runtime.resources import templates
 from proxy.store.revisions import newest_revision
 from tests.fakes import ScriptedDriver
@@ -294,16 +292,3 @@ def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor, "backend_of", lambda settings, config: Backend("a", "", Loading()))
     found = doctor.examine(Settings(llama_api=("http://a",)))
     assert "ok" in {one.level for one in found if one.about.startswith("backend")}
-
-
-@pytest.mark.parametrize(("waits", "known"), [(False, True), (True, None)])
-def test_embedding_has_a_deadline(waits: bool, known: bool | None) -> None:
-    class Silent(ScriptedDriver):
-        def embed(self, inputs: Any, caps: Capabilities, cancel: Cancel) -> Any:
-            if waits:
-                cancel.wait(60)
-                cancel.check()
-
-    begun = time.monotonic()
-    assert doctor._embeds(Silent(), GOOD, 0.05 if waits else 5.0) is known
-    assert time.monotonic() < begun + 10

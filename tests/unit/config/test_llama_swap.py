@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.__main__ import main
 from proxy.config import Settings, SettingsError, load
-from proxy.config.foreign.llama_swap import MAX_SIZE, parse, read
+from proxy.config.llama_swap import MAX_SIZE, parse, read
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no models are started there")
 
@@ -217,14 +217,8 @@ def test_older_name_of_a_filter_is_read() -> None:
         ("models: {a: {cmd: '${PORT} ${env.GONE}'}}", "the environment has no variable GONE"),
         ("macros: {PORT: 1}\nmodels: {}", "PORT is reserved"),
         ("models: {a: {cmd: 'x ${PORT}', env: [A]}}", "env: expected a list of texts"),
-        (
-            "models: {a: {cmd: 'x ${PORT}', ttl: soon}}",
-            r"got `str` - at `\$.ttl`",
-        ),
-        (
-            "models: {a: {cmd: 'x ${PORT}', aliases: b}}",
-            r"got `str` - at `\$.aliases`",
-        ),
+        ("models: {a: {cmd: 'x ${PORT}', ttl: soon}}", r"got `str` - at `\$.ttl`"),
+        ("models: {a: {cmd: 'x ${PORT}', aliases: b}}", r"got `str` - at `\$.aliases`"),
         ("models: {a: {cmd: 'x ${PORT}', name: [b]}}", r"got `array` - at `\$.name`"),
         (ONE + "logLevel: loud", "logLevel: expected one of"),
         (ONE + "apiKeys: ['a b']", "apiKeys: an API key may contain only"),

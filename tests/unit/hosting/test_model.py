@@ -307,13 +307,6 @@ def test_stop_while_it_waits_for_room_ends_the_wait(make: Make) -> None:
     assert other.status == "unloaded", "nothing waits for it"
 
 
-def test_stop_of_a_model_that_is_not_loaded_does_nothing(make: Make) -> None:
-    model = make()
-    model.stop()
-    fakes.use(model)
-    assert model.status == "loaded"
-
-
 def test_server_that_ignores_the_request_to_end_is_killed(make: Make) -> None:
     model = make("sh -c 'trap : TERM; sleep 60 & wait; wait' ${PORT}", stop_timeout=0.2)
     fakes.use(model)

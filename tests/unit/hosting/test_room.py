@@ -73,13 +73,6 @@ def loaded(models: list[HostedModel]) -> str:
     return "".join(model.name for model in models if model.status == "loaded")
 
 
-def test_what_fits_stays_loaded(make: Make) -> None:
-    models = make(10, 20, 30, memory=60)
-    for model in models:
-        used(model)
-    assert loaded(models) == "abc"
-
-
 def test_idle_model_that_was_not_used_for_longest_gives_way(make: Make) -> None:
     a, b, c = models = make(10, 10, 10, memory=20)
     for model in (a, b, a, c):

@@ -112,13 +112,6 @@ def test_model_that_would_not_help_stays() -> None:
     assert names(Limits(0, 0, (5, 5)), [other], cards) == ("", "second")
 
 
-def test_busy_model_ends_once_a_request_has_waited() -> None:
-    busy = [Model("a", busy=True)]
-    assert names(Limits(1), [waits("b", NOW - 9.9)], busy) == ("", "")
-    assert names(Limits(1), [waits("b", NOW, NOW - 10.0)], busy) == ("", "a")
-    assert names(Limits(2), [waits("b", 0.0)], [*busy, Model("idle")]) == ("", "idle")
-
-
 def test_busy_model_serves_at_least_as_long_as_its_load_took() -> None:
     line = [waits("b", 0.0)]
     for since, ends in ((NOW - 4.9, ""), (NOW - 5.0, "a"), (math.inf, "")):

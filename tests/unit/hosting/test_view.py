@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from proxy.hosting import memory_budget, view
 from proxy.hosting import model as model_module
 from proxy.hosting.memory_budget import Limits, MemoryBudget
 from proxy.hosting.model import State
-from proxy.hosting.view import Loading, MemoryBar, Segment
+from proxy.hosting.view import MemoryBar, Segment
 from tests.fakes import wait_until
 
 from . import fakes
@@ -26,53 +25,6 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_budget, "LOOK", 0.02)
-
-
-@pytest.mark.parametrize(
-    ("inner", "place", "users", "state"),
-    [
-        (State.STOPPED, 0, 0, "stopped"),
-        (State.WAITING, 2, 0, "waiting"),
-        (State.LOADING, 0, 0, "loading"),
-        (State.READY, 0, 0, "ready"),
-        (State.READY, 0, 3, "busy"),
-        (State.DRAINING, 0, 3, "stopping"),
-        (State.STOPPING, 0, 0, "stopping"),
-    ],
-)
-def test_states(make: Make, inner: State, place: int, users: int, state: str) -> None:
-    model = make()
-    model.state, model.users = inner, users
-    assert view.state_of(model, place) == state
-
-
-@pytest.mark.parametrize(
-    ("loading", "part"),
-    [
-        (Loading(0, 1.0, 3.0), 0.25),
-        (Loading(0, 5.0, 0.0), 1.0),  # it takes longer than the last time
-        (Loading(0, 0.0, 0.0), 0.0),
-        (Loading(0, 1.0, None), None),
-        (Loading(2, 0.0, 9.0), None),
-    ],
-)
-def test_part_of_a_load_is_that_of_the_last_ones_time(loading: Loading, part: float) -> None:
-    assert loading.part == part
-
-
-def test_bars_have_a_segment_for_each_model_on_each_device(make: Make) -> None:
-    room = MemoryBudget(Limits(memory=100 << 20, models=3, cards=(10 << 10,)))
-    assert view.room_of(MemoryBudget()).bars == (MemoryBar(0, None, ()),)
-    model = make(room=room, memory="30MiB", gpu_memory="0KiB,7KiB")
-    fakes.use(model)
-    seen = view.room_of(room)
-    assert (seen.models, seen.most_models) == (1, 3)
-    assert seen.bars == (
-        MemoryBar(0, 100 << 20, (Segment("m", 30 << 20, "loaded"),)),
-        MemoryBar(1, 10 << 10, ()),
-        MemoryBar(2, None, (Segment("m", 7 << 10, "loaded"),)),
-    )
-    model.leave(answered=True)
 
 
 def test_view_follows_a_model_from_start_to_end(make: Make) -> None:
@@ -137,24 +89,6 @@ def test_loading_model_tells_when_it_is_expected(
     model.state = State.STOPPED
 
 
-def test_model_without_a_server_has_no_elapsed_time(make: Make) -> None:
-    room = MemoryBudget(Limits(models=1), swap_wait=60.0)
-    first, second = make(room=room, name="first"), make(room=room, name="second")
-    assert second.elapsed == 0.0
-    for model in (second, first):
-        fakes.use(model)
-        assert model.elapsed > 0.0
-        if model is second:
-            model.leave(answered=True)
-    waiting = fakes.wait(second)
-    assert next(waiting) is None
-    wait_until(lambda: second.place()[0] == 1)
-    assert second.elapsed == 0.0
-    first.leave(answered=True)
-    list(waiting)
-    second.leave(answered=True)
-
-
 def test_failed_model_tells_why_and_when_it_may_be_loaded_again(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,20 +130,3 @@ def test_causes_of_failures(make: Make, fields: dict[str, str], limit: int, caus
     failure = view.view_of(model, 1000.0).failure
     assert failure is not None
     assert (failure.cause, failure.retry_at) == (cause, None)
-
-
-def test_pinned_model_is_shown_and_gives_way_to_no_other(make: Make) -> None:
-    room = MemoryBudget(Limits(memory=10 * MIB), swap_wait=0.1)
-    first = make(room=room, name="first", memory="6MiB")
-    second = make(room=room, name="second", memory="6MiB")
-    fakes.use(first)
-    first.leave(answered=True)
-    first.pin(True)
-    seen = view.view_of(first, 1000.0)
-    assert (seen.pinned, seen.pinned_by_file) == (True, False)
-    with pytest.raises(GatewayError, match="of which pinned models take"):
-        fakes.use(second)
-    first.pin(False)
-    fakes.use(second)
-    second.leave(answered=True)
-    assert math.isinf(first.loaded_at)

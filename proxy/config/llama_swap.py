@@ -16,10 +16,9 @@ import msgspec
 import yaml
 from msgspec import Struct, field, structs
 
-from .. import forms, keys, macros, models
-from ..models import LOOPBACK, PORT, PROTECTED, ModelConfig
-from ..settings import BackendConfig
-from .foreign import Foreign
+from . import forms, keys, macros, models
+from .models import LOOPBACK, PORT, PROTECTED, Foreign, ModelConfig
+from .settings import BackendConfig
 
 MAX_SIZE = 524_288  # characters of a file
 LEAST_START_TIMEOUT = 15.0  # seconds, as there
@@ -224,10 +223,7 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
 
 
 def _filled(
-    table: dict[str, Any],
-    name: str,
-    own: Mapping[str, macros.Value],
-    environ: Mapping[str, str],
+    table: dict[str, Any], name: str, own: Mapping[str, macros.Value], environ: Mapping[str, str]
 ) -> dict[str, Any]:
     """A table with its macros filled in, those of the model of this name. Raises ValueError."""
     filled: dict[str, Any] = macros.filled(table, macros.for_model(name, own, environ), environ)
