@@ -136,7 +136,7 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
             "image_data", "is not supported: send images to /v1/chat/completions"
         )
     limit = integer(body, "n_predict", -2, openai.MAX_TOKENS)
-    output = openai.json_schema(body)
+    output = openai.json_schema(body, "json_schema")
     wanted = items(body, "response_fields")
     if not all(type(name) is str for name in wanted):
         raise InvalidParameter("response_fields", "must be a list of strings")
