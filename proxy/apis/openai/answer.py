@@ -35,7 +35,7 @@ def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
     not `known` to the kind gets a warning. Raises InvalidParameter."""
     return {
         "sampling": samplers(body),
-        "report": report(body),
+        "report": Report() if REPORT.keys().isdisjoint(body) else report(body),
         **fields.read(body, _TABLE),
         "warnings": fields.ignored_fields(body, known),
     }

@@ -53,17 +53,18 @@ def parse(body: Body) -> CompletionRequest:
             raise InvalidParameter("response_format", "cannot be combined with json_schema")
         form = fields.mapping(body, "response_format")
         values["output"] = openai.output_format(form, "response_format.", "json_schema")
-    if "audio" in fields.items(body, "modalities"):
+    if "modalities" in body and "audio" in fields.items(body, "modalities"):
         raise InvalidParameter("modalities", "must be text: audio output is not supported")
     tools = openai_tools.chosen(body)
     if tools:
         values["warnings"] += tools.pop("warnings", ())
-    prompts = fields.flag(body, "add_generation_prompt", True)
-    if not fields.flag(body, "continue_final_message") and not prompts:
-        values["warnings"] += ("add_generation_prompt is ignored",)
-    reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
-    if reasoning != "auto":
-        values["reasoning_format"] = reasoning
+    if "add_generation_prompt" in body or "continue_final_message" in body:
+        prompts = fields.flag(body, "add_generation_prompt", True)
+        if not fields.flag(body, "continue_final_message") and not prompts:
+            values["warnings"] += ("add_generation_prompt is ignored",)
+    if "reasoning_format" in body:
+        reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
+        values["reasoning_format"] = "" if reasoning == "auto" else reasoning
     return CompletionRequest(
         messages=messages(fields.items(body, "messages")),
         logprobs=logprobs,

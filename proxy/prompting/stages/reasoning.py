@@ -53,9 +53,9 @@ def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | N
 
 
 @lru_cache(256)
-def _first(known: tuple[Tags, ...]) -> frozenset[str]:
-    """The characters with which the tags begin."""
-    return frozenset(opening[0] for opening, _ in known)
+def _first(known: tuple[Tags, ...], content: str) -> frozenset[str]:
+    """The characters with which the tags begin, or the mark before the text."""
+    return frozenset((*(opening[0] for opening, _ in known), content[:1]))
 
 
 INLINE: Tags = ("<think>\n", "\n</think>\n\n")
@@ -82,6 +82,7 @@ class ThoughtStage:
     ) -> None:
         self._known = known or REASONING_TAGS
         self._content = content
+        self._marks = _first(self._known, content[0])
         self._calls = tuple(calls)
         self.opened = opened_by(prompt, self._known)
         self.over = self.passes = False
@@ -97,17 +98,17 @@ class ThoughtStage:
     @property
     def held(self) -> int:
         """Characters of text held back."""
-        return self._parser.reader.unread
+        return self._parser.reader.unread if self._parser is not None else 0
 
     def feed(self, batch: Batch) -> Batch:
-        if self.passes:
+        if self.over and self._parser is None:
             return batch
         out: Batch = []
         for at, event in enumerate(batch, 1):
             if isinstance(event, TextDelta):
                 if self._parser is None:
                     begins = event.text.lstrip()
-                    if begins and not self.opened and begins[0] not in _first(self._known):
+                    if begins and not self.opened and begins[0] not in self._marks:
                         self.over = self.passes = True
                         return out + batch[at - 1 :]
                     self._parser = Parser(lambda tools: self._read, {})
