@@ -31,8 +31,7 @@ MAX_LOGPROBS = 20
 
 
 def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
-    """The fields of CompletionRequest that both kinds of body share. A field that is not `known` to
-    the kind gets a warning. Raises InvalidParameter."""
+    """The fields of CompletionRequest that both bodies share; `known` are those of the route."""
     # -1 is llama.cpp's "no limit"; 0 evaluates the prompt only.
     limits = (fields.integer(body, name, -1, MAX_TOKENS) for name in LENGTHS)
     return {
@@ -77,8 +76,7 @@ def json_schema(body: Body) -> OutputFormat:
 
 
 def output_format(form: Body, at: str, inside: str = "") -> OutputFormat:
-    """The format at the path `at`; a schema and its name are in its field `inside`. Raises
-    InvalidParameter."""
+    """The format at the path `at`; a schema and its name are in its field `inside`."""
     kind = fields.choice(form, "type", ("text", "json_object", "json_schema"), "text", at)
     if kind == "json_object":
         return OutputFormat("json_object", fields.mapping(form, "schema", at) or None)
@@ -215,8 +213,7 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
 def verbose(
     meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str = ""
 ) -> dict[str, Any]:
-    """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
-    `verbose`."""
+    """llama-server's `__verbose`, the end in /completion's format, if it was asked for."""
     wanted = request.report.settings
     return {"__verbose": ended(meta, request, finished, content)} if wanted else {}
 
@@ -224,8 +221,7 @@ def verbose(
 def ended(
     meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str
 ) -> dict[str, Any]:
-    """The fields of /completion that describe how an answer ended, under the names of both
-    generations (id_slot and slot_id, stop_type and stopped_*)."""
+    """How an answer ended, as /completion tells it, under the names of both generations."""
     counts = finished.usage
     word = finished.stop_sequence if finished.stop_sequence in request.stop else ""
     kind = "limit" if finished.reason == "length" else "word" if word else "eos"
@@ -302,8 +298,7 @@ def whole(
 
 
 class Chunks:
-    """Encodes events as the chunks of an object `kind`, whose choices say their piece in the field
-    `said`, with `silence` if there is none."""
+    """Encodes events as chunks of a `kind`; choices have their piece, or `silence`, in `said`."""
 
     content_type = "text/event-stream"
     kind = said = ""
