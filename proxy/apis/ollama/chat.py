@@ -93,8 +93,7 @@ def _call(body: Body, call_id: str, at: str) -> ToolCall:
 
 
 def _complete(calls: Sequence[ToolCall], finished: Finished) -> list[ToolCall]:
-    """The calls to send. Arguments are an object here, so a call whose arguments were cut off is
-    dropped."""
+    """The calls to send: arguments are objects here, so one that was cut off is dropped."""
     cut = finished.reason == "length"
     return [call for call in calls if not cut or as_object(call.arguments)]
 

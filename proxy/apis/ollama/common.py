@@ -59,8 +59,7 @@ COMMON: Fields = {
 
 
 def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies share. One that is not `known` to the route
-    gets a warning. Raises InvalidParameter."""
+    """The fields of CompletionRequest that both bodies share; `known` are those of the route."""
     options = mapping(body, "options")
     values, warnings = _sampling(options)
     limit = integer(options, "num_predict", -2, MAX_TOKENS, at="options.")
@@ -86,8 +85,7 @@ def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
 
 
 def _sampling(options: Body) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Sampler options under llama.cpp's names; options for loading the model are ignored with a
-    warning."""
+    """Sampler options under llama.cpp's names; others are ignored with a warning."""
     given = {name: value for name, value in options.items() if value is not None}
     names = {name: RENAMED.get(name, name) for name in given if name not in HERE}
     values = {own: check(own, given[name]) for name, own in names.items() if own in FIELDS}

@@ -168,8 +168,7 @@ def not_ours(digest: str = "") -> Response:
 
 
 class _LocalModel:
-    """The model that makes embeddings in the gateway itself. Its digest is that of the name, which
-    suffices to tell models apart."""
+    """The model that makes embeddings in the gateway itself; its digest is of its name."""
 
     family, parameters, quantization = "use", "", ""
     status = template = ""
@@ -224,8 +223,7 @@ class _LocalModel:
 
 
 class _Model(_LocalModel):
-    """A served model. Backends do not report the size of their file: it is 0, except for a model
-    that the gateway starts."""
+    """A served model. The size of its file is known if the gateway starts it."""
 
     def __init__(self, services: Services, name: str) -> None:
         super().__init__(services, name)
