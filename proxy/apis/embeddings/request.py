@@ -64,8 +64,7 @@ def parse_ollama(body: Body) -> EmbeddingRequest:
 
 
 def parse_prompt(body: Body) -> EmbeddingRequest:
-    """Parses Ollama's older /api/embeddings, where `prompt` is a string or a list. Raises
-    InvalidParameter."""
+    """Parses Ollama's older /api/embeddings, where `prompt` is a string or a list."""
     return _parse(body, "prompt", PROMPT)
 
 
@@ -148,8 +147,7 @@ RANKING: Fields = {
 
 
 class RerankRequest(Struct, frozen=True):
-    """A parsed request: return the best `top` of `documents`, with their texts if `texts` is
-    set."""
+    """A parsed request: the best `top` of `documents`, with their `texts` or without."""
 
     model: str
     query: str
