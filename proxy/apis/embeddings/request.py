@@ -14,7 +14,7 @@ from ...errors import InvalidParameter, Unsupported
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
-from ..ollama.common import untagged
+from ..ollama.dialects import untagged
 from ..openai.completions import prompts
 from ..schema_fields import Fields
 

@@ -24,7 +24,7 @@ from ...web.services import Services
 from ...web.spine import asking, json_route
 from .. import schema_fields as doc
 from ..media.routes import by_other_server
-from ..ollama import common as ollama
+from ..ollama import dialects as ollama
 from . import request as embeddings
 from .request import parse_ranking, ranking_reply
 

@@ -32,7 +32,7 @@ from proxy.apis.llamacpp.native import (
     parse_tokenize_prompt,
 )
 from proxy.apis.mcp import server as mcp_server
-from proxy.apis.ollama import chat, generate
+from proxy.apis.ollama.dialects import chat, generate
 from proxy.apis.ollama.routes import parse_show
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
