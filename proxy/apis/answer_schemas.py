@@ -19,9 +19,9 @@ from ..core.usage import Timings, Usage
 from ..errors import BadRequest, GatewayError
 from . import anthropic, responses
 from .llamacpp import native
-from .ollama import chat as ollama_chat
-from .ollama import generate as ollama_generate
-from .ollama.common import loaded
+from .ollama.dialects import chat as ollama_chat
+from .ollama.dialects import generate as ollama_generate
+from .ollama.dialects import loaded
 from .openai import chat, completions, completions_both
 from .openai.tools import LEGACY
 from .response_meta import ResponseMeta

@@ -61,8 +61,7 @@ def text_reader(name: str) -> PartReader:
 
 
 def contents(value: Any, at: str, readers: Mapping[str, PartReader], kinds: str) -> Content:
-    """Reads a string, null, or a list of parts, each with the reader of its `type`. `kinds` lists
-    the types for the error message. Raises InvalidParameter."""
+    """Reads a string, null, or a list of parts by their `type`; errors tell the `kinds`."""
     content = Content()
     if type(value) is str:
         content.say(value)

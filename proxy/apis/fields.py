@@ -56,8 +56,7 @@ def filled(body: Body, name: str, at: str = "") -> str:
 
 
 def model_name(body: Body, name: str = "model") -> str:
-    """The name of a model: at most MAX_MODEL characters, since it is repeated in answers, the log
-    and metrics."""
+    """The name of a model; it is repeated in answers, the log and metrics."""
     value = text(body, name)
     if len(value) > MAX_MODEL:
         raise InvalidParameter(
@@ -165,8 +164,7 @@ MAX_STOP_LENGTH = 1000
 
 
 def stops(body: Body, name: str = "stop") -> tuple[str, ...]:
-    """A stop string or a list of up to 16. Empty strings are rejected: they would end every
-    answer."""
+    """A stop string or a list of them. An empty one would end every answer."""
     value = body.get(name)
     if value is None:
         return ()
@@ -266,8 +264,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 def ignored_fields(body: Body, known: Set[str], at: str = "") -> tuple[str, ...]:
-    """A warning for each field of the body, or of its object at the path `at`, that is not
-    `known`."""
+    """A warning for each field of the object at the path `at` that is not `known`."""
     if body.keys() <= known:
         return ()
     unknown = body.keys() - known - HARMLESS

@@ -33,8 +33,7 @@ NAMES = frozenset({*SAMPLERS, *CONSTRAINTS, *THINKING, "structured_outputs"})
 
 
 def canonical(body: Body, *, chat: bool) -> Body:
-    """The body with our names. Only a `chat` has reasoning to be switched. Raises
-    InvalidParameter."""
+    """The body with our names. Only a `chat` has reasoning to be switched."""
     if body.keys().isdisjoint(NAMES):
         return body
     out = dict(body)

@@ -19,7 +19,7 @@ import msgspec
 from flask import Response, request
 
 from ..apis.openai import answer as openai
-from ..apis.response_meta import ResponseMeta
+from ..apis.response_meta import ResponseMeta, RouteDialect
 from ..core.fold import Completion, fold
 from ..core.request import CompletionRequest
 from ..errors import BudgetExceeded, GatewayError, LimitReached, Unauthorized
@@ -78,8 +78,8 @@ def completion_view(
         known = early(raw, cancel) if early is not None else None
         if known is not None:
             return _whole(known, record)
-        # Only modules are pure; their functions may run in another thread.
-        pure = isinstance(dialect, ModuleType)
+        # These are pure: their functions may run in another thread.
+        pure = isinstance(dialect, ModuleType | RouteDialect)
         parsed_request = (
             parsed(partial(dialect.parse, raw), environ) if pure else dialect.parse(raw)
         )

@@ -21,8 +21,8 @@ from msgspec import Struct
 from proxy.apis import anthropic, responses
 from proxy.apis.glm import chat as glm
 from proxy.apis.llamacpp import native as llamacpp_native
-from proxy.apis.ollama import chat as ollama_chat
-from proxy.apis.ollama import generate as ollama_generate
+from proxy.apis.ollama.dialects import chat as ollama_chat
+from proxy.apis.ollama.dialects import generate as ollama_generate
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
 from proxy.apis.openai import completions_both

@@ -136,21 +136,6 @@ def test_anthropic_whole_and_streamed(
     )
 
 
-def test_anthropic_stop_sequence(claude: anthropic.Anthropic, repeats: bool, model: str) -> None:
-    ask: dict[str, Any] = {"model": model, "max_tokens": 30, "messages": USER}
-    plain = claude.messages.create(**ask, extra_body={"temperature": 0})
-    assert plain.content[0].type == "text"
-    text = plain.content[0].text
-    # Answers that differ each time still contain a frequent letter.
-    stops = [text[10:13]] if repeats else list("etaoinshrdlu")
-    cut = claude.messages.create(**ask, stop_sequences=stops, extra_body={"temperature": 0})
-    assert cut.stop_reason == "stop_sequence" and cut.stop_sequence in stops
-    said = "".join(block.text for block in cut.content if block.type == "text")
-    assert not any(stop in said for stop in stops)
-    if repeats:
-        assert said == text[: text.index(stops[0])]
-
-
 @pytest.mark.usefixtures("binds")
 def test_anthropic_tool_is_called(claude: anthropic.Anthropic, model: str) -> None:
     ask: dict[str, Any] = {

@@ -71,8 +71,7 @@ def error(fault: GatewayError) -> dict[str, Any]:
 
 
 def status(code: int, reason: str = "") -> int:
-    """Anthropic's HTTP status for one of ours: 529 when overloaded. `reason` is the code of the
-    error: a limit of the caller stays 429."""
+    """Anthropic's status for one of ours; with `reason` the code of a caller's limit, 429 stays."""
     limited = reason in (LimitReached.code, BudgetExceeded.code)
     overloaded = TYPES.get(code) == "overloaded_error" and not limited
     return OVERLOADED if overloaded else code
@@ -83,8 +82,7 @@ def _end(
     finished: events.Finished,
     compacted: events.Compacted | None,
 ) -> dict[str, Any]:
-    """Why the message ended. Only the client's stop strings are reported as stop sequences, not the
-    template's."""
+    """Why the message ended; a stop sequence is one of the client's, not the template's."""
     stop = None
     reason = REASONS[finished.reason]
     if finished.reason == "stop" and finished.stop_sequence in request.stop:
@@ -162,8 +160,7 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 
 class Encoder:
-    """Encodes events as Anthropic's stream. A text delta is a prebuilt frame in which only the text
-    is encoded."""
+    """Encodes events as Anthropic's stream; a text delta is a prebuilt frame around the text."""
 
     content_type = "text/event-stream"
 

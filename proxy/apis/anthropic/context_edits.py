@@ -99,8 +99,7 @@ def compaction(body: Body) -> Compaction | None:
 def apply(
     request: CompletionRequest, edits: Sequence[Edit], count: Count
 ) -> tuple[CompletionRequest, list[dict[str, Any]]]:
-    """The request with those edits that apply, and a report of each. Counts once for each edit, and
-    once more."""
+    """The request with those edits that apply, and a report of each."""
     applied = []
     before: int | None = None  # tokens of the prompt, once they are counted
     for edit in edits:
@@ -239,8 +238,7 @@ def iterations(told: Compacted, answer: Usage) -> list[dict[str, Any]]:
 
 
 def usage(counts: Usage) -> dict[str, Any]:
-    """Anthropic's usage; input_tokens excludes the cached tokens, which have a field of their
-    own."""
+    """Anthropic's usage; cached tokens are not among the input tokens."""
     return {
         "input_tokens": counts.prompt - counts.cached,
         "cache_creation_input_tokens": 0,

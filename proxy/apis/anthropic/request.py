@@ -110,8 +110,7 @@ FIELDS: Fields = {
 
 
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
-    """Parses a body. `counting` is for count_tokens, which needs no max_tokens. Raises
-    InvalidParameter."""
+    """`counting`: for count_tokens, which needs no max_tokens."""
     thinking = fields.mapping(body, "thinking")
     warnings = [
         *fields.ignored_fields(body, FIELDS.keys()),

@@ -39,8 +39,7 @@ def change(body: Body) -> dict[str, str]:
 
 
 def named(body: Body) -> str:
-    """The id of the conversation that a response belongs to, "" for none. Raises
-    InvalidParameter."""
+    """The id of the conversation that a response belongs to, "" for none."""
     value = body.get("conversation")
     if isinstance(value, dict):
         key = text(value, "id", at="conversation.")

@@ -127,8 +127,7 @@ def kept_conversation(services: Services, owner: str, key: str) -> Stored:
 
 
 def append(services: Services, owner: str, key: str, given: list[Any]) -> list[dict[str, Any]]:
-    """Add items to a conversation; returns them with their ids. Raises NotFound, StoreUnavailable,
-    and BadRequest if the conversation gets too long."""
+    """Add items to a conversation, unless it gets too long; returns them with their ids."""
     added = _with_ids(given)
 
     def longer(stored: Stored) -> Stored:

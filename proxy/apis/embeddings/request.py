@@ -14,7 +14,7 @@ from ...errors import InvalidParameter, Unsupported
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
-from ..ollama.common import untagged
+from ..ollama.dialects import untagged
 from ..openai.completions import prompts
 from ..schema_fields import Fields
 
@@ -64,8 +64,7 @@ def parse_ollama(body: Body) -> EmbeddingRequest:
 
 
 def parse_prompt(body: Body) -> EmbeddingRequest:
-    """Parses Ollama's older /api/embeddings, where `prompt` is a string or a list. Raises
-    InvalidParameter."""
+    """Parses Ollama's older /api/embeddings, where `prompt` is a string or a list."""
     return _parse(body, "prompt", PROMPT)
 
 
@@ -148,8 +147,7 @@ RANKING: Fields = {
 
 
 class RerankRequest(Struct, frozen=True):
-    """A parsed request: return the best `top` of `documents`, with their texts if `texts` is
-    set."""
+    """A parsed request: the best `top` of `documents`, with their `texts` or without."""
 
     model: str
     query: str

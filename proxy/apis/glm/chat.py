@@ -99,8 +99,7 @@ def reply(
 def langchain_reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer in the format of langchain_api.py: includes the history with this round
-    appended."""
+    """The whole answer of langchain_api.py, with the history and this round."""
     (completion,) = completions
     history: list[list[str]] = []
     question = ""
@@ -119,8 +118,7 @@ def langchain_reply(
 
 
 class Encoder:
-    """Encodes events as the stream's objects. Counts pieces as tokens until the backend reports
-    usage."""
+    """Encodes events as the stream's objects; pieces count as tokens until the end."""
 
     content_type = "text/event-stream"
 

@@ -24,8 +24,8 @@ from ...web.spine import completion_view, json_route, json_view
 from .. import schema_fields as doc
 from ..fields import model_name, text
 from ..response_meta import ResponseMeta
-from . import chat, common, generate
-from .common import untagged
+from . import dialects
+from .dialects import chat, generate, untagged
 
 VERSION = "0.12.6"  # the Ollama version reported; clients require a minimum
 NEVER = "9999-12-31T23:59:59Z"
@@ -36,12 +36,12 @@ blueprint = Api(
     group="ollama",
     tag="Ollama",
     ledger="ollama",
-    error=common.error,
+    error=dialects.error,
     error_schema="OllamaError",
     owns="/api/",
     schemas={
-        "OllamaChatRequest": doc.body(**chat.FIELDS),
-        "OllamaGenerateRequest": doc.body(**generate.FIELDS),
+        "OllamaChatRequest": doc.body(**dialects.CHAT),
+        "OllamaGenerateRequest": doc.body(**dialects.GENERATE),
         "OllamaShowRequest": doc.body(
             model=doc.text("The model's name. Here any name must be one that is served.", "any"),
             name=doc.text("The same, in the older form.", "any"),
@@ -76,7 +76,7 @@ def _early(
 
     def answer(raw: dict[str, Any], cancel: Cancel) -> dict[str, Any] | None:
         only = not (raw.get(field) or raw.get("suffix"))
-        keep = common.keep_alive(raw)
+        keep = dialects.keep_alive(raw)
         if keep is None and not only:
             return None
         registry = services.gateway.registry
@@ -99,7 +99,7 @@ def _early(
             return None
         began = time.time()
         meta = ResponseMeta("", int(began), name, elapsed=lambda: began % 1)
-        return {**common.loaded(raw, meta), **empty}
+        return {**dialects.loaded(raw, meta), **empty}
 
     return answer
 
@@ -158,12 +158,11 @@ def not_ours(digest: str = "") -> Response:
     def view(services: Services, record: Record) -> NoReturn:
         raise Unsupported("models are configured when the backends start, not through this API")
 
-    return json_view(view, common.error)
+    return json_view(view, dialects.error)
 
 
 class _LocalModel:
-    """The model that makes embeddings in the gateway itself. Its digest is that of the name, which
-    suffices to tell models apart."""
+    """The model that makes embeddings in the gateway itself; its digest is of its name."""
 
     family, parameters, quantization = "use", "", ""
     status = template = ""
@@ -172,7 +171,7 @@ class _LocalModel:
 
     def __init__(self, services: Services, name: str) -> None:
         self.name = name
-        self.created = common.timestamp(services.started)
+        self.created = dialects.timestamp(services.started)
 
     def _details(self) -> dict[str, Any]:
         return {
@@ -218,8 +217,7 @@ class _LocalModel:
 
 
 class _Model(_LocalModel):
-    """A served model. Backends do not report the size of their file: it is 0, except for a model
-    that the gateway starts."""
+    """A served model. The size of its file is known if the gateway starts it."""
 
     def __init__(self, services: Services, name: str) -> None:
         super().__init__(services, name)
@@ -243,7 +241,7 @@ class _Model(_LocalModel):
         left = self._hosted.left if self._hosted is not None else math.inf
         return {
             **self._entry(),
-            "expires_at": NEVER if left == math.inf else common.timestamp(time.time() + left),
+            "expires_at": NEVER if left == math.inf else dialects.timestamp(time.time() + left),
             "size_vram": sum(self._hosted.needs.cards) if self._hosted is not None else 0,
             "context_length": self.n_ctx,
         }

@@ -75,8 +75,7 @@ def json_schema(body: Body, name: str) -> OutputFormat:
 
 
 def output_format(form: Body, at: str, inside: str = "") -> OutputFormat:
-    """The format at the path `at`; a schema and its name are in its field `inside`. Raises
-    InvalidParameter."""
+    """The format at the path `at`; a schema and its name are in its field `inside`."""
     kind = fields.choice(form, "type", ("text", "json_object", "json_schema"), "text", at)
     if kind == "json_object":
         return OutputFormat("json_object", fields.mapping(form, "schema", at) or None)
@@ -244,8 +243,7 @@ def verbose(
 def ended(
     meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str
 ) -> dict[str, Any]:
-    """The fields of /completion that describe how an answer ended, under the names of both
-    generations (id_slot and slot_id, stop_type and stopped_*)."""
+    """How an answer ended, as /completion tells it, under the names of both generations."""
     counts = finished.usage
     word = finished.stop_sequence if finished.stop_sequence in request.stop else ""
     kind = "limit" if finished.reason == "length" else "word" if word else "eos"
@@ -325,8 +323,7 @@ def whole(
 
 
 class Chunks:
-    """Encodes events as the chunks of an object `kind`, whose choices say their piece in the field
-    `said`, with `silence` if there is none."""
+    """Encodes events as chunks of a `kind`; choices have their piece, or `silence`, in `said`."""
 
     content_type = "text/event-stream"
     kind = said = ""

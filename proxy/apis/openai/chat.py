@@ -144,8 +144,7 @@ def messages(values: list[Any]) -> tuple[Message, ...]:
 
 
 def _plain(value: Any) -> Message | None:
-    """The fast path for a message with only a role and a text, as nearly all are; None for any
-    other, valid or not."""
+    """The fast path for a message with only a role and a text; None for any other."""
     if type(value) is dict and len(value) == 2:
         role, content = value.get("role"), value.get("content")
         if type(content) is str and type(role) is str and role in ROLES and role != "tool":
@@ -180,8 +179,7 @@ def _message(value: Any, at: str) -> Message:
 
 
 def _reasoning(body: Body, at: str) -> str:
-    """The reasoning of an assistant message: as llama-server and DeepSeek send it, as vLLM does, or
-    the readable ones of OpenRouter's details."""
+    """The reasoning as llama-server sends it, as vLLM does, or in OpenRouter's details."""
     whole = fields.text(body, "reasoning_content", at=at) or fields.text(body, "reasoning", at=at)
     if whole or "reasoning_details" not in body:
         return whole
@@ -268,8 +266,7 @@ _json = msgspec.json.Encoder().encode
 
 
 class Encoder(openai.Chunks):
-    """Encodes events as chunks. A text delta, by far the most common event, is a prebuilt frame in
-    which only the text is encoded."""
+    """Encodes events as chunks; a text delta is a prebuilt frame around the text."""
 
     kind, said, silence = "chat.completion.chunk", "delta", {}
 

@@ -114,8 +114,7 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
 
 
 def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-    """The older format with parallel lists; `offset` is the position of the first token in the
-    text."""
+    """The older format with parallel lists; `offset` is the place of the first token."""
     offsets = []
     for token in tokens:
         offsets.append(offset)

@@ -90,9 +90,7 @@ def both_completions(services: Services, environ: Environ) -> Response | BodyAnd
     body="ChatCompletionRequest",
 )
 def input_tokens(services: Services, record: Record) -> Any:
-    """How many tokens the prompt of a chat has.
-
-    Count the tokens of a chat's prompt, as llama-server does."""
+    """How many tokens the prompt of a chat has."""
     chat = openai_chat.parse(read_request(services, record, request.environ))
     with counted(services, record, chat.model) as (cancel, barred):
         count = services.gateway.count(chat, cancel, barred=barred)
@@ -230,9 +228,7 @@ def _piece(data: bytes) -> str | list[int]:
     blueprint, "POST", "/detokenize", body="DetokenizeRequest", group="native", tag="llama.cpp"
 )
 def detokenize(services: Services, record: Record) -> Any:
-    """The text of tokens.
-
-    llama-server's {tokens} to {content}."""
+    """The text of tokens."""
     params = parse_detokenize(body.read_json(request.environ, services.settings.max_body))
     gateway = services.gateway
     with counted(services, record, params.model) as (_, barred):

@@ -44,8 +44,7 @@ LEGACY = "functions"
 
 
 def tools(values: list[Any]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
-    """The functions, and a warning for each other type of tool (web_search, …): clients that offer
-    them expect them to be ignored."""
+    """The functions, and a warning for each other type of tool, which is ignored."""
     offered, others = [], set()
     for body, at in fields.entries(values, "tools"):
         kind = fields.text(body, "type", "function", at=at)
@@ -113,8 +112,7 @@ def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
 
 
 def chosen(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that concern tools, if the body has any. Raises
-    InvalidParameter."""
+    """The fields of CompletionRequest that concern tools, if the body has any."""
     if body.keys().isdisjoint(FIELDS):
         return {}
     listed = fields.items(body, "tools")

@@ -54,8 +54,7 @@ def response_id(item: str) -> str:
 
 
 class Writer:
-    """One Response; items are added to its output as they are done. An item's id is the same in a
-    stream and in the whole answer."""
+    """One Response. An item's id is the same in a stream and in the whole answer."""
 
     def __init__(self, meta: ResponseMeta, asked: ParsedRequest) -> None:
         self._meta = meta
@@ -238,8 +237,7 @@ def _error_of(made: events.ServerCall) -> Item | None:
 
 
 def written(arguments: str) -> str:
-    """The input of a custom tool. Arguments that were cut off are not JSON and are returned as they
-    are."""
+    """The input of a custom tool; arguments that were cut off are returned as they are."""
     try:
         value = decoded(arguments)
     except ValueError:

@@ -61,8 +61,7 @@ def as_items(value: Any) -> list[Any]:
 
 
 def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
-    """Replaces item references by the items; `find` returns the item for an id, or None. Raises
-    InvalidParameter."""
+    """Replaces item references by the items that `find` returns for their ids."""
     resolved = []
     for i, item in enumerate(values):
         if isinstance(item, dict) and item.get("type") == "item_reference":
@@ -74,8 +73,7 @@ def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
 
 
 def check_outputs(values: Iterable[Any]) -> None:
-    """Raises InvalidParameter for an output without its call, as OpenAI does: the model would read
-    an answer to nothing."""
+    """Refuses an output without its call: the model would read an answer to nothing."""
     calls = set()
     for item in values:
         match item:
@@ -167,8 +165,7 @@ def _content(value: Any, at: str) -> Content:
 
 
 def listed(values: list[Any], response_id: str) -> list[dict[str, Any]]:
-    """Input items in the format of /input_items: each has an id, and contents are lists of
-    parts."""
+    """Input items as /input_items lists them: with ids, and contents as lists of parts."""
     listed = []
     suffix = response_id.partition("_")[2]
     for i, value in enumerate(values):

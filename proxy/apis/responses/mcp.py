@@ -42,8 +42,7 @@ _OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", 
 
 
 class Approvals(Struct, frozen=True):
-    """What became of requests for approval, by their id: the client's answers (with its reason),
-    and which calls were made."""
+    """Requests for approval by their id, the client's answers, and which calls were made."""
 
     requests: Mapping[str, Body]
     answers: Mapping[str, tuple[bool, str]]
@@ -173,8 +172,7 @@ def approvals(values: Sequence[Any], at: str = "input") -> Approvals:
 
 
 def approved(known: Approvals, servers: Mapping[str, McpServer]) -> tuple[ApprovedCall, ...]:
-    """The calls to make. Raises InvalidParameter for an answer without its request, and for a call
-    to a server that is not in the tools."""
+    """The calls to make. Each answer needs its request, and a server among the tools."""
     calls = []
     for key, (approve, _) in known.answers.items():
         if key not in known.requests:

@@ -322,8 +322,7 @@ _CHOICE = "tool_choice."
 
 
 class Chosen(NamedTuple):
-    """`only` are the tools that it allows, as (kind, name): a function by its name, a search by
-    web_search or file_search, an MCP server by its label. None allows all."""
+    """`only` are the tools that it allows, as (kind, name or label); None allows all."""
 
     choice: ToolChoice
     only: frozenset[tuple[str, str]] | None = None

@@ -22,8 +22,8 @@ from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import parse_ranking
 from proxy.apis.glm import chat as glm
 from proxy.apis.llamacpp import native as llamacpp_native
-from proxy.apis.ollama import chat as ollama_chat
-from proxy.apis.ollama import generate as ollama_generate
+from proxy.apis.ollama.dialects import chat as ollama_chat
+from proxy.apis.ollama.dialects import generate as ollama_generate
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
 from proxy.errors import InvalidParameter

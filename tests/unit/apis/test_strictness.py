@@ -12,7 +12,7 @@ from proxy.apis import anthropic, responses
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.fields import MAX_MODEL
 from proxy.apis.glm import chat as glm
-from proxy.apis.ollama import chat as ollama_chat
+from proxy.apis.ollama.dialects import chat as ollama_chat
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
 from proxy.errors import InvalidParameter

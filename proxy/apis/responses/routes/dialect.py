@@ -188,8 +188,7 @@ class ResponsesDialect:
         return msgspec.json.decode(data)
 
     def _add(self, response: dict[str, Any]) -> None:
-        """Add the new items and the output to the conversation. If that fails, the client still
-        gets its answer."""
+        """Add the new items and the output to the conversation, if that is possible."""
         if not self._conversation or response["status"] == "failed":
             return
         new = [*self.asked.input[self._new :], *response["output"]]
@@ -199,8 +198,7 @@ class ResponsesDialect:
             log.error("%s could not be continued: %s", self._conversation, fault.detail)
 
     def _keep(self, response: dict[str, Any]) -> None:
-        """Store the response. If that fails, the client still gets its answer, with `store` set to
-        false."""
+        """Store the response; if that fails, the client gets it with `store` set to false."""
         self._add(response)
         if not self.asked.store and self._recent is None:
             return
