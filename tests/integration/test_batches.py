@@ -132,54 +132,6 @@ def test_cancelled_batch_keeps_the_answers_it_has(
         assert [one.status for one in api.batches.list()] == ["cancelled"]
 
 
-def test_batches_are_listed_page_by_page(
-    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    served = gateway("--llama-api", old_server.url, "--data", str(tmp_path / "data"))
-    with client(served) as api:
-        file = api.files.create(file=("lines.jsonl", lines(CHAT, 1)), purpose="batch")
-        made = [
-            api.batches.create(
-                input_file_id=file.id,
-                endpoint=CHAT,
-                completion_window="24h",
-                metadata={"number": str(number)},
-            )
-            for number in range(5)
-        ]
-        newest_first = [one.id for one in reversed(made)]
-        page = api.batches.list(limit=2)
-        assert [one.id for one in page.data] == newest_first[:2]
-        assert page.has_more and page.has_next_page()
-        assert [one.id for one in page.get_next_page().data] == newest_first[2:4]
-        assert [one.id for one in api.batches.list(limit=2)] == newest_first
-        assert [one.id for one in api.batches.list(after=made[1].id)] == [made[0].id]
-        assert api.batches.retrieve(made[3].id).metadata == {"number": "3"}
-
-
-def test_batches_that_do_not_exist_are_not_found(
-    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    served = gateway("--llama-api", old_server.url, "--data", str(tmp_path / "data"))
-    with client(served) as api:
-        asks: list[tuple[str, Callable[[], object]]] = [
-            ("batch_none", lambda: api.batches.retrieve("batch_none")),
-            ("batch_none", lambda: api.batches.cancel("batch_none")),
-            ("batch_none", lambda: api.batches.list(after="batch_none")),
-            (
-                "file-none",
-                lambda: api.batches.create(
-                    input_file_id="file-none", endpoint=CHAT, completion_window="24h"
-                ),
-            ),
-        ]
-        for name, ask in asks:
-            with pytest.raises(openai.NotFoundError, match=f"no such .*{name}"):
-                ask()
-        with pytest.raises(openai.BadRequestError, match="limit"):
-            api.batches.list(limit=0)
-
-
 @pytest.mark.parametrize("server", EMBEDDING)
 def test_texts_are_embedded(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path, server: str
@@ -190,16 +142,6 @@ def test_texts_are_embedded(
         done = ended(api, begun(api, lines("/v1/embeddings", 12), "/v1/embeddings").id)
         for one in check(api, done, 12):
             assert one["response"]["body"]["data"][0]["embedding"]
-
-
-def test_several_choices_need_one_idle_slot_at_a_time(
-    start_server: StartServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    model = start_server("llama-2023", slots=1)
-    served = gateway("--llama-api", model.url, "--data", str(tmp_path / "data"))
-    with client(served) as api:
-        for one in check(api, ended(api, begun(api, lines(CHAT, 3, n=3)).id), 3):
-            assert len(one["response"]["body"]["choices"]) == 3
 
 
 @pytest.mark.slow
