@@ -6,18 +6,15 @@ import contextlib
 import json
 import os
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 import pytest
 
 from tests.clients import openai
-from tests.integration.child_processes import descendants, until
+from tests.integration.child_processes import descendants
 from tests.integration.conftest import GENERATIONS, StartGateway, StartServer
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
@@ -186,41 +183,3 @@ def _advanced(api: openai.OpenAI, key: str, count: int) -> openai.types.Batch:
         if seen.status == "completed" or done >= before + count:
             return seen
         time.sleep(0.02)
-
-
-def test_rest_of_a_batch_fails_when_its_key_is_deleted(
-    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
-    admin = ("--api-key-file", str(tmp_path / "keys"), "--admins", "ops")
-    served = gateway("--llama-api", old_server.url, "--data", str(tmp_path / "data"), *admin)
-
-    def post(path: str, body: dict[str, Any]) -> Any:
-        headers = {"Authorization": "Bearer sk-ops"}
-        answer = httpx.post(f"{served.url}{path}", json=body, headers=headers, timeout=60)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    key = post("/key/generate", {})["key"]
-    with client(served, key) as api:
-        made = begun(api, lines(CHAT, 300))
-        _advanced(api, made.id, 3)
-    post("/key/delete", {"keys": [key]})
-    with closing(sqlite3.connect(tmp_path / "data" / "slotproxy.db")) as database:
-
-        def row() -> Any:
-            found = "select status, total, completed, failed, error_file from request_batch"
-            one = database.execute(found).fetchone()
-            return one if one[0] == "completed" else None
-
-        _, total, completed, failed, file = until(row)
-        pieces = "select data from openai_file_piece where file_id = ? order by number"
-        data = b"".join(data for (data,) in database.execute(pieces, (file,)))
-    assert 3 <= completed < 300 and completed + failed == total == 300
-    errors = [json.loads(line)["error"] for line in data.splitlines()]
-    assert len(errors) == failed
-    assert {error["code"] for error in errors} == {"invalid_api_key"}
-    assert {error["message"] for error in errors} <= {
-        "the API key that made this batch was deleted",
-        "the gateway has ended this request: this API key was deleted",  # the line under way
-    }

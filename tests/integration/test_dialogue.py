@@ -157,9 +157,7 @@ def about(*said: str, **more: object) -> DialogueRequest:
     return DialogueRequest(kind="knowledge", messages=messages, **fields)  # type: ignore[arg-type]
 
 
-def test_second_question_evaluates_less_than_half_of_the_first(
-    knowing: Dialogues,
-) -> None:
+def test_second_question_evaluates_less_than_half_of_the_first(knowing: Dialogues) -> None:
     sources, *text, done = events(knowing, about("When is the tide low?"))
     assert isinstance(sources, Sources)
     assert [one.title for one in sources.citations] == ["tide.md", "light.md", "crane.md"]

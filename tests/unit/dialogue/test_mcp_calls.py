@@ -142,11 +142,7 @@ def test_approved_call_is_made_before_the_model_begins() -> None:
     )
     events = run(gateway, request=request)
     begun = ServerCall(id="r1", label="far", name="get", arguments="{}", approval="r1")
-    assert events[:3] == [
-        Started(),
-        begun,
-        msgspec.structs.replace(begun, over=True, output="4"),
-    ]
+    assert events[:3] == [Started(), begun, msgspec.structs.replace(begun, over=True, output="4")]
     assert events.count(Started()) == 1
     assert [message.content for message in gateway.asked[0].messages] == ["q", "", "4"]
 

@@ -255,21 +255,6 @@ def test_lines_do_not_fill_the_queue(folder: str) -> None:
     close(to)
 
 
-def test_cancelled_batch_keeps_what_is_done(folder: str) -> None:
-    driver = Silent()
-    to = served(folder, driver)
-    made = create(to, lines(5))
-    wait_until(lambda: bool(driver.tasks))
-    answer = to.post(f"/v1/batches/{made['id']}/cancel").json
-    assert answer is not None and answer["status"] == "cancelling"
-    done = ended(to, made["id"])
-    assert (done["status"], done["request_counts"]["failed"]) == ("cancelled", 5)
-    assert {one["error"]["code"] for one in read(to, done["error_file_id"])} == {"batch_cancelled"}
-    again = to.post(f"/v1/batches/{made['id']}/cancel").json
-    assert again is not None and again["status"] == "cancelled"
-    close(to)
-
-
 def test_batch_cancelled_before_its_file_was_checked_counts_its_lines(folder: str) -> None:
     to = served(folder)
     close(to)  # nothing is checked yet
