@@ -18,7 +18,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 from flask.testing import FlaskClient
 
 from proxy.batches import batch_run
-from proxy.batches.asking import Answered, Asked
+from proxy.batches.batch_run import Answered, Asked
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
 from proxy.core.task import Embedded, Task
