@@ -174,7 +174,8 @@ def _regenerate(accounts: Accounts, actor: str, body: Body, name: str) -> Any:
 @changes("/key/block", "BlockKeyRequest")
 def block_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block an API key; for administrators."""
-    return objects.key_object(_change(accounts.keys, "key", blocking(True), actor, body, "block"))
+    key = _change(accounts.keys, "key", blocking(True), actor, body, "block")
+    return objects.key_object(key)
 
 
 @changes("/key/unblock", "BlockKeyRequest")
