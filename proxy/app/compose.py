@@ -69,10 +69,9 @@ from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
-from ..websearch.engines import Engine, Metasearch
+from ..websearch.engines import Engine, Metasearch, WebSearch
 from ..websearch.engines import is_installed as ddgs_is_installed
 from ..websearch.fetch import fetch
-from ..websearch.search import WebSearch
 from . import discovery
 from .data_folder import SLOTS, folder_of
 from .life import Life, Step

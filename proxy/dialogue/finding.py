@@ -14,8 +14,7 @@ from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
-from ..websearch.engines import WebResult
-from ..websearch.search import WebSearch
+from ..websearch.engines import WebResult, WebSearch
 from .events import Citation, DialogueRequest, Sources
 
 if TYPE_CHECKING:  # the extra `knowledge`

@@ -33,8 +33,7 @@ from .events import (
     add,
 )
 from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, insert_documents
-from .loop import Runner, ToolAnswer, run_with_ticks
-from .runners import AgentRunner, SearchRunner, ServerRunner
+from .loop import AgentRunner, Runner, SearchRunner, ServerRunner, ToolAnswer, run_with_ticks
 
 HOLD = 160
 ROOM = 256  # minimum tokens for the answer before documents are dropped

@@ -33,6 +33,7 @@ blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM", schemas=obje
 
 Body = dict[str, Any]
 AdminView = Callable[..., Any]
+Service = KeyService | GroupService[Any]
 NEW = StoredKey(id="", digest="", shown="")
 KEYS_LISTED = 1000  # keys of a user or team that its description has
 MOST_LISTED = 100  # keys, users or teams on a page
@@ -94,23 +95,10 @@ def finishes(body: Body) -> bool:
     return fields.flag(body, objects.FINISH)
 
 
-def _change(
-    service: KeyService | GroupService[Any],
-    field: str,
-    edit: Callable[[Any], Any],
-    actor: str,
-    body: Body,
-    action: str = "update",
-) -> Any:
+def _change(service: Service, field: str, edit: Any, actor: str, body: Body, action: str) -> Any:
     """Change what the field of the body names."""
     name = values.required_name(body, field)
     return service.change(name, edit, actor, action, finish_running=finishes(body))
-
-
-def _block(
-    service: KeyService | GroupService[Any], field: str, actor: str, body: Body, action: str
-) -> Any:
-    return _change(service, field, blocking(action == "block"), actor, body, action)
 
 
 # -- keys
@@ -156,7 +144,7 @@ def list_keys(accounts: Accounts) -> Any:
 @changes("/key/update", "UpdateKeyRequest")
 def update_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change an API key; for administrators."""
-    key = _change(accounts.keys, "key", objects.edit_key(body, time.time()), actor, body)
+    key = _change(accounts.keys, "key", objects.edit_key(body, time.time()), actor, body, "update")
     return {"key": body["key"], **objects.key_object(key)}
 
 
@@ -186,13 +174,16 @@ def _regenerate(accounts: Accounts, actor: str, body: Body, name: str) -> Any:
 @changes("/key/block", "BlockKeyRequest")
 def block_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block an API key; for administrators."""
-    return objects.key_object(_block(accounts.keys, "key", actor, body, "block"))
+    key = _change(accounts.keys, "key", blocking(True), actor, body, "block")
+    return objects.key_object(key)
 
 
 @changes("/key/unblock", "BlockKeyRequest")
 def unblock_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Unblock an API key; for administrators."""
-    return objects.key_object(_block(accounts.keys, "key", actor, body, "unblock"))
+    return objects.key_object(
+        _change(accounts.keys, "key", blocking(False), actor, body, "unblock")
+    )
 
 
 @changes("/key/delete", "DeleteKeysRequest")
@@ -263,7 +254,7 @@ def list_users(accounts: Accounts) -> Any:
 @changes("/user/update", "UpdateUserRequest")
 def update_user(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change a user; for administrators."""
-    user = _change(accounts.users, "user_id", objects.edit_user(body), actor, body)
+    user = _change(accounts.users, "user_id", objects.edit_user(body), actor, body, "update")
     return {"user_id": user.id, "data": _user_object(accounts, user)}
 
 
@@ -380,21 +371,21 @@ def teams_page(accounts: Accounts) -> Any:
 @changes("/team/update", "UpdateTeamRequest")
 def update_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change a team; for administrators."""
-    team = _change(accounts.teams, "team_id", objects.edit_team(body), actor, body)
+    team = _change(accounts.teams, "team_id", objects.edit_team(body), actor, body, "update")
     return {"team_id": team.id, "data": _team_object(accounts, team)}
 
 
 @changes("/team/block", "TeamRequest")
 def block_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block the keys of a team; for administrators."""
-    team = _block(accounts.teams, "team_id", actor, body, "block")
+    team = _change(accounts.teams, "team_id", blocking(True), actor, body, "block")
     return _team_object(accounts, team)
 
 
 @changes("/team/unblock", "TeamRequest")
 def unblock_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Unblock the keys of a team; for administrators."""
-    team = _block(accounts.teams, "team_id", actor, body, "unblock")
+    team = _change(accounts.teams, "team_id", blocking(False), actor, body, "unblock")
     return _team_object(accounts, team)
 
 

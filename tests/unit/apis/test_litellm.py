@@ -158,14 +158,3 @@ def test_wrong_rights_are_refused_by_name(body: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter) as caught:
         rights.parse_of_key(body, Rights())
     assert caught.value.param == next(iter(body))
-
-
-@pytest.mark.parametrize("value", [None, {}, [], "", False])
-def test_empty_unsupported_field_is_accepted(value: Any) -> None:
-    objects.check("GenerateKeyRequest", {"model_max_budget": value})
-
-
-@pytest.mark.parametrize("value", [0, 0.0, 1, True, "x", [0], {"a": None}])
-def test_unsupported_field_is_refused_by_name(value: Any) -> None:
-    with pytest.raises(InvalidParameter, match="model_max_budget is not supported"):
-        objects.check("GenerateKeyRequest", {"model_max_budget": value})

@@ -29,9 +29,8 @@ from proxy.dialogue.events import (
     Text,
     Tick,
 )
-from proxy.dialogue.loop import ToolAnswer, run_with_ticks
+from proxy.dialogue.loop import MOST_OBSERVED, AgentRunner, ToolAnswer, run_with_ticks
 from proxy.dialogue.run import HOLD, dialogue_events
-from proxy.dialogue.runners import MOST_OBSERVED, AgentRunner
 from proxy.errors import Cancelled
 from proxy.gateway import Info
 from proxy.gateway.context import ANYBODY

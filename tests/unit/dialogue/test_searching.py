@@ -23,8 +23,7 @@ from proxy.core.events import (
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
 from proxy.dialogue.events import Bounds, Citation
-from proxy.dialogue.loop import ToolAnswer
-from proxy.dialogue.runners import SearchRunner
+from proxy.dialogue.loop import SearchRunner, ToolAnswer
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Info
 from proxy.gateway.context import ANYBODY

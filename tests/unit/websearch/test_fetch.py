@@ -54,8 +54,7 @@ def test_dripping_server_is_abandoned_at_the_deadline(start: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"", b"SSH-2.0\r\n", b"HTTP/1.1 200", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"],
+    "data", [b"", b"SSH-2.0\r\n", b"HTTP/1.1 200", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"]
 )
 def test_missing_answer_is_an_error(data: bytes) -> None:
     def play(sock: socket.socket, _: object) -> None:

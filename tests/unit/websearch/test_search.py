@@ -18,8 +18,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.runtime.cancel import Cancel
-from proxy.websearch.engines import Engine, WebResult, from_library
-from proxy.websearch.search import WebSearch
+from proxy.websearch.engines import Engine, WebResult, WebSearch, from_library
 
 from .conftest import Web
 
