@@ -35,7 +35,6 @@ from .protocol import (
     Generate,
     Load,
     Order,
-    ReadingMessage,
     Ready,
     line,
     read_report,
@@ -48,7 +47,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
 LEAST = 0.5  # seconds that a model stays loaded, so that the request that loaded it can use it
 LOOK = 0.2  # seconds between two looks for a cancellation
-SAY_EVERY = 2.0  # seconds between two log lines about loading
 
 
 def start(threads: int = 0) -> Helper:
@@ -118,12 +116,12 @@ class Engine:
         if cancel:
             self._out.put(CancelMessage(call.id))
 
-    def reports(self) -> Iterator[ReadingMessage | Ready | Broken]:
+    def reports(self) -> Iterator[Ready | Broken]:
         """What the engine reports about itself until it ends, or sends invalid data."""
         try:
             for data in self.process.output:
                 report = read_report(data)
-                if isinstance(report, (ReadingMessage, Ready, Broken)):
+                if isinstance(report, (Ready, Broken)):
                     yield report
                     if isinstance(report, Ready):
                         with self._lock:
@@ -282,25 +280,20 @@ class Supervisor:
 
     def _follow(self, engine: Engine) -> str:
         """Handle an engine's reports until it ends. Returns why it cannot load the model."""
-        began = logged = time.monotonic()
+        began = time.monotonic()
         broken = ""
         log.info("model %s: loading %s", self._name, self._load.path)
         for report in engine.reports():
-            now = time.monotonic()
-            if isinstance(report, Ready):
-                log.info(
-                    "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
-                    self._name, now - began, report.family, report.n_ctx, report.version,
-                )  # fmt: skip
-                with self._changed:
-                    self.ready, self.error = report, ""
-                    self._changed.notify_all()
-            elif isinstance(report, Broken):
+            if isinstance(report, Broken):
                 broken = report.reason
-            elif now - logged >= SAY_EVERY:
-                logged = now
-                percent = 100 * report.done // max(1, report.total)
-                log.info("model %s: %d %% read", self._name, percent)
+                continue
+            log.info(
+                "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
+                self._name, time.monotonic() - began, report.family, report.n_ctx, report.version,
+            )  # fmt: skip
+            with self._changed:
+                self.ready, self.error = report, ""
+                self._changed.notify_all()
         return broken
 
     def _fail(self, why: str) -> None:
