@@ -203,7 +203,7 @@ def tokenize(services: Services, record: Record) -> Any:
     with counted(services, record, wanted.model) as cancel:
         if not wanted.with_pieces:
             return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
-        pieces = gateway.pieces(model, *text, cancel, barred=barred)
+        pieces = gateway.pieces(model, *text, barred=barred)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
 
 
