@@ -130,22 +130,6 @@ def test_chunks_arrive_as_sent_with_ticks_during_silence(pools: list[ConnectionP
         exchange.close()
 
 
-def test_headers_split_over_reads_yield_no_tick(pools: list[ConnectionPool]) -> None:
-    go_on = threading.Event()
-
-    def play(sock: socket.socket) -> None:
-        sock.sendall(OK[:20])
-        go_on.wait(60)
-        sock.sendall(OK[20:])
-
-    with RawServer([play]) as server:
-        exchange = pool_of(server, pools).send("POST", "/x", {}, tick=5)
-        threading.Timer(0.05, go_on.set).start()
-        assert exchange.headers_came()
-        assert exchange.read() == b"ok"
-        exchange.close()
-
-
 def test_silence_beyond_timeout_raises_timeout(pools: list[ConnectionPool]) -> None:
     over = threading.Event()
 
@@ -290,14 +274,6 @@ def test_short_requests_do_not_queue_behind_streams(pools: list[ConnectionPool])
             pool.send("POST", "/x", {}, patience=0.0)
         assert pool.ask("GET", "/props", short=True) == (200, b"ok")
         held.close()
-
-
-def test_large_request_is_not_kept_once_its_answer_has_begun(pools: list[ConnectionPool]) -> None:
-    with RawServer([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]) as server:
-        exchange = pool_of(server, pools).send("POST", "/x", {"text": "x" * (2 * PIECE)})
-        assert exchange.headers_came()
-        assert not (exchange._message or exchange._rest)
-        assert exchange.read_all(5.0) == b"ok"
 
 
 def test_large_request_is_resent_whole_on_stale_connection(

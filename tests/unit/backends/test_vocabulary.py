@@ -55,10 +55,6 @@ def test_vocabulary_size_is_cached_until_the_model_changes() -> None:
     assert vocabulary.size(OLD) == 20
 
 
-def test_vocabulary_size_of_the_probe_needs_no_request() -> None:
-    assert Vocabulary(Counting()).size(NEW) == 100
-
-
 @pytest.mark.parametrize("wrong", [-1, 10, 10**9, 2**31, 2**32 + 5])
 def test_id_outside_vocabulary_is_refused_with_its_parameter(wrong: int) -> None:
     with pytest.raises(BadRequest, match=f"{wrong}.* 0 to 9") as caught:
@@ -72,7 +68,3 @@ def test_ids_are_refused_where_vocabulary_size_is_unknown() -> None:
     with pytest.raises(Unsupported, match="send text"):
         vocabulary.check([5], OLD, "prompt")
     vocabulary.check_harmless([5], OLD, "tokens")
-
-
-def test_requests_without_ids_ask_for_no_vocabulary_size() -> None:
-    Vocabulary(Counting()).check([], OLD, "prompt")
