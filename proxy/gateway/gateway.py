@@ -291,7 +291,7 @@ class Gateway:
         """The text of token ids. Raises BadRequest for an invalid id."""
         backend = self._any(model, barred)
         if backend.caps is not None:
-            backend.vocabulary.check_harmless(tokens, backend.caps, "tokens")
+            backend.vocabulary.check(tokens, backend.caps, "tokens", harmless=True)
         return backend.driver.detokenize(tokens)
 
     def _load(self, model: str) -> None:
