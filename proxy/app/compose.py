@@ -35,7 +35,7 @@ from ..backends.local_embeddings import LocalEmbeddings, is_installed
 from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..backends.template_check import TemplateChecks
+from ..backends.template_check import look
 from ..batches import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
@@ -203,7 +203,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         aliases = Aliases([settings.state, name, *(key.secret for key in settings.keys)])
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
-        registry.verify = TemplateChecks(prompters, datetime.now).look
+        registry.verify = partial(look, prompters, datetime.now)
     gateway = Gateway(
         GatewayContext(
             registry=registry,

@@ -163,9 +163,11 @@ class Driver(ABC):
         """The backend's counters, by llama-server's names (n_decode_total …)."""
         return {}
 
-    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
-        """The tokens of a text with their bytes, None if the backend does not report them."""
-        return None
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
+        """The tokens of a text with their bytes."""
+        raise Unsupported(
+            "this model's backend does not report the text of each token", param="with_pieces"
+        )
 
     # for a server that makes embeddings and rankings
 

@@ -249,11 +249,11 @@ class LlamaCpp(HTTPDriver):
             return tokens
         raise UpstreamFault("the backend returned invalid tokens")
 
-    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
         body = {"content": text, "add_special": special, "with_pieces": True}
         tokens = self._value("/tokenize", body, "tokens")
         if isinstance(tokens, list) and tokens and type(tokens[0]) is int:
-            return None  # an old server, which ignores with_pieces
+            return super().pieces(text, special)  # an old server, which ignores with_pieces
         try:
             return [
                 (t.id, t.piece.encode() if isinstance(t.piece, str) else bytes(t.piece))

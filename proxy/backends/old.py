@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 
 from ..errors import BackendBusy, BadRequest, GatewayError, Unsupported
@@ -31,53 +31,45 @@ class Vocabulary:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._lock = threading.Lock()
-        self._size: int | None = 0
-
-    def size(self, caps: Capabilities) -> int | None:
-        """The number of token ids, 0 if unknown, None if it does not matter. Raises like
-        `Driver.n_vocab`."""
-        if caps.n_vocab or caps.queues:
-            return caps.n_vocab or None
-        with self._lock:
-            if not self._size:
-                self._size = self._driver.n_vocab()
-            return self._size
+        self._size: int | None = 0  # 0: unknown, None: it does not matter
 
     def clear(self) -> None:
         """Forget the size, because the backend may have another model now."""
         self._size = 0
 
-    def check(self, ids: Collection[int], caps: Capabilities, param: str) -> None:
-        """Raises BadRequest for an id outside of the vocabulary, Unsupported if the size of an old
-        backend's vocabulary is unknown, and the errors of `size`."""
-        if not ids:
+    def check(
+        self, ids: Collection[int], caps: Capabilities, param: str, *, harmless: bool = False
+    ) -> None:
+        """Raises BadRequest for an id outside of the vocabulary. If such an id is not `harmless`,
+        also Unsupported if the size of the vocabulary is unknown, and like `Driver.n_vocab`."""
+        if not ids or (caps.queues and not caps.n_vocab):
             return
-        size = self.size(caps)
-        if size:
-            within(ids, size, param)
-        elif size is not None:
+        try:
+            size = caps.n_vocab or self._counted()
+        except BackendBusy:
+            if harmless:
+                return
+            raise
+        if size is None:
+            return
+        wrong = next((token for token in ids if not 0 <= token < size), None)
+        if size and wrong is not None:
+            raise BadRequest(
+                f"{param} contains the token id {wrong}: this model's ids are 0 to {size - 1}",
+                param=param,
+            )
+        if not size and not harmless:
             raise Unsupported(
                 "this model's backend does not report its vocabulary, so token ids cannot be"
                 " checked: send text",
                 param=param,
             )
 
-    def check_harmless(self, ids: Collection[int], caps: Capabilities, param: str) -> None:
-        """Like `check`, for a use that survives a wrong id: passes if the size is unknown."""
-        try:
-            self.check(ids, caps, param)
-        except (BackendBusy, Unsupported):
-            return
-
-
-def within(ids: Iterable[int], size: int, param: str) -> None:
-    """Raises BadRequest for the first id outside of a vocabulary of `size` ids."""
-    wrong = next((token for token in ids if not 0 <= token < size), None)
-    if wrong is not None:
-        raise BadRequest(
-            f"{param} contains the token id {wrong}: this model's ids are 0 to {size - 1}",
-            param=param,
-        )
+    def _counted(self) -> int | None:
+        with self._lock:
+            if self._size == 0:
+                self._size = self._driver.n_vocab()
+            return self._size
 
 
 def counted(existing: Existing) -> int:
@@ -86,10 +78,8 @@ def counted(existing: Existing) -> int:
     coarse = existing(range(0, MOST, STEP)).intersection(range(0, MOST, STEP))
     if not coarse or MOST - STEP in coarse:
         return 0  # a server that repeats every id reveals nothing
-    top = max(coarse)
-    return (
-        max(existing(range(top, top + STEP)).intersection(range(top, top + STEP)), default=-1) + 1
-    )
+    fine = range(max(coarse), max(coarse) + STEP)
+    return max(existing(fine).intersection(fine), default=-1) + 1
 
 
 # -- slots -----------------------------------------------------------------------------------------

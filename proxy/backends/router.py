@@ -169,8 +169,13 @@ class Router(ModelHost["RoutedModel"]):
                 self._closed.wait(AGAIN)
 
     def _hear(self) -> None:
+        """Follow the events of one connection."""
         try:
-            self._follow_events(self._pool.send("GET", "/models/sse", None, self._closed, 60.0))
+            exchange = self._pool.send("GET", "/models/sse", None, self._closed, 60.0)
+            try:
+                self._follow_events(exchange)
+            finally:
+                exchange.close()
         except GatewayError as error:
             log.debug("no events from %s: %s", self.url, error)
         except sse.SSEError as error:
@@ -178,20 +183,13 @@ class Router(ModelHost["RoutedModel"]):
 
     def _follow_events(self, exchange: Exchange) -> None:
         decoder = sse.Decoder()
-        try:
-            while True:
-                data = exchange.read()
-                if data is None:
-                    continue
-                if not data or exchange.status != 200:
-                    return
-                for change in filter(None, (event(payload) for _, payload in decoder.feed(data))):
+        while (data := exchange.read()) != b"" and exchange.status == 200:
+            for _, payload in decoder.feed(data or b""):
+                if (change := event(payload)) is not None:
                     name, status = change
                     if name in self._drivers and status in ("unloaded", "sleeping"):
                         self._drivers[name].lost = True
                     self._wake()
-        finally:
-            exchange.close()
 
 
 class ModelPool(ConnectionPool):
@@ -329,17 +327,15 @@ class RoutedModel(LlamaCpp):
         """Wait until a request may be sent to the router; call `over` after it. Yields at every
         tick. Raises UpstreamTimeout, Cancelled."""
         router, began = self._router, time.monotonic()
-        ticks, now, sent = 1, began, False
+        tick, now, sent = began + self._tick, began, False
         router.turns.wait(self.name, now)
         try:
             while not router.turns.take(self.name, router.present, now, router.takes):
                 cancel.check()
                 if now - began > self.timeout:
-                    raise UpstreamTimeout(
-                        "timed out waiting for the router's other models to unload"
-                    )
-                if now - began > ticks * self._tick:
-                    ticks += 1
+                    raise UpstreamTimeout("timed out waiting for the router's models to unload")
+                if now > tick:
+                    tick += self._tick
                     yield
                 cancel.wait(LOOK)
                 now = time.monotonic()

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from ..core.cache import BoundedCache, digest
 from ..core.task import Task
-from ..errors import BadRequest, CharacterCut, ContextExceeded, Unsupported
+from ..errors import BadRequest, ContextExceeded
 from ..runtime.cancel import Cancel
 from .connections import ConnectionLimit
 from .driver import Capabilities, Driver
@@ -242,53 +242,3 @@ def _exact(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None)
     if count >= n_ctx:
         raise ContextExceeded(count, n_ctx)
     return count
-
-
-# -- the tokens of a text, each with its bytes ----------------------------------------------------
-
-MOST_DISTINCT = 512  # different tokens that are detokenized one by one
-MOST_PIECES = 32_768  # tokens of a text: 30 ms to serialize
-WHOLE = 8192  # characters of a text that a backend may tokenize in one call
-
-
-def token_pieces(
-    driver: Driver, counter: TokenCounter, text: str, special: bool, cancel: Cancel
-) -> list[tuple[int, bytes]]:
-    """The tokens of a text, each with its bytes. If a backend does not report them, each token is
-    detokenized by itself, which fails for an incomplete character.
-
-    Raises Unsupported, BadRequest, Cancelled."""
-    if len(text) <= WHOLE and (reported := driver.pieces(text, special)) is not None:
-        return reported
-    ids = counter.ids(text, special, cancel)
-    if len(ids) > MOST_PIECES:
-        raise BadRequest(
-            f"the text has {len(ids)} tokens, but pieces are limited to {MOST_PIECES} tokens per"
-            f" request: split the text",
-            param="content",
-        )
-    known: dict[int, bytes] = {}
-    for number in ids:
-        if number in known:
-            continue
-        if len(known) == MOST_DISTINCT:
-            raise BadRequest(
-                f"pieces are limited to {MOST_DISTINCT} distinct tokens: split the text",
-                param="content",
-            )
-        cancel.check()
-        known[number] = _piece(driver, number, text)
-    return [(number, known[number]) for number in ids]
-
-
-def _piece(driver: Driver, number: int, text: str) -> bytes:
-    try:
-        piece = driver.detokenize([number])
-    except CharacterCut:
-        piece = "\ufffd"
-    if "\ufffd" in piece and "\ufffd" not in text:
-        raise Unsupported(
-            "this model's backend cannot return a token that is part of a character",
-            param="with_pieces",
-        )
-    return piece.encode()

@@ -138,7 +138,7 @@ class HostedDriver(Driver):
         with self._server() as server:
             return server.detokenize(tokens)
 
-    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
         with self._server() as server:
             return server.pieces(text, special)
 

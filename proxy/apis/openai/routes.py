@@ -192,7 +192,7 @@ def tokenize(services: Services, record: Record) -> Any:
         model, _ = gateway.registry.answering(params.model)
         if not params.with_pieces:
             return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
-        pieces = gateway.pieces(model, *text, cancel, barred=barred)
+        pieces = gateway.pieces(model, *text, barred=barred)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
 
 

@@ -43,7 +43,7 @@ from .protocol import (
     PromptMessage,
     RefusedMessage,
 )
-from .supervisor import Engine, Launch, PendingCall, Supervisor
+from .supervisor import Launch, PendingCall, Supervisor
 
 SLICE = 0.5  # seconds a health check waits for a model that is being loaded
 
@@ -76,7 +76,7 @@ class ChatGLM(Driver):
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if self._eager or self._supervisor.failing:
             learned(self._outline())
-            if self._supervisor.engine(min(deadline, SLICE)) is None:
+            if not self._supervisor.is_loaded(min(deadline, SLICE), Cancel()):
                 raise BackendDown("the model is loading")
         return self._outline()
 
@@ -136,23 +136,20 @@ class ChatGLM(Driver):
         Cancelled."""
         cancel = cancel or Cancel()
         until = time.monotonic() + self._timeout
-        while True:
-            engine = self._supervisor.engine(until - time.monotonic(), cancel)
-            if engine is None:
-                raise UpstreamTimeout("the model is not loaded yet")
-            call = engine.call(order)
-            wake = partial(call.put, None)
-            cancel.add(wake)
-            try:
-                answers = call.receive(until - time.monotonic())
-            finally:
-                cancel.remove(wake)
-                engine.forget(call, cancel=False)
-            cancel.check()
-            if not answers:
-                raise UpstreamTimeout("the model timed out")
-            if answers[0] is not None or not engine.unloaded:
-                return answers[0]
+        call = self._supervisor.call(order, self._timeout, cancel)
+        if call is None:
+            raise UpstreamTimeout("the model is not loaded yet")
+        wake = partial(call.put, None)
+        cancel.add(wake)
+        try:
+            answers = call.receive(until - time.monotonic())
+        finally:
+            cancel.remove(wake)
+            call.close(cancel=False)
+        cancel.check()
+        if not answers:
+            raise UpstreamTimeout("the model timed out")
+        return answers[0]
 
 
 class ChatGlmRun:
@@ -177,7 +174,6 @@ class ChatGlmRun:
         lines = opening(task.request, file.family) if offered else ()
         prefix = assistant_prefill(task.request) if task.request.is_chat else ""
         self._reply = ReplyText(file.family, offered, lines, new_id, prefix)
-        self._engine: Engine | None = None
         self._call: PendingCall | None = None
         self._over = False
         self.slot = 0
@@ -189,38 +185,29 @@ class ChatGlmRun:
 
     def close(self) -> None:
         self._cancel.remove(self._wake)
-        if self._engine is not None and self._call is not None:
-            self._engine.forget(self._call, cancel=not self._over)
+        if self._call is not None:
+            self._call.close(cancel=not self._over)
 
     def __iter__(self) -> Iterator[Batch]:
+        silence = 0.0
         try:
+            while (call := self._supervisor.call(self._order, self._tick, self._cancel)) is None:
+                silence = self._waited(silence)
+                yield []
+            self._call = call
+            self._cancel.add(self._wake)
+            silence = 0.0
             while not self._over:
-                silence = 0.0
-                while (engine := self._supervisor.engine(self._tick, self._cancel)) is None:
-                    silence = self._waited(silence)
-                    yield []
-                yield from self._answers(engine)
+                answers = call.receive(self._tick)
+                self._cancel.check()
+                silence = 0.0 if answers else self._waited(silence)
+                batch, fault = self._batch(answers)
+                if batch or not answers:
+                    yield batch
+                if fault is not None:
+                    raise fault
         finally:
             self.close()
-
-    def _answers(self, engine: Engine) -> Iterator[Batch]:
-        """Yield batches until the end, or until the engine was unloaded before it began."""
-        self._engine = engine
-        call = self._call = engine.call(self._order)
-        self._cancel.add(self._wake)
-        silence = 0.0
-        while not self._over:
-            answers = call.receive(self._tick)
-            self._cancel.check()
-            if answers == [None] and engine.unloaded:
-                self._cancel.remove(self._wake)
-                return
-            silence = 0.0 if answers else self._waited(silence)
-            batch, fault = self._batch(answers)
-            if batch or not answers:
-                yield batch
-            if fault is not None:
-                raise fault
 
     def _wake(self) -> None:
         if self._call is not None:

@@ -38,7 +38,6 @@ from .protocol import (
     Generate,
     Load,
     Order,
-    ReadingMessage,
     Ready,
     RefusedMessage,
     Report,
@@ -47,7 +46,6 @@ from .protocol import (
     read_order,
 )
 
-CHUNK = 8 << 20  # bytes of the model file read at once
 UNSURE = (",", "!", ":", ";", "?")  # marks that the oldest families may still make Chinese
 Open = Callable[[str, int], ChatGlmModel]
 Send = Callable[[Report], object]
@@ -63,25 +61,12 @@ class Orders(Protocol):
 def serve(load: Load, orders: Orders, send: Send, open_model: Open = ChatGlmModel) -> None:
     """Load the model and execute orders. Returns if it cannot be loaded."""
     try:
-        _warm(load.path, send)
         model = open_model(load.path, load.n_ctx)
     except (*FAULTS, OSError, ImportError) as error:
         send(Broken(f"{type(error).__name__}: {error}"))
         return
     send(Ready(model.family, model.n_ctx, model.version))
     _Loop(model, orders, send).run()
-
-
-def _warm(path: str, send: Send) -> None:
-    """Read the file once. The library only maps it, so this takes the time of loading a large
-    model, and its progress can be reported here."""
-    total = os.path.getsize(path)
-    done = 0
-    with open(path, "rb", buffering=0) as file:
-        buffer = bytearray(min(CHUNK, max(total, 1)))
-        while read := file.readinto(buffer):
-            done += read
-            send(ReadingMessage(done, total))
 
 
 class _Loop:

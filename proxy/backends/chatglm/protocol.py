@@ -4,7 +4,7 @@ The first line is the `Load`. One engine runs one generation at a time; `id` is 
 answer belongs to, set as it is sent.
 
     driver: (Generate | Encode | Decode | Cancel)*, once the engine is ready
-    engine: Reading* (Ready | Broken); for each
+    engine: Ready | Broken; for each
             Generate: Began Delta* Done | Refused      (Cancel makes it end with Done)
             Encode:   Encoded | Refused
             Decode:   Decoded | Refused
@@ -84,13 +84,6 @@ class CancelMessage(Struct, frozen=True, tag="cancel"):
 Order = Generate | Encode | Decode | CancelMessage
 
 
-class ReadingMessage(Struct, frozen=True, tag="reading"):
-    """Progress: so many bytes of the model file are in memory."""
-
-    done: int
-    total: int
-
-
 class Ready(Struct, frozen=True, tag="ready"):
     """The model is loaded."""
 
@@ -150,7 +143,7 @@ class RefusedMessage(Struct, frozen=True, tag="refused"):
 
 
 Answer = Began | Delta | DoneMessage | Encoded | Decoded | RefusedMessage
-Report = ReadingMessage | Ready | Broken | Answer
+Report = Ready | Broken | Answer
 
 # They raise msgspec.DecodeError, a ValueError.
 read_load: Callable[[bytes], Load] = msgspec.json.Decoder(Load).decode

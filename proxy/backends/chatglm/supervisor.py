@@ -39,7 +39,6 @@ from .protocol import (
     Generate,
     Load,
     Order,
-    ReadingMessage,
     Ready,
     line,
     read_report,
@@ -52,7 +51,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
 LEAST = 0.5  # seconds that a model stays loaded, so that the request that loaded it can use it
 LOOK = 0.2  # seconds between two looks for a cancellation
-SAY_EVERY = 2.0  # seconds between two log lines about loading
+SOON = 0.01  # seconds
 
 
 def start(threads: int = 0) -> Helper:
@@ -91,7 +90,8 @@ class InThread:
 class PendingCall:
     """An order and its answers. `None` means that the engine has ended."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, engine: Engine, number: int) -> None:
+        self._engine = engine
         self.id = number
         self._answers: queue.Queue[Answer | None] = queue.Queue()
         self.put = self._answers.put
@@ -106,12 +106,15 @@ class PendingCall:
         except queue.Empty:
             return out
 
+    def close(self, cancel: bool) -> None:
+        """Receive no more answers, and end a call that is not over with `cancel`."""
+        self._engine.forget(self, cancel)
+
 
 class Engine:
     """The process of an engine, as long as it lives: sends orders, and assigns the answers to their
     calls. A thread of its own writes, so that no request ever blocks on the pipe: an engine that
-    evaluates a long prompt reads nothing meanwhile. `unloaded`: it was ended because it was
-    idle."""
+    evaluates a long prompt reads nothing meanwhile. `unloaded`: it ended because it was idle."""
 
     def __init__(self, process: Helper | InThread, load: Load) -> None:
         self.process = process
@@ -125,13 +128,12 @@ class Engine:
         self._out.put(load)
         threading.Thread(target=self._write, name="chatglm-write", daemon=True).start()
 
-    def call(self, order: Generate | Encode | Decode) -> PendingCall:
-        """Send an order, with a number of its own."""
-        call = PendingCall(next(self._numbers))
+    def call(self, order: Generate | Encode | Decode) -> PendingCall | None:
+        """Send an order, with a number of its own; None if the engine has ended."""
+        call = PendingCall(self, next(self._numbers))
         with self._lock:
             if self._gone:
-                call.put(None)
-                return call
+                return None
             self._calls[call.id] = call
             if self._timer is not None:
                 self._timer.cancel()
@@ -139,7 +141,6 @@ class Engine:
         return call
 
     def forget(self, call: PendingCall, cancel: bool) -> None:
-        """Receive no more answers, and end a call that is not over with `cancel`."""
         with self._lock:
             if self._calls.pop(call.id, None) is None:
                 return
@@ -147,12 +148,12 @@ class Engine:
         if cancel:
             self._out.put(CancelMessage(call.id))
 
-    def reports(self) -> Iterator[ReadingMessage | Ready | Broken]:
+    def reports(self) -> Iterator[Ready | Broken]:
         """What the engine reports about itself until it ends, or sends invalid data."""
         try:
             for data in self.process.output:
                 report = read_report(data)
-                if isinstance(report, (ReadingMessage, Ready, Broken)):
+                if isinstance(report, (Ready, Broken)):
                     yield report
                     if isinstance(report, Ready):
                         with self._lock:
@@ -213,9 +214,22 @@ class Supervisor:
         self.ready: Ready | None = None  # once its model is loaded
         self.error = ""
 
-    def engine(self, timeout: float, cancel: Cancel | None = None) -> Engine | None:
-        """The engine with its model loaded, which is begun if necessary; None if that takes longer
-        than `timeout` seconds. Raises BackendDown if the engine cannot run, Cancelled."""
+    def call(
+        self, order: Generate | Encode | Decode, timeout: float, cancel: Cancel
+    ) -> PendingCall | None:
+        """Send an order to the engine, which is started if necessary; None if its model is not
+        loaded within `timeout` seconds. Raises BackendDown if the engine cannot run, Cancelled."""
+        end = time.monotonic() + timeout
+        while self.is_loaded(end - time.monotonic(), cancel):
+            engine = self._engine
+            if engine is not None and (call := engine.call(order)) is not None:
+                return call
+            time.sleep(SOON)  # it is ending: the next one executes the order
+        return None
+
+    def is_loaded(self, timeout: float, cancel: Cancel) -> bool:
+        """Start the engine if necessary, and wait at most so many seconds until its model is
+        loaded. Raises like `call`."""
         with self._changed:
             if self._closed:
                 raise BackendDown("the model is unloaded")
@@ -227,20 +241,18 @@ class Supervisor:
                 self._thread.start()
             self._changed.notify_all()
         end = time.monotonic() + timeout
-        while True:
+        while self.ready is None:
             left = end - time.monotonic()
             with self._changed:
                 self._changed.wait_for(
                     lambda: self.ready is not None or self.failing, min(LOOK, max(0.0, left))
                 )
-                if self.ready is not None:
-                    return self._engine
                 if self.failing or self._closed:
                     raise BackendDown(f"the model is not running: {self.error}", retry_after=5.0)
-                if left <= LOOK:
-                    return None
-            if cancel is not None:
-                cancel.check()
+            cancel.check()
+            if left <= LOOK:
+                break
+        return self.ready is not None
 
     @property
     def failing(self) -> bool:
@@ -311,25 +323,20 @@ class Supervisor:
 
     def _follow(self, engine: Engine) -> str:
         """Handle an engine's reports until it ends. Returns why it cannot load the model."""
-        began = logged = time.monotonic()
+        began = time.monotonic()
         broken = ""
         log.info("model %s: loading %s", self._name, self._load.path)
         for report in engine.reports():
-            now = time.monotonic()
-            if isinstance(report, Ready):
-                log.info(
-                    "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
-                    self._name, now - began, report.family, report.n_ctx, report.version,
-                )  # fmt: skip
-                with self._changed:
-                    self.ready, self.error = report, ""
-                    self._changed.notify_all()
-            elif isinstance(report, Broken):
+            if isinstance(report, Broken):
                 broken = report.reason
-            elif now - logged >= SAY_EVERY:
-                logged = now
-                percent = 100 * report.done // max(1, report.total)
-                log.info("model %s: %d %% read", self._name, percent)
+                continue
+            log.info(
+                "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
+                self._name, time.monotonic() - began, report.family, report.n_ctx, report.version,
+            )  # fmt: skip
+            with self._changed:
+                self.ready, self.error = report, ""
+                self._changed.notify_all()
         return broken
 
     def _fail(self, why: str) -> None:

@@ -370,7 +370,7 @@ def test_order_sent_during_unloading_is_not_lost(rig: Rig) -> None:
     """The engine is ended before it gets the order; the next engine executes it."""
     driver = rig.driver(idle=60)
     rig.up(driver)
-    engine = driver._supervisor.engine(5)
+    engine = driver._supervisor._engine
     assert engine is not None
     engine._unload()
     assert run_when_up(driver, "hello")

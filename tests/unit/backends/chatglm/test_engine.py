@@ -23,7 +23,6 @@ from proxy.backends.chatglm.protocol import (
     Load,
     Order,
     PromptMessage,
-    ReadingMessage,
     Ready,
     RefusedMessage,
     Report,
@@ -88,7 +87,6 @@ def file(tmp_path: Path) -> Path:
 def start(file: Path) -> Start:
     def start(model: FakeModel) -> Bench:
         engine = Bench(file, lambda path, n_ctx: model)
-        assert engine.receive() == ReadingMessage(100, 100)
         assert engine.receive() == Ready(model.family, model.n_ctx, "fake")
         return engine
 
@@ -205,8 +203,3 @@ def test_model_that_cannot_be_loaded_is_reported(file: Path, error: Exception) -
     broken = Bench(file, open_model).until(Broken)[-1]
     assert isinstance(broken, Broken)
     assert type(error).__name__ in broken.reason
-
-
-def test_missing_model_file_is_reported(tmp_path: Path) -> None:
-    engine = Bench(tmp_path / "other.bin", lambda path, n_ctx: FakeModel())
-    assert "FileNotFoundError" in str(engine.receive())
