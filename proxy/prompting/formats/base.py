@@ -138,12 +138,9 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     binds: bool = True
     """Whether the shape has all that the model writes, so a call that it has begun may continue
     under the grammar. A call that must be made has that grammar in any case."""
-    reads_reasoning: bool = False
-    """Whether the parser reads the whole answer, reasoning included. No other stage must have split
-    the text, and the parser needs the prompt, to know what the answer continues."""
     turns: tuple[str, ...] = ()
-    """The texts behind which the model's turn begins in a prompt. The parser reads the prompt from
-    the last of them; with () it ignores the prompt."""
+    """The texts behind which the model's turn begins in a prompt, for formats of whole answers. The
+    parser reads the prompt from the last of them; with () it ignores the prompt."""
     reasoning: tuple[str, str] = ("", "")
     """The texts around reasoning, if the format reads it: what precedes it, and what ends it and
     lets a call or the answer's text follow."""
@@ -155,6 +152,12 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     """Special tokens that the parser reads and that no other field has as a mark of its own."""
     matches: Callable[[str], bool] = lambda source: False
     """Whether a chat template with this source is of the format, by marks that only it has."""
+
+    @property
+    def reads_reasoning(self) -> bool:
+        """Whether the parser reads the whole answer, reasoning included. No other stage must have
+        split the text, and the parser needs the prompt, to know what the answer continues."""
+        return bool(self.turns)
 
     def parser(self, tools: Tools, prompt: str = "", halts: Collection[str] = ()) -> Parser:
         """A streaming parser for one reply that continues `prompt`."""

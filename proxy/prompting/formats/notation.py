@@ -173,7 +173,6 @@ GEMMA4 = CallFormat(
     # Nested values in the model's own notation are not JSON.
     binds=False,
     body=_body,
-    reads_reasoning=True,
     turns=("<|turn>model\n", "<tool_response|>"),
     reasoning=(f"{_CHANNEL}{_THOUGHT}\n", _CHANNEL_END),
     stops=("<turn|>",),
@@ -294,7 +293,6 @@ LFM2 = CallFormat(
     # Strings in single quotes are the model's own as well.
     binds=False,
     body=answer(_TAGS, (_OPEN,), _lfm_read),
-    reads_reasoning=True,
     turns=("<|im_start|>assistant\n",),
     reasoning=_TAGS,
     stops=("<|im_end|>",),

@@ -48,7 +48,6 @@ def _dsml(name: str, block: str, *without: str) -> CallFormat:
         opening=(opening,),
         shape=shape,
         body=answer(_THINK, (opening,), reads(shape), breaks=True),
-        reads_reasoning=True,
         turns=("<｜Assistant｜>", "</function_results>"),
         reasoning=_THINK,
         stops=("<｜end▁of▁sentence｜>",),
@@ -88,7 +87,6 @@ LING3 = CallFormat(
     opening=("<tool_call>",),
     shape=_LING_SHAPE,
     body=answer(_THINK, ("<tool_call>",), reads(_LING_SHAPE), breaks=True, end="<|role_end|>"),
-    reads_reasoning=True,
     turns=("<role>ASSISTANT</role>",),
     reasoning=_THINK,
     stops=("<|role_end|>",),
@@ -119,7 +117,6 @@ MINICPM5 = CallFormat(
     # A grammar knows no CDATA.
     binds=False,
     body=answer(_THINK, (_MINICPM_OPEN,), reads(_MINICPM_SHAPE)),
-    reads_reasoning=True,
     turns=("<|im_start|>assistant\n",),
     reasoning=_THINK,
     stops=("<|im_end|>",),
@@ -227,7 +224,6 @@ MINIMAX_M3 = CallFormat(
     # Nested values as elements are not JSON.
     binds=False,
     body=answer(_MINIMAX_TAGS, (_MINIMAX_OPEN,), _minimax_read),
-    reads_reasoning=True,
     turns=("]~b]ai\n",),
     reasoning=_MINIMAX_TAGS,
     stops=("[e~[",),
