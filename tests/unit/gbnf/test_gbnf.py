@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -253,3 +255,9 @@ def test_generated_rule_names_do_not_collide() -> None:
     root = (Repeat(RuleRef("r1"), 0, 3), Repeat(Literal("a long literal text"), 2, 2))
     read = check(render(Grammar({"root": (root,), **taken}), OLD), OLD)
     assert matches(read, "aaa" + "a long literal text" * 2)
+
+
+def test_example_of_the_readme() -> None:
+    readme = Path(render.__globals__["__file__"]).with_name("README.md")
+    for example in re.findall(r"```python\n(.*?)```", readme.read_text("utf-8"), re.DOTALL):
+        exec(compile(example, str(readme), "exec"), {})
