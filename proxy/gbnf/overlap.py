@@ -108,7 +108,7 @@ class Overlap:
         for this, that in ((left, right), (right, left)):
             for name in this.required:
                 if name not in that.members:
-                    if not that.is_open:
+                    if not that.regions:
                         return False
                 elif not self._together(this.members[name], that.members[name], 0):
                     return False

@@ -73,6 +73,13 @@ def finished(rules: Rules, root: Alternatives, limits: GrammarLimits) -> str:
     return text
 
 
+def _constants_of(way: Constraints) -> list[Any]:
+    """The values of boolean and null that are allowed."""
+    constants: list[Any] = [True, False] if "boolean" in way.types else []
+    constants += [None] if "null" in way.types else []
+    return [one for one in constants if not any(one is no for no in way.excluded)]
+
+
 class SchemaCompiler:
     """Compiles one schema document into rules."""
 
@@ -153,10 +160,7 @@ class SchemaCompiler:
         found += self._arrays(free, by_kind.get("array", []))
         found += self._strings(nodes, free, by_kind.get("string", []))
         found += self._numbers(nodes, free, by_kind.get("integer", []))
-        for way in free:
-            constants: list[Any] = [True, False] if "boolean" in way.types else []
-            constants += [None] if "null" in way.types else []
-            values += [one for one in constants if not any(one is no for no in way.excluded)]
+        values += [constant for way in free for constant in _constants_of(way)]
         for constant in (True, False, None):
             if any(value is constant for value in values):
                 found.append((literal(constant),))
@@ -183,15 +187,11 @@ class SchemaCompiler:
             return [self.rules.any_string(way.low, way.high)]
         languages = [self._language(way) for way in ways]
         try:
-            if values:
-                languages.append(rx.texts(values))
+            listed = [rx.texts(values)] if values else []
+            whole = rx.union(*languages, *listed)
         except TooManyStatesError:
-            self.gaps.report("enum", nodes[0], "its strings need too many rules")
-            return [self.rules.any_string()]
-        try:
-            whole = rx.union(*languages)
-        except TooManyStatesError:
-            self.gaps.report("anyOf", nodes[0], "its strings need too many rules")
+            keyword = "enum" if values else "anyOf"
+            self.gaps.report(keyword, nodes[0], "its strings need too many rules")
             return [self.rules.any_string()]
         return [] if whole.is_empty else [self.rules.string(whole)]
 
@@ -215,23 +215,18 @@ class SchemaCompiler:
             kinds = way.types & {"integer", "fraction"}
             if not kinds or way.range.is_empty:
                 continue
-            make: Callable[[numbers.Range], Automaton]
-            make = numbers.numbers if len(kinds) > 1 else numbers.integers
-            if kinds == {"fraction"}:
-                make = numbers.fractions
-            excluded = [
-                Decimal(str(value))
-                for value in way.excluded
-                if type_of(value) in ("integer", "fraction")
-            ]
+            make: Callable[[numbers.Range], Automaton] = numbers.numbers
+            if len(kinds) == 1:
+                make = numbers.integers if "integer" in kinds else numbers.fractions
+            numeric = ("integer", "fraction")
+            excluded = [Decimal(str(no)) for no in way.excluded if type_of(no) in numeric]
             try:
                 found = make(way.range)
                 if excluded:
                     found = numbers.without(found, way.range, excluded)
                 languages.append(found)
             except TooManyStatesError:
-                nodes_of_step = (node for node in way.nodes if "multipleOf" in node.schema)
-                node = next(nodes_of_step, way.nodes[0])
+                node = next((n for n in way.nodes if "multipleOf" in n.schema), way.nodes[0])
                 self.gaps.report("multipleOf", node, "it needs too many rules")
                 languages.append(make(numbers.Range(way.range.low, way.range.high)))
         try:
@@ -300,9 +295,7 @@ class SchemaCompiler:
             if way.values is not None:
                 values = self._listed(way)
             elif way.types <= {"boolean", "null"}:
-                values = [True, False] if "boolean" in way.types else []
-                values += [None] if "null" in way.types else []
-                values = [one for one in values if not any(one is no for no in way.excluded)]
+                values = _constants_of(way)
             else:
                 return None
             found |= dict.fromkeys(map(self._constant, values))

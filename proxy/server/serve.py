@@ -246,12 +246,6 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
         arbiter.spawn_worker = spawn_without_signals
 
-    def nworkers_changed(arbiter: Any, new: int, old: int | None) -> None:
-        # SIGTTIN asks a running gunicorn for one more. `old` is None at the start (see above).
-        if old is not None and new > 1 and (why := _not_several(settings, new)):
-            say(why)
-            arbiter.num_workers = 1
-
     def when_ready(arbiter: Any) -> None:
         names = [listener.sock.getsockname() for listener in arbiter.LISTENERS]
         _announce(settings, [*map(_address, names)], "gunicorn, gevent")
@@ -304,7 +298,6 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         # workers.
         "control_socket_disable": True,
         "on_starting": on_starting,
-        "nworkers_changed": nworkers_changed,
         "when_ready": when_ready,
         "pre_fork": pre_fork,
         "post_fork": post_fork,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import select
-import socket as system
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from gevent import socket
 from gevent.server import StreamServer
 
 from proxy.server import gevent_wire
-from proxy.server.gevent_wire import Wire, hang_up
+from proxy.server.gevent_wire import Wire
 from proxy.server.http1 import ConnectionLimits, ServerConnection, State, base_environ
 from proxy.server.worker import NO_FILES_PAUSE, Worker, _Seat, _Server
 
@@ -92,18 +91,6 @@ def read_answer(client: Any) -> bytes:
         assert data, "the answer broke off"
         seen += data
     return bytes(seen)
-
-
-def test_connection_serves_successive_requests_until_it_closes(
-    serve: Callable[..., Served],
-) -> None:
-    served = serve([b"answer"])
-    for _ in range(3):
-        served.theirs.sendall(GET)
-        assert read_answer(served.theirs).count(b"HTTP/1.1 200 OK") == 1
-    assert not served.serving.ready()
-    served.theirs.close()
-    served.serving.get(timeout=60)
 
 
 def test_slow_reader_gets_the_whole_answer_in_order(serve: Callable[..., Served]) -> None:
@@ -318,17 +305,6 @@ def test_broken_connection_of_a_backend_is_logged_as_a_defect(whose: str) -> Non
     wire.close()
     ours.close()
     theirs.close()
-
-
-def test_second_hangup_closes_hard() -> None:
-    ours, theirs = socket.socketpair()
-    hang_up(ours, system.SHUT_RDWR)
-    assert theirs.recv(1) == b""
-    with pytest.raises(OSError, match=r"."):
-        ours.send(b"x")
-    ours.close()
-    theirs.close()
-    hang_up(ours, system.SHUT_RDWR)  # closed meanwhile: nothing to do
 
 
 # -- places ----------------------------------------------------------------------------------------
