@@ -53,8 +53,8 @@ from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
-from ..scheduling.base import Scheduler
 from ..scheduling.scheduler import LocalScheduler
+from ..scheduling.schedulers import Scheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
 from ..store.responses import CONVERSATION, StoredKind

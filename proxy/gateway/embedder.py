@@ -35,8 +35,8 @@ from ..errors import (
     UpstreamFault,
 )
 from ..runtime.cancel import Cancel
-from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
+from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
 from .context import ANYBODY, Caller
 from .idle import OnSlot, Retries, acquire_idle, idle_slots, nothing, without

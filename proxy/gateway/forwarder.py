@@ -12,8 +12,8 @@ from ..backends.registry import Registry
 from ..core.task import CallMaker, Forwarded
 from ..errors import NoBackend, UpstreamFault
 from ..runtime.cancel import Cancel
-from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
+from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
 from .context import Caller
 from .idle import OnSlot, acquire_idle, nothing, without

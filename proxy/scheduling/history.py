@@ -12,7 +12,8 @@ because it waits for its sub-agents. The others mostly end with their last text.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+
+from msgspec import Struct, field
 
 from .state import ClientClass, ConversationRecord
 
@@ -25,17 +26,18 @@ LATELY = 30.0  # seconds
 REMEMBERED = 256
 
 
-class RecentClients:
-    def __init__(self) -> None:
-        self.seen: OrderedDict[ClientClass, float] = OrderedDict()  # most recent last
-        self.under_way: dict[ClientClass, int] = {}
+class RecentClients(Struct):
+    """When each client was last `seen`, the most recent last, and what it has `under_way`."""
+
+    seen: dict[ClientClass, float] = {}
+    under_way: dict[ClientClass, int] = {}
 
     def arrived(self, client: ClientClass, now: float) -> None:
         seen = self.seen
+        seen.pop(client, None)
         seen[client] = now
-        seen.move_to_end(client)
         if len(seen) > REMEMBERED:
-            seen.popitem(last=False)
+            del seen[next(iter(seen))]
 
     def acquired(self, client: ClientClass) -> None:
         self.under_way[client] = self.under_way.get(client, 0) + 1
@@ -69,20 +71,22 @@ USUALLY = 0.95  # the chance of that return
 AT_MOST = 0.99  # the chance that any conversation returns: silence must be able to lower it
 
 
-class Returns:
-    """The statistics of a pool."""
+def _counts() -> list[float]:
+    return [0.0] * (DEEPEST + 1)
 
-    def __init__(self) -> None:
-        self.reached = [0.0] * (DEEPEST + 1)
-        self.continued = [0.0] * (DEEPEST + 1)
-        self.gap = 60.0  # mean seconds between the end of a text and the next turn
-        self.gaps = 0
 
-    def restore(self, reached: list[float], continued: list[float], gap: float, gaps: int) -> None:
-        """Take over another pool's counts. Raises ValueError if they are invalid."""
-        if not len(reached) == len(continued) == DEEPEST + 1 or not gap > 0:
+class Returns(Struct, array_like=True):
+    """The statistics of a pool: the conversations that reached each number of turns, and those that
+    continued. `gap` is the mean seconds between the end of a text and the next turn, of `gaps`."""
+
+    reached: list[float] = field(default_factory=_counts)
+    continued: list[float] = field(default_factory=_counts)
+    gap: float = 60.0
+    gaps: int = 0
+
+    def __post_init__(self) -> None:
+        if not (len(self.reached) == len(self.continued) == DEEPEST + 1 and self.gap > 0):
             raise ValueError("counts of returns are broken")
-        self.reached, self.continued, self.gap, self.gaps = reached, continued, gap, gaps
 
     def turn(self, conversation: ConversationRecord, arrived: float) -> None:
         """Count a new turn of this conversation, whose request arrived at this time."""

@@ -22,7 +22,7 @@ FINE = 128  # the same, at the beginning of a prompt without boundaries
 MOST = 512  # links of a chain
 
 
-class Chain(Struct, frozen=True):
+class Chain(Struct, frozen=True, array_like=True):
     """`links` are digests of the text up to each of `ends` (ascending, in characters or token ids);
     the last covers the whole prompt. The first `turn` links reach to the last message boundary,
     which the next turn of the conversation repeats."""
@@ -30,6 +30,10 @@ class Chain(Struct, frozen=True):
     links: tuple[bytes, ...] = ()
     ends: tuple[int, ...] = ()
     turn: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.links) != len(self.ends) or not 0 <= self.turn <= max(1, len(self.links)):
+            raise ValueError("a chain is invalid")
 
     @property
     def size(self) -> int:

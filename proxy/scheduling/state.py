@@ -217,7 +217,7 @@ class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     most: int = 0
 
 
-class SlotRequest(Struct, frozen=True, kw_only=True):
+class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
     """A request for a slot.
 
     `ids`: its prompt is token ids. `max_tokens` is the most that its answer may have, None for any

@@ -239,4 +239,4 @@ GOLDEN = {
 )
 def test_schema_accepts_what_clients_send(path: Path) -> None:
     body = json.loads(path.read_text("utf-8"))["body"]
-    Draft202012Validator(BODIES[schema_of(path, body)]).validate(body)
+    Draft202012Validator(BODIES[GOLDEN[path.parent.name]]).validate(body)

@@ -66,7 +66,7 @@ class World:
 def check_slots(scheduler: LocalScheduler, leases: Sequence[Lease]) -> None:
     """The slot records agree with `leases`, which must be all leases that exist: no slot is lost,
     none is leased twice, and a lease of a whole backend is the only one there."""
-    pools, backends, *_ = scheduler.records
+    pools, backends = scheduler.pools, scheduler.backends
     assert scheduler.outstanding == len(leases)
     assert len({id(lease.slot) for lease in leases}) == len(leases)
     assert all(lease.slot.busy for lease in leases)

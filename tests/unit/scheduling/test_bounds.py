@@ -14,7 +14,7 @@ from tests.unit.scheduling.fakes import World
 
 
 def pool(world: World) -> Pool:
-    found: Pool = world.scheduler.records[0]["m"]
+    found: Pool = world.scheduler.pools["m"]
     return found
 
 
@@ -61,7 +61,7 @@ def test_models_without_a_backend_are_bounded() -> None:
         facts = BackendFacts(model=f"renamed {number}", slots=2)
         scheduler.update(f"r{number}", facts, up=True)
         scheduler.drain(f"r{number}")
-    pools = scheduler.records[0]
+    pools = scheduler.pools
     assert len(pools) <= scheduler_module.MOST_EMPTY + 2
     assert "m" in pools, "it has a backend"
     world.turn("a conversation that goes on")

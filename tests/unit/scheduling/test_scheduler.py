@@ -148,7 +148,7 @@ def test_wait_for_a_busy_slot_is_as_long_as_its_answer_may_be() -> None:
 
 def test_evaluation_for_one_delays_the_requests_that_wait() -> None:
     world = World(slots=3)
-    pool = world.scheduler.records[0]["m"]
+    pool = world.scheduler.pools["m"]
     busy = world.take("s" * 4000)
     busy.on_first_token(busy.slot.id)
     question = want("s" * 4000 + " q", (4000, 4002))
@@ -163,7 +163,7 @@ def test_evaluation_for_one_delays_the_requests_that_wait() -> None:
 def test_prompts_of_a_backend_are_evaluated_one_after_the_other() -> None:
     world = World(slots=4, backends=2)
     first = world.take("a" * 8000)
-    pool = world.scheduler.records[0]["m"]
+    pool = world.scheduler.pools["m"]
     backend = pool.backends[first.backend]
     assert pool.backlog(backend, world.clock.now) == pytest.approx(4.0, rel=0.01)
     assert world.take("b" * 80).backend != first.backend
@@ -307,8 +307,8 @@ def test_dropping_a_moved_prompt_keeps_new_prompt_of_its_old_slot() -> None:
     )
     for number in range(20):
         world.turn(*_conversation(f"c{number}", 1))
-    pool = world.scheduler._pools["m"]
-    known = {held for holders in pool._index.values() for held in (*holders.free, *holders.busy)}
+    pool = world.scheduler.pools["m"]
+    known = {held for holders in pool.index.values() for held in (*holders.free, *holders.busy)}
     assert known == {slot.held for slot in pool.backends["b0"].slots}
 
 
@@ -644,7 +644,7 @@ def test_backends_that_failed_together_are_not_tried_together() -> None:
         others = frozenset(f"b{number}" for number in range(8)) - {name}
         for _ in range(3):
             world.take("x", exclude=others).release(Outcome(end="failed"))
-    backends = [known[1] for known in world.scheduler._backends.values()]
+    backends = [known[1] for known in world.scheduler.backends.values()]
     pauses = {backend.ready - world.clock.now for backend in backends}
     assert len(pauses) == 8
     assert all(0.75 <= pause <= 1.25 for pause in pauses)
@@ -697,7 +697,7 @@ def test_valuable_slots_are_saved_and_restored_within_disk_budget() -> None:
     assert play(back) == ["save", "restore"]
     for number in range(30):
         play(world.take(*_conversation(f"c{number}", 1)))
-    pool = world.scheduler._pools["m"]
+    pool = world.scheduler.pools["m"]
     backend = pool.backends["b0"]
     assert sum(held.size for held in pool.kept(backend)) <= 1_000_000
     assert all(name.startswith("slotproxy-") and "/" not in name for name in files)
@@ -765,7 +765,7 @@ def test_random_operations_lend_no_slot_twice_and_lose_none(
     assert world.scheduler.outstanding == 0 and world.scheduler.waiting == 0
     for name in ("b0", "b1"):
         assert world.scheduler.in_flight(name) == 0
-    pool = world.scheduler._pools["m"]
+    pool = world.scheduler.pools["m"]
     assert len(pool.free) == sum(len(b.slots) for b in pool.backends.values())
 
 

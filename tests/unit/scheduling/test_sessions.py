@@ -35,7 +35,7 @@ def _turn(
 
 
 def _pool(world: World) -> Pool:
-    return world.scheduler.records[0]["m"]
+    return world.scheduler.pools["m"]
 
 
 def test_sub_agent_is_a_conversation_beside_the_main_one() -> None:

@@ -326,7 +326,7 @@ class Machine(RuleBasedStateMachine):
             replica = worker.follower.replica
             leases = [one for m in replica.members.values() for one in m.leases.values()]
             assert replica.scheduler.outstanding == len(leases)
-            for name, (pool, backend) in replica.scheduler.records[1].items():
+            for name, (pool, backend) in replica.scheduler.backends.items():
                 mine = [one for one in leases if one.grant.backend is backend]
                 assert backend.in_flight == len(mine), name
                 busy = {id(slot) for slot in backend.slots if slot.busy}

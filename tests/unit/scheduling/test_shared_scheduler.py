@@ -272,22 +272,27 @@ def test_worker_waits_for_backend_that_only_another_worker_reaches(join: Join) -
 
 def test_queued_request_keeps_waiting_when_backend_goes_down(join: Join) -> None:
     one = join(wait=PATIENCE)
+    checked: list[str] = []
+    one.on_stranded = checked.append
     held = acquire(one, "a")
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(acquire, one, "b")
         until(lambda: one.waiting == 1)
         one.mark("b", up=False)
         held.release(Outcome(end="failed"))
-        until(lambda: len(one._stranded) == 1)
+        until(lambda: checked == ["m"])
         one.update("b", BackendFacts(model="m", slots=1), up=True)
         waits.result(PATIENCE).release()
 
 
-def test_wait_for_backend_ends_on_timeout_or_cancel(join: Join) -> None:
+def test_wait_for_backend_ends_on_timeout(join: Join) -> None:
     one = join(wait=0.1)
     one.mark("b", up=False)
     with pytest.raises(NoBackend):
         acquire(one, "a")
+
+
+def test_wait_for_backend_ends_on_queue_timeout_or_cancel(join: Join) -> None:
     long = join(wait=PATIENCE, queue_timeout=0.1)
     long.mark("b", up=False)
     with pytest.raises(QueueTimeout):
@@ -328,23 +333,6 @@ def test_queue_timeout_counts_from_first_wait_of_the_request(join: Join) -> None
         one.acquire(soon, Cancel(), again=True)
     assert time.monotonic() - began < 40.0
     held.release()
-
-
-def test_request_is_enqueued_again_when_backend_recovers_before_refusal_is_read(join: Join) -> None:
-    one = join(wait=PATIENCE)
-    held = acquire(one, "a")
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(acquire, one, "b")
-        until(lambda: one.waiting == 1)
-        with (
-            one._lock
-        ):  # nothing is read in between: the refusal arrives when the backend is up again
-            one.mark("b", up=False)
-            one._backends["b"] = True, one._backends["b"][1]
-        until(lambda: len(one._stranded) == 1)
-        one._post(ops.BackendHealth("b", True))
-        held.release()
-        waits.result(PATIENCE).release()
 
 
 # workers that differ

@@ -40,7 +40,7 @@ class Server:
 
     @property
     def record(self) -> BackendRecord:
-        return self.world.scheduler.records[1]["b0"][1]
+        return self.world.scheduler.backends["b0"][1]
 
     @property
     def slots(self) -> int:
@@ -134,7 +134,7 @@ def test_a_try_is_not_judged_by_answers_that_began_before() -> None:
     world.clock.now += SOONEST
     world.scheduler.mark("b0", up=True)
     assert isinstance(waits, Ticket) and waits.lease is not None
-    backend = world.scheduler.records[1]["b0"][1]
+    backend = world.scheduler.backends["b0"][1]
     assert (backend.tried, len(backend.slots)) == (world.clock.now, 3)
     backend.quick = 1.0  # so that they are in time
     early[0].on_first_token(-1)
@@ -146,7 +146,7 @@ def test_a_try_is_not_judged_by_answers_that_began_before() -> None:
 def test_a_server_without_a_number_is_asked_for_more_ever_faster_too() -> None:
     world = World(backends=0)
     world.scheduler.update("b0", BackendFacts(model="m", slots=0), up=True)
-    backend = world.scheduler.records[1]["b0"][1]
+    backend = world.scheduler.backends["b0"][1]
     backend.patience = backend.more = 80.0
     backend.more += world.clock.now
     busy = [world.take(f"prompt {n}") for n in range(world.scheduler.slots("b0"))]
@@ -176,7 +176,7 @@ class Tries(RuleBasedStateMachine):
 
     @property
     def backend(self) -> BackendRecord:
-        return self.world.scheduler.records[1]["b0"][1]
+        return self.world.scheduler.backends["b0"][1]
 
     @rule(slots=st.integers(0, 4), most=st.sampled_from([0, 4, MOST]))
     def restarted(self, slots: int, most: int) -> None:
