@@ -239,7 +239,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         bounded=identities(settings),
         hides=settings.hide_forbidden,
     )
-    accounts = _accounts(storage, book) if book is not None else None
+    accounts = None
+    if api_keys and book and storage.users and storage.teams:
+        users, teams = (GroupService(groups, book) for groups in (storage.users, storage.teams))
+        accounts = Accounts(KeyService(api_keys, book), users, teams)
     ledger = None
     if storage.ledger is not None:
         days = settings.ledger_days
@@ -324,13 +327,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     if ledger is not None:
         ledger.start()
     return services
-
-
-def _accounts(storage: LazyServices, book: Book) -> Accounts | None:
-    keys, users, teams = storage.api_keys, storage.users, storage.teams
-    if keys is None or users is None or teams is None:
-        return None
-    return Accounts(KeyService(keys, book), GroupService(users, book), GroupService(teams, book))
 
 
 def _dialogues(
