@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from .. import __version__
-from ..accounts.book import Book
+from ..accounts.key_cache import KeyCache
 from ..accounts.limits import NO_LIMITS, Limited
 from ..accounts.records import Identity
 from ..accounts.rights import Rights
@@ -230,19 +230,21 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     # Whether there is no other key to share places with.
     alone = not are_several(settings)
     api_keys = storage.api_keys if settings.admins else None
-    book = None if api_keys is None else Book(api_keys)
+    key_cache = None if api_keys is None else KeyCache(api_keys)
     keys = Keys(
         ((key.name, key.secret) for key in settings.keys),
         settings.wrong_keys,
         settings.admins,
-        book,
+        key_cache,
         bounded=identities(settings),
         hides=settings.hide_forbidden,
     )
     accounts = None
-    if api_keys and book and storage.users and storage.teams:
-        users, teams = (GroupService(groups, book) for groups in (storage.users, storage.teams))
-        accounts = Accounts(KeyService(api_keys, book), users, teams)
+    if api_keys and key_cache and storage.users and storage.teams:
+        users, teams = (
+            GroupService(groups, key_cache) for groups in (storage.users, storage.teams)
+        )
+        accounts = Accounts(KeyService(api_keys, key_cache), users, teams)
     ledger = None
     if storage.ledger is not None:
         days = settings.ledger_days
@@ -312,9 +314,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     life.on_close(Step.MODELS, host.close)
     life.on_close(Step.BACKENDS, registry.close)
     life.on_close(Step.DATABASE, storage.close)
-    if book is not None:
-        book.on_finishing = observer.outlive
-        life.on_close(Step.DATABASE, book.close)
+    if key_cache is not None:
+        key_cache.on_finishing = observer.outlive
+        life.on_close(Step.DATABASE, key_cache.close)
     if batch_runner is not None:
         life.on_leave(batch_runner.leave)
         life.on_close(Step.BATCHES, batch_runner.close)

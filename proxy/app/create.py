@@ -11,7 +11,7 @@ from importlib import import_module
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-from ..accounts.book import without_keys
+from ..accounts.key_cache import without_keys
 from ..apis import modules
 from ..backends.pools import Backend
 from ..batches.asking import asker

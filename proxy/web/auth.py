@@ -2,7 +2,7 @@
 
 A key of the settings is looked up by its BLAKE2s digest, so the time of the lookup reveals nothing
 about the secret. The digest found is then compared in constant time. Other keys are looked up in
-the store, in the same way (proxy/accounts/book.py). Keys are never shown or logged.
+the store, in the same way (proxy/accounts/key_cache.py). Keys are never shown or logged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any
 
-from ..accounts.book import Book
+from ..accounts.key_cache import KeyCache
 from ..accounts.records import KEY_ID, Identity
 from ..accounts.rights import Permissions
 from ..errors import KeyBlocked, KeyExpired, StoreUnavailable, TooManyWrongKeys, Unauthorized
@@ -110,7 +110,7 @@ class Keys:
         keys: Iterable[tuple[str, str]],
         wrong: int = 0,
         admins: Collection[str] = (),
-        stored: Book | None = None,
+        stored: KeyCache | None = None,
         *,
         bounded: Mapping[str, Identity] | None = None,
         hides: bool = False,

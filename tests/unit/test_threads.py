@@ -38,7 +38,7 @@ CHILD = "child"
 """It runs in a process of its own, which ends with it, and which others watch."""
 
 THREADS = {
-    ("accounts/book.py", "self._run"): LASTS,  # accounts/test_book.py
+    ("accounts/key_cache.py", "self._run"): LASTS,  # accounts/test_key_cache.py
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/doctor.py", "cancel.cancel"): ENDS,

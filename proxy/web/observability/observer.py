@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...accounts.book import without_keys
+from ...accounts.key_cache import without_keys
 from ...errors import NoIdleSlot
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
