@@ -241,9 +241,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     accounts = None
     if api_keys and key_cache and storage.users and storage.teams:
-        users, teams = (
-            GroupService(groups, key_cache) for groups in (storage.users, storage.teams)
-        )
+        users = GroupService(storage.users, key_cache)
+        teams = GroupService(storage.teams, key_cache)
         accounts = Accounts(KeyService(api_keys, key_cache), users, teams)
     ledger = None
     if storage.ledger is not None:
