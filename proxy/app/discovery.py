@@ -100,15 +100,6 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
     )
 
 
-def is_slotproxy(url: str) -> bool:
-    """Whether a slotproxy answers at this address."""
-    with ProbeSession({}) as session:
-        try:
-            return _document(session, f"{url}/livez").get("status") == "ok"
-        except BackendDown:
-            return False
-
-
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
     """The kind, title and models of the server at an address, as in `Server`; None if nothing
     answers."""
