@@ -237,7 +237,11 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         bounded=identities(settings),
         hides=settings.hide_forbidden,
     )
-    accounts = _accounts(storage, key_cache) if key_cache is not None else None
+    accounts = None
+    if api_keys and key_cache and storage.users and storage.teams:
+        users = GroupService(storage.users, key_cache)
+        teams = GroupService(storage.teams, key_cache)
+        accounts = Accounts(KeyService(api_keys, key_cache), users, teams)
     ledger = None
     if storage.ledger is not None:
         days = settings.ledger_days
@@ -322,15 +326,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     if ledger is not None:
         ledger.start()
     return services
-
-
-def _accounts(storage: LazyServices, key_cache: KeyCache) -> Accounts | None:
-    keys, users, teams = storage.api_keys, storage.users, storage.teams
-    if keys is None or users is None or teams is None:
-        return None
-    return Accounts(
-        KeyService(keys, key_cache), GroupService(users, key_cache), GroupService(teams, key_cache)
-    )
 
 
 def _dialogues(

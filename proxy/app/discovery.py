@@ -101,11 +101,6 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
     )
 
 
-def is_slotproxy(url: str) -> bool:
-    """Whether a slotproxy answers at this address."""
-    return _get(url, "/livez").get("status") == "ok"
-
-
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
     """The kind, title and models of the server at an address, as in `Server`; None if nothing
     answers."""

@@ -6,12 +6,10 @@ upgraded, and no model is started. A backend is asked for a token. Each question
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
 import shutil
-import socket
 import sqlite3
 import sys
 import time
@@ -47,7 +45,6 @@ from .prompter_registry import known_formats
 from .storage import NEEDED, are_installed
 
 AT_ONCE = 8  # backends
-REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 WRITER = 2.0  # seconds to wait for another writer; a gateway's are done in milliseconds
 PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
@@ -95,7 +92,6 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _backends(settings)
     yield from _vectors(settings)
     yield from access(settings)
-    yield from port(settings)
     yield from storage(settings)
     files = raise_limit()
     if files >= FEW_FILES:
@@ -312,29 +308,6 @@ def access(settings: Settings) -> Iterator[Finding]:
     if file and os.name != "nt" and Path(file).stat().st_mode & 0o077:
         text = f"other users of this machine can read the keys in {file}"
         yield problem("access", text, f"chmod 600 {file}")
-
-
-def port(settings: Settings) -> Iterator[Finding]:
-    """Whether the address can be listened on; a slotproxy that runs may have it."""
-    host, number = settings.host, settings.port
-    if host.startswith("unix:") or not number:
-        return
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, number), family=family).close()
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        reachable = REACHABLE.get(host, f"[{host}]" if ":" in host else host)
-        if taken and discovery.is_slotproxy(f"http://{reachable}:{number}{settings.api_prefix}"):
-            yield ok("port", f"a slotproxy listens on {host}:{number} already")
-            return
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        remedy = "end the other program, or choose another port: --port N"
-        yield problem(
-            "port",
-            f"cannot listen on {host}:{number}: {reason}",
-            remedy if taken else "correct --host or --port",
-        )
 
 
 def storage(settings: Settings) -> Iterator[Finding]:

@@ -25,7 +25,8 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
     messages = []
     in_file = any(item.api_key for item in values.get("backend", ()))
     in_file |= any(item.env or item.headers for item in values.get("mcp", ()))
-    in_file |= any(_has_secret(item.environment) for item in values.get("model", ()))
+    environments = [item.environment for item in values.get("model", ())]
+    in_file |= any(_is_secret(name) for names in environments for name in names)
     for row in all_rows():
         value = getattr(values[row.section], row.name) if row.section else values.get(row.name)
         # The URL of --state may contain a password.
@@ -43,11 +44,6 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
     if values.get("api_key_file"):
         messages += _readable_by_others(values["api_key_file"])
     return tuple(messages)
-
-
-def _has_secret(environment: Mapping[str, str]) -> bool:
-    """Whether a variable is a secret, by its name."""
-    return any(_is_secret(name) for name in environment)
 
 
 def _readable_by_others(path: str) -> list[str]:

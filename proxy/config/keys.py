@@ -74,9 +74,13 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
         if not words or words[0].startswith("#"):
             continue
         place = f"{path}, line {number}"
-        given = [word for number, word in enumerate(words) if _is_option(word, number)]
-        words = [word for number, word in enumerate(words) if not _is_option(word, number)]
-        options = _options(given, place)
+        options: dict[str, str] = {}
+        for word in [word for n, word in enumerate(words) if _is_option(word, n)]:
+            name, _, value = word.partition("=")
+            if name in options:
+                raise ValueError(f"{place}: {name[:60]} is there twice")
+            options[name] = value
+        words = [word for n, word in enumerate(words) if not _is_option(word, n)]
         own = ("group", "priority", "on_overflow")
         more: dict[str, Any] = {name: options.pop(name) for name in own if name in options}
         is_valid = (
@@ -110,17 +114,6 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
 def _is_option(word: str, number: int) -> bool:
     """`number` is the word's place. The first word may be a key in the form of an option."""
     return bool(_OPTION.fullmatch(word)) and (number > 0 or word.startswith(_FIRST))
-
-
-def _options(words: Sequence[str], place: str) -> dict[str, str]:
-    """The options among these words, as they stand."""
-    options: dict[str, str] = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        if name in options:
-            raise ValueError(f"{place}: {name[:60]} is there twice")
-        options[name] = value
-    return options
 
 
 def conflict(keys: Sequence[ApiKey]) -> str:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -92,15 +92,12 @@ def visible(words: str | None, count: int) -> list[int]:
     """The numbers of the cards that a server with these CUDA_VISIBLE_DEVICES uses."""
     if words is None:
         return list(range(count))
-    listed = re.fullmatch(r"\s*-?\d{1,4}(\s*,\s*-?\d{1,4})*\s*", words)
-    if not listed:  # by their ids, or none
+    try:
+        numbers = [int(word) for word in words.split(",")]
+    except ValueError:  # by their ids, or none
         return list(range(count)) if words.strip() else []
-    numbers: list[int] = []
-    for word in words.split(","):
-        if not 0 <= int(word) < count:
-            break  # as CUDA: those after an invalid one do not exist
-        numbers.append(int(word))
-    return numbers
+    # As CUDA: those after an invalid one do not exist.
+    return list(takewhile(lambda number: 0 <= number < count, numbers))
 
 
 class Learned(msgspec.Struct, frozen=True):

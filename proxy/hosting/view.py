@@ -12,7 +12,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ..errors import GatewayError
 from ..scheduling.saved_slots import Kept
 from .memory_budget import Amounts, Candidate, MemoryBudget, total
 from .model import HostedModel
@@ -166,23 +165,23 @@ def room_of(room: MemoryBudget) -> RoomView:
     which a model holds something."""
     models = room.residents
     limits = room.limits
+
+    def phase(model: Candidate) -> Phase:
+        if model.leaving:
+            return "stopping"
+        return "loading" if math.isinf(model.loaded_at) else "loaded"
+
     bars = []
     devices = zip_longest(limits.amounts, total(models), fillvalue=0)
     for device, (limit, used) in enumerate(devices):
         segments = tuple(
-            Segment(model.name, need[device], _phase(model))
+            Segment(model.name, need[device], phase(model))
             for model in models
             if device < len(need := model.need) and need[device]
         )
         if device == 0 or limit or used:
             bars.append(MemoryBar(device, limit or None, segments))
     return RoomView(tuple(bars), len(models), limits.models or None)
-
-
-def _phase(model: Candidate) -> Phase:
-    if model.leaving:
-        return "stopping"
-    return "loading" if math.isinf(model.loaded_at) else "loaded"
 
 
 def _times(waits: Loading | None, takes: float, now: float) -> tuple[float | None, float | None]:
@@ -200,13 +199,9 @@ def _failure(model: HostedModel, now: float) -> Failure | None:
     error = model.error
     if error is None:
         return None
-    summary = error.summary if isinstance(error, LoadFailed) else error.message
-    lines = error.lines if isinstance(error, LoadFailed) else ""
-    retry_at = float(round(now + model.retry)) if model.retry else None
-    return Failure(summary, cause_of(error), lines, retry_at)
-
-
-def cause_of(error: GatewayError) -> Cause:
+    cause: Cause = "too_large" if error.code == "model_too_large" else "other"
+    summary, lines = error.message, ""
     if isinstance(error, LoadFailed):
-        return error.cause
-    return "too_large" if error.code == "model_too_large" else "other"
+        summary, cause, lines = error.summary, error.cause, error.lines
+    retry_at = float(round(now + model.retry)) if model.retry else None
+    return Failure(summary, cause, lines, retry_at)

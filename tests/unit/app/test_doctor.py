@@ -23,7 +23,6 @@ from proxy.errors import BackendDown
 from proxy.runtime.resources import templates
 from proxy.store.revisions import newest_revision
 from tests.fakes import ScriptedDriver
-from tools.processes import held_port
 
 from .conftest import Serving
 
@@ -240,15 +239,6 @@ def test_few_open_files_are_told(nowhere: tuple[str, ...], monkeypatch: pytest.M
     assert (files.about, files.level) == ("open files", "advice")
 
 
-@pytest.mark.parametrize(("status", "level"), [("ok", "ok"), ("fine", "problem")])
-def test_port_of_another_program_is_told_from_that_of_a_slotproxy(
-    status: str, level: str, serving: Serving
-) -> None:
-    port = serving({"/llm/livez": {"status": status}})
-    (found,) = doctor.port(Settings(host="0.0.0.0", port=port, api_prefix="/llm"))
-    assert found.level == level
-
-
 @pytest.mark.parametrize(
     ("answers", "remedy"),
     [({"/v1/models": {"data": [{"id": "m"}]}}, 'kind = "openai"'), ({}, "correct the address")],
@@ -260,11 +250,6 @@ def test_address_of_another_server_is_told(
     (found,) = (one for one in doctor.examine(Settings(llama_api=(url,))) if url[7:] in one.about)
     assert found.level == "problem"
     assert remedy in found.remedy
-
-
-def test_free_port_and_socket_file_need_no_finding() -> None:
-    for settings in (Settings(port=0), Settings(host="unix:/run/x"), Settings(port=held_port())):
-        assert not [*doctor.port(settings)]
 
 
 def test_program_of_a_model_to_start_must_exist(tmp_path: Path) -> None:
