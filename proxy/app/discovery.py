@@ -106,7 +106,7 @@ def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
     answers."""
     if not listens(url):
         return None
-    if is_slotproxy(url):
+    if _get(url, "/livez").get("status") == "ok":
         return "slotproxy", "another slotproxy", ()
     props, models = _get(url, "/props"), _names(_get(url, "/v1/models"))
     if "default_generation_settings" in props or props.get("role") == "router":
