@@ -259,18 +259,6 @@ MODEL_NEED = Table(
     Column("need", JSON, nullable=False),
     Column("changed", Float, nullable=False),
 )
-# Vectors of texts that were indexed before; see `text_vectors`. The index has all that is needed to
-# find the longest unused ones.
-TEXT_VECTOR = Table(
-    "text_vector",
-    metadata,
-    _text("owner", primary_key=True),
-    Column("digest", LargeBinary, primary_key=True),
-    Column("vector", LargeBinary, nullable=False),
-    Column("size", Integer, nullable=False),
-    Column("used", Float, nullable=False),
-    Index("text_vector_order", "used", "owner", "digest", "size"),
-)
 # API keys that are made at run time, their users and teams; see `accounts.records`. A digest is
 # that of a secret, made with the secret of the one row of `account_state`.
 API_KEY = Table(
