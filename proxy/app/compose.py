@@ -61,7 +61,6 @@ from ..scheduling.base import Scheduler
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
-from ..store.responses import CONVERSATION, StoredKind
 from ..web import pages
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
@@ -221,8 +220,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         summaries=_summaries(settings),
     )
     layouts = Layouts(resources.dialogues())
-    stored = storage.responses()
-    store = StoredKind(stored)
+    store = storage.responses()
     # Whether there is no other key to share places with.
     alone = not are_several(settings)
     api_keys = storage.api_keys if settings.admins else None
@@ -263,7 +261,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
-        response_conversations=StoredKind(stored, CONVERSATION),
         jobs=jobs,
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),

@@ -15,11 +15,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..runtime.locks import native_lock
 
-ResponseStore = Any
 MAX_BYTES = 64 << 20  # of a key
 CONVERSATION = "conv_"  # begins the id of a conversation
 OTHERS = ("chatcmpl-", CONVERSATION)  # all others are responses; the first are of earlier versions
@@ -163,46 +162,3 @@ class MemoryResponses:
 
 def _by_age(rows: dict[str, _Row]) -> list[str]:
     return sorted(rows, key=lambda key: (rows[key].created, rows[key].number))
-
-
-CHAT = "chatcmpl-"
-
-
-class StoredKind:
-    """A view of one kind. `prefix` begins its ids; "": of responses. `clear` deletes all kinds."""
-
-    def __init__(self, store: Any, prefix: str = "") -> None:
-        self._store = store
-        self._prefix = prefix
-        self.put = store.put
-        self.close_open = store.close_open
-        self.beat = store.beat
-        self.clear = store.clear
-
-    @property
-    def shared(self) -> bool:
-        return self._store.shared
-
-    def change(
-        self,
-        owner: str,
-        key: str,
-        edit: Callable[[Stored], Stored],
-        created: float | None = None,
-    ) -> Stored | None:
-        return self._store.change(owner, key, edit, created) if self._has(key) else None
-
-    def change_open(self, owner: str, key: str, response: bytes, *, over: bool) -> bool:
-        return self._has(key) and self._store.change_open(owner, key, response, over=over)
-
-    def get(self, owner: str, key: str) -> Stored | None:
-        return self._store.get(owner, key) if self._has(key) else None
-
-    def ids(self, owner: str) -> list[str]:
-        return [key for key in self._store.ids(owner) if self._has(key)]
-
-    def delete(self, owner: str, key: str) -> bool:
-        return self._has(key) and self._store.delete(owner, key)
-
-    def _has(self, key: str) -> bool:
-        return key.startswith(self._prefix) if self._prefix else not key.startswith(OTHERS)

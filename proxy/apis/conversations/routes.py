@@ -48,7 +48,7 @@ def create(services: Services, record: Record) -> Any:
     made = conversations.conversation(key, int(now), new.metadata)
     items = conversations.with_ids(new.items, uuid.uuid4().hex)
     kept = Stored(msgspec.json.encode(made), msgspec.json.encode(items))
-    services.response_conversations.put(record.key, key, now, kept)
+    services.store.put(record.key, key, now, kept)
     return made
 
 
@@ -73,7 +73,7 @@ def change(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "DELETE", *ROUTE)
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a conversation with its items."""
-    if not services.response_conversations.delete(record.key, key):
+    if not (_is_one(key) and services.store.delete(record.key, key)):
         _missing(key)
     return conversations.deleted(key)
 
@@ -119,7 +119,11 @@ def delete_item(services: Services, record: Record, key: str, item: str) -> Any:
 
 def kept_conversation(services: Services, owner: str, key: str) -> Stored:
     """Raises NotFound, and StoreUnavailable."""
-    return services.response_conversations.get(owner, key) or _missing(key)
+    return (_is_one(key) and services.store.get(owner, key)) or _missing(key)
+
+
+def _is_one(key: str) -> bool:
+    return key.startswith(CONVERSATION)
 
 
 def append(services: Services, owner: str, key: str, given: list[Any]) -> list[dict[str, Any]]:
@@ -140,7 +144,8 @@ def append(services: Services, owner: str, key: str, given: list[Any]) -> list[d
 
 
 def _changed(services: Services, owner: str, key: str, edit: Callable[[Stored], Stored]) -> Stored:
-    return services.response_conversations.change(owner, key, edit, time.time()) or _missing(key)
+    changed = services.store.change(owner, key, edit, time.time()) if _is_one(key) else None
+    return changed or _missing(key)
 
 
 def _items(kept: Stored) -> list[dict[str, Any]]:

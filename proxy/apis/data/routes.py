@@ -15,6 +15,7 @@ from flask import Response, request
 
 from ...errors import NotFound
 from ...store.records import MOST as MOST_BATCHES
+from ...store.responses import CONVERSATION, OTHERS
 from ...web import body
 from ...web.background import encoded
 from ...web.observability import Record
@@ -46,8 +47,9 @@ def export(services: Services, record: Record) -> Response:
 
 def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> Iterator[bytes]:
     """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
-    responses = services.store.ids(owner)
-    kept = services.response_conversations.ids(owner)
+    stored = services.store.ids(owner)
+    responses = [key for key in stored if not key.startswith(OTHERS)]
+    kept = [key for key in stored if key.startswith(CONVERSATION)]
     talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
     bases = knowledge.bases(owner) if knowledge else ()
     files = services.vector_stores.files(owner) if services.vector_stores else ()
@@ -82,7 +84,7 @@ def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[l
 
 def _conversations(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
     for key in ids:
-        stored = services.response_conversations.get(owner, key)
+        stored = services.store.get(owner, key)
         if stored is not None:
             yield [stored.response[:-1], b',"items":', stored.items, b"}"]
 
@@ -149,7 +151,8 @@ def delete(services: Services, record: Record) -> Any:
     """Delete everything kept for the caller's key."""
     owner = record.key
     services.ongoing.cancel(owner)  # unfinished responses would be stored later
-    gone = {"response_conversations": len(services.response_conversations.ids(owner))}
+    conversations = [key for key in services.store.ids(owner) if key.startswith(CONVERSATION)]
+    gone = {"response_conversations": len(conversations)}
     gone["responses"] = services.store.clear(owner) - gone["response_conversations"]
     if services.conversations is not None:
         gone["conversations"] = services.conversations.clear(owner)

@@ -8,7 +8,7 @@ import msgspec
 from flask import Response, request
 
 from ....errors import BadRequest, InvalidParameter, NotFound
-from ....store.responses import Stored
+from ....store.responses import OTHERS, Stored
 from ....web import background
 from ....web.admitted import counted
 from ....web.fastpath import BodyAndHeaders, Environ, post
@@ -22,7 +22,7 @@ from ... import responses
 from ... import schema_fields as doc
 from ...fields import page_of, page_reply
 from ..request import FIELDS
-from .dialect import CompactDialect, ResponsesDialect
+from .dialect import CompactDialect, ResponsesDialect, kept_response
 from .websocket import opened
 
 blueprint = Api(
@@ -109,7 +109,7 @@ def read(services: Services, record: Record, key: str) -> Any:
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a stored response."""
     services.jobs.cancel(record.key, key)
-    if not services.store.delete(record.key, key):
+    if key.startswith(OTHERS) or not services.store.delete(record.key, key):
         _missing(key)
     return {"id": key, "object": "response", "deleted": True}
 
@@ -139,7 +139,7 @@ def input_items(services: Services, record: Record, key: str) -> Any:
 
 
 def _kept(services: Services, record: Record, key: str) -> Stored:
-    kept = services.store.get(record.key, key)
+    kept = kept_response(services, record.key, key)
     return kept if kept is not None else _missing(key)
 
 

@@ -21,7 +21,7 @@ from ....core.request import CompletionRequest
 from ....errors import BadRequest, GatewayError, StoreUnavailable
 from ....gateway import Caller
 from ....runtime.cancel import Cancel
-from ....store.responses import Stored
+from ....store.responses import OTHERS, Stored
 from ....web.body import costs_much, parsed
 from ....web.observability import Record
 from ....web.services import Services
@@ -160,7 +160,7 @@ class ResponsesDialect:
         if not previous:
             return ()
         recent = self._recent.get(previous) if self._recent is not None else None
-        found = recent or self._services.store.get(self.owner, previous)
+        found = recent or kept_response(self._services, self.owner, previous)
         if found is None:
             raise BadRequest(
                 f"no such response: {previous[:100]!r}",
@@ -184,7 +184,7 @@ class ResponsesDialect:
             if key in known:
                 continue
             known.add(key)
-            kept = self._services.store.get(self.owner, key)
+            kept = kept_response(self._services, self.owner, key)
             if kept is None:
                 return items_by_id  # the request will be refused because of this item
             output, items = self._decoded(kept, "input")
@@ -239,6 +239,10 @@ class ResponsesDialect:
         except StoreUnavailable as fault:
             log.error("response %s could not be stored: %s", response["id"], fault.detail)
             response["store"] = False
+
+
+def kept_response(services: Services, owner: str, key: str) -> Stored | None:
+    return None if key.startswith(OTHERS) else services.store.get(owner, key)
 
 
 def _by_id(items: Sequence[Any]) -> dict[str, Any]:
