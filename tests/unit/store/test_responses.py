@@ -31,7 +31,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         yield MemoryResponses
         return
     url = empty_database(request.param, request, tmp_path)
-    from proxy.store.database_responses import DatabaseResponses, ResponseStore
+    from proxy.store.database_responses import DatabaseResponses
 
     database = opened(url)
     yield lambda *args, **how: DatabaseResponses(database, *args, **how)
@@ -55,7 +55,7 @@ def opened(url: str) -> Database:
 def process(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Makes stores as other processes of other hosts have them, in the same database."""
     from proxy.store import records
-    from proxy.store.database_responses import DatabaseResponses, ResponseStore
+    from proxy.store.database_responses import DatabaseResponses
 
     databases: list[Database] = []
 
@@ -367,7 +367,7 @@ def test_a_beat_tells_what_others_have_cancelled_or_deleted(
 
 def test_deleted_responses_are_in_no_file_of_sqlite(tmp_path: Path) -> None:
     pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-    from proxy.store.database_responses import DatabaseResponses, ResponseStore
+    from proxy.store.database_responses import DatabaseResponses
 
     database = opened(f"sqlite:///{tmp_path / 'kept.db'}")
     store = DatabaseResponses(database, 10)
