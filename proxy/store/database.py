@@ -122,6 +122,13 @@ class Database:
         with self.begin() as db:
             return db.execute(query).first()
 
+    def records(self, kind: type[S], query: Executable) -> list[S]:
+        return [record(kind, row) for row in self.rows(query)]
+
+    def one(self, kind: type[S], query: Executable) -> S | None:
+        row = self.first(query)
+        return None if row is None else record(kind, row)
+
     def change(self, statement: Executable) -> int:
         """Execute a statement in a transaction of its own; return how many rows it changed."""
         with self.begin() as db:
