@@ -57,7 +57,6 @@ from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
-from ..store.responses import CONVERSATION, StoredKind
 from ..web import pages
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
@@ -223,8 +222,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         summaries=summaries,
     )
     layouts = Layouts(resources.dialogues())
-    stored = storage.responses()
-    store = StoredKind(stored)
+    store = storage.responses()
     # Whether there is no other key to share places with.
     alone = not are_several(settings)
     api_keys = storage.api_keys if settings.admins else None
@@ -279,7 +277,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
-        response_conversations=StoredKind(stored, CONVERSATION),
         jobs=jobs,
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
