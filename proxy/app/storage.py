@@ -99,7 +99,7 @@ class LazyServices:
         if settings.state and not there:  # any worker may be asked for any response
             raise SettingsError("--state requires pip install slotproxy[redis]")
         if there and (settings.database or settings.data or settings.state):
-            return cast(ResponseStore, LazyProxy(partial(self._part, "responses")))
+            return cast("ResponseStore", LazyProxy(partial(self._part, "responses")))
         return MemoryResponses(fixed.STORED_RESPONSES)
 
     def resume(self, then: Callable[[], None]) -> None:
