@@ -60,40 +60,6 @@ DSML_V3 = _dsml("deepseek-v3.2", "function_calls")
 DSML_V4 = _dsml("deepseek-v4", "tool_calls", "function_calls")
 
 
-# Ling 3's tool calls: a name, and arguments as pairs of tags::
-#
-#     <tool_call>get_weather
-#     <arg_key>city</arg_key>
-#     <arg_value>Oslo</arg_value>
-#     </tool_call>
-#
-# A call may come before the reasoning is closed. The model may write its end token as text.
-#
-# Source: the chat template of inclusionAI/Ling-3.0-flash.
-
-_LING_SHAPE = CallShape(
-    before_name="<tool_call>",
-    after_name="\n",
-    suffix="</tool_call>",
-    separator="\n",
-    tagged=TaggedArguments(
-        before_key="<arg_key>",
-        after_key="</arg_key>\n<arg_value>",
-        after_value="</arg_value>\n",
-    ),
-)
-LING3 = CallFormat(
-    name="ling3",
-    opening=("<tool_call>",),
-    shape=_LING_SHAPE,
-    body=answer(_THINK, ("<tool_call>",), reads(_LING_SHAPE), breaks=True, end="<|role_end|>"),
-    turns=("<role>ASSISTANT</role>",),
-    reasoning=_THINK,
-    stops=("<|role_end|>",),
-    matches=marks_in("<role>ASSISTANT</role>", "<arg_key>"),
-)
-
-
 # MiniCPM5's tool calls: XML with attributes, and CDATA around text with special characters::
 #
 #     <function name="get_weather"><param name="city">Oslo</param></function>

@@ -98,11 +98,6 @@ D = "｜DSML｜"
 
 SAMPLES: dict[str, tuple[str, str, str]] = {
     # prompt, reasoning and text, a call
-    "ministral3": (
-        "[INST]hi[/INST]",
-        "[THINK]I look.[/THINK]One moment.\n",
-        '[TOOL_CALLS]get_weather[ARGS]{"city": "Oslo", "days": 3}',
-    ),
     "harmony": (
         "<|start|>assistant",
         "<|channel|>analysis<|message|>I look.<|end|><|start|>assistant"
@@ -138,12 +133,6 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
         '<|open|>argument key="days" type="number"<|sep|>3<|close|>argument<|sep|>'
         "<|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>",
     ),
-    "ling3": (
-        "<role>ASSISTANT</role>\n<think>",
-        "I look.\n</think>\nOne moment.\n",
-        "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n"
-        "<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
-    ),
     "cohere2-moe": (
         "<|CHATBOT_TOKEN|><|START_THINKING|>",
         "I look.<|END_THINKING|><|START_TEXT|>One moment.<|END_TEXT|>",
@@ -160,11 +149,6 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
         "<|im_start|>assistant\n",
         "<think>I look.</think>One moment.\n",
         '<|tool_call_start|>[get_weather(city="Oslo", days=3)]<|tool_call_end|>',
-    ),
-    "gigachat3.1": (
-        "assistant<|role_sep|>\n",
-        "One moment.\n",
-        '<|function_call|>{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}',
     ),
     "gigachat3": (
         "assistant<|role_sep|>\n",
@@ -523,13 +507,6 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
         "all\nA doctest:\n>>> add(1, 2)\n3\n>>>note\nis a name",
         "A doctest:\n>>> add(1, 2)\n3\n>>>note\nis a name",
         "",
-        [],
-    ),
-    (
-        "ministral3",
-        "[THINK]Should I write [TOOL_CALLS]? No.[/THINK]No call: [TOOL_CALLS] is a mark.",
-        "No call: [TOOL_CALLS] is a mark.",
-        "Should I write [TOOL_CALLS]? No.",
         [],
     ),
 ]
