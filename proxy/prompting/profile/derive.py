@@ -77,7 +77,6 @@ _JSON = json.JSONDecoder()
 _BEGINNING = re.compile(r"[<\[{]|\w+[:\[(]|\Z")
 """Of calls: a mark, JSON, or the name itself."""
 _CUT_TAG = re.compile(r"<[^<>\s]*\Z|\[/?[A-Z_]*\Z")
-_SHAPE_TAG = re.compile(r"<[^<>]*>|\[/?[A-Z_]+\]")
 _SAMPLES: tuple[tuple[tuple[str, Mapping[str, Any]], ...], ...] = (
     ((NAMES[0], {}),),
     ((NAMES[0], BOTH),),
@@ -135,14 +134,10 @@ class _Regions:
         stops = [at for stop in self._stops if (at := text.find(stop, last)) >= 0]
         if stops:
             return min(stops)
-        plain = self._plain.rpartition(CONTENT)[2].rstrip()
         text = text.rstrip()
-        common = common_end(text, plain)
-        at = len(text) - len(common)
-        if tag := _SHAPE_TAG.search(common):
-            return at + (tag.start() if common[: tag.start()].strip() else 0)
-        # Two tags that end alike: <|calls|> and <|end|>.
-        return _whole_tag(text, at) if common.strip() else at
+        common = common_end(text, self._plain.rpartition(CONTENT)[2].rstrip())
+        # Two tags may end alike: <|calls|> and <|end|>.
+        return _whole_tag(text, len(text) - len(common))
 
 
 def _whole_tag(text: str, at: int) -> int:
@@ -192,11 +187,8 @@ def _behind(text: str, beginning: str) -> str | None:
     """What follows the beginning; JSON may be spaced in any way."""
     if text.startswith(beginning):
         return text[len(beginning) :]
-    brace = text.find("{", len(NAMES[0]))
-    if brace < 0:
-        return None
     try:
-        _, end = _JSON.raw_decode(text, brace)
+        _, end = _JSON.raw_decode(text, text.index("{", len(NAMES[0])))
     except ValueError:
         return None
     return text[end:]
