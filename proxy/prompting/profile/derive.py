@@ -23,7 +23,7 @@ from ..marks import common_end, common_start
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
 from ..template.families import FAMILIES
 from ..template.templates import ChatTemplate
-from .probes import AGAIN, CONTENT, KEYS, LONG_IDS, NAMES, REASON, RESULT, VALUES, Probes
+from .probes import CONTENT, KEYS, LONG_IDS, NAMES, REASON, VALUES, Probes
 
 # What a model writes with a template: reasoning, calls and the end of its turn.
 
@@ -287,12 +287,12 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
             calls=known,
             stops=known.stops,
         )
-    probes = Probes(template)
+    probes, rules = Probes(template), template.rules
     reasoning = _reasoning(probes) or _mentioned(template.source)
     content = _RESPONSE if probes.mentions("".join(_RESPONSE)) else ("", "")
-    stops = _stops(probes)
+    stops = (rules.end,) if rules.end_is_token else ()
     shape = call_shape(probes, (*reasoning, *REASONING_TAGS), stops)
-    if not template.takes_tools and not _renders_results(probes):
+    if not (rules.tools or rules.calls):
         shape = None
     calls = known
     if shape is not None and known is None:
@@ -304,7 +304,7 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
 
 def _reasoning(probes: Probes) -> tuple[Tags, ...]:
     """The tags around reasoning, from an answer with reasoning, or else from a call with it."""
-    with_reason, follows = probes.answer(reason=REASON), CONTENT
+    with_reason, follows = probes.answer(REASON), CONTENT
     without = probes.answer()
     if with_reason is None or REASON not in with_reason:
         with_reason, follows = probes.calls(FIRST, reason=REASON), NAMES[0]
@@ -331,10 +331,6 @@ def _reasoning(probes: Probes) -> tuple[Tags, ...]:
     return ((opening, closing),) if 0 < len(opening) <= _MAX_TAG else ()
 
 
-def _renders_results(probes: Probes) -> bool:
-    return RESULT in (probes.calls(FIRST, result=True) or "")
-
-
 def _mentioned(source: str) -> tuple[Tags, ...]:
     """The known tags that the template's text has. Many templates only cut reasoning out."""
     return tuple(tags for tags in REASONING_TAGS if tags[1] in source)[:1]
@@ -352,15 +348,6 @@ def _from_tag(text: str, other: str) -> str:
 def _first_tag(text: str) -> str:
     tag = _TAG.search(text)
     return tag.group() if tag and not text[: tag.start()].strip() else text.strip()
-
-
-def _stops(probes: Probes) -> tuple[str, ...]:
-    """The tag that ends an answer."""
-    answer = probes.answer(again=True)
-    if not answer or CONTENT not in answer or AGAIN.content not in answer:
-        return ()
-    between = answer.rpartition(AGAIN.content)[0].rpartition(CONTENT)[2].strip()
-    return tuple(_TAG.findall(between)[:1])
 
 
 # The syntax of a template's answers: a known format of calls, or what its renderings tell.
