@@ -39,8 +39,8 @@ def parse_any_cut(form: CallFormat, text: str, tools: Any, prompt: str = "") -> 
 # llama.cpp's cases
 
 
-def their_cases() -> list[Any]:
-    """Those for templates of our formats; one that is skipped if the server is not built."""
+def their_cases(*, continuing: bool = False) -> list[Any]:
+    """Those for templates of our formats, or of answers that go on; one that is skipped if the server is not built."""
     server = find("llama-2026")
     if server is None:
         reason = "llama.cpp's cases come with llama-2026: python -m tools.servers build llama-2026"
@@ -51,35 +51,22 @@ def their_cases() -> list[Any]:
         name = pathlib.PurePath(case["template"]).name
         source = (templates / name).read_text("utf-8")
         form = next((form for form in SPECIAL if form.matches(source)), None)
-        if form is not None:
+        if form is not None and (case["continues"] or not continuing):
             out.append(pytest.param(case, form, id=f"{number}-{name}"))
     return out
 
 
-@pytest.mark.parametrize(("case", "form"), their_cases())
-def test_llama_cpp_means_the_same_by_the_text(case: Any, form: CallFormat) -> None:
-    """White space around text belongs to the format. llama.cpp reports the whole message, we what
-    comes behind the prompt."""
-    functions = [tool["function"] for tool in case["tools"] or []]
-    tools = {each["name"]: each.get("parameters", {}) for each in functions}
-    ours = parse_any_cut(form, case["input"], tools, case["prompt"])
-    before = case["messages"][-1] if case["continues"] else {}
-    text = case["content"].removeprefix(before.get("content") or "")
-    reasoning = case["reasoning"].removeprefix(before.get("reasoning_content") or "")
-    calls = [(call["name"], call["arguments"]) for call in case["calls"]]
-    if case["partial"]:
-        assert ours.calls == [call for call in calls if call[1]]
-        assert ours.reasoning.strip() == reasoning.strip()
-        return
-    assert ours.calls == [(name, json.loads(arguments)) for name, arguments in calls]
-    if case["json_schema"]:  # our grammar writes the document without a fence
-        ours.text = ours.text.removeprefix("```json\n").removesuffix("\n```")
-    if case["reasoning_format"] == 0 and ours.reasoning:  # llama.cpp leaves it in the text
-        assert ours.reasoning in text
-        assert text.endswith(ours.text)
-        return
-    assert ours.text.strip() == text.strip()
-    assert ours.reasoning.strip() == reasoning.strip()
+@pytest.mark.parametrize(("case", "form"), their_cases(continuing=True))
+def test_llama_cpp_means_the_same_by_an_answer_that_goes_on(case: Any, form: CallFormat) -> None:
+    """Whole answers are played through the whole program. White space around text belongs to the
+    format. llama.cpp reports the whole message, we what comes behind the prompt."""
+    ours = parse_any_cut(form, case["input"], {}, case["prompt"])
+    before = case["messages"][-1]
+    assert (ours.text.strip(), ours.reasoning.strip(), ours.calls) == (
+        case["content"].removeprefix(before.get("content") or "").strip(),
+        case["reasoning"].removeprefix(before.get("reasoning_content") or "").strip(),
+        case["calls"],
+    )
 
 
 # Our own samples: an answer with reasoning, text and calls, as the model writes it
