@@ -72,6 +72,7 @@ class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
 
 ONE = {KEYS[0]: VALUES[0]}
 BOTH = dict(zip(KEYS, VALUES, strict=True))
+NUMBER = 70707
 FIRST, SECOND = (NAMES[0], ONE), (NAMES[1], {KEYS[0]: VALUES[1]})
 _JSON = json.JSONDecoder()
 _BEGINNING = re.compile(r"[<\[{]|\w+[:\[(]|\Z")
@@ -218,9 +219,12 @@ def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | Non
     after_value = _common_beginning(tail, between)
     if not (before_key.strip() and after_value.strip()):
         return None
+    number = regions.of((NAMES[0], {KEYS[0]: NUMBER})) or ""
+    of_number = number.partition(KEYS[0])[2].partition(str(NUMBER))[0]
     tags = TaggedArguments(
         before_key=before_key,
-        after_key=after_key,
+        after_key=of_number or after_key,
+        text_after_key=after_key if of_number not in ("", after_key) else "",
         after_value=after_value,
         separator=between[len(after_value) :],
     )

@@ -40,7 +40,7 @@ def parse_any_cut(form: CallFormat, text: str, tools: Any, prompt: str = "") -> 
 
 
 def their_cases(*, continuing: bool = False) -> list[Any]:
-    """Those for templates of our formats, or of answers that go on; one that is skipped if the server is not built."""
+    """Those for templates of our formats; one that is skipped if the server is not built."""
     server = find("llama-2026")
     if server is None:
         reason = "llama.cpp's cases come with llama-2026: python -m tools.servers build llama-2026"
@@ -81,7 +81,6 @@ NOTE = {"type": "object", "properties": {"text": {"type": ["string", "null"]}}}
 TOOLS: dict[str, Any] = {"get_weather": CITY, "note": NOTE, "plan": {"type": "object"}}
 OSLO = ("get_weather", {"city": "Oslo", "days": 3})
 NS = "]<]minimax[>["
-D = "｜DSML｜"
 
 SAMPLES: dict[str, tuple[str, str, str]] = {
     # prompt, reasoning and text, a call
@@ -148,22 +147,6 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
         "<mm:think>I look.</mm:think>One moment.\n",
         f'{NS}<tool_call>\n{NS}<invoke name="get_weather">{NS}<city>Oslo{NS}</city>'
         f"{NS}<days>3{NS}</days>{NS}</invoke>\n{NS}</tool_call>",
-    ),
-    "deepseek-v3.2": (
-        "<｜Assistant｜><think>",
-        "I look.</think>One moment.\n\n",
-        f'<{D}function_calls>\n<{D}invoke name="get_weather">\n'
-        f'<{D}parameter name="city" string="true">Oslo</{D}parameter>\n'
-        f'<{D}parameter name="days" string="false">3</{D}parameter>\n'
-        f"</{D}invoke>\n</{D}function_calls>",
-    ),
-    "deepseek-v4": (
-        "<｜Assistant｜><think>",
-        "I look.</think>One moment.\n\n",
-        f'<{D}tool_calls>\n<{D}invoke name="get_weather">\n'
-        f'<{D}parameter name="city" string="true">Oslo</{D}parameter>\n'
-        f'<{D}parameter name="days" string="false">3</{D}parameter>\n'
-        f"</{D}invoke>\n</{D}tool_calls>",
     ),
     "gemma4": (
         "<|turn>model\n",
@@ -463,16 +446,6 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
         "",
         "",
         [("plan", {"stops": [{"n": 1}, "b"], "on": True, "t": "a <b>"})],
-    ),
-    (
-        "deepseek-v4",
-        f'</think>\n\n<{D}tool_calls>\n<{D}invoke name="note">\n'
-        f'<{D}parameter name="text" string="true">12345</{D}parameter>\n</{D}invoke>\n'
-        f'<{D}invoke name="note">\n<{D}parameter name="text" string="false">null</{D}parameter>\n'
-        f"</{D}invoke>\n</{D}tool_calls>",
-        "",
-        "",
-        [("note", {"text": "12345"}), ("note", {"text": None})],
     ),
     (
         "minicpm5",
