@@ -25,7 +25,7 @@ from proxy.apis.ollama.dialects import chat as ollama_chat
 from proxy.apis.ollama.dialects import generate as ollama_generate
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
-from proxy.apis.openai import completions_both
+from proxy.apis.openai.completions import both as completions_both
 from proxy.apis.response_meta import ResponseMeta
 from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
 from proxy.core.fold import fold

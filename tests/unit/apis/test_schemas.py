@@ -36,7 +36,7 @@ from proxy.apis.ollama.dialects import chat, generate
 from proxy.apis.ollama.routes import parse_show
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
-from proxy.apis.openai import completions_both
+from proxy.apis.openai.completions import both as completions_both
 from proxy.apis.responses import request as responses
 from proxy.apis.responses.answer import compact_body
 from proxy.apis.vector_stores import request as vector_stores
