@@ -373,8 +373,6 @@ def _enabled(toolset: Body, at: str) -> ToolFilter:
 
 def _server_call(block: Body, at: str) -> ToolCall:
     """The call of an `mcp_tool_use` block that a client sends back."""
-    name = function_name(
-        fields.text(block, "server_name", at=at), fields.text(block, "name", at=at)
-    )
+    server, tool = (fields.text(block, name, at=at) for name in ("server_name", "name"))
     arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
     return ToolCall(fields.text(block, "id", at=at), function_name(server, tool), arguments)
