@@ -72,6 +72,20 @@ def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
     return resolved
 
 
+def conversation_of(body: Body) -> str:
+    """The id of the conversation that a response belongs to, "" for none."""
+    value = body.get("conversation")
+    if isinstance(value, dict):
+        key = text(value, "id", at="conversation.")
+    else:
+        key = text(body, "conversation")
+    if key and body.get("previous_response_id"):
+        raise InvalidParameter(
+            "conversation", "cannot be combined with previous_response_id: send one of them"
+        )
+    return key
+
+
 def check_outputs(values: Iterable[Any]) -> None:
     """Refuses an output without its call: the model would read an answer to nothing."""
     calls = set()

@@ -13,14 +13,13 @@ from ...core.request import CompletionRequest, Message, Search, ToolChoice
 from ...errors import InvalidParameter
 from .. import fields
 from .. import schema_fields as doc
-from ..conversations import objects as conversations
 from ..fields import Body
 from ..openai import answer as openai
 from ..openai.tools import CALLS, PARALLEL, functions, named_choice
 from ..schema_fields import Fields
 from ..vector_stores.request import parse_filters
 from . import mcp
-from .items import as_items, check_outputs, messages, referenced
+from .items import as_items, check_outputs, conversation_of, messages, referenced
 
 LOGPROBS = "message.output_text.logprobs"
 FILES = 5
@@ -175,7 +174,7 @@ def parse(
     )
     # The Open Responses schema requires each of these fields. One that the request leaves out has
     # the API's default, although the backend, or `--sampling`, may set another.
-    key = conversations.named(body)
+    key = conversation_of(body)
     repeated = {
         **({"conversation": {"id": key}} if key else {}),
         **{name: request.sampling.get(name, default) for name, default in _SAMPLING.items()},

@@ -15,7 +15,7 @@ from proxy.apis.anthropic import request as messages_request
 from proxy.apis.batches import objects as batches
 from proxy.apis.chatchat import bases, params
 from proxy.apis.chatchat import params as server
-from proxy.apis.conversations import objects as conversations
+from proxy.apis.conversations import routes as conversations
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import parse_ranking
 from proxy.apis.fields import model_name
@@ -46,9 +46,9 @@ from tests.fakes import ScriptedDriver, make_app
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "ChatCompletionRequest": openai_chat.parse,
-    "ConversationRequest": conversations.create,
-    "ConversationChange": conversations.change,
-    "ConversationItems": conversations.added,
+    "ConversationRequest": conversations.parse_new,
+    "ConversationChange": conversations.parse_change,
+    "ConversationItems": conversations.parse_items,
     "CompletionRequest": openai_completions.parse,
     "CompletionRequestBoth": completions_both.parse,
     "EmbeddingRequest": embeddings.parse,
