@@ -7,17 +7,11 @@ from typing import Any
 import pytest
 
 from proxy.apis import anthropic
-from proxy.apis.response_meta import ResponseMeta
 from proxy.apis.responses import mcp
-from proxy.core.events import Batch, Finished, ServerCall, Started, TextDelta
-from proxy.core.fold import fold
 from proxy.core.mcp import McpServer
 from proxy.core.request import CompletionRequest, Message, ToolCall
-from proxy.core.usage import Usage
 from proxy.errors import InvalidParameter
-from tests.contract import ears
 
-META = ResponseMeta("msg_1", 1, "m")
 FAR: Any = {"type": "url", "name": "far", "url": "https://mcp.example/a"}
 SAID = [{"role": "user", "content": "Hi"}]
 
@@ -111,48 +105,3 @@ def test_blocks_sent_back_are_a_call_and_its_result() -> None:
         Message(role="assistant", content="Four."),
     )
     assert asked.warnings == ()
-
-
-def made(**fields: Any) -> list[Batch]:
-    call: dict[str, Any] = {"id": "c", "label": "far", "name": "get", "arguments": '{"a": 1}'}
-    return [
-        [Started()],
-        [TextDelta("Let me see.")],
-        [ServerCall(**call)],
-        [],
-        [ServerCall(**call, over=True, **fields)],
-        [TextDelta("Four.")],
-        [Finished(reason="stop", usage=Usage())],
-    ]
-
-
-USE = {"type": "mcp_tool_use", "id": "c", "name": "get", "server_name": "far"}
-
-
-@pytest.mark.parametrize("fields", [{"output": "4"}, {"error": "4", "code": -32603}])
-def test_calls_are_blocks(fields: dict[str, Any]) -> None:
-    request = parse(FAR)
-    result = {
-        "type": "mcp_tool_result",
-        "tool_use_id": "c",
-        "is_error": "error" in fields,
-        "content": [{"type": "text", "text": "4"}],
-    }
-    whole = anthropic.reply(META, request, fold((0, batch) for batch in made(**fields)))
-    assert whole["content"] == [
-        {"type": "text", "text": "Let me see."},
-        {**USE, "input": {"a": 1}},
-        result,
-        {"type": "text", "text": "Four."},
-    ]
-    assert whole["stop_reason"] == "end_turn"
-    encoder = anthropic.Encoder(META, request)
-    data = b"".join(encoder.encode(0, batch) for batch in made(**fields))
-    events = [event for _, event in ears.sse(data)]
-    begun = [event["content_block"] for event in events if event["type"] == "content_block_start"]
-    assert begun[1:3] == [{**USE, "input": {}}, result]
-    assert [block["type"] for block in (begun[0], begun[3])] == ["text", "text"]
-    stopped = [event["index"] for event in events if event["type"] == "content_block_stop"]
-    assert stopped == [0, 1, 2, 3]
-    (delta,) = [e["delta"] for e in events if e.get("delta", {}).get("type") == "input_json_delta"]
-    assert delta["partial_json"] == '{"a": 1}'

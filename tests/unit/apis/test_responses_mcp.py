@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from proxy.apis import responses
-from proxy.apis.response_meta import ResponseMeta
 from proxy.apis.responses import mcp
-from proxy.core.events import (
-    ApprovalRequested,
-    Batch,
-    Finished,
-    ListedTool,
-    ServerCall,
-    Started,
-    TextDelta,
-    ToolsListed,
-)
-from proxy.core.fold import fold
 from proxy.core.mcp import ApprovedCall, McpServer
 from proxy.core.request import Message, ToolCall, ToolChoice
-from proxy.core.usage import Usage
 from proxy.errors import InvalidParameter
 
-META = ResponseMeta("resp_1", 1, "m")
 FAR: Any = {"type": "mcp", "server_label": "far"}
 REMOTE: Any = {**FAR, "server_url": "https://u:p@mcp.example:8443/key?a=b"}
-LISTED = ToolsListed("far", (ListedTool("get", "Get it", {"type": "object"}, {"a": True}),))
-CALL = ServerCall(id="c1", label="far", name="get", arguments='{"a": 1}')
 REQUEST = {
     "type": "mcp_approval_request",
     "id": "mcpr_1",
@@ -48,13 +30,6 @@ def parse(**body: Any) -> responses.ParsedRequest:
 def answer(approve: bool, **more: Any) -> dict[str, Any]:
     kind = "mcp_approval_response"
     return {"type": kind, "approval_request_id": "mcpr_1", "approve": approve, **more}
-
-
-def told(given: Sequence[Batch]) -> list[Any]:
-    encoder = responses.Encoder(META, parse(), lambda _: None)
-    data = b"".join(encoder.encode(0, batch) for batch in given)
-    lines = [line for line in data.decode().splitlines() if line.startswith("data: ")]
-    return [json.loads(line[6:]) for line in lines]
 
 
 def test_servers_are_taken_out_of_the_tools() -> None:
@@ -206,69 +181,6 @@ def test_tools_are_listed_once_for_a_conversation() -> None:
         input=[{**listed, "error": "gone"}, {"role": "user"} | {"content": ""}]
     ).request.servers
     assert not server.listed
-
-
-MADE: list[Batch] = [
-    [Started(), LISTED],
-    [CALL],
-    [],
-    [ServerCall(id="c1", label="far", name="get", arguments='{"a": 1}', over=True, output="4")],
-    [TextDelta("Four.")],
-    [ApprovalRequested("far", "put", "{}")],
-    [Finished(reason="tool_calls", usage=Usage())],
-]
-
-
-def test_stream_ends_with_the_whole_answer() -> None:
-    events = told(MADE)
-    whole = responses.whole(META, parse(), fold((0, batch) for batch in MADE))
-    assert events[-1]["response"]["output"] == whole["output"]
-    kinds = [item["type"] for item in whole["output"]]
-    assert kinds == ["mcp_list_tools", "mcp_call", "message", "mcp_approval_request"]
-    listed, call, _, request = whole["output"]
-    assert listed["tools"] == [
-        {
-            "name": "get",
-            "description": "Get it",
-            "input_schema": {"type": "object"},
-            "annotations": {"a": True},
-        }
-    ]
-    assert (call["output"], call["error"], call["status"]) == ("4", None, "completed")
-    assert (request["name"], request["arguments"]) == ("put", "{}")
-    assert [event["type"].removeprefix("response.") for event in events][2:12] == [
-        "output_item.added",
-        "mcp_list_tools.in_progress",
-        "mcp_list_tools.completed",
-        "output_item.done",
-        "output_item.added",
-        "mcp_call.in_progress",
-        "mcp_call_arguments.delta",
-        "mcp_call_arguments.done",
-        "mcp_call.completed",
-        "output_item.done",
-    ]
-
-
-def test_failures_are_reported() -> None:
-    over = ServerCall(
-        id="c1", label="far", name="get", arguments="{}", over=True, error="no", code=-32001
-    )
-    given: list[Batch] = [
-        [Started(), ToolsListed("far", error="gone")],
-        [CALL],
-        [over],
-        [TextDelta("x")],
-        [Finished(reason="stop", usage=Usage())],
-    ]
-    events = told(given)
-    kinds = [event["type"] for event in events]
-    assert "response.mcp_list_tools.failed" in kinds
-    assert "response.mcp_call.failed" in kinds
-    listed, call, _ = events[-1]["response"]["output"]
-    assert listed["error"] == "gone"
-    assert call["status"] == "failed"
-    assert call["error"] == {"type": "mcp_protocol_error", "code": -32001, "message": "no"}
 
 
 FUNCTION: Any = {"type": "function", "name": "foo", "parameters": {"type": "object"}}

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from proxy.apis import responses
-from proxy.apis.response_meta import ResponseMeta
-from proxy.core.events import Batch, Finished, Found, ReasoningDelta, Searched, Started, TextDelta
-from proxy.core.fold import fold
 from proxy.core.request import Search, ToolChoice
-from proxy.core.usage import Usage
 from proxy.errors import InvalidParameter
 
 BOTH = frozenset({"file_search", "web_search"})
 FILE: Any = {"type": "file_search", "vector_store_ids": ["vs_1"]}
-STAMP = ResponseMeta("resp_1", 1, "m")
-PAGE = Found(number=1, title="Tides", text="It is high.", url="https://tide.example/")
-DOCUMENT = Found(number=2, title="guide.pdf", text="It is low.", file_id="file-1", score=0.5)
 
 
 def parse(**body: Any) -> responses.ParsedRequest:
@@ -89,94 +80,3 @@ def test_hosted_tool_calls_may_be_sent_back() -> None:
     asked = parse(input=[{"role": "user", "content": "Hi"}, call])
     assert len(asked.request.messages) == 1
     assert asked.request.warnings == ()
-
-
-def batches(*texts: str) -> list[Batch]:
-    return [
-        [Started()],
-        [ReasoningDelta("hm")],
-        [Searched("web", "tide")],
-        [],
-        [Searched("web", "tide", over=True, found=(PAGE,))],
-        [Searched("file", "tide")],
-        [Searched("file", "tide", over=True, found=(DOCUMENT,))],
-        [TextDelta(text) for text in texts],
-        [Finished(reason="stop", usage=Usage(9, 5))],
-    ]
-
-
-URL = {
-    "type": "url_citation",
-    "start_index": 8,
-    "end_index": 14,
-    "url": "https://tide.example/",
-    "title": "Tides",
-}
-CITED = {"type": "file_citation", "index": 8, "file_id": "file-1", "filename": "guide.pdf"}
-
-
-def told(asked: responses.ParsedRequest, given: Sequence[Batch]) -> list[Any]:
-    encoder = responses.Encoder(STAMP, asked, lambda _: None)
-    data = b"".join(encoder.encode(0, batch) for batch in given)
-    lines = [line for line in data.decode().splitlines() if line.startswith("data: ")]
-    return [json.loads(line[6:]) for line in lines]
-
-
-def test_whole_answer_has_searches_and_citations() -> None:
-    whole = responses.whole(STAMP, parse(), fold((0, b) for b in batches("It is hi", "[1, 2]")))
-    kinds = [item["type"] for item in whole["output"]]
-    assert kinds == ["reasoning", "web_search_call", "file_search_call", "message"]
-    web, file, message = whole["output"][1:]
-    assert web["action"] == {"type": "search", "query": "tide", "queries": ["tide"]}
-    assert (file["queries"], file["results"]) == (["tide"], None)
-    assert message["content"][0]["annotations"] == [URL, CITED]
-
-
-def test_search_results_are_included_on_request() -> None:
-    include = ["file_search_call.results", "web_search_call.action.sources"]
-    asked = parse(include=include)
-    whole = responses.whole(STAMP, asked, fold((0, b) for b in batches("x")))
-    web, file = whole["output"][1:3]
-    assert web["action"]["sources"] == [{"type": "url", "url": "https://tide.example/"}]
-    (result,) = file["results"]
-    assert (result["file_id"], result["text"], result["score"]) == ("file-1", "It is low.", 0.5)
-
-
-def test_stream_ends_with_the_whole_answer() -> None:
-    asked = parse()
-    given = batches("It is hi", "[1, 2]")
-    events = told(asked, given)
-    whole = responses.whole(STAMP, asked, fold((0, b) for b in given))
-    final = events[-1]["response"]
-    assert final["output"] == whole["output"]
-    added = [e for e in events if e["type"] == "response.output_text.annotation.added"]
-    assert [(e["annotation_index"], e["annotation"]) for e in added] == [(0, URL), (1, CITED)]
-    assert [e["sequence_number"] for e in events] == list(range(len(events)))
-    kinds = [e["type"].removeprefix("response.") for e in events]
-    at = kinds.index("web_search_call.in_progress")
-    assert kinds[at - 1 : at + 4] == [
-        "output_item.added",
-        "web_search_call.in_progress",
-        "web_search_call.searching",
-        "web_search_call.completed",
-        "output_item.done",
-    ]
-
-
-def test_citation_of_unknown_number_stays_text() -> None:
-    whole = responses.whole(STAMP, parse(), fold((0, b) for b in batches("a[3] [x] [12345] 【1】")))
-    (one,) = whole["output"][-1]["content"][0]["annotations"]
-    assert one["type"] == "url_citation"
-
-
-def test_failed_search_is_reported() -> None:
-    given: list[Batch] = [
-        [Started()],
-        [Searched("web", "q")],
-        [Searched("web", "q", over=True, failed=True)],
-        [TextDelta("x")],
-        [Finished(reason="stop", usage=Usage())],
-    ]
-    assert told(parse(), given)[-1]["response"]["output"][0]["status"] == "failed"
-    whole = responses.whole(STAMP, parse(), fold((0, b) for b in given))
-    assert whole["output"][0]["status"] == "failed"
