@@ -305,7 +305,7 @@ def _file_search(tool: Body, at: str) -> Search:
     return Search(
         "file",
         tuple(stores),
-        fields.integer(tool, "max_num_results", 1, 50) or FILES,
+        fields.integer(tool, "max_num_results", 1, 50, at) or FILES,
         float(threshold),
         parse_filters(tool.get("filters"), at + "filters"),
     )

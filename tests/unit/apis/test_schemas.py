@@ -266,6 +266,7 @@ GOLDEN = {
     "openai_completions": "CompletionRequest",
     "rerank": "RerankRequest",
     "responses": "ResponseRequest",
+    "responses_searches": "ResponseRequest",
 }
 GOLDEN_CHATCHAT = {
     "chat": "ChatchatChatRequest",
