@@ -2,9 +2,8 @@
 the oldest turns are summed up.
 
 The format is defined in Anthropic's API reference (betas context-management-2025-06-27 and
-compact-2026-01-12). A call and
-its result stay together: the result's text is replaced, and so are the call's arguments if the edit
-says so. Edits of other types are ignored with a warning.
+compact-2026-01-12). A call and its result stay together: the result's text is replaced, and so are
+the call's arguments if the edit says so. Edits of other types are ignored with a warning.
 """
 
 from __future__ import annotations
@@ -105,7 +104,8 @@ def apply(
     for edit in edits:
         clear = _clear_thoughts if edit.type == THINKING else _clear_results
         messages, cleared = clear(request.messages, edit)
-        if not cleared or (edit.by_uses and _uses(request.messages) <= edit.trigger):
+        uses = sum(message.role == "tool" for message in request.messages)
+        if not cleared or (edit.by_uses and uses <= edit.trigger):
             continue
         if before is None:
             before = count(request)
@@ -159,13 +159,16 @@ def _names(edit: Body, name: str, at: str) -> frozenset[str]:
     return fields.names(fields.items(edit, name, at), at + name)
 
 
-def _uses(messages: Sequence[Message]) -> int:
-    return sum(message.role == "tool" for message in messages)
-
-
 def _clear_results(messages: Sequence[Message], edit: Edit) -> tuple[list[Message], int]:
     """The messages without the texts of old results, and how many results were cleared."""
-    results = _results(messages, edit.exclude)
+    results = []  # the places of each, and of its call
+    calls: dict[str, tuple[int, int]] = {}  # the last ones: some clients use an id again
+    for i, message in enumerate(messages):
+        calls |= {call.id: (i, j) for j, call in enumerate(message.tool_calls)}
+        if message.role == "tool":
+            at = calls.get(message.tool_call_id)
+            if not at or messages[at[0]].tool_calls[at[1]].name not in edit.exclude:
+                results.append((i, at))
     old = dict(results[: max(0, len(results) - (edit.keep or 0))])
     old_calls = frozenset(old.values())
     edited, cleared = [], 0
@@ -174,32 +177,15 @@ def _clear_results(messages: Sequence[Message], edit: Edit) -> tuple[list[Messag
             message = structs.replace(message, content=CLEARED, media=(), parts=())
             cleared += 1
         elif message.tool_calls and edit.inputs != frozenset():
-            calls = tuple(
+            arguments = (
                 structs.replace(call, arguments="{}")
                 if (i, j) in old_calls and (edit.inputs is None or call.name in edit.inputs)
                 else call
                 for j, call in enumerate(message.tool_calls)
             )
-            message = structs.replace(message, tool_calls=calls)
+            message = structs.replace(message, tool_calls=tuple(arguments))
         edited.append(message)
     return edited, cleared
-
-
-def _results(
-    messages: Sequence[Message], exclude: frozenset[str]
-) -> list[tuple[int, tuple[int, int] | None]]:
-    """The positions of the results of tools that are not excluded, each with that of its call: the
-    last one before it with its id, since some clients use an id again."""
-    results = []
-    calls: dict[str, tuple[int, int]] = {}
-    for i, message in enumerate(messages):
-        calls.update((call.id, (i, j)) for j, call in enumerate(message.tool_calls))
-        if message.role == "tool":
-            at = calls.get(message.tool_call_id)
-            name = messages[at[0]].tool_calls[at[1]].name if at else ""
-            if name not in exclude:
-                results.append((i, at))
-    return results
 
 
 def _clear_thoughts(messages: Sequence[Message], edit: Edit) -> tuple[list[Message], int]:
