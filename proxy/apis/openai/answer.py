@@ -85,9 +85,8 @@ def output_format(form: Body, at: str, inside: str = "") -> OutputFormat:
     if inside:
         form, at = fields.mapping(form, inside, at), f"{at}{inside}."
     schema = fields.entry(form.get("schema"), at + "schema")
-    return OutputFormat(
-        "json_schema", schema, fields.text(form, "name", at=at), fields.flag(form, "strict", at=at)
-    )
+    name, strict = fields.text(form, "name", at=at), fields.flag(form, "strict", at=at)
+    return OutputFormat("json_schema", schema, name, strict)
 
 
 LENGTHS = ("max_completion_tokens", "max_tokens", "n_predict")
@@ -137,9 +136,7 @@ COMMON: Fields = {
     "tokenize": doc.flag("Return the tokens of the prompt."),
     "user": USER,
     "prompt_cache_key": SESSION,
-    "json_schema": doc.mapping(
-        "A JSON schema for the answer, llama.cpp's field.", {"type": "object"}
-    ),
+    "json_schema": doc.mapping("A JSON schema, llama.cpp's field.", {"type": "object"}),
     "logit_bias": LOGIT_BIAS,
     **REPORT,
     **doc.SAMPLERS,

@@ -267,9 +267,8 @@ class _Tools:
                 search = _file_search(tool, at) if kind == "file_search" else _web_search(tool, at)
                 self.searches[kind] = search
             elif kind not in ("custom", "function", "mcp"):
-                warnings.append(
-                    f"tools of type {fields.plain(fields.text(tool, 'type'))} are ignored"
-                )
+                given = fields.plain(tool.get("type") or "")
+                warnings.append(f"tools of type {given} are ignored")
         self.functions = functions(offered)
         for function in self.functions:
             self.searches.pop(function.name, None)  # the client's own function takes precedence
@@ -312,9 +311,8 @@ def _file_search(tool: Body, at: str) -> Search:
 
 
 def _web_search(tool: Body, at: str) -> Search:
-    return Search(
-        "web", count=PAGES[fields.choice(tool, "search_context_size", PAGES, "medium", at)]
-    )
+    size = fields.choice(tool, "search_context_size", PAGES, "medium", at)
+    return Search("web", count=PAGES[size])
 
 
 _CHOICE = "tool_choice."
