@@ -140,10 +140,8 @@ def reply(
             case Said(text=text) if text:
                 content.append({"type": "text", "text": text})
             case ToolCall():
-                given = as_object(part.arguments)
-                content.append(
-                    {"type": "tool_use", "id": part.id, "name": part.name, "input": given}
-                )
+                head = {"type": "tool_use", "id": part.id, "name": part.name}
+                content.append({**head, "input": as_object(part.arguments)})
             case events.ServerCall():
                 content += _use(part, as_object(part.arguments)), _result(part)
     return {

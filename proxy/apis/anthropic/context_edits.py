@@ -79,9 +79,7 @@ def compaction(body: Body) -> Compaction | None:
     for edit, at in _edits(body):
         if edit.get("type") != COMPACT:
             continue
-        fields.choice(
-            fields.mapping(edit, "trigger", at), "type", TRIGGERS[:1], TRIGGERS[0], f"{at}trigger."
-        )
+        _trigger(edit, at, TRIGGERS[:1])
         instructions = fields.text(edit, "instructions", at=at)
         if len(instructions) > LONGEST_INSTRUCTIONS:
             raise InvalidParameter(
@@ -123,9 +121,7 @@ def apply(
 
 
 def _tool_uses(edit: Body, at: str) -> Edit:
-    kind = fields.choice(
-        fields.mapping(edit, "trigger", at), "type", TRIGGERS, TRIGGERS[0], f"{at}trigger."
-    )
+    kind = _trigger(edit, at, TRIGGERS)
     inputs: frozenset[str] | None
     if type(edit.get("clear_tool_inputs")) is list:
         inputs = _names(edit, "clear_tool_inputs", at)
@@ -141,6 +137,11 @@ def _tool_uses(edit: Body, at: str) -> Edit:
         exclude=_names(edit, "exclude_tools", at),
         inputs=inputs,
     )
+
+
+def _trigger(edit: Body, at: str, kinds: Sequence[str]) -> str:
+    trigger = fields.mapping(edit, "trigger", at)
+    return fields.choice(trigger, "type", kinds, TRIGGERS[0], f"{at}trigger.")
 
 
 def _turns(edit: Body, at: str) -> int | None:

@@ -152,9 +152,8 @@ def _system(value: Any) -> tuple[Message, ...]:
     if type(value) is str:
         texts = [value]
     elif isinstance(value, list):
-        texts = [
-            fields.required(block, "text", at) for block, at in fields.entries(value, "system")
-        ]
+        blocks = fields.entries(value, "system")
+        texts = [fields.required(block, "text", at) for block, at in blocks]
     else:
         raise InvalidParameter("system", "must be a string or a list of text blocks")
     content = "\n\n".join(t for t in texts if t and not t.startswith(BILLING))
@@ -220,10 +219,8 @@ class _Turn:
                 self._content.show(_image(fields.mapping(block, "source", at), at + "source."))
             case "tool_use":
                 arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
-                call = ToolCall(
-                    fields.filled(block, "id", at), fields.filled(block, "name", at), arguments
-                )
-                self._calls.append(call)
+                id, name = fields.filled(block, "id", at), fields.filled(block, "name", at)
+                self._calls.append(ToolCall(id, name, arguments))
             case "mcp_tool_use":
                 self._calls.append(_server_call(block, at))
             case "document":
@@ -257,16 +254,12 @@ class _Turn:
 
     def _result(self, block: Body, at: str) -> Message:
         """A tool's result. An error is marked in the text, since templates have no field for it."""
-        given = block.get("content")
-        (message,) = _Turn("tool", self._warnings).read(
-            "" if given is None else given, at + "content"
-        )
-        message = msgspec.structs.replace(
-            message, tool_call_id=fields.filled(block, "tool_use_id", at)
-        )
-        if fields.flag(block, "is_error", at=at) and not message.content.lower().startswith(
-            "error"
-        ):
+        given, turn = block.get("content"), _Turn("tool", self._warnings)
+        (message,) = turn.read("" if given is None else given, at + "content")
+        call_id = fields.filled(block, "tool_use_id", at)
+        failed = fields.flag(block, "is_error", at=at)
+        message = msgspec.structs.replace(message, tool_call_id=call_id)
+        if failed and not message.content.lower().startswith("error"):
             return message.after("Error: ")
         return message
 
