@@ -156,9 +156,7 @@ def delete_item(services: Services, record: Record, key: str, item: str) -> Any:
 
 def page_of_items(items: list[dict[str, Any]]) -> dict[str, Any]:
     """The page that the current request asks for."""
-    page = fields.page_reply(
-        fields.page_of(request.args), items, lambda item: item["id"], lambda item: item
-    )
+    page = fields.page_of(request.args, items, lambda item: item["id"], lambda item: item)
     return {**page, "first_id": page["first_id"] or "", "last_id": page["last_id"] or ""}
 
 

@@ -11,7 +11,7 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route, passthrough
-from ..fields import page_of, page_reply
+from ..fields import page_of
 from ..vector_stores.routes import opened
 from . import objects as file_objects
 
@@ -41,11 +41,12 @@ def upload(services: Services, record: Record) -> Any:
 @json_route(blueprint, "GET", "/v1/files", "/files")
 def listed(services: Services, record: Record) -> Any:
     """The files of the key."""
-    page = page_of(request.args, file_objects.MOST_LISTED, file_objects.MOST_LISTED)
+    most = file_objects.MOST_LISTED
     purpose = request.args.get("purpose")
     files = opened(services).files(record.key)
     wanted = [one for one in files if not purpose or one.purpose == purpose]
-    return page_reply(page, wanted, lambda one: one.file_id, file_objects.reply)
+    reply = file_objects.reply
+    return page_of(request.args, wanted, lambda one: one.file_id, reply, most, most)
 
 
 @json_route(blueprint, "GET", "/v1/files/<key>", "/files/<key>")

@@ -89,9 +89,7 @@ def _prompt(value: Any, at: str) -> str | tuple[int | str, ...]:
         return value
     if isinstance(value, dict):
         if value.get("multimodal_data"):
-            raise InvalidParameter(
-                f"{at}.multimodal_data", "is not supported: send images to the chat endpoint"
-            )
+            raise InvalidParameter(f"{at}.multimodal_data", "is not supported: send it to a chat")
         prompt = value.get("prompt_string")
         if type(prompt) is not str:
             raise InvalidParameter(f"{at}.prompt_string", "must be a string")

@@ -80,9 +80,7 @@ def conversation_of(body: Body) -> str:
     else:
         key = text(body, "conversation")
     if key and body.get("previous_response_id"):
-        raise InvalidParameter(
-            "conversation", "cannot be combined with previous_response_id: send one of them"
-        )
+        raise InvalidParameter("conversation", "cannot be combined with previous_response_id")
     return key
 
 

@@ -13,7 +13,7 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import View, json_route
-from ..fields import page_of, page_reply
+from ..fields import page_of
 from . import objects
 from . import request as dialect
 from .request import Attachment, Chunking
@@ -53,8 +53,8 @@ def create(services: Services, record: Record) -> Any:
 def listed(services: Services, record: Record) -> Any:
     """The vector stores of the key."""
     stores, owner = opened(services), record.key
-    return page_reply(
-        page_of(request.args),
+    return page_of(
+        request.args,
         stores.stores(owner),
         lambda one: one[0].id,
         lambda one: _store(stores, owner, *one),
@@ -227,8 +227,8 @@ def _attach(
 def _files(services: Services, record: Record, key: str, batch_id: str = "") -> Any:
     wanted = dialect.status_filter(request.args)
     members = opened(services).members(record.key, key, batch_id)
-    return page_reply(
-        page_of(request.args),
+    return page_of(
+        request.args,
         [one for one in members if not wanted or one.status == wanted],
         lambda one: one.file_id,
         lambda one: _file(key, one),
