@@ -143,7 +143,10 @@ ANSWERS: dict[str, Schema] = {
     ),
     "Compaction": schema_of(responses.compacted(_META, _RESPONSE, [_PLAIN])),
 }
-_FAULTS = GatewayError("it broke"), BadRequest("it is wrong", param="model", code="wrong")
+_FAULTS = (
+    GatewayError("it broke"),
+    BadRequest("it is wrong", param="model", code="prompt_too_large"),
+)
 # Errors, by the same names.
 ERRORS: dict[str, Schema] = {
     "Error": schema_of(*map(chat.error, _FAULTS), *map(native.error, _FAULTS)),

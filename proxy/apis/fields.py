@@ -15,6 +15,18 @@ MAX_ITEMS = 16_384
 blocked every other stream for two seconds."""
 MAX_MODEL = 1024  # characters in the name of a model
 
+Table = Mapping[str, tuple[str, Callable[[Body, str], Any]]]
+"""Maps a field of the body to the name of the parsed value and the function that parses it."""
+
+
+def read(body: Body, table: Table) -> dict[str, Any]:
+    """The parsed values of the fields that are present, in the table's order."""
+    values = {}
+    for name in filter(body.__contains__, table):
+        key, reader = table[name]
+        values[key] = reader(body, name)
+    return values
+
 
 def text(body: Body, name: str, default: str = "", at: str = "") -> str:
     """A string; `default` if null or absent."""

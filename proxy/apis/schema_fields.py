@@ -7,17 +7,33 @@ parser. Names of required fields are in one text, separated by blanks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from ..core import sampling
+from .fields import Body, Table
 
 Schema = dict[str, Any]
 
 
-Fields = Mapping[str, Schema]
-"""The fields of a body, each declared once, which its API's own code parses. A field that is not
-declared gets a warning (`fields.ignored_fields`)."""
+class Field(NamedTuple):
+    """A field that the table of an API parses: how the document describes it, the name of the value
+    that is parsed, and the function that parses it."""
+
+    schema: Schema
+    key: str
+    read: Callable[[Body, str], Any]
+
+
+Fields = Mapping[str, Schema | Field]
+"""The fields of a body, each declared once. Its API's own code parses those that are only
+described. A field that is not declared gets a warning (`fields.ignored_fields`)."""
+
+
+def table(fields: Fields) -> Table:
+    """What `fields.read` parses."""
+    return {name: field[1:] for name, field in fields.items() if isinstance(field, Field)}
+
 
 NULL: Schema = {"type": "null"}
 TEXT: Schema = {"type": "string"}
@@ -78,11 +94,14 @@ def one_of(description: str, example: Any, *kinds: Schema) -> Schema:
     return {"anyOf": list(kinds), "description": description, "examples": [example]}
 
 
-def body(required: str = "", /, **fields: Schema) -> Schema:
+def body(required: str = "", /, **fields: Schema | Field) -> Schema:
     """An object. A field that is not required may also be null, which counts as absent."""
     needed = required.split()
+    described = {
+        name: field.schema if isinstance(field, Field) else field for name, field in fields.items()
+    }
     schemas = {
-        name: schema if name in needed else _or_null(schema) for name, schema in fields.items()
+        name: schema if name in needed else _or_null(schema) for name, schema in described.items()
     }
     return object_of(required, **schemas)
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -26,10 +26,13 @@ from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from ..store.outage import PATIENCE, retry_while_unavailable
-from ..store.responses import ResponseStore, Stored
+from ..store.responses import Stored
 from .observability import Observer, Record
 from .shares import Shares
 from .stream import EventSource
+
+if TYPE_CHECKING:
+    from ..store.database_responses import ResponseStore  # it imports SQLAlchemy, an extra
 
 MOST_JOBS = 64  # running at once, for all keys together
 BEAT = 2.0  # seconds between two heartbeats; a fraction of the store's timeout for them
@@ -92,7 +95,7 @@ class Jobs:
             self._places.give(owner)
 
         try:
-            self._store.open(owner, meta.id, meta.created, value, begun)
+            self._store.put(owner, meta.id, meta.created, value, begun, making=True)
         except BaseException:
             over()
             raise

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import requests
+from pydantic import BaseModel, Field
 
 from tests.clients import anthropic, ollama, openai
 from tests.contract.ears import sse
@@ -136,6 +139,21 @@ def test_anthropic_whole_and_streamed(
     )
 
 
+def test_anthropic_stop_sequence(claude: anthropic.Anthropic, repeats: bool, model: str) -> None:
+    ask: dict[str, Any] = {"model": model, "max_tokens": 30, "messages": USER}
+    plain = claude.messages.create(**ask, extra_body={"temperature": 0})
+    assert plain.content[0].type == "text"
+    text = plain.content[0].text
+    # Answers that differ each time still contain a frequent letter.
+    stops = [text[10:13]] if repeats else list("etaoinshrdlu")
+    cut = claude.messages.create(**ask, stop_sequences=stops, extra_body={"temperature": 0})
+    assert cut.stop_reason == "stop_sequence" and cut.stop_sequence in stops
+    said = "".join(block.text for block in cut.content if block.type == "text")
+    assert not any(stop in said for stop in stops)
+    if repeats:
+        assert said == text[: text.index(stops[0])]
+
+
 @pytest.mark.usefixtures("binds")
 def test_anthropic_tool_is_called(claude: anthropic.Anthropic, model: str) -> None:
     ask: dict[str, Any] = {
@@ -197,6 +215,25 @@ def test_anthropic_lists_models(claude: anthropic.Anthropic, model: str) -> None
     assert told["error"]["type"] == "not_found_error"
 
 
+@pytest.mark.usefixtures("binds")
+def test_anthropic_accepts_every_tool_choice(claude: anthropic.Anthropic, model: str) -> None:
+    tool: Any = {"name": "weather", "input_schema": CITY, "cache_control": {"type": "ephemeral"}}
+    choices: list[Any] = [
+        {"type": "any", "disable_parallel_tool_use": True},
+        {"type": "tool", "name": "weather"},
+    ]
+    for choice in choices:
+        made = claude.messages.create(
+            model=model, max_tokens=80, messages=USER, tools=[tool], tool_choice=choice
+        )
+        assert [block.type for block in made.content] == ["tool_use"]
+    none: Any = {"type": "none"}
+    said = claude.messages.create(
+        model=model, max_tokens=9, messages=USER, tools=[tool], tool_choice=none
+    )
+    assert [block.type for block in said.content] == ["text"]
+
+
 def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic, model: str) -> None:
     """Other fields of agents: cache marks, thinking budgets, betas, their own blocks."""
     read: Any = claude.messages.create(model=model, max_tokens=0, messages=USER)
@@ -227,6 +264,54 @@ def test_anthropic_unusual_but_legal(claude: anthropic.Anthropic, model: str) ->
         messages=[{"role": "user", "content": [{"type": "document", "source": pdf}]}],
     )
     assert "document.pdf was left out" in answer.headers["x-slotproxy-warning"]
+
+
+@pytest.mark.usefixtures("counts")
+def test_anthropic_clears_old_tool_results(claude: anthropic.Anthropic, model: str) -> None:
+    messages: list[Any] = [*USER]
+    for number in range(3):
+        call = {"type": "tool_use", "id": f"c{number}", "name": "get", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": f"c{number}", "content": "word " * 50}
+        messages += [
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+    clear: Any = {
+        "type": "clear_tool_uses_20250919",
+        "trigger": {"type": "input_tokens", "value": 100},
+        "keep": {"type": "tool_uses", "value": 1},
+    }
+    asked: Any = {"model": model, "messages": messages, "betas": ["context-management-2025-06-27"]}
+    edits: Any = {"context_management": {"edits": [clear]}}
+    made = claude.beta.messages.create(max_tokens=5, **asked, **edits)
+    assert made.context_management is not None
+    (applied,) = made.context_management.applied_edits
+    cleared: Any = applied
+    assert (cleared.type, cleared.cleared_tool_uses) == (clear["type"], 2)
+    whole = claude.beta.messages.count_tokens(**asked).input_tokens
+    counted = claude.beta.messages.count_tokens(**asked, **edits)
+    assert counted.context_management is not None
+    assert counted.context_management.original_input_tokens == whole
+    assert counted.input_tokens == whole - cleared.cleared_input_tokens
+    assert (
+        made.usage.input_tokens + (made.usage.cache_read_input_tokens or 0) == counted.input_tokens
+    )
+    with claude.beta.messages.stream(max_tokens=5, **asked, **edits) as stream:
+        done = stream.get_final_message()
+    assert done.context_management is not None and done.context_management.applied_edits
+
+
+def test_anthropic_asynchronous(address: str, model: str) -> None:
+    async def ask() -> str:
+        async with (
+            anthropic.AsyncAnthropic(
+                base_url=address, api_key="x", max_retries=0, _strict_response_validation=True
+            ) as client,
+            client.messages.stream(model=model, max_tokens=7, messages=USER) as stream,
+        ):
+            return "".join([text async for text in stream.text_stream])
+
+    assert asyncio.run(ask())
 
 
 # Ollama
@@ -327,6 +412,17 @@ def test_open_webui_works(address: str, request: pytest.FixtureRequest) -> None:
         assert (last if case != "responses" else '"usage":{"input') in answer.text
 
 
+def test_ollama_asynchronous(address: str, model: str) -> None:
+    async def ask() -> list[str]:
+        client = ollama.AsyncClient(host=address)
+        stream = await client.chat(model=model, messages=USER, options=GREEDY, stream=True)
+        said = [part.message.content or "" async for part in stream]
+        await client._client.aclose()
+        return said
+
+    assert "".join(asyncio.run(ask()))
+
+
 # OpenAI Responses
 
 
@@ -384,6 +480,53 @@ def test_responses_continue_one_another(openai_: openai.OpenAI, model: str) -> N
     assert caught.value.code == "previous_response_not_found"
 
 
+@pytest.mark.usefixtures("binds")
+def test_responses_tools_round(openai_: openai.OpenAI, model: str) -> None:
+    tools: Any = [
+        {"type": "web_search"},
+        {"type": "function", "name": "weather", "parameters": CITY, "strict": True},
+    ]
+    ask: dict[str, Any] = {
+        "model": model,
+        "input": ASK,
+        "tools": tools,
+        "tool_choice": {"type": "function", "name": "weather"},
+        "max_output_tokens": 200,
+    }
+    whole = openai_.responses.create(**ask)
+    call = whole.output[-1]
+    assert call.type == "function_call" and list(json.loads(call.arguments)) == ["city"]
+    with openai_.responses.stream(**ask) as stream:
+        final = stream.get_final_response()
+    streamed = final.output[-1]
+    assert streamed.type == "function_call" and "city" in json.loads(streamed.arguments)
+    answered = openai_.responses.create(
+        model=model,
+        previous_response_id=whole.id,
+        input=[{"type": "function_call_output", "call_id": call.call_id, "output": "rain"}],
+        tools=tools,
+        max_output_tokens=5,
+    )
+    assert answered.output
+
+
+@pytest.mark.usefixtures("binds")
+def test_responses_parse_into_a_model(openai_: openai.OpenAI, model: str) -> None:
+    class City(BaseModel):
+        name: Annotated[str, Field(max_length=9)]
+        big: bool
+
+    made = openai_.responses.parse(model=model, input=ASK, text_format=City, max_output_tokens=300)
+    assert isinstance(made.output_parsed, City)
+
+
+def test_responses_in_the_background(openai_: openai.OpenAI, model: str) -> None:
+    begun = openai_.responses.create(model=model, input=ASK, background=True)
+    assert begun.status == "queued"
+    assert openai_.responses.cancel(begun.id).status == "cancelled"
+    assert openai_.responses.retrieve(begun.id).status == "cancelled"
+
+
 def test_responses_refer_to_stored_items(openai_: openai.OpenAI, model: str) -> None:
     """As Vercel's AI SDK continues a conversation: with only the ids of earlier items."""
     first = openai_.responses.create(model=model, input=ASK, max_output_tokens=5)
@@ -401,6 +544,29 @@ def test_responses_refer_to_stored_items(openai_: openai.OpenAI, model: str) -> 
     items[1]["id"] = "msg_" + "0" * 34
     with pytest.raises(openai.BadRequestError, match="does not refer to a stored item"):
         openai_.responses.create(model=model, input=items)
+
+
+def test_unsupported_responses_features_are_reported(openai_: openai.OpenAI, model: str) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"conversation": ["conv_1"]},
+        {"prompt": {"id": "pmpt_1"}},
+        {"background": True, "stream": True},
+        {"background": True, "store": False},
+        {"truncation": "some"},
+    ]
+    for change in wrong:
+        with pytest.raises(openai.BadRequestError) as caught:
+            openai_.responses.create(model=model, input=ASK, **change)
+        assert caught.value.param == next(iter(change))
+    kept = openai_.responses.create(model=model, input=ASK, max_output_tokens=5, store=False)
+    for use in (openai_.responses.retrieve, openai_.responses.cancel, openai_.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            use(kept.id)
+    kept = openai_.responses.create(model=model, input=ASK, max_output_tokens=5)
+    with pytest.raises(openai.BadRequestError):
+        openai_.responses.cancel(kept.id)
+    with pytest.raises(openai.BadRequestError, match="without stream"):
+        openai_.responses.retrieve(kept.id, stream=True)
 
 
 @pytest.mark.usefixtures("binds")
@@ -448,6 +614,77 @@ def test_editors_edit_with_the_chat(
     new = kind in ("llama-2026", BY_OPENAI, BY_SLOTPROXY)
     told = answer.headers.get("x-slotproxy-warning", "")
     assert ("samplers is ignored" in told) is ("samplers" in body and not new)
+
+
+def test_codex_works(openai_: openai.OpenAI, model: str) -> None:
+    """The body of the Codex command-line client: its tool types, its stream."""
+    with openai_.responses.stream(
+        model="gpt-5-codex" if model == "any" else model,
+        instructions="You are a coding agent.",
+        input=[
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": ASK}]}
+        ],
+        tools=[
+            {
+                "type": "function",
+                "name": "shell",
+                "strict": False,
+                "parameters": {
+                    "type": "object",
+                    "properties": {"command": {"type": "array", "items": {"type": "string"}}},
+                    "required": ["command"],
+                },
+            },
+            {"type": "custom", "name": "apply_patch", "format": {"type": "text"}},
+            {"type": "web_search"},
+        ],
+        tool_choice="auto",
+        parallel_tool_calls=False,
+        store=False,
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="0199",
+        extra_body={"max_output_tokens": 9},
+    ) as stream:
+        kinds = [event.type for event in stream]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+
+
+def test_openai_batch(openai_: openai.OpenAI, model: str) -> None:
+    body = {"model": model, "messages": USER, "max_tokens": 5}
+    url: Any = "/v1/chat/completions"
+    lines = [{"custom_id": f"l{i}", "method": "POST", "url": url, "body": body} for i in range(4)]
+    data = "\n".join(json.dumps(one) for one in lines).encode()
+    file = openai_.files.create(file=("lines.jsonl", data), purpose="batch")
+    made = openai_.batches.create(
+        input_file_id=file.id, endpoint=url, completion_window="24h", metadata={"a": "b"}
+    )
+    end = time.monotonic() + 180
+    while (done := openai_.batches.retrieve(made.id)).status != "completed":
+        assert time.monotonic() < end, done
+        time.sleep(0.1)
+    assert done.request_counts is not None and done.request_counts.completed == 4
+    assert done.output_file_id and done.error_file_id is None and done.metadata == {"a": "b"}
+    found = openai_.files.content(done.output_file_id).text.splitlines()
+    assert [json.loads(line)["custom_id"] for line in found] == ["l0", "l1", "l2", "l3"]
+    assert made.id in [one.id for one in openai_.batches.list(limit=5)]
+    assert openai_.batches.cancel(made.id).status == "completed"
+
+
+def test_responses_asynchronous(address: str, model: str) -> None:
+    async def ask() -> str:
+        async with (
+            openai.AsyncOpenAI(
+                base_url=address + "/v1",
+                api_key="x",
+                max_retries=0,
+                _strict_response_validation=True,
+            ) as client,
+            client.responses.stream(model=model, input=ASK, max_output_tokens=5) as stream,
+        ):
+            return [event.type async for event in stream][-1]
+
+    assert asyncio.run(ask()) == "response.incomplete"
 
 
 # GLM, and llama.cpp's own

@@ -86,10 +86,7 @@ def served(
 @pytest.fixture
 def client(served: Gateway) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=served.url + "/v1",
-        api_key="x",
-        max_retries=0,
-        _strict_response_validation=True,
+        base_url=served.url + "/v1", api_key="x", max_retries=0, _strict_response_validation=True
     ) as found:
         yield found
 
@@ -117,11 +114,7 @@ def test_approved_call_is_made_and_the_model_continues(client: openai.OpenAI) ->
     assert request.type == "mcp_approval_request"
     assert (request.server_label, request.name) == ("far", "get_weather")
     assert list(json.loads(request.arguments)) == ["city"]
-    answer = {
-        "type": "mcp_approval_response",
-        "approval_request_id": request.id,
-        "approve": True,
-    }
+    answer = {"type": "mcp_approval_response", "approval_request_id": request.id, "approve": True}
     kinds = []
     given = {**fields(), "input": [answer], "tool_choice": "none"}
     with client.responses.stream(**given, previous_response_id=asked.id) as events:
@@ -182,6 +175,15 @@ def test_url_that_is_not_allowed_is_forbidden(client: openai.OpenAI) -> None:
             client.responses.create(**fields(server_url=url))
 
 
+def test_name_of_a_private_address_is_not_connected_to(client: openai.OpenAI, remote: int) -> None:
+    url = f"http://mcp.localhost:{remote}/mcp"
+    whole = client.responses.create(**{**fields(server_url=url), "tool_choice": "auto"})
+    listed = whole.output[0]
+    assert listed.type == "mcp_list_tools"
+    assert listed.error is not None
+    assert "not on the public internet" in listed.error or "cannot be resolved" in listed.error
+
+
 @pytest.mark.parametrize("streams", [False, True])
 def test_anthropic_client_gets_calls_and_results(
     served: Gateway, remote: int, streams: bool
@@ -226,11 +228,4 @@ def test_anthropic_client_gets_calls_and_results(
                 "messages": [*given["messages"], turn, again],
                 "tool_choice": {"type": "none"},
             }
-        )
-
-
-def test_server_that_is_not_configured_is_not_found(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="no MCP server 'other'"):
-        client.responses.create(
-            model="any", input="Hi", tools=[{"type": "mcp", "server_label": "other"}]
         )

@@ -135,7 +135,6 @@ ONLY: dict[str, tuple[str, ...]] = {
     "flask": ("web", "pages", "routes", "batches", "app"),
     "werkzeug": ("web", "pages", "routes", "batches", "app"),
     "httptools": ("backends/http.py", "server/reader.py"),
-    "requests": ("backends/probe.py",),
     "redis": (
         "runtime/redis_client.py",
         "scheduling/shared/log.py",
@@ -325,7 +324,7 @@ def test_settings_and_serve_import_nothing_that_gevent_patches() -> None:
     """gunicorn's master imports these before a worker's gevent patches sockets and ssl."""
     code = (
         "import sys, proxy.config, proxy.server.serve; "
-        "print([m for m in ('flask', 'requests', 'urllib3', 'ssl') if m in sys.modules])"
+        "print([m for m in ('flask', 'ssl') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True

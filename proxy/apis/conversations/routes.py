@@ -87,9 +87,7 @@ def create(services: Services, record: Record) -> Any:
     key, now = CONVERSATION + uuid.uuid4().hex, time.time()
     made = {"id": key, "object": "conversation", "created_at": int(now), "metadata": pairs}
     items = msgspec.json.encode(_with_ids(given))
-    services.response_conversations.put(
-        record.key, key, now, Stored(msgspec.json.encode(made), items)
-    )
+    services.store.put(record.key, key, now, Stored(msgspec.json.encode(made), items))
     return made
 
 
@@ -114,7 +112,7 @@ def change(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "DELETE", *ROUTE)
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a conversation with its items."""
-    if not services.response_conversations.delete(record.key, key):
+    if not (_is_one(key) and services.store.delete(record.key, key)):
         _missing(key)
     return {"id": key, "object": "conversation.deleted", "deleted": True}
 
@@ -162,7 +160,11 @@ def page_of_items(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 def kept_conversation(services: Services, owner: str, key: str) -> Stored:
     """Raises NotFound, and StoreUnavailable."""
-    return services.response_conversations.get(owner, key) or _missing(key)
+    return (_is_one(key) and services.store.get(owner, key)) or _missing(key)
+
+
+def _is_one(key: str) -> bool:
+    return key.startswith(CONVERSATION)
 
 
 def append(services: Services, owner: str, key: str, given: list[Any]) -> list[dict[str, Any]]:
@@ -186,7 +188,8 @@ def _with_ids(given: list[Any]) -> list[dict[str, Any]]:
 
 
 def _changed(services: Services, owner: str, key: str, edit: Callable[[Stored], Stored]) -> Stored:
-    return services.response_conversations.change(owner, key, edit, time.time()) or _missing(key)
+    changed = services.store.change(owner, key, edit, time.time()) if _is_one(key) else None
+    return changed or _missing(key)
 
 
 def _items(stored: Stored) -> list[dict[str, Any]]:

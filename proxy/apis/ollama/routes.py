@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from flask import Response, request
 
 from ...errors import ModelNotFound, Unsupported
-from ...hosting.model import HostedModel
 from ...runtime.blocking import run_in_native_thread
 from ...runtime.cancel import Cancel
 from ...web import body, permissions
@@ -90,9 +89,12 @@ def _early(
             if only and keep == 0:
                 model.stop()
             elif keep is not None:
-                model.keep(keep)
+                model.ttl = keep
             if only and keep != 0:
-                _load(services, model, cancel, key)
+                # Ollama's clients expect the answer once the model is loaded.
+                for _ in model.use(cancel, services.settings.timeout, services.settings.timeout):
+                    pass
+                model.leave(answered=False)
         if not only:
             return None
         began = time.time()
@@ -100,14 +102,6 @@ def _early(
         return {**dialects.loaded(raw, meta), **empty}
 
     return answer
-
-
-def _load(services: Services, model: HostedModel, cancel: Cancel, key: str) -> None:
-    """Wait until a model is loaded, as Ollama's clients expect. Raises why it is not."""
-    timeout = services.settings.timeout
-    for _ in model.use(cancel, timeout, timeout, key):
-        pass
-    model.leave(answered=False)
 
 
 @_route("GET", "/api/version")

@@ -23,7 +23,7 @@ from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
 from ..response_meta import ResponseMeta, compaction_field
-from ..schema_fields import Fields, Schema
+from ..schema_fields import Field, Fields, Schema, table
 
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
@@ -31,22 +31,12 @@ MAX_LOGPROBS = 20
 
 
 def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies share; `known` are those of the route."""
-    # -1 is llama.cpp's "no limit"; 0 evaluates the prompt only.
-    limits = (fields.integer(body, name, -1, MAX_TOKENS) for name in LENGTHS)
+    """The fields of CompletionRequest that both kinds of body share, if present. A field that is
+    not `known` to the kind gets a warning. Raises InvalidParameter."""
     return {
-        "model": fields.model_name(body),
         "sampling": samplers(body),
-        "max_tokens": next((limit for limit in limits if limit not in (None, -1)), None),
-        "stop": fields.stops(body),
-        "n": fields.integer(body, "n", 1, MAX_CHOICES) or 1,
-        "stream": fields.flag(body, "stream"),
-        "include_usage": fields.flag(fields.mapping(body, "stream_options"), "include_usage"),
-        "return_prompt_tokens": fields.flag(body, "tokenize"),
-        "user": fields.text(body, "user"),
-        "session": fields.text(body, "prompt_cache_key"),
-        "output": json_schema(body),
-        "report": report(body),
+        "report": Report() if REPORT.keys().isdisjoint(body) else report(body),
+        **fields.read(body, _TABLE),
         "warnings": fields.ignored_fields(body, known),
     }
 
@@ -68,11 +58,20 @@ def report(body: Body) -> Report:
     )
 
 
-def json_schema(body: Body) -> OutputFormat:
+def _max_tokens(body: Body, _: str) -> int | None:
+    """The first limit that is set. -1 is llama.cpp's "no limit"; 0 evaluates the prompt only."""
+    for name in filter(body.__contains__, LENGTHS):
+        value = fields.integer(body, name, -1, MAX_TOKENS)
+        if value is not None and value != -1:
+            return value
+    return None
+
+
+def json_schema(body: Body, name: str) -> OutputFormat:
     """llama.cpp's own field; a schema that no grammar can express is left to output validation."""
-    if body.get("json_schema") is None:
+    if body.get(name) is None:
         return OutputFormat()
-    return OutputFormat("json_schema", fields.mapping(body, "json_schema"))
+    return OutputFormat("json_schema", fields.mapping(body, name))
 
 
 def output_format(form: Body, at: str, inside: str = "") -> OutputFormat:
@@ -123,45 +122,68 @@ REPORT: dict[str, Schema] = {
     "verbose": doc.flag("Add the prompt and the backend's settings."),
 }
 COMMON: Fields = {
-    "model": doc.MODEL,
-    "max_completion_tokens": tokens("The same as max_tokens; takes precedence."),
-    "max_tokens": tokens("Maximum tokens of the answer; -1: limited by the context only."),
-    "n_predict": tokens("llama.cpp's name for max_tokens."),
-    "stop": STOP,
-    "n": doc.count("Number of choices.", 1, MAX_CHOICES, 1),
-    "stream": doc.STREAM,
-    "stream_options": doc.mapping(
-        "`include_usage`: send a last chunk with the usage.", {"include_usage": True}
+    "model": Field(doc.MODEL, "model", fields.model_name),
+    "max_completion_tokens": Field(
+        tokens("The same as max_tokens; takes precedence."), "max_tokens", _max_tokens
     ),
-    "tokenize": doc.flag("Return the tokens of the prompt."),
-    "user": USER,
-    "prompt_cache_key": SESSION,
-    "json_schema": doc.mapping("A JSON schema, llama.cpp's field.", {"type": "object"}),
+    "max_tokens": Field(
+        tokens("Maximum tokens of the answer; -1: limited by the context only."),
+        "max_tokens",
+        _max_tokens,
+    ),
+    "n_predict": Field(tokens("llama.cpp's name for max_tokens."), "max_tokens", _max_tokens),
+    "stop": Field(STOP, "stop", fields.stops),
+    "n": Field(
+        doc.count("Number of choices.", 1, MAX_CHOICES, 1),
+        "n",
+        lambda body, name: fields.integer(body, name, 1, MAX_CHOICES) or 1,
+    ),
+    "stream": Field(doc.STREAM, "stream", fields.flag),
+    "stream_options": Field(
+        doc.mapping("`include_usage`: send a last chunk with the usage.", {"include_usage": True}),
+        "include_usage",
+        lambda body, name: fields.flag(fields.mapping(body, name), "include_usage"),
+    ),
+    "tokenize": Field(
+        doc.flag("Return the tokens of the prompt."), "return_prompt_tokens", fields.flag
+    ),
+    "user": Field(USER, "user", fields.text),
+    "prompt_cache_key": Field(SESSION, "session", fields.text),
+    "json_schema": Field(
+        doc.mapping("A JSON schema for the answer, llama.cpp's field.", {"type": "object"}),
+        "output",
+        json_schema,
+    ),
     "logit_bias": LOGIT_BIAS,
     **REPORT,
     **doc.SAMPLERS,
 }
 """The fields that both kinds of body have."""
+_TABLE = table(COMMON)
 
 
 def usage(counts: Usage) -> dict[str, Any]:
-    return {
+    out: dict[str, Any] = {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
         "total_tokens": counts.total,
         "prompt_tokens_details": {"cached_tokens": counts.cached},
         "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
-        **({"continued": counts.continued} if counts.continued else {}),
     }
+    if counts.continued:
+        out["continued"] = counts.continued
+    return out
 
 
 def total(finished: Mapping[int, events.Finished], n: int) -> Usage:
     """The usage of all choices; a prompt counts once for all choices generated from it."""
+    if n == 1 and len(finished) == 1:
+        return next(iter(finished.values())).usage
     counts = [
         choice.usage if index % n == 0 else structs.replace(choice.usage, prompt=0, cached=0)
         for index, choice in finished.items()
     ]
-    return counts[0] if len(counts) == 1 else sum(counts, Usage())
+    return sum(counts, Usage())
 
 
 def timings(times: Timings) -> dict[str, Any]:
@@ -210,9 +232,11 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
 def verbose(
     meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str = ""
 ) -> dict[str, Any]:
-    """llama-server's `__verbose`, the end in /completion's format, if it was asked for."""
-    wanted = request.report.settings
-    return {"__verbose": ended(meta, request, finished, content)} if wanted else {}
+    """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
+    `verbose`."""
+    if not request.report.settings:
+        return {}
+    return {"__verbose": ended(meta, request, finished, content)}
 
 
 def ended(
@@ -224,7 +248,8 @@ def ended(
     kind = "limit" if finished.reason == "length" else "word" if word else "eos"
     return {
         "content": content,
-        **dict.fromkeys(("id_slot", "slot_id"), finished.slot),
+        "id_slot": finished.slot,
+        "slot_id": finished.slot,
         "stop": True,
         "model": meta.model,
         "tokens_predicted": counts.completion,
@@ -235,7 +260,9 @@ def ended(
         "has_new_line": "\n" in content,
         "truncated": finished.truncated,
         "stop_type": kind,
-        **{f"stopped_{name}": name == kind for name in ("eos", "word", "limit")},
+        "stopped_eos": kind == "eos",
+        "stopped_word": kind == "word",
+        "stopped_limit": kind == "limit",
         "stopping_word": word,
         "timings": timings(finished.timings),
     }

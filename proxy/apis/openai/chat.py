@@ -18,7 +18,7 @@ from .. import schema_fields as doc
 from ..contents import Content, PartReader, contents, text_reader
 from ..fields import Body
 from ..response_meta import ResponseMeta
-from ..schema_fields import Fields
+from ..schema_fields import Field, Fields, table
 from ..synonyms import canonical
 from . import answer as openai
 from . import tools as openai_tools
@@ -53,22 +53,22 @@ def parse(body: Body) -> CompletionRequest:
             raise InvalidParameter("response_format", "cannot be combined with json_schema")
         form = fields.mapping(body, "response_format")
         values["output"] = openai.output_format(form, "response_format.", "json_schema")
-    if "audio" in fields.items(body, "modalities"):
+    if "modalities" in body and "audio" in fields.items(body, "modalities"):
         raise InvalidParameter("modalities", "must be text: audio output is not supported")
     tools = openai_tools.chosen(body)
     if tools:
         values["warnings"] += tools.pop("warnings", ())
-    prompts = fields.flag(body, "add_generation_prompt", True)
-    if not fields.flag(body, "continue_final_message") and not prompts:
-        values["warnings"] += ("add_generation_prompt is ignored",)
-    reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
-    if reasoning != "auto":
-        values["reasoning_format"] = reasoning
+    if "add_generation_prompt" in body or "continue_final_message" in body:
+        prompts = fields.flag(body, "add_generation_prompt", True)
+        if not fields.flag(body, "continue_final_message") and not prompts:
+            values["warnings"] += ("add_generation_prompt is ignored",)
+    if "reasoning_format" in body:
+        reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
+        values["reasoning_format"] = "" if reasoning == "auto" else reasoning
     return CompletionRequest(
         messages=messages(fields.items(body, "messages")),
         logprobs=logprobs,
-        reasoning_effort=fields.text(body, "reasoning_effort"),
-        template_kwargs=fields.mapping(body, "chat_template_kwargs"),
+        **fields.read(body, _TABLE),
         **tools,
         **values,
     )
@@ -93,6 +93,12 @@ MESSAGE = doc.body(
     reasoning_details=doc.array("The same in pieces, as OpenRouter sends it.", []),
     refusal=doc.text("The text of an assistant message that has no content."),
 )
+_OWN: Fields = {
+    "reasoning_effort": Field(
+        doc.text("Passed to the chat template.", "low"), "reasoning_effort", fields.text
+    ),
+    "chat_template_kwargs": Field(openai.TEMPLATE, "template_kwargs", fields.mapping),
+}
 FIELDS: Fields = {
     "messages": doc.array(
         "The conversation. If the last message is the assistant's, it is continued.",
@@ -111,10 +117,10 @@ FIELDS: Fields = {
     "continue_final_message": doc.flag("Always done if the last message is the assistant's."),
     "add_generation_prompt": doc.flag("false is ignored without continue_final_message.", True),
     "reasoning_format": doc.text("How reasoning is returned.", "auto", enum=["auto", *FORMATS]),
-    "reasoning_effort": doc.text("Passed to the chat template.", "low"),
-    "chat_template_kwargs": openai.TEMPLATE,
+    **_OWN,
     **openai.COMMON,
 }
+_TABLE = table(_OWN)
 KNOWN = FIELDS.keys()
 
 

@@ -61,7 +61,7 @@ def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
         raise InvalidParameter("logprobs", "is not supported with echo")
     best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
     values = openai.shared_fields(body, known)
-    if best_of is not None and best_of != values["n"]:
+    if best_of is not None and best_of != values.get("n", 1):
         raise InvalidParameter("best_of", "is not supported: use n to get several choices")
     return CompletionRequest(
         prompts=prompts(body.get("prompt")),

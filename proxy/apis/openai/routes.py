@@ -191,7 +191,7 @@ def tokenize(services: Services, record: Record) -> Any:
         model, _ = gateway.registry.answering(params.model)
         if not params.with_pieces:
             return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
-        pieces = gateway.pieces(model, *text, cancel, barred=barred)
+        pieces = gateway.pieces(model, *text, barred=barred)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
 
 
@@ -210,7 +210,7 @@ def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -
 
     with counted(services, record, params.model) as (cancel, barred):
         model, _ = gateway.registry.answering(params.model)
-        tokens = gateway.tokenize(model, params.prompt, cancel=cancel, most=most, barred=barred)
+        tokens = gateway.tokenize(model, params.prompt, cancel=cancel, barred=barred)
         texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
     return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 

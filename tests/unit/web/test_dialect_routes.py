@@ -36,7 +36,7 @@ def api() -> Any:
 @pytest.fixture(scope="module")
 def locked() -> Any:
     keys = (Secret("one"), Secret("two"))
-    return client(api_key=keys, admins=(unnamed(keys[0], "").name,), wrong_keys=0)
+    return client(api_key=keys, admins=(unnamed(keys[0]).name,), wrong_keys=0)
 
 
 def key(name: str) -> dict[str, str]:

@@ -93,7 +93,7 @@ def test_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     chat(to, headers={"Authorization": "Bearer wr0ng"})
     assert "s3cret" not in caplog.text and "wr0ng" not in caplog.text
     assert "Hi" not in caplog.text
-    assert unnamed(Secret("s3cret"), "").name in caplog.text
+    assert unnamed(Secret("s3cret")).name in caplog.text
 
 
 # cross-origin

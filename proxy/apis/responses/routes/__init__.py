@@ -9,7 +9,7 @@ from flask import Response, request
 
 from ....errors import BadRequest, InvalidParameter, NotFound
 from ....runtime.cancel import Cancel
-from ....store.responses import Stored
+from ....store.responses import OTHERS, Stored
 from ....web import background
 from ....web.admitted import counted
 from ....web.fastpath import BodyAndHeaders, Environ, post
@@ -22,7 +22,7 @@ from ... import responses
 from ... import schema_fields as doc
 from ...conversations.routes import page_of_items
 from ..request import FIELDS
-from .dialect import CompactDialect, ResponsesDialect
+from .dialect import CompactDialect, ResponsesDialect, kept_response
 from .websocket import opened
 
 blueprint = Api(
@@ -104,7 +104,7 @@ def read(services: Services, record: Record, key: str) -> Any:
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a stored response."""
     services.jobs.cancel(record.key, key)
-    if not services.store.delete(record.key, key):
+    if key.startswith(OTHERS) or not services.store.delete(record.key, key):
         _missing(key)
     return {"id": key, "object": "response", "deleted": True}
 
@@ -132,7 +132,7 @@ def input_items(services: Services, record: Record, key: str) -> Any:
 
 
 def _kept(services: Services, record: Record, key: str) -> Stored:
-    return services.store.get(record.key, key) or _missing(key)
+    return kept_response(services, record.key, key) or _missing(key)
 
 
 def _missing(key: str) -> NoReturn:

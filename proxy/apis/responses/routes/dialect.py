@@ -21,7 +21,7 @@ from ....core.request import CompletionRequest
 from ....errors import BadRequest, GatewayError, StoreUnavailable
 from ....gateway import Caller
 from ....runtime.cancel import Cancel
-from ....store.responses import Stored
+from ....store.responses import OTHERS, Stored
 from ....web.body import costs_much, parsed
 from ....web.observability import Record
 from ....web.services import Services
@@ -146,7 +146,7 @@ class ResponsesDialect:
         if not previous:
             return ()
         recent = self._recent.get(previous) if self._recent is not None else None
-        stored = recent or self._services.store.get(self.owner, previous)
+        stored = recent or kept_response(self._services, self.owner, previous)
         if stored is None:
             raise BadRequest(
                 f"no such response: {previous[:100]!r}",
@@ -166,7 +166,7 @@ class ResponsesDialect:
                 case {"type": "item_reference", "id": str(name)} if name not in by_id:
                     keys.add(responses.response_id(name))
         for key in keys:
-            stored = self._services.store.get(self.owner, key)
+            stored = kept_response(self._services, self.owner, key)
             if stored is None:
                 break  # the request will be refused because of this item
             output = self._decoded(stored.response, "input")["output"]
@@ -213,6 +213,10 @@ class ResponsesDialect:
         except StoreUnavailable as fault:
             log.error("response %s could not be stored: %s", response["id"], fault.detail)
             response["store"] = False
+
+
+def kept_response(services: Services, owner: str, key: str) -> Stored | None:
+    return None if key.startswith(OTHERS) else services.store.get(owner, key)
 
 
 def _first_id(items: Sequence[Any]) -> str:
