@@ -22,7 +22,7 @@ from .llamacpp import native
 from .ollama.dialects import chat as ollama_chat
 from .ollama.dialects import generate as ollama_generate
 from .ollama.dialects import loaded
-from .openai import chat, completions, completions_both
+from .openai import chat, completions
 from .openai.tools import LEGACY
 from .response_meta import ResponseMeta
 from .schema_fields import OBJECT, TEXT, Schema, object_of
@@ -120,7 +120,7 @@ ANSWERS: dict[str, Schema] = {
         chat, chat.reply(_META, structs.replace(_SHORT, extra={LEGACY: True}), [_FULL])
     ),
     "Completion": _answers(completions, full=_UNLIKELY),
-    "CompletionBoth": _answers(completions_both, full=_UNLIKELY),
+    "CompletionBoth": _answers(completions.both, full=_UNLIKELY),
     "LlamaCompletion": _native(),
     "Message": _answers(
         anthropic,

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
-from msgspec import Struct
-
 from ..errors import InvalidParameter
 
 Body = Mapping[str, Any]
@@ -189,47 +187,32 @@ def plain(kind: str) -> str:
 T = TypeVar("T")
 
 
-class Page(Struct, frozen=True):
-    """The requested page; `after` and `before` are ids of items."""
-
-    limit: int
-    ascending: bool = False
-    after: str = ""
-    before: str = ""
-
-
-def page_of(query: Mapping[str, str], most: int = 100, default: int = 20) -> Page:
-    """Parses the query string. Raises InvalidParameter."""
-    limit = decimal(query.get("limit") or str(default), 1, most)
-    if limit is None:
-        raise InvalidParameter("limit", f"must be from 1 to {most}")
-    order = query.get("order") or "desc"
-    if order not in ("asc", "desc"):
-        raise InvalidParameter("order", "must be asc or desc")
-    return Page(limit, order == "asc", query.get("after") or "", query.get("before") or "")
-
-
-def page_reply(
-    page: Page,
+def page_of(
+    query: Mapping[str, str],
     entries: Sequence[T],
     key: Callable[[T], str],
     shape: Callable[[T], dict[str, Any]],
+    most: int = 100,
+    default: int = 20,
 ) -> dict[str, Any]:
-    """The list object. `entries` are all entries, oldest first; `key` returns an entry's id. Raises
-    InvalidParameter if a cursor is not the id of an entry."""
-    items = list(entries) if page.ascending else list(reversed(entries))
+    """The list object that a query asks for. `entries` are all entries, oldest first; `key` returns
+    an entry's id, as cursors are. Raises InvalidParameter."""
+    limit = decimal(query.get("limit") or str(default), 1, most)
+    if limit is None:
+        raise InvalidParameter("limit", f"must be from 1 to {most}")
+    ascending = choice({"order": query.get("order") or "desc"}, "order", ("asc", "desc")) == "asc"
+    items = list(entries) if ascending else list(reversed(entries))
     ids = [key(item) for item in items]
-    start, end = 0, len(items)
-    for name, cursor in (("after", page.after), ("before", page.before)):
+    after, before = query.get("after") or "", query.get("before") or ""
+    for name, cursor in (("after", after), ("before", before)):
         if cursor and cursor not in ids:
             raise InvalidParameter(name, "is not one of the items")
-    if page.after:
-        start = ids.index(page.after) + 1
-    if page.before:
-        end = ids.index(page.before)
-        start = max(start, end - page.limit)  # the page that ends before the cursor
-    part = items[start:end][: page.limit]
-    more = start > 0 if page.before and not page.after else start + len(part) < len(items)
+    start, end = ids.index(after) + 1 if after else 0, len(items)
+    if before:
+        end = ids.index(before)
+        start = max(start, end - limit)  # the page that ends before the cursor
+    part = items[start:end][:limit]
+    more = start > 0 if before and not after else start + len(part) < len(items)
     return {
         "object": "list",
         "data": [shape(item) for item in part],

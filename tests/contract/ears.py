@@ -50,16 +50,22 @@ def lines(data: bytes) -> list[Any]:
     return [json.loads(line) for line in data.decode().splitlines()]
 
 
+def _frames(data: bytes, heard: Heard, done: bool = True) -> list[Any]:
+    """The objects of an OpenAI stream, without the error or the mark at its end."""
+    frames = [body for _, body in sse(data)]
+    if frames and "error" in frames[-1]:
+        heard.error = frames.pop()["error"]["message"]
+    elif done:
+        assert frames.pop() == "DONE"
+    return frames
+
+
 # OpenAI chat
 
 
 def chat_stream(data: bytes) -> Heard:
     heard = Heard()
-    frames = [body for _, body in sse(data)]
-    if frames and "error" in frames[-1]:
-        heard.error = frames.pop()["error"]["message"]
-    else:
-        assert frames.pop() == "DONE"
+    frames = _frames(data, heard)
     arguments: dict[int, list[str]] = {}
     for body in frames:
         for choice in body["choices"]:
@@ -98,11 +104,7 @@ def _usage(usage: Any) -> tuple[int, int]:
 
 def completions_stream(data: bytes) -> Heard:
     heard = Heard()
-    frames = [body for _, body in sse(data)]
-    if frames and "error" in frames[-1]:
-        heard.error = frames.pop()["error"]["message"]
-    else:
-        assert frames.pop() == "DONE"
+    frames = _frames(data, heard)
     for body in frames:
         for choice in body["choices"]:
             heard.say(choice["text"], choice["index"])
@@ -125,10 +127,7 @@ def completions_whole(body: Any) -> Heard:
 
 def native_stream(data: bytes) -> Heard:
     heard = Heard()
-    frames = [body for _, body in sse(data)]
-    if frames and "error" in frames[-1]:
-        heard.error = frames.pop()["error"]["message"]
-    for body in frames:
+    for body in _frames(data, heard, done=False):
         _native(heard, body)
     return heard
 

@@ -25,7 +25,6 @@ from proxy.apis.ollama.dialects import chat as ollama_chat
 from proxy.apis.ollama.dialects import generate as ollama_generate
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
-from proxy.apis.openai import completions_both
 from proxy.apis.response_meta import ResponseMeta
 from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
 from proxy.core.fold import fold
@@ -60,94 +59,50 @@ class Responses:
 
 
 class Voice(Struct):
-    """A dialect under test. `tells` is what it can express besides text; `words` are its finish
-    reasons; `parsed`: calls are sent whole, with arguments as objects."""
+    """A dialect under test, how it is heard, and the schema of its whole answers. `tells` is what
+    it can express besides text; `words` are its finish reasons; `parsed`: calls are sent whole,
+    with arguments as objects."""
 
     dialect: Any
     stream: Callable[[bytes], Heard]
     whole: Callable[[Any], Heard]
+    schema: str
     words: dict[str, str]
-    tells: frozenset[str]
+    tells: str
     parsed: bool = False
+
+
+def voice(dialect: Any, name: str, schema: str, words: Any, tells: str, **more: Any) -> Voice:
+    stream, whole = (getattr(ears, f"{name}_{form}") for form in ("stream", "whole"))
+    return Voice(dialect, stream, whole, schema, words, tells, **more)
 
 
 OPENAI = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "word": "stop"}
 OLLAMA = {**OPENAI, "tool_calls": "stop"}
+NATIVE = {"stop": "eos", "length": "limit", "word": "word"}
+ANTHROPIC = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "word": "stop_sequence",
+}
+GLM = dict.fromkeys(("stop", "length", "word"), "end")
+RESPONSES = {**dict.fromkeys(("stop", "tool_calls", "word"), "completed"), "length": "incomplete"}
+ALL = "calls thoughts"
 VOICES = {
-    "openai chat": Voice(
-        openai_chat,
-        ears.chat_stream,
-        ears.chat_whole,
-        OPENAI,
-        frozenset({"calls", "thoughts", "choices"}),
+    "openai chat": voice(openai_chat, "chat", "ChatCompletion", OPENAI, f"{ALL} choices"),
+    "openai completions": voice(openai_completions, "completions", "Completion", OPENAI, "choices"),
+    "both completions": voice(
+        openai_completions.both, "completions", "CompletionBoth", OPENAI, "choices"
     ),
-    "openai completions": Voice(
-        openai_completions,
-        ears.completions_stream,
-        ears.completions_whole,
-        OPENAI,
-        frozenset({"choices"}),
+    "llama.cpp": voice(llamacpp_native.completion, "native", "LlamaCompletion", NATIVE, "choices"),
+    "anthropic": voice(anthropic, "anthropic", "Message", ANTHROPIC, ALL),
+    "ollama chat": voice(ollama_chat, "ollama_chat", "OllamaChat", OLLAMA, ALL, parsed=True),
+    "ollama generate": voice(
+        ollama_generate, "ollama_generate", "OllamaGenerate", OLLAMA, "thoughts"
     ),
-    "both completions": Voice(
-        completions_both,
-        ears.completions_stream,
-        ears.completions_whole,
-        OPENAI,
-        frozenset({"choices"}),
-    ),
-    "llama.cpp": Voice(
-        llamacpp_native.completion,
-        ears.native_stream,
-        ears.native_whole,
-        {"stop": "eos", "length": "limit", "word": "word"},
-        frozenset({"choices"}),
-    ),
-    "anthropic": Voice(
-        anthropic,
-        ears.anthropic_stream,
-        ears.anthropic_whole,
-        {
-            "stop": "end_turn",
-            "length": "max_tokens",
-            "tool_calls": "tool_use",
-            "word": "stop_sequence",
-        },
-        frozenset({"calls", "thoughts"}),
-    ),
-    "ollama chat": Voice(
-        ollama_chat,
-        ears.ollama_chat_stream,
-        ears.ollama_chat_whole,
-        OLLAMA,
-        frozenset({"calls", "thoughts"}),
-        parsed=True,
-    ),
-    "ollama generate": Voice(
-        ollama_generate,
-        ears.ollama_generate_stream,
-        ears.ollama_generate_whole,
-        OLLAMA,
-        frozenset({"thoughts"}),
-    ),
-    "glm": Voice(
-        glm.chat_stream,
-        ears.glm_stream,
-        ears.glm_whole,
-        dict.fromkeys(("stop", "length", "word"), "end"),
-        frozenset(),
-    ),
-    "responses": Voice(
-        Responses(),
-        ears.responses_stream,
-        ears.responses_whole,
-        {
-            "stop": "completed",
-            "length": "incomplete",
-            "tool_calls": "completed",
-            "word": "completed",
-        },
-        frozenset({"calls", "thoughts"}),
-    ),
+    "glm": voice(glm.chat_stream, "glm", "GLMChat", GLM, ""),
+    "responses": voice(Responses(), "responses", "Response", RESPONSES, ALL),
 }
 
 
@@ -255,19 +210,6 @@ def test_whole_answer_equals_streamed_answer(voice: Voice, script: Script) -> No
     assert (whole.reason, whole.counts) == (stream.reason, stream.counts)
 
 
-SCHEMAS = {
-    "openai chat": "ChatCompletion",
-    "openai completions": "Completion",
-    "both completions": "CompletionBoth",
-    "llama.cpp": "LlamaCompletion",
-    "anthropic": "Message",
-    "ollama chat": "OllamaChat",
-    "ollama generate": "OllamaGenerate",
-    "glm": "GLMChat",
-    "responses": "Response",
-}
-
-
 def closed(schema: Any) -> Any:
     """The schema, with objects limited to the named fields."""
     if isinstance(schema, list):
@@ -280,7 +222,8 @@ def closed(schema: Any) -> Any:
 
 @pytest.mark.parametrize("name", VOICES)
 def test_whole_answer_matches_its_schema(name: str) -> None:
-    voice, schema = VOICES[name], schemas_of(make_app(ScriptedDriver()))[SCHEMAS[name]]
+    voice = VOICES[name]
+    schema = schemas_of(make_app(ScriptedDriver()))[voice.schema]
     Draft202012Validator.check_schema(schema)
     for script in SCRIPTS.values():
         if script.reason is not None and fits(voice, script):

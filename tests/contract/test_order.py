@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,9 +48,30 @@ ROUNDS: list[Batch] = [
     OTHER,
     [ApprovalRequested("far", "put", "{}")],
 ]
-ANSWERS: dict[str, list[Batch]] = {
+FILE = Found(number=2, title="guide.pdf", text="It is low.", file_id="file-1", score=0.5)
+STEPS: dict[str, list[Batch]] = {
     "rounds": [*ROUNDS, [end("tool_calls")]],
     "a cut round": [*ROUNDS[:9], [end("length")]],
+    "failures": [
+        [Started(), ToolsListed("far", error="gone")],
+        [ServerCall(**SERVER)],
+        [ServerCall(**SERVER, over=True, error="no", code=-32001)],
+        [SEARCH],
+        [Searched("web", "arches", over=True, failed=True)],
+        [TextDelta("x")],
+        [end()],
+    ],
+    "citations": [
+        [Started(), SEARCH],
+        [Searched("web", "arches", over=True, found=(FOUND,))],
+        [Searched("file", "tide")],
+        [Searched("file", "tide", over=True, found=(FILE,))],
+        [TextDelta("It is hi"), TextDelta("[1, 2] a[3] [x] [12345] 【1】")],
+        [end()],
+    ],
+}
+ANSWERS: dict[str, list[Batch]] = {
+    **STEPS,
     **{
         name: [batch for _, batch in script.steps]
         for name, script in SCRIPTS.items()
@@ -58,24 +80,43 @@ ANSWERS: dict[str, list[Batch]] = {
 }
 
 
+ENDS = ("response.completed", "response.incomplete")
+INCLUDE = ["file_search_call.results", "web_search_call.action.sources"]
+ASKED = responses.parse({"input": "Hi", "include": INCLUDE}, (), frozenset({"web_search"}))
+GOLDEN = Path(__file__).resolve().parents[1] / "cases" / "steps"
+
+
+def stream(encoder: Any, name: str) -> bytes:
+    return b"".join(encoder.encode(0, batch) for batch in ANSWERS[name])
+
+
+def golden(dialect: str, name: str) -> tuple[bytes, Path]:
+    encoder: Any = anthropic.Encoder(META, CompletionRequest())
+    if dialect == "responses":
+        encoder = responses.Encoder(META, ASKED, lambda _: None)
+    return stream(encoder, name), GOLDEN / dialect / f"{name.replace(' ', '_')}.txt"
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("dialect", ["responses", "anthropic"])
+def test_steps_have_their_golden_bytes(dialect: str, name: str) -> None:
+    """`python -m tests.contract.test_order` writes the files."""
+    data, path = golden(dialect, name)
+    assert data.decode() == path.read_bytes().decode()
+
+
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_whole_response_is_the_end_of_its_stream(name: str) -> None:
-    asked = responses.parse({"input": "Hi"}, (), frozenset({"web_search"}))
-    encoder = responses.Encoder(META, asked, lambda _: None)
-    data = b"".join(encoder.encode(0, batch) for batch in ANSWERS[name])
+    data = stream(responses.Encoder(META, ASKED, lambda _: None), name)
     (last,) = [e["response"] for kind, e in ears.sse(data) if kind in ENDS]
-    whole = responses.whole(META, asked, fold((0, batch) for batch in ANSWERS[name]))
+    whole = responses.whole(META, ASKED, fold((0, batch) for batch in ANSWERS[name]))
     assert json.loads(json.dumps(whole)) == last
-
-
-ENDS = ("response.completed", "response.incomplete")
 
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_whole_message_has_the_blocks_of_its_stream(name: str) -> None:
     request = CompletionRequest()
-    encoder = anthropic.Encoder(META, request)
-    data = b"".join(encoder.encode(0, batch) for batch in ANSWERS[name])
+    data = stream(anthropic.Encoder(META, request), name)
     blocks: list[dict[str, Any]] = []
     for _, event in ears.sse(data):
         if event["type"] == "content_block_start":
@@ -99,8 +140,7 @@ def kind(block: dict[str, Any]) -> Any:
     ("begun", "item"), [(SEARCH, "web_search_call"), (ServerCall(**SERVER), "mcp_call")]
 )
 def test_a_step_that_fails_is_done_before_the_response_is(begun: Any, item: str) -> None:
-    asked = responses.parse({"input": "Hi"}, (), frozenset({"web_search"}))
-    encoder = responses.Encoder(META, asked, lambda _: None)
+    encoder = responses.Encoder(META, ASKED, lambda _: None)
     data = encoder.encode(0, [Started(), TextDelta("Hm."), begun])
     data += encoder.fail(UpstreamFault("it broke"))
     events = ears.sse(data)
@@ -111,3 +151,10 @@ def test_a_step_that_fails_is_done_before_the_response_is(begun: Any, item: str)
     kind, failed = events[-1]
     assert kind == "response.failed"
     assert [one["id"] for one in failed["response"]["output"]] == added
+
+
+if __name__ == "__main__":
+    for dialect in ("responses", "anthropic"):
+        for name in STEPS:
+            data, path = golden(dialect, name)
+            path.write_bytes(data)

@@ -28,7 +28,6 @@ from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReache
 from ...wire import sse
 from ..openai.tools import as_object
 from ..response_meta import ResponseMeta, compaction_field
-from . import mcp
 from .context_edits import COMPACTION, iterations, usage
 
 REASONS = {
@@ -141,12 +140,10 @@ def reply(
             case Said(text=text) if text:
                 content.append({"type": "text", "text": text})
             case ToolCall():
-                given = as_object(part.arguments)
-                content.append(
-                    {"type": "tool_use", "id": part.id, "name": part.name, "input": given}
-                )
+                head = {"type": "tool_use", "id": part.id, "name": part.name}
+                content.append({**head, "input": as_object(part.arguments)})
             case events.ServerCall():
-                content += mcp.use(part, as_object(part.arguments)), mcp.result(part)
+                content += _use(part, as_object(part.arguments)), _result(part)
     return {
         **_message(meta),
         "content": content,
@@ -157,6 +154,26 @@ def reply(
 
 def _event(kind: str, **fields: Any) -> bytes:
     return sse.encode(msgspec.json.encode({"type": kind, **fields}), kind)
+
+
+def _use(made: events.ServerCall, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A block for a call, with its arguments or, in a stream, none yet."""
+    return {
+        "type": "mcp_tool_use",
+        "id": made.id,
+        "name": made.name,
+        "server_name": made.label,
+        "input": given,
+    }
+
+
+def _result(made: events.ServerCall) -> dict[str, Any]:
+    return {
+        "type": "mcp_tool_result",
+        "tool_use_id": made.id,
+        "is_error": bool(made.error),
+        "content": [{"type": "text", "text": made.error or made.output}],
+    }
 
 
 class Encoder:
@@ -226,11 +243,11 @@ class Encoder:
                 if event.arguments:
                     self._delta(out, type="input_json_delta", partial_json=event.arguments)
             case events.ServerCall(over=False):
-                self._turn(out, "call of a server", mcp.use(event, {}))
+                self._turn(out, "call of a server", _use(event, {}))
                 self._delta(out, type="input_json_delta", partial_json=event.arguments)
                 self._close(out)
             case events.ServerCall():
-                self._turn(out, "result", mcp.result(event))
+                self._turn(out, "result", _result(event))
                 self._close(out)
             case events.Compacted():
                 self._compacted = event.after(self._compacted)

@@ -2,9 +2,8 @@
 the oldest turns are summed up.
 
 The format is defined in Anthropic's API reference (betas context-management-2025-06-27 and
-compact-2026-01-12). A call and
-its result stay together: the result's text is replaced, and so are the call's arguments if the edit
-says so. Edits of other types are ignored with a warning.
+compact-2026-01-12). A call and its result stay together: the result's text is replaced, and so are
+the call's arguments if the edit says so. Edits of other types are ignored with a warning.
 """
 
 from __future__ import annotations
@@ -80,9 +79,7 @@ def compaction(body: Body) -> Compaction | None:
     for edit, at in _edits(body):
         if edit.get("type") != COMPACT:
             continue
-        fields.choice(
-            fields.mapping(edit, "trigger", at), "type", TRIGGERS[:1], TRIGGERS[0], f"{at}trigger."
-        )
+        _trigger(edit, at, TRIGGERS[:1])
         instructions = fields.text(edit, "instructions", at=at)
         if len(instructions) > LONGEST_INSTRUCTIONS:
             raise InvalidParameter(
@@ -105,7 +102,8 @@ def apply(
     for edit in edits:
         clear = _clear_thoughts if edit.type == THINKING else _clear_results
         messages, cleared = clear(request.messages, edit)
-        if not cleared or (edit.by_uses and _uses(request.messages) <= edit.trigger):
+        uses = sum(message.role == "tool" for message in request.messages)
+        if not cleared or (edit.by_uses and uses <= edit.trigger):
             continue
         if before is None:
             before = count(request)
@@ -123,9 +121,7 @@ def apply(
 
 
 def _tool_uses(edit: Body, at: str) -> Edit:
-    kind = fields.choice(
-        fields.mapping(edit, "trigger", at), "type", TRIGGERS, TRIGGERS[0], f"{at}trigger."
-    )
+    kind = _trigger(edit, at, TRIGGERS)
     inputs: frozenset[str] | None
     if type(edit.get("clear_tool_inputs")) is list:
         inputs = _names(edit, "clear_tool_inputs", at)
@@ -141,6 +137,11 @@ def _tool_uses(edit: Body, at: str) -> Edit:
         exclude=_names(edit, "exclude_tools", at),
         inputs=inputs,
     )
+
+
+def _trigger(edit: Body, at: str, kinds: Sequence[str]) -> str:
+    trigger = fields.mapping(edit, "trigger", at)
+    return fields.choice(trigger, "type", kinds, TRIGGERS[0], f"{at}trigger.")
 
 
 def _turns(edit: Body, at: str) -> int | None:
@@ -159,13 +160,16 @@ def _names(edit: Body, name: str, at: str) -> frozenset[str]:
     return fields.names(fields.items(edit, name, at), at + name)
 
 
-def _uses(messages: Sequence[Message]) -> int:
-    return sum(message.role == "tool" for message in messages)
-
-
 def _clear_results(messages: Sequence[Message], edit: Edit) -> tuple[list[Message], int]:
     """The messages without the texts of old results, and how many results were cleared."""
-    results = _results(messages, edit.exclude)
+    results = []  # the places of each, and of its call
+    calls: dict[str, tuple[int, int]] = {}  # the last ones: some clients use an id again
+    for i, message in enumerate(messages):
+        calls |= {call.id: (i, j) for j, call in enumerate(message.tool_calls)}
+        if message.role == "tool":
+            at = calls.get(message.tool_call_id)
+            if not at or messages[at[0]].tool_calls[at[1]].name not in edit.exclude:
+                results.append((i, at))
     old = dict(results[: max(0, len(results) - (edit.keep or 0))])
     old_calls = frozenset(old.values())
     edited, cleared = [], 0
@@ -174,32 +178,15 @@ def _clear_results(messages: Sequence[Message], edit: Edit) -> tuple[list[Messag
             message = structs.replace(message, content=CLEARED, media=(), parts=())
             cleared += 1
         elif message.tool_calls and edit.inputs != frozenset():
-            calls = tuple(
+            arguments = (
                 structs.replace(call, arguments="{}")
                 if (i, j) in old_calls and (edit.inputs is None or call.name in edit.inputs)
                 else call
                 for j, call in enumerate(message.tool_calls)
             )
-            message = structs.replace(message, tool_calls=calls)
+            message = structs.replace(message, tool_calls=tuple(arguments))
         edited.append(message)
     return edited, cleared
-
-
-def _results(
-    messages: Sequence[Message], exclude: frozenset[str]
-) -> list[tuple[int, tuple[int, int] | None]]:
-    """The positions of the results of tools that are not excluded, each with that of its call: the
-    last one before it with its id, since some clients use an id again."""
-    results = []
-    calls: dict[str, tuple[int, int]] = {}
-    for i, message in enumerate(messages):
-        calls.update((call.id, (i, j)) for j, call in enumerate(message.tool_calls))
-        if message.role == "tool":
-            at = calls.get(message.tool_call_id)
-            name = messages[at[0]].tool_calls[at[1]].name if at else ""
-            if name not in exclude:
-                results.append((i, at))
-    return results
 
 
 def _clear_thoughts(messages: Sequence[Message], edit: Edit) -> tuple[list[Message], int]:

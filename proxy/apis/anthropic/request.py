@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ...core.conversation import joined
+from ...core.mcp import Approval, McpServer, ToolFilter, function_name
 from ...core.request import (
     CompletionRequest,
     Media,
@@ -32,8 +33,9 @@ from ..contents import Content
 from ..fields import Body
 from ..openai.answer import MAX_TOKENS, STOP, output_format, tokens
 from ..openai.tools import functions
+from ..responses.mcp import MOST_SERVERS, authorization, server_label
 from ..schema_fields import Fields
-from . import context_edits, mcp
+from . import context_edits
 from .context_edits import COMPACTION, summary_of
 
 # Client-side tools: the shell and the text editor. Clients send only the type, because
@@ -131,7 +133,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         stop=fields.stops(body, "stop_sequences"),
         stream=stream,
         tools=_tools(body, warnings),
-        servers=mcp.servers(body),
+        servers=_servers(body),
         tool_choice=_choice(wanted),
         parallel_tool_calls=not fields.flag(wanted, "disable_parallel_tool_use", at="tool_choice."),
         output=_output(body, config),
@@ -150,9 +152,8 @@ def _system(value: Any) -> tuple[Message, ...]:
     if type(value) is str:
         texts = [value]
     elif isinstance(value, list):
-        texts = [
-            fields.required(block, "text", at) for block, at in fields.entries(value, "system")
-        ]
+        blocks = fields.entries(value, "system")
+        texts = [fields.required(block, "text", at) for block, at in blocks]
     else:
         raise InvalidParameter("system", "must be a string or a list of text blocks")
     content = "\n\n".join(t for t in texts if t and not t.startswith(BILLING))
@@ -193,7 +194,7 @@ class _Turn:
             raise InvalidParameter(at, "must be a string or a list of blocks")
         turn: list[Message] = []
         for block, path in fields.entries(content, at):
-            if block.get("type") in ("tool_result", mcp.RESULT):
+            if block.get("type") in ("tool_result", "mcp_tool_result"):
                 turn += self._flush()
                 turn.append(self._result(block, path))
             else:
@@ -218,12 +219,10 @@ class _Turn:
                 self._content.show(_image(fields.mapping(block, "source", at), at + "source."))
             case "tool_use":
                 arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
-                call = ToolCall(
-                    fields.filled(block, "id", at), fields.filled(block, "name", at), arguments
-                )
-                self._calls.append(call)
-            case mcp.USE:
-                self._calls.append(mcp.call(block, at))
+                id, name = fields.filled(block, "id", at), fields.filled(block, "name", at)
+                self._calls.append(ToolCall(id, name, arguments))
+            case "mcp_tool_use":
+                self._calls.append(_server_call(block, at))
             case "document":
                 self._document(block, at)
             case "search_result":
@@ -255,16 +254,12 @@ class _Turn:
 
     def _result(self, block: Body, at: str) -> Message:
         """A tool's result. An error is marked in the text, since templates have no field for it."""
-        given = block.get("content")
-        (message,) = _Turn("tool", self._warnings).read(
-            "" if given is None else given, at + "content"
-        )
-        message = msgspec.structs.replace(
-            message, tool_call_id=fields.filled(block, "tool_use_id", at)
-        )
-        if fields.flag(block, "is_error", at=at) and not message.content.lower().startswith(
-            "error"
-        ):
+        given, turn = block.get("content"), _Turn("tool", self._warnings)
+        (message,) = turn.read("" if given is None else given, at + "content")
+        call_id = fields.filled(block, "tool_use_id", at)
+        failed = fields.flag(block, "is_error", at=at)
+        message = msgspec.structs.replace(message, tool_call_id=call_id)
+        if failed and not message.content.lower().startswith("error"):
             return message.after("Error: ")
         return message
 
@@ -285,7 +280,7 @@ def _tools(body: Body, warnings: list[str]) -> tuple[Tool, ...]:
             offered.append({**tool, "parameters": fields.mapping(tool, "input_schema", at)})
         elif (definition := next(known, None)) is not None:
             offered.append({**definition, "name": tool.get("name")})
-        elif kind != mcp.TOOLSET:
+        elif kind != TOOLSET:
             warnings.append(f"tools of type {fields.plain(kind)} are ignored")
     return functions(offered)
 
@@ -313,3 +308,64 @@ def _thinking(value: Body) -> dict[str, Any]:
     kinds = ("enabled", "disabled", "adaptive", "between_tools")
     kind = fields.choice(value, "type", kinds, "adaptive", "thinking.")
     return {"enable_thinking": kind == "enabled"} if kind in ("enabled", "disabled") else {}
+
+
+# MCP servers: `mcp_servers`, and tools of type `mcp_toolset`. Both forms of the API are read: a
+# server with its `tool_configuration`, and a server whose tools a toolset allows. Its header
+# `anthropic-beta` is not needed. A server without a URL is a configured one.
+TOOLSET = "mcp_toolset"
+
+
+def _servers(body: Body) -> tuple[McpServer, ...]:
+    """The servers whose tools the model may call. Raises InvalidParameter."""
+    known: dict[str, McpServer] = {}
+    off = set()
+    for value, at in fields.objects(body, "mcp_servers"):
+        fields.choice(value, "type", ("url",), "url", at)
+        label, url = server_label(value, "name", at), fields.text(value, "url", at=at)
+        if label in known:
+            raise InvalidParameter(at + "name", f"is used twice: {label}")
+        if len(known) == MOST_SERVERS:
+            raise InvalidParameter("mcp_servers", f"may contain at most {MOST_SERVERS}")
+        config, place = fields.mapping(value, "tool_configuration", at), at + "tool_configuration."
+        allowed = config.get("allowed_tools")
+        if allowed is not None:
+            allowed = fields.names(allowed, place + "allowed_tools")
+        if not fields.flag(config, "enabled", True, place):
+            off.add(label)
+        known[label] = McpServer(
+            label=label,
+            url=url,
+            headers=authorization(value, "authorization_token", at, url),
+            allowed=ToolFilter(allowed),
+            approval=Approval(never=ToolFilter()),
+            required=True,
+        )
+    for value, at in fields.objects(body, "tools"):
+        if value.get("type") != TOOLSET:
+            continue
+        label = fields.required(value, "mcp_server_name", at)
+        if label not in known:
+            raise InvalidParameter(
+                at + "mcp_server_name", f"names no server in mcp_servers: {label[:64]!r}"
+            )
+        known[label] = msgspec.structs.replace(known[label], allowed=_enabled(value, at))
+    return tuple(server for server in known.values() if server.label not in off)
+
+
+def _enabled(toolset: Body, at: str) -> ToolFilter:
+    """The tools that a toolset enables."""
+    default = fields.flag(fields.mapping(toolset, "default_config", at), "enabled", True)
+    on: set[str] = set()
+    off: set[str] = set()
+    for name, value in fields.mapping(toolset, "configs", at).items():
+        config = fields.entry(value, f"{at}configs.{name[:64]}")
+        (on if fields.flag(config, "enabled", default) else off).add(name)
+    return ToolFilter(None if default else frozenset(on), frozenset(off))
+
+
+def _server_call(block: Body, at: str) -> ToolCall:
+    """The call of an `mcp_tool_use` block that a client sends back."""
+    server, tool = (fields.text(block, name, at=at) for name in ("server_name", "name"))
+    arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
+    return ToolCall(fields.text(block, "id", at=at), function_name(server, tool), arguments)

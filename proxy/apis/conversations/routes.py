@@ -1,7 +1,8 @@
-"""Conversations of the Responses API: kept items that responses continue and add to.
+"""Conversations of the Responses API: kept items that responses continue and add to. The shapes are
+those of `openai.types.conversations`.
 
-They are stored with the responses, within the same bounds; one that is used
-counts as new. A conversation is at most as large as a body (`--max-body`), and as quickly decoded.
+They are stored with the responses, within the same bounds; one that is used counts as new. A
+conversation is at most as large as a body (`--max-body`), and as quickly decoded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 from flask import request
 
 from ...core.decoding import is_dear
-from ...errors import BadRequest, NotFound
+from ...errors import BadRequest, InvalidParameter, NotFound
 from ...store.responses import CONVERSATION, Stored
 from ...web import body
 from ...web.model_tables import with_documents
@@ -23,16 +24,29 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route
-from ..fields import page_of, page_reply
+from .. import fields
+from .. import schema_fields as doc
+from ..fields import Body
 from ..responses.items import listed as with_ids
-from . import objects as conversations
+from ..responses.items import messages
+from ..vector_stores.request import METADATA, metadata
 
+MOST_ADDED = 20  # items in one request, as the API reference says
+_ADDED = doc.array(
+    "Items, as in the `input` of a response.",
+    [{"role": "user", "content": "Hello!"}],
+    maxItems=MOST_ADDED,
+)
 blueprint = Api(
     "conversations",
     __name__,
     group="responses",
     tag="OpenAI",
-    schemas=conversations.SCHEMAS,
+    schemas={
+        "ConversationRequest": doc.body(items=_ADDED, metadata=METADATA),
+        "ConversationChange": doc.body("metadata", metadata=METADATA),
+        "ConversationItems": doc.body("items", items=_ADDED),
+    },
 )
 
 ROUTES = "/v1/conversations", "/conversations"
@@ -41,12 +55,37 @@ ITEMS = tuple(f"{route}/items" for route in ROUTE)
 ITEM = tuple(f"{route}/<item>" for route in ITEMS)
 
 
+def parse_new(body: Body) -> tuple[dict[str, str], list[Any]]:
+    """Metadata and items of a new conversation."""
+    given = fields.items(body, "items")
+    if len(given) > MOST_ADDED:
+        raise InvalidParameter("items", f"may contain at most {MOST_ADDED} items at a time")
+    messages(given, [], at="items")
+    return metadata(body) or {}, given
+
+
+def parse_items(body: Body) -> list[Any]:
+    """The items to add."""
+    _, given = parse_new({"items": body.get("items")})
+    if not given:
+        raise InvalidParameter("items", "must contain at least one item")
+    return given
+
+
+def parse_change(body: Body) -> dict[str, str]:
+    """The new metadata."""
+    pairs = metadata(body)
+    if pairs is None:
+        raise InvalidParameter("metadata", "is missing: it is what a conversation can change")
+    return pairs
+
+
 @json_route(blueprint, "POST", *ROUTES, body="ConversationRequest")
 def create(services: Services, record: Record) -> Any:
     """A new conversation."""
-    metadata, given = conversations.create(_body(services))
+    pairs, given = parse_new(_body(services))
     key, now = CONVERSATION + uuid.uuid4().hex, time.time()
-    made = {"id": key, "object": "conversation", "created_at": int(now), "metadata": metadata}
+    made = {"id": key, "object": "conversation", "created_at": int(now), "metadata": pairs}
     items = msgspec.json.encode(_with_ids(given))
     services.store.put(record.key, key, now, Stored(msgspec.json.encode(made), items))
     return made
@@ -61,10 +100,10 @@ def read(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "POST", *ROUTE, body="ConversationChange")
 def change(services: Services, record: Record, key: str) -> Any:
     """Change the metadata of a conversation."""
-    metadata = conversations.change(_body(services))
+    pairs = parse_change(_body(services))
 
     def changed(stored: Stored) -> Stored:
-        whole = {**msgspec.json.decode(stored.response), "metadata": metadata}
+        whole = {**msgspec.json.decode(stored.response), "metadata": pairs}
         return stored._replace(response=msgspec.json.encode(whole))
 
     return msgspec.Raw(_changed(services, record.key, key, changed).response)
@@ -81,7 +120,7 @@ def delete(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "POST", *ITEMS, body="ConversationItems")
 def add(services: Services, record: Record, key: str) -> Any:
     """Add items to a conversation."""
-    items = append(services, record.key, key, conversations.added(_body(services)))
+    items = append(services, record.key, key, parse_items(_body(services)))
     ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]}
     return {"object": "list", "data": items, **ends, "has_more": False}
 
@@ -115,7 +154,7 @@ def delete_item(services: Services, record: Record, key: str, item: str) -> Any:
 
 def page_of_items(items: list[dict[str, Any]]) -> dict[str, Any]:
     """The page that the current request asks for."""
-    page = page_reply(page_of(request.args), items, lambda item: item["id"], lambda item: item)
+    page = fields.page_of(request.args, items, lambda item: item["id"], lambda item: item)
     return {**page, "first_id": page["first_id"] or "", "last_id": page["last_id"] or ""}
 
 

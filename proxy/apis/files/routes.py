@@ -11,7 +11,7 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route, passthrough
-from ..fields import page_of, page_reply
+from ..fields import page_of
 from ..vector_stores.routes import opened
 from . import objects as file_objects
 
@@ -35,11 +35,11 @@ def upload(services: Services, record: Record) -> Any:
 @json_route(blueprint, "GET", "/v1/files", "/files")
 def listed(services: Services, record: Record) -> Any:
     """The files of the key."""
-    page = page_of(request.args, file_objects.MOST_LISTED, file_objects.MOST_LISTED)
+    most = file_objects.MOST_LISTED
     purpose = request.args.get("purpose")
     files = opened(services).files(record.key)
     wanted = [file for file in files if not purpose or file.purpose == purpose]
-    return page_reply(page, wanted, lambda file: file.file_id, _reply)
+    return page_of(request.args, wanted, lambda file: file.file_id, _reply, most, most)
 
 
 @json_route(blueprint, "GET", "/v1/files/<key>", "/files/<key>")

@@ -84,9 +84,8 @@ def output_format(form: Body, at: str, inside: str = "") -> OutputFormat:
     if inside:
         form, at = fields.mapping(form, inside, at), f"{at}{inside}."
     schema = fields.entry(form.get("schema"), at + "schema")
-    return OutputFormat(
-        "json_schema", schema, fields.text(form, "name", at=at), fields.flag(form, "strict", at=at)
-    )
+    name, strict = fields.text(form, "name", at=at), fields.flag(form, "strict", at=at)
+    return OutputFormat("json_schema", schema, name, strict)
 
 
 LENGTHS = ("max_completion_tokens", "max_tokens", "n_predict")

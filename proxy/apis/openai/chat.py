@@ -138,9 +138,8 @@ def messages(values: list[Any]) -> tuple[Message, ...]:
     simple = tuple(map(_plain, values))
     if all(simple):
         return simple  # type: ignore[return-value]  # all() rules out None, which mypy does not see
-    return tuple(
-        [message or _message(values[i], f"messages[{i}]") for i, message in enumerate(simple)]
-    )
+    known = enumerate(simple)
+    return tuple([message or _message(values[i], f"messages[{i}]") for i, message in known])
 
 
 def _plain(value: Any) -> Message | None:
@@ -158,14 +157,10 @@ def _message(value: Any, at: str) -> Message:
     role = ROLES[fields.choice(body, "role", ROLES, at=at)]
     given = body.get("content")
     if given is None and (role != "assistant" or body.keys().isdisjoint(INSTEAD)):
-        raise InvalidParameter(
-            at + "content", "is missing: a message needs a text or a list of parts"
-        )
+        raise InvalidParameter(at + "content", "is missing: send a text or a list of parts")
     call = fields.text(body, "tool_call_id", at=at)
     if not call and body["role"] == "tool":
-        raise InvalidParameter(
-            at + "tool_call_id", "is missing: a tool message names the call that it answers"
-        )
+        raise InvalidParameter(at + "tool_call_id", "is missing: name the call that it answers")
     content = contents(given, at + "content", PARTS, KINDS)
     if not content.text and (refusal := fields.text(body, "refusal", at=at)):
         content.say(refusal)
@@ -191,18 +186,14 @@ def _reasoning(body: Body, at: str) -> str:
 
 def _image(content: Content, part: Body, at: str) -> None:
     image = fields.mapping(part, "image_url", at)
-    content.show(
-        Media(
-            kind="image", url=fields.text(image, "url"), detail=fields.text(image, "detail", at=at)
-        )
-    )
+    detail = fields.text(image, "detail", at=at)
+    content.show(Media(kind="image", url=fields.text(image, "url"), detail=detail))
 
 
 def _audio(content: Content, part: Body, at: str) -> None:
     audio = fields.mapping(part, "input_audio", at)
-    content.show(
-        Media(kind="audio", data=fields.text(audio, "data"), format=fields.text(audio, "format"))
-    )
+    data, form = fields.text(audio, "data"), fields.text(audio, "format")
+    content.show(Media(kind="audio", data=data, format=form))
 
 
 def _thought(content: Content, part: Body, at: str) -> None:

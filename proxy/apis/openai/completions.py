@@ -1,17 +1,24 @@
-"""OpenAI's older completions API: POST /v1/completions."""
+"""OpenAI's older completions API: POST /v1/completions, and POST /completions without /v1, which
+llama.cpp's clients use, too.
+
+The answer of the latter is OpenAI's object with llama.cpp's fields added, so each client finds its
+own. With several choices, llama.cpp's fields describe the first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from typing import Any
 
-from ...core.events import TextDelta, TokenLogprob
+from msgspec import structs
+
+from ...core.events import Finished, TextDelta, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
 from ..fields import Body, flag, integer, text
-from ..response_meta import ResponseMeta
+from ..response_meta import ResponseMeta, RouteDialect
 from ..schema_fields import Fields
 from ..synonyms import canonical
 from . import answer as openai
@@ -39,6 +46,10 @@ FIELDS: Fields = {
     "logprobs": openai.ALTERNATIVES,
     "best_of": doc.count("Must equal n.", 1, openai.MAX_CHOICES, 1),
     **openai.COMMON,
+}
+BOTH_FIELDS: Fields = {
+    **FIELDS,
+    "n_probs": {**openai.ALTERNATIVES, "description": "logprobs, as llama.cpp calls it."},
 }
 
 
@@ -78,9 +89,7 @@ def _prompt(value: Any, at: str) -> str | tuple[int | str, ...]:
         return value
     if isinstance(value, dict):
         if value.get("multimodal_data"):
-            raise InvalidParameter(
-                f"{at}.multimodal_data", "is not supported: send images to the chat endpoint"
-            )
+            raise InvalidParameter(f"{at}.multimodal_data", "is not supported: send it to a chat")
         prompt = value.get("prompt_string")
         if type(prompt) is not str:
             raise InvalidParameter(f"{at}.prompt_string", "must be a string")
@@ -147,3 +156,36 @@ class Encoder(openai.Chunks):
         self._sent[choice] = sent + len(event.text)
         logprobs = _logprobs(event.logprobs, sent) if event.logprobs else None
         return self._chunk(choice, event.text, logprobs)
+
+
+def _parse_both(body: Body) -> CompletionRequest:
+    """OpenAI's fields, plus `n_probs` if `logprobs` is absent."""
+    request = parse(body, BOTH_FIELDS.keys())
+    logprobs = request.logprobs
+    if logprobs is None:
+        logprobs = integer(body, "n_probs", 0, openai.MAX_LOGPROBS) or None
+    report = structs.replace(request.report, settings=True)
+    return structs.replace(request, logprobs=logprobs, report=report)
+
+
+def _reply_both(
+    meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
+) -> dict[str, Any]:
+    first = completions[0]
+    native = openai.ended(meta, request, first.finished, first.text)
+    whole = reply(meta, request, completions)
+    whole.pop("__verbose", None)
+    return {**native, "index": first.index, "tokens": list(first.tokens), **whole}
+
+
+class _BothEncoder(Encoder):
+    def _text(self, choice: int, event: TextDelta) -> bytes:
+        more = {"index": choice, "content": event.text, "tokens": [], "stop": False}
+        return openai.extended(super()._text(choice, event), more)
+
+    def _ending(self, choice: int, finished: Finished) -> dict[str, Any]:
+        native = openai.ended(self._meta, self._request, finished, "")
+        return {"index": choice, "tokens": [], **native}
+
+
+both = RouteDialect(_parse_both, _reply_both, error, _BothEncoder)

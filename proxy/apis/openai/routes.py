@@ -24,7 +24,6 @@ from ..llamacpp.native import parse_detokenize, parse_tokenize, parse_tokenize_p
 from . import answer as openai
 from . import chat as openai_chat
 from . import completions as openai_completions
-from . import completions_both
 
 MOST_PIECES = 8192  # each distinct token is a request to the backend
 
@@ -37,7 +36,7 @@ blueprint = Api(
     schemas={
         "ChatCompletionRequest": doc.body("messages", **openai_chat.FIELDS),
         "CompletionRequest": doc.body("prompt", **openai_completions.FIELDS),
-        "CompletionRequestBoth": doc.body("prompt", **completions_both.FIELDS),
+        "CompletionRequestBoth": doc.body("prompt", **openai_completions.BOTH_FIELDS),
     },
 )
 
@@ -79,7 +78,7 @@ def completions(services: Services, environ: Environ) -> Response | BodyAndHeade
 )
 def both_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A text completion with OpenAI's and llama.cpp's fields."""
-    return completion_view(services, environ, completions_both, "cmpl-")
+    return completion_view(services, environ, openai_completions.both, "cmpl-")
 
 
 @json_route(

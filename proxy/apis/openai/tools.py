@@ -92,9 +92,7 @@ def named_choice(value: Any, function: Any, at: str, modes: str) -> ToolChoice:
 
 
 def tool_choice(value: Any) -> ToolChoice:
-    function = (
-        fields.mapping(value, "function", "tool_choice.") if isinstance(value, dict) else None
-    )
+    function = value.get("function") if isinstance(value, dict) else None
     return named_choice(value, function, "tool_choice.function.", "auto, none, required")
 
 
@@ -162,9 +160,8 @@ def _call(body: Body, at: str) -> ToolCall:
 
 
 def _named(function: Body, id: str, at: str) -> ToolCall:
-    return ToolCall(
-        id, fields.filled(function, "name", at), fields.text(function, "arguments", at=at)
-    )
+    name, arguments = fields.filled(function, "name", at), fields.text(function, "arguments", at=at)
+    return ToolCall(id, name, arguments)
 
 
 def written(call: ToolCall) -> dict[str, Any]:

@@ -4,7 +4,6 @@
 events. Pure: a callback receives the response to store.
 """
 
-from ..conversations import objects as conversations
 from ..openai.answer import error
 from .answer import (
     COMPACT_FIELDS,
@@ -15,7 +14,7 @@ from .answer import (
     response_id,
     whole,
 )
-from .items import listed
+from .items import conversation_of, listed
 from .request import ParsedRequest, parse
 
 __all__ = [
@@ -25,7 +24,7 @@ __all__ = [
     "Writer",
     "compact_body",
     "compacted",
-    "conversations",
+    "conversation_of",
     "error",
     "listed",
     "parse",

@@ -72,6 +72,18 @@ def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
     return resolved
 
 
+def conversation_of(body: Body) -> str:
+    """The id of the conversation that a response belongs to, "" for none."""
+    value = body.get("conversation")
+    if isinstance(value, dict):
+        key = text(value, "id", at="conversation.")
+    else:
+        key = text(body, "conversation")
+    if key and body.get("previous_response_id"):
+        raise InvalidParameter("conversation", "cannot be combined with previous_response_id")
+    return key
+
+
 def check_outputs(values: Iterable[Any]) -> None:
     """Refuses an output without its call: the model would read an answer to nothing."""
     calls = set()
@@ -114,9 +126,7 @@ def _message(item: Body, kind: str, at: str, warnings: list[str]) -> Message | N
             role = ROLES[choice(item, "role", ROLES, at=at)]
             given = item.get("content")
             if given is None:
-                raise InvalidParameter(
-                    at + "content", "is missing: send a string or a list of parts"
-                )
+                raise InvalidParameter(at + "content", "is missing: send a text or parts")
             return _content(given, at + "content").message(role)
         case "function_call":
             return _call(item, text(item, "arguments", at=at), at)
@@ -146,9 +156,7 @@ def _call(item: Body, arguments: str, at: str) -> Message:
 def _image(content: Content, part: Body, at: str) -> None:
     url = text(part, "image_url", at=at)
     if not url:
-        raise InvalidParameter(
-            at + "image_url", "is missing: send the file's data, file ids are not supported"
-        )
+        raise InvalidParameter(at + "image_url", "is missing: file ids are not supported")
     content.show(Media(kind="image", url=url, detail=text(part, "detail", at=at)))
 
 

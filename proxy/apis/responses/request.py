@@ -13,14 +13,13 @@ from ...core.request import CompletionRequest, Message, Search, ToolChoice
 from ...errors import InvalidParameter
 from .. import fields
 from .. import schema_fields as doc
-from ..conversations import objects as conversations
 from ..fields import Body
 from ..openai import answer as openai
 from ..openai.tools import CALLS, PARALLEL, functions, named_choice
 from ..schema_fields import Fields
 from ..vector_stores.request import parse_filters
 from . import mcp
-from .items import as_items, check_outputs, messages, referenced
+from .items import as_items, check_outputs, conversation_of, messages, referenced
 
 LOGPROBS = "message.output_text.logprobs"
 FILES = 5
@@ -175,7 +174,7 @@ def parse(
     )
     # The Open Responses schema requires each of these fields. One that the request leaves out has
     # the API's default, although the backend, or `--sampling`, may set another.
-    key = conversations.named(body)
+    key = conversation_of(body)
     repeated = {
         **({"conversation": {"id": key}} if key else {}),
         **{name: request.sampling.get(name, default) for name, default in _SAMPLING.items()},
@@ -268,9 +267,8 @@ class _Tools:
                 search = _file_search(tool, at) if kind == "file_search" else _web_search(tool, at)
                 self.searches[kind] = search
             elif kind not in ("custom", "function", "mcp"):
-                warnings.append(
-                    f"tools of type {fields.plain(fields.text(tool, 'type'))} are ignored"
-                )
+                given = fields.plain(tool.get("type") or "")
+                warnings.append(f"tools of type {given} are ignored")
         self.functions = functions(offered)
         for function in self.functions:
             self.searches.pop(function.name, None)  # the client's own function takes precedence
@@ -306,16 +304,15 @@ def _file_search(tool: Body, at: str) -> Search:
     return Search(
         "file",
         tuple(stores),
-        fields.integer(tool, "max_num_results", 1, 50) or FILES,
+        fields.integer(tool, "max_num_results", 1, 50, at) or FILES,
         float(threshold),
         parse_filters(tool.get("filters"), at + "filters"),
     )
 
 
 def _web_search(tool: Body, at: str) -> Search:
-    return Search(
-        "web", count=PAGES[fields.choice(tool, "search_context_size", PAGES, "medium", at)]
-    )
+    size = fields.choice(tool, "search_context_size", PAGES, "medium", at)
+    return Search("web", count=PAGES[size])
 
 
 _CHOICE = "tool_choice."

@@ -13,7 +13,7 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import View, json_route
-from ..fields import page_of, page_reply
+from ..fields import page_of
 from . import request as dialect
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def create(services: Services, record: Record) -> Any:
 def listed(services: Services, record: Record) -> Any:
     """The vector stores of the key."""
     stores, owner = opened(services), record.key
-    return page_reply(
-        page_of(request.args),
+    return page_of(
+        request.args,
         stores.stores(owner),
         lambda store: store[0].id,
         lambda store: _store(stores, owner, *store),
@@ -187,8 +187,8 @@ def _body(services: Services) -> dict[str, Any]:
 def _files(services: Services, record: Record, key: str, batch_id: str = "") -> Any:
     status = dialect.status_filter(request.args)
     members = opened(services).members(record.key, key, batch_id)
-    return page_reply(
-        page_of(request.args),
+    return page_of(
+        request.args,
         [member for member in members if not status or member.status == status],
         lambda member: member.file_id,
         lambda member: _file(key, member),

@@ -16,13 +16,13 @@ from proxy.apis.chatchat import bodies as chatchat
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import MAX_DOCUMENTS, parse_ranking
 from proxy.apis.fields import MAX_ITEMS
-from proxy.apis.llamacpp import native as llamacpp_native
+from proxy.apis.llamacpp import native
 from proxy.apis.ollama import dialects as ollama
 from proxy.apis.openai import answer as openai
 from proxy.apis.openai import chat as openai_chat
-from proxy.apis.openai import completions as openai_completions
+from proxy.apis.openai import completions as texts
 from proxy.apis.openai import tools as openai_tools
-from proxy.apis.vector_stores import request as vector_stores
+from proxy.apis.vector_stores import request as stores
 from proxy.apis.vector_stores.request import MOST_COMPARISONS, parse_filters
 from proxy.core import sampling
 from proxy.core.decoding import LONGEST, PIECE, SHORT, decoding_cost, is_clearly_cheap
@@ -167,62 +167,77 @@ def test_decoding_estimate_handles_strings_across_pieces() -> None:
 
 
 CHAT = {"messages": [SAID]}
-FILES = [f"file-{i}" for i in range(vector_stores.MOST_FILES + 1)]
+FILES = [f"file-{i}" for i in range(stores.MOST_FILES + 1)]
 COMPARED = {"type": "eq", "key": "k", "value": 1}
+EXTRA = {"filename": "a", "text": "b"}
+CALL = {"function": {"name": "f", "arguments": {}}}
+
+
+def chat(**body: Any) -> Any:
+    return openai_chat.parse({**CHAT, **body})
+
+
+def tools(n: int) -> list[Any]:
+    return [{"type": "function", "function": {"name": f"f{i}"}} for i in range(n)]
+
+
+def calls(n: int) -> Any:
+    said = {"role": "assistant", "content": "", "tool_calls": [CALL] * n}
+    return ollama.chat.parse({"messages": [SAID, said]})
+
+
+def search(**body: Any) -> Any:
+    return stores.parse_search({"query": "x", **body})
+
+
 # A function that parses a body with n of these, and the allowed number.
 COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
-    "choices": (lambda n: openai_chat.parse({**CHAT, "n": n}), openai.MAX_CHOICES),
-    "logprobs": (
-        lambda n: openai_chat.parse({**CHAT, "logprobs": True, "top_logprobs": n}),
-        openai.MAX_LOGPROBS,
-    ),
-    "tools": (
-        lambda n: openai_chat.parse(
-            {
-                **CHAT,
-                "tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(n)],
-            }
-        ),
-        openai_tools.MAX_TOOLS,
-    ),
-    "stops": (
-        lambda n: openai_chat.parse({**CHAT, "stop": [f"{i}" for i in range(n)]}),
-        fields.MAX_STOPS,
-    ),
-    "characters of a stop": (
-        lambda n: openai_chat.parse({**CHAT, "stop": "x" * n}),
-        fields.MAX_STOP_LENGTH,
-    ),
-    "prompts": (
-        lambda n: openai_completions.parse({"prompt": ["x"] * n}),
-        openai_completions.MAX_PROMPTS,
-    ),
+    "choices": (lambda n: chat(n=n), openai.MAX_CHOICES),
+    "logprobs": (lambda n: chat(logprobs=True, top_logprobs=n), openai.MAX_LOGPROBS),
+    "tools": (lambda n: chat(tools=tools(n)), openai_tools.MAX_TOOLS),
+    "stops": (lambda n: chat(stop=[f"{i}" for i in range(n)]), fields.MAX_STOPS),
+    "characters of a stop": (lambda n: chat(stop="x" * n), fields.MAX_STOP_LENGTH),
+    "tokens of an answer": (lambda n: chat(max_tokens=n), openai.MAX_TOKENS),
+    "prompts": (lambda n: texts.parse({"prompt": ["x"] * n}), texts.MAX_PROMPTS),
     "texts beside token ids": (
-        lambda n: openai_completions.parse({"prompt": [[1, *["x"] * n]]}),
-        openai_completions.MAX_TEXTS,
+        lambda n: texts.parse({"prompt": [[1, *["x"] * n]]}),
+        texts.MAX_TEXTS,
     ),
     "texts to embed": (lambda n: embeddings.parse({"input": ["x"] * n}), embeddings.MAX_INPUTS),
+    "dimensions of a vector": (
+        lambda n: embeddings.parse({"input": "x", "dimensions": n}),
+        embeddings.MAX_DIMENSIONS,
+    ),
     "documents to rank": (
         lambda n: parse_ranking({"query": "x", "documents": ["x"] * n}),
         MAX_DOCUMENTS,
     ),
-    "files of a batch": (
-        lambda n: vector_stores.parse_batch({"file_ids": FILES[:n]}),
-        vector_stores.MOST_FILES,
-    ),
-    "questions of a search": (
-        lambda n: vector_stores.parse_search({"query": ["x"] * n}),
-        vector_stores.MOST_QUERIES,
-    ),
+    "files of a batch": (lambda n: stores.parse_batch({"file_ids": FILES[:n]}), stores.MOST_FILES),
+    "questions of a search": (lambda n: search(query=["x"] * n), stores.MOST_QUERIES),
+    "results of a search": (lambda n: search(max_num_results=n), stores.MOST_RESULTS),
     "filters joined": (
         lambda n: parse_filters({"type": "and", "filters": [COMPARED] * n}),
         MOST_COMPARISONS,
     ),
+    "characters of a vector store's name": (
+        lambda n: stores.parse_create({"name": "x" * n}),
+        stores.LONGEST_NAME,
+    ),
+    "pairs of a vector store's metadata": (
+        lambda n: stores.parse_create({"metadata": {f"k{i}": "v" for i in range(n)}}),
+        stores.MOST_PAIRS,
+    ),
+    "characters of a value of metadata": (
+        lambda n: stores.parse_create({"metadata": {"k": "v" * n}}),
+        stores.LONGEST_VALUE,
+    ),
     "files beside an infill": (
-        lambda n: llamacpp_native.parse_infill(
-            {"input_prefix": "x", "input_extra": [{"filename": "a", "text": "b"}] * n}
-        ),
-        llamacpp_native.MAX_EXTRA,
+        lambda n: native.parse_infill({"input_prefix": "x", "input_extra": [EXTRA] * n}),
+        native.MAX_EXTRA,
+    ),
+    "probabilities of a token (native)": (
+        lambda n: native.parse({"prompt": "x", "n_probs": n}),
+        native.MAX_PROBS,
     ),
     "texts with a bias": (
         lambda n: logit_bias({f"t{i}": 1 for i in range(n)}),
@@ -232,34 +247,6 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
         lambda n: logit_bias({"x" * n: 1}),
         sampling.MAX_BIASED_TEXT,
     ),
-    "tokens of an answer": (
-        lambda n: openai_chat.parse({**CHAT, "max_tokens": n}),
-        openai.MAX_TOKENS,
-    ),
-    "probabilities of a token (native)": (
-        lambda n: llamacpp_native.parse({"prompt": "x", "n_probs": n}),
-        llamacpp_native.MAX_PROBS,
-    ),
-    "dimensions of a vector": (
-        lambda n: embeddings.parse({"input": "x", "dimensions": n}),
-        embeddings.MAX_DIMENSIONS,
-    ),
-    "characters of a vector store's name": (
-        lambda n: vector_stores.parse_create({"name": "x" * n}),
-        vector_stores.LONGEST_NAME,
-    ),
-    "pairs of a vector store's metadata": (
-        lambda n: vector_stores.parse_create({"metadata": {f"k{i}": "v" for i in range(n)}}),
-        vector_stores.MOST_PAIRS,
-    ),
-    "characters of a value of metadata": (
-        lambda n: vector_stores.parse_create({"metadata": {"k": "v" * n}}),
-        vector_stores.LONGEST_VALUE,
-    ),
-    "results of a search": (
-        lambda n: vector_stores.parse_search({"query": "x", "max_num_results": n}),
-        vector_stores.MOST_RESULTS,
-    ),
     "characters of a base's name (Chatchat)": (
         lambda n: chatchat.BASE.parse({"knowledge_base_name": "x" * n}),
         chatchat.MAX_NAME,
@@ -268,21 +255,7 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
         lambda n: chatchat.BODIES["ChatchatSearch"].parse({"knowledge_base_name": "b", "top_k": n}),
         chatchat.MOST_HITS,
     ),
-    "calls without a result": (
-        lambda n: ollama.chat.parse(
-            {
-                "messages": [
-                    SAID,
-                    {
-                        "role": "assistant",
-                        "content": "",
-                        "tool_calls": [{"function": {"name": "f", "arguments": {}}}] * n,
-                    },
-                ]
-            }
-        ),
-        ollama.MAX_WAITING,
-    ),
+    "calls without a result": (calls, ollama.MAX_WAITING),
 }
 
 

@@ -31,6 +31,7 @@ from tests.thorough import share
 
 Parse = Callable[[Any], Any]
 CASES = Path(__file__).resolve().parents[2] / "cases"
+SEARCHES = frozenset({"file_search", "web_search"})
 PARSERS: dict[str, Parse] = {
     "openai_chat": openai_chat.parse,
     "openai_completions": openai_completions.parse,
@@ -41,6 +42,7 @@ PARSERS: dict[str, Parse] = {
     "llamacpp": llamacpp_native.parse,
     "llamacpp_infill": llamacpp_native.parse_infill,
     "responses": responses.parse,
+    "responses_searches": lambda body: responses.parse(body, (), SEARCHES),
     "embeddings": embeddings.parse,
     "rerank": parse_ranking,
 }
@@ -79,6 +81,54 @@ def test_each_dialect_has_cases() -> None:
 
 USER = [{"role": "user", "content": "U"}]
 A9 = {"max_tokens": 9, "messages": USER}
+AFAR: Any = {"type": "url", "name": "far", "url": "https://mcp.example/a"}
+ONE = {"allowed_tools": [1]}
+TOOLSET = {"type": "mcp_toolset", "mcp_server_name": "far"}
+FAR: Any = {"type": "mcp", "server_label": "far"}
+REMOTE: Any = {**FAR, "server_url": "https://mcp.example/a"}
+TWO = {"headers": {"authorization": "a"}, "authorization": "b"}
+SEARCH: Any = {"type": "file_search", "vector_store_ids": ["vs_1"]}
+# What is wrong with an MCP server or a search, and the place within it.
+SERVERS: list[tuple[Any, str]] = [
+    ({"type": "url"}, ".name"),
+    ({**AFAR, "name": "a b"}, ".name"),
+    ({**AFAR, "type": "stdio"}, ".type"),
+    ({**AFAR, "authorization_token": "a\nb"}, ".authorization_token"),
+    ({**AFAR, "url": None, "authorization_token": "a"}, ".authorization_token"),
+    (
+        {**AFAR, "tool_configuration": {"allowed_tools": [1]}},
+        ".tool_configuration.allowed_tools[0]",
+    ),
+]
+TOOLS: list[tuple[str, Any, str]] = [
+    *(
+        ("responses", {"type": "mcp", "server_label": label}, "server_label")
+        for label in (None, "a b", "a__b", "a_", "1a", "")
+    ),
+    ("responses", {**FAR, "connector_id": "connector_gmail"}, "connector_id"),
+    ("responses", {**FAR, "allowed_tools": [1]}, "allowed_tools[0]"),
+    ("responses", {**FAR, "require_approval": "sometimes"}, "require_approval"),
+    ("responses", {**FAR, "headers": {"X-Key": "k"}}, "headers"),
+    ("responses", {**FAR, "authorization": "t"}, "authorization"),
+    ("responses", {**REMOTE, "headers": {"X Key": "k"}}, "headers"),
+    ("responses", {**REMOTE, "headers": {"X-Key": "a\r\nHost: b"}}, "headers.X-Key"),
+    ("responses", {**REMOTE, "headers": {"Host": "b"}}, "headers"),
+    ("responses", {**REMOTE, **TWO}, "authorization"),
+    ("responses_searches", {"type": "file_search"}, "vector_store_ids"),
+    ("responses_searches", {**SEARCH, "vector_store_ids": [1]}, "vector_store_ids"),
+    ("responses_searches", {**SEARCH, "max_num_results": 51}, "max_num_results"),
+    (
+        "responses_searches",
+        {**SEARCH, "ranking_options": {"score_threshold": 2}},
+        "ranking_options.score_threshold",
+    ),
+    ("responses_searches", {**SEARCH, "filters": {"type": "like"}}, "filters.key"),
+    (
+        "responses_searches",
+        {"type": "web_search", "search_context_size": "huge"},
+        "search_context_size",
+    ),
+]
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("anthropic", {"messages": USER}, "max_tokens"),
     ("anthropic", {"max_tokens": -1, "messages": USER}, "max_tokens"),
@@ -110,6 +160,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         "output_config.format.schema",
     ),
     ("anthropic", {**A9, "output_format": {"type": "json"}}, "output_format.type"),
+    *(
+        ("anthropic", {**A9, "mcp_servers": [server]}, f"mcp_servers[0]{place}")
+        for server, place in SERVERS
+    ),
+    ("anthropic", {**A9, "mcp_servers": [AFAR, AFAR]}, "mcp_servers[1].name"),
+    ("anthropic", {**A9, "tools": [TOOLSET]}, "tools[0].mcp_server_name"),
+    *((name, {"input": "x", "tools": [tool]}, f"tools[0].{place}") for name, tool, place in TOOLS),
     ("ollama_chat", {"messages": []}, "messages"),
     ("ollama_chat", {"messages": [{"role": "ai"}]}, "messages[0].role"),
     ("ollama_chat", {"messages": USER, "format": "xml"}, "format"),
@@ -176,10 +233,17 @@ def test_invalid_field_is_named(dialect: str, body: dict[str, Any], place: str) 
     assert caught.value.param == place
 
 
+MORE = set("role content type text name function input source output format".split())
 NAMES = sorted(
-    {name for param in FILES for name in json.loads(param.values[1].read_text("utf-8"))["body"]}
-    | {"role", "content", "type", "text", "name", "function", "input", "source", "output", "format"}
+    MORE.union(*(json.loads(param.values[1].read_text("utf-8"))["body"] for param in FILES))
 )
+
+
+def names(dialect: str) -> list[str]:
+    """Fields of the dialect, and of the objects within."""
+    return sorted({name for body in golden_bodies(dialect) for name in body} | MORE)
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -218,7 +282,7 @@ def test_any_body_is_parsed_or_refused(dialect: str) -> None:
 
     @given(
         body=st.sampled_from([{}, *bodies]),
-        more=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6),
+        more=st.dictionaries(st.sampled_from(names(dialect)), VALUES, max_size=6),
     )
     def check(body: dict[str, Any], more: dict[str, Any]) -> None:
         seen.append(accepts(dialect, {**body, **more}))
@@ -275,3 +339,10 @@ MESSAGES = st.dictionaries(
 def test_plain_message_fast_path_parses_identically(message: dict[str, Any]) -> None:
     # A message with further fields is read field by field.
     assert told({"messages": [message]}) == told({"messages": [{**message, "more": None}]})
+
+
+def test_attributes_filter_files() -> None:
+    filters = {"type": "eq", "key": "year", "value": 2026}
+    body = {"input": "Hi", "tools": [{**SEARCH, "filters": filters}]}
+    (search,) = PARSERS["responses_searches"](body).request.searches
+    assert search.wanted({"year": 2026}) and not search.wanted({"year": 2025})

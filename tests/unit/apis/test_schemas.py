@@ -14,7 +14,7 @@ from proxy.apis import anthropic
 from proxy.apis.anthropic import request as messages_request
 from proxy.apis.batches import objects as batches
 from proxy.apis.chatchat import bodies as chatchat
-from proxy.apis.conversations import objects as conversations
+from proxy.apis.conversations import routes as conversations
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import parse_ranking
 from proxy.apis.fields import filled, model_name
@@ -33,7 +33,7 @@ from proxy.apis.ollama.dialects import chat, generate
 from proxy.apis.ollama.routes import parse_show
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
-from proxy.apis.openai import completions_both
+from proxy.apis.openai.completions import both as completions_both
 from proxy.apis.responses import request as responses
 from proxy.apis.responses.answer import compact_body
 from proxy.apis.vector_stores import request as vector_stores
@@ -44,9 +44,9 @@ from tests.fakes import ScriptedDriver, make_app
 CHATCHAT_FORMS = ("ChatchatDocuments", "ChatchatChatFiles")
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "ChatCompletionRequest": openai_chat.parse,
-    "ConversationRequest": conversations.create,
-    "ConversationChange": conversations.change,
-    "ConversationItems": conversations.added,
+    "ConversationRequest": conversations.parse_new,
+    "ConversationChange": conversations.parse_change,
+    "ConversationItems": conversations.parse_items,
     "CompletionRequest": openai_completions.parse,
     "CompletionRequestBoth": completions_both.parse,
     "EmbeddingRequest": embeddings.parse,
@@ -229,6 +229,7 @@ GOLDEN = {
     "openai_completions": "CompletionRequest",
     "rerank": "RerankRequest",
     "responses": "ResponseRequest",
+    "responses_searches": "ResponseRequest",
 }
 
 

@@ -18,8 +18,6 @@ from proxy.apis.openai import completions as openai_completions
 from proxy.errors import InvalidParameter
 
 USER = {"role": "user", "content": "U"}
-CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-CALLS = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 
 
 def assistant(call: Any) -> dict[str, Any]:
@@ -52,34 +50,6 @@ def test_incomplete_chat_messages_are_refused(message: Any, param: str) -> None:
     with pytest.raises(InvalidParameter, match="is missing") as caught:
         openai_chat.parse({"messages": [message]})
     assert caught.value.param == param
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        CALLS,
-        {"role": "assistant", "tool_calls": [CALL]},
-        {"role": "assistant", "content": "", "tool_calls": []},
-        {"role": "assistant", "content": None},  # an empty answer, collected from a stream
-        {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
-        {"role": "assistant", "refusal": "No."},
-        {"role": "assistant", "reasoning_content": "Hm."},
-        {"role": "user", "content": ""},
-        {"role": "user", "content": []},
-        {"role": "tool", "tool_call_id": "c1", "content": ""},
-        {"role": "function", "name": "f", "content": "5"},  # the legacy format has no id
-        {"role": "observation", "content": "5"},
-    ],
-)
-def test_messages_of_real_clients_are_accepted(message: Any) -> None:
-    assert len(openai_chat.parse({"messages": [USER, message]}).messages) == 2
-
-
-def test_custom_call_is_a_call_with_its_input() -> None:
-    call = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "+a"}}
-    (_, message) = openai_chat.parse({"messages": [USER, assistant(call)]}).messages
-    assert message.tool_calls[0].name == "patch"
-    assert message.tool_calls[0].arguments == '{"input":"+a"}'
 
 
 PARSERS: list[tuple[Callable[[Any], Any], dict[str, Any]]] = [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.apis.fields import page_of, page_reply
+from proxy.apis.fields import page_of
 from proxy.apis.files import objects as file_objects
 from proxy.apis.vector_stores import request as vector_stores
 from proxy.apis.vector_stores.request import parse_filters
@@ -252,9 +252,7 @@ def test_filename_is_never_a_path(given: str, plain: str) -> None:
 
 
 def listed(**query: str) -> dict[str, Any]:
-    return page_reply(
-        page_of(query), ["a", "b", "c", "d"], str, lambda one: {"id": one}
-    )  # fmt: skip
+    return page_of(query, ["a", "b", "c", "d"], str, lambda one: {"id": one})
 
 
 def ids(**query: str) -> str:

@@ -138,7 +138,7 @@ class ResponsesDialect:
         )
 
     def _earlier(self, body: Mapping[str, Any]) -> tuple[Any, ...]:
-        self._conversation = responses.conversations.named(body)
+        self._conversation = responses.conversation_of(body)
         if self._conversation:
             kept = kept_conversation(self._services, self.owner, self._conversation)
             return tuple(self._decoded(kept.items, "conversation"))
