@@ -235,7 +235,7 @@ class SearchRunner(Runner):
             yield [Searched(search.kind, query, over=True, failed=True)]
             return f"Error: {error.message}"
         cited, _ = self._numbers.add(citations)
-        found = tuple(
+        results = tuple(
             Found(
                 number=citation.number,
                 title=citation.title,
@@ -246,7 +246,7 @@ class SearchRunner(Runner):
             )
             for citation in cited
         )
-        yield [Searched(search.kind, query, over=True, found=found)]
+        yield [Searched(search.kind, query, over=True, found=results)]
         return context(cited) or NONE_FOUND
 
 
@@ -371,10 +371,10 @@ class ServerRunner(Runner):
         ]
         if server.url:
             return fitting[:MOST_TOOLS]  # the URL is what is permitted
-        found = [tool for tool in fitting if may.permits_tool(server.function(tool.tool.name))]
-        if fitting and not found:
+        permitted = [tool for tool in fitting if may.permits_tool(server.function(tool.tool.name))]
+        if fitting and not permitted:
             may.check_tool(server.function(fitting[0].tool.name))
-        return found[:MOST_TOOLS]
+        return permitted[:MOST_TOOLS]
 
     def _made(
         self, request: CompletionRequest, seconds: float
