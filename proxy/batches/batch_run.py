@@ -74,17 +74,17 @@ Ask = Callable[[Asked], Answered]
 def asker(app: WSGI, prefix: str) -> Ask:
     """Returns the function that asks `app`, whose routes have this prefix."""
 
-    def ask(asked: Asked) -> Answered:
-        data, request_id = asked.body, new_request_id()
+    def ask(question: Asked) -> Answered:
+        data, request_id = question.body, new_request_id()
         environ = {
             "REQUEST_METHOD": "POST",
             "SCRIPT_NAME": "",
-            "PATH_INFO": prefix + asked.path,
+            "PATH_INFO": prefix + question.path,
             "QUERY_STRING": "",
             "SERVER_NAME": "localhost",
             "SERVER_PORT": "80",
             "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": asked.peer,
+            "REMOTE_ADDR": question.peer,
             "CONTENT_TYPE": JSON,
             "CONTENT_LENGTH": str(len(data)),
             "HTTP_X_REQUEST_ID": request_id,
@@ -96,9 +96,9 @@ def asker(app: WSGI, prefix: str) -> Ask:
             "wsgi.multithread": True,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
-            SIGNED_IN: asked.owner,
+            SIGNED_IN: question.owner,
             BATCH: True,
-            CANCEL: asked.cancel,
+            CANCEL: question.cancel,
         }
         started: list[Any] = []
 
@@ -224,16 +224,16 @@ class BatchRun:
         """Check the file; None if it is not valid, or the batch was cancelled meanwhile."""
         batch = self._batch
         try:
-            found = index(self._piece, batch.endpoint, self._longest, self._beat)
-            errors = found.errors
+            checked = index(self._piece, batch.endpoint, self._longest, self._beat)
+            errors = checked.errors
         except LineError as error:
             errors = [error.at(None)]
         if errors:
             self._close("failed", errors=errors)
             return None
         if not batch.total:  # also if it was cancelled before
-            self._store.begin(batch.id, len(found.starts), found.model[:1024], self._clock())
-        return Lines(self._piece, self._store.piece_size, found)
+            self._store.begin(batch.id, len(checked.starts), checked.model[:1024], self._clock())
+        return Lines(self._piece, self._store.piece_size, checked)
 
     def _piece(self, number: int) -> bytes | None:
         return self._store.piece(self._batch.file_id, number)
@@ -285,12 +285,12 @@ class BatchRun:
     def _begin(self, number: int, line: RawLine) -> None:
         cancel = self._running[number] = Cancel()
         batch = self._batch
-        asked = Asked(batch.endpoint, line.body, batch.owner, batch.peer, cancel)
+        question = Asked(batch.endpoint, line.body, batch.owner, batch.peer, cancel)
 
         def work() -> None:
             answered = None
             try:
-                answered = self._ask(asked)
+                answered = self._ask(question)
             finally:
                 self._finished.put((number, line, answered))
 
@@ -376,7 +376,7 @@ class BatchRun:
     def _keep(self, results: list[Result]) -> None:
         """Store results. They exist nowhere else, so this waits if the store is unavailable. Raises
         QuotaExceeded if their owner may not store so much."""
-        size = sum(len(one.data) for one in results)
+        size = sum(len(result.data) for result in results)
         if size > self._spare:
             self._check_quota(size)
         self._spare -= size
