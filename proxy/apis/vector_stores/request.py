@@ -77,7 +77,7 @@ def parse_search(body: Body) -> dict[str, Any]:
     permits reranking."""
     query = body.get("query")
     queries = [query] if type(query) is str else query
-    if not isinstance(queries, list) or not all(type(one) is str and one for one in queries):
+    if not isinstance(queries, list) or not all(type(text) is str and text for text in queries):
         raise InvalidParameter("query", "must be a string or a list of strings")
     if not 0 < len(queries) <= MOST_QUERIES:
         raise InvalidParameter("query", f"must contain 1 to {MOST_QUERIES} strings")
