@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from heapq import heappop, heappush
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from werkzeug.test import create_environ, run_wsgi_app
 
 from ..apis.batches import objects as batches
 from ..apis.batches.objects import LineError
@@ -75,52 +75,30 @@ def asker(app: WSGI, prefix: str) -> Ask:
     """Returns the function that asks `app`, whose routes have this prefix."""
 
     def ask(question: Asked) -> Answered:
-        data, request_id = question.body, new_request_id()
-        environ = {
-            "REQUEST_METHOD": "POST",
-            "SCRIPT_NAME": "",
-            "PATH_INFO": prefix + question.path,
-            "QUERY_STRING": "",
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": question.peer,
-            "CONTENT_TYPE": JSON,
-            "CONTENT_LENGTH": str(len(data)),
-            "HTTP_X_REQUEST_ID": request_id,
-            "HTTP_USER_AGENT": AGENT,
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": "http",
-            "wsgi.input": BytesIO(data),
-            "wsgi.errors": None,
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": True,
-            "wsgi.run_once": False,
-            SIGNED_IN: question.owner,
-            BATCH: True,
-            CANCEL: question.cancel,
-        }
-        started: list[Any] = []
-
-        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            started[:] = [int(status[:3]), {name.lower(): value for name, value in headers}]
-
-        parts = app(environ, start)
-        try:
-            body = b"".join(parts)
-        finally:
-            if hasattr(parts, "close"):
-                parts.close()
-        status, headers = started
-        after = headers.get("retry-after", "")
-        info = Record.of(environ).info
+        request_id = new_request_id()
+        environ = create_environ(
+            prefix + question.path,
+            method="POST",
+            data=question.body,
+            content_type=JSON,
+            headers={"X-Request-ID": request_id, "User-Agent": AGENT},
+            environ_base={"REMOTE_ADDR": question.peer},
+            environ_overrides={
+                SIGNED_IN: question.owner,
+                BATCH: True,
+                CANCEL: question.cancel,
+            },
+        )
+        record = Record.of(environ)
+        parts, status, headers = run_wsgi_app(app, environ, buffered=True)
+        after = headers.get("Retry-After", "")
         return Answered(
-            status,
+            int(status[:3]),
             request_id,
-            body,
+            b"".join(parts),
             float(after) if after.isdecimal() else None,
-            info.outcome,
-            info.has_effects,
+            record.info.outcome,
+            record.info.has_effects,
         )
 
     return ask
