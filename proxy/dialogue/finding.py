@@ -285,15 +285,19 @@ _Engine = Annotated[
 
 
 class _Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model writes: a short text, as it may not find an end."""
+
+    query: Annotated[str, msgspec.Meta(max_length=200, description="the search query")]
+
+
+class _KnowledgeQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query: _Text
-
-
-class _KnowledgeQuery(_Query, frozen=True, forbid_unknown_fields=True):
     bases: _Bases = []
     count: _Count = 5
 
 
-class _WebQuery(_Query, frozen=True, forbid_unknown_fields=True):
+class _WebQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    query: _Text
     engine: _Engine = ""
     count: _Count = 5
 
@@ -314,7 +318,7 @@ def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
         raise ToolError(f"the arguments are invalid: {error}") from None
 
 
-def _tool(name: str, arguments: type[_Query]) -> Tool:
+def _tool(name: str, arguments: type[msgspec.Struct]) -> Tool:
     where = "the web" if name == WEB else "the documents of the knowledge bases"
     return Tool(name, f"Search {where}", schema_of(arguments))
 
