@@ -120,11 +120,7 @@ def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> Limi
         except ValueError:
             raise SettingsError("--state: not a Redis URL") from None
     life.on_close(Step.LIMITS, limiter.close)
-    return LimitService(
-        limiter,
-        prices=prices,
-        alert=BudgetAlerts(settings.budget_webhook),
-    )
+    return LimitService(limiter, prices=prices, alert=BudgetAlerts(settings.budget_webhook))
 
 
 def _spent(ledger: Ledger, prices: Sequence[Price]) -> Spent:

@@ -18,7 +18,6 @@ from proxy.dialogue.events import DialogueDone, DialogueEvent, DialogueRequest, 
 from proxy.dialogue.finding import Finder
 from proxy.dialogue.run import Dialogues
 from proxy.errors import Forbidden, InvalidParameter
-from proxy.runtime.cancel import Cancel
 from proxy.web.services import Services
 from tests.fakes import wait_until
 from tools.processes import ModelServer
@@ -76,14 +75,6 @@ def test_closed_chat_releases_its_slot(here: Services) -> None:
     assert here.gateway.scheduler.outstanding == 0
     again = here.dialogues.run(DialogueRequest(kind="chat", messages=QUESTION, max_tokens=2))
     assert isinstance(list(again)[-1], DialogueDone)
-
-
-def test_question_follows_the_documents(dialogues: Dialogues) -> None:
-    with pytest.raises(InvalidParameter, match="must end with a user message"):
-        dialogues.run(
-            DialogueRequest(kind="chat", messages=(Message(role="assistant", content="x"),)),
-            Cancel(),
-        )
 
 
 # -- knowledge -------------------------------------------------------------------------------------

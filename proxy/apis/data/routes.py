@@ -15,6 +15,7 @@ from flask import Response, request
 
 from ...errors import NotFound
 from ...store.records import MOST as MOST_BATCHES
+from ...store.responses import CONVERSATION, OTHERS
 from ...web import body
 from ...web.background import encoded
 from ...web.observability import Record
@@ -46,11 +47,12 @@ def export(services: Services, record: Record) -> Response:
 
 def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> Iterator[bytes]:
     """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
+    stored = services.store.ids(owner)
+    answers = [key for key in stored if not key.startswith(OTHERS)]
+    threads = [key for key in stored if key.startswith(CONVERSATION)]
     lists: dict[str, Iterable[Iterable[bytes]]] = {
-        "responses": _responses(services, owner, services.store.ids(owner)),
-        "response_conversations": _conversations(
-            services, owner, services.response_conversations.ids(owner)
-        ),
+        "responses": _responses(services, owner, answers),
+        "response_conversations": _conversations(services, owner, threads),
     }
     if (talks := services.conversations) is not None:
         recent = talks.recent(owner, limit=None)
@@ -80,7 +82,7 @@ def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[l
 
 def _conversations(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
     for key in ids:
-        stored = services.response_conversations.get(owner, key)
+        stored = services.store.get(owner, key)
         if stored is not None:
             yield [stored.response[:-1], b',"items":', stored.items, b"}"]
 
@@ -147,7 +149,8 @@ def delete(services: Services, record: Record) -> Any:
     """Delete everything kept for the caller's key."""
     owner = record.key
     services.ongoing.cancel(owner)  # unfinished responses would be stored later
-    gone = {"response_conversations": len(services.response_conversations.ids(owner))}
+    conversations = [key for key in services.store.ids(owner) if key.startswith(CONVERSATION)]
+    gone = {"response_conversations": len(conversations)}
     gone["responses"] = services.store.clear(owner) - gone["response_conversations"]
     if services.conversations is not None:
         gone["conversations"] = services.conversations.clear(owner)

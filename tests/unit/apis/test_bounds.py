@@ -17,7 +17,7 @@ from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import MAX_DOCUMENTS, parse_ranking
 from proxy.apis.fields import MAX_ITEMS
 from proxy.apis.llamacpp import native as llamacpp_native
-from proxy.apis.ollama import chat as ollama
+from proxy.apis.ollama import dialects as ollama
 from proxy.apis.openai import answer as openai
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
@@ -35,7 +35,7 @@ Parse = Callable[[dict[str, Any]], Any]
 DIALECTS: dict[str, tuple[Parse, str, dict[str, Any]]] = {
     "openai": (openai_chat.parse, "messages", {}),
     "anthropic": (anthropic.parse, "messages", {"max_tokens": 1}),
-    "ollama": (ollama.parse, "messages", {}),
+    "ollama": (ollama.chat.parse, "messages", {}),
     "responses": (responses.parse, "input", {}),
 }
 
@@ -269,7 +269,7 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
         chatchat.MOST_HITS,
     ),
     "calls without a result": (
-        lambda n: ollama.parse(
+        lambda n: ollama.chat.parse(
             {
                 "messages": [
                     SAID,

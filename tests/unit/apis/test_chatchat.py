@@ -19,7 +19,7 @@ from proxy.apis.chatchat import answer
 from proxy.apis.chatchat.answer import error_of_list, error_of_table, error_reply
 from proxy.apis.chatchat.bodies import BODIES
 from proxy.errors import InvalidParameter, QueueFull, Unauthorized
-from tests.unit.apis.test_openai_golden import CASES, sparse
+from tests.unit.apis.test_golden import CASES, sparse
 
 NAMES = {
     "chat": "ChatRequest",

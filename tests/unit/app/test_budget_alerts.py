@@ -74,18 +74,6 @@ def test_proxy_of_the_environment_is_not_used(
         wait_until(lambda: "failed: the web server is unreachable" in caplog.text)
 
 
-def test_one_thread_sends_all_alerts(webhook: Webhook) -> None:
-    alerts = BudgetAlerts("http://127.0.0.1:9/")
-    for _ in range(5):
-        alerts(ALERT)
-    assert webhook.began.wait(60)
-    running = [one for one in threading.enumerate() if one.name == "alerts"]
-    assert alerts._thread in running and len(webhook.threads) == 1
-    webhook.go_on.set()
-    wait_until(lambda: len(webhook.threads) == 5)
-    assert set(webhook.threads) == {"alerts"}
-
-
 def test_waiting_alerts_are_bounded(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

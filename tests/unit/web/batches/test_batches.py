@@ -21,7 +21,7 @@ from proxy.batches import batch_run
 from proxy.batches.batch_run import Answered, Asked
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
-from proxy.core.task import Embedded, Task
+from proxy.core.task import Embedded
 from proxy.core.usage import Usage
 from proxy.errors import BackendFailed, UpstreamFault
 from proxy.gateway import idle
@@ -448,9 +448,7 @@ def test_line_without_an_idle_slot_costs_nothing(
         ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=4)), file_keys=KEYS, admins=("ops",)
     )
     services = services_of(to.application)
-    other = services.gateway.scheduler.acquire(
-        SlotRequest(model="scripted", task=Task(prompt="Hi")), Cancel()
-    )
+    other = services.gateway.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
     http = Http(to.application)
     key = http.make(rpm_limit=30)["key"]
     headers = {"Authorization": f"Bearer {key}"}
