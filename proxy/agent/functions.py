@@ -112,8 +112,8 @@ def functions(names: Sequence[str]) -> tuple[list[ChildTool], Children]:
     one cannot be imported."""
     children = Children(__name__, {"names": list(names)}, whole=True)
     listed = children.ask({}, Cancel(), PATIENCE)
-    found = [Tool(d["name"], d["description"], d["parameters"]) for d in listed["tools"]]
-    return [ChildTool(tool, children) for tool in found], children
+    tools = [Tool(d["name"], d["description"], d["parameters"]) for d in listed["tools"]]
+    return [ChildTool(tool, children) for tool in tools], children
 
 
 # in the child process

@@ -158,11 +158,11 @@ def _usable(tools: Sequence[Any], allowed: Sequence[str]) -> dict[str, Any]:
         name, schema = tool.name, tool.input_schema
         if allowed and name not in allowed:
             continue
-        found = (name, (tool.description or "")[:LONGEST_DESCRIPTION], schema, _said(tool))
-        size = _size(found)
+        described = (name, (tool.description or "")[:LONGEST_DESCRIPTION], schema, _said(tool))
+        size = _size(described)
         fits = len(usable) < MOST_TOOLS and size <= left and _size(schema) <= LONGEST_SCHEMA
         if fits and NAME.fullmatch(name) and _is_schema(schema):
-            usable.append(found)
+            usable.append(described)
             left -= size
         elif len(ignored) < 10:
             ignored.append(name[:128])

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from heapq import heappop, heappush
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from werkzeug.test import create_environ, run_wsgi_app
 
 from ..apis.batches import objects as batches
 from ..apis.batches.objects import LineError
@@ -74,53 +74,31 @@ Ask = Callable[[Asked], Answered]
 def asker(app: WSGI, prefix: str) -> Ask:
     """Returns the function that asks `app`, whose routes have this prefix."""
 
-    def ask(asked: Asked) -> Answered:
-        data, request_id = asked.body, new_request_id()
-        environ = {
-            "REQUEST_METHOD": "POST",
-            "SCRIPT_NAME": "",
-            "PATH_INFO": prefix + asked.path,
-            "QUERY_STRING": "",
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": asked.peer,
-            "CONTENT_TYPE": JSON,
-            "CONTENT_LENGTH": str(len(data)),
-            "HTTP_X_REQUEST_ID": request_id,
-            "HTTP_USER_AGENT": AGENT,
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": "http",
-            "wsgi.input": BytesIO(data),
-            "wsgi.errors": None,
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": True,
-            "wsgi.run_once": False,
-            SIGNED_IN: asked.owner,
-            BATCH: True,
-            CANCEL: asked.cancel,
-        }
-        started: list[Any] = []
-
-        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            started[:] = [int(status[:3]), {name.lower(): value for name, value in headers}]
-
-        parts = app(environ, start)
-        try:
-            body = b"".join(parts)
-        finally:
-            if hasattr(parts, "close"):
-                parts.close()
-        status, headers = started
-        after = headers.get("retry-after", "")
-        info = Record.of(environ).info
+    def ask(question: Asked) -> Answered:
+        request_id = new_request_id()
+        environ = create_environ(
+            prefix + question.path,
+            method="POST",
+            data=question.body,
+            content_type=JSON,
+            headers={"X-Request-ID": request_id, "User-Agent": AGENT},
+            environ_base={"REMOTE_ADDR": question.peer},
+            environ_overrides={
+                SIGNED_IN: question.owner,
+                BATCH: True,
+                CANCEL: question.cancel,
+            },
+        )
+        record = Record.of(environ)
+        parts, status, headers = run_wsgi_app(app, environ, buffered=True)
+        after = headers.get("Retry-After", "")
         return Answered(
-            status,
+            int(status[:3]),
             request_id,
-            body,
+            b"".join(parts),
             float(after) if after.isdecimal() else None,
-            info.outcome,
-            info.has_effects,
+            record.info.outcome,
+            record.info.has_effects,
         )
 
     return ask
@@ -224,16 +202,16 @@ class BatchRun:
         """Check the file; None if it is not valid, or the batch was cancelled meanwhile."""
         batch = self._batch
         try:
-            found = index(self._piece, batch.endpoint, self._longest, self._beat)
-            errors = found.errors
+            checked = index(self._piece, batch.endpoint, self._longest, self._beat)
+            errors = checked.errors
         except LineError as error:
             errors = [error.at(None)]
         if errors:
             self._close("failed", errors=errors)
             return None
         if not batch.total:  # also if it was cancelled before
-            self._store.begin(batch.id, len(found.starts), found.model[:1024], self._clock())
-        return Lines(self._piece, self._store.piece_size, found)
+            self._store.begin(batch.id, len(checked.starts), checked.model[:1024], self._clock())
+        return Lines(self._piece, self._store.piece_size, checked)
 
     def _piece(self, number: int) -> bytes | None:
         return self._store.piece(self._batch.file_id, number)
@@ -285,12 +263,12 @@ class BatchRun:
     def _begin(self, number: int, line: RawLine) -> None:
         cancel = self._running[number] = Cancel()
         batch = self._batch
-        asked = Asked(batch.endpoint, line.body, batch.owner, batch.peer, cancel)
+        question = Asked(batch.endpoint, line.body, batch.owner, batch.peer, cancel)
 
         def work() -> None:
             answered = None
             try:
-                answered = self._ask(asked)
+                answered = self._ask(question)
             finally:
                 self._finished.put((number, line, answered))
 
@@ -376,7 +354,7 @@ class BatchRun:
     def _keep(self, results: list[Result]) -> None:
         """Store results. They exist nowhere else, so this waits if the store is unavailable. Raises
         QuotaExceeded if their owner may not store so much."""
-        size = sum(len(one.data) for one in results)
+        size = sum(len(result.data) for result in results)
         if size > self._spare:
             self._check_quota(size)
         self._spare -= size

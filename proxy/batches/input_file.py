@@ -147,16 +147,16 @@ def _raw(data: bytes) -> RawLine:
 
 def index(piece: Piece, endpoint: str, longest: int, alive: Callable[[], object]) -> Index:
     """Index a file. `alive` is called for each piece. Raises LineError if the file is gone."""
-    found = Index(endpoint, longest)
+    indexed = Index(endpoint, longest)
     number = 0
-    while (data := piece(number)) is not None and not found.full:
-        run_in_native_thread(partial(found.feed, data))
+    while (data := piece(number)) is not None and not indexed.full:
+        run_in_native_thread(partial(indexed.feed, data))
         alive()
         number += 1
     if not number:
         raise GONE
-    run_in_native_thread(found.close)
-    return found
+    run_in_native_thread(indexed.close)
+    return indexed
 
 
 class Lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
@@ -40,10 +41,10 @@ class CitationNumbers:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def add(self, found: Iterable[Citation]) -> tuple[tuple[Citation, ...], tuple[Citation, ...]]:
+    def add(self, hits: Iterable[Citation]) -> tuple[tuple[Citation, ...], tuple[Citation, ...]]:
         """All citations with numbers, and those that are new."""
         cited, new = [], []
-        for citation in found:
+        for citation in hits:
             key = citation.chunk_id or citation.url
             known = key in self._numbers
             number = self._numbers.setdefault(key, len(self._numbers) + 1)
@@ -69,24 +70,24 @@ def insert_documents(
     folder: str,
     template: str,
     messages: Sequence[Message],
-    found: Sequence[Sequence[Citation]],
+    by_question: Sequence[Sequence[Citation]],
 ) -> tuple[tuple[Message, ...], tuple[Citation, ...]]:
-    """The conversation with documents inserted, and the citations of its last question. `found` are
-    the citations of each question (user message), in order.
+    """The conversation with documents inserted, and the citations of its last question.
+    `by_question` has the citations of each question (user message), in order.
 
     Raises InvalidParameter like Layouts.render."""
     numbers = CitationNumbers()
-    if not any(found) and EMPTY in layouts.names(folder):
+    if not any(by_question) and EMPTY in layouts.names(folder):
         return layouts.render(folder, EMPTY, messages), ()
     if layouts.layout(folder, template).asks:
         # This template puts documents and question into one message: only the last question has
         # any.
-        cited, _ = numbers.add(found[-1])
+        cited, _ = numbers.add(by_question[-1])
         return layouts.render(folder, template, messages, context(cited)), cited
     head = ""
     out: list[Message] = []
     cited = ()
-    turns = iter(found)
+    turns = iter(by_question)
     for message in messages:
         if message.role == "user":
             cited, new = numbers.add(next(turns))
@@ -173,7 +174,7 @@ class Finder:
         """Raises Forbidden for a search of vector stores that the caller may not use. Missing ones
         are an error of the search itself."""
         if self._knowledge is not None:
-            for store in (one for search in searches for one in search.stores):
+            for store in chain.from_iterable(search.stores for search in searches):
                 with suppress(NotFound):
                     self._knowledge.base(owner, store)
 
@@ -284,15 +285,19 @@ _Engine = Annotated[
 
 
 class _Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model writes: a short text, as it may not find an end."""
+
+    query: Annotated[str, msgspec.Meta(max_length=200, description="the search query")]
+
+
+class _KnowledgeQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query: _Text
-
-
-class _KnowledgeQuery(_Query, frozen=True, forbid_unknown_fields=True):
     bases: _Bases = []
     count: _Count = 5
 
 
-class _WebQuery(_Query, frozen=True, forbid_unknown_fields=True):
+class _WebQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    query: _Text
     engine: _Engine = ""
     count: _Count = 5
 
@@ -300,9 +305,9 @@ class _WebQuery(_Query, frozen=True, forbid_unknown_fields=True):
 def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON schema of a tool's arguments."""
     schema = msgspec.json.schema(kind)
-    found: dict[str, Any] = dict(schema["$defs"][kind.__name__])
-    found.pop("title", None)
-    return found
+    own: dict[str, Any] = dict(schema["$defs"][kind.__name__])
+    own.pop("title", None)
+    return own
 
 
 def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
@@ -313,7 +318,7 @@ def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
         raise ToolError(f"the arguments are invalid: {error}") from None
 
 
-def _tool(name: str, arguments: type[_Query]) -> Tool:
+def _tool(name: str, arguments: type[msgspec.Struct]) -> Tool:
     where = "the web" if name == WEB else "the documents of the knowledge bases"
     return Tool(name, f"Search {where}", schema_of(arguments))
 

@@ -17,7 +17,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -167,7 +167,8 @@ class Runner:
                 raise ToolError(missing, FAILED)
             if arguments is None:
                 raise ToolError("the arguments must be a JSON object")
-            text = yield from self.aside(partial(_called, tool, arguments, seconds), seconds)
+            call = partial(tool.call, arguments, seconds=seconds)
+            text = yield from self.aside(call, seconds)
         except Cancelled:
             raise
         except ToolError as fault:
@@ -182,10 +183,6 @@ class Runner:
         error = _cut(error, self.longest)
         yield [msgspec.structs.replace(event, over=True, error=error, code=code)]
         return f"Error: {error}"
-
-
-def _called(tool: RunnableTool, arguments: dict[str, Any], seconds: float, cancel: Cancel) -> str:
-    return tool.call(arguments, cancel, seconds)
 
 
 def _cut(text: str, longest: int) -> str:
@@ -235,7 +232,7 @@ class SearchRunner(Runner):
             yield [Searched(search.kind, query, over=True, failed=True)]
             return f"Error: {error.message}"
         cited, _ = self._numbers.add(citations)
-        found = tuple(
+        results = tuple(
             Found(
                 number=citation.number,
                 title=citation.title,
@@ -246,7 +243,7 @@ class SearchRunner(Runner):
             )
             for citation in cited
         )
-        yield [Searched(search.kind, query, over=True, found=found)]
+        yield [Searched(search.kind, query, over=True, found=results)]
         return context(cited) or NONE_FOUND
 
 
@@ -318,7 +315,9 @@ class ServerRunner(Runner):
             for tool in tools:
                 self._offers[server.function(tool.tool.name)] = _Offer(server, tool)
             if not server.listed:
-                events.append(ToolsListed(server.label, tuple(map(_described, tools))))
+                own = [(tool.tool, tool.annotations) for tool in tools]
+                listed = [ListedTool(t.name, t.description, t.parameters, said) for t, said in own]
+                events.append(ToolsListed(server.label, tuple(listed)))
         return events
 
     def tools(self) -> Sequence[Tool]:
@@ -371,10 +370,10 @@ class ServerRunner(Runner):
         ]
         if server.url:
             return fitting[:MOST_TOOLS]  # the URL is what is permitted
-        found = [tool for tool in fitting if may.permits_tool(server.function(tool.tool.name))]
-        if fitting and not found:
+        permitted = [tool for tool in fitting if may.permits_tool(server.function(tool.tool.name))]
+        if fitting and not permitted:
             may.check_tool(server.function(fitting[0].tool.name))
-        return found[:MOST_TOOLS]
+        return permitted[:MOST_TOOLS]
 
     def _made(
         self, request: CompletionRequest, seconds: float
@@ -398,11 +397,6 @@ class ServerRunner(Runner):
 
 def _read_only(tool: ChildTool) -> bool:
     return tool.annotations.get("readOnlyHint") is True
-
-
-def _described(tool: ChildTool) -> ListedTool:
-    own = tool.tool
-    return ListedTool(own.name, own.description, own.parameters, tool.annotations)
 
 
 def _with_result(message: Message, results: dict[str, str]) -> Message:

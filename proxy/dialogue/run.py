@@ -197,8 +197,8 @@ class Running:
                 messages = (*messages, Message(role="assistant", content=request.begun))
             completion = self._completion(messages)
         else:
-            found = yield from self._found()
-            completion, cited = self._fitted(found)
+            by_question = yield from self._found()
+            completion, cited = self._fitted(by_question)
             yield Sources(cited)
         answer = self._gateway.answer(completion, self._cancel, self._caller)
         yield from dialogue_events(answer, self.info)
@@ -233,8 +233,8 @@ class Running:
             return finder.pages(question, request.engine, top_k, cancel)
 
         def find(cancel: Cancel) -> list[list[Citation]]:
-            found = [sources(question, None) for question in before[:MOST_TURNS]]
-            return [*found, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
+            earlier = [sources(question, None) for question in before[:MOST_TURNS]]
+            return [*earlier, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
 
         seconds = self._dialogues.bounds.tool_seconds if knows else finder.searched().longest
         return (
@@ -242,14 +242,14 @@ class Running:
         )
 
     def _fitted(
-        self, found: Sequence[Sequence[Citation]]
+        self, by_question: Sequence[Sequence[Citation]]
     ) -> tuple[CompletionRequest, tuple[Citation, ...]]:
         """The completion with as many documents as fit: drops those of earlier questions first,
         then the least relevant ones."""
         request = self._request
-        *before, last = found
+        *before, last = by_question
         none: list[list[Citation]] = [[] for _ in before]
-        tries: list[list[Sequence[Citation]]] = [[*found]]
+        tries: list[list[Sequence[Citation]]] = [[*by_question]]
         if any(before):
             tries.append([*none, last])
         most = len(last) // 2

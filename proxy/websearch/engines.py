@@ -76,8 +76,8 @@ def read(name: str, status: int, data: bytes) -> list[WebResult]:
     value = _object(name, status, data)
     if name == "brave":
         web = value.get("web")
-        found = web.get("results") if isinstance(web, dict) else None
-        return _results(found, "title", "url", "description")
+        results = web.get("results") if isinstance(web, dict) else None
+        return _results(results, "title", "url", "description")
     return _results(value.get("results"), "title", "url", "content")
 
 
@@ -212,9 +212,9 @@ class WebSearch:
         key = _, query, count = _key(chosen, query, count)
         if not query:
             raise BadRequest("the search query is empty", param="query")
-        kept = self._remembered(key)
-        if kept is not None:
-            return kept
+        cached = self._remembered(key)
+        if cached is not None:
+            return cached
         results = tuple(chosen.search(query, count, cancel or Cancel(), self._seconds))
         with self._lock:
             self._kept[key] = self._clock(), results
@@ -247,10 +247,10 @@ class WebSearch:
 
     def _remembered(self, key: Key) -> tuple[WebResult, ...] | None:
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is None or self._clock() - kept[0] > KEPT_SECONDS:
+            cached = self._kept.get(key)
+            if cached is None or self._clock() - cached[0] > KEPT_SECONDS:
                 return None
-            return kept[1]
+            return cached[1]
 
 
 def _key(engine: Engine | Metasearch, query: str, count: int) -> Key:

@@ -36,10 +36,10 @@ def resolve(host: str, port: int, *, open_only: bool) -> str:
     """The address to connect to. Raises UpstreamFault if there is none, and Forbidden if
     `open_only` is set and any of the host's addresses is not public."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise UpstreamFault("the server's host name cannot be resolved") from None
-    addresses = [str(entry[4][0]) for entry in found]
+    addresses = [str(entry[4][0]) for entry in entries]
     if not addresses:
         raise UpstreamFault("the server's host name cannot be resolved")
     if open_only:

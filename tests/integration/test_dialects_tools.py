@@ -84,6 +84,20 @@ def test_openai_tools(address: str, stream: bool) -> None:
         assert "4" in turn().message.content
 
 
+def test_cached_tokens_are_counted_for_a_resumed_answer(address: str) -> None:
+    """A call that opens in free text is written by a second run, which finds the whole prompt."""
+    ask: Any = {"model": "any", "temperature": 0, "max_tokens": 200}
+    ask["messages"] = [{"role": "user", "content": QUESTION.replace("Oslo", "Lima")}]
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
+        made = client.chat.completions.create(
+            tools=[{"type": "function", "function": FUNCTION}], **ask
+        )
+    assert made.choices[0].finish_reason == "tool_calls"
+    usage: Any = made.usage
+    # Nobody asked about this city before: from its name on, the prompt is new.
+    assert 0 <= usage.prompt_tokens_details.cached_tokens <= usage.prompt_tokens - 3
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_anthropic_tools(address: str, stream: bool) -> None:
     ask: dict[str, Any] = {"model": "any", "max_tokens": 200, "extra_body": {"temperature": 0}}

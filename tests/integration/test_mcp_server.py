@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,29 +136,3 @@ def test_client_that_cancels_ends_the_call(served: Gateway, tmp_path: Path) -> N
         await asyncio.to_thread(wait_until, lambda: gone(pid), 60)
 
     using(served, work)
-
-
-def test_notification_cancels_the_call_of_its_session(served: Gateway, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    with httpx.Client(base_url=served.url, headers=HEADERS, trust_env=False, timeout=110) as client:
-
-        def post(session: str, **message: Any) -> httpx.Response:
-            headers = {"Mcp-Session-Id": session} if session else {}
-            return client.post("/mcp", json={"jsonrpc": "2.0", **message}, headers=headers)
-
-        session = post("", id=1, method="initialize", params={}).headers["mcp-session-id"]
-        answers: list[httpx.Response] = []
-        params = {"name": "far__slow", "arguments": {"mark": str(mark)}}
-        thread = threading.Thread(
-            target=lambda: answers.append(post(session, id=7, method="tools/call", params=params))
-        )
-        thread.start()
-        wait_until(mark.is_file, 100)
-        pid = int(mark.read_text())
-        over = {"method": "notifications/cancelled", "params": {"requestId": 7}}
-        assert post("other", **over).status_code == 202
-        assert not gone(pid)
-        assert post(session, **over).status_code == 202
-        wait_until(lambda: gone(pid), 60)
-        thread.join(110)
-        assert answers[0].status_code == 499

@@ -198,21 +198,3 @@ def test_instructor(address: str) -> None:
             model="any", messages=ASK, response_model=Person, max_tokens=300, max_retries=0
         )
         assert isinstance(found, Person)
-
-
-@pytest.mark.slow
-def test_langchain(address: str) -> None:
-    langchain = pytest.importorskip("langchain_openai")
-    chat = langchain.ChatOpenAI(base_url=address, api_key="x", model="any", max_tokens=400)
-    for method in ("function_calling", "json_schema"):
-        found = chat.with_structured_output(Person, method=method).invoke("Who is it?")
-        assert isinstance(found, Person)
-    bound = chat.bind_tools(TOOLS, tool_choice="any", parallel_tool_calls=False)
-    for call in bound.invoke("What is the weather?").tool_calls:
-        valid(call["name"], json.dumps(call["args"]))
-    whole = None
-    for chunk in bound.stream("What is the weather?"):
-        whole = chunk if whole is None else whole + chunk
-    assert whole is not None and whole.tool_calls
-    for call in whole.tool_calls:
-        valid(call["name"], json.dumps(call["args"]))

@@ -57,14 +57,14 @@ def listed(services: Services, record: Record) -> Any:
     most = decimal(request.args.get("limit") or str(LISTED), 1, MOST_LISTED)
     if most is None:
         raise InvalidParameter("limit", f"must be from 1 to {MOST_LISTED}")
-    found = _store(services).page(record.key, most + 1, request.args.get("after") or "")
-    page = found[:most]
+    rows = _store(services).page(record.key, most + 1, request.args.get("after") or "")
+    page = rows[:most]
     return {
         "object": "list",
         "data": [reply(batch) for batch in page],
         "first_id": page[0].id if page else None,
         "last_id": page[-1].id if page else None,
-        "has_more": len(found) > most,
+        "has_more": len(rows) > most,
     }
 
 

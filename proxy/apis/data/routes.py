@@ -74,10 +74,10 @@ def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> It
 
 
 def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
-    for one in ids:
-        kept = services.store.get(owner, one)
-        if kept is not None:  # not deleted since
-            yield [encoded(kept)]
+    for key in ids:
+        response = services.store.get(owner, key)
+        if response is not None:  # not deleted since
+            yield [encoded(response)]
 
 
 def _conversations(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
@@ -91,7 +91,7 @@ def _talk(
     conversations: ConversationStore, owner: str, talk: StoredConversation
 ) -> Iterator[bytes]:
     messages = conversations.each_message(owner, talk.id)
-    return _fields(talk, "messages", ([_encode(one)] for one in messages))
+    return _fields(talk, "messages", ([_encode(message)] for message in messages))
 
 
 def _ratings(conversations: ConversationStore, owner: str) -> Iterator[Feedback]:
@@ -107,9 +107,9 @@ def _base(knowledge: Knowledge, owner: str, base: Base) -> Iterator[bytes]:
             rows = knowledge.documents(owner, base.id)
         except NotFound:
             return  # deleted since the export began
-        for one in rows:
-            chunks = knowledge.each_chunk(owner, one.id)
-            yield _fields(one, "pieces", ([_encode(chunk)] for chunk in chunks))
+        for document in rows:
+            chunks = knowledge.each_chunk(owner, document.id)
+            yield _fields(document, "pieces", ([_encode(chunk)] for chunk in chunks))
 
     return _fields(base, "documents", documents())
 

@@ -132,7 +132,9 @@ def shown(limits: Limits) -> dict[str, Any]:
         "limits": windows,
         "model_limits": models,
         **_shown_budget(limits.budget or Budget()),
-        "budget_limits": [{"unit": one.unit, **_shown_budget(one)} for one in limits.budgets],
+        "budget_limits": [
+            {"unit": budget.unit, **_shown_budget(budget)} for budget in limits.budgets
+        ],
     }
 
 
@@ -144,7 +146,9 @@ def _shown_budget(budget: Budget) -> dict[str, Any]:
 def _windows(body: Body, known: Limits) -> tuple[Window, ...]:
     """As LiteLLM does, `model_rpm_limit` and `model_tpm_limit` replace the limits a minute of all
     models."""
-    windows: _Windows = {(one.model, one.quantity, one.period): one.most for one in known.windows}
+    windows: _Windows = {
+        (window.model, window.quantity, window.period): window.most for window in known.windows
+    }
     if body.get("limits") is not None:
         windows = {name: most for name, most in windows.items() if name[0]}
         windows |= _table(fields.mapping(body, "limits"), "", "limits")

@@ -81,9 +81,9 @@ def changes(path: str, body: str) -> Callable[[AdminView], AdminView]:
         @wraps(view)
         def for_administrators(services: Services, record: Record, **parts: str) -> Any:
             accounts = administered(services, record)
-            asked = read_json(request.environ, services.settings.max_body)
-            objects.check(body, asked)
-            return view(accounts, record.key, asked, **parts)
+            sent = read_json(request.environ, services.settings.max_body)
+            objects.check(body, sent)
+            return view(accounts, record.key, sent, **parts)
 
         return for_administrators
 
@@ -311,9 +311,9 @@ def _groups_page(
     number, size = _page("page_size", default)
     search = values.name(request.args, "search") or ""
     wanted = values.filters(request.args, names)
-    count, found = groups.store.listed(wanted, (number - 1) * size, size, search=search)
+    count, page = groups.store.listed(wanted, (number - 1) * size, size, search=search)
     return {
-        title: [shape(group) for group in found],
+        title: [shape(group) for group in page],
         "total": count,
         "page": number,
         "page_size": size,

@@ -170,27 +170,21 @@ def error(fault: GatewayError) -> dict[str, Any]:
     }
 
 
-def _token(token: TokenLogprob, sampled: bool) -> dict[str, Any]:
-    """A token with its alts. `sampled` reports probabilities after the samplers instead of
-    logprobs before them. The id is omitted if the backend does not send it."""
-    value, likely = ("prob", "top_probs") if sampled else ("logprob", "top_logprobs")
-
-    def candidate(text: str, data: bytes, logprob: float, number: int) -> dict[str, Any]:
-        out: dict[str, Any] = {"id": number} if number >= 0 else {}
-        out |= {"token": text, "bytes": list(data)}
-        out[value] = math.exp(logprob) if sampled else logprob
-        return out
-
-    return {
-        **candidate(token.token, token.data, token.logprob, token.id),
-        likely: [candidate(alt.token, alt.data, alt.logprob, alt.id) for alt in token.top],
-    }
-
-
 def _probabilities(
     request: CompletionRequest, tokens: Sequence[TokenLogprob]
 ) -> list[dict[str, Any]]:
-    return [_token(token, request.report.sampled) for token in tokens]
+    """Tokens with their alternatives. `sampled` reports probabilities after the samplers instead of
+    logprobs before them. The id is omitted if the backend does not send it."""
+    sampled = request.report.sampled
+    value, likely = ("prob", "top_probs") if sampled else ("logprob", "top_logprobs")
+
+    def candidate(token: Any) -> dict[str, Any]:
+        out: dict[str, Any] = {"id": token.id} if token.id >= 0 else {}
+        out |= {"token": token.token, "bytes": list(token.data)}
+        out[value] = math.exp(token.logprob) if sampled else token.logprob
+        return out
+
+    return [{**candidate(token), likely: list(map(candidate, token.top))} for token in tokens]
 
 
 def _last(

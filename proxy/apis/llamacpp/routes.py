@@ -62,18 +62,18 @@ def cors_proxy(services: Services, record: Record) -> NoReturn:
 @_route("POST", "/apply-template", body="ChatCompletionRequest")
 def apply_template(services: Services, record: Record) -> Any:
     """The prompt of a chat."""
-    asked = openai_chat.parse(read_request(services, record, request.environ))
-    with counted(services, record, asked.model) as (_, barred):
-        return {"prompt": services.gateway.prompt(asked, barred=barred)}
+    chat = openai_chat.parse(read_request(services, record, request.environ))
+    with counted(services, record, chat.model) as (_, barred):
+        return {"prompt": services.gateway.prompt(chat, barred=barred)}
 
 
 @_route("GET", "/props")
 def props(services: Services, record: Record) -> Any:
     """What the backend is, and what it samples by."""
     registry = services.gateway.registry
-    asked = fields.text(request.args, "model")
-    check_model(services, request.environ, asked)
-    model, name = registry.resolve(asked)
+    wanted = fields.text(request.args, "model")
+    check_model(services, request.environ, wanted)
+    model, name = registry.resolve(wanted)
     backends = registry.pool(model)
     caps = [b.caps for b in backends if b.caps is not None]
     shown = next((c for c in caps if c.template), caps[0] if caps else None)
@@ -113,7 +113,7 @@ def _slots(services: Services) -> list[dict[str, Any]]:
     """All slots with consecutive ids, as the scheduler sees them. A llama-server with a RAM cache
     chooses slots itself and reports its choice only at the end: the number of its busy slots is
     right, but not which ones they are."""
-    known = {one.backend: one.slots for one in services.gateway.scheduler.view("", "").backends}
+    known = {view.backend: view.slots for view in services.gateway.scheduler.view("", "").backends}
     out: list[dict[str, Any]] = []
     for backend in services.gateway.registry.backends.values():
         for slot in known.get(backend.name, ()):
@@ -137,8 +137,8 @@ def slot_action(services: Services, record: Record, number: int) -> Any:
     action = request.args.get("action", "")
     file = ""
     if action != "erase":
-        asked = body.read_json(request.environ, services.settings.max_body)
-        file = parse_filename(asked)
+        sent = body.read_json(request.environ, services.settings.max_body)
+        file = parse_filename(sent)
     slot = next((s for s in _slots(services) if s["id"] == number), None)
     if slot is None:
         raise NotFound(f"no such slot: {number}")

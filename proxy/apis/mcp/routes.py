@@ -156,8 +156,8 @@ def _called(
             work = _running(services, record, name, arguments, cancel, interval)
             if token is None:
                 return mcp_server.answer(key, mcp_server.content(result_of(work)))
-            told = notifications(work, key, token)
-            stream = ClosingBody(told, told.close, stack.pop_all().close)
+            parts = notifications(work, key, token)
+            stream = ClosingBody(parts, parts.close, stack.pop_all().close)
             return passthrough(stream, SSE, [*STREAM_HEADERS])
         except (ToolError, GatewayError) as error:
             if type(error) is Cancelled:  # others say why to their client
@@ -305,16 +305,16 @@ def chat_result(
     """The result of the tool; with `make_progress`, which gets the length of the longest answer,
     the stream that has it. `cancel` ends the answer, as a client that disconnects does. Raises
     ToolError."""
-    asked = arguments(_Chat, given)
-    progress = None if make_progress is None else make_progress(asked.max_tokens)
-    messages = [{"role": "user", "content": asked.message}]
-    if asked.system:
-        messages.insert(0, {"role": "system", "content": asked.system})
-    body: dict[str, Any] = {"model": asked.model, "messages": messages}
+    chat = arguments(_Chat, given)
+    progress = None if make_progress is None else make_progress(chat.max_tokens)
+    messages = [{"role": "user", "content": chat.message}]
+    if chat.system:
+        messages.insert(0, {"role": "system", "content": chat.system})
+    body: dict[str, Any] = {"model": chat.model, "messages": messages}
     if progress is not None:
         body["stream"] = True
-    if asked.max_tokens:
-        body["max_tokens"] = asked.max_tokens
+    if chat.max_tokens:
+        body["max_tokens"] = chat.max_tokens
     data = msgspec.json.encode(body)
     inner = {**environ, "wsgi.input": BytesIO(data), "CONTENT_LENGTH": str(len(data))}
 

@@ -88,15 +88,15 @@ def posted(services: Services, record: Record) -> Response:
 @_route("GET", "images", LISTED[1:])
 def listed(services: Services, record: Record) -> Response:
     """Forwarded to the server of the model that the query names."""
-    asked = request.args.get("model", "")
-    model = _named(services, asked)
+    wanted = request.args.get("model", "")
+    model = _named(services, wanted)
     path = _full(record.route, services.settings.api_prefix)
     _with_query(path, request.environ)  # it is bounded
     others = [pair for pair in request.args.items(multi=True) if pair[0] != "model"]
     headers = sent_headers(request.environ)
 
     def make(name: str) -> Call:
-        query = urlencode([*others, ("model", name or asked)])
+        query = urlencode([*others, ("model", name or wanted)])
         return Call("GET", f"{path}?{query}", headers)
 
     return _answer(services, record, model, make, counts=False)

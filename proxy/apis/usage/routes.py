@@ -37,11 +37,11 @@ FORMATS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 @json_route(blueprint, "GET", "/v1/usage", group="")
 def own(services: Services, record: Record) -> Any:
     """Requests, tokens and times of the caller's key by day; with `scope=all`, of all keys."""
-    asked = query.usage(request.args, time.time())
-    only = _scope(services, record, everyone=asked.everyone)
-    begin, end = 1000 * asked.time.begin, 1000 * asked.time.end
-    found = groups(opened(services), begin, end, width=DAY_MS, by=asked.by, only=only)
-    return ledger_query.by_day(asked.time, found, services.keys.shown)
+    wanted = query.usage(request.args, time.time())
+    only = _scope(services, record, everyone=wanted.everyone)
+    begin, end = 1000 * wanted.time.begin, 1000 * wanted.time.end
+    sums = groups(opened(services), begin, end, width=DAY_MS, by=wanted.by, only=only)
+    return ledger_query.by_day(wanted.time, sums, services.keys.shown)
 
 
 @json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")
@@ -52,9 +52,9 @@ def export(services: Services, record: Record) -> Response:
     form = request.args.get("format") or "csv"
     if form not in FORMATS:
         raise InvalidParameter("format", f"must be one of {', '.join(FORMATS)}")
-    asked = query.time_range(request.args, time.time())
+    wanted = query.time_range(request.args, time.time())
     only = _scope(services, record, everyone=query.everyone(request.args))
-    rows = opened(services).rows(1000 * asked.begin, 1000 * asked.end, only)
+    rows = opened(services).rows(1000 * wanted.begin, 1000 * wanted.end, only)
     write = ledger_query.as_csv if form == "csv" else ledger_query.as_json_lines
     parts = write(rows, permissions.shown_names(services, record.key))
     first = next(parts)  # raises if the database is unavailable
@@ -85,9 +85,9 @@ def _scope(
 
 def groups(ledger: Ledger, begin: int, end: int, **how: Any) -> Sequence[LedgerGroup]:
     """Raises BadRequest if there are too many."""
-    found = ledger.groups(begin, end, limit=MOST_GROUPS + 1, **how)
-    if len(found) > MOST_GROUPS:
+    sums = ledger.groups(begin, end, limit=MOST_GROUPS + 1, **how)
+    if len(sums) > MOST_GROUPS:
         raise BadRequest(
             f"these are more than {MOST_GROUPS} sums: ask for a shorter time or fewer groups"
         )
-    return found
+    return sums

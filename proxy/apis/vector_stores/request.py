@@ -77,7 +77,7 @@ def parse_search(body: Body) -> dict[str, Any]:
     permits reranking."""
     query = body.get("query")
     queries = [query] if type(query) is str else query
-    if not isinstance(queries, list) or not all(type(one) is str and one for one in queries):
+    if not isinstance(queries, list) or not all(type(text) is str and text for text in queries):
         raise InvalidParameter("query", "must be a string or a list of strings")
     if not 0 < len(queries) <= MOST_QUERIES:
         raise InvalidParameter("query", f"must contain 1 to {MOST_QUERIES} strings")
@@ -97,25 +97,13 @@ def parse_search(body: Body) -> dict[str, Any]:
 
 def attributes(body: Body, at: str = "") -> dict[str, Any]:
     """A file's attributes: strings, numbers or booleans."""
-    pairs = mapping(body, "attributes", at)
-    _pairs(pairs, f"{at}attributes")
-    for key, value in pairs.items():
-        if type(value) not in (str, int, float, bool):
-            raise InvalidParameter(
-                f"{at}attributes.{key}", "must be a string, a number or a boolean"
-            )
-    return dict(pairs)
+    return _pairs(body, "attributes", at, (str, int, float, bool), "a string, number or boolean")
 
 
 def metadata(body: Body) -> dict[str, str] | None:
-    if body.get("metadata") is None:
-        return None
-    pairs = mapping(body, "metadata")
-    _pairs(pairs, "metadata")
-    for key, value in pairs.items():
-        if type(value) is not str:
-            raise InvalidParameter(f"metadata.{key}", "must be a string")
-    return dict(pairs)
+    return (
+        None if body.get("metadata") is None else _pairs(body, "metadata", "", (str,), "a string")
+    )
 
 
 def status_filter(query: Mapping[str, str]) -> str:
@@ -126,14 +114,19 @@ def status_filter(query: Mapping[str, str]) -> str:
     return status
 
 
-def _pairs(pairs: Body, at: str) -> None:
+def _pairs(body: Body, field: str, at: str, kinds: tuple[type, ...], what: str) -> dict[str, Any]:
+    pairs = mapping(body, field, at)
+    at += field
     if len(pairs) > MOST_PAIRS:
         raise InvalidParameter(at, f"may contain at most {MOST_PAIRS} pairs")
     for key, value in pairs.items():
         if len(key) > LONGEST_KEY:
             raise InvalidParameter(at, f"has a key longer than {LONGEST_KEY} characters")
+        if type(value) not in kinds:
+            raise InvalidParameter(f"{at}.{key}", f"must be {what}")
         if type(value) is str and len(value) > LONGEST_VALUE:
             raise InvalidParameter(f"{at}.{key}", f"may be at most {LONGEST_VALUE} characters long")
+    return dict(pairs)
 
 
 def _name(body: Body) -> str | None:

@@ -27,15 +27,14 @@ from proxy.core.mcp import Approval, ApprovedCall, McpServer, ToolFilter
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
 from proxy.core.usage import Usage
 from proxy.dialogue import loop
-from proxy.dialogue.events import Bounds
-from proxy.dialogue.loop import ServerRunner, ToolAnswer
+from proxy.dialogue.loop import ServerRunner
 from proxy.errors import Cancelled, Forbidden, UpstreamFault, UpstreamTimeout
 from proxy.gateway import Caller
 from proxy.gateway.context import ANYBODY
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.subprocesses import Children
 
-from .test_searching import Scripted, call, done
+from .test_searching import Scripted, call, done, events_of
 
 SCHEMA: Mapping[str, Any] = {"type": "object"}
 FREE = Approval(never=ToolFilter())
@@ -62,6 +61,9 @@ class Answers(Children):
 
 
 class Box(Toolbox):
+    def __bool__(self) -> bool:
+        return True
+
     def __init__(self, answer: Any = None, error: Exception | None = None) -> None:
         self.children = Answers(answer or {"text": "4"})
         self.error = error
@@ -80,20 +82,8 @@ def run(
     cancel: Cancel | None = None,
 ) -> list[Event]:
     cancel = cancel or Cancel()
-    toolbox = Box() if box is None else box
-    runner = ServerRunner(toolbox, Remotes(), request, caller, cancel, 0)
-    answer = ToolAnswer(
-        gateway,  # type: ignore[arg-type]
-        [runner],
-        request,
-        cancel,
-        caller,
-        Bounds(rounds=4),
-    )
-    try:
-        return [event for _, batch in answer for event in batch]
-    finally:
-        answer.close()
+    runner = ServerRunner(box or Box(), Remotes(), request, caller, cancel, 0)
+    return events_of(gateway, runner, request, caller, cancel)
 
 
 def asking(**fields: Any) -> CompletionRequest:

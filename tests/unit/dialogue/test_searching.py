@@ -23,9 +23,9 @@ from proxy.core.events import (
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
 from proxy.dialogue.events import Bounds, Citation
-from proxy.dialogue.loop import SearchRunner, ToolAnswer
+from proxy.dialogue.loop import Runner, SearchRunner, ToolAnswer
 from proxy.errors import UpstreamTimeout
-from proxy.gateway import Info
+from proxy.gateway import Caller, Info
 from proxy.gateway.context import ANYBODY
 from proxy.runtime.cancel import Cancel
 
@@ -84,26 +84,26 @@ def call(name: str, arguments: str, *before: Event) -> list[Event]:
     return [*before, *pieces, done("tool_calls")]
 
 
-def run(
-    gateway: Scripted,
-    finds: Finds | None = None,
-    rounds: int = 4,
-    request: CompletionRequest = ASKED,
+def events_of(
+    gateway: Any,
+    runner: Runner,
+    request: CompletionRequest,
+    caller: Caller = ANYBODY,
+    cancel: Cancel | None = None,
 ) -> list[Event]:
-    finder: Any = finds or Finds()
-    runner = SearchRunner(finder, request.searches, "owner", Cancel(), 0)
-    answer = ToolAnswer(
-        gateway,  # type: ignore[arg-type]
-        [runner],
-        request,
-        Cancel(),
-        ANYBODY,
-        Bounds(rounds=rounds),
-    )
+    bounds = Bounds(rounds=4)
+    answer = ToolAnswer(gateway, [runner], request, cancel or Cancel(), caller, bounds)
     try:
         return [event for _, batch in answer for event in batch]
     finally:
         answer.close()
+
+
+def run(
+    gateway: Scripted, finds: Finds | None = None, request: CompletionRequest = ASKED
+) -> list[Event]:
+    finder: Any = finds or Finds()
+    return events_of(gateway, SearchRunner(finder, request.searches, "owner", Cancel(), 0), request)
 
 
 SEARCH = call("web_search", '{"query": " tide "}', TextDelta("Let me see. "))

@@ -200,15 +200,6 @@ def test_soft_limit_warns_in_a_header(http: Http) -> None:
     assert warned == "0.13 money of the budget of the key are spent"
 
 
-def test_a_webhook_that_fails_is_logged_without_its_url(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    http = _http(tmp_path, budget_webhook="http://127.0.0.1:9/secret")
-    assert _chat(http, http.make(max_budget=0)["key"]).status_code == 429
-    wait_until(lambda: "webhook of budgets (--budget-webhook) failed" in caplog.text)
-    assert "secret" not in caplog.text
-
-
 def test_threads_that_reach_a_limit_at_once_alert_once() -> None:
     told: list[Any] = []
     service = allowance.LimitService(LocalLimiter(), alert=told.append)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -210,6 +211,15 @@ class WaitingTool:
         return "done"
 
 
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[Flask, WaitingTool]:
+    """An application with this tool alone."""
+    app, tool = make_app(ScriptedDriver(), **SETTINGS), WaitingTool()
+    dialogues = services_of(app).dialogues
+    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
+    return app, tool
+
+
 def test_calls_that_run_in_parallel_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,12 +247,11 @@ def test_calls_that_run_in_parallel_are_bounded(
     assert not ask()["isError"]
 
 
-def test_call_has_the_time_limit_of_tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = make_app(ScriptedDriver(say("Hello.")), **SETTINGS)
-    tool = WaitingTool()
-    dialogues = services_of(app).dialogues
-    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
-    monkeypatch.setattr(dialogues, "bounds", Bounds(tool_seconds=0.05))
+def test_call_has_the_time_limit_of_tools(
+    waiting: tuple[Flask, WaitingTool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, tool = waiting
+    monkeypatch.setattr(services_of(app).dialogues, "bounds", Bounds(tool_seconds=0.05))
     result = call(app.test_client(), "wait")
     tool.go.set()
     assert result["isError"]
@@ -299,12 +308,11 @@ def test_stream_of_a_call_that_fails_ends_with_the_error(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("token", ["p1", 0, ""])
-def test_stream_ticks_while_a_tool_runs(token: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_ticks_while_a_tool_runs(
+    token: str | int, waiting: tuple[Flask, WaitingTool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mcp_routes, "SECOND", 0.01)
-    app = make_app(ScriptedDriver(), **SETTINGS)
-    tool = WaitingTool()
-    dialogues = services_of(app).dialogues
-    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
+    app, tool = waiting
     encode = mcp_server.progress
 
     def progress(token: Any, done: int, message: str, total: int = 0) -> Any:
@@ -320,11 +328,8 @@ def test_stream_ticks_while_a_tool_runs(token: str | int, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("way", ["notification", "end of the session"])
-def test_cancelled_stream_has_no_result(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = make_app(ScriptedDriver(), **SETTINGS)
-    tool = WaitingTool()
-    dialogues = services_of(app).dialogues
-    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
+def test_cancelled_stream_has_no_result(way: str, waiting: tuple[Flask, WaitingTool]) -> None:
+    app, tool = waiting
     session = {mcp_server.SESSION: "mine"}
     params = {"name": "wait", "arguments": {}, "_meta": {"progressToken": 1}}
     with ThreadPoolExecutor(1) as pool:
@@ -347,13 +352,10 @@ def test_cancelled_stream_has_no_result(way: str, monkeypatch: pytest.MonkeyPatc
     tool.go.set()
 
 
-def test_end_of_a_session_is_answered_without_a_body(http: FlaskClient) -> None:
+def test_end_of_a_named_session_is_answered_without_a_body(http: FlaskClient) -> None:
     answer = http.delete("/mcp", headers={mcp_server.SESSION: "mine"})
     assert (answer.status_code, answer.data) == (204, b"")
     assert "Content-Type" not in answer.headers
-
-
-def test_session_to_end_must_be_named(http: FlaskClient) -> None:
     assert http.delete("/mcp").status_code == 400
 
 

@@ -88,7 +88,7 @@ def _model(services: Services, name: str) -> dict[str, Any]:
     config = {
         "online_api": False,
         "model_name": name,
-        "device": next((one.caps.dialect for one in pool if one.caps is not None), "unknown"),
+        "device": next((b.caps.dialect for b in pool if b.caps is not None), "unknown"),
         "running": any(backend.up for backend in pool),
     }
     n_ctx = max((backend.n_ctx for backend in pool), default=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from tests.fakes import (
     ScriptedDriver,
     ScriptsInTurn,
     client,
-    make_app,
     say,
     services_of,
     wait_until,
@@ -88,23 +87,29 @@ def read(to: FlaskClient, file: str | None, headers: dict[str, str] | None = Non
     return [json.loads(line) for line in text.splitlines()]
 
 
+Serve = Callable[..., FlaskClient]
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[str]:
-    yield str(tmp_path)
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts gateways on one folder, whose threads end with the test."""
+    started: list[FlaskClient] = []
+
+    def start(*drivers: ScriptedDriver, **settings: object) -> FlaskClient:
+        started.append(client(*drivers, data=str(tmp_path), **settings))
+        return started[-1]
+
+    yield start
+    for to in started:
+        runner_of(to).close()
 
 
-def served(folder: str, *drivers: ScriptedDriver, **settings: object) -> FlaskClient:
-    return client(*drivers, data=folder, **settings)
+def runner_of(to: FlaskClient) -> Any:
+    return services_of(to.application).batch_runner
 
 
-def close(to: FlaskClient) -> None:
-    runner = services_of(to.application).batch_runner
-    assert runner is not None
-    runner.close()
-
-
-def test_answers_are_lines_of_the_output_file(folder: str) -> None:
-    to = served(folder, ScriptedDriver(say("Hello", usage=Usage(7, 3, 2))))
+def test_answers_are_lines_of_the_output_file(serve: Serve) -> None:
+    to = serve(ScriptedDriver(say("Hello", usage=Usage(7, 3, 2))))
     made = create(to, lines(3), metadata={"a": "b"})
     assert made["expires_at"] - made["created_at"] == 24 * 3600
     done = ended(to, made["id"])
@@ -119,27 +124,24 @@ def test_answers_are_lines_of_the_output_file(folder: str) -> None:
         answer = one["response"]
         assert answer["body"]["choices"][0]["message"]["content"] == "Hello"
         assert one["id"] == f"batch_req_{answer['request_id']}"
-    close(to)
 
 
-def test_refused_lines_are_in_the_error_file(folder: str) -> None:
-    to = served(folder)
+def test_refused_lines_are_in_the_error_file(serve: Serve) -> None:
+    to = serve()
     data = lines(2) + b"\n" + lines(3, temperature="hot").splitlines()[2]
     done = ended(to, create(to, data)["id"])
     assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
     (wrong,) = read(to, done["error_file_id"])
     assert (wrong["custom_id"], wrong["response"]["status_code"]) == ("l2", 400)
     assert wrong["response"]["body"]["error"]["param"] == "temperature"
-    close(to)
 
 
-def test_invalid_file_fails_with_the_number_of_the_line(folder: str) -> None:
-    to = served(folder)
+def test_invalid_file_fails_with_the_number_of_the_line(serve: Serve) -> None:
+    to = serve()
     done = ended(to, create(to, lines(2) + b"\nno json")["id"])
     assert done["status"] == "failed" and done["failed_at"] and done["output_file_id"] is None
     (error,) = done["errors"]["data"]
     assert (error["line"], error["code"]) == (3, "invalid_json_line")
-    close(to)
 
 
 @pytest.mark.parametrize(
@@ -153,16 +155,16 @@ def test_invalid_file_fails_with_the_number_of_the_line(folder: str) -> None:
         ({"output_expires_after": {"seconds": 9000}}, "output_expires_after"),
     ],
 )
-def test_invalid_batch_is_refused(folder: str, changes: dict[str, Any], param: str) -> None:
-    to = served(folder)
+def test_invalid_batch_is_refused(serve: Serve, changes: dict[str, Any], param: str) -> None:
+    to = serve()
     body = {"input_file_id": upload(to, lines(1)), "endpoint": CHAT, "completion_window": "24h"}
     answer = to.post("/v1/batches", json={**body, **changes})
     assert answer.status_code == 400 and answer.json is not None
     assert answer.json["error"]["param"] == param
 
 
-def test_file_of_another_purpose_is_refused(folder: str) -> None:
-    to = served(folder)
+def test_file_of_another_purpose_is_refused(serve: Serve) -> None:
+    to = serve()
     file = upload(to, lines(1), "assistants")
     body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
     answer = to.post("/v1/batches", json=body)
@@ -170,9 +172,9 @@ def test_file_of_another_purpose_is_refused(folder: str) -> None:
     assert "purpose batch" in answer.json["error"]["message"]
 
 
-def test_batches_of_others_are_not_found(folder: str) -> None:
+def test_batches_of_others_are_not_found(serve: Serve) -> None:
     keys = tuple(ApiKey(name, Secret(f"sk-{name}")) for name in ("anna", "boris"))
-    to = served(folder, file_keys=keys)
+    to = serve(file_keys=keys)
     anna, boris = ({"Authorization": f"Bearer sk-{name}"} for name in ("anna", "boris"))
     made = create(to, lines(1), anna)
     for method, path in (("GET", ""), ("POST", "/cancel")):
@@ -180,11 +182,10 @@ def test_batches_of_others_are_not_found(folder: str) -> None:
         assert answer.status_code == 404
     assert to.get("/v1/batches", headers=boris).json["data"] == []
     assert ended(to, made["id"], anna)["status"] == "completed"
-    close(to)
 
 
 def test_batches_of_a_key_do_not_hold_up_those_of_others(
-    folder: str, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_run, "CHECK_TURN", 0.0)
     monkeypatch.setattr(batch_run, "BEAT", 0.05)
@@ -196,7 +197,7 @@ def test_batches_of_a_key_do_not_hold_up_those_of_others(
             run._script = [lambda: cancel.wait(0.2), *say("Hello")]
             return run
 
-    to = served(folder, Slow(), file_keys=keys)
+    to = serve(Slow(), file_keys=keys)
     anna, boris = ({"Authorization": f"Bearer sk-{name}"} for name in ("anna", "boris"))
     runner = services_of(to.application).batch_runner
     with pytest.MonkeyPatch.context() as patch:
@@ -207,7 +208,6 @@ def test_batches_of_a_key_do_not_hold_up_those_of_others(
     assert ended(to, made["id"], boris)["status"] == "completed"
     states = [one["status"] for one in to.get("/v1/batches", headers=anna).json["data"]]
     assert "completed" not in states
-    close(to)
 
 
 class Silent(ScriptedDriver):
@@ -228,9 +228,9 @@ class SilentAtFirst(Silent):
         return ScriptedDriver.stream(self, task, slot, caps, cancel)
 
 
-def test_line_gives_way_to_a_request_and_is_asked_again(folder: str) -> None:
+def test_line_gives_way_to_a_request_and_is_asked_again(serve: Serve) -> None:
     driver = SilentAtFirst(caps=msgspec.structs.replace(CAPS, slots=1))
-    to = served(folder, driver)
+    to = serve(driver)
     made = create(to, lines(1))
     wait_until(lambda: bool(driver.tasks))
     began = time.monotonic()
@@ -240,107 +240,93 @@ def test_line_gives_way_to_a_request_and_is_asked_again(folder: str) -> None:
     assert done["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
     said = ["now" in str(task.prompt) for task in driver.tasks]
     assert said == [False, True, False]
-    close(to)
 
 
-def test_lines_do_not_fill_the_queue(folder: str) -> None:
+def test_lines_do_not_fill_the_queue(serve: Serve) -> None:
     driver = Silent(caps=msgspec.structs.replace(CAPS, slots=2))
-    to = served(folder, driver)
+    to = serve(driver)
     made = create(to, lines(20))
     wait_until(lambda: bool(driver.tasks))
     scheduler = services_of(to.application).gateway.context.scheduler
     assert (scheduler.outstanding, scheduler.waiting) == (1, 0)
     to.post(f"/v1/batches/{made['id']}/cancel")
     ended(to, made["id"])
-    close(to)
 
 
-def test_batch_cancelled_before_its_file_was_checked_counts_its_lines(folder: str) -> None:
-    to = served(folder)
-    close(to)  # nothing is checked yet
+def test_batch_cancelled_before_its_file_was_checked_counts_its_lines(serve: Serve) -> None:
+    to = serve()
+    runner_of(to).close()  # nothing is checked yet
     made = create(to, lines(3))
     to.post(f"/v1/batches/{made['id']}/cancel")
-    later = served(folder)
-    runner = services_of(later.application).batch_runner
-    assert runner is not None
-    runner.wake()
+    later = serve()
+    runner_of(later).wake()
     done = ended(later, made["id"])
     assert (done["status"], done["in_progress_at"]) == ("cancelled", None)
     assert done["request_counts"] == {"total": 3, "completed": 0, "failed": 3}
-    close(later)
 
 
-def test_lines_under_way_are_bounded(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_under_way_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_run, "MOST", 2)
     driver = Silent(caps=msgspec.structs.replace(CAPS, slots=16))
-    to = served(folder, driver)
+    to = serve(driver)
     made = create(to, lines(9))
     wait_until(lambda: len(driver.tasks) == 2)
     to.post(f"/v1/batches/{made['id']}/cancel")
     ended(to, made["id"])
     assert len(driver.tasks) == 2
-    close(to)
 
 
-def test_expired_batch_tells_which_lines_were_not_answered(folder: str) -> None:
-    to = served(folder, Silent())
+def test_expired_batch_tells_which_lines_were_not_answered(serve: Serve) -> None:
+    to = serve(Silent())
     done = ended(to, create(to, lines(3), completion_window="1s")["id"])
     assert (done["status"], done["expired_at"] is not None) == ("expired", True)
     assert [one["error"]["code"] for one in read(to, done["error_file_id"])] == [
         "batch_expired"
     ] * 3
-    close(to)
 
 
-def test_line_is_asked_again_after_a_fault(folder: str) -> None:
+def test_line_is_asked_again_after_a_fault(serve: Serve) -> None:
     driver = ScriptsInTurn(UpstreamFault("it failed"), UpstreamFault("it failed"))
-    to = served(folder, driver)
+    to = serve(driver)
     done = ended(to, create(to, lines(1))["id"])
     assert done["request_counts"]["completed"] == 1 and len(driver.tasks) == 3
-    close(to)
 
 
-def test_line_that_always_fails_has_that_result(folder: str) -> None:
+def test_line_that_always_fails_has_that_result(serve: Serve) -> None:
     driver = ScriptsInTurn(*(BackendFailed("it failed") for _ in range(20)))
-    to = served(folder, driver)
+    to = serve(driver)
     done = ended(to, create(to, lines(1))["id"])
     (wrong,) = read(to, done["error_file_id"])
     assert wrong["response"]["status_code"] == 502
     assert len(driver.tasks) == batch_run.TRIES
-    close(to)
 
 
-def test_lines_wait_while_the_backend_is_down(folder: str) -> None:
+def test_lines_wait_while_the_backend_is_down(serve: Serve) -> None:
     driver = ScriptedDriver(up=False)
-    app = make_app(driver, data=folder)
-    to = app.test_client()
+    to = serve(driver)
     made = create(to, lines(2))
     wait_until(lambda: to.get(f"/v1/batches/{made['id']}").json["status"] == "in_progress")
     driver.up = True
-    services_of(app).gateway.registry.backends["b0"].wake.set()
+    services_of(to.application).gateway.registry.backends["b0"].wake.set()
     assert ended(to, made["id"])["request_counts"]["completed"] == 2
-    close(to)
 
 
-def test_next_process_continues(folder: str) -> None:
+def test_next_process_continues(serve: Serve) -> None:
     driver = Silent()
-    to = served(folder, driver)
+    to = serve(driver)
     made = create(to, lines(4))
     wait_until(lambda: bool(driver.tasks))
-    close(to)
+    runner_of(to).close()
     kept = to.get(f"/v1/batches/{made['id']}").json
     assert kept is not None and kept["status"] == "in_progress"
-    later = served(folder)
-    runner = services_of(later.application).batch_runner
-    assert runner is not None
-    runner.wake()
+    later = serve()
+    runner_of(later).wake()
     done = ended(later, made["id"])
     assert done["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
-    close(later)
 
 
 def test_batch_is_continued_after_a_defect(
-    folder: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(lasting, "PAUSE", 0.001)
     begun = batch_run.BatchRun.run
@@ -353,41 +339,36 @@ def test_batch_is_continued_after_a_defect(
         begun(self)
 
     monkeypatch.setattr(batch_run.BatchRun, "run", run)
-    to = served(folder)
+    to = serve()
     assert ended(to, create(to, lines(2))["id"])["status"] == "completed"
     assert caplog.text.count("RuntimeError: nobody foresaw it") == 1
-    close(to)
 
 
-def test_deleted_input_file_fails_the_batch(folder: str) -> None:
+def test_deleted_input_file_fails_the_batch(serve: Serve) -> None:
     driver = Silent()
-    to = served(folder, driver)
+    to = serve(driver)
     made = create(to, lines(4))
     wait_until(lambda: bool(driver.tasks))
-    close(to)
+    runner_of(to).close()
     to.delete(f"/v1/files/{made['input_file_id']}")
-    later = served(folder)
-    runner = services_of(later.application).batch_runner
-    assert runner is not None
-    runner.wake()
+    later = serve()
+    runner_of(later).wake()
     done = ended(later, made["id"])
     assert (done["status"], done["errors"]["data"][0]["code"]) == ("failed", "input_file_deleted")
-    close(later)
 
 
-def test_all_data_of_a_key_include_its_batches(folder: str) -> None:
-    to = served(folder, Silent())
+def test_all_data_of_a_key_include_its_batches(serve: Serve) -> None:
+    to = serve(Silent())
     made = create(to, lines(2))
     exported = to.get("/v1/data").json
     assert exported is not None and [one["id"] for one in exported["batches"]] == [made["id"]]
     gone = to.delete("/v1/data").json
     assert gone is not None and gone["deleted"]["batches"] == 1
     assert to.get(f"/v1/batches/{made['id']}").status_code == 404
-    close(to)
 
 
-def test_list_has_pages(folder: str) -> None:
-    to = served(folder)
+def test_list_has_pages(serve: Serve) -> None:
+    to = serve()
     names = [create(to, lines(1))["id"] for _ in range(3)]
     first = to.get("/v1/batches?limit=2").json
     assert first is not None and first["has_more"]
@@ -396,13 +377,11 @@ def test_list_has_pages(folder: str) -> None:
     assert [one["id"] for one in (*first["data"], *rest["data"])] == names[::-1]
     assert to.get("/v1/batches?after=batch_0").status_code == 404
     assert to.get("/v1/batches?limit=0").status_code == 400
-    close(to)
 
 
 def asked_of(to: FlaskClient, *answers: Answered) -> list[Asked]:
     """Lets the runner get these answers, and then others. Returns what it asks."""
-    runner = services_of(to.application).batch_runner
-    assert runner is not None
+    runner = runner_of(to)
     asked: list[Asked] = []
     left = list(answers)
 
@@ -415,12 +394,11 @@ def asked_of(to: FlaskClient, *answers: Answered) -> list[Asked]:
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_choices_of_a_line_need_one_idle_slot_at_a_time(folder: str, slots: int) -> None:
+def test_choices_of_a_line_need_one_idle_slot_at_a_time(serve: Serve, slots: int) -> None:
     driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=slots))
-    to = served(folder, driver)
+    to = serve(driver)
     done = ended(to, create(to, lines(2, n=3))["id"])
     assert done["request_counts"]["completed"] == 2 and len(driver.tasks) == 6
-    close(to)
 
 
 class Vectors(ScriptedDriver):
@@ -430,61 +408,53 @@ class Vectors(ScriptedDriver):
         return Embedded(tuple((1.0, 0.0) for _ in inputs), len(inputs))
 
 
-def test_parts_of_a_line_need_one_idle_slot_at_a_time(folder: str) -> None:
+def test_parts_of_a_line_need_one_idle_slot_at_a_time(serve: Serve) -> None:
     driver = Vectors(caps=msgspec.structs.replace(CAPS, slots=2, queues=True, embeddings=True))
-    to = served(folder, driver)
+    to = serve(driver)
     line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings"}
     data = json.dumps({**line, "body": {"input": ["t"] * 100}}).encode()
     done = ended(to, create(to, data, endpoint="/v1/embeddings")["id"])
     assert done["request_counts"]["completed"] == 1 and len(driver.tasks) == 4
-    close(to)
 
 
 def test_line_that_made_way_is_asked_after_the_others(
-    folder: str, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_run, "FIRST_AGAIN", 0.01)
-    to = served(folder)
+    to = serve()
     asked = asked_of(to, Answered(499, "r", b"{}"), Answered(429, "r", b"{}", None, "no_idle_slot"))
     texts = [lines(3, user=name).splitlines()[place] for place, name in enumerate("abc")]
     done = ended(to, create(to, b"\n".join(texts))["id"])
     assert done["request_counts"]["completed"] == 3 and len(asked) == 5
     users = [json.loads(one.body)["user"] for one in asked]
     assert sorted(users[:3]) == ["a", "b", "c"] and sorted(users[3:]) == sorted(users[:2])
-    close(to)
 
 
-def test_line_whose_tools_have_run_is_not_asked_again(folder: str) -> None:
-    to = served(folder)
+def test_line_whose_tools_have_run_is_not_asked_again(serve: Serve) -> None:
+    to = serve()
     lost = Answered(429, "r", b"{}", None, "no_idle_slot", has_effects=True)
     asked = asked_of(to, lost)
     done = ended(to, create(to, lines(1))["id"])
     assert done["request_counts"]["failed"] == 1 and len(asked) == 1
-    close(to)
 
 
 def test_line_without_an_idle_slot_costs_nothing(
-    folder: str, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("PATIENCE", "FIRST_LOOK"):
         monkeypatch.setattr(idle, name, 0.001)
     monkeypatch.setattr(batch_run, "LAST_AGAIN", 0.001)
-    app = make_app(
-        ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=4)),
-        file_keys=KEYS,
-        admins=("ops",),
-        data=folder,
+    to = serve(
+        ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=4)), file_keys=KEYS, admins=("ops",)
     )
-    services = services_of(app)
+    services = services_of(to.application)
     other = services.gateway.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
-    http = Http(app)
+    http = Http(to.application)
     key = http.make(rpm_limit=30)["key"]
-    to = app.test_client()
     headers = {"Authorization": f"Bearer {key}"}
     tries: list[Asked] = []
-    runner = services.batch_runner
-    assert runner is not None and runner._ask is not None
-    ask = runner._ask
+    runner = runner_of(to)
+    ask: Callable[[Asked], Answered] = runner._ask
 
     def counted(one: Asked) -> Answered:
         tries.append(one)
@@ -497,10 +467,9 @@ def test_line_without_an_idle_slot_costs_nothing(
     ended(to, made["id"], headers)
     other.release()
     assert http.chat(key).headers["x-ratelimit-remaining-requests"] == "29"
-    close(to)
 
 
-def test_lines_do_not_count_among_the_requests_of_a_key_that_run(folder: str) -> None:
+def test_lines_do_not_count_among_the_requests_of_a_key_that_run(serve: Serve) -> None:
     class Holds(Silent):
         def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
             if "Count" in str(task.prompt):
@@ -508,8 +477,8 @@ def test_lines_do_not_count_among_the_requests_of_a_key_that_run(folder: str) ->
             return ScriptedDriver.stream(self, task, slot, caps, cancel)
 
     driver = Holds(caps=msgspec.structs.replace(CAPS, slots=4))
-    app = make_app(driver, file_keys=KEYS, admins=("ops",), data=folder)
-    http, to = Http(app), app.test_client()
+    to = serve(driver, file_keys=KEYS, admins=("ops",))
+    http = Http(to.application)
     key = http.make(max_parallel_requests=1)["key"]
     headers = {"Authorization": f"Bearer {key}"}
     made = create(to, lines(2, messages=[{"role": "user", "content": "Count"}]), headers)
@@ -517,27 +486,24 @@ def test_lines_do_not_count_among_the_requests_of_a_key_that_run(folder: str) ->
     assert http.chat(key).status_code == 200
     to.post(f"/v1/batches/{made['id']}/cancel", headers=headers)
     ended(to, made["id"], headers)
-    close(to)
 
 
-def test_answer_of_another_server_that_refuses_a_key_does_not_end_the_batch(folder: str) -> None:
-    to = served(folder)
+def test_answer_of_another_server_that_refuses_a_key_does_not_end_the_batch(serve: Serve) -> None:
+    to = serve()
     asked = asked_of(to, Answered(401, "r", b'{"error": {"code": "invalid_api_key"}}'))
     done = ended(to, create(to, lines(3))["id"])
     assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
     assert len(asked) == 3
-    close(to)
 
 
-def test_batch_ends_when_its_key_is_refused(folder: str) -> None:
-    to = served(folder)
+def test_batch_ends_when_its_key_is_refused(serve: Serve) -> None:
+    to = serve()
     refusal = b'{"error": {"code": "invalid_api_key", "message": "it was deleted"}}'
     asked_of(to, *(Answered(401, "r", refusal, None, "invalid_api_key") for _ in range(3)))
     done = ended(to, create(to, lines(3))["id"])
     (first, *_) = read(to, done["error_file_id"])
     assert done["request_counts"]["failed"] == 3
     assert first["error"] == {"code": "invalid_api_key", "message": "it was deleted"}
-    close(to)
 
 
 def files_of(to: FlaskClient) -> list[Any]:
@@ -546,34 +512,31 @@ def files_of(to: FlaskClient) -> list[Any]:
     return list(answer["data"])
 
 
-def test_batch_ends_where_the_bytes_of_its_key_do(folder: str) -> None:
-    to = served(folder, ScriptedDriver(say("x" * 20_000)), quota_bytes=70_000)
+def test_batch_ends_where_the_bytes_of_its_key_do(serve: Serve) -> None:
+    to = serve(ScriptedDriver(say("x" * 20_000)), quota_bytes=70_000)
     done = ended(to, create(to, lines(30))["id"])
     (error,) = done["errors"]["data"]
     assert (done["status"], error["code"]) == ("failed", "quota_exceeded")
     assert "--quota-bytes" in error["message"]
     assert 1 <= len(read(to, done["output_file_id"])) == done["request_counts"]["completed"] <= 3
     assert sum(file["bytes"] for file in files_of(to)) <= 70_000
-    close(to)
 
 
 def test_batch_without_room_for_its_file_asks_nothing(
-    folder: str, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = ScriptedDriver()
     monkeypatch.setattr(fixed, "QUOTA_FILES", 1)
-    to = served(folder, driver)
+    to = serve(driver)
     done = ended(to, create(to, lines(3))["id"])
     (error,) = done["errors"]["data"]
     assert (done["status"], error["code"]) == ("failed", "quota_exceeded")
     assert "at most 1 files" in error["message"] and not driver.tasks
     assert [file["purpose"] for file in files_of(to)] == ["batch"]
-    close(to)
 
 
-def test_batch_within_the_quota_is_completed(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_within_the_quota_is_completed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fixed, "QUOTA_FILES", 2)
-    to = served(folder, quota_bytes=70_000)
+    to = serve(quota_bytes=70_000)
     done = ended(to, create(to, lines(30))["id"])
     assert (done["status"], len(read(to, done["output_file_id"]))) == ("completed", 30)
-    close(to)
