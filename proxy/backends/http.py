@@ -1,18 +1,12 @@
 """The upstream HTTP client: keep-alive sockets, a C parser, and exchanges that any thread can end.
 
 It is small because the hot path pays for every layer (for a relayed token: this client 10 µs,
-urllib3 40, requests 45) and because it needs four features that no common client has:
-
-- `abort()` from another thread ends a blocking read: it shuts the socket down, since close() alone
-  does not wake the reader.
-- A keep-alive connection that the server has closed (server.cpp does so after 5 or 100 requests) is
-  noticed before the first byte of the answer, and the request is sent again on a new one.
-- A read reports a tick of silence and can be continued, so that heartbeats can be sent.
-- The number of connections per backend is bounded: an old server has eight threads and a listen
-  backlog of five. Short requests (health, tokenize) have reserved connections.
-
-It speaks HTTP/1.1, without redirects, cookies or proxies. Every failure is raised as an error of
-`proxy.errors`.
+urllib3 40, requests 45) and because it needs what no common client has: `abort()` from another
+thread ends a blocking read; a keep-alive connection that the server has closed (server.cpp does so
+after 5 or 100 requests) is noticed before the answer begins, and the request is sent again; a read
+reports a tick of silence and can be continued; connections are bounded, with a reserve for short
+requests. It speaks HTTP/1.1, without redirects, cookies or proxies, and raises errors of
+`proxy.errors` only.
 """
 
 from __future__ import annotations

@@ -1,15 +1,12 @@
 """The driver for server.cpp: PowerInfer's and llama.cpp's of 2023, today's llama-server, and those
 in between.
 
-Strategy. Upstream requests are always streamed, whatever the client wants: only closing a stream
-frees the slot. The chunks of one read become one batch. Nothing is trusted: an invalid chunk, a
-stream that ends early or an empty stream is an error of its own. The probe's result
-(`Capabilities`) decides the field names and the workarounds:
-
-- an old server sends one piece more than n_predict, and at least four: it is asked for one less,
-  and the surplus is removed here;
-- a busy old server says so in four ways (404 text, an empty 200, a line `error: …`, a JSON error):
-  all are BackendBusy, and the request goes back into the queue.
+Upstream requests are always streamed, since only closing a stream frees the slot. The chunks of one
+read become one batch. Nothing is trusted: an invalid chunk, a stream that ends early or an empty
+stream is an error of its own. The probe's result (`Capabilities`) decides the field names and the
+workarounds: an old server sends one piece more than n_predict, and at least four, so it is asked
+for one less; a busy one says so in four ways (404 text, an empty 200, a line `error: …`, a JSON
+error), which all are BackendBusy.
 """
 
 from __future__ import annotations

@@ -1,23 +1,17 @@
 """Health and changes of the backends: probes, health checks, reloads, models of routers.
 
-The registry reports health to the scheduler, which alone assigns slots.
+The registry reports health to the scheduler, which alone assigns slots. One thread monitors each
+backend. One that is down must generate a token within the deadline to come up, since a hung server
+still answers every GET. One that is up is only asked whether it responds, because a token would
+cost a slot the conversation it holds; other faults show in the traffic, through `failed`. A request
+that finds no backend up waits in the queue and asks for a check (`look_soon`), which all share.
 
-One thread monitors each backend. A backend that is down, or has never answered, must generate a
-token within the deadline to come up, since a hung server still answers every GET. A backend that is
-up is only asked whether it responds, because a token would cost a slot the conversation it holds;
-other faults show in the traffic, through `failed`.
-
-A request that finds no backend up waits in the queue and asks for a health check (`look_soon`). All
-waiting requests share it: one check at a time per backend, and a pause after each failure.
-
-A reload compares the configuration with the existing backends. Every change is handled the same
-way: a new `Backend` takes over the name, and the old one drains: it finishes its requests and is
-closed then. If the address is the same, the scheduler keeps its records, so that the server never
-gets more requests than it has slots; another address begins with records of its own.
+Every change of the configuration is handled the same way: a new `Backend` takes over the name, and
+the old one finishes its requests and is closed then. If the address is the same, the scheduler
+keeps its records, so that the server never gets more requests than it has slots.
 
 A llama-server in router mode, or a server like Ollama, has many models. Each is a backend here,
-created when the address lists it and drained when it no longer does. The thread of the address
-checks that list.
+created when the address lists it and drained when it no longer does.
 """
 
 from __future__ import annotations

@@ -1,18 +1,16 @@
 """llama-server's router mode: one address, several models, each loaded when a request names it.
 
-Every model of a router is a backend of its own (created by `Registry`), with a `RoutedModel` as its
-driver. A `Router` knows its models and their states, from ``GET /v1/models`` and, as soon as
-something changes, from the events of ``GET /models/sse``.
+Every model is a backend of its own, with a `RoutedModel` as its driver. A `Router` knows the models
+and their states, from ``GET /v1/models`` and, as soon as something changes, from the events of
+``GET /models/sse``.
 
 Monitoring never loads or wakes a model: every request that is not a client's has
-``autoload=false``, and only a loaded model is asked for a token. What only a loaded model reports
-(its template, context and slots) is learned once and kept when the router evicts the model. So a
-request for an evicted model goes straight to the router, which queues it, loads the model and
-answers; only the very first request waits for the load before its prompt can be rendered.
+``autoload=false``. What only a loaded model reports (its template, context and slots) is learned
+once and kept when the router evicts the model, so only the very first request waits for the load
+before its prompt can be rendered; later the router itself loads the model and answers.
 
-A router without room for another model evicts an idle one, but never a busy one: under steady
-traffic for one model, a request for another would wait forever. And one that is idle between two
-requests is evicted at once. `Turns` prevents both.
+A router without room evicts an idle model, but never a busy one: `Turns` sees that no model waits
+forever and none is evicted at once.
 """
 
 from __future__ import annotations
