@@ -1,13 +1,11 @@
 """Reads the metadata at the head of a GGUF file, which anybody may have made.
 
 The format is that of ggml (docs/gguf.md there), versions 2 and 3: magic, version, the number of
-tensors, the number of fields, the fields. A field is a name, a type and a value; numbers are
-little-endian, a string is its length and its bytes.
+tensors, the number of fields, the fields: a name, a type and a value each.
 
-Only fields that somebody asks for are read; all others are skipped. So a hostile head costs a few
-tenths of a second and no memory that stays. The package `gguf` maps the file and makes an array of
-every token: of SmolLM2 it takes 3.4 s, this module a tenth of a millisecond. And a mapped file that
-is cut off meanwhile ends the process.
+Only fields that somebody asks for are read, so a hostile head costs a few tenths of a second and no
+memory that stays. The package `gguf` makes an array of every token: of SmolLM2 it takes 3.4 s, this
+module a tenth of a millisecond. And it maps the file, which ends the process if it is cut off.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Finds out what a server.cpp can do by asking it.
 
-Old servers have few routes and report little: /props has two names, /model.json the settings of the
-first slot. Since early 2024, /props reports slots, context and template, and a busy server queues
-requests. The field names for the slot (slot_id, id_slot) and the end (stopped_eos, stop_type) are
-read from a real chunk: a token must come within the deadline, since a hung server still answers
-every GET.
-
+Old servers report little: /props has two names, /model.json the settings of the first slot. Since
+early 2024, /props reports slots, context and template, and a busy server queues requests. The field
+names for the slot (slot_id, id_slot) and the end (stopped_eos, stop_type) are read from a real
+chunk: a token must come within the deadline, since a hung server still answers every GET.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The driver for a server that speaks OpenAI's API: vLLM, SGLang, Ollama, LM Studio, a cloud …
 
-Strategy. The server renders prompts and holds its caches itself, so a slot is a place in its batch:
-the scheduler bounds how many requests it gets, and sends a conversation back to the server that has
-its prefix. Requests are always streamed, since only closing a stream ends a generation. A probe
-only lists the models, because a token may cost money.
+The server renders prompts and holds its caches itself, so a slot is a place in its batch. Requests
+are always streamed, since only closing a stream ends a generation. A probe only lists the models,
+because a token may cost money.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A request to a server that speaks OpenAI's API, and the stream of its answer.
 
-The format is OpenAI's API reference. The server renders the prompt, parses tool calls and enforces
-schemas itself; what it does not know is described in the messages instead. Its parsers and grammars
-are trusted for nothing: an answer without the call that the client requires is an error, and a
-document is validated behind this run, as on any backend without our grammars.
+The server renders the prompt, parses tool calls and enforces schemas itself; what it does not know
+is described in the messages instead. It is trusted for nothing: an answer without the call that the
+client requires is an error, and a document is validated behind this run.
 """
 
 from __future__ import annotations

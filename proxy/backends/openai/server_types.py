@@ -1,8 +1,7 @@
 """What each server that speaks OpenAI's API takes and tells beyond it.
 
-A server tells its type in ``owned_by`` of the models that it lists; Ollama, which writes the
-owner of the model there, answers at ``/api/version``. A server of unknown type gets OpenAI's own
-fields only: many refuse, or silently ignore, any other.
+A server tells its type in ``owned_by`` of the models that it lists; Ollama answers at
+``/api/version``. One of unknown type gets OpenAI's own fields only: many refuse any other.
 """
 
 from __future__ import annotations
