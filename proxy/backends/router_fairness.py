@@ -1,10 +1,8 @@
 """Gives models turns on a router with little room: no request waits forever, and no model is
 evicted at once.
 
-llama-server queues requests for unloaded models, first come, first served, and evicts a model for
-them as soon as it is idle, if only between two requests of one client. A busy one it never evicts,
-so while the requests of a loaded model overlap, requests for others wait forever. Three rules
-change both, on a router without free room:
+llama-server evicts a model for an unloaded one as soon as it is idle, if only between two requests
+of one client, but a busy one never. Three rules change both, on a router without free room:
 
 1. A request for a model that is not loaded is sent to the router once a loaded model is idle: none
    of its requests has been under way for a moment.
