@@ -150,6 +150,8 @@ def document(
 
 def not_listed(status: int) -> BackendDown:
     """The error for a list of models with a status other than 200."""
+    if status == 0:
+        return BackendDown("the backend is not responding")
     if status in (401, 403):
         return BackendDown("the backend rejects our API key")
     return BackendDown(f"the backend responds with status {status} to its list of models")

@@ -235,6 +235,8 @@ class Registry(BackendPools):
             calm = well and not backend.leaving
             pause = FIRST_PAUSE if calm else min(LONGEST_PAUSE, pause * GROWTH)
             longest = self._interval if calm else min(IDLE_PAUSE, self._interval)
+            if backend.router is not None:
+                longest = min(longest, backend.router.interval)
             if not calm and self._scheduler.waiting:
                 longest = min(longest, pause)
             if not backend.closed:

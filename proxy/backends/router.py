@@ -1,8 +1,7 @@
 """llama-server's router mode: one address, several models, each loaded when a request names it.
 
 Every model is a backend of its own, with a `RoutedModel` as its driver. A `Router` knows the models
-and their states, from ``GET /v1/models`` and, as soon as something changes, from the events of
-``GET /models/sse``.
+and their states, from ``GET /v1/models``.
 
 Monitoring never loads or wakes a model: every request that is not a client's has
 ``autoload=false``. What only a loaded model reports (its template, context and slots) is learned
@@ -32,15 +31,14 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import Lasting
-from ..wire import sse
-from ..wire.router import PRESENT, Listed, as_dict, event, forgotten, listed, room
+from ..wire.router import PRESENT, Listed, as_dict, forgotten, listed, room
 from .driver import Capabilities, Learned, ModelHost, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import LlamaCpp
 from .probe import (
     GET_TIMEOUT,
     adds_bos,
+    document,
     fills_in,
     first_token,
     keeps_prompts,
@@ -53,7 +51,6 @@ from .router_fairness import Turns
 
 log = logging.getLogger("slotproxy.router")
 
-AGAIN = 5.0  # seconds until the event stream is opened again
 STEP = 1.0  # seconds between two checks of a request that waits for another request's load
 AWAY = (b"model is not loaded", b"is not running", b"proxy error")
 LOOK = 0.1  # seconds between two checks of a request that waits for its model's turn
@@ -95,7 +92,9 @@ def described(caps: Capabilities, props: object) -> Capabilities | None:
 
 
 class Router(ModelHost["RoutedModel"]):
-    """The router at a backend's address. It calls `wake` when something has changed."""
+    """The router at a backend's address. It calls `wake` when a model was loaded for a request."""
+
+    interval = 1.0
 
     def __init__(self, driver: LlamaCpp, caps: Capabilities, wake: Callable[[], None]) -> None:
         super().__init__()
@@ -104,11 +103,8 @@ class Router(ModelHost["RoutedModel"]):
         self.build = caps.build
         self.turns = Turns(caps.slots)
         self.takes = LOAD  # seconds that the last load of a model took
-        self._wake = wake
-        self._closed = Cancel()
+        self.wake = wake
         self._pool: ConnectionPool = driver.new_pool(idle=2)
-        name = f"router-{self.url.split('://', 1)[1]}"
-        threading.Thread(target=self._listen, name=name, daemon=True).start()
 
     def _driver_of(self, name: str) -> RoutedModel:
         return RoutedModel(self, name)
@@ -125,20 +121,17 @@ class Router(ModelHost["RoutedModel"]):
     def look(self) -> Mapping[str, Listed] | None:
         with self._looking:
             try:
-                status, data = self._pool.ask("GET", "/v1/models", timeout=GET_TIMEOUT)
-            except GatewayError as error:
+                status, answer = document(self._pool, "/v1/models")
+                if status != 200:
+                    raise not_listed(status)
+            except BackendDown:
                 self.up = False
-                raise BackendDown("the backend is not responding", detail=error.message) from None
-            if status != 200:
-                self.up = False
-                raise not_listed(status)
-            try:
-                models = listed(decoded(data))
-            except ValueError:
-                models = None
-            if not self.up and models is not None:
-                self._on_restart()
+                raise
+            models, was_up = listed(answer), self.up
             self.up = models is not None
+            if self.up and not was_up:  # it was restarted, perhaps with another --models-max
+                with contextlib.suppress(BackendDown):
+                    self.turns.room = room(document(self._pool, "/props")[1])
             before, self.models = self.models, models or {}
             for name, new in self.models.items():
                 old = before.get(name)
@@ -146,48 +139,8 @@ class Router(ModelHost["RoutedModel"]):
                     self._drivers[name].changed(old, new)
             return models
 
-    def _on_restart(self) -> None:
-        """Handle a restart, perhaps with another --models-max."""
-        with contextlib.suppress(GatewayError, ValueError):
-            _, data = self._pool.ask("GET", "/props", timeout=GET_TIMEOUT)
-            self.turns.room = room(decoded(data))
-
     def close(self) -> None:
-        self._closed.cancel()
         self._pool.close()
-
-    def _listen(self) -> None:
-        """Follow the events until the router is closed. One without events is only checked at
-        intervals."""
-        listening = Lasting(f"following {self.url}", self._closed.wait)
-        while not self._closed.cancelled:
-            listening.turn(self._hear)
-            if not self._closed.cancelled:
-                self._wake()
-                self._closed.wait(AGAIN)
-
-    def _hear(self) -> None:
-        """Follow the events of one connection."""
-        try:
-            exchange = self._pool.send("GET", "/models/sse", None, self._closed, 60.0)
-            try:
-                self._follow_events(exchange)
-            finally:
-                exchange.close()
-        except GatewayError as error:
-            log.debug("no events from %s: %s", self.url, error)
-        except sse.SSEError as error:
-            log.warning("invalid events from %s: %s", self.url, error)
-
-    def _follow_events(self, exchange: Exchange) -> None:
-        decoder = sse.Decoder()
-        while (data := exchange.read()) != b"" and exchange.status == 200:
-            for _, payload in decoder.feed(data or b""):
-                if (change := event(payload)) is not None:
-                    name, status = change
-                    if name in self._drivers and status in ("unloaded", "sleeping"):
-                        self._drivers[name].lost = True
-                    self._wake()
 
 
 class ModelPool(ConnectionPool):
@@ -345,6 +298,8 @@ class RoutedModel(LlamaCpp):
     def answered(self) -> None:
         """Record that the answer to a request has begun."""
         self._router.turns.answered(self.name, time.monotonic())
+        if self.status != "loaded":
+            self._router.wake()
 
     def over(self, answered: bool = False) -> None:
         """Record that a request has ended."""
