@@ -232,7 +232,7 @@ class RoutedModel(LlamaCpp):
                     raise
         return self.refresh()[0]
 
-    def alive(self, seconds: float = GET_TIMEOUT) -> bool:
+    def alive(self) -> bool:
         return self._router.up and self.name in self._router.models
 
     def refresh(self) -> tuple[Capabilities, bool]:
