@@ -41,8 +41,7 @@ from .router import Router
 
 log = logging.getLogger("slotproxy.backends")
 
-COUNT_PAUSE = 5.0  # seconds until the slots are counted again; doubled after each failure
-COUNT_PAUSE_MOST = 600.0
+COUNT_PAUSE = 20.0  # seconds until the slots are counted again
 CLOSING = 2.0  # seconds that the end waits for health checks under way
 IDLE_PAUSE = 1.0  # seconds between two checks of a backend that is down while no request waits
 # The same while requests wait for it, and the minimum between any two checks.
@@ -320,7 +319,6 @@ class Registry(BackendPools):
             backend.vocabulary.clear()
             backend.verified = None
             backend.caps, backend.error = caps, ""
-            backend.count_pause = COUNT_PAUSE
             if backend.uncounted:
                 self._count(backend)
         except GatewayError as error:
@@ -349,8 +347,7 @@ class Registry(BackendPools):
             return False
         count, idle = backend.driver.count_slots()
         # Randomized: workers that started together would disturb each other's counts repeatedly.
-        backend.count_at = time.monotonic() + backend.count_pause * random.uniform(0.5, 1.5)
-        backend.count_pause = min(COUNT_PAUSE_MOST, 2 * backend.count_pause)
+        backend.count_at = time.monotonic() + COUNT_PAUSE * random.uniform(0.5, 1.5)
         if not count:
             return False
         backend.miscounted = not idle

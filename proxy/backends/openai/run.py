@@ -7,7 +7,6 @@ client requires is an error, and a document is validated behind this run.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -201,7 +200,7 @@ class OpenAIRun(RelayRun):
     def _refused(self, status: int, data: bytes) -> GatewayError:
         error = openai_refusal(status, data, self._secret, self._formats)
         if status == 429:
-            error.retry_after = pause_of(self._exchange.headers, time.time())
+            error.retry_after = pause_of(self._exchange.headers)
         return error
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
