@@ -56,10 +56,6 @@ class SocketReader:
         """Release the timer and the watcher. The socket stays open."""
 
 
-def reader(sock: socket.socket, tick: float) -> SocketReader:
-    return _InHub(sock, tick) if _is_green(sock) else SocketReader(sock, tick)
-
-
 def stale(sock: socket.socket) -> bool:
     """Whether the server closed an idle connection, or sent data without a request."""
     raw: Any = sock
@@ -169,7 +165,8 @@ class Connection:
         if known is None or known.tick != tick:
             if known is not None:
                 known.close()
-            known = self._reader = reader(self.sock, tick)
+            kind = _InHub if _is_green(self.sock) else SocketReader
+            known = self._reader = kind(self.sock, tick)
         known.start()
         return known
 

@@ -51,7 +51,6 @@ from .router_fairness import Turns
 
 log = logging.getLogger("slotproxy.router")
 
-STEP = 1.0  # seconds between two checks of a request that waits for another request's load
 AWAY = (b"model is not loaded", b"is not running", b"proxy error")
 LOOK = 0.1  # seconds between two checks of a request that waits for its model's turn
 LOAD = 5.0  # seconds that a load is assumed to take before the first one
@@ -237,14 +236,11 @@ class RoutedModel(LlamaCpp):
 
     def refresh(self) -> tuple[Capabilities, bool]:
         entry = self._router.models.get(self.name) or Listed(name=self.name, status="unloaded")
-        seen = bool(self._features) and self._instance == entry.instance
-        if entry.status == "loaded" and not seen and self._learning.acquire(blocking=False):
+        if entry.status == "loaded" and not (self._features and self._instance == entry.instance):
             try:
                 self._learn(*self._quiet.ask("GET", "/props", timeout=GET_TIMEOUT), entry)
             except GatewayError as error:
                 log.debug("%s of %s: %s", self.name, self.url, error)
-            finally:
-                self._learning.release()
         lost, self.lost = self.lost, False
         return self._known or outline(entry, self._router.build), lost
 
@@ -319,39 +315,25 @@ class RoutedModel(LlamaCpp):
         return "" if self.status == "loaded" else f"loading {self.name}"
 
     def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
-        """Load the model until its properties are known; one request at a time does it. Raises
-        UpstreamFault if the load failed, BackendDown, UpstreamTimeout, Cancelled."""
-        end = time.monotonic() + self.timeout
-        while self._known is None:
-            if self._learning.acquire(timeout=min(STEP, self._tick)):
-                try:
-                    if self._known is None:
-                        yield from self._load(cancel)
-                finally:
-                    self._learning.release()
-                continue
-            cancel.check()
-            if time.monotonic() > end:
-                raise UpstreamTimeout("timed out loading the model")
-            yield
-
-    def _load(self, cancel: Cancel) -> Iterator[None]:
-        """Request the model's props, which makes the router load it. The pending request keeps the
-        router from evicting it."""
+        """Request the model's props until they are known, which makes the router load it. The
+        pending request keeps the router from evicting it. Raises UpstreamFault if the load failed,
+        BackendDown, UpstreamTimeout, Cancelled."""
+        if self._known is not None:
+            return
         yield from self.turn(cancel)
-        exchange: Exchange | None = None
-        waited = 0.0
         try:
             exchange = self._pool.send("GET", "/props", None, cancel, self._tick)
-            while not exchange.headers_came():
-                waited += self._tick
-                if waited >= self.timeout:
-                    raise UpstreamTimeout("timed out loading the model")
-                yield
-            status, data = exchange.status, exchange.read_all(GET_TIMEOUT)
-        finally:
-            if exchange is not None:
+            try:
+                waited = 0.0
+                while not exchange.headers_came():
+                    waited += self._tick
+                    if waited >= self.timeout:
+                        raise UpstreamTimeout("timed out loading the model")
+                    yield
+                status, data = exchange.status, exchange.read_all(GET_TIMEOUT)
+            finally:
                 exchange.close()
+        finally:
             self.over()
         models = self._router.look() or {}
         entry = models.get(self.name) or Listed(name=self.name, status="unloaded")
@@ -370,15 +352,15 @@ class RoutedModel(LlamaCpp):
         known = described(outline(entry, self._router.build), props)
         if known is None:
             return
-        if not self._features:
-            quiet = self._quiet
-            with contextlib.suppress(BackendDown):  # it was evicted: asked after the next load
-                self._features = {
-                    "slot_save": saves_slots(quiet),
-                    "infill": fills_in(quiet),
-                    "ram_cache": keeps_prompts(quiet),
-                    "adds_bos": not known.bos_token or adds_bos(quiet),
-                }
+        quiet = self._quiet
+        # One at a time, and not if the model was evicted: then after the next load.
+        with self._learning, contextlib.suppress(BackendDown):
+            self._features = self._features or {
+                "slot_save": saves_slots(quiet),
+                "infill": fills_in(quiet),
+                "ram_cache": keeps_prompts(quiet),
+                "adds_bos": not known.bos_token or adds_bos(quiet),
+            }
         self._instance = entry.instance
         self._known = msgspec.structs.replace(known, **self._features)
 
