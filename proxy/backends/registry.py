@@ -429,7 +429,7 @@ class Registry(BackendPools):
         caps, lost = driver.refresh()
         if caps != backend.caps or lost:
             if caps != backend.caps:
-                backend.counter.clear()
+                backend.counter.clear(slow=not caps.queues)
             backend.caps = caps
             self._update_scheduler(backend, anew=lost)
         if driver.awaits != backend.awaits:
