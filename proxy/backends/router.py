@@ -275,7 +275,6 @@ class RoutedModel(LlamaCpp):
         tick. Raises UpstreamTimeout, Cancelled."""
         router, began = self._router, time.monotonic()
         tick, now, sent = began + self._tick, began, False
-        router.turns.wait(self.name, now)
         try:
             while not router.turns.take(self.name, router.present, now, router.takes):
                 cancel.check()
@@ -297,9 +296,9 @@ class RoutedModel(LlamaCpp):
         if self.status != "loaded":
             self._router.wake()
 
-    def over(self, answered: bool = False) -> None:
+    def over(self) -> None:
         """Record that a request has ended."""
-        self._router.turns.leave(self.name, answered, time.monotonic())
+        self._router.turns.leave(self.name, time.monotonic())
 
     def explained(self, error: GatewayError) -> GatewayError:
         """The error, with the router's message about a failed load added."""
@@ -389,17 +388,15 @@ class TakingTurns:
         model = self._model
         for _ in model.turn(self._cancel):
             yield []
-        answered = False
         try:
             self._run = self._begin()
             batches = iter(self._run)
             for batch in batches:
                 yield batch
                 if batch:
-                    answered = True
                     model.answered()
                     yield from batches
         except UpstreamFault as error:
             raise model.explained(error) from None
         finally:
-            model.over(answered)
+            model.over()
