@@ -33,7 +33,7 @@ def test_every_driver_accepts_the_sampling_fields(body: dict[str, Any]) -> None:
     one = task(body)
     assert not LATER & payload(one, 0, OLD).keys()
     assert payload(one, 0, NEW).items() >= one.sampling.items()
-    assert prompt.sampling(one).temperature == body.get("temperature", 0.95)
+    assert prompt.sampling(one)["temperature"] == body.get("temperature", 0.95)
 
 
 @pytest.mark.parametrize(
