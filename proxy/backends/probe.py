@@ -87,11 +87,13 @@ def outline(pool: ConnectionPool) -> Capabilities:
 
 def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capabilities:
     queues = type(props.get("total_slots")) is int or health == 200
+    listed = models.get("data")
+    model = as_dict(listed[0]) if isinstance(listed, list) and listed else {}
     reported = of_props(props)
     reported["n_ctx"] = reported["n_ctx"] or as_count(first.get("n_ctx"))
     return Capabilities(
         dialect=_dialect(queues, "modalities" in props, bool(models)),
-        n_vocab=_n_vocab(models),
+        n_vocab=as_count(as_dict(model.get("meta")).get("n_vocab")),
         queues=queues,
         truncates="modalities" not in props,
         models=_models(props, models, first),
@@ -254,12 +256,6 @@ def _json(data: bytes) -> Any:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _n_vocab(models: dict[str, Any]) -> int:
-    data = models.get("data")
-    first = as_dict(data[0]) if isinstance(data, list) and data else {}
-    return as_count(as_dict(first.get("meta")).get("n_vocab"))
 
 
 def _dialect(queues: bool, modern: bool, models: bool) -> str:

@@ -68,7 +68,7 @@ class Registry(BackendPools):
         self._deadline = deadline
         self._stopped = threading.Event()
         # Compares the prompts of a backend that is up with ours.
-        self.verify: Callable[[Backend], None] = _no_check
+        self.verify: Callable[[Backend], None] = lambda backend: None
         self.looked = threading.Event()  # set once every backend was checked
         self._replaced: list[Backend] = []  # draining, with their names taken over
         self._started = False
@@ -239,7 +239,9 @@ class Registry(BackendPools):
             if not calm and self._scheduler.waiting:
                 longest = min(longest, pause)
             if not backend.closed:
-                self._rest(wake, min(pause, longest), longest)
+                end = time.monotonic() + min(pause, longest)
+                if wake.wait(longest):
+                    self._stopped.wait(max(0.0, end - time.monotonic()))
 
     def check(self, backend: Backend) -> None:
         """Check a backend once; one that drains is removed and closed after its last answer."""
@@ -252,12 +254,6 @@ class Registry(BackendPools):
             if not member.leaving:  # created while its router was drained
                 self._drain(member)
         self._remove_if_drained(backend)
-
-    def _rest(self, wake: threading.Event, least: float, longest: float) -> None:
-        """Wait until the next check, which `wake` may bring forward."""
-        end = time.monotonic() + least
-        if wake.wait(longest):
-            self._stopped.wait(max(0.0, end - time.monotonic()))
 
     def _remove_if_drained(self, backend: Backend) -> None:
         """Remove a draining backend without answers under way."""
@@ -285,14 +281,8 @@ class Registry(BackendPools):
                 self._update_scheduler(backend)
         elif backend.status:
             self._refresh(backend)
-        elif backend.facts.most:
-            self._learn_slots(backend)
-
-    def _learn_slots(self, backend: Backend) -> None:
-        """Tell the scheduler if a server whose slots are learned has a queue of its own."""
-        counts = backend.driver.queue()
-        if counts is not None and counts[1]:
-            self._scheduler.queued(backend.name, counts[0])
+        elif backend.facts.most and (counts := backend.driver.queue()) and counts[1]:
+            self._scheduler.queued(backend.name, counts[0])  # it has a queue of its own
 
     def _probe(self, backend: Backend) -> None:
         def learned(caps: Capabilities) -> None:
@@ -444,10 +434,6 @@ class Registry(BackendPools):
             return  # another backend has its name, or the scheduler no longer assigns it
         up = True if rising else backend.up
         self._scheduler.update(backend.name, backend.facts, up=up, anew=anew, replaces=replaces)
-
-
-def _no_check(backend: Backend) -> None:
-    """The default of `Registry.verify`."""
 
 
 def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:
