@@ -185,26 +185,26 @@ class Exchange:
                 return condition() or self._complete
         return True
 
+    def read_within(self, timeout: float) -> bytes:
+        """The same as `read`. Raises UpstreamTimeout after `timeout` seconds of silence."""
+        silence = 0.0
+        while (part := self.read()) is None:
+            silence += self._tick
+            if silence >= timeout:
+                raise UpstreamTimeout("the backend timed out")
+        return part
+
     def read_all(self, timeout: float, most: int = MAX_WHOLE) -> bytes:
         """Read the whole body of at most `most` bytes. Raises UpstreamTimeout after `timeout`
         seconds of silence, or twice as many in all."""
-        parts: list[bytes] = []
-        size, silence, end = 0, 0.0, time.monotonic() + 2 * timeout
-        while True:
-            part = self.read()
-            silence = silence + self._tick if part is None else 0.0
-            if silence >= timeout or time.monotonic() >= end:
-                self.close()
-                raise UpstreamTimeout("the backend timed out")
-            if part is None:
-                continue
-            if not part and self._complete:
-                return b"".join(parts)
-            parts.append(part)
-            size += len(part)
-            if size > most:
-                self.close()
+        data, end = bytearray(), time.monotonic() + 2 * timeout
+        while part := self.read_within(timeout):
+            data += part
+            if len(data) > most:
                 raise UpstreamFault("the backend's response is too large")
+            if time.monotonic() >= end:
+                raise UpstreamTimeout("the backend timed out")
+        return bytes(data)
 
     def hurry(self) -> None:
         """Have the next packet acknowledged immediately, for a short answer."""
@@ -572,33 +572,22 @@ def forward(
             silence += tick
             if silence >= timeout:
                 raise UpstreamTimeout("the model's server did not answer in time")
-        return ForwardedAnswer(exchange, tick, timeout)
+        return ForwardedAnswer(exchange, timeout)
     except BaseException:
         exchange.close()
         raise
 
 
 class ForwardedAnswer:
-    def __init__(self, exchange: Exchange, tick: float, timeout: float) -> None:
+    def __init__(self, exchange: Exchange, timeout: float) -> None:
         self._exchange = exchange
-        self._tick = tick
         self._timeout = timeout
         self.status = exchange.status
         self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
 
     def __iter__(self) -> Iterator[bytes]:
-        silence = 0.0
-        while True:
-            part = self._exchange.read()
-            if part is None:
-                silence += self._tick
-                if silence >= self._timeout:
-                    raise UpstreamTimeout("the model's server stopped in mid-answer")
-            elif not part:
-                return
-            else:
-                silence = 0.0
-                yield part
+        while part := self._exchange.read_within(self._timeout):
+            yield part
 
     def close(self) -> None:
         self._exchange.close()

@@ -30,7 +30,7 @@ from ..config import BackendConfig
 from ..errors import BackendDown, ConnectionLost, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
-from ..scheduling.base import Scheduler
+from ..scheduling.schedulers import Scheduler
 from ..wire.router import Listed
 from .driver import Capabilities, Driver, ModelHost
 from .llamacpp import LlamaCpp

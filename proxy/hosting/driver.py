@@ -107,7 +107,7 @@ class HostedDriver(Driver):
     # for the gateway
 
     def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
-        for server in self._waiting(cancel, key):
+        for server in self._waiting(cancel):
             if server is None:
                 yield
         self.model.leave(answered=False)
@@ -171,19 +171,19 @@ class HostedDriver(Driver):
             return server.rerank(query, documents, caps, cancel)
 
     def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
-        server = self._started(cancel, key)
+        server = self._started(cancel)
         try:
             return HostedAnswer(self.model, server.forward(make, cancel))
         except BaseException:
             self.model.leave(answered=False)
             raise
 
-    def _waiting(self, cancel: Cancel, key: str = "") -> Iterator[Server | None]:
-        return self.model.use(cancel, self._tick, self._timeout, key)
+    def _waiting(self, cancel: Cancel) -> Iterator[Server | None]:
+        return self.model.use(cancel, self._tick, self._timeout)
 
-    def _started(self, cancel: Cancel, key: str = "") -> Server:
+    def _started(self, cancel: Cancel) -> Server:
         """The server, started if necessary. The model's `leave` must be called after its use."""
-        for server in self._waiting(cancel, key):
+        for server in self._waiting(cancel):
             if server is not None:
                 return server
         raise AssertionError("its wait ends with a server or an error")
@@ -249,8 +249,8 @@ class HostedRun:
         return self._run.usage() if self._run is not None else Usage()
 
     def __iter__(self) -> Iterator[Batch]:
-        task, *_, cancel = self._asked
-        for server in self._driver._waiting(cancel, task.key):
+        *_, cancel = self._asked
+        for server in self._driver._waiting(cancel):
             if server is None:
                 yield []
                 continue

@@ -1,8 +1,7 @@
 """Runs a program that ends with the process that started it: ``python leash.py PARENT PROGRAM …``.
 
 The kernel kills this process as soon as the thread that started it ends (PR_SET_PDEATHSIG of
-prctl(2)); that setting survives exec, so it binds the program too. Doing this here, in a fresh
-process, spares the gateway Python code between fork and exec. It imports nothing of the package.
+prctl(2)); that setting survives exec. It imports nothing of the package.
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
-"""llama-server's router mode: the list of models, and the events of ``/models/sse``.
-
-The formats are those of llama.cpp's tools/server/server-models.cpp and README ("Using multiple
-models"). Nothing is trusted: names are bounded in length and number, and values of the wrong type
-count as missing.
+"""llama-server's router mode: the list of models, and the events of ``/models/sse`` (llama.cpp's
+tools/server/server-models.cpp). Names are bounded, and values of the wrong type count as missing.
 """
 
 from __future__ import annotations
@@ -20,11 +17,8 @@ PRESENT = ("loading", "loaded", "sleeping")  # states with a process, which take
 
 
 class Listed(Struct, frozen=True, kw_only=True):
-    """A model as the router lists it.
-
-    `status` is unloaded, loading, loaded or sleeping, or failed: its last process ended with
-    `exit_code`. `instance` differs between two processes of the model. `n_vocab` is the size of its
-    vocabulary, 0 if it is not reported, as for an unloaded model."""
+    """A model as the router lists it. `status` may also be failed: its last process ended with
+    `exit_code`. `instance` differs between two processes. `n_vocab` is 0 if not reported."""
 
     name: str
     status: str

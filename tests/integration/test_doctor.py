@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app import commands, discovery, doctor
-from proxy.app.findings import Finding
+from proxy.app import discovery, doctor, initialize
+from proxy.app.doctor import Finding
 from proxy.config import load
 from tools.processes import Gateway, ModelServer, ask, held_port
 
@@ -27,7 +27,7 @@ def test_server_without_embeddings_is_told_with_its_flag(
     server = start_server("llama-2026")
     embedding = start_server("llama-2026", extra=["--embeddings", "--pooling", "mean"])
     found = _findings("--llama-api", server.url, "--no-local-embeddings")
-    assert "--embedding-api" in _named(found, "no server makes embeddings")[0].remedy
+    assert "--embedding-api" in _named(found, "searched by its words only")[0].remedy
     found = _findings("--llama-api", server.url, "--embedding-api", f"{server.url},{embedding.url}")
     levels = {one.about: one.level for one in found if one.about.startswith("embeddings ")}
     assert sorted(levels.values()) == ["ok", "problem"]
@@ -43,7 +43,7 @@ def test_init_writes_settings_with_which_the_gateway_answers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = str(tmp_path / "made.toml")
-    told = commands.write(
+    told = initialize.write(
         file,
         lambda question: False,
         {"PATH": ""},

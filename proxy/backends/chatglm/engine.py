@@ -1,8 +1,9 @@
-"""The engine's loop around a loaded model, in a child process: orders in, tokens out.
+"""The engine's loop around a loaded model: orders in, tokens out.
 
 ``python -m proxy.backends.chatglm.engine`` reads orders from its standard input, whose end is the
 gateway's and ends this process, too. Linux is asked to do so even during the evaluation of a
-prompt, which may take minutes without running any other Python.
+prompt, which may take minutes without running any other Python. `serve_socket` does the same in a
+thread of the gateway.
 
 It runs one generation at a time. Between two tokens it checks for new orders: a Cancel ends the
 generation, a small order is answered immediately, another generation waits its turn.
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import IO, Literal
+from typing import IO, Any, Literal, Protocol
 
 from ...runtime.leash import end_with_parent
 from ...runtime.subprocesses import channel
@@ -49,9 +51,14 @@ Open = Callable[[str, int], ChatGlmModel]
 Send = Callable[[Report], object]
 
 
-def serve(
-    load: Load, orders: SimpleQueue[Order], send: Send, open_model: Open = ChatGlmModel
-) -> None:
+class Orders(Protocol):
+    def get(self) -> Order:
+        """Wait for the next order. Raises EOFError once there are no more."""
+
+    def empty(self) -> bool: ...
+
+
+def serve(load: Load, orders: Orders, send: Send, open_model: Open = ChatGlmModel) -> None:
     """Load the model and execute orders. Returns if it cannot be loaded."""
     try:
         model = open_model(load.path, load.n_ctx)
@@ -63,7 +70,7 @@ def serve(
 
 
 class _Loop:
-    def __init__(self, model: ChatGlmModel, orders: SimpleQueue[Order], send: Send) -> None:
+    def __init__(self, model: ChatGlmModel, orders: Orders, send: Send) -> None:
         self._model = model
         self._orders = orders
         self._send = send
@@ -222,6 +229,37 @@ class Incremental:
         before = self._decode(self._ids[: self._known]) if self._known else ""
         text = self._decode(self._ids) if self._ids else ""
         return text[len(before) + self._sent :]
+
+
+class SocketOrders:
+    """Reads orders from a socket, without a thread."""
+
+    def __init__(self, sock: socket.socket, select: Callable[..., Any]) -> None:
+        self._sock, self._select = sock, select
+        self._data = b""
+
+    def line(self) -> bytes:
+        """Wait for the next line. Raises EOFError."""
+        while b"\n" not in self._data:
+            data = self._sock.recv(1 << 16)
+            if not data:
+                raise EOFError
+            self._data += data
+        first, _, self._data = self._data.partition(b"\n")
+        return first
+
+    def get(self) -> Order:
+        return read_order(self.line())
+
+    def empty(self) -> bool:
+        return b"\n" not in self._data and not self._select([self._sock], [], [], 0)[0]
+
+
+def serve_socket(sock: socket.socket, select: Callable[..., Any]) -> None:
+    """Serve the other end of a socket until it is closed. The first line says what to load."""
+    orders = SocketOrders(sock, select)
+    with sock, contextlib.suppress(EOFError, OSError):
+        serve(read_load(orders.line()), orders, lambda report: sock.sendall(line(report)))
 
 
 POLITE = 5

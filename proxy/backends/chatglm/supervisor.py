@@ -11,10 +11,12 @@ it completed an answer, or cannot load, the pause grows each time.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,9 @@ from ...errors import BackendDown
 from ...runtime.cancel import Cancel
 from ...runtime.confinement import environment
 from ...runtime.lasting import Lasting
+from ...runtime.locks import native
 from ...runtime.subprocesses import Helper
+from .engine import serve_socket
 from .protocol import (
     Answer,
     Broken,
@@ -42,7 +46,7 @@ from .protocol import (
 
 log = logging.getLogger("slotproxy.chatglm")
 
-Launch = Callable[[], Helper]
+Launch = Callable[[], "Helper | InThread"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
 LEAST = 0.5  # seconds that a model stays loaded, so that the request that loaded it can use it
@@ -56,6 +60,31 @@ def start(threads: int = 0) -> Helper:
     count = threads or max(1, (os.cpu_count() or 1) - 1)
     env = {**environment(whole=True), "OMP_NUM_THREADS": str(count)}
     return Helper("proxy.backends.chatglm.engine", env, errors=None)
+
+
+class InThread:
+    """An engine in a native thread of the gateway, in place of a process, for where none can be
+    started and for debugging: while it works, nothing else in the gateway runs, and it cannot be
+    ended in the middle of its work."""
+
+    def __init__(self) -> None:
+        self._sock, theirs = socket.socketpair()
+        self.input, self.output = self._sock.makefile("wb"), self._sock.makefile("rb")
+        engine_end = native("socket", "socket")(fileno=theirs.detach())
+        engine_end.setblocking(True)
+        arguments = engine_end, native("select", "select")
+        native("_thread", "start_new_thread")(serve_socket, arguments)
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self, patience: float = 0.0) -> None:
+        self.kill()
+        self._sock.close()
+
+    def wait(self) -> int:
+        return 0
 
 
 class PendingCall:
@@ -87,7 +116,7 @@ class Engine:
     calls. A thread of its own writes, so that no request ever blocks on the pipe: an engine that
     evaluates a long prompt reads nothing meanwhile. `unloaded`: it ended because it was idle."""
 
-    def __init__(self, process: Helper, load: Load) -> None:
+    def __init__(self, process: Helper | InThread, load: Load) -> None:
         self.process = process
         self._idle = load.idle
         self._numbers = itertools.count(1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.accounts.rights import Rights
-from proxy.hosting.model import HostedModel
+from proxy.hosting.model import HostedModel, State
 from proxy.web import model_events
 from proxy.web.auth import IDENTITY
 from proxy.web.pages.status import MOST_WATCHERS
@@ -132,7 +132,7 @@ def test_list_says_what_a_routers_says(driver: OnDemand) -> None:
 def hosted(services: Services) -> HostedModel:
     """The model of the driver, as one that the gateway starts, is loading."""
     model = services.host.add(fakes.config(name="scripted"))
-    model.status = "loading"
+    model.state = State.LOADING
     return model
 
 
