@@ -2,10 +2,9 @@
 
 The prompt becomes a list of texts and token ids, which servers of all generations take: they
 tokenize each text by itself. The text up to the first break stays a text, before which the server
-puts its begin token. What follows a break becomes ids, up to the next end of a turn: many
-sentencepiece tokenizers add a space before a text, and newer servers take a list without ids for
-several prompts. From the end of the turn on, it is a text again. It begins with a control token, so
-nothing is added.
+puts its begin token. What follows a break becomes ids up to the next end of a turn, because many
+sentencepiece tokenizers add a space before a text. From the end of the turn on, it is a text again:
+it begins with a control token.
 
 The ids are asked for in one call, with all texts in a list. Between them is an id that no
 vocabulary has, which ``/tokenize`` returns as it is, and before each a line feed, which takes the

@@ -1,13 +1,11 @@
 """Sockets to model servers: how many are in use at once, and how they are read.
 
 A read may be silent: it returns data, or None after a tick of silence. With threads, that is the
-socket's own timeout. Under gevent, a timeout is an object and a timer for every single read, a
-third of the cost of a relayed token; here one timer beats for the whole answer and a read only
-marks that it waits. Timer and watcher are kept as long as the connection: creating them costs nine
-times as much as starting them.
+socket's own timeout. Under gevent, a timer for every single read is a third of the cost of a
+relayed token; here one timer beats for the whole answer, and lives as long as the connection.
 
-A read waits first, for two reasons: a paced stream has nothing to read yet, and a fast one lets
-other greenlets run in between, and then brings more data in one read.
+A read waits first: a paced stream has nothing to read yet, and a fast one lets other greenlets run
+in between, and then brings more data in one read.
 """
 
 from __future__ import annotations
@@ -56,10 +54,6 @@ class SocketReader:
 
     def close(self) -> None:
         """Release the timer and the watcher. The socket stays open."""
-
-
-def reader(sock: socket.socket, tick: float) -> SocketReader:
-    return _InHub(sock, tick) if _is_green(sock) else SocketReader(sock, tick)
 
 
 def stale(sock: socket.socket) -> bool:
@@ -171,7 +165,8 @@ class Connection:
         if known is None or known.tick != tick:
             if known is not None:
                 known.close()
-            known = self._reader = reader(self.sock, tick)
+            kind = _InHub if _is_green(self.sock) else SocketReader
+            known = self._reader = kind(self.sock, tick)
         known.start()
         return known
 

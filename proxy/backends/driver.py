@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -253,7 +254,10 @@ D = TypeVar("D", bound=Driver)
 
 class ModelHost(ABC, Generic[D]):
     """An address with several models, each with a driver of its own. `up`: it answered last;
-    `models` are those that `look` last found, by name."""
+    `models` are those that `look` last found, by name. `interval`: the most seconds between two
+    looks."""
+
+    interval = math.inf
 
     def __init__(self) -> None:
         self.up = True

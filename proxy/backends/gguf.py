@@ -1,13 +1,11 @@
 """Reads the metadata at the head of a GGUF file, which anybody may have made.
 
 The format is that of ggml (docs/gguf.md there), versions 2 and 3: magic, version, the number of
-tensors, the number of fields, the fields. A field is a name, a type and a value; numbers are
-little-endian, a string is its length and its bytes.
+tensors, the number of fields, the fields: a name, a type and a value each.
 
-Only fields that somebody asks for are read; all others are skipped. So a hostile head costs a few
-tenths of a second and no memory that stays. The package `gguf` maps the file and makes an array of
-every token: of SmolLM2 it takes 3.4 s, this module a tenth of a millisecond. And a mapped file that
-is cut off meanwhile ends the process.
+Only fields that somebody asks for are read, so a hostile head costs a few tenths of a second and no
+memory that stays. The package `gguf` makes an array of every token: of SmolLM2 it takes 3.4 s, this
+module a tenth of a millisecond. And it maps the file, which ends the process if it is cut off.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import stat
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -28,7 +27,6 @@ from msgspec import Struct
 
 from ..runtime.blocking import NativeThreads, run_in_native_thread
 from ..wire.router import as_dict
-from . import gguf
 from .driver import Capabilities
 
 MAX_FIELDS = 10_000
@@ -50,6 +48,13 @@ _LENGTH = struct.Struct("<Q")
 _FAMILY = "general.architecture"
 _VOCABULARY = "tokenizer."
 _TOKENS = "tokenizer.ggml.tokens"
+_OF_PROMPTS = (
+    "tokenizer.ggml.model",
+    "tokenizer.chat_template",
+    "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.add_bos_token",
+)
 
 
 class Tokenizer(Struct, frozen=True, kw_only=True):
@@ -57,8 +62,8 @@ class Tokenizer(Struct, frozen=True, kw_only=True):
     "" if there is none, and whether a prompt begins with BOS."""
 
     template: str = ""
-    bos: str = ""
-    eos: str = ""
+    bos_token: str = ""
+    eos_token: str = ""
     adds_bos: bool = True
 
 
@@ -84,29 +89,16 @@ def metadata(path: Path, names: Collection[str]) -> dict[str, Value]:
 def tokenizer(path: Path) -> Tokenizer:
     """What a file says about prompts. It takes up to half a second. Raises OSError, or ValueError
     if it is no GGUF file of this format."""
-    names = {
-        f"{_VOCABULARY}{name}"
-        for name in (
-            "chat_template",
-            "ggml.model",
-            "ggml.bos_token_id",
-            "ggml.eos_token_id",
-            "ggml.add_bos_token",
-        )
-    }
     with _opened(path) as file:
         fields = _Fields(file)
-        found = {
-            name.removeprefix(_VOCABULARY): value
-            for name, value in fields.read(names.__contains__, vocabulary=True).items()
-        }
-        template = found.get("chat_template")
-        # Without the field, servers add BOS to prompts of a SentencePiece vocabulary.
-        adds_bos = found.get("ggml.add_bos_token", found.get("ggml.model") == "llama")
+        values = fields.read(_OF_PROMPTS.__contains__, vocabulary=True)
+        model, template, bos, eos, adds_bos = map(values.get, _OF_PROMPTS)
+        if adds_bos is None:  # servers add BOS to prompts of a SentencePiece vocabulary
+            adds_bos = model == "llama"
         return Tokenizer(
             template=template if isinstance(template, str) else "",
-            bos=fields.token(found.get("ggml.bos_token_id")),
-            eos=fields.token(found.get("ggml.eos_token_id")),
+            bos_token=fields.token(bos),
+            eos_token=fields.token(eos),
             adds_bos=bool(adds_bos),
         )
 
@@ -150,11 +142,13 @@ class _Fields:
             raise ValueError("too many fields")
         values: dict[str, Value] = {}
         for _ in range(count):
-            name = self._name()
+            size = int(self._number("Q"))
+            if size > MAX_NAME:
+                raise ValueError("a field's name is too long")
+            name = self._take(size).decode("utf-8", "replace")
             if name.startswith(_VOCABULARY) and not vocabulary:
                 break
-            kind = int(self._number("I"))
-            value = self._value(kind, wants(name), name == _TOKENS)
+            value = self._value(wants(name), name == _TOKENS)
             if value is not None:
                 values[name] = value
         return values
@@ -170,22 +164,27 @@ class _Fields:
         self._skip_strings(number)
         return self._text() or ""
 
-    def _name(self) -> str:
-        size = int(self._number("Q"))
-        if size > MAX_NAME:
-            raise ValueError("a field's name is too long")
-        return self._take(size).decode("utf-8", "replace")
-
-    def _value(self, kind: int, wanted: bool, tokens: bool) -> Value | None:
-        """The value, None if it was skipped."""
+    def _value(self, wanted: bool, tokens: bool) -> Value | None:
+        """The value of a field, None if it was skipped."""
+        kind, count = int(self._number("I")), 1
+        is_array = kind == _ARRAY
+        if is_array:
+            kind, count = int(self._number("I")), int(self._number("Q"))
+        if kind == _STRING and is_array:
+            if tokens:
+                self._tokens = self._file.tell(), count
+            self._skip_strings(count)
+            return None
         if kind == _STRING:
             return self._text(wanted)
-        if kind == _ARRAY:
-            return self._array(int(self._number("I")), int(self._number("Q")), wanted, tokens)
         if kind not in _NUMBERS:
-            raise ValueError(f"an unknown type of field, {kind}")
-        number = self._number(_NUMBERS[kind])
-        return number if wanted else None
+            raise ValueError(f"an unknown type of {'array' if is_array else 'field'}, {kind}")
+        size = count * struct.calcsize(f"<{_NUMBERS[kind]}")
+        if count > MAX_LIST or not wanted:
+            self._skip(size)
+            return None
+        numbers = struct.unpack(f"<{count}{_NUMBERS[kind]}", self._take(size))
+        return numbers if is_array else numbers[0]
 
     def _text(self, wanted: bool = True) -> str | None:
         size = int(self._number("Q"))
@@ -193,21 +192,6 @@ class _Fields:
             self._skip(size)
             return None
         return self._take(size).decode("utf-8", "replace")
-
-    def _array(self, kind: int, count: int, wanted: bool, tokens: bool) -> Value | None:
-        if kind == _STRING:
-            if tokens:
-                self._tokens = self._file.tell(), count
-            self._skip_strings(count)
-            return None
-        if kind not in _NUMBERS:
-            raise ValueError(f"an unknown type of array, {kind}")
-        form = _NUMBERS[kind]
-        size = count * struct.calcsize(f"<{form}")
-        if count > MAX_LIST or not wanted:
-            self._skip(size)
-            return None
-        return struct.unpack(f"<{count}{form}", self._take(size))
 
     def _skip_strings(self, count: int) -> None:
         self._items -= count
@@ -270,26 +254,15 @@ def with_template(caps: Capabilities, url: str, *answers: Mapping[str, Any]) -> 
         for name in (answer.get("model_path"), answer.get("model"), settings.get("model")):
             if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH:
                 continue
-            known = run_in_native_thread(lambda name=name: _tokenizer_of(name), _threads)  # type: ignore[misc]
-            if known is not None and known.template:
+            try:
+                known = run_in_native_thread(partial(tokenizer, Path(name)), _threads)
+            except (OSError, ValueError):
+                continue
+            if known.template:
                 log.info("the server at %s reports no chat template: read from %s", url, name)
-                return msgspec.structs.replace(
-                    caps,
-                    template=known.template,
-                    template_from="file",
-                    bos_token=known.bos,
-                    eos_token=known.eos,
-                    adds_bos=known.adds_bos,
-                )
+                fields = msgspec.structs.asdict(known)
+                return msgspec.structs.replace(caps, template_from="file", **fields)
     return caps
-
-
-def _tokenizer_of(name: str) -> gguf.Tokenizer | None:
-    """None if there is no such file, or it is no GGUF file."""
-    try:
-        return gguf.tokenizer(Path(name))
-    except (OSError, ValueError):
-        return None
 
 
 def _is_here(url: str) -> bool:

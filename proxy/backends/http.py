@@ -1,18 +1,12 @@
 """The upstream HTTP client: keep-alive sockets, a C parser, and exchanges that any thread can end.
 
 It is small because the hot path pays for every layer (for a relayed token: this client 10 µs,
-urllib3 40, requests 45) and because it needs four features that no common client has:
-
-- `abort()` from another thread ends a blocking read: it shuts the socket down, since close() alone
-  does not wake the reader.
-- A keep-alive connection that the server has closed (server.cpp does so after 5 or 100 requests) is
-  noticed before the first byte of the answer, and the request is sent again on a new one.
-- A read reports a tick of silence and can be continued, so that heartbeats can be sent.
-- The number of connections per backend is bounded: an old server has eight threads and a listen
-  backlog of five. Short requests (health, tokenize) have reserved connections.
-
-It speaks HTTP/1.1, without redirects, cookies or proxies. Every failure is raised as an error of
-`proxy.errors`.
+urllib3 40, requests 45) and because it needs what no common client has: `abort()` from another
+thread ends a blocking read; a keep-alive connection that the server has closed (server.cpp does so
+after 5 or 100 requests) is noticed before the answer begins, and the request is sent again; a read
+reports a tick of silence and can be continued; connections are bounded, with a reserve for short
+requests. It speaks HTTP/1.1, without redirects, cookies or proxies, and raises errors of
+`proxy.errors` only.
 """
 
 from __future__ import annotations
@@ -191,26 +185,26 @@ class Exchange:
                 return condition() or self._complete
         return True
 
+    def read_within(self, timeout: float) -> bytes:
+        """The same as `read`. Raises UpstreamTimeout after `timeout` seconds of silence."""
+        silence = 0.0
+        while (part := self.read()) is None:
+            silence += self._tick
+            if silence >= timeout:
+                raise UpstreamTimeout("the backend timed out")
+        return part
+
     def read_all(self, timeout: float, most: int = MAX_WHOLE) -> bytes:
         """Read the whole body of at most `most` bytes. Raises UpstreamTimeout after `timeout`
         seconds of silence, or twice as many in all."""
-        parts: list[bytes] = []
-        size, silence, end = 0, 0.0, time.monotonic() + 2 * timeout
-        while True:
-            part = self.read()
-            silence = silence + self._tick if part is None else 0.0
-            if silence >= timeout or time.monotonic() >= end:
-                self.close()
-                raise UpstreamTimeout("the backend timed out")
-            if part is None:
-                continue
-            if not part and self._complete:
-                return b"".join(parts)
-            parts.append(part)
-            size += len(part)
-            if size > most:
-                self.close()
+        data, end = bytearray(), time.monotonic() + 2 * timeout
+        while part := self.read_within(timeout):
+            data += part
+            if len(data) > most:
                 raise UpstreamFault("the backend's response is too large")
+            if time.monotonic() >= end:
+                raise UpstreamTimeout("the backend timed out")
+        return bytes(data)
 
     def hurry(self) -> None:
         """Have the next packet acknowledged immediately, for a short answer."""
@@ -578,33 +572,22 @@ def forward(
             silence += tick
             if silence >= timeout:
                 raise UpstreamTimeout("the model's server did not answer in time")
-        return ForwardedAnswer(exchange, tick, timeout)
+        return ForwardedAnswer(exchange, timeout)
     except BaseException:
         exchange.close()
         raise
 
 
 class ForwardedAnswer:
-    def __init__(self, exchange: Exchange, tick: float, timeout: float) -> None:
+    def __init__(self, exchange: Exchange, timeout: float) -> None:
         self._exchange = exchange
-        self._tick = tick
         self._timeout = timeout
         self.status = exchange.status
         self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
 
     def __iter__(self) -> Iterator[bytes]:
-        silence = 0.0
-        while True:
-            part = self._exchange.read()
-            if part is None:
-                silence += self._tick
-                if silence >= self._timeout:
-                    raise UpstreamTimeout("the model's server stopped in mid-answer")
-            elif not part:
-                return
-            else:
-                silence = 0.0
-                yield part
+        while part := self._exchange.read_within(self._timeout):
+            yield part
 
     def close(self) -> None:
         self._exchange.close()

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
-from ..core.task import CallMaker, Forwarded
-from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
+import msgspec
+
+from ..core.task import CallMaker, Embedded, Forwarded
+from ..errors import BackendDown, GatewayError, PoolTimeout, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
-from .driver import Capabilities, Driver, Learned, ignore
+from ..wire import lenient
+from . import vectors
+from .driver import Capabilities, Driver, Input, Learned, ignore
 from .http import CheckPeer, ConnectionPool, forward
+from .refusals import check_cost, refusal
 
 DIALECT = "http"
 CHECK_TIMEOUT = 5.0
+PATIENCE = 1.0  # seconds to wait for a connection before the request goes back into the queue
+TOKENIZE_TIMEOUT = 60.0  # seconds for one text
+
+
+def decoded_leniently(data: bytes) -> Any:
+    """Any JSON value. Raises WireFault, UpstreamFault."""
+    check_cost(data)
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        return lenient.value(data)
 
 
 class HTTPOptions(TypedDict, total=False):
@@ -31,6 +47,7 @@ class HTTPDriver(Driver):
     `connect`."""
 
     _pool: ConnectionPool  # for requests of clients
+    _careful: ConnectionPool  # for small requests of ours, such as for tokens
     _root: ConnectionPool  # for health checks; its paths begin at the server's root
     _model = ""  # what the server calls its model, "" if it takes the name that clients send
 
@@ -65,9 +82,66 @@ class HTTPDriver(Driver):
         call = make(self._model)
         return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
 
+    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+        return vectors.embed(self._ask, inputs, caps, cancel)
+
     def close(self) -> None:
-        self._pool.close()
-        self._root.close()
+        for pool in (self._pool, self._careful, self._root):
+            pool.close()
+
+    def _responds(self, pool: ConnectionPool, path: str, seconds: float, *statuses: int) -> bool:
+        """Whether a GET is answered with one of these statuses."""
+        try:
+            return pool.ask("GET", path, timeout=seconds, short=True)[0] in statuses
+        except PoolTimeout:
+            return True  # every connection is in use, so the traffic shows its health
+        except (UpstreamFault, UpstreamTimeout):
+            return False
+
+    def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
+        """The answer to a request that takes a slot."""
+        return self._post(self._careful, path, body, cancel=cancel)
+
+    def _post(self, pool: ConnectionPool, path: str, body: object, **options: Any) -> bytes:
+        """The answer to a request; `options` as of `ConnectionPool.ask`. Raises its refusal."""
+        status, data = pool.ask("POST", path, body, **options)
+        if status != 200:
+            raise self._refusal(status, data)
+        return data
+
+    def _refusal(self, status: int, data: bytes) -> GatewayError:
+        return refusal(status, data, secret=self._secret)
+
+    def _value(self, path: str, body: object, name: str, cancel: Cancel | None = None) -> Any:
+        """A field of the JSON object that answers a request. Raises UpstreamFault if there is
+        none."""
+        data = self._post(
+            self._careful,
+            path,
+            body,
+            timeout=min(self.timeout, TOKENIZE_TIMEOUT),
+            cancel=cancel,
+            patience=PATIENCE,
+            short=True,
+        )
+        try:
+            return decoded_leniently(data).get(name)
+        except (lenient.WireFault, AttributeError):
+            raise UpstreamFault("the backend returned invalid JSON") from None
+
+    def _text(
+        self, path: str, body: object, name: str, cancel: Cancel | None = None, what: str = "text"
+    ) -> str:
+        text = self._value(path, body, name, cancel)
+        if isinstance(text, str):
+            return text
+        raise UpstreamFault(f"the backend returned an invalid {what}")
+
+    def _ids(self, path: str, body: object, cancel: Cancel | None = None) -> list[int]:
+        tokens = self._value(path, body, "tokens", cancel)
+        if isinstance(tokens, list) and all(type(token) is int for token in tokens):
+            return tokens
+        raise UpstreamFault("the backend returned invalid tokens")
 
 
 class HTTPServer(HTTPDriver):
@@ -79,7 +153,7 @@ class HTTPServer(HTTPDriver):
     def __init__(self, url: str, *, model: str = "", **options: Unpack[HTTPOptions]) -> None:
         super().__init__(url, **options)
         self._model = model
-        self._pool = self._root = self.new_pool()
+        self._pool = self._careful = self._root = self.new_pool()
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if not self.status_of("/", min(deadline, CHECK_TIMEOUT)):

@@ -1,15 +1,12 @@
 """The driver for server.cpp: PowerInfer's and llama.cpp's of 2023, today's llama-server, and those
 in between.
 
-Strategy. Upstream requests are always streamed, whatever the client wants: only closing a stream
-frees the slot. The chunks of one read become one batch. Nothing is trusted: an invalid chunk, a
-stream that ends early or an empty stream is an error of its own. The probe's result
-(`Capabilities`) decides the field names and the workarounds:
-
-- an old server sends one piece more than n_predict, and at least four: it is asked for one less,
-  and the surplus is removed here;
-- a busy old server says so in four ways (404 text, an empty 200, a line `error: …`, a JSON error):
-  all are BackendBusy, and the request goes back into the queue.
+Upstream requests are always streamed, since only closing a stream frees the slot. The chunks of one
+read become one batch. Nothing is trusted: an invalid chunk, a stream that ends early or an empty
+stream is an error of its own. The probe's result (`Capabilities`) decides the field names and the
+workarounds: an old server sends one piece more than n_predict, and at least four, so it is asked
+for one less; a busy one says so in four ways (404 text, an empty 200, a line `error: …`, a JSON
+error), which all are BackendBusy.
 """
 
 from __future__ import annotations
@@ -23,28 +20,26 @@ from typing import Any, Literal, Unpack
 import msgspec
 
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import Embedded, Ranked, Task
+from ..core.task import Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
     CharacterCut,
     GatewayError,
-    PoolTimeout,
     Unsupported,
     UpstreamFault,
-    UpstreamTimeout,
 )
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors
 from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
-from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
+from .driver import Capabilities, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
-from .http_server import HTTPDriver, HTTPOptions
+from .http_server import PATIENCE, HTTPDriver, HTTPOptions
 from .old import NOTHING, count_slots, count_threads, counted
 from .probe import outline, probe
-from .refusals import check_cost, refusal
+from .refusals import check_cost
 from .run import EMPTY, LlamaRun
 
 log = logging.getLogger("slotproxy.backends")
@@ -53,7 +48,6 @@ OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server, until its threads are counted for more slots (`server_threads`).
 OLD_CONNECTIONS = 7
 OLD_RESERVE = 1  # of them for health and tokenize, which must not wait for answers to end
-PATIENCE = 1.0  # seconds to wait for a connection before the request goes back into the queue
 OLD_IDLE = 2
 ALIVE_TIMEOUT = 5.0
 # A slot is free about 5 ms after its answer. Until then, a server with one slot is busy.
@@ -61,7 +55,6 @@ FREED = 0.02  # seconds
 FREED_TRIES = 5
 MOST_EMPTY = 5  # empty streams in a row of a server that claims to have a free slot
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
-TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
 NOT_UTF8 = "type_error.316"  # of the JSON library of an old server, in its 500
 # The fields of the last chunk that are read here.
@@ -162,14 +155,8 @@ class LlamaCpp(HTTPDriver):
                 time.sleep(FREED)
         return None
 
-    def alive(self, seconds: float = ALIVE_TIMEOUT) -> bool:
-        try:
-            status, _ = self._careful.ask("GET", "/props", timeout=seconds, short=True)
-        except PoolTimeout:
-            return True  # every connection is in use, so the traffic shows its health
-        except (UpstreamFault, UpstreamTimeout):
-            return False
-        return status in (200, 401, 403, 404)
+    def alive(self) -> bool:
+        return self._responds(self._careful, "/props", ALIVE_TIMEOUT, 200, 401, 403, 404)
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         if task.backend_templates:
@@ -235,19 +222,11 @@ class LlamaCpp(HTTPDriver):
         return msgspec.structs.replace(task, sampling=sampling)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        body: dict[str, Any] = {"content": text}
-        if special:
-            body["add_special"] = True
-        return self._tokenized(body, cancel)
+        body = {"content": text, "add_special": True} if special else {"content": text}
+        return self._ids("/tokenize", body, cancel)
 
     def _tokenize_parts(self, parts: list[Part], cancel: Cancel | None) -> list[int]:
-        return self._tokenized({"content": parts}, cancel)
-
-    def _tokenized(self, body: Mapping[str, Any], cancel: Cancel | None) -> list[int]:
-        tokens = self._value("/tokenize", body, "tokens", cancel)
-        if isinstance(tokens, list) and all(type(t) is int for t in tokens):
-            return tokens
-        raise UpstreamFault("the backend returned invalid tokens")
+        return self._ids("/tokenize", {"content": parts}, cancel)
 
     def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
         body = {"content": text, "add_special": special, "with_pieces": True}
@@ -264,7 +243,7 @@ class LlamaCpp(HTTPDriver):
 
     def detokenize(self, tokens: list[int]) -> str:
         try:
-            content = self._value("/detokenize", {"tokens": tokens}, "content")
+            return self._text("/detokenize", {"tokens": tokens}, "content")
         except BackendFailed as error:
             if NOT_UTF8 in error.detail:
                 raise CharacterCut(
@@ -273,12 +252,6 @@ class LlamaCpp(HTTPDriver):
                     detail=error.detail,
                 ) from None
             raise
-        if isinstance(content, str):
-            return content
-        raise UpstreamFault("the backend returned invalid text")
-
-    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        return vectors.embed(self._ask, inputs, caps, cancel)
 
     def rerank(
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
@@ -289,7 +262,9 @@ class LlamaCpp(HTTPDriver):
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
     ) -> tuple[int, int]:
         body = {"filename": file} if file else {}
-        data = self._post(f"/slots/{slot}?action={action}", body, short=True, timeout=seconds)
+        data = self._post(
+            self._careful, f"/slots/{slot}?action={action}", body, short=True, timeout=seconds
+        )
         try:
             moved = lenient.decode(data, servercpp.SlotMoved)
         except lenient.WireFault:
@@ -302,32 +277,6 @@ class LlamaCpp(HTTPDriver):
     def counters(self) -> dict[str, float]:
         status, data = self._root.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)
         return servercpp.counters(data) if status == 200 else {}
-
-    def close(self) -> None:
-        super().close()
-        self._careful.close()
-
-    def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
-        """The answer to a request that takes a slot."""
-        return self._post(path, body, cancel=cancel)
-
-    def _post(self, path: str, body: object, **options: Any) -> bytes:
-        """The answer to a request; `options` as of `ConnectionPool.ask`. Raises its refusal."""
-        status, data = self._careful.ask("POST", path, body, **options)
-        if status != 200:
-            raise self._refusal(status, data)
-        return data
-
-    def _refusal(self, status: int, data: bytes) -> GatewayError:
-        return refusal(status, data, secret=self._secret)
-
-    def _value(self, path: str, body: object, name: str, cancel: Cancel | None = None) -> Any:
-        timeout = min(self.timeout, TOKENIZE_TIMEOUT)
-        data = self._post(path, body, timeout=timeout, cancel=cancel, patience=PATIENCE, short=True)
-        try:
-            return _read(data).get(name)
-        except (lenient.WireFault, AttributeError):
-            raise UpstreamFault("the backend returned invalid JSON") from None
 
 
 class EmbeddingServer(LlamaCpp):
@@ -345,15 +294,6 @@ class EmbeddingServer(LlamaCpp):
         else:
             self.rerank("Hi", ("Hello",), caps, Cancel())
         return msgspec.structs.replace(caps, embeddings=True)
-
-
-def _read(data: bytes) -> Any:
-    """Any JSON value. Raises WireFault, UpstreamFault."""
-    check_cost(data)
-    try:
-        return msgspec.json.decode(data)
-    except (ValueError, RecursionError):
-        return lenient.value(data)
 
 
 def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:

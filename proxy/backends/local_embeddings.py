@@ -1,9 +1,8 @@
 """The embedding model of the extra `embed`: Google's Universal Sentence Encoder, multilingual.
 
-The package ships the weights, so nothing is downloaded. The model reads text of clients in plain
-Python and numpy, for many milliseconds at a time, so it runs in a child process that is confined
-(``python -m proxy.backends.local_embeddings``). It starts with the first text, and ends when it is
-idle for long, or with the gateway. The driver has one child, which embeds one call at a time.
+The package ships the weights, so nothing is downloaded. The model computes in plain Python and
+numpy, so it runs in one confined child process (``python -m proxy.backends.local_embeddings``),
+which starts with the first text and ends when it is idle for long, or with the gateway.
 """
 
 from __future__ import annotations

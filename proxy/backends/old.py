@@ -23,10 +23,9 @@ class Vocabulary:
     """The size of the vocabulary of the model behind one backend: a token id outside of it crashes
     an old server.
 
-    A new server reports it in /v1/models. An old one reveals it: in the settings at the end of an
-    answer, it repeats those pairs of `logit_bias` whose ids exist. Two answers to an empty prompt
-    give the exact number, even if the last ids are control tokens, which /detokenize cannot show.
-    They are requested when the first ids come, and cached until the backend is probed again."""
+    A new server reports it in /v1/models. An old one repeats, in the settings at the end of an
+    answer, those pairs of `logit_bias` whose ids exist: two answers to an empty prompt give the
+    exact number. They are requested when the first ids come."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -94,14 +93,10 @@ def count_slots(ask: AskSlot) -> tuple[int, bool]:
     """The number of slots, and whether each of them was seen idle. If not, somebody else uses the
     server, and there may be more. 0 if the server does not answer or names slots beyond MOST_SLOTS.
 
-    An old server answers a request with an empty prompt immediately: it evaluates nothing, and the
-    slot's content stays. The answer names the slot: the requested one if it exists and is idle,
-    otherwise the least recently used idle one. So every answer proves that its slot exists, and
-    with it all lower numbers. The next number is requested until it was missed so often that every
-    idle slot has had its turn. Other clients of the server, also ones that count, take turns but
-    disprove nothing; only if they hold the last slots all the time is the count too small.
-
-    Asks twice for each slot and once more, and stops at the first request without an answer."""
+    An old server answers an empty prompt at once, and the slot's content stays. The answer names
+    the slot: the requested one if it exists and is idle, otherwise the least recently used idle
+    one. So every answer proves that its slot exists, and with it all lower numbers. The next number
+    is requested until it was missed so often that every idle slot has had its turn."""
     seen: set[int] = set()
     count = missed = 0
     while missed <= count:
@@ -125,11 +120,9 @@ KEPT_SECONDS = 4.0  # seconds in which the first connection certainly still hold
 
 def count_threads(connect: Callable[..., ConnectionPool], most: int) -> int:
     """The number of threads, `most` if there may be more: an old server answers no more requests at
-    once, whatever its slots. Other programs that use the server meanwhile make it too small.
-
-    A server of 2023 has as many threads as its machine has cores, less one, and at least eight. A
-    connection holds one of them, also for the five seconds in which it waits for a next request. So
-    connections are opened one after the other and kept, until one gets no answer."""
+    once. It has as many as its machine has cores, less one, and at least eight. A connection holds
+    one, also for the five seconds in which it waits for a next request. So connections are opened
+    one after the other and kept, until one gets no answer."""
     end = time.monotonic() + KEPT_SECONDS
     with ExitStack() as stack:
         for count in range(most):

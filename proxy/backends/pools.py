@@ -60,7 +60,6 @@ class Backend:
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
     miscounted: bool = False  # the counted number of slots may be wrong
     count_at: float = 0.0  # when the slots may be counted again
-    count_pause: float = 0.0  # seconds until they are counted after that
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
     verify_at: float = 0.0  # when an incomplete verdict may be completed
@@ -85,7 +84,6 @@ class Backend:
         """Keep what was found out about the same server under other settings."""
         self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
         self.miscounted, self.count_at = old.miscounted, old.count_at
-        self.count_pause = old.count_pause
         self.verdict, self.verified = old.verdict, old.verified
 
     def is_same_server(self, other: Backend) -> bool:

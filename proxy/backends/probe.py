@@ -1,11 +1,9 @@
 """Finds out what a server.cpp can do by asking it.
 
-Old servers have few routes and report little: /props has two names, /model.json the settings of the
-first slot. Since early 2024, /props reports slots, context and template, and a busy server queues
-requests. The field names for the slot (slot_id, id_slot) and the end (stopped_eos, stop_type) are
-read from a real chunk: a token must come within the deadline, since a hung server still answers
-every GET.
-
+Old servers report little: /props has two names, /model.json the settings of the first slot. Since
+early 2024, /props reports slots, context and template, and a busy server queues requests. The field
+names for the slot (slot_id, id_slot) and the end (stopped_eos, stop_type) are read from a real
+chunk: a token must come within the deadline, since a hung server still answers every GET.
 """
 
 from __future__ import annotations
@@ -89,11 +87,13 @@ def outline(pool: ConnectionPool) -> Capabilities:
 
 def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capabilities:
     queues = type(props.get("total_slots")) is int or health == 200
+    listed = models.get("data")
+    model = as_dict(listed[0]) if isinstance(listed, list) and listed else {}
     reported = of_props(props)
     reported["n_ctx"] = reported["n_ctx"] or as_count(first.get("n_ctx"))
     return Capabilities(
         dialect=_dialect(queues, "modalities" in props, bool(models)),
-        n_vocab=_n_vocab(models),
+        n_vocab=as_count(as_dict(model.get("meta")).get("n_vocab")),
         queues=queues,
         truncates="modalities" not in props,
         models=_models(props, models, first),
@@ -152,6 +152,8 @@ def document(
 
 def not_listed(status: int) -> BackendDown:
     """The error for a list of models with a status other than 200."""
+    if status == 0:
+        return BackendDown("the backend is not responding")
     if status in (401, 403):
         return BackendDown("the backend rejects our API key")
     return BackendDown(f"the backend responds with status {status} to its list of models")
@@ -254,12 +256,6 @@ def _json(data: bytes) -> Any:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _n_vocab(models: dict[str, Any]) -> int:
-    data = models.get("data")
-    first = as_dict(data[0]) if isinstance(data, list) and data else {}
-    return as_count(as_dict(first.get("meta")).get("n_vocab"))
 
 
 def _dialect(queues: bool, modern: bool, models: bool) -> str:

@@ -1,19 +1,15 @@
 """Maps a backend's refusal, an HTTP status or an error within a stream, to one of our errors.
 
 Bodies come as llama-server's and OpenAI's {"error": {code, message, type}}, as {"error": text}, as
-{"content": text} or {"detail": text}, or as plain text from server.cpp's HTTP library.
-
-A client sees the backend's message only if it concerns the client's own request, limited to
-`MAX_SAID` characters, without addresses, file paths and keys. Everything else is only logged.
-
-`check_cost` refuses answers that would block the event loop while they are decoded.
+{"content": text} or {"detail": text}, or as plain text from server.cpp's HTTP library. A client
+sees the backend's message only if it concerns the client's own request, limited to `MAX_SAID`
+characters, without addresses, file paths and keys. Everything else is only logged.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -251,18 +247,14 @@ def openai_refusal(
     return error
 
 
-def pause_of(headers: Mapping[str, str], now: float) -> float | None:
-    """The seconds that a server asks to be left alone (RFC 9110, Retry-After; `now` is seconds of
-    the epoch), or OpenAI's header in milliseconds. None if it does not."""
+def pause_of(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a server asks to be left alone: Retry-After in seconds, or OpenAI's header
+    in milliseconds. None if it does not."""
     known = {name.lower(): value.strip() for name, value in headers.items()}
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", known.get(name, "")):
             return float(known[name]) * unit
-    try:
-        date = parsedate_to_datetime(known.get("retry-after", ""))
-        return max(0.0, date.timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
+    return None
 
 
 def _lacked(words: str, formats: frozenset[str]) -> frozenset[str]:

@@ -1,23 +1,17 @@
 """Health and changes of the backends: probes, health checks, reloads, models of routers.
 
-The registry reports health to the scheduler, which alone assigns slots.
+The registry reports health to the scheduler, which alone assigns slots. One thread monitors each
+backend. One that is down must generate a token within the deadline to come up, since a hung server
+still answers every GET. One that is up is only asked whether it responds, because a token would
+cost a slot the conversation it holds; other faults show in the traffic, through `failed`. A request
+that finds no backend up waits in the queue and asks for a check (`look_soon`), which all share.
 
-One thread monitors each backend. A backend that is down, or has never answered, must generate a
-token within the deadline to come up, since a hung server still answers every GET. A backend that is
-up is only asked whether it responds, because a token would cost a slot the conversation it holds;
-other faults show in the traffic, through `failed`.
-
-A request that finds no backend up waits in the queue and asks for a health check (`look_soon`). All
-waiting requests share it: one check at a time per backend, and a pause after each failure.
-
-A reload compares the configuration with the existing backends. Every change is handled the same
-way: a new `Backend` takes over the name, and the old one drains: it finishes its requests and is
-closed then. If the address is the same, the scheduler keeps its records, so that the server never
-gets more requests than it has slots; another address begins with records of its own.
+Every change of the configuration is handled the same way: a new `Backend` takes over the name, and
+the old one finishes its requests and is closed then. If the address is the same, the scheduler
+keeps its records, so that the server never gets more requests than it has slots.
 
 A llama-server in router mode, or a server like Ollama, has many models. Each is a backend here,
-created when the address lists it and drained when it no longer does. The thread of the address
-checks that list.
+created when the address lists it and drained when it no longer does.
 """
 
 from __future__ import annotations
@@ -47,8 +41,7 @@ from .router import Router
 
 log = logging.getLogger("slotproxy.backends")
 
-COUNT_PAUSE = 5.0  # seconds until the slots are counted again; doubled after each failure
-COUNT_PAUSE_MOST = 600.0
+COUNT_PAUSE = 20.0  # seconds until the slots are counted again
 CLOSING = 2.0  # seconds that the end waits for health checks under way
 IDLE_PAUSE = 1.0  # seconds between two checks of a backend that is down while no request waits
 # The same while requests wait for it, and the minimum between any two checks.
@@ -75,7 +68,7 @@ class Registry(BackendPools):
         self._deadline = deadline
         self._stopped = threading.Event()
         # Compares the prompts of a backend that is up with ours.
-        self.verify: Callable[[Backend], None] = _no_check
+        self.verify: Callable[[Backend], None] = lambda backend: None
         self.looked = threading.Event()  # set once every backend was checked
         self._replaced: list[Backend] = []  # draining, with their names taken over
         self._started = False
@@ -241,10 +234,14 @@ class Registry(BackendPools):
             calm = well and not backend.leaving
             pause = FIRST_PAUSE if calm else min(LONGEST_PAUSE, pause * GROWTH)
             longest = self._interval if calm else min(IDLE_PAUSE, self._interval)
+            if backend.router is not None:
+                longest = min(longest, backend.router.interval)
             if not calm and self._scheduler.waiting:
                 longest = min(longest, pause)
             if not backend.closed:
-                self._rest(wake, min(pause, longest), longest)
+                end = time.monotonic() + min(pause, longest)
+                if wake.wait(longest):
+                    self._stopped.wait(max(0.0, end - time.monotonic()))
 
     def check(self, backend: Backend) -> None:
         """Check a backend once; one that drains is removed and closed after its last answer."""
@@ -257,12 +254,6 @@ class Registry(BackendPools):
             if not member.leaving:  # created while its router was drained
                 self._drain(member)
         self._remove_if_drained(backend)
-
-    def _rest(self, wake: threading.Event, least: float, longest: float) -> None:
-        """Wait until the next check, which `wake` may bring forward."""
-        end = time.monotonic() + least
-        if wake.wait(longest):
-            self._stopped.wait(max(0.0, end - time.monotonic()))
 
     def _remove_if_drained(self, backend: Backend) -> None:
         """Remove a draining backend without answers under way."""
@@ -290,14 +281,8 @@ class Registry(BackendPools):
                 self._update_scheduler(backend)
         elif backend.status:
             self._refresh(backend)
-        elif backend.facts.most:
-            self._learn_slots(backend)
-
-    def _learn_slots(self, backend: Backend) -> None:
-        """Tell the scheduler if a server whose slots are learned has a queue of its own."""
-        counts = backend.driver.queue()
-        if counts is not None and counts[1]:
-            self._scheduler.queued(backend.name, counts[0])
+        elif backend.facts.most and (counts := backend.driver.queue()) and counts[1]:
+            self._scheduler.queued(backend.name, counts[0])  # it has a queue of its own
 
     def _probe(self, backend: Backend) -> None:
         def learned(caps: Capabilities) -> None:
@@ -324,7 +309,6 @@ class Registry(BackendPools):
             backend.vocabulary.clear()
             backend.verified = None
             backend.caps, backend.error = caps, ""
-            backend.count_pause = COUNT_PAUSE
             if backend.uncounted:
                 self._count(backend)
         except GatewayError as error:
@@ -353,8 +337,7 @@ class Registry(BackendPools):
             return False
         count, idle = backend.driver.count_slots()
         # Randomized: workers that started together would disturb each other's counts repeatedly.
-        backend.count_at = time.monotonic() + backend.count_pause * random.uniform(0.5, 1.5)
-        backend.count_pause = min(COUNT_PAUSE_MOST, 2 * backend.count_pause)
+        backend.count_at = time.monotonic() + COUNT_PAUSE * random.uniform(0.5, 1.5)
         if not count:
             return False
         backend.miscounted = not idle
@@ -436,7 +419,7 @@ class Registry(BackendPools):
         caps, lost = driver.refresh()
         if caps != backend.caps or lost:
             if caps != backend.caps:
-                backend.counter.clear()
+                backend.counter.clear(slow=not caps.queues)
             backend.caps = caps
             self._update_scheduler(backend, anew=lost)
         if driver.awaits != backend.awaits:
@@ -451,10 +434,6 @@ class Registry(BackendPools):
             return  # another backend has its name, or the scheduler no longer assigns it
         up = True if rising else backend.up
         self._scheduler.update(backend.name, backend.facts, up=up, anew=anew, replaces=replaces)
-
-
-def _no_check(backend: Backend) -> None:
-    """The default of `Registry.verify`."""
 
 
 def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:

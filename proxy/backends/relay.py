@@ -1,10 +1,8 @@
 """The native relay: chats whose prompt llama-server renders, and whose answer it parses, itself.
 
-It is for what only llama-server supports: unknown template families, images and sound. slotproxy
-still decides the slot, the length and the grammar. If one of our grammars constrains the answer,
-the server is asked for plain text, since its own parsers would look for reasoning and calls in it.
-A required call works that way too: with `required`, this server lets free text come first, and it
-treats a named tool like any tool.
+It is for unknown template families, images and sound. slotproxy still decides the slot, the length
+and the grammar. If one of our grammars constrains the answer, the server is asked for plain text,
+since its own parsers would look for reasoning and calls in it.
 """
 
 from __future__ import annotations

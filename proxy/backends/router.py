@@ -1,18 +1,15 @@
 """llama-server's router mode: one address, several models, each loaded when a request names it.
 
-Every model of a router is a backend of its own (created by `Registry`), with a `RoutedModel` as its
-driver. A `Router` knows its models and their states, from ``GET /v1/models`` and, as soon as
-something changes, from the events of ``GET /models/sse``.
+Every model is a backend of its own, with a `RoutedModel` as its driver. A `Router` knows the models
+and their states, from ``GET /v1/models``.
 
 Monitoring never loads or wakes a model: every request that is not a client's has
-``autoload=false``, and only a loaded model is asked for a token. What only a loaded model reports
-(its template, context and slots) is learned once and kept when the router evicts the model. So a
-request for an evicted model goes straight to the router, which queues it, loads the model and
-answers; only the very first request waits for the load before its prompt can be rendered.
+``autoload=false``. What only a loaded model reports (its template, context and slots) is learned
+once and kept when the router evicts the model, so only the very first request waits for the load
+before its prompt can be rendered; later the router itself loads the model and answers.
 
-A router without room for another model evicts an idle one, but never a busy one: under steady
-traffic for one model, a request for another would wait forever. And one that is idle between two
-requests is evicted at once. `Turns` prevents both.
+A router without room evicts an idle model, but never a busy one: `Turns` sees that no model waits
+forever and none is evicted at once.
 """
 
 from __future__ import annotations
@@ -34,15 +31,14 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import Lasting
-from ..wire import sse
-from ..wire.router import PRESENT, Listed, as_dict, event, forgotten, listed, room
+from ..wire.router import PRESENT, Listed, as_dict, forgotten, listed, room
 from .driver import Capabilities, Learned, ModelHost, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import LlamaCpp
 from .probe import (
     GET_TIMEOUT,
     adds_bos,
+    document,
     fills_in,
     first_token,
     keeps_prompts,
@@ -55,8 +51,6 @@ from .router_fairness import Turns
 
 log = logging.getLogger("slotproxy.router")
 
-AGAIN = 5.0  # seconds until the event stream is opened again
-STEP = 1.0  # seconds between two checks of a request that waits for another request's load
 AWAY = (b"model is not loaded", b"is not running", b"proxy error")
 LOOK = 0.1  # seconds between two checks of a request that waits for its model's turn
 LOAD = 5.0  # seconds that a load is assumed to take before the first one
@@ -97,7 +91,9 @@ def described(caps: Capabilities, props: object) -> Capabilities | None:
 
 
 class Router(ModelHost["RoutedModel"]):
-    """The router at a backend's address. It calls `wake` when something has changed."""
+    """The router at a backend's address. It calls `wake` when a model was loaded for a request."""
+
+    interval = 1.0
 
     def __init__(self, driver: LlamaCpp, caps: Capabilities, wake: Callable[[], None]) -> None:
         super().__init__()
@@ -106,11 +102,8 @@ class Router(ModelHost["RoutedModel"]):
         self.build = caps.build
         self.turns = Turns(caps.slots)
         self.takes = LOAD  # seconds that the last load of a model took
-        self._wake = wake
-        self._closed = Cancel()
+        self.wake = wake
         self._pool: ConnectionPool = driver.new_pool(idle=2)
-        name = f"router-{self.url.split('://', 1)[1]}"
-        threading.Thread(target=self._listen, name=name, daemon=True).start()
 
     def _driver_of(self, name: str) -> RoutedModel:
         return RoutedModel(self, name)
@@ -127,20 +120,17 @@ class Router(ModelHost["RoutedModel"]):
     def look(self) -> Mapping[str, Listed] | None:
         with self._looking:
             try:
-                status, data = self._pool.ask("GET", "/v1/models", timeout=GET_TIMEOUT)
-            except GatewayError as error:
+                status, answer = document(self._pool, "/v1/models")
+                if status != 200:
+                    raise not_listed(status)
+            except BackendDown:
                 self.up = False
-                raise BackendDown("the backend is not responding", detail=error.message) from None
-            if status != 200:
-                self.up = False
-                raise not_listed(status)
-            try:
-                models = listed(decoded(data))
-            except ValueError:
-                models = None
-            if not self.up and models is not None:
-                self._on_restart()
+                raise
+            models, was_up = listed(answer), self.up
             self.up = models is not None
+            if self.up and not was_up:  # it was restarted, perhaps with another --models-max
+                with contextlib.suppress(BackendDown):
+                    self.turns.room = room(document(self._pool, "/props")[1])
             before, self.models = self.models, models or {}
             for name, new in self.models.items():
                 old = before.get(name)
@@ -148,48 +138,8 @@ class Router(ModelHost["RoutedModel"]):
                     self._drivers[name].changed(old, new)
             return models
 
-    def _on_restart(self) -> None:
-        """Handle a restart, perhaps with another --models-max."""
-        with contextlib.suppress(GatewayError, ValueError):
-            _, data = self._pool.ask("GET", "/props", timeout=GET_TIMEOUT)
-            self.turns.room = room(decoded(data))
-
     def close(self) -> None:
-        self._closed.cancel()
         self._pool.close()
-
-    def _listen(self) -> None:
-        """Follow the events until the router is closed. One without events is only checked at
-        intervals."""
-        listening = Lasting(f"following {self.url}", self._closed.wait)
-        while not self._closed.cancelled:
-            listening.turn(self._hear)
-            if not self._closed.cancelled:
-                self._wake()
-                self._closed.wait(AGAIN)
-
-    def _hear(self) -> None:
-        """Follow the events of one connection."""
-        try:
-            exchange = self._pool.send("GET", "/models/sse", None, self._closed, 60.0)
-            try:
-                self._follow_events(exchange)
-            finally:
-                exchange.close()
-        except GatewayError as error:
-            log.debug("no events from %s: %s", self.url, error)
-        except sse.SSEError as error:
-            log.warning("invalid events from %s: %s", self.url, error)
-
-    def _follow_events(self, exchange: Exchange) -> None:
-        decoder = sse.Decoder()
-        while (data := exchange.read()) != b"" and exchange.status == 200:
-            for _, payload in decoder.feed(data or b""):
-                if (change := event(payload)) is not None:
-                    name, status = change
-                    if name in self._drivers and status in ("unloaded", "sleeping"):
-                        self._drivers[name].lost = True
-                    self._wake()
 
 
 class ModelPool(ConnectionPool):
@@ -281,19 +231,16 @@ class RoutedModel(LlamaCpp):
                     raise
         return self.refresh()[0]
 
-    def alive(self, seconds: float = GET_TIMEOUT) -> bool:
+    def alive(self) -> bool:
         return self._router.up and self.name in self._router.models
 
     def refresh(self) -> tuple[Capabilities, bool]:
         entry = self._router.models.get(self.name) or Listed(name=self.name, status="unloaded")
-        seen = bool(self._features) and self._instance == entry.instance
-        if entry.status == "loaded" and not seen and self._learning.acquire(blocking=False):
+        if entry.status == "loaded" and not (self._features and self._instance == entry.instance):
             try:
                 self._learn(*self._quiet.ask("GET", "/props", timeout=GET_TIMEOUT), entry)
             except GatewayError as error:
                 log.debug("%s of %s: %s", self.name, self.url, error)
-            finally:
-                self._learning.release()
         lost, self.lost = self.lost, False
         return self._known or outline(entry, self._router.build), lost
 
@@ -328,7 +275,6 @@ class RoutedModel(LlamaCpp):
         tick. Raises UpstreamTimeout, Cancelled."""
         router, began = self._router, time.monotonic()
         tick, now, sent = began + self._tick, began, False
-        router.turns.wait(self.name, now)
         try:
             while not router.turns.take(self.name, router.present, now, router.takes):
                 cancel.check()
@@ -347,10 +293,12 @@ class RoutedModel(LlamaCpp):
     def answered(self) -> None:
         """Record that the answer to a request has begun."""
         self._router.turns.answered(self.name, time.monotonic())
+        if self.status != "loaded":
+            self._router.wake()
 
-    def over(self, answered: bool = False) -> None:
+    def over(self) -> None:
         """Record that a request has ended."""
-        self._router.turns.leave(self.name, answered, time.monotonic())
+        self._router.turns.leave(self.name, time.monotonic())
 
     def explained(self, error: GatewayError) -> GatewayError:
         """The error, with the router's message about a failed load added."""
@@ -366,39 +314,25 @@ class RoutedModel(LlamaCpp):
         return "" if self.status == "loaded" else f"loading {self.name}"
 
     def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
-        """Load the model until its properties are known; one request at a time does it. Raises
-        UpstreamFault if the load failed, BackendDown, UpstreamTimeout, Cancelled."""
-        end = time.monotonic() + self.timeout
-        while self._known is None:
-            if self._learning.acquire(timeout=min(STEP, self._tick)):
-                try:
-                    if self._known is None:
-                        yield from self._load(cancel)
-                finally:
-                    self._learning.release()
-                continue
-            cancel.check()
-            if time.monotonic() > end:
-                raise UpstreamTimeout("timed out loading the model")
-            yield
-
-    def _load(self, cancel: Cancel) -> Iterator[None]:
-        """Request the model's props, which makes the router load it. The pending request keeps the
-        router from evicting it."""
+        """Request the model's props until they are known, which makes the router load it. The
+        pending request keeps the router from evicting it. Raises UpstreamFault if the load failed,
+        BackendDown, UpstreamTimeout, Cancelled."""
+        if self._known is not None:
+            return
         yield from self.turn(cancel)
-        exchange: Exchange | None = None
-        waited = 0.0
         try:
             exchange = self._pool.send("GET", "/props", None, cancel, self._tick)
-            while not exchange.headers_came():
-                waited += self._tick
-                if waited >= self.timeout:
-                    raise UpstreamTimeout("timed out loading the model")
-                yield
-            status, data = exchange.status, exchange.read_all(GET_TIMEOUT)
-        finally:
-            if exchange is not None:
+            try:
+                waited = 0.0
+                while not exchange.headers_came():
+                    waited += self._tick
+                    if waited >= self.timeout:
+                        raise UpstreamTimeout("timed out loading the model")
+                    yield
+                status, data = exchange.status, exchange.read_all(GET_TIMEOUT)
+            finally:
                 exchange.close()
+        finally:
             self.over()
         models = self._router.look() or {}
         entry = models.get(self.name) or Listed(name=self.name, status="unloaded")
@@ -417,15 +351,15 @@ class RoutedModel(LlamaCpp):
         known = described(outline(entry, self._router.build), props)
         if known is None:
             return
-        if not self._features:
-            quiet = self._quiet
-            with contextlib.suppress(BackendDown):  # it was evicted: asked after the next load
-                self._features = {
-                    "slot_save": saves_slots(quiet),
-                    "infill": fills_in(quiet),
-                    "ram_cache": keeps_prompts(quiet),
-                    "adds_bos": not known.bos_token or adds_bos(quiet),
-                }
+        quiet = self._quiet
+        # One at a time, and not if the model was evicted: then after the next load.
+        with self._learning, contextlib.suppress(BackendDown):
+            self._features = self._features or {
+                "slot_save": saves_slots(quiet),
+                "infill": fills_in(quiet),
+                "ram_cache": keeps_prompts(quiet),
+                "adds_bos": not known.bos_token or adds_bos(quiet),
+            }
         self._instance = entry.instance
         self._known = msgspec.structs.replace(known, **self._features)
 
@@ -454,17 +388,15 @@ class TakingTurns:
         model = self._model
         for _ in model.turn(self._cancel):
             yield []
-        answered = False
         try:
             self._run = self._begin()
             batches = iter(self._run)
             for batch in batches:
                 yield batch
                 if batch:
-                    answered = True
                     model.answered()
                     yield from batches
         except UpstreamFault as error:
             raise model.explained(error) from None
         finally:
-            model.over(answered)
+            model.over()

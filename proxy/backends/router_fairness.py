@@ -1,10 +1,8 @@
 """Gives models turns on a router with little room: no request waits forever, and no model is
 evicted at once.
 
-llama-server queues requests for unloaded models, first come, first served, and evicts a model for
-them as soon as it is idle, if only between two requests of one client. A busy one it never evicts,
-so while the requests of a loaded model overlap, requests for others wait forever. Three rules
-change both, on a router without free room:
+llama-server evicts a model for an unloaded one as soon as it is idle, if only between two requests
+of one client, but a busy one never. Three rules change both, on a router without free room:
 
 1. A request for a model that is not loaded is sent to the router once a loaded model is idle: none
    of its requests has been under way for a moment.
@@ -34,31 +32,23 @@ class Turns:
     def __init__(self, room: int = 0) -> None:
         self.room = room
         self._lock = native_lock()
-        self._waiting: Counter[str] = Counter()  # requests that may not be sent yet
         self._asked: Counter[str] = Counter()  # requests sent to the router
-        self._silent: Counter[str] = Counter()  # those of them without a first token
         self._since: dict[str, float] = {}  # since when a model's requests have waited for a token
         self._ended: dict[str, float] = {}  # when a model's last request ended
         self._began: dict[str, float] = {}  # the first token of a model since it was loaded
 
-    def wait(self, model: str, now: float) -> None:
-        """Record a request for a model. It waits until `take` permits it, or `give_up`."""
-        with self._lock:
-            self._waiting[model] += 1
-            self._since.setdefault(model, now)
-
     def take(self, model: str, present: Collection[str], now: float, turn: float = 0.0) -> bool:
-        """Whether a waiting request may be sent now; if so, it counts as under way until `leave`.
-        `present` are the loaded models, `turn` is the length of a turn in seconds."""
+        """Whether a waiting request may be sent now, which is asked again and again until it may,
+        or gives up. Then it counts as under way until `leave`. `present` are the loaded models,
+        `turn` is the length of a turn in seconds."""
         with self._lock:
             # A model that was just loaded may answer before the list shows it.
             loaded = {*present, *(name for name, count in self._asked.items() if count)}
             self._began = {name: since for name, since in self._began.items() if name in loaded}
+            self._since.setdefault(model, now)
             if self._held_back(model, present, now, max(SHORTEST, turn)):
                 return False
-            self._waiting[model] -= 1
             self._asked[model] += 1
-            self._silent[model] += 1
             return True
 
     def _held_back(self, model: str, present: Collection[str], now: float, turn: float) -> bool:
@@ -88,28 +78,19 @@ class Turns:
         return not self._asked[model] and now - self._ended.get(model, -math.inf) >= SETTLE
 
     def give_up(self, model: str) -> None:
-        """Record that a waiting request is not sent."""
+        """Record that a waiting request is not sent. If others wait, they say so again."""
         with self._lock:
-            self._waiting[model] -= 1
-            self._forget(model)
+            self._since.pop(model, None)
 
     def answered(self, model: str, now: float) -> None:
         """Record the first token of a request."""
         with self._lock:
-            self._silent[model] -= 1
             self._began.setdefault(model, now)
-            self._since[model] = now
-            self._forget(model)
+            self._since.pop(model, None)
 
-    def leave(self, model: str, answered: bool, now: float) -> None:
+    def leave(self, model: str, now: float) -> None:
         """Record the end of a request."""
         with self._lock:
             self._asked[model] -= 1
             self._ended[model] = now
-            if not answered:
-                self._silent[model] -= 1
-                self._forget(model)
-
-    def _forget(self, model: str) -> None:
-        if self._silent[model] + self._waiting[model] <= 0:
             self._since.pop(model, None)

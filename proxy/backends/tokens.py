@@ -1,15 +1,13 @@
 """Counts the tokens of a prompt, asking the backend only if it matters.
 
 A token is at least one byte, so the length in bytes is an upper bound, which suffices for most
-prompts. A long text is counted in pieces, in order: that a prompt exceeds the context is known
-after about as many tokens as the context holds, and the work stops when the client leaves. Counts
-are cached for a bounded number of texts, by their hash, and of pieces: the next turn of a
-conversation is cut at the same places, so only its last piece and its new text are tokenized.
+prompts. A long text is counted in pieces, in order, so the work stops at the limit and when the
+client leaves. Counts of texts and pieces are cached: of the next turn of a conversation, only the
+last piece and the new text are tokenized. Pieces also spare a server.cpp of 2023, which searches
+the rest of the text for every mark of a chat template.
 
-Pieces also spare a server.cpp of 2023, which searches the rest of the text for every mark of a chat
-template: a text of 10 000 messages takes it minutes, in pieces a few seconds. Good places for a cut
-are before a mark, which is a token of its own, and between two words. A token that crosses a cut
-counts twice, so near the limit the whole text is counted.
+Good places for a cut are before a mark, which is a token of its own, and between two words. A token
+that crosses a cut counts twice, so near the limit the whole text is counted.
 """
 
 from __future__ import annotations

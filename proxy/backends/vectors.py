@@ -1,9 +1,8 @@
 """Embeddings and rankings from server.cpp of any version.
 
-Today's llama-server accepts many texts per call at /v1/embeddings. A 2023 server accepts one text
-per call at /embedding, silently truncates a long one, does not normalize, and returns zeros if it
-was started without --embedding; if busy, it answers 200 with "slot unavailable". Only llama-server
-ranks.
+A 2023 server accepts one text per call at /embedding, silently truncates a long one, does not
+normalize, and returns zeros if it was started without --embedding; if busy, it answers 200 with
+"slot unavailable". Only llama-server ranks.
 """
 
 from __future__ import annotations

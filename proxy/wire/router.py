@@ -9,8 +9,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..core.decoding import decoded
-
 MOST = 1000  # models in a list, at most
 INT32 = 2**31 - 1  # servers count in 32 bits
 LONGEST = 300  # characters of a model's name
@@ -73,19 +71,6 @@ def _port(args: object) -> str:
     """The port of the model's process, which differs between processes."""
     words = _texts(args)
     return next((port for word, port in pairwise(words) if word == "--port"), "")
-
-
-def event(payload: bytes) -> tuple[str, str] | None:
-    """The model in an event of /models/sse, "*" for all, and its status, "" if it is not told. None
-    for an invalid event."""
-    try:
-        message = as_dict(decoded(payload))
-    except ValueError:
-        return None
-    name, status = message.get("model"), as_dict(message.get("data")).get("status")
-    if not isinstance(name, str):
-        return None
-    return name, status if isinstance(status, str) else ""
 
 
 def room(props: object) -> int:

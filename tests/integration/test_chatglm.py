@@ -10,8 +10,6 @@ import json
 import os
 import re
 import signal
-import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -161,54 +159,6 @@ def test_max_tokens_and_stop_strings(module_gateway: StartGateway, hello: Path) 
     assert caught.value.code == "context_length_exceeded"
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_tool_is_called(module_gateway: StartGateway, caller: Path, stream: bool) -> None:
-    api = client(module_gateway("--chatglm-model", str(caller)))
-    asked: dict[str, Any] = {"model": "m", "messages": [USER], "tools": [TOOL], "temperature": 0}
-    if stream:
-        calls: dict[int, list[str]] = {}
-        reasons: list[str] = []
-        for chunk in api.chat.completions.create(stream=True, **asked):
-            choice = chunk.choices[0]
-            assert not choice.delta.content
-            for delta in choice.delta.tool_calls or []:
-                assert delta.function is not None
-                head = calls.setdefault(
-                    delta.index, [delta.id or "", delta.function.name or "", ""]
-                )
-                head[2] += delta.function.arguments or ""
-            reasons += [choice.finish_reason] if choice.finish_reason else []
-        assert reasons == ["tool_calls"]
-        ((id_, name, arguments),) = calls.values()
-    else:
-        answer = api.chat.completions.create(**asked)
-        (choice,) = answer.choices
-        assert choice.finish_reason == "tool_calls"
-        assert not choice.message.content
-        assert choice.message.tool_calls is not None
-        (call,) = choice.message.tool_calls
-        id_, name, arguments = call.id, call.function.name, call.function.arguments
-    assert re.fullmatch(r"call_\w+", id_)
-    assert (name, json.loads(arguments)) == ("get_weather", {"city": "北京", "days": 2})
-
-    # The result is sent back as an observation, which extends the prompt.
-    history = [
-        USER,
-        {
-            "role": "assistant",
-            "tool_calls": [
-                {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}
-            ],
-        },
-        {"role": "tool", "tool_call_id": id_, "content": "22 degrees"},
-    ]
-    after = api.chat.completions.create(model="m", messages=history, tools=[TOOL], max_tokens=1)
-    assert after.usage is not None
-    first = api.chat.completions.create(model="m", messages=[USER], tools=[TOOL], max_tokens=1)
-    assert first.usage is not None
-    assert after.usage.prompt_tokens > first.usage.prompt_tokens + 10
-
-
 def test_named_tool_is_always_called(
     module_gateway: StartGateway, model: Callable[..., Path]
 ) -> None:
@@ -272,42 +222,6 @@ def test_gateway_shutdown_ends_its_engine(gateway: StartGateway, hello: Path) ->
     assert "chatglm.engine" not in command(engine)
 
 
-def test_client_disconnect_ends_the_generation(module_gateway: StartGateway, babbler: Path) -> None:
-    one = module_gateway("--chatglm-model", str(babbler))
-    api = client(one)
-    stream = api.chat.completions.create(
-        model="m", messages=[USER], stream=True, max_tokens=made_up.LONG
-    )
-    next(iter(stream))
-    began = time.monotonic()
-    stream.close()
-    answer = api.chat.completions.create(model="m", messages=[USER], max_tokens=1)
-    assert answer.usage is not None
-    took = time.monotonic() - began
-    assert took < PATIENCE / 2
-    until(lambda: '"stream":true' in one.log)  # its log line is written after the answer
-    lines = [json.loads(x) for x in one.log.splitlines() if x.startswith('{"id"')]
-    left = next(x for x in lines if x["stream"])
-    assert left["outcome"] in ("cancelled", "client_closed_request")
-    assert left["completion_tokens"] < made_up.LONG
-
-
-def test_two_clients_take_turns(module_gateway: StartGateway, hello: Path) -> None:
-    api = client(module_gateway("--chatglm-model", str(hello)))
-    texts: list[str | None] = []
-
-    def say() -> None:
-        answer = api.chat.completions.create(model="m", messages=[USER], temperature=0)
-        texts.append(answer.choices[0].message.content)
-
-    threads = [threading.Thread(target=say) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert texts == ["你好，我是🤖。 Hello world!"] * 4
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
@@ -328,17 +242,6 @@ def test_every_wsgi_server_serves_chatglm(
     answer = client(one).chat.completions.create(model="m", messages=[USER], temperature=0)
     assert answer.choices[0].message.content == "你好，我是🤖。 Hello world!"
     assert len(engines(one)) == (0 if "thread" in flags else 1)
-
-
-def test_idle_model_is_unloaded(gateway: StartGateway, hello: Path) -> None:
-    one = gateway(
-        *("--chatglm-model", str(hello), "--health-interval", "0.1"),
-        env={"SLOTPROXY_CHATGLM_UNLOAD": "0.1"},
-    )
-    until(lambda: not engines(one))
-    assert one.is_ready()
-    answer = client(one).chat.completions.create(model="m", messages=[USER], temperature=0)
-    assert answer.choices[0].finish_reason == "stop"
 
 
 def test_several_models_are_served(gateway: StartGateway, hello: Path, caller: Path) -> None:

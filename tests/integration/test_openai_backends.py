@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import anthropic
-import ollama
 import openai
 import pytest
 import requests
@@ -98,29 +96,6 @@ def test_the_openai_client_streams(ours: str) -> None:
         )
         text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
     assert ANSWER in text
-
-
-def test_the_anthropic_client_streams(ours: str) -> None:
-    with anthropic.Anthropic(base_url=ours, api_key="none") as client:
-        answer = client.messages.create(
-            model="any",
-            max_tokens=30,
-            extra_body={"temperature": 0},
-            messages=[{"role": "user", "content": QUESTION}],
-        )
-    assert answer.content[0].type == "text"
-    # Its name is penalized by a server of 2023, if nothing of the prompt was cached before.
-    assert "lighthouse of Ardnish" in answer.content[0].text
-
-
-def test_the_ollama_client_chats(ours: str) -> None:
-    client = ollama.Client(host=ours)
-    answer = client.chat(
-        model="any",
-        messages=[{"role": "user", "content": QUESTION}],
-        options={"temperature": 0, "num_predict": 30, "repeat_penalty": 1.0},
-    )
-    assert ANSWER in (answer.message.content or "")
 
 
 def test_a_document_matches_its_schema(ours: str) -> None:

@@ -406,20 +406,6 @@ def test_closed_stream_frees_the_slot_of_the_model(router: Router, gateway: Star
     wait_for(lambda: request(one.url, "/v1/backends")[2]["data"][0]["in_flight"] == 0)
 
 
-def test_stream_reports_model_loading(start_router: StartRouter, gateway: StartGateway) -> None:
-    slow = start_router("--models-max", "1", env=SLOW_LOADS)
-    one = gateway("--llama-api", slow.url, fixed={"PING": 0.3})
-    for _ in range(2):  # unknown to us, then known
-        with contextlib.closing(stream(one, "alpha", 4)) as connection:
-            answer = connection.getresponse()
-            assert answer.status == 200
-            text = answer.read().decode()
-        assert ": loading alpha" in text
-        assert text.rstrip().endswith("data: [DONE]")
-        assert slow.tell("/models/unload", {"model": "alpha"})[0] == 200
-        wait_for(lambda: slow.status("alpha") == "unloaded")
-
-
 def test_router_killed_during_a_load_recovers(
     start_router: StartRouter, gateway: StartGateway
 ) -> None:

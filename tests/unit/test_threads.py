@@ -13,7 +13,6 @@ from typing import Any, cast
 import pytest
 
 from proxy.backends import registry as registries
-from proxy.backends import router as routers
 from proxy.backends.chatglm import supervisor as supervisors
 from proxy.backends.chatglm.protocol import Load
 from proxy.knowledge import ingest
@@ -47,7 +46,6 @@ THREADS = {
     ("backends/chatglm/supervisor.py", "self._write"): ENDS,
     ("backends/chatglm/supervisor.py", "self._run"): LASTS,
     ("backends/registry.py", "self._monitor"): LASTS,
-    ("backends/router.py", "self._listen"): LASTS,
     ("dialogue/loop.py", "run"): ENDS,
     ("gateway/compaction.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
@@ -114,7 +112,6 @@ class Defect(Exception):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lasting, "PAUSE", 0.001)
-    monkeypatch.setattr(routers, "AGAIN", 0.001)
     monkeypatch.setattr(callers, "INTERVAL", 0.001)
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(ingest, "BEAT", 0.001)
@@ -156,17 +153,6 @@ def test_disconnects_are_noticed_after_an_exception(caplog: pytest.LogCaptureFix
     cancel = Cancel()
     disconnect.watch({"waitress.client_disconnected": lambda: True}, cancel)
     wait_until(lambda: cancel.cancelled)
-    assert _logged_once(caplog)
-
-
-def test_router_events_are_read_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    router: Any = object.__new__(routers.Router)
-    router._closed = Cancel()
-    router.url, router._wake = "http://x", lambda: None
-    router._pool = SimpleNamespace(send=Twice(router._closed.cancel))
-    router._follow_events = lambda exchange: None
-    router._listen()
-    assert router._pool.send.calls == 3
     assert _logged_once(caplog)
 
 

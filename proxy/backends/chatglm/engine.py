@@ -187,13 +187,10 @@ MOST_HELD = 256  # tokens that are decoded again with each new one, where bytes 
 class Incremental:
     """Turns token ids into text as they come, without losing a space or splitting a character.
 
-    A token's text depends on the one before it (sentencepiece drops a leading space), so the last
-    token that was converted is decoded again with the new ones, and the difference is the new text.
-    Text that may still change is held back: a character without all its bytes, and in the oldest
-    families a punctuation mark, which becomes Chinese if a Chinese character follows.
-
-    `decode` converts ids to text; `unsure` are marks to hold back at the end. `before` is the last
-    token of a text to continue from."""
+    A token's text depends on the one before it, so the last token that was converted is decoded
+    again with the new ones. Text that may still change is held back: a character without all its
+    bytes, and in the oldest families a mark (`unsure`), which becomes Chinese if a Chinese
+    character follows. `before` is the last token of a text to continue from."""
 
     def __init__(
         self,

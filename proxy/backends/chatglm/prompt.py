@@ -3,8 +3,7 @@ fields of chatglm_cpp, and events made of its text.
 
 ChatGLM3 and GLM-4 name a role before each turn; a call is the tool's name on that line, then Python
 (ChatGLM3) or JSON (GLM-4), and its result an observation. ChatGLM and ChatGLM2 only have rounds of
-question and answer: system messages are put before the first question, and tools are refused. The
-wording of the tool lists is that of the models' authors.
+question and answer. The wording of the tool lists is that of the models' authors.
 """
 
 from __future__ import annotations

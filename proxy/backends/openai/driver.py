@@ -1,9 +1,8 @@
 """The driver for a server that speaks OpenAI's API: vLLM, SGLang, Ollama, LM Studio, a cloud …
 
-Strategy. The server renders prompts and holds its caches itself, so a slot is a place in its batch:
-the scheduler bounds how many requests it gets, and sends a conversation back to the server that has
-its prefix. Requests are always streamed, since only closing a stream ends a generation. A probe
-only lists the models, because a token may cost money.
+The server renders prompts and holds its caches itself, so a slot is a place in its batch. Requests
+are always streamed, since only closing a stream ends a generation. A probe only lists the models,
+because a token may cost money.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ from functools import partial
 from typing import Any, Unpack
 from urllib.parse import urlsplit
 
-from ...core.decoding import decoded
 from ...core.sampling import WINDOWS
-from ...core.task import CallMaker, Embedded, Forwarded, Task
+from ...core.task import CallMaker, Forwarded, Task
 from ...errors import (
     AnswerCut,
     BackendDown,
     GatewayError,
-    PoolTimeout,
     Unsupported,
     UpstreamFault,
     UpstreamTimeout,
@@ -28,9 +25,8 @@ from ...errors import (
 from ...prompting.prompt import tool_dict
 from ...runtime.cancel import Cancel
 from ...wire.router import Listed
-from .. import vectors
-from ..driver import Capabilities, Input, Learned, ModelHost, Run, ignore
-from ..http import ConnectionPool, forward
+from ..driver import Capabilities, Learned, ModelHost, Run, ignore
+from ..http import forward
 from ..http_server import HTTPDriver, HTTPOptions
 from ..probe import ROUTER, document, not_listed
 from ..refusals import openai_refusal
@@ -50,7 +46,6 @@ from .server_types import (
 
 GET_TIMEOUT = 5.0  # seconds for a whole answer
 EXPLAINED = 10.0  # seconds for the reason of an empty stream
-TOKENIZE_TIMEOUT = 60.0  # seconds
 
 
 class OpenAIServer(HTTPDriver):
@@ -73,7 +68,8 @@ class OpenAIServer(HTTPDriver):
         self._model = model
         self._server = UNKNOWN
         self._pool = self.new_pool()
-        self._root = self.new_pool(url="{0.scheme}://{0.netloc}".format(urlsplit(self.url)))
+        origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
+        self._careful = self._root = self.new_pool(url=origin)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         listed, is_ollama = self.model_list()
@@ -141,16 +137,9 @@ class OpenAIServer(HTTPDriver):
         raise BackendDown(f"the backend does not list the model {self._wanted}")
 
     def alive(self) -> bool:
-        pool, path = self._pool, "/models"
         if self._server.health:
-            pool, path = self._root, self._server.health
-        try:
-            status, _ = pool.ask("GET", path, timeout=GET_TIMEOUT, short=True)
-        except PoolTimeout:
-            return True  # every connection is in use, so the traffic shows its health
-        except (UpstreamFault, UpstreamTimeout):
-            return False
-        return status == 200
+            return self._responds(self._root, self._server.health, GET_TIMEOUT, 200)
+        return self._responds(self._pool, "/models", GET_TIMEOUT, 200)
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         body = payload(task, self._model, self._server, caps.by_prompt)
@@ -185,15 +174,12 @@ class OpenAIServer(HTTPDriver):
         body: dict[str, Any] = {"model": self._model, tokenizer.asks: text}
         if tokenizer.special:
             body[tokenizer.special] = special
-        return self._tokens(body, cancel)
+        return self._ids(tokenizer.path, body, cancel)
 
     def detokenize(self, tokens: list[int]) -> str:
         tokenizer = self._tokenizer
         body = {"model": self._model, "tokens": tokens}
-        text = self._value(tokenizer.back, body).get(tokenizer.text)
-        if isinstance(text, str):
-            return text
-        raise UpstreamFault("the backend returned invalid text")
+        return self._text(tokenizer.back, body, tokenizer.text)
 
     def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int] | None:
         request = task.request
@@ -207,14 +193,12 @@ class OpenAIServer(HTTPDriver):
             body["tools"] = [tool_dict(tool) for tool in request.tools]
         template = self._tokenizer.template
         if template == "messages":
-            return self._tokens(body, cancel)
+            return self._ids(self._tokenizer.path, body, cancel)
         if template == "joined":
             text = "\n".join(message.content for message in request.messages)
             return self.tokenize(text, True, cancel)
-        prompt = self._value("/apply-template", body, cancel).get("prompt")
-        if isinstance(prompt, str):
-            return self.tokenize(prompt, True, cancel)
-        raise UpstreamFault("the backend returned an invalid prompt")
+        prompt = self._text("/apply-template", body, "prompt", cancel, "prompt")
+        return self.tokenize(prompt, True, cancel)
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -226,17 +210,8 @@ class OpenAIServer(HTTPDriver):
             )
         return tokenizer
 
-    def _tokens(self, body: Mapping[str, Any], cancel: Cancel | None = None) -> list[int]:
-        tokens = self._value(self._tokenizer.path, body, cancel).get("tokens")
-        if isinstance(tokens, list) and all(type(token) is int for token in tokens):
-            return tokens
-        raise UpstreamFault("the backend returned invalid tokens")
-
     def n_vocab(self) -> None:
         return None  # it checks token ids itself
-
-    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        return vectors.embed(self._ask, inputs, caps, cancel)
 
     def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
         call = make(self._model)
@@ -250,22 +225,8 @@ class OpenAIServer(HTTPDriver):
         named = {**body, "model": self._model}
         return self._post(self._pool, path.removeprefix("/v1"), named, cancel=cancel)
 
-    def _value(self, path: str, body: object, cancel: Cancel | None = None) -> Mapping[str, Any]:
-        timeout = min(self.timeout, TOKENIZE_TIMEOUT)
-        data = self._post(self._root, path, body, timeout=timeout, cancel=cancel, short=True)
-        try:
-            value = decoded(data)
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            return value
-        raise UpstreamFault("the backend returned invalid JSON")
-
-    def _post(self, pool: ConnectionPool, path: str, body: object, **options: Any) -> bytes:
-        status, data = pool.ask("POST", path, body, **options)
-        if status != 200:
-            raise openai_refusal(status, data, self._secret)
-        return data
+    def _refusal(self, status: int, data: bytes) -> GatewayError:
+        return openai_refusal(status, data, self._secret)
 
 
 def _listed(status: int, answer: Mapping[str, Any]) -> tuple[ListedModel, ...]:

@@ -1,14 +1,12 @@
 """A request to a server that speaks OpenAI's API, and the stream of its answer.
 
-The format is OpenAI's API reference. The server renders the prompt, parses tool calls and enforces
-schemas itself; what it does not know is described in the messages instead. Its parsers and grammars
-are trusted for nothing: an answer without the call that the client requires is an error, and a
-document is validated behind this run, as on any backend without our grammars.
+The server renders the prompt, parses tool calls and enforces schemas itself; what it does not know
+is described in the messages instead. It is trusted for nothing: an answer without the call that the
+client requires is an error, and a document is validated behind this run.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -202,7 +200,7 @@ class OpenAIRun(RelayRun):
     def _refused(self, status: int, data: bytes) -> GatewayError:
         error = openai_refusal(status, data, self._secret, self._formats)
         if status == 429:
-            error.retry_after = pause_of(self._exchange.headers, time.time())
+            error.retry_after = pause_of(self._exchange.headers)
         return error
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:

@@ -1,8 +1,7 @@
 """What each server that speaks OpenAI's API takes and tells beyond it.
 
-A server tells its type in ``owned_by`` of the models that it lists; Ollama, which writes the
-owner of the model there, answers at ``/api/version``. A server of unknown type gets OpenAI's own
-fields only: many refuse, or silently ignore, any other.
+A server tells its type in ``owned_by`` of the models that it lists; Ollama answers at
+``/api/version``. One of unknown type gets OpenAI's own fields only: many refuse any other.
 """
 
 from __future__ import annotations
@@ -30,17 +29,15 @@ _VLLM = {**STANDARD, **_same("top_k min_p ignore_eos"), "repeat_penalty": "repet
 
 
 class Tokenizer(Struct, frozen=True, kw_only=True):
-    """The routes that convert texts to tokens and back, below the server's root. `asks` is the
-    field of the text to convert, and `special` that to add special tokens, "" for none; `text` is
-    the field of the converted text. `template`: how messages become a prompt: `apply`, by
-    llama-server's /apply-template; `messages`, by the same route; `joined`: the server cannot, so
-    their texts are joined."""
+    """How texts become tokens and back: routes below the server's root, and their fields."""
 
     path: str = "/tokenize"
     back: str = "/detokenize"
-    asks: str = "content"
-    special: str = "add_special"
-    text: str = "content"
+    asks: str = "content"  # the text to convert
+    special: str = "add_special"  # whether to add special tokens, "" for no such field
+    text: str = "content"  # the converted text
+    # How messages become a prompt: by llama-server's /apply-template, by the same route, or their
+    # texts are joined.
     template: Literal["apply", "messages", "joined"] = "apply"
 
 
@@ -57,29 +54,19 @@ _PYTHONS = Tokenizer(
 
 
 class ServerType(Struct, frozen=True, kw_only=True):
-    """`name` is shown as the dialect in /v1/backends. `sampling` maps server.cpp's names to the
-    server's. `slots`: requests that it serves in parallel by default; with `most_slots`, a first
-    guess from which at most so many are learned. `queue`: the path of its metrics. `tokenizer`: its
-    routes for tokens, None without any. `continues`: it continues an answer that the client begins.
-    `limit` is the name of the field for the maximum length of an answer. `schemas`: it knows
-    `json_schema`; otherwise it takes a schema with `json_object`. `strict_form`: it knows nothing
-    but `json_schema`; `own_schema`: it reads the schema from a field of that name. `by_prompt`:
-    what it does not know of `core.request`, unless it says more later. `health` is the path, below
-    its root, that a health check asks for; empty: the list of models."""
-
-    name: str
-    sampling: Mapping[str, str]
-    slots: int = 8
-    most_slots: int = 0
-    queue: str = ""
+    name: str  # shown as the dialect in /v1/backends
+    sampling: Mapping[str, str]  # the server's names by server.cpp's
+    slots: int = 8  # requests that it serves in parallel by default
+    most_slots: int = 0  # if not 0, `slots` is a first guess, and at most so many are learned
+    queue: str = ""  # the path of its metrics
     tokenizer: Tokenizer | None = None
-    continues: bool = False
-    limit: str = "max_tokens"
-    schemas: bool = True
-    strict_form: bool = False
-    own_schema: bool = False
-    by_prompt: frozenset[str] = frozenset()
-    health: str = ""
+    continues: bool = False  # it continues an answer that the client begins
+    limit: str = "max_tokens"  # the field for the maximum length of an answer
+    schemas: bool = True  # it knows `json_schema`, otherwise a schema with `json_object`
+    strict_form: bool = False  # it knows nothing but `json_schema`
+    own_schema: bool = False  # it reads the schema from a field `json_schema`
+    by_prompt: frozenset[str] = frozenset()  # what it does not know of `core.request`
+    health: str = ""  # the path, below its root, of a health check; "": the list of models
 
     @property
     def lacks(self) -> frozenset[str]:

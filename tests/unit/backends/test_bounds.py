@@ -18,7 +18,6 @@ from proxy.core.events import Batch, Finished, TextDelta
 from proxy.core.task import Task
 from proxy.errors import BadRequest, UpstreamFault
 from proxy.runtime.cancel import Cancel
-from proxy.wire import router
 from proxy.wire.sse import MAX_EVENT, Decoder, SSEError
 
 from .rawserver import LAST_CHUNK, RawServer, chunk, head
@@ -161,19 +160,3 @@ def test_repeated_probabilities_of_an_answer_are_not_bounded(play: Play) -> None
         assert (last.reason, last.usage.completion) == ("length", 1)
     with pytest.raises(UpstreamFault):  # no event of the probabilities of one token is so large
         play(answer([event(completion_probabilities=[token] * too_large, content="a")]), logprobs=1)
-
-
-def test_number_of_router_models_is_bounded() -> None:
-    def listed(count: int) -> int:
-        models = [{"id": f"m{i}", "status": {"value": "unloaded"}} for i in range(count)]
-        found = router.listed({"data": models})
-        assert found is not None
-        return len(found)
-
-    assert listed(router.MOST) == listed(router.MOST + 1) == router.MOST
-
-
-def test_router_model_name_length_is_bounded() -> None:
-    for length, served in ((router.LONGEST, True), (router.LONGEST + 1, False)):
-        found = router.listed({"data": [{"id": "m" * length, "status": {"value": "unloaded"}}]})
-        assert bool(found) is served

@@ -64,7 +64,9 @@ def test_named_fields_are_read_up_to_those_of_the_tokenizer(tmp_path: Path) -> N
 
 
 def test_template_and_the_texts_of_its_tokens_are_read(tmp_path: Path) -> None:
-    expected = Tokenizer(template="{{ messages }}", bos="<s>", eos="</s>", adds_bos=False)
+    expected = Tokenizer(
+        template="{{ messages }}", bos_token="<s>", eos_token="</s>", adds_bos=False
+    )
     assert prompts(gguf(FIELDS), tmp_path) == expected
     reversed_order = dict(reversed(FIELDS.items()))  # the numbers of tokens before their texts
     assert prompts(gguf(reversed_order), tmp_path) == expected
@@ -88,7 +90,7 @@ def test_bos_is_added_as_the_file_says(
 @pytest.mark.parametrize("number", [4, -1, 1 << 62, 0.5, "1"])
 def test_number_of_no_token_has_no_text(tmp_path: Path, number: object) -> None:
     data = gguf({**FIELDS, "tokenizer.ggml.bos_token_id": number})
-    assert (prompts(data, tmp_path).bos, prompts(data, tmp_path).eos) == ("", "</s>")
+    assert (prompts(data, tmp_path).bos_token, prompts(data, tmp_path).eos_token) == ("", "</s>")
 
 
 def test_real_writer_is_understood(tmp_path: Path) -> None:
@@ -212,4 +214,4 @@ def test_changed_bytes_raise_nothing_else(
 
 def test_field_without_value_is_cut_off(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cut off"):
-        read(gguf({}, count=1) + text("x") + value(1)[:5], tmp_path)
+        read(gguf({}, count=1) + text("x") + value(1)[:5], tmp_path, {"x"})

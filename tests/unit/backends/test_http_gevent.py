@@ -13,9 +13,9 @@ RUN = """
 from gevent import monkey
 monkey.patch_all()
 import socket, sys, pytest
-from proxy.backends.connections import _InHub, reader
+from proxy.backends.connections import Connection, _InHub
 here, there = socket.socketpair()
-assert type(reader(here, 1.0)) is _InHub
+assert type(Connection(here).reader(1.0)) is _InHub
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", sys.argv[1]]))
 """
 

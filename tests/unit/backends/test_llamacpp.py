@@ -246,11 +246,14 @@ def full() -> Iterator[LlamaCpp]:
         driver.close()
 
 
-def test_alive_returns_in_time_without_free_connection(full: LlamaCpp) -> None:
-    assert full.alive(20.0)
+def test_alive_returns_in_time_without_free_connection(
+    full: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert full.alive()
+    monkeypatch.setattr(llamacpp, "ALIVE_TIMEOUT", 0.5)
     held = full._careful.send("POST", "/tokenize", {}, short=True)
     began = time.monotonic()
-    assert full.alive(0.5), "a backend that is at work was called dead"
+    assert full.alive(), "a backend that is at work was called dead"
     assert 0.4 < time.monotonic() - began < 20.0, "the driver's own timeout is 60 s"
     held.close()
 

@@ -9,7 +9,6 @@ A, B, C = "a", "b", "c"
 
 def asked(turns: Turns, model: str, present: list[str], *, now: float, turn: float = 0.0) -> bool:
     """A new request for a model. It gives up if it may not be sent."""
-    turns.wait(model, now)
     sent = turns.take(model, present, now, turn)
     if not sent:
         turns.give_up(model)
@@ -20,7 +19,7 @@ def answer(turns: Turns, model: str, *, now: float) -> None:
     """A request for a loaded model, answered whole."""
     assert asked(turns, model, [model], now=now)
     turns.answered(model, now)
-    turns.leave(model, True, now)
+    turns.leave(model, now)
 
 
 def test_requests_for_loaded_model_start_at_once() -> None:
@@ -31,10 +30,10 @@ def test_requests_for_loaded_model_start_at_once() -> None:
 def test_request_for_another_model_is_sent_once_the_loaded_one_is_idle() -> None:
     turns = Turns(1)
     assert asked(turns, B, [A], now=0.0)  # nobody uses A here
-    turns.leave(B, False, 0.0)
+    turns.leave(B, 0.0)
     assert asked(turns, A, [A], now=1.0)
     assert not asked(turns, B, [A], now=1.0)
-    turns.leave(A, True, 2.0)
+    turns.leave(A, 2.0)
     assert not asked(turns, B, [A], now=2.0 + SETTLE / 2)  # between two requests of a client
     assert asked(turns, B, [A], now=2.0 + SETTLE)
 
@@ -43,7 +42,6 @@ def test_loaded_model_is_held_back_after_its_turn() -> None:
     turns = Turns(1)
     answer(turns, A, now=0.0)
     assert asked(turns, A, [A], now=9.0)
-    turns.wait(B, 10.0)
     assert not turns.take(B, [A], 10.0)
     assert asked(turns, A, [A], now=10.0 + SHORTEST - 0.1)
     assert not asked(turns, A, [A], now=10.0 + SHORTEST)
@@ -53,30 +51,29 @@ def test_turn_lasts_as_long_as_a_load() -> None:
     turns = Turns(1)
     answer(turns, A, now=0.0)
     assert asked(turns, A, [A], now=0.1)
-    turns.wait(B, 0.1)
+    assert not turns.take(B, [A], 0.1)
     assert asked(turns, A, [A], now=30.0, turn=30.0)
     assert not asked(turns, A, [A], now=30.1, turn=30.0)
 
 
 def test_model_has_its_turn_however_long_others_waited_while_it_was_loaded() -> None:
     turns = Turns(1)
-    turns.wait(B, 0.0)
     assert asked(turns, A, [], now=0.0)  # loads for 20 seconds
+    assert not turns.take(B, [], 0.0)
     turns.answered(A, 20.0)
     assert asked(turns, A, [A], now=20.0 + SHORTEST - 0.1)
     assert not asked(turns, A, [A], now=20.0 + SHORTEST)
     assert not turns.take(B, [A], 20.0 + SHORTEST)
     for _ in range(2):
-        turns.leave(A, True, 23.0)
+        turns.leave(A, 23.0)
     assert turns.take(B, [A], 23.0 + SETTLE)
 
 
 def test_turn_begins_with_the_first_token_though_the_list_shows_the_model_later() -> None:
     turns = Turns(1)
-    turns.wait(B, 0.0)
     assert asked(turns, A, [], now=0.0)
+    assert not turns.take(B, [], 0.0)
     turns.answered(A, 10.0)
-    turns.wait(A, 10.1)
     assert turns.take(A, [], 10.1)  # not in the list yet
     assert not asked(turns, A, [A], now=10.0 + SHORTEST)
 
@@ -86,14 +83,13 @@ def test_request_behind_one_that_changes_the_model_waits_for_its_turn() -> None:
     turns = Turns(1)
     answer(turns, A, now=0.0)
     assert asked(turns, B, [A], now=1.0)
-    turns.wait(A, 1.1)
     assert not turns.take(A, [A], 1.1)
     assert asked(turns, B, [A], now=1.2)  # the other requests for B go with the first
     turns.answered(B, 2.0)
     turns.answered(B, 2.0)
     assert not turns.take(A, [B], 2.0)
     for _ in range(2):
-        turns.leave(B, True, 2.5)
+        turns.leave(B, 2.5)
     assert turns.take(A, [B], 2.5 + SETTLE)
 
 
@@ -101,7 +97,7 @@ def test_request_that_gives_up_holds_no_other_back() -> None:
     turns = Turns(1)
     answer(turns, A, now=0.0)
     assert asked(turns, A, [A], now=0.1)
-    turns.wait(B, 0.1)
+    assert not turns.take(B, [A], 0.1)
     assert not asked(turns, A, [A], now=5.0)
     turns.give_up(B)
     assert asked(turns, A, [A], now=5.0)
@@ -120,9 +116,9 @@ def test_no_request_is_held_back_while_there_is_room() -> None:
 def test_least_recently_used_model_ends_for_another() -> None:
     turns = Turns(2)
     assert asked(turns, A, [A, B], now=0.0)
-    turns.leave(A, True, 1.0)
+    turns.leave(A, 1.0)
     assert asked(turns, B, [A, B], now=0.0)
-    turns.leave(B, True, 0.5)
+    turns.leave(B, 0.5)
     assert asked(turns, C, [A, B], now=5.0)  # B ends for it
     assert asked(turns, A, [A, B], now=5.1)
     assert not asked(turns, B, [A, B], now=5.2)
@@ -134,7 +130,6 @@ def test_only_model_with_fewest_requests_is_held_back() -> None:
         for _ in range(count):
             assert asked(turns, model, [A, B], now=0.0)
         turns.answered(model, 0.0)
-    turns.wait(C, 0.1)
     assert not turns.take(C, [A, B], 0.1)
     assert asked(turns, A, [A, B], now=9.0)
     assert not asked(turns, B, [A, B], now=9.0)
@@ -145,5 +140,5 @@ def test_request_waits_for_one_whose_model_was_just_evicted() -> None:
     assert asked(turns, B, [B], now=0.0)  # loaded, as far as we knew
     assert not asked(turns, A, [A], now=1.0)  # A ends for it now
     turns.answered(B, 3.0)
-    turns.leave(B, True, 3.0)
+    turns.leave(B, 3.0)
     assert asked(turns, A, [B], now=3.0 + SETTLE)

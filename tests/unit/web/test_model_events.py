@@ -14,7 +14,6 @@ from proxy.web import model_events
 from proxy.web.auth import IDENTITY
 from proxy.web.pages.status import MOST_WATCHERS
 from proxy.web.services import Services
-from proxy.wire.router import event
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.hosting import fakes
 
@@ -99,13 +98,6 @@ def test_changed_list_is_an_event(services: Services) -> None:
     assert seen(services, hide) == [{"model": "*", "event": "models_reload"}]
 
 
-def test_our_own_reader_of_routers_understands_it(services: Services, driver: OnDemand) -> None:
-    driver.state = "loaded"
-    parts = model_events.events(services, {})
-    next(parts)
-    assert event(next(parts).removeprefix(b"data: ")) == ("scripted", "loaded")
-
-
 def test_stream_ends_so_that_it_delays_no_stop(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,16 +167,3 @@ def test_first_load_and_waiting_models_have_no_progress(
     assert [one["data"] for one in seen(services)] == [
         {"status": "loading", "place": 1, "wait": 9.0}
     ]
-
-
-def test_our_own_reader_of_routers_understands_progress(
-    services: Services, driver: OnDemand, hosted: HostedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver.state = "loading"
-    hosted.needs.learn(4.0)
-    monkeypatch.setattr(HostedModel, "elapsed", 1.0)
-    parts = model_events.events(services, {})
-    next(parts)
-    payload = next(parts).removeprefix(b"data: ")
-    assert event(payload) == ("scripted", "loading")
-    assert b"0.25" in payload

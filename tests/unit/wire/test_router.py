@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.wire.router import LONGEST, MOST, Listed, event, forgotten, listed, room
+from proxy.wire.router import LONGEST, MOST, Listed, forgotten, listed, room
 
 
 def entry(name: object, value: str, **status: Any) -> dict[str, Any]:
@@ -84,21 +84,6 @@ def test_number_of_models_is_bounded() -> None:
     found = listed({"data": [entry(str(n), "unloaded") for n in range(MOST + 5)]})
     assert found is not None
     assert len(found) == MOST
-
-
-@pytest.mark.parametrize(
-    ("payload", "change"),
-    [
-        (b'{"model": "a", "data": {"status": "unloaded", "exit_code": 0}}', ("a", "unloaded")),
-        (b'{"model": "*", "event": "models_reload"}', ("*", "")),
-        *(
-            (payload, None)
-            for payload in (b"", b"[]", b"{}", b'{"model": 1}', b"\xff", b"nonsense")
-        ),
-    ],
-)
-def test_events_name_a_model_and_its_status(payload: bytes, change: object) -> None:
-    assert event(payload) == change
 
 
 def at(status: str, instance: str) -> Listed:

@@ -16,7 +16,7 @@ from proxy.backends.chatglm.driver import ChatGLM
 from proxy.backends.chatglm.protocol import DoneMessage
 from proxy.backends.chatglm.supervisor import PendingCall
 from proxy.core.events import Finished, Started, TextDelta
-from proxy.core.request import CompletionRequest, Message, Tool
+from proxy.core.request import CompletionRequest, Message
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import (
@@ -172,15 +172,6 @@ def test_eager_model_reports_loading(rig: Rig) -> None:
     rig.up(driver)
 
 
-def test_tools_are_called_and_described(rig: Rig) -> None:
-    rig.model = FakeModel("get_time\n```python\ntool_call(zone='x')\n```", n_ctx=999)
-    driver = rig.driver()
-    rig.up(driver)
-    events = run(driver, chat(tools=(Tool("get_time"),)))
-    assert events[-1].reason == "tool_calls"
-    assert "".join(getattr(one, "arguments", "") for one in events) == '{"zone": "x"}'
-
-
 def test_prompt_longer_than_context_is_refused(rig: Rig) -> None:
     driver = rig.driver()
     rig.up(driver)
@@ -269,36 +260,6 @@ def test_engine_that_cannot_load_is_down_with_its_reason(
     rig.open = lambda path, n_ctx: rig.model
     wait_until(driver.alive)
     assert run_when_up(driver, "hello")
-
-
-def test_crashing_engine_is_restarted_with_backoff(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses: list[float] = []
-    real = threading.Condition.wait_for
-
-    def wait_for(self: Any, done: Any, timeout: float | None = None) -> Any:
-        if threading.current_thread().name == "chatglm-m" and timeout is not None:
-            pauses.append(timeout)
-            timeout = 0
-        return real(self, done, timeout)
-
-    monkeypatch.setattr(threading.Condition, "wait_for", wait_for)
-    calls = 0
-
-    def broken(path: str, n_ctx: int) -> FakeModel:
-        nonlocal calls
-        calls += 1
-        if calls < 10:
-            raise RuntimeError("no")
-        return rig.model
-
-    rig.open = broken
-    driver = rig.driver(eager=False)
-    with pytest.raises(BackendDown):
-        run_when_up(driver, "")
-    wait_until(driver.alive)
-    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
 def test_silent_engine_is_ended(rig: Rig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -137,7 +137,7 @@ def test_missing_library_error_says_what_to_install(
 
 def test_unknown_names_mean_the_default_among_several(tmp_path: Path) -> None:
     def registry(**options: Any) -> Registry:
-        driver = ChatGLM(str(model_file(tmp_path / "m.bin")), lambda: None)  # type: ignore[arg-type, misc]
+        driver = ChatGLM(str(model_file(tmp_path / "m.bin")), cast(Any, None))
         backends = [Backend(name, "", driver, set_model=name) for name in ("a", "b")]
         return Registry(backends, LocalScheduler(lambda: 0.0), **options)
 
