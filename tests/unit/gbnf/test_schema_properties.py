@@ -1,4 +1,4 @@
-"""Samples of a schema's grammar are valid, and valid instances match the grammar."""
+"""Samples of a grammar are valid for its schema."""
 
 from __future__ import annotations
 
