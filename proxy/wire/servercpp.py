@@ -125,9 +125,8 @@ class Chunk(Struct, gc=False, kw_only=True):
 
 
 class DetailedChunk(Chunk, gc=False):
-    """A chunk with fields that few requests need: the ids of its tokens, and in the last chunk the
-    settings and the prompt that the backend used. (An old server returns a prompt of token ids as
-    ids, which are not decoded.)"""
+    """A chunk with fields that few requests need: token ids, and in the last chunk the settings and
+    the prompt that the backend used."""
 
     tokens: tuple[int, ...] = ()
     generation_settings: dict[str, Any] | None = None
