@@ -341,10 +341,6 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
     return answer
 
 
-def _collect() -> None:
-    gc.collect()
-
-
 if __name__ == "__main__":
     confine(network=False)
-    serve(_begin, after=_collect)
+    serve(_begin, after=gc.collect)
