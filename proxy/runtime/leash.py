@@ -16,10 +16,16 @@ PR_SET_PDEATHSIG = 1
 CANNOT_START = 127  # the exit code of a shell for this
 
 
+def end_with_parent() -> None:
+    """Have Linux kill this process when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(argv: Sequence[str]) -> int:
     """Become the program. Returns an exit code if that fails."""
     parent, words = int(argv[0]), list(argv[1:])
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != parent:
         return CANNOT_START  # it ended before the setting
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that

@@ -32,15 +32,6 @@ class Listed(Struct, frozen=True, kw_only=True):
     n_vocab: int = 0
 
 
-class RouterEvent(Struct, frozen=True, kw_only=True):
-    """A change of a model, "*" for all. `status` is "" if it has not changed; `progress` is the
-    loaded part, from 0 to 1, None if it is not reported."""
-
-    name: str
-    status: str = ""
-    progress: float | None = None
-
-
 def listed(answer: object) -> dict[str, Listed] | None:
     """The models in an answer of /v1/models; None if it is not a router's."""
     data = answer.get("data") if isinstance(answer, dict) else None
@@ -79,29 +70,17 @@ def _listed(entry: dict[str, Any], status: dict[str, Any]) -> Listed | None:
     )
 
 
-def event(payload: bytes) -> RouterEvent | None:
-    """Parse an event of /models/sse; None if it is invalid."""
+def event(payload: bytes) -> tuple[str, str] | None:
+    """The model in an event of /models/sse, "*" for all, and its status, "" if it is not told. None
+    for an invalid event."""
     try:
         message = as_dict(decoded(payload))
     except ValueError:
         return None
-    name, data = message.get("model"), as_dict(message.get("data"))
+    name, status = message.get("model"), as_dict(message.get("data")).get("status")
     if not isinstance(name, str):
         return None
-    status, progress = data.get("status"), as_dict(data.get("progress"))
-    return RouterEvent(
-        name=name,
-        status=status if isinstance(status, str) else "",
-        progress=_part(progress.get("value"), progress.get("current"), progress.get("stages")),
-    )
-
-
-def _part(value: object, stage: object, stages: object) -> float | None:
-    """The loaded part of the model. `value` is that of a stage, and stages come in order."""
-    names = _texts(stages)
-    if not isinstance(value, (int, float)) or not isinstance(stage, str) or stage not in names:
-        return None
-    return (names.index(stage) + min(1.0, max(0.0, value))) / len(names)
+    return name, status if isinstance(status, str) else ""
 
 
 def room(props: object) -> int:

@@ -40,11 +40,10 @@ THREADS = {
     ("accounts/key_cache.py", "self._run"): LASTS,  # accounts/test_key_cache.py
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
-    ("app/doctor.py", "cancel.cancel"): ENDS,
     ("app/life.py", "work"): ENDS,
-    ("backends/old.py", "_ask_nothing"): ENDS,
     ("app/storage.py", "once"): ENDS,
-    ("backends/chatglm/host.py", "serve"): ENDS,
+    ("backends/chatglm/engine.py", "_read"): CHILD,
+    ("backends/chatglm/supervisor.py", "self._unload"): ENDS,
     ("backends/chatglm/supervisor.py", "self._write"): ENDS,
     ("backends/chatglm/supervisor.py", "self._run"): LASTS,
     ("backends/registry.py", "self._monitor"): LASTS,
@@ -53,10 +52,8 @@ THREADS = {
     ("gateway/compaction.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
     ("gateway/embedder.py", "run"): ENDS,
-    ("hosting/host.py", "_load"): ENDS,
     ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
     ("hosting/process.py", "self._read"): ENDS,
-    ("hosting/slot_keeper.py", "kill_session"): ENDS,
     ("knowledge/reading.py", "reader.end"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
@@ -81,7 +78,6 @@ THREADS = {
     ("web/ledger/writer.py", "self._run"): LASTS,  # web/ledger/test_writer.py
     ("web/pages/answers.py", "self._signs"): LASTS,
     ("web/pages/answers.py", "work"): ENDS,
-    ("websearch/reading.py", "read"): CHILD,
 }
 
 
@@ -178,12 +174,12 @@ def test_model_is_started_after_an_exception(caplog: pytest.LogCaptureFixture) -
     load = Load("x")
     closed: list[bool] = []
 
-    def launch(load: Load) -> Any:
+    def launch() -> Any:
         closed.append(True)
         supervisor._closed = True
         raise OSError("none there")
 
-    launching = Twice(lambda: launch(load))
+    launching = Twice(launch)
     supervisor = supervisors.Supervisor("x", load, cast(Any, launching))
     supervisor._wanted = True
     supervisor._run()

@@ -14,7 +14,7 @@ from .messages import HARMONY, MUSE
 from .named_calls import FUNCTIONARY_V3, GIGACHAT3, GIGACHAT31, KIMI_K2, MINISTRAL3
 from .notation import GEMMA4, LFM2
 from .python_calls import CHATGLM3, GLM4, LLAMA3
-from .reader import CallArguments, CallEnd, CallStart, Piece, ReasoningPiece, TextPiece
+from .reader import CallArguments, CallStart, Piece, ReasoningPiece, TextPiece
 from .sections import COHERE2_MOE, COMMAND_R7B, KIMI_K3
 from .shaped import shaped
 from .xml import DSML_V3, DSML_V4, LING3, MINICPM5, MINIMAX_M3
@@ -26,7 +26,6 @@ __all__ = [
     "LLAMA3",
     "SPECIAL",
     "CallArguments",
-    "CallEnd",
     "CallFormat",
     "CallShape",
     "CallStart",

@@ -41,6 +41,8 @@ class TaggedArguments(Struct, frozen=True, kw_only=True):
     """`after_value` of a text, if it differs."""
     json_text: bool = False
     """Whether a text is a JSON string."""
+    cdata: bool = False
+    """Whether the model writes values in CDATA sections too."""
 
     def around(self, key: str, kind: str) -> tuple[str, str]:
         """What precedes and follows a value of this JSON type, the name of the argument
@@ -136,12 +138,9 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     binds: bool = True
     """Whether the shape has all that the model writes, so a call that it has begun may continue
     under the grammar. A call that must be made has that grammar in any case."""
-    reads_reasoning: bool = False
-    """Whether the parser reads the whole answer, reasoning included. No other stage must have split
-    the text, and the parser needs the prompt, to know what the answer continues."""
     turns: tuple[str, ...] = ()
-    """The texts behind which the model's turn begins in a prompt. The parser reads the prompt from
-    the last of them; with () it ignores the prompt."""
+    """The texts behind which the model's turn begins in a prompt, for formats of whole answers. The
+    parser reads the prompt from the last of them; with () it ignores the prompt."""
     reasoning: tuple[str, str] = ("", "")
     """The texts around reasoning, if the format reads it: what precedes it, and what ends it and
     lets a call or the answer's text follow."""
@@ -153,6 +152,12 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     """Special tokens that the parser reads and that no other field has as a mark of its own."""
     matches: Callable[[str], bool] = lambda source: False
     """Whether a chat template with this source is of the format, by marks that only it has."""
+
+    @property
+    def reads_reasoning(self) -> bool:
+        """Whether the parser reads the whole answer, reasoning included. No other stage must have
+        split the text, and the parser needs the prompt, to know what the answer continues."""
+        return bool(self.turns)
 
     def parser(self, tools: Tools, prompt: str = "", halts: Collection[str] = ()) -> Parser:
         """A streaming parser for one reply that continues `prompt`."""
@@ -227,11 +232,8 @@ def reasoning(
     reader: CallReader, tags: tuple[str, str], marks: Sequence[str], read: Read, tools: Tools
 ) -> Wait:
     """Reads reasoning at the start of an answer, if there is some, up to its end or a call."""
-    reader.keep()
-    yield from reader.spaces()
-    tag = yield from reader.skip_one(tags)
+    tag = yield from opening_tag(reader, tags)
     if tag is None:
-        reader.rewind()
         return
     if tag == tags[0]:
         yield from reader.spaces()
@@ -241,6 +243,19 @@ def reasoning(
             return
     while (yield from reader.skip("\n")):
         pass
+
+
+def opening_tag(reader: CallReader, tags: Sequence[str]) -> Reading[str | None]:
+    """Takes one of the tags, behind white space; None if none comes, and nothing is taken."""
+    reader.keep()
+    try:
+        yield from reader.spaces()
+        tag = yield from reader.skip_one(tags)
+    except Malformed:  # too much white space
+        tag = None
+    if tag is None:
+        reader.rewind()
+    return tag
 
 
 def thoughts(

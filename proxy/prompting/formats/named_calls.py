@@ -22,7 +22,6 @@ MINISTRAL3 = CallFormat(
     opening=("[TOOL_CALLS]",),
     shape=_MINISTRAL_SHAPE,
     body=answer(_MINISTRAL_TAGS, ("[TOOL_CALLS]",), reads(_MINISTRAL_SHAPE)),
-    reads_reasoning=True,
     turns=("[/INST]", "[/TOOL_RESULTS]"),
     reasoning=_MINISTRAL_TAGS,
     stops=("</s>",),
@@ -73,7 +72,6 @@ KIMI_K2 = CallFormat(
         ids="index",
     ),
     body=answer(_KIMI_TAGS, (_BEGIN, _KIMI_CALL), _kimi_read, breaks=True),
-    reads_reasoning=True,
     turns=("<|im_assistant|>assistant<|im_middle|>",),
     reasoning=_KIMI_TAGS,
     stops=("<|im_end|>",),
@@ -130,7 +128,6 @@ FUNCTIONARY_V3 = CallFormat(
     # The prompt ends with the first ">>>".
     shape=CallShape(after_name="\n", separator=_TO),
     body=_functionary_body,
-    reads_reasoning=True,
     turns=("<|start_header_id|>assistant<|end_header_id|>\n\n",),
     content=(_ALL, ""),
     stops=("<|eot_id|>", "<|end_of_text|>"),
@@ -171,7 +168,6 @@ def _format(name: str, opening: str, *marks: str, without: str) -> CallFormat:
             parallel=False,
         ),
         body=_gigachat_body,
-        reads_reasoning=True,
         turns=(f"assistant{_ROLE}\n",),
         # In version 3 this mark begins a call as well.
         stops=(_GIGACHAT_END,) if opening == _GIGACHAT_CALL else (),

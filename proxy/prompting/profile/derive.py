@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -174,9 +174,6 @@ def _parts_of_two(one: str, two: str, regions: _Regions) -> CallShape | None:
     middle = _behind(first[at:], written)
     if middle is None:
         return None
-    ids: Literal["word", "index"] = "word"
-    if ID not in head and (with_index := _with_index(head, middle)):
-        (head, middle), ids = with_index, "index"
     before = _common_end(head, middle)
     rest = middle[: len(middle) - len(before)]
     suffix = _common_beginning(tail, rest)
@@ -188,7 +185,6 @@ def _parts_of_two(one: str, two: str, regions: _Regions) -> CallShape | None:
         separator=rest[len(suffix) :],
         end=tail[len(suffix) :],
         parallel=True,
-        ids=ids,
     )
 
 
@@ -204,16 +200,6 @@ def _behind(text: str, beginning: str) -> str | None:
     except ValueError:
         return None
     return text[end:]
-
-
-def _with_index(head: str, middle: str) -> tuple[str, str] | None:
-    """Both with ID in place of an index, which is 0 in the first call and 1 in the second, or one
-    more."""
-    common = _common_end(head, middle, whole_tags=False)
-    a, b = head[: len(head) - len(common)], middle[: len(middle) - len(common)]
-    if a[-1:].isdigit() and b[-1:].isdigit() and int(b[-1]) == int(a[-1]) + 1:
-        return a[:-1] + ID + common, b[:-1] + ID + common
-    return None
 
 
 def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | None, str] | None:
@@ -249,9 +235,9 @@ def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | Non
     return lead[: len(lead) - len(before_key)], tags, tail[len(after_value) :]
 
 
-def _common_end(one: str, other: str, *, whole_tags: bool = True) -> str:
+def _common_end(one: str, other: str) -> str:
     common = common_end(one, other)
-    if whole_tags and len(common) < max(len(one), len(other)):
+    if len(common) < max(len(one), len(other)):
         starts = [at for sign in "<[{" if (at := common.find(sign)) >= 0]
         at = min(starts, default=0)
         # White space before the first tag stays if nothing else is cut off.
@@ -268,7 +254,7 @@ def _common_beginning(one: str, other: str) -> str:
 def _with_ids(shape: CallShape, probes: Probes) -> CallShape:
     """The shape with the kind of its ids."""
     text = shape.before_name + shape.after_name + shape.suffix
-    if ID not in text or shape.ids == "index":
+    if ID not in text:
         return shape
     longer = probes.calls(FIRST, ids=LONG_IDS)
     takes = longer is not None and ID in longer
@@ -283,11 +269,7 @@ def _writes(shape: CallShape, regions: _Regions, *, parallel: bool) -> bool:
         rendered = regions.of(*calls)
         if rendered is None:
             continue
-        written = write_calls(shape, *calls)
-        if shape.ids == "index":
-            for number in range(len(calls)):
-                written = written.replace(ID, str(number), 1)
-        if _squeezed(written) != _squeezed(rendered):
+        if _squeezed(write_calls(shape, *calls)) != _squeezed(rendered):
             return False
     return True
 
@@ -315,8 +297,8 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
         )
     probes = Probes(template)
     reasoning = _reasoning(probes) or _mentioned(template.source)
-    content = _content(probes, reasoning)
-    stops = _stops(probes, content[1])
+    content = _RESPONSE if probes.mentions("".join(_RESPONSE)) else ("", "")
+    stops = _stops(probes)
     shape = call_shape(probes, (*reasoning, *REASONING_TAGS), stops)
     if not template.takes_tools and not _renders_results(probes):
         shape = None
@@ -380,34 +362,13 @@ def _first_tag(text: str) -> str:
     return tag.group() if tag and not text[: tag.start()].strip() else text.strip()
 
 
-def _content(probes: Probes, reasoning: tuple[Tags, ...]) -> tuple[str, str]:
-    """The marks around the text of an answer."""
-    answer, prompt = probes.answer(), probes.text(prompt=True)
-    reasoned = probes.answer(reason=REASON)
-    for text in (answer, reasoned):
-        if text is None or prompt is None or CONTENT not in text:
-            continue
-        before, _, behind = text.partition(CONTENT)
-        before = before[len(common_start(before, prompt)) :]
-        if REASON in before:
-            before = before.partition(REASON)[2]
-            before = before.removeprefix(_first_tag(before.lstrip()))
-        opening = before.strip()
-        if _TAG.fullmatch(opening) and all(opening not in tags for tags in reasoning):
-            closing = _first_tag(behind)
-            name = re.sub(r"\W|START|BEGIN", "", opening, flags=re.IGNORECASE)
-            if name and name == re.sub(r"\W|END|/", "", closing, flags=re.IGNORECASE):
-                return opening, closing
-    return _RESPONSE if probes.mentions("".join(_RESPONSE)) else ("", "")
-
-
-def _stops(probes: Probes, closing: str) -> tuple[str, ...]:
-    """The tag that ends an answer, behind the one that closes its text."""
+def _stops(probes: Probes) -> tuple[str, ...]:
+    """The tag that ends an answer."""
     answer = probes.answer(again=True)
-    if not answer or CONTENT not in answer or AGAIN not in answer:
+    if not answer or CONTENT not in answer or AGAIN.content not in answer:
         return ()
-    between = answer.rpartition(AGAIN)[0].rpartition(CONTENT)[2].strip()
-    return tuple(_TAG.findall(between.removeprefix(closing))[:1])
+    between = answer.rpartition(AGAIN.content)[0].rpartition(CONTENT)[2].strip()
+    return tuple(_TAG.findall(between)[:1])
 
 
 # The syntax of a template's answers: a known format of calls, or what its renderings tell.
