@@ -84,16 +84,21 @@ class Bind(Struct, frozen=True, tag=True):
         return self.bound.schema or b""
 
 
-class ReadSchema(Struct, frozen=True, tag=True):
-    """Checks that the schema can be used for validation."""
+class Validate(Struct, frozen=True, tag=True):
+    """Validates a text against a schema; without a text, checks that the schema can be used."""
 
     schema: bytes
+    said: str | None = None
 
     def done(self) -> CompileResult:
+        if self.said is not None:
+            return CompileResult(_judge(self.schema).fault(self.said))
         _check_size("response_format", self.schema)
         return CompileResult(unchecked=bool(_judge(self.schema).unchecked))
 
     def refused(self) -> CompileResult:
+        if self.said is not None:
+            return CompileResult("it takes too much work to validate")
         return _too_much("response_format", "simplify its patterns")
 
     @property
@@ -101,30 +106,18 @@ class ReadSchema(Struct, frozen=True, tag=True):
         return self.schema
 
 
-class JudgeText(Struct, frozen=True, tag=True):
-    """Validates a text against a schema."""
-
-    schema: bytes
-    said: str
-
-    def done(self) -> CompileResult:
-        return CompileResult(_judge(self.schema).fault(self.said))
-
-    def refused(self) -> CompileResult:
-        return CompileResult("it takes too much work to validate")
-
-    @property
-    def about(self) -> bytes:
-        return self.schema
-
-
-class ReadGrammar(Struct, frozen=True, tag=True):
-    """Checks a client's own grammar and rewrites it for servers with the named limits."""
+class OwnGrammar(Struct, frozen=True, tag=True):
+    """Checks a text against a client's own grammar; without a text, checks the grammar and rewrites
+    it for servers with the named limits."""
 
     grammar: str
-    limits: str
+    limits: str = NEW.name
+    said: str | None = None
 
     def done(self) -> CompileResult:
+        if self.said is not None:
+            fits = matches(_grammar(self.grammar), self.said)
+            return CompileResult("" if fits else "it does not match the grammar")
         limits, text = LIMITS[self.limits], self.grammar
         try:
             grammar = check(text, NEW)
@@ -136,6 +129,8 @@ class ReadGrammar(Struct, frozen=True, tag=True):
         return CompileResult(text)
 
     def refused(self) -> CompileResult:
+        if self.said is not None:
+            return CompileResult("it takes too much work to check")
         return _too_much("grammar", "it needs fewer rules and alternatives")
 
     @property
@@ -143,25 +138,7 @@ class ReadGrammar(Struct, frozen=True, tag=True):
         return self.grammar.encode()
 
 
-class Match(Struct, frozen=True, tag=True):
-    """Checks a text against a grammar."""
-
-    grammar: str
-    said: str
-
-    def done(self) -> CompileResult:
-        fits = matches(_grammar(self.grammar), self.said)
-        return CompileResult("" if fits else "it does not match the grammar")
-
-    def refused(self) -> CompileResult:
-        return CompileResult("it takes too much work to check")
-
-    @property
-    def about(self) -> bytes:
-        return self.grammar.encode()
-
-
-Job = Bind | ReadSchema | JudgeText | ReadGrammar | Match
+Job = Bind | Validate | OwnGrammar
 
 
 def attempt(job: Job, steps: int) -> CompileResult | None:
@@ -264,12 +241,12 @@ class Compiler:
                     raise QueueFull(TOO_MANY, retry_after=1.0)
         return result
 
-    def verdict(self, job: JudgeText | Match, cancel: Cancel | None = None) -> str:
+    def verdict(self, job: Validate | OwnGrammar, cancel: Cancel | None = None) -> str:
         """What is wrong with an answer, "" for nothing. Raises QueueFull, Cancelled."""
         return self._done(job, _encode(job), SECONDS, cancel).text
 
     def _done(self, job: Job, raw: bytes, seconds: float, cancel: Cancel | None) -> CompileResult:
-        if isinstance(job, ReadSchema) and VALIDATION not in sys.modules:
+        if isinstance(job, Validate) and VALIDATION not in sys.modules:
             run_in_native_thread(lambda: import_module(VALIDATION))  # takes a tenth of a second
         about = digest(job.about)
         if len(raw) <= SHORT and not (job.about and self._large.get(about)):
@@ -305,10 +282,10 @@ def grammar(
 def own_grammar(text: str, limits: GrammarLimits = NEW, cancel: Cancel | None = None) -> str:
     """A client's own grammar, in a form that servers with these limits accept. Raises
     InvalidParameter, QueueFull, Cancelled."""
-    return _accepted(ReadGrammar(text, limits.name), cancel).text
+    return _accepted(OwnGrammar(text, limits.name), cancel).text
 
 
-def _accepted(job: Bind | ReadSchema | ReadGrammar, cancel: Cancel | None) -> CompileResult:
+def _accepted(job: Job, cancel: Cancel | None) -> CompileResult:
     result = compiler.outcome(job, cancel)
     if result.reason:
         raise InvalidParameter(result.param, result.reason)
@@ -325,13 +302,14 @@ class AnswerJudge(Struct, frozen=True):
 
     def fault(self, text: str) -> str:
         by = self.by
-        job = JudgeText(by, text) if isinstance(by, bytes) else Match(by, text)
-        return compiler.verdict(job, self.cancel)
+        if isinstance(by, bytes):
+            return compiler.verdict(Validate(by, text), self.cancel)
+        return compiler.verdict(OwnGrammar(by, said=text), self.cancel)
 
 
 def by_schema(schema: bytes, cancel: Cancel | None = None) -> AnswerJudge:
     """The validator for a schema in JSON. Raises InvalidParameter, QueueFull, Cancelled."""
-    return AnswerJudge(schema, _accepted(ReadSchema(schema), cancel).unchecked, cancel)
+    return AnswerJudge(schema, _accepted(Validate(schema), cancel).unchecked, cancel)
 
 
 def judged(request: CompletionRequest, cancel: Cancel | None = None) -> Validator | None:
@@ -363,10 +341,6 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
     return answer
 
 
-def _collect() -> None:
-    gc.collect()
-
-
 if __name__ == "__main__":
     confine(network=False)
-    serve(_begin, after=_collect)
+    serve(_begin, after=gc.collect)

@@ -50,8 +50,8 @@ class BadRequest(GatewayError, status=400, type="invalid_request_error"):
 
 
 class InvalidParameter(BadRequest):
-    """An invalid value of a parameter. `param` is its name in the request, with its position
-    (`messages[2].role`); `reason` is the rest of the sentence."""
+    """An invalid value of a parameter. `param` is its name in the request (`messages[2].role`);
+    `reason` is the rest of the sentence."""
 
     param: str
 
@@ -83,9 +83,8 @@ class BackendLacks(Unsupported, status=501, type="not_supported_error"):
 
 
 class FormatRefused(Unsupported):
-    """The backend refuses tools or schemas. Described in the messages, they may still work:
-    `formats` are those to describe, by their names in `core.request`: in all requests if the server
-    `lacks` them, otherwise in this one only."""
+    """The backend refuses tools or schemas. `formats` are those to describe in the messages
+    instead, by their names in `core.request`: in all requests if the server `lacks` them."""
 
     def __init__(
         self, message: str, formats: frozenset[str], *, lacks: bool, param: str, detail: str

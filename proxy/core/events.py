@@ -50,9 +50,9 @@ class Started(Struct, frozen=True):
 
 
 class Compacted(Struct, frozen=True):
-    """The prompt was too long: its oldest `messages`, except for system messages at the start, were
-    replaced by a `summary`. `usage` is what that cost, nothing if the summary was known. An answer
-    with several rounds may have several, of which the last one tells the prompt."""
+    """The prompt was too long: its oldest `messages`, except for system messages at the start,
+    were replaced by a `summary`. `usage` is what that cost. Of several, the last one tells the
+    prompt."""
 
     messages: int
     summary: str
@@ -66,8 +66,8 @@ class Compacted(Struct, frozen=True):
 
 
 class TextDelta(Struct, frozen=True):
-    """Text of the answer, never part of a character. `pieces` is the number of tokens in it: the
-    text of one read is one delta, unless each token has logprobs of its own."""
+    """Text of the answer, never part of a character; `pieces` is its number of tokens. The text
+    of one read is one delta, unless each token has logprobs."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -103,8 +103,8 @@ class Found(Struct, frozen=True, kw_only=True):
 
 
 class Searched(Struct, frozen=True):
-    """A search that the gateway runs for the model: one event when it begins, and another, with
-    the results `found`, when it is `over`. `failed`: the search failed."""
+    """A search that the gateway runs for the model: one event when it begins, and another, with the
+    results, when it is `over`."""
 
     kind: Literal["file", "web"]
     query: str
@@ -132,8 +132,8 @@ class ToolsListed(Struct, frozen=True):
 
 class ServerCall(Struct, frozen=True, kw_only=True):
     """A call to an MCP server: one event when it begins, and another, with `output` or `error`,
-    when it is `over`. `code` is a JSON-RPC code if the server failed rather than the tool. `id` is
-    the model's, `approval` that of the request the client approved, if it was asked."""
+    when it is `over`. `code` is a JSON-RPC code if the server failed. `id` is the model's,
+    `approval` that of the request the client approved."""
 
     id: str
     label: str
@@ -174,9 +174,9 @@ class TokenDetail(Struct, frozen=True):
 
 
 class Finished(Struct, frozen=True, kw_only=True):
-    """The answer is complete, or was cut by a limit (`reason` length). `settings` and `prompt` are
-    those the backend used, if the request's `report` asks for them. A prompt is token ids if the
-    backend cannot write it as text."""
+    """The answer is complete, or was cut by a limit (`reason` length). `settings` and `prompt`
+    are those the backend used, if the request's `report` asks for them; token ids if they are no
+    text."""
 
     reason: FinishReason
     usage: Usage

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
-from typing import cast
+from collections.abc import Iterable
+from typing import Any, cast
 
 from msgspec import Struct
 
@@ -25,8 +24,6 @@ from .events import (
     ToolsListed,
 )
 from .request import ToolCall
-
-TEXT, REASONING = "text", "reasoning"
 
 
 class Said(Struct, frozen=True):
@@ -65,38 +62,32 @@ class Fold:
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
-        self.text: list[str] = []
-        self.reasoning: list[str] = []
-        self.logprobs: list[TokenLogprob] = []
-        self.tokens: list[int] = []
-        self.calls: dict[int, list[str]] = {}
-        self.heads: dict[int, ToolCallDelta] = {}
         self.finished: Finished | None = None
         self.compacted: Compacted | None = None
-        # What each part is, and what was there before it: pieces of text, of reasoning, logprobs.
-        self._begun: list[tuple[str | int | Step, int, int, int]] = []
-        self._kind: object = ""  # of the last part
+        self.tokens: list[int] = []
+        self.calls: dict[int, tuple[ToolCallDelta, list[str]]] = {}
+        # The parts in order: deltas of text or of reasoning, the index of a call, or a step.
+        self._parts: list[list[TextDelta] | list[ReasoningDelta] | int | Step] = []
+        self._run: list[Any] = []  # the last part if it is one of deltas
+        self._kind: type | None = None  # of these
 
     def add(self, batch: Batch) -> None:
         """Raises the error of a Failed event."""
         for event in batch:
-            if isinstance(event, TextDelta):
-                if self._kind != TEXT and (event.text or event.logprobs):
-                    self._begin(TEXT)
-                self.text.append(event.text)
-                if event.logprobs:
-                    self.logprobs.extend(event.logprobs)
+            kind = type(event)
+            if isinstance(event, (TextDelta, ReasoningDelta)):
+                if kind is not self._kind:
+                    if isinstance(event, TextDelta) and not (event.text or event.logprobs):
+                        continue
+                    self._run, self._kind = [], kind
+                    self._parts.append(self._run)
+                self._run.append(event)
             elif isinstance(event, Finished):
                 self.finished = event
-            elif isinstance(event, ReasoningDelta):
-                if self._kind != REASONING:
-                    self._begin(REASONING)
-                self.reasoning.append(event.text)
             elif isinstance(event, ToolCallDelta):
-                if event.index not in self.heads:
+                if event.index not in self.calls:
                     self._begin(event.index)
-                self.heads.setdefault(event.index, event)
-                self.calls.setdefault(event.index, []).append(event.arguments)
+                self.calls.setdefault(event.index, (event, []))[1].append(event.arguments)
             elif isinstance(event, (Searched, ServerCall)):
                 if event.over:
                     self._begin(event)
@@ -109,41 +100,39 @@ class Fold:
             elif isinstance(event, Failed):
                 raise event.error
 
-    def _begin(self, kind: str | int | Step) -> None:
-        self._kind = kind
-        self._begun.append((kind, len(self.text), len(self.reasoning), len(self.logprobs)))
-
-    def _parts(self) -> Iterator[Part]:
-        last = "", len(self.text), len(self.reasoning), len(self.logprobs)
-        for begun, following in pairwise((*self._begun, last)):
-            (kind, text, thought, prob), (_, *end) = begun, following
-            if kind == TEXT:
-                said = "".join(self.text[text : end[0]])
-                yield Said(said, tuple(self.logprobs[prob : end[2]]))
-            elif kind == REASONING:
-                yield Thought("".join(self.reasoning[thought : end[1]]))
-            else:
-                yield self._call(kind) if isinstance(kind, int) else cast(Step, kind)
+    def _begin(self, part: int | Step) -> None:
+        self._parts.append(part)
+        self._kind = None
 
     def result(self) -> Completion:
         assert self.finished is not None, "the stream is not finished"
-        text, logprobs = "".join(self.text), tuple(self.logprobs)
-        is_text = len(self._begun) == 1 and self._kind == TEXT  # as most answers are
+        parts = tuple(map(self._part, self._parts))
+        said = [part for part in parts if isinstance(part, Said)]
         return Completion(
             index=self.index,
-            text=text,
-            reasoning="".join(self.reasoning),
-            tool_calls=tuple(map(self._call, sorted(self.heads))) if self.heads else (),
-            logprobs=logprobs,
+            text="".join([part.text for part in said]),
+            reasoning="".join([part.text for part in parts if isinstance(part, Thought)]),
+            tool_calls=tuple(map(self._call, sorted(self.calls))),
+            logprobs=tuple([logprob for part in said for logprob in part.logprobs]),
             finished=self.finished,
-            parts=(Said(text, logprobs),) if is_text else tuple(self._parts()),
+            parts=parts,
             tokens=tuple(self.tokens),
             compacted=self.compacted,
         )
 
+    def _part(self, part: Any) -> Part:
+        if isinstance(part, int):
+            return self._call(part)
+        if not isinstance(part, list):
+            return cast(Step, part)
+        text = "".join([delta.text for delta in part])
+        if isinstance(part[0], ReasoningDelta):
+            return Thought(text)
+        return Said(text, tuple([logprob for delta in part for logprob in delta.logprobs]))
+
     def _call(self, index: int) -> ToolCall:
-        head = self.heads[index]
-        return ToolCall(head.id, head.name, "".join(self.calls[index]))
+        head, arguments = self.calls[index]
+        return ToolCall(head.id, head.name, "".join(arguments))
 
 
 def fold(batches: Iterable[tuple[int, Batch]]) -> list[Completion]:

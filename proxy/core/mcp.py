@@ -51,9 +51,9 @@ class Approval(Struct, frozen=True):
 
 
 class McpServer(Struct, frozen=True, kw_only=True):
-    """A server whose tools the gateway calls for the model. `label` is the name of a configured
-    one, unless the request has a `url`, with `headers` for it. `listed`: the client has the list of
-    its tools. `required`: the request fails if they cannot be listed."""
+    """A server whose tools the gateway calls for the model: a configured one, unless the request
+    has a `url`, with `headers` for it. `listed`: the client has the list of its tools.
+    `required`: the request fails if they cannot be listed."""
 
     label: str
     url: str = ""

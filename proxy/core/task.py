@@ -34,26 +34,20 @@ NO_GUARD: ContentGuard = _NoGuard()
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """The input of a driver.
+    """What a driver gets. `breaks` are ascending offsets in the prompt that no token may span,
+    because a content has a control token there; `guard` finds those of a text that is put behind
+    it. `boundaries` are the offsets where a message ends, and a cached prefix may. `stop_tokens`
+    are the template's end marks, for the backend; `stop_strings` are matched by the gateway. A
+    `suffix` that is not None requests an infill. `call_format` and `syntax` are how the model
+    writes tool calls and answers, values of `prompting`; it may write reasoning first if it
+    `thinks`.
 
-    `prompt` is text or token ids. `breaks` are ascending offsets in the text that no token may
-    span, because a message's content has a control token there; `guard` finds those of a text that
-    is put behind it. `boundaries` are the offsets in the text where a message ends,
-    ascending: where a cached prefix may end. `stop_tokens` are the template's end marks, for the
-    backend; `stop_strings` are matched by the gateway. `sampling` holds fields checked by
-    `core.sampling`. A `suffix`, if not None, requests an infill. `max_tokens` None means the rest
-    of the context. `call_format` is the format in which the model writes tool calls, None without
-    tools, and `syntax` how it writes an answer; both are values of `prompting`. `thinks`: the model
-    may write reasoning before its answer. `backend_templates`: the backend gets messages and
-    renders the prompt itself: the request's, or `messages` if the template takes them in another
-    order or number, and the request's effort as `effort`, a word that the template takes. `media`:
-    the kinds of media in the messages. `schema_gaps` and `tool_gaps` are the keywords that the
-    answer's grammar leaves out of the document's schema and of the parameters of tools.
-    `unknown_template`: slotproxy does not know how the template's model writes its answer, so a
-    backend that can render the prompt itself is preferred. `kinds` are those of the conversation,
-    of `prompting.profile.verify`, that only the backend renders rightly. `described`: the backend
-    gets messages that describe the tools or the format of the answer, because it enforces neither.
-    `key` is the name of the API key. `request` is the original request."""
+    `backend_templates`: the backend gets messages and renders the prompt itself: the request's,
+    or `messages`, with the effort as `effort`. `unknown_template`: a backend that does so is
+    preferred. `kinds` are those of the conversation that only the backend renders rightly.
+    `described`: the messages describe the tools or the format, because the backend enforces
+    neither. `schema_gaps` and `tool_gaps` are the keywords that the answer's grammar leaves out.
+    `key` is the name of the API key."""
 
     prompt: str | tuple[int, ...]
     breaks: tuple[int, ...] = ()
@@ -91,10 +85,9 @@ class Task(Struct, frozen=True, kw_only=True):
 
 
 class Tier(Struct, frozen=True, array_like=True):
-    """`number` counts the tiers of a route from 0, and `name` is the tier's name, "" outside of
-    routes. The next tier is used if no backend of this one is up, or if a request would wait for
-    more than `overflow_after` seconds in all. `canary` is the share of the conversations that the
-    backend gets as a canary, 0 for a backend that is none."""
+    """`number` counts the tiers of a route from 0. The next tier is used if no backend of this
+    one is up, or if a request would wait for more than `overflow_after` seconds in all. `canary`
+    is the share of the conversations that the backend gets as a canary."""
 
     number: int = 0
     name: str = ""

@@ -304,24 +304,24 @@ class _Nfa:
         if isinstance(regex, Chars):
             if regex.charset:
                 self.edges[first].append((regex.charset, last))
-        elif isinstance(regex, Concat):
-            self.silent[self._chain(first, regex.parts)].append(last)
-        elif isinstance(regex, Either):
+            return first, last
+        if isinstance(regex, Either):
             for part in regex.parts:
-                start, end = self.add(part)
-                self.silent[first].append(start)
-                self.silent[end].append(last)
+                self.silent[self._chain(first, (part,))].append(last)
+            return first, last
+        if isinstance(regex, Concat):
+            at = self._chain(first, regex.parts)
         else:
             at = self._chain(first, (regex.part,) * regex.min)
             if regex.max is None:
                 start, end = self.add(regex.part)
-                self.silent[at] += [start, last]
+                self.silent[at].append(start)
                 self.silent[end] += [start, last]
             else:
                 for _ in range(regex.max - regex.min):
                     self.silent[at].append(last)
                     at = self._chain(at, (regex.part,))
-                self.silent[at].append(last)
+        self.silent[at].append(last)
         return first, last
 
     def _chain(self, at: int, parts: tuple[Regex, ...]) -> int:

@@ -70,7 +70,9 @@ def check_rules(
     }
     empty = _settle_empty(open_rules)
     repeats = _Repeats(limits, places)
-    repeats.see_rules(grammar.rules)
+    for name, alternatives in grammar.rules.items():
+        repeats.names.add(name)
+        repeats.see(alternatives, 0)
     for at, repeat in enumerate(repeats.seen):
         if repeat.max is None and _may_be_empty(repeat.element, empty):
             what = "unbounded repetition of an expression that can match the empty string"
@@ -97,12 +99,6 @@ class _Repeats:
         self.seen: list[Repeat] = []
         self.names: set[str] = set()
         self.unnamed = 0  # rules that groups and repetitions expand to
-
-    def see_rules(self, rules: Mapping[str, Alternatives]) -> None:
-        """Raises GrammarError for repetitions that expand to too many rules."""
-        for name, alternatives in rules.items():
-            self.names.add(name)
-            self.see(alternatives, 0)
 
     def see(self, alternatives: Alternatives, depth: int) -> None:
         if depth > MAX_NESTING:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import reduce
+from math import lcm
 from typing import Any
 
 from . import automaton as rx
@@ -258,12 +259,13 @@ class ConstraintReader:
                 # Validators divide doubles, which differ from decimals: 0.07 / 0.01 is not 7.
                 self.gaps.report("multipleOf", node, "only integers are supported")
             else:
-                merged.range = merged.range.multiple_of(int(step))
+                merged.range = replace(merged.range, step=lcm(merged.range.step or 1, int(step)))
         without = node.schema.get(Atom.NO_MULTIPLE)
         if without is not None:
             if isinstance(without, bool) or not isinstance(without, int | float) or without <= 0:
                 node.fail("'multipleOf' must be greater than 0")
-            merged.range = merged.range.no_multiple_of(int(without))
+            excluded = merged.range.without | {int(without)}
+            merged.range = replace(merged.range, without=excluded)
 
     def _strings(self, node: Node, merged: Constraints) -> None:
         schema = node.schema

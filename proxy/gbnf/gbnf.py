@@ -53,9 +53,10 @@ _GAP = frozenset(" \t\r\n#")
 _NAME = re.compile("[a-zA-Z0-9-]*")
 _BLANK = re.compile(r"(?:[ \t]+|#[^\r\n]*)*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r\n]+|#[^\r\n]*)*")
+_DIGITS = re.compile("[0-9]+")
 _PLAIN = re.compile(r'[^"\\]*')
 FORBIDDEN = re.compile("[\0\ud800-\udfff]")
-_HEX = frozenset("0123456789abcdefABCDEF")
+_CODE_POINT = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})")
 _HEX_LENGTH = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
 
@@ -260,16 +261,14 @@ class _Reader:
             self.at += 1
             return ord(char)
         kind = self.peek(1)
-        if kind in _HEX_LENGTH:
-            length = _HEX_LENGTH[kind]
-            digits = self.text[self.at + 2 : self.at + 2 + length]
-            if len(digits) != length or not _HEX.issuperset(digits):
-                self.fail(f"'\\{kind}' requires {length} hexadecimal digits")
-            code = int(digits, 16)
+        if kind in "xuU" and (digits := _CODE_POINT.match(self.text, self.at)):
+            code = int(digits[0][2:], 16)
             if code > MAX_CODE_POINT:
-                self.fail(f"'\\{kind}{digits}' is not a character")
-            self.at += 2 + length
+                self.fail(f"'{digits[0]}' is not a character")
+            self.at = digits.end()
             return code
+        if kind and kind in "xuU":
+            self.fail(f"'\\{kind}' requires {_HEX_LENGTH[kind]} hexadecimal digits")
         if kind in _ESCAPES or (kind == "-" and self.limits.dash_escape):
             self.at += 2
             return ord(_ESCAPES.get(kind, kind))
@@ -293,14 +292,13 @@ class _Reader:
         return low, high
 
     def number(self) -> int:
-        start = self.at
-        while self.peek() and self.peek() in "0123456789":
-            self.at += 1
-        if self.at == start:
+        start, digits = self.at, _DIGITS.match(self.text, self.at)
+        if digits is None:
             self.fail(f"expected a number, found {self.found()}")
-        if self.at - start > 9:
+        self.at = digits.end()
+        if len(digits[0]) > 9:
             self.fail("number too large", start)
-        return int(self.text[start : self.at])
+        return int(digits[0])
 
 
 # For each first byte of a multi-byte UTF-8 character, the code points it may begin: servers match

@@ -6,13 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 TYPES: dict[str, frozenset[str]] = {
-    "null": frozenset({"null"}),
-    "boolean": frozenset({"boolean"}),
-    "integer": frozenset({"integer"}),
-    "number": frozenset({"integer", "fraction"}),
-    "string": frozenset({"string"}),
-    "array": frozenset({"array"}),
-    "object": frozenset({"object"}),
+    **{kind: frozenset((kind,)) for kind in "null boolean integer string array object".split()},
+    "number": frozenset(("integer", "fraction")),
 }
 ALL_TYPES = frozenset().union(*TYPES.values())
 
@@ -76,19 +71,14 @@ def depth_of(value: Any) -> int:
     return depth
 
 
-# The formats of JSON schema as patterns and ranges. All other formats are annotations, as the
-# specification's default says.
+# The formats of JSON schema as patterns and ranges; all others are annotations. Sources: RFC 3339
+# for date, time, date-time and duration, RFC 4122 for uuid, RFC 2673 for ipv4, RFC 4291 for ipv6,
+# RFC 3986 and 3987 for uri, iri and their references, RFC 6570 for uri-template, RFC 6901 for
+# json-pointer, RFC 1123 for hostname, the dot-atom form of RFC 5321 for email, and the OpenAPI
+# format registry for numbers.
 #
-# Sources: RFC 3339 for date, time, date-time and duration, RFC 4122 for uuid, RFC 2673 for ipv4,
-# RFC 4291 for ipv6, RFC 3986 and 3987 for uri, iri and their references, RFC 6570 for uri-
-# template, RFC 6901 for json-pointer, RFC 1123 for hostname, the dot-atom form of RFC 5321 for
-# email, which is the form in common use, and the OpenAPI format registry for the formats of
-# numbers.
-#
-# Validators differ at the edges, so each rule is what all of them accept. Dates must exist: 29
-# February only in leap years, no leap seconds, no year 0. Hosts of URIs are names or IPv4. A regex
-# is one of the common constructs, with two levels of groups, since brackets of any depth are not
-# regular.
+# Each rule is what all validators accept. Dates must exist. Hosts of URIs are names or IPv4. A
+# regex has two levels of groups at most, since brackets of any depth are not regular.
 
 _CENTURY_LEAP = r"(?:0[48]|[2468][048]|[13579][26])"
 _LEAP = rf"(?:[0-9][0-9]{_CENTURY_LEAP}|{_CENTURY_LEAP}00)"
@@ -188,14 +178,8 @@ PATTERNS = {
 """Patterns of the formats of strings, by name."""
 
 INTEGERS = {
-    "int8": (-(2**7), 2**7 - 1),
-    "int16": (-(2**15), 2**15 - 1),
-    "int32": (-(2**31), 2**31 - 1),
-    "int64": (-(2**63), 2**63 - 1),
-    "uint8": (0, 2**8 - 1),
-    "uint16": (0, 2**16 - 1),
-    "uint32": (0, 2**32 - 1),
-    "uint64": (0, 2**64 - 1),
+    **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
 }
 """Lowest and highest value of the formats of integers. A number of the format float or double is a
 JSON number, and slotproxy's numbers always fit a double."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from .document import Nodes
 from .negation import opposite
@@ -119,7 +119,6 @@ class _Members:
         # With an optional member first, several alternatives share each rest.
         self.starts = next((at for at, one in enumerate(members) if one.required), len(members))
         self.rest = cache(self._rest)
-        self._uncounted: list[Elements] | None = None
 
     def first(self) -> list[Elements]:
         """The texts of at least one member, with an alternative for each possible first one."""
@@ -129,12 +128,12 @@ class _Members:
             after = self._after(at + 1, member.required, need, room)
             if after is not None:
                 alternatives.append((*member.text, *after))
-        if self.extra and self.starts == len(self.members) and room != 0:
-            high = None if room is None else room - 1
-            more = self.rules.add("more", (self.rules.comma, self.extra))
-            extras = self.rules.between(more, max(need - 1, 0), high)
-            alternatives.append((self.extra, *extras, *self._ending()))
-        if self.last and self.starts == len(self.members) and not need:
+        end = len(self.members)
+        if self.extra and self.starts == end:
+            after = self._after(end, False, need, room)
+            if after is not None:
+                alternatives.append((self.extra, *after))
+        if self.last and self.starts == end and not need:
             alternatives.append((*self.last[0], *self._ending(1)))
         return alternatives
 
@@ -153,7 +152,7 @@ class _Members:
 
     def _rest(self, at: int, need: int, room: int | None) -> Elements | None:
         if not self.counted:
-            return self._all_rests()[at]
+            return self._uncounted[at]
         if at == len(self.members):
             return self._extras(need, room)
         member = self.members[at]
@@ -164,22 +163,21 @@ class _Members:
             found.append(skip)
         return (self.rules.add("rest", *found),) if found else None
 
-    def _all_rests(self) -> list[Elements]:
+    @cached_property
+    def _uncounted(self) -> list[Elements]:
         """The rests by position if members are not counted, built from the last one backwards."""
-        if self._uncounted is None:
-            rests = [self._extras(0, None) or ()]
-            for at in range(len(self.members) - 1, -1, -1):
-                member = self.members[at]
-                text: Elements = (self.rules.comma, *member.text)
-                if not member.required:
-                    text = (Repeat(Group((text,)), 0, 1),)
-                rest = (*text, *rests[-1])
-                spend(2 + (len(rest) >> 3))
-                if at <= self.starts and len(rest) > 1:
-                    rest = (self.rules.add("rest", rest),)
-                rests.append(rest)
-            self._uncounted = rests[::-1]
-        return self._uncounted
+        rests = [self._extras(0, None) or ()]
+        for at in range(len(self.members) - 1, -1, -1):
+            member = self.members[at]
+            text: Elements = (self.rules.comma, *member.text)
+            if not member.required:
+                text = (Repeat(Group((text,)), 0, 1),)
+            rest = (*text, *rests[-1])
+            spend(2 + (len(rest) >> 3))
+            if at <= self.starts and len(rest) > 1:
+                rest = (self.rules.add("rest", rest),)
+            rests.append(rest)
+        return rests[::-1]
 
     def _extras(self, need: int, room: int | None) -> Elements | None:
         if not self.extra:

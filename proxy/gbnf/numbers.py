@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
-from math import lcm
 
 from . import automaton as rx
 from . import charset
@@ -60,14 +59,6 @@ class Range:
         if self.high and (self.high.value, not self.high.strict) <= (high.value, not high.strict):
             return self
         return replace(self, high=high)
-
-    def multiple_of(self, step: int) -> Range:
-        """The multiples of `step` in the range."""
-        return replace(self, step=lcm(self.step or 1, step))
-
-    def no_multiple_of(self, step: int) -> Range:
-        """The numbers in the range that are not multiples of `step`."""
-        return replace(self, without=self.without | {step})
 
     @property
     def is_empty(self) -> bool:

@@ -71,10 +71,9 @@ class _Part:
 
 
 class ObjectReader:
-    """Reads objects. `texts` is the language of the strings that satisfy a schema. If `closed`, a
-    schema with properties allows no others unless it has additionalProperties. `tree` is the size
-    of a tree of declared names that undeclared ones avoid. If `rough`, the names of regions are not
-    computed, where nothing depends on them: one region stands for all."""
+    """Reads objects. `texts` is the language of the strings that satisfy a schema. `tree` is the
+    size of a tree of declared names that undeclared ones avoid. If `rough`, one region stands
+    for all where nothing depends on names."""
 
     def __init__(
         self,

@@ -64,16 +64,17 @@ class Overlap:
 
     def _any_way(self, nodes: Nodes, around: Node | None, depth: int) -> bool:
         try:
-            ways = self.expander.ways(nodes)
-            plain = (around,) if around else ()
-            return any(self._possible(self.reader.read((*plain, *way)), depth) for way in ways)
+            for nodes_of_way in self.expander.ways(nodes):
+                way = self.reader.read((*((around,) if around else ()), *nodes_of_way))
+                if way.values is not None:
+                    possible = any(True for _ in way.listed())
+                else:
+                    possible = any(self._possible_as(kind, way, depth) for kind in way.types)
+                if possible:
+                    return True
+            return False
         except (UnsupportedSchema, TooManyStatesError):
             return True
-
-    def _possible(self, way: Constraints, depth: int) -> bool:
-        if way.values is not None:
-            return any(True for _ in way.listed())
-        return any(self._possible_as(kind, way, depth) for kind in way.types)
 
     def _possible_as(self, kind: str, way: Constraints, depth: int) -> bool:
         if kind in ("integer", "fraction"):

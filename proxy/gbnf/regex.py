@@ -8,6 +8,7 @@ backreferences, lookaround, word boundaries, `\p{...}`, and anchors other than a
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 
 from . import charset
@@ -67,6 +68,8 @@ _CLASSES: dict[str, _Reading] = {
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 _SYNTAX = frozenset("^$\\.*+?()[]{}|/-")
 _QUANTIFIERS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+_BRACES = re.compile(r"\{([0-9]+)(,([0-9]*))?\}")
+_CODE_POINT = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]+)\}")
 
 
 class PatternError(ValueError):
@@ -180,12 +183,8 @@ class _Reader:
 
     def quantified(self) -> Regex:
         found = self.atom(left=False, right=False)
-        while self.peek() and self.peek() in "*+?{":
-            if self.peek() == "{":
-                low, high = self.counts()
-            else:
-                low, high = _QUANTIFIERS[self.peek()]
-                self.at += 1
+        if self.peek() and self.peek() in "*+?{":
+            low, high = self.counts()
             self.take("?")  # lazy; the language is the same
             if self.peek() and self.peek() in "*+?{":
                 self.fail("two quantifiers in a row")
@@ -193,26 +192,21 @@ class _Reader:
         return found
 
     def counts(self) -> tuple[int, int | None]:
-        self.at += 1
-        low = self.number()
-        high: int | None = low
-        if self.take(","):
-            high = None if self.peek() == "}" else self.number()
-        if not self.take("}"):
-            self.fail("'}' expected")
-        if high is not None and high < low:
-            self.fail("the minimum exceeds the maximum")
-        return low, high
-
-    def number(self) -> int:
-        start = self.at
-        while self.peek() and self.peek() in "0123456789":
+        mark = self.peek()
+        if mark in _QUANTIFIERS:
             self.at += 1
-        if start == self.at:
-            self.fail("number expected")
-        if self.at - start > 6 or int(self.pattern[start : self.at]) > MAX_COUNT:
+            return _QUANTIFIERS[mark]
+        braces = _BRACES.match(self.pattern, self.at)
+        if braces is None:
+            self.fail("a count such as {2,3} expected")
+        numbers = [number for number in braces.group(1, 3) if number]
+        if any(len(number) > 6 or int(number) > MAX_COUNT for number in numbers):
             self.fail(f"a count above {MAX_COUNT}", unsupported=True)
-        return int(self.pattern[start : self.at])
+        self.at = braces.end()
+        low, high = int(numbers[0]), int(numbers[-1])
+        if high < low:
+            self.fail("the minimum exceeds the maximum")
+        return low, None if braces[3] == "" else high
 
     def atom(self, left: bool, right: bool) -> Regex:
         if self.take("("):
@@ -285,18 +279,11 @@ class _Reader:
         return one, one
 
     def hexadecimal(self, kind: str) -> int:
-        if kind == "u" and self.take("{"):
-            end = self.pattern.find("}", self.at)
-            digits = self.pattern[self.at : end] if end > 0 else ""
-            self.at += len(digits) + 1
-        else:
-            digits = self.peek(2 if kind == "x" else 4)
-            if len(digits) != (2 if kind == "x" else 4):
-                digits = ""
-            self.at += len(digits)
-        if not digits or not all(char in "0123456789abcdefABCDEF" for char in digits):
+        digits = _CODE_POINT.match(self.pattern, self.at - 1)
+        if digits is None:
             self.fail(f"hexadecimal digits expected after '\\{kind}'")
-        code = int(digits, 16)
+        self.at = digits.end()
+        code = int(digits[1] or digits[2] or digits[3], 16)
         if 0xD800 <= code <= 0xDFFF or code > 0x10FFFF:
             self.fail("half a character", unsupported=True)
         return code

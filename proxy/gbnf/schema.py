@@ -157,7 +157,10 @@ class SchemaCompiler:
         for value in values:
             by_kind.setdefault(type_of(value).replace("fraction", "integer"), []).append(value)
         found += self._objects(free, by_kind.get("object", []))
-        found += self._arrays(free, by_kind.get("array", []))
+        arrays = [way for way in free if "array" in way.types]
+        items = [self._items(way) for way in arrays]
+        listed = by_kind.get("array", [])
+        found += self._containers("[]", arrays, items, listed, self.overlap.of_arrays)
         found += self._strings(nodes, free, by_kind.get("string", []))
         found += self._numbers(nodes, free, by_kind.get("integer", []))
         values += [constant for way in free for constant in _constants_of(way)]
@@ -263,11 +266,6 @@ class SchemaCompiler:
             for node in way.nodes:
                 if keyword in node.schema:
                     self.gaps.report(keyword, node, why)
-
-    def _arrays(self, ways: list[Constraints], values: list[Any]) -> list[Elements]:
-        ways = [way for way in ways if "array" in way.types]
-        found = [self._items(way) for way in ways]
-        return self._containers("[]", ways, found, values, self.overlap.of_arrays)
 
     def _items(self, way: Constraints) -> Contents:
         of = way.arrays

@@ -28,12 +28,10 @@ class GrammarError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class GrammarLimits:
-    """The capabilities of the GBNF parser and sampler of one generation of servers.
-
-    `max_repeat` is the highest number in `{m,n}`, and the maximum number of rules that one chain of
-    repetitions expands to; None means that `{m,n}` is not supported. `merges_stacks` says whether
-    the sampler drops equal parse stacks; if not, an ambiguous grammar doubles its work at every
-    character."""
+    """What the GBNF parser and sampler of one generation of servers can. `max_repeat` is the
+    highest number in `{m,n}`, and of rules that one chain of repetitions expands to; None: not
+    supported. `merges_stacks`: equal parse stacks are dropped; if not, an ambiguous grammar
+    doubles the work at every character."""
 
     name: str
     any_char: bool

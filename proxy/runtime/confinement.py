@@ -90,9 +90,8 @@ def landlock() -> int:
 def confine(*, network: bool, ports: Iterable[int] = ()) -> int:
     """Let this thread, and threads it starts, only read Python's own files, write none, start no
     program and see no other process. Call it before there is a second thread. `network`: it may
-    connect to other hosts, if `ports` are given only with TCP to these. Open files stay open.
-
-    Returns the version of Landlock in use; 0: there is none, and nothing has changed."""
+    connect to other hosts, if `ports` are given only with TCP to these. Returns the version of
+    Landlock in use, 0 for none."""
     version = landlock()
     if not version:
         return 0

@@ -284,7 +284,7 @@ def channel() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def serve(
-    begin: Callable[[Any], Callable[[Any], Any]], after: Callable[[], None] = lambda: None
+    begin: Callable[[Any], Callable[[Any], Any]], after: Callable[[], object] = lambda: None
 ) -> None:
     """In a child: answer questions. `begin` gets the setup and returns the function that answers
     them; `after` is called when an answer is out. A thread reads standard input: its end, the

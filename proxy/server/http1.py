@@ -179,8 +179,12 @@ class ServerConnection:
                 request.keep = request.keep and not last() and not self.expired
                 if not self._answer(request):
                     return
-        except Refused as refused:
-            self._turn_away(refused.status)
+        except Refused as refused:  # a final answer to an invalid or late request
+            self.refused = refused.status
+            self._enter(State.REFUSING)
+            text, line = refused.status.encode(), refused.status.partition(":")[0].encode()
+            head = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b\n"
+            self._sock.send(head % (line, len(text) + 1, text))
         finally:
             self._reader.close()
 
@@ -207,10 +211,8 @@ class ServerConnection:
             case State.BODY:
                 allowed = limits.body + self._body_came / limits.body_rate
                 return now - self._body_since > allowed
-            case State.DROPPING:
-                return waited > limits.dropping
-            case State.LINGERING:
-                return self.expired or waited > limits.dropping
+            case State.DROPPING | State.LINGERING:
+                return waited > limits.dropping or (self.expired and self.state is State.LINGERING)
         return False
 
     def expire(self, at_once: bool = False) -> None:
@@ -287,14 +289,6 @@ class ServerConnection:
         if request.complete:
             self._enter(State.IDLE)
         return request.complete
-
-    def _turn_away(self, status: str) -> None:
-        """Send a final answer to an invalid or late request."""
-        text, line = status.encode(), status.partition(":")[0].encode()
-        head = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b\n"
-        self.refused = status
-        self._enter(State.REFUSING)
-        self._sock.send(head % (line, len(text) + 1, text))
 
     # the application
 

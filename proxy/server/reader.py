@@ -79,8 +79,7 @@ class Request:
 
 class Reader:
     """Parses the bytes it is fed. `requests` are those with a complete head; the last one's body
-    may still grow. `environ` is the beginning of all requests' environments. `refusal` is why it
-    stopped: earlier requests are answered first, however the client's bytes were split. `unparsed`
+    may still grow. `refusal` is why it stopped: earlier requests are answered first. `unparsed`
     are bytes to be fed again, before others, when fewer requests wait."""
 
     __slots__ = (

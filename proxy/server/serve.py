@@ -79,6 +79,7 @@ class Watched:
 
 
 Reread = Callable[[], Settings]
+_from_environment: Reread = partial(from_environment, os.environ)
 
 # Windows has no SIGQUIT.
 STOPS = tuple(
@@ -128,10 +129,6 @@ def life_of(app: Flask) -> Life:
 def run(settings: Settings, reread: Reread) -> int:
     """Serve until a signal. Returns the exit code. `reread` returns the current settings."""
     return (_run_waitress if settings.server == "waitress" else _run_gunicorn)(settings, reread)
-
-
-def _from_environment() -> Settings:
-    return from_environment(os.environ)
 
 
 def _reload(app: Flask, reread: Reread, told: set[str]) -> bool:

@@ -2,14 +2,12 @@
 
 A request without a valid key may send at most `WITHOUT_KEY` bytes. An incomplete chunk line, and
 incomplete trailers, which waitress copies with every read, have at most `MAX_INCOMPLETE` bytes.
-`look` ends a body that arrives slowly, and an answer that the client does not read. A connection
-lingers behind its last answer, as in `http1`.
+`look` ends a body that arrives slowly, and an answer that the client does not read.
 """
 
 from __future__ import annotations
 
 import copy
-import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,7 +17,7 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.utilities import RequestHeaderFieldsTooLarge
 
-from .http1 import MAX_LINGERED, READ_SIZE, ConnectionLimits
+from .http1 import ConnectionLimits
 from .reader import MAX_INCOMPLETE
 
 # Bytes of a body without a valid key. The sign-in form has 16 kB.
@@ -67,43 +65,7 @@ def channel(shows_key: Shows) -> type[HTTPChannel]:
         def __init__(self, server: Any, sock: Any, addr: Any, *args: Any, **kwargs: Any) -> None:
             peer = addr[0] if isinstance(addr, tuple) else ""
             self.parser_class = partial(Parser, peer=peer)
-            self.lingers_since = 0.0
-            self._left = MAX_LINGERED
-            self._writes = False
             super().__init__(server, sock, addr, *args, **kwargs)
-
-        def handle_write(self) -> None:
-            self._writes = True
-            super().handle_write()
-            self._writes = False
-
-        def handle_close(self) -> None:
-            """Called by `handle_write` when all is sent. Otherwise the client left, or is late."""
-            if not self._writes or self.lingers_since:
-                super().handle_close()
-                return
-            self.lingers_since, self.connected = time.monotonic(), False
-            try:
-                self.socket.shutdown(socket.SHUT_WR)
-            except OSError:
-                super().handle_close()
-
-        def writable(self) -> bool:
-            return not self.lingers_since and bool(super().writable())
-
-        def readable(self) -> bool:
-            return bool(self.lingers_since or super().readable())
-
-        def handle_read(self) -> None:
-            if not self.lingers_since:
-                super().handle_read()
-                return
-            try:
-                self._left -= len(self.recv(READ_SIZE))  # which closes it at the end
-            except OSError:
-                self._left = 0
-            if self._left <= 0:
-                self.handle_close()
 
     return Channel
 
@@ -113,10 +75,7 @@ def look(server: Any, limits: ConnectionLimits, send_timeout: float) -> None:
     now, clock = time.time(), time.monotonic()
     for channel in list(server.active_channels.values()):
         request = channel.request
-        if channel.lingers_since:
-            if clock - channel.lingers_since > limits.dropping:
-                channel.handle_close()
-        elif channel.total_outbufs_len and now - channel.last_activity > send_timeout:
+        if channel.total_outbufs_len and now - channel.last_activity > send_timeout:
             channel.handle_close()
         elif request is not None and request.headers_finished and not request.completed:
             allowed = limits.body + request.body_bytes_received / limits.body_rate

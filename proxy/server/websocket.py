@@ -140,7 +140,9 @@ class WebSocket:
                 return False
         ping = None
         for event in events:
-            if _is_control(event) and not self._may_control():
+            is_control = isinstance(event, Ping | Pong)
+            is_empty = isinstance(event, TextMessage) and not event.data
+            if (is_control or is_empty) and not self._may_control():
                 return self._refuse(
                     TOO_MUCH, f"at most {MOST_CONTROL} pings, pongs or empty frames a second"
                 )
@@ -187,7 +189,3 @@ class WebSocket:
         with contextlib.suppress(OSError):
             self._send(CloseConnection(code=code, reason=reason))
         return False
-
-
-def _is_control(event: Any) -> bool:
-    return isinstance(event, Ping | Pong) or (isinstance(event, TextMessage) and not event.data)

@@ -155,7 +155,9 @@ class Worker(GeventWorker):
         environ = base_environ(client, listener.getsockname(), addr)
         kept: dict[str, Any] = {}
         environ["slotproxy.kept"] = kept
-        app = self.wsgi if self._has_room() else self._crowded
+        left = self.worker_connections - len(self._seats)
+        has_room = left > min(SPARE, self.worker_connections // 4) or self.make_room()
+        app = self.wsgi if has_room else self._crowded
         wire = Wire(client, self.send_timeout)
         seat = _Seat(client, wire, ServerConnection(wire, app, environ, self.limits))
         self._seats.add(seat)
@@ -186,17 +188,16 @@ class Worker(GeventWorker):
         except Exception:
             self.log.exception("response aborted")
 
-    def _has_room(self) -> bool:
-        """Whether another connection leaves some places free, after making room if necessary."""
-        left = self.worker_connections - len(self._seats)
-        return left > min(SPARE, self.worker_connections // 4) or self.make_room()
-
     def make_room(self) -> bool:
         """Close the connections that wait longest for their client. False if there are none."""
         waiting = [seat for seat in self._seats if seat.connection.state in ROOM]
         if any(seat.connection.at_once for seat in waiting):
             return True  # soon
-        for seat in heapq.nsmallest(MAKE_ROOM, waiting, key=_room):
+
+        def last_resort(seat: _Seat) -> tuple[int, float]:
+            return ROOM[seat.connection.state], seat.connection.since
+
+        for seat in heapq.nsmallest(MAKE_ROOM, waiting, key=last_resort):
             seat.leave(at_once=True)
         self.warn("connection limit is near: closing the longest-idle connections")
         return bool(waiting)
@@ -268,10 +269,6 @@ class _Server(StreamServer):
     def _again(self) -> None:
         if self.started:
             self.start_accepting()
-
-
-def _room(seat: _Seat) -> tuple[int, float]:
-    return ROOM[seat.connection.state], seat.connection.since
 
 
 class _Seat:

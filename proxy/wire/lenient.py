@@ -1,8 +1,6 @@
 """A lenient JSON decoder for backend data that the strict decoder refuses.
 
-Strategy. Strict decoders come first: they are fast, and nearly always enough. One byte of invalid
-UTF-8, or one odd field in one of a thousand events, must not cost the whole answer. So the data is
-decoded again here:
+One odd byte or field in one of a thousand events must not cost the whole answer:
 
 - a byte of invalid UTF-8, and half of a surrogate pair, become U+FFFD;
 - NaN and Infinity, which some servers write, become null;
@@ -39,12 +37,10 @@ def value(data: bytes) -> Any:
     if len(data) > LONGEST:
         raise WireFault("too large to be mended")
     try:
-        decoded = json.loads(data.decode("utf-8", "replace"), strict=False, parse_constant=_null)
+        text = data.decode("utf-8", "replace")
+        decoded = json.loads(text, strict=False, parse_constant=lambda _: None)
         text = json.dumps(decoded, ensure_ascii=False)
-        if _has_half_pairs(text):
-            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-            return json.loads(text)
-        return decoded
+        return json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
     except RecursionError:
         raise WireFault("the JSON is nested too deeply") from None
     except ValueError as error:
@@ -117,15 +113,3 @@ def _parts(kind: Any) -> tuple[type[Struct] | None, Any]:
     nested = [_parts(part) for part in parts]
     struct = next((struct for struct, _ in nested if struct is not None), None)
     return struct, next((element for _, element in nested if element is not None), None)
-
-
-def _has_half_pairs(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _null(_: str) -> None:
-    return None

@@ -51,14 +51,15 @@ def _listed(entry: dict[str, Any], status: dict[str, Any]) -> Listed | None:
     name, value = entry.get("id"), status.get("value")
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST or value not in SERVED:
         return None
-    code = status.get("exit_code")
+    code, args = status.get("exit_code"), _texts(status.get("args"))
     modalities = as_dict(entry.get("architecture")).get("input_modalities")
     modalities = modalities if isinstance(modalities, list) else []
     failed = status.get("failed") is True and value == "unloaded"
     return Listed(
         name=name,
         status="failed" if failed else value,
-        instance=_port(status.get("args")),
+        # The port differs between processes.
+        instance=next((port for word, port in pairwise(args) if word == "--port"), ""),
         exit_code=code if type(code) is int else 0,
         aliases=_texts(entry.get("aliases")),
         vision="image" in modalities,

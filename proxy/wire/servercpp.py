@@ -125,9 +125,8 @@ class Chunk(Struct, gc=False, kw_only=True):
 
 
 class DetailedChunk(Chunk, gc=False):
-    """A chunk with fields that few requests need: the ids of its tokens, and in the last chunk the
-    settings and the prompt that the backend used. (An old server returns a prompt of token ids as
-    ids, which are not decoded.)"""
+    """A chunk with fields that few requests need: token ids, and in the last chunk the settings and
+    the prompt that the backend used."""
 
     tokens: tuple[int, ...] = ()
     generation_settings: dict[str, Any] | None = None
@@ -179,27 +178,24 @@ def times(timings: WireTimings | None, cached: int) -> Timings:
     )
 
 
-class _OldProb(Struct):
-    tok_str: str = ""
-    prob: float = 0.0
+class _Likely(Struct):
+    """A token with its probability: `tok_str` and `prob` in 2023, also `prob` after sampling."""
 
-
-class _OldToken(Struct):
-    content: str = ""
-    probs: list[_OldProb] = []
-
-
-class _NewProb(Struct):
     id: int = -1
     token: str = ""
-    bytes: list[int] = []
+    tok_str: str = ""
+    bytes: list[int] | None = None
     logprob: float | None = 0.0
     prob: float | None = None
 
 
-class _NewToken(_NewProb):
-    top_logprobs: list[_NewProb] = []
-    top_probs: list[_NewProb] = []
+class _Token(_Likely):
+    """A chosen token, whose text is `content` in 2023, and the likely ones."""
+
+    content: str = ""
+    probs: list[_Likely] = []
+    top_logprobs: list[_Likely] = []
+    top_probs: list[_Likely] = []
 
 
 LEAST_LOGPROB = -9999.0  # what OpenAI reports for a token not among the likely ones
@@ -207,51 +203,33 @@ LEAST_LOGPROB = -9999.0  # what OpenAI reports for a token not among the likely 
 
 def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]:
     """Tokens with their `top` likeliest alternatives, from either generation's
-    completion_probabilities or a chat's logprobs. A probability (`prob`, after sampling) becomes
-    its logarithm. Raises WireFault."""
+    completion_probabilities or a chat's logprobs. Raises WireFault."""
     out = []
     try:
         for raw in probabilities:
-            if "probs" in raw:
-                out.append(_old_token(lenient.convert(raw, _OldToken), top))
-            else:
-                token = lenient.convert(raw, _NewToken)
-                likely = token.top_logprobs or token.top_probs
-                out.append(
-                    TokenLogprob(
-                        token.token,
-                        _logprob(token),
-                        bytes(token.bytes),
-                        tuple(
-                            Alternative(a.token, _logprob(a), bytes(a.bytes), a.id)
-                            for a in likely[:top]
-                        ),
-                        token.id,
-                    )
-                )
+            token = lenient.convert(raw, _Token)
+            likely = token.top_logprobs or token.top_probs or token.probs
+            alternatives = tuple(_alternative(one, one.tok_str) for one in likely)
+            chosen = _alternative(token, token.content)
+            logprob = chosen.logprob
+            if "probs" in raw:  # without that of the chosen token
+                same = (one.logprob for one in alternatives if one.token == chosen.token)
+                logprob = next(same, LEAST_LOGPROB)
+            out.append(
+                TokenLogprob(chosen.token, logprob, chosen.data, alternatives[:top], chosen.id)
+            )
     except (TypeError, ValueError) as error:
         raise WireFault(f"completion_probabilities: {error}") from None
     return tuple(out)
 
 
-def _old_token(token: _OldToken, top: int) -> TokenLogprob:
-    """The old format has no logprob of the chosen token; it is looked up in the alternatives."""
-    alternatives = [
-        Alternative(p.tok_str, _log(p.prob), p.tok_str.encode("utf-8", "replace"))
-        for p in token.probs
-    ]
-    chosen = next((a.logprob for a in alternatives if a.token == token.content), LEAST_LOGPROB)
-    return TokenLogprob(
-        token.content, chosen, token.content.encode("utf-8", "replace"), tuple(alternatives[:top])
-    )
-
-
-def _log(p: float) -> float:
-    return math.log(p) if p > 0 else LEAST_LOGPROB
-
-
-def _logprob(token: _NewProb) -> float:
-    if token.prob is not None:
-        return _log(token.prob)
-    value = token.logprob
-    return value if value is not None and math.isfinite(value) else LEAST_LOGPROB
+def _alternative(likely: _Likely, old: str) -> Alternative:
+    """`old` is the text in the format of 2023."""
+    text = likely.token or old
+    data = text.encode("utf-8", "replace") if likely.bytes is None else bytes(likely.bytes)
+    logprob = likely.logprob
+    if likely.prob is not None:
+        logprob = math.log(likely.prob) if likely.prob > 0 else LEAST_LOGPROB
+    elif logprob is None or not math.isfinite(logprob):
+        logprob = LEAST_LOGPROB
+    return Alternative(text, logprob, data, likely.id)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from proxy import compiling as module
-from proxy.compiling import Bind, Compiler, JudgeText, ReadSchema
+from proxy.compiling import Bind, Compiler, Validate
 from proxy.core.request import CompletionRequest, Message, OutputFormat
 from proxy.errors import Cancelled, InvalidParameter, QueueFull
 from proxy.gbnf import NEW
@@ -51,8 +51,8 @@ def test_small_schema_is_compiled_in_process(
 ) -> None:
     asked = _children(compiler, monkeypatch)
     assert compiler.outcome(Bind(Constraint(schema=SMALL), "new")).text
-    assert compiler.verdict(JudgeText(SMALL, '{"a":1}')) == ""
-    assert compiler.verdict(JudgeText(SMALL, '{"a":"x"}'))
+    assert compiler.verdict(Validate(SMALL, '{"a":1}')) == ""
+    assert compiler.verdict(Validate(SMALL, '{"a":"x"}'))
     assert not asked
 
 
@@ -72,7 +72,7 @@ def test_large_schema_is_compiled_in_a_child_once(
 def test_refusal_is_cached(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _children(compiler, monkeypatch)
     patterns = {f"p{i}": {"pattern": "(a|b)?" * (3000 + i)} for i in range(20)}
-    job = ReadSchema(json.dumps({"properties": patterns}).encode())
+    job = Validate(json.dumps({"properties": patterns}).encode())
     for _ in range(2):
         assert "too much work" in compiler.outcome(job).reason
     assert len(asked) == 1
@@ -181,7 +181,7 @@ def test_wait_for_a_shared_schema_is_bounded(
 def test_answer_of_departed_client_is_not_validated(compiler: Compiler) -> None:
     gone = Cancel()
     gone.cancel()
-    hard = JudgeText(b'{"items":{"type":"integer"}}', json.dumps([1] * 5_000))
+    hard = Validate(b'{"items":{"type":"integer"}}', json.dumps([1] * 5_000))
     with pytest.raises(Cancelled):
         compiler.verdict(hard, gone)
 
@@ -208,8 +208,8 @@ def test_answer_expensive_to_validate_is_validated_in_a_child(
 ) -> None:
     asked = _children(compiler, monkeypatch)
     schema = b'{"items":{"type":"integer"}}'
-    assert compiler.verdict(JudgeText(schema, json.dumps([1] * 5_000))) == ""
-    assert "not of type" in compiler.verdict(JudgeText(schema, json.dumps([1] * 5_000 + ["x"])))
+    assert compiler.verdict(Validate(schema, json.dumps([1] * 5_000))) == ""
+    assert "not of type" in compiler.verdict(Validate(schema, json.dumps([1] * 5_000 + ["x"])))
     assert len(asked) == 2
 
 

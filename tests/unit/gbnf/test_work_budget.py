@@ -66,7 +66,7 @@ def test_hostile_schema_compiles_in_bounded_time(name: str, limits: GrammarLimit
     schema = json.dumps(HOSTILE[name]).encode()
     for job in (
         compiling.Bind(Constraint(schema=schema), limits.name),
-        compiling.ReadSchema(schema),
+        compiling.Validate(schema),
     ):
         began = time.process_time()
         compiling.do(job)
@@ -94,7 +94,7 @@ def test_tools_share_one_schema_budget() -> None:
 
 def test_oversized_schema_is_refused() -> None:
     schema = b'{"description":"' + b"x" * compiling.MAX_SCHEMAS + b'"}'
-    for job in (compiling.Bind(Constraint(schema=schema), "new"), compiling.ReadSchema(schema)):
+    for job in (compiling.Bind(Constraint(schema=schema), "new"), compiling.Validate(schema)):
         assert str(compiling.MAX_SCHEMAS) in compiling.do(job).reason
 
 
@@ -139,7 +139,7 @@ def test_client_grammar_is_read_in_bounded_time(made: Callable[[], str]) -> None
     grammar = made()
     for limits in ("new", "old"):
         began = time.process_time()
-        compiling.do(compiling.ReadGrammar(grammar, limits))
+        compiling.do(compiling.OwnGrammar(grammar, limits))
         assert time.process_time() - began < MOST
 
 
@@ -147,22 +147,22 @@ def test_client_grammar_is_read_in_bounded_time(made: Callable[[], str]) -> None
 @pytest.mark.parametrize(
     "made",
     [
-        lambda: compiling.JudgeText(
+        lambda: compiling.Validate(
             json.dumps(
                 {"items": {"anyOf": [{"required": [f"k{i}"]} for i in range(200)]}}
             ).encode(),
             json.dumps([{"z": 1}] * 20_000),
         ),
-        lambda: compiling.JudgeText(
+        lambda: compiling.Validate(
             b'{"uniqueItems":true}', json.dumps([[i, {"a": i}] for i in range(200_000)])
         ),
-        lambda: compiling.JudgeText(b'{"pattern":"^(a|a)*b$"}', json.dumps("a" * 3_000_000)),
-        lambda: compiling.Match('root ::= (([a-z]? [a-z]?){0,200} "x")*', "a" * 200_000),
+        lambda: compiling.Validate(b'{"pattern":"^(a|a)*b$"}', json.dumps("a" * 3_000_000)),
+        lambda: compiling.OwnGrammar('root ::= (([a-z]? [a-z]?){0,200} "x")*', said="a" * 200_000),
     ],
     ids=["alternatives", "unique", "pattern", "grammar"],
 )
 def test_validation_of_an_answer_takes_bounded_time(
-    made: Callable[[], compiling.JudgeText | compiling.Match],
+    made: Callable[[], compiling.Job],
 ) -> None:
     job = made()
     began = time.process_time()
@@ -172,11 +172,11 @@ def test_validation_of_an_answer_takes_bounded_time(
 
 def test_unique_items_distinguishes_equal_items() -> None:
     for text, fault in (("[1,true,[1],{}]", False), ("[1,1.0]", True), ('[{"a":1},{"a":1}]', True)):
-        assert bool(compiling.do(compiling.JudgeText(b'{"uniqueItems":true}', text)).text) is fault
+        assert bool(compiling.do(compiling.Validate(b'{"uniqueItems":true}', text)).text) is fault
 
 
 def test_invalid_pattern_is_refused_without_re() -> None:
-    found = compiling.do(compiling.ReadSchema(b'{"pattern":"(a"}'))
+    found = compiling.do(compiling.Validate(b'{"pattern":"(a"}'))
     assert "is not a 'regex'" in found.reason
 
 
