@@ -55,9 +55,9 @@ class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def window(self, quantity: Quantity, period: Period) -> int | None:
         """The most of a quantity in a period, of all models together."""
-        for one in self.windows:
-            if one.quantity == quantity and one.period == period and not one.model:
-                return one.most
+        for window in self.windows:
+            if window.quantity == quantity and window.period == period and not window.model:
+                return window.most
         return None
 
 

@@ -21,7 +21,7 @@ KEY_ID = re.compile(r"key_[0-9a-f]{24}")
 
 
 class StoredKey(Struct, frozen=True, kw_only=True):
-    """An API key. `digest` is that of its secret (see `book`), `shown` the end of the secret.
+    """An API key. `digest` is that of its secret (see `key_cache`), `shown` the end of the secret.
     `former_digest` is that of the secret before the last rotation, valid until `former_until`.
     `expires` None: never."""
 
@@ -131,10 +131,12 @@ def identity_of(
         f"user {key.user_id}": user.rights,
     }
     limits = tuple(
-        Limited(subject, one.limits) for subject, one in levels.items() if one.limits != NO_LIMITS
+        Limited(subject, held.limits)
+        for subject, held in levels.items()
+        if held.limits != NO_LIMITS
     )
-    permits = (replace(one, limits=NO_LIMITS) for one in levels.values())
-    rights = tuple(one for one in permits if one != Rights())
+    permits = (replace(held, limits=NO_LIMITS) for held in levels.values())
+    rights = tuple(held for held in permits if held != Rights())
     blocked = {"this API key": key.blocked, "the team": team.blocked, "the user": user.blocked}
     refused = next((what for what, is_so in blocked.items() if is_so), "")
     return Identity(
@@ -143,12 +145,12 @@ def identity_of(
         user=key.user_id or "",
         team=key.team_id or "",
         # No group of the settings has a space in its name.
-        group=next((one.group for one in rights if one.group), f"key {key.id}"),
+        group=next((held.group for held in rights if held.group), f"key {key.id}"),
         priority=priority_of(rights),
         admin=key.rights.admin,
         rights=rights,
         limits=limits,
-        on_overflow=next((one.on_overflow for one in rights if one.on_overflow), ""),
+        on_overflow=next((held.on_overflow for held in rights if held.on_overflow), ""),
         until=until,
         refused=f"{refused} is blocked: ask an administrator" if refused else "",
     )

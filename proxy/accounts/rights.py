@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from ..errors import Forbidden, GatewayError, ModelNotFound, NotFound
 from .limits import NO_LIMITS, Limits
@@ -76,22 +77,31 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Permissions(Struct, frozen=True):
     """The rights of a request: those of its key, user and team. `hides`: what is forbidden looks as
-    if it did not exist."""
+    if it did not exist. `barred_tiers` follows from the rights: the tiers of routes that may not be
+    used."""
 
     rights: tuple[Rights, ...] = ()
     hides: bool = False
+    barred_tiers: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.rights:
+            barred = frozenset(name for rights in self.rights for name in rights.barred_tiers)
+            force_setattr(self, "barred_tiers", barred)
 
     def permits_model(self, *names: str) -> bool:
         """Whether a model may be used that has these names."""
         return all(
-            any(_matches(one.models, name) for name in names) for one in self.rights if one.models
+            any(_matches(granted.models, name) for name in names)
+            for granted in self.rights
+            if granted.models
         )
 
-    def check_model(self, asked: str, *names: str) -> None:
+    def check_model(self, requested: str, *names: str) -> None:
         """`asked` is what the client calls the model of these names. Raises Forbidden, or
         ModelNotFound if that is hidden."""
         if self.rights and not self.permits_model(*names):
-            name = (asked or names[0])[:100]
+            name = (requested or names[0])[:100]
             if self.hides:
                 raise ModelNotFound(f"the model {name!r} does not exist", param="model")
             raise Forbidden(
@@ -102,7 +112,7 @@ class Permissions(Struct, frozen=True):
 
     def permits_tool(self, name: str) -> bool:
         """Whether a tool of the gateway may be used."""
-        return all(_matches(one.tools, name) for one in self.rights if one.tools)
+        return all(_matches(granted.tools, name) for granted in self.rights if granted.tools)
 
     def check_tool(self, name: str) -> None:
         """Raises Forbidden if this tool of the gateway may not be used."""
@@ -116,24 +126,24 @@ class Permissions(Struct, frozen=True):
     @property
     def bounds_knowledge(self) -> bool:
         """Whether some knowledge bases may not be used."""
-        return any(one.knowledge for one in self.rights)
+        return any(granted.knowledge for granted in self.rights)
 
     def permits_base(self, *names: str) -> bool:
         """Whether a knowledge base may be used that has these names."""
         return all(
-            any(_matches(one.knowledge, name) for name in names)
-            for one in self.rights
-            if one.knowledge
+            any(_matches(granted.knowledge, name) for name in names)
+            for granted in self.rights
+            if granted.knowledge
         )
 
-    def check_base(self, asked: str, *names: str) -> None:
+    def check_base(self, requested: str, *names: str) -> None:
         """`asked` is what the client calls the knowledge base of these names. Raises Forbidden, or
         NotFound if that is hidden."""
         if not self.permits_base(*names):
             if self.hides:
-                raise NotFound(f"no such knowledge base: {asked[:100]!r}")
+                raise NotFound(f"no such knowledge base: {requested[:100]!r}")
             raise Forbidden(
-                f"this API key may not use the knowledge base {asked[:100]!r}: its"
+                f"this API key may not use the knowledge base {requested[:100]!r}: its"
                 " allowed_knowledge_bases do not include it",
                 code="knowledge_forbidden",
             )
@@ -148,26 +158,19 @@ class Permissions(Struct, frozen=True):
                 code="tier_forbidden",
             )
 
-    @property
-    def barred_tiers(self) -> frozenset[str]:
-        """The tiers of routes that may not be used."""
-        if not self.rights:
-            return _NONE
-        return frozenset(name for one in self.rights for name in one.barred_tiers)
-
     def check_route(self, api: str, path: str, *, reads: bool) -> None:
         """`api` is the group of the route, "" for one that every key may use; `path` is its rule
         without the prefix. Raises Forbidden, or NotFound if that is hidden."""
-        for one in self.rights:
-            if one.apis and api and not _permits_api(one.apis, api, path):
+        for granted in self.rights:
+            if granted.apis and api and not _permits_api(granted.apis, api, path):
                 raise self._refusal(path, f"the API {api!r}: its allowed_routes do not include it")
-            if one.read_only and not reads:
+            if granted.read_only and not reads:
                 raise self._refusal(path, "this route: it is read only")
 
     def check_peer(self, address: str) -> None:
         """Raises Forbidden if the key may not be used from this address."""
-        for one in self.rights:
-            if one.networks and not _within(one.networks, address):
+        for granted in self.rights:
+            if granted.networks and not _within(granted.networks, address):
                 raise Forbidden(
                     "this API key may not be used from your address: its allowed_ips do not"
                     " include it",
@@ -180,14 +183,13 @@ class Permissions(Struct, frozen=True):
         return Forbidden(f"this API key may not use {what}", code="route_forbidden")
 
 
-_NONE: frozenset[str] = frozenset()
 ALL = Permissions()
 
 
 def priority_of(rights: Iterable[Rights]) -> Priority:
     """The lowest class that is set, "normal" if none is."""
-    found = [PRIORITIES.index(one.priority) for one in rights if one.priority]
-    return PRIORITIES[min(found)] if found else "normal"
+    classes = [PRIORITIES.index(granted.priority) for granted in rights if granted.priority]
+    return PRIORITIES[min(classes)] if classes else "normal"
 
 
 def wrong_network(text: str) -> str:
@@ -200,16 +202,16 @@ def wrong_network(text: str) -> str:
 
 
 def _permits_api(allowed: Collection[str], api: str, path: str) -> bool:
-    for one in allowed:
-        if one == api or api in API_GROUPS.get(one, ()):
+    for pattern in allowed:
+        if pattern == api or api in API_GROUPS.get(pattern, ()):
             return True
-        if one == LLM_ROUTES and api not in _OTHERS:
+        if pattern == LLM_ROUTES and api not in _OTHERS:
             return True
-    return _matches((one for one in allowed if one.startswith("/")), path)
+    return _matches((pattern for pattern in allowed if pattern.startswith("/")), path)
 
 
 def _matches(patterns: Iterable[str], name: str) -> bool:
-    return any(matches(one, name) for one in patterns)
+    return any(matches(pattern, name) for pattern in patterns)
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -222,21 +224,23 @@ def matches(pattern: str, name: str) -> bool:
     if at > end or not (name.startswith(first) and name.endswith(last)):
         return False
     for part in middle:
-        found = name.find(part, at, end)
-        if found < 0:
+        place = name.find(part, at, end)
+        if place < 0:
             return False
-        at = found + len(part)
+        at = place + len(part)
     return True
 
 
 @lru_cache(maxsize=4096)
 def _within(networks: tuple[str, ...], address: str) -> bool:
     try:
-        found = ip_address(address)
+        ip = ip_address(address)
     except ValueError:
         return False  # a Unix socket without a proxy that tells
-    found = getattr(found, "ipv4_mapped", None) or found
-    return any(found.version == one.version and found in one for one in map(_network, networks))
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return any(
+        ip.version == network.version and ip in network for network in map(_network, networks)
+    )
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:

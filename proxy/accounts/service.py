@@ -10,7 +10,15 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from .book import SECRET_BYTES, SECRET_PREFIX, Book, KeyStore, key_digest, make_secret, shown_secret
+from .key_cache import (
+    SECRET_BYTES,
+    SECRET_PREFIX,
+    KeyCache,
+    KeyStore,
+    key_digest,
+    make_secret,
+    shown_secret,
+)
 from .records import Account, Entry, Member, StoredKey, Team, User
 
 A = TypeVar("A", bound=Account)
@@ -61,10 +69,10 @@ class KeyService:
     unless it says `finish_running`. All methods raise StoreUnavailable."""
 
     def __init__(
-        self, store: ChangingKeyStore, book: Book, clock: Callable[[], float] = time.time
+        self, store: ChangingKeyStore, cache: KeyCache, clock: Callable[[], float] = time.time
     ) -> None:
         self._store = store
-        self._book = book
+        self._cache = cache
         self._clock = clock
 
     def make(self, key: StoredKey, actor: str) -> tuple[str, StoredKey]:
@@ -83,7 +91,7 @@ class KeyService:
             changed=now,
         )
         self._store.add(made, actor)
-        self._book.follow()
+        self._cache.follow()
         return secret, made
 
     def check_alias(self, alias: str) -> None:
@@ -114,7 +122,7 @@ class KeyService:
         key = self._store.change(
             self._named(name), edit, actor, action, finish_running=finish_running
         )
-        self._book.follow()
+        self._cache.follow()
         return key
 
     def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]:
@@ -152,7 +160,7 @@ class KeyService:
         """Delete keys; returns their digests. Raises NotFound, and then deletes none."""
         named = [self._named(name) for name in names]
         gone = self._store.delete(named, aliases, actor, finish_running=finish_running)
-        self._book.follow()
+        self._cache.follow()
         return gone
 
     def _named(self, name: str) -> str:
@@ -192,10 +200,10 @@ class GroupService(Generic[A]):
     """Makes and changes users, or teams. `finish_running` is as for keys."""
 
     def __init__(
-        self, store: Groups[A], book: Book, clock: Callable[[], float] = time.time
+        self, store: Groups[A], cache: KeyCache, clock: Callable[[], float] = time.time
     ) -> None:
         self.store = store
-        self._book = book
+        self._cache = cache
         self._clock = clock
 
     def make(self, new: A, actor: str) -> A:
@@ -204,7 +212,7 @@ class GroupService(Generic[A]):
         now = self._clock()
         made = replace(new, id=new.id or token_hex(12), created=now, changed=now)
         self.store.add(made, actor)
-        self._book.follow()
+        self._cache.follow()
         return made
 
     def change(
@@ -218,14 +226,14 @@ class GroupService(Generic[A]):
     ) -> A:
         """Edit one. Raises NotFound and BadRequest."""
         changed = self.store.change(name, edit, actor, action, finish_running=finish_running)
-        self._book.follow()
+        self._cache.follow()
         return changed
 
     def delete(self, names: Collection[str], actor: str, *, finish_running: bool = False) -> int:
         """Delete these and their keys; returns how many there were. Raises NotFound, and then
         deletes none."""
         count = self.store.delete(names, actor, finish_running=finish_running)
-        self._book.follow()
+        self._cache.follow()
         return count
 
 

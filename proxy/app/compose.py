@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from .. import __version__
-from ..accounts.book import Book
+from ..accounts.key_cache import KeyCache
 from ..accounts.limits import NO_LIMITS, Limited
 from ..accounts.records import Identity
 from ..accounts.rights import Rights
@@ -226,16 +226,16 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     # Whether there is no other key to share places with.
     alone = not are_several(settings)
     api_keys = storage.api_keys if settings.admins else None
-    book = None if api_keys is None else Book(api_keys)
+    key_cache = None if api_keys is None else KeyCache(api_keys)
     keys = Keys(
         ((key.name, key.secret) for key in settings.keys),
         settings.wrong_keys,
         settings.admins,
-        book,
+        key_cache,
         bounded=identities(settings),
         hides=settings.hide_forbidden,
     )
-    accounts = _accounts(storage, book) if book is not None else None
+    accounts = _accounts(storage, key_cache) if key_cache is not None else None
     ledger = _ledger(settings, storage, keys)
     observer = Observer(metrics=settings.metrics, ledger=ledger.add if ledger else None)
     batches = storage.batches
@@ -295,9 +295,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     life.on_close(Step.MODELS, host.close)
     life.on_close(Step.BACKENDS, registry.close)
     life.on_close(Step.DATABASE, storage.close)
-    if book is not None:
-        book.on_finishing = observer.outlive
-        life.on_close(Step.DATABASE, book.close)
+    if key_cache is not None:
+        key_cache.on_finishing = observer.outlive
+        life.on_close(Step.DATABASE, key_cache.close)
     if batch_runner is not None:
         life.on_leave(batch_runner.leave)
         life.on_close(Step.BATCHES, batch_runner.close)
@@ -327,11 +327,13 @@ def _batch_room(
     return room
 
 
-def _accounts(storage: LazyServices, book: Book) -> Accounts | None:
+def _accounts(storage: LazyServices, key_cache: KeyCache) -> Accounts | None:
     keys, users, teams = storage.api_keys, storage.users, storage.teams
     if keys is None or users is None or teams is None:
         return None
-    return Accounts(KeyService(keys, book), GroupService(users, book), GroupService(teams, book))
+    return Accounts(
+        KeyService(keys, key_cache), GroupService(users, key_cache), GroupService(teams, key_cache)
+    )
 
 
 def _ledger(settings: Settings, storage: LazyServices, keys: Keys) -> LedgerWriter | None:

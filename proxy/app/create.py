@@ -11,7 +11,7 @@ from importlib import import_module
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-from ..accounts.book import without_keys
+from ..accounts.key_cache import without_keys
 from ..apis import modules
 from ..backends.pools import Backend
 from ..batches.asking import asker
@@ -34,7 +34,7 @@ from ..web.peers import TrustedProxies
 from ..web.routes import error_form, routes_of
 from ..web.services import EXTENSION, Services
 from ..web.services import services_of as services_of  # part of this module's interface
-from ..web.site import Sites, judge_of
+from ..web.site import Sites, site_check
 from ..web.spine import refuse
 from .compose import JOINS, backend_of, compose, configs, replaced
 
@@ -86,7 +86,9 @@ def attach(app: Application, services: Services) -> None:
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)
-    app.judge = judge_of(sites, keys=bool(settings.keys), error_form=partial(error_form, app))
+    app.check_site = site_check(
+        sites, keys=bool(settings.keys), error_form=partial(error_form, app)
+    )
 
 
 def reload(app: Flask, settings: Settings) -> None:

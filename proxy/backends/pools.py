@@ -210,7 +210,11 @@ class BackendPools:
         self._default = default
         self._changing = native_lock()  # held to replace any of the following, or `backends`
         self._pools: dict[str, tuple[Backend, ...]] = {}  # cached, since every request reads them
-        self._named: tuple[str, ...] = ()  # cached as well
+        self._named: tuple[str, ...] = ()  # cached, as is all that follows
+        self._listed: tuple[str, ...] = ()
+        self._forwarding: frozenset[str] = frozenset()  # models to which requests are forwarded
+        self._answering: tuple[str, ...] = ()  # the other models
+        self._shown = ""  # the name of the only one of them in answers
         self._also: dict[str, str] = {}  # model by alias, from routers
 
     def models(self) -> tuple[str, ...]:
@@ -221,11 +225,11 @@ class BackendPools:
     def names(self) -> tuple[str, ...]:
         """The names in /v1/models: the aliases if the only model has some, otherwise the models
         that are listed."""
-        return self._aliases if self._aliases and len(self.models()) == 1 else self.listed()
+        return self._aliases if self._aliases and len(self._named) == 1 else self._listed
 
     def listed(self) -> tuple[str, ...]:
         """The models without those that lists leave out."""
-        return tuple(m for m in self._named if not all(b.unlisted for b in self._pools.get(m, ())))
+        return self._listed
 
     def resolve(self, name: str) -> tuple[str, str]:
         """The pool and the name to answer with, for the model name in a request.
@@ -233,22 +237,20 @@ class BackendPools:
         With one model, or a default, any name means that model, unless names are strict. Models to
         which requests are only forwarded must be named. Raises ModelNotFound, and NoBackend if none
         is configured."""
-        models = self.models()
-        if not models:
-            raise NoBackend("no backend is configured", retry_after=10.0)
-        if name in models:
+        models = self._answering
+        if name in self._named:
             return name, name
-        models = tuple(model for model in models if not self.forwards(model))
         if models and name in self._aliases:
             return models[0], name
         if name in self._also:
             return self._also[name], name
-        if not models:
-            raise _unknown(name)
-        if not name or (len(models) == 1 and not self._strict):
+        if not self._named:
+            raise NoBackend("no backend is configured", retry_after=10.0)
+        if len(models) == 1 and not (name and self._strict):
+            return models[0], self._shown
+        if models and not name:
             first = self._first(models)
-            names = [shown for shown in self.names() if not self.forwards(shown)]
-            return first, (names or models)[0] if len(models) == 1 else first
+            return first, first
         if self._default in models and not self._strict:
             return self._default, self._default
         raise _unknown(name)
@@ -262,7 +264,7 @@ class BackendPools:
         """The same for a request that the gateway answers itself. Raises Unsupported for a model to
         which requests are only forwarded."""
         model, shown = self.resolve(name)
-        if self.forwards(shown):
+        if model in self._forwarding:
             raise Unsupported(
                 f"the model {shown} has no text API: send its requests to /v1/audio, /v1/images or"
                 f" /upstream/{shown}",
@@ -279,18 +281,13 @@ class BackendPools:
 
     def forwards(self, name: str) -> bool:
         """Whether requests for the model of this name or alias are only forwarded."""
-        pool = self._pools.get(self._also.get(name, name), ())
-        for backend in pool:
-            if not backend.forwards:
-                return False
-        return bool(pool)
+        return self._also.get(name, name) in self._forwarding
 
     def _first(self, models: Sequence[str]) -> str:
         """The default model: one that need not be loaded, if there is any."""
-        if len(models) > 1:
-            for model in models:
-                if any(b.up and b.status in ("", "loaded") for b in self._pools[model]):
-                    return model
+        for model in models:
+            if any(b.up and b.status in ("", "loaded") for b in self._pools[model]):
+                return model
         return models[0]
 
     def pool(self, model: str, barred: frozenset[str] = frozenset()) -> tuple[Backend, ...]:
@@ -374,7 +371,15 @@ class BackendPools:
                 model: tuple(sorted(pool, key=lambda b: _rank(b, b is rising)))
                 for model, pool in pools.items()
             }
-            self._named = tuple(filter(self.is_named, pools)) or tuple(pools)
+            named = tuple(filter(self.is_named, pools)) or tuple(pools)
+            self._listed = tuple(m for m in named if not all(b.unlisted for b in pools[m]))
+            self._forwarding = frozenset(
+                model for model, pool in pools.items() if all(b.forwards for b in pool)
+            )
+            self._answering = tuple(model for model in named if model not in self._forwarding)
+            self._named = named
+            shown = [name for name in self.names() if name not in self._forwarding]
+            self._shown = next(iter((*shown, *self._answering)), "")
             self._also = {
                 alias: model
                 for model, pool in pools.items()

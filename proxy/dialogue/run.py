@@ -289,7 +289,7 @@ class _Turn(NamedTuple):
     def _fits(self, completion: CompletionRequest) -> bool:
         gateway = self.dialogues._gateway
         model, _ = gateway.registry.resolve(completion.model)
-        barred = self.caller.barred
+        barred = self.caller.may.barred_tiers
         n_ctx = max((b.n_ctx for b in gateway.registry.pool(model, barred)), default=0)
         room = min(completion.max_tokens or ROOM, ROOM)
         # A token has at least one byte, so short requests need no tokenizing.

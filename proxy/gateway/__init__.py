@@ -4,7 +4,7 @@
 
 `gateway` makes tasks from a request, `answer` runs its choices, and `attempt` runs one choice, from
 the queue to its end, on a `leased_slot`. `adapt` fits a task to a backend, `generation` turns its
-runs into an answer with the stages of `postprocess`. `embedder` makes embeddings and rankings,
+runs into an answer. `embedder` makes embeddings and rankings,
 `forwarder` passes on requests of other APIs unchanged.
 """
 
@@ -14,7 +14,7 @@ from .context import Caller, GatewayContext, Info
 from .embedder import Embedder
 from .forwarder import Forwarder
 from .gateway import Gateway
-from .postprocess import GenerationSettings
+from .generation import GenerationSettings
 
 __all__ = [
     "Answer",

@@ -181,7 +181,7 @@ def adapt_to_backend(
         for name in filter(sampling.__contains__, WINDOWS):
             if sampling[name] == -1:  # the whole context; newer servers reject -1
                 sampling[name] = backend.n_ctx or -1
-        if task.request.is_chat and not task.backend_templates:
+        if task.request.messages and not task.backend_templates:
             sampling["preserved_tokens"] = _preserved(syntax_of(task), task.call_format)
             if task.call_format is not None or task.thinks:
                 # There may be a second run, so the first, cut short, must have reported what was
@@ -301,7 +301,7 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     not enforce one, and so is what a backend of another API does not know."""
     request, native = task.request, caps.native or task.backend_templates
     kinds: tuple[str, ...] = ()
-    if not native and caps.chat and request.is_chat and backend.chat_mode != "completion":
+    if not native and caps.chat and request.messages and backend.chat_mode != "completion":
         kinds = backend.verdict.server_kinds(request)
         better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
         native = better or bool(kinds)

@@ -153,8 +153,8 @@ class Answer:
                 # The tasks made before only served to refuse invalid requests early; now the
                 # model's template is known.
                 self.tasks = make_tasks()
-            if compact is not None and (found := (yield from compact(self.tasks, info))):
-                self.tasks, self._compacted = found
+            if compact is not None and (shortened := (yield from compact(self.tasks, info))):
+                self.tasks, self._compacted = shortened
                 info.compacted = self._compacted.messages
                 wish = self.request.compaction
                 if wish is not None and wish.pauses:
@@ -265,9 +265,9 @@ class Answer:
                     # Fast path: nearly all batches are a piece of text within an answer.
                     if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
                         # One choice tells it: readers add up what summaries cost.
-                        told = None if number else self._compacted
-                        if told is not None and type(batch[0]) is Started:
-                            batch = [batch[0], told, *batch[1:]]
+                        compacted = None if number else self._compacted
+                        if compacted is not None and type(batch[0]) is Started:
+                            batch = [batch[0], compacted, *batch[1:]]
                         order.see(batch)
                         last = batch[-1]
                         if not info.first_token and type(last) is not Progress:

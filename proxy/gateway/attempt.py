@@ -122,6 +122,8 @@ class TokenCounts:
         return Usage(prompt, completion, cached, continued=self.resumed)
 
 
+_NO_TOKENS = TokenCounts(0)  # of an attempt that has no backend yet; never changed
+
 # What the scheduler compares of a chat whose prompt the backend renders itself.
 #
 # The text is not the server's prompt, but it begins as another one does exactly where the
@@ -256,14 +258,14 @@ class Attempt:
         self._cancel = cancel
         self._began = began
         self._on_slot = on_slot
-        self._retries = Retries()
+        self._retries: Retries | None = None  # once it has failed
         self._passed: dict[str, str] = {}  # backends that failed or refused it, and how
         self._described: frozenset[str] = frozenset()  # formats that a backend refused
         self._reason: GatewayError | None = None  # why it waits again, if it does
         self._want: SlotRequest
         self._leased: LeasedSlot | None = None
         self._generation: Generation
-        self._tokens = TokenCounts(0)
+        self._tokens = _NO_TOKENS
         self._adapted: Task  # to the backend of the slot
         self._next: Task  # of the run that starts next, or started last
         self._run: Run | None = None
@@ -276,7 +278,7 @@ class Attempt:
 
     def __iter__(self) -> Generator[Batch, None, None]:
         try:
-            pool = self._context.registry.pool(self._model, self._caller.barred)
+            pool = self._context.registry.pool(self._model, self._caller.may.barred_tiers)
             check_prompt_size(self._task, pool, self._cancel)
             self._want = _want(self._context, self._task, self._model, self._caller)
             self._context.retries.on_request()
@@ -311,7 +313,8 @@ class Attempt:
                         if generation.stops:
                             break
                     out = self._on_run_over(batch)
-                    slot.note_calls(out)
+                    if out:
+                        slot.note_calls(out)
                 except GatewayError as error:
                     out = self._on_error(error)
                 if out:
@@ -361,8 +364,11 @@ class Attempt:
             else:
                 entry = self._context.scheduler.enter(self._want, again)
                 lease = entry if isinstance(entry, Lease) else (yield from self._wait(entry))
-            slot = yield from self._take(lease)
+            slot = self._take(lease)
             if slot is not None:
+                if lease.grant.save or lease.grant.restore is not None:
+                    for _ in slot.prepare(self._cancel):
+                        yield []
                 return slot
             again = True
 
@@ -400,10 +406,11 @@ class Attempt:
         info.first_place = max(info.first_place, lease.place)
         return lease
 
-    def _take(self, lease: Lease) -> Generator[Batch, None, LeasedSlot | None]:
-        """Borrow the backend of a lease and prepare the slot. None if the backend was removed after
-        the grant; the lease is released then."""
-        context, name = self._context, lease.backend
+    def _take(self, lease: Lease) -> LeasedSlot | None:
+        """Borrow the backend of a lease. None if the backend was removed after the grant; the lease
+        is released then."""
+        context, info, grant = self._context, self._info, lease.grant
+        name = grant.backend.name
         backend = context.registry.borrow(name)
         if backend is None:
             lease.release()
@@ -417,13 +424,9 @@ class Attempt:
                 caps = described_too(caps, self._described)
             self._leased = slot = LeasedSlot(context, lease, backend, caps)
             self._leased_at = context.clock()
-            info, grant = self._info, lease.grant
-            info.backend, info.slot = name, slot.number
-            info.tier = grant.backend.tier.name
+            info.backend, info.slot, info.tier = name, lease.slot.id, grant.backend.tier.name
             if grant.passed or self._passed:
                 info.passed = tuple({**dict(grant.passed), **self._passed}.items())
-            for _ in slot.prepare(self._cancel):
-                yield []
             return slot
         return None
 
@@ -462,8 +465,8 @@ class Attempt:
         self._tokens = TokenCounts(limit)
         self._text, self._started = bytearray(), False
         notices = context.scheduler.notices
-        told = warnings(task, adapted, slot.caps, self._cancel)
-        info.warnings = task.request.warnings + told + notices
+        ignored = warnings(task, adapted, slot.caps, self._cancel)
+        info.warnings = task.request.warnings + ignored + notices
         info.placed = context.clock() - self._began
 
     def _start(self, slot: LeasedSlot) -> Run:
@@ -561,7 +564,7 @@ class Attempt:
             request=request,
         )
         self._next = first_run(self._adapted)
-        self._generation.begin_again()
+        self._generation = self._generation.again()
         self._enter(State.SWITCHING)
 
     def _close_run(self) -> None:
@@ -636,6 +639,8 @@ class Attempt:
         may not be."""
         context = self._context
         now = context.clock()
+        if self._retries is None:
+            self._retries = Retries()
         self._want = self._retries.after(self._want, name, error, now)
         if isinstance(error, BackendBusy | BackendDown):
             return
@@ -644,7 +649,7 @@ class Attempt:
 
     def _pause(self, error: GatewayError) -> None:
         """Wait a moment before the next try. Raises Cancelled."""
-        if not isinstance(error, BackendBusy | BackendDown):
+        if self._retries is not None and not isinstance(error, BackendBusy | BackendDown):
             self._cancel.wait(retry_pause(self._retries.count))
             self._cancel.check()
 
@@ -735,7 +740,7 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
         session=task.request.session,
         share=caller.share,
         since=context.clock(),
-        barred=caller.barred,
+        barred=caller.may.barred_tiers,
         background=caller.background or _is_side_job(task, context.side_jobs),
         idle=caller.idle,
         tools=bool(task.request.tools),

@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from ..accounts.limiting.allowance import Admission
+from ..accounts.limiting.allowance import Reservation
 from ..accounts.limiting.budgets import Used
 from ..accounts.limiting.plan import Size
 from ..backends.pools import Backend
@@ -45,7 +45,7 @@ class BoundedAnswer:
         self._allowance = caller.allowance
         self._allowance.for_model(partial(context.registry.names_of, model))
         self._model = model
-        self._barred = caller.barred
+        self._barred = caller.may.barred_tiers
         self._name = name
         self._choices = choices
         most = self._allowance.plan.largest_answer
@@ -54,7 +54,7 @@ class BoundedAnswer:
         self._used = NOTHING
         self._slot_seconds = 0.0
         self._lock = native_lock()
-        self._admission: Admission | None = None
+        self._admission: Reservation | None = None
 
     def enter(self, cancel: Cancel) -> None:
         """Take what the answer may need. A second call does nothing. Raises the errors of

@@ -65,13 +65,13 @@ class Compactor:
     def wanted(self, request: CompletionRequest, model: str, caller: Caller) -> bool:
         """Whether this conversation may be compacted. The client's wish counts first, then the
         setting of its key, then that of the model's backends."""
-        if not request.is_chat:
+        if not request.messages:
             return False
         if request.compaction is not None:
             return True
         if caller.on_overflow:
             return caller.on_overflow == "compact"
-        for backend in self._gateway.context.registry.pool(model, caller.barred):
+        for backend in self._gateway.context.registry.pool(model, caller.may.barred_tiers):
             if backend.on_overflow:
                 return backend.on_overflow == "compact"
         return self._default == "compact"
@@ -140,7 +140,7 @@ class Compactor:
         info: Info,
     ) -> _Work | None:
         """None if the size of the context is unknown."""
-        pool = self._gateway.context.registry.pool(model, caller.barred)
+        pool = self._gateway.context.registry.pool(model, caller.may.barred_tiers)
         n_ctx = max((backend.n_ctx for backend in pool), default=0)
         if not n_ctx:
             return None
@@ -182,7 +182,7 @@ class _Work(Struct, frozen=True, kw_only=True):
 
     def fits(self, request: CompletionRequest, limit: int | None = None) -> bool:
         room = self.n_ctx - (self.limit if limit is None else limit)
-        return self.gateway.fits(request, room, self.cancel, barred=self.caller.barred)
+        return self.gateway.fits(request, room, self.cancel, barred=self.caller.may.barred_tiers)
 
     def without(self, request: CompletionRequest, cut: int, summary: str) -> CompletionRequest:
         """The request with a summary of the turns before the cut; unchanged without a cut."""

@@ -16,8 +16,8 @@ from ..errors import QueueFull
 from ..scheduling.base import PLACE_LOST
 from ..scheduling.fair import displaced
 from ..scheduling.schedulers import Scheduler
+from .generation import GenerationSettings
 from .idle import RetryBudget
-from .postprocess import GenerationSettings
 
 
 # A queue for requests that arrive before the first backend has reported its model.
@@ -92,7 +92,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     request that uses idle slots only, and is cancelled when others need its slot. `begun`: a part
     of its answer is done, so it waits for an idle slot as long as it must.
     `tell_place`: report the place in the queue in the stream. `may` says which models may be
-    used, `barred` names the tiers of routes that may not. `allowance` is what the request may take
+    used, and which tiers of routes may not. `allowance` is what the request may take
     from the limits of its key, None without limits. `on_overflow` says what happens to
     conversations that do not fit, refuse or compact; "": what is set for the model."""
 
@@ -108,10 +108,6 @@ class Caller(Struct, frozen=True, kw_only=True):
     may: Permissions = ALL
     allowance: Allowance | None = None
     on_overflow: str = ""
-
-    @property
-    def barred(self) -> frozenset[str]:
-        return self.may.barred_tiers
 
 
 ANYBODY = Caller()
@@ -163,8 +159,3 @@ class Info(Struct, kw_only=True):
     kinds: tuple[str, ...] = ()
     compacted: int = 0
     warnings: tuple[str, ...] = ()
-
-    @property
-    def driven(self) -> float:
-        """Seconds since the request was placed on the backend, until the last token so far."""
-        return max(0.0, self.last_token - self.placed)

@@ -76,7 +76,7 @@ class Embedder:
         `on_slot`."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
-        backend, caps = self._first(model, caller.barred)
+        backend, caps = self._first(model, caller.may.barred_tiers)
         for ids in inputs:
             if not isinstance(ids, str):
                 backend.vocabulary.check_harmless(ids, caps, "input")
@@ -124,7 +124,7 @@ class Embedder:
         `embed`."""
         model, name = self.registry.answering(name)
         self._load(model, cancel)
-        self._first(model, caller.barred)
+        self._first(model, caller.may.barred_tiers)
 
         def call(driver: Driver, caps: Capabilities, own: Cancel) -> Ranked:
             return driver.rerank(query, documents, caps, own)
@@ -168,7 +168,7 @@ class Embedder:
             )
         exclude = self._others(model, queues=False)
         # An old server silently truncates longer texts.
-        permitted = self.registry.pool(model, caller.barred)
+        permitted = self.registry.pool(model, caller.may.barred_tiers)
         pool = [b for b in permitted if b.name not in exclude and b.n_ctx]
         limit = min((b.n_ctx + 1 for b in pool), default=0)
         counts = [backend.counter.count(text, cancel, limit) for text in texts]
@@ -268,7 +268,7 @@ def _request(caller: Caller, model: str, **fields: Any) -> SlotRequest:
         key=caller.key,
         group=caller.group,
         share=caller.share,
-        barred=caller.barred,
+        barred=caller.may.barred_tiers,
         background=True,
         idle=caller.idle,
         **fields,

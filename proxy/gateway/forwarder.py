@@ -77,7 +77,7 @@ class Forwarder:
             key=caller.key,
             group=caller.group,
             share=caller.share,
-            barred=caller.barred,
+            barred=caller.may.barred_tiers,
             background=True,
             idle=caller.idle,
         )
@@ -105,7 +105,7 @@ class Forwarder:
         return release
 
     def _first(self, model: str, caller: Caller) -> str:
-        for backend in self._registry.pool(model, caller.barred):
+        for backend in self._registry.pool(model, caller.may.barred_tiers):
             if backend.up:
                 return backend.name
         raise NoBackend()

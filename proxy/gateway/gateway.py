@@ -80,7 +80,7 @@ class Gateway:
             self._wait_for_names(model, cancel, caller.key)
             model, name = self.registry.answering(request.model)
         caller.may.check_model(request.model, name, model)
-        barred = caller.barred
+        barred = caller.may.barred_tiers
         if barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
         if len(request.tools) > 1:
@@ -110,13 +110,13 @@ class Gateway:
         info: Info,
     ) -> Generator[Choice, None, tuple[list[Task], Compacted] | None]:
         """See `answer.Compact`."""
-        found = yield from self._compactor.compact(
+        shortened = yield from self._compactor.compact(
             request, model, tasks, caller=caller, cancel=cancel, info=info
         )
-        if found is None:
+        if shortened is None:
             return None
-        shorter, compacted = found
-        return self.tasks(shorter, model, cancel, barred=caller.barred), compacted
+        shorter, compacted = shortened
+        return self.tasks(shorter, model, cancel, barred=caller.may.barred_tiers), compacted
 
     def idle_slots(self, name: str) -> int | None:
         """See `idle.idle_slots`."""
@@ -243,15 +243,15 @@ class Gateway:
     def counters(self) -> dict[str, dict[str, float]]:
         """Counters of the backends that have their own, by backend. Empty for a backend that does
         not answer in time."""
-        asked = {
+        drivers = {
             name: backend.driver
             for name, backend in self.registry.backends.items()
             if backend.up and backend.caps is not None and backend.caps.metrics
         }
-        if not asked:
+        if not drivers:
             return {}
-        with ThreadPoolExecutor(min(len(asked), AT_ONCE)) as pool:
-            return dict(zip(asked, pool.map(_counters, asked.values()), strict=True))
+        with ThreadPoolExecutor(min(len(drivers), AT_ONCE)) as pool:
+            return dict(zip(drivers, pool.map(_counters, drivers.values()), strict=True))
 
     def slot_action(self, name: str, action: str, slot: int, file: str) -> tuple[int, int]:
         """Save a slot of a backend to a file of its server, restore it from there, or erase it.
@@ -341,7 +341,7 @@ class Gateway:
         grammar = request.sampling.get("grammar")
         if grammar:
             check_grammar(grammar, cancel)
-        if request.is_chat:
+        if request.messages:
             if request.tools and request.max_tool_calls is None:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)

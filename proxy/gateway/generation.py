@@ -16,30 +16,84 @@ starts it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
+from msgspec import Struct
 
 from ..backends.driver import Capabilities
 from ..compiling import judged
-from ..core.events import LAST, Batch, Failed, Finished, Started, TextDelta
+from ..core.events import LAST, Batch, Failed, Finished, ReasoningDelta, Started, TextDelta
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import CharacterCut
-from ..prompting.constraints import must_call
-from ..prompting.stages.validation import InvalidOutput
+from ..prompting import constraints
+from ..prompting.formats import CallFormat
+from ..prompting.stages.calls import CallLimit, CallStage, NewIds
+from ..prompting.stages.prompted_output import CallsStage, DocumentStage
+from ..prompting.stages.reasoning import ContentStage, InlineStage, ThoughtStage
+from ..prompting.stages.stop import Stage, StopStage
+from ..prompting.stages.validation import InvalidOutput, ValidationStage, Validator
 from ..runtime.cancel import Cancel
-from .postprocess import GenerationSettings, GrammarSwitch, StagePipeline, start_bound
+from .adapt import call_judges, form_of, syntax_of
+
+Reasoning = Literal["deepseek", "none", "raw"]
+
+
+MAX_MEDIA = 20 << 20  # bytes of an image or sound: a photo of a telephone has a quarter of that
+MAX_CALLS = 8  # models that loop repeat a call for ever; agents that work use two or three at once
+
+
+class GenerationSettings(Struct, frozen=True):
+    """Settings for post-processing. `new_id` creates ids for tool calls; `json_retries` is how
+    often a document that failed validation is written again, if the client has not seen it yet;
+    `max_media` is the maximum size of an image or sound, in bytes; `max_parallel_calls` the maximum
+    number of calls in an answer to a request that does not say."""
+
+    new_id: Callable[[], str]
+    json_retries: int = 1
+    reasoning: Reasoning = "deepseek"
+    max_media: int = MAX_MEDIA
+    max_parallel_calls: int = MAX_CALLS
+
+
+class GrammarSwitch(Struct, frozen=True):
+    """A request for a run that continues after the prompt and `text`, under the grammar of `bound`.
+
+    `fresh` is the end of `text` that came in the last batch, whose tokens are not counted yet.
+    `begun` is the beginning of the open call, for the call parser."""
+
+    text: str
+    bound: constraints.Constraint
+    fresh: str
+    begun: str = ""
 
 
 class Generation:
     """The events of one choice.
 
-    `retry`: it needs a run from the beginning. `idle`: from now on, batches pass unchanged, and if
-    `text_passes`, those of text alone.
-    `holds`: nothing is passed on before the end. `later`: the current run began after a part of
-    the answer. `caps` are those of the current backend.
-    `wrong` is the text of an answer that is to be written again, if its form was described, and
-    `fault` what was wrong."""
+    `caps` are those of the current backend. `later`: the current run began after a part of the
+    answer. `holds`: nothing is passed on before the end. `idle`: from now on, batches pass
+    unchanged. `text_passes`: those of text alone do; other events of a backend that parses its
+    answers itself may need a stage.
+
+    `switch` is the run that the answer needs next; `ended`: a stage has ended the answer. `retry`:
+    the answer is to be written again, by `again`; then `wrong` is its text, if its form was
+    described, and `fault` what was wrong."""
+
+    later = retry = idle = text_passes = ended = False
+    wrong = fault = ""
+    switch: GrammarSwitch | None = None
+    _thoughts: ThoughtStage | None = None
+    _form: CallFormat | None = None
+    _text_marks: ContentStage | None = None
+    _calls: CallStage | None = None
+    _start: constraints.Constraint | None = None
+    _deferred = False  # the answer's grammar begins after its reasoning
+    _raw = ""  # text of the runs, as far as a switch may need it
+    _known = 0  # length of _raw before the current batch
+    _content = 0  # characters of the answer without its reasoning
+    _thinking = 0  # tokens of reasoning; a piece is a token
 
     def __init__(
         self,
@@ -50,56 +104,106 @@ class Generation:
         usage: Callable[[], Usage],
         prompt_text: Callable[[], str],
         cancel: Cancel,
+        tries: int | None = None,
     ) -> None:
-        """`usage` returns the token counts so far, `prompt_text` the prompt as text. Raises
-        CharacterCut if the answer is to echo a prompt that is not valid text."""
+        """`usage` returns the token counts so far, `prompt_text` the prompt as text. `tries` is how
+        often the answer may be written again. Raises CharacterCut if the answer is to echo a prompt
+        that is not valid text."""
         self.caps = caps
-        self.later = False
-        self.fault = self.wrong = ""
         self._task = task
         self._settings = settings
         self._usage = usage
         self._prompt_text = prompt_text
         self._cancel = cancel
-        request = task.request
-        self._tries = settings.json_retries
-        validated = not task.is_unconstrained and (
-            task.described or judged(request, cancel) is not None
-        )
-        if request.stream:  # a described document or call is held back until it was judged
-            bound = request.output.kind != "text" or must_call(request)
-            validated = validated and task.described and bound
-        self.holds = validated and self._tries > 0
-        self._echo = prompt_text() if request.echo else None
-        self._begin()
-
-    def _begin(self) -> None:
-        request = self._task.request
-        self._stages = StagePipeline(self._task, self._settings, self._usage, self._cancel)
+        self._request = request = task.request
+        self._prompt = task.prompt if isinstance(task.prompt, str) else ""
+        self._native = native = task.backend_templates
+        self._rest: list[Stage] = []
         self._held: Batch = []
         self._wrong: list[str] = []
-        self._to_echo = self._echo
-        adds = request.echo or request.report.settings or self._task.max_tokens == 0
-        adds = adds or self._task.described
+        self._to_echo = prompt_text() if request.echo else None
+        self._tries = settings.json_retries if tries is None else tries
+        judge, validated = None, False
+        if not task.is_unconstrained:
+            judge = judged(request, cancel)
+            validated = task.described or judge is not None
+            if request.stream:
+                # A described document or call is held back until it was judged.
+                bound = request.output.kind != "text" or constraints.must_call(request)
+                validated = validated and task.described and bound
+            self._bind()
+        self.holds = validated and self._tries > 0
+        self._add_stages(judge)
+        adds = request.echo or request.report.settings or task.max_tokens == 0 or task.described
         self._only_stages = not (self.holds or adds)
-        self.retry = False
-        self.idle = self._only_stages and self._stages.idle
-        self.text_passes = self._only_stages and self._stages.text_passes
+        self._settle()
+        if self._only_stages and native and self._calls is None:
+            self.text_passes = all(type(stage) is NewIds for stage in self._rest)
 
-    @property
-    def switch(self) -> GrammarSwitch | None:
-        """The grammar-constrained run that the answer needs next, if any."""
-        return self._stages.switch
+    def _bind(self) -> None:
+        """Set up the call parser and the constraint of the answer."""
+        task, request = self._task, self._request
+        self._form = form = form_of(task)
+        self._start = start_bound(task)
+        self._deferred = task.thinks and self._start is not None and not self._native
+        if form is not None:
+            self._calls = CallStage(
+                form,
+                {tool.name: tool.parameters for tool in constraints.callable_tools(request)},
+                self._settings.new_id,
+                free=self._start is None and not task.described,
+                must=constraints.must_call(request),
+                prompt=self._prompt,
+            )
+
+    def _add_stages(self, judge: Validator | None) -> None:
+        task, request, settings = self._task, self._request, self._settings
+        reasoning = request.reasoning_format or settings.reasoning
+        parses = bool(request.messages) and (task.described or not self._native)
+        syntax = syntax_of(task)
+        if parses and self._calls is None and (whole := syntax.calls) and whole.reads_reasoning:
+            self._calls = CallStage(whole, {}, settings.new_id, free=False, prompt=self._prompt)
+        reads_reasoning = self._calls is not None and self._calls.reads_reasoning
+        splits = self._deferred or (reasoning != "raw" and not reads_reasoning)
+        if parses and splits:
+            marks = self._form.opening if self._form is not None else ()
+            self._thoughts = ThoughtStage(self._prompt, syntax.reasoning, marks)
+        self._content_opening = syntax.content[0]
+        if parses and any(syntax.content) and not reads_reasoning:
+            self._text_marks = ContentStage(*syntax.content)
+        if self._native and self._calls is None:
+            self._rest.append(NewIds(settings.new_id))
+        if request.tools and constraints.callable_tools(request):
+            most = constraints.most_calls(request)
+            self._rest.append(CallLimit(most, self._usage, streams=request.stream))
+        if task.stop_strings:
+            self._rest.append(StopStage(task.stop_strings, self._usage))
+        if task.described and self._calls is not None:
+            judges = call_judges(request, self._cancel)
+            self._rest.append(CallsStage(judges, must=constraints.must_call(request)))
+        if judge is not None:
+            validation = ValidationStage(judge, request.stop)
+            self._rest.append(DocumentStage(validation) if task.described else validation)
+        if reasoning == "none" or (
+            reasoning == "raw" and (self._thoughts is not None or reads_reasoning)
+        ):
+            self._rest.append(InlineStage(syntax.inline))
+
+    def _settle(self) -> None:
+        """Note whether everything passes unchanged from now on."""
+        works = self._thoughts or self._calls or self._text_marks or self._rest
+        if self._only_stages and not (works or self._native or self._thinking):
+            self.idle = self.text_passes = True
 
     @property
     def stops(self) -> bool:
         """Whether the rest of the current run is not needed."""
-        return self._stages.switch is not None or self._stages.ended
+        return self.switch is not None or self.ended
 
     @property
     def thought(self) -> bool:
         """Whether the answer has reasoning so far, apart from its text."""
-        return self._stages.thought
+        return self._thinking > 0
 
     def feed(self, batch: Batch) -> Batch:
         """Process a batch of the run. Returns the events to pass on."""
@@ -107,29 +211,120 @@ class Generation:
             return batch
         if self._task.described and self.holds:
             self._wrong += [event.text for event in batch if isinstance(event, TextDelta)]
-        out = self._stages.feed(batch)
-        self.idle = self._only_stages and self._stages.idle
-        self.text_passes = self.text_passes or self.idle
-        return self._pass_on(out)
+        batch = self._staged(batch)
+        return batch if self._only_stages else self._pass_on(batch)
+
+    def _staged(self, batch: Batch) -> Batch:
+        thoughts, calls = self._thoughts, self._calls
+        if calls is not None or self._deferred:
+            self._known = len(self._raw)
+            self._raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
+        if self._native:
+            self._thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
+        if thoughts is not None:
+            came, thinking = batch, not thoughts.over
+            batch = thoughts.feed(batch)
+            if thinking and ReasoningDelta in map(type, batch):
+                self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
+            if self._deferred:
+                # This run has no grammar, so none of its text belongs to the answer. A batch may
+                # contain the end of the reasoning and the end of the run, for whatever reason.
+                batch = [e for e in batch if not isinstance(e, TextDelta)]
+                if thoughts.over or _ended_by_itself(came):
+                    assert self._start is not None
+                    self._deferred = False
+                    before = self._thought()
+                    if self._start.schema is not None and not self._start.tools:
+                        before += self._content_opening
+                    self.switch = self._switch_behind(before, self._start)
+                    return self._run_stages([e for e in batch if not isinstance(e, Finished)])
+            elif thoughts.passes:
+                self._thoughts = None
+                self._settle()
+        if self._text_marks is not None:
+            batch = self._text_marks.feed(batch)
+        if calls is not None:
+            came = batch
+            self._content += sum(len(e.text) for e in came if isinstance(e, TextDelta))
+            batch = calls.feed(came)
+            if calls.reads_reasoning and ReasoningDelta in map(type, batch):
+                self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
+            opened = calls.opened
+            if opened is not None:
+                assert self._form is not None
+                held = self._text_marks.held if self._text_marks is not None else 0
+                size = len(self._raw) - held - (self._content - opened.keep)
+                self.switch = self._switch_behind(
+                    self._raw[:size],
+                    constraints.calls_of(self._request, self._form, opened.frame_so_far),
+                    opened.written,
+                )
+        return self._run_stages(batch)
+
+    def _switch_behind(
+        self, text: str, bound: constraints.Constraint, begun: str = ""
+    ) -> GrammarSwitch:
+        known = self._raw[: self._known]
+        fresh = text[len(known) :] if text.startswith(known) else ""
+        return GrammarSwitch(text, bound, fresh, begun)
 
     def on_switched(self, tokens: int) -> Batch:
         """Handle the start of the run that `switch` requested, after so many tokens."""
+        switch, self.switch = self.switch, None
+        assert switch is not None, "no run was needed"
         self.later = True
-        return self._pass_on(self._stages.on_switched(tokens))
+        self._thoughts = None
+        self._thinking = min(self._thinking, tokens)
+        if self._calls is None or not (switch.begun or self._calls.reads_reasoning):
+            return []
+        before = self._prompt + switch.text.removesuffix(switch.begun)
+        return self._pass_on(self._run_stages(self._calls.bind(switch.begun, before)))
 
     def on_limit(self, finished: Finished) -> Batch:
         """Handle the end of the answer because no token is left for another run."""
         out: Batch = [] if self.switch is not None else self.feed([finished])
-        if self.switch is not None:
-            out += self._pass_on(self._stages.on_limit(finished))
-        return out
+        if self.switch is None:
+            return out
+        self.switch = None
+        batch: Batch = [finished]
+        if self._calls is not None:
+            self._calls.bind("")
+            batch = self._calls.feed(batch)
+        return out + self._pass_on(self._run_stages(batch))
 
-    def begin_again(self) -> None:
-        """Prepare to write the document again."""
-        self._tries -= 1
-        self.holds = self._tries > 0
-        self.later = True
-        self._begin()
+    def again(self) -> Generation:
+        """The events of the same choice, written again."""
+        generation = Generation(
+            self._task,
+            self.caps,
+            self._settings,
+            usage=self._usage,
+            prompt_text=self._prompt_text,
+            cancel=self._cancel,
+            tries=self._tries - 1,
+        )
+        generation.later = True
+        return generation
+
+    def _run_stages(self, batch: Batch) -> Batch:
+        for stage in self._rest:
+            batch = stage.feed(batch)
+            if stage.ended:
+                self.ended = True
+        if self._thinking and batch and isinstance(batch[-1], Finished):
+            usage = msgspec.structs.replace(batch[-1].usage, reasoning=self._thinking)
+            batch[-1] = msgspec.structs.replace(batch[-1], usage=usage)
+        return batch
+
+    def _thought(self) -> str:
+        """The reasoning as the model wrote it, up to its closing tag; "" if there is none."""
+        assert self._thoughts is not None
+        tags = self._thoughts.tags(self._raw)
+        if tags is None:
+            return ""
+        before, closing, _ = self._raw.partition(tags[1])
+        end = "\n\n" if tags[1].startswith("</") else ""
+        return f"{before}{closing or tags[1]}{end}"
 
     def _pass_on(self, batch: Batch) -> Batch:
         if self._only_stages:
@@ -160,7 +355,6 @@ class Generation:
         last = batch[-1] if batch else None
         if type(last) not in LAST:
             return []
-        self.retry = False
         if isinstance(last, Failed) and isinstance(last.error, InvalidOutput):
             self.retry, self.fault, self.wrong = True, str(last.error), "".join(self._wrong)
         return [] if self.retry else self._held
@@ -213,6 +407,18 @@ def later_run(task: Task, text: str, left: int) -> Task:
         breaks=(*task.breaks, *breaks),
         max_tokens=left,
     )
+
+
+def start_bound(task: Task) -> constraints.Constraint | None:
+    """The constraint that applies from the beginning of the answer, None for none."""
+    if task.is_unconstrained:
+        return None
+    return constraints.from_start(task.request, form_of(task))
+
+
+def _ended_by_itself(batch: Batch) -> bool:
+    last = batch[-1] if batch else None
+    return isinstance(last, Finished) and last.reason != "length"
 
 
 def _silent(batch: Batch) -> Batch:

@@ -67,8 +67,6 @@ class LeasedSlot:
         every tick while its server is loaded for that. If it fails, the prompt is evaluated
         instead. Raises Cancelled."""
         lease, driver, clock = self._lease, self.backend.driver, self._context.clock
-        if not lease.grant.save and lease.grant.restore is None:
-            return
         if driver.status in ("unloaded", "loading"):
             try:
                 yield from driver.load(cancel, lease.want.key)

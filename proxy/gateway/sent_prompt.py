@@ -131,13 +131,13 @@ def with_sent_prompt(task: Task, backend: Backend, cancel: Cancel | None = None)
     sampling = dict(task.sampling)
     if not sent.is_unconstrained and constraint_of(sent, caps) is not None:
         sampling.setdefault("grammar", ANYTHING)
-    asked = msgspec.structs.replace(sent, max_tokens=1, sampling=sampling)
+    probe = msgspec.structs.replace(sent, max_tokens=1, sampling=sampling)
     driver = backend.driver
     if caps.provisional:
         for _ in driver.load(cancel or Cancel()):
             pass
     try:
-        prompt = driver.server_prompt(asked)
+        prompt = driver.server_prompt(probe)
     except (Unsupported, UpstreamFault, UpstreamTimeout):
         prompt = None
     return task if prompt is None else msgspec.structs.replace(task, prompt=prompt, breaks=())

@@ -97,7 +97,9 @@ class Lease(Struct, eq=False):
     owner: Owner
     want: SlotRequest
     grant: Grant
+    slot: Slot
     conversation: ConversationRecord
+    client: ClientClass = ("", False)
     id: int = 0
     written: CachedPrompt | None = None
     replaced: CachedPrompt | None = None
@@ -107,10 +109,6 @@ class Lease(Struct, eq=False):
     wanted: bool = False
     give_way: Callable[[], None] | None = None
     over: bool = False
-
-    @property
-    def slot(self) -> Slot:
-        return self.grant.slot
 
     @property
     def backend(self) -> str:

@@ -87,7 +87,7 @@ def decide(
     least = math.inf
     best: Grant | WaitForSlot | None = None
     kept: dict[str, tuple[CachedPrompt, int]] = {}
-    session = named(want)
+    session = named(want) if want.session else b""
     known: dict[str, Terms] = {}  # of backends compared before
 
     for held, depth in pool.matches(want.chain):
@@ -257,14 +257,16 @@ def holds_foreign_cache(grant: Grant, want: SlotRequest) -> bool:
 
 def may_serve(backend: BackendRecord, want: SlotRequest, now: float) -> bool:
     """Whether this request may get a single slot of this backend."""
-    return backend.grants_slots and not backend.reserved and _may_try(backend, want, now)
+    busy = backend.exclusive or backend.reserved or backend.leaving
+    return not busy and _may_try(backend, want, now)
 
 
 def _may_try(backend: BackendRecord, want: SlotRequest, now: float) -> bool:
     """Whether a backend may be tried. After several failures it gets one request at a time, once
     its pause is over."""
     return (
-        backend.usable
+        backend.up is True
+        and not backend.draining
         and (want.views is None or want.views.get(backend.name) is True)
         and backend.ready <= now
         and backend.name not in want.exclude

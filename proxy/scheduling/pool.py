@@ -191,7 +191,7 @@ class Pool(Struct, eq=False):
     def conversation(self, want: SlotRequest) -> ConversationRecord:
         """The conversation that this request continues, or a new one: that with the longest known
         prefix of its prompt. In a session named by the client, it is one of that session."""
-        session = named(want)
+        session = named(want) if want.session else b""
         for link in reversed(want.chain.links):
             known = self.conversations.get(link)
             if known is not None and not (session and known.session not in (b"", session)):
@@ -202,12 +202,11 @@ class Pool(Struct, eq=False):
 
     def record_turn(self, want: SlotRequest, conversation: ConversationRecord, now: float) -> None:
         """Count a turn of this conversation, which got a slot."""
-        session = named(want)
         conversation.tools = want.tools
         if conversation.turns and not want.background:
             conversation.background = False  # it was taken for a side job
-        if session and not want.background:
-            self.sessions.turn(session, conversation, now)
+        if want.session and not want.background:
+            self.sessions.turn(named(want), conversation, now)
         if not want.idle:  # the many lines of a batch tell nothing about others
             self.returns.turn(conversation, min(now, want.since or now))
         conversation.last = now
@@ -217,17 +216,15 @@ class Pool(Struct, eq=False):
         self, want: SlotRequest, conversation: ConversationRecord, calls: bool, now: float
     ) -> None:
         """Record the end of a turn. `calls`: it called tools."""
+        conversation.last = now
         if want.idle:
-            conversation.last = now
             return
-        self.returns.ended(conversation, calls, now)
+        if calls:
+            self.returns.called(conversation)
+        else:
+            conversation.calls = conversation.open = False
         if conversation.session:
             self.sessions.ended(conversation, now)
-
-    def is_side_job(self, want: SlotRequest, conversation: ConversationRecord) -> bool:
-        """Whether a request asks something beside the work of its session."""
-        session = named(want)
-        return bool(session) and self.sessions.is_side_job(session, conversation, want.tools)
 
     def know(self, chain: Chain, conversation: ConversationRecord) -> None:
         """Remember that this chain is of this conversation."""

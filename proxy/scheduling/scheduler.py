@@ -30,6 +30,7 @@ from .lease import Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
 from .saved_slots import SavedSlots
+from .sessions import named
 from .state import (
     ANSWER,
     MOST_SLOTS,
@@ -191,8 +192,10 @@ class LocalScheduler(BaseScheduler):
             raise NoBackend()
         if pool.free and not len(pool.line):
             conversation = pool.conversation(want)
-            reach = self._reach(want, conversation, pool, now, 0)
-            decision = self._decide(_within(want, reach), pool, now)
+            reach = EVERYWHERE
+            if pool.tiered:
+                reach = Tiers(pool, now).reach(want, conversation.draw, 0)
+            decision = self._policy(_within(want, reach), pool, now)
             if type(decision) is Grant and idle.may_take(
                 decision, want, pool, idle.count(self.idle_leases, decision.backend), now
             ):
@@ -222,7 +225,11 @@ class LocalScheduler(BaseScheduler):
         if not up and not self._wait_for_backend:
             raise NoBackend()
         conversation = pool.conversation(want)
-        if not want.background and pool.is_side_job(want, conversation):
+        if (
+            want.session
+            and not want.background
+            and pool.sessions.is_side_job(named(want), conversation, want.tools)
+        ):
             want = msgspec.structs.replace(want, background=True)
             conversation.background = True
         if not want.since:
@@ -236,14 +243,18 @@ class LocalScheduler(BaseScheduler):
         reach = EVERYWHERE
         returns = now < held_until(conversation)
         if pool.free and not pool.line.active and (returns or self._may(want, client, pool, now)):
-            reach = self._reach(want, conversation, pool, now, len(pool.line))
-            decision = self._decide(_within(want, reach), pool, now)
+            in_reach = want
+            if pool.tiered:
+                reach = Tiers(pool, now).reach(want, conversation.draw, len(pool.line))
+                in_reach = _within(want, reach)
+            decide_now = decide_whole_backend if want.whole_backend else self._policy
+            decision = decide_now(in_reach, pool, now)
             if type(decision) is Grant:
                 return self._take(pool, want, client, decision, conversation, now, reach)
         if len(self.queue) >= self._max_queue and not again:
             if type(decision) is WaitForSlot and not want.whole_backend:
                 # A free slot without the prompt is better than no answer.
-                decision = decide(_within(want, reach), pool, now, may_wait=False)
+                decision = decide(in_reach, pool, now, may_wait=False)
                 if type(decision) is Grant:
                     return self._take(pool, want, client, decision, conversation, now, reach)
             self._make_room(want)
@@ -431,7 +442,7 @@ class LocalScheduler(BaseScheduler):
             # The conversation must not count as waiting while its own request is placed, or what
             # its slot holds would be worth more to others than to itself.
             conversation.waiting -= 1
-            decision = self._decide(want, pool, now)
+            decision = (decide_whole_backend if whole else self._policy)(want, pool, now)
             if type(decision) is Grant:
                 line.remove(ticket)
                 self.queue.served(ticket)
@@ -478,21 +489,6 @@ class LocalScheduler(BaseScheduler):
         if ticket.until < ticket.wakes:
             ticket.event.set()  # it would sleep for too long
 
-    def _reach(
-        self,
-        want: SlotRequest,
-        conversation: ConversationRecord,
-        pool: Pool,
-        now: float,
-        ahead: int,
-    ) -> Reach:
-        return Tiers(pool, now).reach(want, conversation.draw, ahead) if pool.tiered else EVERYWHERE
-
-    def _decide(self, want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-        if want.whole_backend:
-            return decide_whole_backend(want, pool, now)
-        return self._policy(want, pool, now)
-
     def _may(self, want: SlotRequest, client: ClientClass, pool: Pool, now: float) -> bool:
         """Whether this client may take a free slot: the last one is held back for a recent client
         with nothing under way. Requests without a prompt (embeddings) do not compete."""
@@ -529,7 +525,8 @@ class LocalScheduler(BaseScheduler):
                 or (want.views is not None and name not in want.views)
             ):
                 continue
-            if backend.up is not False and want.view(backend) is not False:
+            seen = backend.up if want.views is None else want.views[name]
+            if backend.up is not False and seen is not False:
                 return pool, True
             comes_back = True
         if not comes_back:
@@ -556,7 +553,7 @@ class LocalScheduler(BaseScheduler):
                 counts[reason] = counts.get(reason, 0) + 1
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, want))
-        lease = Lease(self, want, grant, conversation)
+        lease = Lease(self, want, grant, grant.slot, conversation, client)
         outcomes.take(pool, lease, now)
         if not want.idle:
             self.clients.acquired(client)
@@ -582,7 +579,8 @@ class LocalScheduler(BaseScheduler):
             if backend.guessed and not slot.streaming:
                 learned_slots.on_first_token(pool, backend, slot, now - slot.used, now)
             outcomes.record_first_token(pool, lease, number, now)
-            self._serve(pool, now)
+            if pool.line.active:
+                self._serve(pool, now)
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
         """Called by leases only."""
@@ -622,7 +620,7 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             now = self._clock()
             self.outstanding -= 1
-            client = client_class(lease.want)
+            client = lease.client
             if lease.want.idle:
                 self.idle_leases.pop(lease, None)
             else:
@@ -637,7 +635,7 @@ class LocalScheduler(BaseScheduler):
             if backend.draining and not backend.in_flight:
                 self._remove(pool, backend)
                 self._review(self.queue)
-            else:
+            elif pool.line.active:
                 self._serve(pool, now)
 
     def _forget_models(self) -> None:

@@ -25,9 +25,7 @@ PATIENCE = 600.0  # seconds after which a call without a return no longer keeps 
 
 
 def named(want: SlotRequest) -> bytes:
-    """The digest of the session's name, b"" without one. Each group has its own names."""
-    if not want.session:
-        return b""
+    """The digest of the name of a request's session. Each group has its own names."""
     name = f"{want.group}\0{want.session}"
     return blake2b(name.encode("utf-8", "replace"), digest_size=NAMED).digest()
 

@@ -230,8 +230,8 @@ class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
     routes that it may not use. `since` is the scheduler's time at which its wait began, 0 for now:
     the queue timeout counts from there, however often it is queued again. `whole_backend`: it needs
     a backend on which nothing else runs. `views` is the worker's own view of its backends (up,
-    down, None if not probed yet) where several workers share the slots; None: the scheduler's
-    view."""
+    down, None if not probed yet; a backend that it does not have is down) where several workers
+    share the slots; None: the scheduler's view."""
 
     model: str
     ids: bool = False
@@ -249,13 +249,6 @@ class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
     idle: bool = False
     barred: frozenset[str] = frozenset()
     views: Mapping[str, bool | None] | None = None
-
-    def view(self, backend: BackendRecord) -> bool | None:
-        """The requesting worker's view of this backend: up, down, or None if not probed yet. A
-        backend that the worker does not have is down."""
-        if self.views is None:
-            return backend.up
-        return self.views.get(backend.name, False)
 
 
 def client_class(want: SlotRequest) -> ClientClass:

@@ -35,7 +35,7 @@ def draw(want: SlotRequest) -> float:
     """The number between 0 and 1 that decides whether the request's conversation goes to a canary.
     All conversations of a session have the same one."""
     links = want.chain.links
-    digest = named(want) or (links[want.chain.turn - 1] if links else b"")
+    digest = named(want) if want.session else links[want.chain.turn - 1] if links else b""
     return int.from_bytes(digest[:DRAW]) / (1 << 8 * DRAW) if digest else NO_DRAW
 
 
@@ -111,7 +111,8 @@ class Tiers:
         """Why a backend cannot serve a request, however long it waits; "" if it can."""
         if backend.name in want.exclude:
             return "failed"
-        if backend.draining or backend.up is False or want.view(backend) is False:
+        seen = backend.up if want.views is None else want.views.get(backend.name, False)
+        if backend.draining or backend.up is False or seen is False:
             return "down"
         if backend.failures >= TRIAL_AFTER and (backend.ready > self._now or backend.in_flight):
             return "paused"

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, insert, select, update
 
-from ..accounts.book import FINISH, Change
+from ..accounts.key_cache import FINISH, Change
 from ..accounts.records import Entry
 from .database import Database
 from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE, ACCOUNT_USER

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
 
-from ..accounts.book import Change
+from ..accounts.key_cache import Change
 from ..accounts.records import NO_BOUND, Bound, Entry, Identity, StoredKey, identity_of
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
@@ -21,7 +21,7 @@ _c = API_KEY.c
 
 
 class ApiKeys:
-    """Implements `accounts.book.KeyStore` besides. Every change is recorded with its actor, the
+    """Implements `accounts.key_cache.KeyStore`. Every change is recorded with its actor, the
     name of the key that asked for it."""
 
     def __init__(self, database: Database) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 
 from flask import request
 
-from ..accounts.limiting.allowance import Admission
+from ..accounts.limiting.allowance import Reservation
 from ..accounts.limiting.budgets import Used
 from ..accounts.limiting.plan import Size
 from ..core.usage import Usage
@@ -25,7 +25,7 @@ from .services import Services
 CHARACTERS = 3  # of a token, about
 
 
-def _admission(caller: Caller, model: str, prompt: int = 0) -> Admission | None:
+def _admission(caller: Caller, model: str, prompt: int = 0) -> Reservation | None:
     """What a request to this model with a prompt of about so many tokens takes from the limits of
     its caller, which is to be settled; None without limits. Raises the errors of
     `Allowance.admit`."""

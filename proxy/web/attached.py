@@ -54,9 +54,9 @@ class AttachedDocuments:
         `before` is called before the first is. Raises QueueFull if no place becomes free."""
         warnings = []
         until, new = time.monotonic() + PATIENCE, 0
-        for found in documents:
+        for document in documents:
             try:
-                found, key, data = _located(found, owner, uploaded)
+                document, key, data = _located(document, owner, uploaded)
                 known = self._known.get(key)
                 if known is None:
                     new += 1
@@ -64,15 +64,15 @@ class AttachedDocuments:
                         raise ReadingFailed("the request has too many new documents")
                     if new == 1:
                         before()
-                    known = self._read(found.name, data, owner, until)
+                    known = self._read(document.name, data, owner, until)
                     self._known.put(key, known, len(known[1].encode()) + len(key))
                 was_read, text = known
             except ReadingFailed as error:
                 was_read, text = False, str(error)
             if not was_read:
-                warnings.append(f"the document {_ascii(found.name)} was left out: {text}")
+                warnings.append(f"the document {_ascii(document.name)} was left out: {text}")
                 text = f"[This document was left out: {text}.]"
-            found.replace(text)
+            document.replace(text)
         return warnings
 
     def _read(self, name: str, data: Callable[[], bytes], owner: str, until: float) -> Result:
@@ -92,22 +92,22 @@ class AttachedDocuments:
 
 
 def _located(
-    found: Attachment, owner: str, uploaded: Uploaded
+    document: Attachment, owner: str, uploaded: Uploaded
 ) -> tuple[Attachment, bytes, Callable[[], bytes]]:
     """A document with its name, a key for its content, and what returns it. Raises
     ReadingFailed."""
-    if found.data:
-        encoded = f"{found.name}\n{found.data}".encode("utf-8", "replace")
+    if document.data:
+        encoded = f"{document.name}\n{document.data}".encode("utf-8", "replace")
         key = _native(lambda: digest(encoded), len(encoded))
-        return found, key, lambda: _native(lambda: _decoded(found.data), len(encoded))
-    if found.file_id:
+        return document, key, lambda: _native(lambda: _decoded(document.data), len(encoded))
+    if document.file_id:
         try:
-            name, content = uploaded(found.file_id)
+            name, content = uploaded(document.file_id)
         except NotFound as error:
             raise ReadingFailed(error.message) from None
-        key = digest(f"{owner}\n{found.file_id}".encode("utf-8", "replace"))
-        return structs.replace(found, name=name), key, content
-    if found.url:
+        key = digest(f"{owner}\n{document.file_id}".encode("utf-8", "replace"))
+        return structs.replace(document, name=name), key, content
+    if document.url:
         raise ReadingFailed("the gateway does not fetch it: send its content as base64")
     raise ReadingFailed("it has no content")
 

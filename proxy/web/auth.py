@@ -2,7 +2,7 @@
 
 A key of the settings is looked up by its BLAKE2s digest, so the time of the lookup reveals nothing
 about the secret. The digest found is then compared in constant time. Other keys are looked up in
-the store, in the same way (proxy/accounts/book.py). Keys are never shown or logged.
+the store, in the same way (proxy/accounts/key_cache.py). Keys are never shown or logged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any
 
-from ..accounts.book import Book
+from ..accounts.key_cache import KeyCache
 from ..accounts.records import KEY_ID, Identity
 from ..accounts.rights import Permissions
 from ..errors import KeyBlocked, KeyExpired, StoreUnavailable, TooManyWrongKeys, Unauthorized
@@ -38,7 +38,7 @@ MOST_SEEN = 16_384  # pairs of address and valid key
 MINUTE = 60.0
 
 
-class Guesses:
+class WrongKeyLimiter:
     """Allows `most` invalid keys per minute and address (0: no limit). `seen` has the pairs
     (address, key name) of valid keys."""
 
@@ -63,10 +63,10 @@ class Guesses:
         if not self._most:
             return
         self.check(peer)
-        one, now = neighbourhood(peer), self._clock()
+        network, now = neighbourhood(peer), self._clock()
         with self._lock:
-            self._wrong[one] = self._count(one, now) + 1.0, now
-            self._wrong.move_to_end(one)
+            self._wrong[network] = self._count(network, now) + 1.0, now
+            self._wrong.move_to_end(network)
             if len(self._wrong) > MOST_ADDRESSES:
                 self._wrong.popitem(last=False)
 
@@ -82,10 +82,10 @@ class Guesses:
                 retry_after=wait,
             )
 
-    def _count(self, one: str, now: float) -> float:
+    def _count(self, network: str, now: float) -> float:
         """Return how many invalid keys still count. The count decreases steadily, from the limit to
         zero in a minute."""
-        count, since = self._wrong.get(one, (0.0, now))
+        count, since = self._wrong.get(network, (0.0, now))
         return max(0.0, count - (now - since) * self._most / MINUTE)
 
 
@@ -110,7 +110,7 @@ class Keys:
         keys: Iterable[tuple[str, str]],
         wrong: int = 0,
         admins: Collection[str] = (),
-        stored: Book | None = None,
+        stored: KeyCache | None = None,
         *,
         bounded: Mapping[str, Identity] | None = None,
         hides: bool = False,
@@ -120,7 +120,7 @@ class Keys:
         own, by name. `hides`: what a key may not use looks as if it did not exist."""
         self.routes: Routes = {}  # once they are known
         self._hides = hides
-        self._guesses = Guesses(wrong)
+        self._wrong_keys = WrongKeyLimiter(wrong)
         self._admins = frozenset(admins)
         self._stored = stored
         self.replace(keys, bounded or {})
@@ -159,20 +159,20 @@ class Keys:
             return ""
         presented = _presented(environ) if secret is None else secret
         if presented:
-            found = self._find(presented, environ.get("REMOTE_ADDR", ""))
+            caller = self._find(presented, environ.get("REMOTE_ADDR", ""))
         else:
             signed_in = environ.get(SIGNED_IN)
             if not isinstance(signed_in, str):
                 raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
-            found = self._named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
-        if isinstance(found, str):
-            return found
-        environ[IDENTITY] = found
+            caller = self._named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
+        if isinstance(caller, str):
+            return caller
+        environ[IDENTITY] = caller
         record = Record.of(environ)
-        record.user, record.team = found.user, found.team
-        if found.rights:
-            self._check_rights(found, environ, record)
-        return found.key
+        record.user, record.team = caller.user, caller.team
+        if caller.rights:
+            self._check_rights(caller, environ, record)
+        return caller.key
 
     def _check_rights(self, identity: Identity, environ: Mapping[str, Any], record: Record) -> None:
         may = Permissions(identity.rights, self._hides)
@@ -198,8 +198,8 @@ class Keys:
     def name_of(self, secret: str, peer: str) -> str:
         """Return the name of a key sent from the address `peer`. Raises Unauthorized,
         TooManyWrongKeys or StoreUnavailable."""
-        found = self._find(secret, peer)
-        return found if isinstance(found, str) else found.key
+        caller = self._find(secret, peer)
+        return caller if isinstance(caller, str) else caller.key
 
     def is_valid(self, name: str) -> bool:
         """Whether the key of this name is accepted now. Raises StoreUnavailable."""
@@ -214,13 +214,13 @@ class Keys:
         if there is none, and StoreUnavailable."""
         self._named(name, gone)
 
-    def check_guesses(self, peer: str) -> None:
+    def check_wrong_keys(self, peer: str) -> None:
         """Raises TooManyWrongKeys if this address has sent too many invalid keys."""
-        self._guesses.check(peer)
+        self._wrong_keys.check(peer)
 
     def count_wrong(self, peer: str) -> None:
         """Count a sign-in that failed as an invalid key. Raises TooManyWrongKeys."""
-        self._guesses.count_wrong(peer)
+        self._wrong_keys.count_wrong(peer)
 
     def is_configured(self, name: str) -> bool:
         """Whether this is the name or the secret of a key of the settings."""
@@ -252,19 +252,19 @@ class Keys:
         else:
             identity = self._find_stored(secret, peer)
             name = identity.key
-        if (peer, name) not in self._guesses.seen:
-            self._guesses.count_right(peer, name)
+        if (peer, name) not in self._wrong_keys.seen:
+            self._wrong_keys.count_right(peer, name)
         return name if identity is None else _accepted(identity)
 
     def _find_stored(self, secret: str, peer: str) -> Identity:
         if self._stored is not None:
             identity = self._stored.known(secret)
             if identity is None:
-                self._guesses.check(peer)  # before the database is asked
+                self._wrong_keys.check(peer)  # before the database is asked
                 identity = self._stored.find(secret)
             if identity is not None:
                 return identity
-        self._guesses.count_wrong(peer)
+        self._wrong_keys.count_wrong(peer)
         raise Unauthorized("invalid API key")
 
     def _named(self, name: str, gone: str = GONE) -> str | Identity:

@@ -195,19 +195,19 @@ class _Job(NamedTuple):
             log.error("response %s could not be stored: %s", self.meta.id, fault.detail)
 
 
-def encoded(kept: Stored) -> bytes:
+def encoded(stored: Stored) -> bytes:
     """Encode a stored response for the client."""
-    if not kept.lost:
-        return kept.response
-    known = msgspec.json.decode(kept.response)
-    known["status"] = "failed"
-    known["error"] = {"code": "server_error", "message": LOST}
-    return msgspec.json.encode(known)
+    if not stored.lost:
+        return stored.response
+    response = msgspec.json.decode(stored.response)
+    response["status"] = "failed"
+    response["error"] = {"code": "server_error", "message": LOST}
+    return msgspec.json.encode(response)
 
 
-def cancelled(kept: Stored) -> dict[str, Any] | None:
+def cancelled(stored: Stored) -> dict[str, Any] | None:
     """Return the response with the status `cancelled`, or None if it is already finished."""
-    known: dict[str, Any] = msgspec.json.decode(encoded(kept))
-    if known["status"] not in OPEN:
+    response: dict[str, Any] = msgspec.json.decode(encoded(stored))
+    if response["status"] not in OPEN:
         return None
-    return known | {"status": "cancelled"}
+    return response | {"status": "cancelled"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from io import BytesIO
@@ -11,7 +10,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from ..core.decoding import is_clearly_cheap, is_dear
+from ..core.decoding import SHORT, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
 from ..runtime.blocking import run_in_native_thread
 
@@ -25,7 +24,7 @@ LARGE = 256 << 10  # bytes; larger bodies are handled in a thread
 
 def check_cost(data: bytes) -> None:
     """Raises BadRequest if this JSON takes too long to decode."""
-    if costs_much(data):
+    if len(data) > SHORT and costs_much(data):
         raise BadRequest(
             "the request body takes too long to decode: send fewer objects, names, numbers and"
             " escapes"
@@ -153,15 +152,10 @@ class Unnamed(SpooledTemporaryFile[bytes]):
 
 def hang_up(environ: Environ) -> None:
     """Close the connection after this response. Otherwise the server would read the rest of the
-    body to find the next request. Our own worker then discards what still comes; gunicorn's would
-    wait for all of it, so nothing more is read there."""
+    body to find the next request; our own worker then discards what still comes."""
     is_last = environ.get("slotproxy.is_last")
-    sock = environ.get("gunicorn.socket")
     if is_last is not None:
         is_last()
-    elif sock is not None:
-        with contextlib.suppress(OSError):
-            sock.shutdown(0)  # SHUT_RD
 
 
 def read_json(environ: Environ, limit: int) -> dict[str, Any]:

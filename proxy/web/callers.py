@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ..accounts.limiting.allowance import LimitService, Standing, standings
+from ..accounts.limiting.allowance import LimitService, LimitStatus, limit_statuses
 from ..accounts.records import Identity
 from ..accounts.rights import Permissions
 from ..config import ApiKey
@@ -29,7 +29,7 @@ from .observability import Observer, Record
 #
 # A key may be blocked, deleted or expire, here or in another worker, or vanish from the key file.
 # All of that is asked in one way: several times a second, for each key with running requests,
-# whether a new request would be accepted. The answer comes from memory (see `accounts.book`).
+# whether a new request would be accepted. The answer comes from memory (see `accounts.key_cache`).
 INTERVAL = 0.25  # seconds between two looks; other workers know of a change after half a second
 GONE = "this API key was deleted"
 
@@ -107,16 +107,16 @@ class Callers:
         caller = self._known.get(key) or self._stored(key, environ)
         if BATCH in environ:
             return msgspec.structs.replace(caller, share=SHARES["low"], background=True, idle=True)
-        asked = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
+        priority = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
         job = environ.get("HTTP_X_SLOTPROXY_JOB")
         queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")
-        if not (asked or job or queue):
+        if not (priority or job or queue):
             return caller
         share = caller.share
-        if asked:
-            if asked.lower() not in SHARES:
+        if priority:
+            if priority.lower() not in SHARES:
                 raise BadRequest("X-Slotproxy-Priority must be high, normal or low")
-            share = min(SHARES[asked.lower()], max(share, self._most))
+            share = min(SHARES[priority.lower()], max(share, self._most))
         return msgspec.structs.replace(
             caller,
             share=share,
@@ -124,12 +124,12 @@ class Callers:
             tell_place=(queue or "").lower() in ("on", "1", "true"),
         )
 
-    def standings(self, environ: Mapping[str, Any]) -> Sequence[Standing]:
+    def limit_statuses(self, environ: Mapping[str, Any]) -> Sequence[LimitStatus]:
         """How much of its limits the caller of a request has used. Raises LimitsUnavailable."""
         identity: Identity | None = environ.get(IDENTITY)
         if identity is None or self._limits is None:
             return ()
-        return standings(self._limits, identity.limits, time.time_ns() // 1000)
+        return limit_statuses(self._limits, identity.limits, time.time_ns() // 1000)
 
     def _stored(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
         """The caller with this identity; one without a key if there is none."""

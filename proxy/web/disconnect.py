@@ -1,10 +1,10 @@
 """Detects that a client has disconnected, even while nothing is written to it.
 
-gunicorn passes the client's socket in environ["gunicorn.socket"], waitress a callable in
-environ["waitress.client_disconnected"]. Under gevent, a watcher of the hub watches the socket and
-costs nothing while no data comes; otherwise, one thread polls all sockets and callables. Our own
-worker keeps the watcher for all requests of a connection in environ["slotproxy.kept"], and closes
-it before the socket.
+Under our own worker, a watcher of gevent's hub watches the client's socket, environ
+["gunicorn.socket"], and costs nothing while no data comes. It serves all requests of a connection
+and is kept in environ["slotproxy.kept"], which the worker closes before the socket. waitress tells
+by a callable, environ["waitress.client_disconnected"], which one thread calls several times a
+second.
 
 A readable socket means that the client disconnected, or has already sent its next request
 (pipelining). In the second case nothing more can be learned, and the watch ends. So read the body
@@ -14,10 +14,10 @@ before starting a watch: body bytes that arrive later would end it.
 from __future__ import annotations
 
 import contextlib
-import selectors
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -39,20 +39,18 @@ def nothing() -> None:
 def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
     """Set `cancel` when the client disconnects. Returns a function that ends the watch. A
     connection can have one watch at a time."""
-    kept = environ.get("slotproxy.kept")
-    if kept and KEPT in kept:
-        watcher: _InHub = kept[KEPT]
-        return watcher.start(cancel)
+    resources = environ.get("slotproxy.kept")
+    if resources is not None:
+        watcher = resources.get(KEPT)
+        if watcher is None:
+            watcher = resources[KEPT] = _InHub(environ["gunicorn.socket"])
+        stop: Stop = watcher.start(cancel)
+        return stop
     given: Cancel | None = environ.get(CANCEL)
     if given is not None:
         return given.pass_on(cancel)
-    sock = environ.get("gunicorn.socket")
-    if sock is not None:
-        if "gevent" in sys.modules and type(sock).__module__.startswith("gevent"):
-            return _watch_in_hub(sock, cancel, kept)
-        return _poller().connection(sock, cancel)
-    gone = environ.get("waitress.client_disconnected")
-    return _poller().callable(gone, cancel) if gone is not None else nothing
+    is_gone = environ.get("waitress.client_disconnected")
+    return _poller.watch(is_gone, cancel) if is_gone is not None else nothing
 
 
 @contextlib.contextmanager
@@ -76,15 +74,6 @@ def _hung_up(sock: Any) -> bool | None:
     except (OSError, ValueError):
         return True
     return not data
-
-
-def _watch_in_hub(sock: Any, cancel: Cancel, kept: dict[str, Any] | None) -> Stop:
-    watcher = _InHub(sock)
-    stop = watcher.start(cancel)
-    if kept is None:
-        return watcher.close
-    kept[KEPT] = watcher
-    return stop
 
 
 class _InHub:
@@ -114,92 +103,43 @@ class _InHub:
 
 
 class _Poller:
-    """One thread that watches all clients of a threaded server."""
+    """One thread that asks waitress about all of its clients, as long as there are any."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
-        self._callables: dict[int, tuple[Callable[[], bool], Cancel]] = {}
-        self._commands: list[Callable[[], None]] = []
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._selector.register(self._reader, selectors.EVENT_READ)
-        self._next = 0
-        threading.Thread(target=self._run, name="disconnects", daemon=True).start()
+        self._watched: dict[object, tuple[Callable[[], bool], Cancel]] = {}
+        self._running = False
 
-    def connection(self, sock: socket.socket, cancel: Cancel) -> Stop:
-        # A duplicate, since the server may close the original while it is watched.
-        twin = sock.dup()
-
-        def add() -> None:
-            self._selector.register(twin, selectors.EVENT_READ, cancel)
-
-        def stop() -> None:
-            self._do(lambda: self._drop(twin))
-
-        self._do(add)
-        return stop
-
-    def callable(self, gone: Callable[[], bool], cancel: Cancel) -> Stop:
+    def watch(self, is_gone: Callable[[], bool], cancel: Cancel) -> Stop:
+        client = object()
         with self._lock:
-            self._next += 1
-            number = self._next
-            self._callables[number] = (gone, cancel)
-            first = len(self._callables) == 1
-        if first:
-            self._do(nothing)  # wake the thread: there is a callable to poll now
+            self._watched[client] = is_gone, cancel
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="disconnects", daemon=True).start()
 
         def stop() -> None:
             with self._lock:
-                self._callables.pop(number, None)
+                self._watched.pop(client, None)
 
         return stop
-
-    def _do(self, command: Callable[[], None]) -> None:
-        """Run the command in the thread, since the selector belongs to it."""
-        with self._lock:
-            self._commands.append(command)
-        self._writer.send(b"x")
-
-    def _drop(self, twin: socket.socket) -> None:
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(twin)
-        twin.close()
 
     def _run(self) -> None:
         looking = Lasting("checking for disconnected clients")
         while True:
+            time.sleep(INTERVAL)
+            with self._lock:
+                self._running = bool(self._watched)
+                if not self._running:
+                    return
             looking.turn(self._look)
 
     def _look(self) -> None:
         with self._lock:
-            callables = list(self._callables.values())
-        for key, _ in self._selector.select(INTERVAL if callables else None):
-            if key.fileobj is self._reader:
-                with contextlib.suppress(BlockingIOError):
-                    self._reader.recv(4096)
-            else:
-                gone = _hung_up(key.fileobj)
-                if gone is not None:
-                    self._selector.unregister(key.fileobj)
-                if gone:
-                    key.data.cancel()
-        while self._commands:
-            with self._lock:
-                command = self._commands.pop(0)
-            command()
-        for gone_now, cancel in callables:
-            if gone_now():
+            watched = list(self._watched.values())
+        for is_gone, cancel in watched:
+            if is_gone():
                 cancel.cancel()
 
 
-_one: _Poller | None = None
-_one_lock = threading.Lock()
-
-
-def _poller() -> _Poller:
-    global _one
-    with _one_lock:
-        if _one is None:
-            _one = _Poller()
-        return _one
+_poller = _Poller()

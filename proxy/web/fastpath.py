@@ -17,7 +17,7 @@ from flask import Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wsgi import ClosingIterator
 
-from .observability import Record
+from .observability import RECORD, Record
 from .peers import TrustedProxies
 from .routes import Api, routes_of
 from .services import Services, current_services, services_of
@@ -37,14 +37,14 @@ class Application(Flask):
         self.direct: dict[str, View] = {}  # views of POST requests, by path
         self.proxies: TrustedProxies | None = None
         # Returns the response that refuses a request, or None. Called before anything else.
-        self.judge: Callable[[Environ], Response | None] = lambda environ: None
+        self.check_site: Callable[[Environ], Response | None] = lambda environ: None
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Handle a request. Every request is logged once and counted once."""
         if self.proxies is not None:
             environ["REMOTE_ADDR"] = self.proxies.client(environ)
-        record = Record.of(environ)
-        refused = self.judge(environ)
+        record = environ[RECORD] = Record(environ)
+        refused = self.check_site(environ)
         if refused is not None:
             self._finish_whole(record, refused)
             return refused(environ, _with_headers_of(record, start_response))

@@ -54,8 +54,8 @@ class MultipartForm(NamedTuple):
         return self
 
     def __exit__(self, *error: object) -> None:
-        for one in self.files:
-            one.data.close()
+        for file in self.files:
+            file.data.close()
 
 
 def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
@@ -133,8 +133,8 @@ class _Reading:
             raise _TooMuch("the headers of a form part are too long")
 
     def close(self) -> None:
-        for one in self.files:
-            one.data.close()
+        for file in self.files:
+            file.data.close()
 
     def _begin(self, part: MultipartField | MultipartFile) -> None:
         if not isinstance(part.name, str):

@@ -136,13 +136,11 @@ def read_request(services: Services, record: Record, environ: Environ) -> dict[s
     `with_documents` raises."""
     body = read_json(environ, services.settings.max_body)
     with_documents(services, record, environ, body)
-    return with_preset(services, body, record.path)
+    return with_preset(services, body, record.path) if services.host.presets else body
 
 
 def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str, Any]:
     """The body of a request at `path`, with the fields that its model's table sets and removes."""
-    if not services.host.presets:
-        return body
     name = body.get("model")
     name = name if isinstance(name, str) else ""
     is_ollamas = path.endswith(OLLAMA)
@@ -186,12 +184,12 @@ def metadata(model: HostedModel) -> dict[str, Any]:
     file = model.needs.file
     if file is None:
         return {}
-    told = {
+    known = {
         "name": file.text("general.name"),
         "n_ctx_train": file.context,
         "n_embd": file.own("embedding_length"),
     }
-    return {"size": file.size, **{name: value for name, value in told.items() if value}}
+    return {"size": file.size, **{name: value for name, value in known.items() if value}}
 
 
 # Fields that the table of a model sets in requests, or removes from them.

@@ -26,7 +26,7 @@ class TrustedProxies:
         names = list(named)
         self._unix = UNIX in names
         self._networks: list[IPv4Network | IPv6Network] = [
-            ip_network(one, strict=False) for one in names if one != UNIX
+            ip_network(network, strict=False) for network in names if network != UNIX
         ]
 
     def client(self, environ: Mapping[str, Any]) -> str:
@@ -36,8 +36,8 @@ class TrustedProxies:
         if not self._trusts(peer):
             return peer
         client = peer
-        for one in reversed(_forwarded(environ)):
-            address = _address(one)
+        for hop in reversed(_forwarded(environ)):
+            address = _address(hop)
             if address is None:
                 break  # "unknown", an obfuscated name or nonsense: ignore everything left of it
             client = str(address)
@@ -50,7 +50,7 @@ class TrustedProxies:
             return self._unix
         address = _address(peer)
         return address is not None and any(
-            address.version == one.version and address in one for one in self._networks
+            address.version == network.version and address in network for network in self._networks
         )
 
 
@@ -63,8 +63,8 @@ def _forwarded(environ: Mapping[str, Any]) -> list[str]:
     if not standard:
         return []
     return [
-        match.group(1) if (match := _FOR.search(one)) else ""
-        for one in str(standard)[-LONGEST:].split(",")
+        match.group(1) if (match := _FOR.search(hop)) else ""
+        for hop in str(standard)[-LONGEST:].split(",")
     ]
 
 

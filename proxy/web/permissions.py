@@ -40,8 +40,8 @@ def shown_names(services: Services, key: str) -> Callable[[str], str]:
     if is_admin(services, key):
         return str
     backends = services.gateway.registry.backends
-    for one in backends.values():  # in configuration order
-        services.aliases.name(one.name, one.url)
+    for backend in backends.values():  # in configuration order
+        services.aliases.name(backend.name, backend.url)
 
     def shown(name: str) -> str:
         known = backends.get(name)
@@ -52,7 +52,7 @@ def shown_names(services: Services, key: str) -> Callable[[str], str]:
 
 def shown_name(services: Services, key: str, backend: str) -> str:
     """Return the name of one backend as shown to this key."""
-    if is_admin(services, key):
+    if services.keys.is_admin(key):
         return backend
     return services.aliases.known(backend) or shown_names(services, key)(backend)
 
@@ -71,9 +71,9 @@ def view(services: Services, caller: Caller) -> View:
 
     backends = [
         msgspec.structs.replace(
-            one, backend=shown(one.backend), slots=[salted(slot) for slot in one.slots]
+            backend, backend=shown(backend.backend), slots=[salted(slot) for slot in backend.slots]
         )
-        for one in everything.backends
+        for backend in everything.backends
     ]
     return msgspec.structs.replace(everything, backends=backends)
 
@@ -122,11 +122,11 @@ def visible(
 
 def knowledge(services: Services, environ: Mapping[str, Any]) -> Knowledge | None:
     """The knowledge bases that the caller may use; None if they are not installed."""
-    may, found = permissions(services, environ), services.knowledge
-    return found.within(may) if found is not None and may.bounds_knowledge else found
+    may, bases = permissions(services, environ), services.knowledge
+    return bases.within(may) if bases is not None and may.bounds_knowledge else bases
 
 
 def vector_stores(services: Services, environ: Mapping[str, Any]) -> VectorStores | None:
     """The vector stores that the caller may use; None if they are not installed."""
-    may, found = permissions(services, environ), services.vector_stores
-    return found.within(may) if found is not None and may.bounds_knowledge else found
+    may, stores = permissions(services, environ), services.vector_stores
+    return stores.within(may) if stores is not None and may.bounds_knowledge else stores

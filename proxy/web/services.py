@@ -73,7 +73,7 @@ class Aliases:
             if shown is None:
                 host = urlsplit(address).netloc
                 named = bool(address) and (not host or host not in name)
-                numbered = sum(one.startswith("backend-") for one in self._names.values())
+                numbered = sum(alias.startswith("backend-") for alias in self._names.values())
                 shown = self._names[name] = name if named else f"backend-{numbered + 1}"
             return shown
 

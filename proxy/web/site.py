@@ -92,7 +92,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 def allowed_by(origins: Sequence[str]) -> Callable[[str], bool]:
     """Return a function that tells whether an origin is in `origins` or on one of its hosts."""
     exact = frozenset(origins)
-    hosts = {one for one in origins if "://" not in one}
+    hosts = {origin for origin in origins if "://" not in origin}
     if "localhost" in hosts:
         hosts |= LOOPBACK
 
@@ -131,13 +131,13 @@ class Sites:
     ) -> None:
         self._any_host = "*" in hosts
         self._names = {host.lower(), machine.lower(), *hosts} - {""}
-        self._domains = tuple(one for one in hosts if one.startswith("."))
+        self._domains = tuple(name for name in hosts if name.startswith("."))
         self._private = not _loopback(host)
         self._any_origin = "*" in origins
         self._named = allowed_by(origins)
         self._remembered: set[str] = set()
 
-    def judge_host(self, environ: Environ) -> None:
+    def check_host(self, environ: Environ) -> None:
         """Raises Forbidden for a Host that another site could own."""
         # Browsers always send a Host.
         host = environ.get("HTTP_HOST")
@@ -153,7 +153,7 @@ class Sites:
         if len(self._remembered) < REMEMBERED:
             self._remembered.add(host)
 
-    def judge_origin(self, environ: Environ) -> None:
+    def check_origin(self, environ: Environ) -> None:
         """Raises Forbidden for a request of another site's page that would change something."""
         origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
         if origin is None and site is None:
@@ -195,19 +195,19 @@ class Sites:
         )
 
 
-def judge_of(
+def site_check(
     sites: Sites, *, keys: bool, error_form: Callable[[str], Shape]
 ) -> Callable[[Environ], Response | None]:
     """Return the check of a gateway with or without keys: it returns the response that refuses a
     request, or None. `error_form` gives the form of errors for a path."""
     logged: set[str] = set()
 
-    def judge(environ: Environ) -> Response | None:
+    def check(environ: Environ) -> Response | None:
         try:
             if not keys:
-                sites.judge_host(environ)
+                sites.check_host(environ)
             if not keys or environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
-                sites.judge_origin(environ)
+                sites.check_origin(environ)
         except Forbidden as fault:
             if fault.message not in logged and len(logged) < TOLD:
                 logged.add(fault.message)
@@ -216,7 +216,7 @@ def judge_of(
             return refuse(fault, form, Record.of(environ))
         return None
 
-    return judge
+    return check
 
 
 def _is_address(text: str) -> bool:

@@ -29,7 +29,7 @@ from . import disconnect, permissions
 from .body import JSON, parsed
 from .fastpath import BodyAndHeaders, Environ
 from .model_tables import read_request, session_name
-from .observability import Record, new_id
+from .observability import RECORD, Record, new_id
 from .routes import Api, Shape
 from .services import Services, current_services
 from .stream import Encoder, EventSource, StreamBody
@@ -67,7 +67,7 @@ def completion_view(
     """Answer a request in this dialect. `prefix` starts the answer's id. `early` may answer a body
     that needs no model; `begin` replaces the gateway's `answer`; `own` makes the dialect of a
     request with this body, if it needs one of its own."""
-    record = Record.of(environ)
+    record: Record = environ[RECORD]
     if not record.route:
         record.route = record.path  # a route on the fast path has no variable parts
     cancel = Cancel()
@@ -85,12 +85,14 @@ def completion_view(
             dialect = own(services, record, environ, raw, cancel) or dialect
         # Only modules are pure; their functions may run in another thread.
         pure = isinstance(dialect, ModuleType)
-        asked = parsed(partial(dialect.parse, raw), environ) if pure else dialect.parse(raw)
-        session = session_name(environ, raw, asked.session)
-        if session != asked.session:
-            asked = msgspec.structs.replace(asked, session=session)
+        parsed_request = (
+            parsed(partial(dialect.parse, raw), environ) if pure else dialect.parse(raw)
+        )
+        session = session_name(environ, raw, parsed_request.session)
+        if session != parsed_request.session:
+            parsed_request = msgspec.structs.replace(parsed_request, session=session)
         caller = services.callers.caller(record.key, environ)
-        answer = (begin or services.gateway.answer)(asked, cancel, caller)
+        answer = (begin or services.gateway.answer)(parsed_request, cancel, caller)
         record.info = answer.info
         meta = ResponseMeta(
             f"{prefix}{new_id()}",
@@ -99,17 +101,17 @@ def completion_view(
             "slotproxy",
             record.elapsed,
         )
-        if asked.stream:
+        if parsed_request.stream:
             answer.prime()
             encoder = dialect.Encoder(meta, answer.request)
             stream = StreamBody(answer, encoder, partial(services.observer.finish, record))
             answer = None  # closed by the body from now on
             record.status, record.stream = 200, True
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
-        reply = dialect.reply(meta, asked, fold(answer))
-        if asked.return_prompt_tokens and isinstance(answer, Answer):
+        reply = dialect.reply(meta, parsed_request, fold(answer))
+        if parsed_request.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = services.gateway.prompt_tokens(
-                answer, cancel, barred=caller.barred
+                answer, cancel, barred=caller.may.barred_tiers
             )
     except GatewayError as error:
         return refuse(error, dialect.error, record)
@@ -160,10 +162,10 @@ def json_view(
     record = Record.of(request.environ)
     try:
         record.key = key_name(services, request.environ)
-        found = view(services, record)
-        if isinstance(found, Response):
-            return found
-        parts, headers = _whole(found, record)
+        reply = view(services, record)
+        if isinstance(reply, Response):
+            return reply
+        parts, headers = _whole(reply, record)
         return Response(parts, 200, headers)
     except GatewayError as error:
         return refused(error, shape, record)

@@ -38,7 +38,7 @@ CHILD = "child"
 """It runs in a process of its own, which ends with it, and which others watch."""
 
 THREADS = {
-    ("accounts/book.py", "self._run"): LASTS,  # accounts/test_book.py
+    ("accounts/key_cache.py", "self._run"): LASTS,  # accounts/test_key_cache.py
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/doctor.py", "cancel.cancel"): ENDS,
@@ -157,12 +157,11 @@ def test_same_exception_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_disconnects_are_noticed_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    poller = disconnect._Poller()
-    poller._do(Twice())
-    poller._do(Twice())
+    environ = {"waitress.client_disconnected": Twice()}
+    disconnect.watch(environ, Cancel())
     wait_until(lambda: "retrying" in caplog.text)
     cancel = Cancel()
-    poller.callable(lambda: True, cancel)
+    disconnect.watch({"waitress.client_disconnected": lambda: True}, cancel)
     wait_until(lambda: cancel.cancelled)
     assert _logged_once(caplog)
 

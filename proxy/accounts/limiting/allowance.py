@@ -15,7 +15,7 @@ from ...runtime.locks import native_lock
 from ..limits import Budget, Limited, Quantity, Window
 from .budgets import FREE, SCALES, Alert, Price, Used, budgets_of, meter_of, price_of, units
 from .limiter import TICKS, Charge, Limiter, Meter, Refused, Taken, clock, until_empty
-from .plan import BudgetOf, Plan, Size, Terms, meter_of_window, refusal
+from .plan import BudgetOf, Plan, Pricing, Size, meter_of_window, refusal
 
 TOKEN_SECONDS = 0.05  # that a token of an answer takes, until it is known
 SMOOTH = 0.9  # weight of what is known of it
@@ -58,16 +58,16 @@ class LimitService:
         self._alerted: dict[tuple[str, str, int, bool], None] = {}
         self._alerting = native_lock()
         self._now = now
-        self._unpriced = Terms(FREE, TOKEN_SECONDS, 0)
+        self._unpriced = Pricing(FREE, TOKEN_SECONDS, 0)
 
     def allowance(self, limited: tuple[Limited, ...], *, idle: bool = False) -> Allowance:
         return Allowance(self, plan_of(limited), idle=idle)
 
-    def terms(self, plan: Plan, model: str) -> Terms:
+    def pricing(self, plan: Plan, model: str) -> Pricing:
         """How a request to this model is charged now."""
         if not plan.budgets:
             return self._unpriced
-        return Terms(self._price(model), self.token_seconds, self._now())
+        return Pricing(self._price(model), self.token_seconds, self._now())
 
     def learn(self, used: Used) -> None:
         """Learn how long answers take."""
@@ -75,9 +75,9 @@ class LimitService:
             seconds = used.slot_seconds / used.completion
             self.token_seconds = SMOOTH * self.token_seconds + (1 - SMOOTH) * seconds
 
-    def tell(self, one: BudgetOf, spent: int, epoch: int, *, is_hard: bool) -> None:
+    def alert_once(self, budget_of: BudgetOf, spent: int, epoch: int, *, is_hard: bool) -> None:
         """Alert about a budget of which so many units are spent, unless it was done."""
-        subject, budget = one
+        subject, budget = budget_of
         name = subject, f"{budget.unit}/{budget.period}", epoch, is_hard
         with self._alerting:
             if name in self._alerted:
@@ -111,7 +111,7 @@ class Allowance:
         self._gauges = plan.idle_gauges if idle else plan.gauges
         self._models: frozenset[str] = frozenset()  # whose windows have counted the request
         self._queued = 0  # choices that wait for a slot
-        self._place: Admission | None = None  # in the queue
+        self._place: Reservation | None = None  # in the queue
         self._lock = native_lock()
 
     def for_model(self, names: Callable[[], Sequence[str]]) -> None:
@@ -119,12 +119,12 @@ class Allowance:
         if self._whole.patterns:
             self.plan = self._whole.of(names())
 
-    def admit(self, size: Size, model: str, exact: Callable[[], Size] | None = None) -> Admission:
+    def admit(self, size: Size, model: str, exact: Callable[[], Size] | None = None) -> Reservation:
         """Take what a request to this model, or a round of it, may need. With `exact`, `size` is
         only an upper bound; `exact` asks the backend, so it is called if the difference may matter.
         Raises LimitReached, BudgetExceeded, BadRequest, LimitsUnavailable, StoreUnavailable."""
         plan, service = self.plan, self._service
-        terms = service.terms(plan, model)
+        terms = service.pricing(plan, model)
         if exact is not None and not plan.is_small(size.prompt, terms):
             size, exact = exact(), None
         plan.check_prompt(size.prompt)
@@ -137,14 +137,14 @@ class Allowance:
         if isinstance(result, Refused):
             raise self._refusal(charges, result)
         self._models = self._models.union(plan.models, ALL_MODELS)
-        return Admission(service, plan, terms, result)
+        return Reservation(service, plan, terms, result)
 
     def check(self) -> None:
         """Raise the error of a request that its limits refuse whatever its size, before work that
         admission would come after. Takes nothing. Raises as `admit` does."""
         service = self._service
-        asked = self.plan.charges(Size(), service.terms(self.plan, ""))
-        charges = [replace(one, wish=0, gives_back=False) for one in asked]
+        whole = self.plan.charges(Size(), service.pricing(self.plan, ""))
+        charges = [replace(charge, wish=0, gives_back=False) for charge in whole]
         result = service.limiter.take(charges, ())
         if isinstance(result, Refused):
             self._note(charges, result)
@@ -167,7 +167,7 @@ class Allowance:
                 result = self._service.limiter.take((), self.plan.queue)
                 if isinstance(result, Refused):
                     raise refusal(result.by, None)
-                self._place = Admission(self._service, self.plan, None, result)
+                self._place = Reservation(self._service, self.plan, None, result)
             yield
         finally:
             with self._lock:
@@ -181,51 +181,51 @@ class Allowance:
         by, plan = result.by, self.plan
         if not isinstance(by, Charge):
             return refusal(by, result.wait)
-        place = next(place for place, one in enumerate(charges) if one is by)
+        place = next(place for place, charge in enumerate(charges) if charge is by)
         used, windows = result.levels[place], len(plan.quantities)
         if place < windows:
             return refusal(by, result.wait, model=plan.models[place])
-        self._service.tell(plan.budgets[place - windows], used, by.meter.epoch, is_hard=True)
+        self._service.alert_once(plan.budgets[place - windows], used, by.meter.epoch, is_hard=True)
         return refusal(by, result.wait, used)
 
-    def _note(self, charges: Sequence[Charge], found: Taken | Refused) -> None:
+    def _note(self, charges: Sequence[Charge], result: Taken | Refused) -> None:
         """Note what is left of each quantity: the window with the least of it counts."""
         least: dict[Quantity, State] = {}
         quantities = self.plan.quantities
         # The charges of budgets follow those of windows.
-        for charge, used, quantity in zip(charges, found.levels, quantities, strict=False):
+        for charge, used, quantity in zip(charges, result.levels, quantities, strict=False):
             meter = charge.meter
             left = max(0, meter.capacity - used) // TICKS
             if quantity not in least or left < least[quantity].remaining:
-                reset = until_empty(meter, used, found.at)
+                reset = until_empty(meter, used, result.at)
                 least[quantity] = State(quantity, meter.capacity // TICKS, left, reset)
         self.states = tuple(least.values())
         if self.plan.budgets:
-            self._warn(charges, found)
+            self._warn(charges, result)
 
-    def _warn(self, charges: Sequence[Charge], found: Taken | Refused) -> None:
+    def _warn(self, charges: Sequence[Charge], result: Taken | Refused) -> None:
         """Warn about budgets whose soft limit was reached before this request."""
         warnings = []
-        for place, one in enumerate(self.plan.budgets, start=len(self.plan.quantities)):
-            spent, budget = found.levels[place], one.budget
-            if isinstance(found, Taken):
-                spent -= found.amounts[place]
+        for place, budget_of in enumerate(self.plan.budgets, start=len(self.plan.quantities)):
+            spent, budget = result.levels[place], budget_of.budget
+            if isinstance(result, Taken):
+                spent -= result.amounts[place]
             if budget.soft is None or spent < units(budget.unit, budget.soft):
                 continue
-            self._service.tell(one, spent, charges[place].meter.epoch, is_hard=False)
+            self._service.alert_once(budget_of, spent, charges[place].meter.epoch, is_hard=False)
             most = "" if budget.most is None else f" of {budget.most:g}"
             warnings.append(
                 f"{spent / SCALES[budget.unit]:g}{most} {budget.unit} of the budget of the"
-                f" {one.subject.partition(' ')[0]} are spent"
+                f" {budget_of.subject.partition(' ')[0]} are spent"
             )
         self.warnings = warnings
 
 
-class Admission:
+class Reservation:
     """What was taken for a request. Settled once, by `settle` or `close`."""
 
     def __init__(
-        self, service: LimitService, plan: Plan, terms: Terms | None, taken: Taken | None
+        self, service: LimitService, plan: Plan, terms: Pricing | None, taken: Taken | None
     ) -> None:
         self._service = service
         self._plan = plan
@@ -249,12 +249,12 @@ class Admission:
         self.settle(NOTHING)
 
 
-def _lacks_tokens(found: Taken | Refused) -> bool:
-    return isinstance(found, Refused) and isinstance(found.by, Charge) and found.by.gives_back
+def _lacks_tokens(result: Taken | Refused) -> bool:
+    return isinstance(result, Refused) and isinstance(result.by, Charge) and result.by.gives_back
 
 
 # How much of its limits and budgets a caller has used, without taking anything.
-class Standing(Struct, frozen=True):
+class LimitStatus(Struct, frozen=True):
     """A limit of the key, the team or the user (`level`): `used` of `most` of a `quantity` in a
     `period`, "" for ever. In `reset` seconds, nothing of it is used any more; None for never.
     `warns`: it is a budget that only warns. `model`: the name or pattern that it is for, "" for all
@@ -277,38 +277,43 @@ class _Bound(NamedTuple):
     meter: Meter
 
 
-def standings(service: LimitService, limits: Sequence[Limited], now: int) -> Sequence[Standing]:
+def limit_statuses(
+    service: LimitService, limits: Sequence[Limited], now: int
+) -> Sequence[LimitStatus]:
     """The windows and budgets of all levels, in order, at the time `now` (microseconds since 1970).
     Raises LimitsUnavailable."""
-    bounds = [bound for one in limits for bound in _bounds(one, now)]
-    charges = [Charge(one.subject, one.meter, 0, 0, gives_back=False) for one in bounds]
+    bounds = [bound for limited in limits for bound in _bounds(limited, now)]
+    charges = [Charge(limited.subject, limited.meter, 0, 0, gives_back=False) for limited in bounds]
     if not charges:
         return ()
-    found = service.limiter.take(charges, ())
-    if isinstance(found, Taken):
-        service.limiter.settle(found, [0] * len(charges))
+    result = service.limiter.take(charges, ())
+    if isinstance(result, Taken):
+        service.limiter.settle(result, [0] * len(charges))
     return [
-        _standing(bound, used, found.at) for bound, used in zip(bounds, found.levels, strict=True)
+        _status(bound, used, result.at) for bound, used in zip(bounds, result.levels, strict=True)
     ]
 
 
 def _bounds(limited: Limited, now: int) -> list[_Bound]:
     return [
-        *(_Bound(limited.subject, one, meter_of_window(one)) for one in limited.limits.windows),
-        *(_Bound(limited.subject, one, meter_of(one, now)) for one in budgets_of(limited)),
+        *(
+            _Bound(limited.subject, limit, meter_of_window(limit))
+            for limit in limited.limits.windows
+        ),
+        *(_Bound(limited.subject, limit, meter_of(limit, now)) for limit in budgets_of(limited)),
     ]
 
 
-def _standing(bound: _Bound, used: int, now: int) -> Standing:
+def _status(bound: _Bound, used: int, now: int) -> LimitStatus:
     subject, limit, meter = bound
     level = subject.partition(" ")[0]
     reset = round(until_empty(meter, used, now), 1)
     if isinstance(limit, Window):
         whole = -(-used // TICKS)
         quantity, period = limit.quantity, limit.period
-        return Standing(level, quantity, period, limit.most, whole, reset, model=limit.model)
+        return LimitStatus(level, quantity, period, limit.most, whole, reset, model=limit.model)
     most = limit.soft if limit.most is None else limit.most
-    return Standing(
+    return LimitStatus(
         level,
         limit.unit,
         limit.period,

@@ -96,8 +96,8 @@ def meter_of(budget: Budget, now: int) -> Meter:
 
 def unit_of(meter: Meter) -> Unit | None:
     """The unit of a budget's meter, None for that of a window."""
-    found = (unit for unit in SCALES if meter.name.startswith(f"{unit}/"))
-    return next(found, None) if meter.name.endswith("/budget") else None
+    unit_names = (unit for unit in SCALES if meter.name.startswith(f"{unit}/"))
+    return next(unit_names, None) if meter.name.endswith("/budget") else None
 
 
 def units(unit: Unit, amount: float) -> int:
@@ -123,18 +123,18 @@ def cost(unit: Unit, used: Used, price: Price) -> float:
 
 def budgets_of(limited: Limited) -> list[Budget]:
     """The budgets of a subject, the strictest of those with one unit and period."""
-    found: dict[tuple[Unit, BudgetPeriod], Budget] = {}
+    strictest: dict[tuple[Unit, BudgetPeriod], Budget] = {}
     limits = limited.limits
-    for one in (*([limits.budget] if limits.budget else ()), *limits.budgets):
-        known = found.get((one.unit, one.period), one)
-        found[one.unit, one.period] = Budget(
-            unit=one.unit,
-            period=one.period,
-            most=_least(one.most, known.most),
-            soft=_least(one.soft, known.soft),
+    for budget in (*([limits.budget] if limits.budget else ()), *limits.budgets):
+        known = strictest.get((budget.unit, budget.period), budget)
+        strictest[budget.unit, budget.period] = Budget(
+            unit=budget.unit,
+            period=budget.period,
+            most=_least(budget.most, known.most),
+            soft=_least(budget.soft, known.soft),
         )
-    return list(found.values())
+    return list(strictest.values())
 
 
-def _least(one: float | None, other: float | None) -> float | None:
-    return min((each for each in (one, other) if each is not None), default=None)
+def _least(first: float | None, other: float | None) -> float | None:
+    return min((each for each in (first, other) if each is not None), default=None)

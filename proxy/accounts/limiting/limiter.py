@@ -152,17 +152,6 @@ def clock() -> int:
     return time.time_ns() // 1000
 
 
-class _Level:
-    """The level of a meter of a subject, as `meters.Level`, changed in place."""
-
-    __slots__ = ("at", "meter", "used")
-
-    def __init__(self, meter: Meter, used: int = 0, at: int = 0) -> None:
-        self.meter = meter
-        self.used = used
-        self.at = at
-
-
 class LocalLimiter:
     """The meters of this process."""
 
@@ -171,7 +160,7 @@ class LocalLimiter:
         self._clock = clock
         self._spent = spent
         self._lock = native_lock()
-        self._levels: dict[tuple[str, str], _Level] = {}
+        self._levels: dict[tuple[str, str], tuple[Meter, Level]] = {}
         self._gauges: dict[tuple[str, str], int] = {}
         self._most = MOST_LEVELS
 
@@ -181,27 +170,25 @@ class LocalLimiter:
                 self._learn(charge)
         now, running = self._clock(), self._gauges
         with self._lock:
-            levels = [self._sunk(charge, now) for charge in charges]
+            levels = [self._level(charge, now) for charge in charges]
+            used = [level.used for level in levels]
             for gauge in gauges:
                 subject, name, most = gauge
                 if most >= 0 and running.get((subject, name), 0) >= most:
-                    return Refused(gauge, None, [level.used for level in levels], now)
+                    return Refused(gauge, None, used, now)
             amounts = []
             for charge, level in zip(charges, levels, strict=True):
-                left, wish = charge.meter.capacity - level.used, charge.wish
+                left = charge.meter.capacity - level.used
                 if charge.need > left:
-                    before = Level(level.used, level.at)
-                    found = [level.used for level in levels]
-                    return Refused(charge, wait(charge, before, now), found, now)
-                amounts.append(wish if wish < left else left)
-            after = []
-            for level, amount in zip(levels, amounts, strict=True):
-                level.used += amount
-                after.append(level.used)
+                    return Refused(charge, wait(charge, level, now), used, now)
+                amounts.append(min(charge.wish, left))
+            for charge, level, amount in zip(charges, levels, amounts, strict=True):
+                self._set(charge, level, amount)
             for subject, name, _ in gauges:
                 running[subject, name] = running.get((subject, name), 0) + 1
             if len(self._levels) > self._most:
                 self._sweep(now)
+        after = [level + amount for level, amount in zip(used, amounts, strict=True)]
         return Taken(charges, gauges, amounts, after, now)
 
     def settle(self, taken: Taken, used: Sequence[int]) -> None:
@@ -209,9 +196,9 @@ class LocalLimiter:
         with self._lock:
             for charge, amount, spent in zip(taken.charges, taken.amounts, used, strict=True):
                 if spent != amount:
-                    meter, level = charge.meter, self._sunk(charge, self._clock())
-                    if meter.rate or level.at == meter.epoch:  # no other epoch has begun
-                        level.used = max(0, level.used + spent - amount)
+                    level = self._level(charge, self._clock())
+                    if charge.meter.rate or level.at == charge.meter.epoch:  # else it is over
+                        self._set(charge, level, spent - amount)
             for subject, name, _ in taken.gauges:
                 left = running[subject, name] - 1
                 if left:
@@ -226,34 +213,29 @@ class LocalLimiter:
         """Learn what was used of a budget before this process, or this epoch, began."""
         key, meter = (charge.subject, charge.meter.name), charge.meter
         known = self._levels.get(key)
-        if known is None or known.at < meter.epoch:
+        if known is None or known[1].at < meter.epoch:
             spent = self._spent(charge)
             with self._lock:
                 if self._levels.get(key) is known:
-                    self._levels[key] = _Level(meter, spent, meter.epoch)
+                    self._levels[key] = meter, Level(spent, meter.epoch)
 
-    def _sunk(self, charge: Charge, now: int) -> _Level:
-        """The level of a meter now, as `meters.sunk`."""
-        subject, meter = charge.subject, charge.meter
-        name, _, rate, tick, epoch, _ = meter
-        at = now // tick if rate else epoch
-        level = self._levels.get((subject, name))
-        if level is None:
-            level = self._levels[subject, name] = _Level(meter, 0, at)
-        elif at > level.at:
-            left = level.used - (at - level.at) * rate if rate else 0
-            level.used, level.at = max(0, left), at
-        level.meter = meter
-        return level
+    def _level(self, charge: Charge, now: int) -> Level:
+        """The level of a charge's meter now."""
+        known = self._levels.get((charge.subject, charge.meter.name))
+        if known is None:
+            return Level(0, charge.meter.time(now))
+        return sunk(charge.meter, known[1], now)
+
+    def _set(self, charge: Charge, level: Level, more: int) -> None:
+        """Raise the level of a charge's meter, or lower it."""
+        after = Level(max(0, level.used + more), level.at)
+        self._levels[charge.subject, charge.meter.name] = charge.meter, after
 
     def _sweep(self, now: int) -> None:
         """Forget meters that are down to 0, or whose time is over."""
-        self._levels = {key: level for key, level in self._levels.items() if _is_needed(level, now)}
+        self._levels = {
+            key: (meter, level)
+            for key, (meter, level) in self._levels.items()
+            if (sunk(meter, level, now).used if meter.rate else now < meter.ends or not meter.ends)
+        }
         self._most = max(MOST_LEVELS, 2 * len(self._levels))
-
-
-def _is_needed(level: _Level, now: int) -> bool:
-    meter = level.meter
-    if meter.rate:
-        return sunk(meter, Level(level.used, level.at), now).used > 0
-    return now < meter.ends or not meter.ends

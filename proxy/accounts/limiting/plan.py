@@ -31,7 +31,7 @@ class Size(Struct, frozen=True, gc=False):
     known: bool = True
 
 
-class Terms(NamedTuple):
+class Pricing(NamedTuple):
     """How a request is charged: the price of its model, the seconds that a token of an answer takes
     about, and the time in microseconds since 1970."""
 
@@ -62,47 +62,51 @@ class Plan:
     def __init__(self, limited: Sequence[Limited], models: frozenset[str] | None = None) -> None:
         """`models` are the patterns whose windows count; None is all of them."""
         self._windows = [
-            _Window(one.subject, each.quantity, meter_of_window(each), each.model)
-            for one in limited
-            for each in one.limits.windows
-            if models is None or not each.model or each.model in models
+            _Window(level.subject, window.quantity, meter_of_window(window), window.model)
+            for level in limited
+            for window in level.limits.windows
+            if models is None or not window.model or window.model in models
         ]
-        self.models = [one.model for one in self._windows]
-        self.patterns = frozenset(one for one in self.models if one)
-        self.quantities = [one.quantity for one in self._windows]
+        self.models = [counted.model for counted in self._windows]
+        self.patterns = frozenset(model for model in self.models if model)
+        self.quantities = [counted.quantity for counted in self._windows]
         self._limited = limited
         self._narrowed: dict[frozenset[str], Plan] = {}
         self.budgets = [
-            BudgetOf(one.subject, budget) for one in limited for budget in budgets_of(one)
+            BudgetOf(level.subject, budget) for level in limited for budget in budgets_of(level)
         ]
         self.gauges = [
             Gauge(
-                one.subject, PARALLEL, ANY if one.limits.parallel is None else one.limits.parallel
+                level.subject,
+                PARALLEL,
+                ANY if level.limits.parallel is None else level.limits.parallel,
             )
-            for one in limited
+            for level in limited
         ]
-        self.idle_gauges = [Gauge(one.subject, IDLE, ANY) for one in limited]
+        self.idle_gauges = [Gauge(level.subject, IDLE, ANY) for level in limited]
         self.queue = [
-            Gauge(one.subject, QUEUED, one.limits.queued)
-            for one in limited
-            if one.limits.queued is not None
+            Gauge(level.subject, QUEUED, level.limits.queued)
+            for level in limited
+            if level.limits.queued is not None
         ]
         self._prompts = [
-            (one.limits.prompt, one.subject) for one in limited if one.limits.prompt is not None
+            (level.limits.prompt, level.subject)
+            for level in limited
+            if level.limits.prompt is not None
         ]
         self._small = min(
             [most for most, _ in self._prompts]
             + [
-                one.meter.capacity // TICKS // SMALL
-                for one in self._windows
-                if one.quantity != "requests"
+                counted.meter.capacity // TICKS // SMALL
+                for counted in self._windows
+                if counted.quantity != "requests"
             ],
             default=None,
         )
-        answers = [one.limits.answer for one in limited if one.limits.answer is not None]
+        answers = [level.limits.answer for level in limited if level.limits.answer is not None]
         self.largest_answer = min(answers, default=None)
         self.counts_tokens = bool(self._prompts or self.budgets) or any(
-            one.quantity != "requests" for one in self._windows
+            counted.quantity != "requests" for counted in self._windows
         )
         self._requests: dict[frozenset[str], list[Charge]] = {}
 
@@ -113,12 +117,12 @@ class Plan:
         models = frozenset(
             pattern for pattern in self.patterns if any(matches(pattern, name) for name in names)
         )
-        found = self._narrowed.get(models)
-        if found is None:
-            found = self._narrowed[models] = Plan(self._limited, models)
-        return found
+        narrowed = self._narrowed.get(models)
+        if narrowed is None:
+            narrowed = self._narrowed[models] = Plan(self._limited, models)
+        return narrowed
 
-    def is_small(self, prompt: int, terms: Terms) -> bool:
+    def is_small(self, prompt: int, terms: Pricing) -> bool:
         """Whether so many prompt tokens are a small part of every limit."""
         if self._small is not None and prompt > self._small:
             return False
@@ -138,51 +142,51 @@ class Plan:
             )
 
     def charges(
-        self, size: Size, terms: Terms, counted: frozenset[str] = frozenset()
+        self, size: Size, terms: Pricing, counted: frozenset[str] = frozenset()
     ) -> Sequence[Charge]:
         """What a request takes. In the windows of the models `counted`, "" for those of all, it has
         been counted: it is a further round, or is answered by another model than it began with."""
         made = self._requests.get(counted)
         if made is None:
             made = self._requests[counted] = [
-                _request(one, 0 if one.model in counted else TICKS) for one in self._windows
+                _request(limit, 0 if limit.model in counted else TICKS) for limit in self._windows
             ]
         if not self.counts_tokens:
             return made
-        found = []
-        for one, request in zip(self._windows, made, strict=True):
+        taken = []
+        for limit, request in zip(self._windows, made, strict=True):
             prompt = size.prompt * TICKS
-            if one.quantity == "requests":
-                found.append(request)
-            elif one.quantity == "prompt_tokens":
-                found.append(Charge(one.subject, one.meter, prompt, prompt))
+            if limit.quantity == "requests":
+                taken.append(request)
+            elif limit.quantity == "prompt_tokens":
+                taken.append(Charge(limit.subject, limit.meter, prompt, prompt))
             else:
                 answer = size.answer * TICKS
-                found.append(_charge(one.subject, one.meter, prompt, answer, size.known))
+                taken.append(_charge(limit.subject, limit.meter, prompt, answer, size.known))
         for subject, budget in self.budgets:
-            found.append(_budget_charge(subject, budget, size, terms))
-        return found
+            taken.append(_budget_charge(subject, budget, size, terms))
+        return taken
 
     def used(
-        self, charges: Sequence[Charge], amounts: Sequence[int], used: Used, terms: Terms
+        self, charges: Sequence[Charge], amounts: Sequence[int], used: Used, terms: Pricing
     ) -> Sequence[int]:
         """The units of each charge that were used."""
         if not self.counts_tokens:
             return amounts
         prompt = used.prompt
-        found = []
+        amounts_used = []
         # The amounts of budgets follow those of windows.
-        for one, amount in zip(self._windows, amounts, strict=False):
-            if one.quantity == "requests":
-                found.append(amount)
-            elif one.quantity == "prompt_tokens":
-                found.append(round(prompt * TICKS))
+        for limit, amount in zip(self._windows, amounts, strict=False):
+            if limit.quantity == "requests":
+                amounts_used.append(amount)
+            elif limit.quantity == "prompt_tokens":
+                amounts_used.append(round(prompt * TICKS))
             else:
-                found.append(round((prompt + used.completion) * TICKS))
+                amounts_used.append(round((prompt + used.completion) * TICKS))
         for _, budget in self.budgets:
             spent = cost(budget.unit, used, terms.price)
-            found.append(units(budget.unit, spent))
-        return found
+            amounts_used.append(units(budget.unit, spent))
+        return amounts_used
 
 
 def _charge(subject: str, meter: Meter, prompt: int, answer: int, known: bool) -> Charge:
@@ -194,7 +198,7 @@ def _charge(subject: str, meter: Meter, prompt: int, answer: int, known: bool) -
     return Charge(subject, meter, need, wish)
 
 
-def _budget_charge(subject: str, budget: Budget, size: Size, terms: Terms) -> Charge:
+def _budget_charge(subject: str, budget: Budget, size: Size, terms: Pricing) -> Charge:
     unit, meter = budget.unit, meter_of(budget, terms.now)
     if unit == "slot_seconds":
         # The time that a request takes can only be guessed.
@@ -206,21 +210,21 @@ def _budget_charge(subject: str, budget: Budget, size: Size, terms: Terms) -> Ch
     return _charge(subject, meter, prompt, answer, size.known)
 
 
-def _prompt_units(budget: Budget, tokens: int, terms: Terms) -> int:
+def _prompt_units(budget: Budget, tokens: int, terms: Pricing) -> int:
     return units(budget.unit, cost(budget.unit, Used(tokens), terms.price))
 
 
-def _request(one: _Window, count: int) -> Charge:
-    return Charge(one.subject, one.meter, count, count, gives_back=False)
+def _request(limit: _Window, count: int) -> Charge:
+    return Charge(limit.subject, limit.meter, count, count, gives_back=False)
 
 
-def meter_of_window(one: Window) -> Meter:
+def meter_of_window(limit: Window) -> Meter:
     """The meter of a window; its name may have only letters, digits, `_` and `/`."""
-    name = f"{one.quantity}/{one.period}"
-    if one.model:
-        digest = blake2s(one.model.encode(), digest_size=12, person=b"model").hexdigest()
+    name = f"{limit.quantity}/{limit.period}"
+    if limit.model:
+        digest = blake2s(limit.model.encode(), digest_size=12, person=b"model").hexdigest()
         name = f"{name}/{digest}"
-    return window(name, one.most, PERIODS[one.period])
+    return window(name, limit.most, PERIODS[limit.period])
 
 
 def refusal(

@@ -101,32 +101,33 @@ class SharedLimiter:
             (at, key, gauge.most, place)
             for at, key, gauge, place in zip(sets, hashes, gauges, places, strict=True)
         ]
-        asked = [
-            (keys.place(one.subject), *one.meter[:5], one.need, one.wish, -1) for one in charges
+        wanted = [
+            (keys.place(item.subject), *item.meter[:5], item.need, item.wish, -1)
+            for item in charges
         ]
         lease = token_hex(8)
         lasts = max((_lasts(charge) for charge in charges), default=1000 * LEASE)
-        answer = self._ask(self._take, keys.names, (lease, LEASE, asked, held, lasts))
+        answer = self._ask(self._take, keys.names, (lease, LEASE, wanted, held, lasts))
         levels_now = answer[2 : 2 + len(charges)]
         unknown = [place for place, level in enumerate(levels_now) if level == b"-1"]
         if unknown:
             for place in unknown:
-                asked[place] = (*asked[place][:-1], self._spent(charges[place]))
-            answer = self._ask(self._take, keys.names, (lease, LEASE, asked, held, lasts))
+                wanted[place] = (*wanted[place][:-1], self._spent(charges[place]))
+            answer = self._ask(self._take, keys.names, (lease, LEASE, wanted, held, lasts))
         refused, now, *rest = answer
         at, count = int(now), len(charges)
-        levels = [int(one) for one in rest[:count]]
+        levels = [int(item) for item in rest[:count]]
         if place := int(refused):
             if place > count:
                 return Refused(gauges[place - count - 1], None, levels, at)
             charge, level = charges[place - 1], levels[place - 1]
             before = Level(level, charge.meter.time(at))
             return Refused(charge, wait(charge, before, at), levels, at)
-        amounts = [int(one) for one in rest[count : 2 * count]]
-        leases = [one.decode() for one in rest[2 * count :]]
+        amounts = [int(item) for item in rest[count : 2 * count]]
+        leases = [item.decode() for item in rest[2 * count :]]
         with self._lock:
             self._leases[lease] = [
-                (keys.names[at - 1], one) for at, one in zip(sets, leases, strict=True)
+                (keys.names[at - 1], item) for at, item in zip(sets, leases, strict=True)
             ]
         after = [level + amount for level, amount in zip(levels, amounts, strict=True)]
         return Taken(charges, gauges, amounts, after, at, lease)
@@ -258,7 +259,12 @@ class SharedLimiter:
         for start in range(0, len(leases), AT_ONCE):
             some = leases[start : start + AT_ONCE]
             try:
-                self._run(self._renew, [key for key, _ in some], LEASE, *(one for _, one in some))
+                self._run(
+                    self._renew,
+                    [key for key, _ in some],
+                    LEASE,
+                    *(lease_name for _, lease_name in some),
+                )
             except LimitsUnavailable:
                 return
 

@@ -12,7 +12,7 @@ from flask import request
 from msgspec import structs
 from msgspec.structs import replace
 
-from ...accounts import book
+from ...accounts import key_cache
 from ...accounts.limiting.budgets import Price, Used, cost, price_of
 from ...accounts.records import Member, StoredKey, Team, User
 from ...accounts.service import Accounts, blocking
@@ -424,7 +424,7 @@ def _visible(services: Services, record: Record, asked: Mapping[str, str]) -> On
 def _id_of_key(services: Services, value: str) -> str:
     """The id of a key that is given as LiteLLM's clients do: by its secret, digest or id. Other
     values stay."""
-    is_key = value.startswith(book.SECRET_PREFIX) or len(value) == book.DIGEST
+    is_key = value.startswith(key_cache.SECRET_PREFIX) or len(value) == key_cache.DIGEST
     if services.accounts is None or not is_key:
         return value
     try:

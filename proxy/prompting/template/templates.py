@@ -153,7 +153,11 @@ class ChatTemplate:
 
 def _steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
     """The budget of one rendering, in proportion to the conversation."""
-    size = sum(len(text) for m in messages if type(text := m.get("content")) is str)
+    size = 0
+    for message in messages:
+        content = message.get("content")
+        if type(content) is str:
+            size += len(content)
     steps = FEW_STEPS + 1_000 * len(messages) + 20_000 * len(tools) + (size >> 4)
     return min(steps, MAX_STEPS)
 

@@ -27,8 +27,8 @@ SMOOTH = 0.8  # weight of earlier measurements
 @lru_cache(MOST_CLIENTS)
 def client_of(agent: str) -> str:
     """The first product of a User-Agent header, such as "OpenAI/Python"; "" if there is none."""
-    found = _PRODUCT.match(agent)
-    return found[0] if found else ""
+    match = _PRODUCT.match(agent)
+    return match[0] if match else ""
 
 
 def outcome_of(record: Record) -> str:

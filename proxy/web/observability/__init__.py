@@ -6,6 +6,6 @@ of this contains prompts, answers or API keys.
 """
 
 from .observer import Lines, Observer
-from .record import Record, new_id
+from .record import RECORD, Record, new_id
 
-__all__ = ["Lines", "Observer", "Record", "new_id"]
+__all__ = ["RECORD", "Lines", "Observer", "Record", "new_id"]

@@ -111,8 +111,8 @@ class History:
         """Return the samples of the last hour in order, from the step that contains `since`. The
         last one may still change."""
         oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
-        kept = [one for one in self._ring if one is not None and one.at > oldest]
-        return sorted((_copy(one) for one in kept), key=lambda one: one.at)
+        recent = [sample for sample in self._ring if sample is not None and sample.at > oldest]
+        return sorted((_copy(sample) for sample in recent), key=lambda sample: sample.at)
 
     def _sample_at(self, step: int) -> Sample:
         place, at = step % SAMPLES, step * STEP
@@ -163,17 +163,17 @@ def total(samples: list[Sample]) -> Totals:
     errors: Counter[str] = Counter()
     for sample in samples:
         errors.update(sample.errors)
-    first_tokens = sum(one.first_tokens for one in samples)
-    writing = sum(one.writing for one in samples)
+    first_tokens = sum(sample.first_tokens for sample in samples)
+    writing = sum(sample.writing for sample in samples)
     return Totals(
-        requests=sum(one.requests for one in samples),
-        prompt=sum(one.prompt for one in samples),
-        cached=sum(one.cached for one in samples),
-        completion=sum(one.completion for one in samples),
-        first_token=sum(one.first_token for one in samples) / first_tokens
+        requests=sum(sample.requests for sample in samples),
+        prompt=sum(sample.prompt for sample in samples),
+        cached=sum(sample.cached for sample in samples),
+        completion=sum(sample.completion for sample in samples),
+        first_token=sum(sample.first_token for sample in samples) / first_tokens
         if first_tokens
         else None,
-        speed=sum(one.written for one in samples) / writing if writing else None,
+        speed=sum(sample.written for sample in samples) / writing if writing else None,
         errors=dict(errors.most_common()),
     )
 

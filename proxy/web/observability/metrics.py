@@ -155,11 +155,11 @@ class Metrics:
     def counts(self, running: int) -> Counts:
         backends = {
             name: (
-                (one.work.prompt, one.work.cached, one.work.completion),
-                [(h.buckets(), h.sum) for h in one.histograms],
+                (counts.work.prompt, counts.work.cached, counts.work.completion),
+                [(h.buckets(), h.sum) for h in counts.histograms],
             )
-            for name, one in self._backends.items()
+            for name, counts in self._backends.items()
         }
         before = self._before
-        self._before = work = sum((one.work for one in self._backends.values()), Work())
+        self._before = work = sum((counts.work for counts in self._backends.values()), Work())
         return Counts(running, dict(self._requests), backends, work, before, dict(self._kinds))

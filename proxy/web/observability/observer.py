@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...accounts.book import without_keys
+from ...accounts.key_cache import without_keys
 from ...errors import NoIdleSlot
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
@@ -60,7 +60,7 @@ def line(record: Record, took: float) -> str:
         "model": info.model,
         "backend": info.backend,
         "tier": info.tier,
-        "fallback": ", ".join(f"{name} {why}" for name, why in info.passed),
+        "fallback": ", ".join(map(" ".join, info.passed)),
         "slot": info.slot,
         "stream": record.stream,
         "queue_ms": round(10000 * info.queue_wait) / 10,
@@ -119,12 +119,16 @@ class Observer:
 
     def running_keys(self) -> set[str]:
         """The keys of the running requests, but for those that outlive their keys."""
-        return {one.key for one in self._running.copy() if one.key and not one.outlives_key}
+        return {
+            record.key for record in self._running.copy() if record.key and not record.outlives_key
+        }
 
     def end(self, key: str, reason: Reason) -> None:
         """End the running requests of a key, but for those that outlive it."""
         running = self._running.copy()
-        self._cancel([one for one in running if one.key == key and not one.outlives_key], reason)
+        self._cancel(
+            [record for record in running if record.key == key and not record.outlives_key], reason
+        )
 
     def outlive(self, keys: Collection[str]) -> None:
         """Let the running requests of these keys go on, whatever becomes of the keys."""
@@ -144,7 +148,7 @@ class Observer:
         record.over = True
         record.stop()
         try:
-            self._count(record, record.elapsed())
+            self._count(record, time.perf_counter() - record.began)
         finally:
             # Behind its row and its line: a stop waits for the requests that run, and no longer.
             self._running.discard(record)

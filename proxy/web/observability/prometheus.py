@@ -76,14 +76,14 @@ def native(counts: Counts, waiting: int, backends: Iterable[Mapping[str, float]]
         lines += _lines(name, help_, "counter", own[name])
     for name, help_ in GAUGES.items():
         lines += _lines(name, help_, "gauge", now[name])
-    reporting = [one for one in backends if one]
+    reporting = [backend for backend in backends if backend]
     for name, help_ in SUMMED.items():
-        values = [one[name] for one in reporting if name in one]
+        values = [backend[name] for backend in reporting if name in backend]
         if values:
             lines += _lines(name, help_, "counter", sum(values))
-    decodes = sum(one.get(DECODES, 0.0) for one in reporting)
-    if any(BUSY in one for one in reporting):
-        busy = sum(one.get(BUSY, 0.0) * one.get(DECODES, 0.0) for one in reporting)
+    decodes = sum(backend.get(DECODES, 0.0) for backend in reporting)
+    if any(BUSY in backend for backend in reporting):
+        busy = sum(backend.get(BUSY, 0.0) * backend.get(DECODES, 0.0) for backend in reporting)
         mean = busy / decodes if decodes else 0.0
         lines += _lines(BUSY, "Average number of busy slots per llama_decode() call", "gauge", mean)
     return "".join(f"{line}\n" for line in lines).encode()

@@ -35,12 +35,12 @@ def limit_headers(states: Sequence[State], route: str, now: float) -> list[tuple
     """`route` is that of the request, `now` the time in seconds since 1970."""
     anthropic = route.endswith(MESSAGES)
     headers = []
-    for one in states:
-        limit, remaining, reset = (_ANTHROPIC if anthropic else _OPENAI)[one.quantity]
+    for state in states:
+        limit, remaining, reset = (_ANTHROPIC if anthropic else _OPENAI)[state.quantity]
         headers += [
-            (limit, str(one.limit)),
-            (remaining, str(one.remaining)),
-            (reset, _at(now + one.reset) if anthropic else duration(one.reset)),
+            (limit, str(state.limit)),
+            (remaining, str(state.remaining)),
+            (reset, _at(now + state.reset) if anthropic else duration(state.reset)),
         ]
     return headers
 
@@ -113,7 +113,7 @@ class Record:
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self.began = time.perf_counter()
         sent = environ.get("HTTP_X_REQUEST_ID")
-        self.id = sent if sent and _ID.fullmatch(sent) else new_id()
+        self.id = sent if sent and _ID.fullmatch(sent) else os.urandom(16).hex()
         self.path = environ.get("PATH_INFO", "")
         self.method = environ.get("REQUEST_METHOD", "")
         self.peer = environ.get("REMOTE_ADDR", "")
@@ -144,8 +144,8 @@ class Record:
     def headers(self) -> list[tuple[str, str]]:
         """Return x-request-id, the time so far, and the gateway's share of it, in milliseconds."""
         info = self.info
-        took = self.elapsed()
-        upstream = info.driven + info.queue_wait
+        took = time.perf_counter() - self.began
+        upstream = max(0.0, info.last_token - info.placed) + info.queue_wait
         headers = [
             ("x-request-id", self.id),
             ("openai-processing-ms", str(round(1000 * took))),
@@ -164,12 +164,12 @@ class Record:
             if info.passed:
                 passed = [f"{_visible(self.shown(name))} {why}" for name, why in info.passed]
                 headers.append(("x-slotproxy-fallback", ", ".join(passed)))
-        told = (*self.warnings, *info.warnings)
+        messages = (*self.warnings, *info.warnings)
         if self.allowance is not None and self.allowance.warnings:
-            told = (*self.allowance.warnings, *told)
-        if told:
-            warnings = list(told[:MOST_WARNINGS])
-            if more := len(told) - len(warnings):
+            messages = (*self.allowance.warnings, *messages)
+        if messages:
+            warnings = list(messages[:MOST_WARNINGS])
+            if more := len(messages) - len(warnings):
                 warnings.append(f"{more} more warnings omitted")
             headers += [("x-slotproxy-warning", warning) for warning in warnings]
         if self.allowance is not None:

@@ -17,7 +17,7 @@ from flask import Response, make_response
 from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
 from ...gateway import Gateway, sent_prompt
-from ...gateway.postprocess import MAX_MEDIA
+from ...gateway.generation import MAX_MEDIA
 from ..routes import Api
 from . import api, guard
 

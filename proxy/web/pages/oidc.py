@@ -41,7 +41,7 @@ def begin() -> Response:
     sign_in = _opened()
     started = start(guard.local_path(request.args.get("to", "")))
     try:
-        current_services().keys.check_guesses(Record.of(request.environ).peer)
+        current_services().keys.check_wrong_keys(Record.of(request.environ).peer)
         response = make_response(
             redirect(sign_in.provider.authorization_url(started, _redirect_uri(sign_in)), 303)
         )
@@ -60,7 +60,7 @@ def finish() -> Response:
     record = Record.of(request.environ)
     started, belongs = _started(), False
     try:
-        services.keys.check_guesses(record.peer)
+        services.keys.check_wrong_keys(record.peer)
         started = _checked(started, sign_in)
         belongs = True
         code = request.args.get("code", "")

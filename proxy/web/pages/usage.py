@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Response, make_response, render_template, request
 
-from ...accounts.limiting.allowance import Standing
+from ...accounts.limiting.allowance import LimitStatus
 from ...apis.fields import decimal
 from ...apis.usage import routes as usage
 from ...errors import InvalidParameter, LimitsUnavailable
@@ -51,15 +51,15 @@ def sums() -> Response:
         permissions.check_admin(services, key)
         only = None
     found = _sums(services, days, only)
-    found["limits"] = [] if only is None else _standings(services)
+    found["limits"] = [] if only is None else _limit_statuses(services)
     response = json_response(found)
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def _standings(services: Services) -> Sequence[Standing]:
+def _limit_statuses(services: Services) -> Sequence[LimitStatus]:
     try:
-        return services.callers.standings(request.environ)
+        return services.callers.limit_statuses(request.environ)
     except LimitsUnavailable:
         return ()  # the sums are there all the same
 

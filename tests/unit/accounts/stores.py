@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from proxy.accounts.book import Change
+from proxy.accounts.key_cache import Change
 from proxy.accounts.records import Entry, Identity, StoredKey, identity_of
 from proxy.errors import BadRequest, NotFound, StoreUnavailable
 

@@ -6,80 +6,80 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.accounts import book
-from proxy.accounts.book import DIGITS, SECRET_BYTES, SECRET_PREFIX
+from proxy.accounts import key_cache
+from proxy.accounts.key_cache import DIGITS, SECRET_BYTES, SECRET_PREFIX
 
 RANDOMNESS = st.binary(min_size=SECRET_BYTES, max_size=SECRET_BYTES)
 
 
 @given(RANDOMNESS)
 def test_made_key_is_well_formed(randomness: bytes) -> None:
-    key = book.make_secret(randomness)
+    key = key_cache.make_secret(randomness)
     assert len(key) == 36
     assert key.startswith(SECRET_PREFIX)
-    assert book.is_well_formed(key)
+    assert key_cache.is_well_formed(key)
 
 
 @given(RANDOMNESS, RANDOMNESS)
 def test_different_randomness_makes_different_keys(one: bytes, other: bytes) -> None:
-    assert (book.make_secret(one) == book.make_secret(other)) == (one == other)
+    assert (key_cache.make_secret(one) == key_cache.make_secret(other)) == (one == other)
 
 
 @given(RANDOMNESS, st.integers(0, 32), st.sampled_from(DIGITS))
 def test_one_wrong_character_is_detected(randomness: bytes, at: int, digit: str) -> None:
-    key = book.make_secret(randomness)
+    key = key_cache.make_secret(randomness)
     at += len(SECRET_PREFIX)
     wrong = key[:at] + digit + key[at + 1 :]
-    assert book.is_well_formed(wrong) == (wrong == key)
+    assert key_cache.is_well_formed(wrong) == (wrong == key)
 
 
 @given(RANDOMNESS, st.integers(3, 34))
 def test_two_swapped_characters_are_detected(randomness: bytes, at: int) -> None:
-    key = book.make_secret(randomness)
+    key = key_cache.make_secret(randomness)
     wrong = key[:at] + key[at + 1] + key[at] + key[at + 2 :]
-    assert book.is_well_formed(wrong) == (wrong == key)
+    assert key_cache.is_well_formed(wrong) == (wrong == key)
 
 
 @given(st.text())
 def test_other_text_is_not_well_formed(text: str) -> None:
-    assert not book.is_well_formed(text)
+    assert not key_cache.is_well_formed(text)
 
 
 @pytest.mark.parametrize("more", [" ", "\n", "0"])
 def test_key_with_more_around_it_is_not_well_formed(more: str) -> None:
-    key = book.make_secret(bytes(SECRET_BYTES))
-    assert not book.is_well_formed(key + more)
-    assert not book.is_well_formed(more + key)
+    key = key_cache.make_secret(bytes(SECRET_BYTES))
+    assert not key_cache.is_well_formed(key + more)
+    assert not key_cache.is_well_formed(more + key)
 
 
 def test_too_little_randomness_makes_no_key() -> None:
     with pytest.raises(ValueError, match="20 random bytes"):
-        book.make_secret(bytes(SECRET_BYTES - 1))
+        key_cache.make_secret(bytes(SECRET_BYTES - 1))
 
 
 def test_digest_depends_on_key_and_secret() -> None:
-    key = book.make_secret(bytes(SECRET_BYTES))
+    key = key_cache.make_secret(bytes(SECRET_BYTES))
     digests = {
-        book.key_digest(key, b"a"),
-        book.key_digest(key, b"b"),
-        book.key_digest(book.make_secret(bytes(SECRET_BYTES - 1) + b"1"), b"a"),
+        key_cache.key_digest(key, b"a"),
+        key_cache.key_digest(key, b"b"),
+        key_cache.key_digest(key_cache.make_secret(bytes(SECRET_BYTES - 1) + b"1"), b"a"),
     }
     assert len(digests) == 3
     assert all(len(digest) == 64 for digest in digests)
 
 
 def test_shown_key_has_only_its_end() -> None:
-    key = book.make_secret(bytes(range(SECRET_BYTES)))
-    assert book.shown_secret(key) == f"sk-...{key[-4:]}"
+    key = key_cache.make_secret(bytes(range(SECRET_BYTES)))
+    assert key_cache.shown_secret(key) == f"sk-...{key[-4:]}"
 
 
 @given(RANDOMNESS, st.sampled_from(["", "/", "-", "é"]))
 def test_keys_are_taken_out_of_a_text(randomness: bytes, after: str) -> None:
-    key = book.make_secret(randomness)
-    assert book.without_keys(f"/key/{key}{after}") == f"/key/sk-...{after}"
-    assert book.without_keys(f"{key}/{key}x") == "sk-.../sk-..."
+    key = key_cache.make_secret(randomness)
+    assert key_cache.without_keys(f"/key/{key}{after}") == f"/key/sk-...{after}"
+    assert key_cache.without_keys(f"{key}/{key}x") == "sk-.../sk-..."
 
 
 @pytest.mark.parametrize("text", ["", "/v1/models", "/tasks/task-17", "sk-" + "a" * 32, "s" * 99])
 def test_text_without_keys_stays_as_it_is(text: str) -> None:
-    assert book.without_keys(text) == text
+    assert key_cache.without_keys(text) == text

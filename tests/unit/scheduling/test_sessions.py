@@ -146,7 +146,7 @@ def test_chance_of_a_return_falls_with_silence_though_all_conversations_returned
     returns, conversation = Returns(), ConversationRecord()
     for arrived in range(100):
         returns.turn(conversation, arrived=float(arrived))
-        returns.ended(conversation, calls=False, now=float(arrived))
+        conversation.last = float(arrived)
     conversation.turns = 1
     returns.reached[1] = 0.0  # turns that end with a tool call are taken back
     assert returns.chance(conversation, 100.0) > 0.9

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.accounts import book
+from proxy.accounts import key_cache
 from proxy.accounts.rights import APIS
 from proxy.apis import added
 from proxy.config.keys import ApiKey, Secret, conflict
@@ -23,7 +23,7 @@ from tests.unit.web.account_client import CHAT, KEYS, Http
 
 def test_generated_key_works_and_is_shown_once(http: Http) -> None:
     made = http.make(key_alias="laptop", metadata={"owner": "Bo"}, duration="1h")
-    assert book.is_well_formed(made["key"])
+    assert key_cache.is_well_formed(made["key"])
     assert http.chat(made["key"]).status_code == 200
     info = http.get("/key/info", "sk-ops")
     assert info.status_code == 404  # a key of the settings is not in the store
@@ -150,7 +150,7 @@ def test_without_administrators_no_keys_are_kept(tmp_path: Path) -> None:
     app = make_app(ScriptedDriver(), file_keys=KEYS, data=str(tmp_path))
     http = Http(app)
     assert http.admin("/key/generate").status_code == 403
-    assert http.chat(book.make_secret(bytes(book.SECRET_BYTES))).status_code == 401
+    assert http.chat(key_cache.make_secret(bytes(key_cache.SECRET_BYTES))).status_code == 401
     open_to_all = Http(make_app(ScriptedDriver(), data=str(tmp_path)))
     assert open_to_all.admin("/key/generate").status_code == 404
 
@@ -164,7 +164,8 @@ def test_wrong_keys_are_limited_before_the_store_is_asked(
         "proxy.store.api_keys.ApiKeys.find", lambda self, digest: asked.append(digest)
     )
     statuses = [
-        http.chat(book.make_secret(bytes([i] * book.SECRET_BYTES))).status_code for i in range(6)
+        http.chat(key_cache.make_secret(bytes([i] * key_cache.SECRET_BYTES))).status_code
+        for i in range(6)
     ]
     assert statuses == [401, 401, 401, 429, 429, 429]
     assert len(asked) == 3

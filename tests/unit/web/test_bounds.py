@@ -12,7 +12,7 @@ from werkzeug.test import EnvironBuilder
 from proxy.apis.openai.routes import MOST_PIECES
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.web import peers
-from proxy.web.auth import MOST_SEEN, Guesses
+from proxy.web.auth import MOST_SEEN, WrongKeyLimiter
 from proxy.web.form import (
     FRAME,
     MAX_HEAD,
@@ -96,11 +96,11 @@ def test_bytes_around_form_parts_are_bounded() -> None:
 
 
 def test_number_of_remembered_right_keys_is_bounded() -> None:
-    guesses = Guesses(20, clock=lambda: 0.0)
+    limiter = WrongKeyLimiter(20, clock=lambda: 0.0)
     for number in range(MOST_SEEN + 1):
-        guesses.count_right(f"address {number}", "ann")
-        assert len(guesses.seen) <= MOST_SEEN
-    assert ("address 0", "ann") not in guesses.seen and ("address 1", "ann") in guesses.seen
+        limiter.count_right(f"address {number}", "ann")
+        assert len(limiter.seen) <= MOST_SEEN
+    assert ("address 0", "ann") not in limiter.seen and ("address 1", "ann") in limiter.seen
 
 
 def test_length_of_forwarded_header_is_bounded() -> None:

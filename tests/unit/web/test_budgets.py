@@ -229,7 +229,8 @@ def test_threads_that_reach_a_limit_at_once_alert_once() -> None:
     service._alerted = Met()
     one = BudgetOf("key k", Budget(most=1))
     threads = [
-        threading.Thread(target=lambda: service.tell(one, 1, 0, is_hard=True)) for _ in range(2)
+        threading.Thread(target=lambda: service.alert_once(one, 1, 0, is_hard=True))
+        for _ in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -245,6 +246,6 @@ def test_remembered_alerts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(9):
         one = BudgetOf(f"key {number}", Budget(most=1))
         for _ in range(2):
-            service.tell(one, 1, 0, is_hard=True)
+            service.alert_once(one, 1, 0, is_hard=True)
     assert len(told) == 9
     assert len(service._alerted) == 3

@@ -65,17 +65,6 @@ def test_ended_watch_cancels_nothing() -> None:
     ours.close()
 
 
-def test_watcher_ends_with_request_without_keepalive() -> None:
-    ours, theirs = socket.socketpair()
-    cancel = Cancel()
-    stop = disconnect.watch({"gunicorn.socket": ours}, cancel)
-    theirs.close()
-    until(lambda: cancel.cancelled)
-    stop()
-    stop()
-    ours.close()
-
-
 class Endless(ScriptedDriver):
     """Answers only when it is cancelled."""
 

@@ -297,6 +297,7 @@ def test_table_is_shown_in_the_list(described: Served) -> None:
 def test_unlisted_model_answers_but_is_in_no_list(described: Served) -> None:
     registry = services_of(described.http.application).gateway.registry
     registry.backends["b0"].unlisted = True
+    registry.rebuild()
     assert described.http.get("/v1/models").json["data"] == []
     assert described.http.get("/api/tags").json["models"] == []
     messages = [{"role": "user", "content": "Hi"}]

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.accounts.limiting.allowance import LimitService, standings
+from proxy.accounts.limiting.allowance import LimitService, limit_statuses
 from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken, clock
 from proxy.accounts.limits import Limited, Limits, Window
 from proxy.apis.openai import chat
@@ -71,9 +71,9 @@ def test_choices_that_never_began_give_back_what_they_took() -> None:
     request = chat.parse({**CHAT, "n": 2, "max_tokens": 5000})
     answer = services_of(make_app(Held())).gateway.answer(request, Cancel(), caller)
     answer.prime()
-    assert standings(service, [limited], clock())[0].used > 4000
+    assert limit_statuses(service, [limited], clock())[0].used > 4000
     answer.close()
-    assert standings(service, [limited], clock())[0].used < 1000
+    assert limit_statuses(service, [limited], clock())[0].used < 1000
 
 
 COUNTING: dict[str, dict[str, Any]] = {

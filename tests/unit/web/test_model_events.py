@@ -94,6 +94,7 @@ def test_changed_list_is_an_event(services: Services) -> None:
 
     def hide() -> None:
         registry.backends["b0"].unlisted = True
+        registry.rebuild()
 
     assert seen(services, hide) == [{"model": "*", "event": "models_reload"}]
 

@@ -20,7 +20,7 @@ from proxy.apis.openai import chat as openai_chat
 from proxy.config import Secret, SettingsError, load
 from proxy.errors import TooManyWrongKeys
 from proxy.web import model_events
-from proxy.web.auth import MOST_ADDRESSES, Guesses, Keys
+from proxy.web.auth import MOST_ADDRESSES, Keys, WrongKeyLimiter
 from proxy.web.observability import Lines, Record
 from proxy.web.observability.history import OTHER, summarize
 from proxy.web.observability.metrics import MOST_SERIES, Metrics
@@ -340,33 +340,33 @@ def test_wrong_keys_are_throttled_and_keys_in_use_are_not(tmp_path: Path) -> Non
 
 def test_wrong_key_count_expires_within_a_minute() -> None:
     now = [0.0]
-    guesses = Guesses(20, clock=lambda: now[0])
+    limiter = WrongKeyLimiter(20, clock=lambda: now[0])
     for _ in range(20):
-        guesses.count_wrong("192.0.2.1")
+        limiter.count_wrong("192.0.2.1")
     with pytest.raises(TooManyWrongKeys):
-        guesses.count_right("192.0.2.1", "ann")
+        limiter.count_right("192.0.2.1", "ann")
     now[0] += 3.0
-    guesses.count_wrong("192.0.2.1")
+    limiter.count_wrong("192.0.2.1")
     with pytest.raises(TooManyWrongKeys):
-        guesses.count_wrong("192.0.2.1")
+        limiter.count_wrong("192.0.2.1")
     now[0] += 60.0
-    guesses.count_right("192.0.2.1", "ann")
+    limiter.count_right("192.0.2.1", "ann")
 
 
 def test_addresses_of_one_ipv6_network_count_as_one() -> None:
-    guesses = Guesses(1, clock=lambda: 0.0)
-    guesses.count_wrong("2001:db8::1")
+    limiter = WrongKeyLimiter(1, clock=lambda: 0.0)
+    limiter.count_wrong("2001:db8::1")
     with pytest.raises(TooManyWrongKeys):
-        guesses.count_wrong("2001:db8::2")
-    guesses.count_wrong("2001:db8:0:1::1")
+        limiter.count_wrong("2001:db8::2")
+    limiter.count_wrong("2001:db8:0:1::1")
 
 
 def test_table_of_wrong_keys_is_bounded() -> None:
-    guesses = Guesses(1, clock=lambda: 0.0)
+    limiter = WrongKeyLimiter(1, clock=lambda: 0.0)
     for number in range(MOST_ADDRESSES + 1):
-        guesses.count_wrong(f"10.0.{number >> 8}.{number & 255}")
-    assert len(guesses._wrong) == MOST_ADDRESSES
-    guesses.count_wrong("10.0.0.0")  # it has expired
+        limiter.count_wrong(f"10.0.{number >> 8}.{number & 255}")
+    assert len(limiter._wrong) == MOST_ADDRESSES
+    limiter.count_wrong("10.0.0.0")  # it has expired
 
 
 def test_wrong_keys_are_not_throttled_when_disabled() -> None:

@@ -127,7 +127,7 @@ def reached(host: str, listens: str = "127.0.0.1", *allowed: str, machine: str =
     settings = load(["--host", listens, "--allowed-hosts", ",".join(allowed)], {})
     sites = Sites(settings.host, settings.allowed_hosts, (), machine=machine)
     try:
-        sites.judge_host({"HTTP_HOST": host})
+        sites.check_host({"HTTP_HOST": host})
     except Exception:
         return False
     return True
@@ -200,5 +200,5 @@ def test_memory_and_log_stay_bounded_for_slow_clients(caplog: pytest.LogCaptureF
     assert caplog.text.count("refused: ") == TOLD
     sites = Sites("127.0.0.1", (), ())
     for i in range(2 * REMEMBERED):
-        sites.judge_host({"HTTP_HOST": f"127.0.0.1:{i + 1}"})
+        sites.check_host({"HTTP_HOST": f"127.0.0.1:{i + 1}"})
     assert len(sites._remembered) == REMEMBERED

@@ -105,7 +105,7 @@ class ResponsesDialect:
         self.cancel = cancel
         if self._known.store:
             services.ongoing.add(self)
-        request = self.fitted(request, cancel, caller.barred)
+        request = self.fitted(request, cancel, caller.may.barred_tiers)
         if not request.runs_tools:
             return services.gateway.answer(request, cancel, caller)
         return services.dialogues.answer(request, self.owner, cancel, caller)

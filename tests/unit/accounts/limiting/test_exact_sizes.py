@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.accounts.limiting.allowance import Admission, LimitService
+from proxy.accounts.limiting.allowance import LimitService, Reservation
 from proxy.accounts.limiting.budgets import Price
 from proxy.accounts.limiting.limiter import LocalLimiter
 from proxy.accounts.limiting.plan import SMALL, Size
@@ -30,7 +30,7 @@ class Counting:
         self.counted += 1
         return EXACT
 
-    def admit(self) -> Admission:
+    def admit(self) -> Reservation:
         allowance = self.service.allowance(self.limited)
         admission = allowance.admit(BOUND, "m", self.exact)
         self.remaining = [state.remaining for state in allowance.states]

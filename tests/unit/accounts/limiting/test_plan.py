@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from proxy.accounts.limiting.budgets import FREE
-from proxy.accounts.limiting.plan import Plan, Size, Terms, meter_of_window
+from proxy.accounts.limiting.plan import Plan, Pricing, Size, meter_of_window
 from proxy.accounts.limits import Limited, Limits, Window
 
 KEY = Limited(
@@ -18,7 +18,7 @@ KEY = Limited(
         )
     ),
 )
-TERMS = Terms(FREE, 0.05, 0)
+TERMS = Pricing(FREE, 0.05, 0)
 
 
 def test_only_the_limits_of_the_asked_model_count() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.accounts.limiting.allowance import LimitService, standings
+from proxy.accounts.limiting.allowance import LimitService, limit_statuses
 from proxy.accounts.limiting.limiter import MICROSECONDS, TICKS, Charge, LocalLimiter, Taken, window
 from proxy.accounts.limits import Budget, Limited, Limits, Window
 
@@ -24,25 +24,25 @@ def test_windows_of_all_levels_are_told_without_taking_anything() -> None:
     charge = Charge("key k", window("requests/minute", 60, 60), units, units)
     assert isinstance(service.limiter.take([charge], ()), Taken)
     for _ in range(200):
-        first, second = standings(service, [KEY, TEAM], clock.now)
+        first, second = limit_statuses(service, [KEY, TEAM], clock.now)
     assert (first.level, first.quantity, first.period) == ("key", "requests", "minute")
     assert (first.used, first.most, first.reset) == (30, 60, 30.0)
     assert (second.level, second.used, second.most, second.reset) == ("team", 0, 100, 0.0)
     clock.now += 15 * MICROSECONDS
-    assert standings(service, [KEY], clock.now)[0].used == 15
+    assert limit_statuses(service, [KEY], clock.now)[0].used == 15
 
 
 def test_full_window_is_told_too() -> None:
     service = LimitService(LocalLimiter(Clock()))
     charge = Charge("key k", window("requests/minute", 60, 60), 60 * TICKS, 60 * TICKS)
     service.limiter.take([charge], ())
-    assert [one.used for one in standings(service, [KEY], Clock.now)] == [60]
+    assert [one.used for one in limit_statuses(service, [KEY], Clock.now)] == [60]
 
 
 def test_caller_without_windows_has_no_standing() -> None:
-    assert standings(LimitService(LocalLimiter()), [], 0) == ()
+    assert limit_statuses(LimitService(LocalLimiter()), [], 0) == ()
     parallel = Limited("key k", Limits(parallel=1))
-    assert standings(LimitService(LocalLimiter()), [parallel], 0) == ()
+    assert limit_statuses(LimitService(LocalLimiter()), [parallel], 0) == ()
 
 
 def test_budgets_are_told_in_their_unit() -> None:
@@ -56,7 +56,7 @@ def test_budgets_are_told_in_their_unit() -> None:
         return spent[charge.meter.name.partition("/")[0]]
 
     service = LimitService(LocalLimiter(Clock(), known))
-    money, slots, tokens = standings(service, [Limited("team t", limits)], Clock.now)
+    money, slots, tokens = limit_statuses(service, [Limited("team t", limits)], Clock.now)
     assert (money.quantity, money.period, money.used, money.most) == ("money", "month", 6.0, 5.0)
     assert money.is_budget and not money.warns and money.reset
     assert (slots.used, slots.most, slots.warns, slots.reset) == (1.5, 60.0, True, None)
@@ -65,5 +65,5 @@ def test_budgets_are_told_in_their_unit() -> None:
 
 def test_limits_of_models_name_the_model() -> None:
     limited = Limited("key k", Limits(windows=(Window("requests", "hour", 7, "qwen*"),)))
-    (found,) = standings(LimitService(LocalLimiter(Clock())), [limited], Clock.now)
+    (found,) = limit_statuses(LimitService(LocalLimiter(Clock())), [limited], Clock.now)
     assert (found.model, found.most, found.used) == ("qwen*", 7, 0)

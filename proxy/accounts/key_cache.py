@@ -118,7 +118,7 @@ class KeyStore(Protocol):
         """The changes after that number, in order."""
 
 
-class Book:
+class KeyCache:
     """The known keys of a store. `watch` False starts no thread: others call `follow`."""
 
     def __init__(self, store: KeyStore, *, watch: bool = True) -> None:
@@ -140,10 +140,10 @@ class Book:
     def known(self, secret: str) -> Identity | None:
         """The identity of a key that this process has found before."""
         digest = _digest(secret)
-        found = self._known.get(digest)
-        if found is None or not hmac.compare_digest(found[0], digest):
+        entry = self._known.get(digest)
+        if entry is None or not hmac.compare_digest(entry[0], digest):
             return None
-        return found[1]
+        return entry[1]
 
     def find(self, secret: str) -> Identity | None:
         """The identity of a key; None if there is no such key. Raises StoreUnavailable."""
@@ -167,9 +167,9 @@ class Book:
 
     def named(self, key_id: str) -> Identity | None:
         """The identity of the key with this id; None if there is none. Raises StoreUnavailable."""
-        found = self._ids.get(key_id, _NOT_ASKED)  # one access: a thread removes entries
-        if found is not _NOT_ASKED:
-            return found
+        identity = self._ids.get(key_id, _NOT_ASKED)  # one access: a thread removes entries
+        if identity is not _NOT_ASKED:
+            return identity
         seen = self._begun()
         identity = self._store.find_id(key_id)
         with self._lock:
@@ -252,9 +252,9 @@ class Book:
             self.follow()
 
 
-def _make_room(kept: dict[Any, Any], most: int) -> None:
-    while len(kept) >= most:
-        del kept[next(iter(kept))]
+def _make_room(cache: dict[Any, Any], most: int) -> None:
+    while len(cache) >= most:
+        del cache[next(iter(cache))]
 
 
 def _digest(secret: str) -> bytes:

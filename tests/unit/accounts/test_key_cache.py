@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxy.accounts import book as books
-from proxy.accounts.book import Book
+from proxy.accounts import key_cache
+from proxy.accounts.key_cache import KeyCache
 from proxy.accounts.records import StoredKey
 from proxy.accounts.service import KeyService, blocking
 from proxy.errors import StoreUnavailable
@@ -19,85 +19,85 @@ from .stores import MemoryKeys
 NEW = StoredKey(id="", digest="", shown="")
 
 
-def _with_key(**fields: Any) -> tuple[MemoryKeys, Book, str, StoredKey]:
+def _with_key(**fields: Any) -> tuple[MemoryKeys, KeyCache, str, StoredKey]:
     store = MemoryKeys()
-    book = Book(store, watch=False)
+    cache = KeyCache(store, watch=False)
     new = StoredKey(id="", digest="", shown="", **fields)
-    secret, key = KeyService(store, book).make(new, "ops")
-    return store, book, secret, key
+    secret, key = KeyService(store, cache).make(new, "ops")
+    return store, cache, secret, key
 
 
 def test_found_key_is_asked_for_once() -> None:
-    store, book, secret, key = _with_key()
-    assert book.known(secret) is None
-    assert book.find(secret) == book.known(secret)
-    assert book.known(secret).key == key.id
+    store, cache, secret, key = _with_key()
+    assert cache.known(secret) is None
+    assert cache.find(secret) == cache.known(secret)
+    assert cache.known(secret).key == key.id
     assert store.asked == 1
 
 
 def test_mistyped_key_is_not_asked_for() -> None:
-    store, book, secret, _ = _with_key()
-    assert book.find(secret[:-1] + ("0" if secret[-1] != "0" else "1")) is None
-    assert book.find("sk-alice") is None
+    store, cache, secret, _ = _with_key()
+    assert cache.find(secret[:-1] + ("0" if secret[-1] != "0" else "1")) is None
+    assert cache.find("sk-alice") is None
     assert store.asked == 0
 
 
 def test_unknown_key_is_asked_for_once_until_something_changes() -> None:
-    store, book, _, key = _with_key()
-    unknown = books.make_secret(bytes(books.SECRET_BYTES))
-    assert book.find(unknown) is book.find(unknown) is None
+    store, cache, _, key = _with_key()
+    unknown = key_cache.make_secret(bytes(key_cache.SECRET_BYTES))
+    assert cache.find(unknown) is cache.find(unknown) is None
     assert store.asked == 1
     store.note(key.id)
-    book.follow()
-    assert book.find(unknown) is None
+    cache.follow()
+    assert cache.find(unknown) is None
     assert store.asked == 2
 
 
 def test_change_of_another_process_is_followed() -> None:
-    store, book, secret, key = _with_key()
-    book.find(secret)
-    book.named(key.id)
+    store, cache, secret, key = _with_key()
+    cache.find(secret)
+    cache.named(key.id)
     store.change(key.id, blocking(True), "ops", "block")
-    assert not book.known(secret).refused
-    book.follow()
-    assert book.known(secret) is None
-    assert book.find(secret).refused
-    assert book.named(key.id).refused
+    assert not cache.known(secret).refused
+    cache.follow()
+    assert cache.known(secret) is None
+    assert cache.find(secret).refused
+    assert cache.named(key.id).refused
 
 
 def test_change_while_a_key_is_read_is_not_missed() -> None:
-    store, book, secret, key = _with_key()
-    book.find(books.make_secret(bytes(books.SECRET_BYTES)))  # begins
+    store, cache, secret, key = _with_key()
+    cache.find(key_cache.make_secret(bytes(key_cache.SECRET_BYTES)))  # begins
 
     def blocked_meanwhile() -> None:
         store.on_find = lambda: None
         store.change(key.id, blocking(True), "ops", "block")
-        book.follow()
+        cache.follow()
 
     store.on_find = blocked_meanwhile
-    book.find(secret)
-    assert book.find(secret).refused
+    cache.find(secret)
+    assert cache.find(secret).refused
 
 
 @pytest.mark.parametrize(("kind", "subject"), [("user", "u1"), ("team", "t1")])
 def test_change_of_user_or_team_forgets_their_keys(kind: str, subject: str) -> None:
-    store, book, secret, key = _with_key(user_id="u1", team_id="t1")
-    book.find(secret)
-    book.named(key.id)
+    store, cache, secret, key = _with_key(user_id="u1", team_id="t1")
+    cache.find(secret)
+    cache.named(key.id)
     store.note("another", kind)
-    book.follow()
-    assert book.known(secret) is not None
+    cache.follow()
+    assert cache.known(secret) is not None
     store.note(subject, kind)
-    book.follow()
-    assert book.known(secret) is None
+    cache.follow()
+    assert cache.known(secret) is None
     asked = store.asked
-    book.named(key.id)
+    cache.named(key.id)
     assert store.asked == asked + 1
 
 
 def test_known_keys_are_read_once_for_a_batch_of_changes() -> None:
-    store, book, _, _ = _with_key()
-    service = KeyService(store, book)
+    store, cache, _, _ = _with_key()
+    service = KeyService(store, cache)
     reads: list[str] = []
 
     class Counted:
@@ -111,17 +111,17 @@ def test_known_keys_are_read_once_for_a_batch_of_changes() -> None:
 
     store.find = lambda digest: Counted()  # type: ignore[assignment,method-assign,return-value]
     secret, _ = service.make(NEW, "ops")
-    book.find(secret)
+    cache.find(secret)
     for number in range(100):
         store.note(f"u{number}", "user")
-    book.follow()
+    cache.follow()
     assert len(reads) == 1
-    assert book.known(secret) is None
+    assert cache.known(secret) is None
 
 
 def test_key_that_is_forgotten_while_it_is_read_by_name_is_read_again() -> None:
-    _, book, _, key = _with_key()
-    book.named(key.id)
+    _, cache, _, key = _with_key()
+    cache.named(key.id)
 
     class Vanishing(dict[str, Any]):
         def __contains__(self, name: object) -> bool:
@@ -129,63 +129,63 @@ def test_key_that_is_forgotten_while_it_is_read_by_name_is_read_again() -> None:
             self.pop(str(name), None)  # as the thread that follows changes does
             return found
 
-    book._ids = Vanishing(book._ids)
-    assert book.named(key.id).key == key.id
+    cache._ids = Vanishing(cache._ids)
+    assert cache.named(key.id).key == key.id
 
 
 def test_many_changes_forget_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(books, "MOST_CHANGES", 3)
-    store, book, secret, key = _with_key()
-    book.find(secret)
+    monkeypatch.setattr(key_cache, "MOST_CHANGES", 3)
+    store, cache, secret, key = _with_key()
+    cache.find(secret)
     for _ in range(7):
         store.note("other")
     store.change(key.id, blocking(True), "ops", "block")
-    book.follow()
-    assert book.find(secret).refused
+    cache.follow()
+    assert cache.find(secret).refused
 
 
 def test_known_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(books, "MOST_KNOWN", 2)
-    store, book, _, _ = _with_key()
-    service = KeyService(store, book)
+    monkeypatch.setattr(key_cache, "MOST_KNOWN", 2)
+    store, cache, _, _ = _with_key()
+    service = KeyService(store, cache)
     secrets = [service.make(NEW, "ops")[0] for _ in range(3)]
     for secret in secrets:
-        assert book.find(secret)
-    assert [book.known(secret) is not None for secret in secrets] == [False, True, True]
+        assert cache.find(secret)
+    assert [cache.known(secret) is not None for secret in secrets] == [False, True, True]
 
 
 def test_unknown_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(books, "MOST_UNKNOWN", 2)
-    store, book, _, _ = _with_key()
-    unknown = [books.make_secret(bytes([i] * books.SECRET_BYTES)) for i in range(3)]
+    monkeypatch.setattr(key_cache, "MOST_UNKNOWN", 2)
+    store, cache, _, _ = _with_key()
+    unknown = [key_cache.make_secret(bytes([i] * key_cache.SECRET_BYTES)) for i in range(3)]
     for _ in range(2):
         for secret in unknown[1:]:
-            book.find(secret)
+            cache.find(secret)
     assert store.asked == 2
-    book.find(unknown[0])
-    book.find(unknown[1])
+    cache.find(unknown[0])
+    cache.find(unknown[1])
     assert store.asked == 4
 
 
 def test_without_store_known_keys_go_on_and_others_are_refused() -> None:
-    store, book, secret, _ = _with_key()
-    other, _ = KeyService(store, book).make(NEW, "ops")
-    book.find(secret)
+    store, cache, secret, _ = _with_key()
+    other, _ = KeyService(store, cache).make(NEW, "ops")
+    cache.find(secret)
     store.away = True
-    assert book.known(secret) is not None
+    assert cache.known(secret) is not None
     with pytest.raises(StoreUnavailable):
-        book.find(other)
+        cache.find(other)
 
 
 def test_thread_follows_changes_and_survives_faults(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(books, "INTERVAL", 0.005)
+    monkeypatch.setattr(key_cache, "INTERVAL", 0.005)
     caplog.set_level(logging.CRITICAL)
     store = MemoryKeys()
-    book = Book(store)
-    secret, key = KeyService(store, book).make(NEW, "ops")
-    book.find(secret)
+    cache = KeyCache(store)
+    secret, key = KeyService(store, cache).make(NEW, "ops")
+    cache.find(secret)
     failed: list[int] = []
     changes = store.changes
 
@@ -198,5 +198,5 @@ def test_thread_follows_changes_and_survives_faults(
     wait_until(lambda: bool(failed))
     store.changes = changes  # type: ignore[method-assign]
     store.change(key.id, blocking(True), "ops", "block")
-    wait_until(lambda: book.known(secret) is None)
-    book.close()
+    wait_until(lambda: cache.known(secret) is None)
+    cache.close()
