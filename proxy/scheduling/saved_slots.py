@@ -116,7 +116,8 @@ def _beyond(
     needed: CachedPrompt | None = None,
 ) -> tuple[list[CachedPrompt], bool]:
     """The files worth least, without which the others take at most so many bytes, with one more
-    `file` of so many tokens; and whether that is possible. The first file of a backend tells how large a token is."""
+    `file` of so many tokens; and whether that is possible. The first file of a backend tells how
+    large a token is."""
     files = [held for held in files_of(pool, backend) if held.file != file]
     per_token = max((held.size / max(1, held.tokens) for held in files), default=0.0)
     left = budget - per_token * tokens - sum(held.size for held in files)

@@ -1,0 +1,191 @@
+"""How a request gets its slot: what it asks the scheduler for, its wait, and where it is placed
+again after a fault. The same for chats, embeddings, rankings and forwarded requests.
+
+A request that uses idle slots only has no place in the queue, so it looks for an idle slot again
+and again, less and less often. It takes from the limits of its caller only when it has one.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ..backends.pools import Backend
+from ..backends.registry import Registry
+from ..errors import AnswerCut, BackendBusy, BackendDown, ConnectionLost, GatewayError, NoIdleSlot
+from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
+from ..scheduling.lease import Lease
+from ..scheduling.schedulers import Scheduler
+from ..scheduling.state import SlotRequest
+
+# Decides where a request may be placed after a backend's fault.
+#
+# A generation has no side effects, so it may be repeated while the client has seen nothing of it.
+#
+#     BackendBusy                back into the queue, until the queue timeout
+#     BackendDown                the backend is marked down: wait for any that is up
+#     ConnectionLost, AnswerCut  the backend may have died: the same, but only a few times, because
+#                                the request itself may be the cause
+#     anything else              another backend
+#
+# Every retry but those after "busy" and "down", which cost a backend nothing, counts against a
+# budget that all requests share. A fault that every request meets would otherwise multiply the
+# load.
+SHARE = 0.2  # retries for each request
+RESERVE = 100  # retries beyond that share, and beyond one for each request under way
+RECOVERY = 1.0  # retries a second by which the reserve fills again
+JITTER = 0.05  # seconds before a retry, at most; doubled for each further one
+MOST_LOST = 3  # attempts of one request that may end with a lost connection, over all backends
+MOST_DOWN = 3  # attempts that may find one backend down although a health check found it up
+
+
+class RetryBudget:
+    """Counts the retries of all requests. A backend that dies may fail each of its requests once,
+    so as many retries as there are requests under way are always within the budget."""
+
+    def __init__(self) -> None:
+        self._spent = 0.0
+        self._at = 0.0
+        self._lock = native_lock()
+
+    def on_request(self) -> None:
+        """Count a request."""
+        self._spent -= SHARE  # a lost update of another thread would change little
+
+    def spend(self, under_way: int, now: float) -> bool:
+        """Take a retry, with so many requests under way. Returns whether there was one left."""
+        with self._lock:
+            since, self._at = now - self._at, now
+            self._spent = max(0.0, self._spent - RECOVERY * max(0.0, since))
+            if self._spent >= RESERVE + under_way:
+                return False
+            self._spent += 1
+            return True
+
+
+class Retries:
+    """Counts the faults of one request."""
+
+    __slots__ = (
+        "_down",
+        "_lost",
+        "count",
+    )
+
+    def __init__(self) -> None:
+        self.count = 0  # but those after "busy"
+        self._lost = 0
+        self._down: dict[str, int] = {}
+
+    def after(self, want: SlotRequest, name: str, error: GatewayError, now: float) -> SlotRequest:
+        """The request to place again after this fault of backend `name`. `now` is the scheduler's
+        time. Raises the fault after too many of them."""
+        if isinstance(error, BackendBusy):
+            return want
+        self.count += 1
+        if isinstance(error, ConnectionLost | AnswerCut):
+            self._lost += 1
+            if self._lost == MOST_LOST:
+                raise error
+            # It had its turn, so its wait begins again.
+            return msgspec.structs.replace(want, since=now)
+        if isinstance(error, BackendDown):
+            self._down[name] = self._down.get(name, 0) + 1
+            if self._down[name] < MOST_DOWN:
+                return want
+        return without(want, name)
+
+
+def retry_pause(count: int) -> float:
+    """Seconds to wait before a request is tried again for the `count`-th time, so that requests
+    that failed together do not come back together."""
+    return random.uniform(0, JITTER * 2 ** min(count - 1, MOST_LOST))
+
+
+def without(want: SlotRequest, name: str) -> SlotRequest:
+    """The request, not to be placed on this backend."""
+    return msgspec.structs.replace(want, exclude=want.exclude | {name})
+
+
+PATIENCE = 30.0  # seconds that a request looks for its first slot
+FIRST_LOOK, LAST_LOOK = 0.05, 2.0  # seconds between two looks
+
+OnSlot = Callable[[], object]
+"""Called with each slot that a request gets. Its error gives the slot back."""
+
+
+def nothing() -> None:
+    """Does nothing."""
+
+
+def idle_slots(registry: Registry, scheduler: Scheduler, name: str) -> int | None:
+    """The number for the model that this name means, with those under way; None if that is known
+    only by asking: there is no such model, or it must be loaded first."""
+    try:
+        model, _ = registry.resolve(name)
+    except GatewayError:
+        return None
+    return None if registry.unknown(model) else scheduler.idle_slots(model)
+
+
+def lease_backend(
+    registry: Registry,
+    scheduler: Scheduler,
+    want: SlotRequest,
+    cancel: Cancel,
+    *,
+    again: bool = False,
+    begun: bool = False,
+    on_slot: OnSlot = nothing,
+) -> tuple[Lease, Backend]:
+    """Wait for a slot and borrow its backend. `on_slot` is called with the slot, `begun` is for
+    idle ones. Raises the errors of the queue and of `on_slot`."""
+    while True:
+        if want.idle:
+            lease = acquire_idle(scheduler, want, cancel, begun=begun, on_slot=on_slot)
+        else:
+            lease = scheduler.acquire(want, cancel, again=again)
+        backend = registry.borrow(lease.backend)
+        if backend is not None:
+            return lease, backend
+        lease.release()  # the backend was removed after the grant
+        want = without(want, lease.backend)
+
+
+def acquire_idle(
+    scheduler: Scheduler,
+    want: SlotRequest,
+    cancel: Cancel,
+    *,
+    begun: bool = False,
+    on_slot: OnSlot = nothing,
+) -> Lease:
+    """Wait for an idle slot: for at most PATIENCE seconds, or without a limit if parts of the
+    answer are done already (`begun`). Raises NoIdleSlot, NoBackend, Cancelled, and the errors of
+    `on_slot`."""
+    began, pause = time.monotonic(), FIRST_LOOK
+    end = math.inf if begun else began + PATIENCE
+    want = msgspec.structs.replace(want, since=0.0)  # it is never too late
+    while True:
+        try:
+            lease = scheduler.acquire(want, cancel)
+            break
+        except NoIdleSlot:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise
+            cancel.wait(min(pause, left))
+            cancel.check()
+            pause = min(2 * pause, LAST_LOOK)
+    try:
+        on_slot()
+    except BaseException:
+        lease.release()
+        raise
+    lease.waited = time.monotonic() - began
+    return lease
