@@ -22,7 +22,7 @@ from proxy.scheduling.state import (
     WaitForSlot,
 )
 
-from .fakes import Clock, want
+from .fakes import Clock, ended, want
 
 SYSTEM = "You are a helpful assistant. " * 300
 KEYS = (b"a", b"b", backend_key("b0"))
@@ -57,16 +57,7 @@ class Counting:
 
     def release(self, lease: Lease) -> None:
         self.clock.now += 0.05
-        lease.release(
-            Outcome(
-                end="whole",
-                slot=lease.slot.id,
-                prompt=2200,
-                cached=lease.grant.cached,
-                completion=4,
-                evaluating=0.5,
-            )
-        )
+        lease.release(ended(lease.slot.id, 2200, lease.grant.cached, evaluating=0.5))
 
     def fill(self, slots: int) -> list[Lease]:
         """Leases of all slots, which hold the system prompt; to wait for one looks expensive."""
@@ -171,7 +162,7 @@ def test_next_request_gets_the_deadline_when_the_first_one_leaves() -> None:
     first, second = (scheduler.enter(want(text)) for text in ("second", "third"))
     assert isinstance(lease, Lease) and isinstance(first, Ticket) and isinstance(second, Ticket)
     lease.on_first_token(0)
-    lease.release(Outcome(end="whole", slot=0, prompt=10, completion=4, evaluating=0.1))
+    lease.release(ended(0, 10))
     ready = lease.slot.ready  # before that the server has not released the slot
     assert clock.now < first.until == ready
     first.leave()

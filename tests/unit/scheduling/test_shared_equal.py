@@ -9,12 +9,14 @@ import random
 from collections import Counter
 from typing import NamedTuple
 
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease
 from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.shared import ops
 from proxy.scheduling.shared.ops import Op
 from proxy.scheduling.shared.replica import Replica, SharedRules
 from proxy.scheduling.state import BackendFacts, SlotRequest
+
+from .fakes import ended
 
 BACKENDS, SLOTS = 4, 2
 CONVERSATIONS, TURNS, REQUESTS = 24, 16, 150
@@ -77,8 +79,7 @@ def _served(members: str) -> dict[int, Placed]:
             key = wants[number].key
             placed[number] = Placed(now, lease.backend, slot, tokens, cached, key)
             read = max(0, tokens - cached) / READS
-            outcome = Outcome(end="whole", slot=slot, prompt=tokens, cached=cached, completion=16,
-                              evaluating=read)  # fmt: skip
+            outcome = ended(slot, tokens, cached, completion=16, evaluating=read)  # fmt: skip
             for after, step in (
                 (read, ops.FirstToken(number, slot)),
                 (read + WRITES, ops.LastToken(number)),

@@ -31,7 +31,7 @@ from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.replica import LEASE
 from proxy.scheduling.state import BackendFacts, SlotRequest
 from tests.thorough import share
-from tests.unit.scheduling.fakes import Clock
+from tests.unit.scheduling.fakes import Clock, ended
 
 NAMES = ("a", "b", "c")
 ENDS = ("whole", "cut", "busy", "failed", "unused")
@@ -348,16 +348,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(2 * waiting + 4):
             for worker in self.awake:
                 for lease in (*worker.answers, *worker.strayed):
-                    lease.release(
-                        Outcome(
-                            end="whole",
-                            slot=lease.slot.id,
-                            prompt=50,
-                            cached=10,
-                            completion=5,
-                            evaluating=0.1,
-                        )
-                    )
+                    lease.release(ended(lease.slot.id, 50, 10, completion=5))
                 worker.answers.clear()
                 worker.strayed.clear()
             self.pass_time(40.0)

@@ -17,7 +17,7 @@ from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared import scheduler as module
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.state import BackendFacts, SlotRequest, SlotStep
-from tests.unit.scheduling.fakes import want
+from tests.unit.scheduling.fakes import ended, want
 
 PATIENCE = 60.0
 
@@ -147,11 +147,7 @@ def test_waiting_request_gets_slot_after_release_delay(
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(acquire, one, "b")
         until(lambda: one.waiting == 1)
-        lease.release(
-            Outcome(
-                end="whole", slot=lease.slot.id, prompt=1, cached=0, completion=1, evaluating=0.1
-            )
-        )
+        lease.release(ended(lease.slot.id, 1, completion=1))
         waits.result(PATIENCE).release()
 
 
@@ -417,16 +413,7 @@ def test_numbers_out_of_range_do_not_break_the_log(join: Join) -> None:
     one = join()
     lease = acquire(one, "a")
     lease.on_first_token(10**30)
-    lease.release(
-        Outcome(
-            end="whole",
-            slot=10**30,
-            prompt=10**40,
-            cached=-(10**40),
-            completion=1 << 64,
-            evaluating=float("inf"),
-        )
-    )
+    lease.release(ended(10**30, 10**40, -(10**40), completion=1 << 64, evaluating=float("inf")))
     until(lambda: one.in_flight("b") == 0)
     assert not one.notices
     acquire(one, "a").release()
