@@ -46,7 +46,7 @@ from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
-from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
+from ..gateway.shared_summaries import SharedSummaries, Summaries
 from ..hosting.budget import Limits
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
@@ -468,7 +468,7 @@ def _scheduler(
 def _summaries(settings: Settings) -> Summaries:
     """Summaries in memory, or shared with other workers."""
     if not settings.state:
-        return MemorySummaries()
+        return Summaries()
     return SharedSummaries(settings.state, settings.state_name)
 
 

@@ -40,7 +40,7 @@ from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
 from .context import ANYBODY, Caller, GatewayContext, Info
 from .sent_prompt import rendered, with_sent_prompt
-from .shared_summaries import MemorySummaries, Summaries
+from .shared_summaries import Summaries
 
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
@@ -76,7 +76,7 @@ class Gateway:
         self._wait_for_backend = wait_for_backend
         self._early = threading.BoundedSemaphore(max_queue)
         self._tool_orders = ToolOrders()
-        self._compactor = Compactor(self, summaries or MemorySummaries(), on_overflow)
+        self._compactor = Compactor(self, summaries or Summaries(), on_overflow)
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
