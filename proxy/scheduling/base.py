@@ -33,10 +33,6 @@ class BaseScheduler(ABC):
         NoBackend, QueueFull, QueueTimeout."""
 
     @abstractmethod
-    def leave(self, ticket: Ticket) -> None:
-        """Called by tickets only."""
-
-    @abstractmethod
     def look(self, ticket: Ticket, now: float) -> float:
         """Update the ticket's lease or error. Returns the time of the next look, unless the
         ticket's event is set before."""

@@ -590,18 +590,6 @@ def test_backend_that_keeps_failing_gets_one_trial_request() -> None:
     assert ticket.wait(Cancel()) is not None
 
 
-def test_backends_that_failed_together_are_not_tried_together() -> None:
-    world = World(slots=1, backends=8)
-    for name in [f"b{number}" for number in range(8)]:
-        others = frozenset(f"b{number}" for number in range(8)) - {name}
-        for _ in range(3):
-            world.take("x", exclude=others).release(Outcome(end="failed"))
-    backends = [known[1] for known in world.scheduler.backends.values()]
-    pauses = {backend.ready - world.clock.now for backend in backends}
-    assert len(pauses) == 8
-    assert all(0.75 <= pause <= 1.25 for pause in pauses)
-
-
 def test_drained_backend_finishes_leases_and_gets_no_new_ones() -> None:
     world = World(slots=2, backends=2)
     lease = world.take("x", exclude=frozenset({"b1"}))
