@@ -71,12 +71,6 @@ class RetryBudget:
 class Retries:
     """Counts the faults of one request."""
 
-    __slots__ = (
-        "_down",
-        "_lost",
-        "count",
-    )
-
     def __init__(self) -> None:
         self.count = 0  # but those after "busy"
         self._lost = 0

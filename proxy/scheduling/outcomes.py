@@ -252,10 +252,10 @@ def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
 
 
 def try_later(backend: BackendRecord, now: float) -> None:
-    """Double the pause until one more slot is tried, since there are too many."""
-    backend.patience = min(PATIENCE, 2 * backend.patience)
+    """Lengthen the pause until one more slot is tried, because there are too many: to twice of what
+    it was, where the last try halved it."""
+    backend.patience = min(PATIENCE, 4 * backend.patience)
     backend.more = now + backend.patience
-    backend.tried, backend.passed = 0.0, False
 
 
 def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
@@ -267,10 +267,8 @@ def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
         return False
     if not (backend.guessed and backend.grants_slots and full and now >= backend.more):
         return False
-    if backend.passed:
-        backend.patience = max(SOONEST, backend.patience / 2)
+    backend.patience = max(SOONEST, backend.patience / 2)
     backend.more = now + backend.patience
-    backend.tried, backend.passed = now, False
     resize(pool, backend, count + 1)
     return True
 

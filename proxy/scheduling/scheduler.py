@@ -92,7 +92,7 @@ class LocalScheduler(BaseScheduler):
         self._disk = disk
         self._policy = policy
         self._lock = native_rlock()
-        self.saved_slots = SavedSlots(self._lock, self._known, clock, disk)
+        self.saved_slots = SavedSlots(self._lock, lambda name: self.backends.get(name), clock, disk)
         self.pools: dict[str, Pool] = {}
         self.backends: dict[str, tuple[Pool, BackendRecord]] = {}
         self.queue = FairQueue()
@@ -139,7 +139,6 @@ class LocalScheduler(BaseScheduler):
             if not (learns and is_learned and (not slots or backend.most == most)):
                 outcomes.resize(pool, backend, slots or GUESS)
                 backend.more = self._clock() + backend.patience
-                backend.tried, backend.passed = 0.0, False
             backend.guessed, backend.counting, backend.most = learns, slots == 0, most
             backend.seen.clear()
             pool.refresh(backend)
@@ -501,14 +500,14 @@ class LocalScheduler(BaseScheduler):
     def _is_stranded(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket without a backend that is up has waited for one long enough."""
         newly = ticket.stranded is None
-        lost = self._is_lost(ticket, now)
+        if ticket.stranded is None:
+            ticket.stranded = now
+        ticket.until = ticket.stranded + self._wait_for_backend
+        lost = now >= ticket.until
         if newly and not lost:
             self.on_stranded(ticket.want.model)
             ticket.event.set()  # so that the waiting request can report it
         return lost
-
-    def _known(self, name: str) -> tuple[Pool, BackendRecord] | None:
-        return self.backends.get(name)
 
     def _pool(self, want: SlotRequest) -> tuple[Pool, bool]:
         """The model's pool, and whether one of its backends is up or not probed yet. Raises
@@ -576,7 +575,7 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             pool, now = self._home(lease), self._clock()
             backend, slot = lease.grant.backend, lease.slot
-            if backend.guessed and not slot.streaming:
+            if backend.most and not slot.streaming:
                 learned_slots.on_first_token(pool, backend, slot, now - slot.used, now)
             outcomes.record_first_token(pool, lease, number, now)
             if pool.line.active:

@@ -120,7 +120,7 @@ def test_looks_while_slots_are_to_go_take_no_more_away() -> None:
     for running in (3, 2, 2, 2):
         world.scheduler.queued("b0", running)
     backend = world.scheduler.backends["b0"][1]
-    assert (backend.target, backend.patience) == (3, 10.0)
+    assert (backend.target, backend.patience) == (3, 20.0)
     for lease in busy:
         _turn(world, lease)
     assert _slots(world) == 3
