@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -219,45 +219,6 @@ def test_gateways_share_stored_responses(
     # The gateway that makes it notices, and gives its slot back.
     until(lambda: _states(one.url).count("busy") == 0)
     assert _stored(one, begun["id"])["status"] == "cancelled"
-
-
-def _vectors(url: str, texts: list[str]) -> list[list[float]]:
-    status, data = ask(f"{url}/v1/embeddings", {"model": "any", "input": texts}, seconds=60)
-    assert status == 200, data
-    return [one["embedding"] for one in json.loads(data)["data"]]
-
-
-@pytest.mark.slow
-def test_two_gateways_embed_on_one_server_beside_chats(
-    redis_server: RedisServer,
-    start_server: Callable[..., ModelServer],
-    gateway: StartGateway,
-    tmp_path: Path,
-) -> None:
-    """A server of 2023 embeds only while nothing else runs: a text that needs the whole of it must
-    get it from the chats of both, give it back, and get its own vector."""
-    server = start_server("llama-2023", extra=["--embedding"])
-    flags = _flags(redis_server, server, tmp_path, "--slots", "2", "--queue-timeout", "60")
-    gateways = one, two = gateway(*flags), gateway(*flags)
-    until(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
-    texts = [f"{n} is a number, and {n + 1} is one too" for n in range(4)]
-    alone = _vectors(one.url, texts)
-
-    def work(n: int) -> float:
-        """The largest error of a vector; 0 for a chat that is answered."""
-        url = gateways[n % 2].url
-        if n % 4 < 2:
-            status, _, answer = _chat(url, f"Chat {n}", 16)
-            assert status == 200, answer
-            return 0.0
-        found = _vectors(url, texts)
-        pairs = (zip(a, b, strict=True) for a, b in zip(found, alone, strict=True))
-        return max(abs(x - y) for pair in pairs for x, y in pair)
-
-    with ThreadPoolExecutor(8) as pool:
-        errors = list(pool.map(work, range(32)))
-    assert max(errors) < 5e-3
-    until(lambda: _states(one.url) == _states(two.url) == ["free", "free"])
 
 
 @pytest.mark.slow

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
@@ -645,59 +643,6 @@ def test_slot_with_empty_prompt_is_not_saved() -> None:
 
 
 # leases
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=60), st.integers(0, 2))
-def test_random_operations_lend_no_slot_twice_and_lose_none(
-    script: list[tuple[int, int]], kind: int
-) -> None:
-
-    world = World(slots=0 if kind == 0 else 3, backends=2)
-    if kind == 2:
-        world.scheduler.update(
-            "b1", BackendFacts(model="m", slots=3, pins=False, cache_kind="ram"), up=True
-        )
-    held: list[Lease] = []
-    waiting: list[Ticket] = []
-    ends = ("whole", "cut", "busy", "failed", "unused")
-    for who, what in script:
-        world.clock.now += 0.3
-        try:
-            found = world.scheduler.enter(want(*_conversation(f"{who}", 1 + what)))
-        except NoBackend:
-            continue
-        (held if isinstance(found, Lease) else waiting).append(found)  # type: ignore[arg-type]
-        for ticket in list(waiting):
-            lease = ticket.wait(Cancel(), 0.0)
-            if lease is not None:
-                waiting.remove(ticket)
-                held.append(lease)
-        slots = [(lease.backend, lease.slot.id) for lease in held]
-        assert len(slots) == len(set(slots))
-        if held and what % 2:
-            lease = held.pop(0)
-            if what == 3:
-                lease.on_first_token((lease.slot.id + 1) % 3)
-            lease.release(
-                Outcome(
-                    end=ends[who % 5],  # type: ignore[arg-type]
-                    slot=lease.slot.id,
-                    prompt=50,
-                    cached=10,
-                    completion=4,
-                    evaluating=0.1,
-                )
-            )
-            lease.release()
-    for ticket in waiting:
-        ticket.leave()
-    for lease in held:
-        lease.release()
-    assert world.scheduler.outstanding == 0 and world.scheduler.waiting == 0
-    for name in ("b0", "b1"):
-        assert world.scheduler.in_flight(name) == 0
-    pool = world.scheduler.pools["m"]
-    assert len(pool.free) == sum(len(b.slots) for b in pool.backends.values())
 
 
 def test_concurrent_threads_lose_no_slot() -> None:

@@ -40,16 +40,6 @@ def test_whole_backend_is_granted_when_idle() -> None:
     assert states(world) == ["free"] * 3
 
 
-def test_whole_backend_waits_for_running_answers() -> None:
-    world = World(slots=2)
-    answers = [world.take("one"), world.take("another one")]
-    ticket = waits(world, whole())
-    answers[0].release()
-    assert ticket.wait(Cancel(), 0.0) is None
-    answers[1].release()
-    granted(ticket).release()
-
-
 def test_steady_chats_do_not_starve_an_embedding() -> None:
     world = World(slots=2)
     answers = [world.take("chat 0"), world.take("chat 1")]
