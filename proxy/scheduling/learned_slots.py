@@ -1,14 +1,10 @@
 """Learns how many requests a server answers at once, where only a first guess is known.
 
-Three things tell. An answer "too many requests" says that there are no more slots than requests
-under way (`outcomes`). So does a server that reports a queue of its own (`on_queue`). And one
-that queues without a word begins an answer about when another one ends, instead of when the prompt
-is evaluated: compared with answers that began while half of the slots were free.
-
-Each of them takes slots away, as they come free, and doubles the pause until one more is tried:
-only while all are in use and requests wait. So the number settles, between 1 and `most`.
-
-Each try halves the pause, so a number that was lowered by mistake grows back ever faster.
+Three things take slots away, as they come free: an answer "too many requests" (`outcomes`), a
+server that reports a queue of its own (`on_queue`), and answers that begin about when another one
+ends instead of when their prompt is evaluated. Each lengthens the pause until one more slot is
+tried, which happens only while all are in use and requests wait; each try halves it. So the number
+settles, between 1 and `most`, and one that was lowered by mistake grows back ever faster.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Slots that outlive their server: which are worth a file before it ends, and what was saved.
+"""Saved slots: files that a server writes, restores and erases on request, within a byte budget.
 
-The server of a hosted model ends and comes back, and so does the gateway. Before the end, the
-prompts in slots are saved like those that are evicted (`slot_files`): one file for each
-conversation, within the same budget. They stay known as files, so the next turn of a conversation
-restores its own. Plain data (`SavedPrompt`) takes them to the next process. The chains in it are
-salted with the group of the key, so a file is never found for another group.
+A server started with --slot-save-path never removes a file. So each conversation keeps one name,
+which is overwritten; a file that exceeds the budget is overwritten by an empty slot, which takes a
+few bytes. A file is only restored on the backend and model that wrote it.
+
+Before a hosted server ends, what its slots hold is saved in the same way (`SavedSlots`). Plain data
+(`SavedPrompt`) takes it to the next process. Chains are salted with the group of the key, so a file
+is never found for another group.
 """
 
 from __future__ import annotations
@@ -24,13 +26,6 @@ from .prefix import MOST, Chain
 from .state import BackendRecord, CachedPrompt, ConversationRecord, SlotStep
 
 
-# Saved slots: files that a server writes, restores and erases on request, within a byte budget.
-#
-# A server started with --slot-save-path saves a slot under a name of our choice, but never
-# removes a file. So each conversation keeps one name, which is overwritten; a file that exceeds
-# the budget is overwritten by an empty slot, which takes a few bytes. The name identifies the
-# model and the conversation's beginning. A file is only restored on the backend and model that
-# wrote it.
 def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, ...]:
     """The steps to do on a lease's slot before its request: save the old prompt, free disk space,
     restore the new one."""
@@ -63,12 +58,9 @@ def record_step(
 ) -> None:
     """Record a step. `tokens` -1: it failed. `groups`: there are several groups of keys."""
     backend, old, restore = lease.grant.backend, lease.replaced, lease.grant.restore
-    if tokens > 0 and seconds > 0:
-        backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
+    _moved(backend, tokens, seconds)
     if step.action == "save" and old is not None and step.file == old.conversation.file:
-        for held in files_of(pool, backend):
-            if held.file == step.file:
-                pool.drop(held)
+        _dropped(pool, [held for held in files_of(pool, backend) if held.file == step.file])
         if tokens > 0:
             old.slot, old.file, old.size = None, step.file, size
             backend.saved += 1
@@ -82,6 +74,11 @@ def record_step(
             pool.drop(restore)
             # What the slot holds now is unknown.
             lease.grant = replace(lease.grant, reuse=None, cached=0, restore=None, fresh=groups)
+
+
+def _moved(backend: BackendRecord, tokens: int, seconds: float) -> None:
+    if tokens > 0 and seconds > 0:
+        backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
 
 
 def name_of(backend: BackendRecord, held: CachedPrompt) -> str:
@@ -253,8 +250,7 @@ class SavedSlots:
             held.tokens, held.prompt = tokens, min(held.prompt, tokens)
             pool.put(held)
             backend.saved += 1
-            if seconds > 0:
-                backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
+            _moved(backend, tokens, seconds)
             going, _ = _beyond(pool, backend, self._budget, self._clock())
             return _dropped(pool, going)
 

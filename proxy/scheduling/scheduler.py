@@ -1,12 +1,10 @@
 """The admission queue: one lock around a pure policy.
 
-Strategy. A request gets a slot at once if the policy grants one and nobody is ahead of it;
-otherwise it waits as a ticket, in the queue (its place among all) and in the line of its pool (see
-`line`). A released slot is offered to the requests that it can serve, in fair order, until one
-takes it. A backend that goes up or down makes all decide again, a deadline one. A grant is counted
-under the same lock that decided it, and released exactly once by its lease. An answer's report then
-updates the pool's records; where the two disagree, the backend is right. A lease is settled in the
-pool where its backend is by then, because the backend may have changed its model.
+A request gets a slot at once if the policy grants one and nobody is ahead of it; otherwise it waits
+as a ticket, in the queue and in the line of its pool (see `line`). A released slot is offered to
+the requests that it can serve, in fair order. A backend that goes up or down makes all decide
+again, a deadline one. A lease is settled in the pool where its backend is by then, because the
+backend may have changed its model.
 
 Nothing blocks under the lock (no I/O, no logging, no other lock but an event's), so it is a native
 lock. It is reentrant: `leave`, for example, releases a lease that the ticket already has.
