@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -13,6 +14,7 @@ from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import decide
+from proxy.scheduling.pool import LOOKED_AT
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import (
     MOST_SLOTS,
@@ -174,6 +176,29 @@ def test_side_job_uses_spare_slot_and_evicts_nothing() -> None:
     for number in range(5):
         assert world.turn(f"### Task {number}: tags" * 20, background=True).slot is side_job
     assert world.turn(*_conversation("a", 3)).slot is chats[0]
+
+
+def test_least_recently_used_slots_of_an_evaluating_backend_do_not_hide_idle_backends() -> None:
+    world = World(slots=LOOKED_AT + 4)
+    world.take("a long document " * 10_000)
+    world.scheduler.update("b1", BackendFacts(model="m", slots=2), up=True)
+    # From here on, the free slots that were used least recently are all of the first backend.
+    assert [world.turn(f"question {n}").backend for n in range(2)] == ["b1", "b1"]
+    assert [world.take(f"{n} other questions").backend for n in range(2)] == ["b1", "b1"]
+
+
+def test_slots_of_evaluating_backends_are_compared_if_there_are_no_others() -> None:
+    world = World(slots=4, backends=2)
+    world.take("a long document " * 10_000)
+    assert world.take("a shorter document " * 1_000).backend == "b1"
+    assert [world.take(f"question {n}").backend for n in range(3)] == ["b1"] * 3
+    assert world.take("question 3").backend == "b0"
+
+
+def test_fresh_backends_are_filled_evenly() -> None:
+    world = World(slots=64, backends=20)
+    leases = [world.take(f"question {number} " * 200) for number in range(40)]
+    assert set(Counter(lease.backend for lease in leases).values()) == {2}
 
 
 # reconciliation with the server

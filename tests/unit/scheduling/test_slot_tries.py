@@ -119,26 +119,6 @@ def test_a_server_that_got_more_room_is_used_after_long_pauses() -> None:
     assert seconds < 2 * PATIENCE + 10 * (SOONEST + ANSWER)
 
 
-def test_a_server_without_a_number_is_asked_for_more_ever_faster_too() -> None:
-    world = World(backends=0)
-    world.scheduler.update("b0", BackendFacts(model="m", slots=0), up=True)
-    backend = world.scheduler.backends["b0"][1]
-    backend.patience = backend.more = 80.0
-    backend.more += world.clock.now
-    busy = [world.take(f"prompt {n}") for n in range(world.scheduler.slots("b0"))]
-    for pause in (80.0, 40.0, 20.0, 10.0, 5.0, 5.0):
-        waits = world.scheduler.enter(want(f"waits {pause}"))
-        assert isinstance(waits, Ticket)
-        world.clock.now += pause - 0.5
-        world.scheduler.mark("b0", up=True)
-        assert waits.lease is None
-        world.clock.now += 0.5
-        world.scheduler.mark("b0", up=True)
-        assert waits.lease is not None
-        waits.lease.on_first_token(-1)
-        busy.append(waits.lease)
-
-
 class Tries(RuleBasedStateMachine):
     """Any order of requests, refusals, reports and restarts."""
 
