@@ -286,7 +286,7 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
                 evaluating=1.0,
             )
         )
-    pool = scheduler._pools["m"]
+    pool = scheduler.pools["m"]
     fresh = [Talk(slots + number, draw).want() for number in range(50)]
     known = [draw.choice(talks).want() for _ in range(50)]
     told = {"slots": float(slots)}

@@ -26,22 +26,15 @@ def first() -> str:
 
 
 class RedisServer(Child):
-    """A server on a loopback port that it keeps. Unless `keeps`, it forgets all when it ends;
-    `inside` is a network namespace, in which it listens on all addresses."""
+    """A server on a loopback port that it keeps. Unless `keeps`, it forgets all when it ends."""
 
-    def __init__(
-        self, program: str, folder: Path, *, keeps: bool = False, inside: str = ""
-    ) -> None:
+    def __init__(self, program: str, folder: Path, *, keeps: bool = False) -> None:
         self.port = held_port()
         words = f"--port {self.port} --dir {folder} --appendonly {'yes' if keeps else 'no'}".split()
         if keeps:
             words += ["--appendfsync", "always"]
-        if inside:
-            words += ["--bind", "*", "--protected-mode", "no"]
-        else:
-            words += ["--bind", "127.0.0.1"]
-        before = ["ip", "netns", "exec", inside] if inside else []
-        command = [*before, shutil.which(program) or program, *words, "--save", ""]
+        words += ["--bind", "127.0.0.1"]
+        command = [shutil.which(program) or program, *words, "--save", ""]
         super().__init__(command, folder / "redis.log")
         self.url = f"redis://127.0.0.1:{self.port}/0"
 

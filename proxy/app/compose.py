@@ -44,7 +44,7 @@ from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
-from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
+from ..gateway.shared_summaries import SharedSummaries, Summaries
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
 from ..hosting.memory_budget import Limits, MemoryBudget
@@ -194,7 +194,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     # Workers that share a table share summaries and aliases too. They have no other secret in
     # common than these.
-    summaries: Summaries = MemorySummaries()
+    summaries: Summaries = Summaries()
     aliases = Aliases()
     if settings.state:
         name = settings.state_name

@@ -31,10 +31,10 @@ from ..core.usage import Timings, Usage
 from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
+from .admission import nothing
 from .attempt import Attempt
 from .bounded import BoundedAnswer
 from .context import ANYBODY, Caller, GatewayContext, Info
-from .idle import nothing
 
 AT_ONCE = 16  # choices of one request that run in parallel, at most
 AHEAD = 64  # batches that the choices may be ahead of a slow client

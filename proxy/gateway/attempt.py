@@ -58,9 +58,9 @@ from ..scheduling.lease import Lease, Ticket
 from ..scheduling.prefix import chain_of
 from ..scheduling.state import SlotRequest
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
+from .admission import OnSlot, Retries, acquire_idle, nothing, retry_pause, without
 from .context import Caller, GatewayContext, Info
 from .generation import Generation, first_run, later_run
-from .idle import OnSlot, Retries, acquire_idle, nothing, retry_pause, without
 from .leased_slot import LeasedSlot, described_too
 
 

@@ -8,14 +8,10 @@ prompts then begin alike, and one evaluation of the shorter prompt serves until 
 
 from __future__ import annotations
 
-import math
-import queue
-import threading
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
-from functools import partial
+from collections.abc import Generator, Sequence
 from hashlib import blake2b
-from typing import NoReturn, Protocol, TypeVar
+from typing import Protocol
 
 from msgspec import Struct, structs
 
@@ -36,8 +32,6 @@ from .shared_summaries import MOST_TEXT, Summaries
 ROOM = 256  # tokens kept free for the answer
 SHARE = 8  # of the context: a summary has at most one part of so many
 MOST_STEPS = 8  # summaries written for one request
-
-T = TypeVar("T")
 
 
 class Model(Protocol):
@@ -93,29 +87,26 @@ class Compactor:
         work = self._work(request, model, caller, cancel, info)
         if work is None or work.surely_fits(tasks[0]):
             return None
-        ping = self._gateway.context.ping
         try:
-            if (yield from _ticking(partial(work.fits, request), ping)):
+            if work.fits(request):
                 return None
         except Unsupported:
             return None
         messages = request.messages
         places = conversation.cuts(messages)
         keys = [_key(model, work.instructions, digest) for digest in conversation.digests(messages)]
-        find = partial(self._summaries.last, caller.group, [keys[place] for place in places])
-        known = yield from _ticking(find, ping)
+        known = self._summaries.last(caller.group, [keys[place] for place in places])
         cut, summary = (0, "") if known is None else (places[known[0]], known[1])
         before = info.usage
         for steps in range(MOST_STEPS, -1, -1):
             shorter = work.without(request, cut, summary)
-            if cut and (yield from _ticking(partial(work.fits, shorter), ping)):
+            if cut and work.fits(shorter):
                 break
             left = [place for place in places if place > cut] if steps else []
-            find_cut = partial(work.next_cut, request, left, cut, summary)
-            further = yield from _ticking(find_cut, ping)
+            further = work.next_cut(request, left, cut, summary)
             if not further:
                 # The client's trigger may be less than the head and the last turn.
-                if cut and (yield from _ticking(partial(work.fits, shorter, work.most), ping)):
+                if cut and work.fits(shorter, work.most):
                     break
                 return None
             summary = yield from work.summary(request, further, cut, summary)
@@ -257,27 +248,3 @@ def _key(model: str, instructions: str, digest: bytes) -> bytes:
     """The key of the summary that this model writes of these messages."""
     name = f"{model}\0{instructions}\0".encode("utf-8", "replace")
     return blake2b(name + digest, digest_size=16).digest()
-
-
-def _ticking(work: Callable[[], T], ping: float) -> Generator[Choice, None, T]:
-    """What `work` returns or raises. Yields a tick each `ping` seconds while it runs, in a thread:
-    a slow server takes long to count the tokens of a long conversation."""
-    done: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            result = work()
-            done.put(lambda: result)
-        except BaseException as error:  # raised where it is waited for
-            done.put(partial(_fail, error))
-
-    threading.Thread(target=run, name="compaction", daemon=True).start()
-    while True:
-        try:
-            return done.get(timeout=None if ping == math.inf else ping)()
-        except queue.Empty:
-            yield 0, []
-
-
-def _fail(error: BaseException) -> NoReturn:
-    raise error

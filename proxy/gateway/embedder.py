@@ -11,11 +11,11 @@ that other requests get their turn.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -38,8 +38,8 @@ from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
+from .admission import OnSlot, Retries, idle_slots, lease_backend, nothing, without
 from .context import ANYBODY, Caller
-from .idle import OnSlot, Retries, acquire_idle, idle_slots, nothing, without
 from .leased_slot import UNUSED
 
 T = TypeVar("T")
@@ -91,7 +91,8 @@ class Embedder:
             def call(driver: Driver, caps: Capabilities, own: Cancel) -> Embedded:
                 return driver.embed(parts[i], caps, own)
 
-            want = _request(caller, model, ids=not isinstance(parts[i][0], str), exclude=exclude)
+            ids = not isinstance(parts[i][0], str)
+            want = caller.slot_request(model, ids=ids, exclude=exclude)
             if len(inputs) > 1 and not caller.key:
                 want = msgspec.structs.replace(want, key=MANY)
             results[i] = self._leased(want, call, inner, begun=bool(results), on_slot=on_slot)
@@ -129,7 +130,7 @@ class Embedder:
         def call(driver: Driver, caps: Capabilities, own: Cancel) -> Ranked:
             return driver.rerank(query, documents, caps, own)
 
-        want = _request(caller, model)
+        want = caller.slot_request(model)
         return name, self._leased(want, call, cancel, on_slot=on_slot)
 
     def _load(self, model: str, cancel: Cancel) -> None:
@@ -183,8 +184,7 @@ class Embedder:
 
         while len(vectors) < len(texts):
             tokens = sum(counts[len(vectors) : len(vectors) + TEXTS])
-            want = _request(
-                caller,
+            want = caller.slot_request(
                 model,
                 max_tokens=max(1, tokens),  # its cost, for the fair queue
                 exclude=exclude,
@@ -214,24 +214,23 @@ class Embedder:
             # everybody else again and again.
             again = reason is not None and not want.whole_backend
             try:
-                if want.idle:
-                    lease = acquire_idle(
-                        self._scheduler, want, cancel, begun=begun, on_slot=on_slot
-                    )
-                else:
-                    lease = self._scheduler.acquire(want, cancel, again=again)
+                lease, backend = lease_backend(
+                    self.registry,
+                    self._scheduler,
+                    want,
+                    cancel,
+                    again=again,
+                    begun=begun,
+                    on_slot=on_slot,
+                )
             except NoBackend:
                 if reason is None or isinstance(reason, BackendBusy):
                     raise
                 raise reason from None
             outcome = UNUSED
-            backend = self.registry.borrow(lease.backend)
             try:
-                if backend is None or backend.caps is None:
-                    # The backend was removed after the grant.
+                if backend.caps is None:
                     reason = NoBackend()
-                    if backend is None:
-                        want = without(want, lease.backend)
                     continue
                 if not want.idle:
                     on_slot()
@@ -251,28 +250,13 @@ class Embedder:
                 want = without(want, lease.backend)
             except UpstreamFault as error:
                 outcome = Outcome(end="failed")
-                if backend is not None and not backend.leaving:
+                if not backend.leaving:
                     self.registry.failed(lease.backend, error)
                 want = retries.after(want, lease.backend, error, time.monotonic())
                 reason = error
             finally:
                 lease.release(outcome)
-                if backend is not None:
-                    self.registry.give_back(backend)
-
-
-def _request(caller: Caller, model: str, **fields: Any) -> SlotRequest:
-    """The request for a slot; `fields` as of SlotRequest."""
-    return SlotRequest(
-        model=model,
-        key=caller.key,
-        group=caller.group,
-        share=caller.share,
-        barred=caller.may.barred_tiers,
-        background=True,
-        idle=caller.idle,
-        **fields,
-    )
+                self.registry.give_back(backend)
 
 
 @contextmanager
@@ -310,28 +294,20 @@ def _side_by_side(
         return
     inner = Cancel()
     stop = cancel.pass_on(inner)
-    todo = iter(range(count))
-    lock = threading.Lock()
     errors: list[BaseException] = []
 
-    def run() -> None:
-        while not errors:
-            with lock:
-                i = next(todo, None)
-            if i is None:
-                return
-            try:
-                work(i, inner)
-            except BaseException as error:
-                errors.append(error)
-                inner.cancel()
+    def run(i: int) -> None:
+        if errors:
+            return
+        try:
+            work(i, inner)
+        except BaseException as error:
+            errors.append(error)
+            inner.cancel()
 
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(most, count))]
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(min(most, count)) as threads:
+            threads.map(run, range(count))
     finally:
         stop()
     if errors:

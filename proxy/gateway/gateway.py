@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,19 +20,26 @@ from ..backends.run import TOKEN_TEXT
 from ..core.events import Compacted
 from ..core.request import CompletionRequest
 from ..core.task import Task
-from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend, Unsupported
+from ..errors import (
+    BadRequest,
+    ContextExceeded,
+    GatewayError,
+    NoBackend,
+    QueueFull,
+    Unsupported,
+)
 from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
 from . import sent_prompt
 from .adapt import ToolOrders, check_alternatives, check_grammar, validate_constraints
+from .admission import idle_slots
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
-from .context import ANYBODY, Caller, EarlyQueue, GatewayContext, Info
-from .idle import idle_slots
+from .context import ANYBODY, Caller, GatewayContext, Info
 from .sent_prompt import rendered, with_sent_prompt
-from .shared_summaries import MemorySummaries, Summaries
+from .shared_summaries import Summaries
 
 MOST_WITH_PIECES = 32_768  # characters of a text, at most as many tokens: 30 ms to serialize
 NAMES_TICK = 0.05  # seconds between two checks for a model name
@@ -66,9 +74,9 @@ class Gateway:
         self._prompters = prompters
         self._sampling = sampling
         self._wait_for_backend = wait_for_backend
-        self.early = EarlyQueue(max_queue)
+        self._early = threading.BoundedSemaphore(max_queue)
         self._tool_orders = ToolOrders()
-        self._compactor = Compactor(self, summaries or MemorySummaries(), on_overflow)
+        self._compactor = Compactor(self, summaries or Summaries(), on_overflow)
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
@@ -313,18 +321,18 @@ class Gateway:
         registry = self.registry
         if registry.is_named(model):
             return
-        place = self.early.take(key)
+        if not self._early.acquire(blocking=False):
+            raise QueueFull("too many requests are waiting for the first backend", retry_after=1.0)
         try:
             registry.look_soon(model)
             end = self.clock() + self._wait_for_backend
             while not registry.is_named(model):
-                self.early.check(place)
                 cancel.check()
                 if self.clock() >= end:
                     raise NoBackend("no backend has answered yet")
                 time.sleep(NAMES_TICK)
         finally:
-            self.early.give(place)
+            self._early.release()
 
     def tasks(
         self,

@@ -29,19 +29,6 @@ def described_too(caps: Capabilities, formats: frozenset[str]) -> Capabilities:
 class LeasedSlot:
     """`backend` is borrowed from the registry until the lease is released."""
 
-    __slots__ = (
-        "_asking",
-        "_calls",
-        "_context",
-        "_end",
-        "_evaluated",
-        "_lease",
-        "_outcome",
-        "_run",
-        "backend",
-        "caps",
-    )
-
     def __init__(
         self, context: GatewayContext, lease: Lease, backend: Backend, caps: Capabilities
     ) -> None:

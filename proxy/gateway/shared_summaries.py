@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..runtime import redis_client
 from ..runtime.locks import native_lock
@@ -21,24 +21,16 @@ MOST_KEPT = 512  # summaries in memory
 MOST_TEXT = 32_768  # characters of a summary
 
 
-class Summaries(Protocol):
-    """`group` is the group of keys whose conversation it is."""
-
-    def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
-        """The last of these keys that has a summary, by its place, and the summary."""
-
-    def put(self, group: str, key: bytes, text: str) -> str:
-        """Keep a summary. Returns the one that counts: another worker's may have been first."""
-
-
-class MemorySummaries:
-    """The last MOST_KEPT summaries of this process."""
+class Summaries:
+    """The last MOST_KEPT summaries of this process. `group` is the group of keys whose conversation
+    it is."""
 
     def __init__(self) -> None:
         self._texts: OrderedDict[tuple[str, bytes], str] = OrderedDict()
         self._lock = native_lock()
 
     def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
+        """The last of these keys that has a summary, by its place, and the summary."""
         with self._lock:
             for place in range(len(keys) - 1, -1, -1):
                 text = self._texts.get((group, keys[place]))
@@ -48,6 +40,7 @@ class MemorySummaries:
         return None
 
     def put(self, group: str, key: bytes, text: str) -> str:
+        """Keep a summary. Returns the one that counts: another worker's may have been first."""
         with self._lock:
             self._texts[group, key] = text
             self._texts.move_to_end((group, key))
@@ -66,7 +59,7 @@ T = TypeVar("T")
 log = logging.getLogger("slotproxy.summaries")
 
 
-class SharedSummaries:
+class SharedSummaries(Summaries):
     """Summaries of all workers with the same `url` and `name`: the last MOST_SHARED of each group.
     Raises ImportError if redis-py is not installed, ValueError for an invalid URL."""
 
@@ -74,26 +67,26 @@ class SharedSummaries:
         """`clock` returns seconds that mean the same on all hosts."""
         import redis
 
+        super().__init__()
         self._error = redis.RedisError
         self._redis: Any = redis_client.connect(url)
         self._prefix = f"slotproxy:{{{name}}}:summaries:"
         self._clock = clock
-        self._own = MemorySummaries()
         self._down = 0.0  # until when Redis is not asked again
 
     def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
-        own = self._own.last(group, keys)
+        own = super().last(group, keys)
         first = max(0 if own is None else own[0] + 1, len(keys) - LOOKED_UP)
         found = self._asked(lambda: self._last(group, keys, first)) if first < len(keys) else None
         if found is None:
             return own
         place, text = found
-        self._own.put(group, keys[place], text)
+        super().put(group, keys[place], text)
         return place, text
 
     def put(self, group: str, key: bytes, text: str) -> str:
         found = self._asked(lambda: self._put(group, key, text))
-        return self._own.put(group, key, found or text)
+        return super().put(group, key, found or text)
 
     def _last(self, group: str, keys: Sequence[bytes], first: int) -> tuple[int, str] | None:
         names = [self._name(group, key) for key in keys]

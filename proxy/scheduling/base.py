@@ -23,7 +23,6 @@ class BaseScheduler(ABC):
     _clock: Callable[[], float]
     _lock: threading.RLock
     _queue_timeout: float
-    _wait_for_backend: float
 
     @abstractmethod
     def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
@@ -31,10 +30,6 @@ class BaseScheduler(ABC):
 
         A request that already had its turn (`again`) goes to the head of the queue. Raises
         NoBackend, QueueFull, QueueTimeout."""
-
-    @abstractmethod
-    def leave(self, ticket: Ticket) -> None:
-        """Called by tickets only."""
 
     @abstractmethod
     def look(self, ticket: Ticket, now: float) -> float:
@@ -65,13 +60,6 @@ class BaseScheduler(ABC):
     def _too_late(self, want: SlotRequest) -> QueueTimeout:
         wait = self.expected_wait(want)
         return QueueTimeout("timed out waiting for a free slot", retry_after=wait)
-
-    def _is_lost(self, ticket: Ticket, now: float) -> bool:
-        """Whether a ticket without a backend that is up has waited for one long enough."""
-        if ticket.stranded is None:
-            ticket.stranded = now
-        ticket.until = ticket.stranded + self._wait_for_backend
-        return now >= ticket.until
 
     def wait_for(self, ticket: Ticket, cancel: Cancel, seconds: float) -> Lease | None:
         """Called by tickets only."""

@@ -15,23 +15,10 @@ from __future__ import annotations
 import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
 from .lease import Ticket
-
-
-class Entry(Protocol):
-    """A waiting request of `key`. `again`: it had its turn before."""
-
-    again: bool
-
-    @property
-    def key(self) -> str: ...
-
-
-E = TypeVar("E", bound=Entry)
 
 
 class FairQueue(Struct, eq=False):
@@ -85,7 +72,7 @@ class FairQueue(Struct, eq=False):
         return len(self.tickets)
 
 
-def displaced(tickets: Sequence[E], key: str) -> E | None:
+def displaced(tickets: Sequence[Ticket], key: str) -> Ticket | None:
     """The ticket to drop from a full queue for one more request of `key`, or None.
 
     `tickets` is the whole queue in order. The newest ticket of the key with the most tickets is

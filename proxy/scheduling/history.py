@@ -100,13 +100,12 @@ class Returns(Struct, array_like=True):
         conversation.calls, conversation.open = False, True
         self.reached[_place(conversation)] += 1
 
-    def ended(self, conversation: ConversationRecord, calls: bool, now: float) -> None:
-        """Record the end of a turn. `calls`: it called tools."""
-        conversation.last = now
-        conversation.calls = conversation.open = calls
-        if calls:  # only turns that end with a text are counted by their number
-            place = _place(conversation)
-            self.reached[place] = max(0.0, self.reached[place] - 1)
+    def called(self, conversation: ConversationRecord) -> None:
+        """Record the end of a turn with tool calls."""
+        conversation.calls = conversation.open = True
+        # Only turns that end with a text are counted by their number.
+        place = _place(conversation)
+        self.reached[place] = max(0.0, self.reached[place] - 1)
 
     def chance(self, conversation: ConversationRecord, now: float) -> float:
         """The probability that this conversation returns, given its silence so far."""

@@ -1,11 +1,9 @@
 """Which slots requests may use that run in idle slots only: the lines of batches. Pure.
 
-Such a request never waits in the queue. It only takes spare slots: free ones whose prompt is hardly
-worth its evaluation, because its conversation will probably not return, or has not for a while: so
-conversations that nobody continues cannot hold up a batch. One spare slot of a backend with several
-is left to others. Beside other requests it begins only while they all stream, and if
-little of its prompt is evaluated, because a server evaluates prompts in the same steps as it
-generates tokens.
+Such a request never waits in the queue. It only takes free slots whose prompt is hardly worth its
+evaluation; one of a backend with several is left to others. Beside other requests it begins only
+while they all stream, and if little of its prompt is evaluated, because a server evaluates prompts
+in the same steps as it generates tokens.
 
 A new request takes precedence. If it gets a slot, the idle requests that are still evaluated on its
 backend are cancelled, and one more if no spare slot is left for the next; if it has to wait, one of

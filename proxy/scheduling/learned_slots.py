@@ -1,16 +1,10 @@
 """Learns how many requests a server answers at once, where only a first guess is known.
 
-Three things tell. An answer "too many requests" says that there are no more slots than requests
-under way (`outcomes`). So does a server that reports a queue of its own (`on_queue`). And one
-that queues without a word begins an answer about when another one ends, instead of when the prompt
-is evaluated: compared with answers that began while half of the slots were free.
-
-Each of them takes slots away, as they come free, and doubles the pause until one more is tried:
-only while all are in use and requests wait. So the number settles, between 1 and `most`.
-
-A try passes when an answer that got its slot later begins in time while all slots are in use. Then
-the next one comes in half of the pause, and halves the pause itself, unless slots were taken away
-first. So a number that was lowered by mistake grows back ever faster.
+Three things take slots away, as they come free: an answer "too many requests" (`outcomes`), a
+server that reports a queue of its own (`on_queue`), and answers that begin about when another one
+ends instead of when their prompt is evaluated. Each lengthens the pause until one more slot is
+tried, which happens only while all are in use and requests wait; each try halves it. So the number
+settles, between 1 and `most`, and one that was lowered by mistake grows back ever faster.
 """
 
 from __future__ import annotations
@@ -18,7 +12,7 @@ from __future__ import annotations
 from .history import SMOOTH
 from .outcomes import resize, try_later
 from .pool import Pool
-from .state import SOONEST, BackendRecord, Slot
+from .state import BackendRecord, Slot
 
 BASE = 200  # tokens that the rest of a request costs, beside its prompt
 LATE = 2  # answers in a row that begin late, after which a slot is taken away
@@ -31,23 +25,20 @@ def on_first_token(
 ) -> None:
     """Record how long an answer took to begin, on a backend whose slots are learned."""
     count, busy = len(backend.slots), backend.in_flight
-    if backend.most:
-        quick = seconds / (BASE + slot.work)
-        if 2 * busy <= count or busy == 1:
-            backend.late = 0
-            backend.quick += (SMOOTH if backend.quick else 1.0) * (quick - backend.quick)
-            return
-        if busy < count or not backend.quick:
-            return
-        answer = pool.answer / pool.pace(backend)
-        if seconds >= backend.quick * (BASE + slot.work) + SHARE * answer:
-            backend.late += 1
-            if backend.late >= LATE:
-                _take_away(pool, backend, count - max(1, count // PART), now)
-            return
+    quick = seconds / (BASE + slot.work)
+    if 2 * busy <= count or busy == 1:
         backend.late = 0
-    if busy >= count and 0 < backend.tried <= slot.used:
-        _pass(backend)
+        backend.quick += (SMOOTH if backend.quick else 1.0) * (quick - backend.quick)
+        return
+    if busy < count or not backend.quick:
+        return
+    answer = pool.answer / pool.pace(backend)
+    if seconds < backend.quick * (BASE + slot.work) + SHARE * answer:
+        backend.late = 0
+        return
+    backend.late += 1
+    if backend.late >= LATE:
+        _take_away(pool, backend, count - max(1, count // PART), now)
 
 
 def on_queue(pool: Pool, backend: BackendRecord, running: int, now: float) -> None:
@@ -72,9 +63,3 @@ def _take_away(pool: Pool, backend: BackendRecord, count: int, now: float) -> No
     on_release(pool, backend)
     backend.late = 0
     try_later(backend, now)
-
-
-def _pass(backend: BackendRecord) -> None:
-    """Record that the slot tried last exists."""
-    backend.more = min(backend.more, backend.tried + max(SOONEST, backend.patience / 2))
-    backend.tried, backend.passed = 0.0, True

@@ -97,6 +97,7 @@ class Lease(Struct, eq=False):
     owner: Owner
     want: SlotRequest
     grant: Grant
+    slot: Slot
     conversation: ConversationRecord
     client: ClientClass = ("", False)
     id: int = 0
@@ -108,10 +109,6 @@ class Lease(Struct, eq=False):
     wanted: bool = False
     give_way: Callable[[], None] | None = None
     over: bool = False
-
-    @property
-    def slot(self) -> Slot:
-        return self.grant.slot
 
     @property
     def backend(self) -> str:

@@ -8,8 +8,6 @@ is still assumed to hold its prompt.
 
 from __future__ import annotations
 
-from zlib import crc32
-
 from .history import SMOOTH
 from .lease import Lease, Outcome
 from .pool import Pool
@@ -238,14 +236,7 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
 def _failed(backend: BackendRecord, now: float) -> None:
     backend.failures += 1
     if backend.failures >= FAILURES:
-        pause = min(PAUSE, 2.0 ** (backend.failures - FAILURES))
-        backend.ready = now + pause * _jitter(f"{backend.name} {backend.failures}")
-
-
-def _jitter(text: str) -> float:
-    """A factor between 0.75 and 1.25, so that the backends of a machine that failed together are
-    not tried together. The same in all workers, whose tables must stay equal."""
-    return 0.75 + crc32(text.encode("utf-8", "replace")) / (1 << 33)
+        backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
 
 
 def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
@@ -261,10 +252,10 @@ def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
 
 
 def try_later(backend: BackendRecord, now: float) -> None:
-    """Double the pause until one more slot is tried, since there are too many."""
-    backend.patience = min(PATIENCE, 2 * backend.patience)
+    """Lengthen the pause until one more slot is tried, because there are too many: to twice of what
+    it was, where the last try halved it."""
+    backend.patience = min(PATIENCE, 4 * backend.patience)
     backend.more = now + backend.patience
-    backend.tried, backend.passed = 0.0, False
 
 
 def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
@@ -276,10 +267,8 @@ def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
         return False
     if not (backend.guessed and backend.grants_slots and full and now >= backend.more):
         return False
-    if backend.passed:
-        backend.patience = max(SOONEST, backend.patience / 2)
+    backend.patience = max(SOONEST, backend.patience / 2)
     backend.more = now + backend.patience
-    backend.tried, backend.passed = now, False
     resize(pool, backend, count + 1)
     return True
 

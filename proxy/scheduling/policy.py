@@ -1,21 +1,14 @@
 """The placement policy: chooses the slot with the lowest cost. Pure, without a clock or locks.
 
 The cost of a slot is the sum, in seconds, of
-1. the wait for it: for the answer in it, for requests that wait for it already, and for prompts
-   that its backend evaluates before, because a backend evaluates one prompt after the other
+1. the wait for it
 2. the evaluation of the tokens that are not cached there, and the loading of the model
-3. the same again for each request that the evaluation delays: those in the line of any slot, and
-   of those that wait for a busy slot as many as would have their turn meanwhile
+3. the same again for each request that this evaluation delays
 4. the worth of the evicted prompt: its evaluation, times the chance that its conversation returns
 5. the restore of a saved prompt from a file
 
-So a turn waits for its warm slot if that is cheaper than a cold start elsewhere, leaves a slot to a
-conversation that is about to return (`holding`), and the more requests wait, the less is evaluated
-twice. An evicted prompt costs less if it can be saved, and nothing on a server that keeps old
-prompts itself.
-
-At most `LOOKED_AT` places that hold a prefix of the prompt are compared, and as many free slots
-(see `_free_slots`), so the time of a decision does not grow with the number of backends.
+DESIGN.md has the reasons. At most `LOOKED_AT` places that hold a prefix of the prompt are compared,
+and as many free slots, so a decision takes as long with many backends as with few.
 """
 
 from __future__ import annotations

@@ -216,10 +216,14 @@ class Pool(Struct, eq=False):
         self, want: SlotRequest, conversation: ConversationRecord, calls: bool, now: float
     ) -> None:
         """Record the end of a turn. `calls`: it called tools."""
+        conversation.last = now
         if want.idle:
             conversation.last = now
             return
-        self.returns.ended(conversation, calls, now)
+        if calls:
+            self.returns.called(conversation)
+        else:
+            conversation.calls = conversation.open = False
         if conversation.session:
             self.sessions.ended(conversation, now)
 

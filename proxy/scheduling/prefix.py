@@ -39,14 +39,6 @@ class Chain(Struct, frozen=True, array_like=True):
     def size(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def common(self, other: Chain) -> int:
-        """The number of links up to the deepest that `other` has too."""
-        known = set(other.links) if len(other.links) > 8 else other.links
-        for depth in range(len(self.links), 0, -1):
-            if self.links[depth - 1] in known:
-                return depth
-        return 0
-
 
 def chain_of(
     prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""

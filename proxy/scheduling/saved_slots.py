@@ -1,10 +1,12 @@
-"""Slots that outlive their server: which are worth a file before it ends, and what was saved.
+"""Saved slots: files that a server writes, restores and erases on request, within a byte budget.
 
-The server of a hosted model ends and comes back, and so does the gateway. Before the end, the
-prompts in slots are saved like those that are evicted (`slot_files`): one file for each
-conversation, within the same budget. They stay known as files, so the next turn of a conversation
-restores its own. Plain data (`SavedPrompt`) takes them to the next process. The chains in it are
-salted with the group of the key, so a file is never found for another group.
+A server started with --slot-save-path never removes a file. So each conversation keeps one name,
+which is overwritten; a file that exceeds the budget is overwritten by an empty slot, which takes a
+few bytes. A file is only restored on the backend and model that wrote it.
+
+Before a hosted server ends, what its slots hold is saved in the same way (`SavedSlots`). Plain data
+(`SavedPrompt`) takes it to the next process. Chains are salted with the group of the key, so a file
+is never found for another group.
 """
 
 from __future__ import annotations
@@ -24,13 +26,6 @@ from .prefix import MOST, Chain
 from .state import BackendRecord, CachedPrompt, ConversationRecord, SlotStep
 
 
-# Saved slots: files that a server writes, restores and erases on request, within a byte budget.
-#
-# A server started with --slot-save-path saves a slot under a name of our choice, but never
-# removes a file. So each conversation keeps one name, which is overwritten; a file that exceeds
-# the budget is overwritten by an empty slot, which takes a few bytes. The name identifies the
-# model and the conversation's beginning. A file is only restored on the backend and model that
-# wrote it.
 def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, ...]:
     """The steps to do on a lease's slot before its request: save the old prompt, free disk space,
     restore the new one."""
@@ -40,12 +35,12 @@ def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, 
     # A continuation of an empty prompt has no prefix to find or name it by.
     if grant.save and old is not None and old.chain.links and budget:
         result.append(SlotStep("save", name_of(backend, old)))
-        victims = _over(pool, backend, budget, old, grant.restore, now)
+        file = old.conversation.file
+        going, _ = _beyond(pool, backend, budget, now, file, old.tokens, grant.restore)
+        victims = _dropped(pool, going)
         if victims:
             result.append(SlotStep("erase"))
-            result += [SlotStep("save", victim.file) for victim in victims]
-            for victim in victims:
-                pool.drop(victim)
+            result += [SlotStep("save", victim) for victim in victims]
     if grant.restore is not None:
         result.append(SlotStep("restore", grant.restore.file))
     return tuple(result)
@@ -63,12 +58,9 @@ def record_step(
 ) -> None:
     """Record a step. `tokens` -1: it failed. `groups`: there are several groups of keys."""
     backend, old, restore = lease.grant.backend, lease.replaced, lease.grant.restore
-    if tokens > 0 and seconds > 0:
-        backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
+    _moved(backend, tokens, seconds)
     if step.action == "save" and old is not None and step.file == old.conversation.file:
-        for held in files_of(pool, backend):
-            if held.file == step.file:
-                pool.drop(held)
+        _dropped(pool, [held for held in files_of(pool, backend) if held.file == step.file])
         if tokens > 0:
             old.slot, old.file, old.size = None, step.file, size
             backend.saved += 1
@@ -82,6 +74,11 @@ def record_step(
             pool.drop(restore)
             # What the slot holds now is unknown.
             lease.grant = replace(lease.grant, reuse=None, cached=0, restore=None, fresh=groups)
+
+
+def _moved(backend: BackendRecord, tokens: int, seconds: float) -> None:
+    if tokens > 0 and seconds > 0:
+        backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
 
 
 def name_of(backend: BackendRecord, held: CachedPrompt) -> str:
@@ -102,35 +99,44 @@ def files_of(pool: Pool, backend: BackendRecord) -> list[CachedPrompt]:
     return [held for held in pool.kept(backend) if held.file]
 
 
-def _over(
+def _worth(pool: Pool, held: CachedPrompt, now: float) -> tuple[float, float]:
+    return pool.returns.chance(held.conversation, now) * held.tokens, held.used
+
+
+def _beyond(
     pool: Pool,
     backend: BackendRecord,
     budget: int,
-    new: CachedPrompt,
-    needed: CachedPrompt | None,
     now: float,
-) -> list[CachedPrompt]:
-    """The files to overwrite so that one more fits the budget, least worth first."""
-    files = [held for held in files_of(pool, backend) if held.file != new.conversation.file]
-    spent = sum(held.size for held in files)
+    file: str = "",
+    tokens: int = 0,
+    needed: CachedPrompt | None = None,
+) -> tuple[list[CachedPrompt], bool]:
+    """The files worth least, without which the others take at most so many bytes, with one more
+    `file` of so many tokens; and whether that is possible. The first file of a backend tells how
+    large a token is."""
+    files = [held for held in files_of(pool, backend) if held.file != file]
     per_token = max((held.size / max(1, held.tokens) for held in files), default=0.0)
-    spent += int(per_token * new.tokens)
+    left = budget - per_token * tokens - sum(held.size for held in files)
     going = []
-    for held in sorted(
-        (held for held in files if held is not needed),
-        key=lambda held: pool.returns.chance(held.conversation, now) * held.tokens,
-    ):
-        if spent <= budget:
+    for held in sorted(files, key=lambda held: _worth(pool, held, now)):
+        if left >= 0:
             break
-        spent -= held.size
-        going.append(held)
-    return going
+        if held is not needed:
+            left += held.size
+            going.append(held)
+    return going, left >= 0
+
+
+def _dropped(pool: Pool, files: Sequence[CachedPrompt]) -> tuple[str, ...]:
+    for held in files:
+        pool.drop(held)
+    return tuple(held.file for held in files)
 
 
 LEAST = 64  # tokens of a prompt that is worth a file
 
-Worth = Callable[[CachedPrompt], tuple[float, float]]
-Found = Callable[[str], tuple[Pool, BackendRecord] | None]
+Find = Callable[[str], tuple[Pool, BackendRecord] | None]
 
 
 class SlotSave(Struct, frozen=True):
@@ -175,63 +181,55 @@ class SavedSlots:
     of a backend; `lock` guards both. `budget` is the bytes of files that a backend may have."""
 
     def __init__(
-        self, lock: threading.RLock, find: Found, clock: Callable[[], float], budget: int
+        self, lock: threading.RLock, find: Find, clock: Callable[[], float], budget: int
     ) -> None:
         self._lock = lock
-        self._find = find
+        self._known = find
         self._clock = clock
         self._budget = budget
+
+    def _find(self, name: str) -> tuple[Pool, BackendRecord]:
+        """An empty pool and record stand in for a backend that was removed."""
+        return self._known(name) or (Pool(), BackendRecord(name=name, model=""))
 
     def leave(self, name: str) -> None:
         """Grant none of the slots before the next `update`: the server is about to end, and what a
         waiting request finds in a slot then would be lost."""
         with self._lock:
-            found = self._find(name)
-            if found is not None:
-                found[1].leaving = True
-                found[0].refresh(found[1])
+            pool, backend = self._find(name)
+            backend.leaving = True
+            pool.refresh(backend)
 
     def to_save(self, name: str) -> tuple[SlotSave, ...]:
         """The slots that are worth a file, the last used first. A conversation that was silent for
         long counts too: it may return tomorrow."""
         with self._lock:
-            found = self._find(name)
-            if found is None or not self._budget:
-                return ()
-            pool, backend = found
-            newest: dict[str, CachedPrompt] = {}
-            for slot in backend.slots:
+            pool, backend = self._find(name)
+            newest: dict[str, tuple[float, SlotSave]] = {}
+            for slot in backend.slots if self._budget else ():
                 held = slot.held
                 if held is None or slot.busy or not _is_worth_a_file(held):
                     continue
                 if not restoring_pays(pool, backend, held.tokens, held.tokens):
                     continue
                 file = name_of(backend, held)
-                if file not in newest or newest[file].used < held.used:
-                    newest[file] = held
-            order = sorted(newest.items(), key=lambda item: -item[1].used)
-            return tuple(
-                SlotSave(held.slot.id, file, held.tokens)
-                for file, held in order
-                if held.slot is not None
-            )
+                if file not in newest or newest[file][0] < held.used:
+                    newest[file] = held.used, SlotSave(slot.id, file, held.tokens)
+            order = sorted(newest.values(), key=lambda item: -item[0])
+            return tuple(save for _, save in order)
 
     def make_room(self, name: str, save: SlotSave) -> tuple[str, ...] | None:
         """Forget files that are worth less than this one, so that it fits; returns their names.
-        None if it cannot fit. The first file of a backend tells how large a token is."""
+        None if it cannot fit."""
         with self._lock:
-            found = self._find(name)
-            if found is None or save.slot >= len(found[1].slots):
-                return None
-            pool, backend = found
-            held = backend.slots[save.slot].held
+            pool, backend = self._find(name)
+            held = backend.slots[save.slot].held if save.slot < len(backend.slots) else None
             if held is None:
                 return None
-            files = [other for other in files_of(pool, backend) if other.file != save.file]
-            need = max((other.size / max(1, other.tokens) for other in files), default=0.0)
-            budget, worth = self._budget - need * save.tokens, self._worth(pool)
-            going = _beyond(files, budget, worth)
-            if budget < 0 or any(worth(other) > worth(held) for other in going):
+            now = self._clock()
+            going, fits = _beyond(pool, backend, self._budget, now, save.file, save.tokens)
+            worth = _worth(pool, held, now)
+            if not fits or any(_worth(pool, other, now) > worth for other in going):
                 return None
             return _dropped(pool, going)
 
@@ -241,68 +239,53 @@ class SavedSlots:
         """Record a file that was written. Returns the names of files to remove, because they exceed
         the budget."""
         with self._lock:
-            found = self._find(name)
-            if found is None or save.slot >= len(found[1].slots):
+            pool, backend = self._find(name)
+            slot = backend.slots[save.slot] if save.slot < len(backend.slots) else None
+            held = slot.held if slot is not None and not slot.busy else None
+            if held is None or held.conversation.file != save.file:
                 return (save.file,)
-            pool, backend = found
-            slot = backend.slots[save.slot]
-            held = slot.held
-            if held is None or slot.busy or held.conversation.file != save.file:
-                return (save.file,)
-            for other in files_of(pool, backend):
-                if other.file == save.file:
-                    pool.drop(other)
+            self.forget(name, (save.file,))
             pool.drop(held)
             held.slot, held.file, held.size = None, save.file, size
             held.tokens, held.prompt = tokens, min(held.prompt, tokens)
             pool.put(held)
             backend.saved += 1
-            if seconds > 0:
-                backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
-            return _dropped(pool, _beyond(files_of(pool, backend), self._budget, self._worth(pool)))
+            _moved(backend, tokens, seconds)
+            going, _ = _beyond(pool, backend, self._budget, self._clock())
+            return _dropped(pool, going)
 
     def prompts(self, name: str) -> tuple[SavedPrompt, ...]:
         """All saved prompts of a backend, as plain data."""
         with self._lock:
-            found = self._find(name)
-            if found is None:
-                return ()
             now = self._clock()
-            return tuple(_exported(held, now) for held in files_of(*found))
+            return tuple(_exported(held, now) for held in files_of(*self._find(name)))
 
     def kept(self, name: str) -> Kept:
         """What the files of a backend hold."""
         with self._lock:
-            found = self._find(name)
-            files = files_of(*found) if found is not None else ()
-            return Kept(sum(one.tokens for one in files), sum(one.size for one in files))
+            files = files_of(*self._find(name))
+            return Kept(sum(held.tokens for held in files), sum(held.size for held in files))
 
     def beginning(self, name: str) -> str:
         """The beginning of the names of a backend's files, "" if there is no such backend."""
         with self._lock:
-            found = self._find(name)
-            return beginning_of(found[1].model) if found is not None else ""
+            _, backend = self._find(name)
+            return beginning_of(backend.model) if backend.model else ""
 
     def in_flight(self, name: str) -> int:
         with self._lock:
-            found = self._find(name)
-            return found[1].in_flight if found is not None else 0
+            return self._find(name)[1].in_flight
 
     def vain(self, name: str) -> int:
         """How many of the last restored files were of no use, in a row."""
         with self._lock:
-            found = self._find(name)
-            return found[1].vain if found is not None else 0
+            return self._find(name)[1].vain
 
     def adopt(self, name: str, prompts: Sequence[SavedPrompt], vain: int) -> None:
         """Replace what is known about the files of a backend."""
         with self._lock:
-            found = self._find(name)
-            if found is None:
-                return
-            pool, backend = found
-            for held in files_of(pool, backend):
-                pool.drop(held)
+            pool, backend = self._find(name)
+            _dropped(pool, files_of(pool, backend))
             backend.vain = vain
             now = self._clock()
             for saved in sorted(prompts, key=lambda saved: -saved.silence)[-KEPT:]:
@@ -310,33 +293,8 @@ class SavedSlots:
 
     def forget(self, name: str, files: Collection[str]) -> None:
         with self._lock:
-            found = self._find(name)
-            if found is not None:
-                for held in files_of(*found):
-                    if held.file in files:
-                        found[0].drop(held)
-
-    def _worth(self, pool: Pool) -> Worth:
-        now = self._clock()
-        return lambda held: (pool.returns.chance(held.conversation, now) * held.tokens, held.used)
-
-
-def _beyond(files: Sequence[CachedPrompt], budget: float, worth: Worth) -> list[CachedPrompt]:
-    """Those worth least, without which the others take at most so many bytes."""
-    going = []
-    spent = sum(held.size for held in files)
-    for held in sorted(files, key=worth):
-        if spent <= budget:
-            break
-        spent -= held.size
-        going.append(held)
-    return going
-
-
-def _dropped(pool: Pool, files: Sequence[CachedPrompt]) -> tuple[str, ...]:
-    for held in files:
-        pool.drop(held)
-    return tuple(held.file for held in files)
+            pool, backend = self._find(name)
+            _dropped(pool, [held for held in files_of(pool, backend) if held.file in files])
 
 
 def _is_worth_a_file(held: CachedPrompt) -> bool:

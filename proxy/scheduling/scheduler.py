@@ -1,12 +1,10 @@
 """The admission queue: one lock around a pure policy.
 
-Strategy. A request gets a slot at once if the policy grants one and nobody is ahead of it;
-otherwise it waits as a ticket, in the queue (its place among all) and in the line of its pool (see
-`line`). A released slot is offered to the requests that it can serve, in fair order, until one
-takes it. A backend that goes up or down makes all decide again, a deadline one. A grant is counted
-under the same lock that decided it, and released exactly once by its lease. An answer's report then
-updates the pool's records; where the two disagree, the backend is right. A lease is settled in the
-pool where its backend is by then, because the backend may have changed its model.
+A request gets a slot at once if the policy grants one and nobody is ahead of it; otherwise it waits
+as a ticket, in the queue and in the line of its pool (see `line`). A released slot is offered to
+the requests that it can serve, in fair order. A backend that goes up or down makes all decide
+again, a deadline one. A lease is settled in the pool where its backend is by then, because the
+backend may have changed its model.
 
 Nothing blocks under the lock (no I/O, no logging, no other lock but an event's), so it is a native
 lock. It is reentrant: `leave`, for example, releases a lease that the ticket already has.
@@ -92,7 +90,7 @@ class LocalScheduler(BaseScheduler):
         self._disk = disk
         self._policy = policy
         self._lock = native_rlock()
-        self.saved_slots = SavedSlots(self._lock, self._known, clock, disk)
+        self.saved_slots = SavedSlots(self._lock, lambda name: self.backends.get(name), clock, disk)
         self.pools: dict[str, Pool] = {}
         self.backends: dict[str, tuple[Pool, BackendRecord]] = {}
         self.queue = FairQueue()
@@ -139,7 +137,6 @@ class LocalScheduler(BaseScheduler):
             if not (learns and is_learned and (not slots or backend.most == most)):
                 outcomes.resize(pool, backend, slots or GUESS)
                 backend.more = self._clock() + backend.patience
-                backend.tried, backend.passed = 0.0, False
             backend.guessed, backend.counting, backend.most = learns, slots == 0, most
             backend.seen.clear()
             pool.refresh(backend)
@@ -488,14 +485,14 @@ class LocalScheduler(BaseScheduler):
     def _is_stranded(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket without a backend that is up has waited for one long enough."""
         newly = ticket.stranded is None
-        lost = self._is_lost(ticket, now)
+        if ticket.stranded is None:
+            ticket.stranded = now
+        ticket.until = ticket.stranded + self._wait_for_backend
+        lost = now >= ticket.until
         if newly and not lost:
             self.on_stranded(ticket.want.model)
             ticket.event.set()  # so that the waiting request can report it
         return lost
-
-    def _known(self, name: str) -> tuple[Pool, BackendRecord] | None:
-        return self.backends.get(name)
 
     def _pool(self, want: SlotRequest) -> tuple[Pool, bool]:
         """The model's pool, and whether one of its backends is up or not probed yet. Raises
@@ -512,7 +509,8 @@ class LocalScheduler(BaseScheduler):
                 or (want.views is not None and name not in want.views)
             ):
                 continue
-            if backend.up is not False and (want.views is None or want.views[name] is not False):
+            seen = backend.up if want.views is None else want.views[name]
+            if backend.up is not False and seen is not False:
                 return pool, True
             comes_back = True
         if not comes_back:
@@ -539,7 +537,7 @@ class LocalScheduler(BaseScheduler):
                 counts[reason] = counts.get(reason, 0) + 1
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, want))
-        lease = Lease(self, want, grant, conversation, client)
+        lease = Lease(self, want, grant, grant.slot, conversation, client)
         outcomes.take(pool, lease, now)
         if not want.idle:
             self.clients.acquired(client)
@@ -562,7 +560,7 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             pool, now = self._home(lease), self._clock()
             backend, slot = lease.grant.backend, lease.slot
-            if backend.guessed and not slot.streaming:
+            if backend.most and not slot.streaming:
                 learned_slots.on_first_token(pool, backend, slot, now - slot.used, now)
             outcomes.record_first_token(pool, lease, number, now)
             if pool.line.active:

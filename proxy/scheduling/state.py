@@ -115,7 +115,6 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     `guessed`: the server does not report its number of slots. While `counting`, it chooses slots
     itself, the least recently used first: `seen` are those it chose, and once a number repeats,
     these are all. `more` is when one more slot may be tried, `patience` the pause after that.
-    `tried` is when the last one was, 0 once the try is judged; `passed`: it was right.
     `most` is set if the number was a first guess and is learned (see `learned_slots`): `quick` is
     seconds to the first token for each token of the prompt, while half of the slots are free;
     `late` counts answers in a row that began later while none was; `target` is the number that
@@ -154,8 +153,6 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     failures: int = 0
     more: float = 0.0
     patience: float = SOONEST
-    tried: float = 0.0
-    passed: bool = False
     most: int = 0
     quick: float = 0.0
     late: int = 0

@@ -26,26 +26,24 @@ from .services import Services
 CHARACTERS = 3  # of a token, about
 
 
-def _admission(caller: Caller, model: str, prompt: int = 0) -> Reservation | None:
-    """What a request to this model with a prompt of about so many tokens takes from the limits of
-    its caller, which is to be settled; None without limits. Raises the errors of
-    `Allowance.admit`."""
-    return None if caller.allowance is None else caller.allowance.admit(Size(prompt), model)
-
-
 class Admitted:
     """What a request takes from the limits of its caller, to be settled. One that uses idle slots
     only takes it with its first slot, in `on_slot`: it often finds none. `began`: it had a slot.
     Raises like `Allowance.admit`."""
 
     def __init__(self, caller: Caller, model: str, prompt: int = 0) -> None:
-        self._take = partial(_admission, caller, model, prompt)
-        self._taken = None if caller.idle else self._take()
+        self._allowance, self._model, self._size = caller.allowance, model, Size(prompt)
+        self._taken: Reservation | None = None
         self.began = False
+        if not caller.idle:
+            self._take()
+
+    def _take(self) -> None:
+        if self._taken is None and self._allowance is not None:
+            self._taken = self._allowance.admit(self._size, self._model)
 
     def on_slot(self) -> None:
-        if self._taken is None:
-            self._taken = self._take()
+        self._take()
         self.began = True
 
     def settle(self, used: Used) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -156,62 +155,6 @@ def _continued(log: str) -> int:
     """Runs that the gateway continued on another backend, by its log of requests."""
     written = log[: log.rfind("\n") + 1].splitlines()
     return sum(json.loads(line).get("continued", 0) for line in written if line.startswith("{"))
-
-
-def test_interrupted_answer_is_an_error_when_resume_is_off(
-    start_server: StartServer, gateway: StartGateway
-) -> None:
-    servers = [start_server("llama-2023", slots=2, ctx=16384) for _ in range(2)]
-    urls = ",".join(server.url for server in servers)
-    running = gateway("--llama-api", urls, "--slots", "2", "--no-continue-broken", *LEGACY)
-    _wait_for(lambda: _up(running.url) == 2)
-    errors = 0
-    # Long enough not to end before the kill, even if this process is slow.
-    lines = _stream(running.url, {"prompt": "once upon a time", "max_tokens": 8000})
-    for number, line in enumerate(lines):
-        if number == 5:
-            slots = _ask(running.url, {}, path="/v1/slots")[2]["backends"]
-            busy = next(
-                b["backend"] for b in slots if any(s["state"] == "busy" for s in b["slots"])
-            )
-            next(server for server in servers if server.url.endswith(busy)).kill()
-        errors += b'"error"' in line
-    assert errors == 1
-
-
-@pytest.mark.slow
-def test_modest_client_waits_a_tenth_of_greedy_ones(
-    start_server: StartServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    server = start_server("llama-2023", slots=4, ctx=8192)
-    keys = tmp_path / "keys"
-    keys.write_text("greedy key-greedy\nmodest key-modest\n")
-    running = gateway(
-        "--llama-api", server.url, "--slots", "4", "--api-key-file", str(keys), *LEGACY
-    )
-    waits: dict[str, list[float]] = {"greedy": [], "modest": []}
-    over = threading.Event()
-
-    def client(name: str, number: int, count: int, pause: float) -> None:
-        for turn in range(count):
-            if over.is_set():
-                return
-            body = {"prompt": f"{_words(number, 12)} {turn}", "max_tokens": 64}
-            headers = {"Authorization": f"Bearer key-{name}"}
-            status, told, _ = _ask(running.url, body, headers)
-            assert status == 200
-            waits[name].append(float(told.get("x-slotproxy-queue-ms", 0)))
-            over.wait(pause)
-        over.set()
-
-    with ThreadPoolExecutor(9) as threads:
-        jobs = [threads.submit(client, "greedy", n, 1000, 0.0) for n in range(8)]
-        jobs.append(threads.submit(client, "modest", 99, 12, 0.05))
-        for job in jobs:
-            job.result(110)
-    greedy, modest = (statistics.median(waits[name]) for name in ("greedy", "modest"))
-    assert greedy > 0
-    assert modest <= greedy / 10, (modest, greedy)
 
 
 def test_queue_place_is_in_headers_and_comments(

@@ -6,16 +6,14 @@ import http.client
 import json
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
 from proxy.runtime.cancel import Cancel
@@ -24,14 +22,14 @@ from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.ops import FORMAT
-from proxy.scheduling.shared.replica import LEASE
 from proxy.scheduling.state import BackendFacts, SlotRequest
 from tests.redis_servers import RedisServer
 from tests.thorough import share
-from tools.processes import Child, Gateway, ModelServer, ask, held_port
+from tests.unit.scheduling.fakes import ended
+from tools.processes import Gateway, ModelServer, ask
 
 from .child_processes import until
-from .conftest import QUIET, StartGateway
+from .conftest import StartGateway
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
 
@@ -223,45 +221,6 @@ def test_gateways_share_stored_responses(
     assert _stored(one, begun["id"])["status"] == "cancelled"
 
 
-def _vectors(url: str, texts: list[str]) -> list[list[float]]:
-    status, data = ask(f"{url}/v1/embeddings", {"model": "any", "input": texts}, seconds=60)
-    assert status == 200, data
-    return [one["embedding"] for one in json.loads(data)["data"]]
-
-
-@pytest.mark.slow
-def test_two_gateways_embed_on_one_server_beside_chats(
-    redis_server: RedisServer,
-    start_server: Callable[..., ModelServer],
-    gateway: StartGateway,
-    tmp_path: Path,
-) -> None:
-    """A server of 2023 embeds only while nothing else runs: a text that needs the whole of it must
-    get it from the chats of both, give it back, and get its own vector."""
-    server = start_server("llama-2023", extra=["--embedding"])
-    flags = _flags(redis_server, server, tmp_path, "--slots", "2", "--queue-timeout", "60")
-    gateways = one, two = gateway(*flags), gateway(*flags)
-    until(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
-    texts = [f"{n} is a number, and {n + 1} is one too" for n in range(4)]
-    alone = _vectors(one.url, texts)
-
-    def work(n: int) -> float:
-        """The largest error of a vector; 0 for a chat that is answered."""
-        url = gateways[n % 2].url
-        if n % 4 < 2:
-            status, _, answer = _chat(url, f"Chat {n}", 16)
-            assert status == 200, answer
-            return 0.0
-        found = _vectors(url, texts)
-        pairs = (zip(a, b, strict=True) for a, b in zip(found, alone, strict=True))
-        return max(abs(x - y) for pair in pairs for x, y in pair)
-
-    with ThreadPoolExecutor(8) as pool:
-        errors = list(pool.map(work, range(32)))
-    assert max(errors) < 5e-3
-    until(lambda: _states(one.url) == _states(two.url) == ["free", "free"])
-
-
 @pytest.mark.slow
 @needs_proc
 def test_slots_of_killed_worker_are_freed_and_other_streams_continue(
@@ -339,34 +298,6 @@ def test_requests_are_scheduled_locally_and_reported_without_redis(
     assert one.log.count("placing requests by load") == 2  # once a worker
 
 
-def test_slot_released_by_one_worker_wakes_a_request_of_another(
-    redis_server: RedisServer, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    flags = _flags(redis_server, old_server, tmp_path, "--slots", "1", "--max-queue", "1")
-    flags += ["--health-interval", "600"]
-    one, two = gateway(*flags), gateway(*flags)
-    until(lambda: _slots(two.url).get("workers") == 2)
-    with ThreadPoolExecutor(2) as pool:
-        old_server.send(signal.SIGSTOP)  # the slot is held until another request is queued
-        try:
-            holds = pool.submit(_chat, one.url, "holds")
-            until(lambda: "busy" in _states(two.url))
-            waits = pool.submit(_chat, two.url, "waits")
-            until(lambda: len(_slots(one.url)["queue"]) == 1)
-            # The bound of the queue is one for both.
-            status, headers, _ = _chat(one.url, "one too many")
-        finally:
-            old_server.send(signal.SIGCONT)
-        assert status == 429
-        assert int(headers["retry-after"]) >= 1
-        assert holds.result()[0] == 200
-        ended = time.monotonic()
-        status, headers, _ = waits.result()
-    assert status == 200
-    assert headers["x-slotproxy-queue"] == "1"
-    assert time.monotonic() - ended < 2
-
-
 def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,16 +327,7 @@ def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
             lease = one.acquire(
                 SlotRequest(model="m", max_tokens=16, chain=chain_of(text, (len(text),))), Cancel()
             )
-            lease.release(
-                Outcome(
-                    end="whole",
-                    slot=lease.slot.id,
-                    prompt=200,
-                    cached=0,
-                    completion=16,
-                    evaluating=0.1,
-                )
-            )
+            lease.release(ended(lease.slot.id, 200, completion=16))
         until(lambda: client.exists(f"slotproxy:{{late}}:snapshot:{FORMAT}") == 1)
         two = join()
         until(lambda: two.view("", "").workers == 2)
@@ -420,73 +342,6 @@ def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
         for worker in workers:
             worker.close()
         client.close()
-
-
-def _oldest(redis_server: RedisServer) -> float:
-    """The time of the first entry of the gateways' log."""
-    import redis
-
-    with redis.Redis(port=redis_server.port) as client:
-        (key,) = client.keys(f"*log:{FORMAT}")
-        return int(client.xrange(key, count=1)[0][0].split(b"-")[0]) / 1000
-
-
-OFTEN = """
-import sys
-from proxy.scheduling.shared import follower
-follower.EVERY = 16
-from proxy.__main__ import main
-sys.exit(main())
-"""
-
-
-def test_gateway_that_slept_past_two_snapshots_gets_slots_again(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
-    """As after a suspend of its machine. It sleeps while a request of the other one has the only
-    slot, and does not see its end."""
-    words = [sys.executable, "-m", "tests.integration.slow_model", "--slots", "1"]
-    port = held_port()
-    words += ["--port", str(port), "--notes", str(tmp_path / "notes")]
-    model = Child(words, tmp_path / "log")
-    model.launch()
-    flags = ["--llama-api", f"http://127.0.0.1:{port}", "--state", redis_server.url]
-    both = []
-    for name in ("awake", "sleeper"):
-        legacy = ("--chat-template", "legacy", "--data", str(tmp_path / name))
-        one = Gateway([*flags, *legacy], tmp_path / f"{name}.log", env=QUIET)
-        at = one.command.index("-m")
-        one.command[at : at + 2] = ["-c", OFTEN]
-        both.append(one)
-    awake, sleeper = both
-    try:
-        for one in both:
-            one.start()
-        until(lambda: _slots(awake.url)["workers"] == 2)
-        (worker,) = _workers(sleeper)
-        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        with httpx.stream("POST", f"{awake.url}/v1/chat/completions", json=body) as stream:
-            pieces = stream.iter_raw()
-            next(pieces)
-            until(lambda: _states(sleeper.url) == ["busy"])
-            os.kill(worker, signal.SIGSTOP)
-            time.sleep(2 * follower.BEAT)  # what it reads now is a heartbeat, not the end
-        paused = time.time()
-        time.sleep(LEASE + 1)
-        oldest, number = 0.0, 0
-        while oldest < paused + LEASE:  # what it has not read has to be gone
-            number += 1
-            assert _chat(awake.url, f"brief {number}")[0] == 200
-            oldest = _oldest(redis_server)
-        os.kill(worker, signal.SIGCONT)
-        began = time.monotonic()
-        assert _chat(sleeper.url, "brief")[0] == 200
-        assert time.monotonic() - began < 15
-        until(lambda: _slots(awake.url)["workers"] == 2)
-        assert _chat(sleeper.url, "brief")[0] == 200
-    finally:
-        for child in (*both, model):
-            child.kill()
 
 
 def test_slow_worker_replaces_no_newer_snapshot(redis_server: RedisServer) -> None:

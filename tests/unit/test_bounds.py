@@ -66,7 +66,7 @@ INNER = re.compile(
         |.*\.(MAX_TOKEN_ID|MOST_LISTED|MOST_HITS|LONGEST_PAUSE)$  # ids, pages, pauses of ours
         |knowledge\.index\.(postgres\.|sqlite\.|index\.MOST)|knowledge\.index\.lexical\.LONGEST
         |backends\.(old\.MOST$|chatglm\.engine)
-        |gateway\.(idle|embedder\.MOST)|dialogue\.finding\.MOST_TURNS|scheduling\.outcomes
+        |gateway\.(admission|embedder\.MOST)|dialogue\.finding\.MOST_TURNS|scheduling\.outcomes
         |runtime\.subprocesses\.MOST_IDLE|web\.ledger\.entries
     )""",
     re.X,

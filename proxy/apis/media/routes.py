@@ -21,7 +21,7 @@ from flask import Response, request
 from ...accounts.limiting.budgets import Used
 from ...core.task import Call, CallBody, CallMaker, Forwarded
 from ...errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
-from ...gateway.idle import nothing
+from ...gateway.admission import nothing
 from ...runtime.cancel import Cancel
 from ...server.http1 import BrokenAnswer
 from ...web import disconnect, permissions

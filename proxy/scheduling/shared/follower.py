@@ -30,19 +30,17 @@ SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reac
 
 
 class Listener(Protocol):
-    """Receives the follower's events, under its lock. It may post operations in response."""
+    """Receives the results of this worker's operations, and these events, under the follower's
+    lock: the log is (re)connected, so it introduces itself; the other workers considered it dead
+    and dropped its state; the log is lost. It may post operations in response."""
 
-    def hear(self, result: OpResult) -> None:
-        """Handle the result of one of this worker's operations."""
+    def hear(self, result: OpResult) -> None: ...
 
-    def joined(self) -> None:
-        """Handle a (re)connected log: introduce this worker and its backends."""
+    def joined(self) -> None: ...
 
-    def forgotten(self) -> None:
-        """Handle that the other workers considered this one dead and dropped its state."""
+    def forgotten(self) -> None: ...
 
-    def lost(self) -> None:
-        """Handle the loss of the log."""
+    def lost(self) -> None: ...
 
 
 class Follower:

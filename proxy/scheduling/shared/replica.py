@@ -114,19 +114,24 @@ class Replica:
         return results
 
     def _do(self, name: str, writer: ReplicaMember, op: Op, results: list[OpResult]) -> None:
+        lease = writer.leases.get(getattr(op, "id", 0))
         match op:
             case ops.Enqueue():
                 results.append(OpResult(name, op.id, self._enqueue(name, writer, op)))
             case ops.Leave():
                 self._leave(writer, op.id)
-            case ops.Release():
-                lease = writer.leases.pop(op.id, None)
-                if lease is not None:
-                    lease.release(op.outcome)
-            case ops.FirstToken() | ops.LastToken() | ops.RequestSteps() | ops.StepDone():
-                lease = writer.leases.get(op.id)
-                if lease is not None:
-                    self._step(name, lease, op, results)
+            case ops.Release() if lease is not None:
+                del writer.leases[op.id]
+                lease.release(op.outcome)
+            case ops.FirstToken() if lease is not None:
+                lease.on_first_token(op.number)
+                results.append(OpResult(name, op.id, None))
+            case ops.LastToken() if lease is not None:
+                lease.on_last_token()
+            case ops.RequestSteps() if lease is not None:
+                results.append(OpResult(name, op.id, lease.steps()))
+            case ops.StepDone() if lease is not None:
+                self.scheduler.record_step(lease, op.step, op.tokens, op.size, op.seconds)
             case ops.BackendFound():
                 self._on_backend_found(writer, op)
             case ops.BackendHealth():
@@ -160,24 +165,6 @@ class Replica:
         else:
             self.add_ticket(name, op.id, entry)
         return entry
-
-    def _step(
-        self,
-        name: str,
-        lease: Lease,
-        op: ops.FirstToken | ops.LastToken | ops.RequestSteps | ops.StepDone,
-        results: list[OpResult],
-    ) -> None:
-        match op:
-            case ops.FirstToken():
-                lease.on_first_token(op.number)
-                results.append(OpResult(name, op.id, None))
-            case ops.LastToken():
-                lease.on_last_token()
-            case ops.RequestSteps():
-                results.append(OpResult(name, op.id, lease.steps()))
-            case ops.StepDone():
-                self.scheduler.record_step(lease, op.step, op.tokens, op.size, op.seconds)
 
     def _leave(self, writer: ReplicaMember, number: int) -> None:
         ticket = self._remove_ticket(writer, number)

@@ -344,7 +344,7 @@ class SharedScheduler(BaseScheduler):
             self._write(ticket, again=True)
             return
         elif isinstance(news, Lease):
-            lease = Lease(self, ticket.want, news.grant, news.conversation, id=number)
+            lease = Lease(self, ticket.want, news.grant, news.slot, news.conversation, id=number)
             lease.waited, lease.place = news.waited, news.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease

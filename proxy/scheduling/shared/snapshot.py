@@ -81,9 +81,9 @@ def dump(replica: Replica) -> bytes:
 def load(data: bytes, rules: SharedRules) -> Replica:
     """Decode a replica. Raises ValueError for invalid bytes or another format."""
     try:
-        if _decode_any(data)[:1] not in ([], [FORMAT]):
+        version, plain, *rows = _decode(data)
+        if version != FORMAT:
             raise ValueError("it has another version")
-        _, plain, *rows = _decoder().decode(data)
         state: State = _read(State, plain, _records(rows))
         return _replica(state, rules)
     except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
@@ -168,11 +168,15 @@ def _records(rows: list[list[Any]]) -> dict[type, list[Any]]:
     """The records of the tables. They refer to one another, so they are created empty first."""
     records: dict[type, list[Any]] = {}
     for kind, table in zip(RECORDS, rows, strict=True):
-        records[kind] = [_empty(kind) for _ in table] if _has_references(kind) else table
+        if _has_references(kind):
+            records[kind] = [_empty(kind) for _ in table]
+        else:
+            records[kind] = msgspec.convert(table, list[kind])  # type: ignore[valid-type]
     for kind, table in zip(RECORDS, rows, strict=True):
-        for record, row in zip(records[kind], table, strict=True) if _has_references(kind) else ():
-            for (name, of_field, _), value in zip(_fields(kind), row, strict=True):
-                setattr(record, name, _read(of_field, value, records))
+        if _has_references(kind):
+            for record, row in zip(records[kind], table, strict=True):
+                for (name, of_field, _), value in zip(_fields(kind), row, strict=True):
+                    setattr(record, name, _read(of_field, value, records))
     return records
 
 
@@ -182,9 +186,12 @@ def _empty(kind: Any) -> Any:
 
 
 def _read(kind: Any, value: Any, records: dict[type, list[Any]]) -> Any:
-    """A value of this type from a plain one. Raises LookupError if there is no such record."""
-    if value is None or not _refers(kind):
-        return value
+    """A value of this type from a plain one. Raises ValueError for one of another type, LookupError
+    if there is no such record."""
+    if not _refers(kind):
+        return msgspec.convert(value, kind)
+    if value is None and isinstance(kind, UnionType):
+        return None
     kind = _some(kind)
     if kind in RECORDS:
         if value < 0:
@@ -231,30 +238,5 @@ def _some(kind: Any) -> Any:
     return get_args(kind)[0] if isinstance(kind, UnionType) else kind
 
 
-@cache
-def _plain(kind: Any) -> Any:
-    """The type of the plain values, with which they are decoded."""
-    if not _refers(kind):
-        return kind
-    if _some(kind) is not kind:
-        return _plain(_some(kind)) | None
-    if kind in RECORDS:
-        return int
-    if not get_args(kind):
-        return _row_type(kind)
-    arguments = tuple(_plain(argument) for argument in get_args(kind))
-    return list[tuple[arguments]] if issubclass(get_origin(kind), dict) else list[arguments[0]]  # type: ignore[valid-type]
-
-
-def _row_type(kind: type) -> Any:
-    return tuple[tuple(_plain(of_field) for _, of_field, _ in _fields(kind))]  # type: ignore[misc]
-
-
-@cache
-def _decoder() -> msgspec.msgpack.Decoder[Any]:
-    rows = [list[_row_type(kind) if _has_references(kind) else kind] for kind in RECORDS]  # type: ignore[misc]
-    return msgspec.msgpack.Decoder(tuple[int, _row_type(State), *rows])  # type: ignore[misc]
-
-
 _encode = msgspec.msgpack.Encoder().encode
-_decode_any = msgspec.msgpack.Decoder(list[Any]).decode
+_decode = msgspec.msgpack.Decoder(list[Any]).decode

@@ -114,12 +114,8 @@ class Scheduler:
         for name in self.names:
             if name not in want.exclude and not self.down:
                 self.out += 1
-                return Lease(
-                    self,
-                    want,
-                    Grant(backend=Slots(name=name, model="m"), slot=Slot(id=0)),
-                    ConversationRecord(),
-                )
+                grant = Grant(backend=Slots(name=name, model="m"), slot=Slot(id=0))
+                return Lease(self, want, grant, grant.slot, ConversationRecord())
         raise NoBackend("no backend for this model is available")
 
     # for tickets and leases

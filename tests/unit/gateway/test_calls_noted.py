@@ -13,7 +13,7 @@ from .test_binding import CALL, NOW, WEATHER, ScriptPlayer, chat, split_text
 
 
 def _conversations(app: Any) -> list[ConversationRecord]:
-    pools = services_of(app).gateway.scheduler.pools.values()  # type: ignore[attr-defined]
+    pools = services_of(app).gateway.scheduler.pools.values()
     return [one for pool in pools for one in pool.conversations.values()]
 
 

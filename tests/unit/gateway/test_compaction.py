@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import structs
 
 from proxy.core.conversation import ASK, LEAD, cuts, with_summary
 from proxy.core.events import Compacted, Event, Failed, Finished
@@ -307,26 +305,6 @@ def test_threshold_that_cannot_be_met_still_compacts(serve: Serve, trigger: int)
     events, told = answer(serve(driver), request)
     assert isinstance(events[-1], Finished) and compacted(events).messages == told
     assert len(prompts(driver)[-1]) > trigger
-
-
-def test_slow_counting_gives_signs_of_life(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway = serve(ScriptsInTurn(say("Short.")), on_overflow="compact")
-    fits, ticked = gateway.fits, threading.Semaphore(0)
-
-    def slowly(*args: object, **more: object) -> bool:
-        assert ticked.acquire(timeout=60), "a sign of life within each count"
-        return fits(*args, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(gateway, "context", structs.replace(gateway.context, ping=0.001))
-    monkeypatch.setattr(gateway, "fits", slowly)
-    running = gateway.answer(asked(turns(8)), Cancel())
-    events = []
-    for _, batch in running:
-        if not batch:
-            ticked.release()
-        events += batch
-    running.close()
-    assert isinstance(events[-1], Finished) and compacted(events).summary == "Short."
 
 
 def test_error_of_counting_is_that_of_the_answer(

@@ -8,62 +8,32 @@ import pytest
 
 from proxy.core.request import CompletionRequest
 from proxy.errors import QueueFull
-from proxy.gateway import Caller, Gateway
-from proxy.gateway.context import EarlyQueue
+from proxy.gateway import Caller
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
 
 REQUEST = CompletionRequest(prompts=("Say it",), max_tokens=8)
 
 
-def test_early_places_are_bounded_and_released() -> None:
-    queue = EarlyQueue(2)
-    places = [queue.take(""), queue.take("")]
-    with pytest.raises(QueueFull, match="too many requests"):
-        queue.take("")
-    queue.give(places[0])
-    queue.give(queue.take(""))
-    queue.check(places[1])
-
-
-def test_one_key_cannot_take_all_early_places() -> None:
-    queue = EarlyQueue(2)
-    first, second = queue.take("greedy"), queue.take("greedy")
-    queue.check(queue.take("modest"))
-    queue.check(first)
-    with pytest.raises(QueueFull, match="in favor of another key"):
-        queue.check(second)
-    queue.give(second)
-    for key in ("greedy", "modest"):
-        with pytest.raises(QueueFull, match="too many requests"):
-            queue.take(key)
-
-
-def test_one_key_cannot_fill_wait_for_first_backend() -> None:
+def test_wait_for_first_backend_is_bounded() -> None:
     driver = ScriptedDriver(say("Hello"))
     driver.up = False
     app = make_app(driver, wait_for_backend=20.0, max_queue=2, health_interval=3600.0)
     gateway = services_of(app).gateway
 
-    def ask(key: str) -> None:
-        answer = gateway.answer(REQUEST, Cancel(), Caller(key=key))
+    def ask() -> None:
+        answer = gateway.answer(REQUEST, Cancel(), Caller())
         for _ in answer:
             pass
         answer.close()
 
-    with ThreadPoolExecutor(4) as pool:
-        greedy = [pool.submit(ask, "greedy") for _ in range(2)]
-        wait_until(lambda: waiting(gateway) == 2)
-        modest = pool.submit(ask, "modest")
-        wait_until(lambda: any(one.done() for one in greedy))
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(ask) for _ in range(2)]
+        wait_until(lambda: gateway._early._value == 0)
+        with pytest.raises(QueueFull, match="too many requests"):
+            ask()
         driver.up = True
-        modest.result(60)
-        failed = [one for one in greedy if one.exception(20)]
-        assert len(failed) == 1
-        with pytest.raises(QueueFull, match="in favor of another key"):
-            failed[0].result()
+        for request in waiting:
+            request.result(60)
+    ask()
     gateway.registry.close()
-
-
-def waiting(gateway: Gateway) -> int:
-    return len(gateway.early._places)

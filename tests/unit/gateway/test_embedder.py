@@ -92,22 +92,6 @@ def test_texts_are_embedded_in_order_and_backend_is_released() -> None:
     harness.registry.close()
 
 
-def test_two_embedders_on_one_server_do_not_deadlock() -> None:
-    driver = EmbeddingDriver()
-    harness = Harness(driver)
-    other = Embedder(harness.registry, harness.scheduler)
-    with ThreadPoolExecutor(12) as pool:
-        calls = [
-            pool.submit(one.embed, "", ["some", "text"], Cancel())
-            for one in (harness.embedder, other) * 6
-        ]
-        for call in calls:
-            call.result(60)
-    assert len(driver.texts) == 24
-    assert not driver.overlapped
-    harness.registry.close()
-
-
 def test_backend_added_by_reload_serves_embeddings() -> None:
     driver = EmbeddingDriver()
     harness = Harness(EmbeddingDriver())

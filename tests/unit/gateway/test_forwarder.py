@@ -12,7 +12,7 @@ from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
 from proxy.core.task import Call, CallMaker, Forwarded
 from proxy.errors import LimitReached, NoIdleSlot
-from proxy.gateway import Caller, Forwarder, idle
+from proxy.gateway import Caller, Forwarder, admission
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import SlotRequest
@@ -43,7 +43,7 @@ class World:
         self.model = next(iter(registry.backends.values())).model
         self.forwarder = Forwarder(registry, self.scheduler)
 
-    def forward(self, caller: Caller, on_slot: idle.OnSlot = idle.nothing) -> Forwarded:
+    def forward(self, caller: Caller, on_slot: admission.OnSlot = admission.nothing) -> Forwarded:
         def make(name: str) -> Call:
             return Call("POST", "/v1/embeddings", {})
 
@@ -54,7 +54,7 @@ class World:
 
 
 def test_line_of_a_batch_takes_an_idle_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idle, "PATIENCE", 0.0)
+    monkeypatch.setattr(admission, "PATIENCE", 0.0)
     world, slots = World(), []
     world.forward(Caller(idle=True), lambda: slots.append(True)).close()
     assert slots == [True]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.gateway.idle import JITTER, RESERVE, SHARE, RetryBudget, retry_pause
+from proxy.gateway.admission import JITTER, RESERVE, SHARE, RetryBudget, retry_pause
 
 
 def spent(budget: RetryBudget, under_way: int, now: float) -> int:

@@ -14,7 +14,7 @@ from proxy.gateway import (
     Gateway,
     shared_summaries,
 )
-from proxy.gateway.shared_summaries import MemorySummaries, SharedSummaries
+from proxy.gateway.shared_summaries import SharedSummaries, Summaries
 from tests.docs_pages import ROOT
 from tests.fakes import ScriptedDriver, ScriptsInTurn, say
 from tests.redis_servers import RedisServer, first
@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 def test_summaries_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_summaries, "MOST_KEPT", 2)
-    kept = MemorySummaries()
+    kept = Summaries()
     for key in (b"a", b"b", b"c"):
         kept.put("", key, str(key))
         kept.last("", [b"a"])
@@ -43,7 +43,7 @@ def test_summaries_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_longest_beginning_counts() -> None:
-    kept = MemorySummaries()
+    kept = Summaries()
     kept.put("", b"a", "A")
     kept.put("", b"b", "B")
     assert kept.last("", [b"a", b"b", b"c"]) == (1, "B")

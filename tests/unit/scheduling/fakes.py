@@ -33,6 +33,20 @@ def want(
     )
 
 
+def ended(
+    slot: int, prompt: int, cached: int = 0, *, completion: int = 4, evaluating: float = 0.1
+) -> Outcome:
+    """The end of a whole answer."""
+    return Outcome(
+        end="whole",
+        slot=slot,
+        prompt=prompt,
+        cached=cached,
+        completion=completion,
+        evaluating=evaluating,
+    )
+
+
 class World:
     """A scheduler with a manual clock and `backends` backends; a token is four characters."""
 
@@ -50,16 +64,7 @@ class World:
         lease = self.take(prompt, boundaries, **fields)
         self.clock.now += 1
         tokens = len(prompt) // 4
-        lease.release(
-            Outcome(
-                end="whole",
-                slot=lease.slot.id,
-                prompt=tokens,
-                cached=min(tokens, lease.grant.cached),
-                completion=4,
-                evaluating=0.1,
-            )
-        )
+        lease.release(ended(lease.slot.id, tokens, min(tokens, lease.grant.cached)))
         return lease
 
 

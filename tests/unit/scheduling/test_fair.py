@@ -7,73 +7,72 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.scheduling.fair import FairQueue, displaced
+from proxy.scheduling.lease import Ticket
+from proxy.scheduling.scheduler import LocalScheduler
+from proxy.scheduling.state import ConversationRecord, SlotRequest
+
+OWNER = LocalScheduler(lambda: 0.0)
 
 
-class T:
-    def __init__(self, name: str, began: float = 0.0, key: str = "", again: bool = False) -> None:
-        self.name, self.began, self.tag = name, began, 0.0
-        self.key, self.again, self.number = key, again, 0
-
-    @property
-    def order(self) -> tuple[float, float, int]:
-        return self.tag, self.began, self.number
+def made(name: str, began: float = 0.0, key: str = "", again: bool = False) -> Ticket:
+    return Ticket(OWNER, SlotRequest(model=name, key=key), ConversationRecord(), began, again)
 
 
-def _drain(queue: FairQueue[T]) -> list[str]:
+def _drain(queue: FairQueue) -> list[str]:
     names = []
     while len(queue):
         first = next(iter(queue))
         queue.served(first)
-        names.append(first.name)
+        names.append(first.want.model)
     return names
 
 
 def test_single_request_of_a_key_passes_ten_requests_of_another() -> None:
-    queue: FairQueue[T] = FairQueue()
+    queue = FairQueue()
     for n in range(10):
-        queue.push(T(f"greedy{n}", n), "greedy", 100)
-    queue.push(T("modest", 11), "modest", 100)
+        queue.push(made(f"greedy{n}", n), "greedy", 100)
+    queue.push(made("modest", 11), "modest", 100)
     assert _drain(queue).index("modest") <= 1
 
 
 def test_fair_share_is_measured_in_tokens_not_requests() -> None:
-    queue: FairQueue[T] = FairQueue()
+    queue = FairQueue()
     for n in range(4):
-        queue.push(T(f"big{n}", n), "big", 1000)
-        queue.push(T(f"small{n}", n), "small", 100)
+        queue.push(made(f"big{n}", n), "big", 1000)
+        queue.push(made(f"small{n}", n), "small", 100)
     assert _drain(queue)[:5].count("big0") == 1
     assert all(name.startswith("small") for name in _drain_after(queue))
 
 
-def _drain_after(queue: FairQueue[T]) -> list[str]:
+def _drain_after(queue: FairQueue) -> list[str]:
     for n in range(3):
-        queue.push(T(f"big{n}", n), "big", 1000)
+        queue.push(made(f"big{n}", n), "big", 1000)
     for n in range(6):
-        queue.push(T(f"small{n}", n), "small", 100)
+        queue.push(made(f"small{n}", n), "small", 100)
     return [name for name in _drain(queue)[1:7] if not name.startswith("big0")]
 
 
 def test_larger_share_is_served_faster_without_starving_others() -> None:
-    queue: FairQueue[T] = FairQueue()
+    queue = FairQueue()
     for n in range(8):
-        queue.push(T(f"low{n}", n), "a", 100)
-        queue.push(T(f"high{n}", n), "b", 100 / 4)
+        queue.push(made(f"low{n}", n), "a", 100)
+        queue.push(made(f"high{n}", n), "b", 100 / 4)
     names = _drain(queue)
     assert [n[:3] for n in names[:6]].count("hig") == 5 or names[:6].count("low0") == 1
     assert "low1" in names[:8]
 
 
 def test_returning_request_is_served_next() -> None:
-    queue: FairQueue[T] = FairQueue()
+    queue = FairQueue()
     for n in range(3):
-        queue.push(T(f"t{n}", n), "k", 100)
-    queue.push(T("again", -1), "k", 100, again=True)
+        queue.push(made(f"t{n}", n), "k", 100)
+    queue.push(made("again", -1), "k", 100, again=True)
     assert _drain(queue)[0] == "again"
 
 
 def test_queue_places_start_at_one() -> None:
-    queue: FairQueue[T] = FairQueue()
-    tickets = [T(f"t{n}", n) for n in range(3)]
+    queue = FairQueue()
+    tickets = [made(f"t{n}", n) for n in range(3)]
     for ticket in tickets:
         queue.push(ticket, "k", 10)
     assert [queue.place(t) for t in tickets] == [1, 2, 3]
@@ -81,9 +80,9 @@ def test_queue_places_start_at_one() -> None:
     assert [queue.place(t) for t in tickets] == [0, 1, 2]
 
 
-def _waiting(names: str) -> list[T]:
+def _waiting(names: str) -> list[Ticket]:
     """One ticket per letter, of the key with that letter; a capital marks a returning request."""
-    return [T(f"{n}", n, name.lower(), name.isupper()) for n, name in enumerate(names)]
+    return [made(f"{n}", n, name.lower(), name.isupper()) for n, name in enumerate(names)]
 
 
 @pytest.mark.parametrize(
@@ -104,18 +103,18 @@ def test_full_queue_displaces_newest_request_of_the_busiest_key(
     waiting: str, key: str, leaves: str | None
 ) -> None:
     ticket = displaced(_waiting(waiting), key)
-    assert (ticket.name if ticket is not None else None) == leaves
+    assert (ticket.want.model if ticket is not None else None) == leaves
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=8, max_size=60))
 def test_full_queue_is_shared_equally_between_busy_keys(asking: list[str]) -> None:
     most = 7
-    queue: list[T] = []
+    queue: list[Ticket] = []
     for number, key in enumerate([*asking, *"abcd" * most]):
         ticket = displaced(queue, key) if len(queue) == most else None
         if ticket is not None:
             queue.remove(ticket)
         if len(queue) < most:
-            queue.append(T(f"{number}", number, key))
+            queue.append(made(f"{number}", number, key))
     held = [sum(ticket.key == key for ticket in queue) for key in "abcd"]
     assert max(held) - min(held) <= 1

@@ -15,14 +15,13 @@ from proxy.scheduling.pool import Pool
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import (
     BackendFacts,
-    ClientClass,
     ConversationRecord,
     Grant,
     SlotRequest,
     WaitForSlot,
 )
 
-from .fakes import Clock, want
+from .fakes import Clock, ended, want
 
 SYSTEM = "You are a helpful assistant. " * 300
 KEYS = (b"a", b"b", backend_key("b0"))
@@ -57,16 +56,7 @@ class Counting:
 
     def release(self, lease: Lease) -> None:
         self.clock.now += 0.05
-        lease.release(
-            Outcome(
-                end="whole",
-                slot=lease.slot.id,
-                prompt=2200,
-                cached=lease.grant.cached,
-                completion=4,
-                evaluating=0.5,
-            )
-        )
+        lease.release(ended(lease.slot.id, 2200, lease.grant.cached, evaluating=0.5))
 
     def fill(self, slots: int) -> list[Lease]:
         """Leases of all slots, which hold the system prompt; to wait for one looks expensive."""
@@ -91,43 +81,6 @@ def test_release_takes_one_decision_however_many_requests_wait(slots: int, waiti
     assert counting.decisions == 1
     served = [ticket for ticket in tickets if isinstance(ticket, Ticket) and ticket.lease]
     assert served == tickets[:1]
-
-
-@pytest.mark.parametrize("waiting", [2, 1000])
-def test_client_that_must_leave_the_last_slot_is_looked_at_once(
-    waiting: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counting = Counting(2)
-    scheduler, small = counting.scheduler, want("Hi", key="modest")
-    entry = scheduler.enter(small)
-    assert isinstance(entry, Lease)
-    busy = counting.enter(-1)
-    assert isinstance(busy, Lease)
-    tickets = [counting.enter(number) for number in range(waiting)]
-    looked: list[SlotRequest] = []
-    may = scheduler._may
-
-    def count(request: SlotRequest, client: ClientClass, pool: Pool, now: float) -> bool:
-        looked.append(request)
-        return may(request, client, pool, now)
-
-    monkeypatch.setattr(scheduler, "_may", count)
-    counting.release(entry)
-    assert len(looked) == 1  # its slot is held back for another of the modest client
-    assert not any(isinstance(ticket, Lease) or ticket.lease for ticket in tickets)
-    again = scheduler.enter(small)
-    assert isinstance(again, Ticket) and again.lease is not None
-
-
-@pytest.mark.parametrize("waiting", [1, 1000])
-def test_request_that_comes_while_all_slots_are_busy_takes_no_decision(waiting: int) -> None:
-    counting = Counting(8)
-    counting.fill(8)
-    for number in range(waiting):
-        counting.enter(number)
-    counting.decisions = 0
-    counting.enter(waiting)
-    assert counting.decisions == 0
 
 
 def test_parked_request_takes_any_slot_that_holds_its_prefix() -> None:
@@ -171,7 +124,7 @@ def test_next_request_gets_the_deadline_when_the_first_one_leaves() -> None:
     first, second = (scheduler.enter(want(text)) for text in ("second", "third"))
     assert isinstance(lease, Lease) and isinstance(first, Ticket) and isinstance(second, Ticket)
     lease.on_first_token(0)
-    lease.release(Outcome(end="whole", slot=0, prompt=10, completion=4, evaluating=0.1))
+    lease.release(ended(0, 10))
     ready = lease.slot.ready  # before that the server has not released the slot
     assert clock.now < first.until == ready
     first.leave()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import decide
+from proxy.scheduling.pool import LOOKED_AT
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import (
     MOST_SLOTS,
@@ -24,7 +24,7 @@ from proxy.scheduling.state import (
     SlotRequest,
     WaitForSlot,
 )
-from tests.unit.scheduling.fakes import World, want
+from tests.unit.scheduling.fakes import World, ended, want
 
 A = "system of a " * 100
 B = "system of b " * 100
@@ -51,15 +51,16 @@ def test_conversation_returns_to_its_slot() -> None:
     assert len(set(where.values())) == 4
 
 
-def test_cache_miss_keeps_slot_affinity() -> None:
-    world = World(slots=2)
-    text, ends = _conversation("a", 1)
-    lease = world.take(text, ends)
-    lease.release(
-        Outcome(end="whole", slot=lease.slot.id, prompt=200, cached=0, completion=4, evaluating=0.1)
-    )
-    again = world.take(*_conversation("a", 2))
-    assert again.slot is lease.slot
+def test_worth_of_caches_is_the_time_to_evaluate_them_again() -> None:
+    world = World(slots=4)
+    worth = world.scheduler.cache_worth
+    assert (worth("b0"), worth("absent")) == (0.0, 0.0)
+    world.turn(*_conversation("a", 1))
+    one = worth("b0")
+    world.turn(*_conversation("b", 1))
+    assert 0 < one < worth("b0") < len(_conversation("a", 1)[0]) / 4 / 100
+    world.clock.now += 1e6  # nobody comes back to them
+    assert worth("b0") < one / 10
 
 
 def test_conversation_likely_finished_is_evicted_first() -> None:
@@ -77,20 +78,6 @@ def test_conversation_likely_finished_is_evicted_first() -> None:
     assert two is not one
 
 
-def _question(system: str, number: int) -> tuple[str, tuple[int, ...]]:
-    text = f"{system}question {number} " + "and so on " * 20
-    return text, (len(system), len(text))
-
-
-def test_system_prompt_that_nobody_needs_any_more_is_evicted() -> None:
-    world = World(slots=2)
-    for number in range(4):
-        keep = world.turn(*_question(A, number)).slot
-    world.clock.now += 3600
-    used = {world.turn(*_question(f"{number} {B}", number)).slot.id for number in range(6)}
-    assert keep.id in used
-
-
 def test_backend_with_loaded_model_is_preferred() -> None:
     world = World(slots=2, backends=2)
     world.scheduler.mark("b0", True, load_delay=5.0)
@@ -102,18 +89,12 @@ def test_backend_with_loaded_model_is_preferred() -> None:
 def test_long_turn_waits_for_its_warm_slot() -> None:
     world = World(slots=2)
     text, ends = "x" * 40000, (40000,)
-    world.take(text, ends).release(
-        Outcome(end="whole", slot=0, prompt=10000, cached=0, completion=4, evaluating=10.0)
-    )
+    world.take(text, ends).release(ended(0, 10000, evaluating=10.0))
     busy = world.take(text, ends)
     world.clock.now += 0.9
     ticket = world.scheduler.enter(want(text + " y", (40000, 40002)))
     assert isinstance(ticket, Ticket)
-    busy.release(
-        Outcome(
-            end="whole", slot=busy.slot.id, prompt=10000, cached=10000, completion=4, evaluating=0.1
-        )
-    )
+    busy.release(ended(busy.slot.id, 10000, 10000))
     lease = ticket.wait(Cancel())
     assert lease is not None and lease.slot is busy.slot
     lease.release()
@@ -131,9 +112,7 @@ def test_short_turn_does_not_wait_for_its_warm_slot() -> None:
 def test_wait_for_a_busy_slot_is_as_long_as_its_answer_may_be() -> None:
     world = World(slots=2)
     text = "x" * 4000
-    world.take(text).release(
-        Outcome(end="whole", slot=0, prompt=1000, cached=0, completion=4, evaluating=2.0)
-    )
+    world.take(text).release(ended(0, 1000, evaluating=2.0))
     for limit, waits in ((20, True), (200, False)):  # 1 s and 10 s at 20 tokens a second
         busy = world.scheduler.enter(_limited(world, text, limit))
         assert isinstance(busy, Lease)
@@ -199,6 +178,29 @@ def test_side_job_uses_spare_slot_and_evicts_nothing() -> None:
     assert world.turn(*_conversation("a", 3)).slot is chats[0]
 
 
+def test_least_recently_used_slots_of_an_evaluating_backend_do_not_hide_idle_backends() -> None:
+    world = World(slots=LOOKED_AT + 4)
+    world.take("a long document " * 10_000)
+    world.scheduler.update("b1", BackendFacts(model="m", slots=2), up=True)
+    # From here on, the free slots that were used least recently are all of the first backend.
+    assert [world.turn(f"question {n}").backend for n in range(2)] == ["b1", "b1"]
+    assert [world.take(f"{n} other questions").backend for n in range(2)] == ["b1", "b1"]
+
+
+def test_slots_of_evaluating_backends_are_compared_if_there_are_no_others() -> None:
+    world = World(slots=4, backends=2)
+    world.take("a long document " * 10_000)
+    assert world.take("a shorter document " * 1_000).backend == "b1"
+    assert [world.take(f"question {n}").backend for n in range(3)] == ["b1"] * 3
+    assert world.take("question 3").backend == "b0"
+
+
+def test_fresh_backends_are_filled_evenly() -> None:
+    world = World(slots=64, backends=20)
+    leases = [world.take(f"question {number} " * 200) for number in range(40)]
+    assert set(Counter(lease.backend for lease in leases).values()) == {2}
+
+
 # reconciliation with the server
 
 
@@ -209,9 +211,7 @@ def test_slot_reported_by_server_replaces_requested_slot() -> None:
     asked, real = lease.slot.id, (lease.slot.id + 1) % 4
     lease.on_first_token(real)
     assert lease.slot.id == real
-    lease.release(
-        Outcome(end="whole", slot=real, prompt=100, cached=0, completion=4, evaluating=0.1)
-    )
+    lease.release(ended(real, 100))
     assert world.turn(*_conversation("b", 2)).slot.id == real
     assert first.slot.id != real or asked == first.slot.id
 
@@ -235,16 +235,10 @@ def test_slot_count_is_learned_when_slot_number_repeats() -> None:
         assert lease.pinned == -1 or number == 8
         if number < 7:
             lease.on_first_token(number)
-            lease.release(
-                Outcome(
-                    end="whole", slot=number, prompt=100, cached=0, completion=4, evaluating=0.1
-                )
-            )
+            lease.release(ended(number, 100))
         elif number == 7:
             lease.on_first_token(0)
-            lease.release(
-                Outcome(end="whole", slot=0, prompt=100, cached=0, completion=4, evaluating=0.1)
-            )
+            lease.release(ended(0, 100))
         else:
             lease.release()
     assert world.scheduler.slots("b0") == 7
@@ -262,9 +256,7 @@ def test_slot_count_is_learned_from_busy_answers() -> None:
         tickets.append(scheduler.enter(want("again"), again=True))
     assert scheduler.slots("b0") == 2
     assert scheduler.waiting == 2
-    leases[0].release(
-        Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1)
-    )
+    leases[0].release(ended(0, 10))
     world.clock.now += 1
     granted = tickets[0].wait(Cancel())
     assert granted is not None
@@ -296,15 +288,9 @@ def test_dropping_a_moved_prompt_keeps_new_prompt_of_its_old_slot() -> None:
     moves = world.take(*_conversation("a", 2))  # in the other slot, which was free for longer
     stays = world.take(*_conversation("b", 1))
     assert stays.slot is not moves.slot
-    moves.release(
-        Outcome(
-            end="whole", slot=moves.slot.id, prompt=100, cached=50, completion=4, evaluating=0.1
-        )
-    )
+    moves.release(ended(moves.slot.id, 100, 50))
     assert stays.slot.held is stays.written
-    stays.release(
-        Outcome(end="whole", slot=stays.slot.id, prompt=100, cached=0, completion=4, evaluating=0.1)
-    )
+    stays.release(ended(stays.slot.id, 100))
     for number in range(20):
         world.turn(*_conversation(f"c{number}", 1))
     pool = world.scheduler.pools["m"]
@@ -521,9 +507,7 @@ def test_one_key_cannot_fill_the_queue() -> None:
 def test_free_slot_is_used_if_the_queue_has_no_room_to_wait_for_a_better_one() -> None:
     world = World(slots=2, max_queue=1)
     text, ends = "x" * 40000, (40000,)
-    world.take(text, ends).release(
-        Outcome(end="whole", slot=0, prompt=10000, cached=0, completion=4, evaluating=10.0)
-    )
+    world.take(text, ends).release(ended(0, 10000, evaluating=10.0))
     busy = world.take(text, ends)
     world.clock.now += 0.9
     entries = [world.scheduler.enter(want(f"{text} {n}", (40000, 40002))) for n in range(2)]
@@ -531,15 +515,6 @@ def test_free_slot_is_used_if_the_queue_has_no_room_to_wait_for_a_better_one() -
     assert entries[1].slot is not busy.slot
     with pytest.raises(QueueFull):
         world.scheduler.enter(want("no slot is left"))
-
-
-def test_full_queue_without_keys_refuses_newest_request() -> None:
-    world = World(slots=1, max_queue=2)
-    world.take("a")
-    tickets = [world.scheduler.enter(want(text)) for text in "bc"]
-    with pytest.raises(QueueFull):
-        world.scheduler.enter(want("d"))
-    assert all(isinstance(ticket, Ticket) and ticket.error is None for ticket in tickets)
 
 
 def test_waiting_ends_on_timeout_or_cancel() -> None:
@@ -634,20 +609,8 @@ def test_backend_that_keeps_failing_gets_one_trial_request() -> None:
     trial = world.take("y", exclude=frozenset({"b1"}))
     ticket = world.scheduler.enter(want("z", exclude=frozenset({"b1"})))
     assert isinstance(ticket, Ticket)
-    trial.release(Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1))
+    trial.release(ended(0, 10))
     assert ticket.wait(Cancel()) is not None
-
-
-def test_backends_that_failed_together_are_not_tried_together() -> None:
-    world = World(slots=1, backends=8)
-    for name in [f"b{number}" for number in range(8)]:
-        others = frozenset(f"b{number}" for number in range(8)) - {name}
-        for _ in range(3):
-            world.take("x", exclude=others).release(Outcome(end="failed"))
-    backends = [known[1] for known in world.scheduler.backends.values()]
-    pauses = {backend.ready - world.clock.now for backend in backends}
-    assert len(pauses) == 8
-    assert all(0.75 <= pause <= 1.25 for pause in pauses)
 
 
 def test_drained_backend_finishes_leases_and_gets_no_new_ones() -> None:
@@ -656,7 +619,7 @@ def test_drained_backend_finishes_leases_and_gets_no_new_ones() -> None:
     world.scheduler.drain("b0")
     assert world.take("y").backend == "b1"
     assert world.scheduler.in_flight("b0") == 1
-    lease.release(Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1))
+    lease.release(ended(0, 10))
     assert world.scheduler.slots("b0") == 0
 
 
@@ -678,16 +641,7 @@ def test_valuable_slots_are_saved_and_restored_within_disk_budget() -> None:
             lease.step_done(step, 150, 100_000, 0.001)
         tokens = lease.want.chain.size // 4
         world.clock.now += 1
-        lease.release(
-            Outcome(
-                end="whole",
-                slot=0,
-                prompt=tokens,
-                cached=min(tokens, lease.grant.cached),
-                completion=4,
-                evaluating=0.1,
-            )
-        )
+        lease.release(ended(0, tokens, min(tokens, lease.grant.cached)))
         return done
 
     assert play(world.take(*_conversation("a", 1))) == []
@@ -707,66 +661,13 @@ def test_slot_with_empty_prompt_is_not_saved() -> None:
     world = World(slots=1, disk=1_000_000)
     world.scheduler.update("b0", BackendFacts(model="m", slots=1, cache_kind="files"), up=True)
     lease = world.take("", (0,))
-    lease.release(Outcome(end="whole", slot=0, prompt=1, cached=0, completion=500, evaluating=0.1))
+    lease.release(ended(0, 1, completion=500))
     after = world.take(*_conversation("a", 1))
     assert after.grant.save and after.steps() == ()
     after.release()
 
 
 # leases
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=60), st.integers(0, 2))
-def test_random_operations_lend_no_slot_twice_and_lose_none(
-    script: list[tuple[int, int]], kind: int
-) -> None:
-
-    world = World(slots=0 if kind == 0 else 3, backends=2)
-    if kind == 2:
-        world.scheduler.update(
-            "b1", BackendFacts(model="m", slots=3, pins=False, cache_kind="ram"), up=True
-        )
-    held: list[Lease] = []
-    waiting: list[Ticket] = []
-    ends = ("whole", "cut", "busy", "failed", "unused")
-    for who, what in script:
-        world.clock.now += 0.3
-        try:
-            found = world.scheduler.enter(want(*_conversation(f"{who}", 1 + what)))
-        except NoBackend:
-            continue
-        (held if isinstance(found, Lease) else waiting).append(found)  # type: ignore[arg-type]
-        for ticket in list(waiting):
-            lease = ticket.wait(Cancel(), 0.0)
-            if lease is not None:
-                waiting.remove(ticket)
-                held.append(lease)
-        slots = [(lease.backend, lease.slot.id) for lease in held]
-        assert len(slots) == len(set(slots))
-        if held and what % 2:
-            lease = held.pop(0)
-            if what == 3:
-                lease.on_first_token((lease.slot.id + 1) % 3)
-            lease.release(
-                Outcome(
-                    end=ends[who % 5],  # type: ignore[arg-type]
-                    slot=lease.slot.id,
-                    prompt=50,
-                    cached=10,
-                    completion=4,
-                    evaluating=0.1,
-                )
-            )
-            lease.release()
-    for ticket in waiting:
-        ticket.leave()
-    for lease in held:
-        lease.release()
-    assert world.scheduler.outstanding == 0 and world.scheduler.waiting == 0
-    for name in ("b0", "b1"):
-        assert world.scheduler.in_flight(name) == 0
-    pool = world.scheduler.pools["m"]
-    assert len(pool.free) == sum(len(b.slots) for b in pool.backends.values())
 
 
 def test_concurrent_threads_lose_no_slot() -> None:
@@ -783,16 +684,7 @@ def test_concurrent_threads_lose_no_slot() -> None:
                 most = max(most, now)
             with lock:
                 now -= 1
-            lease.release(
-                Outcome(
-                    end="whole",
-                    slot=lease.slot.id,
-                    prompt=10,
-                    cached=0,
-                    completion=4,
-                    evaluating=0.01,
-                )
-            )
+            lease.release(ended(lease.slot.id, 10, evaluating=0.01))
 
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(work, range(12)))
@@ -826,9 +718,7 @@ def test_replaced_backend_starts_with_free_slots() -> None:
     for end in ("busy", "whole"):
         hanging.on_first_token(0)
         hanging.release(Outcome(end=end, slot=0, prompt=10, cached=0, completion=4, evaluating=0.1))
-        lease.release(
-            Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1)
-        )
+        lease.release(ended(0, 10))
     assert isinstance(world.scheduler.enter(want("a")), Lease)
     assert isinstance(world.scheduler.enter(want("b")), Ticket)
 
@@ -838,16 +728,7 @@ def test_extreme_numbers_from_backend_keep_records_consistent(number: int) -> No
     world = World(slots=0)
     lease = world.take("a")
     lease.on_first_token(number)
-    lease.release(
-        Outcome(
-            end="whole",
-            slot=number,
-            prompt=number,
-            cached=number,
-            completion=number,
-            evaluating=float("inf"),
-        )
-    )
+    lease.release(ended(number, number, number, completion=number, evaluating=float("inf")))
     assert len(world.scheduler.view("", "").backends[0].slots) <= 4
     again = world.take("a")
     again.release(

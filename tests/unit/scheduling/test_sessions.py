@@ -146,7 +146,7 @@ def test_chance_of_a_return_falls_with_silence_though_all_conversations_returned
     returns, conversation = Returns(), ConversationRecord()
     for arrived in range(100):
         returns.turn(conversation, arrived=float(arrived))
-        returns.ended(conversation, calls=False, now=float(arrived))
+        conversation.last = float(arrived)
     conversation.turns = 1
     returns.reached[1] = 0.0  # turns that end with a tool call are taken back
     assert returns.chance(conversation, 100.0) > 0.9
@@ -168,3 +168,25 @@ def test_wait_in_the_queue_is_no_part_of_a_gap() -> None:
     pool.record_end(SlotRequest(model="m"), conversation, False, 10.0)
     pool.record_turn(SlotRequest(model="m", since=11.0), conversation, 50.0)
     assert pool.returns.gap == 1.0
+
+
+def _named(session: str, group: str = "") -> SlotRequest:
+    return SlotRequest(model="m", session=session, group=group)
+
+
+def test_session_names_are_stored_as_digests() -> None:
+    pool = Pool()
+    for number in range(50):
+        want = _named("x" * 1_000_000 + str(number))
+        pool.record_turn(want, pool.conversation(want), 1.0)
+    assert len(pool.sessions.main) == 50
+    assert all(type(name) is bytes and len(name) == 16 for name in pool.sessions.main)
+
+
+def test_session_is_found_only_in_its_own_group() -> None:
+    pool = Pool()
+    conversation = ConversationRecord(group="a")
+    pool.record_turn(_named("mine", "a"), conversation, 1.0)
+    assert pool.conversation(_named("mine", "a")) is conversation
+    assert pool.conversation(_named("mine", "b")) is not conversation
+    assert pool.conversation(_named("\ud800", "a")) is not conversation

@@ -24,6 +24,8 @@ from proxy.scheduling.state import (
 )
 from proxy.scheduling.view import View
 
+from .fakes import ended
+
 SYSTEM = "The system prompt of many users. " * 2000
 RULES = SharedRules("1", max_queue=8, groups=True, disk=1 << 20)
 FACTS = BackendFacts(model="m", slots=2)
@@ -274,7 +276,7 @@ def test_snapshot_keeps_order_of_cached_prompts() -> None:
             "A",
             ops.Release(
                 number,
-                Outcome(end="whole", slot=-1, prompt=400, cached=0, completion=5, evaluating=0.1),
+                ended(-1, 400, completion=5),
             ),
         )
     again = chain_of(system, (len(system),))
@@ -303,7 +305,7 @@ def test_snapshot_keeps_which_requests_are_parked() -> None:
     second = snapshot.load(snapshot.dump(first), RULES)
     parked = [[ticket.parked_for for ticket in one.scheduler.queue] for one in (first, second)]
     assert parked[0] == parked[1] and any(parked[0])
-    over = ops.Release(0, Outcome(end="whole", slot=0, prompt=16000, completion=4, evaluating=0.1))
+    over = ops.Release(0, ended(0, 16000))
     told = [apply(replica, 1001.5, "A", over) for replica in (first, second)]
     assert [_brief(one) for one in told[0]] == [_brief(one) for one in told[1]]
     assert [type(one.news) for one in told[0]] == [Lease]

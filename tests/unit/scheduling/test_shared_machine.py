@@ -31,7 +31,7 @@ from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.replica import LEASE
 from proxy.scheduling.state import BackendFacts, SlotRequest
 from tests.thorough import share
-from tests.unit.scheduling.fakes import Clock
+from tests.unit.scheduling.fakes import Clock, check_slots, ended
 
 NAMES = ("a", "b", "c")
 ENDS = ("whole", "cut", "busy", "failed", "unused")
@@ -126,7 +126,7 @@ class Worker:
         known = self.follower.member
         mine = known.leases.keys() if known is not None else set()
         for lease in tuple(self.answers):
-            if lease.id not in mine:  # type: ignore[attr-defined]
+            if lease.id not in mine:
                 self.answers.remove(lease)
                 self.strayed.append(lease)
 
@@ -310,9 +310,7 @@ class Machine(RuleBasedStateMachine):
         for worker in self.awake[:1]:
             members = worker.follower.replica.members
             leases = [
-                members[one.name].leases[lease.id]  # type: ignore[attr-defined]
-                for one in self.awake
-                for lease in one.answers
+                members[one.name].leases[lease.id] for one in self.awake for lease in one.answers
             ]
             for one, other in itertools.combinations(leases, 2):
                 # A lease may outlive its backend, whose name another server has now.
@@ -325,17 +323,7 @@ class Machine(RuleBasedStateMachine):
         for worker in self.awake[:1]:
             replica = worker.follower.replica
             leases = [one for m in replica.members.values() for one in m.leases.values()]
-            assert replica.scheduler.outstanding == len(leases)
-            for name, (pool, backend) in replica.scheduler.backends.items():
-                mine = [one for one in leases if one.grant.backend is backend]
-                assert backend.in_flight == len(mine), name
-                busy = {id(slot) for slot in backend.slots if slot.busy}
-                assert busy == {id(one.slot) for one in mine}
-                assert backend.exclusive == any(one.grant.whole for one in mine)
-                free = (
-                    {id(s) for s in backend.slots if not s.busy} if backend.grants_slots else set()
-                )
-                assert {id(slot) for slot, owner in pool.free.items() if owner is backend} == free
+            check_slots(replica.scheduler, leases)
 
     def teardown(self) -> None:
         """Sleeping workers expire; every answer ends, so each waiting request gets a slot."""
@@ -348,16 +336,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(2 * waiting + 4):
             for worker in self.awake:
                 for lease in (*worker.answers, *worker.strayed):
-                    lease.release(
-                        Outcome(
-                            end="whole",
-                            slot=lease.slot.id,
-                            prompt=50,
-                            cached=10,
-                            completion=5,
-                            evaluating=0.1,
-                        )
-                    )
+                    lease.release(ended(lease.slot.id, 50, 10, completion=5))
                 worker.answers.clear()
                 worker.strayed.clear()
             self.pass_time(40.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts, SlotRequest
-from tests.unit.scheduling.fakes import World, want
+from tests.unit.scheduling.fakes import World, ended, want
 
 
 def whole(**fields: object) -> SlotRequest:
@@ -40,16 +40,6 @@ def test_whole_backend_is_granted_when_idle() -> None:
     assert states(world) == ["free"] * 3
 
 
-def test_whole_backend_waits_for_running_answers() -> None:
-    world = World(slots=2)
-    answers = [world.take("one"), world.take("another one")]
-    ticket = waits(world, whole())
-    answers[0].release()
-    assert ticket.wait(Cancel(), 0.0) is None
-    answers[1].release()
-    granted(ticket).release()
-
-
 def test_steady_chats_do_not_starve_an_embedding() -> None:
     world = World(slots=2)
     answers = [world.take("chat 0"), world.take("chat 1")]
@@ -57,9 +47,7 @@ def test_steady_chats_do_not_starve_an_embedding() -> None:
     later: list[Ticket] = []
     for number in range(2):
         later.append(waits(world, want(f"later chat {number}")))
-        answers.pop(0).release(
-            Outcome(end="whole", slot=-1, prompt=10, cached=0, completion=4, evaluating=0.1)
-        )
+        answers.pop(0).release(ended(-1, 10))
         assert [one.wait(Cancel(), 0.0) for one in later] == [None] * len(later)
     lease = granted(ticket)
     lease.release(Outcome(end="whole"))

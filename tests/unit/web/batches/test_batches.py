@@ -24,7 +24,7 @@ from proxy.config.keys import ApiKey, Secret
 from proxy.core.task import Embedded
 from proxy.core.usage import Usage
 from proxy.errors import BackendFailed, UpstreamFault
-from proxy.gateway import idle
+from proxy.gateway import admission
 from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.state import SlotRequest
@@ -442,7 +442,7 @@ def test_line_without_an_idle_slot_costs_nothing(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("PATIENCE", "FIRST_LOOK"):
-        monkeypatch.setattr(idle, name, 0.001)
+        monkeypatch.setattr(admission, name, 0.001)
     monkeypatch.setattr(batch_run, "LAST_AGAIN", 0.001)
     to = serve(
         ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=4)), file_keys=KEYS, admins=("ops",)

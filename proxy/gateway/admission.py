@@ -1,7 +1,8 @@
-"""Requests that use idle slots only: how many a model may have, and their wait for a slot.
+"""How a request gets its slot: what it asks the scheduler for, its wait, and where it is placed
+again after a fault. The same for chats, embeddings, rankings and forwarded requests.
 
-Such a request has no place in the queue, so it looks for an idle slot again and again, less and
-less often. It takes from the limits of its caller only when it has one.
+A request that uses idle slots only has no place in the queue, so it looks for an idle slot again
+and again, less and less often. It takes from the limits of its caller only when it has one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..errors import AnswerCut, BackendBusy, BackendDown, ConnectionLost, GatewayError, NoIdleSlot
 from ..runtime.cancel import Cancel
@@ -69,12 +71,6 @@ class RetryBudget:
 class Retries:
     """Counts the faults of one request."""
 
-    __slots__ = (
-        "_down",
-        "_lost",
-        "count",
-    )
-
     def __init__(self) -> None:
         self.count = 0  # but those after "busy"
         self._lost = 0
@@ -129,6 +125,30 @@ def idle_slots(registry: Registry, scheduler: Scheduler, name: str) -> int | Non
     except GatewayError:
         return None
     return None if registry.unknown(model) else scheduler.idle_slots(model)
+
+
+def lease_backend(
+    registry: Registry,
+    scheduler: Scheduler,
+    want: SlotRequest,
+    cancel: Cancel,
+    *,
+    again: bool = False,
+    begun: bool = False,
+    on_slot: OnSlot = nothing,
+) -> tuple[Lease, Backend]:
+    """Wait for a slot and borrow its backend. `on_slot` is called with the slot, `begun` is for
+    idle ones. Raises the errors of the queue and of `on_slot`."""
+    while True:
+        if want.idle:
+            lease = acquire_idle(scheduler, want, cancel, begun=begun, on_slot=on_slot)
+        else:
+            lease = scheduler.acquire(want, cancel, again=again)
+        backend = registry.borrow(lease.backend)
+        if backend is not None:
+            return lease, backend
+        lease.release()  # the backend was removed after the grant
+        want = without(want, lease.backend)
 
 
 def acquire_idle(
