@@ -41,7 +41,6 @@ THREADS = {
     ("accounts/key_cache.py", "self._run"): LASTS,  # accounts/test_key_cache.py
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
-    ("app/doctor.py", "cancel.cancel"): ENDS,
     ("app/life.py", "work"): ENDS,
     ("backends/old.py", "_ask_nothing"): ENDS,
     ("app/storage.py", "once"): ENDS,
@@ -54,10 +53,8 @@ THREADS = {
     ("gateway/compaction.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
     ("gateway/embedder.py", "run"): ENDS,
-    ("hosting/host.py", "_load"): ENDS,
     ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
     ("hosting/process.py", "self._read"): ENDS,
-    ("hosting/slot_keeper.py", "kill_session"): ENDS,
     ("knowledge/reading.py", "reader.end"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
