@@ -51,7 +51,7 @@ from ..hosting.host import ModelHost, key_of
 from ..hosting.memory_budget import Limits, MemoryBudget
 from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
-from ..hosting.starting import Server
+from ..hosting.starting import Hosting, Server
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
 from ..scheduling.base import Scheduler
@@ -497,8 +497,8 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
     keeper = None
     if isinstance(scheduler, LocalScheduler) and settings.slot_disk:
         keeper = SlotKeeper(scheduler.saved_slots, folder_of(settings) / SLOTS)
-    return ModelHost(
-        partial(_launched, settings),
+    hosting = Hosting(
+        connect=partial(_launched, settings),
         room=MemoryBudget(Limits(settings.memory_bytes, settings.models_max), settings.swap_wait),
         deadline=fixed.HEALTH_DEADLINE,
         max_waiting=max(1, settings.max_queue),
@@ -506,6 +506,7 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
         cards=Cards(settings.gpu_memory_bytes),
         keeper=keeper,
     )
+    return ModelHost(hosting)
 
 
 def _embedder(settings: Settings, life: Life, urls: Sequence[str], gift: Gift) -> Embedder | None:

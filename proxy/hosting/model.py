@@ -39,11 +39,11 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
-from .memory_budget import Amounts, MemoryBudget
-from .need import Cards, KeptNeeds, Need
+from .memory_budget import Amounts
+from .need import Need
 from .process import ModelLog, ModelProcess
 from .slot_keeper import ModelSlots
-from .starting import LOOK, SELDOM, Connect, LoadFailed, Server, Starter, Stopped
+from .starting import LOOK, SELDOM, Hosting, LoadFailed, Server, Starter, Stopped
 
 log = logging.getLogger("slotproxy.models")
 
@@ -85,24 +85,12 @@ class Waiter:
 
 
 class HostedModel:
-    """`connect` and `deadline` are those of `Starter`. At most `max_waiting` requests wait for a
-    load. `on_change` is called after every change of `status`. `needs` remembers what it needed,
-    `slots` keeps its slots over the end of its server."""
+    """`on_change` is called after every change of `status`."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        connect: Connect,
-        *,
-        room: MemoryBudget,
-        deadline: float,
-        max_waiting: int,
-        needs: KeptNeeds | None = None,
-        cards: Cards | None = None,
-        slots: ModelSlots | None = None,
-    ) -> None:
+    def __init__(self, config: ModelConfig, hosting: Hosting) -> None:
         self.config = config
-        self.slots = slots
+        keeper = hosting.keeper
+        self.slots: ModelSlots | None = keeper.of(config) if keeper is not None else None
         self.name = config.name
         self.log = ModelLog()
         self.state = State.STOPPED
@@ -114,20 +102,18 @@ class HostedModel:
         self.ttl = config.ttl or math.inf  # idle seconds, until the model is unloaded
         self.pinned = config.pin  # it does not give way to other models
         self.server: Server | None = None  # while loaded: also for requests that do not keep it
-        self.needs = Need(config, needs, cards)
+        self.needs = Need(config, hosting.needs, hosting.cards)
         self.on_change: Callable[[], None] = lambda: None
         self._starter = Starter(
             config,
-            connect,
-            deadline=deadline,
-            log=self.log,
-            slots=slots,
-            changed=room.changed,
+            hosting,
+            self.log,
+            self.slots,
             unwanted=lambda: self.state is State.STOPPING or self._over,
         )
-        self._max_waiting = max_waiting
-        self._room = room
-        self._changed = room.changed
+        self._max_waiting = hosting.max_waiting
+        self._room = hosting.room
+        self._changed = hosting.room.changed
         self._thread: threading.Thread | None = None
         self._waiters: list[Waiter] = []
         self._ends: Literal["", "unused", "now"] = ""  # for good, and when
