@@ -34,12 +34,6 @@ from .table import ENV_PREFIX, SettingRow, all_rows, read_value, table
 FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
 HEADER = re.compile(r"[\x20-\x7e]*")
 TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
-# The environment variables of chatglm_cpp's own servers, and the corresponding settings.
-_CHATGLM_VARIABLES = {
-    "chatglm_model": "MODEL",
-    "ctx_size": "MAX_LENGTH",
-    "chatglm.threads": "NUM_THREADS",
-}
 
 
 def _no_such(name: str, names: Iterable[str]) -> str:
@@ -237,10 +231,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         why = _no_such(name, [row.flag for row in table()])
         raise SettingsError(why if why.startswith(name) else f"flags: {why}")
     flags = vars(parsed)
-    rows = {row.key: row for row in all_rows()}
+    variables = {row.variable for row in all_rows()}
     for name, reason in REMOVED.items():
         removed = ENV_PREFIX + name.upper()
-        if environ.get(removed) and removed not in {row.variable for row in rows.values()}:
+        if environ.get(removed) and removed not in variables:
             raise SettingsError(f"{removed}: {reason}")
 
     config, source = flags.pop("config", ""), "--config"
@@ -252,28 +246,17 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     values: dict[str, Any] = {name: {} for name in SECTIONS} | found.values
     sources = {name: f"{config}: {name}" for name in found.values}
 
-    def put(row: SettingRow, raw: Any, source: str) -> None:
-        target = values[row.section] if row.section else values
-        target[row.name] = read_value(row, raw, source)
-        sources[row.key] = source
-
-    for row in rows.values():
+    for row in all_rows():
         raw, source = _raw(row, flags, environ)
         if source:
-            put(row, raw, source)
+            target = values[row.section] if row.section else values
+            target[row.name] = read_value(row, raw, source)
+            sources[row.key] = source
     if found.models_max and "models_max" not in values and not values.get("memory"):
         values["models_max"] = found.models_max
     if values.get("models_dir"):
         values["model"] = _with_folder(values, sources["models_dir"])
     named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
-    if "chatglm_model" in values or (environ.get("MODEL") and not named):
-        # Their names are common words, so they only count if a ChatGLM model is configured.
-        for key, variable in _CHATGLM_VARIABLES.items():
-            row = rows[key]
-            there = values[row.section] if row.section else values
-            if environ.get(variable) and row.name not in there:
-                put(row, environ[variable], variable)
-        named.add("chatglm_model")
     if "llama_api" not in named and any(values.get(name) for name in named):
         values["llama_api"] = ()  # the default address only applies if no backend is named
     values |= {section: struct(**values[section]) for section, struct in SECTIONS.items()}
