@@ -64,8 +64,8 @@ def _from_file(
     try:
         if kind == ".ini":
             server, folder, ttl = map(given, ("llama_server", "models_dir", "models_ttl"))
-            found = models_folder.of_folder(folder, server, ttl) if folder else ()
-            return model_presets.read(text, server, found)
+            files = models_folder.of_folder(folder, server, ttl) if folder else ()
+            return model_presets.read(text, server, files)
         if kind in FOREIGN:
             from . import llama_swap  # late: few need the YAML library
 
@@ -185,10 +185,10 @@ def _with_folder(values: Mapping[str, Any], source: str) -> tuple[models.ModelCo
     taken = {name for model in own for name in (model.name, *model.aliases)}
     server = values.get("llama_server", Settings().llama_server)
     try:
-        found = models_folder.of_folder(values["models_dir"], server, values.get("models_ttl", 0.0))
+        files = models_folder.of_folder(values["models_dir"], server, values.get("models_ttl", 0.0))
     except ValueError as error:
         raise SettingsError(f"{source}: {error}") from None
-    return (*own, *(model for model in found if model.name not in taken))
+    return (*own, *(model for model in files if model.name not in taken))
 
 
 def _read_keys(path: str, source: str) -> tuple[ApiKey, ...]:
@@ -240,11 +240,11 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     config, source = flags.pop("config", ""), "--config"
     if not config:
         config, source = environ.get(ENV_PREFIX + "CONFIG", ""), ENV_PREFIX + "CONFIG"
-    found = Foreign({})
+    file = Foreign({})
     if config:
-        found = _from_file(config, source, environ, partial(_given, flags, environ))
-    values: dict[str, Any] = {name: {} for name in SECTIONS} | found.values
-    sources = {name: f"{config}: {name}" for name in found.values}
+        file = _from_file(config, source, environ, partial(_given, flags, environ))
+    values: dict[str, Any] = {name: {} for name in SECTIONS} | file.values
+    sources = {name: f"{config}: {name}" for name in file.values}
 
     for row in all_rows():
         raw, source = _raw(row, flags, environ)
@@ -252,8 +252,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             target = values[row.section] if row.section else values
             target[row.name] = read_value(row, raw, source)
             sources[row.key] = source
-    if found.models_max and "models_max" not in values and not values.get("memory"):
-        values["models_max"] = found.models_max
+    if file.models_max and "models_max" not in values and not values.get("memory"):
+        values["models_max"] = file.models_max
     if values.get("models_dir"):
         values["model"] = _with_folder(values, sources["models_dir"])
     named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
@@ -264,7 +264,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     values["config_file"] = config
     if values.get("api_key_file"):
         values["file_keys"] = _read_keys(values["api_key_file"], sources["api_key_file"])
-    notes = (f"{config}: {note}" for note in found.notes)
+    notes = (f"{config}: {note}" for note in file.notes)
     values["warnings"] = (*warnings(values, sources, config), *notes)
     return agree(Settings(**values), sources)
 
