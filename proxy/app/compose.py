@@ -157,8 +157,8 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
         Mapped(
             user=settings.oidc.user_claim,
             teams=settings.oidc.team_claim,
-            admins=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc.admins),
-            allowed=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc.allow),
+            admins=tuple(Wanted(*claim.split("=", 1)) for claim in settings.oidc.admins),
+            allowed=tuple(Wanted(*claim.split("=", 1)) for claim in settings.oidc.allow),
         ),
         accounts,
         settings.oidc.name or urlsplit(settings.oidc.issuer).hostname or "",

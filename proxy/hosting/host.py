@@ -59,7 +59,7 @@ class ModelHost:
             if old.name == config.name and old.slots is not None:
                 old.slots.retire()
         model = HostedModel(config, self.hosting)
-        self._models = [*(one for one in self._models if not one.gone), model]
+        self._models = [*(other for other in self._models if not other.gone), model]
         self.presets = any(m.config.has_preset for m in self._models)
         if self._started and config.preload:
             self.load(model)

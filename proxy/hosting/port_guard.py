@@ -53,10 +53,10 @@ class PortGuard:
         local = peer[0] == "::1" or peer[0].startswith(("127.", "::ffff:127."))
         if local and sock.family in (socket.AF_INET, socket.AF_INET6):
             table = partial(_sockets, sock.family, peer[0], peer[1], own[1])
-            found = run_in_native_thread(partial(self._stranger, table))
-            if found:
-                self.foreign = found
-                raise BackendDown(f"{found} listens at the port of the model's server")
+            stranger = run_in_native_thread(partial(self._stranger, table))
+            if stranger:
+                self.foreign = stranger
+                raise BackendDown(f"{stranger} listens at the port of the model's server")
 
     def _stranger(self, sockets: Callable[[], Iterator[tuple[int, int, bool]]]) -> str:
         """Who holds a foreign one of these sockets, "" for nobody."""
