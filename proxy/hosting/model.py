@@ -223,7 +223,7 @@ class HostedModel:
     @property
     def takes(self) -> float:
         """The seconds that a load takes, by the last one."""
-        return self.needs.seconds
+        return self.needs.learned.seconds
 
     # for the driver and for operators
 
@@ -265,7 +265,9 @@ class HostedModel:
             return ""
         number, seconds = self.place()
         place = f", place {number}" if number else ""
-        about = f", about {math.ceil(seconds)} s" if self.needs.is_learned and seconds else ""
+        about = (
+            f", about {math.ceil(seconds)} s" if self.needs.learned.loaded_at and seconds else ""
+        )
         return f"loading {self.name}{place}{about}"
 
     def stop(self) -> None:

@@ -110,9 +110,9 @@ def view_of(model: HostedModel, now: float) -> ModelView:
     # To a tenth of a second, so that two looks agree.
     began_at = round(now - model.elapsed, 1) if state == "loading" else None
     ready_at = None
-    if needs.is_learned and began_at is not None:
+    if needs.learned.loaded_at and began_at is not None:
         ready_at = round(began_at + model.takes, 1)
-    elif needs.is_learned and state == "waiting":
+    elif needs.learned.loaded_at and state == "waiting":
         ready_at = float(round(now + wait))
     left = model.left if state == "ready" else math.inf
     return ModelView(
@@ -128,8 +128,8 @@ def view_of(model: HostedModel, now: float) -> ModelView:
         memory=needs.memory,
         cards=needs.cards,
         source=needs.source,
-        loaded_at=needs.loaded_at or None,
-        load_seconds=needs.seconds if needs.is_learned else None,
+        loaded_at=needs.learned.loaded_at or None,
+        load_seconds=needs.learned.seconds if needs.learned.loaded_at else None,
         expires_at=None if math.isinf(left) else float(round(now + left)),
         ttl=None if math.isinf(model.ttl) else model.ttl,
         pinned=model.pinned,

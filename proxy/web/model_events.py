@@ -98,7 +98,7 @@ def _loading(services: Services, name: str) -> Loading | None:
     if model is None or model.status != "loading":
         return None
     place, wait = model.place()
-    if not model.needs.is_learned:
+    if not model.needs.learned.loaded_at:
         return Loading(place, None, None)
     part = None if place else round(model.elapsed / max(model.elapsed + wait, 1e-9), 3)
     return Loading(place, round(wait, 1), part)

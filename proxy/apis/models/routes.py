@@ -116,7 +116,7 @@ def _wait(model: HostedModel) -> dict[str, Any]:
     """Its place in the line of models without room, 0 if it has room, and the expected seconds
     until it is loaded, null before its first load."""
     place, seconds = model.place()
-    return {"place": place, "wait": round(seconds, 1) if model.needs.is_learned else None}
+    return {"place": place, "wait": round(seconds, 1) if model.needs.learned.loaded_at else None}
 
 
 @blueprint.get("/logs/<path:name>", answer="text/plain")
