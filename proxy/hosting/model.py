@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Literal
 
+from msgspec import Struct
+
 from ..backends.driver import Capabilities
 from ..config import ModelConfig
 from ..errors import (
@@ -75,13 +77,12 @@ TRANSITIONS = {
 }
 
 
-class Waiter:
+class Waiter(Struct, eq=False):
     """A request that waits, or a load by hand. `error` is why it waits in vain."""
 
-    def __init__(self, *, by_hand: bool = False) -> None:
-        self.since = time.monotonic()
-        self.by_hand = by_hand
-        self.error: GatewayError | None = None
+    since: float
+    by_hand: bool = False
+    error: GatewayError | None = None
 
 
 class HostedModel:
@@ -131,7 +132,7 @@ class HostedModel:
         Raises UpstreamFault if it cannot be started, UpstreamTimeout after `patience` seconds,
         QueueFull, Cancelled."""
         ticks = 1
-        waiter = Waiter()
+        waiter = Waiter(time.monotonic())
         self._wait(waiter)
         try:
             while True:
@@ -162,7 +163,7 @@ class HostedModel:
         vain."""
         with self._changed:
             if self.server is None and not any(waiter.by_hand for waiter in self._waiters):
-                self._wait(Waiter(by_hand=True))
+                self._wait(Waiter(time.monotonic(), by_hand=True))
 
     def _wait(self, waiter: Waiter) -> None:
         """Begin to wait for the server. Raises GatewayError if it would be in vain."""

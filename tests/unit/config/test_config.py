@@ -21,6 +21,7 @@ from proxy.config import (
     table,
 )
 from proxy.config.removed import REMOVED
+from proxy.config.routes import MOST, PriceConfig
 
 NORMAL = ("http://a:1", "https://[::1]:1/b")
 TEXTS = ("chat-prompt", "user-name", "ai-name", "system-name", "stop")
@@ -241,6 +242,11 @@ def test_invalid_variable_or_file_line_is_named(toml: Any) -> None:
         ("[[mcp]]\ncommand = ['x']", "mcp: Object missing required field `name`"),
         ("[[mcp]]\nname = 'x'\ncmd = ['x']", "unknown field `cmd`"),
         ("mcp = 1", "mcp: Expected `array`"),
+        ("[[price]]\nprompt = -1", "price: prompt of '*' must be between 0 and"),
+        ("[[price]]\ncompletion = nan", "must be between 0 and"),
+        (f"[[price]]\nprompt = {MOST + 1}", "must be between 0 and"),
+        ("[[price]]\nprompt = 'much'", "price: Expected `float`"),
+        ("[[price]]\noutput = 1", "unknown field `output`"),
         ("[[mcp]]\nname='x'\nurl='http://a'\n" * 2, "have the same name"),
     ],
 )
@@ -367,6 +373,14 @@ def test_invalid_key_is_not_shown_in_the_error(key: str) -> None:
     assert "sk-" not in wrong("--api-key", f"{key}x")
     assert "sk-" not in wrong(f"--api-kye={key}")
     assert "sk-" not in wrong("--api-kye", "sk-secret")
+
+
+def test_prices_are_read(toml: Any) -> None:
+    text = f"[[price]]\nmodel = 'qwen*'\nprompt = {MOST}\ncached = 0.05\n[[price]]\n"
+    assert load(["--config", toml(text)], {}).price == (
+        PriceConfig(model="qwen*", prompt=MOST, cached=0.05),
+        PriceConfig(),
+    )
 
 
 # -- the table -------------------------------------------------------------------------------------
