@@ -50,7 +50,7 @@ from ..hosting.host import ModelHost, key_of
 from ..hosting.memory_budget import Limits, MemoryBudget
 from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
-from ..hosting.starting import Server
+from ..hosting.starting import Hosting, Server
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
 from ..scheduling.scheduler import LocalScheduler
@@ -154,8 +154,8 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
         Mapped(
             user=settings.oidc.user_claim,
             teams=settings.oidc.team_claim,
-            admins=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc.admins),
-            allowed=tuple(Wanted(*one.split("=", 1)) for one in settings.oidc.allow),
+            admins=tuple(Wanted(*claim.split("=", 1)) for claim in settings.oidc.admins),
+            allowed=tuple(Wanted(*claim.split("=", 1)) for claim in settings.oidc.allow),
         ),
         accounts,
         settings.oidc.name or urlsplit(settings.oidc.issuer).hostname or "",
@@ -494,8 +494,8 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
     keeper = None
     if isinstance(scheduler, LocalScheduler) and settings.slot_disk:
         keeper = SlotKeeper(scheduler.saved_slots, folder_of(settings) / SLOTS)
-    return ModelHost(
-        partial(_launched, settings),
+    hosting = Hosting(
+        connect=partial(_launched, settings),
         room=MemoryBudget(Limits(settings.memory_bytes, settings.models_max), settings.swap_wait),
         deadline=fixed.HEALTH_DEADLINE,
         max_waiting=max(1, settings.max_queue),
@@ -503,6 +503,7 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
         cards=Cards(settings.gpu_memory_bytes),
         keeper=keeper,
     )
+    return ModelHost(hosting)
 
 
 def _embedder(settings: Settings, life: Life, urls: Sequence[str], gift: Gift) -> Embedder | None:

@@ -91,11 +91,11 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
     servers = tuple(
         Server(port, *answer) for port, answer in zip(ports, answers, strict=True) if answer
     )
-    found = (_files(folder) for folder in _usual(environ, home))
+    folders = (_files(folder) for folder in _usual(environ, home))
     program = shutil.which("llama-server", path=environ.get("PATH")) or ""
     return Found(
         servers,
-        tuple(files for files in found if files.models),
+        tuple(files for files in folders if files.models),
         program if _can_be_written(program) else "",
         _memory(),
     )
@@ -139,8 +139,9 @@ def _get(url: str, path: str) -> dict[str, Any]:
 
 def _names(models: Mapping[str, Any]) -> tuple[str, ...]:
     data = models.get("data")
-    ids = (one.get("id") for one in data if isinstance(one, dict)) if isinstance(data, list) else ()
-    return tuple(one[:SHOWN] for one in ids if isinstance(one, str) and one.isprintable())[:ENOUGH]
+    rows = data if isinstance(data, list) else ()
+    ids = [row.get("id") for row in rows if isinstance(row, dict)]
+    return tuple(id_[:SHOWN] for id_ in ids if isinstance(id_, str) and id_.isprintable())[:ENOUGH]
 
 
 def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:

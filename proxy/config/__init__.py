@@ -3,30 +3,18 @@
 from .checks import each_its_own, no_models_here, one_worker
 from .keys import ApiKey, Secret
 from .models import PID, PORT, Foreign, ModelConfig
-from .settings import (
-    SECTIONS,
-    AgentConfig,
-    BackendConfig,
-    McpConfig,
-    SearchConfig,
-    Settings,
-    SettingsError,
-)
+from .settings import SECTIONS, BackendConfig, Settings, SettingsError
 from .sources import from_environment, load, of_other_program
-from .table import ENV_PREFIX, SettingRow, all_rows, table
+from .table import SettingRow, all_rows, table
 
 __all__ = [
-    "ENV_PREFIX",
     "PID",
     "PORT",
     "SECTIONS",
-    "AgentConfig",
     "ApiKey",
     "BackendConfig",
     "Foreign",
-    "McpConfig",
     "ModelConfig",
-    "SearchConfig",
     "Secret",
     "SettingRow",
     "Settings",

@@ -105,7 +105,8 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     backends = settings.backends
     if not backends:
         raise wrong("llama_api", "no backend is left")
-    targets, named = [one.target for one in backends], [one.name for one in backends]
+    targets = [backend.target for backend in backends]
+    named = [backend.name for backend in backends]
     for field, seen in (("address", targets), ("name", named)):
         for value in seen:
             if seen.count(value) > 1:

@@ -148,20 +148,20 @@ def size(value: str) -> str:
 
 def sizes(value: str) -> str:
     """One for each graphics card."""
-    for one in value.split(",") if value else ():
-        size(one.strip() or "nothing")
+    for part in value.split(",") if value else ():
+        size(part.strip() or "nothing")
     return value
 
 
 def in_bytes(value: str) -> int:
     """The bytes of a `size`, 0 for an empty one."""
-    found = _size(value)
-    return int(float(found[1]) * _UNITS[found[2].lower() or "b"]) if found else 0
+    match = _size(value)
+    return int(float(match[1]) * _UNITS[match[2].lower() or "b"]) if match else 0
 
 
 def each_in_bytes(value: str) -> tuple[int, ...]:
     """The bytes of `sizes`."""
-    return tuple(in_bytes(one.strip()) for one in value.split(",") if one.strip())
+    return tuple(in_bytes(part.strip()) for part in value.split(",") if part.strip())
 
 
 def _size(value: str) -> re.Match[str] | None:

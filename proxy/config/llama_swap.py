@@ -167,7 +167,7 @@ def _converted(table: object, kind: type[T]) -> T:
 
 def _others(table: Mapping[str, Any], kind: type[Struct]) -> set[str]:
     """The keys of a table that are not read."""
-    read = {one.encode_name for one in structs.fields(kind)}
+    read = {field_.encode_name for field_ in structs.fields(kind)}
     return {str(key) for key, value in table.items() if value and key not in read}
 
 
@@ -181,8 +181,7 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
     filled = _filled(document, "", shared, environ)
     general = _converted(filled, _General)
     lacking = _others(document, _General)
-    idle = lacking & _MEANINGLESS
-    lacking -= idle
+    lacking -= _MEANINGLESS
     tables = []
     for name, raw in described.items():
         try:
@@ -216,8 +215,6 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
     }
     if lacking:
         notes.append(f"not supported and ignored: {', '.join(sorted(lacking))}")
-    if idle:
-        notes.append(f"without a meaning here: {', '.join(sorted(idle))}")
     values = {name: value for name, value in values.items() if value}
     return Foreign(values, notes, models_max=limit)
 

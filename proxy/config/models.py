@@ -159,8 +159,8 @@ def _check(model: ModelConfig) -> None:
         raise ValueError("name: contains a control character")
     if not model.command:
         raise ValueError("command: expected a program and its arguments")
-    told = any(PORT in word for word in (*model.command, *model.environment.values()))
-    if PORT in model.url and not told:
+    names_port = any(PORT in word for word in (*model.command, *model.environment.values()))
+    if PORT in model.url and not names_port:
         raise ValueError(
             f"command: must contain {PORT}, the port for the server to listen on; or set url if its"
             " port never changes"

@@ -59,12 +59,12 @@ def _found(folder: Path) -> Iterator[tuple[str, Sequence[str]]]:
 
 def _files(folder: Path) -> tuple[list[tuple[str, Path]], Path | None]:
     """The models of a folder, without its inner ones, and its first projector."""
-    found = []
+    models = []
     projectors = []
     for path in sorted(folder.glob("*.gguf")):
         name = re.sub(r"-00001-of-\d{5}$", "", path.stem)
         if name.startswith("mmproj"):
             projectors.append(path)
         elif not re.search(r"-\d{5}-of-\d{5}$", name):
-            found.append((name, path))
-    return found, projectors[0] if projectors else None
+            models.append((name, path))
+    return models, projectors[0] if projectors else None

@@ -27,15 +27,15 @@ class PriceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def prices(raw: Any) -> tuple[PriceConfig, ...]:
     """Raises ValueError."""
-    found = msgspec.convert(raw, tuple[PriceConfig, ...])
-    for one in found:
+    prices = msgspec.convert(raw, tuple[PriceConfig, ...])
+    for price in prices:
         for name in ("prompt", "cached", "completion"):
-            amount = getattr(one, name)
+            amount = getattr(price, name)
             if amount is not None and not (math.isfinite(amount) and 0 <= amount <= MOST):
                 raise ValueError(
-                    f"{name} of {one.model!r} must be between 0 and {MOST:g} for a million tokens"
+                    f"{name} of {price.model!r} must be between 0 and {MOST:g} for a million tokens"
                 )
-    return found
+    return prices
 
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -119,12 +119,12 @@ def missing(routes: Iterable[RouteConfig], backends: Iterable[str]) -> str:
 
 def places(routes: Iterable[RouteConfig]) -> Mapping[str, Place]:
     """The place of each backend in a route, by its name."""
-    found = {}
+    by_name = {}
     for route in routes:
         for number, tier in enumerate(route.tiers):
             for name in tier.backends:
                 canary = route.canary
                 share = canary.share if canary is not None and canary.backend == name else 0.0
                 place = Tier(number, tier.name, route.overflow_after, share)
-                found[name] = Place(route.model, place)
-    return found
+                by_name[name] = Place(route.model, place)
+    return by_name

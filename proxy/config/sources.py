@@ -29,17 +29,11 @@ from .keys import ApiKey
 from .models import Foreign
 from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
-from .table import ENV_PREFIX, SettingRow, all_rows, read_value, table
+from .table import ENV_PREFIX, all_rows, read_value, table
 
 FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
 HEADER = re.compile(r"[\x20-\x7e]*")
 TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
-# The environment variables of chatglm_cpp's own servers, and the corresponding settings.
-_CHATGLM_VARIABLES = {
-    "chatglm_model": "MODEL",
-    "ctx_size": "MAX_LENGTH",
-    "chatglm.threads": "NUM_THREADS",
-}
 
 
 def _no_such(name: str, names: Iterable[str]) -> str:
@@ -60,18 +54,17 @@ def _read_text(path: str, source: str) -> str:
 
 
 def _from_file(
-    path: str, source: str, environ: Mapping[str, str], given: Callable[[str], Any]
+    path: str, source: str, environ: Mapping[str, str], given: Mapping[str, Any]
 ) -> Foreign:
     """What a file says, by its ending or else as TOML: llama-swap's configuration (YAML),
-    llama-server's presets (INI), or our own settings (TOML). `given` returns a setting of the flags
-    and the environment."""
+    llama-server's presets (INI), or our own settings (TOML). `given` are those of the flags and the
+    environment."""
     text = _read_text(path, source)
     kind = Path(path).suffix.lower()
     try:
         if kind == ".ini":
-            server, folder, ttl = map(given, ("llama_server", "models_dir", "models_ttl"))
-            found = models_folder.of_folder(folder, server, ttl) if folder else ()
-            return model_presets.read(text, server, found)
+            files = _of_folder(given) if given.get("models_dir") else ()
+            return model_presets.read(text, _llama_server(given), files)
         if kind in FOREIGN:
             from . import llama_swap  # late: few need the YAML library
 
@@ -85,7 +78,8 @@ def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
     """What a configuration file of another program says, for ``init --from``."""
     if Path(path).suffix.lower() not in FOREIGN:
         raise SettingsError(f"--from: expected a file that ends with {', '.join(FOREIGN)}")
-    return _from_file(path, "--from", environ, partial(_given, {}, environ))
+    given, _ = _given({}, environ)
+    return _from_file(path, "--from", environ, given)
 
 
 def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -185,16 +179,14 @@ def _check_mcp(server: McpConfig) -> None:
             raise ValueError(f"headers: {name[:40]!r} must be printable ASCII, without line breaks")
 
 
-def _with_folder(values: Mapping[str, Any], source: str) -> tuple[models.ModelConfig, ...]:
-    """The models of the file, and those of --models-dir that it does not name."""
-    own: tuple[models.ModelConfig, ...] = values.get("model", ())
-    taken = {name for model in own for name in (model.name, *model.aliases)}
-    server = values.get("llama_server", Settings().llama_server)
-    try:
-        found = models_folder.of_folder(values["models_dir"], server, values.get("models_ttl", 0.0))
-    except ValueError as error:
-        raise SettingsError(f"{source}: {error}") from None
-    return (*own, *(model for model in found if model.name not in taken))
+def _llama_server(values: Mapping[str, Any]) -> str:
+    return str(values.get("llama_server", Settings().llama_server))
+
+
+def _of_folder(values: Mapping[str, Any]) -> tuple[models.ModelConfig, ...]:
+    """The models of --models-dir. Raises ValueError."""
+    ttl = values.get("models_ttl", 0.0)
+    return models_folder.of_folder(values["models_dir"], _llama_server(values), ttl)
 
 
 def _read_keys(path: str, source: str) -> tuple[ApiKey, ...]:
@@ -205,24 +197,23 @@ def _read_keys(path: str, source: str) -> tuple[ApiKey, ...]:
         raise SettingsError(f"{source}: {error}") from None
 
 
-def _raw(row: SettingRow, flags: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Any, str]:
-    """The value of a setting as the flags or the environment have it, and its source; "" for
-    none."""
-    if row.key in flags:
-        return flags[row.key], row.flag
-    # gunicorn's own variable, set by hosting platforms, is read so that it can be refused.
-    also = "WEB_CONCURRENCY" if row.key == "workers" else row.variable
-    for variable in (row.variable, also):
-        if environ.get(variable):  # an empty variable counts as unset, as in compose files
-            return environ[variable], variable
-    return None, ""
-
-
-def _given(flags: Mapping[str, Any], environ: Mapping[str, str], name: str) -> Any:
-    """A setting of the flags or the environment, or else its default."""
-    (row,) = (row for row in table() if row.name == name)
-    raw, source = _raw(row, flags, environ)
-    return read_value(row, raw, source) if source else row.default
+def _given(
+    flags: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings of the flags and the environment by key, and the source of each."""
+    values, sources = {}, {}
+    for row in all_rows():
+        # gunicorn's own variable, set by hosting platforms, is read so that it can be refused.
+        also = "WEB_CONCURRENCY" if row.key == "workers" else ""
+        # An empty variable counts as unset, as in compose files.
+        variable = next((name for name in (row.variable, also) if environ.get(name)), "")
+        if row.key in flags:
+            values[row.key], sources[row.key] = flags[row.key], row.flag
+        elif variable:
+            values[row.key], sources[row.key] = environ[variable], variable
+        if row.key in values:
+            values[row.key] = read_value(row, values[row.key], sources[row.key])
+    return values, sources
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -237,43 +228,33 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         why = _no_such(name, [row.flag for row in table()])
         raise SettingsError(why if why.startswith(name) else f"flags: {why}")
     flags = vars(parsed)
-    rows = {row.key: row for row in all_rows()}
+    variables = {row.variable for row in all_rows()}
     for name, reason in REMOVED.items():
         removed = ENV_PREFIX + name.upper()
-        if environ.get(removed) and removed not in {row.variable for row in rows.values()}:
+        if environ.get(removed) and removed not in variables:
             raise SettingsError(f"{removed}: {reason}")
 
     config, source = flags.pop("config", ""), "--config"
     if not config:
         config, source = environ.get(ENV_PREFIX + "CONFIG", ""), ENV_PREFIX + "CONFIG"
-    found = Foreign({})
-    if config:
-        found = _from_file(config, source, environ, partial(_given, flags, environ))
-    values: dict[str, Any] = {name: {} for name in SECTIONS} | found.values
-    sources = {name: f"{config}: {name}" for name in found.values}
-
-    def put(row: SettingRow, raw: Any, source: str) -> None:
-        target = values[row.section] if row.section else values
-        target[row.name] = read_value(row, raw, source)
-        sources[row.key] = source
-
-    for row in rows.values():
-        raw, source = _raw(row, flags, environ)
-        if source:
-            put(row, raw, source)
-    if found.models_max and "models_max" not in values and not values.get("memory"):
-        values["models_max"] = found.models_max
+    given, sources = _given(flags, environ)
+    file = _from_file(config, source, environ, given) if config else Foreign({})
+    values: dict[str, Any] = {name: {} for name in SECTIONS} | file.values
+    sources = {name: f"{config}: {name}" for name in file.values} | sources
+    for key, value in given.items():
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values)[name] = value
+    if file.models_max and "models_max" not in values and not values.get("memory"):
+        values["models_max"] = file.models_max
     if values.get("models_dir"):
-        values["model"] = _with_folder(values, sources["models_dir"])
+        own: tuple[models.ModelConfig, ...] = values.get("model", ())
+        taken = {name for model in own for name in (model.name, *model.aliases)}
+        try:
+            files = _of_folder(values)
+        except ValueError as error:
+            raise SettingsError(f"{sources['models_dir']}: {error}") from None
+        values["model"] = (*own, *(model for model in files if model.name not in taken))
     named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
-    if "chatglm_model" in values or (environ.get("MODEL") and not named):
-        # Their names are common words, so they only count if a ChatGLM model is configured.
-        for key, variable in _CHATGLM_VARIABLES.items():
-            row = rows[key]
-            there = values[row.section] if row.section else values
-            if environ.get(variable) and row.name not in there:
-                put(row, environ[variable], variable)
-        named.add("chatglm_model")
     if "llama_api" not in named and any(values.get(name) for name in named):
         values["llama_api"] = ()  # the default address only applies if no backend is named
     values |= {section: struct(**values[section]) for section, struct in SECTIONS.items()}
@@ -281,7 +262,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     values["config_file"] = config
     if values.get("api_key_file"):
         values["file_keys"] = _read_keys(values["api_key_file"], sources["api_key_file"])
-    notes = (f"{config}: {note}" for note in found.notes)
+    notes = (f"{config}: {note}" for note in file.notes)
     values["warnings"] = (*warnings(values, sources, config), *notes)
     return agree(Settings(**values), sources)
 

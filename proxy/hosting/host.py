@@ -5,20 +5,15 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
-from functools import partial
 
 from msgspec.structs import replace
 
-from ..backends.http import CheckPeer
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError
-from .memory_budget import MemoryBudget
 from .model import HostedModel
 from .model_files import KEY_VARIABLE, flag
-from .need import Cards, KeptNeeds
-from .slot_keeper import SAVING, SlotKeeper
-from .starting import Server
+from .slot_keeper import SAVING
+from .starting import Hosting
 
 
 # API keys of the servers that are started here.
@@ -45,28 +40,11 @@ GRACE = 5.0  # seconds beyond the longest stop_timeout for all servers to end
 
 
 class ModelHost:
-    """`connect` makes a driver for the server of a model; the other arguments are those of
-    `HostedModel`. `keeper` saves slots, None: nothing does. `preload` begins once `start` is
-    called."""
+    """`preload` begins once `start` is called."""
 
-    def __init__(
-        self,
-        connect: Callable[[ModelConfig, str, CheckPeer], Server],
-        *,
-        room: MemoryBudget,
-        deadline: float,
-        max_waiting: int,
-        needs: KeptNeeds | None = None,
-        cards: Cards | None = None,
-        keeper: SlotKeeper | None = None,
-    ) -> None:
-        self.room = room
-        self._keeper = keeper
-        self._connect = connect
-        self._deadline = deadline
-        self._max_waiting = max_waiting
-        self._needs = needs
-        self._cards = cards or Cards()
+    def __init__(self, hosting: Hosting) -> None:
+        self.hosting = hosting
+        self.room = hosting.room
         self._models: list[HostedModel] = []
         self._started = False
         self.presets = False  # whether requests of any model may need to be changed
@@ -76,21 +54,12 @@ class ModelHost:
         is closed."""
         config = with_key(config)
         if not self._models:
-            self.room.limits = replace(self.room.limits, cards=self._cards.totals)
+            self.room.limits = replace(self.room.limits, cards=self.hosting.cards.totals)
         for old in self._models:
             if old.name == config.name and old.slots is not None:
                 old.slots.retire()
-        model = HostedModel(
-            config,
-            partial(self._connect, config),
-            room=self.room,
-            deadline=self._deadline,
-            max_waiting=self._max_waiting,
-            needs=self._needs,
-            cards=self._cards,
-            slots=self._keeper.of(config) if self._keeper is not None else None,
-        )
-        self._models = [*(one for one in self._models if not one.gone), model]
+        model = HostedModel(config, self.hosting)
+        self._models = [*(other for other in self._models if not other.gone), model]
         self.presets = any(m.config.has_preset for m in self._models)
         if self._started and config.preload:
             self.load(model)

@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Literal
 
+from msgspec import Struct
+
 from ..backends.driver import Capabilities
 from ..config import ModelConfig
 from ..errors import (
@@ -39,11 +41,11 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
-from .memory_budget import Amounts, MemoryBudget
-from .need import Cards, KeptNeeds, Need
+from .memory_budget import Amounts
+from .need import Need
 from .process import ModelLog, ModelProcess
 from .slot_keeper import ModelSlots
-from .starting import LOOK, SELDOM, Connect, LoadFailed, Server, Starter, Stopped
+from .starting import LOOK, SELDOM, Hosting, LoadFailed, Server, Starter, Stopped
 
 log = logging.getLogger("slotproxy.models")
 
@@ -75,34 +77,21 @@ TRANSITIONS = {
 }
 
 
-class Waiter:
+class Waiter(Struct, eq=False):
     """A request that waits, or a load by hand. `error` is why it waits in vain."""
 
-    def __init__(self, *, by_hand: bool = False) -> None:
-        self.since = time.monotonic()
-        self.by_hand = by_hand
-        self.error: GatewayError | None = None
+    since: float
+    by_hand: bool = False
+    error: GatewayError | None = None
 
 
 class HostedModel:
-    """`connect` and `deadline` are those of `Starter`. At most `max_waiting` requests wait for a
-    load. `on_change` is called after every change of `status`. `needs` remembers what it needed,
-    `slots` keeps its slots over the end of its server."""
+    """`on_change` is called after every change of `status`."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        connect: Connect,
-        *,
-        room: MemoryBudget,
-        deadline: float,
-        max_waiting: int,
-        needs: KeptNeeds | None = None,
-        cards: Cards | None = None,
-        slots: ModelSlots | None = None,
-    ) -> None:
+    def __init__(self, config: ModelConfig, hosting: Hosting) -> None:
         self.config = config
-        self.slots = slots
+        keeper = hosting.keeper
+        self.slots: ModelSlots | None = keeper.of(config) if keeper is not None else None
         self.name = config.name
         self.log = ModelLog()
         self.state = State.STOPPED
@@ -114,20 +103,18 @@ class HostedModel:
         self.ttl = config.ttl or math.inf  # idle seconds, until the model is unloaded
         self.pinned = config.pin  # it does not give way to other models
         self.server: Server | None = None  # while loaded: also for requests that do not keep it
-        self.needs = Need(config, needs, cards)
+        self.needs = Need(config, hosting.needs, hosting.cards)
         self.on_change: Callable[[], None] = lambda: None
         self._starter = Starter(
             config,
-            connect,
-            deadline=deadline,
-            log=self.log,
-            slots=slots,
-            changed=room.changed,
+            hosting,
+            self.log,
+            self.slots,
             unwanted=lambda: self.state is State.STOPPING or self._over,
         )
-        self._max_waiting = max_waiting
-        self._room = room
-        self._changed = room.changed
+        self._max_waiting = hosting.max_waiting
+        self._room = hosting.room
+        self._changed = hosting.room.changed
         self._thread: threading.Thread | None = None
         self._waiters: list[Waiter] = []
         self._ends: Literal["", "unused", "now"] = ""  # for good, and when
@@ -145,7 +132,7 @@ class HostedModel:
         Raises UpstreamFault if it cannot be started, UpstreamTimeout after `patience` seconds,
         QueueFull, Cancelled."""
         ticks = 1
-        waiter = Waiter()
+        waiter = Waiter(time.monotonic())
         self._wait(waiter)
         try:
             while True:
@@ -176,7 +163,7 @@ class HostedModel:
         vain."""
         with self._changed:
             if self.server is None and not any(waiter.by_hand for waiter in self._waiters):
-                self._wait(Waiter(by_hand=True))
+                self._wait(Waiter(time.monotonic(), by_hand=True))
 
     def _wait(self, waiter: Waiter) -> None:
         """Begin to wait for the server. Raises GatewayError if it would be in vain."""
@@ -237,7 +224,7 @@ class HostedModel:
     @property
     def takes(self) -> float:
         """The seconds that a load takes, by the last one."""
-        return self.needs.seconds
+        return self.needs.learned.seconds
 
     # for the driver and for operators
 
@@ -279,7 +266,9 @@ class HostedModel:
             return ""
         number, seconds = self.place()
         place = f", place {number}" if number else ""
-        about = f", about {math.ceil(seconds)} s" if self.needs.is_learned and seconds else ""
+        about = (
+            f", about {math.ceil(seconds)} s" if self.needs.learned.loaded_at and seconds else ""
+        )
         return f"loading {self.name}{place}{about}"
 
     def stop(self) -> None:

@@ -103,10 +103,10 @@ def visible(words: str | None, count: int) -> list[int]:
 class Learned(msgspec.Struct, frozen=True):
     """What the last server of a model showed: the most bytes that it held in memory and on each
     graphics card, () if nobody can tell, the seconds of its load, and when that ended, in seconds
-    since 1970."""
+    since 1970; 0 before the first load."""
 
     memory: int = 0
-    seconds: float = 0.0
+    seconds: float = GUESS
     cards: Amounts = ()
     loaded_at: float = 0.0
 
@@ -130,7 +130,7 @@ class Need:
         self._kept = kept
         self._cards = cards or Cards()
         self._fingerprint = ""
-        self._learned = self._saved = Learned()
+        self.learned = self._saved = Learned()
         self._most: Amounts = ()  # that its present server held
         self._lock = threading.Lock()  # held while the store is asked, so not a native one
 
@@ -141,15 +141,15 @@ class Need:
     @property
     def memory(self) -> int:
         """Bytes of the machine's memory."""
-        known = self._config.memory_bytes or self._learned.memory
+        known = self._config.memory_bytes or self.learned.memory
         return known or (0 if self._uses_cards else self._guess)
 
     @property
     def cards(self) -> Amounts:
         """Bytes of each graphics card."""
         given = self._config.gpu_memory_bytes
-        if len(given) > 1 or (self._learned.cards and not given):
-            return given or self._learned.cards
+        if len(given) > 1 or (self.learned.cards and not given):
+            return given or self.learned.cards
         visible = self._visible
         whole = given[0] if given else self._guess * self._uses_cards
         share = whole // max(1, len(visible))
@@ -162,26 +162,11 @@ class Need:
         return f"{self.memory >> 20} MiB" + (f" and {cards} MiB on graphics cards" if cards else "")
 
     @property
-    def seconds(self) -> float:
-        """That a load takes."""
-        return self._learned.seconds or GUESS
-
-    @property
-    def loaded_at(self) -> float:
-        """When the last load ended, in seconds since 1970; 0 before the first one."""
-        return self._learned.loaded_at
-
-    @property
     def source(self) -> Source:
         """How its memory is known."""
         if self._config.memory:
             return "set"
-        return "measured" if self._learned.memory else "estimated"
-
-    @property
-    def is_learned(self) -> bool:
-        """Whether a load was seen, however short."""
-        return self._learned.loaded_at > 0
+        return "measured" if self.learned.memory else "estimated"
 
     @cached_property
     def files(self) -> Sequence[ModelFile]:
@@ -228,29 +213,29 @@ class Need:
                 return
             self.__dict__.pop("files", None)
             self._fingerprint = now
-            self._learned = Learned()
+            self.learned = Learned()
             if self._kept is not None:
                 try:
-                    self._learned = msgspec.convert(self._kept.recall(now) or {}, Learned)
+                    self.learned = msgspec.convert(self._kept.recall(now) or {}, Learned)
                 except (GatewayError, msgspec.ValidationError) as error:
                     log.warning("model %s: its memory is not known: %s", self._config.name, error)
-            self._saved = self._learned
+            self._saved = self.learned
 
     def measure(self, pid: int) -> None:
         """Look at what its server holds now. The most of it is its need."""
         held = resident(pid)
         now = (sum(held.values()), *self._cards.held(held))
         memory, *cards = self._most = tuple(map(max, zip_longest(self._most, now, fillvalue=0)))
-        self._learned = msgspec.structs.replace(
-            self._learned,
-            memory=memory or self._learned.memory,
-            cards=tuple(cards) or self._learned.cards,
+        self.learned = msgspec.structs.replace(
+            self.learned,
+            memory=memory or self.learned.memory,
+            cards=tuple(cards) or self.learned.cards,
         )
 
     def learn(self, seconds: float) -> None:
         """Note that the server was loaded just now, after so many seconds."""
-        self._learned = msgspec.structs.replace(
-            self._learned, seconds=round(seconds, 3), loaded_at=round(time.time(), 1)
+        self.learned = msgspec.structs.replace(
+            self.learned, seconds=round(seconds, 3), loaded_at=round(time.time(), 1)
         )
 
     def end(self) -> None:
@@ -259,10 +244,10 @@ class Need:
 
     def keep(self) -> None:
         """Remember what is known, which may take a moment."""
-        if self._kept is None or self._learned in (self._saved, Learned()):
+        if self._kept is None or self.learned in (self._saved, Learned()):
             return
         try:
-            self._kept.keep(self._fingerprint, msgspec.to_builtins(self._learned))
-            self._saved = self._learned
+            self._kept.keep(self._fingerprint, msgspec.to_builtins(self.learned))
+            self._saved = self.learned
         except GatewayError as error:
             log.warning("model %s: its memory is not kept: %s", self._config.name, error)

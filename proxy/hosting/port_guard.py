@@ -18,14 +18,14 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import BackendDown
 from ..runtime.blocking import run_in_native_thread
-from .process import in_session
+from .process import in_session, stat
 
 PROC = Path("/proc")
 # Local address and port, remote port, state, user and inode of a socket.
@@ -33,18 +33,6 @@ _ROW = re.compile(
     rb"^ *\d+: ([0-9A-F]+):(.{4}) [0-9A-F]+:(.{4}) (..) \S+ \S+ \S+ +(\d+) +\d+ (\d+)", re.M
 )
 _LISTENS = b"0A"
-
-
-class _End(NamedTuple):
-    family: int
-    host: str
-    port: int
-
-
-class _Socket(NamedTuple):
-    user: int
-    inode: int
-    listens: bool
 
 
 class PortGuard:
@@ -64,27 +52,27 @@ class PortGuard:
         peer, own = sock.getpeername(), sock.getsockname()
         local = peer[0] == "::1" or peer[0].startswith(("127.", "::ffff:127."))
         if local and sock.family in (socket.AF_INET, socket.AF_INET6):
-            at = _End(sock.family, peer[0], peer[1])
-            found = run_in_native_thread(partial(self._stranger, at, own[1]))
-            if found:
-                self.foreign = found
-                raise BackendDown(f"{found} listens at the port of the model's server")
+            table = partial(_sockets, sock.family, peer[0], peer[1], own[1])
+            stranger = run_in_native_thread(partial(self._stranger, table))
+            if stranger:
+                self.foreign = stranger
+                raise BackendDown(f"{stranger} listens at the port of the model's server")
 
-    def _stranger(self, at: _End, own: int) -> str:
-        """Who holds a foreign socket there, "" for nobody; `own` is the port of our end."""
+    def _stranger(self, sockets: Callable[[], Iterator[tuple[int, int, bool]]]) -> str:
+        """Who holds a foreign one of these sockets, "" for nobody."""
         trusted: set[int] = set()
-        for found in _sockets(at, own):
-            if found.inode in self._good:
+        for user, inode, listens in sockets():
+            if inode in self._good:
                 continue
             if not self._pid:
-                return _named(found.user)
+                return _named(user)
             trusted = trusted or {0, os.geteuid(), *map(_user, in_session(self._pid))}
-            if found.user not in trusted:
-                return _named(found.user)
-            if found.listens:
-                if self._is_older(found.inode):
+            if user not in trusted:
+                return _named(user)
+            if listens:
+                if self._is_older(inode):
                     return "another program"
-                self._good.add(found.inode)
+                self._good.add(inode)
         return ""
 
     def _is_older(self, inode: int) -> bool:
@@ -100,22 +88,22 @@ def _named(user: int) -> str:
     return f"a program of the user {user}" if user != os.geteuid() else "another program"
 
 
-def _sockets(at: _End, own: int) -> Iterator[_Socket]:
-    """Those that listen where we connected to, and the end of the connection from the port
-    `own`."""
-    packed = socket.inet_pton(at.family, at.host)
+def _sockets(family: int, host: str, port: int, own: int) -> Iterator[tuple[int, int, bool]]:
+    """User, inode, and whether it listens, of the sockets that listen where we connected to, and
+    of the end of the connection from the port `own`."""
+    packed = socket.inet_pton(family, host)
     places = {_hex(bytes(4)), _hex(bytes(16)), _hex(packed)}
     if len(packed) == 4:
         places.add(_hex(bytes(10) + b"\xff\xff" + packed))
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for row in _ROW.finditer((PROC / "net" / table).read_bytes()):
-                host, local, remote, state, user, inode = row.groups()
-                if int(local, 16) != at.port or host not in places:
+                at, local, remote, state, user, inode = row.groups()
+                if int(local, 16) != port or at not in places:
                     continue
                 # Linux tells no user of a connection that its server has not accepted yet.
                 if state == _LISTENS or (int(remote, 16) == own and inode != b"0"):
-                    yield _Socket(int(user), int(inode), state == _LISTENS)
+                    yield int(user), int(inode), state == _LISTENS
 
 
 def _hex(packed: bytes) -> bytes:
@@ -149,6 +137,5 @@ def _user(pid: int) -> int:
 def _start(pid: int) -> int:
     """When a process began, in ticks since the start of the system; 0 if it has ended."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        stat = (PROC / str(pid) / "stat").read_text("utf-8", "replace")
-        return int(stat.rpartition(")")[2].split()[19])
+        return int(stat(pid)[19])
     return 0

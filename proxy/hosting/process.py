@@ -179,14 +179,20 @@ class ModelProcess:
         self._ended()
 
 
+def stat(pid: int) -> list[str]:
+    """What /proc says of a process, from its state on. Raises OSError if it has ended."""
+    # The name, in parentheses, may contain anything.
+    text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    return text.rpartition(")")[2].split()
+
+
 def in_session(pid: int) -> dict[int, int]:
     """The pages of memory that each process of a session holds; {} if the system does not say. It
     reads a file of each process of the system, so not on the event loop."""
     held = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            # The name, in parentheses, may contain anything; the session is the fourth after it.
-            fields = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+            fields = stat(int(folder.name))
             if int(fields[3]) == pid:
                 held[int(folder.name)] = int(fields[21])
     return held

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -19,9 +19,11 @@ from ..backends.probe import ROUTER
 from ..backends.refusals import LOAD_FAILED
 from ..config import PORT, ModelConfig
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
+from .memory_budget import MemoryBudget
+from .need import Cards, KeptNeeds
 from .port_guard import PortGuard
 from .process import ModelLog, ModelProcess, free_port
-from .slot_keeper import ModelSlots
+from .slot_keeper import ModelSlots, SlotKeeper
 
 log = logging.getLogger("slotproxy.models")
 
@@ -32,7 +34,21 @@ CHECK_TIMEOUT = 5.0
 NO_PROGRAM = "exit code 127"  # as a shell
 
 Server = LlamaCpp | OpenAIServer | HTTPServer
-Connect = Callable[[str, CheckPeer], Server]
+
+
+class Hosting(msgspec.Struct, kw_only=True):
+    """What all models of a gateway share. `connect` makes a driver for the server of a model at a
+    URL, with a check of its connections; `deadline` is within how many seconds a server must return
+    a token. At most `max_waiting` requests wait for a load. `needs` remembers what models needed,
+    `keeper` keeps their slots over the end of their servers."""
+
+    connect: Callable[[ModelConfig, str, CheckPeer], Server]
+    room: MemoryBudget
+    deadline: float
+    max_waiting: int
+    needs: KeptNeeds | None = None
+    cards: Cards = msgspec.field(default_factory=Cards)
+    keeper: SlotKeeper | None = None
 
 
 Cause = Literal["ended", "late", "not_started", "unsuitable", "died", "too_large", "other"]
@@ -70,28 +86,24 @@ class Stopped(Exception):
 
 
 class Starter:
-    """`connect` makes a driver for a URL, with a check of its connections; `deadline` is within how
-    many seconds a server must return a token. `log` gets what it prints. Waiting on `changed` is
-    woken when the load becomes `unwanted`. `process` is the last one, until `end`."""
+    """`log` gets what the server prints. Waiting on the lock of the room is woken when the load
+    becomes `unwanted`. `process` is the last one, until `end`."""
 
     def __init__(
         self,
         config: ModelConfig,
-        connect: Connect,
-        *,
-        deadline: float,
+        hosting: Hosting,
         log: ModelLog,
         slots: ModelSlots | None,
-        changed: threading.Condition,
         unwanted: Callable[[], bool],
     ) -> None:
         self.process: ModelProcess | None = None
         self._config = config
-        self.connect = connect
-        self._deadline = deadline
+        self.connect: Callable[[str, CheckPeer], Server] = partial(hosting.connect, config)
+        self._deadline = hosting.deadline
         self._log = log
         self._slots = slots
-        self._changed = changed
+        self._changed = hosting.room.changed
         self._unwanted = unwanted
 
     def start(self, end: float) -> tuple[Server, ModelProcess, Capabilities]:

@@ -22,24 +22,6 @@ State = Literal["stopped", "waiting", "loading", "ready", "busy", "stopping", "f
 Phase = Literal["loading", "loaded", "stopping"]
 
 
-class Loading(Struct, frozen=True):
-    """A model that a load was asked for: its place in the line of models without room, 0 if it has
-    room; the seconds since its server began to load; and those until it is loaded, None before its
-    first load."""
-
-    place: int
-    elapsed: float
-    left: float | None
-
-    @property
-    def part(self) -> float | None:
-        """The loaded part, from 0 to 1, by the time that the last load took; None if it waits for
-        room, or was never loaded."""
-        if self.place or self.left is None:
-            return None
-        return self.elapsed / max(self.elapsed + self.left, 1e-9)
-
-
 class Failure(Struct, frozen=True):
     """Why a model is not loaded. `lines` are the last ones that its server printed, `retry_at` is
     when it may be loaded again, None for now."""
@@ -119,22 +101,19 @@ def state_of(model: HostedModel, place: int) -> State:
     return "stopped"
 
 
-def loading(model: HostedModel) -> Loading | None:
-    """The progress of a model that is asked for, None of others."""
-    if model.status != "loading":
-        return None
-    place, left = model.place()
-    return Loading(place, model.elapsed, left if model.needs.is_learned else None)
-
-
 def view_of(model: HostedModel, now: float) -> ModelView:
     """A model at this time, in seconds since 1970."""
     model.needs.recall_once()
     needs, config = model.needs, model.config
-    waits = loading(model)
-    place = waits.place if waits is not None else 0
+    place, wait = model.place() if model.status == "loading" else (0, 0.0)
     state = state_of(model, place)
-    began_at, ready_at = _times(waits, model.takes, now)
+    # To a tenth of a second, so that two looks agree.
+    began_at = round(now - model.elapsed, 1) if state == "loading" else None
+    ready_at = None
+    if needs.learned.loaded_at and began_at is not None:
+        ready_at = round(began_at + model.takes, 1)
+    elif needs.learned.loaded_at and state == "waiting":
+        ready_at = float(round(now + wait))
     left = model.left if state == "ready" else math.inf
     return ModelView(
         name=model.name,
@@ -149,8 +128,8 @@ def view_of(model: HostedModel, now: float) -> ModelView:
         memory=needs.memory,
         cards=needs.cards,
         source=needs.source,
-        loaded_at=needs.loaded_at or None,
-        load_seconds=needs.seconds if needs.is_learned else None,
+        loaded_at=needs.learned.loaded_at or None,
+        load_seconds=needs.learned.seconds if needs.learned.loaded_at else None,
         expires_at=None if math.isinf(left) else float(round(now + left)),
         ttl=None if math.isinf(model.ttl) else model.ttl,
         pinned=model.pinned,
@@ -182,17 +161,6 @@ def room_of(room: MemoryBudget) -> RoomView:
         if device == 0 or limit or used:
             bars.append(MemoryBar(device, limit or None, segments))
     return RoomView(tuple(bars), len(models), limits.models or None)
-
-
-def _times(waits: Loading | None, takes: float, now: float) -> tuple[float | None, float | None]:
-    """When a load began and when it is expected to end. To a tenth of a second, so that two looks
-    agree."""
-    if waits is None:
-        return None, None
-    if waits.place:
-        return None, None if waits.left is None else float(round(now + waits.left))
-    began = round(now - waits.elapsed, 1)
-    return began, None if waits.left is None else round(began + takes, 1)
 
 
 def _failure(model: HostedModel, now: float) -> Failure | None:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from ..apis.llamacpp.native import Loading, model_event, models_reload
-from ..hosting import view
 from ..hosting.process import ModelLog
 from .fastpath import Environ
 from .permissions import visible
@@ -96,12 +95,13 @@ def _states(services: Services, environ: Environ) -> States:
 def _loading(services: Services, name: str) -> Loading | None:
     """The progress of a model that the gateway loads itself."""
     model = services.host.find(name)
-    loads = view.loading(model) if model is not None else None
-    if loads is None:
+    if model is None or model.status != "loading":
         return None
-    wait = None if loads.left is None else round(loads.left, 1)
-    part = None if loads.part is None else round(loads.part, 3)
-    return Loading(loads.place, wait, part)
+    place, wait = model.place()
+    if not model.needs.learned.loaded_at:
+        return Loading(place, None, None)
+    part = None if place else round(model.elapsed / max(model.elapsed + wait, 1e-9), 3)
+    return Loading(place, round(wait, 1), part)
 
 
 def _noted(status: str, loading: Loading | None) -> tuple[str, int, int | None]:

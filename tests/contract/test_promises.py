@@ -198,7 +198,7 @@ def test_looking_at_models_starts_none(path: str) -> None:
     app = make_app(ScriptedDriver(), metrics=True)
     host = services_of(app).host
     fake = fakes.fake()
-    host._connect = lambda config, url, check: fake(url, check)
+    host.hosting.connect = lambda config, url, check: fake(url, check)
     model = host.add(fakes.config(name="on-demand"))
     try:
         app.test_client().get(path).get_data()

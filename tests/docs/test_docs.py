@@ -27,33 +27,12 @@ TEXTS = {
     for page in PAGES
 }
 # Flags of other programs and of our other commands that the pages name.
-FOREIGN = {
-    "--cache-ram",
-    "--chat-template-file",
-    "--check",
-    "--clean",
-    "--dbname",
-    "--embeddings",
-    "--file",
-    "--force",
-    "--format",
-    "--graceful-timeout",
-    "--if-exists",
-    "--jinja",
-    "--json",
-    "--match",
-    "--mmproj",
-    "--models-dir",
-    "--models-max",
-    "--models-preset",
-    "--no-cache-idle-slots",
-    "--no-models-autoload",
-    "--report",
-    "--rounds",
-    "--slot-save-path",
-    "--time",
-    "--tokens",
-}
+FOREIGN = frozenset(
+    """--cache-ram --chat-template-file --check --clean --dbname --embeddings --file --force
+    --format --graceful-timeout --if-exists --jinja --json --match --mmproj --models-dir
+    --models-max --models-preset --no-cache-idle-slots --no-models-autoload --report --rounds
+    --slot-save-path --time --tokens""".split()
+)
 CODE = re.compile(r"`([^`\n]+)`")
 PRINTING = {"--version"}
 METHODS = ("GET", "POST", "PUT", "DELETE")

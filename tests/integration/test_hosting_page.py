@@ -132,37 +132,6 @@ def test_model_in_line_has_a_place_and_a_pinned_one_stays(
     assert [model(one, name)["pinned"] for name in "ab"] == [False, False]
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_log_goes_on_where_a_client_left_it(
-    gateway: StartGateway, made_up_model: Path, tmp_path: Path, server: str
-) -> None:
-    file = tmp_path / "slotproxy.toml"
-    file.write_text(table("m", made_up_model, tmp_path, server=server))
-    one = gateway("--config", str(file), *LEGACY)
-    head = {"Accept": "text/event-stream"}
-    printed: list[str] = []
-    with httpx.stream("GET", f"{one.url}/logs/m", headers=head, timeout=60) as answer:
-        last = ""
-        for line in answer.iter_lines():
-            if line == "event: start":
-                act(one, "load")
-            elif line.startswith("id: "):
-                last = line.removeprefix("id: ")
-            elif line.startswith("data: "):
-                printed.append(line.removeprefix("data: "))
-            if not line and any("listening" in text for text in printed):
-                break
-    assert chat(one, "m").status_code == 200
-    head["Last-Event-ID"] = last
-    with httpx.stream("GET", f"{one.url}/logs/m", headers=head, timeout=60) as answer:
-        lines = iter(answer.iter_lines())
-        data = next(line for line in lines if line.startswith("data: "))
-    whole = httpx.get(f"{one.url}/logs/m").text.splitlines()
-    count = int(last.partition("-")[2])
-    assert printed[1:] == whole[:count]  # after the id of the log
-    assert data.removeprefix("data: ") == whole[count]
-
-
 def test_saved_tokens_are_shown(gateway: StartGateway, made_up_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "slotproxy.toml"
     file.write_text(table("m", made_up_model, tmp_path, server="llama-2026", save_slots=True))

@@ -68,18 +68,6 @@ def test_prompt_is_that_of_a_server_of_today_and_has_one_bos(
     assert prompts[0] == prompts[1]
 
 
-def test_name_of_an_absent_file_tells_the_family(
-    start_server: StartServer, gateway: StartGateway, smollm2_model: Path
-) -> None:
-    extra = ("-a", "/nowhere/smollm2-135m-instruct.gguf")
-    server = start_server("llama-2023", ctx=4096, model=smollm2_model, extra=extra)
-    running = gateway("--llama-api", server.url)
-    assert prompt(running.url).startswith("<|im_start|>user\nWhat is")
-    assert answer(running.url)["message"]["content"] == "The capital of France is Paris."
-    assert "using chatml, by its name" in running.log
-    server.kill()
-
-
 @pytest.mark.parametrize(
     ("path", "flags"), [("/nowhere/mystery.gguf", ()), ("", ("--chat-template", "legacy"))]
 )

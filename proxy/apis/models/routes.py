@@ -111,7 +111,7 @@ def _wait(model: HostedModel) -> dict[str, Any]:
     """Its place in the line of models without room, 0 if it has room, and the expected seconds
     until it is loaded, null before its first load."""
     place, seconds = model.place()
-    return {"place": place, "wait": round(seconds, 1) if model.needs.is_learned else None}
+    return {"place": place, "wait": round(seconds, 1) if model.needs.learned.loaded_at else None}
 
 
 @json_route(blueprint, "GET", "/logs/<path:name>", answer="text/plain")

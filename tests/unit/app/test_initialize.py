@@ -56,36 +56,34 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Found],
 
 # -- servers ---------------------------------------------------------------------------------------
 
-ANSWERS: dict[str, dict[str, Any]] = {
-    "llama-server": {
-        "/props": {"default_generation_settings": {"n_ctx": 4096}, "total_slots": 4},
-        "/v1/models": {"data": [{"id": "/models/qwen3-4b.gguf"}]},
-    },
-    "router": {"/props": {"role": "router"}, "/v1/models": {"data": [{"id": "a"}, {"id": "b"}]}},
-    "server of 2023": {"/props": {"user_name": "", "assistant_name": ""}},
-    "Ollama": {"/api/version": {"version": "0.9.1"}, "/v1/models": {"data": [{"id": "qwen3:4b"}]}},
-    "LM Studio": {"/v1/models": {"data": [{"id": "org/model"}, {"id": 7}, {"id": "a\nb"}]}},
-    "slotproxy": {"/livez": {"status": "ok"}, "/v1/models": {"data": [{"id": "x"}]}},
-    "a web server": {},
-    "nonsense": {"/props": [], "/v1/models": {"data": "x"}, "/livez": 3},
-}
-KINDS = {
-    "llama-server": ("llamacpp", ("qwen3-4b",)),
-    "router": ("llamacpp", ("a", "b")),
-    "server of 2023": ("llamacpp", ()),
-    "Ollama": ("openai", ("qwen3:4b",)),
-    "LM Studio": ("openai", ("org/model",)),
-    "slotproxy": ("slotproxy", ()),
-    "a web server": ("", ()),
-    "nonsense": ("", ()),
-}
+
+def v1_models(*ids: Any) -> dict[str, Any]:
+    return {"/v1/models": {"data": [{"id": name} for name in ids]}}
 
 
-@pytest.mark.parametrize("title", ANSWERS)
-def test_servers_are_told_apart(title: str, serving: Serving, tmp_path: Path) -> None:
-    port = serving(ANSWERS[title])
+@pytest.mark.parametrize(
+    ("answers", "kind", "names"),
+    [
+        (
+            {"/props": {"default_generation_settings": {}}, **v1_models("/models/qwen3-4b.gguf")},
+            "llamacpp",
+            ("qwen3-4b",),
+        ),
+        ({"/props": {"role": "router"}, **v1_models("a", "b")}, "llamacpp", ("a", "b")),
+        ({"/props": {"user_name": "", "assistant_name": ""}}, "llamacpp", ()),  # of 2023
+        ({"/api/version": {"version": "0.9"}, **v1_models("qwen3:4b")}, "openai", ("qwen3:4b",)),
+        (v1_models("org/model", 7, "a\nb"), "openai", ("org/model",)),  # LM Studio
+        ({"/livez": {"status": "ok"}, **v1_models("x")}, "slotproxy", ()),
+        ({}, "", ()),
+        ({"/props": [], "/v1/models": {"data": "x"}, "/livez": 3}, "", ()),
+    ],
+)
+def test_servers_are_told_apart(
+    answers: dict[str, Any], kind: str, names: tuple[str, ...], serving: Serving, tmp_path: Path
+) -> None:
+    port = serving(answers)
     (found,) = discovery.look({}, tmp_path, [port]).servers
-    assert (found.port, found.kind, found.models) == (port, *KINDS[title])
+    assert (found.port, found.kind, found.models) == (port, kind, names)
 
 
 def test_port_without_a_server_is_left_out(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from proxy.config import (
     table,
 )
 from proxy.config.removed import REMOVED
+from proxy.config.routes import MOST, PriceConfig
 
 NORMAL = ("http://a:1", "https://[::1]:1/b")
 TEXTS = ("chat-prompt", "user-name", "ai-name", "system-name", "stop")
@@ -165,21 +166,6 @@ def test_named_addresses_come_before_backend_tables(toml: Any) -> None:
     assert [one.name for one in settings.backends] == ["a", "big", "10.0.0.2:8080"]
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("temperature", "temperature: expected a number, true or false, got ''"),
-        ("temperature=hot", "temperature: expected a number, true or false, got 'hot'"),
-        ("temperature=-1", "temperature must be between 0 and 100"),
-        ("temprature=1", "did you mean temperature?"),
-        ("grammar=1", "expected NAME=VALUE"),
-        ("top_p=true", "top_p must be a number"),
-    ],
-)
-def test_invalid_sampler_defaults_are_refused(value: str, message: str) -> None:
-    assert message in wrong("--sampling", value)
-
-
 # -- wrong values ----------------------------------------------------------------------------------
 
 
@@ -208,6 +194,12 @@ def test_invalid_sampler_defaults_are_refused(value: str, message: str) -> None:
         ("--cors-origins", "https://a.example/path", "expected *, an origin"),
         ("--host", "", "expected an address to listen on"),
         ("--stop", "a\0b", "NUL"),
+        ("--sampling", "temperature", "temperature: expected a number, true or false, got ''"),
+        ("--sampling", "temperature=hot", "expected a number, true or false, got 'hot'"),
+        ("--sampling", "temperature=-1", "temperature must be between 0 and 100"),
+        ("--sampling", "temprature=1", "did you mean temperature?"),
+        ("--sampling", "grammar=1", "expected NAME=VALUE"),
+        ("--sampling", "top_p=true", "top_p must be a number"),
         ("--api-key-file", "/nowhere", "cannot read /nowhere"),
         ("--config", "/nowhere", "cannot read /nowhere"),
     ],
@@ -250,6 +242,11 @@ def test_invalid_variable_or_file_line_is_named(toml: Any) -> None:
         ("[[mcp]]\ncommand = ['x']", "mcp: Object missing required field `name`"),
         ("[[mcp]]\nname = 'x'\ncmd = ['x']", "unknown field `cmd`"),
         ("mcp = 1", "mcp: Expected `array`"),
+        ("[[price]]\nprompt = -1", "price: prompt of '*' must be between 0 and"),
+        ("[[price]]\ncompletion = nan", "must be between 0 and"),
+        (f"[[price]]\nprompt = {MOST + 1}", "must be between 0 and"),
+        ("[[price]]\nprompt = 'much'", "price: Expected `float`"),
+        ("[[price]]\noutput = 1", "unknown field `output`"),
         ("[[mcp]]\nname='x'\nurl='http://a'\n" * 2, "have the same name"),
     ],
 )
@@ -376,6 +373,14 @@ def test_invalid_key_is_not_shown_in_the_error(key: str) -> None:
     assert "sk-" not in wrong("--api-key", f"{key}x")
     assert "sk-" not in wrong(f"--api-kye={key}")
     assert "sk-" not in wrong("--api-kye", "sk-secret")
+
+
+def test_prices_are_read(toml: Any) -> None:
+    text = f"[[price]]\nmodel = 'qwen*'\nprompt = {MOST}\ncached = 0.05\n[[price]]\n"
+    assert load(["--config", toml(text)], {}).price == (
+        PriceConfig(model="qwen*", prompt=MOST, cached=0.05),
+        PriceConfig(),
+    )
 
 
 # -- the table -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from proxy.errors import GatewayError
 from proxy.hosting.memory_budget import MemoryBudget
 from proxy.hosting.model import HostedModel
 from proxy.hosting.need import Cards, KeptNeeds
-from proxy.hosting.starting import Server
+from proxy.hosting.starting import Hosting, Server
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS
 
@@ -67,15 +67,16 @@ def hosted(
     needs: KeptNeeds | None = None,
     **fields: Any,
 ) -> HostedModel:
-    return HostedModel(
-        config(command, **fields),
-        connect or fake(),
+    kind = connect or fake()
+    hosting = Hosting(
+        connect=lambda config, url, check: kind(url, check),
         room=room or MemoryBudget(),
         deadline=5.0,
         max_waiting=waiting,
-        cards=cards,
+        cards=cards or Cards(),
         needs=needs,
     )
+    return HostedModel(config(command, **fields), hosting)
 
 
 def use(model: HostedModel, patience: float = 10.0) -> Server:

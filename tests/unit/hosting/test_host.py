@@ -15,7 +15,7 @@ from proxy.config import ModelConfig
 from proxy.hosting.host import ModelHost
 from proxy.hosting.memory_budget import MemoryBudget
 from proxy.hosting.model import HostedModel
-from proxy.hosting.starting import Server
+from proxy.hosting.starting import Hosting, Server
 from tests.fakes import wait_until
 
 from . import fakes
@@ -33,7 +33,8 @@ def host() -> Iterator[ModelHost]:
             return OpenAIServer(f"{url}/v1", model=config.server_model, check_peer=check)
         return fake(url, check)
 
-    made = ModelHost(connect, room=MemoryBudget(), deadline=5.0, max_waiting=8)
+    hosting = Hosting(connect=connect, room=MemoryBudget(), deadline=5.0, max_waiting=8)
+    made = ModelHost(hosting)
     yield made
     made.close()
 

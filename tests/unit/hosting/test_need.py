@@ -79,7 +79,7 @@ def test_guess_is_a_factor_of_the_size_of_the_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x" * size)
     command = "server -m m.gguf --mmproj=p.gguf --other other.bin --lora no.gguf ${PORT}"
     need = Need(fakes.config(command, folder=str(tmp_path)))
-    assert (need.amounts, need.source, need.seconds) == ((1500,), "estimated", GUESS)
+    assert (need.amounts, need.source, need.learned.seconds) == ((1500,), "estimated", GUESS)
 
 
 def test_all_parts_of_a_split_model_count() -> None:
@@ -126,7 +126,7 @@ def test_what_a_server_held_most_is_known_after_a_restart(held: list[int]) -> No
     kept = Kept()
     need = Need(fakes.config(), kept)
     need.recall_once()
-    assert (need.memory, need.seconds, need.is_learned, need.loaded_at) == (0, GUESS, False, 0.0)
+    assert (need.memory, need.learned.seconds, need.learned.loaded_at) == (0, GUESS, 0.0)
     loaded(need, held, 500)
     assert need.memory == 500
     need.recall_once()
@@ -137,8 +137,8 @@ def test_what_a_server_held_most_is_known_after_a_restart(held: list[int]) -> No
     need.keep()
     later = Need(fakes.config(), kept)
     later.recall_once()
-    assert (later.memory, later.seconds, later.source) == (800, 2.5, "measured")
-    assert later.loaded_at == need.loaded_at == pytest.approx(time.time(), abs=60)
+    assert (later.memory, later.learned.seconds, later.source) == (800, 2.5, "measured")
+    assert later.learned.loaded_at == need.learned.loaded_at == pytest.approx(time.time(), abs=60)
     held.append(300)
     later.measure(1)  # of another life: the last one counts
     assert later.memory == 300
@@ -161,17 +161,17 @@ def test_changed_file_is_measured_anew(tmp_path: Path, held: list[int]) -> None:
     assert need.memory == 500
     file.write_bytes(b"x" * 1000)
     need.recall()
-    assert (need.memory, need.seconds) == (1250, GUESS)
+    assert (need.memory, need.learned.seconds) == (1250, GUESS)
     os.utime(file, (1, 1))
     need.recall()
-    assert not need.is_learned
+    assert not need.learned.loaded_at
 
 
 def test_system_that_does_not_tell_memory_leaves_the_guess(held: list[int]) -> None:
     need = Need(fakes.config(), Kept())
     need.recall()
     loaded(need, held, 0)
-    assert (need.source, need.is_learned) == ("estimated", True)
+    assert (need.source, need.learned.seconds) == ("estimated", 2.5)
 
 
 @pytest.mark.parametrize("wrong", [{"memory": "much"}, {"memory": None}, {"seconds": []}])

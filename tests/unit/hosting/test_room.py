@@ -73,27 +73,21 @@ def loaded(models: list[HostedModel]) -> str:
     return "".join(model.name for model in models if model.status == "loaded")
 
 
-def test_idle_model_that_was_not_used_for_longest_gives_way(make: Make) -> None:
-    a, b, c = models = make(10, 10, 10, memory=20)
-    for model in (a, b, a, c):
-        used(model)
-    assert loaded(models) == "ac"
-    used(b)
-    assert loaded(models) == "bc"
-
-
-def test_number_of_models_is_bounded(make: Make) -> None:
-    models = make(1, 1, 1, most=1)
-    for model in (*models, *models):
-        used(model)
-    assert loaded(models) == "c"
-
-
-def test_pinned_model_stays(make: Make) -> None:
-    models = make(10, 10, 10, memory=20, pin=("a",))
-    for model in models:
-        used(model)
-    assert loaded(models) == "ac"
+@pytest.mark.parametrize(
+    ("options", "order", "stay"),
+    [
+        ({"memory": 30}, "abc", "abc"),  # what fits
+        ({"memory": 20}, "abac", "ac"),  # those used last
+        ({"memory": 20}, "abacb", "bc"),
+        ({"most": 1}, "abcabc", "c"),
+        ({"memory": 20, "pin": ("a",)}, "abc", "ac"),
+    ],
+)
+def test_idle_models_give_way(make: Make, options: dict[str, Any], order: str, stay: str) -> None:
+    models = make(10, 10, 10, **options)
+    for name in order:
+        used(models["abc".index(name)])
+    assert loaded(models) == stay
 
 
 def test_busy_model_stays_until_its_answer_is_over(make: Make) -> None:

@@ -289,25 +289,24 @@ def test_files_of_models_that_are_not_used_are_removed(
     assert list(folder.path.glob("slotproxy-*")) == []
 
 
+@pytest.mark.parametrize(
+    ("fault", "tokens", "why"),
+    [(UpstreamFault("no space left"), 279, "no space left"), (None, 0, "it has only 0 of")],
+)
 def test_save_that_fails_leaves_no_file(
-    live: Callable[..., Life], caplog: pytest.LogCaptureFixture
+    live: Callable[..., Life],
+    caplog: pytest.LogCaptureFixture,
+    fault: UpstreamFault | None,
+    tokens: int,
+    why: str,
 ) -> None:
     one = live()
     one.load()
     one.world.turn(LONG)
-    one.server.fault = UpstreamFault("no space left")
+    one.server.fault, one.server.tokens = fault, tokens
     one.slots.save(one.server)
     assert (one.files(), on_disk(one)) == ([], [])
-    assert "slot 0 is not saved: no space left" in caplog.text
-
-
-def test_slot_that_the_server_moved_away_is_not_saved(live: Callable[..., Life]) -> None:
-    one = live()
-    one.load()
-    one.world.turn(LONG)
-    one.server.tokens = 0
-    one.slots.save(one.server)
-    assert (one.files(), on_disk(one)) == ([], [])
+    assert f"slot 0 is not saved: {why}" in caplog.text
 
 
 def test_saving_takes_a_bounded_time(

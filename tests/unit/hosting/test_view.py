@@ -76,15 +76,13 @@ def test_loading_model_tells_when_it_is_expected(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make()
-    assert view.loading(model) is None
     monkeypatch.setattr(model_module, "time", SimpleNamespace(monotonic=lambda: 5000.0))
     model.state, model._began = State.LOADING, 4998.0
     seen = view.view_of(model, 1000.0)
     assert (seen.state, seen.began_at, seen.ready_at) == ("loading", 998.0, None)
     model.needs.learn(10.0)
     assert view.view_of(model, 1000.0).ready_at == 1008.0
-    loads = view.loading(model)
-    assert loads is not None and loads.left == 8.0
+    assert model.place() == (0, 8.0)
     assert view.view_of(model, 2000.0).ready_at == 2008.0
     model.state = State.STOPPED
 

@@ -64,21 +64,6 @@ def test_failed_build_leaves_only_its_log(folder: Path) -> None:
     assert sorted(one.name for one in folder.iterdir()) == ["a.lock", "a.log"]
 
 
-def test_download_needs_no_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_here() -> None:
-        raise BuildError("no C++ compiler found")
-
-    def make(work: Path, log: Path) -> Path:
-        (work / "done").mkdir()
-        return work / "done"
-
-    monkeypatch.setattr(building, "compiler", none_here)
-    with pytest.raises(BuildError, match="no C"):
-        once(folder / "built", "built", make, print)
-    once(folder / "fetched", "fetched", make, print, needs_compiler=False)
-    assert (folder / "fetched").is_dir()
-
-
 def ran(leave: Callable[[list[str]], None]) -> tuple[list[list[str]], Callable[..., None]]:
     """Commands instead of those that would be run; `leave` leaves what they would."""
     commands: list[list[str]] = []
@@ -100,21 +85,3 @@ def test_archive_with_another_digest_is_refused(
     monkeypatch.setattr(servers, "run", run)
     with pytest.raises(BuildError, match="is not the expected file"):
         servers.fetch(servers.RECIPES["llama-2023"], folder, folder / "log")
-
-
-def test_powerinfer_is_the_program_that_the_variable_names(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("POWERINFER_SERVER", raising=False)
-    assert servers.find("powerinfer") is None
-    for do in ("find", "build"):
-        assert servers.main([do, "powerinfer"]) == 1
-        assert "POWERINFER_SERVER is not set" in capsys.readouterr().err
-    program = folder / "server"
-    monkeypatch.setenv("POWERINFER_SERVER", str(program))
-    for _ in range(2):  # it is not there, and then it is no program
-        assert servers.main(["find", "powerinfer"]) == 1
-        assert "which is no program" in capsys.readouterr().err
-        program.touch(0o600)
-    program.chmod(0o700)
-    assert servers.find("powerinfer") == servers.build("powerinfer") == program

@@ -48,28 +48,3 @@ def test_results_become_words() -> None:
     row = next(line for line in lines if "/api/chat" in line)
     assert row == "| Ollama | /api/chat | ollama | yes | yes | NO | – (3) | – (1) | – (1) | – (1) |"
     assert lines[-3:] == [f"1. {table.NOT_RUN}", f"2. {table.ABSENT['chatglm_cpp']}", "3. x"]
-
-
-def test_backend_that_is_absent_keeps_its_column() -> None:
-    name, other = "test_ollama_chat", "test_ollama_tools"
-    before = {
-        name: {"llama-2023": "NO", "powerinfer": "yes", "llama-2026": "– why"},
-        other: {"llama-2023": "yes", "powerinfer": "– why", "llama-2026": "NO"},
-    }
-    text = f"{table.BEGIN}\n{table.markdown(before)}\n{table.END}"
-    assert {key: table.written(text)[name][key] for key in before[name]} == before[name]
-    found = {
-        name: {"llama-2023": "yes", "powerinfer": "– not built", "llama-2026": "NO"},
-        other: {"llama-2023": "NO", "powerinfer": "– not built", "llama-2026": "– x"},
-    }
-    merged = table.kept(found, table.written(text))
-    assert merged[name] == {"llama-2023": "yes", "powerinfer": "yes", "llama-2026": "NO", **ABSENT}
-    assert merged[other]["powerinfer"] == "– why"
-    assert merged[other]["llama-2026"] == "– x"
-
-
-# Of the others nothing ran either.
-ABSENT = {
-    "chatglm_cpp": f"– {table.ABSENT['chatglm_cpp']}",
-    **{name: f"– {table.NOT_RUN}" for name in ("llama-2026-v1", "llama-cpp-python", "slotproxy")},
-}

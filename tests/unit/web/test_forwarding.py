@@ -18,7 +18,7 @@ def app() -> Iterator[tuple[FlaskClient, HostedModel]]:
     app = make_app(ScriptedDriver())
     host = services_of(app).host
     fake = fakes.fake()
-    host._connect = lambda config, url, check: fake(url, check)
+    host.hosting.connect = lambda config, url, check: fake(url, check)
     model = host.add(fakes.config(name="scripted"))
     yield app.test_client(), model
     model.close()

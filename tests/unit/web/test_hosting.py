@@ -34,7 +34,7 @@ class Served:
         self.http: FlaskClient = app.test_client()
         host = services_of(app).host
         fake = fakes.fake()
-        host._connect = lambda config, url, check: fake(url, check)
+        host.hosting.connect = lambda config, url, check: fake(url, check)
         self.model: HostedModel = host.add(fakes.config(name="scripted", ttl=300.0))
 
     def post(self, path: str, **body: Any) -> Any:

@@ -35,7 +35,7 @@ class Site:
         self.services: Services = services_of(app)
         self.host: ModelHost = self.services.host
         fake = fakes.fake()
-        self.host._connect = lambda config, url, check: fake(url, check)
+        self.host.hosting.connect = lambda config, url, check: fake(url, check)
 
     def add(self, name: str, **fields: Any) -> HostedModel:
         return self.host.add(fakes.config(name=name, memory="5MiB", **fields))

@@ -34,28 +34,6 @@ def test_model_is_served_beside_named_addresses() -> None:
     assert [one[1] for one in names(settings)] == ["auto", "chatglm"]
 
 
-def test_variables_of_the_librarys_server_are_read() -> None:
-    environ = {"MODEL": "a.bin", "MAX_LENGTH": "512", "NUM_THREADS": "3"}
-    settings = load([], environ)
-    assert names(settings) == [("a", "chatglm", "a.bin")]
-    assert (settings.ctx_size, settings.chatglm.threads) == (512, 3)
-    ours = load(["--chatglm-model", "b.bin", "--ctx-size", "100"], environ)
-    assert names(ours) == [("b", "chatglm", "b.bin")]
-    assert (ours.ctx_size, ours.chatglm.threads) == (100, 3)
-
-
-def test_library_variables_do_not_affect_other_backends() -> None:
-    environ = {"MODEL": "a.bin", "MAX_LENGTH": "512", "NUM_THREADS": "many"}
-    settings = load(["--llama-api", "http://127.0.0.1:1"], environ)
-    assert [one[1] for one in names(settings)] == ["auto"]
-    assert settings.ctx_size == 0
-
-
-def test_library_variables_are_validated_under_their_own_names() -> None:
-    with pytest.raises(SettingsError, match=r"^MAX_LENGTH: expected an integer"):
-        load([], {"MODEL": "a.bin", "MAX_LENGTH": "long"})
-
-
 def test_models_are_read_from_the_config_file(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text(
