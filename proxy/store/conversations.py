@@ -170,14 +170,14 @@ class ConversationStore:
         if before is not None:
             query = query.where(CONVERSATION.c.changed < before)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
-        return tuple(record(StoredConversation, row) for row in self._db.rows(query))
+        return tuple(self._db.records(StoredConversation, query))
 
     def pinned(self, owner: str) -> tuple[StoredConversation, ...]:
         """Return the pinned conversations, the last changed first, at most MOST_SHOWN."""
         chosen = CONVERSATION.c.settings[PINNED].as_boolean().is_(True)
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner, chosen)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(MOST_SHOWN)
-        return tuple(record(StoredConversation, row) for row in self._db.rows(query))
+        return tuple(self._db.records(StoredConversation, query))
 
     def get(self, owner: str, conversation_id: str) -> StoredConversation:
         with self._db.begin() as db:
@@ -364,8 +364,7 @@ class ConversationStore:
         """Return ratings, oldest first."""
         query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
-        rows = self._db.rows(query.offset(skipped).limit(most))
-        return tuple(record(Feedback, row) for row in rows)
+        return tuple(self._db.records(Feedback, query.offset(skipped).limit(most)))
 
 
 def _conversation(db: Connection, owner: str, conversation_id: str) -> StoredConversation:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import IO, Any
 
 from msgspec import structs
-from sqlalchemy import Connection, Row, Select, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, case, delete, func, insert, or_, select, update
 
 from . import file_store
 from .database import Database, owned, record
@@ -48,15 +48,14 @@ class KnowledgeStore:
     def bases(self, owner: str) -> list[Base]:
         """Return all bases, oldest first."""
         query = select(BASE, _COUNT).where(BASE.c.owner == owner).order_by(BASE.c.created)
-        return [record(Base, row) for row in self._db.rows(query)]
+        return self._db.records(Base, query)
 
     def base(self, owner: str, id_or_name: str) -> Base | None:
         """Return a base by id, or else by name."""
         named = or_(BASE.c.id == id_or_name, BASE.c.name == id_or_name)
         query = select(BASE, _COUNT).where(BASE.c.owner == owner, named)
         query = query.order_by(case((BASE.c.id == id_or_name, 0), else_=1), BASE.c.created)
-        row = self._db.first(query)
-        return None if row is None else record(Base, row)
+        return self._db.one(Base, query)
 
     def change_base(self, owner: str, base_id: str, **values: Any) -> bool:
         change = update(BASE).where(owned(BASE, owner, base_id)).values(**values)
@@ -156,10 +155,11 @@ class KnowledgeStore:
         """Return the chunks after the number `after`, in order; all of them by default."""
         query = _CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
         query = query.where(CHUNK.c.number > after).order_by(CHUNK.c.number).limit(most)
-        return self._read(query)
+        return self._db.records(Chunk, query)
 
     def chunks_of(self, chunk_ids: Collection[str]) -> dict[str, Chunk]:
-        return {one.id: one for one in self._read(_CHUNKS.where(CHUNK.c.id.in_(list(chunk_ids))))}
+        query = _CHUNKS.where(CHUNK.c.id.in_(list(chunk_ids)))
+        return {chunk.id: chunk for chunk in self._db.records(Chunk, query)}
 
     def ready(self) -> list[tuple[str, str, int]]:
         """Return (document, base, number of chunks) of all documents that are ready, for all
@@ -174,14 +174,11 @@ class KnowledgeStore:
 
     def chunks_in(self, document_id: str) -> list[Chunk]:
         """Return the chunks of a document of any owner."""
-        return self._read(_CHUNKS.where(CHUNK.c.document_id == document_id))
+        return self._db.records(Chunk, _CHUNKS.where(CHUNK.c.document_id == document_id))
 
     def chunk(self, owner: str, chunk_id: str) -> Chunk | None:
-        chunks = self._read(_CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.id == chunk_id))
-        return chunks[0] if chunks else None
-
-    def _read(self, query: Select[Any]) -> list[Chunk]:
-        return [record(Chunk, row) for row in self._db.rows(query)]
+        query = _CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.id == chunk_id)
+        return self._db.one(Chunk, query)
 
     def change_chunk(self, chunk: Chunk, text: str, index: Callable[[], None]) -> None:
         """Replace a chunk's text; an empty text deletes the chunk. `index` changes the index in the

@@ -1,6 +1,6 @@
 """Open sign-in sessions in the memory of one process, for when there is no database.
 
-Several processes share a `SessionStore` (sessions.py) with the same interface. Session ids are
+Several processes share a `SessionStore` (sessions.py) with the same methods. Session ids are
 digests, so that cookies cannot be derived from stored data. Times are seconds since 1970.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -28,22 +27,6 @@ class OpenSession(Struct, frozen=True):
     peer: str = ""
 
 
-class LiveSessions(Protocol):
-    def begin(self, session: OpenSession) -> None: ...
-
-    def alive(self, session: str, owner: str, now: float) -> bool:
-        """Whether the session was started, has not been ended, and is younger than LIFETIME."""
-
-    def listed(self, owner: str | None, now: float, limit: int) -> Sequence[OpenSession]:
-        """The last sessions of an owner, or of all, the newest first."""
-
-    def end(self, session: str, owner: str | None = None) -> bool:
-        """End a session, unless it is of another owner; return whether there was one."""
-
-    def end_all(self, owner: str) -> int:
-        """End all sessions of an owner; return how many there were."""
-
-
 class MemorySessions:
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -57,11 +40,13 @@ class MemorySessions:
                 del sessions[next(iter(sessions))]
 
     def alive(self, session: str, owner: str, now: float) -> bool:
+        """Whether the session was started, has not been ended, and is younger than LIFETIME."""
         with self._lock:
             begun = self._begun.get(owner, {}).get(session)
         return begun is not None and now - begun.created <= LIFETIME
 
     def listed(self, owner: str | None, now: float, limit: int) -> Sequence[OpenSession]:
+        """The last sessions of an owner, or of all, the newest first."""
         with self._lock:
             owners = self._begun if owner is None else (owner,)
             found = [one for each in owners for one in self._begun.get(each, {}).values()]
@@ -69,11 +54,13 @@ class MemorySessions:
         return sorted(found, key=lambda one: one.created, reverse=True)[:limit]
 
     def end(self, session: str, owner: str | None = None) -> bool:
+        """End a session, unless it is of another owner; return whether there was one."""
         with self._lock:
             owners = [*self._begun] if owner is None else [owner]
             gone = [self._begun.get(each, {}).pop(session, None) for each in owners]
         return any(one is not None for one in gone)
 
     def end_all(self, owner: str) -> int:
+        """End all sessions of an owner; return how many there were."""
         with self._lock:
             return len(self._begun.pop(owner, {}))

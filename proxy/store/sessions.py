@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import delete, insert, or_, select
 
-from .database import Database, owned, record
-from .live import LIFETIME, MOST, OpenSession
+from .database import Database, owned
+from .live import LIFETIME, MOST, MemorySessions, OpenSession
 from .tables import SESSION
 
 _c = SESSION.c
@@ -40,8 +40,8 @@ class SessionStore:
         query = select(SESSION).where(_c.created >= now - LIFETIME)
         if owner is not None:
             query = query.where(_c.owner == owner)
-        rows = self._db.rows(query.order_by(_c.created.desc(), _c.id).limit(limit))
-        return [record(OpenSession, row) for row in rows]
+        query = query.order_by(_c.created.desc(), _c.id).limit(limit)
+        return self._db.records(OpenSession, query)
 
     def end(self, session: str, owner: str | None = None) -> bool:
         where = _c.id == session if owner is None else owned(SESSION, owner, session)
@@ -49,3 +49,6 @@ class SessionStore:
 
     def end_all(self, owner: str) -> int:
         return self._db.change(delete(SESSION).where(_c.owner == owner))
+
+
+LiveSessions = MemorySessions | SessionStore

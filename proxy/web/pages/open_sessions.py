@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from flask import Response, make_response, render_template, request
 
 from ...apis import fields
 from ...errors import NotFound
-from ...store.live import LiveSessions
 from .. import permissions
 from ..ledger.query import everyone
 from ..routes import Api
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard, session
+
+if TYPE_CHECKING:
+    from ...store.sessions import LiveSessions  # it imports SQLAlchemy, an extra
 
 MOST_LISTED = 500
 
