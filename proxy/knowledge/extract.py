@@ -1,17 +1,9 @@
 """The child process that reads one document: ``python -m proxy.knowledge.extract``
 
-The input is copied to an unnamed file and read from there, so that documents read page by page are
-never in memory whole.
-
-Documents may be broken, endless, or made to attack a parser, so each is read in a process of its
-own, with limits on memory and processor time. The parent ends it when it takes too long. When the
-parent dies, standard input closes and the child exits.
-
-On Linux the child is confined (`proxy.runtime.confinement`), whatever a parser does: it cannot
-write files, read files other than Python's own, start programs, connect by TCP or see other
-processes. On other systems, only the audit hook below restricts a parser's Python code. The hook is
-not a sandbox: it covers the usual ways to use the network, start programs and write files, but not
-all, and no native code.
+Documents may be broken, endless, or made to attack a parser. So each is read in a process of its
+own, with limits on memory, time and (`proxy.runtime.confinement`, on Linux) on what it may do. On
+other systems only the audit hook below restricts it, which native code bypasses. When the parent
+dies, standard input closes and the child exits.
 
     In:  a line of JSON {"kind", "end", "size", "memory", "seconds", "chunk", "overlap"}, then
          `size` bytes.
@@ -142,8 +134,7 @@ def _weigh(file: BinaryIO) -> None:
 
 
 def _forbid(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook (PEP 578) that forbids the usual ways to do what no document needs. It backs up
-    `confine`, and is the only protection where `confine` does nothing. Native code bypasses it."""
+    """An audit hook (PEP 578) that forbids the usual ways to do what no document needs."""
     if event in FORBIDDEN or (event == "open" and _writes(*args[1:3])):
         raise PermissionError(event)
 

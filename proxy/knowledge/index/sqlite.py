@@ -133,8 +133,7 @@ class SqliteShelf:
         documents: Collection[str] | None,
         most: int,
     ) -> list[QueryTerms]:
-        """Return rows with any of these terms and the count of each term, roughly the best
-        first."""
+        """Return rows with any of these terms, roughly the best first."""
 
         def work(db: apsw.Connection) -> list[QueryTerms]:
             head = f"{_number(db, base)}q"
@@ -266,8 +265,7 @@ def _done(work: Callable[[], T]) -> T:
 
 
 def _extension() -> str:
-    """Return the path of sqlite-vec's library. Its Python package would import numpy. Raises
-    ImportError."""
+    """Return the path of sqlite-vec's library. Its Python package would import numpy."""
     package = importlib.util.find_spec("sqlite_vec")
     if package is None or package.origin is None:
         raise ImportError("sqlite-vec is not installed: pip install slotproxy[knowledge]")
