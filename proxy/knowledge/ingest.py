@@ -1,14 +1,9 @@
 """Reads queued documents, one after the other, in one thread per gateway.
 
-The queue consists of the documents' rows, so there is no second queue to keep consistent with them,
-and queued documents survive every process. A reader marks the document it reads and sends
-heartbeats. If its process dies or its heartbeats stop, another reader takes the document over and
-reads it from the beginning. A document is reported as ready only after all its chunks are stored
-and searchable.
-
-Why no job queue library (such as huey): progress, cancellation and rebuild jobs are kept in these
-rows, so a second queue would have to agree with them after every crash. And several gateways need
-only one database to share the work, no Redis.
+The queue consists of the documents' rows, so it survives every process, agrees with progress and
+cancellation after every crash (no job queue library would), and several gateways share it. A reader
+marks the document it reads and sends heartbeats. If they stop, another reader reads the document
+from the beginning. It is ready only after all its chunks are stored and searchable.
 """
 
 from __future__ import annotations

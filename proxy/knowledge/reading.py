@@ -1,7 +1,4 @@
-"""Reads and splits a document in a child process (`extract`), and yields pieces as they come.
-
-Where gevent has patched the process, only the calling greenlet waits for the child.
-"""
+"""Reads and splits a document in a child process (`extract`), and yields pieces as they come."""
 
 from __future__ import annotations
 
@@ -59,8 +56,7 @@ class ReadingFailed(Exception):
 
 
 class DocumentReader:
-    """A document being read: an iterator of (share done, piece). `end` may be called from any
-    thread; call `close` after iterating."""
+    """A document being read: an iterator of (share done, piece). Any thread may call `end`."""
 
     def __init__(
         self,

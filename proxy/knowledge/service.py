@@ -118,8 +118,7 @@ class Knowledge:
         self._index.purge()
 
     def delete_all(self, owner: str) -> int:
-        """Delete all bases of the owner and return how many there were. Leaves no traces in
-        files."""
+        """Delete all bases of the owner, with their traces in files; return how many there were."""
         bases = self.bases(owner)
         for base in bases:
             self._delete(owner, base.id)
@@ -149,8 +148,7 @@ class Knowledge:
         splitting: Splitting | None = None,
         replace: bool = False,
     ) -> Document:
-        """Queue a document for reading. `data` is read in pieces, to its end. `replace`: replace
-        documents of the same name."""
+        """Queue a document, read from `data`. `replace`: replace documents of the same name."""
         stream = BytesIO(data) if isinstance(data, bytes) else data
         size = stream.seek(0, SEEK_END)
         stream.seek(0)

@@ -83,8 +83,7 @@ CHARACTERS = 3  # per token: between English's four and Chinese's one and a half
 
 
 class VectorStores:
-    """Every call is for one owner, and reports other owners' objects as NotFound. `clock` returns
-    seconds since 1970."""
+    """Every call is for one owner, and reports other owners' objects as NotFound."""
 
     def __init__(
         self, knowledge: Knowledge, files: FileStore, clock: Callable[[], float] = time.time
@@ -140,8 +139,7 @@ class VectorStores:
         return self.file(owner, file_id), self._files.content(file_id)
 
     def delete_file(self, owner: str, file_id: str) -> None:
-        """Delete a file, and remove it from all vector stores, which the caller must be able to
-        use."""
+        """Delete a file from everywhere; the caller must be able to use all its vector stores."""
         for one in self._files.attached(owner, file_id=file_id):
             try:
                 self._knowledge.base(owner, one.base_id)
@@ -359,8 +357,7 @@ class VectorStores:
         *,
         rank: bool = True,
     ) -> list[tuple[Hit, VectorStoreFile | None]]:
-        """Return the best hits with their files, only from files whose attributes match `wanted`.
-        `threshold` is the minimum score, from 0 to 1."""
+        """Return the best hits with their files, if their attributes match `wanted`."""
         known: dict[str, VectorStoreFile] = {}
         for base_id in base_ids:
             base, kept = self.store(owner, base_id)

@@ -89,8 +89,7 @@ class Provider:
         return self._client.issuer
 
     def authorization_url(self, started: Started, redirect_uri: str) -> str:
-        """The page of the provider where the person signs in. Raises UpstreamFault and
-        UpstreamTimeout."""
+        """The page of the provider where the person signs in."""
         uri: str = prepare_grant_uri(
             self._known().authorization_endpoint,
             self._client.id,
@@ -106,8 +105,7 @@ class Provider:
 
     def claims(self, code: str, started: Started, redirect_uri: str) -> dict[str, Any]:
         """The checked claims of the person whose browser has brought this code. Raises Unauthorized
-        if the provider does not accept it or its token is wrong, UpstreamFault and
-        UpstreamTimeout."""
+        if the provider does not accept it or its token is wrong."""
         if len(code) > LONGEST_CODE:
             raise Unauthorized("the sign-in was refused by the provider")
         tokens = self._exchange(code, started, redirect_uri)

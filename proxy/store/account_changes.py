@@ -38,8 +38,7 @@ def of_row(kind: type[S], row: Row[Any]) -> S:
 
 
 def _told(account: StoredKey | Account) -> dict[str, Any]:
-    """What the record of a change tells: no secrets, and of metadata only the names, since a client
-    may keep a secret there."""
+    """What the record of a change tells: no secrets, which clients may also keep in metadata."""
     fields = {**row_of(account), "metadata": sorted(account.metadata)}
     return {name: value for name, value in fields.items() if name not in HIDDEN}
 
