@@ -11,8 +11,7 @@ from .records import new_id
 
 
 class AdoptedMessage(Struct, frozen=True):
-    """`parent` is the place of its parent among the messages, None for the first of a branch.
-    `created` is in seconds since 1970, 0 if unknown."""
+    """`parent` is the place of its parent among the messages. `created` is 0 if unknown."""
 
     parent: int | None
     role: Literal["user", "assistant"]

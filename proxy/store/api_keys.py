@@ -58,8 +58,7 @@ class ApiKeys(AccountChanges):
     def listed(
         self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[StoredKey]]:
-        """How many keys have the wanted values of their fields and a name with the text of
-        `search`, and a page of them, the newest first."""
+        """How many keys match, and a page of them, the newest first."""
         condition = [_c[name] == value for name, value in wanted.items()]
         condition += containing(search, _c.alias, _c.id, _c.shown, _c.user_id, _c.team_id)
         query = select(API_KEY).order_by(_c.created.desc(), _c.id)
@@ -71,8 +70,7 @@ class ApiKeys(AccountChanges):
             _check_alias(db, alias, "")
 
     def add(self, key: StoredKey, actor: str) -> None:
-        """A user that is not known yet is made. Raises BadRequest if the id or the alias is in use
-        or the team is unknown."""
+        """An unknown user is made. Raises BadRequest for a used id or alias and an unknown team."""
         with self.changing(actor) as changes:
             if changes.db.execute(select(_c.id).where(_c.id == key.id)).first() is not None:
                 raise BadRequest(f"the key_id {key.id[:100]!r} is in use", param="key_id")
@@ -90,8 +88,7 @@ class ApiKeys(AccountChanges):
         *,
         finish_running: bool = False,
     ) -> StoredKey:
-        """Edit the key with this digest or id, in one transaction. Raises NotFound, and BadRequest
-        if the alias is in use or the team is unknown."""
+        """Edit the key with this digest or id. Raises NotFound, and BadRequest like `add`."""
         with self.changing(actor, finish_running) as changes:
             (key,) = _read(changes.db, [name])
             new = msgspec.structs.replace(edit(key), changed=time.time())
@@ -109,8 +106,7 @@ class ApiKeys(AccountChanges):
         *,
         finish_running: bool = False,
     ) -> list[str]:
-        """Delete keys by digest or id, or by alias; returns their digests. Raises NotFound if one
-        is missing, and then deletes none."""
+        """Delete all these keys, or none and raise NotFound; returns their digests."""
         with self.changing(actor, finish_running) as changes:
             keys = _read(changes.db, names, aliases)
             delete_keys(changes, [key.id for key in keys])

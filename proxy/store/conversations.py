@@ -1,10 +1,9 @@
 """Conversations of the chat page: messages form a tree, so that an edited question or another
-answer is a branch beside the first. Every call is for one owner and sees only that owner's rows.
+answer is a branch beside the first. Every call sees only its owner's rows.
 
 The writer of an unfinished message renews it every few seconds. A reader reports a message that was
-not renewed for LEASE seconds as interrupted, and stores nothing: while the database is unavailable
-no writer can renew, and a writer that was only slow finishes its answer. Seconds in which this
-process could not use the database count as renewals.
+not renewed for LEASE seconds as interrupted, and stores nothing, since the writer may only be slow.
+Seconds in which this process could not use the database count as renewals.
 """
 
 from __future__ import annotations
@@ -123,8 +122,7 @@ class ConversationStore:
         changed: float,
         messages: Sequence[adopted.AdoptedMessage],
     ) -> StoredConversation:
-        """Add a whole conversation; parents come before their replies. Times of 0, and those in the
-        future, become now. Raises QuotaExceeded."""
+        """Add a whole conversation. Times of 0, and those in the future, become now."""
         now = self._clock()
         created, changed = (one if 0 < one <= now else now for one in (created, changed))
         made = StoredConversation(new_id("conv_"), title, dict(settings), created, changed)
@@ -157,9 +155,8 @@ class ConversationStore:
         limit: int | None = 50,
         before: float | None = None,
     ) -> tuple[StoredConversation, ...]:
-        """Return conversations, the last changed first, only those with the words `search` in title
-        or messages. `before` is the `changed` time of the previous page's last one; `limit` None
-        means all."""
+        """Return conversations, the last changed first, with the words `search` in title or
+        messages. `before` is the `changed` time of the previous page's last one."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
             # Ignoring case; wildcards in the words are escaped.
@@ -297,9 +294,8 @@ class ConversationStore:
         reasoning: str = "",
         extra: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Append to an unfinished answer. `extra` replaces the stored value; None keeps it. Returns
-        False, and changes nothing, if the answer is finished or deleted. The owner was checked by
-        `add`."""
+        """Append to an unfinished answer. `extra` replaces the stored value. Returns False, and
+        changes nothing, if the answer is finished or deleted. The owner was checked by `add`."""
         values: dict[str, Any] = {"content": MESSAGE.c.content + content}
         values["reasoning"] = MESSAGE.c.reasoning + reasoning
         if extra is not None:
@@ -307,8 +303,7 @@ class ConversationStore:
         return self._grow(message_id, values)
 
     def renew(self, message_id: str) -> bool:
-        """Renew an unfinished message; the writer calls this every few seconds. Returns False like
-        `append`."""
+        """Renew an unfinished message, every few seconds. Returns False like `append`."""
         return self._grow(message_id, {})
 
     def _grow(self, message_id: str, values: dict[str, Any]) -> bool:
@@ -316,8 +311,7 @@ class ConversationStore:
         return self._db.change(growing.values(**values, touched=self._clock())) > 0
 
     def reopen(self, owner: str, message_id: str) -> StoredMessage:
-        """Make a finished answer unfinished again, so that `append` continues it. Raises NotFound,
-        InvalidParameter if it is being written or is not the last one."""
+        """Make a finished answer, the last of its branch, unfinished again for `append`."""
         known = self.message(owner, message_id)
         replies = select(func.count()).where(MESSAGE.c.parent_id == message_id)
         with self._db.begin_for(owner) as db:
@@ -342,15 +336,13 @@ class ConversationStore:
         self._db.change(update(MESSAGE).where(MESSAGE.c.id == message_id).values(**values))
 
     def interrupted(self) -> int:
-        """Mark answers left unfinished by a process that ended; return how many there were. Called
-        at start."""
+        """Mark answers left unfinished by a process that ended; return how many there were."""
         return self._db.change(update(MESSAGE).where(_GROWING).values(status="interrupted"))
 
     # ratings
 
     def rate(self, owner: str, message_id: str, score: int, reason: str = "") -> None:
-        """Store a rating, replacing an earlier one. The message may belong to another API. Only the
-        newest MOST_RATINGS of an owner are kept."""
+        """Store a rating, replacing an earlier one. The message may belong to another API."""
         with self._db.begin_for(owner) as db:
             where = (FEEDBACK.c.owner == owner, FEEDBACK.c.message_id == message_id)
             db.execute(delete(FEEDBACK).where(*where))

@@ -100,8 +100,7 @@ class Database:
 
     @contextmanager
     def begin_for(self, owner: str) -> Iterator[Connection]:
-        """Begin a transaction that no other of this owner runs beside. So what it reads stays true
-        until it has written; `begin` is for statements that are right by themselves."""
+        """Begin a transaction that no other of this owner runs beside: what it reads stays true."""
         with self.begin() as connection:
             if connection.dialect.name == "postgresql":
                 digest = hashlib.sha256(owner.encode()).digest()
@@ -160,8 +159,7 @@ class Database:
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
-        """Begin a transaction for work at start, which one process does at a time. Raises
-        StoreUnavailable if others take longer than STARTING."""
+        """Begin a transaction for work at start, which one process does at a time."""
         with self._lock(), self.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"select pg_advisory_xact_lock({_LOCK})"))
@@ -247,8 +245,7 @@ def insert_into(table: Table, db: Connection | Engine) -> Any:
 
 
 def _revision(connection: Connection) -> str:
-    """Return the revision of the tables; "" if there are none, or if their creation was
-    interrupted."""
+    """Return the revision; "" if there are no tables, or if their creation was interrupted."""
     if not inspect(connection).has_table(ALEMBIC_VERSION.name):
         return ""
     return connection.execute(select(ALEMBIC_VERSION)).scalar() or ""

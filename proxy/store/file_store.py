@@ -77,8 +77,7 @@ class StoredFile(Struct, frozen=True, kw_only=True):
 
 
 class StoredVectorStore(Struct, frozen=True):
-    """Settings of a vector store: it expires `lasts` days after it was last `active`; None:
-    never."""
+    """A vector store expires `lasts` days after it was last `active`; None: never."""
 
     base_id: str
     metadata: dict[str, str]

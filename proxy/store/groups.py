@@ -21,8 +21,7 @@ MOST_LISTED = 10_000  # of a team that are read
 
 
 class Groups(AccountChanges, Generic[A]):
-    """The users, or the teams. Every change is recorded with its actor, the name of the key that
-    asked for it."""
+    """The users, or the teams. `actor` is the name of the key that asks for a change."""
 
     def __init__(self, database: Database, kind: str, made: type[A], table: Table) -> None:
         super().__init__(database)
@@ -40,8 +39,7 @@ class Groups(AccountChanges, Generic[A]):
     def listed(
         self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[A]]:
-        """How many have the wanted values of their fields and a name with the text of `search`,
-        and a page of them, by id."""
+        """How many match, and a page of them, by id."""
         table = self._table
         condition = [table.c[name] == value for name, value in wanted.items()]
         condition += containing(search, *(table.c[name] for name in self._names))
@@ -68,8 +66,7 @@ class Groups(AccountChanges, Generic[A]):
         *,
         finish_running: bool = False,
     ) -> A:
-        """Edit one in one transaction. Raises NotFound, and BadRequest if an email or alias is in
-        use."""
+        """Edit one. Raises NotFound, and BadRequest if an email or alias is in use."""
         with self.changing(actor, finish_running) as changes:
             old = self._read(changes.db, name)
             new = msgspec.structs.replace(edit(old), changed=time.time())
@@ -80,8 +77,7 @@ class Groups(AccountChanges, Generic[A]):
         return new
 
     def delete(self, names: Collection[str], actor: str, *, finish_running: bool = False) -> int:
-        """Delete these and all of their keys; returns how many there were. Raises NotFound if one
-        is missing, and then deletes none."""
+        """Delete these and their keys, or none and raise NotFound; returns how many there were."""
         with self.changing(actor, finish_running) as changes:
             for name in names:
                 old = self._read(changes.db, name)
@@ -101,8 +97,7 @@ class Groups(AccountChanges, Generic[A]):
         return self._db.records(Member, query)
 
     def join(self, members: Collection[Member], actor: str) -> None:
-        """Add members to teams, or change their roles. Users that are not known yet are made.
-        Raises NotFound for an unknown team."""
+        """Add members to teams, or change their roles. Unknown users are made. Raises NotFound."""
         with self.changing(actor) as changes:
             for member in members:
                 _team(changes.db, member.team_id)
