@@ -1,7 +1,6 @@
 """Knowledge bases, documents, chunks and jobs as database rows.
 
-Every call names an owner and sees only that owner's rows, except the calls for readers of
-documents, which read all queued documents.
+Every call sees only its owner's rows, except the calls for readers of documents.
 """
 
 from __future__ import annotations
@@ -87,8 +86,7 @@ class KnowledgeStore:
             file_store.put_pieces(db, ORIGINAL, document.id, data)
 
     def add_file(self, owner: str, document: Document, file_id: str) -> bool:
-        """Add a document with the bytes of an uploaded file; return whether the owner has this
-        file. Raises QuotaExceeded."""
+        """Add a document with the bytes of an uploaded file; return whether the owner has it."""
         own_file = select(FILES.c.file_id).where(FILES.c.owner == owner, FILES.c.file_id == file_id)
         with self._db.begin_for(owner) as db:
             if db.execute(own_file).first() is None:
@@ -203,8 +201,7 @@ class KnowledgeStore:
         now: float,
         splitting: Splitting | None = None,
     ) -> Job:
-        """Queue all documents of a base again, as a job. With `splitting` None, each keeps its
-        own."""
+        """Queue all documents of a base again. With `splitting` None, each keeps its own."""
         where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == base_id)
         with self._db.begin() as db:
             values: dict[str, Any] = {**QUEUED, "job_id": job_id}
@@ -237,9 +234,8 @@ class KnowledgeStore:
     # for readers of documents
 
     def claim(self, reader: str, now: float, stale: float) -> tuple[str, Document] | None:
-        """Claim the next document to read, as (owner, document): the oldest document of the owner
-        served least recently. A document whose reader sent no heartbeat since `stale` may
-        be taken over."""
+        """Claim the next document, as (owner, document): the oldest of the owner served least
+        recently. One without a heartbeat since `stale` may be taken over."""
         free = or_(
             DOCUMENT.c.status == "queued",
             (DOCUMENT.c.status == "reading") & (DOCUMENT.c.beat < stale),
@@ -301,8 +297,7 @@ class KnowledgeStore:
             return True
 
     def finish(self, document: Document, reader: str, error: str = "") -> bool:
-        """Mark the document as ready, or failed with this error. Return whether this reader still
-        had it."""
+        """Mark the document as ready or failed; return whether this reader still had it."""
         values = {"status": "failed" if error else "ready", "error": error, "reader": ""}
         with self._db.begin() as db:
             return self._ours(db, document, reader, values | ({} if error else {"done": 1.0}))

@@ -72,8 +72,7 @@ DIMENSIONS = ("key", "user", "team", "model", "api")
 
 
 class LedgerSums(Struct, frozen=True, kw_only=True):
-    """The sums of rows: how many `requests`, how many of them `failed`, and the sums of the fields
-    of LedgerRow with these names."""
+    """The sums of rows: `requests`, how many of them `failed`, and the fields of LedgerRow."""
 
     requests: int = 0
     failed: int = 0
@@ -89,8 +88,7 @@ class LedgerSums(Struct, frozen=True, kw_only=True):
 
 
 class LedgerGroup(Struct, frozen=True, kw_only=True):
-    """The sums of a time bucket, which began at `begin` (milliseconds since 1970), and of a value
-    of each dimension in `names`."""
+    """The sums of a time bucket, which began at `begin`, and of a value of each of `names`."""
 
     begin: int
     names: Mapping[str, str]
@@ -101,8 +99,7 @@ COUNTED = LedgerSums.__struct_fields__
 
 
 def hour_sums(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
-    """The sums of rows by hour and dimensions, as rows of the table of hours. They are sorted, so
-    that all writers lock the rows of the table in the same order."""
+    """The sums of rows by hour and dimensions, sorted: all writers lock rows in the same order."""
     groups: dict[tuple[Any, ...], list[LedgerRow]] = {}
     for row in rows:
         begin = row.ended - row.ended % HOUR

@@ -1,9 +1,8 @@
 """Maps database errors that mean "unavailable" to the error that clients get.
 
-All code that uses a database passes its errors to `outage`. A file that is locked, full, missing or
-read-only, and a server that is silent, starting or out of resources become StoreUnavailable, a 503
-in every dialect. All other errors (such as invalid SQL) are bugs and stay unchanged. The log gets
-the reason, without statements and values.
+A file that is locked, full, missing or read-only, and a server that is silent, starting or out of
+resources become StoreUnavailable, a 503. All other errors (such as invalid SQL) are bugs and stay
+unchanged. The log gets the reason, without statements and values.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ _logged: dict[str, float] = {}
 
 
 def outage(error: BaseException | None) -> StoreUnavailable | None:
-    """Return the client's error for an error of sqlite3, apsw, psycopg or the system; None if it
-    does not mean that the database is unavailable."""
+    """Return the client's error for one of sqlite3, apsw, psycopg or the system; None for a bug."""
     return unavailable(reason_of(error)) if error is not None and _is_outage(error) else None
 
 

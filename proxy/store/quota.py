@@ -1,8 +1,7 @@
 """Limits how many files, documents and conversations a key may store, and their bytes.
 
-The quota is checked in the transaction that adds an object, after its row is written and before its
-bytes are. If the quota is exceeded, the transaction is rolled back. It is one of `begin_for`, so
-that two concurrent additions cannot both take the last place.
+The quota is checked in the transaction of `begin_for` that adds an object, after its row is
+written: two additions cannot both take the last place.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ MOST_BATCHES = 1000  # per base
 def check_count(
     db: Connection, table: Table, most: int, refusal: str, *where: ColumnElement[bool]
 ) -> None:
-    """Check a count after adding a row. Raises QuotaExceeded with the message `refusal` if there
-    are more than `most`."""
+    """Check a count after adding a row. Raises QuotaExceeded with the message `refusal`."""
     count = db.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
     if count > most:
         raise QuotaExceeded(refusal)
@@ -63,8 +61,7 @@ class Quota(Struct, frozen=True):
             _check(_count(db, FILES, owner) + more, self.files, "files")
 
     def check_bytes(self, db: Connection, owner: str, more: int = 0) -> float:
-        """Check the bytes alone, with `more` of them. Returns how many are left then. Raises
-        QuotaExceeded."""
+        """Check the bytes, with `more` of them; return how many are left. Raises QuotaExceeded."""
         if not self.bytes:
             return math.inf
         held = more + _bytes_of_results(db, owner)

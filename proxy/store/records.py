@@ -84,8 +84,7 @@ class RequestBatch(Struct, frozen=True, kw_only=True):
 
 
 class Result(Struct, frozen=True):
-    """The result of the line `number`, from 0: a line of the output file, or of the error file if
-    it `failed`."""
+    """The result of the line `number`, from 0: a line of the output file, or of the error file."""
 
     number: int
     failed: bool
@@ -110,8 +109,7 @@ class Splitting(Struct, frozen=True):
 
 
 class Base(Struct, frozen=True, kw_only=True):
-    """A knowledge base. `embedding_model` "": the embedding backend's own. A `temporary` base
-    belongs to a chat and is deleted at `expires`."""
+    """A base. `embedding_model` "": the backend's own. A `temporary` one belongs to a chat."""
 
     id: str
     name: str
@@ -124,8 +122,7 @@ class Base(Struct, frozen=True, kw_only=True):
 
 
 class Document(Struct, frozen=True, kw_only=True):
-    """A file in a base. `size` is in bytes; `done` is the share read so far, from 0 to 1; `chunks`
-    the number of chunks so far; `error` says why it failed."""
+    """A file in a base. `done` is the share read so far; `chunks` the number of chunks so far."""
 
     id: str
     base_id: str
@@ -141,8 +138,7 @@ class Document(Struct, frozen=True, kw_only=True):
 
 
 class Chunk(Struct, frozen=True, kw_only=True):
-    """A part of a document. `number` counts from 0; `place` describes its location (page 3, a
-    heading, lines)."""
+    """A part of a document. `place` describes its location (page 3, a heading, lines)."""
 
     id: str
     document_id: str
@@ -153,8 +149,7 @@ class Chunk(Struct, frozen=True, kw_only=True):
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """A job that reads documents of a base again: `done` of `total` are finished, `failed` of them
-    failed."""
+    """A job that reads documents of a base again: `done` of `total` are finished."""
 
     id: str
     base_id: str

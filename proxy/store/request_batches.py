@@ -1,10 +1,9 @@
 """Batches of requests, and the results of their lines until the output files are written.
 
 One process runs a batch at a time: its name is in the row, with a heartbeat. Each change of a
-running batch is made under that name, in one transaction with what it counts. So a process that
-lost its batch can store nothing more, and every line has at most one result, whenever a process is
-killed. Results become files piece by piece; until the batch is finished, the files are begun again
-by the next process. Times are seconds since 1970.
+running batch is made under that name, in one transaction with what it counts, so a process that
+lost its batch can store nothing more. Results become files piece by piece; the next process begins
+the files again.
 """
 
 from __future__ import annotations
@@ -96,9 +95,8 @@ class RequestBatches:
     # for the process that runs them
 
     def claim(self, now: float) -> RequestBatch | None:
-        """Take an unfinished batch, from nobody or from a process that has died. Keys take turns.
-        Of one key's, those whose file is not checked come first, then the one that has waited
-        longest."""
+        """Take an unfinished batch that no living process runs. Keys take turns; of one key's,
+        those whose file is not checked come first, then the one that has waited longest."""
         columns = _b.id, _b.owner, _b.status, _b.writer, _b.touched
         rows = self._db.rows(select(*columns).where(_b.status.in_(OPEN)).order_by(_b.touched))
         self._turns = {row.owner: self._turns.get(row.owner, 0) for row in rows}
@@ -119,8 +117,7 @@ class RequestBatches:
         return self._db.first(select(_b.id).where(status, _b.writer == "")) is not None
 
     def check_quota(self, owner: str, size: int) -> float:
-        """Check that results of so many bytes, and a file, are within the quota of their owner.
-        Returns how many bytes are left then. Raises QuotaExceeded."""
+        """Check the quota for these bytes and a file; return how many bytes are left then."""
         with self._db.begin() as db:
             self._quota.check_files(db, owner, more=1)
             return self._quota.check_bytes(db, owner, size)
@@ -137,8 +134,7 @@ class RequestBatches:
         self._change(key, writer="", touched=now)
 
     def begin(self, key: str, total: int, model: str, now: float) -> None:
-        """Record that all lines are valid, and that they are asked from now on, unless the batch is
-        cancelled."""
+        """Record that all lines are valid and are asked now, unless the batch is cancelled."""
         with self._db.begin() as db:
             db.execute(self._mine(key).values(total=total, model=model))
             valid = self._mine(key).where(_b.status == "validating")
@@ -148,8 +144,7 @@ class RequestBatches:
     def close(
         self, key: str, status: str, times: Mapping[str, float], errors: Sequence[Any] = ()
     ) -> bool:
-        """Record the status in which all lines have results, or the last one. False if this process
-        lost the batch."""
+        """Record a status after the lines are done. False if this process lost the batch."""
         with self._db.begin() as db:
             values: dict[str, Any] = {"status": status}
             if errors:
@@ -192,10 +187,9 @@ class RequestBatches:
             last = rows[-1].number
 
     def write_file(self, batch: RequestBatch, *, failed: bool, now: float) -> bool:
-        """Write the results that have failed, or the others, to a new file of the owner, in the
-        order of the lines. It replaces the file of a process that was killed. Returns whether there
-        are any. Raises NotFound if this process lost the batch, and QuotaExceeded if its owner may
-        have no more files; the bytes were checked with the results."""
+        """Write the results that have failed, or the others, to a new file of the owner, instead of
+        that of a process that was killed. Returns whether there are any. Raises NotFound if this
+        process lost the batch, and QuotaExceeded."""
         column = _b.error_file if failed else _b.output_file
         some = self._results(batch.id, failed=failed)
         if (first := next(some, None)) is None:
@@ -237,8 +231,7 @@ class RequestBatches:
                 self._db.change(delete(BATCH_RESULT).where(_r.batch_id == key, some))
 
     def piece(self, file_id: str, number: int) -> bytes | None:
-        """A piece of an input file, of PIECE bytes except the last; None after the last, and if
-        the file was deleted."""
+        """A piece of an input file; None after the last, and if the file was deleted."""
         wanted = CONTENTS.c.file_id == file_id, CONTENTS.c.number == number
         row = self._db.first(select(CONTENTS.c.data).where(*wanted))
         return None if row is None else bytes(row.data)
