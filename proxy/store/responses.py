@@ -25,8 +25,7 @@ OTHERS = ("chatcmpl-", CONVERSATION)  # all others are responses; the first are 
 
 
 class Stored(NamedTuple):
-    """A response, and all items it was made of. `lost`: it was being made by a process that is
-    gone."""
+    """A response, and all items it was made of. `lost`: the process that made it is gone."""
 
     response: bytes
     items: bytes

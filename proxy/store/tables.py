@@ -365,8 +365,7 @@ ALEMBIC_VERSION = Table(
 
 
 def create_all(db: Connection, revision: str) -> None:
-    """Create the tables, and the rows that are always there; also what is missing of them after
-    an interruption."""
+    """Create the tables, and the rows that are always there, also after an interruption."""
     metadata.create_all(db)
     if db.execute(select(ACCOUNT_STATE.c.id)).first() is None:
         db.execute(ACCOUNT_STATE.insert().values(id=1, number=0, secret=secrets.token_bytes(32)))

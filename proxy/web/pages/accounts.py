@@ -1,7 +1,6 @@
 """The page of API keys, users and teams, for administrators.
 
-Its script calls LiteLLM's routes (`proxy.apis.litellm`) under a path of the pages, where a session
-with its CSRF token takes the place of an API key.
+Its script calls LiteLLM's routes (`proxy.apis.litellm`) under a path of the pages, with a session.
 """
 
 from __future__ import annotations

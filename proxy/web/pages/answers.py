@@ -1,10 +1,8 @@
 """Answers of the chat page: written in the background, stored as they grow, streamed to followers.
 
-Text, sources and steps are stored before they are shown, so neither a reload, a lost connection nor
-a restart loses any. While this process writes answers, it sends the store a heartbeat every few
-seconds, even while a dialogue waits in the queue, evaluates a long prompt or uses a tool. From the
-heartbeat, other processes learn that this one is alive, and this one learns of answers stopped
-elsewhere.
+Text, sources and steps are stored before they are shown, so that none is lost. While this process
+writes answers, it sends the store a heartbeat every few seconds, even while a dialogue waits. From
+it, others learn that this process is alive, and this one learns of answers stopped elsewhere.
 """
 
 from __future__ import annotations
@@ -222,8 +220,7 @@ class _Writer:
             self._growing.publish({"type": "over", "status": status})
 
     def _finish(self, status: Status) -> None:
-        """Store the end. The answer exists nowhere else, so this waits if the store is
-        unavailable."""
+        """Store the end, which exists nowhere else: this waits if the store is unavailable."""
 
         def finish() -> None:
             if self._unsaved != ("", ""):

@@ -192,9 +192,8 @@ def models() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """List a page of conversations, the last changed first. `?search=` filters by words; `?before=`
-    takes the change time of the previous page's last conversation. `?pinned=1` lists those that are
-    pinned instead."""
+    """List a page of conversations, the last changed first: `?search=` words, `?before=` a time, or
+    those that are `?pinned=1`."""
     if request.args.get("pinned"):
         return json_response(api.conversations().pinned(api.owner()))
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
@@ -313,8 +312,7 @@ def ask(conversation: str) -> Response:
 
 @blueprint.post(f"{API}/answers/<message>/continue")
 def continue_(message: str) -> Response:
-    """Continue an answer that was stopped or cut off, with the `options` of a question. Answers
-    with sources or tools cannot be continued. Returns the answer, which is being written again."""
+    """Continue an answer without sources or tools that was stopped or cut off."""
     services, store, owner, asked = (
         current_services(),
         api.conversations(),

@@ -53,8 +53,7 @@ def export_all() -> Response:
 
 @blueprint.post(f"{API}/import")
 def import_() -> Response:
-    """Store a conversation of an export of these pages, Open WebUI or ChatGPT. 204 if it has no
-    messages. Raises InvalidParameter, QuotaExceeded."""
+    """Store a conversation of an export of these pages, Open WebUI or ChatGPT."""
     found = chat_exports.read(api.json_body())
     if not found.messages:
         return api.done()
