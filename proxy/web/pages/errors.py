@@ -1,8 +1,5 @@
-"""Error pages for browsers, in English and Chinese.
-
-Requests with `Accept: application/json`, `*/*` or no Accept header, as API clients send them, get
-the error object of their dialect.
-"""
+"""Error pages for browsers. API clients (`Accept: application/json` or `*/*`) get the error object
+of their dialect."""
 
 from __future__ import annotations
 

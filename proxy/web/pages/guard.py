@@ -31,8 +31,7 @@ MAX_FIELDS = 16
 
 
 def fields() -> Mapping[str, str]:
-    """Return the form fields of the current request, read once. Raises BodyTooLarge or
-    BadRequest."""
+    """Return the form fields of the current request, read once."""
     if "fields" not in g:
         data = body.read(request.environ, MAX_BYTES)
         g.fields = plain_fields(data, MAX_FIELDS) if request.mimetype == body.FORM else {}
