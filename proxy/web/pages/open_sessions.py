@@ -61,8 +61,7 @@ def listed() -> Response:
 
 @blueprint.post("/pages/api/sessions/end")
 def end() -> Response:
-    """End the session `{"id"}`: the caller's, or any for administrators. Raises NotFound,
-    InvalidParameter."""
+    """End the session `{"id"}`: the caller's, or any for administrators. Raises NotFound."""
     services, key = current_services(), api.owner()
     name = fields.required(api.json_body(), "id")
     owner = None if permissions.is_admin(services, key) else key

@@ -72,8 +72,7 @@ class Sessions:
         return self._signer.dumps([name, value]), Session(_digest(value), name)
 
     def read(self, cookie: str) -> Session | None:
-        """Return the session of a cookie, open or not; None if the cookie is forged, cut or
-        expired."""
+        """Return the session of a cookie, open or not; None if it is forged, cut or expired."""
         if not cookie or not self.needed:
             return None
         try:

@@ -66,8 +66,7 @@ def sign_out(everywhere: bool) -> Response:
 
 @blueprint.get("/pages/api/session")
 def who() -> Response:
-    """Tell a script who is signed in: `{"signed_in": …}`. After a link from another site, browsers
-    send the session only with requests like this one."""
+    """Tell a script who is signed in; links from other sites come without the session."""
     response = make_response({"signed_in": session.signed_in() is not None})
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -30,11 +30,8 @@ LIFE = 15.0  # seconds per stream
 
 
 def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
-    """Return the current state: backends, slots and queue, and the totals of the last minute and
-    hour.
-
-    It contains no prompt text. Slots of other groups are only marked as such.
-    """
+    """Return the current state, and the totals of the last minute and hour: no prompt text, and of
+    slots of other groups only that there are some."""
     view = permissions.view(services, caller)
     samples = services.observer.samples()
     newest = time.time() - 60
@@ -51,8 +48,7 @@ def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
 
 
 def points(services: Services, since: float = 0.0) -> dict[str, Any]:
-    """Return the samples of the last hour, or since that time, as columns for plots: seconds,
-    requests per second, seconds to the first token, tokens per second of one answer."""
+    """Return the samples of the last hour, or since that time, as columns for plots."""
     samples = services.observer.samples(since)
     return {
         "step": STEP,
@@ -67,8 +63,7 @@ def points(services: Services, since: float = 0.0) -> dict[str, Any]:
 def _stream(
     services: Services, caller: Caller, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[bytes, None, None]:
-    """Yield server-sent events: `points` of the last hour, then `now` every second with the new
-    points."""
+    """Yield server-sent events: `points` of the last hour, then `now` every second."""
     yield b"retry: 500\n\n"
     yield _event("points", points(services))
     end = time.monotonic() + LIFE

@@ -17,8 +17,7 @@ LANGUAGES = ("en", "zh")
 
 
 def words(language: str, key: str, **values: object) -> str:
-    """Return a text with `values` in its placeholders; `n` decides its form. Raises KeyError if
-    there is no such text."""
+    """Return a text with `values` in its placeholders; `n` decides its form. Raises KeyError."""
     found = _find(language, key)
     if found is None:
         raise KeyError(key)
