@@ -40,8 +40,7 @@ def page() -> Response:
 
 @blueprint.get("/pages/api/usage")
 def sums() -> Response:
-    """Return sums by day, by model, and for administrators by key; for the own scope, what is used
-    of the limits. Raises InvalidParameter, Forbidden, NotFound."""
+    """Return sums by day, model and (for administrators) key, and what is used of own limits."""
     services, key = current_services(), api.owner()
     days = decimal(request.args.get("days") or "30", 1, MOST_DAYS)
     if days is None:
