@@ -25,24 +25,6 @@ def store(url: str) -> Iterator[ConversationStore]:
     database.close()
 
 
-def test_growing_answer_is_stored_at_every_update(store: ConversationStore) -> None:
-    talk = store.create("ann", "Bridges", {"mode": "chat"})
-    question = store.add("ann", talk.id, "user", "How long?")
-    answer = store.add("ann", talk.id, "assistant", parent_id=question.id, status="growing")
-    store.append(answer.id, reasoning="Let me see.")
-    store.append(answer.id, "521 ")
-    store.append(answer.id, "metres.", extra={"sources": [1]})
-    seen = store.message("ann", answer.id)
-    assert (seen.content, seen.reasoning, seen.status) == ("521 metres.", "Let me see.", "growing")
-    assert seen.extra == {"sources": [1]}
-    assert store.interrupted() == 1
-    assert not store.append(answer.id, "more")
-    assert not store.append("none", "more")
-    assert store.message("ann", answer.id).status == "interrupted"
-    store.finish(answer.id, "done", {"tokens": 3})
-    assert store.message("ann", answer.id).extra == {"tokens": 3}
-
-
 def test_answer_without_heartbeat_is_interrupted(url: str) -> None:
     now = 1000.0
     database = Database(url)
@@ -106,18 +88,6 @@ def test_short_database_outage_does_not_interrupt_an_answer(
     database.close()
 
 
-def test_regenerated_answer_is_a_branch(store: ConversationStore) -> None:
-    talk = store.create("ann")
-    question = store.add("ann", talk.id, "user", "Q")
-    first, second = (
-        store.add("ann", talk.id, "assistant", text, parent_id=question.id) for text in "AB"
-    )
-    more = store.add("ann", talk.id, "user", "More?", parent_id=second.id)
-    assert [one.content for one in store.path("ann", more.id)] == ["Q", "B", "More?"]
-    assert [one.content for one in store.path("ann", first.id)] == ["Q", "A"]
-    assert [one.content for one in store.messages("ann", talk.id)] == ["Q", "A", "B", "More?"]
-
-
 def test_conversations_are_found_by_title_and_words(store: ConversationStore) -> None:
     bridges, trains = (store.create("ann", title) for title in ("Bridges", "Trains"))
     store.add("ann", trains.id, "user", "赵州桥在哪里? 100% sure")
@@ -162,21 +132,6 @@ def test_messages_are_read_singly_and_deleted_together(store: ConversationStore)
     assert [one.content for one in store.each_message("ann", talk.id)] == ["Q", "R", "S"]
     assert store.clear("ann") == 1
     assert store.recent("ann") == ()
-
-
-def test_later_thought_replaces_earlier_one(store: ConversationStore) -> None:
-    store.rate("ann", "m", -1, "wrong")
-    store.rate("ann", "m", 1, "right after all")
-    store.rate("bob", "m", -1)
-    (kept,) = store.ratings("ann")
-    assert (kept.score, kept.reason) == (1, "right after all")
-
-
-def test_title_and_settings_can_be_changed(store: ConversationStore) -> None:
-    talk = store.create("ann")
-    store.change("ann", talk.id, title="New")
-    changed = store.change("ann", talk.id, edit=lambda before: {**before, "mode": "agent"})
-    assert (changed.title, changed.settings) == ("New", {"mode": "agent"})
 
 
 def test_conversations_of_a_key_are_bounded(

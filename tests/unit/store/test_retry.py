@@ -39,12 +39,6 @@ def run(work: Work, time: Time, patience: float = 600.0) -> str:
     )
 
 
-def test_successful_work_runs_once_without_pause() -> None:
-    time, work = Time(), Work()
-    assert run(work, time) == "stored"
-    assert (work.calls, time.now) == (1, 100.0)
-
-
 def test_work_is_repeated_until_the_database_is_back() -> None:
     time, work = Time(), Work(*(StoreUnavailable("away") for _ in range(3)))
     assert run(work, time) == "stored"
@@ -58,13 +52,6 @@ def test_retries_end_with_the_last_error() -> None:
         run(work, time, patience=5.0)
     assert told.value is last
     assert (work.calls, time.now) == (6, 105.0)
-
-
-def test_zero_patience_means_one_attempt() -> None:
-    time, work = Time(), Work(StoreUnavailable("away"))
-    with pytest.raises(StoreUnavailable):
-        run(work, time, patience=0.0)
-    assert (work.calls, time.now) == (1, 100.0)
 
 
 def test_other_errors_are_raised_at_once() -> None:

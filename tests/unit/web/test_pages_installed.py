@@ -62,16 +62,6 @@ def test_what_the_service_worker_keeps_is_the_same_for_every_user() -> None:
         assert "csrf" not in before[0] and "data-worker" not in before[0]
 
 
-def test_visitors_who_are_not_signed_in_get_no_service_worker() -> None:
-    with client(**LOCKED) as visitor:
-        assert "data-worker" not in visitor.get("/signin", headers=BROWSER).text
-
-
-@pytest.mark.parametrize("path", ["/service-worker-fr.js", "/offline/fr"])
-def test_other_languages_are_unknown(path: str) -> None:
-    assert client().get(path).status_code == 404
-
-
 def test_manifest_names_icons_that_exist() -> None:
     visitor = client()
     page = visitor.get("/status", headers=BROWSER).text

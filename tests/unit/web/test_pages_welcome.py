@@ -17,10 +17,6 @@ NOTHING: dict[str, Any] = {
 }
 
 
-def test_plain_questions_are_offered_if_nothing_is_configured() -> None:
-    assert offers(**NOTHING) == ("explain", "write", "code", "plan")
-
-
 @pytest.mark.parametrize(
     ("setting", "value", "offer"),
     [
