@@ -29,7 +29,6 @@ from sqlalchemy import (
 )
 
 from ..errors import InvalidParameter, NotFound
-from . import adopted
 from .database import Database, owned, record
 from .quota import (
     MOST_CONVERSATIONS,
@@ -40,7 +39,7 @@ from .quota import (
     check_count,
     drop_oldest,
 )
-from .records import PINNED, new_id
+from .records import PINNED, AdoptedMessage, new_id
 from .tables import CONVERSATION, FEEDBACK, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
@@ -103,50 +102,56 @@ class ConversationStore:
     # conversations
 
     def create(
-        self, owner: str, title: str = "", settings: Mapping[str, Any] | None = None
-    ) -> StoredConversation:
-        """Raises QuotaExceeded."""
-        now = self._clock()
-        made = StoredConversation(new_id("conv_"), title, dict(settings or {}), now, now)
-        with self._db.begin_for(owner) as db:
-            db.execute(insert(CONVERSATION).values(owner=owner, **structs.asdict(made)))
-            self._check_conversations(db, owner)
-        return made
-
-    def adopt(
         self,
         owner: str,
-        title: str,
-        settings: Mapping[str, Any],
-        created: float,
-        changed: float,
-        messages: Sequence[adopted.AdoptedMessage],
+        title: str = "",
+        settings: Mapping[str, Any] | None = None,
+        *,
+        created: float = 0.0,
+        changed: float = 0.0,
+        messages: Sequence[AdoptedMessage] = (),
     ) -> StoredConversation:
-        """Add a whole conversation. Times of 0, and those in the future, become now."""
+        """Add a conversation, with messages that come from elsewhere: parents before their replies.
+        Times of 0, and those in the future, become now. Raises QuotaExceeded."""
         now = self._clock()
-        created, changed = (one if 0 < one <= now else now for one in (created, changed))
-        made = StoredConversation(new_id("conv_"), title, dict(settings), created, changed)
-        rows = adopted.rows(messages, made.id, created, now)
+        created, changed = (time if 0 < time <= now else now for time in (created, changed))
+        made = StoredConversation(new_id("conv_"), title, dict(settings or {}), created, changed)
+        ids = [new_id("msg_") for _ in messages]
+        rows: list[dict[str, Any]] = [
+            {
+                "id": ids[n],
+                "conversation_id": made.id,
+                "parent_id": None if message.parent is None else ids[message.parent],
+                "number": n + 1,
+                "role": message.role,
+                "content": message.content,
+                "reasoning": message.reasoning,
+                "status": "done",
+                "extra": {},
+                "created": message.created or created,
+                "touched": now,
+            }
+            for n, message in enumerate(messages)
+        ]
+        size = sum(len((row["content"] + row["reasoning"]).encode()) for row in rows)
         with self._db.begin_for(owner) as db:
-            values = {"owner": owner, "size": adopted.size(messages), **structs.asdict(made)}
+            values = {"owner": owner, "size": size, **structs.asdict(made)}
             db.execute(insert(CONVERSATION).values(**values))
-            self._check_conversations(db, owner)
+            refusal = (
+                f"an API key may store at most {MOST_CONVERSATIONS} conversations: delete some"
+            )
+            mine = CONVERSATION.c.owner == owner
+            check_count(db, CONVERSATION, MOST_CONVERSATIONS, refusal, mine)
             if rows:
                 db.execute(insert(MESSAGE), rows)
-            in_conversation = MESSAGE.c.conversation_id == made.id
-            self._check_messages(db, in_conversation)
-            self._quota.check(db, owner)
+                self._check_messages(db, MESSAGE.c.conversation_id == made.id)
+                self._quota.check(db, owner)
         return made
 
     @staticmethod
     def _check_messages(db: Connection, in_conversation: ColumnElement[bool]) -> None:
         refusal = f"a conversation may have at most {MOST_MESSAGES} messages: start a new one"
         check_count(db, MESSAGE, MOST_MESSAGES, refusal, in_conversation)
-
-    @staticmethod
-    def _check_conversations(db: Connection, owner: str) -> None:
-        refusal = f"an API key may store at most {MOST_CONVERSATIONS} conversations: delete some"
-        check_count(db, CONVERSATION, MOST_CONVERSATIONS, refusal, CONVERSATION.c.owner == owner)
 
     def recent(
         self,

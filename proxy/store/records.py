@@ -101,6 +101,17 @@ def new_id(prefix: str) -> str:
     return prefix + uuid.uuid4().hex[:24]
 
 
+class AdoptedMessage(Struct, frozen=True):
+    """A message of a conversation that comes from elsewhere. `parent` is the place of its parent
+    among the messages. `created` is 0 if unknown."""
+
+    parent: int | None
+    role: Literal["user", "assistant"]
+    content: str
+    reasoning: str = ""
+    created: float = 0.0
+
+
 class Splitting(Struct, frozen=True):
     """Chunks have at most `size` characters, and repeat `overlap` of the previous chunk."""
 

@@ -12,8 +12,7 @@ from flask import Response, make_response, request
 from msgspec import structs
 
 from ...apis import chat_exports
-from ...store.adopted import AdoptedMessage
-from ...store.records import PINNED
+from ...store.records import PINNED, AdoptedMessage
 from .. import body
 from ..routes import Api
 from ..spine import json_response, passthrough
@@ -59,8 +58,13 @@ def import_() -> Response:
         return api.done()
     messages = [AdoptedMessage(**structs.asdict(one)) for one in found.messages]
     settings = {PINNED: True} if found.pinned else {}
-    made = api.conversations().adopt(
-        api.owner(), found.title, settings, found.created, found.changed, messages
+    made = api.conversations().create(
+        api.owner(),
+        found.title,
+        settings,
+        created=found.created,
+        changed=found.changed,
+        messages=messages,
     )
     return json_response(made, 201)
 

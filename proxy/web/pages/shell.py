@@ -36,8 +36,8 @@ def install(app: Flask) -> None:
 
 
 def language() -> str:
-    """Return the current request's language: that of its path, the chosen one, or the browser's."""
-    chosen = (request.view_args or {}).get("spoken") or request.cookies.get(LANGUAGE, "")
+    """Return the current request's language: the chosen one, or the browser's."""
+    chosen = request.cookies.get(LANGUAGE, "")
     if chosen in texts.LANGUAGES:
         return chosen
     return request.accept_languages.best_match(texts.LANGUAGES, "en")

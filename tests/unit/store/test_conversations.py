@@ -10,10 +10,10 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from proxy.errors import NotFound, QuotaExceeded, StoreUnavailable
 from proxy.store import conversations
-from proxy.store.adopted import AdoptedMessage
 from proxy.store.conversations import LEASE, ConversationStore
 from proxy.store.database import Database
 from proxy.store.quota import MOST_MESSAGES, Quota
+from proxy.store.records import AdoptedMessage
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationSt
         AdoptedMessage(0, "assistant", "A", "Hm."),
         AdoptedMessage(0, "assistant", "B"),
     ]
-    made = store.adopt("ann", "Title", {}, 5.0, 1e10, messages)
+    made = store.create("ann", "Title", created=5.0, changed=1e10, messages=messages)
     assert made.created == 5.0 and made.changed < 1e10  # not in the future
     question, first, second = store.messages("ann", made.id)
     assert (question.created, first.created) == (6.0, 5.0)
@@ -224,7 +224,7 @@ def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationSt
 def test_adopted_conversation_of_too_many_messages_is_not_stored(store: ConversationStore) -> None:
     messages = [AdoptedMessage(None, "user", "x")] * (MOST_MESSAGES + 1)
     with pytest.raises(QuotaExceeded, match="at most"):
-        store.adopt("ann", "", {}, 0.0, 0.0, messages)
+        store.create("ann", messages=messages)
     assert store.recent("ann") == ()
 
 
