@@ -182,9 +182,7 @@ def page() -> Response:
 def models() -> Response:
     """List the models that can be asked, with their states."""
     api.owner()
-    response = json_response(chat_models.models(current_services(), request.environ))
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(chat_models.models(current_services(), request.environ))
 
 
 # -- conversations

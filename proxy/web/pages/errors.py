@@ -23,11 +23,12 @@ POLICY = "; ".join(
 
 
 def add_security_headers(response: Response) -> Response:
-    """Add the headers to a page; other responses stay unchanged."""
+    """Add the headers to a page. Neither it nor data of it stay in the browser."""
     if response.mimetype == "text/html":
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["Referrer-Policy"] = "same-origin"
-        response.headers["Cache-Control"] = "no-store"
+    if response.mimetype in ("text/html", "application/json"):
+        response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 

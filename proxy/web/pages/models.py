@@ -105,9 +105,7 @@ def page() -> Response:
 @blueprint.get(API)
 def now() -> Response:
     api.owner()
-    response = json_response(states(current_services(), request.environ))
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(states(current_services(), request.environ))
 
 
 @blueprint.get(f"{API}/events")

@@ -42,7 +42,7 @@ def listed() -> Response:
         permissions.check_admin(services, key)
     own = session.current()
     found = _opened().listed(None if all_keys else key, time.time(), MOST_LISTED)
-    response = json_response(
+    return json_response(
         [
             {
                 "id": one.id,
@@ -55,8 +55,6 @@ def listed() -> Response:
             for one in found
         ]
     )
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 @blueprint.post("/pages/api/sessions/end")

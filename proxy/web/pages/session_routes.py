@@ -67,9 +67,7 @@ def sign_out(everywhere: bool) -> Response:
 @blueprint.get("/pages/api/session")
 def who() -> Response:
     """Tell a script who is signed in; links from other sites come without the session."""
-    response = make_response({"signed_in": session.signed_in() is not None})
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return make_response({"signed_in": session.signed_in() is not None})
 
 
 def _go(to: str) -> Response:

@@ -51,9 +51,7 @@ def sums() -> Response:
         only = None
     found = _sums(services, days, only)
     found["limits"] = [] if only is None else _limit_statuses(services)
-    response = json_response(found)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(found)
 
 
 def _limit_statuses(services: Services) -> Sequence[LimitStatus]:
