@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any
 
 import msgspec
 from flask import Response, make_response, render_template, request
 
+from ...apis.models.routes import watched
 from ...apis.status.routes import listed
-from ...errors import QueueFull
 from ...gateway import Caller
 from .. import permissions
 from ..observability.history import SAMPLES, STEP, total
 from ..routes import Api
 from ..services import Services, current_services
-from ..spine import STREAM_HEADERS, json_response, passthrough
-from ..stream import ClosingBody
+from ..spine import json_response
 from . import guard
 
 # The data of the status page: everything once, then the changes every second.
@@ -100,9 +98,7 @@ def now() -> Response:
     """Return `status_feed.now` and `points` once."""
     services = current_services()
     data = {**_snapshot(services, _caller(services)), "points": points(services)}
-    response = json_response(data)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(data)
 
 
 @blueprint.get("/pages/api/status/events")
@@ -110,11 +106,7 @@ def events() -> Response:
     """Stream the status. Raises QueueFull."""
     services = current_services()
     caller = _caller(services)
-    if not services.watchers.take(caller.key):
-        raise QueueFull("too many clients are watching the status", retry_after=LIFE)
-    parts = _stream(services, caller)
-    body = ClosingBody(parts, parts.close, partial(services.watchers.give, caller.key))
-    return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
+    return watched(services, caller.key, _stream(services, caller))
 
 
 def _caller(services: Services) -> Caller:
