@@ -52,13 +52,15 @@ class Quota(Struct, frozen=True):
         """Raises QuotaExceeded."""
         self.check_files(db, owner)
         if self.documents:
-            _check(_count(db, DOCUMENT, owner), self.documents, "documents")
+            refusal = f"an API key may store at most {self.documents} documents: delete some"
+            check_count(db, DOCUMENT, self.documents, refusal, DOCUMENT.c.owner == owner)
         self.check_bytes(db, owner)
 
     def check_files(self, db: Connection, owner: str, more: int = 0) -> None:
         """Check the number of files alone, with `more` of them. Raises QuotaExceeded."""
         if self.files:
-            _check(_count(db, FILES, owner) + more, self.files, "files")
+            refusal = f"an API key may store at most {self.files} files: delete some"
+            check_count(db, FILES, self.files - more, refusal, FILES.c.owner == owner)
 
     def check_bytes(self, db: Connection, owner: str, more: int = 0) -> float:
         """Check the bytes, with `more` of them; return how many are left. Raises QuotaExceeded."""
@@ -68,23 +70,12 @@ class Quota(Struct, frozen=True):
         for table in (FILES, DOCUMENT, CONVERSATION):
             size = func.coalesce(func.sum(table.c.size), 0)
             held += int(db.execute(select(size).where(table.c.owner == owner)).scalar_one())
-        _check(
-            held,
-            self.bytes,
-            "bytes of files, documents and conversations",
-            ", or ask for a higher --quota-bytes",
-        )
+        if held > self.bytes:
+            raise QuotaExceeded(
+                f"an API key may store at most {self.bytes} bytes of files, documents and"
+                " conversations: delete some, or ask for a higher --quota-bytes"
+            )
         return self.bytes - held
-
-
-def _count(db: Connection, table: Table, owner: str) -> int:
-    count = select(func.count()).select_from(table).where(table.c.owner == owner)
-    return int(db.execute(count).scalar_one())
-
-
-def _check(count: int, most: int, what: str, otherwise: str = "") -> None:
-    if count > most:
-        raise QuotaExceeded(f"an API key may store at most {most} {what}: delete some{otherwise}")
 
 
 def _bytes_of_results(db: Connection, owner: str) -> int:

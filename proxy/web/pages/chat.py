@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,30 +30,9 @@ if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
 
 
-# What an empty chat offers to try.
+# What an empty chat offers to try: first what is configured here, then what any model can answer.
 OFFERED = 4
-CALCULATOR = "calculator"  # the tool of the question that needs one
-PLAIN = ("explain", "write", "code", "plan")  # questions that any model can answer
-
-
-def offers(
-    *, files: bool, bases: bool, sees: bool, engines: bool, tools: Collection[str]
-) -> tuple[str, ...]:
-    """Four things to try: first those that are configured here, and at least one plain question.
-
-    `files`: documents can be added; `bases`: there is a knowledge base; `sees`: a model accepts
-    images; `engines`: the web can be searched; `tools` are the names an agent may use.
-    """
-    configured = {
-        "files": files,
-        "base": bases,
-        "image": sees,
-        "search": engines,
-        "tools": CALCULATOR in tools,
-    }
-    found = [name for name, there in configured.items() if there]
-    return (*found[: OFFERED - 1], *PLAIN)[:OFFERED]
-
+PLAIN = ("explain", "write", "code", "plan")
 
 # Converts the chat page's settings to a dialogue's parameters.
 #
@@ -148,34 +127,34 @@ def page() -> Response:
         )
     models = chat_models.names(services, request.environ)
     seen = [one for one in models if images.accepts_images(services.gateway, one)]
-    missing = services.conversations is None
     owner = api.owner()
     knowledge = permissions.knowledge(services, request.environ)
     all_bases = knowledge.bases(owner) if knowledge is not None else ()
     bases = [one for one in all_bases if not one.temporary]
-    dialogues = services.dialogues
-    return make_response(
-        render_template(
-            "chat.html",
-            missing=missing,
-            files=services.knowledge is not None,
-            bases=bases,
-            engines=dialogues.engines,
-            tools=dialogues.tools,
-            templates=templates(services.layouts),
-            talks=TALKS,
-            owner=owner,
-            models=models,
-            seen=seen,
-            offers=offers(
-                files=services.knowledge is not None,
-                bases=bool(bases),
-                sees=bool(seen),
-                engines=bool(dialogues.engines),
-                tools=dialogues.tools,
-            ),
-        )
+    files, dialogues = services.knowledge is not None, services.dialogues
+    configured = {
+        "files": files,
+        "base": bool(bases),
+        "image": bool(seen),
+        "search": bool(dialogues.engines),
+        "tools": "calculator" in dialogues.tools,
+    }
+    offers = [name for name, there in configured.items() if there][: OFFERED - 1]
+    page = render_template(
+        "chat.html",
+        missing=services.conversations is None,
+        files=files,
+        bases=bases,
+        engines=dialogues.engines,
+        tools=dialogues.tools,
+        templates=templates(services.layouts),
+        talks=TALKS,
+        owner=owner,
+        models=models,
+        seen=seen,
+        offers=[*offers, *PLAIN][:OFFERED],
     )
+    return make_response(page)
 
 
 @blueprint.get(f"{API}/models")
@@ -258,12 +237,8 @@ def ask(conversation: str) -> Response:
 
     If the question is refused, nothing is stored.
     """
-    services, store, owner, asked = (
-        current_services(),
-        api.conversations(),
-        api.owner(),
-        api.json_body(),
-    )
+    services, store = current_services(), api.conversations()
+    owner, asked = api.owner(), api.json_body()
     known = store.get(owner, conversation)
     again = fields.text(asked, "again")
     chosen = dict(fields.mapping(asked, "options"))
@@ -311,12 +286,8 @@ def ask(conversation: str) -> Response:
 @blueprint.post(f"{API}/answers/<message>/continue")
 def continue_(message: str) -> Response:
     """Continue an answer without sources or tools that was stopped or cut off."""
-    services, store, owner, asked = (
-        current_services(),
-        api.conversations(),
-        api.owner(),
-        api.json_body(),
-    )
+    services, store = current_services(), api.conversations()
+    owner, asked = api.owner(), api.json_body()
     *before, known = store.path(owner, message)
     if not before or not known.content or known.extra.get("kind", "chat") != "chat":
         raise InvalidParameter("message", "must be an answer with text and without sources")
