@@ -122,14 +122,6 @@ def test_every_character_and_bigram_of_chinese_text_is_found(shelf: IndexBackend
     assert [query for query in queries if names(index, query, 1) != ["it"]] == []
 
 
-def test_scores_are_fractions_and_best_match_is_first(shelf: IndexBackend) -> None:
-    hits = filled(shelf).search(["b"], "the Great Wall of China, 长城 21196", 5)
-    assert {hit.chunk_id for hit in hits} == {"wall-zh", "wall-en"}
-    assert all(0.0 < hit.score <= 1.0 and 0.0 <= hit.distance < 2.0 for hit in hits)
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    assert hits[0].document_id == f"doc-{hits[0].chunk_id}" and hits[0].base_id == "b"
-
-
 def test_base_does_not_find_documents_of_another(shelf: IndexBackend) -> None:
     index = filled(shelf)
     before = index.search(["b"], "Great Wall of Rome", 5)

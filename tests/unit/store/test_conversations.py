@@ -88,18 +88,6 @@ def test_short_database_outage_does_not_interrupt_an_answer(
     database.close()
 
 
-def test_conversations_are_found_by_title_and_words(store: ConversationStore) -> None:
-    bridges, trains = (store.create("ann", title) for title in ("Bridges", "Trains"))
-    store.add("ann", trains.id, "user", "赵州桥在哪里? 100% sure")
-    assert [one.id for one in store.recent("ann")] == [trains.id, bridges.id]
-    assert [one.id for one in store.recent("ann", "bRIDGE")] == [bridges.id]
-    assert [one.id for one in store.recent("ann", "州桥")] == [trains.id]
-    assert [one.id for one in store.recent("ann", "0% s")] == [trains.id]
-    assert store.recent("ann", "0_") == ()
-    (last,) = store.recent("ann", limit=1)
-    assert [one.id for one in store.recent("ann", before=last.changed)] == [bridges.id]
-
-
 def test_data_of_another_owner_is_invisible(store: ConversationStore) -> None:
     talk = store.create("ann")
     said = store.add("ann", talk.id, "user", "secret")

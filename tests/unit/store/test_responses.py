@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from proxy.store.database import Database
     from proxy.store.database_responses import DatabaseResponses, ResponseStore
 
-ROOT = Path(__file__).resolve().parents[3]
 Make = Callable[..., "ResponseStore"]
 
 
@@ -159,19 +158,6 @@ def test_change_that_fails_or_has_nothing_to_change_leaves_all_as_it_is(
     store.put("ann", "r3", 2.0, Stored(b"", b""), making=True)
     assert store.change("ann", "r3", refused) is None, "it is being made"
     assert store.get("ann", "r1") == Stored(b"a", b"b")
-
-
-def test_changed_response_counts_as_new_if_the_change_says_so(store: ResponseStore) -> None:
-    for number in range(3):
-        store.put("ann", f"r{number}", float(number), Stored(b"", b""))
-    store.change("ann", "r0", lambda kept: kept, 10.0)
-    store.change("ann", "r1", lambda kept: kept)
-    assert store.ids("ann") == ["r1", "r2", "r0"]
-    store.put("ann", "r3", 11.0, Stored(b"", b""))
-    assert store.ids("ann") == ["r2", "r0", "r3"]
-    store.change("ann", "r2", lambda kept: Stored(b"x" * 900, b""), 12.0)
-    store.change("ann", "r3", lambda kept: Stored(b"x" * 900, b""), 13.0)
-    assert store.ids("ann") == ["r3"], "larger ones make less room for others"
 
 
 def test_a_response_whose_writer_gave_up_is_lost(store: ResponseStore) -> None:
@@ -340,57 +326,3 @@ def test_deleted_responses_are_in_no_file_of_sqlite(tmp_path: Path) -> None:
     assert store.clear("ann") == 1
     assert not found(b"zqxmarkerann") and found(b"zqxmarkerbob")
     database.close()
-
-
-# Another process holds the write lock until the loop has gone on for a while: a loop that waited
-# for it would never let it go.
-SCRIPT = """
-from gevent import monkey
-monkey.patch_all()
-import gevent, sys
-from gevent import subprocess
-from proxy.store.database import Database
-from proxy.store.database_responses import DatabaseResponses, ResponseStore
-from proxy.store.responses import Stored
-
-database = Database("sqlite:///" + sys.argv[1])
-database.upgrade()
-store = DatabaseResponses(database, 100)
-HOLD = '''
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1], isolation_level=None)
-db.execute("begin immediate")
-print("held", flush=True)
-sys.stdin.readline()
-db.execute("commit")
-'''
-holder = subprocess.Popen(
-    [sys.executable, "-c", HOLD, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-)
-holder.stdout.readline()
-work = [gevent.spawn(store.put, "me", f"r{n}", 1.0, Stored(b"x" * 1000, b"[]")) for n in range(9)]
-for _ in range(20):
-    gevent.sleep(0.01)
-assert not any(one.ready() for one in work), "nobody had to wait"
-holder.stdin.write(b"\\n")
-holder.stdin.flush()
-gevent.joinall(work, raise_error=True)
-assert len(store.ids("me")) == 9
-holder.wait()
-database.close()
-print("apart")
-"""
-
-
-def test_event_loop_does_not_wait_for_a_writing_process(tmp_path: Path) -> None:
-    for name in ("gevent", "sqlalchemy"):
-        pytest.importorskip(name, reason=f"{name} is not installed")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path / "r")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout == "apart\n", done.stderr

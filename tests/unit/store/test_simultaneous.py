@@ -60,18 +60,6 @@ def added(make: Callable[[int], object]) -> int:
     return len(made)
 
 
-def test_settings_written_at_once_are_all_there(database: Database) -> None:
-    store = ConversationStore(database)
-
-    def write(number: int) -> None:
-        store.change("ann", talk.id, edit=lambda before: {**before, f"of {number}": True})
-
-    for _ in range(10):
-        talk = store.create("ann")
-        at_once(write)
-        assert len(store.get("ann", talk.id).settings) == WRITERS
-
-
 def test_messages_beyond_the_bound_are_refused_at_once_too(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

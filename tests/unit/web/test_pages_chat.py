@@ -137,20 +137,6 @@ def test_another_worker_follows_and_stops_answer(
     assert page.client.get(where).status_code == 404
 
 
-def test_another_worker_resumes_lost_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
-    answer = page.ask().json["answer"]["id"]
-    wait_until(lambda: page.messages()[-1]["content"] == "first")
-    monkeypatch.setattr(chat, "_answers", Answers())
-    events = page.client.get(f"{API}/answers/{answer}/events", headers={"Last-Event-ID": "5.0"})
-    driver.go_on.set()
-    said = re.findall(r'"delta":"(.*?)"', events.get_data(as_text=True))
-    assert "".join(said) == " second"
-
-
 def test_answer_stopped_by_another_worker_ends_while_the_model_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,16 +213,6 @@ def test_answer_of_lost_writer_can_be_stopped(tmp_path: Path) -> None:
     left = store.add("", page.talk, "assistant", "Half a", status="growing")
     assert page.post(f"/answers/{left.id}/stop").status_code == 204
     assert [one["status"] for one in page.messages()] == ["stopped"]
-
-
-def test_stopped_answer_keeps_its_text(tmp_path: Path) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
-    answer = page.ask().json["answer"]["id"]
-    wait_until(lambda: page.messages()[-1]["content"] == "first")
-    assert page.post(f"/answers/{answer}/stop").status_code == 204
-    driver.go_on.set()
-    assert page.over()["status"] == "stopped"
 
 
 def test_fault_is_stored_with_the_answer(tmp_path: Path) -> None:

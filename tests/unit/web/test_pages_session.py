@@ -315,14 +315,6 @@ def test_key_in_header_needs_no_form_token() -> None:
         assert visitor.post("/signout", headers=basic).status_code == 403
 
 
-@pytest.mark.parametrize("to", ["//[", "http://[", "/\\[", "//[::1", "http://[/"])
-@pytest.mark.parametrize("page", ["/signin", "/language/en", "/theme/dark"])
-def test_redirect_to_invalid_address_is_refused(page: str, to: str) -> None:
-    with client() as visitor:
-        answer = visitor.get(page, query_string={"to": to})
-        assert answer.location == "/"
-
-
 # an OpenID provider
 
 
