@@ -202,7 +202,8 @@ class Knowledge:
             filename=name,
             size=size,
             created=self._clock(),
-            splitting=cut,
+            chunk_size=cut.size,
+            chunk_overlap=cut.overlap,
         )
 
     def documents(self, owner: str, base_id: str) -> tuple[Document, ...]:

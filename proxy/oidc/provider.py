@@ -117,14 +117,8 @@ class Provider:
 
     def _exchange(self, code: str, started: Started, redirect_uri: str) -> _Tokens:
         known = self._known()
-        body = urlencode(
-            {
-                "grant_type": "authorization_code",
-                "code": code,
-                "redirect_uri": redirect_uri,
-                "code_verifier": started.verifier,
-            }
-        )
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
+        body = urlencode({**form, "code_verifier": started.verifier})
         # RFC 6749, section 2.3.1: both parts of the header are encoded as in a form.
         name, secret = self._client.id, self._client.secret
         supported = known.token_endpoint_auth_methods_supported
@@ -188,9 +182,9 @@ class Provider:
 
     def _fetched_metadata(self) -> _Metadata:
         url = f"{self._client.issuer.rstrip('/')}/.well-known/openid-configuration"
-        found: _Metadata = _decoded(self._fetch(EngineRequest(url), SECONDS), _Metadata)
-        _check(found, self._client.issuer)
-        return found
+        metadata: _Metadata = _decoded(self._fetch(EngineRequest(url), SECONDS), _Metadata)
+        _check(metadata, self._client.issuer)
+        return metadata
 
     def _key_set(self, fresh: bool = False) -> KeySet:
         known = self._known()
@@ -243,38 +237,33 @@ def _merged(userinfo: Mapping[str, Any], token: Mapping[str, Any]) -> dict[str, 
 
 def _decoded(page: WebPage, kind: type[Any]) -> Any:
     """Raises UpstreamFault."""
-    if page.status != 200 or len(page.data) > LARGEST:
-        raise UpstreamFault(
-            "the sign-in provider does not answer as it should: try again later",
-            detail=f"{page.url}: status {page.status}, {len(page.data)} bytes",
-        )
-    try:
-        return msgspec.json.decode(page.data, type=kind)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise UpstreamFault(
-            "the sign-in provider does not answer as it should: try again later",
-            detail=f"{page.url}: {error}",
-        ) from None
+    problem = f"status {page.status}, {len(page.data)} bytes"
+    if page.status == 200 and len(page.data) <= LARGEST:
+        try:
+            return msgspec.json.decode(page.data, type=kind)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            problem = str(error)
+    raise UpstreamFault(
+        "the sign-in provider does not answer as it should: try again later",
+        detail=f"{page.url}: {problem}",
+    )
 
 
-def _check(found: _Metadata, issuer: str) -> None:
+def _check(metadata: _Metadata, issuer: str) -> None:
     """Raises UpstreamFault for metadata of another issuer, or with insecure addresses."""
-    fault: GatewayError | None = None
-    if found.issuer != issuer:
-        fault = UpstreamFault(
+    if metadata.issuer != issuer:
+        raise UpstreamFault(
             "the sign-in provider has another name than issuer of [oidc]: correct the setting",
-            detail=f"its metadata names {found.issuer[:200]!r}",
+            detail=f"its metadata names {metadata.issuer[:200]!r}",
         )
-    scheme = urlsplit(issuer).scheme
-    for address in (
-        found.authorization_endpoint,
-        found.token_endpoint,
-        found.jwks_uri,
-        found.userinfo_endpoint,
-    ):
-        if address and urlsplit(address).scheme not in ("https", scheme):
-            fault = UpstreamFault(
+    addresses = (
+        metadata.authorization_endpoint,
+        metadata.token_endpoint,
+        metadata.jwks_uri,
+        metadata.userinfo_endpoint,
+    )
+    for address in filter(None, addresses):
+        if urlsplit(address).scheme not in ("https", urlsplit(issuer).scheme):
+            raise UpstreamFault(
                 "the sign-in provider has an address without https", detail=address[:200]
             )
-    if fault is not None:
-        raise fault

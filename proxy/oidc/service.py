@@ -7,7 +7,8 @@ administrator may regenerate it to give the person an API key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -149,17 +150,22 @@ def enter(accounts: Accounts, found: Person, issuer: str, *, follows_team: bool)
     changes: dict[str, Any] = {"user_id": found.user}
     if follows_team:
         changes["team_id"] = _first_known(accounts, found)
-    edit = _edit(changes, found.admin)
+
+    def edit(key: StoredKey) -> StoredKey:
+        admin = key.rights.admin if found.admin is None else found.admin
+        return replace(key, **changes, rights=replace(key.rights, admin=admin))
+
     try:
         known = accounts.keys.read(found.key_id)
     except NotFound:
-        new = StoredKey(
-            id=found.key_id,
-            digest="",
-            shown="",
-            alias=_free_alias(accounts, found.user),
-            metadata={"oidc": {"issuer": issuer, "subject": found.subject}},
-        )
+        alias: str | None = found.user
+        try:
+            accounts.keys.check_alias(found.user)
+        except BadRequest:  # another key has it
+            alias = None
+        subject = {"issuer": issuer, "subject": found.subject}
+        metadata = {"oidc": subject}
+        new = StoredKey(id=found.key_id, digest="", shown="", alias=alias, metadata=metadata)
         try:
             accounts.keys.make(edit(new), ACTOR)
             return
@@ -169,27 +175,8 @@ def enter(accounts: Accounts, found: Person, issuer: str, *, follows_team: bool)
         accounts.keys.change(found.key_id, edit, ACTOR)
 
 
-def _edit(changes: Mapping[str, Any], admin: bool | None) -> Callable[[StoredKey], StoredKey]:
-    def edit(key: StoredKey) -> StoredKey:
-        rights = key.rights if admin is None else replace(key.rights, admin=admin)
-        return replace(key, **changes, rights=rights)
-
-    return edit
-
-
 def _first_known(accounts: Accounts, found: Person) -> str | None:
     for team in found.teams:
-        try:
+        with suppress(NotFound):
             return accounts.teams.store.read(team).id
-        except NotFound:
-            continue
     return None
-
-
-def _free_alias(accounts: Accounts, user: str) -> str | None:
-    """The user's name, unless another key has it."""
-    try:
-        accounts.keys.check_alias(user)
-    except BadRequest:
-        return None
-    return user

@@ -144,8 +144,13 @@ class Document(Struct, frozen=True, kw_only=True):
     done: float = 0.0
     chunks: int = 0
     created: float = 0.0
-    splitting: Splitting = Splitting()
+    chunk_size: int = 600
+    chunk_overlap: int = 80
     job_id: str = ""
+
+    @property
+    def splitting(self) -> Splitting:
+        return Splitting(self.chunk_size, self.chunk_overlap)
 
 
 class Chunk(Struct, frozen=True, kw_only=True):

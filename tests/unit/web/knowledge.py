@@ -90,7 +90,8 @@ class InMemory:
             size=len(data),
             status="failed" if broken else "ready",
             error="the file is damaged" if broken else "",
-            splitting=cut,
+            chunk_size=cut.size,
+            chunk_overlap=cut.overlap,
         )
         self._documents[document.id] = document
         self._data[document.id] = data
