@@ -44,8 +44,7 @@ def kind(filename: str) -> str:
 
 
 class ReadingLimits(Struct, frozen=True):
-    """Limits for one document: `seconds` of processor time and of waiting for the next piece, and
-    bytes of address space."""
+    """Limits for one document: seconds of processor time, and until the next piece; bytes."""
 
     seconds: int = 300
     memory: int = 1 << 30
@@ -130,8 +129,7 @@ class DocumentReader:
 
 
 def whole_text(name: str, data: bytes, limits: ReadingLimits) -> str:
-    """The text of a document that comes with a request and is stored nowhere, with the numbers of
-    pages. Raises ReadingFailed, also after the seconds of `limits`."""
+    """The text of a document that is stored nowhere, with page numbers. Raises ReadingFailed."""
     form = kind(name)
     if not form:
         raise ReadingFailed("its format is not supported")

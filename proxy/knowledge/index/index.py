@@ -30,10 +30,6 @@ from .postgres import PostgresShelf
 from .records import Embed, IndexEntry, IndexHit, IndexRow, QueryTerms, Rank
 from .sqlite import SqliteShelf
 
-# Embeds texts in batches, as vectors of length 1.
-#
-# For a text that is too long for the model, only the beginning is embedded: better than not to
-# index the text at all.
 BATCH = 64  # texts per call
 SHORTEST = 32  # characters; an error at this length is not about length
 
@@ -156,8 +152,7 @@ class Index:
         models: Sequence[str] = (),
     ) -> tuple[IndexHit, ...]:
         """Return at most `count` chunks of these bases, best first, only from `documents` if given.
-        `models` are the models with which the bases were indexed, in the same order. If vectors are
-        not available, search by words only. Raises Cancelled."""
+        `models` are those of the bases. Without vectors, search by words only. Raises Cancelled."""
         bases = list(dict.fromkeys(base_ids))
         depth = max(DEPTH, count)
         hits: dict[str, IndexHit] = {}

@@ -48,8 +48,7 @@ _ALWAYS_BETWEEN = frozenset("的了吗呢吧啊呀么")
 
 
 class Term(Struct, frozen=True):
-    """A term of a query. A `pair` that is nowhere in the base counts as the boundary of two words,
-    not as a missing word."""
+    """A term of a query. A `pair` that is nowhere in the base is a boundary of two words."""
 
     text: str
     weight: float = 1.0

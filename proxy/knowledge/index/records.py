@@ -55,9 +55,8 @@ class Size(Struct, frozen=True):
 
 
 class IndexHit(Struct, frozen=True, kw_only=True):
-    """A chunk that matches a query, as the index knows it. `score` is from 0 to 1, larger is nearer
-    (as in OpenAI's API). `lexical_rank` and `vector_rank` are its ranks by words and by meaning
-    before fusion: 1 is the best, 0 is none."""
+    """A chunk that matches a query. `score` is from 0 to 1, as in OpenAI's API. `lexical_rank` and
+    `vector_rank` are its ranks by words and by meaning: 1 is the best, 0 is none."""
 
     chunk_id: str
     document_id: str

@@ -89,8 +89,7 @@ class SqliteShelf:
         self._write(work)
 
     def purge(self) -> None:
-        """Remove all traces of dropped rows from files: merge FTS5's segments, which hold words of
-        deleted rows until then. May take a second per ten thousand remaining rows."""
+        """Remove all traces of dropped rows: FTS5 keeps their words until a merge."""
         self._write(lambda db: db.execute("insert into passage(passage) values ('optimize')"))
         self._read(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
 
@@ -261,8 +260,7 @@ def _extension() -> str:
 
 
 def _prepare(db: apsw.Connection) -> None:
-    """Create the tables; drop terms that another version has split, and tables of signs, which
-    earlier versions kept beside vectors."""
+    """Create the tables; drop those that another version has filled in another way."""
     ours = "select name from sqlite_master where sql like 'create virtual table signs_%'"
     if _one(db, "pragma user_version")[0] != VERSION:
         ours = (
