@@ -1,10 +1,8 @@
-"""Splits text into sections, each with a description of its place, and those into chunks.
+"""Splits text into sections, each with a description of its place, and those into chunks. Pure.
 
-A chunk ends at the best place: between paragraphs, else sentences (English or Chinese), else
-clauses, else words, else anywhere.
-
-Pure. Every character of the text is in a chunk, in order. A chunk has at most `size` characters and
-begins with at most `overlap` characters of the previous chunk.
+A chunk has at most `size` characters and ends at the best place: between paragraphs, else sentences
+(English or Chinese), else clauses, else words. It begins with at most `overlap` characters of the
+previous one. Every character of the text is in a chunk.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """OpenAI's vector stores and their files, on top of the knowledge bases.
 
-A vector store is a base, and both APIs see the same documents. What only OpenAI's API has (files
-outside of bases, attributes, batches, expiry) is stored by `FileStore`. A document added through
-another API appears as a file with the document's id and no attributes.
+A vector store is a base, and both APIs see the same documents. `FileStore` has what only OpenAI's
+API has. A document of another API appears as a file with its id.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
 
 
 class VectorStoreFile(Struct, frozen=True, kw_only=True):
-    """A file in a vector store, with its document. `status` is OpenAI's: in_progress, completed,
-    failed or cancelled."""
+    """`status` is OpenAI's: in_progress, completed, failed or cancelled."""
 
     file_id: str
     filename: str
@@ -48,8 +46,7 @@ class VectorStoreFile(Struct, frozen=True, kw_only=True):
 def _member(
     document: Document | None, attached: Attached | None, file: StoredFile | None = None
 ) -> VectorStoreFile:
-    """A document as a file, without `attached` if it was added through another API; or the `file`
-    that could not become a document."""
+    """A document as a file, or the `file` that could not become a document."""
     source = document or file
     assert source is not None and (document or attached), "one of them is there"
     given = attached or Attached(

@@ -104,8 +104,7 @@ class Provider:
         return uri
 
     def claims(self, code: str, started: Started, redirect_uri: str) -> dict[str, Any]:
-        """The checked claims of the person whose browser has brought this code. Raises Unauthorized
-        if the provider does not accept it or its token is wrong."""
+        """The checked claims of the person who brings this code. Raises Unauthorized."""
         if len(code) > LONGEST_CODE:
             raise Unauthorized("the sign-in was refused by the provider")
         tokens = self._exchange(code, started, redirect_uri)
@@ -142,8 +141,7 @@ class Provider:
         return tokens
 
     def _checked(self, token: str, nonce: str) -> dict[str, Any]:
-        """The claims of an ID token, whose signature and times are right, for this client and this
-        sign-in. Raises Unauthorized."""
+        """The claims of a valid ID token of this sign-in. Raises Unauthorized."""
         try:
             try:
                 decoded = jwt.decode(token, self._key_set(), algorithms=ALGORITHMS)
@@ -201,8 +199,7 @@ class Provider:
 
 
 class _Kept(Generic[T]):
-    """An answer of the provider that is kept for a while. Each has its own lock, so that nothing
-    waits for an answer that it does not need."""
+    """An answer of the provider that is kept for a while, under a lock of its own."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -211,9 +208,8 @@ class _Kept(Generic[T]):
         self._failed: tuple[float, GatewayError] | None = None
 
     def get(self, ask: Callable[[], T], lasts: float) -> T:
-        """The answer, asked again if it is `lasts` seconds old. Those that wait for the lock, and
-        those that come soon after, get the failure of the one before them. Raises what `ask`
-        raises."""
+        """The answer, asked again after `lasts` seconds. Those that wait, and those that come soon
+        after, get the failure of the one before."""
         with self._lock:
             if self._answer is None or self._clock() - self._answer[0] >= lasts:
                 if self._failed is not None and self._clock() - self._failed[0] < AGAIN:
@@ -227,8 +223,7 @@ class _Kept(Generic[T]):
 
 
 def _merged(userinfo: Mapping[str, Any], token: Mapping[str, Any]) -> dict[str, Any]:
-    """The claims of both, those of the ID token first. Whether the address is verified is known
-    from a place that names this very address."""
+    """The claims of both. Whether the address is verified says a place that has this address."""
     merged = {**userinfo, **token}
     places = [one for one in (token, userinfo) if one.get("email") == merged.get("email")]
     said = [one["email_verified"] for one in places if "email_verified" in one]

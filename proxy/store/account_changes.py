@@ -1,8 +1,7 @@
 """The record of changes of accounts: the audit, and what other processes follow.
 
 Each transaction that changes an account takes its numbers from the row of `account_state`, which it
-locks until it is over. So the numbers of committed changes have no gaps, and whoever has followed
-all changes up to a number misses none.
+locks. So the numbers of committed changes have no gaps.
 """
 
 from __future__ import annotations
@@ -86,8 +85,7 @@ class AccountChanges:
 
     @contextmanager
     def changing(self, actor: str, finish_running: bool = False) -> Iterator[Recorder]:
-        """Begin a transaction that changes accounts. Its changes are logged when it has ended.
-        `finish_running`: requests under way go on, also those of keys that it refuses."""
+        """Begin a transaction that changes accounts. `finish_running`: requests under way go on."""
         with self._db.begin() as db:
             # Taken first, so that it waits for others before it has read anything.
             db.execute(update(ACCOUNT_STATE).values(number=ACCOUNT_STATE.c.number))

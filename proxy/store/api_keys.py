@@ -20,8 +20,7 @@ _c = API_KEY.c
 
 
 class ApiKeys(AccountChanges):
-    """Implements `accounts.key_cache.KeyStore`. Every change is recorded with its actor, the
-    name of the key that asked for it."""
+    """Implements `accounts.key_cache.KeyStore`; `actor` is who asked for a change."""
 
     def find(self, digest: str) -> Identity | None:
         return self._identity(or_(_c.digest == digest, _c.former_digest == digest), digest)
