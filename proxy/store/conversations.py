@@ -62,8 +62,7 @@ class StoredConversation(Struct, frozen=True):
 
 
 class StoredMessage(Struct, frozen=True, kw_only=True):
-    """`parent_id` None: the first of a branch. `extra` holds steps, sources, files, timings or an
-    error. The status is `growing` while the answer is being written."""
+    """`extra` holds steps, sources, files, timings or an error."""
 
     id: str
     conversation_id: str
@@ -192,8 +191,7 @@ class ConversationStore:
         title: str | None = None,
         edit: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> StoredConversation:
-        """Change a conversation, but not its time. A title of None keeps it; `edit` turns the
-        settings into new ones, and sees what the request before it has written."""
+        """Change a conversation, but not its time. `edit` sees what was written before."""
         with self._db.begin_for(owner) as db:
             before = _conversation(db, owner, conversation_id)
             after = structs.replace(
@@ -333,8 +331,7 @@ class ConversationStore:
     def finish(
         self, message_id: str, status: Status, extra: Mapping[str, Any] | None = None
     ) -> None:
-        """Finish an answer. `extra` None keeps the stored value. An answer that was stopped or
-        interrupted keeps that status."""
+        """Finish an answer, unless it was stopped. `extra` None keeps the value."""
         values: dict[str, Any] = {"status": case((_GROWING, status), else_=MESSAGE.c.status)}
         if extra is not None:
             values["extra"] = dict(extra)

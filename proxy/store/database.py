@@ -1,7 +1,6 @@
 """The database for all persistent data: SQLite by default, PostgreSQL for several machines.
 
-A new database gets the current tables at start; the migrations beside this file change the tables
-of an older version. Both run under a lock, since several workers may start at the same time.
+A new one gets the current tables at start; migrations change older ones. Both run under a lock.
 """
 
 from __future__ import annotations
@@ -134,8 +133,7 @@ class Database:
             return db.execute(statement).rowcount
 
     def upgrade(self, revision: str = "head") -> None:
-        """Upgrade the tables to this version. Alembic is slow to import, keeps 11 MB, and is used
-        only if there are older tables. Raises StoreUnavailable."""
+        """Upgrade the tables. Alembic is slow to import, and not used for current ones."""
         if revision == "head":
             if self._create() or (found := self.revision()) == (newest := newest_revision()):
                 return
@@ -182,8 +180,7 @@ class Database:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Hold SQLite's lock for work at start. It cannot lock all changes of tables together, so a
-        second database file serves as the lock."""
+        """Hold SQLite's lock for work at start, which is a file of its own."""
         if self._file is None:
             yield
             return
@@ -272,8 +269,7 @@ logging.getLogger(f"{__name__}._Pool").setLevel(logging.WARNING)  # it logs that
 
 
 def _prepare(connection: Any, record: Any) -> None:
-    """Configure a new SQLite connection: readers do not wait for the writer, child rows are deleted
-    with their parents, deleted data is overwritten, and few pages are kept in memory."""
+    """Configure a SQLite connection: readers do not wait, and deleted data is overwritten."""
     pragmas = ("journal_mode = wal", "synchronous = normal", "foreign_keys = on")
     cache = f"cache_size = -{sqlite.PAGE_CACHE >> 10}"  # in KiB, if negative
     for pragma in (*pragmas, "secure_delete = on", cache):

@@ -158,8 +158,7 @@ class KnowledgeStore:
         return {chunk.id: chunk for chunk in self._db.records(Chunk, query)}
 
     def ready(self) -> list[tuple[str, str, int]]:
-        """Return (document, base, number of chunks) of all documents that are ready, for all
-        owners."""
+        """Return (document, base, number of chunks) of all documents that are ready."""
         query = (
             select(DOCUMENT.c.id, DOCUMENT.c.base_id, func.count().label("size"))
             .join(CHUNK, CHUNK.c.document_id == DOCUMENT.c.id)
@@ -271,16 +270,14 @@ class KnowledgeStore:
         return self._db.change(_read_by(document, reader).values(beat=now)) > 0
 
     def begin(self, document: Document, reader: str) -> bool:
-        """Delete the chunks of an earlier reading; return whether this reader still has the
-        document."""
+        """Delete chunks of an earlier reading; False if the reader lost it."""
         self._db.change(delete(CHUNK).where(CHUNK.c.document_id == document.id))
         return self._db.change(_read_by(document, reader).values(chunks=0)) > 0
 
     def progress(
         self, document: Document, reader: str, chunks: Sequence[Chunk], done: float, now: float
     ) -> bool:
-        """Store these chunks. If this reader no longer has the document, store nothing and return
-        False."""
+        """Store these chunks; nothing, and False, if the reader lost it."""
         rows = [structs.asdict(chunk) for chunk in chunks]
         for row in rows:
             del row["base_id"]

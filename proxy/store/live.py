@@ -1,7 +1,6 @@
 """Open sign-in sessions in the memory of one process, for when there is no database.
 
-Several processes share a `SessionStore` (sessions.py) with the same methods. Session ids are
-digests, so that cookies cannot be derived from stored data. Times are seconds since 1970.
+Session ids are digests: cookies cannot be derived from stored data. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ LONGEST_AGENT = 200  # characters of a User-Agent that are kept
 
 
 class OpenSession(Struct, frozen=True):
-    """A session of the key `owner`, begun at `created` by a browser with this User-Agent (its
-    beginning) and this address."""
+    """A session of the key `owner`, with the browser's User-Agent and address."""
 
     id: str
     owner: str

@@ -56,8 +56,7 @@ def unavailable(reason: str) -> StoreUnavailable:
 
 
 def identity(file: str) -> tuple[int, int]:
-    """Return the identity of the file under this name; (0, 0) if there is none. A connection would
-    go on writing to the old file after it was moved or replaced."""
+    """Return the identity of a file, (0, 0) if there is none: it may be moved or replaced."""
     try:
         status = os.stat(file)
     except OSError:
@@ -66,8 +65,7 @@ def identity(file: str) -> tuple[int, int]:
 
 
 def address(file: str) -> str:
-    """Return the URI with which SQLite opens an existing file and creates none: its disk may not be
-    mounted at the moment."""
+    """Return the URI with which SQLite creates no file: its disk may not be mounted."""
     return f"{Path(file).absolute().as_uri()}?mode=rw"
 
 
@@ -100,8 +98,7 @@ def retry_while_unavailable(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> T:
-    """Call `work` until the database is available, and return its result. Raises the last
-    StoreUnavailable after `patience` seconds, and any other exception immediately."""
+    """Call `work` until the database is available or `patience` seconds are over."""
     deadline = clock() + patience
     while True:
         try:
