@@ -41,8 +41,7 @@ def drop_oldest(db: Connection, table: Table, most: int, *where: ColumnElement[b
 
 
 class Quota(Struct, frozen=True):
-    """The quota of one key. `bytes` counts files, documents, questions including images, and the
-    results of unfinished batches. 0 means no limit."""
+    """The quota of one key. `bytes` also counts results of unfinished batches. 0: no limit."""
 
     files: int = 0
     documents: int = 0

@@ -14,10 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 
-# Names of the processes that write shared rows, and checks whether such a process has died.
-#
-# A name is `host:pid:random`. On the same host, the pid shows whether the process has died.
-# Processes on other hosts cannot be checked, so rows also have a heartbeat.
+# A name is `host:pid:random`: on the same host, the pid shows whether the process has died.
 def new_name() -> str:
     """Return a new name for a writer in this process."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -50,9 +47,8 @@ class Tokens(Struct, frozen=True):
 
 
 class RequestBatch(Struct, frozen=True, kw_only=True):
-    """`window` is the text of the request, `times` has the time of each status by its name, and
-    that at which the batch `expires`. `lasts`: seconds for which output files are kept, None for
-    ever. `peer` is the client's address."""
+    """`times` has the time of each status by its name, and that at which the batch `expires`.
+    `lasts`: seconds for which output files are kept, None for ever."""
 
     id: str
     owner: str
@@ -102,8 +98,7 @@ def new_id(prefix: str) -> str:
 
 
 class AdoptedMessage(Struct, frozen=True):
-    """A message of a conversation that comes from elsewhere. `parent` is the place of its parent
-    among the messages. `created` is 0 if unknown."""
+    """A message from elsewhere; `parent` is the place of its parent among the others."""
 
     parent: int | None
     role: Literal["user", "assistant"]

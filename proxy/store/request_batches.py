@@ -31,8 +31,7 @@ _b, _r = REQUEST_BATCH.c, BATCH_RESULT.c
 
 
 class RequestBatches:
-    """Every call may raise StoreUnavailable. `writer` is the name of this process, `piece_size` the
-    number of bytes in a piece of a file."""
+    """Every call may raise StoreUnavailable. `writer` is the name of this process."""
 
     piece_size = PIECE
 
@@ -67,8 +66,7 @@ class RequestBatches:
         )
 
     def page(self, owner: str, most: int, after: str = "") -> list[RequestBatch]:
-        """At most `most` batches, newest first, older than `after` if given. Raises NotFound if
-        there is no such batch."""
+        """At most `most` batches, newest first, older than `after`. Raises NotFound."""
         query = select(REQUEST_BATCH).where(_b.owner == owner)
         if after:
             last = self.get(owner, after)

@@ -76,8 +76,7 @@ class Answers:
         caller: Caller,
         record: Record,
     ) -> StoredMessage:
-        """Start a thread that writes an answer into the message that `keep` returns, after the text
-        it has already. Raises QueueFull; nothing is stored then."""
+        """Start a thread that writes an answer into the message that `keep` returns."""
         if not services.writers.take(request.owner):
             raise QueueFull("too many answers are being generated", retry_after=5.0)
         try:
@@ -152,10 +151,8 @@ class Answers:
 
 
 class _Writer:
-    """Writes a dialogue's events to the store, then to the followers.
-
-    Text is gathered for a moment. The next event flushes it, or `show_late` from another thread.
-    """
+    """Writes a dialogue's events to the store, then to the followers. Text is gathered for a
+    moment."""
 
     def __init__(
         self,
@@ -297,8 +294,7 @@ class _Writer:
         self._growing.publish({"type": "extra", "extra": self._extra})
 
     def _keep(self, text: str = "", thought: str = "", extra: dict[str, Any] | None = None) -> None:
-        """Store pending text. If the store is unavailable, the text is stored with the next piece.
-        Raises Cancelled if another worker stopped or deleted the answer."""
+        """Store pending text, or keep it while the store is away. Raises Cancelled."""
         before = self._unsaved
         self._unsaved = text, thought = before[0] + text, before[1] + thought
         if time.monotonic() < self._away:

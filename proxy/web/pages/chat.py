@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 OFFERED = 4
 PLAIN = ("explain", "write", "code", "plan")
 
-# Converts the chat page's settings to a dialogue's parameters.
-#
-# Raises InvalidParameter for invalid settings, before anything of a question is stored.
 WHERE = "options."
 
 
@@ -230,13 +227,9 @@ def messages(conversation: str) -> Response:
 
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
-    """Ask a question. `{"text", "parent_id"}` asks under a message (without a parent: as a first
-    message), with its own `images`, or with `images_of` another message. `{"again": id}` answers a
-    question again. `options` are those of `options.read`; the base "files" means the files of the
-    conversation. Returns the question and the answer, which is still being written.
-
-    If the question is refused, nothing is stored.
-    """
+    """Ask a question. `{"text", "parent_id"}` asks under a message, with its own `images`, or with
+    `images_of` another message. `{"again": id}` answers a question again. The base "files" means
+    the files of the conversation. A refused question is not stored."""
     services, store = current_services(), api.conversations()
     owner, asked = api.owner(), api.json_body()
     known = store.get(owner, conversation)
@@ -312,8 +305,7 @@ def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> Stored
 
 @blueprint.get(f"{API}/answers/<message>/events")
 def events(message: str) -> Response:
-    """Stream the events of an answer from its start, or from the Last-Event-ID that a browser sends
-    when it reconnects. Raises NotFound if the answer is finished."""
+    """Stream the events of an answer. Raises NotFound if it is finished."""
     store, owner = api.conversations(), api.owner()
     seen = StreamPosition.read(request.headers.get("Last-Event-ID", ""))
     growing = _answers.get(owner, message)
