@@ -19,10 +19,7 @@ from ..services import Services, current_services
 from ..spine import json_response
 from . import guard
 
-# The data of the status page: everything once, then the changes every second.
-#
-# A stream ends after `LIFE` seconds and the browser reconnects. So an open page does not delay a
-# server that is stopping, and a closed page does not occupy a thread for long.
+# The browser reconnects: an open page does not delay a server that is stopping.
 PERIOD = 1.0  # seconds between two updates
 LIFE = 15.0  # seconds per stream
 

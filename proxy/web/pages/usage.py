@@ -1,5 +1,4 @@
-"""The usage page: the caller's requests by day and model, and what is used of its limits; for
-administrators, the requests of all keys."""
+"""The usage page: requests by day and model, and what is used of the limits."""
 
 from __future__ import annotations
 
