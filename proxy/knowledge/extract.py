@@ -39,17 +39,17 @@ FORBIDDEN = frozenset(
 MAGIC = {"pdf": b"%PDF", "docx": b"PK", "pptx": b"PK", "xlsx": b"PK", "epub": b"PK"}
 
 
-class Unreadable(Exception):
-    """The reason why a document cannot be read, written for the user who uploaded it."""
+class ReadingFailed(Exception):
+    """The reason why a document could not be read, written for the user who uploaded it."""
 
 
 def read(kind: str, end: str, file: BinaryIO) -> Iterator[tuple[float, Section]]:
-    """Yield the sections, each with the share of the document read so far. Raises Unreadable."""
+    """Yield the sections, each with the share of the document read so far. Raises ReadingFailed."""
     head = file.read(1024)
     file.seek(0)
     magic = MAGIC.get(end)
     if magic is not None and magic not in head:
-        raise Unreadable(f"this is not a valid {end} file")
+        raise ReadingFailed(f"this is not a valid {end} file")
     if kind == "pdf":
         yield from _pdf(file)
         return
@@ -63,15 +63,15 @@ def read(kind: str, end: str, file: BinaryIO) -> Iterator[tuple[float, Section]]
 
 
 def decoded(data: bytes) -> str:
-    """The text of a file of text. Raises Unreadable."""
+    """The text of a file of text. Raises ReadingFailed."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
     if b"\0" in data[:4096]:
-        raise Unreadable("this is not a text file")
+        raise ReadingFailed("this is not a text file")
     for encoding in ENCODINGS:
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode(encoding)
-    raise Unreadable("this is not a text file")
+    raise ReadingFailed("this is not a text file")
 
 
 def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
@@ -86,7 +86,7 @@ def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
             document = pypdfium2.PdfDocument(file)
         except pypdfium2.PdfiumError as error:
             locked = "password" in str(error).lower()
-            raise Unreadable(
+            raise ReadingFailed(
                 "it is password-protected" if locked else "the file is damaged"
             ) from None
         count = len(document)
@@ -101,7 +101,7 @@ def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
         document.close()
         first += AT_ONCE
     if not has_text:
-        raise Unreadable("its pages contain only images, no text")
+        raise ReadingFailed("its pages contain only images, no text")
 
 
 def _converted(end: str, file: BinaryIO, *, packed: bool) -> str:
@@ -116,21 +116,21 @@ def _converted(end: str, file: BinaryIO, *, packed: bool) -> str:
     except MemoryError:
         raise
     except Exception as error:
-        raise Unreadable(f"the file is damaged ({type(error).__name__})") from None
+        raise ReadingFailed(f"the file is damaged ({type(error).__name__})") from None
     return made.markdown
 
 
 def _weigh(file: BinaryIO) -> None:
-    """Raises Unreadable if the archive would be too large when unpacked."""
+    """Raises ReadingFailed if the archive would be too large when unpacked."""
     packed = file.seek(0, os.SEEK_END)
     try:
         members = zipfile.ZipFile(file).infolist()
     except zipfile.BadZipFile:
-        raise Unreadable("the file is damaged (not an archive)") from None
+        raise ReadingFailed("the file is damaged (not an archive)") from None
     file.seek(0)
     size = sum(one.file_size for one in members)
     if len(members) > MEMBERS or size > UNPACKED or size > RATIO * max(packed, 1 << 16):
-        raise Unreadable("it expands to far more than its compressed size")
+        raise ReadingFailed("it expands to far more than its compressed size")
 
 
 def _forbid(event: str, args: tuple[Any, ...]) -> None:
@@ -190,7 +190,7 @@ def main(source: BinaryIO = sys.stdin.buffer) -> None:
     try:
         for piece in pieces(sections(), Splitting(asked["chunk"], asked["overlap"])):
             say(place=piece.place, text=piece.text, done=share)
-    except Unreadable as error:
+    except ReadingFailed as error:
         say(error=str(error))
     except MemoryError:
         say(error="reading it needs too much memory")

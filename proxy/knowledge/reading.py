@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from ..runtime.subprocesses import Helper
 from ..store.records import Splitting
-from .extract import Unreadable, decoded
+from .extract import ReadingFailed as ReadingFailed
+from .extract import decoded
 from .splitting import Section
 
 LONGEST = 4 << 20  # bytes of one piece as JSON
@@ -48,10 +49,6 @@ class ReadingLimits(Struct, frozen=True):
 
     seconds: int = 300
     memory: int = 1 << 30
-
-
-class ReadingFailed(Exception):
-    """The reason why a document could not be read, written for the user who uploaded it."""
 
 
 class DocumentReader:
@@ -134,7 +131,7 @@ def whole_text(name: str, data: bytes, limits: ReadingLimits) -> str:
     if not form:
         raise ReadingFailed("its format is not supported")
     if form in ("plain", "markdown"):
-        return _bounded(_decoded(data))
+        return _bounded(decoded(data))
     if find_spec(NEEDED[form]) is None:
         raise ReadingFailed("the gateway reads such files with the extra 'knowledge' installed")
     reader = DocumentReader(name, len(data), (data,), Splitting(WHOLE_PIECE, 0), limits)
@@ -159,13 +156,6 @@ def whole_text(name: str, data: bytes, limits: ReadingLimits) -> str:
         late.cancel()
         reader.close()
     return _bounded("\n".join(parts))
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return decoded(data)
-    except Unreadable as error:
-        raise ReadingFailed(str(error)) from None
 
 
 def _bounded(text: str) -> str:
