@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 HOUR = 3_600_000  # milliseconds
 OK = "ok"
@@ -56,18 +56,6 @@ class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
     blocks: bytes = b""
 
 
-_FIELDS = LedgerRow.__struct_fields__
-SUMMED = (
-    "prompt",
-    "cached",
-    "completion",
-    "reasoning",
-    "queue_seconds",
-    "prefill_seconds",
-    "decode_seconds",
-    "slot_seconds",
-    "saved_seconds",
-)
 DIMENSIONS = ("key", "user", "team", "model", "api")
 
 
@@ -96,25 +84,18 @@ class LedgerGroup(Struct, frozen=True, kw_only=True):
 
 
 COUNTED = LedgerSums.__struct_fields__
+SUMMED = COUNTED[2:]
 
 
 def hour_sums(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
     """The sums of rows by hour and dimensions, sorted: all writers lock rows in the same order."""
-    groups: dict[tuple[Any, ...], list[LedgerRow]] = {}
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        begin = row.ended - row.ended % HOUR
-        group = (begin, row.key, row.user, row.team, row.model, row.api)
-        groups.setdefault(group, []).append(row)
-    return [
-        dict(zip(("hour", *DIMENSIONS), group, strict=True)) | structs.asdict(_summed(some))
-        for group, some in sorted(groups.items())
-    ]
-
-
-def _summed(rows: Sequence[LedgerRow]) -> LedgerSums:
-    columns = dict(zip(_FIELDS, zip(*map(structs.astuple, rows), strict=True), strict=True))
-    return LedgerSums(
-        requests=len(rows),
-        failed=len(rows) - sum(map(columns["outcome"].count, (OK, CANCELLED))),
-        **{name: sum(columns[name]) for name in SUMMED},
-    )
+        group = (row.ended - row.ended % HOUR, *(getattr(row, name) for name in DIMENSIONS))
+        sums = groups.setdefault(group, dict.fromkeys(COUNTED, 0))
+        sums["requests"] += 1
+        sums["failed"] += row.outcome not in (OK, CANCELLED)
+        for name in SUMMED:
+            sums[name] += getattr(row, name)
+    names = ("hour", *DIMENSIONS)
+    return [dict(zip(names, group, strict=True)) | groups[group] for group in sorted(groups)]

@@ -24,6 +24,8 @@ from sqlalchemy import (
     select,
 )
 
+from .ledger_rows import SUMMED
+
 metadata = MetaData()
 
 
@@ -54,10 +56,9 @@ def _number(name: str = "number", kind: Any = Integer) -> Column[int]:
 
 def _counts() -> list[Column[Any]]:
     """Return the columns of the ledger that are added up: tokens and seconds."""
-    times = ("queue", "prefill", "decode", "slot", "saved")
     return [
-        *_columns(BigInteger, "prompt", "cached", "completion", "reasoning"),
-        *_columns(Float, *(f"{name}_seconds" for name in times)),
+        Column(name, Float if name.endswith("_seconds") else BigInteger, nullable=False)
+        for name in SUMMED
     ]
 
 
