@@ -40,6 +40,7 @@ from ..errors import NotFound
 from ..runtime import private_files
 from . import postgres, sqlite
 from .outage import outage, unavailable
+from .records import is_gone
 from .revisions import BASE, MIGRATIONS, UPGRADE_FIRST, newest_revision
 from .tables import ALEMBIC_VERSION, create_all
 
@@ -196,6 +197,15 @@ class Database:
     def seconds_since_failure(self) -> float:
         """Seconds since this process last found the database unavailable; infinite if never."""
         return time.monotonic() - self._failed
+
+    def has_lost_writer(self, row: Row[Any], name: str, now: float, lease: float) -> bool:
+        """Whether the `writer` of this row, which is not the process `name`, has died: it is a
+        process of this host that ended, or was not `touched` for `lease` seconds, in which this
+        process could use the database."""
+        # A process of an earlier life of this container may have had the same pid.
+        ours = row.writer.rpartition(":")[0] == name.rpartition(":")[0]
+        silent = row.touched < now - lease and self.seconds_since_failure() > lease
+        return ours or is_gone(row.writer) or silent
 
     def _translate(self, context: ExceptionContext) -> None:
         """Raise the gateway's own error instead of SQLAlchemy's, if one fits."""

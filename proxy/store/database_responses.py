@@ -157,10 +157,7 @@ class DatabaseResponses:
     def _is_lost(self, row: Row[tuple[object, ...]]) -> bool:
         if row.writer == self._name:
             return (row.owner, row.id) not in self._open
-        # A process of an earlier life of this container may have had the same pid.
-        ours = row.writer.rpartition(":")[0] == self._name.rpartition(":")[0]
-        silent = row.touched < self._clock() - LEASE and self._db.seconds_since_failure() > LEASE
-        return ours or records.is_gone(row.writer) or silent
+        return self._db.has_lost_writer(row, self._name, self._clock(), LEASE)
 
 
 ResponseStore = MemoryResponses | DatabaseResponses

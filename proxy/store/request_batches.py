@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import Connection, Row, Update, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, Update, and_, delete, insert, or_, select, update
 
 from ..errors import NotFound
 from . import records
@@ -99,7 +99,9 @@ class RequestBatches:
         rows = self._db.rows(select(*columns).where(_b.status.in_(OPEN)).order_by(_b.touched))
         self._turns = {row.owner: self._turns.get(row.owner, 0) for row in rows}
         for row in sorted(rows, key=lambda row: (self._turns[row.owner], row.status != UNCHECKED)):
-            if row.writer and not self._is_gone(row, now):
+            if row.writer not in ("", self.writer) and not self._db.has_lost_writer(
+                row, self.writer, now, LEASE
+            ):
                 continue
             same = (_b.id == row.id, _b.writer == row.writer, _b.touched == row.touched)
             taken = update(REQUEST_BATCH).where(*same).values(writer=self.writer, touched=now)
@@ -248,15 +250,6 @@ class RequestBatches:
 
     def _change(self, key: str, **values: Any) -> bool:
         return self._db.change(self._mine(key).values(values)) > 0
-
-    def _is_gone(self, row: Row[Any], now: float) -> bool:
-        """Whether the writer of this row has died."""
-        if row.writer == self.writer:
-            return True  # left behind by a turn that failed
-        # A process of an earlier life of this container may have had the same pid.
-        ours = row.writer.rpartition(":")[0] == self.writer.rpartition(":")[0]
-        silent = row.touched < now - LEASE and self._db.seconds_since_failure() > LEASE
-        return ours or records.is_gone(row.writer) or silent
 
 
 def _add_times(db: Connection, key: str, times: Mapping[str, float]) -> None:
