@@ -117,9 +117,9 @@ class VectorStores:
 
     def files(self, owner: str) -> list[StoredFile]:
         """Return all files, oldest first."""
-        for one in self._files.expired(owner, self._clock()):
+        for file in self._files.expired(owner, self._clock()):
             with suppress(NotFound):  # another request may delete it in this moment
-                self._delete_file(owner, one.file_id)
+                self._delete_file(owner, file.file_id)
         return self._files.all(owner)
 
     def file(self, owner: str, file_id: str) -> StoredFile:
@@ -137,11 +137,11 @@ class VectorStores:
 
     def delete_file(self, owner: str, file_id: str) -> None:
         """Delete a file from everywhere; the caller must be able to use all its vector stores."""
-        for one in self._files.attached(owner, file_id=file_id):
+        for entry in self._files.attached(owner, file_id=file_id):
             try:
-                self._knowledge.base(owner, one.base_id)
+                self._knowledge.base(owner, entry.base_id)
             except NotFound:
-                if self._exists(owner, one.base_id):  # it is hidden from this caller
+                if self._exists(owner, entry.base_id):  # it is hidden from this caller
                     raise
         self._delete_file(owner, file_id)
 
@@ -155,16 +155,16 @@ class VectorStores:
     def delete_all_files(self, owner: str) -> int:
         """Delete all files, and return how many there were. They leave all vector stores."""
         files = self.files(owner)
-        for one in files:
+        for file in files:
             with suppress(NotFound):  # it may already be deleted
-                self._delete_file(owner, one.file_id)
+                self._delete_file(owner, file.file_id)
         return len(files)
 
     def _delete_file(self, owner: str, file_id: str) -> None:
-        for one in self._files.attached(owner, file_id=file_id):
+        for entry in self._files.attached(owner, file_id=file_id):
             with suppress(NotFound):  # it may already be deleted
-                self._whole.remove(owner, one.base_id, one.document_id)
-            self._files.detach(owner, one.base_id, file_id)
+                self._whole.remove(owner, entry.base_id, entry.document_id)
+            self._files.detach(owner, entry.base_id, file_id)
         if not self._files.delete(owner, file_id):
             raise NotFound(f"no such file: {file_id[:100]!r}")
 
@@ -183,9 +183,8 @@ class VectorStores:
 
     def stores(self, owner: str) -> list[tuple[Base, StoredVectorStore]]:
         """Return all vector stores, oldest first."""
-        bases = [one for one in self._knowledge.bases(owner) if not one.temporary]
-        bases.sort(key=lambda one: one.created)
-        return [(one, self._kept(owner, one)) for one in bases]
+        bases = [base for base in self._knowledge.bases(owner) if not base.temporary]
+        return [(base, self._kept(owner, base)) for base in bases]
 
     def store(self, owner: str, base_id: str) -> tuple[Base, StoredVectorStore]:
         base = self._knowledge.base(owner, base_id)
@@ -234,9 +233,8 @@ class VectorStores:
         repeat `overlap` of the previous chunk; with `auto`, they have the default size of bases."""
         base = self._knowledge.base(owner, base_id)
         file = self.file(owner, file_id)
-        for one in self._files.attached(owner, file_id=file_id):
-            if one.base_id == base.id:
-                self._leave(owner, base.id, one.document_id)
+        for entry in self._files.attached(owner, base_id=base.id, file_id=file_id):
+            self._leave(owner, base.id, entry.document_id)
         splitting = None if auto else Splitting(tokens * CHARACTERS, overlap * CHARACTERS)
         document, error = None, ""
         try:
@@ -263,7 +261,7 @@ class VectorStores:
     def members(self, owner: str, base_id: str, batch_id: str = "") -> list[VectorStoreFile]:
         """Return the files, oldest first, only those of one batch if given."""
         members = self._members(owner, self._knowledge.base(owner, base_id))
-        return [one for one in members if not batch_id or one.batch_id == batch_id]
+        return [member for member in members if not batch_id or member.batch_id == batch_id]
 
     def _members(self, owner: str, base: Base) -> list[VectorStoreFile]:
         attached = self._files.attached(owner, base_id=base.id)
@@ -281,9 +279,9 @@ class VectorStores:
         return sorted(members, key=lambda one: one.created)
 
     def member(self, owner: str, base_id: str, file_id: str) -> VectorStoreFile:
-        for one in self.members(owner, base_id):
-            if one.file_id == file_id:
-                return one
+        for member in self.members(owner, base_id):
+            if member.file_id == file_id:
+                return member
         raise NotFound(f"this vector store has no file {file_id[:100]!r}")
 
     def describe(
@@ -292,10 +290,9 @@ class VectorStores:
         """Replace a file's attributes."""
         member = self.member(owner, base_id, file_id)
         base = self._knowledge.base(owner, base_id)
-        for one in self._files.attached(owner, base_id=base.id):
-            if one.file_id == file_id:
-                self._files.attach(owner, replace(one, attributes=dict(attributes)))
-                return replace(member, attributes=dict(attributes))
+        for entry in self._files.attached(owner, base_id=base.id, file_id=file_id):
+            self._files.attach(owner, replace(entry, attributes=dict(attributes)))
+            return replace(member, attributes=dict(attributes))
         raise BadRequest(
             "this document was not added through the vector store API and has no attributes"
         )
@@ -333,11 +330,10 @@ class VectorStores:
     def cancel(self, owner: str, base_id: str, batch_id: str) -> Batch:
         """Cancel the files that have not been read yet."""
         batch = self.batch(owner, base_id, batch_id)
-        open_ = [
-            one for one in self.members(owner, base_id, batch_id) if one.status == "in_progress"
-        ]
-        for one in open_:
-            self._knowledge.cancel_document(owner, batch.base_id, one.document_id)
+        members = self.members(owner, base_id, batch_id)
+        open_ = [member for member in members if member.status == "in_progress"]
+        for member in open_:
+            self._knowledge.cancel_document(owner, batch.base_id, member.document_id)
         if open_:
             batch = replace(batch, cancelled=True)
             self._files.put_batch(owner, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier, Thread
 
 import pytest
 from flask.testing import FlaskClient
@@ -46,6 +47,29 @@ def test_attached_files_belong_to_one_conversation(visitor: FlaskClient) -> None
     assert names(visitor, one) == ["a.txt"]
     assert names(visitor, other) == ["b.txt"]
     assert visitor.get("/pages/api/knowledge", headers=KEYED).json == []
+
+
+def test_files_added_and_a_pin_set_at_once_are_all_there(visitor: FlaskClient) -> None:
+    app = visitor.application
+    for _ in range(10):
+        talk, start = begin(visitor), Barrier(3)
+
+        def send(name: str, talk: str = talk, start: Barrier = start) -> None:
+            with app.test_client() as client:
+                start.wait(10)
+                if name:
+                    assert drop(client, talk, name, b"text") == 201
+                else:
+                    assert client.put(talk, headers=KEYED, json={"pinned": True}).status_code == 200
+
+        threads = [Thread(target=send, args=(name,)) for name in ("", "a.txt", "b.txt")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert sorted(names(visitor, talk)) == ["a.txt", "b.txt"]
+        assert visitor.get(talk, headers=KEYED).json["settings"]["pinned"] is True
+    assert bases(visitor) == 10, "none that no conversation names"
 
 
 def test_all_conversations_are_cleared(visitor: FlaskClient) -> None:
