@@ -60,6 +60,33 @@ def added(make: Callable[[int], object]) -> int:
     return len(made)
 
 
+def test_every_message_of_several_writers_is_exported(database: Database) -> None:
+    store = ConversationStore(database)
+    talk = store.create("ann")
+    first = store.add("ann", talk.id, "user", "Q")
+
+    def write(number: int) -> None:
+        for count in range(15):
+            store.add("ann", talk.id, "assistant", f"{number}.{count}", first.id)
+
+    at_once(write)
+    exported = [one.content for one in store.each_message("ann", talk.id)]
+    assert len(exported) == 1 + WRITERS * 15
+    assert sorted(exported) == sorted(one.content for one in store.messages("ann", talk.id))
+
+
+def test_settings_written_at_once_are_all_there(database: Database) -> None:
+    store = ConversationStore(database)
+
+    def write(number: int) -> None:
+        store.change("ann", talk.id, edit=lambda before: {**before, f"of {number}": True})
+
+    for _ in range(10):
+        talk = store.create("ann")
+        at_once(write)
+        assert len(store.get("ann", talk.id).settings) == WRITERS
+
+
 def test_messages_beyond_the_bound_are_refused_at_once_too(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
