@@ -21,7 +21,6 @@ import msgspec
 
 from ..apis import responses
 from ..apis.response_meta import ResponseMeta
-from ..apis.responses import answer
 from ..core.fold import fold
 from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ..runtime.cancel import Cancel
@@ -74,7 +73,7 @@ class Jobs:
                 retry_after=5.0,
             )
         job = _Job(self._store, owner, meta, asked, record, answering, then)
-        queued = responses.response(meta, asked, "queued")
+        queued = responses.Writer(meta, asked).response("queued")
         value = Stored(msgspec.json.encode(queued), msgspec.json.encode(asked.input))
         with self._lock:
             self._running[owner, meta.id] = cancel
@@ -167,14 +166,14 @@ class _Job(NamedTuple):
             record.status = error.status
             record.info.outcome = record.info.outcome or error.code or error.type
             done = (
-                responses.response(self.meta, self.asked, "cancelled")
+                responses.Writer(self.meta, self.asked).response("cancelled")
                 if type(error) is Cancelled
-                else answer.failed(self.meta, self.asked, (), error)
+                else responses.Writer(self.meta, self.asked).failed(error)
             )
         except BaseException:
             log.exception("a background response")
             record.status = 500
-            done = answer.failed(self.meta, self.asked, (), GatewayError("internal error"))
+            done = responses.Writer(self.meta, self.asked).failed(GatewayError("internal error"))
         self._keep(done, over=True)
 
     def _made(self) -> dict[str, Any]:
@@ -182,7 +181,7 @@ class _Job(NamedTuple):
         try:
             self.record.info = running.info
             running.prime()
-            self._keep(responses.response(self.meta, self.asked, "in_progress"), over=False)
+            self._keep(responses.Writer(self.meta, self.asked).response("in_progress"), over=False)
             return responses.whole(self.meta, self.asked, fold(running))
         finally:
             running.close()

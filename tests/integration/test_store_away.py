@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
 def everything(api: httpx.Client, address: str) -> list[Asked]:
     """A request to each kind of route that uses the database, about things that are there."""
-    put(address, unnamed(Secret(KEY), "").name, ONE, [])
+    put(address, unnamed(Secret(KEY)).name, ONE, [])
     file = api.post(
         "/v1/files", files={"file": ("a.txt", b"a zebra")}, data={"purpose": "assistants"}
     )
