@@ -1,17 +1,9 @@
 """The child process that reads one document: ``python -m proxy.knowledge.extract``
 
-The input is copied to an unnamed file and read from there, so that documents read page by page are
-never in memory whole.
-
-Documents may be broken, endless, or made to attack a parser, so each is read in a process of its
-own, with limits on memory and processor time. The parent ends it when it takes too long. When the
-parent dies, standard input closes and the child exits.
-
-On Linux the child is confined (`proxy.runtime.confinement`), whatever a parser does: it cannot
-write files, read files other than Python's own, start programs, connect by TCP or see other
-processes. On other systems, only the audit hook below restricts a parser's Python code. The hook is
-not a sandbox: it covers the usual ways to use the network, start programs and write files, but not
-all, and no native code.
+Documents may be broken, endless, or made to attack a parser. So each is read in a process of its
+own, with limits on memory, time and (`proxy.runtime.confinement`, on Linux) on what it may do. On
+other systems only the audit hook below restricts it, which native code bypasses. When the parent
+dies, standard input closes and the child exits.
 
     In:  a line of JSON {"kind", "end", "size", "memory", "seconds", "chunk", "overlap"}, then
          `size` bytes.
@@ -47,17 +39,17 @@ FORBIDDEN = frozenset(
 MAGIC = {"pdf": b"%PDF", "docx": b"PK", "pptx": b"PK", "xlsx": b"PK", "epub": b"PK"}
 
 
-class Unreadable(Exception):
-    """The reason why a document cannot be read, written for the user who uploaded it."""
+class ReadingFailed(Exception):
+    """The reason why a document could not be read, written for the user who uploaded it."""
 
 
 def read(kind: str, end: str, file: BinaryIO) -> Iterator[tuple[float, Section]]:
-    """Yield the sections, each with the share of the document read so far. Raises Unreadable."""
+    """Yield the sections, each with the share of the document read so far. Raises ReadingFailed."""
     head = file.read(1024)
     file.seek(0)
     magic = MAGIC.get(end)
     if magic is not None and magic not in head:
-        raise Unreadable(f"this is not a valid {end} file")
+        raise ReadingFailed(f"this is not a valid {end} file")
     if kind == "pdf":
         yield from _pdf(file)
         return
@@ -71,15 +63,15 @@ def read(kind: str, end: str, file: BinaryIO) -> Iterator[tuple[float, Section]]
 
 
 def decoded(data: bytes) -> str:
-    """The text of a file of text. Raises Unreadable."""
+    """The text of a file of text. Raises ReadingFailed."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
     if b"\0" in data[:4096]:
-        raise Unreadable("this is not a text file")
+        raise ReadingFailed("this is not a text file")
     for encoding in ENCODINGS:
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode(encoding)
-    raise Unreadable("this is not a text file")
+    raise ReadingFailed("this is not a text file")
 
 
 def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
@@ -94,7 +86,7 @@ def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
             document = pypdfium2.PdfDocument(file)
         except pypdfium2.PdfiumError as error:
             locked = "password" in str(error).lower()
-            raise Unreadable(
+            raise ReadingFailed(
                 "it is password-protected" if locked else "the file is damaged"
             ) from None
         count = len(document)
@@ -109,7 +101,7 @@ def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
         document.close()
         first += AT_ONCE
     if not has_text:
-        raise Unreadable("its pages contain only images, no text")
+        raise ReadingFailed("its pages contain only images, no text")
 
 
 def _converted(end: str, file: BinaryIO, *, packed: bool) -> str:
@@ -124,26 +116,25 @@ def _converted(end: str, file: BinaryIO, *, packed: bool) -> str:
     except MemoryError:
         raise
     except Exception as error:
-        raise Unreadable(f"the file is damaged ({type(error).__name__})") from None
+        raise ReadingFailed(f"the file is damaged ({type(error).__name__})") from None
     return made.markdown
 
 
 def _weigh(file: BinaryIO) -> None:
-    """Raises Unreadable if the archive would be too large when unpacked."""
+    """Raises ReadingFailed if the archive would be too large when unpacked."""
     packed = file.seek(0, os.SEEK_END)
     try:
         members = zipfile.ZipFile(file).infolist()
     except zipfile.BadZipFile:
-        raise Unreadable("the file is damaged (not an archive)") from None
+        raise ReadingFailed("the file is damaged (not an archive)") from None
     file.seek(0)
     size = sum(one.file_size for one in members)
     if len(members) > MEMBERS or size > UNPACKED or size > RATIO * max(packed, 1 << 16):
-        raise Unreadable("it expands to far more than its compressed size")
+        raise ReadingFailed("it expands to far more than its compressed size")
 
 
 def _forbid(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook (PEP 578) that forbids the usual ways to do what no document needs. It backs up
-    `confine`, and is the only protection where `confine` does nothing. Native code bypasses it."""
+    """An audit hook (PEP 578) that forbids the usual ways to do what no document needs."""
     if event in FORBIDDEN or (event == "open" and _writes(*args[1:3])):
         raise PermissionError(event)
 
@@ -199,7 +190,7 @@ def main(source: BinaryIO = sys.stdin.buffer) -> None:
     try:
         for piece in pieces(sections(), Splitting(asked["chunk"], asked["overlap"])):
             say(place=piece.place, text=piece.text, done=share)
-    except Unreadable as error:
+    except ReadingFailed as error:
         say(error=str(error))
     except MemoryError:
         say(error="reading it needs too much memory")

@@ -1,14 +1,9 @@
 """Reads queued documents, one after the other, in one thread per gateway.
 
-The queue consists of the documents' rows, so there is no second queue to keep consistent with them,
-and queued documents survive every process. A reader marks the document it reads and sends
-heartbeats. If its process dies or its heartbeats stop, another reader takes the document over and
-reads it from the beginning. A document is reported as ready only after all its chunks are stored
-and searchable.
-
-Why no job queue library (such as huey): progress, cancellation and rebuild jobs are kept in these
-rows, so a second queue would have to agree with them after every crash. And several gateways need
-only one database to share the work, no Redis.
+The queue consists of the documents' rows, so it survives every process, agrees with progress and
+cancellation after every crash (no job queue library would), and several gateways share it. A reader
+marks the document it reads and sends heartbeats. If they stop, another reader reads the document
+from the beginning. It is ready only after all its chunks are stored and searchable.
 """
 
 from __future__ import annotations
@@ -28,16 +23,12 @@ from .index.index import Index
 from .index.records import IndexEntry
 from .reading import DocumentReader, ReadingFailed, ReadingLimits
 
-# Rebuilds missing parts of the index from the stored chunks.
-#
-# The index is derived data in a file of its own: the file may have been deleted, or may have lost
-# its last writes in a power failure. Documents added before an embedding backend was configured
-# have no vectors yet. This runs once at start, in the background.
 AT_ONCE = 200  # chunks
 
 
 def reindex_missing(store: KnowledgeStore, index: Index) -> int:
-    """Index documents with missing chunks or vectors; return how many there were."""
+    """Index documents with missing chunks or vectors; return how many there were. The file of the
+    index may have been deleted or cut, or the documents be older than the embedding backend."""
     mended = 0
     held = index.census()
     for document_id, base_id, chunks in store.ready():
@@ -70,8 +61,7 @@ LOOK = 5.0  # seconds between two polls for documents queued by other processes
 
 
 class Ingester:
-    """Reads documents in a thread: `start` starts it, `wake` announces a new document, and `close`
-    ends it, even within a document, which the next reader then reads again."""
+    """Reads documents in a thread. `close` ends it, even within a document."""
 
     def __init__(
         self,
@@ -125,8 +115,7 @@ class Ingester:
                 lost = [self._name]
 
     def read_one(self) -> bool:
-        """Read the next document and return True, or return False if none is queued. Raises
-        StoreUnavailable: the document is then still claimed by this reader until it is released."""
+        """Read the next document; False if there is none. Raises StoreUnavailable."""
         now = self._clock()
         claimed = self._store.claim(self._name, now, now - STALE)
         if claimed is None:
@@ -155,8 +144,7 @@ class Ingester:
         return True
 
     def _read(self, document: Document) -> bool:
-        """Read a document; return whether it was read completely and still belongs to this reader.
-        Raises ReadingFailed or GatewayError."""
+        """Return whether the document is whole and still ours. Raises GatewayError."""
         self._index.remove(document.id)
         if not self._store.begin(document, self._name):
             return False
@@ -203,8 +191,7 @@ class Ingester:
 
     @contextmanager
     def _alive(self, document: Document, reading: DocumentReader) -> Iterator[None]:
-        """Send heartbeats in the meantime, and end the child if it takes too long or the document
-        is no longer wanted."""
+        """Send heartbeats, and end a child that is late or not wanted any more."""
         over = threading.Event()
         beating = Lasting(f"heartbeat of the reader of {document.id}", no_pause)
 

@@ -1,7 +1,4 @@
-"""Reads and splits a document in a child process (`extract`), and yields pieces as they come.
-
-Where gevent has patched the process, only the calling greenlet waits for the child.
-"""
+"""Reads and splits a document in a child process (`extract`), and yields pieces as they come."""
 
 from __future__ import annotations
 
@@ -17,7 +14,8 @@ from msgspec import Struct
 
 from ..runtime.subprocesses import Helper
 from ..store.records import Splitting
-from .extract import Unreadable, decoded
+from .extract import ReadingFailed as ReadingFailed
+from .extract import decoded
 from .splitting import Section
 
 LONGEST = 4 << 20  # bytes of one piece as JSON
@@ -47,20 +45,14 @@ def kind(filename: str) -> str:
 
 
 class ReadingLimits(Struct, frozen=True):
-    """Limits for one document: `seconds` of processor time and of waiting for the next piece, and
-    bytes of address space."""
+    """Limits for one document: seconds of processor time, and until the next piece; bytes."""
 
     seconds: int = 300
     memory: int = 1 << 30
 
 
-class ReadingFailed(Exception):
-    """The reason why a document could not be read, written for the user who uploaded it."""
-
-
 class DocumentReader:
-    """A document being read: an iterator of (share done, piece). `end` may be called from any
-    thread; call `close` after iterating."""
+    """A document being read: an iterator of (share done, piece). Any thread may call `end`."""
 
     def __init__(
         self,
@@ -134,13 +126,12 @@ class DocumentReader:
 
 
 def whole_text(name: str, data: bytes, limits: ReadingLimits) -> str:
-    """The text of a document that comes with a request and is stored nowhere, with the numbers of
-    pages. Raises ReadingFailed, also after the seconds of `limits`."""
+    """The text of a document that is stored nowhere, with page numbers. Raises ReadingFailed."""
     form = kind(name)
     if not form:
         raise ReadingFailed("its format is not supported")
     if form in ("plain", "markdown"):
-        return _bounded(_decoded(data))
+        return _bounded(decoded(data))
     if find_spec(NEEDED[form]) is None:
         raise ReadingFailed("the gateway reads such files with the extra 'knowledge' installed")
     reader = DocumentReader(name, len(data), (data,), Splitting(WHOLE_PIECE, 0), limits)
@@ -165,13 +156,6 @@ def whole_text(name: str, data: bytes, limits: ReadingLimits) -> str:
         late.cancel()
         reader.close()
     return _bounded("\n".join(parts))
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return decoded(data)
-    except Unreadable as error:
-        raise ReadingFailed(str(error)) from None
 
 
 def _bounded(text: str) -> str:

@@ -1,8 +1,7 @@
 """Knowledge bases, documents, chunks and searches, as all APIs use them.
 
 Every call is for one owner, and reports other owners' objects as NotFound. A caller's rights may
-leave out some of the owner's bases (`Knowledge.within`). Documents are read in the background
-(`reading`, `ingest`); the index is derived from their chunks.
+leave out some of the owner's bases (`Knowledge.within`).
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ LOOK = 0.2  # seconds between two polls of a job
 
 
 class Knowledge:
-    """`wake` tells the reader of documents of a new one; `most` is the maximum size of a document
-    in bytes; `rank` reranks hits. Every call may raise NotFound and BadRequest."""
+    """`wake` tells the reader of a new document; `most` is the size of a document in bytes."""
 
     def __init__(
         self,
@@ -57,8 +55,7 @@ class Knowledge:
         self._may: Permissions | None = None
 
     def within(self, may: Permissions) -> Knowledge:
-        """The same for a caller with these rights: other bases are not listed, and calls for them
-        raise Forbidden. Temporary bases, the files of a chat, may always be used."""
+        """The same for a caller with these rights, who may always use temporary bases."""
         bounded = copy(self)
         bounded._may = may
         return bounded
@@ -118,8 +115,7 @@ class Knowledge:
         self._index.purge()
 
     def delete_all(self, owner: str) -> int:
-        """Delete all bases of the owner and return how many there were. Leaves no traces in
-        files."""
+        """Delete all bases of the owner, with their traces in files; return how many there were."""
         bases = self.bases(owner)
         for base in bases:
             self._delete(owner, base.id)
@@ -149,8 +145,7 @@ class Knowledge:
         splitting: Splitting | None = None,
         replace: bool = False,
     ) -> Document:
-        """Queue a document for reading. `data` is read in pieces, to its end. `replace`: replace
-        documents of the same name."""
+        """Queue a document, read from `data`. `replace`: replace documents of the same name."""
         stream = BytesIO(data) if isinstance(data, bytes) else data
         size = stream.seek(0, SEEK_END)
         stream.seek(0)
@@ -204,7 +199,8 @@ class Knowledge:
             filename=name,
             size=size,
             created=self._clock(),
-            splitting=cut,
+            chunk_size=cut.size,
+            chunk_overlap=cut.overlap,
         )
 
     def documents(self, owner: str, base_id: str) -> tuple[Document, ...]:
@@ -255,8 +251,7 @@ class Knowledge:
             number = some[-1].number
 
     def edit_chunk(self, owner: str, chunk_id: str, text: str) -> None:
-        """Replace a chunk's text; an empty text deletes the chunk. Raises StoreUnavailable, and the
-        embedding backend's errors without retrying, and then changes nothing."""
+        """Replace a chunk's text, or delete it if empty; after an error nothing is changed."""
         chunk = _existing(self._store.chunk(owner, chunk_id), "chunk", chunk_id)
         self._check(owner, chunk.base_id)
         if text:

@@ -1,10 +1,8 @@
-"""Splits text into sections, each with a description of its place, and those into chunks.
+"""Splits text into sections, each with a description of its place, and those into chunks. Pure.
 
-A chunk ends at the best place: between paragraphs, else sentences (English or Chinese), else
-clauses, else words, else anywhere.
-
-Pure. Every character of the text is in a chunk, in order. A chunk has at most `size` characters and
-begins with at most `overlap` characters of the previous chunk.
+A chunk has at most `size` characters and ends at the best place: between paragraphs, else sentences
+(English or Chinese), else clauses, else words. It begins with at most `overlap` characters of the
+previous one. Every character of the text is in a chunk.
 """
 
 from __future__ import annotations
@@ -30,16 +28,14 @@ LEAST = 0.4  # a better end is used if the chunk keeps at least this share of it
 
 
 class Section(NamedTuple):
-    """A part of a document with one place: a page, the text under a heading, lines, or a chunk of
-    these."""
+    """A part of a document with one place: a page, the text under a heading, lines, or a chunk."""
 
     place: str
     text: str
 
 
 def of_markdown(text: str) -> Iterator[Section]:
-    """Yield the text under each heading, with the path of headings as its place; slides by
-    number."""
+    """Yield the text under each heading, whose place is the path of headings; slides by number."""
     path: list[tuple[int, str]] = []
     place = ""
     held: list[str] = []
@@ -101,8 +97,7 @@ def split(text: str, splitting: Splitting) -> list[str]:
 
 
 def pieces(sections: Iterable[Section], splitting: Splitting) -> Iterator[Section]:
-    """Yield the chunks of a document. Small consecutive sections share a chunk, which has the place
-    of the first."""
+    """Yield the chunks. Small consecutive sections share a chunk, with the place of the first."""
     place, held = "", ""
     for section in sections:
         text = section.text.strip()
@@ -119,8 +114,7 @@ def pieces(sections: Iterable[Section], splitting: Splitting) -> Iterator[Sectio
 
 
 def _beside(one: str, other: str) -> bool:
-    """Whether two sections may share a chunk: pages and rows may not, headings with the same parent
-    may."""
+    """Whether two sections may share a chunk: headings with the same parent may, pages not."""
     return one == other or (" > " in other and other.startswith(one))
 
 

@@ -1,8 +1,7 @@
 """OpenAI's vector stores and their files, on top of the knowledge bases.
 
-A vector store is a base, and both APIs see the same documents. What only OpenAI's API has (files
-outside of bases, attributes, batches, expiry) is stored by `FileStore`. A document added through
-another API appears as a file with the document's id and no attributes.
+A vector store is a base, and both APIs see the same documents. `FileStore` has what only OpenAI's
+API has. A document of another API appears as a file with its id.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
 
 
 class VectorStoreFile(Struct, frozen=True, kw_only=True):
-    """A file in a vector store, with its document. `status` is OpenAI's: in_progress, completed,
-    failed or cancelled."""
+    """`status` is OpenAI's: in_progress, completed, failed or cancelled."""
 
     file_id: str
     filename: str
@@ -48,8 +46,7 @@ class VectorStoreFile(Struct, frozen=True, kw_only=True):
 def _member(
     document: Document | None, attached: Attached | None, file: StoredFile | None = None
 ) -> VectorStoreFile:
-    """A document as a file, without `attached` if it was added through another API; or the `file`
-    that could not become a document."""
+    """A document as a file, or the `file` that could not become a document."""
     source = document or file
     assert source is not None and (document or attached), "one of them is there"
     given = attached or Attached(
@@ -83,8 +80,7 @@ CHARACTERS = 3  # per token: between English's four and Chinese's one and a half
 
 
 class VectorStores:
-    """Every call is for one owner, and reports other owners' objects as NotFound. `clock` returns
-    seconds since 1970."""
+    """Every call is for one owner, and reports other owners' objects as NotFound."""
 
     def __init__(
         self, knowledge: Knowledge, files: FileStore, clock: Callable[[], float] = time.time
@@ -121,9 +117,9 @@ class VectorStores:
 
     def files(self, owner: str) -> list[StoredFile]:
         """Return all files, oldest first."""
-        for one in self._files.expired(owner, self._clock()):
+        for file in self._files.expired(owner, self._clock()):
             with suppress(NotFound):  # another request may delete it in this moment
-                self._delete_file(owner, one.file_id)
+                self._delete_file(owner, file.file_id)
         return self._files.all(owner)
 
     def file(self, owner: str, file_id: str) -> StoredFile:
@@ -140,13 +136,12 @@ class VectorStores:
         return self.file(owner, file_id), self._files.content(file_id)
 
     def delete_file(self, owner: str, file_id: str) -> None:
-        """Delete a file, and remove it from all vector stores, which the caller must be able to
-        use."""
-        for one in self._files.attached(owner, file_id=file_id):
+        """Delete a file from everywhere; the caller must be able to use all its vector stores."""
+        for entry in self._files.attached(owner, file_id=file_id):
             try:
-                self._knowledge.base(owner, one.base_id)
+                self._knowledge.base(owner, entry.base_id)
             except NotFound:
-                if self._exists(owner, one.base_id):  # it is hidden from this caller
+                if self._exists(owner, entry.base_id):  # it is hidden from this caller
                     raise
         self._delete_file(owner, file_id)
 
@@ -160,16 +155,16 @@ class VectorStores:
     def delete_all_files(self, owner: str) -> int:
         """Delete all files, and return how many there were. They leave all vector stores."""
         files = self.files(owner)
-        for one in files:
+        for file in files:
             with suppress(NotFound):  # it may already be deleted
-                self._delete_file(owner, one.file_id)
+                self._delete_file(owner, file.file_id)
         return len(files)
 
     def _delete_file(self, owner: str, file_id: str) -> None:
-        for one in self._files.attached(owner, file_id=file_id):
+        for entry in self._files.attached(owner, file_id=file_id):
             with suppress(NotFound):  # it may already be deleted
-                self._whole.remove(owner, one.base_id, one.document_id)
-            self._files.detach(owner, one.base_id, file_id)
+                self._whole.remove(owner, entry.base_id, entry.document_id)
+            self._files.detach(owner, entry.base_id, file_id)
         if not self._files.delete(owner, file_id):
             raise NotFound(f"no such file: {file_id[:100]!r}")
 
@@ -188,9 +183,8 @@ class VectorStores:
 
     def stores(self, owner: str) -> list[tuple[Base, StoredVectorStore]]:
         """Return all vector stores, oldest first."""
-        bases = [one for one in self._knowledge.bases(owner) if not one.temporary]
-        bases.sort(key=lambda one: one.created)
-        return [(one, self._kept(owner, one)) for one in bases]
+        bases = [base for base in self._knowledge.bases(owner) if not base.temporary]
+        return [(base, self._kept(owner, base)) for base in bases]
 
     def store(self, owner: str, base_id: str) -> tuple[Base, StoredVectorStore]:
         base = self._knowledge.base(owner, base_id)
@@ -239,9 +233,8 @@ class VectorStores:
         repeat `overlap` of the previous chunk; with `auto`, they have the default size of bases."""
         base = self._knowledge.base(owner, base_id)
         file = self.file(owner, file_id)
-        for one in self._files.attached(owner, file_id=file_id):
-            if one.base_id == base.id:
-                self._leave(owner, base.id, one.document_id)
+        for entry in self._files.attached(owner, base_id=base.id, file_id=file_id):
+            self._leave(owner, base.id, entry.document_id)
         splitting = None if auto else Splitting(tokens * CHARACTERS, overlap * CHARACTERS)
         document, error = None, ""
         try:
@@ -268,7 +261,7 @@ class VectorStores:
     def members(self, owner: str, base_id: str, batch_id: str = "") -> list[VectorStoreFile]:
         """Return the files, oldest first, only those of one batch if given."""
         members = self._members(owner, self._knowledge.base(owner, base_id))
-        return [one for one in members if not batch_id or one.batch_id == batch_id]
+        return [member for member in members if not batch_id or member.batch_id == batch_id]
 
     def _members(self, owner: str, base: Base) -> list[VectorStoreFile]:
         attached = self._files.attached(owner, base_id=base.id)
@@ -286,9 +279,9 @@ class VectorStores:
         return sorted(members, key=lambda one: one.created)
 
     def member(self, owner: str, base_id: str, file_id: str) -> VectorStoreFile:
-        for one in self.members(owner, base_id):
-            if one.file_id == file_id:
-                return one
+        for member in self.members(owner, base_id):
+            if member.file_id == file_id:
+                return member
         raise NotFound(f"this vector store has no file {file_id[:100]!r}")
 
     def describe(
@@ -297,10 +290,9 @@ class VectorStores:
         """Replace a file's attributes."""
         member = self.member(owner, base_id, file_id)
         base = self._knowledge.base(owner, base_id)
-        for one in self._files.attached(owner, base_id=base.id):
-            if one.file_id == file_id:
-                self._files.attach(owner, replace(one, attributes=dict(attributes)))
-                return replace(member, attributes=dict(attributes))
+        for entry in self._files.attached(owner, base_id=base.id, file_id=file_id):
+            self._files.attach(owner, replace(entry, attributes=dict(attributes)))
+            return replace(member, attributes=dict(attributes))
         raise BadRequest(
             "this document was not added through the vector store API and has no attributes"
         )
@@ -338,11 +330,10 @@ class VectorStores:
     def cancel(self, owner: str, base_id: str, batch_id: str) -> Batch:
         """Cancel the files that have not been read yet."""
         batch = self.batch(owner, base_id, batch_id)
-        open_ = [
-            one for one in self.members(owner, base_id, batch_id) if one.status == "in_progress"
-        ]
-        for one in open_:
-            self._knowledge.cancel_document(owner, batch.base_id, one.document_id)
+        members = self.members(owner, base_id, batch_id)
+        open_ = [member for member in members if member.status == "in_progress"]
+        for member in open_:
+            self._knowledge.cancel_document(owner, batch.base_id, member.document_id)
         if open_:
             batch = replace(batch, cancelled=True)
             self._files.put_batch(owner, batch)
@@ -359,8 +350,7 @@ class VectorStores:
         *,
         rank: bool = True,
     ) -> list[tuple[Hit, VectorStoreFile | None]]:
-        """Return the best hits with their files, only from files whose attributes match `wanted`.
-        `threshold` is the minimum score, from 0 to 1."""
+        """Return the best hits with their files, if their attributes match `wanted`."""
         known: dict[str, VectorStoreFile] = {}
         for base_id in base_ids:
             base, kept = self.store(owner, base_id)

@@ -88,8 +88,7 @@ class Provider:
         return self._client.issuer
 
     def authorization_url(self, started: Started, redirect_uri: str) -> str:
-        """The page of the provider where the person signs in. Raises UpstreamFault and
-        UpstreamTimeout."""
+        """The page of the provider where the person signs in."""
         uri: str = prepare_grant_uri(
             self._known().authorization_endpoint,
             self._client.id,
@@ -104,9 +103,7 @@ class Provider:
         return uri
 
     def claims(self, code: str, started: Started, redirect_uri: str) -> dict[str, Any]:
-        """The checked claims of the person whose browser has brought this code. Raises Unauthorized
-        if the provider does not accept it or its token is wrong, UpstreamFault and
-        UpstreamTimeout."""
+        """The checked claims of the person who brings this code. Raises Unauthorized."""
         if len(code) > LONGEST_CODE:
             raise Unauthorized("the sign-in was refused by the provider")
         tokens = self._exchange(code, started, redirect_uri)
@@ -118,14 +115,8 @@ class Provider:
 
     def _exchange(self, code: str, started: Started, redirect_uri: str) -> _Tokens:
         known = self._known()
-        body = urlencode(
-            {
-                "grant_type": "authorization_code",
-                "code": code,
-                "redirect_uri": redirect_uri,
-                "code_verifier": started.verifier,
-            }
-        )
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
+        body = urlencode({**form, "code_verifier": started.verifier})
         # RFC 6749, section 2.3.1: both parts of the header are encoded as in a form.
         name, secret = self._client.id, self._client.secret
         supported = known.token_endpoint_auth_methods_supported
@@ -149,8 +140,7 @@ class Provider:
         return tokens
 
     def _checked(self, token: str, nonce: str) -> dict[str, Any]:
-        """The claims of an ID token, whose signature and times are right, for this client and this
-        sign-in. Raises Unauthorized."""
+        """The claims of a valid ID token of this sign-in. Raises Unauthorized."""
         try:
             try:
                 decoded = jwt.decode(token, self._key_set(), algorithms=ALGORITHMS)
@@ -189,9 +179,9 @@ class Provider:
 
     def _fetched_metadata(self) -> _Metadata:
         url = f"{self._client.issuer.rstrip('/')}/.well-known/openid-configuration"
-        found: _Metadata = _decoded(self._fetch(EngineRequest(url), SECONDS), _Metadata)
-        _check(found, self._client.issuer)
-        return found
+        metadata: _Metadata = _decoded(self._fetch(EngineRequest(url), SECONDS), _Metadata)
+        _check(metadata, self._client.issuer)
+        return metadata
 
     def _key_set(self, fresh: bool = False) -> KeySet:
         known = self._known()
@@ -208,8 +198,7 @@ class Provider:
 
 
 class _Kept(Generic[T]):
-    """An answer of the provider that is kept for a while. Each has its own lock, so that nothing
-    waits for an answer that it does not need."""
+    """An answer of the provider that is kept for a while, under a lock of its own."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -218,9 +207,8 @@ class _Kept(Generic[T]):
         self._failed: tuple[float, GatewayError] | None = None
 
     def get(self, ask: Callable[[], T], lasts: float) -> T:
-        """The answer, asked again if it is `lasts` seconds old. Those that wait for the lock, and
-        those that come soon after, get the failure of the one before them. Raises what `ask`
-        raises."""
+        """The answer, asked again after `lasts` seconds. Those that wait, and those that come soon
+        after, get the failure of the one before."""
         with self._lock:
             if self._answer is None or self._clock() - self._answer[0] >= lasts:
                 if self._failed is not None and self._clock() - self._failed[0] < AGAIN:
@@ -234,8 +222,7 @@ class _Kept(Generic[T]):
 
 
 def _merged(userinfo: Mapping[str, Any], token: Mapping[str, Any]) -> dict[str, Any]:
-    """The claims of both, those of the ID token first. Whether the address is verified is known
-    from a place that names this very address."""
+    """The claims of both. Whether the address is verified says a place that has this address."""
     merged = {**userinfo, **token}
     places = [one for one in (token, userinfo) if one.get("email") == merged.get("email")]
     said = [one["email_verified"] for one in places if "email_verified" in one]
@@ -244,38 +231,33 @@ def _merged(userinfo: Mapping[str, Any], token: Mapping[str, Any]) -> dict[str, 
 
 def _decoded(page: WebPage, kind: type[Any]) -> Any:
     """Raises UpstreamFault."""
-    if page.status != 200 or len(page.data) > LARGEST:
-        raise UpstreamFault(
-            "the sign-in provider does not answer as it should: try again later",
-            detail=f"{page.url}: status {page.status}, {len(page.data)} bytes",
-        )
-    try:
-        return msgspec.json.decode(page.data, type=kind)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise UpstreamFault(
-            "the sign-in provider does not answer as it should: try again later",
-            detail=f"{page.url}: {error}",
-        ) from None
+    problem = f"status {page.status}, {len(page.data)} bytes"
+    if page.status == 200 and len(page.data) <= LARGEST:
+        try:
+            return msgspec.json.decode(page.data, type=kind)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            problem = str(error)
+    raise UpstreamFault(
+        "the sign-in provider does not answer as it should: try again later",
+        detail=f"{page.url}: {problem}",
+    )
 
 
-def _check(found: _Metadata, issuer: str) -> None:
+def _check(metadata: _Metadata, issuer: str) -> None:
     """Raises UpstreamFault for metadata of another issuer, or with insecure addresses."""
-    fault: GatewayError | None = None
-    if found.issuer != issuer:
-        fault = UpstreamFault(
+    if metadata.issuer != issuer:
+        raise UpstreamFault(
             "the sign-in provider has another name than issuer of [oidc]: correct the setting",
-            detail=f"its metadata names {found.issuer[:200]!r}",
+            detail=f"its metadata names {metadata.issuer[:200]!r}",
         )
-    scheme = urlsplit(issuer).scheme
-    for address in (
-        found.authorization_endpoint,
-        found.token_endpoint,
-        found.jwks_uri,
-        found.userinfo_endpoint,
-    ):
-        if address and urlsplit(address).scheme not in ("https", scheme):
-            fault = UpstreamFault(
+    addresses = (
+        metadata.authorization_endpoint,
+        metadata.token_endpoint,
+        metadata.jwks_uri,
+        metadata.userinfo_endpoint,
+    )
+    for address in filter(None, addresses):
+        if urlsplit(address).scheme not in ("https", urlsplit(issuer).scheme):
+            raise UpstreamFault(
                 "the sign-in provider has an address without https", detail=address[:200]
             )
-    if fault is not None:
-        raise fault

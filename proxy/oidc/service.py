@@ -1,13 +1,13 @@
 """The API keys of people who sign in at an OpenID provider.
 
-A person has a key of the store whose id follows from issuer and subject, so that rights, limits,
-blocking, the ledger and stored data work as with other keys. Nobody knows its secret; an
-administrator may regenerate it to give the person an API key.
+A person's key has an id that follows from issuer and subject; rights, limits and stored data work
+as with other keys. Nobody knows its secret until an administrator regenerates it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -35,9 +35,8 @@ class Wanted(Struct, frozen=True):
 
 
 class Mapped(Struct, frozen=True, kw_only=True):
-    """What the settings say of claims. `user` names the claim with the user's id, `teams` the one
-    with the ids of teams, "" for none. Who has one of `admins` administers. Who has none of
-    `allowed` may not sign in, unless it is empty."""
+    """What the settings say of claims. `user` names the claim with the user's id, `teams` that with
+    ids of teams. Who has one of `admins` administers; who has none of `allowed` may not sign in."""
 
     user: str
     teams: str = ""
@@ -46,9 +45,8 @@ class Mapped(Struct, frozen=True, kw_only=True):
 
 
 class Person(Struct, frozen=True, kw_only=True):
-    """Who has signed in. `key_id` is the id of the person's API key: the same for the same subject
-    of the same issuer, and of no other key. `teams` are ids that may be unknown. `admin` None:
-    claims do not decide it."""
+    """Who has signed in. `key_id` is that of the person's API key, of no other subject. `teams` may
+    be unknown. `admin` None: claims do not decide it."""
 
     key_id: str
     subject: str
@@ -126,8 +124,7 @@ ACTOR = "oidc"  # in the record of changes
 
 
 class SignIn(NamedTuple):
-    """Sign-in at a provider. `name` is the provider's for people; `redirect_uri` is where it sends
-    them back, "" for the gateway's own address."""
+    """Sign-in at a provider, whose `name` is for people; `redirect_uri` "" is the own address."""
 
     provider: Provider
     mapped: Mapped
@@ -136,8 +133,7 @@ class SignIn(NamedTuple):
     redirect_uri: str = ""
 
     def finish(self, code: str, started: Started, redirect_uri: str) -> str:
-        """The id of the key of the person who brings this code. Raises Unauthorized, Forbidden,
-        UpstreamFault, UpstreamTimeout and StoreUnavailable."""
+        """The id of the key of the person who brings this code."""
         claims = self.provider.claims(code, started, redirect_uri)
         found = person(self.provider.issuer, claims, self.mapped)
         enter(self.accounts, found, self.provider.issuer, follows_team=bool(self.mapped.teams))
@@ -149,17 +145,22 @@ def enter(accounts: Accounts, found: Person, issuer: str, *, follows_team: bool)
     changes: dict[str, Any] = {"user_id": found.user}
     if follows_team:
         changes["team_id"] = _first_known(accounts, found)
-    edit = _edit(changes, found.admin)
+
+    def edit(key: StoredKey) -> StoredKey:
+        admin = key.rights.admin if found.admin is None else found.admin
+        return replace(key, **changes, rights=replace(key.rights, admin=admin))
+
     try:
         known = accounts.keys.read(found.key_id)
     except NotFound:
-        new = StoredKey(
-            id=found.key_id,
-            digest="",
-            shown="",
-            alias=_free_alias(accounts, found.user),
-            metadata={"oidc": {"issuer": issuer, "subject": found.subject}},
-        )
+        alias: str | None = found.user
+        try:
+            accounts.keys.check_alias(found.user)
+        except BadRequest:  # another key has it
+            alias = None
+        subject = {"issuer": issuer, "subject": found.subject}
+        metadata = {"oidc": subject}
+        new = StoredKey(id=found.key_id, digest="", shown="", alias=alias, metadata=metadata)
         try:
             accounts.keys.make(edit(new), ACTOR)
             return
@@ -169,27 +170,8 @@ def enter(accounts: Accounts, found: Person, issuer: str, *, follows_team: bool)
         accounts.keys.change(found.key_id, edit, ACTOR)
 
 
-def _edit(changes: Mapping[str, Any], admin: bool | None) -> Callable[[StoredKey], StoredKey]:
-    def edit(key: StoredKey) -> StoredKey:
-        rights = key.rights if admin is None else replace(key.rights, admin=admin)
-        return replace(key, **changes, rights=rights)
-
-    return edit
-
-
 def _first_known(accounts: Accounts, found: Person) -> str | None:
     for team in found.teams:
-        try:
+        with suppress(NotFound):
             return accounts.teams.store.read(team).id
-        except NotFound:
-            continue
     return None
-
-
-def _free_alias(accounts: Accounts, user: str) -> str | None:
-    """The user's name, unless another key has it."""
-    try:
-        accounts.keys.check_alias(user)
-    except BadRequest:
-        return None
-    return user

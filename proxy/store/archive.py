@@ -1,8 +1,7 @@
 """Backups of SQLite databases: copied while they are used, and packed into one archive.
 
-An archive is a .tar.gz with `manifest.json` first, then one file for each database. The manifest
-has the version that made it, the time, and the size and SHA-256 of each file. Each copy is a
-snapshot: SQLite's backup in one step reads one version of the database, while writers go on.
+An archive is a .tar.gz with `manifest.json` first, then one file for each database. Each copy is a
+snapshot: SQLite's backup in one step reads one version, while writers go on.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Conversations of the chat page: messages form a tree, so that an edited question or another
-answer is a branch beside the first. Every call is for one owner and sees only that owner's rows.
+answer is a branch beside the first. Every call sees only its owner's rows.
 
 The writer of an unfinished message renews it every few seconds. A reader reports a message that was
-not renewed for LEASE seconds as interrupted, and stores nothing: while the database is unavailable
-no writer can renew, and a writer that was only slow finishes its answer. Seconds in which this
-process could not use the database count as renewals.
+not renewed for LEASE seconds as interrupted, and stores nothing, since the writer may only be slow.
+Seconds in which this process could not use the database count as renewals.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from sqlalchemy import (
 )
 
 from ..errors import InvalidParameter, NotFound
-from . import adopted
 from .database import Database, owned, record
 from .quota import (
     MOST_CONVERSATIONS,
@@ -41,7 +39,7 @@ from .quota import (
     check_count,
     drop_oldest,
 )
-from .records import PINNED, new_id
+from .records import PINNED, AdoptedMessage, new_id
 from .tables import CONVERSATION, FEEDBACK, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
@@ -64,8 +62,7 @@ class StoredConversation(Struct, frozen=True):
 
 
 class StoredMessage(Struct, frozen=True, kw_only=True):
-    """`parent_id` None: the first of a branch. `extra` holds steps, sources, files, timings or an
-    error. The status is `growing` while the answer is being written."""
+    """`extra` holds steps, sources, files, timings or an error."""
 
     id: str
     conversation_id: str
@@ -104,51 +101,56 @@ class ConversationStore:
     # conversations
 
     def create(
-        self, owner: str, title: str = "", settings: Mapping[str, Any] | None = None
-    ) -> StoredConversation:
-        """Raises QuotaExceeded."""
-        now = self._clock()
-        made = StoredConversation(new_id("conv_"), title, dict(settings or {}), now, now)
-        with self._db.begin_for(owner) as db:
-            db.execute(insert(CONVERSATION).values(owner=owner, **structs.asdict(made)))
-            self._check_conversations(db, owner)
-        return made
-
-    def adopt(
         self,
         owner: str,
-        title: str,
-        settings: Mapping[str, Any],
-        created: float,
-        changed: float,
-        messages: Sequence[adopted.AdoptedMessage],
+        title: str = "",
+        settings: Mapping[str, Any] | None = None,
+        *,
+        created: float = 0.0,
+        changed: float = 0.0,
+        messages: Sequence[AdoptedMessage] = (),
     ) -> StoredConversation:
-        """Add a whole conversation; parents come before their replies. Times of 0, and those in the
-        future, become now. Raises QuotaExceeded."""
+        """Add a conversation, with messages that come from elsewhere: parents before their replies.
+        Times of 0, and those in the future, become now. Raises QuotaExceeded."""
         now = self._clock()
-        created, changed = (one if 0 < one <= now else now for one in (created, changed))
-        made = StoredConversation(new_id("conv_"), title, dict(settings), created, changed)
-        rows = adopted.rows(messages, made.id, created, now)
+        created, changed = (time if 0 < time <= now else now for time in (created, changed))
+        made = StoredConversation(new_id("conv_"), title, dict(settings or {}), created, changed)
+        ids = [new_id("msg_") for _ in messages]
+        rows: list[dict[str, Any]] = [
+            {
+                "id": ids[n],
+                "conversation_id": made.id,
+                "parent_id": None if message.parent is None else ids[message.parent],
+                "number": n + 1,
+                "role": message.role,
+                "content": message.content,
+                "reasoning": message.reasoning,
+                "status": "done",
+                "extra": {},
+                "created": message.created or created,
+                "touched": now,
+            }
+            for n, message in enumerate(messages)
+        ]
+        size = sum(len((row["content"] + row["reasoning"]).encode()) for row in rows)
         with self._db.begin_for(owner) as db:
-            values = {"owner": owner, "size": adopted.size(messages), **structs.asdict(made)}
+            values = {"owner": owner, "size": size, **structs.asdict(made)}
             db.execute(insert(CONVERSATION).values(**values))
-            self._check_conversations(db, owner)
+            refusal = (
+                f"an API key may store at most {MOST_CONVERSATIONS} conversations: delete some"
+            )
+            mine = CONVERSATION.c.owner == owner
+            check_count(db, CONVERSATION, MOST_CONVERSATIONS, refusal, mine)
             if rows:
                 db.execute(insert(MESSAGE), rows)
-            in_conversation = MESSAGE.c.conversation_id == made.id
-            self._check_messages(db, in_conversation)
-            self._quota.check(db, owner)
+                self._check_messages(db, MESSAGE.c.conversation_id == made.id)
+                self._quota.check(db, owner)
         return made
 
     @staticmethod
     def _check_messages(db: Connection, in_conversation: ColumnElement[bool]) -> None:
         refusal = f"a conversation may have at most {MOST_MESSAGES} messages: start a new one"
         check_count(db, MESSAGE, MOST_MESSAGES, refusal, in_conversation)
-
-    @staticmethod
-    def _check_conversations(db: Connection, owner: str) -> None:
-        refusal = f"an API key may store at most {MOST_CONVERSATIONS} conversations: delete some"
-        check_count(db, CONVERSATION, MOST_CONVERSATIONS, refusal, CONVERSATION.c.owner == owner)
 
     def recent(
         self,
@@ -157,9 +159,8 @@ class ConversationStore:
         limit: int | None = 50,
         before: float | None = None,
     ) -> tuple[StoredConversation, ...]:
-        """Return conversations, the last changed first, only those with the words `search` in title
-        or messages. `before` is the `changed` time of the previous page's last one; `limit` None
-        means all."""
+        """Return conversations, the last changed first, with the words `search` in title or
+        messages. `before` is the `changed` time of the previous page's last one."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
             # Ignoring case; wildcards in the words are escaped.
@@ -170,14 +171,14 @@ class ConversationStore:
         if before is not None:
             query = query.where(CONVERSATION.c.changed < before)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
-        return tuple(record(StoredConversation, row) for row in self._db.rows(query))
+        return tuple(self._db.records(StoredConversation, query))
 
     def pinned(self, owner: str) -> tuple[StoredConversation, ...]:
         """Return the pinned conversations, the last changed first, at most MOST_SHOWN."""
         chosen = CONVERSATION.c.settings[PINNED].as_boolean().is_(True)
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner, chosen)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(MOST_SHOWN)
-        return tuple(record(StoredConversation, row) for row in self._db.rows(query))
+        return tuple(self._db.records(StoredConversation, query))
 
     def get(self, owner: str, conversation_id: str) -> StoredConversation:
         with self._db.begin() as db:
@@ -190,8 +191,7 @@ class ConversationStore:
         title: str | None = None,
         edit: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> StoredConversation:
-        """Change a conversation, but not its time. A title of None keeps it; `edit` turns the
-        settings into new ones, and sees what the request before it has written."""
+        """Change a conversation, but not its time. `edit` sees what was written before."""
         with self._db.begin_for(owner) as db:
             before = _conversation(db, owner, conversation_id)
             after = structs.replace(
@@ -297,9 +297,8 @@ class ConversationStore:
         reasoning: str = "",
         extra: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Append to an unfinished answer. `extra` replaces the stored value; None keeps it. Returns
-        False, and changes nothing, if the answer is finished or deleted. The owner was checked by
-        `add`."""
+        """Append to an unfinished answer. `extra` replaces the stored value. Returns False, and
+        changes nothing, if the answer is finished or deleted. The owner was checked by `add`."""
         values: dict[str, Any] = {"content": MESSAGE.c.content + content}
         values["reasoning"] = MESSAGE.c.reasoning + reasoning
         if extra is not None:
@@ -307,8 +306,7 @@ class ConversationStore:
         return self._grow(message_id, values)
 
     def renew(self, message_id: str) -> bool:
-        """Renew an unfinished message; the writer calls this every few seconds. Returns False like
-        `append`."""
+        """Renew an unfinished message, every few seconds. Returns False like `append`."""
         return self._grow(message_id, {})
 
     def _grow(self, message_id: str, values: dict[str, Any]) -> bool:
@@ -316,8 +314,7 @@ class ConversationStore:
         return self._db.change(growing.values(**values, touched=self._clock())) > 0
 
     def reopen(self, owner: str, message_id: str) -> StoredMessage:
-        """Make a finished answer unfinished again, so that `append` continues it. Raises NotFound,
-        InvalidParameter if it is being written or is not the last one."""
+        """Make a finished answer, the last of its branch, unfinished again for `append`."""
         known = self.message(owner, message_id)
         replies = select(func.count()).where(MESSAGE.c.parent_id == message_id)
         with self._db.begin_for(owner) as db:
@@ -334,23 +331,20 @@ class ConversationStore:
     def finish(
         self, message_id: str, status: Status, extra: Mapping[str, Any] | None = None
     ) -> None:
-        """Finish an answer. `extra` None keeps the stored value. An answer that was stopped or
-        interrupted keeps that status."""
+        """Finish an answer, unless it was stopped. `extra` None keeps the value."""
         values: dict[str, Any] = {"status": case((_GROWING, status), else_=MESSAGE.c.status)}
         if extra is not None:
             values["extra"] = dict(extra)
         self._db.change(update(MESSAGE).where(MESSAGE.c.id == message_id).values(**values))
 
     def interrupted(self) -> int:
-        """Mark answers left unfinished by a process that ended; return how many there were. Called
-        at start."""
+        """Mark answers left unfinished by a process that ended; return how many there were."""
         return self._db.change(update(MESSAGE).where(_GROWING).values(status="interrupted"))
 
     # ratings
 
     def rate(self, owner: str, message_id: str, score: int, reason: str = "") -> None:
-        """Store a rating, replacing an earlier one. The message may belong to another API. Only the
-        newest MOST_RATINGS of an owner are kept."""
+        """Store a rating, replacing an earlier one. The message may belong to another API."""
         with self._db.begin_for(owner) as db:
             where = (FEEDBACK.c.owner == owner, FEEDBACK.c.message_id == message_id)
             db.execute(delete(FEEDBACK).where(*where))
@@ -364,8 +358,7 @@ class ConversationStore:
         """Return ratings, oldest first."""
         query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
-        rows = self._db.rows(query.offset(skipped).limit(most))
-        return tuple(record(Feedback, row) for row in rows)
+        return tuple(self._db.records(Feedback, query.offset(skipped).limit(most)))
 
 
 def _conversation(db: Connection, owner: str, conversation_id: str) -> StoredConversation:

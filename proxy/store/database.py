@@ -1,7 +1,6 @@
 """The database for all persistent data: SQLite by default, PostgreSQL for several machines.
 
-A new database gets the current tables at start; the migrations beside this file change the tables
-of an older version. Both run under a lock, since several workers may start at the same time.
+A new one gets the current tables at start; migrations change older ones. Both run under a lock.
 """
 
 from __future__ import annotations
@@ -41,6 +40,7 @@ from ..errors import NotFound
 from ..runtime import private_files
 from . import postgres, sqlite
 from .outage import outage, unavailable
+from .records import is_gone
 from .revisions import BASE, MIGRATIONS, UPGRADE_FIRST, newest_revision
 from .tables import ALEMBIC_VERSION, create_all
 
@@ -100,8 +100,7 @@ class Database:
 
     @contextmanager
     def begin_for(self, owner: str) -> Iterator[Connection]:
-        """Begin a transaction that no other of this owner runs beside. So what it reads stays true
-        until it has written; `begin` is for statements that are right by themselves."""
+        """Begin a transaction that no other of this owner runs beside: what it reads stays true."""
         with self.begin() as connection:
             if connection.dialect.name == "postgresql":
                 digest = hashlib.sha256(owner.encode()).digest()
@@ -135,8 +134,7 @@ class Database:
             return db.execute(statement).rowcount
 
     def upgrade(self, revision: str = "head") -> None:
-        """Upgrade the tables to this version. Alembic is slow to import, keeps 11 MB, and is used
-        only if there are older tables. Raises StoreUnavailable."""
+        """Upgrade the tables. Alembic is slow to import, and not used for current ones."""
         if revision == "head":
             if self._create() or (found := self.revision()) == (newest := newest_revision()):
                 return
@@ -160,8 +158,7 @@ class Database:
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
-        """Begin a transaction for work at start, which one process does at a time. Raises
-        StoreUnavailable if others take longer than STARTING."""
+        """Begin a transaction for work at start, which one process does at a time."""
         with self._lock(), self.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"select pg_advisory_xact_lock({_LOCK})"))
@@ -184,8 +181,7 @@ class Database:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Hold SQLite's lock for work at start. It cannot lock all changes of tables together, so a
-        second database file serves as the lock."""
+        """Hold SQLite's lock for work at start, which is a file of its own."""
         if self._file is None:
             yield
             return
@@ -201,6 +197,15 @@ class Database:
     def seconds_since_failure(self) -> float:
         """Seconds since this process last found the database unavailable; infinite if never."""
         return time.monotonic() - self._failed
+
+    def has_lost_writer(self, row: Row[Any], name: str, now: float, lease: float) -> bool:
+        """Whether the `writer` of this row, which is not the process `name`, has died: it is a
+        process of this host that ended, or was not `touched` for `lease` seconds, in which this
+        process could use the database."""
+        # A process of an earlier life of this container may have had the same pid.
+        ours = row.writer.rpartition(":")[0] == name.rpartition(":")[0]
+        silent = row.touched < now - lease and self.seconds_since_failure() > lease
+        return ours or is_gone(row.writer) or silent
 
     def _translate(self, context: ExceptionContext) -> None:
         """Raise the gateway's own error instead of SQLAlchemy's, if one fits."""
@@ -247,8 +252,7 @@ def insert_into(table: Table, db: Connection | Engine) -> Any:
 
 
 def _revision(connection: Connection) -> str:
-    """Return the revision of the tables; "" if there are none, or if their creation was
-    interrupted."""
+    """Return the revision; "" if there are no tables, or if their creation was interrupted."""
     if not inspect(connection).has_table(ALEMBIC_VERSION.name):
         return ""
     return connection.execute(select(ALEMBIC_VERSION)).scalar() or ""
@@ -275,8 +279,7 @@ logging.getLogger(f"{__name__}._Pool").setLevel(logging.WARNING)  # it logs that
 
 
 def _prepare(connection: Any, record: Any) -> None:
-    """Configure a new SQLite connection: readers do not wait for the writer, child rows are deleted
-    with their parents, deleted data is overwritten, and few pages are kept in memory."""
+    """Configure a SQLite connection: readers do not wait, and deleted data is overwritten."""
     pragmas = ("journal_mode = wal", "synchronous = normal", "foreign_keys = on")
     cache = f"cache_size = -{sqlite.PAGE_CACHE >> 10}"  # in KiB, if negative
     for pragma in (*pragmas, "secure_delete = on", cache):

@@ -1,12 +1,10 @@
-"""Stored responses in the database: every process that uses it tells the same of them.
+"""Stored responses in the database.
 
-The row of its owner is the lock under which a response is added and an owner's data are cleared.
-So the bounds of a key hold, and nothing that was begun before a clearing is added after it, though
-two processes do both at once.
+The row of its owner is the lock under which a response is added and an owner's data are cleared: so
+the bounds of a key hold, and nothing that was begun before a clearing is added after it.
 
-A process gives a sign of life for what it makes again and again. On its own host a dead writer is
-known by its pid; one of another host is lost after LEASE seconds without a sign. Seconds in which
-this process could not use the database count as signs: no writer could give any.
+On its own host a dead writer is known by its pid; one of another host is lost after LEASE seconds
+without a sign of life. Seconds in which this process could not use the database count as signs.
 """
 
 from __future__ import annotations
@@ -159,18 +157,14 @@ class DatabaseResponses:
     def _is_lost(self, row: Row[tuple[object, ...]]) -> bool:
         if row.writer == self._name:
             return (row.owner, row.id) not in self._open
-        # A process of an earlier life of this container may have had the same pid.
-        ours = row.writer.rpartition(":")[0] == self._name.rpartition(":")[0]
-        silent = row.touched < self._clock() - LEASE and self._db.seconds_since_failure() > LEASE
-        return ours or records.is_gone(row.writer) or silent
+        return self._db.has_lost_writer(row, self._name, self._clock(), LEASE)
 
 
 ResponseStore = MemoryResponses | DatabaseResponses
 
 
 def _lock(db: Connection, owner: str) -> float:
-    """Until the transaction ends, nobody else adds for this owner, or clears. When that was cleared
-    last."""
+    """Keep others from adding for this owner or clearing; return when that was cleared last."""
     cleared = RESPONSE_OWNER.c.cleared
     db.execute(
         insert_into(RESPONSE_OWNER, db)

@@ -1,8 +1,6 @@
 """Data of OpenAI's files and vector stores that knowledge bases and documents do not have.
 
-It stores uploaded files, in bases or not; the file of each document, with its attributes; batches;
-and the settings of vector stores. Every row has an owner, and each call sees only its owner's rows.
-Times are seconds since 1970.
+Every row has an owner, and each call sees only its owner's rows. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -17,11 +15,7 @@ from .database import Database, insert_into
 from .quota import MOST_BATCHES, UNLIMITED, Quota, drop_oldest
 from .tables import ATTACHED, BATCHES, CONTENTS, FILES, VECTOR_STORES
 
-# Uploaded files, stored in rows of at most PIECE bytes, so that no file is in memory whole.
-#
-# They are in the database, so that there is one place for all data, and are deleted together with
-# the row that owns them. A table of pieces has three columns: the owning row's id, `number` (from
-# 0) and `data`.
+# Files are in rows of a table of pieces: the owning row's id, `number` (from 0) and `data`.
 PIECE = 256 << 10  # bytes
 
 
@@ -43,9 +37,8 @@ def copy(db: Connection, table: Table, key: str, source: Table, source_key: str)
 
 
 def read(database: Database, table: Table, key: str) -> Iterator[bytes]:
-    """Yield the pieces in order, each in a transaction of its own, since the consumer may be slow.
-    Ends early if the file is deleted meanwhile. The first piece is read immediately, before an
-    answer starts, and may raise StoreUnavailable."""
+    """Yield the pieces in order, each in a transaction of its own; ends early if the file is
+    deleted. The first piece is read at once, and may raise StoreUnavailable."""
     first = _piece(database, table, key, 0)
 
     def rest() -> Iterator[bytes]:
@@ -77,8 +70,7 @@ class StoredFile(Struct, frozen=True, kw_only=True):
 
 
 class StoredVectorStore(Struct, frozen=True):
-    """Settings of a vector store: it expires `lasts` days after it was last `active`; None:
-    never."""
+    """A vector store expires `lasts` days after it was last `active`; None: never."""
 
     base_id: str
     metadata: dict[str, str]
@@ -153,8 +145,7 @@ class FileStore:
         self._replace(ATTACHED, owner, attached)
 
     def attached(self, owner: str, **values: str) -> list[Attached]:
-        """Return the files in the vector store `base_id`, or the entries of the file `file_id` in
-        all of them, oldest first."""
+        """Return the entries of a vector store (`base_id`) or a file (`file_id`)."""
         query = select(ATTACHED).filter_by(owner=owner, **values).order_by(ATTACHED.c.created)
         return self._db.records(Attached, query)
 

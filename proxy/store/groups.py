@@ -7,27 +7,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from ..accounts.records import Account, Member, Team, User
-from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
-from .account_changes import AccountChanges, Recorder, ensure_user
+from .account_changes import AccountChanges, Recorder, ensure_user, of_row, row_of
 from .api_keys import delete_keys
-from .database import Database, containing, record
+from .database import Database, containing
 from .tables import ACCOUNT_USER, API_KEY, TEAM, TEAM_MEMBER
 
 A = TypeVar("A", bound=Account)
 MOST_LISTED = 10_000  # of a team that are read
 
 
-class Groups(Generic[A]):
-    """The users, or the teams. Every change is recorded with its actor, the name of the key that
-    asked for it."""
+class Groups(AccountChanges, Generic[A]):
+    """The users, or the teams. `actor` is the name of the key that asks for a change."""
 
     def __init__(self, database: Database, kind: str, made: type[A], table: Table) -> None:
-        self._db = database
-        self._changes = AccountChanges(database)
+        super().__init__(database)
         self._kind = kind
         self._made = made
         self._table = table
@@ -42,26 +39,23 @@ class Groups(Generic[A]):
     def listed(
         self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[A]]:
-        """How many have the wanted values of their fields and a name with the text of `search`,
-        and a page of them, by id."""
+        """How many match, and a page of them, by id."""
         table = self._table
         condition = [table.c[name] == value for name, value in wanted.items()]
         condition += containing(search, *(table.c[name] for name in self._names))
-        page = select(table).where(*condition).order_by(table.c.id).offset(offset).limit(limit)
-        with self._db.begin() as db:
-            count = db.execute(select(func.count()).select_from(table).where(*condition))
-            return count.scalar_one(), [self._record(row) for row in db.execute(page)]
+        query = select(table).order_by(table.c.id)
+        return self._page(self._made, query, condition, offset, limit)
 
     def add(self, new: A, actor: str) -> None:
         """Raises BadRequest if the id, or the user's email or the team's alias, is in use."""
-        with self._changes.begin(actor) as changes:
+        with self.changing(actor) as changes:
             if changes.db.execute(self._by_id(new.id)).first() is not None:
                 raise BadRequest(
                     f"the {self._kind}_id {new.id[:100]!r} is in use", param=f"{self._kind}_id"
                 )
             self._check_unique(changes.db, new)
-            changes.db.execute(insert(self._table).values(**_row(new)))
-            changes.record("create", self._kind, new.id, _told(new))
+            changes.db.execute(insert(self._table).values(**row_of(new)))
+            changes.whole("create", self._kind, new)
 
     def change(
         self,
@@ -72,23 +66,19 @@ class Groups(Generic[A]):
         *,
         finish_running: bool = False,
     ) -> A:
-        """Edit one in one transaction. Raises NotFound, and BadRequest if an email or alias is in
-        use."""
-        with self._changes.begin(actor, finish_running) as changes:
+        """Edit one. Raises NotFound, and BadRequest if an email or alias is in use."""
+        with self.changing(actor, finish_running) as changes:
             old = self._read(changes.db, name)
             new = msgspec.structs.replace(edit(old), changed=time.time())
             self._check_unique(changes.db, new)
             where = self._table.c.id == name
-            changes.db.execute(update(self._table).where(where).values(**_row(new)))
-            before, after = _told(old), _told(new)
-            differing = {k: [before[k], after[k]] for k in after if before[k] != after[k]}
-            changes.record(action, self._kind, name, differing)
+            changes.db.execute(update(self._table).where(where).values(**row_of(new)))
+            changes.differing(action, self._kind, old, new)
         return new
 
     def delete(self, names: Collection[str], actor: str, *, finish_running: bool = False) -> int:
-        """Delete these and all of their keys; returns how many there were. Raises NotFound if one
-        is missing, and then deletes none."""
-        with self._changes.begin(actor, finish_running) as changes:
+        """Delete these and their keys, or none and raise NotFound; returns how many there were."""
+        with self.changing(actor, finish_running) as changes:
             for name in names:
                 old = self._read(changes.db, name)
                 owned = select(API_KEY.c.id).where(API_KEY.c[f"{self._kind}_id"] == name)
@@ -96,20 +86,19 @@ class Groups(Generic[A]):
                 members = TEAM_MEMBER.c[f"{self._kind}_id"] == name
                 changes.db.execute(delete(TEAM_MEMBER).where(members))
                 changes.db.execute(delete(self._table).where(self._table.c.id == name))
-                changes.record("delete", self._kind, name, _told(old))
+                changes.whole("delete", self._kind, old)
         return len(names)
 
     def members(self, name: str) -> Sequence[Member]:
         """The members of a team, or the memberships of a user."""
         c = TEAM_MEMBER.c
         query = select(TEAM_MEMBER).where(c[f"{self._kind}_id"] == name)
-        rows = self._db.rows(query.order_by(c.team_id, c.user_id).limit(MOST_LISTED))
-        return [record(Member, row) for row in rows]
+        query = query.order_by(c.team_id, c.user_id).limit(MOST_LISTED)
+        return self._db.records(Member, query)
 
     def join(self, members: Collection[Member], actor: str) -> None:
-        """Add members to teams, or change their roles. Users that are not known yet are made.
-        Raises NotFound for an unknown team."""
-        with self._changes.begin(actor) as changes:
+        """Add members to teams, or change their roles. Unknown users are made. Raises NotFound."""
+        with self.changing(actor) as changes:
             for member in members:
                 _team(changes.db, member.team_id)
                 ensure_user(changes, member.user_id)
@@ -119,7 +108,7 @@ class Groups(Generic[A]):
 
     def leave(self, team_id: str, user_id: str, actor: str) -> None:
         """Remove a member from a team. Raises NotFound if it is none."""
-        with self._changes.begin(actor) as changes:
+        with self.changing(actor) as changes:
             _team(changes.db, team_id)
             if not _leave(changes.db, team_id, user_id):
                 raise NotFound(f"{user_id[:100]!r} is not a member of the team", param="user_id")
@@ -129,13 +118,10 @@ class Groups(Generic[A]):
         row = db.execute(self._by_id(name)).first()
         if row is None:
             raise NotFound(f"there is no {self._kind} {name[:100]!r}", param=f"{self._kind}_id")
-        return self._record(row)
+        return of_row(self._made, row)
 
     def _by_id(self, name: str) -> Any:
         return select(self._table).where(self._table.c.id == name)
-
-    def _record(self, row: Row[Any]) -> A:
-        return record(self._made, row, rights=msgspec.convert(row.rights, Rights))
 
     def _check_unique(self, db: Connection, new: A) -> None:
         for field in self._unique:
@@ -169,15 +155,3 @@ def _leave(db: Connection, team_id: str, user_id: str) -> int:
 def _recorded(changes: Recorder, action: str, member: Member) -> None:
     told = {"user_id": member.user_id, "role": member.role}
     changes.record(action, "team", member.team_id, told)
-
-
-def _row(account: Account) -> dict[str, Any]:
-    fields = msgspec.structs.asdict(account)
-    return {**fields, "rights": msgspec.to_builtins(account.rights)}
-
-
-def _told(account: Account) -> dict[str, Any]:
-    """What the record of a change tells: of metadata only the names, since a client may keep a
-    secret there."""
-    fields = {**_row(account), "metadata": sorted(account.metadata)}
-    return {name: fields[name] for name in fields if name not in ("id", "created", "changed")}

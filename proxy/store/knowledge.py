@@ -1,7 +1,6 @@
 """Knowledge bases, documents, chunks and jobs as database rows.
 
-Every call names an owner and sees only that owner's rows, except the calls for readers of
-documents, which read all queued documents.
+Every call sees only its owner's rows, except the calls for readers of documents.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import IO, Any
 
 from msgspec import structs
-from sqlalchemy import Connection, Row, Select, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Update, case, delete, func, insert, or_, select, update
 
 from . import file_store
 from .database import Database, owned, record
@@ -48,15 +47,14 @@ class KnowledgeStore:
     def bases(self, owner: str) -> list[Base]:
         """Return all bases, oldest first."""
         query = select(BASE, _COUNT).where(BASE.c.owner == owner).order_by(BASE.c.created)
-        return [record(Base, row) for row in self._db.rows(query)]
+        return self._db.records(Base, query)
 
     def base(self, owner: str, id_or_name: str) -> Base | None:
         """Return a base by id, or else by name."""
         named = or_(BASE.c.id == id_or_name, BASE.c.name == id_or_name)
         query = select(BASE, _COUNT).where(BASE.c.owner == owner, named)
         query = query.order_by(case((BASE.c.id == id_or_name, 0), else_=1), BASE.c.created)
-        row = self._db.first(query)
-        return None if row is None else record(Base, row)
+        return self._db.one(Base, query)
 
     def change_base(self, owner: str, base_id: str, **values: Any) -> bool:
         change = update(BASE).where(owned(BASE, owner, base_id)).values(**values)
@@ -82,15 +80,14 @@ class KnowledgeStore:
         """Add a document. Raises QuotaExceeded, and then does not replace older documents."""
         with self._db.begin_for(owner) as db:
             if instead_of:
-                replaced = (DOCUMENT.c.owner == owner, DOCUMENT.c.id.in_(list(instead_of)))
-                db.execute(delete(DOCUMENT).where(*replaced))
+                replaced = DOCUMENT.c.id.in_(list(instead_of))
+                db.execute(delete(DOCUMENT).where(DOCUMENT.c.owner == owner, replaced))
             self._add(db, owner, document)
             file_store.put_pieces(db, ORIGINAL, document.id, data)
 
     def add_file(self, owner: str, document: Document, file_id: str) -> bool:
-        """Add a document with the bytes of an uploaded file; return whether the owner has this
-        file. Raises QuotaExceeded."""
-        own_file = select(FILES.c.file_id).where(FILES.c.owner == owner, FILES.c.file_id == file_id)
+        """Add a document with the bytes of an uploaded file; return whether the owner has it."""
+        own_file = select(FILES.c.file_id).filter_by(owner=owner, file_id=file_id)
         with self._db.begin_for(owner) as db:
             if db.execute(own_file).first() is None:
                 return False
@@ -99,20 +96,18 @@ class KnowledgeStore:
         return True
 
     def _add(self, db: Connection, owner: str, document: Document) -> None:
-        values = structs.asdict(document) | _columns(document.splitting)
-        del values["splitting"]
+        values = structs.asdict(document)
         db.execute(insert(DOCUMENT).values(owner=owner, reader="", beat=0.0, **values))
         self._quota.check(db, owner)
 
     def documents(self, owner: str, base_id: str) -> list[Document]:
         """Return all documents of a base, oldest first."""
-        where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == base_id)
-        query = select(DOCUMENT).where(*where).order_by(DOCUMENT.c.created, DOCUMENT.c.id)
-        return [_document(row) for row in self._db.rows(query)]
+        query = select(DOCUMENT).filter_by(owner=owner, base_id=base_id)
+        query = query.order_by(DOCUMENT.c.created, DOCUMENT.c.id)
+        return self._db.records(Document, query)
 
     def document(self, owner: str, document_id: str) -> Document | None:
-        row = self._db.first(select(DOCUMENT).where(owned(DOCUMENT, owner, document_id)))
-        return None if row is None else _document(row)
+        return self._db.one(Document, select(DOCUMENT).where(owned(DOCUMENT, owner, document_id)))
 
     def filenames(self, document_ids: Collection[str]) -> dict[str, str]:
         """Return file names by document id."""
@@ -156,14 +151,14 @@ class KnowledgeStore:
         """Return the chunks after the number `after`, in order; all of them by default."""
         query = _CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
         query = query.where(CHUNK.c.number > after).order_by(CHUNK.c.number).limit(most)
-        return self._read(query)
+        return self._db.records(Chunk, query)
 
     def chunks_of(self, chunk_ids: Collection[str]) -> dict[str, Chunk]:
-        return {one.id: one for one in self._read(_CHUNKS.where(CHUNK.c.id.in_(list(chunk_ids))))}
+        query = _CHUNKS.where(CHUNK.c.id.in_(list(chunk_ids)))
+        return {chunk.id: chunk for chunk in self._db.records(Chunk, query)}
 
     def ready(self) -> list[tuple[str, str, int]]:
-        """Return (document, base, number of chunks) of all documents that are ready, for all
-        owners."""
+        """Return (document, base, number of chunks) of all documents that are ready."""
         query = (
             select(DOCUMENT.c.id, DOCUMENT.c.base_id, func.count().label("size"))
             .join(CHUNK, CHUNK.c.document_id == DOCUMENT.c.id)
@@ -174,14 +169,11 @@ class KnowledgeStore:
 
     def chunks_in(self, document_id: str) -> list[Chunk]:
         """Return the chunks of a document of any owner."""
-        return self._read(_CHUNKS.where(CHUNK.c.document_id == document_id))
+        return self._db.records(Chunk, _CHUNKS.where(CHUNK.c.document_id == document_id))
 
     def chunk(self, owner: str, chunk_id: str) -> Chunk | None:
-        chunks = self._read(_CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.id == chunk_id))
-        return chunks[0] if chunks else None
-
-    def _read(self, query: Select[Any]) -> list[Chunk]:
-        return [record(Chunk, row) for row in self._db.rows(query)]
+        query = _CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.id == chunk_id)
+        return self._db.one(Chunk, query)
 
     def change_chunk(self, chunk: Chunk, text: str, index: Callable[[], None]) -> None:
         """Replace a chunk's text; an empty text deletes the chunk. `index` changes the index in the
@@ -206,14 +198,13 @@ class KnowledgeStore:
         now: float,
         splitting: Splitting | None = None,
     ) -> Job:
-        """Queue all documents of a base again, as a job. With `splitting` None, each keeps its
-        own."""
-        where = (DOCUMENT.c.owner == owner, DOCUMENT.c.base_id == base_id)
+        """Queue all documents of a base again. With `splitting` None, each keeps its own."""
+        documents = update(DOCUMENT).filter_by(owner=owner, base_id=base_id)
         with self._db.begin() as db:
             values: dict[str, Any] = {**QUEUED, "job_id": job_id}
             if splitting is not None:
                 values |= _columns(splitting)
-            total = db.execute(update(DOCUMENT).where(*where).values(**values)).rowcount
+            total = db.execute(documents.values(**values)).rowcount
             job = {"id": job_id, "base_id": base_id, "owner": owner, "created": now}
             db.execute(insert(JOB).values(kind="rebuild", total=total, cancelled=False, **job))
             drop_oldest(db, JOB, MOST_JOBS, JOB.c.base_id == base_id)
@@ -240,9 +231,8 @@ class KnowledgeStore:
     # for readers of documents
 
     def claim(self, reader: str, now: float, stale: float) -> tuple[str, Document] | None:
-        """Claim the next document to read, as (owner, document): the oldest document of the owner
-        served least recently. A document whose reader sent no heartbeat since `stale` may
-        be taken over."""
+        """Claim the next document, as (owner, document): the oldest of the owner served least
+        recently. One without a heartbeat since `stale` may be taken over."""
         free = or_(
             DOCUMENT.c.status == "queued",
             (DOCUMENT.c.status == "reading") & (DOCUMENT.c.beat < stale),
@@ -264,12 +254,12 @@ class KnowledgeStore:
         values = {"status": "reading", "reader": reader, "beat": now, "done": 0.0, "error": ""}
         taken = update(DOCUMENT).where(DOCUMENT.c.id == next_.scalar_subquery()).values(**values)
         row = self._db.first(taken.returning(*DOCUMENT.c))
-        return None if row is None else (row.owner, _document(row))
+        return None if row is None else (row.owner, record(Document, row))
 
     def release(self, readers: Collection[str]) -> None:
         """Queue the documents of these dead readers again."""
-        where = (DOCUMENT.c.status == "reading", DOCUMENT.c.reader.in_(list(readers)))
-        self._db.change(update(DOCUMENT).where(*where).values(status="queued", reader=""))
+        theirs = update(DOCUMENT).where(DOCUMENT.c.reader.in_(list(readers)))
+        self._db.change(theirs.filter_by(status="reading").values(status="queued", reader=""))
 
     def readers(self) -> set[str]:
         query = select(DOCUMENT.c.reader).where(DOCUMENT.c.status == "reading").distinct()
@@ -277,55 +267,42 @@ class KnowledgeStore:
 
     def beat(self, document: Document, reader: str, now: float) -> bool:
         """Send a heartbeat; return whether this reader still has the document."""
-        with self._db.begin() as db:
-            return self._ours(db, document, reader, {"beat": now})
+        return self._db.change(_read_by(document, reader).values(beat=now)) > 0
 
     def begin(self, document: Document, reader: str) -> bool:
-        """Delete the chunks of an earlier reading; return whether this reader still has the
-        document."""
-        with self._db.begin() as db:
-            db.execute(delete(CHUNK).where(CHUNK.c.document_id == document.id))
-            return self._ours(db, document, reader, {"chunks": 0})
+        """Delete chunks of an earlier reading; False if the reader lost it."""
+        self._db.change(delete(CHUNK).where(CHUNK.c.document_id == document.id))
+        return self._db.change(_read_by(document, reader).values(chunks=0)) > 0
 
     def progress(
         self, document: Document, reader: str, chunks: Sequence[Chunk], done: float, now: float
     ) -> bool:
-        """Store these chunks. If this reader no longer has the document, store nothing and return
-        False."""
+        """Store these chunks; nothing, and False, if the reader lost it."""
+        rows = [structs.asdict(chunk) for chunk in chunks]
+        for row in rows:
+            del row["base_id"]
+        change = _read_by(document, reader)
+        change = change.values(chunks=DOCUMENT.c.chunks + len(rows), done=done, beat=now)
         with self._db.begin() as db:
-            values = {"chunks": DOCUMENT.c.chunks + len(chunks), "done": done, "beat": now}
-            if not self._ours(db, document, reader, values):
+            if not db.execute(change).rowcount:
                 return False
-            rows = [
-                {column.name: getattr(one, column.name) for column in CHUNK.c} for one in chunks
-            ]
             if rows:
                 db.execute(insert(CHUNK), rows)
-            return True
+        return True
 
     def finish(self, document: Document, reader: str, error: str = "") -> bool:
-        """Mark the document as ready, or failed with this error. Return whether this reader still
-        had it."""
-        values = {"status": "failed" if error else "ready", "error": error, "reader": ""}
-        with self._db.begin() as db:
-            return self._ours(db, document, reader, values | ({} if error else {"done": 1.0}))
+        """Mark the document as ready or failed; return whether this reader still had it."""
+        values = {"status": "failed", "error": error} if error else {"status": "ready", "done": 1.0}
+        return self._db.change(_read_by(document, reader).values(reader="", **values)) > 0
 
     def model_of(self, base_id: str) -> str:
         row = self._db.first(select(BASE.c.embedding_model).where(BASE.c.id == base_id))
         return row.embedding_model if row else ""
 
-    @staticmethod
-    def _ours(db: Connection, document: Document, reader: str, values: dict[str, Any]) -> bool:
-        still_ours = (
-            DOCUMENT.c.id == document.id,
-            DOCUMENT.c.status == "reading",
-            DOCUMENT.c.reader == reader,
-        )
-        return db.execute(update(DOCUMENT).where(*still_ours).values(**values)).rowcount > 0
 
-
-def _document(row: Row[Any]) -> Document:
-    return record(Document, row, splitting=Splitting(row.chunk_size, row.chunk_overlap))
+def _read_by(document: Document, reader: str) -> Update:
+    """A change of a document that this reader still has."""
+    return update(DOCUMENT).filter_by(id=document.id, status="reading", reader=reader)
 
 
 def _columns(splitting: Splitting) -> dict[str, int]:

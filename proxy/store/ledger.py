@@ -1,8 +1,5 @@
-"""The ledger in the database: a row for each request, and sums by hour that outlive the rows.
-
-Rows and sums are written in one transaction, so they always agree. Several processes and hosts may
-write at the same time: the sums are added to in the database.
-"""
+"""The ledger in the database: a row for each request, and sums by hour that outlive the rows. Both
+are written in one transaction, and added to in the database, so any process may write."""
 
 from __future__ import annotations
 
@@ -39,8 +36,7 @@ class Ledger:
         self._db = database
 
     def write(self, writer: str, batch: int, rows: Sequence[LedgerRow]) -> bool:
-        """Store a batch of rows. Batches of a writer have ascending numbers: one that was stored
-        before is not stored again, and False is returned."""
+        """Store a batch of rows; False if it was stored before. Batches of a writer ascend."""
         with self._db.begin() as db:
             note = {"writer": writer, "batch": batch, "touched": rows[-1].ended}
             if db.execute(self._begin_batch, note).first() is None:
@@ -127,8 +123,7 @@ class Ledger:
     def rows(
         self, begin: int, end: int, only: Mapping[str, Sequence[str]] | None = None
     ) -> Iterator[LedgerRow]:
-        """The rows from `begin` to before `end`, in order of time. They are read in pages, so that
-        any number of them needs little memory."""
+        """The rows from `begin` to before `end`, in order of time, read in pages."""
         chosen = [_c[name].in_(values) for name, values in (only or {}).items()]
         after: ColumnElement[bool] = _c.ended >= begin
         while True:

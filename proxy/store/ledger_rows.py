@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 HOUR = 3_600_000  # milliseconds
 OK = "ok"
@@ -56,24 +56,11 @@ class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
     blocks: bytes = b""
 
 
-_FIELDS = LedgerRow.__struct_fields__
-SUMMED = (
-    "prompt",
-    "cached",
-    "completion",
-    "reasoning",
-    "queue_seconds",
-    "prefill_seconds",
-    "decode_seconds",
-    "slot_seconds",
-    "saved_seconds",
-)
 DIMENSIONS = ("key", "user", "team", "model", "api")
 
 
 class LedgerSums(Struct, frozen=True, kw_only=True):
-    """The sums of rows: how many `requests`, how many of them `failed`, and the sums of the fields
-    of LedgerRow with these names."""
+    """The sums of rows: `requests`, how many of them `failed`, and the fields of LedgerRow."""
 
     requests: int = 0
     failed: int = 0
@@ -89,8 +76,7 @@ class LedgerSums(Struct, frozen=True, kw_only=True):
 
 
 class LedgerGroup(Struct, frozen=True, kw_only=True):
-    """The sums of a time bucket, which began at `begin` (milliseconds since 1970), and of a value
-    of each dimension in `names`."""
+    """The sums of a time bucket, which began at `begin`, and of a value of each of `names`."""
 
     begin: int
     names: Mapping[str, str]
@@ -98,26 +84,18 @@ class LedgerGroup(Struct, frozen=True, kw_only=True):
 
 
 COUNTED = LedgerSums.__struct_fields__
+SUMMED = COUNTED[2:]
 
 
 def hour_sums(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
-    """The sums of rows by hour and dimensions, as rows of the table of hours. They are sorted, so
-    that all writers lock the rows of the table in the same order."""
-    groups: dict[tuple[Any, ...], list[LedgerRow]] = {}
+    """The sums of rows by hour and dimensions, sorted: all writers lock rows in the same order."""
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        begin = row.ended - row.ended % HOUR
-        group = (begin, row.key, row.user, row.team, row.model, row.api)
-        groups.setdefault(group, []).append(row)
-    return [
-        dict(zip(("hour", *DIMENSIONS), group, strict=True)) | structs.asdict(_summed(some))
-        for group, some in sorted(groups.items())
-    ]
-
-
-def _summed(rows: Sequence[LedgerRow]) -> LedgerSums:
-    columns = dict(zip(_FIELDS, zip(*map(structs.astuple, rows), strict=True), strict=True))
-    return LedgerSums(
-        requests=len(rows),
-        failed=len(rows) - sum(map(columns["outcome"].count, (OK, CANCELLED))),
-        **{name: sum(columns[name]) for name in SUMMED},
-    )
+        group = (row.ended - row.ended % HOUR, *(getattr(row, name) for name in DIMENSIONS))
+        sums = groups.setdefault(group, dict.fromkeys(COUNTED, 0))
+        sums["requests"] += 1
+        sums["failed"] += row.outcome not in (OK, CANCELLED)
+        for name in SUMMED:
+            sums[name] += getattr(row, name)
+    names = ("hour", *DIMENSIONS)
+    return [dict(zip(names, group, strict=True)) | groups[group] for group in sorted(groups)]

@@ -1,14 +1,12 @@
 """Open sign-in sessions in the memory of one process, for when there is no database.
 
-Several processes share a `SessionStore` (sessions.py) with the same interface. Session ids are
-digests, so that cookies cannot be derived from stored data. Times are seconds since 1970.
+Session ids are digests: cookies cannot be derived from stored data. Times are seconds since 1970.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -18,30 +16,13 @@ LONGEST_AGENT = 200  # characters of a User-Agent that are kept
 
 
 class OpenSession(Struct, frozen=True):
-    """A session of the key `owner`, begun at `created` by a browser with this User-Agent (its
-    beginning) and this address."""
+    """A session of the key `owner`, with the browser's User-Agent and address."""
 
     id: str
     owner: str
     created: float
     agent: str = ""
     peer: str = ""
-
-
-class LiveSessions(Protocol):
-    def begin(self, session: OpenSession) -> None: ...
-
-    def alive(self, session: str, owner: str, now: float) -> bool:
-        """Whether the session was started, has not been ended, and is younger than LIFETIME."""
-
-    def listed(self, owner: str | None, now: float, limit: int) -> Sequence[OpenSession]:
-        """The last sessions of an owner, or of all, the newest first."""
-
-    def end(self, session: str, owner: str | None = None) -> bool:
-        """End a session, unless it is of another owner; return whether there was one."""
-
-    def end_all(self, owner: str) -> int:
-        """End all sessions of an owner; return how many there were."""
 
 
 class MemorySessions:
@@ -57,11 +38,13 @@ class MemorySessions:
                 del sessions[next(iter(sessions))]
 
     def alive(self, session: str, owner: str, now: float) -> bool:
+        """Whether the session was started, has not been ended, and is younger than LIFETIME."""
         with self._lock:
             begun = self._begun.get(owner, {}).get(session)
         return begun is not None and now - begun.created <= LIFETIME
 
     def listed(self, owner: str | None, now: float, limit: int) -> Sequence[OpenSession]:
+        """The last sessions of an owner, or of all, the newest first."""
         with self._lock:
             owners = self._begun if owner is None else (owner,)
             found = [one for each in owners for one in self._begun.get(each, {}).values()]
@@ -69,11 +52,13 @@ class MemorySessions:
         return sorted(found, key=lambda one: one.created, reverse=True)[:limit]
 
     def end(self, session: str, owner: str | None = None) -> bool:
+        """End a session, unless it is of another owner; return whether there was one."""
         with self._lock:
             owners = [*self._begun] if owner is None else [owner]
             gone = [self._begun.get(each, {}).pop(session, None) for each in owners]
         return any(one is not None for one in gone)
 
     def end_all(self, owner: str) -> int:
+        """End all sessions of an owner; return how many there were."""
         with self._lock:
             return len(self._begun.pop(owner, {}))

@@ -1,9 +1,8 @@
 """Maps database errors that mean "unavailable" to the error that clients get.
 
-All code that uses a database passes its errors to `outage`. A file that is locked, full, missing or
-read-only, and a server that is silent, starting or out of resources become StoreUnavailable, a 503
-in every dialect. All other errors (such as invalid SQL) are bugs and stay unchanged. The log gets
-the reason, without statements and values.
+A file that is locked, full, missing or read-only, and a server that is silent, starting or out of
+resources become StoreUnavailable, a 503. All other errors (such as invalid SQL) are bugs and stay
+unchanged. The log gets the reason, without statements and values.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ _logged: dict[str, float] = {}
 
 
 def outage(error: BaseException | None) -> StoreUnavailable | None:
-    """Return the client's error for an error of sqlite3, apsw, psycopg or the system; None if it
-    does not mean that the database is unavailable."""
+    """Return the client's error for one of sqlite3, apsw, psycopg or the system; None for a bug."""
     return unavailable(reason_of(error)) if error is not None and _is_outage(error) else None
 
 
@@ -58,8 +56,7 @@ def unavailable(reason: str) -> StoreUnavailable:
 
 
 def identity(file: str) -> tuple[int, int]:
-    """Return the identity of the file under this name; (0, 0) if there is none. A connection would
-    go on writing to the old file after it was moved or replaced."""
+    """Return the identity of a file, (0, 0) if there is none: it may be moved or replaced."""
     try:
         status = os.stat(file)
     except OSError:
@@ -68,8 +65,7 @@ def identity(file: str) -> tuple[int, int]:
 
 
 def address(file: str) -> str:
-    """Return the URI with which SQLite opens an existing file and creates none: its disk may not be
-    mounted at the moment."""
+    """Return the URI with which SQLite creates no file: its disk may not be mounted."""
     return f"{Path(file).absolute().as_uri()}?mode=rw"
 
 
@@ -102,8 +98,7 @@ def retry_while_unavailable(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> T:
-    """Call `work` until the database is available, and return its result. Raises the last
-    StoreUnavailable after `patience` seconds, and any other exception immediately."""
+    """Call `work` until the database is available or `patience` seconds are over."""
     deadline = clock() + patience
     while True:
         try:

@@ -1,7 +1,6 @@
-"""PostgreSQL through psycopg 3, which lets other greenlets run while it waits.
+"""PostgreSQL through psycopg 3.
 
-PostgreSQL does not allow NUL in text, but JSON, addresses and model output may contain it. NUL is
-stored, and searched for, as U+FFFD.
+It does not allow NUL in text: NUL is stored, and searched for, as U+FFFD.
 """
 
 from __future__ import annotations

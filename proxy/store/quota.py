@@ -1,8 +1,7 @@
 """Limits how many files, documents and conversations a key may store, and their bytes.
 
-The quota is checked in the transaction that adds an object, after its row is written and before its
-bytes are. If the quota is exceeded, the transaction is rolled back. It is one of `begin_for`, so
-that two concurrent additions cannot both take the last place.
+The quota is checked in the transaction of `begin_for` that adds an object, after its row is
+written: two additions cannot both take the last place.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ MOST_BATCHES = 1000  # per base
 def check_count(
     db: Connection, table: Table, most: int, refusal: str, *where: ColumnElement[bool]
 ) -> None:
-    """Check a count after adding a row. Raises QuotaExceeded with the message `refusal` if there
-    are more than `most`."""
+    """Check a count after adding a row. Raises QuotaExceeded with the message `refusal`."""
     count = db.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
     if count > most:
         raise QuotaExceeded(refusal)
@@ -43,8 +41,7 @@ def drop_oldest(db: Connection, table: Table, most: int, *where: ColumnElement[b
 
 
 class Quota(Struct, frozen=True):
-    """The quota of one key. `bytes` counts files, documents, questions including images, and the
-    results of unfinished batches. 0 means no limit."""
+    """The quota of one key. `bytes` also counts results of unfinished batches. 0: no limit."""
 
     files: int = 0
     documents: int = 0
@@ -54,40 +51,30 @@ class Quota(Struct, frozen=True):
         """Raises QuotaExceeded."""
         self.check_files(db, owner)
         if self.documents:
-            _check(_count(db, DOCUMENT, owner), self.documents, "documents")
+            refusal = f"an API key may store at most {self.documents} documents: delete some"
+            check_count(db, DOCUMENT, self.documents, refusal, DOCUMENT.c.owner == owner)
         self.check_bytes(db, owner)
 
     def check_files(self, db: Connection, owner: str, more: int = 0) -> None:
         """Check the number of files alone, with `more` of them. Raises QuotaExceeded."""
         if self.files:
-            _check(_count(db, FILES, owner) + more, self.files, "files")
+            refusal = f"an API key may store at most {self.files} files: delete some"
+            check_count(db, FILES, self.files - more, refusal, FILES.c.owner == owner)
 
     def check_bytes(self, db: Connection, owner: str, more: int = 0) -> float:
-        """Check the bytes alone, with `more` of them. Returns how many are left then. Raises
-        QuotaExceeded."""
+        """Check the bytes, with `more` of them; return how many are left. Raises QuotaExceeded."""
         if not self.bytes:
             return math.inf
         held = more + _bytes_of_results(db, owner)
         for table in (FILES, DOCUMENT, CONVERSATION):
             size = func.coalesce(func.sum(table.c.size), 0)
             held += int(db.execute(select(size).where(table.c.owner == owner)).scalar_one())
-        _check(
-            held,
-            self.bytes,
-            "bytes of files, documents and conversations",
-            ", or ask for a higher --quota-bytes",
-        )
+        if held > self.bytes:
+            raise QuotaExceeded(
+                f"an API key may store at most {self.bytes} bytes of files, documents and"
+                " conversations: delete some, or ask for a higher --quota-bytes"
+            )
         return self.bytes - held
-
-
-def _count(db: Connection, table: Table, owner: str) -> int:
-    count = select(func.count()).select_from(table).where(table.c.owner == owner)
-    return int(db.execute(count).scalar_one())
-
-
-def _check(count: int, most: int, what: str, otherwise: str = "") -> None:
-    if count > most:
-        raise QuotaExceeded(f"an API key may store at most {most} {what}: delete some{otherwise}")
 
 
 def _bytes_of_results(db: Connection, owner: str) -> int:

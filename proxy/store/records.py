@@ -14,10 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 
-# Names of the processes that write shared rows, and checks whether such a process has died.
-#
-# A name is `host:pid:random`. On the same host, the pid shows whether the process has died.
-# Processes on other hosts cannot be checked, so rows also have a heartbeat.
+# A name is `host:pid:random`: on the same host, the pid shows whether the process has died.
 def new_name() -> str:
     """Return a new name for a writer in this process."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -50,9 +47,8 @@ class Tokens(Struct, frozen=True):
 
 
 class RequestBatch(Struct, frozen=True, kw_only=True):
-    """`window` is the text of the request, `times` has the time of each status by its name, and
-    that at which the batch `expires`. `lasts`: seconds for which output files are kept, None for
-    ever. `peer` is the client's address."""
+    """`times` has the time of each status by its name, and that at which the batch `expires`.
+    `lasts`: seconds for which output files are kept, None for ever."""
 
     id: str
     owner: str
@@ -84,8 +80,7 @@ class RequestBatch(Struct, frozen=True, kw_only=True):
 
 
 class Result(Struct, frozen=True):
-    """The result of the line `number`, from 0: a line of the output file, or of the error file if
-    it `failed`."""
+    """The result of the line `number`, from 0: a line of the output file, or of the error file."""
 
     number: int
     failed: bool
@@ -102,6 +97,16 @@ def new_id(prefix: str) -> str:
     return prefix + uuid.uuid4().hex[:24]
 
 
+class AdoptedMessage(Struct, frozen=True):
+    """A message from elsewhere; `parent` is the place of its parent among the others."""
+
+    parent: int | None
+    role: Literal["user", "assistant"]
+    content: str
+    reasoning: str = ""
+    created: float = 0.0
+
+
 class Splitting(Struct, frozen=True):
     """Chunks have at most `size` characters, and repeat `overlap` of the previous chunk."""
 
@@ -110,8 +115,7 @@ class Splitting(Struct, frozen=True):
 
 
 class Base(Struct, frozen=True, kw_only=True):
-    """A knowledge base. `embedding_model` "": the embedding backend's own. A `temporary` base
-    belongs to a chat and is deleted at `expires`."""
+    """A base. `embedding_model` "": the backend's own. A `temporary` one belongs to a chat."""
 
     id: str
     name: str
@@ -124,8 +128,7 @@ class Base(Struct, frozen=True, kw_only=True):
 
 
 class Document(Struct, frozen=True, kw_only=True):
-    """A file in a base. `size` is in bytes; `done` is the share read so far, from 0 to 1; `chunks`
-    the number of chunks so far; `error` says why it failed."""
+    """A file in a base. `done` is the share read so far; `chunks` the number of chunks so far."""
 
     id: str
     base_id: str
@@ -136,13 +139,17 @@ class Document(Struct, frozen=True, kw_only=True):
     done: float = 0.0
     chunks: int = 0
     created: float = 0.0
-    splitting: Splitting = Splitting()
+    chunk_size: int = 600
+    chunk_overlap: int = 80
     job_id: str = ""
+
+    @property
+    def splitting(self) -> Splitting:
+        return Splitting(self.chunk_size, self.chunk_overlap)
 
 
 class Chunk(Struct, frozen=True, kw_only=True):
-    """A part of a document. `number` counts from 0; `place` describes its location (page 3, a
-    heading, lines)."""
+    """A part of a document. `place` describes its location (page 3, a heading, lines)."""
 
     id: str
     document_id: str
@@ -153,8 +160,7 @@ class Chunk(Struct, frozen=True, kw_only=True):
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """A job that reads documents of a base again: `done` of `total` are finished, `failed` of them
-    failed."""
+    """A job that reads documents of a base again: `done` of `total` are finished."""
 
     id: str
     base_id: str

@@ -1,23 +1,23 @@
 """Batches of requests, and the results of their lines until the output files are written.
 
 One process runs a batch at a time: its name is in the row, with a heartbeat. Each change of a
-running batch is made under that name, in one transaction with what it counts. So a process that
-lost its batch can store nothing more, and every line has at most one result, whenever a process is
-killed. Results become files piece by piece; until the batch is finished, the files are begun again
-by the next process. Times are seconds since 1970.
+running batch is made under that name, in one transaction with what it counts, so a process that
+lost its batch can store nothing more. Results become files piece by piece; the next process begins
+the files again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import Row, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, Update, and_, delete, insert, or_, select, update
 
 from ..errors import NotFound
 from . import records
-from .database import Database, owned, record
+from .database import Database, owned
 from .file_store import PIECE, StoredFile
 from .quota import UNLIMITED, Quota, check_count
 from .records import MOST, OPEN, UNCHECKED, RequestBatch, Result, new_id
@@ -31,8 +31,7 @@ _b, _r = REQUEST_BATCH.c, BATCH_RESULT.c
 
 
 class RequestBatches:
-    """Every call may raise StoreUnavailable. `writer` is the name of this process, `piece_size` the
-    number of bytes in a piece of a file."""
+    """Every call may raise StoreUnavailable. `writer` is the name of this process."""
 
     piece_size = PIECE
 
@@ -62,12 +61,12 @@ class RequestBatches:
             db.execute(delete(REQUEST_BATCH).where(mine, over, _b.created < last))
 
     def get(self, owner: str, key: str) -> RequestBatch | None:
-        row = self._db.first(select(REQUEST_BATCH).where(owned(REQUEST_BATCH, owner, key)))
-        return None if row is None else record(RequestBatch, row)
+        return self._db.one(
+            RequestBatch, select(REQUEST_BATCH).where(owned(REQUEST_BATCH, owner, key))
+        )
 
     def page(self, owner: str, most: int, after: str = "") -> list[RequestBatch]:
-        """At most `most` batches, newest first, older than `after` if given. Raises NotFound if
-        there is no such batch."""
+        """At most `most` batches, newest first, older than `after`. Raises NotFound."""
         query = select(REQUEST_BATCH).where(_b.owner == owner)
         if after:
             last = self.get(owner, after)
@@ -76,19 +75,15 @@ class RequestBatches:
             older = and_(_b.created == last.created, _b.id < last.id)
             query = query.where(or_(_b.created < last.created, older))
         query = query.order_by(_b.created.desc(), _b.id.desc()).limit(most)
-        return [record(RequestBatch, row) for row in self._db.rows(query)]
+        return self._db.records(RequestBatch, query)
 
     def cancel(self, owner: str, key: str, now: float) -> RequestBatch | None:
         """Cancel a batch that is not finished; return it, or None if there is none."""
         with self._db.begin() as db:
-            mine = owned(REQUEST_BATCH, owner, key)
             begun = _b.status.in_(("validating", "in_progress"))
-            if db.execute(
-                update(REQUEST_BATCH).where(mine, begun).values(status="cancelling")
-            ).rowcount:
-                times = db.execute(select(_b.times).where(mine)).scalar_one()
-                changed = {**times, "cancelling": now}
-                db.execute(update(REQUEST_BATCH).where(mine).values(times=changed))
+            running = update(REQUEST_BATCH).where(owned(REQUEST_BATCH, owner, key), begun)
+            if db.execute(running.values(status="cancelling")).rowcount:
+                _add_times(db, key, {"cancelling": now})
         return self.get(owner, key)
 
     def clear(self, owner: str) -> int:
@@ -98,22 +93,22 @@ class RequestBatches:
     # for the process that runs them
 
     def claim(self, now: float) -> RequestBatch | None:
-        """Take an unfinished batch, from nobody or from a process that has died. Keys take turns.
-        Of one key's, those whose file is not checked come first, then the one that has waited
-        longest."""
+        """Take an unfinished batch that no living process runs. Keys take turns; of one key's,
+        those whose file is not checked come first, then the one that has waited longest."""
         columns = _b.id, _b.owner, _b.status, _b.writer, _b.touched
         rows = self._db.rows(select(*columns).where(_b.status.in_(OPEN)).order_by(_b.touched))
         self._turns = {row.owner: self._turns.get(row.owner, 0) for row in rows}
         for row in sorted(rows, key=lambda row: (self._turns[row.owner], row.status != UNCHECKED)):
-            if row.writer and not self._is_gone(row, now):
+            if row.writer not in ("", self.writer) and not self._db.has_lost_writer(
+                row, self.writer, now, LEASE
+            ):
                 continue
             same = (_b.id == row.id, _b.writer == row.writer, _b.touched == row.touched)
             taken = update(REQUEST_BATCH).where(*same).values(writer=self.writer, touched=now)
             if self._db.change(taken):
                 self._turn += 1
                 self._turns[row.owner] = self._turn
-                mine = self._db.first(select(REQUEST_BATCH).where(_b.id == row.id))
-                return None if mine is None else record(RequestBatch, mine)
+                return self._db.one(RequestBatch, select(REQUEST_BATCH).where(_b.id == row.id))
         return None
 
     def others_wait(self, *, unchecked: bool = False) -> bool:
@@ -122,8 +117,7 @@ class RequestBatches:
         return self._db.first(select(_b.id).where(status, _b.writer == "")) is not None
 
     def check_quota(self, owner: str, size: int) -> float:
-        """Check that results of so many bytes, and a file, are within the quota of their owner.
-        Returns how many bytes are left then. Raises QuotaExceeded."""
+        """Check the quota for these bytes and a file; return how many bytes are left then."""
         with self._db.begin() as db:
             self._quota.check_files(db, owner, more=1)
             return self._quota.check_bytes(db, owner, size)
@@ -140,33 +134,26 @@ class RequestBatches:
         self._change(key, writer="", touched=now)
 
     def begin(self, key: str, total: int, model: str, now: float) -> None:
-        """Record that all lines are valid, and that they are asked from now on, unless the batch is
-        cancelled."""
+        """Record that all lines are valid and are asked now, unless the batch is cancelled."""
         with self._db.begin() as db:
-            mine = and_(_b.id == key, _b.writer == self.writer)
-            db.execute(update(REQUEST_BATCH).where(mine).values(total=total, model=model))
-            valid = update(REQUEST_BATCH).where(mine, _b.status == "validating")
+            db.execute(self._mine(key).values(total=total, model=model))
+            valid = self._mine(key).where(_b.status == "validating")
             if db.execute(valid.values(status="in_progress")).rowcount:
-                times = db.execute(select(_b.times).where(_b.id == key)).scalar_one()
-                new = {**times, "in_progress": now}
-                db.execute(update(REQUEST_BATCH).where(_b.id == key).values(times=new))
+                _add_times(db, key, {"in_progress": now})
 
     def close(
         self, key: str, status: str, times: Mapping[str, float], errors: Sequence[Any] = ()
     ) -> bool:
-        """Record the status in which all lines have results, or the last one. False if this process
-        lost the batch."""
+        """Record a status after the lines are done. False if this process lost the batch."""
         with self._db.begin() as db:
-            mine = and_(_b.id == key, _b.writer == self.writer)
-            if not db.execute(update(REQUEST_BATCH).where(mine).values(status=status)).rowcount:
-                return False
-            known = db.execute(select(_b.times).where(_b.id == key)).scalar_one()
-            values: dict[str, Any] = {"times": {**known, **times}}
+            values: dict[str, Any] = {"status": status}
             if errors:
                 values["errors"] = list(errors)
             if status not in OPEN:
                 values["writer"] = ""
-            db.execute(update(REQUEST_BATCH).where(_b.id == key).values(values))
+            if not db.execute(self._mine(key).values(values)).rowcount:
+                return False
+            _add_times(db, key, times)
         return True
 
     def add_results(self, key: str, results: Sequence[Result]) -> bool:
@@ -186,8 +173,7 @@ class RequestBatches:
             for one in results
         ]
         with self._db.begin() as db:
-            mine = and_(_b.id == key, _b.writer == self.writer)
-            if not db.execute(update(REQUEST_BATCH).where(mine).values(counted)).rowcount:
+            if not db.execute(self._mine(key).values(counted)).rowcount:
                 return False
             db.execute(insert(BATCH_RESULT), rows)
         return True
@@ -201,10 +187,9 @@ class RequestBatches:
             last = rows[-1].number
 
     def write_file(self, batch: RequestBatch, *, failed: bool, now: float) -> bool:
-        """Write the results that have failed, or the others, to a new file of the owner, in the
-        order of the lines. It replaces the file of a process that was killed. Returns whether there
-        are any. Raises NotFound if this process lost the batch, and QuotaExceeded if its owner may
-        have no more files; the bytes were checked with the results."""
+        """Write the results that have failed, or the others, to a new file of the owner, instead of
+        that of a process that was killed. Returns whether there are any. Raises NotFound if this
+        process lost the batch, and QuotaExceeded."""
         column = _b.error_file if failed else _b.output_file
         some = self._results(batch.id, failed=failed)
         if (first := next(some, None)) is None:
@@ -219,28 +204,19 @@ class RequestBatches:
         )
         row = {"owner": batch.owner, **structs.asdict(file)}
         with self._db.begin_for(batch.owner) as db:
-            mine = and_(_b.id == batch.id, _b.writer == self.writer)
-            before = db.execute(select(column).where(mine)).scalar()
-            changed = (
-                update(REQUEST_BATCH).where(mine).values({column: file.file_id, _b.touched: now})
-            )
+            before = db.execute(select(column).where(_b.id == batch.id)).scalar()
+            changed = self._mine(batch.id).values({column: file.file_id, _b.touched: now})
             if not db.execute(changed).rowcount:
                 raise NotFound(f"the batch {batch.id} is run by another process")
             if before:
                 db.execute(delete(FILES).where(FILES.c.file_id == before))
             db.execute(insert(FILES).values(row))
             self._quota.check_files(db, batch.owner)
-        held, size, number = bytearray(first), 0, 0
-        for data in some:
-            held += data
-            while len(held) > PIECE:
-                size += self._put_piece(file.file_id, number, bytes(held[:PIECE]))
-                number += 1
-                del held[:PIECE]
-        while held:
-            size += self._put_piece(file.file_id, number, bytes(held[:PIECE]))
-            number += 1
-            del held[:PIECE]
+        size = 0
+        for number, data in enumerate(_in_pieces(chain((first,), some))):
+            row = {"file_id": file.file_id, "number": number, "data": data}
+            self._db.change(insert(CONTENTS).values(row))  # NotFound if the file was deleted
+            size += len(data)
         self._db.change(update(FILES).where(FILES.c.file_id == file.file_id).values(size=size))
         return True
 
@@ -255,8 +231,7 @@ class RequestBatches:
                 self._db.change(delete(BATCH_RESULT).where(_r.batch_id == key, some))
 
     def piece(self, file_id: str, number: int) -> bytes | None:
-        """A piece of an input file, of PIECE bytes except the last; None after the last, and if
-        the file was deleted."""
+        """A piece of an input file; None after the last, and if the file was deleted."""
         wanted = CONTENTS.c.file_id == file_id, CONTENTS.c.number == number
         row = self._db.first(select(CONTENTS.c.data).where(*wanted))
         return None if row is None else bytes(row.data)
@@ -269,21 +244,27 @@ class RequestBatches:
             yield from (row.data for row in rows)
             last = rows[-1].number
 
-    def _put_piece(self, file_id: str, number: int, data: bytes) -> int:
-        """Raises NotFound if the file was deleted."""
-        row = {"file_id": file_id, "number": number, "data": data}
-        self._db.change(insert(CONTENTS).values(row))
-        return len(data)
+    def _mine(self, key: str) -> Update:
+        """A change of a batch that this process runs."""
+        return update(REQUEST_BATCH).where(_b.id == key, _b.writer == self.writer)
 
     def _change(self, key: str, **values: Any) -> bool:
-        mine = (_b.id == key, _b.writer == self.writer)
-        return self._db.change(update(REQUEST_BATCH).where(*mine).values(values)) > 0
+        return self._db.change(self._mine(key).values(values)) > 0
 
-    def _is_gone(self, row: Row[Any], now: float) -> bool:
-        """Whether the writer of this row has died."""
-        if row.writer == self.writer:
-            return True  # left behind by a turn that failed
-        # A process of an earlier life of this container may have had the same pid.
-        ours = row.writer.rpartition(":")[0] == self.writer.rpartition(":")[0]
-        silent = row.touched < now - LEASE and self._db.seconds_since_failure() > LEASE
-        return ours or records.is_gone(row.writer) or silent
+
+def _add_times(db: Connection, key: str, times: Mapping[str, float]) -> None:
+    known = db.execute(select(_b.times).where(_b.id == key)).scalar_one()
+    db.execute(update(REQUEST_BATCH).where(_b.id == key).values(times={**known, **times}))
+
+
+def _in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of PIECE bytes; the last may be shorter."""
+    held = bytearray()
+    for part in parts:
+        held += part
+        while len(held) > PIECE:
+            yield bytes(held[:PIECE])
+            del held[:PIECE]
+    while held:
+        yield bytes(held[:PIECE])
+        del held[:PIECE]

@@ -1,13 +1,8 @@
-"""Stored responses, and conversations of the Responses API: a bounded number and number of bytes
-for each key.
+"""Stored responses, and conversations of the Responses API: a bounded number for each key.
 
 Values are opaque bytes here. The oldest of a key make room for its newest, and a key sees its own
-alone. Without a database they are in the memory of one process (`MemoryResponses`); in a database
-(`DatabaseResponses` in database_responses.py) several processes share them. Both have the same
-methods; those of a database raise StoreUnavailable.
-
-A response in progress has a writer. If the writer no longer runs, the response is `lost`:
-it will never be finished.
+alone. Without a database they are in the memory of one process (`MemoryResponses`);
+`DatabaseResponses` has the same methods. If the writer of a response no longer runs, it is `lost`.
 """
 
 from __future__ import annotations
@@ -25,8 +20,7 @@ OTHERS = ("chatcmpl-", CONVERSATION)  # all others are responses; the first are 
 
 
 class Stored(NamedTuple):
-    """A response, and all items it was made of. `lost`: it was being made by a process that is
-    gone."""
+    """A response, and all items it was made of. `lost`: the process that made it is gone."""
 
     response: bytes
     items: bytes
@@ -88,9 +82,8 @@ class MemoryResponses:
         edit: Callable[[Stored], Stored],
         created: float | None = None,
     ) -> Stored | None:
-        """Replace one that is not being made by what `edit` makes of it, in one step: of several
-        changes none is lost. Returns the new one; None, and nothing done, if there is none. Errors
-        of `edit` leave it as it is. `created` is its new time, by which the oldest make room."""
+        """Replace one that is not being made by what `edit` makes of it, in one step. None, and
+        nothing done, if there is none. `created` is its new time, by which the oldest make room."""
         with self._lock:
             rows = self._rows.get(owner, {})
             row = rows.get(key)
@@ -122,8 +115,7 @@ class MemoryResponses:
                 rows[key] = row._replace(value=row.value._replace(lost=True))
 
     def beat(self) -> list[tuple[str, str]]:
-        """Give a sign of life for all that this process makes. Those (owner, id) that nobody wants
-        any more: cancelled or deleted through another process."""
+        """Give a sign of life; return those (owner, id) that nobody wants any more."""
         return []
 
     def get(self, owner: str, key: str) -> Stored | None:
@@ -137,8 +129,7 @@ class MemoryResponses:
             return _by_age(self._rows.get(owner, {}))
 
     def clear(self, owner: str) -> int:
-        """Delete all of an owner's, also what is being made and would be kept later. How many there
-        were."""
+        """Delete all of an owner's, also what is being made; return how many there were."""
         with self._lock:
             self._cleared[owner] = self._clock()
             return len(self._rows.pop(owner, {}))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import delete, insert, or_, select
+from sqlalchemy import delete, insert, select
 
-from .database import Database, owned, record
-from .live import LIFETIME, MOST, OpenSession
+from .database import Database, owned
+from .live import LIFETIME, MOST, MemorySessions, OpenSession
+from .quota import drop_oldest
 from .tables import SESSION
 
 _c = SESSION.c
@@ -19,18 +20,10 @@ class SessionStore:
         self._db = database
 
     def begin(self, session: OpenSession) -> None:
-        owner, now = session.owner, session.created
-        newest = (
-            select(_c.id)
-            .where(_c.owner == owner)
-            .order_by(_c.created.desc(), _c.id)
-            .limit(MOST - 1)
-            .subquery()
-        )
-        beyond = (_c.owner == owner) & _c.id.not_in(select(newest.c.id))
         with self._db.begin() as db:
-            db.execute(delete(SESSION).where(or_(beyond, _c.created < now - LIFETIME)))
+            db.execute(delete(SESSION).where(_c.created < session.created - LIFETIME))
             db.execute(insert(SESSION).values(**msgspec.structs.asdict(session)))
+            drop_oldest(db, SESSION, MOST, _c.owner == session.owner)
 
     def alive(self, session: str, owner: str, now: float) -> bool:
         query = select(_c.id).where(owned(SESSION, owner, session), _c.created >= now - LIFETIME)
@@ -40,8 +33,8 @@ class SessionStore:
         query = select(SESSION).where(_c.created >= now - LIFETIME)
         if owner is not None:
             query = query.where(_c.owner == owner)
-        rows = self._db.rows(query.order_by(_c.created.desc(), _c.id).limit(limit))
-        return [record(OpenSession, row) for row in rows]
+        query = query.order_by(_c.created.desc(), _c.id).limit(limit)
+        return self._db.records(OpenSession, query)
 
     def end(self, session: str, owner: str | None = None) -> bool:
         where = _c.id == session if owner is None else owned(SESSION, owner, session)
@@ -49,3 +42,6 @@ class SessionStore:
 
     def end_all(self, owner: str) -> int:
         return self._db.change(delete(SESSION).where(_c.owner == owner))
+
+
+LiveSessions = MemorySessions | SessionStore

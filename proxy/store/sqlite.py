@@ -37,8 +37,7 @@ def _aside(work: Callable[[], T]) -> T:
 
 
 def check(connection: Any, record: object, proxy: object) -> None:
-    """Check a pooled connection before use; for SQLAlchemy's event `checkout`. Raises
-    DisconnectionError, after which SQLAlchemy opens a new connection."""
+    """Check a pooled connection; for the event `checkout`. Raises DisconnectionError."""
     if not _aside(connection.is_current):
         raise DisconnectionError("the file has been replaced")
 

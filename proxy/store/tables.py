@@ -24,6 +24,8 @@ from sqlalchemy import (
     select,
 )
 
+from .ledger_rows import SUMMED
+
 metadata = MetaData()
 
 
@@ -31,8 +33,12 @@ def _text(name: str, *args: Any, **how: Any) -> Column[str]:
     return Column(name, String, *args, nullable=False, **how)
 
 
-def _texts(*names: str) -> list[Column[str]]:
-    return [_text(name) for name in names]
+def _table(name: str, *columns: Any) -> Table:
+    return Table(name, metadata, *columns)
+
+
+def _texts(*names: str, **how: Any) -> list[Column[str]]:
+    return [_text(name, **how) for name in names]
 
 
 def _columns(kind: Any, *names: str) -> list[Column[Any]]:
@@ -50,16 +56,14 @@ def _number(name: str = "number", kind: Any = Integer) -> Column[int]:
 
 def _counts() -> list[Column[Any]]:
     """Return the columns of the ledger that are added up: tokens and seconds."""
-    times = ("queue", "prefill", "decode", "slot", "saved")
     return [
-        *_columns(BigInteger, "prompt", "cached", "completion", "reasoning"),
-        *_columns(Float, *(f"{name}_seconds" for name in times)),
+        Column(name, Float if name.endswith("_seconds") else BigInteger, nullable=False)
+        for name in SUMMED
     ]
 
 
-BASE = Table(
+BASE = _table(
     "knowledge_base",
-    metadata,
     _text("id", primary_key=True),
     _text("owner", index=True),
     *_texts("name", "embedding_model"),
@@ -68,9 +72,8 @@ BASE = Table(
     Column("temporary", Boolean, nullable=False),
     Column("expires", Float),
 )
-DOCUMENT = Table(
+DOCUMENT = _table(
     "document",
-    metadata,
     _text("id", primary_key=True),
     _text("base_id", _of("knowledge_base"), index=True),
     *_texts("owner", "filename", "reader"),
@@ -80,25 +83,22 @@ DOCUMENT = Table(
     *_columns(Float, "done", "created", "beat"),
     _text("job_id", index=True),
 )
-ORIGINAL = Table(
+ORIGINAL = _table(
     "document_piece",
-    metadata,
     _text("document_id", _of("document"), primary_key=True),
     _number(),
     *_columns(LargeBinary, "data"),
 )
-CHUNK = Table(
+CHUNK = _table(
     "chunk",
-    metadata,
     _text("id", primary_key=True),
     _text("document_id", _of("document")),
     Column("number", Integer, nullable=False),
     *_columns(Text, "text", "place"),
     Index("chunk_order", "document_id", "number"),
 )
-JOB = Table(
+JOB = _table(
     "job",
-    metadata,
     _text("id", primary_key=True),
     _text("base_id", _of("knowledge_base"), index=True),
     *_texts("owner", "kind"),
@@ -106,9 +106,8 @@ JOB = Table(
     Column("cancelled", Boolean, nullable=False),
     Column("created", Float, nullable=False),
 )
-CONVERSATION = Table(
+CONVERSATION = _table(
     "conversation",
-    metadata,
     _text("id", primary_key=True),
     _text("owner"),
     Column("title", Text, nullable=False),
@@ -117,9 +116,8 @@ CONVERSATION = Table(
     Column("size", BigInteger, nullable=False, server_default="0"),
     Index("conversation_recent", "owner", "changed"),
 )
-MESSAGE = Table(
+MESSAGE = _table(
     "message",
-    metadata,
     _text("id", primary_key=True),
     _text("conversation_id", _of("conversation")),
     Column("parent_id", String),
@@ -131,19 +129,16 @@ MESSAGE = Table(
     Column("touched", Float, nullable=False, server_default="0"),
     Index("message_order", "conversation_id", "number", unique=True),
 )
-FEEDBACK = Table(
+FEEDBACK = _table(
     "feedback",
-    metadata,
-    _text("owner", primary_key=True),
-    _text("message_id", primary_key=True),
+    *_texts("owner", "message_id", primary_key=True),
     Column("score", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Column("created", Float, nullable=False),
 )
 # Data of OpenAI's files and vector stores that bases and documents do not have.
-FILES = Table(
+FILES = _table(
     "openai_file",
-    metadata,
     _text("file_id", primary_key=True),
     _text("owner", index=True),
     *_texts("filename", "purpose"),
@@ -151,25 +146,22 @@ FILES = Table(
     Column("created", Float, nullable=False),
     Column("expires", Float),
 )
-CONTENTS = Table(
+CONTENTS = _table(
     "openai_file_piece",
-    metadata,
     _text("file_id", ForeignKey("openai_file.file_id", ondelete="CASCADE"), primary_key=True),
     _number(),
     *_columns(LargeBinary, "data"),
 )
-VECTOR_STORES = Table(
+VECTOR_STORES = _table(
     "openai_vector_store",
-    metadata,
     _text("base_id", _of("knowledge_base"), primary_key=True),
     _text("owner"),
     Column("metadata", JSON, nullable=False),
     Column("lasts", Integer),
     Column("active", Float, nullable=False),
 )
-ATTACHED = Table(
+ATTACHED = _table(
     "openai_vector_store_file",
-    metadata,
     _text("base_id", _of("knowledge_base"), primary_key=True),
     _text("file_id", primary_key=True, index=True),
     *_texts("owner", "document_id", "batch_id", "error"),
@@ -177,9 +169,8 @@ ATTACHED = Table(
     *_columns(Integer, "tokens", "overlap"),
     Column("created", Float, nullable=False),
 )
-BATCHES = Table(
+BATCHES = _table(
     "openai_file_batch",
-    metadata,
     _text("batch_id", primary_key=True),
     _text("base_id", _of("knowledge_base"), index=True),
     _text("owner"),
@@ -189,21 +180,11 @@ BATCHES = Table(
 # Batches of requests (/v1/batches). `times` are those of `apis.batches`, `peer` is the address
 # that made the batch. `writer` names the process that runs it, "" for none, and `touched` is its
 # last sign of life, or when it gave the batch back.
-REQUEST_BATCH = Table(
+REQUEST_BATCH = _table(
     "request_batch",
-    metadata,
     _text("id", primary_key=True),
-    *_texts(
-        "owner",
-        "endpoint",
-        "file_id",
-        "window",
-        "model",
-        "output_file",
-        "error_file",
-        "peer",
-        "writer",
-    ),
+    *_texts("owner", "endpoint", "file_id", "window", "model", "output_file"),
+    *_texts("error_file", "peer", "writer"),
     *_columns(Float, "created", "touched"),
     _text("status", index=True),
     *_columns(JSON, "metadata", "errors", "times"),
@@ -213,18 +194,16 @@ REQUEST_BATCH = Table(
     Index("request_batch_order", "owner", "created", "id"),
 )
 # The lines of output and error files, by the number of the input line, until the files are written.
-BATCH_RESULT = Table(
+BATCH_RESULT = _table(
     "request_batch_result",
-    metadata,
     _text("batch_id", _of("request_batch"), primary_key=True),
     _number(),
     Column("failed", Boolean, nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
 # Open sign-in sessions of the pages. The id is a digest of the cookie's content.
-SESSION = Table(
+SESSION = _table(
     "session",
-    metadata,
     _text("id", primary_key=True),
     _text("owner", index=True),
     Column("created", Float, nullable=False),
@@ -234,36 +213,31 @@ SESSION = Table(
 # Of /v1/responses: a response, and the items that it was made of, as JSON; `size` is of both, in
 # bytes. While it is being made, `writer` names the process, and `touched` is its last sign of life.
 # The index has all that is needed to find the oldest ones beyond the bounds of a key.
-RESPONSE = Table(
+RESPONSE = _table(
     "stored_response",
-    metadata,
-    _text("id", primary_key=True),
-    _text("owner", primary_key=True),
+    *_texts("id", "owner", primary_key=True),
     *_columns(Float, "created", "touched"),
     Column("size", BigInteger, nullable=False),
     *_columns(LargeBinary, "response", "input_items"),
     _text("writer"),
     Index("stored_response_order", "owner", "created", "id", "size"),
 )
-RESPONSE_OWNER = Table(
+RESPONSE_OWNER = _table(
     "stored_response_owner",
-    metadata,
     _text("owner", primary_key=True),
     Column("cleared", Float, nullable=False),
 )
 # What models that the gateway starts needed; see `hosting.need`.
-MODEL_NEED = Table(
+MODEL_NEED = _table(
     "model_need",
-    metadata,
     _text("fingerprint", primary_key=True),
     Column("need", JSON, nullable=False),
     Column("changed", Float, nullable=False),
 )
 # API keys that are made at run time, their users and teams; see `accounts.records`. A digest is
 # that of a secret, made with the secret of the one row of `account_state`.
-API_KEY = Table(
+API_KEY = _table(
     "api_key",
-    metadata,
     _text("id", primary_key=True),
     Column("digest", String, nullable=False, unique=True),
     *_texts("shown", "created_by"),
@@ -277,9 +251,8 @@ API_KEY = Table(
     Column("former_digest", String, unique=True),
     *_columns(JSON, "rights", "metadata"),
 )
-ACCOUNT_USER = Table(
+ACCOUNT_USER = _table(
     "account_user",
-    metadata,
     _text("id", primary_key=True),
     Column("email", String, unique=True),
     Column("alias", String),
@@ -287,44 +260,39 @@ ACCOUNT_USER = Table(
     Column("blocked", Boolean, nullable=False),
     *_columns(JSON, "rights", "metadata"),
 )
-TEAM = Table(
+TEAM = _table(
     "account_team",
-    metadata,
     _text("id", primary_key=True),
     Column("alias", String, unique=True),
     *_columns(Float, "created", "changed"),
     Column("blocked", Boolean, nullable=False),
     *_columns(JSON, "rights", "metadata"),
 )
-TEAM_MEMBER = Table(
+TEAM_MEMBER = _table(
     "account_team_member",
-    metadata,
     _text("team_id", _of("account_team"), primary_key=True),
     _text("user_id", _of("account_user"), primary_key=True, index=True),
     _text("role"),
 )
 # Every change of a key, user or team, in order: `number` has no gaps. Rows are never changed.
-ACCOUNT_CHANGE = Table(
+ACCOUNT_CHANGE = _table(
     "account_change",
-    metadata,
     _number("number", BigInteger),
     Column("at", Float, nullable=False),
     *_texts("actor", "action", "kind"),
     _text("subject", index=True),
     Column("details", JSON, nullable=False),
 )
-ACCOUNT_STATE = Table(
+ACCOUNT_STATE = _table(
     "account_state",
-    metadata,
     _number("id"),
     Column("number", BigInteger, nullable=False),
     Column("secret", LargeBinary, nullable=False),
 )
 # The ledger: one row for each request that asks a model. Times of the day are milliseconds since
 # 1970, `blocks` the digests of the prompt's blocks; see `ledger_rows`.
-LEDGER = Table(
+LEDGER = _table(
     "ledger_row",
-    metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("ended", BigInteger, nullable=False),
     *_texts("request", "key", "user", "team", "model", "backend", "api", "outcome", "client"),
@@ -336,22 +304,16 @@ LEDGER = Table(
 )
 # Sums of ledger rows by hour, which are kept when the rows are deleted. `hour` is when it began, in
 # milliseconds since 1970.
-LEDGER_HOUR = Table(
+LEDGER_HOUR = _table(
     "ledger_hour",
-    metadata,
     _number("hour", BigInteger),
-    _text("key", primary_key=True),
-    _text("user", primary_key=True),
-    _text("team", primary_key=True),
-    _text("model", primary_key=True),
-    _text("api", primary_key=True),
+    *_texts("key", "user", "team", "model", "api", primary_key=True),
     *_columns(BigInteger, "requests", "failed"),
     *_counts(),
 )
 # The last batch that each writer of the ledger has stored, so that none is stored twice.
-LEDGER_WRITER = Table(
+LEDGER_WRITER = _table(
     "ledger_writer",
-    metadata,
     _text("writer", primary_key=True),
     *_columns(BigInteger, "batch", "touched"),
 )
@@ -365,8 +327,7 @@ ALEMBIC_VERSION = Table(
 
 
 def create_all(db: Connection, revision: str) -> None:
-    """Create the tables, and the rows that are always there; also what is missing of them after
-    an interruption."""
+    """Create the tables, and the rows that are always there, also after an interruption."""
     metadata.create_all(db)
     if db.execute(select(ACCOUNT_STATE.c.id)).first() is None:
         db.execute(ACCOUNT_STATE.insert().values(id=1, number=0, secret=secrets.token_bytes(32)))

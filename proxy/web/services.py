@@ -19,7 +19,7 @@ from ..hosting.host import ModelHost
 from ..prompting.template.dialogues import Layouts
 from ..runtime.locks import native_lock
 from ..server.stopping import Life
-from ..store.live import LiveSessions, MemorySessions
+from ..store.live import MemorySessions
 from .attached import AttachedDocuments
 from .auth import Keys
 from .background import Jobs
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..store.conversations import ConversationStore
     from ..store.database_responses import ResponseStore
     from ..store.request_batches import RequestBatches
+    from ..store.sessions import LiveSessions
 
 
 # Aliases that hide backend addresses and conversation digests from ordinary callers.

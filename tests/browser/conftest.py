@@ -125,8 +125,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Open]:
-    """Factory: a browser page of a visitor of its own, with `size`, `language`, `dark`, and service
-    `workers` only if wanted."""
+    """Factory: a browser page of a visitor of its own, with `size`, `language` and `dark`."""
     contexts: list[Any] = []
     bad: list[str] = []
 
@@ -135,15 +134,12 @@ def visit(browser: Any) -> Iterator[Open]:
         size: tuple[int, int] = DESKTOP,
         language: str = "en",
         dark: bool = False,
-        workers: bool = False,
     ) -> Any:
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]},
             locale={"en": "en-GB", "zh": "zh-CN"}[language],
             color_scheme="dark" if dark else "light",
             reduced_motion="reduce",
-            # Requests of a service worker cannot be routed, and cost each page some files more.
-            service_workers="allow" if workers else "block",
         )
         context.set_default_timeout(60_000)
         contexts.append(context)

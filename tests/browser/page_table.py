@@ -36,7 +36,6 @@ PAGES = (
     PageRow("/sessions", ".record"),
     PageRow("/status", ".backend"),
     PageRow("/signin", "#key", signed_in=False),
-    PageRow("/offline/{language}", "h1", "/offline/<spoken>", signed_in=False),
     PageRow("/nowhere", "h1", "an unknown address"),
 )
 # Routes of the pages' modules that answer browsers with something else than a page.
@@ -44,7 +43,6 @@ OTHERS = {
     "/static/<path:name>",
     "/language/<chosen>",
     "/theme/<chosen>",
-    "/service-worker-<spoken>.js",
     "/signin/oidc",
     "/signin/oidc/callback",
 }

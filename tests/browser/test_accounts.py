@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import httpx
@@ -285,21 +284,3 @@ def test_many_keys_are_searched_and_turned_page_by_page(locked: Gateway, visit: 
     page.locator('.records[aria-busy="false"] .change').nth(4).wait_for()
     assert page.get_by_role("button", name="Previous").is_enabled()
     posted(locked, "/key/delete", key_aliases=names)
-
-
-def test_only_administrators_see_the_page(locked: Gateway, visit: Open, accessible: Any) -> None:
-    page = opened(locked, visit, key="sk-ann-0123456789")
-    assert page.locator("h1").inner_text() == "Access denied"
-    assert page.locator(".bar").get_by_role("link", name="Keys").count() == 0
-    accessible(page)
-    page = opened(locked, visit)
-    assert page.locator(".bar").get_by_role("link", name="Keys").get_attribute("aria-current")
-
-
-def test_page_without_keys_says_how_to_get_them(
-    site: Gateway, visit: Open, accessible: Any
-) -> None:
-    page = visit(f"{site.url}/keys", size=PHONE)
-    assert re.search(r"--api-key-file keys --admins ops", page.locator("main").inner_text())
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
-    accessible(page)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.integration.searxng import SearXNG
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
@@ -110,46 +109,11 @@ def test_document_answer_shows_its_sources(site: Gateway, visit: Open, tmp_path:
     assert "ship.md" in source and "red sail" in source and "The ship" in source
 
 
-def test_web_answer_names_its_pages(start_site: Any, visit: Open) -> None:
-    engine = SearXNG({"tide": "The tide of Varn turns at six.", "fee": "The fee is five."})
-    try:
-        flags = ("--search-engine", "searxng", "--searxng-url", engine.url)
-        page = visit(f"{start_site(*flags).url}/")
-        page.locator(".kinds span", has_text="Search").click()
-        assert page.get_by_label("Search engine").input_value() == "searxng"
-        ask(page, "When does the tide turn?")
-        answered(page)
-        page.get_by_text("2 sources").click()
-        link = page.get_by_role("link", name="tide")
-        assert link.get_attribute("href") == "https://tide.example/"
-        assert "noopener" in link.get_attribute("rel")
-        page.get_by_text("The tide of Varn turns at six.").wait_for()
-        assert len(engine.asked) == 1
-    finally:
-        engine.end()
-
-
 def test_agent_answers(start_site: Any, visit: Open) -> None:
     page = visit(f"{start_site('--tools', 'calculator').url}/")
     page.locator(".kinds span", has_text="Agent").click()
     ask(page, "Hello!")
     answered(page)
-
-
-def test_refused_question_can_be_asked_again(site: Gateway, visit: Open) -> None:
-    page = visit(f"{site.url}/")
-    told = {"error": {"code": "queue_full", "message": "too many answers are being generated"}}
-    page.route("**/ask", lambda route: route.fulfill(status=429, json=told))
-    ask(page, "Hello!")
-    page.get_by_role("alert").get_by_text("too many answers").wait_for()
-    assert page.locator("#text").input_value() == "Hello!"
-    assert page.locator(".message").count() == 0
-    page.unroute("**/ask")
-    page.get_by_role("button", name="Send").click()
-    answered(page)
-    assert page.locator(".message.user").count() == 1
-    assert page.locator("#text").input_value() == ""
-    assert page.get_by_role("alert").count() == 0
 
 
 def test_given_settings_are_sent_and_kept(site: Gateway, visit: Open) -> None:

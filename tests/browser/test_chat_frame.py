@@ -65,20 +65,6 @@ def test_settings_show_their_defaults_and_are_kept_as_presets(
     assert not temperature.is_visible()
 
 
-def test_conversations_are_in_a_drawer_on_a_phone(site: Gateway, visit: Open) -> None:
-    page = visit(f"{site.url}/", size=PHONE)
-    page.locator(OPENED).wait_for()
-    new = page.get_by_role("button", name="New conversation")
-    assert not new.is_visible()
-    page.get_by_role("button", name="Conversations").click()
-    new.wait_for()
-    page.keyboard.press("Escape")
-    until(page, lambda: not new.is_visible())
-    page.get_by_role("button", name="Conversations").click()
-    new.click()
-    until(page, lambda: not new.is_visible())
-
-
 def test_theme_is_chosen_and_kept(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/status")
 

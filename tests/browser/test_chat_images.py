@@ -127,24 +127,3 @@ def test_image_is_shown_sent_stored_and_deleted(
     press(page, "delete", "acts")
     page.locator(".message").first.wait_for(state="detached")
     assert page.request.get(f"{seeing.url}{where}").status == 404
-
-
-def test_large_image_is_scaled_down(seeing: Gateway, visit: Open) -> None:
-    page = visit(f"{seeing.url}/", language="zh")
-    briefly(page)
-    choose(page, documents.png(0, 255, 0, edge=3000))
-    page.locator(".thumbnail").wait_for()
-    ask(page)
-    assert drawn(page) == 2048
-
-
-def test_images_are_not_offered_without_vision(site: Gateway, visit: Open) -> None:
-    for language, words in (
-        ("en", "This model cannot see images."),
-        ("zh", "此模型无法识别图片。"),
-    ):
-        page = visit(f"{site.url}/", language=language)
-        give(page, RED, "paste")
-        page.get_by_role("alert").get_by_text(words).wait_for()
-        assert page.locator(".thumbnail").count() == 0
-        assert page.get_by_text(re.compile("drop or paste images|粘贴图片")).count() == 0

@@ -9,7 +9,7 @@ import pytest
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
-from .test_chat import answered, ask, letters, until
+from .test_chat import ask, letters, until
 
 TALK = {"id": "c", "title": "Sources", "settings": {}, "created": 0, "changed": 0}
 LONG = "The lighthouse of Varn has 214 steps. " * 20
@@ -70,14 +70,6 @@ def test_sources_are_cards_that_open_the_passage_and_answers_have_a_raw_view(
     page.get_by_role("button", name=raw).click()
     assert page.locator(".message.assistant .said").inner_text() == "It has 214."
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-
-
-def test_arrow_up_edits_the_last_question(site: Gateway, visit: Open) -> None:
-    page = visit(f"{site.url}/")
-    ask(page, "Hello!")
-    answered(page)
-    page.locator("#text").press("ArrowUp")
-    assert page.locator(".message.user textarea").input_value() == "Hello!"
 
 
 def test_escape_stops_the_answer_and_a_button_continues_it(

@@ -190,19 +190,6 @@ def test_pinned_models_keep_others_in_line_or_out(unloaded: Gateway, visit: Open
     state(page, "quick", "Ready")
 
 
-def test_model_without_room_stands_in_line(unloaded: Gateway, visit: Open) -> None:
-    page = visit(f"{unloaded.url}/hosting")
-    for name in ("quick", "third"):
-        begin_answer(page, name)
-        state(page, name, "Busy")
-    press(page, "Load slow")
-    state(page, "slow", "In line, place 1")
-    assert page.locator(".track .segment").count() == 2
-    page.evaluate("answering.abort()")
-    segment(page, "slow", "loading")
-    state(page, "slow", "Ready")
-
-
 def test_failed_model_shows_its_last_lines_and_what_to_do(unloaded: Gateway, visit: Open) -> None:
     page = visit(f"{unloaded.url}/hosting")
     press(page, "Load broken")
@@ -228,22 +215,3 @@ def test_log_grows_while_it_is_open(unloaded: Gateway, visit: Open, accessible: 
     accessible(page)
     page.keyboard.press("Escape")
     log.wait_for(state="hidden")
-
-
-def test_other_keys_see_the_list_without_buttons(
-    start: Start, tmp_path: Path, visit: Open, accessible: Any
-) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("alice key-of-alice-1\nadmin key-of-admin-1\n")
-    flags = ["--api-key-file", str(keys), "--admins", "admin"]
-    one = start([table("quick", tmp_path, memory="1GiB", preload=True)], *flags)
-    for key, buttons in (("alice", 0), ("admin", 3)):
-        page = visit(f"{one.url}/hosting")
-        page.get_by_label("API key").fill(f"key-of-{key}-1")
-        page.keyboard.press("Enter")
-        state(page, "quick", "Ready")
-        assert page.locator(".model button").count() == buttons
-        accessible(page)
-        if buttons:
-            press(page, "Unload quick")
-            state(page, "quick", "Not loaded")

@@ -36,7 +36,7 @@ FOREIGN = frozenset(
 CODE = re.compile(r"`([^`\n]+)`")
 PRINTING = {"--version"}
 METHODS = ("GET", "POST", "PUT", "DELETE")
-INTERNAL = ("/pages/api/", "/offline/", "/service-worker-")  # asked for by the pages alone
+INTERNAL = ("/pages/api/",)  # asked for by the pages alone
 ROUTE = re.compile(r"\b(GET|POST|PUT|DELETE)(?:,? (?:GET|POST|PUT|DELETE))* (/[\w{}./-]*)")
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
 from sqlalchemy import event
 
-from proxy.errors import BadRequest, NotFound, StoreUnavailable
+from proxy.errors import NotFound, StoreUnavailable
 from proxy.knowledge.index.index import Index, open_shelf
 from proxy.knowledge.ingest import Ingester
 from proxy.knowledge.reading import ReadingLimits
@@ -98,22 +98,6 @@ def test_documents_are_found_with_their_positions(library: Library) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "why"),
-    [
-        ("a.pdf", b"no pdf at all", "this is not a valid pdf file"),
-        ("b.txt", b"  \n ", "it contains no text"),
-        ("c.pdf", pdf("nothing \0 but \ud800"), ""),
-    ],
-)
-def test_broken_file_is_one_failed_document(
-    library: Library, name: str, data: bytes, why: str
-) -> None:
-    broken = library.add(name, data)
-    assert (broken.status, broken.error) == ("failed" if why else "ready", why)
-    assert library.add("after.txt", b"The zebra runs.").status == "ready"
-
-
-@pytest.mark.parametrize(
     ("limits", "why"),
     [
         (ReadingLimits(seconds=1), "reading it takes too long"),
@@ -126,37 +110,6 @@ def test_document_reader_is_limited(library: Library, limits: ReadingLimits, why
     document = library.add("much.html", b"<p>The zebra runs.</p>\n" * 300_000)
     assert (document.status, document.error) == ("failed", why)
     assert library.knowledge.search("ann", [document.base_id], "zebra") == ()
-
-
-@pytest.mark.parametrize(
-    "splitting", [Splitting(0, 0), Splitting(19, 0), Splitting(40, 21), Splitting(100_001, 0)]
-)
-def test_chunk_settings_are_bounded(library: Library, splitting: Splitting) -> None:
-    base = library.knowledge.create("ann", "b")
-    for number, fits in enumerate((Splitting(20, 10), Splitting(100_000, 50_000))):
-        library.knowledge.add("ann", base.id, f"{number}.txt", b"text", fits)
-    with pytest.raises(BadRequest):
-        library.knowledge.add("ann", base.id, "a.txt", b"text", splitting)
-    with pytest.raises(BadRequest):
-        library.knowledge.rebuild("ann", base.id, splitting)
-
-
-def test_names_are_never_paths(library: Library) -> None:
-    for name in ("../../etc/passwd.txt", "C:\\windows\\a.txt", "/etc/b.txt"):
-        document = library.add(name, b"text")
-        assert document.filename == name.replace("\\", "/").rpartition("/")[2]
-    for name in ("", "/", "a.exe", "nothing"):
-        with pytest.raises(BadRequest):
-            library.add(name, b"text")
-
-
-def test_cancelled_document_is_not_found(library: Library) -> None:
-    base = library.knowledge.create("ann", "b")
-    document = library.knowledge.add("ann", base.id, "a.txt", b"The zebra runs.")
-    library.knowledge.cancel_document("ann", base.id, document.id)
-    library.read()
-    assert library.knowledge.document("ann", base.id, document.id).status == "cancelled"
-    assert library.knowledge.search("ann", [base.id], "zebra") == ()
 
 
 def test_cancel_stops_a_running_reader(library: Library) -> None:

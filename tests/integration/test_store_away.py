@@ -4,7 +4,6 @@ waits, and what comes after its return works."""
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
 from proxy.config import Secret
 from proxy.config.keys import unnamed
-from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
 from proxy.store.database_responses import DatabaseResponses
 from proxy.store.responses import Stored
@@ -144,33 +142,6 @@ def see_refusals(one: Gateway, api: httpx.Client, asked: list[Asked], seconds: f
         assert answer.seconds < seconds, (each, answer)
         assert "postgres" not in answer.text and "select" not in answer.text.lower()
     assert held.longest < LONGEST
-
-
-def test_large_export_is_sent_in_pieces(
-    gateway: StartGateway, tmp_path: Path, postgres: str
-) -> None:
-    """A hundred megabytes of conversations: they are never in memory together."""
-    database = Database(postgres)
-    database.upgrade()
-    talks = ConversationStore(database)
-    for _ in range(10):
-        talk = talks.create("")
-        for _ in range(100):
-            talks.add("", talk.id, "user", os.urandom(50_000).hex())
-    database.close()
-    one = gateway(
-        *("--llama-api", NOBODY, "--data", str(tmp_path), "--database", postgres), ready=0
-    )
-    with httpx.Client(base_url=one.url, timeout=60) as api:
-        assert api.get("/v1/files").status_code == 200  # it is open
-        before, size = memory(one), 0
-        with watched(one) as held, api.stream("GET", "/v1/data") as sent:
-            assert sent.status_code == 200
-            for piece in sent.iter_bytes():
-                size += len(piece)
-        assert size > 100_000_000
-        assert memory(one) - before < 40 << 20
-        assert held.longest < LONGEST
 
 
 def memory(one: Gateway) -> int:

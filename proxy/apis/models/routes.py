@@ -133,7 +133,7 @@ def log_stream(services: Services, key: str, name: str, last_id: str) -> Respons
 def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -> Response:
     """Stream events. Raises QueueFull."""
     if not services.watchers.take(key):
-        raise QueueFull("too many clients are watching the models", retry_after=model_events.LIFE)
+        raise QueueFull("too many clients are watching", retry_after=model_events.LIFE)
     body = ClosingBody(parts, parts.close, partial(services.watchers.give, key))
     return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
 

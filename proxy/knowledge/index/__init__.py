@@ -1,10 +1,5 @@
 """Search index for chunks: always by words, and by vectors if an embedding backend is configured.
 
-    index = Index(open_shelf(...), embed)
-    index.add(base_id, [IndexEntry(chunk_id, document_id, text), ...], model)
-    index.search([base_id, ...], query, count) -> (IndexHit, ...), best first
-    index.remove(document_id) · index.remove_chunks(chunk_ids) · index.remove_base(base_id)
-
-The index is derived data: it can be rebuilt from the chunks at any time. So adding is idempotent,
-and a document is reported as done only after `add` has returned.
+It is derived data, which can be rebuilt from the chunks: adding is idempotent, and a document is
+reported as done only after `add` has returned.
 """

@@ -30,10 +30,6 @@ from .postgres import PostgresShelf
 from .records import Embed, IndexEntry, IndexHit, IndexRow, QueryTerms, Rank
 from .sqlite import SqliteShelf
 
-# Embeds texts in batches, as vectors of length 1.
-#
-# For a text that is too long for the model, only the beginning is embedded: better than not to
-# index the text at all.
 BATCH = 64  # texts per call
 SHORTEST = 32  # characters; an error at this length is not about length
 
@@ -119,9 +115,8 @@ class Index:
     def add(
         self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
     ) -> None:
-        """Index these chunks, with vectors from `model` ("": the embedding backend's own). If the
-        backend is unavailable, retry for a while unless `wait` is False. Raises what `embed`
-        raises, and then indexes none of the chunks."""
+        """Index these chunks, with vectors from `model` ("": the backend's own). With `wait`, retry
+        while the backend is unavailable. Raises what `embed` raises, and then indexes none."""
         self.prepared(base_id, entries, model, wait=wait)()
 
     def prepared(
@@ -157,8 +152,7 @@ class Index:
         models: Sequence[str] = (),
     ) -> tuple[IndexHit, ...]:
         """Return at most `count` chunks of these bases, best first, only from `documents` if given.
-        `models` are the models with which the bases were indexed, in the same order. If vectors are
-        not available, search by words only. Raises Cancelled."""
+        `models` are those of the bases. Without vectors, search by words only. Raises Cancelled."""
         bases = list(dict.fromkeys(base_ids))
         depth = max(DEPTH, count)
         hits: dict[str, IndexHit] = {}
@@ -290,17 +284,15 @@ def _affordable(having: Mapping[str, int]) -> list[str]:
 
 
 def open_shelf(engine: Engine, file: Path) -> IndexBackend:
-    """Open the shelf in `engine`'s PostgreSQL database, or else in the SQLite file `file`. Raises
-    ImportError without the extra `knowledge`."""
+    """Open the shelf in `engine`'s PostgreSQL database, or else in the SQLite file `file`."""
     if engine.dialect.name == "postgresql":
         return PostgresShelf(engine)
     return SqliteShelf(file)
 
 
 def fused(rankings: Iterable[Sequence[H]]) -> list[H]:
-    """Merge rankings by reciprocal rank fusion (Cormack, Clarke and Büttcher 2009), best first;
-    among equals, the one seen first comes first. It uses only ranks, since the scores of words and
-    vectors have different scales."""
+    """Merge rankings by reciprocal rank fusion (Cormack, Clarke and Büttcher 2009), which needs no
+    common scale of scores; among equals, the one seen first comes first."""
     points: dict[H, float] = {}
     for ranking in rankings:
         for place, one in enumerate(ranking, start=1):
@@ -311,10 +303,8 @@ def fused(rankings: Iterable[Sequence[H]]) -> list[H]:
 def reranked(
     rank: Rank | None, query: str, hits: Sequence[T], text: Callable[[T], str]
 ) -> list[tuple[T, float | None]]:
-    """Order the hits by a backend's ranking model, which reads query and text together: best first,
-    each with its score (0 to 1), None without a ranker.
-
-    If anything fails, the order stays unchanged: a search must not fail because of reranking."""
+    """Order the hits by a ranking model: best first, each with its score (0 to 1). Without a
+    ranker, or if it fails, the order stays and the scores are None."""
     if rank is None or not hits:
         return [(hit, None) for hit in hits]
     try:

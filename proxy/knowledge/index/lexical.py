@@ -1,12 +1,9 @@
-"""Search by words, without a model: splits text into terms and scores matches.
+"""Search by words, without a model: splits text into terms and scores matches. Pure.
 
-Both databases use the same terms, so both find the same chunks. Terms are words without case,
-accents and English endings. In scripts without blanks between words (above all Chinese), terms are
-single characters and pairs of neighbours: a pair is nearly a word, and single characters can be
-found too, where a trigram index finds neither.
-
-A score from 0 to 1 must mean the same in bases of three and of ten thousand chunks. It is BM25
-divided by the BM25 of a chunk of average length that has each query term once. Pure.
+Terms are words without case, accents and English endings. In scripts without blanks between words
+(above all Chinese), terms are single characters and pairs of neighbours, since a pair is nearly a
+word. A score is BM25 divided by the BM25 of a chunk of average length that has each query term
+once, so it means the same in small and large bases.
 """
 
 from __future__ import annotations
@@ -51,8 +48,7 @@ _ALWAYS_BETWEEN = frozenset("的了吗呢吧啊呀么")
 
 
 class Term(Struct, frozen=True):
-    """A term of a query. A `pair` that is nowhere in the base counts as the boundary of two words,
-    not as a missing word."""
+    """A term of a query. A `pair` that is nowhere in the base is a boundary of two words."""
 
     text: str
     weight: float = 1.0
@@ -60,8 +56,7 @@ class Term(Struct, frozen=True):
 
 
 def terms(text: str) -> Iterator[str]:
-    """Yield all terms of a text, in order, with repetitions. Terms consist of letters and
-    digits."""
+    """Yield all terms of a text, in order, with repetitions: letters and digits."""
     for dense, word in _runs(text):
         if dense:
             yield from dense
@@ -71,8 +66,7 @@ def terms(text: str) -> Iterator[str]:
 
 
 def question(text: str) -> tuple[Term, ...]:
-    """Return the distinct terms of a query without question words, or with them if there are no
-    others."""
+    """Return the distinct terms of a query, without question words unless there are no others."""
     subject: dict[str, Term] = {}
     asking: dict[str, Term] = {}
     for dense, word in _runs(text[:MOST_QUERY]):
@@ -129,9 +123,8 @@ def _plain(word: str) -> str:
 
 
 def _stem(word: str) -> str:
-    """Remove -s, -ed, -ing and a last -e: Porter's first step, simplified so that it needs no
-    exceptions (making and make both become mak). The result need not be a word, only the same
-    one."""
+    """Remove -s, -ed, -ing and a last -e: Porter's first step, simplified: making and make both
+    become mak."""
     if len(word) > 3 and word.endswith("s"):
         if word.endswith("ies"):
             word = word[:-3] + "y"

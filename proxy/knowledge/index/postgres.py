@@ -1,15 +1,9 @@
-"""The index in PostgreSQL: full-text search for words, pgvector for vectors.
+"""The index in PostgreSQL: full-text search for words, pgvector, if the server has it, for vectors.
 
-Texts are split by `lexical` and stored as a tsvector with a GIN index: depending on its locale, the
-server's own parser would keep a Chinese sentence as one word, or drop it. Each term begins with the
-number of its base, as in SQLite. The server's ranking does not consider rarity, so candidates are
-the rows with the greatest sum of term weights. Without pgvector on the server, search is by words
-only.
-
-Long values are stored outside the table (toast_tuple_target): a search reads some thousand rows for
-their ids only, and the terms of fifty.
-
-The tables are derived data: they are created when the shelf is opened, and can be rebuilt.
+Texts are split by `lexical` and stored as a tsvector with a GIN index; the server's own parser may
+drop Chinese. Each term begins with the number of its base. The server's ranking does not consider
+rarity, so candidates are the rows with the greatest sum of term weights. Long values are stored
+outside the table (toast_tuple_target), since a search reads thousands of rows for their ids only.
 """
 
 from __future__ import annotations
@@ -228,9 +222,8 @@ def _number(db: Connection, base: str) -> int:
 
 
 def _by_index(db: Connection) -> None:
-    """Make the planner use the index of terms. It does not know how rare a term is, and would read
-    the whole table, also by its key. What remains is a bitmap scan of the index, which contains all
-    rows (it has no pending list, which each search would have to read)."""
+    """Make the planner use the index of terms: it does not know how rare a term is, and would read
+    the whole table."""
     db.exec_driver_sql("set local enable_seqscan = off; set local enable_indexscan = off")
 
 

@@ -21,8 +21,7 @@ class IndexEntry(Struct, frozen=True):
 
 
 class IndexRow(Struct, frozen=True):
-    """An entry in storage: its `terms`, each between two blanks, their number, and its vector of
-    length 1 or none."""
+    """An entry in storage: its `terms`, each between two blanks, their number, and its vector."""
 
     chunk_id: str
     document_id: str
@@ -56,9 +55,8 @@ class Size(Struct, frozen=True):
 
 
 class IndexHit(Struct, frozen=True, kw_only=True):
-    """A chunk that matches a query, as the index knows it. `score` is from 0 to 1, larger is nearer
-    (as in OpenAI's API). `lexical_rank` and `vector_rank` are its ranks by words and by meaning
-    before fusion: 1 is the best, 0 is none."""
+    """A chunk that matches a query. `score` is from 0 to 1, as in OpenAI's API. `lexical_rank` and
+    `vector_rank` are its ranks by words and by meaning: 1 is the best, 0 is none."""
 
     chunk_id: str
     document_id: str
@@ -69,8 +67,7 @@ class IndexHit(Struct, frozen=True, kw_only=True):
 
     @property
     def distance(self) -> float:
-        """From 0 to 2, smaller is nearer, as in Chatchat's API: the squared distance of vectors of
-        length 1."""
+        """From 0 to 2, as in Chatchat's API: the squared distance of vectors of length 1."""
         return 2.0 * (1.0 - self.score)
 
 

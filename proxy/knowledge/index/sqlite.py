@@ -7,9 +7,7 @@ it in one releases the other's locks: sqlite.org/howtocorrupt.html). Its content
 Terms consist of letters and digits, so FTS5 only has to split at blanks, and queries cannot contain
 syntax. Each term begins with the number of its base, so each base has its own counts, is separate
 from others, and is not slowed down by their size. Vectors have length 1, so Euclidean distance,
-which sqlite-vec computes fastest, gives the same order as cosine: cosine = 1 - distance² / 2. In a
-base with many vectors, the signs of their numbers are compared first (one bit instead of four
-bytes), and distances are computed only for the vectors that agree in most signs.
+which sqlite-vec computes fastest, gives the same order as cosine: cosine = 1 - distance² / 2.
 """
 
 from __future__ import annotations
@@ -54,9 +52,6 @@ create virtual table if not exists passage_term using fts5vocab(passage, row);
 """
 WAIT = 10_000  # milliseconds to wait for another process that writes
 MAPPED = 1 << 30  # bytes of the file that are memory-mapped, since vectors are compared one by one
-EXACT = 2000  # vectors of a base that are compared without a first selection by signs
-CHANCES = 4  # vectors selected by signs, in multiples of the requested number
-MOST_CHOSEN = 4096  # limit of sqlite-vec
 
 
 class SqliteShelf:
@@ -94,8 +89,7 @@ class SqliteShelf:
         self._write(work)
 
     def purge(self) -> None:
-        """Remove all traces of dropped rows from files: merge FTS5's segments, which hold words of
-        deleted rows until then. May take a second per ten thousand remaining rows."""
+        """Remove all traces of dropped rows: FTS5 keeps their words until a merge."""
         self._write(lambda db: db.execute("insert into passage(passage) values ('optimize')"))
         self._read(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
 
@@ -133,8 +127,7 @@ class SqliteShelf:
         documents: Collection[str] | None,
         most: int,
     ) -> list[QueryTerms]:
-        """Return rows with any of these terms and the count of each term, roughly the best
-        first."""
+        """Return rows with any of these terms, roughly the best first."""
 
         def work(db: apsw.Connection) -> list[QueryTerms]:
             head = f"{_number(db, base)}q"
@@ -171,26 +164,19 @@ class SqliteShelf:
             if not _has(db, f"near_{size}"):
                 return []
             number = _number(db, base)
-            asked = _packed(vector)
-            only, values = "base = ?", list[Any]([number])
+            only, values = "base = ?", list[Any]([_packed(vector), number])
             if documents is not None:
                 only += (
                     " and id in (select id from entry"
                     " where document in (select value from json_each(?)))"
                 )
                 values.append(json.dumps(list(documents)))
-            if _more_than(db, number, EXACT):
-                only = (
-                    f"id in (select id from signs_{size} where"
-                    f" signs match vec_quantize_binary(?) and k = ? and {only})"
-                )
-                values = [asked, min(CHANCES * most, MOST_CHOSEN), *values]
             selected = db.execute(
                 "select e.chunk, e.document, v.distance from"
                 f" (select id, vec_distance_l2(vector, ?) as distance from near_{size}"
                 f" where {only} order by distance limit ?) v"
                 " join entry e on e.id = v.id order by v.distance",
-                (asked, *values, most),
+                (*values, most),
             )
             return [Near(chunk, doc, 1.0 - distance**2 / 2.0) for chunk, doc, distance in selected]
 
@@ -266,8 +252,7 @@ def _done(work: Callable[[], T]) -> T:
 
 
 def _extension() -> str:
-    """Return the path of sqlite-vec's library. Its Python package would import numpy. Raises
-    ImportError."""
+    """Return the path of sqlite-vec's library. Its Python package would import numpy."""
     package = importlib.util.find_spec("sqlite_vec")
     if package is None or package.origin is None:
         raise ImportError("sqlite-vec is not installed: pip install slotproxy[knowledge]")
@@ -275,17 +260,17 @@ def _extension() -> str:
 
 
 def _prepare(db: apsw.Connection) -> None:
-    """Create the tables; drop terms that another version has split, and an older layout."""
-    older = "select count(*) from sqlite_master where sql like 'create virtual table vector%vec0%'"
-    if _one(db, "pragma user_version")[0] != VERSION or _one(db, older)[0]:
+    """Create the tables; drop those that another version has filled in another way."""
+    ours = "select name from sqlite_master where sql like 'create virtual table signs_%'"
+    if _one(db, "pragma user_version")[0] != VERSION:
         ours = (
             "select name from sqlite_master where type = 'table' and (name in ('base', 'entry')"
             " or sql like 'create virtual table%' or name glob 'near_[0-9]*')"
             " order by name != 'passage_term'"
         )
-        for (name,) in db.execute(ours).fetchall():
-            db.execute(f"drop table {name}")
         db.execute(f"pragma user_version = {VERSION}")
+    for (name,) in db.execute(ours).fetchall():
+        db.execute(f"drop table {name}")
     db.execute(SCHEMA)
 
 
@@ -294,21 +279,6 @@ def _tables(db: apsw.Connection, size: int) -> None:
     db.execute(
         f"create table if not exists near_{size} (id integer primary key, base integer not null,"
         f" vector blob not null); create index if not exists near_{size}_base on near_{size} (base)"
-    )
-    db.execute(
-        f"create virtual table if not exists signs_{size} using vec0("
-        f"id integer primary key, base integer partition key, signs bit[{size + -size % 8}])"
-    )
-
-
-def _place(db: apsw.Connection, size: int, key: int, number: int, numbers: Sequence[float]) -> None:
-    vector = _packed(numbers)
-    db.execute(
-        f"insert into near_{size} (id, base, vector) values (?, ?, ?)", (key, number, vector)
-    )
-    db.execute(
-        f"insert into signs_{size} (id, base, signs) values (?, ?, vec_quantize_binary(?))",
-        (key, number, vector),
     )
 
 
@@ -322,11 +292,6 @@ def _has(db: apsw.Connection, table: str) -> bool:
     return bool(_one(db, "select count(*) from sqlite_master where name = ?", table)[0])
 
 
-def _more_than(db: apsw.Connection, number: int, rows: int) -> bool:
-    sql = "select count(*) from (select 1 from entry where base = ? limit ?)"
-    return bool(_one(db, sql, number, rows + 1)[0] > rows)
-
-
 def _number(db: apsw.Connection, base: str) -> int:
     """Return a base's number; 0, which no row has, for an unknown base."""
     row = db.execute("select number from base where id = ?", (base,)).fetchone()
@@ -334,7 +299,7 @@ def _number(db: apsw.Connection, base: str) -> int:
 
 
 def _packed(vector: Sequence[float]) -> bytes:
-    """Pad a vector with zeros so that its signs fill whole bytes. Zeros add no distance."""
+    """Pad a vector with zeros, which add no distance, as all vectors in these tables are."""
     return array.array("f", vector).tobytes() + bytes(4 * (-len(vector) % 8))
 
 
@@ -360,7 +325,8 @@ def _put(db: apsw.Connection, base: str, rows: Sequence[IndexRow]) -> None:
         marked = " ".join(f"{number}q{term}" for term in row.terms.split())
         db.execute("insert into passage (rowid, terms) values (?, ?)", (key, marked))
         if row.vector:
-            _place(db, len(row.vector), key, number, row.vector)
+            added = f"insert into near_{len(row.vector)} (id, base, vector) values (?, ?, ?)"
+            db.execute(added, (key, number, _packed(row.vector)))
 
 
 def _forget(db: apsw.Connection, which: str, value: Any) -> None:
@@ -369,5 +335,4 @@ def _forget(db: apsw.Connection, which: str, value: Any) -> None:
         db.execute("delete from passage where rowid = ?", (key,))
         if dims:
             db.execute(f"delete from near_{dims} where id = ?", (key,))
-            db.execute(f"delete from signs_{dims} where id = ?", (key,))
         db.execute("delete from entry where id = ?", (key,))

@@ -10,7 +10,6 @@ from . import (
     chat_files,
     errors,
     images,
-    installed,
     knowledge,
     models,
     oidc,
@@ -29,5 +28,5 @@ def install(app: Flask, prefix: str) -> None:
     shell.install(app)
     chats = (chat, chat_archive, chat_files, images)
     signing_in = (session_routes, oidc, open_sessions)
-    for part in (shell, installed, *chats, *signing_in, knowledge, models, usage, accounts, status):
+    for part in (shell, *chats, *signing_in, knowledge, models, usage, accounts, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

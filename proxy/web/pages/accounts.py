@@ -1,7 +1,6 @@
 """The page of API keys, users and teams, for administrators.
 
-Its script calls LiteLLM's routes (`proxy.apis.litellm`) under a path of the pages, where a session
-with its CSRF token takes the place of an API key.
+Its script calls LiteLLM's routes (`proxy.apis.litellm`) under a path of the pages, with a session.
 """
 
 from __future__ import annotations
@@ -62,13 +61,7 @@ def page() -> Response:
     )
 
 
-def _answer(view: Callable[[Services, Record], Any]) -> Response:
-    response = json_view(view)
-    response.headers["Cache-Control"] = "no-store"  # it may have a secret
-    return response
-
-
 for _method, _path, _view in VIEWS:
     blueprint.add_url_rule(
-        f"{API}{_path}", _view.__name__, partial(_answer, _view), methods=[_method]
+        f"{API}{_path}", _view.__name__, partial(json_view, _view), methods=[_method]
     )

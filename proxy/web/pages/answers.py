@@ -1,10 +1,8 @@
 """Answers of the chat page: written in the background, stored as they grow, streamed to followers.
 
-Text, sources and steps are stored before they are shown, so neither a reload, a lost connection nor
-a restart loses any. While this process writes answers, it sends the store a heartbeat every few
-seconds, even while a dialogue waits in the queue, evaluates a long prompt or uses a tool. From the
-heartbeat, other processes learn that this one is alive, and this one learns of answers stopped
-elsewhere.
+Text, sources and steps are stored before they are shown, so that none is lost. While this process
+writes answers, it sends the store a heartbeat every few seconds, even while a dialogue waits. From
+it, others learn that this process is alive, and this one learns of answers stopped elsewhere.
 """
 
 from __future__ import annotations
@@ -78,8 +76,7 @@ class Answers:
         caller: Caller,
         record: Record,
     ) -> StoredMessage:
-        """Start a thread that writes an answer into the message that `keep` returns, after the text
-        it has already. Raises QueueFull; nothing is stored then."""
+        """Start a thread that writes an answer into the message that `keep` returns."""
         if not services.writers.take(request.owner):
             raise QueueFull("too many answers are being generated", retry_after=5.0)
         try:
@@ -154,10 +151,8 @@ class Answers:
 
 
 class _Writer:
-    """Writes a dialogue's events to the store, then to the followers.
-
-    Text is gathered for a moment. The next event flushes it, or `show_late` from another thread.
-    """
+    """Writes a dialogue's events to the store, then to the followers. Text is gathered for a
+    moment."""
 
     def __init__(
         self,
@@ -222,8 +217,7 @@ class _Writer:
             self._growing.publish({"type": "over", "status": status})
 
     def _finish(self, status: Status) -> None:
-        """Store the end. The answer exists nowhere else, so this waits if the store is
-        unavailable."""
+        """Store the end, which exists nowhere else: this waits if the store is unavailable."""
 
         def finish() -> None:
             if self._unsaved != ("", ""):
@@ -300,8 +294,7 @@ class _Writer:
         self._growing.publish({"type": "extra", "extra": self._extra})
 
     def _keep(self, text: str = "", thought: str = "", extra: dict[str, Any] | None = None) -> None:
-        """Store pending text. If the store is unavailable, the text is stored with the next piece.
-        Raises Cancelled if another worker stopped or deleted the answer."""
+        """Store pending text, or keep it while the store is away. Raises Cancelled."""
         before = self._unsaved
         self._unsaved = text, thought = before[0] + text, before[1] + thought
         if time.monotonic() < self._away:

@@ -33,8 +33,7 @@ def share(asked: Mapping[str, Any], name: str, prefix: str = "") -> float | None
 
 
 def knowledge() -> Knowledge:
-    """The knowledge bases that the caller may use. Raises NotFound if the knowledge extra is not
-    installed."""
+    """The knowledge bases that the caller may use. Raises NotFound without the extra."""
     owner()  # permissions are those of a checked key
     available = permissions.knowledge(current_services(), request.environ)
     if available is None:

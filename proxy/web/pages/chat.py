@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,34 +30,10 @@ if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
 
 
-# What an empty chat offers to try.
+# What an empty chat offers to try: first what is configured here, then what any model can answer.
 OFFERED = 4
-CALCULATOR = "calculator"  # the tool of the question that needs one
-PLAIN = ("explain", "write", "code", "plan")  # questions that any model can answer
+PLAIN = ("explain", "write", "code", "plan")
 
-
-def offers(
-    *, files: bool, bases: bool, sees: bool, engines: bool, tools: Collection[str]
-) -> tuple[str, ...]:
-    """Four things to try: first those that are configured here, and at least one plain question.
-
-    `files`: documents can be added; `bases`: there is a knowledge base; `sees`: a model accepts
-    images; `engines`: the web can be searched; `tools` are the names an agent may use.
-    """
-    configured = {
-        "files": files,
-        "base": bases,
-        "image": sees,
-        "search": engines,
-        "tools": CALCULATOR in tools,
-    }
-    found = [name for name, there in configured.items() if there]
-    return (*found[: OFFERED - 1], *PLAIN)[:OFFERED]
-
-
-# Converts the chat page's settings to a dialogue's parameters.
-#
-# Raises InvalidParameter for invalid settings, before anything of a question is stored.
 WHERE = "options."
 
 
@@ -148,43 +124,41 @@ def page() -> Response:
         )
     models = chat_models.names(services, request.environ)
     seen = [one for one in models if images.accepts_images(services.gateway, one)]
-    missing = services.conversations is None
     owner = api.owner()
     knowledge = permissions.knowledge(services, request.environ)
     all_bases = knowledge.bases(owner) if knowledge is not None else ()
     bases = [one for one in all_bases if not one.temporary]
-    dialogues = services.dialogues
-    return make_response(
-        render_template(
-            "chat.html",
-            missing=missing,
-            files=services.knowledge is not None,
-            bases=bases,
-            engines=dialogues.engines,
-            tools=dialogues.tools,
-            templates=templates(services.layouts),
-            talks=TALKS,
-            owner=owner,
-            models=models,
-            seen=seen,
-            offers=offers(
-                files=services.knowledge is not None,
-                bases=bool(bases),
-                sees=bool(seen),
-                engines=bool(dialogues.engines),
-                tools=dialogues.tools,
-            ),
-        )
+    files, dialogues = services.knowledge is not None, services.dialogues
+    configured = {
+        "files": files,
+        "base": bool(bases),
+        "image": bool(seen),
+        "search": bool(dialogues.engines),
+        "tools": "calculator" in dialogues.tools,
+    }
+    offers = [name for name, there in configured.items() if there][: OFFERED - 1]
+    page = render_template(
+        "chat.html",
+        missing=services.conversations is None,
+        files=files,
+        bases=bases,
+        engines=dialogues.engines,
+        tools=dialogues.tools,
+        templates=templates(services.layouts),
+        talks=TALKS,
+        owner=owner,
+        models=models,
+        seen=seen,
+        offers=[*offers, *PLAIN][:OFFERED],
     )
+    return make_response(page)
 
 
 @blueprint.get(f"{API}/models")
 def models() -> Response:
     """List the models that can be asked, with their states."""
     api.owner()
-    response = json_response(chat_models.models(current_services(), request.environ))
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(chat_models.models(current_services(), request.environ))
 
 
 # -- conversations
@@ -192,9 +166,8 @@ def models() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """List a page of conversations, the last changed first. `?search=` filters by words; `?before=`
-    takes the change time of the previous page's last conversation. `?pinned=1` lists those that are
-    pinned instead."""
+    """List a page of conversations, the last changed first: `?search=` words, `?before=` a time, or
+    those that are `?pinned=1`."""
     if request.args.get("pinned"):
         return json_response(api.conversations().pinned(api.owner()))
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
@@ -254,19 +227,11 @@ def messages(conversation: str) -> Response:
 
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
-    """Ask a question. `{"text", "parent_id"}` asks under a message (without a parent: as a first
-    message), with its own `images`, or with `images_of` another message. `{"again": id}` answers a
-    question again. `options` are those of `options.read`; the base "files" means the files of the
-    conversation. Returns the question and the answer, which is still being written.
-
-    If the question is refused, nothing is stored.
-    """
-    services, store, owner, asked = (
-        current_services(),
-        api.conversations(),
-        api.owner(),
-        api.json_body(),
-    )
+    """Ask a question. `{"text", "parent_id"}` asks under a message, with its own `images`, or with
+    `images_of` another message. `{"again": id}` answers a question again. The base "files" means
+    the files of the conversation. A refused question is not stored."""
+    services, store = current_services(), api.conversations()
+    owner, asked = api.owner(), api.json_body()
     known = store.get(owner, conversation)
     again = fields.text(asked, "again")
     chosen = dict(fields.mapping(asked, "options"))
@@ -313,14 +278,9 @@ def ask(conversation: str) -> Response:
 
 @blueprint.post(f"{API}/answers/<message>/continue")
 def continue_(message: str) -> Response:
-    """Continue an answer that was stopped or cut off, with the `options` of a question. Answers
-    with sources or tools cannot be continued. Returns the answer, which is being written again."""
-    services, store, owner, asked = (
-        current_services(),
-        api.conversations(),
-        api.owner(),
-        api.json_body(),
-    )
+    """Continue an answer without sources or tools that was stopped or cut off."""
+    services, store = current_services(), api.conversations()
+    owner, asked = api.owner(), api.json_body()
     *before, known = store.path(owner, message)
     if not before or not known.content or known.extra.get("kind", "chat") != "chat":
         raise InvalidParameter("message", "must be an answer with text and without sources")
@@ -345,8 +305,7 @@ def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> Stored
 
 @blueprint.get(f"{API}/answers/<message>/events")
 def events(message: str) -> Response:
-    """Stream the events of an answer from its start, or from the Last-Event-ID that a browser sends
-    when it reconnects. Raises NotFound if the answer is finished."""
+    """Stream the events of an answer. Raises NotFound if it is finished."""
     store, owner = api.conversations(), api.owner()
     seen = StreamPosition.read(request.headers.get("Last-Event-ID", ""))
     growing = _answers.get(owner, message)

@@ -12,8 +12,7 @@ from flask import Response, make_response, request
 from msgspec import structs
 
 from ...apis import chat_exports
-from ...store.adopted import AdoptedMessage
-from ...store.records import PINNED
+from ...store.records import PINNED, AdoptedMessage
 from .. import body
 from ..routes import Api
 from ..spine import json_response, passthrough
@@ -53,15 +52,19 @@ def export_all() -> Response:
 
 @blueprint.post(f"{API}/import")
 def import_() -> Response:
-    """Store a conversation of an export of these pages, Open WebUI or ChatGPT. 204 if it has no
-    messages. Raises InvalidParameter, QuotaExceeded."""
+    """Store a conversation of an export of these pages, Open WebUI or ChatGPT."""
     found = chat_exports.read(api.json_body())
     if not found.messages:
         return api.done()
     messages = [AdoptedMessage(**structs.asdict(one)) for one in found.messages]
     settings = {PINNED: True} if found.pinned else {}
-    made = api.conversations().adopt(
-        api.owner(), found.title, settings, found.created, found.changed, messages
+    made = api.conversations().create(
+        api.owner(),
+        found.title,
+        settings,
+        created=found.created,
+        changed=found.changed,
+        messages=messages,
     )
     return json_response(made, 201)
 

@@ -72,8 +72,7 @@ def add(conversation: str) -> Response:
 
 
 def _new_base(owner: str, conversation: str, instead_of: str | None) -> str:
-    """Give the conversation a base, unless another request has just given it one. Returns its
-    id."""
+    """Give the conversation a base, unless another request has just done so. Returns its id."""
     knowledge = api.knowledge()
     made = knowledge.create(owner, "", temporary=True).id
 

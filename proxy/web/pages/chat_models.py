@@ -32,9 +32,7 @@ STATES: Mapping[str, State] = {"unloaded": "stopped", "sleeping": "stopped", "lo
 
 class ChatModel(Struct, frozen=True, kw_only=True):
     """A model that the caller may ask. `place` is its place in the line of models without room,
-    `left` the seconds until it is loaded, None if unknown. `context` is the tokens of a
-    conversation, 0 if unknown. `defaults` are the sampling parameters of a question that sets none,
-    as far as they are known."""
+    `left` the seconds until it is loaded. `context` is 0 if unknown."""
 
     name: str
     title: str

@@ -1,8 +1,5 @@
-"""Error pages for browsers, in English and Chinese.
-
-Requests with `Accept: application/json`, `*/*` or no Accept header, as API clients send them, get
-the error object of their dialect.
-"""
+"""Error pages for browsers. API clients (`Accept: application/json` or `*/*`) get the error object
+of their dialect."""
 
 from __future__ import annotations
 
@@ -26,11 +23,12 @@ POLICY = "; ".join(
 
 
 def add_security_headers(response: Response) -> Response:
-    """Add the headers to a page; other responses stay unchanged."""
+    """Add the headers to a page. Neither it nor data of it stay in the browser."""
     if response.mimetype == "text/html":
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["Referrer-Policy"] = "same-origin"
-        response.headers["Cache-Control"] = "no-store"
+    if response.mimetype in ("text/html", "application/json"):
+        response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 

@@ -51,8 +51,7 @@ class LiveMessage:
     """An answer that this process is writing."""
 
     def __init__(self, owner: str, conversation: str, renew: Callable[[], bool]) -> None:
-        """`renew` sends the store a heartbeat, and returns False if the answer is no longer
-        wanted."""
+        """`renew` sends the store a heartbeat; False: the answer is no longer wanted."""
         self.owner = owner
         self.conversation = conversation
         self.renew = renew

@@ -17,22 +17,15 @@ from ..services import current_services
 from ..spine import refuse
 from . import errors, session
 
-# CSRF protection: forms and page scripts send a token that no other site can know.
-#
-# The token is a digest of the visitor's cookie. It is needed even without API keys: any page in a
-# browser can post to an address of the local machine.
-# Reads the forms of signing in and out, which anybody may send.
-#
-# They are read before the sender is known, so their size is limited. Other requests of pages
-# (JSON, files) are not read here.
-# Bytes; a key and an address need some hundreds.
+# Forms and page scripts send a token, a digest of the visitor's cookie that no other site knows.
+# It is needed even without API keys: any page can post to an address of the local machine. Forms of
+# signing in and out are read before the sender is known, so their size is limited.
 MAX_BYTES = 16 << 10
 MAX_FIELDS = 16
 
 
 def fields() -> Mapping[str, str]:
-    """Return the form fields of the current request, read once. Raises BodyTooLarge or
-    BadRequest."""
+    """Return the form fields of the current request, read once."""
     if "fields" not in g:
         data = body.read(request.environ, MAX_BYTES)
         g.fields = plain_fields(data, MAX_FIELDS) if request.mimetype == body.FORM else {}
@@ -52,9 +45,8 @@ def token() -> str:
 
 
 def check_token() -> None:
-    """Raises Forbidden for a request that changes something without the token, and what `fields`
-    raises for an invalid form. A valid key in a header replaces the token: another site cannot make
-    a browser send one."""
+    """Raises Forbidden for a request that changes something without the token. A valid key in a
+    header replaces it: another site cannot make a browser send one."""
     if request.method in SAFE or session.has_key():
         return
     cookie = request.cookies.get(session.VISIT, "")
@@ -72,10 +64,7 @@ def _of(cookie: str) -> str:
 
 
 def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprint:
-    """Guard this blueprint's routes. `open_to_all` names endpoints, without the blueprint's name,
-    that need no sign-in. Templates get `csrf_token()`, `signed_in` (the key's name, "" if none is
-    needed, None if nobody is signed in), `administers` (whether that is an administrator's key) and
-    `sign_in_needed`."""
+    """Guard this blueprint's routes. `open_to_all` names endpoints that need no sign-in."""
     open_ones = {f"{blueprint.name}.{name}" for name in open_to_all}
 
     @blueprint.before_request

@@ -1,8 +1,5 @@
-"""Images in a conversation: stored and deleted with the message they were sent with.
-
-They are data: URLs in the message's `extra`, [{"name", "url"}]. A page gets their names, and
-fetches the images it shows.
-"""
+"""Images in a conversation: data: URLs in the message's `extra`, [{"name", "url"}]. A page gets
+their names, and fetches the images it shows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The knowledge page and the routes its script calls: bases, documents, chunks, search and jobs.
-
-The routes only convert: the work, including access by owner, is in `knowledge.service`.
-"""
+"""The knowledge page and the routes its script calls, which only convert."""
 
 from __future__ import annotations
 
@@ -69,8 +66,7 @@ def rebuild(base: str) -> Response:
 
 @blueprint.post(f"{API}/<base>/search")
 def search(base: str) -> Response:
-    """Search a base: `{"query", "top_k", "score_threshold"}` gives a list of hits, the best
-    first."""
+    """Search a base: `{"query", "top_k", "score_threshold"}` gives hits, the best first."""
     asked = api.json_body()
     query = fields.text(asked, "query").strip()
     if not query:

@@ -24,19 +24,14 @@ from ..services import Services, current_services
 from ..spine import json_response
 from . import api, guard
 
-# The data of the models page: everything once, and again whenever something has changed.
-#
-# All times are points in time and not spans, so that nothing changes while a model only waits,
-# loads or idles; the page counts the seconds. A stream ends after `LIFE` seconds and the browser
-# reconnects.
+# All times are points in time and not spans: nothing changes while a model waits, loads or idles.
 PERIOD = 0.5  # seconds between two looks
 LIFE = 15.0  # seconds per stream
 
 
 class Models(msgspec.Struct, frozen=True):
-    """What a key may see: the models that it may use. Only an admin may load, unload and pin them,
-    and sees those that lists leave out. The others are segments without a name. `profiles` has the
-    labels and texts about the template of each model that was loaded once."""
+    """What a key may see: the models that it may use; the others are segments without a name.
+    `profiles` has the texts about the template of each model that was loaded once."""
 
     admin: bool
     models: tuple[ModelView, ...]
@@ -105,9 +100,7 @@ def page() -> Response:
 @blueprint.get(API)
 def now() -> Response:
     api.owner()
-    response = json_response(states(current_services(), request.environ))
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(states(current_services(), request.environ))
 
 
 @blueprint.get(f"{API}/events")

@@ -1,8 +1,7 @@
 """Signs in at an OpenID provider: the browser goes there, and comes back with a code.
 
-What the gateway must remember meanwhile is in a signed cookie of the browser: so a code that
-another browser has obtained is refused, and any worker can finish the sign-in. A code that is
-refused counts as a wrong key of its address.
+What the gateway must remember meanwhile is in a signed cookie of the browser: any worker can finish
+the sign-in, and no other browser. A refused code counts as a wrong key of its address.
 """
 
 from __future__ import annotations

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from flask import Response, make_response, render_template, request
 
 from ...apis import fields
 from ...errors import NotFound
-from ...store.live import LiveSessions
 from .. import permissions
 from ..ledger.query import everyone
 from ..routes import Api
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard, session
+
+if TYPE_CHECKING:
+    from ...store.sessions import LiveSessions  # it imports SQLAlchemy, an extra
 
 MOST_LISTED = 500
 
@@ -39,7 +42,7 @@ def listed() -> Response:
         permissions.check_admin(services, key)
     own = session.current()
     found = _opened().listed(None if all_keys else key, time.time(), MOST_LISTED)
-    response = json_response(
+    return json_response(
         [
             {
                 "id": one.id,
@@ -52,14 +55,11 @@ def listed() -> Response:
             for one in found
         ]
     )
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 @blueprint.post("/pages/api/sessions/end")
 def end() -> Response:
-    """End the session `{"id"}`: the caller's, or any for administrators. Raises NotFound,
-    InvalidParameter."""
+    """End the session `{"id"}`: the caller's, or any for administrators. Raises NotFound."""
     services, key = current_services(), api.owner()
     name = fields.required(api.json_body(), "id")
     owner = None if permissions.is_admin(services, key) else key

@@ -1,14 +1,12 @@
 """Sign-in to the pages: an API key becomes a signed cookie with the key's name and a random id.
 
 The signing secret is derived from the configured keys, slowly (scrypt): sessions end when the keys
-change, and a stolen cookie does not help to guess a key. Open sessions are stored, in the database
-if there is one (proxy/store/live.py): a session that was ended cannot be used, even with its
-cookie. Sessions are only for pages. The API requires the key itself, since browsers add cookies to
-requests that other sites make.
+change, and a stolen cookie does not help to guess a key. Open sessions are stored, so one that was
+ended is over for every copy of its cookie. The API does not accept sessions: browsers add cookies
+to requests that other sites make.
 
-A second cookie, `VISIT`, is a random text, from which the CSRF token is derived. It is Lax where
-the session cookie is Strict: a link from another site must not replace it, or every open page would
-have a wrong token.
+A second cookie, `VISIT`, is a random text, from which the CSRF token is derived. It is Lax: a link
+from another site must not replace it, or every open page would have a wrong token.
 """
 
 from __future__ import annotations
@@ -72,8 +70,7 @@ class Sessions:
         return self._signer.dumps([name, value]), Session(_digest(value), name)
 
     def read(self, cookie: str) -> Session | None:
-        """Return the session of a cookie, open or not; None if the cookie is forged, cut or
-        expired."""
+        """Return the session of a cookie, open or not; None if it is forged, cut or expired."""
         if not cookie or not self.needed:
             return None
         try:
@@ -121,8 +118,7 @@ def current() -> Session | None:
 
 
 def require() -> None:
-    """Raises Unauthorized unless the current request has a session or a valid key in a header. From
-    here on, `Keys.check` accepts the session as a key."""
+    """Raises Unauthorized without a session or a key. `Keys.check` then accepts the session."""
     name = signed_in()
     if name:
         request.environ[SIGNED_IN] = name
@@ -132,8 +128,7 @@ def require() -> None:
 
 
 def has_key() -> bool:
-    """Whether the request's headers contain a valid key. Browsers never add one by themselves,
-    except with Basic authorization, which this does not read."""
+    """Whether the headers contain a valid key, which browsers never add by themselves."""
     return current_services().keys.has_key(request.environ)
 
 
@@ -184,8 +179,7 @@ def end(response: Response, *, everywhere: bool = False) -> Response:
 
 
 def is_https() -> bool:
-    """Whether the browser speaks HTTPS with the gateway, or with the TLS proxy in front of it. The
-    header of a proxy can be forged by anybody."""
+    """Whether the browser speaks HTTPS, also with a proxy; its header can be forged."""
     return request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
 
 

@@ -66,11 +66,8 @@ def sign_out(everywhere: bool) -> Response:
 
 @blueprint.get("/pages/api/session")
 def who() -> Response:
-    """Tell a script who is signed in: `{"signed_in": …}`. After a link from another site, browsers
-    send the session only with requests like this one."""
-    response = make_response({"signed_in": session.signed_in() is not None})
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    """Tell a script who is signed in; links from other sites come without the session."""
+    return make_response({"signed_in": session.signed_in() is not None})
 
 
 def _go(to: str) -> Response:

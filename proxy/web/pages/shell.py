@@ -36,9 +36,8 @@ def install(app: Flask) -> None:
 
 
 def language() -> str:
-    """Return the current request's language: that of its path, the chosen one, the browser's,
-    else English."""
-    chosen = (request.view_args or {}).get("spoken") or request.cookies.get(LANGUAGE, "")
+    """Return the current request's language: the chosen one, or the browser's."""
+    chosen = request.cookies.get(LANGUAGE, "")
     if chosen in texts.LANGUAGES:
         return chosen
     return request.accept_languages.best_match(texts.LANGUAGES, "en")
@@ -89,9 +88,7 @@ def address(name: str) -> str:
 
 
 def _known() -> dict[str, Any]:
-    """Return the values available in every template: `words(key, **values)`, `words_in(language,
-    key)`, the file of `texts`, `static(file)`,
-    `language`, `theme` and the `next_theme`, `home`, and those of the guard."""
+    """Return the values available in every template, with those of the guard."""
     spoken, shown = language(), theme()
     return {
         **guard.template_values(),

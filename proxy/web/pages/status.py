@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any
 
 import msgspec
 from flask import Response, make_response, render_template, request
 
+from ...apis.models.routes import watched
 from ...apis.status.routes import listed
-from ...errors import QueueFull
 from ...gateway import Caller
 from .. import permissions
 from ..observability.history import SAMPLES, STEP, total
 from ..routes import Api
 from ..services import Services, current_services
-from ..spine import STREAM_HEADERS, json_response, passthrough
-from ..stream import ClosingBody
+from ..spine import json_response
 from . import guard
 
-# The data of the status page: everything once, then the changes every second.
-#
-# A stream ends after `LIFE` seconds and the browser reconnects. So an open page does not delay a
-# server that is stopping, and a closed page does not occupy a thread for long.
+# The browser reconnects: an open page does not delay a server that is stopping.
 PERIOD = 1.0  # seconds between two updates
 LIFE = 15.0  # seconds per stream
 
 
 def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
-    """Return the current state: backends, slots and queue, and the totals of the last minute and
-    hour.
-
-    It contains no prompt text. Slots of other groups are only marked as such.
-    """
+    """Return the current state, and the totals of the last minute and hour: no prompt text, and of
+    slots of other groups only that there are some."""
     view = permissions.view(services, caller)
     samples = services.observer.samples()
     newest = time.time() - 60
@@ -51,8 +43,7 @@ def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
 
 
 def points(services: Services, since: float = 0.0) -> dict[str, Any]:
-    """Return the samples of the last hour, or since that time, as columns for plots: seconds,
-    requests per second, seconds to the first token, tokens per second of one answer."""
+    """Return the samples of the last hour, or since that time, as columns for plots."""
     samples = services.observer.samples(since)
     return {
         "step": STEP,
@@ -67,8 +58,7 @@ def points(services: Services, since: float = 0.0) -> dict[str, Any]:
 def _stream(
     services: Services, caller: Caller, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[bytes, None, None]:
-    """Yield server-sent events: `points` of the last hour, then `now` every second with the new
-    points."""
+    """Yield server-sent events: `points` of the last hour, then `now` every second."""
     yield b"retry: 500\n\n"
     yield _event("points", points(services))
     end = time.monotonic() + LIFE
@@ -105,9 +95,7 @@ def now() -> Response:
     """Return `status_feed.now` and `points` once."""
     services = current_services()
     data = {**_snapshot(services, _caller(services)), "points": points(services)}
-    response = json_response(data)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(data)
 
 
 @blueprint.get("/pages/api/status/events")
@@ -115,11 +103,7 @@ def events() -> Response:
     """Stream the status. Raises QueueFull."""
     services = current_services()
     caller = _caller(services)
-    if not services.watchers.take(caller.key):
-        raise QueueFull("too many clients are watching the status", retry_after=LIFE)
-    parts = _stream(services, caller)
-    body = ClosingBody(parts, parts.close, partial(services.watchers.give, caller.key))
-    return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
+    return watched(services, caller.key, _stream(services, caller))
 
 
 def _caller(services: Services) -> Caller:

@@ -1,7 +1,6 @@
-"""The texts of the pages: one JSON file for each language, which the scripts of the pages read too.
+"""The texts of the pages: one JSON file for each language, which scripts read too.
 
-A text may have placeholders, `{name}`, and forms for one and other numbers, `{"one", "other"}`.
-Keys are paths: "chat.sources".
+A text may have placeholders, `{name}`, and forms for numbers, `{"one", "other"}`.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ LANGUAGES = ("en", "zh")
 
 
 def words(language: str, key: str, **values: object) -> str:
-    """Return a text with `values` in its placeholders; `n` decides its form. Raises KeyError if
-    there is no such text."""
+    """Return a text with `values` in its placeholders; `n` decides its form. Raises KeyError."""
     found = _find(language, key)
     if found is None:
         raise KeyError(key)

@@ -1,8 +1,5 @@
-"""Static files of the pages: compressed once, and cached by browsers until they change.
-
-Pages add a digest to a file's address (`?v=`), so that browsers may cache it for good. Imports of
-modules have no digest and are requested again, which costs a 304.
-"""
+"""Static files of the pages, compressed once. Pages add a digest to a file's address (`?v=`), so
+that browsers may cache it for good; imports of modules are requested again."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The usage page: the caller's requests by day and model, and what is used of its limits; for
-administrators, the requests of all keys."""
+"""The usage page: requests by day and model, and what is used of the limits."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ def page() -> Response:
 
 @blueprint.get("/pages/api/usage")
 def sums() -> Response:
-    """Return sums by day, by model, and for administrators by key; for the own scope, what is used
-    of the limits. Raises InvalidParameter, Forbidden, NotFound."""
+    """Return sums by day, model and (for administrators) key, and what is used of own limits."""
     services, key = current_services(), api.owner()
     days = decimal(request.args.get("days") or "30", 1, MOST_DAYS)
     if days is None:
@@ -52,9 +50,7 @@ def sums() -> Response:
         only = None
     found = _sums(services, days, only)
     found["limits"] = [] if only is None else _limit_statuses(services)
-    response = json_response(found)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(found)
 
 
 def _limit_statuses(services: Services) -> Sequence[LimitStatus]:

@@ -1,7 +1,6 @@
-// Common to all pages: the command palette, and the service worker with the page that is shown
-// without a connection.
+// Common to all pages: the command palette.
 
-const { worker, home, conversations } = document.body.dataset;
+const { conversations } = document.body.dataset;
 
 async function palette() {
   if (document.querySelector("dialog[open]")) return;
@@ -19,5 +18,5 @@ if (conversations) {
   document.querySelector("[data-palette]")?.addEventListener("click", palette);
 }
 
-// Browsers have service workers only over HTTPS and on this machine.
-if (worker) navigator.serviceWorker?.register(worker, { scope: home }).catch(() => {});
+// Earlier versions have left one in the browser.
+navigator.serviceWorker?.getRegistrations().then((all) => all.forEach((one) => one.unregister()));

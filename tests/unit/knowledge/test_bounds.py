@@ -16,7 +16,6 @@ pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
 from proxy.errors import BadRequest
 from proxy.knowledge import extract, ingest, reading
-from proxy.knowledge.extract import Unreadable
 from proxy.knowledge.index.index import Index
 from proxy.knowledge.index.lexical import MOST_QUERY, MOST_TERMS, question
 from proxy.knowledge.index.sqlite import SqliteShelf
@@ -68,14 +67,14 @@ def test_size_of_archives_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for fits in (archive(*[1] * 5), archive(1 << 20)):
         extract._weigh(fits)
     for large in (archive(*[1] * 6), archive(1 << 20, 1)):
-        with pytest.raises(Unreadable, match="expands to far more"):
+        with pytest.raises(ReadingFailed, match="expands to far more"):
             extract._weigh(large)
 
 
 def test_compression_ratio_of_archives_is_bounded() -> None:
     most = extract.RATIO << 16  # of archives with at most 64 kB
     extract._weigh(archive(most, level=zipfile.ZIP_DEFLATED))
-    with pytest.raises(Unreadable, match="expands to far more"):
+    with pytest.raises(ReadingFailed, match="expands to far more"):
         extract._weigh(archive(most + 1, level=zipfile.ZIP_DEFLATED))
 
 

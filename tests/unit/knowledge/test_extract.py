@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.knowledge.extract import AT_ONCE, Unreadable, read
+from proxy.knowledge.extract import AT_ONCE, ReadingFailed, read
 from proxy.knowledge.reading import kind
 from tests.documents import docx, epub, pdf, pptx, xlsx
 from tests.extras import need
@@ -82,7 +82,7 @@ def bomb() -> bytes:
     ],
 )
 def test_unreadable_document_has_a_reason(name: str, data: bytes, why: str) -> None:
-    with pytest.raises(Unreadable) as failed:
+    with pytest.raises(ReadingFailed) as failed:
         list(read(kind(name), name.rpartition(".")[2], io.BytesIO(data)))
     assert str(failed.value) == why
 

@@ -86,11 +86,6 @@ def test_search_finds_the_matching_passage(shelf: IndexBackend, query: str, firs
     assert names(filled(shelf), query)[0] == first
 
 
-@pytest.mark.parametrize("query", ["zebra", "斑马", "", "   ", "???", "。"])
-def test_search_without_match_finds_nothing(shelf: IndexBackend, query: str) -> None:
-    assert names(filled(shelf), query) == []
-
-
 @pytest.mark.parametrize(
     "query",
     [
@@ -125,14 +120,6 @@ def test_every_character_and_bigram_of_chinese_text_is_found(shelf: IndexBackend
         [IndexEntry("it", "d", text), *(IndexEntry(f"n{i}", "d", "填充内容") for i in range(20))],
     )
     assert [query for query in queries if names(index, query, 1) != ["it"]] == []
-
-
-def test_scores_are_fractions_and_best_match_is_first(shelf: IndexBackend) -> None:
-    hits = filled(shelf).search(["b"], "the Great Wall of China, 长城 21196", 5)
-    assert {hit.chunk_id for hit in hits} == {"wall-zh", "wall-en"}
-    assert all(0.0 < hit.score <= 1.0 and 0.0 <= hit.distance < 2.0 for hit in hits)
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    assert hits[0].document_id == f"doc-{hits[0].chunk_id}" and hits[0].base_id == "b"
 
 
 def test_base_does_not_find_documents_of_another(shelf: IndexBackend) -> None:
@@ -191,17 +178,6 @@ def test_vectors_find_passages_without_common_words(shelf: IndexBackend) -> None
     assert hits[1].score == pytest.approx(0.9045, abs=1e-3)
 
 
-def test_vector_search_is_limited_to_base_and_documents(shelf: IndexBackend) -> None:
-    index = Index(shelf, by_meaning)
-    index.add("b", [IndexEntry("far", "one", "a car"), IndexEntry("near", "two", "a dog")], "m")
-    index.add("other", [IndexEntry(f"o{i}", "d", "a feline") for i in range(80)], "m")
-    assert [hit.chunk_id for hit in index.search(["b"], "kitty", 1, models=["m"])] == ["near"]
-    only = index.search(["b"], "kitty", 5, documents=["one"], models=["m"])
-    assert [hit.chunk_id for hit in only] == ["far"]
-    index.remove("two")
-    assert [hit.chunk_id for hit in index.search(["b"], "kitty", 5, models=["m"])] == ["far"]
-
-
 def test_words_and_vectors_are_fused(shelf: IndexBackend) -> None:
     """A passage that both rank well beats one that only one ranks well."""
     index = Index(shelf, by_meaning)
@@ -251,14 +227,6 @@ def test_new_documents_survive_a_timeout_but_not_many(shelf: IndexBackend) -> No
     with pytest.raises(UpstreamTimeout):
         index.add("b", [IndexEntry("newer", "d", "更新的")])
     assert len(asked) < 9
-
-
-def test_census_counts_chunks_and_vectors(shelf: IndexBackend) -> None:
-    Index(shelf).add("b", [IndexEntry("x", "plain", "a dog"), IndexEntry("y", "plain", "a car")])
-    Index(shelf, by_meaning).add(
-        "b", [IndexEntry("z", "both", "a dog"), IndexEntry("-", "both", " ")], "m"
-    )
-    assert Index(shelf).census() == {"plain": (2, 0), "both": (2, 1)}
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])

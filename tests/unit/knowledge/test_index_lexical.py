@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.knowledge.index.lexical import (
     Term,
-    joined,
     nearness,
     question,
     terms,
@@ -38,25 +35,6 @@ from proxy.knowledge.index.lexical import (
 )
 def test_terms_of_text(text: str, expected: list[str]) -> None:
     assert list(terms(text)) == expected
-
-
-@given(st.text(max_size=200))
-def test_terms_are_letters_and_digits(text: str) -> None:
-    """So they are never query syntax, and a blank separates them."""
-    for term in terms(text):
-        assert term.isalnum() or all(not c.isspace() and c not in "\"'\\" for c in term)
-        assert 0 < len(term) <= 48
-
-
-@given(st.lists(st.sampled_from(["a", "b", "aa", "长", "长城"]), max_size=30))
-def test_counting_terms_of_joined_text(words: list[str]) -> None:
-    for word in ("a", "b", "aa", "长", "长城"):
-        assert joined(words).count(joined([word])) == words.count(word)
-
-
-@given(st.text(max_size=100))
-def test_query_has_the_same_terms_as_the_text(text: str) -> None:
-    assert {term.text for term in question(text)} <= set(terms(text))
 
 
 def test_query_omits_question_words() -> None:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pytest
 
 from proxy.errors import BadRequest, Cancelled, NoBackend, Unsupported
-from proxy.knowledge.index.index import BATCH, embedded, fused, reranked, unit
-
-
-def test_fusion_prefers_results_of_several_rankings() -> None:
-    assert fused([["a", "b", "c"], ["c", "b", "d"]]) == ["c", "b", "a", "d"]
-    assert fused([["a", "b"], []]) == ["a", "b"]
-    assert fused([]) == []
+from proxy.knowledge.index.index import BATCH, embedded, reranked, unit
 
 
 def test_results_are_reranked() -> None:
@@ -41,12 +34,6 @@ def test_failing_reranker_keeps_the_order() -> None:
     assert reranked(gone, "q", ["b", "a"], str) == [("b", None), ("a", None)]
     with pytest.raises(Cancelled):
         reranked(cancelled, "q", ["b", "a"], str)
-
-
-def test_vectors_are_normalized_or_missing() -> None:
-    assert unit([3.0, 4.0]) == (0.6, 0.8)
-    assert unit([0.0, 0.0]) == ()
-    assert unit([math.nan, 1.0]) == unit([math.inf, 1.0]) == ()
 
 
 def test_texts_are_embedded_once_in_batches_and_blank_ones_skipped() -> None:

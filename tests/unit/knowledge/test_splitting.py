@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,15 +55,6 @@ def test_chunk_ends_at_paragraph_rather_than_sentence() -> None:
     assert split(text, Splitting(32, 0))[0] == "First. Also first.\n\n"
 
 
-@settings(max_examples=share(50))
-@given(st.lists(st.builds(Section, st.sampled_from(["", "page 1", "page 2"]), TEXTS)), SPLITTINGS)
-def test_no_section_is_lost(sections: list[Section], splitting: Splitting) -> None:
-    found = list(pieces(sections, splitting))
-    said = {c for section in sections for c in section.text if not c.isspace()}
-    assert {c for piece in found for c in piece.text} >= said
-    assert {piece.place for piece in found} <= {section.place for section in sections}
-
-
 def test_pages_do_not_share_a_chunk() -> None:
     sections = [Section("page 1", "One."), Section("page 2", "Two.")]
     assert [piece.place for piece in pieces(sections, Splitting())] == ["page 1", "page 2"]
@@ -84,14 +74,6 @@ def test_markdown_position_is_its_heading() -> None:
     assert places == ["", "One", "One > Two", "Three"]
 
 
-def test_slide_position_is_its_number() -> None:
-    text = "<!-- Slide number: 1 -->\n# Hello\n<!-- Slide number: 2 -->\n# More\n"
-    assert [s.place for s in of_markdown(text) if s.text.strip()] == [
-        "slide 1",
-        "slide 2",
-    ]
-
-
 @settings(max_examples=share(50))
 @given(st.text())
 def test_sections_lose_no_line(text: str) -> None:
@@ -104,9 +86,3 @@ def test_sections_lose_no_line(text: str) -> None:
 def test_plain_text_position_is_its_line() -> None:
     text = "\n".join(f"line {number}" for number in range(1, 101))
     assert [section.place for section in of_plain(text)] == ["lines 1-80", "lines 81-100"]
-
-
-@pytest.mark.parametrize("text", ["", " ", "\n\n\t"])
-def test_blank_text_has_no_chunks(text: str) -> None:
-    assert split(text, Splitting()) == []
-    assert list(pieces([Section("", text)], Splitting())) == []

@@ -70,12 +70,6 @@ def test_address_that_is_not_verified_gives_no_rights() -> None:
         person(ISSUER, chosen, mapped(user="sub", allowed=(boss,)))
 
 
-@pytest.mark.parametrize("verified", [True, "true"])
-def test_verified_address_names_the_user(verified: Any) -> None:
-    found = person(ISSUER, {**CLAIMS, "email_verified": verified}, mapped())
-    assert found.user == CLAIMS["email"]
-
-
 def test_number_of_groups_is_bounded() -> None:
     groups = [f"g{n}" for n in range(MOST_GROUPS + 5)]
     found = person(ISSUER, {**CLAIMS, "groups": groups}, mapped(teams="groups"))

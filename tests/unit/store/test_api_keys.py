@@ -10,13 +10,12 @@ from msgspec.structs import replace
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.accounts.records import StoredKey, Team
+from proxy.accounts.records import StoredKey
 from proxy.accounts.service import blocking
 from proxy.errors import BadRequest, NotFound
 from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
-from proxy.store.groups import teams
 
 
 def _key(number: int, **fields: object) -> StoredKey:
@@ -31,22 +30,6 @@ def _key(number: int, **fields: object) -> StoredKey:
 
 def _audited(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [one for one in caplog.records if one.name == "slotproxy.audit"]  # others may log, too
-
-
-def test_key_is_found_by_digest_and_id(database: Database) -> None:
-    keys = ApiKeys(database)
-    key = _key(1, alias="a", user_id="u", team_id="t", expires=9.0, metadata={"x": [1]})
-    teams(database).add(Team(id="t"), "ops")
-    keys.add(key, "ops")
-    keys.add(_key(2), "ops")
-    assert keys.read(key.id) == keys.read(key.digest) == key
-    found = keys.find(key.digest)
-    assert found is not None
-    assert found == keys.find_id(key.id)
-    assert (found.key, found.alias, found.user, found.team, found.until) == (
-        (key.id, "a", "u", "t", 9.0)
-    )
-    assert keys.find("f" * 64) is keys.find_id("key_none") is None
 
 
 def test_alias_is_unique_until_its_key_is_deleted(database: Database) -> None:
@@ -69,15 +52,6 @@ def test_missing_key_leaves_the_others(database: Database) -> None:
         with pytest.raises(NotFound):
             keys.delete(names, aliases, "ops")
     assert keys.delete([_key(1).id], [], "ops") == [_key(1).digest]
-
-
-def test_list_is_paged_newest_first(database: Database) -> None:
-    keys = ApiKeys(database)
-    for number in range(5):
-        keys.add(_key(number), "ops")
-    count, page = keys.listed({}, 2, 2)
-    assert count == 5
-    assert [key.id for key in page] == [_key(2).id, _key(1).id]
 
 
 def test_former_secret_finds_the_key(database: Database) -> None:
@@ -141,12 +115,3 @@ def test_numbers_of_simultaneous_changes_have_no_gap(url: str) -> None:
     assert [change.number for change in ApiKeys(first).changes(0, 100)] == list(range(1, 16))
     for database in (first, *others):
         database.close()
-
-
-def test_each_database_has_a_secret_of_its_own(database: Database) -> None:
-    other = Database("sqlite://")
-    other.upgrade()
-    secret = ApiKeys(database).secret()
-    assert len(secret) == 32
-    assert ApiKeys(database).secret() == secret != ApiKeys(other).secret()
-    other.close()

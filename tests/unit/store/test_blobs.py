@@ -10,13 +10,13 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("alembic", reason="the extra `knowledge` is not installed")
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 
 from proxy.store.database import Database
 from proxy.store.file_store import PIECE, FileStore, StoredFile
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Base, Document
-from proxy.store.tables import BASE, CONTENTS, ORIGINAL
+from proxy.store.tables import CONTENTS, ORIGINAL
 
 LONG = bytes(range(256)) * (PIECE // 256) * 2 + b"\0 and the rest"
 DOCUMENT = Document(id="doc_1", base_id="vs_1", filename="a.txt", size=len(LONG), created=1.0)
@@ -34,14 +34,6 @@ def database(url: str) -> Iterator[Database]:
     one.close()
 
 
-@pytest.mark.parametrize("data", [b"", b"x", LONG[:PIECE], LONG], ids=len)
-def test_stored_bytes_are_read_in_pieces(database: Database, data: bytes) -> None:
-    rows = KnowledgeStore(database)
-    rows.add_document("me", DOCUMENT, BytesIO(data))
-    found = list(rows.original("doc_1"))
-    assert b"".join(found) == data and len(found) == -(-len(data) // PIECE)
-
-
 def test_file_and_its_document_have_separate_bytes(database: Database) -> None:
     rows, files = KnowledgeStore(database), FileStore(database)
     files.put("me", FILE, BytesIO(LONG))
@@ -56,13 +48,6 @@ def test_file_and_its_document_have_separate_bytes(database: Database) -> None:
             assert db.execute(select(func.count()).select_from(table)).scalar() == 0
 
 
-def test_base_deletion_deletes_stored_pieces(database: Database) -> None:
-    KnowledgeStore(database).add_document("me", DOCUMENT, BytesIO(LONG))
-    with database.begin() as db:
-        db.execute(delete(BASE))
-        assert db.execute(select(func.count()).select_from(ORIGINAL)).scalar() == 0
-
-
 def test_read_of_deleted_document_ends(database: Database) -> None:
     files = FileStore(database)
     files.put("me", FILE, BytesIO(LONG))
@@ -70,7 +55,3 @@ def test_read_of_deleted_document_ends(database: Database) -> None:
     assert next(reading) == LONG[:PIECE]
     assert files.delete("me", "file-1")
     assert list(reading) == []
-
-
-def _fields(file: StoredFile) -> dict[str, object]:
-    return {name: getattr(file, name) for name in file.__struct_fields__}

@@ -10,10 +10,10 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from proxy.errors import NotFound, QuotaExceeded, StoreUnavailable
 from proxy.store import conversations
-from proxy.store.adopted import AdoptedMessage
 from proxy.store.conversations import LEASE, ConversationStore
 from proxy.store.database import Database
 from proxy.store.quota import MOST_MESSAGES, Quota
+from proxy.store.records import AdoptedMessage
 
 
 @pytest.fixture
@@ -23,24 +23,6 @@ def store(url: str) -> Iterator[ConversationStore]:
     ticks = itertools.count(1)
     yield ConversationStore(database, clock=lambda: float(next(ticks)))
     database.close()
-
-
-def test_growing_answer_is_stored_at_every_update(store: ConversationStore) -> None:
-    talk = store.create("ann", "Bridges", {"mode": "chat"})
-    question = store.add("ann", talk.id, "user", "How long?")
-    answer = store.add("ann", talk.id, "assistant", parent_id=question.id, status="growing")
-    store.append(answer.id, reasoning="Let me see.")
-    store.append(answer.id, "521 ")
-    store.append(answer.id, "metres.", extra={"sources": [1]})
-    seen = store.message("ann", answer.id)
-    assert (seen.content, seen.reasoning, seen.status) == ("521 metres.", "Let me see.", "growing")
-    assert seen.extra == {"sources": [1]}
-    assert store.interrupted() == 1
-    assert not store.append(answer.id, "more")
-    assert not store.append("none", "more")
-    assert store.message("ann", answer.id).status == "interrupted"
-    store.finish(answer.id, "done", {"tokens": 3})
-    assert store.message("ann", answer.id).extra == {"tokens": 3}
 
 
 def test_answer_without_heartbeat_is_interrupted(url: str) -> None:
@@ -106,30 +88,6 @@ def test_short_database_outage_does_not_interrupt_an_answer(
     database.close()
 
 
-def test_regenerated_answer_is_a_branch(store: ConversationStore) -> None:
-    talk = store.create("ann")
-    question = store.add("ann", talk.id, "user", "Q")
-    first, second = (
-        store.add("ann", talk.id, "assistant", text, parent_id=question.id) for text in "AB"
-    )
-    more = store.add("ann", talk.id, "user", "More?", parent_id=second.id)
-    assert [one.content for one in store.path("ann", more.id)] == ["Q", "B", "More?"]
-    assert [one.content for one in store.path("ann", first.id)] == ["Q", "A"]
-    assert [one.content for one in store.messages("ann", talk.id)] == ["Q", "A", "B", "More?"]
-
-
-def test_conversations_are_found_by_title_and_words(store: ConversationStore) -> None:
-    bridges, trains = (store.create("ann", title) for title in ("Bridges", "Trains"))
-    store.add("ann", trains.id, "user", "赵州桥在哪里? 100% sure")
-    assert [one.id for one in store.recent("ann")] == [trains.id, bridges.id]
-    assert [one.id for one in store.recent("ann", "bRIDGE")] == [bridges.id]
-    assert [one.id for one in store.recent("ann", "州桥")] == [trains.id]
-    assert [one.id for one in store.recent("ann", "0% s")] == [trains.id]
-    assert store.recent("ann", "0_") == ()
-    (last,) = store.recent("ann", limit=1)
-    assert [one.id for one in store.recent("ann", before=last.changed)] == [bridges.id]
-
-
 def test_data_of_another_owner_is_invisible(store: ConversationStore) -> None:
     talk = store.create("ann")
     said = store.add("ann", talk.id, "user", "secret")
@@ -162,21 +120,6 @@ def test_messages_are_read_singly_and_deleted_together(store: ConversationStore)
     assert [one.content for one in store.each_message("ann", talk.id)] == ["Q", "R", "S"]
     assert store.clear("ann") == 1
     assert store.recent("ann") == ()
-
-
-def test_later_thought_replaces_earlier_one(store: ConversationStore) -> None:
-    store.rate("ann", "m", -1, "wrong")
-    store.rate("ann", "m", 1, "right after all")
-    store.rate("bob", "m", -1)
-    (kept,) = store.ratings("ann")
-    assert (kept.score, kept.reason) == (1, "right after all")
-
-
-def test_title_and_settings_can_be_changed(store: ConversationStore) -> None:
-    talk = store.create("ann")
-    store.change("ann", talk.id, title="New")
-    changed = store.change("ann", talk.id, edit=lambda before: {**before, "mode": "agent"})
-    assert (changed.title, changed.settings) == ("New", {"mode": "agent"})
 
 
 def test_conversations_of_a_key_are_bounded(
@@ -257,7 +200,7 @@ def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationSt
         AdoptedMessage(0, "assistant", "A", "Hm."),
         AdoptedMessage(0, "assistant", "B"),
     ]
-    made = store.adopt("ann", "Title", {}, 5.0, 1e10, messages)
+    made = store.create("ann", "Title", created=5.0, changed=1e10, messages=messages)
     assert made.created == 5.0 and made.changed < 1e10  # not in the future
     question, first, second = store.messages("ann", made.id)
     assert (question.created, first.created) == (6.0, 5.0)
@@ -269,7 +212,7 @@ def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationSt
 def test_adopted_conversation_of_too_many_messages_is_not_stored(store: ConversationStore) -> None:
     messages = [AdoptedMessage(None, "user", "x")] * (MOST_MESSAGES + 1)
     with pytest.raises(QuotaExceeded, match="at most"):
-        store.adopt("ann", "", {}, 0.0, 0.0, messages)
+        store.create("ann", messages=messages)
     assert store.recent("ann") == ()
 
 

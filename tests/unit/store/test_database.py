@@ -96,14 +96,6 @@ def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     database.close()
 
 
-def test_new_and_current_tables_need_no_alembic(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alembic.command.upgrade", None)
-    database = Database(url)
-    database.upgrade()
-    database.upgrade()
-    database.close()
-
-
 def test_interrupted_creation_is_no_later_version(url: str) -> None:
     database = Database(url)
     try:
@@ -174,15 +166,4 @@ def test_pages_kept_by_a_connection_are_bounded(tmp_path: Path) -> None:
     with database.begin() as connection:
         kept = connection.execute(text("pragma cache_size")).scalar()
         assert kept == -sqlite.PAGE_CACHE / 1024  # negative: KiB
-    database.close()
-
-
-def test_connection_used_last_is_used_next(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'data.db'}")
-    first, second = (database.engine.connect() for _ in "ab")
-    last = second.connection.dbapi_connection
-    first.close()
-    second.close()
-    with database.begin() as connection:
-        assert connection.connection.dbapi_connection is last
     database.close()

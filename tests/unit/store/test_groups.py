@@ -9,7 +9,6 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from proxy.accounts.records import Member, StoredKey, Team, User
 from proxy.accounts.rights import Rights
-from proxy.accounts.service import blocking
 from proxy.errors import BadRequest, NotFound
 from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
@@ -31,21 +30,6 @@ def test_rights_of_key_team_and_user_hold_together(database: Database) -> None:
     assert [one.models for one in found.rights] == [(), ("*b",), ("a*",)]
     assert (found.priority, found.group, found.user, found.team) == ("low", "research", "u", "t")
     assert not found.admin
-
-
-@pytest.mark.parametrize("kind", ["user", "team"])
-def test_blocked_user_or_team_refuses_its_keys(database: Database, kind: str) -> None:
-    people, groups, keys = users(database), teams(database), ApiKeys(database)
-    groups.add(Team(id="x"), "ops")
-    people.add(User(id="x"), "ops")
-    keys.add(_key(1, user_id="x", team_id="x"), "ops")
-    assert keys.find("d1").refused == ""
-    if kind == "user":
-        people.change("x", blocking(True), "ops", "block")
-    else:
-        groups.change("x", blocking(True), "ops", "block")
-    assert keys.find("d1").refused.startswith(f"the {kind} is blocked")
-    assert keys.changes(0, 100)[-1][1:] == (kind, "x", False)
 
 
 @pytest.mark.parametrize("kind", ["user", "team"])
@@ -105,11 +89,3 @@ def test_ids_emails_and_team_aliases_are_unique(database: Database) -> None:
         groups.add(Team(id="b", alias="A"), "ops")
     people.add(User(id="b", alias="A"), "ops")
     people.add(User(id="c", alias="A"), "ops")
-
-
-def test_missing_user_leaves_the_others(database: Database) -> None:
-    people = users(database)
-    people.add(User(id="a"), "ops")
-    with pytest.raises(NotFound):
-        people.delete(["a", "missing"], "ops")
-    assert people.read("a").id == "a"

@@ -96,15 +96,6 @@ def test_sums_by_hour_equal_those_of_the_rows(ledger: Ledger) -> None:
     ]
 
 
-def test_sums_can_be_of_some_keys_and_models(ledger: Ledger) -> None:
-    ledger.write("w", 1, [row(key=key, model=model) for key in "abc" for model in "mn"])
-    only = {"key": ["a", "b"], "model": ["m"]}
-    found = ledger.groups(0, 1 << 60, by=("key", "model"), only=only)
-    assert [one.names for one in found] == [{"key": "a", "model": "m"}, {"key": "b", "model": "m"}]
-    assert ledger.groups(0, 1 << 60, only={"key": ["z"]}) == []
-    assert len(ledger.groups(0, 1 << 60, by=("key",), limit=2)) == 2
-
-
 def test_sums_outlive_the_rows(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "PAGE", 2)
     ledger.write("w", 1, [row(ended=NOON + step) for step in range(5)])

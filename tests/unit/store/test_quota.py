@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.config import SettingsError, load
-from proxy.errors import NoBackend, QuotaExceeded
+from proxy.errors import QuotaExceeded
 from proxy.knowledge.index.index import Index
 from proxy.knowledge.index.records import IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf
@@ -135,18 +135,6 @@ def test_deleted_text_remains_in_no_file(tmp_path: Path) -> None:
     assert knowledge.delete_all("ann") == 1
     assert not found(b"zqxmarkerann") and found(b"zqxmarkerbob")
     database.close()
-
-
-def test_editing_a_chunk_does_not_wait_for_embeddings(tmp_path: Path) -> None:
-    def down(model: str, texts: object) -> list[list[float]]:
-        raise NoBackend("no backend is up")
-
-    index = Index(
-        SqliteShelf(tmp_path / "index.db"), down, pause=lambda seconds: pytest.fail("it waited")
-    )
-    with pytest.raises(NoBackend):
-        index.add("b", [IndexEntry("c", "d", "words")], wait=False)
-    index.close()
 
 
 def test_database_url_expands_home_and_refuses_contradicting_kind(tmp_path: Path) -> None:

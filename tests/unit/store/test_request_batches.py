@@ -60,17 +60,6 @@ def test_batch_belongs_to_its_owner(database: Database) -> None:
     assert (store.clear("boris"), store.clear("anna")) == (0, 1)
 
 
-def test_pages_are_newest_first(database: Database) -> None:
-    store = batches(database, "far:1:a")
-    for i in range(5):
-        store.add(structs.replace(batch(f"b{i}", created=float(i // 2)), status="completed"))
-    names = [one.id for one in store.page("anna", 10)]
-    assert names == ["b4", "b3", "b2", "b1", "b0"]
-    assert [one.id for one in store.page("anna", 2, after="b3")] == ["b2", "b1"]
-    with pytest.raises(NotFound):
-        store.page("anna", 2, after="b9")
-
-
 def test_keys_take_turns_and_files_are_checked_first(database: Database) -> None:
     store = batches(database, "far:1:a")
     for name, owner in (("a0", "anna"), ("a1", "anna"), ("a2", "anna"), ("b0", "boris")):
@@ -114,19 +103,6 @@ def test_process_that_lost_its_batch_stores_nothing(database: Database) -> None:
     assert list(other.done("b1")) == [0]
 
 
-def test_batches_have_their_turns(database: Database) -> None:
-    store = batches(database, "far:1:a")
-    store.add(batch("b1", created=1.0))
-    store.add(batch("b2", created=2.0))
-    order = []
-    for i in range(4):
-        taken = store.claim(10.0 + i)
-        assert taken is not None
-        order.append(taken.id)
-        store.release(taken.id, 10.0 + i)
-    assert order == ["b1", "b2", "b1", "b2"]
-
-
 @pytest.mark.parametrize("size", [10, PIECE // 3, 2 * PIECE + 1])
 def test_files_have_the_results_in_order(database: Database, size: int) -> None:
     store, files = batches(database, "far:1:a"), FileStore(database)
@@ -153,15 +129,6 @@ def test_files_have_the_results_in_order(database: Database, size: int) -> None:
     assert (kept.output_file, kept.error_file) == (found.file_id, errors.file_id)
     store.drop_results()
     assert list(store.done("b1")) == []
-
-
-def test_no_file_is_written_without_results(database: Database) -> None:
-    store = batches(database, "far:1:a")
-    store.add(batch("b1"))
-    taken = store.claim(10.0)
-    assert taken is not None
-    assert not store.write_file(taken, failed=True, now=12.0)
-    assert FileStore(database).all("anna") == []
 
 
 def test_cancelled_batch_is_not_begun(database: Database) -> None:

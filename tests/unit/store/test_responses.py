@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from proxy.store.database import Database
     from proxy.store.database_responses import DatabaseResponses, ResponseStore
 
-ROOT = Path(__file__).resolve().parents[3]
 Make = Callable[..., "ResponseStore"]
 
 
@@ -85,13 +84,6 @@ def test_response_is_readable_by_its_owner_only(store: ResponseStore) -> None:
     assert not store.delete("ann", "r1")
 
 
-def test_storing_a_response_again_replaces_it(store: ResponseStore) -> None:
-    store.put("ann", "r1", 1.0, value("a"))
-    store.put("ann", "r1", 1.0, value("b"))
-    assert store.get("ann", "r1") == value("b")
-    assert store.ids("ann") == ["r1"]
-
-
 def test_oldest_responses_of_a_key_are_dropped_at_the_bound(store: ResponseStore) -> None:
     store.put("bob", "b", 0.0, value("b"))
     for i in range(5):
@@ -122,12 +114,6 @@ def test_bytes_of_stored_responses_are_bounded(store: ResponseStore) -> None:
     assert [store.get("ann", f"r{i}") is not None for i in range(3)] == [False, True, True]
     store.put("ann", "large", 9.0, value("x" * 2000))
     assert store.get("ann", "large") is None
-
-
-def test_nothing_is_kept_where_the_bound_is_zero(make: Make) -> None:
-    store = make(0)
-    store.put("ann", "r1", 1.0, value("a"))
-    assert store.get("ann", "r1") is None and store.ids("ann") == []
 
 
 def test_a_response_is_changed_until_it_is_over(store: ResponseStore) -> None:
@@ -174,26 +160,6 @@ def test_change_that_fails_or_has_nothing_to_change_leaves_all_as_it_is(
     assert store.get("ann", "r1") == Stored(b"a", b"b")
 
 
-def test_changed_response_counts_as_new_if_the_change_says_so(store: ResponseStore) -> None:
-    for number in range(3):
-        store.put("ann", f"r{number}", float(number), Stored(b"", b""))
-    store.change("ann", "r0", lambda kept: kept, 10.0)
-    store.change("ann", "r1", lambda kept: kept)
-    assert store.ids("ann") == ["r1", "r2", "r0"]
-    store.put("ann", "r3", 11.0, Stored(b"", b""))
-    assert store.ids("ann") == ["r2", "r0", "r3"]
-    store.change("ann", "r2", lambda kept: Stored(b"x" * 900, b""), 12.0)
-    store.change("ann", "r3", lambda kept: Stored(b"x" * 900, b""), 13.0)
-    assert store.ids("ann") == ["r3"], "larger ones make less room for others"
-
-
-def test_a_changed_response_counts_with_its_new_size(store: ResponseStore) -> None:
-    store.put("ann", "r1", 1.0, value("x"), making=True)
-    assert store.change_open("ann", "r1", b"x" * 900, over=True)
-    store.put("ann", "r2", 2.0, value("x" * 200))
-    assert store.ids("ann") == ["r2"]
-
-
 def test_a_response_whose_writer_gave_up_is_lost(store: ResponseStore) -> None:
     store.put("ann", "r1", 1.0, value("a"), making=True)
     store.close_open("ann", "r1")
@@ -222,28 +188,7 @@ def test_a_clearing_in_the_future_of_a_clock_that_was_set_back_deletes_nothing(m
     assert store.ids("ann") == ["r1"]
 
 
-def test_many_threads_store_responses_at_once(make: Make) -> None:
-    store = make(1000)
-    threads = [
-        threading.Thread(
-            target=lambda n=n: [store.put("ann", f"{n}-{i}", 1.0, value("x")) for i in range(20)]
-        )
-        for n in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    found = [store.get("ann", f"{n}-{i}") for n in range(8) for i in range(20)]
-    assert all(one == value("x") for one in found)
-
-
 # A database
-
-
-def test_responses_outlive_the_process(process: Callable[..., DatabaseResponses]) -> None:
-    process().put("ann", "r1", 1.0, value("你好"))
-    assert process().get("ann", "r1") == value("你好")
 
 
 def test_two_workers_that_store_at_once_keep_the_bounds_of_a_key(
@@ -381,57 +326,3 @@ def test_deleted_responses_are_in_no_file_of_sqlite(tmp_path: Path) -> None:
     assert store.clear("ann") == 1
     assert not found(b"zqxmarkerann") and found(b"zqxmarkerbob")
     database.close()
-
-
-# Another process holds the write lock until the loop has gone on for a while: a loop that waited
-# for it would never let it go.
-SCRIPT = """
-from gevent import monkey
-monkey.patch_all()
-import gevent, sys
-from gevent import subprocess
-from proxy.store.database import Database
-from proxy.store.database_responses import DatabaseResponses, ResponseStore
-from proxy.store.responses import Stored
-
-database = Database("sqlite:///" + sys.argv[1])
-database.upgrade()
-store = DatabaseResponses(database, 100)
-HOLD = '''
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1], isolation_level=None)
-db.execute("begin immediate")
-print("held", flush=True)
-sys.stdin.readline()
-db.execute("commit")
-'''
-holder = subprocess.Popen(
-    [sys.executable, "-c", HOLD, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-)
-holder.stdout.readline()
-work = [gevent.spawn(store.put, "me", f"r{n}", 1.0, Stored(b"x" * 1000, b"[]")) for n in range(9)]
-for _ in range(20):
-    gevent.sleep(0.01)
-assert not any(one.ready() for one in work), "nobody had to wait"
-holder.stdin.write(b"\\n")
-holder.stdin.flush()
-gevent.joinall(work, raise_error=True)
-assert len(store.ids("me")) == 9
-holder.wait()
-database.close()
-print("apart")
-"""
-
-
-def test_event_loop_does_not_wait_for_a_writing_process(tmp_path: Path) -> None:
-    for name in ("gevent", "sqlalchemy"):
-        pytest.importorskip(name, reason=f"{name} is not installed")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path / "r")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout == "apart\n", done.stderr

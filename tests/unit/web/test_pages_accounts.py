@@ -56,18 +56,6 @@ def test_other_keys_may_not_open_or_call_anything(http: Http) -> None:
             assert anonymous.status_code in (401, 403), rule.rule
 
 
-def test_page_belongs_to_the_group_of_administration(http: Http) -> None:
-    admin = {"admin": True, "allowed_routes": ["pages"]}
-    client, token = _signed_in(http, http.make(**admin)["key"])
-    assert client.get("/status", headers=HTML).status_code == 200
-    assert client.get("/keys", headers=HTML).status_code == 403
-    assert client.post(f"{API}/key/generate", json={}, headers=token).status_code == 403
-    manager = http.make(key_type="management")["key"]
-    client, token = _signed_in(http, manager)
-    assert client.get("/keys", headers=HTML).status_code == 200
-    assert client.post(f"{API}/key/generate", json={}, headers=token).status_code == 200
-
-
 def test_page_is_linked_for_administrators_only(http: Http) -> None:
     for key, linked in (("sk-ops", True), ("sk-alice", False)):
         client, _ = _signed_in(http, key)
@@ -87,13 +75,3 @@ def test_search_finds_a_part_of_a_name_as_it_is(http: Http, path: str) -> None:
 
     assert [count(text) for text in ("", "RESEARCH", "h_", "h%", "none")] == [3, 2, 1, 1, 0]
     assert http.get(path, "sk-ops", search="x" * 300).status_code == 400
-
-
-def test_teams_are_listed_page_by_page(http: Http) -> None:
-    for name in "abc":
-        http.admin("/team/new", team_id=name, team_alias=f"Team {name}")
-    found = http.get("/v2/team/list", "sk-ops", page="2", page_size="2").json
-    assert [one["team_id"] for one in found.pop("teams")] == ["c"]
-    assert found == {"total": 3, "page": 2, "page_size": 2, "total_pages": 2}
-    named = http.get("/v2/team/list", "sk-ops", team_alias="Team b").json
-    assert [one["team_id"] for one in named["teams"]] == ["b"]

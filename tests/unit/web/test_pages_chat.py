@@ -22,7 +22,6 @@ from proxy.runtime.cancel import Cancel
 from proxy.store.conversations import ConversationStore
 from proxy.web.pages import answers, chat
 from proxy.web.pages.answers import Answers
-from proxy.web.pages.following import StreamPosition
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
 
 API = "/pages/api/chat"
@@ -94,22 +93,6 @@ class Held(ScriptedDriver):
         return slow
 
 
-def test_shown_events_are_stored_and_replayed(tmp_path: Path) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
-    answer = page.ask().json["answer"]["id"]
-    events = iter(page.client.get(f"{API}/answers/{answer}/events").iter_encoded())
-    assert b'"delta":"first"' in next(event for event in events if b"first" in event)
-    assert page.messages()[-1]["content"] == "first"  # a restart would lose nothing now
-    again = page.client.get(f"{API}/answers/{answer}/events")
-    driver.go_on.set()
-    found = re.findall(r"^id: .*\ndata: (.*)$", again.get_data(as_text=True), re.M)
-    told = [json.loads(one) for one in found]
-    assert "".join(one.get("delta", "") for one in told) == "first second"
-    assert told[-1]["status"] == "done"
-    assert page.client.get(f"{API}/answers/{answer}/events").status_code == 404  # it is over
-
-
 def test_lost_connection_resumes_after_last_event(tmp_path: Path) -> None:
     driver = Held()
     page = Page(driver, tmp_path)
@@ -152,26 +135,6 @@ def test_another_worker_follows_and_stops_answer(
     wait_until(lambda: writer.get("", answer) is None)
     assert (page.over()["status"], page.over()["content"]) == ("stopped", "first")
     assert page.client.get(where).status_code == 404
-
-
-def test_another_worker_resumes_lost_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
-    answer = page.ask().json["answer"]["id"]
-    wait_until(lambda: page.messages()[-1]["content"] == "first")
-    monkeypatch.setattr(chat, "_answers", Answers())
-    events = page.client.get(f"{API}/answers/{answer}/events", headers={"Last-Event-ID": "5.0"})
-    driver.go_on.set()
-    said = re.findall(r'"delta":"(.*?)"', events.get_data(as_text=True))
-    assert "".join(said) == " second"
-
-
-@pytest.mark.parametrize("last", ["", "x", "1", "1.2.3", "-1.0", "١.٢", "9" * 30 + ".0", "1.x"])
-def test_unknown_last_event_id_replays_from_the_start(last: str) -> None:
-    assert StreamPosition.read(last) == (0, 0)
-    assert StreamPosition.read("12.3") == (12, 3)
 
 
 def test_answer_stopped_by_another_worker_ends_while_the_model_is_silent(
@@ -252,16 +215,6 @@ def test_answer_of_lost_writer_can_be_stopped(tmp_path: Path) -> None:
     assert [one["status"] for one in page.messages()] == ["stopped"]
 
 
-def test_stopped_answer_keeps_its_text(tmp_path: Path) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
-    answer = page.ask().json["answer"]["id"]
-    wait_until(lambda: page.messages()[-1]["content"] == "first")
-    assert page.post(f"/answers/{answer}/stop").status_code == 204
-    driver.go_on.set()
-    assert page.over()["status"] == "stopped"
-
-
 def test_fault_is_stored_with_the_answer(tmp_path: Path) -> None:
     page = Page(ScriptedDriver([UpstreamFault("the server fell over")]), tmp_path)
     page.ask()
@@ -318,15 +271,6 @@ def test_only_given_settings_reach_the_model(tmp_path: Path) -> None:
     assert asked.max_tokens == 9
     assert [one.role for one in asked.messages] == ["system", "user"]
     assert "Python" in asked.messages[0].content
-
-
-def test_templates_of_each_mode_are_offered(tmp_path: Path) -> None:
-    text = Page(ScriptedDriver(), tmp_path).client.get("/", headers={"Accept": "text/html"}).text
-    offered = dict(
-        re.findall(r'<select name="template_(\w+)" form="ask">(.*?)</select>', text, re.S)
-    )
-    assert re.findall(r'value="(\w+)"', offered["chat"]) == ["default", "py", "with_history"]
-    assert re.findall(r'value="(\w+)"', offered["knowledge"]) == ["default", "text"]
 
 
 def test_conversation_is_exported(tmp_path: Path) -> None:

@@ -44,20 +44,6 @@ def test_answer_that_was_cut_off_is_continued_in_its_message(tmp_path: Path) -> 
     assert str(asked.prompt).endswith("The lamp ")
 
 
-def test_followers_of_a_continued_answer_get_its_beginning_first(tmp_path: Path) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
-    answer = page.ask().json["answer"]["id"]
-    page.post(f"/answers/{answer}/stop")
-    assert page.over()["content"].endswith("first")
-    assert page.post(f"/answers/{answer}/continue").status_code == 201
-    told = page.client.get(f"{API}/answers/{answer}/events")
-    driver.go_on.set()
-    text = told.get_data(as_text=True)
-    assert text.index('"delta":"first"') < text.index('"delta":" second"')
-    assert page.over()["content"] == "firstfirst second"
-
-
 def test_answer_is_continued_before_its_first_writer_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

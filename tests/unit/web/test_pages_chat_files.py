@@ -72,23 +72,6 @@ def test_files_added_and_a_pin_set_at_once_are_all_there(visitor: FlaskClient) -
     assert bases(visitor) == 10, "none that no conversation names"
 
 
-def test_attached_file_is_removed(visitor: FlaskClient) -> None:
-    talk = begin(visitor)
-    drop(visitor, talk, "a.txt", b"first")
-    document = visitor.get(f"{talk}/files", headers=KEYED).json[0]["id"]
-    assert visitor.delete(f"{talk}/files/{document}", headers=KEYED).status_code == 204
-    assert names(visitor, talk) == []
-
-
-def test_files_are_not_searched_when_there_are_none(visitor: FlaskClient) -> None:
-    talk = begin(visitor)
-    asked = {"text": "What?", "options": {"kind": "knowledge", "base": "files"}}
-    answer = visitor.post(f"{talk}/ask", headers=KEYED, json=asked)
-    assert answer.status_code == 400
-    assert "has no files" in answer.json["error"]["message"]
-    assert visitor.get(f"{talk}/messages", headers=KEYED).json == []
-
-
 def test_all_conversations_are_cleared(visitor: FlaskClient) -> None:
     begin(visitor)
     assert visitor.delete(API).status_code == 403

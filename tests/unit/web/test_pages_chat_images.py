@@ -11,7 +11,7 @@ import pytest
 
 from proxy.web.pages import images
 from tests import documents
-from tests.fakes import CAPS, ScriptedDriver, wait_until
+from tests.fakes import CAPS, ScriptedDriver
 
 from .test_pages_chat import API, KEYED, Page
 
@@ -91,12 +91,6 @@ def test_model_without_vision_gets_no_images(tmp_path: Path) -> None:
     assert "is not supported: this model does not accept images" in refused.json["error"]["message"]
     assert page.messages() == []
     assert "drop or paste images" not in page.client.get("/", headers={"Accept": "text/html"}).text
-
-
-def test_images_are_offered_only_for_vision_models(page: Page) -> None:
-    wait_until(
-        lambda: "drop or paste images" in page.client.get("/", headers={"Accept": "text/html"}).text
-    )
 
 
 def test_number_of_images_per_question_is_bounded(page: Page) -> None:

@@ -11,7 +11,6 @@ from proxy.web.services import EXTENSION
 from tests.fakes import ScriptedDriver, make_app, services_of
 
 API = "/pages/api/knowledge"
-BROWSER = {"Accept": "text/html"}
 KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
 
 
@@ -20,16 +19,6 @@ def without() -> FlaskClient:
     app = make_app(ScriptedDriver())
     app.extensions[EXTENSION] = dataclasses.replace(services_of(app), knowledge=None)
     return app.test_client()
-
-
-def test_page_names_the_missing_extra(without: FlaskClient) -> None:
-    page = without.get("/knowledge", headers=BROWSER)
-    assert page.status_code == 200
-    text = page.get_data(as_text=True)
-    assert "slotproxy[knowledge]" in text and "knowledge.js" not in text
-    answer = without.get(API)
-    assert answer.status_code == 404
-    assert "slotproxy[knowledge]" in answer.json["error"]["message"]
 
 
 @pytest.mark.parametrize(

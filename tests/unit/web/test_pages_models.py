@@ -61,15 +61,6 @@ def test_page_needs_a_key(site: Site) -> None:
     assert site.post("load", "a", {}) in (401, 403)
 
 
-@pytest.mark.parametrize(("headers", "admin"), [(ADMIN, "true"), (OTHER, "false")])
-def test_page_says_whether_there_are_buttons(
-    site: Site, headers: dict[str, str], admin: str
-) -> None:
-    page = site.http.get("/hosting", headers={**headers, "Accept": "text/html"}).text
-    assert f'data-admin="{admin}"' in page
-    assert ("A pinned model never gives way" in page) == (admin == "true")
-
-
 def test_models_are_loaded_pinned_and_unloaded(site: Site) -> None:
     site.host.room.limits = Limits(memory=20 << 20, models=3)
     model = site.add("folder/a", title="A", ttl=300.0)

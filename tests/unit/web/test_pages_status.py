@@ -11,7 +11,6 @@ import pytest
 from werkzeug.test import TestResponse
 
 from proxy.config import Secret
-from proxy.errors import UpstreamFault
 from proxy.web.pages import status
 from proxy.web.pages import status as status_feed
 from tests.fakes import ScriptedDriver, client
@@ -36,12 +35,6 @@ def test_status_has_backends_slots_and_totals() -> None:
     assert (told["hour"]["requests"], told["hour"]["prompt"], told["hour"]["cached"]) == (1, 7, 2)
     assert told["points"]["requests"][-1] == pytest.approx(0.1)
     assert told["running"] == 0
-
-
-def test_errors_are_counted() -> None:
-    visitor = client(ScriptedDriver([UpstreamFault("broken")]))
-    assert chat(visitor).status_code == 502
-    assert sum(visitor.get("/pages/api/status").json["hour"]["errors"].values()) == 1
 
 
 def test_status_contains_no_prompt_text() -> None:

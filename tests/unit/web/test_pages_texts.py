@@ -99,16 +99,3 @@ def visible(template: str) -> str:
     text = re.sub(r"<(code|pre)\b.*?</\1>", "", text, flags=re.S)
     named = " ".join(re.findall(r'(?:aria-label|title|placeholder|alt)="([^"]*)"', text))
     return re.sub(r"<[^>]*>", "\n", text) + named
-
-
-def test_a_text_takes_its_values_and_the_form_of_its_number() -> None:
-    assert texts.words("en", "chat.sources", n=1) == "1 source"
-    assert texts.words("en", "chat.sources", n=3) == "3 sources"
-    assert texts.words("zh", "chat.sources", n=1) == "1 个来源"
-    assert texts.words("en", "signin.wait", n="{n}").endswith("in {n} seconds.")
-
-
-def test_an_unknown_text_is_an_error() -> None:
-    with pytest.raises(KeyError, match=r"chat\.nothing"):
-        texts.words("en", "chat.nothing")
-    assert texts.known("chat.answer") and not texts.known("chat.nothing")

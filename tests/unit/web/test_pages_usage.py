@@ -20,7 +20,6 @@ from tests.unit.store.test_ledger import row
 API = "/pages/api/usage"
 ADMIN = {"Authorization": "Bearer sk-root-0123456789"}
 ANN = {"Authorization": "Bearer sk-ann-0123456789"}
-HTML = {"Accept": "text/html"}
 
 
 @pytest.fixture
@@ -72,12 +71,6 @@ def test_others_may_not_see_all_keys(app: Flask) -> None:
 def test_number_of_days_is_bounded(app: Flask, days: str) -> None:
     answer = app.test_client().get(API, query_string={"days": days}, headers=ANN)
     assert answer.status_code == 400
-
-
-def test_page_says_what_to_set_without_a_ledger() -> None:
-    client = make_app(ScriptedDriver()).test_client()
-    assert "--data FOLDER" in client.get("/usage", headers=HTML).text
-    assert client.get(API).status_code == 404
 
 
 def test_own_usage_is_told_with_what_is_left_of_the_limits(app: Flask) -> None:
