@@ -386,8 +386,6 @@ def syntax_of(task: Task) -> AnswerSyntax:
 def validate_constraints(task: Task, cancel: Cancel | None = None) -> BoundGrammar:
     """Refuse constraints that no backend could enforce, before queueing. Returns the grammar of the
     answer, or of a call in it, for a new server. Raises InvalidParameter, QueueFull, Cancelled."""
-    if task.is_unconstrained:
-        return BoundGrammar("")
     request = task.request
     form = form_of(task)
     own = task.sampling.get("grammar")
@@ -426,7 +424,8 @@ def warnings(
         )
     if report.tokens and not caps.modern_sampling:
         messages.append("return_tokens is ignored: this backend does not report token ids")
-    schema = None if task.is_unconstrained else constraints.document_schema(task.request)
+    free = task.request.output.kind == "text"
+    schema = None if free else constraints.document_schema(task.request)
     gaps = adapted.schema_gaps
     if (
         schema is not None

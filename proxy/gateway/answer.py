@@ -10,8 +10,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import msgspec
 
@@ -37,6 +39,7 @@ from .bounded import BoundedAnswer
 from .context import ANYBODY, Caller, GatewayContext, Info
 
 AT_ONCE = 16  # choices of one request that run in parallel, at most
+_ALONE = nullcontext()  # in place of a lock, for a single choice
 AHEAD = 64  # batches that the choices may be ahead of a slow client
 
 Choice = tuple[int, Batch]
@@ -90,8 +93,8 @@ class Answer:
         self._caller = caller
         self._began = context.clock()
         self._first: Choice | None = None
-        self._counting = native_lock()
         self._bounded: BoundedAnswer | None = None
+        self._counting: AbstractContextManager[Any] = _ALONE
         loads = context.registry.unknown(model)
         # What is running now, to be closed: the preparation, or the choices.
         self._running: Generator[Choice, None, None] | None = None
@@ -181,7 +184,7 @@ class Answer:
     def _several(self) -> Generator[Choice, None, None]:
         """Run several choices, each in a thread, and interleave their batches as they come. In idle
         slots, one runs after the other: there may never be several at once."""
-        n = self.request.n
+        n, self._counting = self.request.n, native_lock()
         ready: queue.Queue[Choice | BaseException | None] = queue.Queue(AHEAD)
         todo = iter(list(enumerate(t for t in self.tasks for _ in range(n))))
         lock = threading.Lock()

@@ -361,8 +361,9 @@ class Gateway:
         else:
             prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
             tasks = [_text_task(request, prompt) for prompt in prompts]
-        tool_gaps = validate_constraints(tasks[0], cancel).tool_gaps
-        if tool_gaps:
+        if tasks[0].is_unconstrained:
+            return tasks
+        if tool_gaps := validate_constraints(tasks[0], cancel).tool_gaps:
             tasks = [msgspec.structs.replace(task, tool_gaps=tool_gaps) for task in tasks]
         return tasks
 
@@ -393,7 +394,8 @@ def _text_task(request: CompletionRequest, prompt: str | tuple[int, ...]) -> Tas
 
 
 def _chat_task(request: CompletionRequest, prompt: RenderedPrompt, kinds: frozenset[str]) -> Task:
-    _no_nul(prompt.text)
+    if "\0" in prompt.text:
+        raise BadRequest("the prompt contains a NUL character", param="prompt")
     # At most fifteen keywords: Python makes a dict of more, which takes twice as long as the rest.
     task = Task(
         prompt=prompt.text,
