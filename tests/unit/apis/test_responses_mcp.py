@@ -94,10 +94,10 @@ def test_number_of_approved_calls_is_bounded() -> None:
         parse(input=given(mcp.MOST_APPROVED + 1))
 
 
-def test_number_of_servers_and_length_of_tokens_are_bounded() -> Nserver:
-    def servers(*servers: Any) -> Any:
+def test_number_of_servers_and_length_of_tokens_are_bounded() -> None:
+    def servers(*named: Any) -> Any:
         said = [{"role": "user", "content": "Hi"}]
-        body = {"messages": said, "max_tokens": 9, "mcp_servers": list(servers)}
+        body = {"messages": said, "max_tokens": 9, "mcp_servers": list(named)}
         return anthropic.parse(body).servers
 
     many = [{"type": "url", "name": f"s{i}"} for i in range(mcp.MOST_SERVERS + 1)]
