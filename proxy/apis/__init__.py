@@ -39,5 +39,5 @@ def added() -> Mapping[str, str]:
     checkout.read(Path(__file__).parents[2] / "setup.cfg", encoding="utf-8")
     lines = checkout.get("options.entry_points", GROUP, fallback="").split("\n")
     pairs = [line.partition("=") for line in lines if line]
-    found = {name.strip(): module.strip() for name, _, module in pairs}
-    return found | {point.name: point.value for point in sorted(entry_points(group=GROUP))}
+    named = {name.strip(): module.strip() for name, _, module in pairs}
+    return named | {point.name: point.value for point in sorted(entry_points(group=GROUP))}

@@ -105,8 +105,8 @@ def _optional(schema: Schema) -> Schema:
 
 
 def _native() -> Schema:
-    one = _optional(_answers(native.completion))
-    return {"anyOf": [one, {"type": "array", "items": one}]}
+    answer = _optional(_answers(native.completion))
+    return {"anyOf": [answer, {"type": "array", "items": answer}]}
 
 
 _EDITS = [

@@ -34,14 +34,15 @@ class RouteDialect(NamedTuple):
     Encoder: Callable[[ResponseMeta, CompletionRequest], Any]
 
 
-def compaction_field(told: Compacted | None) -> dict[str, Any]:
+def compaction_field(compacted: Compacted | None) -> dict[str, Any]:
     """The number of messages that were replaced, their summary, and the tokens that it cost, which
     the usage of the answer leaves out. Empty if nothing was replaced."""
-    if told is None:
+    if compacted is None:
         return {}
-    cost = {
-        "input_tokens": told.usage.prompt,
-        "cached_tokens": told.usage.cached,
-        "output_tokens": told.usage.completion,
+    usage = {
+        "input_tokens": compacted.usage.prompt,
+        "cached_tokens": compacted.usage.cached,
+        "output_tokens": compacted.usage.completion,
     }
-    return {"compaction": {"messages": told.messages, "summary": told.summary, "usage": cost}}
+    fields = {"messages": compacted.messages, "summary": compacted.summary, "usage": usage}
+    return {"compaction": fields}

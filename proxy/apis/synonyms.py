@@ -82,7 +82,7 @@ def _schema(value: Any, path: str) -> Any:
 def _grammar(value: Any, kind: str, path: str) -> str:
     if kind == "choice":
         texts = value if isinstance(value, list) else []
-        if not texts or not all(type(one) is str and one for one in texts):
+        if not texts or not all(type(text) is str and text for text in texts):
             raise InvalidParameter(path, "must be a list of texts that are not empty")
         bounded(value, path)
         if sum(map(len, texts)) > LONGEST_CHOICES:

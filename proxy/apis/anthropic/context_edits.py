@@ -218,9 +218,9 @@ def summary_of(message: Body, at: str) -> Message | None:
     return Message(role="user", content=LEAD + summary) if summary else None
 
 
-def iterations(told: Compacted, answer: Usage) -> list[dict[str, Any]]:
+def iterations(compacted: Compacted, answer: Usage) -> list[dict[str, Any]]:
     """The tokens of the summary, if it was written for this answer, and those of the answer."""
-    both = [("compaction", told.usage), ("message", answer)]
+    both = [("compaction", compacted.usage), ("message", answer)]
     return [{"type": kind, **usage(counts)} for kind, counts in both if counts.total]
 
 

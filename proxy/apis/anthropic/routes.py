@@ -61,19 +61,19 @@ class MessagesDialect:
             self._edits, _ = context_edits.parse(body)
         return parsed(partial(anthropic.parse, body), self._environ)
 
-    def begin(self, asked: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
+    def begin(self, message: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
         """Raises the errors of `check_model` and `Gateway.count`, too."""
         services = self._services
         if self._edits is not None:
-            check_model(services, self._environ, asked.model)
+            check_model(services, self._environ, message.model)
             if caller.allowance is not None:
                 caller.allowance.check()  # tokens are counted before the answer is admitted
             barred = caller.may.barred_tiers
             count = partial(services.gateway.count, cancel=cancel, barred=barred)
-            asked, self._applied = context_edits.apply(asked, self._edits, count)
-        if asked.runs_tools:
-            return services.dialogues.answer(asked, caller.key, cancel, caller)
-        return services.gateway.answer(asked, cancel, caller)
+            message, self._applied = context_edits.apply(message, self._edits, count)
+        if message.runs_tools:
+            return services.dialogues.answer(message, caller.key, cancel, caller)
+        return services.gateway.answer(message, cancel, caller)
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
@@ -98,13 +98,13 @@ def count_tokens() -> Response:
 
     def view(services: Services, record: Record) -> Any:
         raw = read_request(services, record, request.environ)
-        asked = parse(raw, counting=True)
-        with counted(services, record, asked.model) as (cancel, barred):
+        message = parse(raw, counting=True)
+        with counted(services, record, message.model) as (cancel, barred):
             count = partial(services.gateway.count, cancel=cancel, barred=barred)
-            original = count(asked)
+            original = count(message)
             if not raw.get("context_management"):
                 return {"input_tokens": original}
-            edited, applied = context_edits.apply(asked, context_edits.parse(raw)[0], count)
+            edited, applied = context_edits.apply(message, context_edits.parse(raw)[0], count)
             return {
                 "input_tokens": count(edited) if applied else original,
                 "context_management": {"original_input_tokens": original},

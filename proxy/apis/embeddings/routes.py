@@ -63,8 +63,8 @@ def openai_(services: Services, record: Record) -> Any:
     raw = _json(services)
     if (answer := by_other_server(services, record, "/v1/embeddings", raw)) is not None:
         return answer
-    asked, name, vectors, tokens = vectors_of(services, record, embeddings.parse, raw)
-    return embeddings.reply(asked, name, vectors, tokens)
+    wanted, name, vectors, tokens = vectors_of(services, record, embeddings.parse, raw)
+    return embeddings.reply(wanted, name, vectors, tokens)
 
 
 @_ollama_route("/api/embed", body="OllamaEmbedRequest")
@@ -95,11 +95,11 @@ def vectors_of(
     raw: Mapping[str, Any],
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
-    asked = parsed(partial(parse, raw), request.environ)
-    name, result = embedded(services, record, asked.model, asked.inputs)
-    vectors, warnings = embeddings.shaped(asked, result)
-    record.warnings += (*asked.warnings, *warnings)
-    return asked, name, vectors, result.tokens
+    wanted = parsed(partial(parse, raw), request.environ)
+    name, result = embedded(services, record, wanted.model, wanted.inputs)
+    vectors, warnings = embeddings.shaped(wanted, result)
+    record.warnings += (*wanted.warnings, *warnings)
+    return wanted, name, vectors, result.tokens
 
 
 def embedded(
@@ -166,14 +166,14 @@ def ranked(services: Services, record: Record) -> Any:
     raw = _json(services)
     if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
         return answer
-    asked = parse_ranking(raw)
-    record.warnings += asked.warnings
-    texts = [asked.query + document for document in asked.documents]
+    wanted = parse_ranking(raw)
+    record.warnings += wanted.warnings
+    texts = [wanted.query + document for document in wanted.documents]
     caller = services.callers.caller(record.key, request.environ)
     ranker = services.ranker
-    with _admitted(services, record, caller, ranker, asked.model, texts) as (cancel, on_slot):
+    with _admitted(services, record, caller, ranker, wanted.model, texts) as (cancel, on_slot):
         name, result = ranker.rerank(
-            asked.model, asked.query, asked.documents, cancel, caller, on_slot=on_slot
+            wanted.model, wanted.query, wanted.documents, cancel, caller, on_slot=on_slot
         )
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
-    return ranking_reply(asked, record.id, name, result.scores, result.tokens)
+    return ranking_reply(wanted, record.id, name, result.scores, result.tokens)

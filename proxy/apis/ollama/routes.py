@@ -141,9 +141,9 @@ def show(services: Services, record: Record) -> Any:
     return _Model(services, name).shown()
 
 
-def parse_show(asked: Mapping[str, Any]) -> str:
+def parse_show(body: Mapping[str, Any]) -> str:
     """The name of the model that is asked about. Raises InvalidParameter."""
-    return untagged(model_name(asked) or text(asked, "name"))
+    return untagged(model_name(body) or text(body, "name"))
 
 
 @blueprint.route("/api/pull", methods=["POST"])

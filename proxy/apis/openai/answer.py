@@ -343,8 +343,14 @@ class Chunks:
             return sse.HEARTBEAT
         out: list[bytes] = []
         for event in batch:
-            self._event(choice, event, out)
+            if type(event) is not events.TextDelta:
+                self._event(choice, event, out)
+            elif event.text or event.logprobs:
+                out.append(self._text(choice, event))
         return b"".join(out)
+
+    def _text(self, choice: int, event: events.TextDelta) -> bytes:
+        raise NotImplementedError
 
     def fail(self, fault: GatewayError) -> bytes:
         return sse.encode(msgspec.json.encode(error(fault)))

@@ -145,12 +145,6 @@ class Encoder(openai.Chunks):
         super().__init__(meta, request)
         self._sent: dict[int, int] = {}
 
-    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
-        if type(event) is not TextDelta:
-            super()._event(choice, event, out)
-        elif event.text or event.logprobs:
-            out.append(self._text(choice, event))
-
     def _text(self, choice: int, event: TextDelta) -> bytes:
         sent = self._sent.get(choice, 0)
         self._sent[choice] = sent + len(event.text)

@@ -56,9 +56,9 @@ def response_id(item: str) -> str:
 class Writer:
     """One Response. An item's id is the same in a stream and in the whole answer."""
 
-    def __init__(self, meta: ResponseMeta, asked: ParsedRequest) -> None:
+    def __init__(self, meta: ResponseMeta, parsed: ParsedRequest) -> None:
         self._meta = meta
-        self._asked = asked
+        self._parsed = parsed
         self._output: list[Item] = []
         self._found: list[events.Found] = []
 
@@ -75,13 +75,13 @@ class Writer:
             "model": self._meta.model,
             "output": list(self._output),
             "usage": None,
-            **self._asked.repeated,
+            **self._parsed.repeated,
         }
 
     def ended(self, finished: events.Finished, compacted: events.Compacted | None) -> Item:
         """A completed or incomplete Response."""
         cuts = {"length": "max_output_tokens", "content_filter": "content_filter"}
-        cut = None if self._asked.warms else cuts.get(finished.reason)
+        cut = None if self._parsed.warms else cuts.get(finished.reason)
         whole = self.response("incomplete" if cut else "completed")
         whole["usage"] = usage(finished.usage)
         whole.update(compaction_field(compacted))
@@ -118,7 +118,7 @@ class Writer:
     def _call(self, call: ToolCall, status: str) -> Item:
         """A function call or a custom tool call; the latter's only argument is its `input`."""
         head = {"call_id": call.id, "name": call.name}
-        if call.name in self._asked.custom:
+        if call.name in self._parsed.custom:
             given = written(call.arguments)
             return self.item("ctc", "custom_tool_call", **head, input=given, status=status)
         given = call.arguments
@@ -158,7 +158,7 @@ class Writer:
     def _search(self, made: events.Searched) -> Item:
         """A search made by the gateway; its results are included on request."""
         status = "in_progress" if not made.over else "failed" if made.failed else "completed"
-        include = self._asked.include
+        include = self._parsed.include
         if made.kind == "web":
             action: Item = {"type": "search", "query": made.query, "queries": [made.query]}
             if SOURCES in include:
@@ -184,7 +184,7 @@ class Writer:
 
     def whole(self, completion: Completion) -> Item:
         """The Response of a completion, as its stream ends."""
-        parts: Sequence[Part] = completion.parts or (() if self._asked.warms else (Said(""),))
+        parts: Sequence[Part] = completion.parts or (() if self._parsed.warms else (Said(""),))
         for number, part in enumerate(parts, 1):
             cut = number == len(parts) and completion.finished.reason == "length"
             status = "incomplete" if cut else "completed"
@@ -204,15 +204,15 @@ class Writer:
         return self.ended(completion.finished, completion.compacted)
 
 
-def whole(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Completion]) -> Item:
+def whole(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[Completion]) -> Item:
     """The Response of a completion, as its stream ends."""
     (completion,) = completions
-    return Writer(meta, asked).whole(completion)
+    return Writer(meta, parsed).whole(completion)
 
 
-def cited(content: str, found: Sequence[events.Found]) -> list[Item]:
+def cited(content: str, results: Sequence[events.Found]) -> list[Item]:
     """Annotations for each bracketed number in the text that refers to a search result."""
-    known = {str(result.number): result for result in found}
+    known = {str(result.number): result for result in results}
     annotations: list[Item] = []
     for mark in _CITED.finditer(content) if known else ():
         for number in mark.group(1).replace("，", ",").split(","):
@@ -252,9 +252,9 @@ class Encoder(Writer):
     content_type = "text/event-stream"
 
     def __init__(
-        self, meta: ResponseMeta, asked: ParsedRequest, keep: Callable[[Item], None]
+        self, meta: ResponseMeta, parsed: ParsedRequest, keep: Callable[[Item], None]
     ) -> None:
-        super().__init__(meta, asked)
+        super().__init__(meta, parsed)
         self._keep = keep
         self._number = 0
         self._out: list[bytes] = []  # the events of this batch
@@ -329,13 +329,13 @@ class Encoder(Writer):
             self._event("response.in_progress", response=begun)
 
     def _finish(self, finished: events.Finished) -> None:
-        if not self._open and not self._output and not self._asked.warms:
+        if not self._open and not self._output and not self._parsed.warms:
             self._turn("text")  # an answer has at least an empty message
         self._close("incomplete" if finished.reason == "length" else "completed")
         ended = self.ended(finished, self._compacted)
         self._keep(ended)
         more = {}
-        if self._asked.request.report.timings:
+        if self._parsed.request.report.timings:
             more["timings"] = timings(finished.timings)
         self._event(f"response.{ended['status']}", response=ended, **more)
 
@@ -394,7 +394,7 @@ class Encoder(Writer):
             self._item_added(self._call(self._begun_call, "in_progress"))
         if event.arguments:
             self._pieces.append(event.arguments)
-            if self._begun_call.name not in self._asked.custom:
+            if self._begun_call.name not in self._parsed.custom:
                 self._item_event("response.function_call_arguments.delta", delta=event.arguments)
 
     def _close(self, status: str = "completed") -> None:
@@ -471,14 +471,14 @@ def compact_body(given: Body) -> Body:
     return {**fields, "store": False, "truncation": "auto"}
 
 
-def compacted(meta: ResponseMeta, asked: ParsedRequest, completions: Sequence[Completion]) -> Item:
+def compacted(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[Completion]) -> Item:
     """The compaction object. Raises UpstreamFault if the model wrote nothing."""
     (completion,) = completions
     text = completion.text.strip()
     if not text:
         raise UpstreamFault("the model wrote no summary: try again, or use another model")
     roles = ("system", "developer")
-    output = listed([item for item in asked.input if item.get("role") in roles], meta.id)
+    output = listed([item for item in parsed.input if item.get("role") in roles], meta.id)
     suffix = f"{meta.id.partition('_')[2]}{len(output):02x}"
     output.append({"id": f"cmp_{suffix}", "type": "compaction", "encrypted_content": sealed(text)})
     return {

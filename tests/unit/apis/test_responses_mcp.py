@@ -1,4 +1,4 @@
-"""MCP servers in /v1/responses: tools, approvals and items."""
+"""MCP servers in /v1/responses and /v1/messages: approvals and bounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.apis import responses
+from proxy.apis import anthropic, responses
 from proxy.apis.responses import mcp
 from proxy.errors import InvalidParameter
 
@@ -92,3 +92,20 @@ def test_number_of_approved_calls_is_bounded() -> None:
     assert len(parse(input=given(mcp.MOST_APPROVED)).request.approved) == mcp.MOST_APPROVED
     with pytest.raises(InvalidParameter, match=f"at most {mcp.MOST_APPROVED} calls"):
         parse(input=given(mcp.MOST_APPROVED + 1))
+
+
+def test_number_of_servers_and_length_of_tokens_are_bounded() -> None:
+    def servers(*named: Any) -> Any:
+        said = [{"role": "user", "content": "Hi"}]
+        body = {"messages": said, "max_tokens": 9, "mcp_servers": list(named)}
+        return anthropic.parse(body).servers
+
+    many = [{"type": "url", "name": f"s{i}"} for i in range(mcp.MOST_SERVERS + 1)]
+    assert len(servers(*many[:-1])) == mcp.MOST_SERVERS
+    with pytest.raises(InvalidParameter, match=f"at most {mcp.MOST_SERVERS}"):
+        servers(*many)
+    server: Any = {**many[0], "url": "https://mcp.example/a"}
+    token = "t" * mcp.LONGEST_HEADER
+    assert servers({**server, "authorization_token": token})
+    with pytest.raises(InvalidParameter, match=f"at most {mcp.LONGEST_HEADER}"):
+        servers({**server, "authorization_token": token + "t"})

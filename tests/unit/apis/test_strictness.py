@@ -3,6 +3,7 @@ clients send is accepted."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from proxy.apis.embeddings import request as embeddings
 from proxy.apis.fields import MAX_MODEL
 from proxy.apis.glm import chat as glm
 from proxy.apis.ollama.dialects import chat as ollama_chat
+from proxy.apis.ollama.dialects import keep_alive
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
 from proxy.errors import InvalidParameter
@@ -104,3 +106,27 @@ def test_incomplete_items_and_blocks_are_refused(
     with pytest.raises(InvalidParameter, match="is missing") as caught:
         parse(value)
     assert caught.value.param.endswith(f".{field}")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        (0, 0.0),
+        ("0", 0.0),
+        ("0s", 0.0),
+        (300, 300.0),
+        (1.5, 1.5),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("1.5h", 5400.0),
+        ("250ms", 0.25),
+        ("+10s", 10.0),
+        (-1, math.inf),
+        ("-1", math.inf),
+        ("-1m", math.inf),
+    ],
+)
+def test_keep_alive_is_read_as_ollama_does(value: object, seconds: float | None) -> None:
+    assert keep_alive({"keep_alive": value}) == seconds

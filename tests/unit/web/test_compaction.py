@@ -87,7 +87,7 @@ def messages(**more: Any) -> dict[str, Any]:
 def test_summary_is_a_block_that_stands_for_what_was_before() -> None:
     driver = ScriptsInTurn(SUMMARY)
     api = client(driver)
-    got = api.post("/v1/messages", json=messages()).json
+    got: Any = api.post("/v1/messages", json=messages()).json
     assert "compaction" not in got
     block, text = got["content"]
     assert block == {"type": "compaction", "content": "They said x."}

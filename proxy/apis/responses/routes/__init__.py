@@ -82,11 +82,11 @@ for path in ("/v1/responses", "/responses"):
 )
 def input_tokens(services: Services, record: Record) -> Any:
     """How many tokens an input has."""
-    conversation = ResponsesDialect(services, request.environ)
-    asked = conversation.parse(read_request(services, record, request.environ))
-    with counted(services, record, asked.model) as (cancel, barred):
-        asked = conversation.fitted(asked, cancel, barred)
-        count = services.gateway.count(asked, cancel, barred=barred)
+    dialect = ResponsesDialect(services, request.environ)
+    counting = dialect.parse(read_request(services, record, request.environ))
+    with counted(services, record, counting.model) as (cancel, barred):
+        counting = dialect.fitted(counting, cancel, barred)
+        count = services.gateway.count(counting, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}
 
 
@@ -114,10 +114,10 @@ def delete(services: Services, record: Record, key: str) -> Any:
 )
 def cancel(services: Services, record: Record, key: str) -> Any:
     """Cancel a response that runs in the background."""
-    kept = _kept(services, record, key)
-    if not msgspec.json.decode(kept.response).get("background"):
+    stored = _kept(services, record, key)
+    if not msgspec.json.decode(stored.response).get("background"):
         raise BadRequest("only background responses can be cancelled")
-    done = background.cancelled(kept)
+    done = background.cancelled(stored)
     if done and services.store.change_open(record.key, key, msgspec.json.encode(done), over=True):
         services.jobs.cancel(record.key, key)
         return done

@@ -48,7 +48,7 @@ class Recent:
 class ResponsesDialect:
     """The dialect of one request."""
 
-    asked: responses.ParsedRequest
+    parsed: responses.ParsedRequest
 
     def __init__(
         self, services: Services, environ: dict[str, Any], recent: Recent | None = None
@@ -74,8 +74,8 @@ class ResponsesDialect:
         # loop, and parsing may run in another thread.
         find = self._referable(body.get("input"), earlier).get
         parse = partial(responses.parse, body, earlier, searches, find)
-        self.asked = parsed(parse, self._environ, self._read)
-        request = self.asked.request
+        self.parsed = parsed(parse, self._environ, self._read)
+        request = self.parsed.request
         # A continued conversation is named after the first item that has an id, which all later
         # responses repeat.
         return msgspec.structs.replace(request, session=request.session or _first_id(earlier))
@@ -83,12 +83,12 @@ class ResponsesDialect:
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        whole = responses.whole(meta, self.asked, completions)
+        whole = responses.whole(meta, self.parsed, completions)
         self._keep(whole)
         return whole
 
     def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
-        return responses.Encoder(meta, self.asked, self._keep)
+        return responses.Encoder(meta, self.parsed, self._keep)
 
     def error(self, fault: GatewayError) -> dict[str, Any]:
         return responses.error(fault)
@@ -97,7 +97,7 @@ class ResponsesDialect:
         """Start the answer, including any searches and calls to MCP servers."""
         services = self._services
         self.cancel = cancel
-        if self.asked.store:
+        if self.parsed.store:
             services.ongoing.add(self)
         request = self.fitted(request, cancel, caller.may.barred_tiers)
         if not request.runs_tools:
@@ -110,7 +110,7 @@ class ResponsesDialect:
         """Drop the oldest messages if the request allows it and the model's context is too small
         for all. Backends outside of the `barred` tiers count them. Raises Cancelled and everything
         that `Gateway.count` raises."""
-        if not self.asked.shortens:
+        if not self.parsed.shortens:
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
@@ -134,14 +134,14 @@ class ResponsesDialect:
         services.ongoing.add(self)
         answering = partial(self.begin, request, cancel, caller)
         return services.jobs.begin(
-            self.owner, meta, self.asked, record, cancel, answering, self._begun, self._add
+            self.owner, meta, self.parsed, record, cancel, answering, self._begun, self._add
         )
 
     def _earlier(self, body: Mapping[str, Any]) -> tuple[Any, ...]:
         self._conversation = responses.conversation_of(body)
         if self._conversation:
-            kept = kept_conversation(self._services, self.owner, self._conversation)
-            return tuple(self._decoded(kept.items, "conversation"))
+            conversation = kept_conversation(self._services, self.owner, self._conversation)
+            return tuple(self._decoded(conversation.items, "conversation"))
         previous = fields.text(body, "previous_response_id")
         if not previous:
             return ()
@@ -191,7 +191,7 @@ class ResponsesDialect:
         """Add the new items and the output to the conversation, if that is possible."""
         if not self._conversation or response["status"] == "failed":
             return
-        new = [*self.asked.input[self._new :], *response["output"]]
+        new = [*self.parsed.input[self._new :], *response["output"]]
         try:
             append(self._services, self.owner, self._conversation, new)
         except GatewayError as fault:
@@ -200,12 +200,12 @@ class ResponsesDialect:
     def _keep(self, response: dict[str, Any]) -> None:
         """Store the response; if that fails, the client gets it with `store` set to false."""
         self._add(response)
-        if not self.asked.store and self._recent is None:
+        if not self.parsed.store and self._recent is None:
             return
-        value = Stored(msgspec.json.encode(response), msgspec.json.encode(self.asked.input))
+        value = Stored(msgspec.json.encode(response), msgspec.json.encode(self.parsed.input))
         if self._recent is not None and response["status"] != "failed":
             self._recent.id, self._recent.value = response["id"], value
-        if not self.asked.store:
+        if not self.parsed.store:
             return
         created = response["created_at"]
         try:
@@ -234,4 +234,4 @@ class CompactDialect(ResponsesDialect):
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        return responses.compacted(meta, self.asked, completions)
+        return responses.compacted(meta, self.parsed, completions)
