@@ -158,9 +158,9 @@ def hang_up(environ: Environ) -> None:
         is_last()
 
 
-def read_json(environ: Environ, limit: int) -> dict[str, Any]:
-    """Return the body as a JSON object. Raises BadRequest, WrongType or BodyTooLarge."""
-    value = read_value(environ, limit)
+def read_json(environ: Environ, limit: int, empty: Any = None) -> dict[str, Any]:
+    """Return the body as a JSON object. Raises as `read_value`."""
+    value = read_value(environ, limit, empty)
     if not isinstance(value, dict):
         raise BadRequest("the request body must be a JSON object")
     return value

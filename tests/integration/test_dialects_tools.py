@@ -88,10 +88,9 @@ def test_cached_tokens_are_counted_for_a_resumed_answer(address: str) -> None:
     """A call that opens in free text is written by a second run, which finds the whole prompt."""
     ask: Any = {"model": "any", "temperature": 0, "max_tokens": 200}
     ask["messages"] = [{"role": "user", "content": QUESTION.replace("Oslo", "Lima")}]
+    ask["tools"] = [{"type": "function", "function": FUNCTION}]
     with openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
-        made = client.chat.completions.create(
-            tools=[{"type": "function", "function": FUNCTION}], **ask
-        )
+        made = client.chat.completions.create(**ask)
     assert made.choices[0].finish_reason == "tool_calls"
     usage: Any = made.usage
     # Nobody asked about this city before: from its name on, the prompt is new.

@@ -16,7 +16,6 @@ from flask import Response, request
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...web import permissions
 from ...web.ledger import query
-from ...web.ledger import query as ledger_query
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from ...store.ledger import Ledger
     from ...store.ledger_rows import LedgerGroup
 
-# The APIs whose answers have tokens.
 blueprint = Api("usage", __name__, group="status", tag="slotproxy")
 
 MOST_GROUPS = 20_000  # rows of an answer
@@ -41,7 +39,7 @@ def own(services: Services, record: Record) -> Any:
     only = _scope(services, record, everyone=wanted.everyone)
     begin, end = 1000 * wanted.time.begin, 1000 * wanted.time.end
     sums = groups(opened(services), begin, end, width=DAY_MS, by=wanted.by, only=only)
-    return ledger_query.by_day(wanted.time, sums, services.keys.shown)
+    return query.by_day(wanted.time, sums, services.keys.shown)
 
 
 @json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")
@@ -55,7 +53,7 @@ def export(services: Services, record: Record) -> Response:
     wanted = query.time_range(request.args, time.time())
     only = _scope(services, record, everyone=query.everyone(request.args))
     rows = opened(services).rows(1000 * wanted.begin, 1000 * wanted.end, only)
-    write = ledger_query.as_csv if form == "csv" else ledger_query.as_json_lines
+    write = query.as_csv if form == "csv" else query.as_json_lines
     parts = write(rows, permissions.shown_names(services, record.key))
     first = next(parts)  # raises if the database is unavailable
     name = f'attachment; filename="usage.{form}"'

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import request
 
-from ...errors import BadRequest, Unsupported
+from ...errors import Unsupported
 from ...web import body, permissions
 from ...web.observability import Record
 from ...web.routes import Api
@@ -176,12 +176,8 @@ def opened(services: Services) -> VectorStores:
 
 
 def _body(services: Services) -> dict[str, Any]:
-    """Return the body as an object; OpenAI's client sends an empty body for a store without
-    options."""
-    value = body.read_value(request.environ, services.settings.max_body, empty={})
-    if not isinstance(value, dict):
-        raise BadRequest("the request body must be a JSON object")
-    return value
+    """Return the body; OpenAI's client sends an empty one for a store without options."""
+    return body.read_json(request.environ, services.settings.max_body, empty={})
 
 
 def _files(services: Services, record: Record, key: str, batch_id: str = "") -> Any:

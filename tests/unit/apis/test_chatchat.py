@@ -21,7 +21,7 @@ from proxy.apis.chatchat.bodies import BODIES
 from proxy.errors import InvalidParameter, QueueFull, Unauthorized
 from tests.unit.apis.test_golden import CASES, sparse
 
-NAMES = {
+ROUTES = {
     "chat": "ChatRequest",
     "messages": "MessagesRequest",
     "knowledge_base_chat": "KnowledgeChatRequest",
@@ -44,7 +44,7 @@ NAMES = {
     "get_prompt_template": "Template",
     "embed_texts": "Texts",
 }
-FORMS = {route: BODIES[f"Chatchat{name}"] for route, name in NAMES.items()}
+FORMS = {route: BODIES[f"Chatchat{name}"] for route, name in ROUTES.items()}
 FILES = sorted((CASES / "chatchat").glob("*.json"))
 
 
@@ -145,14 +145,14 @@ def test_any_body_parses_or_is_refused(route: str, body: dict[str, Any]) -> None
 
 @given(st.lists(st.sampled_from(["text", "answer", "final_answer", "tools", "docs"])))
 def test_whole_answer_equals_streamed_answer(kinds: list[str]) -> None:
-    makers = {
-        "text": lambda: answer.text("id", "t"),
-        "answer": lambda: {"answer": "a"},
-        "final_answer": lambda: {"final_answer": "f"},
-        "tools": lambda: answer.tools("clock", "{}", "now"),
-        "docs": lambda: answer.docs(["source"]),
+    made = {
+        "text": answer.text("id", "t"),
+        "answer": {"answer": "a"},
+        "final_answer": {"final_answer": "f"},
+        "tools": answer.tools("clock", "{}", "now"),
+        "docs": answer.docs(["source"]),
     }
-    documents = [makers[kind]() for kind in kinds]
+    documents = [made[kind] for kind in kinds]
     whole = answer.whole(documents)
     for name in ("text", "answer", "final_answer"):
         assert whole.get(name, "") == "".join(one.get(name, "") for one in documents)

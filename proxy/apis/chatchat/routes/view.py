@@ -95,10 +95,7 @@ def owner(services: Services, environ: dict[str, Any]) -> str:
 def json_body(services: Services) -> dict[str, Any]:
     """Return the body as a JSON object; an empty body is an empty object. Raises BadRequest or
     BodyTooLarge."""
-    value = json_value(services)
-    if not isinstance(value, dict):
-        raise BadRequest("the request body must be a JSON object")
-    return value
+    return body.read_json(request.environ, services.settings.max_body, empty={})
 
 
 def json_value(services: Services) -> Any:
