@@ -203,25 +203,20 @@ Read = Callable[[CallReader, Tools, str], Wait]
 
 
 def answer(
-    tags: tuple[str, str],
-    marks: Sequence[str],
-    read: Read,
-    *,
-    breaks: bool = False,
-    end: str = "",
+    tags: tuple[str, str], marks: Sequence[str], read: Read, *, breaks: bool = False
 ) -> Callable[[Tools], Body]:
     """The body of a format with reasoning between `tags` and text behind it.
 
     ``read`` continues after one of ``marks`` and raises Malformed if there is no call; without
     tools, marks are text. With `breaks`, a call ends the reasoning too, for models that forget the
-    closing tag. `end` may end the answer as text."""
+    closing tag."""
 
     def body(tools: Tools) -> Body:
         opening = tuple(marks) if tools else ()
 
         def run(reader: CallReader) -> Wait:
             yield from reasoning(reader, tags, opening if breaks else (), read, tools)
-            yield from text(reader, tools, opening, read, end)
+            yield from text(reader, tools, opening, read)
 
         return run
 
@@ -270,16 +265,10 @@ def thoughts(
     return mark
 
 
-def text(reader: CallReader, tools: Tools, marks: Sequence[str], read: Read, end: str = "") -> Wait:
-    """Reads text with calls up to the end of the answer, which may be written as `end`."""
-    ends = (end,) if end else ()
-    while mark := (yield from reader.text_until(marks, ends)):
-        if mark not in ends:
-            yield from opened(reader, tools, mark, read)
-        elif (yield from follows(reader)):
-            return
-        else:
-            reader.degrade()
+def text(reader: CallReader, tools: Tools, marks: Sequence[str], read: Read) -> Wait:
+    """Reads text with calls up to the end of the answer."""
+    while mark := (yield from reader.text_until(marks)):
+        yield from opened(reader, tools, mark, read)
 
 
 def opened(reader: CallReader, tools: Tools, mark: str, read: Read) -> Reading[bool]:

@@ -9,97 +9,13 @@ from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .shaped import reads
 from .tagged import STRING, items, kinds, member, quoted, typed, typed_until
 
-# DeepSeek V3.2's and V4's tool calls: XML whose names begin with a token of their own (DSML)::
-#
-#     <｜DSML｜tool_calls>
-#     <｜DSML｜invoke name="get_weather">
-#     <｜DSML｜parameter name="city" string="true">Oslo</｜DSML｜parameter>
-#     <｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>
-#     </｜DSML｜invoke>
-#     </｜DSML｜tool_calls>
-#
-# V3.2 writes ``function_calls``. Two newlines precede the block, and it may stand in reasoning
-# that is not closed. The prompt ends with the opening tag of reasoning, or with reasoning that is
-# over.
-#
-# Source: the chat templates of deepseek-ai/DeepSeek-V3.2 and DeepSeek-V4.
-
-_DSML = "｜DSML｜"
-_THINK = ("<think>", "</think>")
-
-
-def _dsml(name: str, block: str, *without: str) -> CallFormat:
-    opening = f"<{_DSML}{block}>"
-    shape = CallShape(
-        prefix=f"{opening}\n",
-        before_name=f'<{_DSML}invoke name="',
-        after_name='">\n',
-        suffix=f"</{_DSML}invoke>\n",
-        end=f"</{_DSML}{block}>",
-        tagged=TaggedArguments(
-            before_key=f'<{_DSML}parameter name="',
-            after_key='" string="false">',
-            text_after_key='" string="true">',
-            after_value=f"</{_DSML}parameter>\n",
-        ),
-    )
-    return CallFormat(
-        name=name,
-        opening=(opening,),
-        shape=shape,
-        body=answer(_THINK, (opening,), reads(shape), breaks=True),
-        turns=("<｜Assistant｜>", "</function_results>"),
-        reasoning=_THINK,
-        stops=("<｜end▁of▁sentence｜>",),
-        tokens=(_DSML,),
-        matches=marks_in("dsml_token", "DSML", block, without=without),
-    )
-
-
-DSML_V3 = _dsml("deepseek-v3.2", "function_calls")
-DSML_V4 = _dsml("deepseek-v4", "tool_calls", "function_calls")
-
-
-# Ling 3's tool calls: a name, and arguments as pairs of tags::
-#
-#     <tool_call>get_weather
-#     <arg_key>city</arg_key>
-#     <arg_value>Oslo</arg_value>
-#     </tool_call>
-#
-# A call may come before the reasoning is closed. The model may write its end token as text.
-#
-# Source: the chat template of inclusionAI/Ling-3.0-flash.
-
-_LING_SHAPE = CallShape(
-    before_name="<tool_call>",
-    after_name="\n",
-    suffix="</tool_call>",
-    separator="\n",
-    tagged=TaggedArguments(
-        before_key="<arg_key>",
-        after_key="</arg_key>\n<arg_value>",
-        after_value="</arg_value>\n",
-    ),
-)
-LING3 = CallFormat(
-    name="ling3",
-    opening=("<tool_call>",),
-    shape=_LING_SHAPE,
-    body=answer(_THINK, ("<tool_call>",), reads(_LING_SHAPE), breaks=True, end="<|role_end|>"),
-    turns=("<role>ASSISTANT</role>",),
-    reasoning=_THINK,
-    stops=("<|role_end|>",),
-    matches=marks_in("<role>ASSISTANT</role>", "<arg_key>"),
-)
-
-
 # MiniCPM5's tool calls: XML with attributes, and CDATA around text with special characters::
 #
 #     <function name="get_weather"><param name="city">Oslo</param></function>
 #
 # Source: the chat template of openbmb/MiniCPM5-1B.
 
+_THINK = ("<think>", "</think>")
 _MINICPM_OPEN = '<function name="'
 _MINICPM_SHAPE = CallShape(
     before_name=_MINICPM_OPEN,

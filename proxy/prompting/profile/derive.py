@@ -23,7 +23,7 @@ from ..marks import common_end, common_start
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
 from ..template.families import FAMILIES
 from ..template.templates import ChatTemplate
-from .probes import AGAIN, CONTENT, KEYS, LONG_IDS, NAMES, REASON, RESULT, VALUES, Probes
+from .probes import CONTENT, KEYS, LONG_IDS, NAMES, REASON, VALUES, Probes
 
 # What a model writes with a template: reasoning, calls and the end of its turn.
 
@@ -72,12 +72,12 @@ class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
 
 ONE = {KEYS[0]: VALUES[0]}
 BOTH = dict(zip(KEYS, VALUES, strict=True))
+NUMBER = 70707
 FIRST, SECOND = (NAMES[0], ONE), (NAMES[1], {KEYS[0]: VALUES[1]})
 _JSON = json.JSONDecoder()
 _BEGINNING = re.compile(r"[<\[{]|\w+[:\[(]|\Z")
 """Of calls: a mark, JSON, or the name itself."""
 _CUT_TAG = re.compile(r"<[^<>\s]*\Z|\[/?[A-Z_]*\Z")
-_SHAPE_TAG = re.compile(r"<[^<>]*>|\[/?[A-Z_]+\]")
 _SAMPLES: tuple[tuple[tuple[str, Mapping[str, Any]], ...], ...] = (
     ((NAMES[0], {}),),
     ((NAMES[0], BOTH),),
@@ -135,14 +135,10 @@ class _Regions:
         stops = [at for stop in self._stops if (at := text.find(stop, last)) >= 0]
         if stops:
             return min(stops)
-        plain = self._plain.rpartition(CONTENT)[2].rstrip()
         text = text.rstrip()
-        common = common_end(text, plain)
-        at = len(text) - len(common)
-        if tag := _SHAPE_TAG.search(common):
-            return at + (tag.start() if common[: tag.start()].strip() else 0)
-        # Two tags that end alike: <|calls|> and <|end|>.
-        return _whole_tag(text, at) if common.strip() else at
+        common = common_end(text, self._plain.rpartition(CONTENT)[2].rstrip())
+        # Two tags may end alike: <|calls|> and <|end|>.
+        return _whole_tag(text, len(text) - len(common))
 
 
 def _whole_tag(text: str, at: int) -> int:
@@ -192,11 +188,8 @@ def _behind(text: str, beginning: str) -> str | None:
     """What follows the beginning; JSON may be spaced in any way."""
     if text.startswith(beginning):
         return text[len(beginning) :]
-    brace = text.find("{", len(NAMES[0]))
-    if brace < 0:
-        return None
     try:
-        _, end = _JSON.raw_decode(text, brace)
+        _, end = _JSON.raw_decode(text, text.index("{", len(NAMES[0])))
     except ValueError:
         return None
     return text[end:]
@@ -226,9 +219,12 @@ def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | Non
     after_value = _common_beginning(tail, between)
     if not (before_key.strip() and after_value.strip()):
         return None
+    number = regions.of((NAMES[0], {KEYS[0]: NUMBER})) or ""
+    of_number = number.partition(KEYS[0])[2].partition(str(NUMBER))[0]
     tags = TaggedArguments(
         before_key=before_key,
-        after_key=after_key,
+        after_key=of_number or after_key,
+        text_after_key=after_key if of_number not in ("", after_key) else "",
         after_value=after_value,
         separator=between[len(after_value) :],
     )
@@ -295,12 +291,12 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
             calls=known,
             stops=known.stops,
         )
-    probes = Probes(template)
+    probes, rules = Probes(template), template.rules
     reasoning = _reasoning(probes) or _mentioned(template.source)
     content = _RESPONSE if probes.mentions("".join(_RESPONSE)) else ("", "")
-    stops = _stops(probes)
+    stops = (rules.end,) if rules.end_is_token else ()
     shape = call_shape(probes, (*reasoning, *REASONING_TAGS), stops)
-    if not template.takes_tools and not _renders_results(probes):
+    if not (rules.tools or rules.calls):
         shape = None
     calls = known
     if shape is not None and known is None:
@@ -312,7 +308,7 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
 
 def _reasoning(probes: Probes) -> tuple[Tags, ...]:
     """The tags around reasoning, from an answer with reasoning, or else from a call with it."""
-    with_reason, follows = probes.answer(reason=REASON), CONTENT
+    with_reason, follows = probes.answer(REASON), CONTENT
     without = probes.answer()
     if with_reason is None or REASON not in with_reason:
         with_reason, follows = probes.calls(FIRST, reason=REASON), NAMES[0]
@@ -339,10 +335,6 @@ def _reasoning(probes: Probes) -> tuple[Tags, ...]:
     return ((opening, closing),) if 0 < len(opening) <= _MAX_TAG else ()
 
 
-def _renders_results(probes: Probes) -> bool:
-    return RESULT in (probes.calls(FIRST, result=True) or "")
-
-
 def _mentioned(source: str) -> tuple[Tags, ...]:
     """The known tags that the template's text has. Many templates only cut reasoning out."""
     return tuple(tags for tags in REASONING_TAGS if tags[1] in source)[:1]
@@ -360,15 +352,6 @@ def _from_tag(text: str, other: str) -> str:
 def _first_tag(text: str) -> str:
     tag = _TAG.search(text)
     return tag.group() if tag and not text[: tag.start()].strip() else text.strip()
-
-
-def _stops(probes: Probes) -> tuple[str, ...]:
-    """The tag that ends an answer."""
-    answer = probes.answer(again=True)
-    if not answer or CONTENT not in answer or AGAIN.content not in answer:
-        return ()
-    between = answer.rpartition(AGAIN.content)[0].rpartition(CONTENT)[2].strip()
-    return tuple(_TAG.findall(between)[:1])
 
 
 # The syntax of a template's answers: a known format of calls, or what its renderings tell.

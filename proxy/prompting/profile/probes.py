@@ -18,8 +18,7 @@ from ..template.templates import ChatTemplate
 from .adapt import as_dicts
 
 USER = Message(role="user", content="NeedleUserText")
-AGAIN = Message(role="user", content="NeedleUserAgain")
-CONTENT, REASON, RESULT = "NeedleContent", "NeedleReason", "NeedleResult"
+CONTENT, REASON = "NeedleContent", "NeedleReason"
 NAMES = ("needle_name_one", "needle_name_two")
 KEYS = ("needle_key_one", "needle_key_two")
 VALUES = ("NeedleValueOne", "NeedleValueTwo")
@@ -85,28 +84,19 @@ class Probes:
         """Whether the prompt of a model that thinks has this text."""
         return text in self._rendered((USER,), None, prompt=True)
 
-    def calls(
-        self, *calls: Call, reason: str = "", ids: tuple[str, ...] = IDS, result: bool = False
-    ) -> str | None:
-        """An assistant's message with calls, in which ID stands for their ids. With `result` the
-        first call's result follows."""
-        message = Message(
-            role="assistant",
-            reasoning=reason,
-            tool_calls=tuple(
-                ToolCall(call_id, name, json.dumps(arguments))
-                for call_id, (name, arguments) in zip(ids, calls, strict=False)
-            ),
+    def calls(self, *calls: Call, reason: str = "", ids: tuple[str, ...] = IDS) -> str | None:
+        """An assistant's message with calls, in which ID stands for their ids."""
+        made = tuple(
+            ToolCall(call_id, name, json.dumps(arguments))
+            for call_id, (name, arguments) in zip(ids, calls, strict=False)
         )
-        told = Message(role="tool", content=RESULT, name=calls[0][0], tool_call_id=ids[0])
-        text = self.text(message, told) if result else self.text(message)
+        text = self.text(Message(role="assistant", reasoning=reason, tool_calls=made))
         if text is None:
             return None
         for call_id in ids:
             text = text.replace(call_id, ID)
         return text
 
-    def answer(self, *, reason: str = "", again: bool = False) -> str | None:
-        """An assistant's message with text; with `again` the user's next one follows."""
-        message = Message(role="assistant", content=CONTENT, reasoning=reason)
-        return self.text(message, AGAIN) if again else self.text(message)
+    def answer(self, reason: str = "") -> str | None:
+        """An assistant's message with text."""
+        return self.text(Message(role="assistant", content=CONTENT, reasoning=reason))

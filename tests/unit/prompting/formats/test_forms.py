@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 import pathlib
 from typing import Any
 
@@ -18,8 +17,6 @@ from proxy.prompting.formats import (
     Tools,
     generic,
 )
-from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template.templates import compile
 from tests.call_formats import FORMS, parse
@@ -150,15 +147,10 @@ CASES: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
             "tool_call(a=__import__('os').system('x'))",
             "tool_call(1)",
             "tool_call(**{'a': 1})",
-            "tool_call(a=b'x')",
             "tool_call(a={1})",
             "tool_call(a=1e999)",
-            "tool_call(a=1j)",
             "tool_call(a=1, a=2)",
-            "tool_call(a='x'",
             "x = 1",
-            "tool_call",
-            "[f() for f in x]",
             "f()(a=1)",
         )
     ),
@@ -237,43 +229,6 @@ def test_reply_parses_the_same_however_split(
     assert read(form, list(reply)) == (text, calls)
     for at in range(1, min(len(reply), 400)):
         assert read(form, [reply[:at], reply[at:]]) == (text, calls)
-
-
-ARGUMENTS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
-    st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(lambda key: not keyword.iskeyword(key)),
-    st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-        max_leaves=6,
-    ),
-    max_size=4,
-)
-
-
-def written(form: CallFormat, calls: list[tuple[str, dict[str, Any]]]) -> str:
-    """A reply in the format that the shape describes, as a grammar would generate it."""
-    return write_calls(form.shape, *calls).replace(ID, "123456789")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=15)
-@given(
-    calls=st.lists(st.tuples(st.sampled_from(sorted(NAMES)), ARGUMENTS), min_size=1, max_size=3),
-    size=st.integers(1, 9),
-)
-def test_parser_reads_calls_of_the_described_format(
-    name: str, calls: list[tuple[str, dict[str, Any]]], size: int
-) -> None:
-    form = FORMS[name]
-    reply = written(form, calls)
-    text, found = read(form, [reply[i : i + size] for i in range(0, len(reply), size)])
-    assert text == ""
-    assert found == [(call, arguments) for call, arguments in calls]
 
 
 MARKS = sorted({mark for form in FORMS.values() for mark in form.opening})
