@@ -99,15 +99,11 @@ class LlamaCpp(HTTPDriver):
         if slots >= OLD_CONNECTIONS:
             self._connections.resize(slots + OLD_RESERVE + 1)
         self._root = self._careful
-        self._forget_tokens()
+        self._broken = BrokenPrompts(self._tokenize_parts)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
-        self._forget_tokens()
+        self._broken = BrokenPrompts(self._tokenize_parts)  # it may have another model
         return probe(self.url, self._careful, deadline, learned, model_file=self.model_file)
-
-    def _forget_tokens(self) -> None:
-        """The server may have another model."""
-        self._broken = BrokenPrompts(self._tokenize_parts)
 
     def count_slots(self) -> tuple[int, bool]:
         slots, idle = count_slots(self._slot_that_answers)

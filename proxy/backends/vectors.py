@@ -7,6 +7,7 @@ normalize, and returns zeros if it was started without --embedding; if busy, it 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -44,9 +45,8 @@ def embed(ask: Ask, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel)
         answer.data.sort(key=lambda item: item.index)
         if [item.index for item in answer.data] != list(range(len(inputs))):
             raise UpstreamFault("the backend did not return one embedding per input")
-        embedded = Embedded(
-            tuple(item.embedding for item in answer.data), answer.usage.prompt_tokens
-        )
+        vectors = tuple(item.embedding for item in answer.data)
+        embedded = Embedded(vectors, answer.usage.prompt_tokens)
     if not all(map(any, embedded.vectors)):
         raise Unsupported("the backend returned empty embeddings: start it with its embedding flag")
     return embedded
@@ -70,10 +70,8 @@ def rerank(
 def _decode(data: bytes, kind: type[T]) -> T:
     check_cost(data, VECTORS)
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (ValueError, RecursionError):
-        pass
-    try:
+        with contextlib.suppress(ValueError, RecursionError):
+            return msgspec.json.decode(data, type=kind)
         return lenient.decode(data, kind)
     except lenient.WireFault:
         raise UpstreamFault("the backend returned an invalid response") from None

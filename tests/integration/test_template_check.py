@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,13 +106,3 @@ def test_operator_may_keep_our_prompts(server: ModelServer, gateway: StartGatewa
     assert prompt_tokens(running.url, SYSTEM, USER) != prompt_tokens(server.url, SYSTEM, USER)
     assert prompt_tokens(running.url, USER) == prompt_tokens(server.url, USER)
     assert server_prompts(running.url) == []
-
-
-def test_doctor_names_the_kinds(server: ModelServer, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "proxy", "doctor", "--llama-api", server.url, "--data", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "renders conversations of these kinds itself: system, late system" in done.stdout

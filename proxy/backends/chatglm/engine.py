@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
-from typing import IO, Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal
 
 from ...runtime.leash import end_with_parent
 from ...runtime.subprocesses import channel
@@ -51,11 +51,32 @@ Open = Callable[[str, int], ChatGlmModel]
 Send = Callable[[Report], object]
 
 
-class Orders(Protocol):
+class Orders:
+    """Reads orders from a pipe or socket of this number; `receive` reads some bytes. `select` is
+    Python's own, unpatched."""
+
+    def __init__(
+        self, number: int, receive: Callable[[int], bytes], select: Callable[..., Any]
+    ) -> None:
+        self._number, self._receive, self._select = number, receive, select
+        self._data = b""
+
+    def line(self) -> bytes:
+        """Wait for the next line. Raises EOFError."""
+        while b"\n" not in self._data:
+            data = self._receive(1 << 16)
+            if not data:
+                raise EOFError
+            self._data += data
+        first, _, self._data = self._data.partition(b"\n")
+        return first
+
     def get(self) -> Order:
         """Wait for the next order. Raises EOFError once there are no more."""
+        return read_order(self.line())
 
-    def empty(self) -> bool: ...
+    def empty(self) -> bool:
+        return b"\n" not in self._data and not self._select([self._number], [], [], 0)[0]
 
 
 def serve(load: Load, orders: Orders, send: Send, open_model: Open = ChatGlmModel) -> None:
@@ -107,7 +128,6 @@ class _Loop:
                 self._send(self._answered(order))
 
     def _take_new(self) -> None:
-        time.sleep(0)  # lets the thread run that reads them
         while not self._orders.empty():
             self._take(self._orders.get())
 
@@ -231,33 +251,9 @@ class Incremental:
         return text[len(before) + self._sent :]
 
 
-class SocketOrders:
-    """Reads orders from a socket, without a thread."""
-
-    def __init__(self, sock: socket.socket, select: Callable[..., Any]) -> None:
-        self._sock, self._select = sock, select
-        self._data = b""
-
-    def line(self) -> bytes:
-        """Wait for the next line. Raises EOFError."""
-        while b"\n" not in self._data:
-            data = self._sock.recv(1 << 16)
-            if not data:
-                raise EOFError
-            self._data += data
-        first, _, self._data = self._data.partition(b"\n")
-        return first
-
-    def get(self) -> Order:
-        return read_order(self.line())
-
-    def empty(self) -> bool:
-        return b"\n" not in self._data and not self._select([self._sock], [], [], 0)[0]
-
-
 def serve_socket(sock: socket.socket, select: Callable[..., Any]) -> None:
     """Serve the other end of a socket until it is closed. The first line says what to load."""
-    orders = SocketOrders(sock, select)
+    orders = Orders(sock.fileno(), sock.recv, select)
     with sock, contextlib.suppress(EOFError, OSError):
         serve(read_load(orders.line()), orders, lambda report: sock.sendall(line(report)))
 
@@ -270,19 +266,11 @@ def main() -> int:
     with contextlib.suppress(OSError):
         os.nice(POLITE)
     lines, answers = channel()
-    load = read_load(lines.readline())
-    orders: SimpleQueue[Order] = SimpleQueue()
-    threading.Thread(target=_read, args=(lines, orders), daemon=True).start()
-    serve(load, orders, lambda report: answers.write(line(report)))
+    number = lines.fileno()
+    orders = Orders(number, partial(os.read, number), select.select)
+    with contextlib.suppress(EOFError):
+        serve(read_load(orders.line()), orders, lambda report: answers.write(line(report)))
     return 0
-
-
-def _read(lines: IO[bytes], orders: SimpleQueue[Order]) -> None:
-    try:
-        for data in lines:
-            orders.put(read_order(data))
-    finally:
-        os._exit(0)
 
 
 if __name__ == "__main__":

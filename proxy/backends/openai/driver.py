@@ -210,9 +210,6 @@ class OpenAIServer(HTTPDriver):
             )
         return tokenizer
 
-    def n_vocab(self) -> None:
-        return None  # it checks token ids itself
-
     def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
         call = make(self._model)
         pool, path = self._root, call.path

@@ -180,11 +180,3 @@ def test_failed_quiet_request_refreshes_model_status(status: str, body: bytes) -
         (asked,) = server.requests
     assert asked.startswith(b"POST /slots/0?action=none&autoload=false HTTP/1.1\r\n")
     assert asked.endswith(b'{"model":"lazy"}')
-
-
-def test_requests_without_body_name_the_model_in_the_query() -> None:
-    with RawServer([head(2) + b"{}"]) as server:
-        pool = ModelPool(server.url, model="org/a b:Q4", timeout=60.0, idle=0)
-        assert pool.ask("GET", "/props") == (200, b"{}")
-        (asked,) = server.requests
-    assert asked.startswith(b"GET /props?model=org%2Fa%20b%3AQ4 HTTP/1.1\r\n")
