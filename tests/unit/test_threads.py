@@ -51,7 +51,6 @@ THREADS = {
     ("backends/registry.py", "self._monitor"): LASTS,
     ("backends/router.py", "self._listen"): LASTS,
     ("dialogue/loop.py", "run"): ENDS,
-    ("gateway/compaction.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
     ("gateway/embedder.py", "run"): ENDS,
     ("hosting/host.py", "_load"): ENDS,
