@@ -79,7 +79,7 @@ class Embedder:
         backend, caps = self._first(model, caller.may.barred_tiers)
         for ids in inputs:
             if not isinstance(ids, str):
-                backend.vocabulary.check_harmless(ids, caps, "input")
+                backend.vocabulary.check(ids, caps, "input", harmless=True)
         if not caps.queues:
             vectors = self._embed_one_by_one(model, backend, inputs, cancel, caller, on_slot)
             return name, vectors

@@ -89,10 +89,10 @@ class Owner(Protocol):
 
 
 class Lease(Struct, eq=False):
-    """The use of a slot of `backend`, as decided by `grant`. `id` is its number in a shared log.
-    `waited` is the time in the queue in seconds, `place` the first position in it (0: did not
-    wait). `written` is the prompt that it leaves in the slot, `replaced` the one that was there
-    before. `wanted`: others need the slot of an idle request."""
+    """The use of a slot of `backend`, as decided by `grant`. `client` is the class of its client,
+    `id` its number in a shared log. `waited` is the time in the queue in seconds, `place` the first
+    position in it (0: did not wait). `written` is the prompt that it leaves in the slot, `replaced`
+    the one that was there before. `wanted`: others need the slot of an idle request."""
 
     owner: Owner
     want: SlotRequest

@@ -279,19 +279,6 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             return len(self.backends[name][1].slots) if name in self.backends else 0
 
-    def cache_worth(self, name: str) -> float:
-        """The seconds that it would take to evaluate again what the slots of a backend hold, each
-        times the chance that it is asked for."""
-        with self._lock:
-            if name not in self.backends:
-                return 0.0
-            pool, backend = self.backends[name]
-            now = self._clock()
-            held = [slot.held for slot in backend.slots if slot.held is not None]
-            chances = [pool.returns.chance(one.conversation, now) for one in held]
-            tokens = sum(one.tokens * c for one, c in zip(held, chances, strict=True))
-            return tokens / backend.rate
-
     def view(self, group: str, key: str) -> View:
         """The records that a caller with this key and group may see."""
         with self._lock:

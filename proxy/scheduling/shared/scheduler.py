@@ -212,9 +212,6 @@ class SharedScheduler(BaseScheduler):
         """The number of requests waiting in all workers."""
         return self._table.waiting
 
-    def cache_worth(self, name: str) -> float:
-        return 0.0  # models are not started where workers share a table
-
     def idle_slots(self, model: str) -> int:
         return self._table.idle_slots(model)
 

@@ -114,8 +114,8 @@ class Machine(RuleBasedStateMachine):
             config.name,
             config.url,
             self.drivers[-1],
-            model=config.model,
-            slots=config.slots,
+            set_model=config.model,
+            set_slots=config.slots,
             weight=config.weight,
             config=config,
         )

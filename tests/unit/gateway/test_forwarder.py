@@ -85,7 +85,7 @@ def test_backend_removed_after_the_grant_is_replaced() -> None:
             registry.reload(
                 [BackendConfig(name="other", url="test://other", model=world.model)],
                 lambda config: Backend(
-                    config.name, config.url, Server(), model=config.model, config=config
+                    config.name, config.url, Server(), set_model=config.model, config=config
                 ),
             )
             wait_until(lambda: list(registry.backends) == ["other"])

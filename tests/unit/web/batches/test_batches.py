@@ -18,7 +18,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 from flask.testing import FlaskClient
 
 from proxy.batches import batch_run
-from proxy.batches.asking import Answered, Asked
+from proxy.batches.batch_run import Answered, Asked
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
 from proxy.core.task import Embedded
@@ -252,21 +252,6 @@ def test_lines_do_not_fill_the_queue(folder: str) -> None:
     assert (scheduler.outstanding, scheduler.waiting) == (1, 0)
     to.post(f"/v1/batches/{made['id']}/cancel")
     ended(to, made["id"])
-    close(to)
-
-
-def test_cancelled_batch_keeps_what_is_done(folder: str) -> None:
-    driver = Silent()
-    to = served(folder, driver)
-    made = create(to, lines(5))
-    wait_until(lambda: bool(driver.tasks))
-    answer = to.post(f"/v1/batches/{made['id']}/cancel").json
-    assert answer is not None and answer["status"] == "cancelling"
-    done = ended(to, made["id"])
-    assert (done["status"], done["request_counts"]["failed"]) == ("cancelled", 5)
-    assert {one["error"]["code"] for one in read(to, done["error_file_id"])} == {"batch_cancelled"}
-    again = to.post(f"/v1/batches/{made['id']}/cancel").json
-    assert again is not None and again["status"] == "cancelled"
     close(to)
 
 
