@@ -194,7 +194,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     # Workers that share a table share summaries and aliases too. They have no other secret in
     # common than these.
-    summaries: Summaries = Summaries()
+    summaries = Summaries()
     aliases = Aliases()
     if settings.state:
         name = settings.state_name

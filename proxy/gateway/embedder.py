@@ -11,9 +11,9 @@ that other requests get their turn.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -294,20 +294,28 @@ def _side_by_side(
         return
     inner = Cancel()
     stop = cancel.pass_on(inner)
+    todo = iter(range(count))
+    lock = threading.Lock()
     errors: list[BaseException] = []
 
-    def run(i: int) -> None:
-        if errors:
-            return
-        try:
-            work(i, inner)
-        except BaseException as error:
-            errors.append(error)
-            inner.cancel()
+    def run() -> None:
+        while not errors:
+            with lock:
+                i = next(todo, None)
+            if i is None:
+                return
+            try:
+                work(i, inner)
+            except BaseException as error:
+                errors.append(error)
+                inner.cancel()
 
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(most, count))]
     try:
-        with ThreadPoolExecutor(min(most, count)) as threads:
-            threads.map(run, range(count))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     finally:
         stop()
     if errors:

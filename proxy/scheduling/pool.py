@@ -218,7 +218,6 @@ class Pool(Struct, eq=False):
         """Record the end of a turn. `calls`: it called tools."""
         conversation.last = now
         if want.idle:
-            conversation.last = now
             return
         if calls:
             self.returns.called(conversation)

@@ -46,7 +46,6 @@ THREADS = {
     ("backends/chatglm/supervisor.py", "self._run"): LASTS,
     ("backends/registry.py", "self._monitor"): LASTS,
     ("dialogue/loop.py", "run"): ENDS,
-    ("gateway/compaction.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
     ("gateway/embedder.py", "run"): ENDS,
     ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py

@@ -125,27 +125,6 @@ def test_conversation_of_several_contexts_is_summed_up_in_parts(serve: Serve) ->
     assert compacted(events).usage == Usage(7 * len(parts), 3 * len(parts), 2 * len(parts))
 
 
-def test_calls_and_their_results_stay_together(serve: Serve) -> None:
-    driver = ScriptsInTurn(say("They called x."))
-    gateway = serve(driver, on_overflow="compact")
-    said = [HEAD, Message(role="user", content="<task>")]
-    for i in range(9):
-        calls = tuple(ToolCall(f"c{i}{j}", "run", f'{{"step": "call {i} {j}"}}') for j in range(2))
-        said.append(Message(role="assistant", tool_calls=calls))
-        said += [
-            Message(role="tool", content=f"result {i} {j} ".ljust(80, "x"), tool_call_id=f"c{i}{j}")
-            for j in range(2)
-        ]
-    events, told = answer(gateway, asked(tuple(said)))
-    assert isinstance(events[-1], Finished) and told
-    summary, whole = prompts(driver)
-    for i in range(9):
-        for j in range(2):
-            assert (f"call {i} {j}" in whole) == (f"result {i} {j}" in whole)
-            assert (f"call {i} {j}" in summary) == (f"result {i} {j}" in summary)
-    assert "result 8 1" in whole
-
-
 @pytest.mark.parametrize(
     ("setting", "caller", "wish", "compacts"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from proxy.gateway import (
     shared_summaries,
 )
 from proxy.gateway.shared_summaries import SharedSummaries, Summaries
-from tests.docs_pages import ROOT
 from tests.fakes import ScriptedDriver, ScriptsInTurn, say
 from tests.redis_servers import RedisServer, first
 from tests.unit.gateway.test_compaction import answer, asked, compacted, prompts, turns
@@ -88,14 +86,6 @@ def test_summaries_in_redis_expire_and_name_no_group(server: RedisServer) -> Non
         names = list(client.scan_iter("slotproxy:{expiring}:*"))
         assert len(names) == 2 and all(b"the-group" not in name for name in names)
         assert all(0 < client.ttl(name) <= shared_summaries.LIFETIME for name in names)
-
-
-@pytest.mark.parametrize("page", ["docs/team.md", "proxy/scheduling/DESIGN.md"])
-def test_page_that_tells_what_redis_holds_excepts_summaries(page: str) -> None:
-    """Operators decide by it who may read there."""
-    items = re.split(r"\n(?=- |\n)", (ROOT / page).read_text("utf-8"))
-    told = [item for item in items if "Redis" in item and "no text" in item]
-    assert told and all("summaries" in item.lower() for item in told)
 
 
 def test_worker_goes_on_alone_without_redis(

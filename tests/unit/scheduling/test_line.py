@@ -212,16 +212,6 @@ def test_free_slot_with_the_prefix_is_found_behind_many_busy_ones() -> None:
     assert entry.grant.cached > 2000
 
 
-def test_release_activates_the_first_request_parked_for_each_key() -> None:
-    line: WaitingLine = WaitingLine()
-    requests = [waiting(number) for number in range(5)]
-    for request, key in zip(requests, (b"a", b"a", b"b", KEYS[2], b"other"), strict=True):
-        line.park(request, key)
-    line.freed((b"a", b"b"), "b0")
-    assert line.active == [requests[0], requests[2], requests[3]]
-    assert line.parked(b"a") == line.parked(b"other") == 1 and not line.parked(b"b")
-
-
 @given(
     st.lists(
         st.tuples(st.sampled_from(("activate", "park", "remove", "freed")), st.integers(0, 7),

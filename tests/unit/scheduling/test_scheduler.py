@@ -51,18 +51,6 @@ def test_conversation_returns_to_its_slot() -> None:
     assert len(set(where.values())) == 4
 
 
-def test_worth_of_caches_is_the_time_to_evaluate_them_again() -> None:
-    world = World(slots=4)
-    worth = world.scheduler.cache_worth
-    assert (worth("b0"), worth("absent")) == (0.0, 0.0)
-    world.turn(*_conversation("a", 1))
-    one = worth("b0")
-    world.turn(*_conversation("b", 1))
-    assert 0 < one < worth("b0") < len(_conversation("a", 1)[0]) / 4 / 100
-    world.clock.now += 1e6  # nobody comes back to them
-    assert worth("b0") < one / 10
-
-
 def test_conversation_likely_finished_is_evicted_first() -> None:
     world = World(slots=3)
     for number in range(12):  # conversations that end after two turns

@@ -281,20 +281,6 @@ def test_request_waiting_for_backend_survives_loss_of_the_log(join: Join, memory
         waits.result(PATIENCE).release()
 
 
-def test_queue_timeout_counts_from_first_wait_of_the_request(join: Join) -> None:
-    one = join(queue_timeout=50.0)
-    late = msgspec.structs.replace(want("a"), since=time.monotonic() - 51.0)
-    with pytest.raises(QueueTimeout):
-        one.enter(late, again=True)
-    soon = msgspec.structs.replace(late, since=time.monotonic() - 49.8)
-    held = acquire(one, "b")
-    began = time.monotonic()
-    with pytest.raises(QueueTimeout):
-        one.acquire(soon, Cancel(), again=True)
-    assert time.monotonic() - began < 40.0
-    held.release()
-
-
 # workers that differ
 
 
@@ -371,16 +357,6 @@ def test_log_threads_survive_unexpected_exception(
     acquire(one, "a").release()
     until(lambda: one.in_flight("b") == 0)
     assert caplog.text.count("unhandled exception while sharing slots") == 1
-
-
-def test_numbers_out_of_range_do_not_break_the_log(join: Join) -> None:
-    one = join()
-    lease = acquire(one, "a")
-    lease.on_first_token(10**30)
-    lease.release(ended(10**30, 10**40, -(10**40), completion=1 << 64, evaluating=float("inf")))
-    until(lambda: one.in_flight("b") == 0)
-    assert not one.notices
-    acquire(one, "a").release()
 
 
 def test_operation_that_cannot_be_encoded_loses_no_slot(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.core.task import Tier
 from proxy.errors import NoIdleSlot
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
-from proxy.scheduling.pool import Pool
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.shared import ops
 from proxy.scheduling.shared.replica import Replica, SharedRules
 from proxy.scheduling.shared.snapshot import dump, load
-from proxy.scheduling.state import BackendFacts, BackendRecord, Slot, SlotRequest
-from proxy.scheduling.tiers import MOST_PASSED, Tiers, place
+from proxy.scheduling.state import BackendFacts
+from proxy.scheduling.tiers import MOST_PASSED
 from tests.unit.scheduling.fakes import Clock, want
 
 OWN, CLOUD = "own", "cloud"
@@ -237,67 +232,6 @@ def test_canary_is_the_last_resort_of_other_conversations() -> None:
     assert route.take().backend == CLOUD
     route.scheduler.mark(CLOUD, up=False)
     assert route.take("another").backend == "canary"
-
-
-@st.composite
-def _pools(draw: st.DrawFn) -> Pool:
-    pool = Pool()
-    pool.duration = draw(st.floats(0.01, 100))
-    for number in range(draw(st.integers(1, 6))):
-        tier = draw(st.integers(0, 3))
-        canary = draw(st.sampled_from([0.0, 0.0, 0.3, 1.0]))
-        after = draw(st.sampled_from([0.0, 1.0, 10.0, math.inf]))
-        slots = [Slot(id=n, busy=draw(st.booleans())) for n in range(draw(st.integers(1, 3)))]
-        pool.backends[f"b{number}"] = BackendRecord(
-            name=f"b{number}",
-            model="m",
-            slots=slots,
-            up=draw(st.sampled_from([True, True, False, None])),
-            draining=draw(st.booleans()) and draw(st.booleans()),
-            failures=draw(st.sampled_from([0, 0, 3])),
-            ready=draw(st.sampled_from([0.0, 200.0])),
-            in_flight=sum(slot.busy for slot in slots),
-            tier=Tier(tier, f"t{tier}", after, canary),
-        )
-    return pool
-
-
-@given(
-    pool=_pools(),
-    drawn=st.floats(0, 1),
-    ahead=st.integers(0, 50),
-    waited=st.floats(0, 20),
-    barred=st.frozensets(st.sampled_from(["t0", "t1", "t2", "t3"])),
-    exclude=st.frozensets(st.sampled_from(["b0", "b1"])),
-)
-def test_tiers_open_in_order_and_only_with_a_reason(
-    pool: Pool,
-    drawn: float,
-    ahead: int,
-    waited: float,
-    barred: frozenset[str],
-    exclude: frozenset[str],
-) -> None:
-    now = 100.0
-    request = SlotRequest(model="m", since=now - waited, barred=barred, exclude=exclude)
-    reach = Tiers(pool, now).reach(request, drawn, ahead)
-    backends = pool.backends.values()
-    said = {name: why for _, name, why in reach.passed}
-    allowed = [b for b in backends if b.tier.name not in barred]
-    # Nothing of a barred tier is open, and every other backend is open or behind one that is able.
-    assert {b.name for b in backends if b.tier.name in barred} <= reach.closed
-    able = [b for b in allowed if said.get(b.name) not in ("down", "paused", "failed")]
-    if able:
-        first = min(place(b, drawn) for b in able)
-        assert not reach.closed & {b.name for b in allowed if place(b, drawn) <= first}
-    # A tier is open only if each backend of every tier before was passed over, with a reason.
-    for backend in allowed:
-        if backend.name not in reach.closed:
-            before = [b for b in allowed if place(b, drawn) < place(backend, drawn)]
-            assert all(said.get(b.name) for b in before)
-    # While a tier stays closed, it is known when it opens.
-    if any(b.name in reach.closed for b in allowed):
-        assert now <= reach.due < math.inf or any(b.tier.overflow_after == math.inf for b in able)
 
 
 def test_routes_are_part_of_a_shared_table() -> None:
