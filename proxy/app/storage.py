@@ -18,8 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..accounts.records import Team, User
 from ..config import Settings, SettingsError, fixed
@@ -29,14 +28,15 @@ from ..runtime import private_files
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.lasting import Lasting, no_pause
 from ..store.outage import retry_while_unavailable
-from ..store.responses import MemoryResponses, ResponseStore
-from .data_folder import DATABASE, FILES, data_folder
+from ..store.responses import MemoryResponses
+from .data_folder import DATABASE, FILES, folder_of
 
 if TYPE_CHECKING:  # these import SQLAlchemy
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
     from ..store.api_keys import ApiKeys
     from ..store.conversations import ConversationStore
+    from ..store.database_responses import ResponseStore
     from ..store.groups import Groups
     from ..store.ledger import Ledger
     from ..store.model_needs import ModelNeeds
@@ -47,7 +47,6 @@ if TYPE_CHECKING:  # these import SQLAlchemy
 NEEDED = ("sqlalchemy", "alembic")  # from the extras `knowledge` and `redis`
 NEEDED_FOR_KNOWLEDGE = (*NEEDED, "apsw")
 AFTER = 3.0  # seconds from the start until existing data is opened: first answers have priority
-T = TypeVar("T")
 
 
 class LazyProxy:
@@ -61,8 +60,8 @@ class LazyProxy:
 
 
 class LazyServices:
-    """The services. `embedder` and `ranker` are None if no backend is configured for them. Each
-    service but `responses` is None without the extra."""
+    """The services: the parts of `Stores`, each None without the extra that it needs. `embedder`
+    and `ranker` are None if no backend is configured for them."""
 
     def __init__(
         self, settings: Settings, embedder: Embedder | None, ranker: Embedder | None
@@ -70,57 +69,29 @@ class LazyServices:
         self._settings = settings
         self._embedder = embedder
         self._ranker = ranker
-        self._folder = Path(settings.data) if settings.data else data_folder()
+        self._folder = folder_of(settings)
         self._lock = threading.RLock()
         self._failed: tuple[float, StoreUnavailable | None] = 0.0, None  # when opening last failed
-        self._has_knowledge = are_installed(NEEDED_FOR_KNOWLEDGE)
         self._closed = threading.Event()
         self._opened = ExitStack()  # closes what was opened, in reverse order
-
-    @property
-    def knowledge(self) -> Knowledge | None:
-        return self._lazy(lambda stores: stores.knowledge) if self._has_knowledge else None
-
-    @property
-    def conversations(self) -> ConversationStore | None:
-        return self._lazy(lambda stores: stores.conversations) if self._has_knowledge else None
-
-    @property
-    def vector_stores(self) -> VectorStores | None:
-        return self._lazy(lambda stores: stores.vector_stores) if self._has_knowledge else None
-
-    @property
-    def batches(self) -> RequestBatches | None:
-        return self._lazy(lambda stores: stores.batches) if self._has_knowledge else None
-
-    @property
-    def sessions(self) -> SessionStore | None:
-        return self._lazy(lambda stores: stores.sessions) if self._has_knowledge else None
-
-    @property
-    def model_needs(self) -> ModelNeeds | None:
-        return self._lazy(lambda stores: stores.model_needs) if self._has_knowledge else None
-
-    @property
-    def api_keys(self) -> ApiKeys | None:
-        return self._lazy(lambda stores: stores.api_keys) if are_installed(NEEDED) else None
-
-    @property
-    def ledger(self) -> Ledger | None:
-        """None unless the settings name a place for it."""
-        settings = self._settings
+        self._has_knowledge = are_installed(NEEDED_FOR_KNOWLEDGE)
+        has_database = are_installed(NEEDED)
         keeps = settings.database or settings.data or settings.state
-        if not (settings.ledger_days and keeps and are_installed(NEEDED)):
-            return None
-        return self._lazy(lambda stores: stores.ledger)
 
-    @property
-    def users(self) -> Groups[User] | None:
-        return self._lazy(lambda stores: stores.users) if are_installed(NEEDED) else None
+        def part(name: str, there: object = self._has_knowledge) -> Any:
+            return LazyProxy(partial(self._part, name)) if there else None
 
-    @property
-    def teams(self) -> Groups[Team] | None:
-        return self._lazy(lambda stores: stores.teams) if are_installed(NEEDED) else None
+        self.knowledge: Knowledge | None = part("knowledge")
+        self.conversations: ConversationStore | None = part("conversations")
+        self.vector_stores: VectorStores | None = part("vector_stores")
+        self.batches: RequestBatches | None = part("batches")
+        self.sessions: SessionStore | None = part("sessions")
+        self.model_needs: ModelNeeds | None = part("model_needs")
+        self.api_keys: ApiKeys | None = part("api_keys", has_database)
+        self.users: Groups[User] | None = part("users", has_database)
+        self.teams: Groups[Team] | None = part("teams", has_database)
+        # Unless the settings name a place for it, there is no ledger.
+        self.ledger: Ledger | None = part("ledger", has_database and keeps and settings.ledger_days)
 
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""
@@ -128,7 +99,7 @@ class LazyServices:
         if settings.state and not there:  # any worker may be asked for any response
             raise SettingsError("--state requires pip install slotproxy[redis]")
         if there and (settings.database or settings.data or settings.state):
-            return self._lazy(lambda stores: stores.responses)
+            return cast("ResponseStore", LazyProxy(partial(self._part, "responses")))
         return MemoryResponses(fixed.STORED_RESPONSES)
 
     def resume(self, then: Callable[[], None]) -> None:
@@ -163,20 +134,17 @@ class LazyServices:
             open_and_mend, patience=math.inf, pause=AFTER, sleep=self._closed.wait
         )
 
-    def _lazy(self, part: Callable[[Stores], T]) -> T:
-        def locked() -> T:
-            called = time.monotonic()
-            with self._lock:
-                failed, fault = self._failed
-                if fault is not None and failed >= called:
-                    raise fault  # opening failed while this call waited for the lock
-                try:
-                    return part(self._stores)
-                except StoreUnavailable as error:
-                    self._failed = time.monotonic(), error
-                    raise
-
-        return cast(T, LazyProxy(locked))
+    def _part(self, name: str) -> Any:
+        called = time.monotonic()
+        with self._lock:
+            failed, fault = self._failed
+            if fault is not None and failed >= called:
+                raise fault  # opening failed while this call waited for the lock
+            try:
+                return getattr(self._stores, name)
+            except StoreUnavailable as error:
+                self._failed = time.monotonic(), error
+                raise
 
     @cached_property
     def _stores(self) -> Stores:

@@ -7,11 +7,9 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
-from ..accounts.records import Team, User
-from ..backends.local_embeddings import local_model
 from ..config import Settings, fixed
 from ..gateway import Embedder
-from ..knowledge.index.index import Index, VectorCache, open_shelf
+from ..knowledge.index.index import Index, open_shelf
 from ..knowledge.ingest import Ingester, reindex_missing
 from ..knowledge.reading import ReadingLimits
 from ..knowledge.service import Knowledge
@@ -24,7 +22,7 @@ from ..store.conversations import ConversationStore
 from ..store.database import Database
 from ..store.database_responses import DatabaseResponses
 from ..store.file_store import FileStore
-from ..store.knowledge import KnowledgeStore, TextVectors
+from ..store.knowledge import KnowledgeStore
 from ..store.ledger import Ledger
 from ..store.model_needs import ModelNeeds
 from ..store.outage import outage
@@ -36,8 +34,8 @@ from .data_folder import DATABASE, FILES, INDEX, SLOTS
 
 class Stores:
     """Opens the database in `folder`, or that of the settings, and registers what to close with
-    `closing`. Raises StoreUnavailable. Each part is created when it is first used; callers hold a
-    lock."""
+    `closing`. Raises StoreUnavailable. Parts that start threads are created when they
+    are first used; callers hold a lock."""
 
     def __init__(
         self,
@@ -56,13 +54,18 @@ class Stores:
         try:
             private_files.folder(folder, (*FILES, SLOTS))
             url = settings.database or f"sqlite:///{folder / DATABASE}"
-            self._database = _opened(url, closing)
+            database = self._database = _opened(url, closing)
         except OSError as error:
             raise (outage(error) or error) from error
-
-    @cached_property
-    def responses(self) -> DatabaseResponses:
-        return DatabaseResponses(self._database, fixed.STORED_RESPONSES)
+        self.responses = DatabaseResponses(database, fixed.STORED_RESPONSES)
+        self.batches = RequestBatches(database, self._quota)
+        self.sessions = SessionStore(database)
+        self.api_keys = ApiKeys(database)
+        self.users = groups.users(database)
+        self.teams = groups.teams(database)
+        self.model_needs = ModelNeeds(database)
+        self.ledger = Ledger(database)
+        self._rows = KnowledgeStore(database, self._quota)
 
     @cached_property
     def conversations(self) -> ConversationStore:
@@ -70,34 +73,6 @@ class Stores:
         if self._settings.workers == 1 and not self._settings.database:
             store.interrupted()  # no other worker can be writing them
         return store
-
-    @cached_property
-    def batches(self) -> RequestBatches:
-        return RequestBatches(self._database, self._quota)
-
-    @cached_property
-    def sessions(self) -> SessionStore:
-        return SessionStore(self._database)
-
-    @cached_property
-    def api_keys(self) -> ApiKeys:
-        return ApiKeys(self._database)
-
-    @cached_property
-    def users(self) -> groups.Groups[User]:
-        return groups.users(self._database)
-
-    @cached_property
-    def teams(self) -> groups.Groups[Team]:
-        return groups.teams(self._database)
-
-    @cached_property
-    def model_needs(self) -> ModelNeeds:
-        return ModelNeeds(self._database)
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        return Ledger(self._database)
 
     @cached_property
     def vector_stores(self) -> VectorStores:
@@ -117,20 +92,13 @@ class Stores:
         reindex_missing(self._rows, self._index)
 
     @cached_property
-    def _rows(self) -> KnowledgeStore:
-        return KnowledgeStore(self._database, self._quota)
-
-    @cached_property
     def _index(self) -> Index:
         file = self._folder / INDEX
         if not self._settings.database.startswith("postgresql"):
             private_files.folder(self._folder, (*FILES, SLOTS))
             private_files.database(file)
         shelf = open_shelf(self._database.engine, file)
-        # A server may get another model at any time; that of a package stays the same.
-        local = self._embedder is not None and not self._settings.embedding_api
-        cache = VectorCache(TextVectors(self._database), local_model()) if local else None
-        index = Index(shelf, self._embed if self._embedder else None, cache=cache)
+        index = Index(shelf, self._embed if self._embedder else None)
         self._closing.callback(index.close)
         return index
 

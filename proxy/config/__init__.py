@@ -1,9 +1,8 @@
 """Settings: one table, read from flags, environment and a TOML file."""
 
 from .checks import each_its_own, no_models_here, one_worker
-from .foreign.foreign import Foreign
 from .keys import ApiKey, Secret
-from .models import PID, PORT, ModelConfig
+from .models import PID, PORT, Foreign, ModelConfig
 from .settings import (
     SECTIONS,
     AgentConfig,
@@ -14,7 +13,7 @@ from .settings import (
     SettingsError,
 )
 from .sources import from_environment, load, of_other_program
-from .table import ENV_PREFIX, SettingRow, section_variable, table
+from .table import ENV_PREFIX, SettingRow, all_rows, table
 
 __all__ = [
     "ENV_PREFIX",
@@ -32,12 +31,12 @@ __all__ = [
     "SettingRow",
     "Settings",
     "SettingsError",
+    "all_rows",
     "each_its_own",
     "from_environment",
     "load",
     "no_models_here",
     "of_other_program",
     "one_worker",
-    "section_variable",
     "table",
 ]

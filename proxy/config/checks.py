@@ -13,8 +13,8 @@ from ..runtime.resources import templates
 from . import keys as key_rules
 from . import routes
 from .keys import Secret
-from .settings import SECTIONS, Settings, SettingsError
-from .table import table
+from .settings import Settings, SettingsError
+from .table import all_rows
 
 _is_secret = re.compile(r"key|token|secret|passw|credential", re.I).search
 
@@ -25,33 +25,25 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
     messages = []
     in_file = any(item.api_key for item in values.get("backend", ()))
     in_file |= any(item.env or item.headers for item in values.get("mcp", ()))
-    in_file |= any(_has_secret(item.environment) for item in values.get("model", ()))
-    for row in table():
-        value = values.get(row.name)
+    environments = [item.environment for item in values.get("model", ())]
+    in_file |= any(_is_secret(name) for names in environments for name in names)
+    for row in all_rows():
+        value = getattr(values[row.section], row.name) if row.section else values.get(row.name)
         # The URL of --state may contain a password.
         if row.item is not Secret or not value or (row.name == "state" and "@" not in value):
             continue
-        source = sources[row.name]
+        source = sources.get(row.key, "")
         if source == row.flag:
             instead = row.variable + (" or --api-key-file" if row.name == "api_key" else "")
             messages.append(
                 f"{source} is visible to every user of this machine (ps); use {instead}"
             )
         in_file |= source not in (row.flag, row.variable)
-    for section, struct in SECTIONS.items():
-        for row in table(struct):
-            secret = row.item is Secret and bool(getattr(values.get(section), row.name, None))
-            in_file |= secret and f"{section}.{row.name}" not in sources
     if in_file:
         messages += _readable_by_others(config)
     if values.get("api_key_file"):
         messages += _readable_by_others(values["api_key_file"])
     return tuple(messages)
-
-
-def _has_secret(environment: Mapping[str, str]) -> bool:
-    """Whether a variable is a secret, by its name."""
-    return any(_is_secret(name) for name in environment)
 
 
 def _readable_by_others(path: str) -> list[str]:
@@ -148,10 +140,10 @@ def no_models_here(settings: Settings) -> str:
 
 def each_its_own(settings: Settings) -> str:
     """Why several workers cannot share their backends, "" if they can."""
-    models = settings.is_default or any(backend.file for backend in settings.backends)
-    if settings.chatglm.isolation == "thread" and models:
+    if any(backend.file for backend in settings.backends):
         return (
-            'each would load the ChatGLM model: only isolation = "process" of the table [chatglm]'
-            " is shared"
+            "each would load the ChatGLM model: use one worker (it handles a thousand streams), or"
+            " run the model in a slotproxy of its own and name that here in a [[backend]] table"
+            ' with kind = "openai"'
         )
     return ""

@@ -33,20 +33,11 @@ EVERYDAY = (
     *("llama_api", "slots", "models_dir", "chatglm_model", "chat_template", "host", "port", "data"),
     *("api_key_file", "log_level"),
 )
-SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError(message.removeprefix("argument "))
-
-
-class _PrintCompletion(argparse.Action):
-    """Prints a script for a shell and ends."""
-
-    def __call__(self, parser: Any, namespace: Any, shell: Any, flag: str | None = None) -> None:
-        print(completion(shell))
-        parser.exit()
 
 
 class _Help(argparse.Action):
@@ -58,7 +49,7 @@ class _Help(argparse.Action):
         elif topic is None:
             text = _parser(lambda row: row.name in EVERYDAY, _overview()).format_help()
         elif topic in (topics := _topics()):
-            text = _parser(lambda row: row.group == topics[topic], "", usage=False).format_help()
+            text = _parser(lambda row: row.group == topics[topic], "").format_help()
         else:
             raise SettingsError(f"--help: {topic!r} is not one of {', '.join((*topics, ALL))}")
         print(text, end="")
@@ -95,29 +86,19 @@ def _epilog() -> str:
 def parser() -> argparse.ArgumentParser:
     """The parser of the server's flags. It sets only what the user gave, as text. Made once: it is
     full of reference cycles, and each reload of the settings needs it."""
-    return _create()
-
-
-def _create() -> argparse.ArgumentParser:
     return _parser(lambda row: True, _epilog())
 
 
-def _parser(
-    shown: Callable[[SettingRow], bool], epilog: str, *, usage: bool = True
-) -> argparse.ArgumentParser:
-    """A parser of the settings that are `shown`."""
+def _parser(shown: Callable[[SettingRow], bool], epilog: str) -> argparse.ArgumentParser:
+    """A parser of the settings that are `shown`; without an epilog, of one group."""
     made = _Parser(
         prog=PROG,
-        usage=(
-            "%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]"
-            if usage
-            else argparse.SUPPRESS
-        ),
-        description=(
-            "A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models."
-            if usage
-            else None
-        ),
+        usage="%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]"
+        if epilog
+        else argparse.SUPPRESS,
+        description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models."
+        if epilog
+        else None,
         epilog=epilog,
         formatter_class=partial(
             argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100
@@ -126,69 +107,24 @@ def _parser(
         allow_abbrev=False,
         add_help=False,
     )
-    if usage:
-        _add_general(made)
-    _add_settings(made, shown)
-    return made
-
-
-def _add_general(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
-        *HELP,
-        action=_Help,
-        nargs="?",
-        metavar="GROUP",
-        help="this, the settings of one group, or all",
-    )
-    made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    made.add_argument(
-        "--print-completion",
-        action=_PrintCompletion,
-        choices=SHELLS,
-        metavar="|".join(SHELLS),
-        help="print a completion script for this shell",
-    )
-    made.add_argument(
-        "--config",
-        metavar="FILE",
-        help="settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)",
-    )
-
-
-def completion(shell: str) -> str:
-    """The script that completes flags, their values and commands in a shell."""
-    import shtab  # late: only this needs it
-
-    whole = _create()
-    commands = whole.add_subparsers(metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        made = commands.add_parser(name, help=text, argument_default=argparse.SUPPRESS)
-        _add_own(made, name)
-        if name != "init":
-            _add_settings(made)
-    for made in (whole, *commands.choices.values()):
-        for action in made._actions:
-            if action.metavar == "FILE":
-                setattr(action, "complete", shtab.FILE)  # noqa: B010 - argparse does not know it
-    return str(shtab.complete(whole, shell))
-
-
-def _add_settings(
-    made: argparse.ArgumentParser, shown: Callable[[SettingRow], bool] = lambda row: True
-) -> None:
+    if epilog:
+        text = "this, the settings of one group, or all"
+        made.add_argument(*HELP, action=_Help, nargs="?", metavar="GROUP", help=text)
+        made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+        text = "settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)"
+        made.add_argument("--config", metavar="FILE", help=text)
     groups: dict[str, Any] = {}
     for row in filter(shown, table()):
         if row.group not in groups:
             groups[row.group] = made.add_argument_group(row.group)
         default = f" (default: {row.shown_default})" if row.shown_default else ""
-        text = (row.help + default).replace("%", "%%")
+        options: dict[str, Any] = {"help": (row.help + default).replace("%", "%%")}
         if row.type is bool:
-            groups[row.group].add_argument(
-                row.flag, action=argparse.BooleanOptionalAction, help=text
-            )
+            options["action"] = argparse.BooleanOptionalAction
         else:
-            action = "append" if row.is_list else "store"
-            groups[row.group].add_argument(row.flag, action=action, metavar=_shown(row), help=text)
+            options |= {"action": "append" if row.is_list else "store", "metavar": _shown(row)}
+        groups[row.group].add_argument(row.flag, **options)
+    return made
 
 
 def _shown(row: SettingRow) -> str:
@@ -210,39 +146,24 @@ def split(argv: Sequence[str]) -> tuple[str, list[str]]:
 def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The values of the command's own arguments, and the arguments that are settings. Raises
     SettingsError; ``--help`` prints and raises ``SystemExit(0)``."""
-    made = _Parser(prog=f"{PROG} {name}", allow_abbrev=False)
-    _add_own(made, name)
+    made = _Parser(prog=f"{PROG} {name}", description=COMMANDS[name], allow_abbrev=False)
+    takes_a_file = name in TAKE_A_FILE
+    if name == "init":
+        text = "the file to write (default: slotproxy.toml)"
+        made.add_argument("file", nargs="?", default="slotproxy.toml", metavar="FILE", help=text)
+        text = "write what this file says: llama-swap's .yaml, or llama-server's presets (.ini)"
+        made.add_argument("--from", dest="source", metavar="FILE", help=text)
+    if takes_a_file:
+        made.add_argument("file", metavar="FILE", help="the backup, a .tar.gz archive")
+    if name == "doctor":
+        made.add_argument("--json", action="store_true", help="print the findings as JSON")
+    else:
+        made.add_argument("--force", action="store_true", help="replace what is there unasked")
     if name == "init":
         return made.parse_args(list(argv)), []
     made.epilog = f"It takes the settings of the server too: see {PROG} --help."
-    takes_a_file = name in TAKE_A_FILE
     made.usage = f"%(prog)s{' FILE' if takes_a_file else ''} [options] [settings]"
     # Behind a flag of the server, FILE would be taken for the value of that flag.
     if takes_a_file and (not argv or (argv[0].startswith("-") and argv[0] not in HELP)):
         raise SettingsError(f"name the file first: {PROG} {name} FILE [options]")
     return made.parse_known_args(list(argv))
-
-
-def _add_own(made: argparse.ArgumentParser, name: str) -> None:
-    """The arguments that only this command has."""
-    made.description = COMMANDS[name]
-    if name == "init":
-        made.add_argument(
-            "file",
-            nargs="?",
-            default="slotproxy.toml",
-            metavar="FILE",
-            help="the file to write (default: slotproxy.toml)",
-        )
-        made.add_argument(
-            "--from",
-            dest="source",
-            metavar="FILE",
-            help="write what this file says: llama-swap's .yaml, or llama-server's presets (.ini)",
-        )
-    if name in TAKE_A_FILE:
-        made.add_argument("file", metavar="FILE", help="the backup, a .tar.gz archive")
-    if name in ("init", *TAKE_A_FILE):
-        made.add_argument("--force", action="store_true", help="replace what is there unasked")
-    if name == "doctor":
-        made.add_argument("--json", action="store_true", help="print the findings as JSON")

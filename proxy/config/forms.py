@@ -9,7 +9,7 @@ import difflib
 import ipaddress
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -25,13 +25,19 @@ def unescaped(value: str) -> str:
     return value.replace("\\n", "\n")
 
 
-def url(value: str) -> str:
+def _address(value: str) -> SplitResult | None:
+    """The parts of an HTTP address, None if it is none."""
     try:
         parts = urlsplit(value)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"expected an address like http://127.0.0.1:8080: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    return parts if valid else None
+
+
+def url(value: str) -> str:
+    parts = _address(value)
+    if parts is None:
         raise ValueError(f"expected an address like http://127.0.0.1:8080, got {value!r}")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
@@ -140,20 +146,17 @@ def size(value: str) -> str:
     return value
 
 
+def sizes(value: str) -> str:
+    """One for each graphics card."""
+    for one in value.split(",") if value else ():
+        size(one.strip() or "nothing")
+    return value
+
+
 def in_bytes(value: str) -> int:
     """The bytes of a `size`, 0 for an empty one."""
     found = _size(value)
     return int(float(found[1]) * _UNITS[found[2].lower() or "b"]) if found else 0
-
-
-def sizes(value: str) -> str:
-    for one in value.split(",") if value else ():
-        if not _size(one.strip()):
-            raise ValueError(
-                "expected a size for each graphics card, such as 24GiB or 24GiB,16GiB, got"
-                f" {value!r}"
-            )
-    return value
 
 
 def each_in_bytes(value: str) -> tuple[int, ...]:
@@ -185,27 +188,13 @@ def claim_value(value: str) -> str:
 
 def webhook(value: str) -> Secret:
     """A URL that may contain a secret, so no message shows it."""
-    if value and not _can_be_sent_to(value):
+    parts = _address(value)
+    valid = parts and parts.username is None and value.isprintable() and " " not in value
+    if value and not valid:
         raise ValueError(
             "expected a URL like https://hooks.example.org/budgets, without spaces or a user name"
         )
     return Secret(value)
-
-
-def _can_be_sent_to(address: str) -> bool:
-    try:
-        parts = urlsplit(address)
-        port = parts.port
-    except ValueError:
-        return False
-    return (
-        parts.scheme in ("http", "https")
-        and bool(parts.hostname)
-        and parts.username is None
-        and port != 0
-        and address.isprintable()
-        and " " not in address
-    )
 
 
 def optional_key(value: str) -> Secret:

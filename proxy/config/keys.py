@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2s
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -36,15 +35,13 @@ class ApiKey(msgspec.Struct, frozen=True):
     """An API key. ``name`` owns its data and appears in the log. Keys of one ``group`` share cached
     prompts; a key without one shares them with no other. ``priority`` is its class in the queue.
     ``on_overflow`` overrides the setting of that name for its requests, unless it is empty.
-    ``former`` is the name that earlier versions gave to a key without one, by its position, or
-    empty. ``options`` are the other options of its line in a file, as they stand; ``place`` is that
+    ``options`` are the other options of its line in a file, as they stand; ``place`` is that
     line."""
 
     name: str
     secret: Secret
     group: str = ""
     priority: Literal["high", "normal", "low"] = "normal"
-    former: str = ""
     on_overflow: Literal["", "refuse", "compact"] = ""
     options: Mapping[str, str] = {}
     place: str = ""
@@ -63,10 +60,10 @@ def checked(value: str) -> Secret:
     return Secret(value)
 
 
-def unnamed(secret: Secret, former: str, **more: Any) -> ApiKey:
+def unnamed(secret: Secret, **more: Any) -> ApiKey:
     """A key named by its secret: `key-` and 12 hexadecimal digits."""
     digest = blake2s(secret.encode(), digest_size=6, person=b"key name").hexdigest()
-    return ApiKey(f"key-{digest}", secret, former=former, **more)
+    return ApiKey(f"key-{digest}", secret, **more)
 
 
 def read(text: str, path: str) -> tuple[ApiKey, ...]:
@@ -77,9 +74,13 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
         if not words or words[0].startswith("#"):
             continue
         place = f"{path}, line {number}"
-        given = [word for number, word in enumerate(words) if _is_option(word, number)]
-        words = [word for number, word in enumerate(words) if not _is_option(word, number)]
-        options = _options(given, place)
+        options: dict[str, str] = {}
+        for word in [word for n, word in enumerate(words) if _is_option(word, n)]:
+            name, _, value = word.partition("=")
+            if name in options:
+                raise ValueError(f"{place}: {name[:60]} is there twice")
+            options[name] = value
+        words = [word for n, word in enumerate(words) if not _is_option(word, n)]
         own = ("group", "priority", "on_overflow")
         more: dict[str, Any] = {name: options.pop(name) for name in own if name in options}
         is_valid = (
@@ -103,7 +104,7 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
         if len(words) == 2:
             keys.append(ApiKey(words[0], secret, **more))
         else:
-            keys.append(unnamed(secret, f"{Path(path).name}:{number}", **more))
+            keys.append(unnamed(secret, **more))
     if not keys:
         # Without this error the API would be open, although a key file is configured.
         raise ValueError(f"{path} contains no API keys")
@@ -113,17 +114,6 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
 def _is_option(word: str, number: int) -> bool:
     """`number` is the word's place. The first word may be a key in the form of an option."""
     return bool(_OPTION.fullmatch(word)) and (number > 0 or word.startswith(_FIRST))
-
-
-def _options(words: Sequence[str], place: str) -> dict[str, str]:
-    """The options among these words, as they stand."""
-    options: dict[str, str] = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        if name in options:
-            raise ValueError(f"{place}: {name[:60]} is there twice")
-        options[name] = value
-    return options
 
 
 def conflict(keys: Sequence[ApiKey]) -> str:
@@ -147,13 +137,6 @@ def conflict(keys: Sequence[ApiKey]) -> str:
 
 def no_such_admin(name: str, keys: Sequence[ApiKey]) -> str:
     """Why `name` is not an administrator's key, "" if it is a key's name."""
-    if any(key.name == name for key in keys):
-        return ""
-    for key in keys:
-        if key.former == name:
-            return (
-                f"{name!r} is the position of a key, which changes when keys change: use"
-                f" {key.name!r}, or name the key in --api-key-file"
-            )
-    known = ", ".join(repr(key.name) for key in keys) or "no API keys are configured"
-    return f"there is no key named {name!r}: {known}"
+    names = [key.name for key in keys]
+    known = ", ".join(map(repr, names)) or "no API keys are configured"
+    return "" if name in names else f"there is no key named {name!r}: {known}"

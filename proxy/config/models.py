@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -96,6 +98,16 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"ModelConfig({self.name!r})"
 
 
+class Foreign(msgspec.Struct, frozen=True):
+    """What a configuration file of another program says. `values` are settings by name. `notes`
+    name the parts of the file that are not supported. `models_max` is how many models may be loaded
+    at once if the operator bounds neither their memory nor their number; 0: any."""
+
+    values: dict[str, Any]
+    notes: Sequence[str] = ()
+    models_max: int = 0
+
+
 def read(
     raw: Any, shared: Mapping[str, macros.Value] = {}, environ: Mapping[str, str] = {}
 ) -> tuple[ModelConfig, ...]:
@@ -103,52 +115,43 @@ def read(
     names the model."""
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
         raise ValueError("expected [[model]] tables")
-    return checked(_filled(item, n, shared, environ) for n, item in enumerate(raw, start=1))
+    tables = []
+    for number, table in enumerate(raw, start=1):
+        with _naming(table, number):
+            own = macros.defined(table.pop("macros", {}), shared)
+            known = macros.for_model(str(table.get("name")), own, environ)
+            tables.append(macros.filled(table, known, environ))
+    return checked(tables)
 
 
 def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     """The models of tables whose macros are filled in. Raises ValueError."""
-    models = tuple(_model(table, number) for number, table in enumerate(tables, start=1))
+    models = []
+    for number, table in enumerate(tables, start=1):
+        with _naming(table, number):
+            if "metadata" in table:
+                raise ValueError("metadata: is not shown any more; use title and description")
+            for key in ("command", "stop"):
+                if isinstance(table.get(key), str):
+                    table = {**table, key: words(table[key])}
+            models.append(msgspec.convert(table, ModelConfig))
+            _check(models[-1])
     names = [name for model in models for name in (model.name, *model.aliases)]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two models have the name or alias {name!r}")
-    return models
+    return tuple(models)
 
 
-def _filled(
-    raw: dict[str, Any], number: int, shared: Mapping[str, macros.Value], environ: Mapping[str, str]
-) -> dict[str, Any]:
-    values = {key: value for key, value in raw.items() if key != "macros"}
+@contextmanager
+def _naming(table: Mapping[str, Any], number: int) -> Iterator[None]:
+    """Errors say of which table they are."""
     try:
-        own = macros.defined(raw.get("macros", {}), shared)
-        known = macros.for_model(str(raw.get("name")), own, environ)
-        return {key: macros.filled(value, known, environ) for key, value in values.items()}
+        yield
     except ValueError as error:
-        raise ValueError(f"{_named(raw, number)}: {error}") from None
-
-
-def _named(table: Mapping[str, Any], number: int) -> str:
-    name = table.get("name")
-    return repr(name[:MAX_NAME]) if isinstance(name, str) and name else str(number)
-
-
-def _model(table: dict[str, Any], number: int) -> ModelConfig:
-    source = _named(table, number)
-    values = dict(table)
-    try:
-        if "metadata" in values:
-            raise ValueError("metadata: is not shown any more; use title and description")
-        for key in ("command", "stop"):
-            if isinstance(values.get(key), str):
-                values[key] = words(values[key])
-        model = msgspec.convert(values, ModelConfig)
-        _check(model)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{source}: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-    return model
+        name = table.get("name")
+        who = repr(name[:MAX_NAME]) if isinstance(name, str) and name else number
+        raise ValueError(f"{who}: {error}") from None
 
 
 def _check(model: ModelConfig) -> None:
@@ -162,21 +165,17 @@ def _check(model: ModelConfig) -> None:
             f"command: must contain {PORT}, the port for the server to listen on; or set url if its"
             " port never changes"
         )
-    try:
-        url(model.url.replace(PORT, "1"))
-    except ValueError as error:
-        raise ValueError(f"url: {error}") from None
     if model.server_model and model.kind == "llamacpp":
         raise ValueError('server_model: needs kind = "openai" or "http"')
-    for name in (*model.set, *model.strip, *(key for _, key in _set_by_alias(model))):
+    for name in (*model.set, *model.strip, *chain(*model.set_by_alias.values())):
         if name in PROTECTED:
             raise ValueError(f"set, strip: {name} cannot be changed")
-    for alias, _ in _set_by_alias(model):
+    for alias in model.set_by_alias:
         if alias not in (model.name, *model.aliases):
             raise ValueError(f"set_by_alias: {alias!r} is not one of the aliases")
     if model.check and not re.fullmatch(r"/[!-~]*", model.check):
         raise ValueError(f"check: expected a path like /health, got {model.check!r}")
-    for key, check in (("memory", size), ("gpu_memory", sizes)):
+    for key, check in (("memory", size), ("gpu_memory", sizes), ("url", _url)):
         try:
             check(getattr(model, key))
         except ValueError as error:
@@ -188,9 +187,8 @@ def _check(model: ModelConfig) -> None:
             raise ValueError(f"environment: {name!r} is not a variable that a process can have")
 
 
-def _set_by_alias(model: ModelConfig) -> list[tuple[str, str]]:
-    """The aliases with a field that requests for them get."""
-    return [(alias, key) for alias, fields in model.set_by_alias.items() for key in fields]
+def _url(value: str) -> str:
+    return url(value.replace(PORT, "1"))
 
 
 def words(command: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The table of settings: the class ``Settings``.
 
-A field's name, type, bounds, default and help are here only. Flags, ``SLOTPROXY_…`` variables, the
+A field's name, type, default, help and bounds are here only. Flags, ``SLOTPROXY_…`` variables, the
 keys of the file, ``--help`` and the table in the documentation (``tools/generated_docs.py``) are
 derived from it. A new setting is one new field.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,7 @@ from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
 from .routes import Place, PriceConfig, RouteConfig
 
-WINDOWS = sys.platform == "win32"  # it cannot pass a socket to a child, and has no gunicorn
+WINDOWS = sys.platform == "win32"  # it has no gunicorn
 _NO_KEY = Secret("")
 
 
@@ -27,62 +27,69 @@ class SettingsError(ValueError):
     """An invalid setting. The message is one line and names the setting."""
 
 
-def _group(name: str) -> Callable[..., msgspec.Meta]:
-    """A function that makes the rows of a group: of the help, a validator and msgspec's bounds
-    ge, gt, le and lt."""
+class Declared(NamedTuple):
+    """What is said of a setting besides its name, type and default: its group in the help, its
+    help, a validator, and msgspec's bounds ge, gt, le and lt."""
 
-    def row(text: str, check: Callable[[Any], Any] | None = None, **bounds: Any) -> msgspec.Meta:
-        return msgspec.Meta(description=text, extra={"group": name, "check": check}, **bounds)
+    group: str
+    help: str
+    check: Callable[[Any], Any] | None
+    bounds: msgspec.Meta
 
-    return row
+
+_declared: list[Declared] = []
 
 
-_one_backend = _group("One backend")
+def _group(name: str) -> Callable[..., Any]:
+    """A function that declares the settings of a group: it returns their default."""
+
+    def setting(
+        default: Any, text: str, check: Callable[[Any], Any] | None = None, **bounds: Any
+    ) -> Any:
+        _declared.append(Declared(name, text, check, msgspec.Meta(**bounds)))
+        return default
+
+    return setting
+
+
+def _above() -> tuple[Declared, ...]:
+    """What is declared of the fields of a struct so far, in their order."""
+    above = tuple(_declared)
+    _declared.clear()
+    return above
+
+
+_key = _group("")  # of a table of the file
 
 
 class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A backend: a ``[[backend]]`` table of the file, a ``--llama-api`` address, a
     ``--chatglm-model``, or a model that the gateway starts itself."""
 
-    url: Annotated[str, _one_backend("URL of the server", forms.url)] = ""
-    file: Annotated[
-        str, _one_backend("ChatGLM model file to run in this gateway, instead of a URL", forms.path)
-    ] = ""
-    name: Annotated[
-        str, _one_backend("name in logs and in /v1/backends; default: host and port")
-    ] = ""
-    model: Annotated[
-        str, _one_backend("model name to serve; default: the name the server reports")
-    ] = ""
-    aliases: Annotated[tuple[str, ...], _one_backend("other names of the model")] = ()
-    kind: Annotated[
-        Literal["auto", "llamacpp", "chatglm", "openai"],
-        _one_backend(
-            "driver; auto: a server.cpp, detected; openai: a server with OpenAI's API, by a url"
-            " that ends with /v1"
-        ),
-    ] = "auto"
-    slots: Annotated[int, _one_backend("parallel requests; 0: use --slots", ge=0, le=1024)] = 0
-    ctx_size: Annotated[int, _one_backend("tokens per slot; 0: use --ctx-size", ge=0)] = 0
-    weight: Annotated[float, _one_backend("relative share of the load", gt=0, le=1000)] = 1.0
-    api_key: Annotated[
-        Secret | None, _one_backend("API key to send to this server", keys.checked)
-    ] = None
-    chat_mode: Annotated[
-        Literal["auto", "native", "completion"] | None,
-        _one_backend("overrides --chat-mode for this server"),
-    ] = None
-    by_prompt: Annotated[
-        tuple[Literal["tools", "required", "schemas"], ...],
-        _one_backend(
-            "what a server of the kind openai ignores, so that the prompt describes it: tools,"
-            " required (only calls that tool_choice requires), schemas"
-        ),
-    ] = ()
-    on_overflow: Annotated[
-        Literal["refuse", "compact"] | None,
-        _one_backend("overrides --on-overflow for this server's model"),
-    ] = None
+    url: str = _key("", "URL of the server", forms.url)
+    file: str = _key("", "ChatGLM model file to run in this gateway, instead of a URL", forms.path)
+    name: str = _key("", "name in logs and in /v1/backends; default: host and port")
+    model: str = _key("", "model name to serve; default: the name the server reports")
+    aliases: tuple[str, ...] = _key((), "other names of the model")
+    kind: Literal["auto", "llamacpp", "chatglm", "openai"] = _key(
+        "auto",
+        "driver; auto: a server.cpp, detected; openai: a server with OpenAI's API, by a url"
+        " that ends with /v1",
+    )
+    slots: int = _key(0, "parallel requests; 0: use --slots", ge=0, le=1024)
+    ctx_size: int = _key(0, "tokens per slot; 0: use --ctx-size", ge=0)
+    weight: float = _key(1.0, "relative share of the load", gt=0, le=1000)
+    api_key: Secret | None = _key(None, "API key to send to this server", keys.checked)
+    chat_mode: Literal["auto", "native", "completion"] | None = _key(
+        None, "overrides --chat-mode for this server"
+    )
+    by_prompt: tuple[Literal["tools", "required", "schemas"], ...] = _key(
+        (), "what a server of the kind openai ignores, so that the prompt describes it"
+    )
+    on_overflow: Literal["refuse", "compact"] | None = _key(
+        None, "overrides --on-overflow for this server's model"
+    )
+    rows: ClassVar[tuple[Declared, ...]] = _above()
     # Not keys of the table: the model to start instead of a URL, and the place in a [[route]].
     launch: ModelConfig | None = None
     place: Place | None = None
@@ -115,117 +122,78 @@ class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return f"McpConfig({self.name!r})"
 
 
-_chatglm_models = _group("ChatGLM models")
-
-
 class ChatGLMConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[chatglm]`` table of the file: how the models of ``--chatglm-model`` run."""
 
-    isolation: Annotated[
-        Literal["process", "thread"],
-        _chatglm_models(
-            "run a model in a child process or in a thread; a thread blocks the gateway while it"
-            " generates"
-        ),
-    ] = "thread" if WINDOWS else "process"
-    load: Annotated[
-        Literal["start", "lazy"], _chatglm_models("load a model at startup or on the first request")
-    ] = "start"
-    unload: Annotated[
-        float, _chatglm_models("idle seconds before a model is unloaded; 0: never", ge=0)
-    ] = 0.0
-    threads: Annotated[
-        int, _chatglm_models("threads per model; 0: number of cores minus one", ge=0, le=1024)
-    ] = 0
-
-
-_agent = _group("Agents")
+    isolation: Literal["process", "thread"] = _key(
+        "process",
+        "run a model in a child process, or in a thread, which blocks the gateway meanwhile",
+    )
+    load: Literal["start", "lazy"] = _key(
+        "start", "load a model at startup or on the first request"
+    )
+    unload: float = _key(0.0, "idle seconds before a model is unloaded; 0: never", ge=0)
+    threads: int = _key(0, "threads per model; 0: number of cores minus one", ge=0, le=1024)
+    rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[agent]`` table of the file: the bounds of an answer that uses ``--tools``."""
 
-    rounds: Annotated[int, _agent("maximum model calls per agent answer", ge=1, le=100)] = 6
-    timeout: Annotated[
-        float, _agent("time limit for an agent answer in seconds", gt=0, le=86400)
-    ] = 120.0
-    tokens: Annotated[int, _agent("maximum tokens per agent answer", ge=1, le=1 << 24)] = 4096
-    tool_timeout: Annotated[
-        float, _agent("time limit for a tool call in seconds", gt=0, le=3600)
-    ] = 30.0
-
-
-_web_search = _group("Web search")
+    rounds: int = _key(6, "maximum model calls per agent answer", ge=1, le=100)
+    timeout: float = _key(120.0, "time limit for an agent answer in seconds", gt=0, le=86400)
+    tokens: int = _key(4096, "maximum tokens per agent answer", ge=1, le=1 << 24)
+    tool_timeout: float = _key(30.0, "time limit for a tool call in seconds", gt=0, le=3600)
+    rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
 class SearchConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[search]`` table of the file: keys and time of ``--search-engine``."""
 
-    brave_key: Annotated[Secret, _web_search("API key for Brave Search", forms.optional_key)] = (
-        _NO_KEY
+    brave_key: Secret = _key(_NO_KEY, "API key for Brave Search", forms.optional_key)
+    tavily_key: Secret = _key(_NO_KEY, "API key for Tavily", forms.optional_key)
+    timeout: float = _key(
+        15.0, "time limit for a web search in seconds, including reading pages", gt=0, le=600
     )
-    tavily_key: Annotated[Secret, _web_search("API key for Tavily", forms.optional_key)] = _NO_KEY
-    timeout: Annotated[
-        float,
-        _web_search(
-            "time limit for a web search in seconds, including reading pages", gt=0, le=600
-        ),
-    ] = 15.0
-
-
-_sign_in = _group("Sign-in")
+    rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
 class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[oidc]`` table of the file: the OpenID provider at which users sign in."""
 
-    issuer: Annotated[
-        str,
-        _sign_in(
-            "address of an OpenID provider at which users may sign in to the pages, exactly as it"
-            " names itself; requires slotproxy[oidc] and admins",
-            forms.optional_issuer,
-        ),
-    ] = ""
-    client_id: Annotated[str, _sign_in("id of this gateway at the OpenID provider")] = ""
-    client_secret: Annotated[
-        Secret, _sign_in("secret of this gateway at the OpenID provider, if it has one", Secret)
-    ] = _NO_KEY
-    name: Annotated[
-        str, _sign_in("name of the OpenID provider on the sign-in page; default: its host")
-    ] = ""
-    scopes: Annotated[
-        str, _sign_in("scopes to ask the OpenID provider for, with spaces between them")
-    ] = "openid profile email"
-    redirect_url: Annotated[
-        str,
-        _sign_in(
-            "address of /signin/oidc/callback as the OpenID provider knows it; default: by the"
-            " Host of the request",
-            forms.optional_url,
-        ),
-    ] = ""
-    user_claim: Annotated[
-        str, _sign_in("claim with the id of the user; a.b is the field b of the claim a")
-    ] = "email"
-    team_claim: Annotated[
-        str,
-        _sign_in('claim with the ids of teams, the first known of which is the user\'s; none: ""'),
-    ] = ""
-    admins: Annotated[
-        tuple[str, ...],
-        _sign_in(
-            "CLAIM=VALUE that makes a user an administrator, as groups=ops", forms.claim_value
-        ),
-    ] = ()
-    allow: Annotated[
-        tuple[str, ...],
-        _sign_in(
-            "CLAIM=VALUE that users need to sign in; one of several suffices; none: all users of"
-            " the provider may sign in",
-            forms.claim_value,
-        ),
-    ] = ()
+    issuer: str = _key(
+        "",
+        "address of the provider, exactly as it names itself; requires slotproxy[oidc] and admins",
+        forms.optional_issuer,
+    )
+    client_id: str = _key("", "id of this gateway at the OpenID provider")
+    client_secret: Secret = _key(
+        _NO_KEY, "secret of this gateway at the OpenID provider, if it has one", Secret
+    )
+    name: str = _key("", "name of the OpenID provider on the sign-in page; default: its host")
+    scopes: str = _key(
+        "openid profile email", "scopes to ask the OpenID provider for, with spaces between them"
+    )
+    redirect_url: str = _key(
+        "",
+        "address of /signin/oidc/callback as the provider knows it; default: by the request",
+        forms.optional_url,
+    )
+    user_claim: str = _key(
+        "email", "claim with the id of the user; a.b is the field b of the claim a"
+    )
+    team_claim: str = _key(
+        "", 'claim with the ids of teams, the first known of which is the user\'s; none: ""'
+    )
+    admins: tuple[str, ...] = _key(
+        (), "CLAIM=VALUE that makes a user an administrator, as groups=ops", forms.claim_value
+    )
+    allow: tuple[str, ...] = _key(
+        (),
+        "CLAIM=VALUE, one of which users need to sign in; none: all users of the provider may",
+        forms.claim_value,
+    )
+    rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
 # Tables of the file with one struct each. A key of theirs has no flag, but a variable:
@@ -253,364 +221,242 @@ _DEFAULT_SERVER: Literal["gunicorn", "waitress"] = "waitress" if WINDOWS else "g
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings. Times are in seconds, sizes in bytes, contexts in tokens."""
 
-    llama_api: Annotated[
-        tuple[str, ...],
-        _backends(
-            "URL of a llama.cpp or PowerInfer server; may be repeated. A default is used only if a"
-            " server listens there at startup",
-            forms.url,
-        ),
-    ] = ("http://127.0.0.1:8080", "http://127.0.0.1:9931")
-    embedding_api: Annotated[
-        tuple[str, ...],
-        _backends("URL of a server used only for embeddings; none: use the backends", forms.url),
-    ] = ()
-    local_embeddings: Annotated[
-        bool,
-        _backends(
-            "make embeddings with the model of the extra embed, if it is installed and there is no"
-            " --embedding-api"
-        ),
-    ] = True
-    rerank_api: Annotated[
-        tuple[str, ...],
-        _backends("URL of a server used only for reranking; none: use the backends", forms.url),
-    ] = ()
-    slots: Annotated[
-        int,
-        _backends(
-            "parallel requests per backend; 0: detect the backend's number of slots", ge=0, le=1024
-        ),
-    ] = 0
-    ctx_size: Annotated[
-        int,
-        _backends(
-            "context length of one slot in tokens; 0: detect it from the backend", ge=0, le=1 << 30
-        ),
-    ] = 0
-    timeout: Annotated[
-        float, _backends("seconds to wait for the next byte from a backend", gt=0, le=86400)
-    ] = 600.0
-    health_interval: Annotated[
-        float, _backends("seconds between health checks of a backend", gt=0, le=3600)
-    ] = 5.0
+    llama_api: tuple[str, ...] = _backends(
+        ("http://127.0.0.1:8080", "http://127.0.0.1:9931"),
+        "URL of a llama.cpp or PowerInfer server. A default is used if a server listens there",
+        forms.url,
+    )
+    embedding_api: tuple[str, ...] = _backends(
+        (), "URL of a server used only for embeddings; none: use the backends", forms.url
+    )
+    local_embeddings: bool = _backends(
+        True, "without --embedding-api: make embeddings with the model of the extra embed"
+    )
+    rerank_api: tuple[str, ...] = _backends(
+        (), "URL of a server used only for reranking; none: use the backends", forms.url
+    )
+    slots: int = _backends(
+        0, "parallel requests per backend; 0: detect the backend's number of slots", ge=0, le=1024
+    )
+    ctx_size: int = _backends(
+        0, "context length of one slot in tokens; 0: detect it from the backend", ge=0, le=1 << 30
+    )
+    timeout: float = _backends(
+        600.0, "seconds to wait for the next byte from a backend", gt=0, le=86400
+    )
+    health_interval: float = _backends(
+        5.0, "seconds between health checks of a backend", gt=0, le=3600
+    )
 
-    models_dir: Annotated[
-        str,
-        _models("folder of GGUF files, each a model that --llama-server starts", forms.path),
-    ] = ""
-    llama_server: Annotated[
-        str,
-        _models("command that starts a model of --models-dir, without model, host and port"),
-    ] = "llama-server"
-    models_max: Annotated[
-        int, _models("models loaded at once, of those that are started here; 0: any number", ge=0)
-    ] = 0
-    models_ttl: Annotated[
-        float,
-        _models("idle seconds after which a model of --models-dir is unloaded; 0: never", ge=0),
-    ] = 0.0
-    memory: Annotated[
-        str,
-        _models(
-            "memory for all models that are started here, as 24GiB; those worth least are unloaded"
-            " for others; empty: unlimited",
-            forms.size,
-        ),
-    ] = ""
-    gpu_memory: Annotated[
-        str,
-        _models(
-            "memory of each graphics card for models that are started here, as 24GiB or"
-            " 24GiB,16GiB; empty: all, where nvidia-smi tells it, otherwise unlimited",
-            forms.sizes,
-        ),
-    ] = ""
-    swap_wait: Annotated[
-        float,
-        _models(
-            "most seconds that a model without room waits for idle ones; then busy ones take"
-            " no new requests, and end after their answers",
-            ge=0,
-            le=86400,
-        ),
-    ] = 10.0
+    models_dir: str = _models(
+        "", "folder of GGUF files, each a model that --llama-server starts", forms.path
+    )
+    llama_server: str = _models(
+        "llama-server", "command that starts a model of --models-dir, without model, host and port"
+    )
+    models_max: int = _models(
+        0, "models loaded at once, of those that are started here; 0: any number", ge=0
+    )
+    models_ttl: float = _models(
+        0.0, "idle seconds after which a model of --models-dir is unloaded; 0: never", ge=0
+    )
+    memory: str = _models(
+        "", "memory for all models that are started here, as 24GiB; empty: unlimited", forms.size
+    )
+    gpu_memory: str = _models(
+        "",
+        "the same of each graphics card, as 24GiB,16GiB; empty: all that nvidia-smi tells",
+        forms.sizes,
+    )
+    swap_wait: float = _models(
+        10.0,
+        "seconds that a model without room waits for idle ones, before busy ones end",
+        ge=0,
+        le=86400,
+    )
 
-    chatglm_model: Annotated[
-        tuple[str, ...],
-        _models("chatglm_cpp model file to run in this gateway; may be repeated", forms.path),
-    ] = ()
+    chatglm_model: tuple[str, ...] = _models(
+        (), "chatglm_cpp model file to run in this gateway; may be repeated", forms.path
+    )
 
-    continue_broken: Annotated[
-        bool, _backends("continue an answer on another backend if its backend fails")
-    ] = True
+    continue_broken: bool = _backends(
+        True, "continue an answer on another backend if its backend fails"
+    )
 
-    chat_template: Annotated[
-        str,
-        _prompts(
-            "auto (the server's own, else that of its model file or of the model's name, else"
-            " legacy), legacy (the plain-text format of the flags below), the name of a template in"
-            " templates/chat, or a file",
-            forms.path,
-        ),
-    ] = "auto"
-    chat_prompt: Annotated[
-        str, _prompts("legacy format: text at the start of the prompt", forms.unescaped)
-    ] = (
+    chat_template: str = _prompts(
+        "auto",
+        "auto (the server's own, else that of its model file or name, else legacy), legacy (plain"
+        " text, by the flags below), the name of a template in templates/chat, or a file",
+        forms.path,
+    )
+    chat_prompt: str = _prompts(
         "A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant follows the given rules no matter what.\n"
+        "The assistant follows the given rules no matter what.\n",
+        "legacy format: text at the start of the prompt",
+        forms.unescaped,
     )
-    user_name: Annotated[
-        str, _prompts("legacy format: text before each user message", forms.unescaped)
-    ] = "\nUSER: "
-    ai_name: Annotated[
-        str, _prompts("legacy format: text before each assistant message", forms.unescaped)
-    ] = "\nASSISTANT: "
-    system_name: Annotated[
-        str, _prompts("legacy format: text before each system message", forms.unescaped)
-    ] = "\nASSISTANT's RULE: "
-    stop: Annotated[str, _prompts("legacy format: text that ends an answer", forms.unescaped)] = (
-        "</s>"
+    user_name: str = _prompts(
+        "\nUSER: ", "legacy format: text before each user message", forms.unescaped
     )
-    sampling: Annotated[
-        tuple[str, ...],
-        _prompts(
-            "default sampling parameter for requests that do not set it, for example"
-            " temperature=0.2; may be repeated; none: the backend's defaults",
-            forms.sampler,
-        ),
-    ] = ()
-    chat_mode: Annotated[
-        Literal["auto", "native", "completion"],
-        _prompts(
-            "where chats are rendered and tool calls and reasoning are parsed: completion (the"
-            " gateway), native (the llama-server), auto (the gateway, except for images, audio"
-            " and unknown templates)"
-        ),
-    ] = "auto"
-    user_control_tokens: Annotated[
-        Literal["break", "keep"],
-        _prompts(
-            "control tokens of the chat template in users' messages and in tools: break (the model"
-            " reads them as ordinary text), keep (they act, for clients that write prompts"
-            " themselves). Those in results of tools are always broken"
-        ),
-    ] = "break"
-    on_overflow: Annotated[
-        Literal["refuse", "compact"],
-        _prompts(
-            "conversations that do not fit the context: refuse them, or compact them: the model"
-            " sums up the oldest turns before it answers"
-        ),
-    ] = "refuse"
-    reasoning_format: Annotated[
-        Literal["deepseek", "none", "raw"],
-        _prompts(
-            "format of reasoning: deepseek (in reasoning_content), none (in the text, between"
-            " tags), raw (the unmodified model output)"
-        ),
-    ] = "deepseek"
+    ai_name: str = _prompts(
+        "\nASSISTANT: ", "legacy format: text before each assistant message", forms.unescaped
+    )
+    system_name: str = _prompts(
+        "\nASSISTANT's RULE: ", "legacy format: text before each system message", forms.unescaped
+    )
+    stop: str = _prompts("</s>", "legacy format: text that ends an answer", forms.unescaped)
+    sampling: tuple[str, ...] = _prompts(
+        (),
+        "sampling parameter of requests that do not set it, for example temperature=0.2",
+        forms.sampler,
+    )
+    chat_mode: Literal["auto", "native", "completion"] = _prompts(
+        "auto",
+        "where chats are rendered and parsed: completion (the gateway), native (the llama-server),"
+        " auto (the gateway, except for images, audio and unknown templates)",
+    )
+    user_control_tokens: Literal["break", "keep"] = _prompts(
+        "break",
+        "control tokens of the chat template in users' messages: break (they are ordinary text),"
+        " keep (they act, for clients that write prompts themselves)",
+    )
+    on_overflow: Literal["refuse", "compact"] = _prompts(
+        "refuse",
+        "conversations that do not fit the context: refuse them, or sum up their oldest turns",
+    )
+    reasoning_format: Literal["deepseek", "none", "raw"] = _prompts(
+        "deepseek",
+        "reasoning: deepseek (in reasoning_content), none (in the text), raw (unmodified output)",
+    )
 
-    host: Annotated[str, _serving("address to listen on")] = "127.0.0.1"
-    port: Annotated[int, _serving("port to listen on; 0: any free port", ge=0, le=65535)] = 8081
-    data: Annotated[
-        str, _storage("data directory; empty: the user's data directory", forms.path)
-    ] = ""
-    database: Annotated[
-        str,
-        _storage(
-            "database for knowledge, conversations and responses: postgresql://…; empty: SQLite in"
-            " --data"
-        ),
-    ] = ""
-    max_document: Annotated[
-        int, _storage("maximum size of a document in bytes", ge=1, le=1 << 30)
-    ] = 67108864
-    quota_bytes: Annotated[
-        int,
-        _storage("maximum bytes of files, documents and questions per API key; 0: unlimited", ge=0),
-    ] = 10737418240
-    chatchat: Annotated[
-        bool, _serving("also serve the Langchain-Chatchat API (/chat/chat, /knowledge_base/…)")
-    ] = False
-    pages: Annotated[
-        bool, _serving("serve the web pages at /: chat, knowledge, models, status")
-    ] = True
-    api_prefix: Annotated[
-        str, _serving("path prefix of all routes, for example /llm", forms.prefix)
-    ] = ""
-    alias: Annotated[
-        tuple[str, ...], _serving("name of the served model; may be repeated to add aliases")
-    ] = ()
-    default_model: Annotated[
-        str, _serving("model used for unknown names when several models are served")
-    ] = ""
-    strict_models: Annotated[
-        bool, _serving("return 404 for an unknown model name even if only one model is served")
-    ] = False
-    server: Annotated[
-        Literal["gunicorn", "waitress"],
-        _serving("WSGI server; on Windows only waitress is available"),
-    ] = _DEFAULT_SERVER
-    watch_config: Annotated[
-        bool,
-        _serving(
-            "apply a changed settings file, or folder of --models-dir, within seconds, as SIGHUP"
-            " does"
-        ),
-    ] = False
-    workers: Annotated[int, _serving("worker processes; more than 1 requires --state", ge=1)] = 1
-    state: Annotated[
-        Secret,
-        _serving(
-            "redis://HOST:PORT/DB (or rediss://, valkey://, unix://PATH): lets several workers"
-            " or hosts share the slot table, the queue and its limits; empty: keep them in the"
-            " process",
-            forms.state_url,
-        ),
-    ] = Secret("")
-    state_name: Annotated[
-        str,
-        _serving(
-            "name of the slot table in --state: use the same name wherever backends are shared"
-        ),
-    ] = "default"
+    host: str = _serving("127.0.0.1", "address to listen on")
+    port: int = _serving(8081, "port to listen on; 0: any free port", ge=0, le=65535)
+    data: str = _storage("", "data directory; empty: the user's data directory", forms.path)
+    database: str = _storage(
+        "", "database for all that is stored: postgresql://…; empty: SQLite in --data"
+    )
+    max_document: int = _storage(67108864, "maximum size of a document in bytes", ge=1, le=1 << 30)
+    quota_bytes: int = _storage(
+        10737418240, "bytes of files, documents and questions per API key; 0: unlimited", ge=0
+    )
+    chatchat: bool = _serving(
+        False, "also serve the Langchain-Chatchat API (/chat/chat, /knowledge_base/…)"
+    )
+    pages: bool = _serving(True, "serve the web pages at /: chat, knowledge, models, status")
+    api_prefix: str = _serving("", "path prefix of all routes, for example /llm", forms.prefix)
+    alias: tuple[str, ...] = _serving(
+        (), "name of the served model; may be repeated to add aliases"
+    )
+    default_model: str = _serving("", "model used for unknown names when several models are served")
+    strict_models: bool = _serving(
+        False, "return 404 for an unknown model name even if only one model is served"
+    )
+    server: Literal["gunicorn", "waitress"] = _serving(
+        _DEFAULT_SERVER, "WSGI server; on Windows only waitress is available"
+    )
+    watch_config: bool = _serving(
+        False, "apply a changed settings file, or folder of --models-dir, as SIGHUP does"
+    )
+    workers: int = _serving(1, "worker processes; more than 1 requires --state", ge=1)
+    state: Secret = _serving(
+        Secret(""),
+        "redis://HOST:PORT/DB (or rediss://, valkey://, unix://PATH), where several workers or"
+        " hosts share slots, queue and limits; empty: in the process",
+        forms.state_url,
+    )
+    state_name: str = _serving(
+        "default", "name of the slot table in --state, the same wherever backends are shared"
+    )
 
-    max_queue: Annotated[
-        int, _admission("maximum number of queued requests; further requests get 429", ge=0)
-    ] = 256
-    queue_timeout: Annotated[
-        float, _admission("maximum seconds a request waits for a slot", gt=0, le=86400)
-    ] = 300.0
-    budget_webhook: Annotated[
-        Secret,
-        _admission(
-            "URL that gets a POST when a key, user or team has reached the soft or hard limit of a"
-            " budget",
-            forms.webhook,
-        ),
-    ] = _NO_KEY
-    wait_for_backend: Annotated[
-        float,
-        _admission(
-            "seconds a request waits while no backend for its model is available; 0: return 503"
-            " immediately",
-            ge=0,
-            le=86400,
-        ),
-    ] = 10.0
-    slot_disk: Annotated[
-        int,
-        _admission(
-            "maximum bytes of saved slots per backend started with --slot-save-path; 0: none", ge=0
-        ),
-    ] = 8 << 30
-    max_body: Annotated[
-        int, _admission("maximum size of a request body in bytes", ge=1024, le=1 << 40)
-    ] = 33554432
+    max_queue: int = _admission(
+        256, "maximum number of queued requests; further requests get 429", ge=0
+    )
+    queue_timeout: float = _admission(
+        300.0, "maximum seconds a request waits for a slot", gt=0, le=86400
+    )
+    budget_webhook: Secret = _admission(
+        _NO_KEY,
+        "URL that gets a POST when a budget has reached its soft or hard limit",
+        forms.webhook,
+    )
+    wait_for_backend: float = _admission(
+        10.0,
+        "seconds that a request waits while no backend for its model is up, before 503",
+        ge=0,
+        le=86400,
+    )
+    slot_disk: int = _admission(
+        8 << 30, "bytes of saved slots per backend started with --slot-save-path; 0: none", ge=0
+    )
+    max_body: int = _admission(33554432, "bytes of a request body", ge=1024, le=1 << 40)
 
-    api_key: Annotated[
-        tuple[Secret, ...],
-        _access(
-            "API key that clients must send; may be repeated; each is named by its digest",
-            keys.checked,
-        ),
-    ] = ()
-    api_key_file: Annotated[
-        str,
-        _access(
-            "file of API keys, one per line: KEY or NAME KEY, then options: group=NAME (keys of one"
-            " group share their prompt cache, for example group=shared), priority=high|normal|low,"
-            " on_overflow=refuse|compact, and rights and limits such as models=qwen*,tiny"
-            " rpm_limit=60; # starts a comment. The name (by default a digest of the key) owns the"
-            " key's data"
-        ),
-    ] = ""
-    admins: Annotated[
-        tuple[str, ...],
-        _access(
-            "names of API keys that may save, restore and erase slots and see backend addresses"
-        ),
-    ] = ()
-    hide_forbidden: Annotated[
-        bool,
-        _access(
-            "answer 404 instead of 403 for models and routes that a key's rights do not include"
-        ),
-    ] = False
-    wrong_keys: Annotated[
-        int,
-        _access(
-            "invalid API keys allowed per address and minute; beyond that only keys already used"
-            " from the address are accepted, others get 429; 0: no limit",
-            ge=0,
-        ),
-    ] = 20
-    trusted_proxies: Annotated[
-        tuple[str, ...],
-        _access(
-            "address or network (10.0.0.0/8) of a proxy whose X-Forwarded-For or Forwarded"
-            " header is trusted; unix: peers on a Unix socket; none: the peer is the client",
-            forms.trusted_proxy,
-        ),
-    ] = ()
-    cors_origins: Annotated[
-        tuple[str, ...],
-        _access(
-            "origin whose pages may call this API, or a host (localhost) for all its origins;"
-            " none: no CORS headers",
-            forms.origin,
-        ),
-    ] = ()
+    api_key: tuple[Secret, ...] = _access(
+        (), "API key that clients must send, named by its digest", keys.checked
+    )
+    api_key_file: str = _access(
+        "",
+        "file of API keys, one per line: KEY or NAME KEY, then options: group=NAME (keys of one"
+        " group share their prompt cache), priority=high|normal|low, on_overflow=refuse|compact,"
+        " and rights and limits such as models=qwen*,tiny rpm_limit=60",
+    )
+    admins: tuple[str, ...] = _access(
+        (), "names of API keys that may save, restore and erase slots and see backend addresses"
+    )
+    hide_forbidden: bool = _access(
+        False, "answer 404 instead of 403 for models and routes that a key's rights do not include"
+    )
+    wrong_keys: int = _access(
+        20,
+        "invalid API keys per address and minute, before keys that are new there get 429; 0: any",
+        ge=0,
+    )
+    trusted_proxies: tuple[str, ...] = _access(
+        (),
+        "address or network (10.0.0.0/8) of a proxy whose X-Forwarded-For or Forwarded header is"
+        " trusted; unix: peers on a Unix socket",
+        forms.trusted_proxy,
+    )
+    cors_origins: tuple[str, ...] = _access(
+        (),
+        "origin whose pages may call this API, or a host (localhost) for all its origins",
+        forms.origin,
+    )
 
-    allowed_hosts: Annotated[
-        tuple[str, ...],
-        _access(
-            "without API keys: host name that clients may use, in addition to localhost, IP"
-            " addresses and private network names; .example.org: all subdomains; *: any",
-            forms.allowed_host,
-        ),
-    ] = ()
+    allowed_hosts: tuple[str, ...] = _access(
+        (),
+        "without API keys: host name that clients may use, besides localhost, IP addresses and"
+        " private network names; .example.org: all subdomains; *: any",
+        forms.allowed_host,
+    )
 
-    search_engine: Annotated[
-        tuple[Literal["ddgs", "searxng", "brave", "tavily"], ...],
-        _search("web search engine; the first is the default; none: web search is disabled"),
-    ] = ()
-    searxng_url: Annotated[
-        str, _search("URL of a SearXNG server that allows the json format", forms.optional_url)
-    ] = ""
-    tools: Annotated[
-        tuple[str, ...],
-        _search(
-            "tool that agents may use: calculator, time, knowledge_search, web_search, an"
-            " installed function (entry point slotproxy.tools) or an [[mcp]] server; none: no"
-            " tools"
-        ),
-    ] = ()
-    mcp_url: Annotated[
-        tuple[str, ...],
-        _search(
-            "URL of MCP servers that requests may name, in which * stands for any text, such as"
-            " https://mcp.example.com/*; private addresses only if the host is an address; none:"
-            " only configured servers",
-            forms.mcp_url,
-        ),
-    ] = ()
+    search_engine: tuple[Literal["ddgs", "searxng", "brave", "tavily"], ...] = _search(
+        (), "web search engine; the first is the default; none: web search is disabled"
+    )
+    searxng_url: str = _search(
+        "", "URL of a SearXNG server that allows the json format", forms.optional_url
+    )
+    tools: tuple[str, ...] = _search(
+        (),
+        "tool that agents may use: calculator, time, knowledge_search, web_search, an installed"
+        " function (entry point slotproxy.tools) or an [[mcp]] server",
+    )
+    mcp_url: tuple[str, ...] = _search(
+        (),
+        "URL of MCP servers that requests may name, as https://mcp.example.com/*; private"
+        " addresses only if the host is an address; none: only configured servers",
+        forms.mcp_url,
+    )
 
-    metrics: Annotated[bool, _logging("serve GET /metrics")] = False
-    ledger_days: Annotated[
-        int,
-        _logging(
-            "days for which the ledger keeps a row for each request; its sums by hour are kept"
-            " longer; it needs --data, --database or --state; 0: no ledger",
-            ge=0,
-            le=36500,
-        ),
-    ] = 90
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _logging("minimum log level")
-    ] = "info"
+    metrics: bool = _logging(False, "serve GET /metrics")
+    ledger_days: int = _logging(
+        90,
+        "days for which the ledger keeps a row for each request, if there is a place for it",
+        ge=0,
+        le=36500,
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _logging("info", "minimum log level")
 
+    rows: ClassVar[tuple[Declared, ...]] = _above()
     # Without a flag: the tables of the file.
     chatglm: ChatGLMConfig = ChatGLMConfig()
     agent: AgentConfig = AgentConfig()
@@ -690,5 +536,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """All API keys. Empty: the API is open."""
-        flags = (unnamed(key, f"key-{n}") for n, key in enumerate(self.api_key, start=1))
-        return (*flags, *self.file_keys)
+        return (*map(unnamed, self.api_key), *self.file_keys)

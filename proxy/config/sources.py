@@ -21,42 +21,34 @@ from typing import Any
 import msgspec
 
 from ..core.mcp import SEPARATOR
-from . import foreign, keys, macros, models, models_folder, routes
+from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
-from .foreign.foreign import Foreign
 from .forms import url
 from .keys import ApiKey
+from .models import Foreign
 from .removed import REMOVED
-from .routes import PriceConfig, prices
-from .settings import (
-    SECTIONS,
-    BackendConfig,
-    ChatGLMConfig,
-    McpConfig,
-    Settings,
-    SettingsError,
-)
-from .table import ENV_PREFIX, read_value, section_variable, table
+from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
+from .table import ENV_PREFIX, SettingRow, all_rows, read_value, table
 
+FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
 HEADER = re.compile(r"[\x20-\x7e]*")
 TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
 # The environment variables of chatglm_cpp's own servers, and the corresponding settings.
 _CHATGLM_VARIABLES = {
-    "MODEL": "chatglm_model",
-    "MAX_LENGTH": "ctx_size",
+    "chatglm_model": "MODEL",
+    "ctx_size": "MAX_LENGTH",
+    "chatglm.threads": "NUM_THREADS",
 }
-_THREADS_VARIABLE = "NUM_THREADS"  # theirs too, for threads of [chatglm]
 
 
-def _no_such(source: str, name: str, names: Iterable[str]) -> SettingsError:
+def _no_such(name: str, names: Iterable[str]) -> str:
+    """Why there is no setting of this name."""
     plain = name.removeprefix("--").replace("-", "_")
     if why := REMOVED.get(plain) or REMOVED.get(plain.removeprefix("no_")):
-        return SettingsError(f"{name if name.startswith('--') else f'{source}: {name}'}: {why}")
+        return f"{name}: {why}"
     near = difflib.get_close_matches(name, list(names), n=1)
-    return SettingsError(
-        f"{source}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    )
+    return f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _read_text(path: str, source: str) -> str:
@@ -74,17 +66,25 @@ def _from_file(
     llama-server's presets (INI), or our own settings (TOML). `given` returns a setting of the flags
     and the environment."""
     text = _read_text(path, source)
+    kind = Path(path).suffix.lower()
     try:
-        found = foreign.read(path, text, environ, given)
+        if kind == ".ini":
+            server, folder, ttl = map(given, ("llama_server", "models_dir", "models_ttl"))
+            found = models_folder.of_folder(folder, server, ttl) if folder else ()
+            return model_presets.read(text, server, found)
+        if kind in FOREIGN:
+            from . import llama_swap  # late: few need the YAML library
+
+            return llama_swap.read(text, environ)
     except ValueError as error:
         raise SettingsError(f"{path}: {error}") from None
-    return found or Foreign(_from_toml(path, text, environ))
+    return Foreign(_from_toml(path, text, environ))
 
 
 def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
     """What a configuration file of another program says, for ``init --from``."""
-    if Path(path).suffix.lower() not in foreign.ENDINGS:
-        raise SettingsError(f"--from: expected a file that ends with {', '.join(foreign.ENDINGS)}")
+    if Path(path).suffix.lower() not in FOREIGN:
+        raise SettingsError(f"--from: expected a file that ends with {', '.join(FOREIGN)}")
     return _from_file(path, "--from", environ, partial(_given, {}, environ))
 
 
@@ -95,120 +95,94 @@ def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, An
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: {error}") from None
+    shared = document.pop("macros", {})
+    readers: dict[str, Callable[[Any], Any]] = {
+        "backend": _backends,
+        "mcp": _mcp,
+        "model": lambda raw: models.read(raw, macros.defined(shared), environ),
+        "price": routes.prices,
+        "route": routes.read,
+        **{name: partial(_keys_of, struct) for name, struct in SECTIONS.items()},
+    }
     rows = {row.name: row for row in table()}
     values: dict[str, Any] = {}
     for key, raw in document.items():
         name = key.replace("-", "_")
-        if name == "backend":
-            values[name] = _backends(raw, path)
-        elif name == "mcp":
-            values[name] = _mcp(raw, path)
-        elif name == "price":
-            values[name] = _prices(raw, path)
-        elif name == "route":
-            values[name] = _routes(raw, path)
-        elif name == "model":
-            values[name] = _models(raw, document.get("macros", {}), path, environ)
-        elif name == "macros":
-            continue  # of the models
-        elif name in SECTIONS:
-            if not isinstance(raw, dict):
-                raise SettingsError(f"{path}: {name}: expected a table")
-            values[name] = _keys_of(SECTIONS[name], raw, f"{path}: {name}")
-        elif name in rows:
+        if name in rows:
             values[name] = read_value(rows[name], raw, f"{path}: {key}")
+        elif name in readers:
+            try:
+                values[name] = readers[name](raw)
+            except ValueError as error:
+                raise SettingsError(f"{path}: {name}: {error}") from None
         else:
-            raise _no_such(path, key, [*rows, *TABLES])
+            raise SettingsError(f"{path}: {_no_such(key, [*rows, *TABLES])}")
     return values
 
 
-def _models(
-    raw: Any, shared: object, path: str, environ: Mapping[str, str]
-) -> tuple[models.ModelConfig, ...]:
-    try:
-        common = macros.defined(shared)
-    except ValueError as error:
-        raise SettingsError(f"{path}: {error}") from None
-    try:
-        return models.read(raw, common, environ)
-    except ValueError as error:
-        raise SettingsError(f"{path}: model {error}") from None
-
-
-def _keys_of(
-    struct: type[msgspec.Struct], document: Mapping[str, Any], source: str
-) -> dict[str, Any]:
-    """The values of a table of the file, by name."""
+def _keys_of(struct: type[msgspec.Struct], document: Any) -> dict[str, Any]:
+    """The values of a table of the file, by name. Raises ValueError."""
+    if not isinstance(document, dict):
+        raise ValueError("expected a table")
     rows = {row.name: row for row in table(struct)}
     values = {}
     for key, value in document.items():
         name = key.replace("-", "_")
         if name not in rows:
-            raise _no_such(source, key, rows)
-        values[name] = read_value(rows[name], value, f"{source}: {key}")
+            raise ValueError(_no_such(key, rows))
+        values[name] = read_value(rows[name], value, key)
     return values
 
 
-def _backends(raw: Any, path: str) -> tuple[BackendConfig, ...]:
+def _backends(raw: Any) -> tuple[BackendConfig, ...]:
+    """Raises ValueError."""
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
-        raise SettingsError(f"{path}: backend: expected [[backend]] tables")
-    backends = []
-    for number, document in enumerate(raw, start=1):
-        source = f"{path}: backend {number}"
-        values = _keys_of(BackendConfig, document, source)
+        raise ValueError("expected [[backend]] tables")
+    return tuple(_backend(number, document) for number, document in enumerate(raw, start=1))
+
+
+def _backend(number: int, document: dict[str, Any]) -> BackendConfig:
+    try:
+        values = _keys_of(BackendConfig, document)
         if not values.keys() & {"url", "file"}:
-            raise SettingsError(f"{source}: set url, or file for a ChatGLM model")
+            raise ValueError("set url, or file for a ChatGLM model")
         if values.keys() >= {"url", "file"}:
-            raise SettingsError(f"{source}: set either url or file, not both")
+            raise ValueError("set either url or file, not both")
         fits = ("auto", "chatglm") if "file" in values else ("auto", "llamacpp", "openai")
         if values.get("kind", "auto") not in fits:
             key = "file" if "file" in values else "url"
-            kinds = " or ".join(fits[1:])
-            raise SettingsError(f"{source}: kind: a backend with a {key} is {kinds}")
-        backends.append(BackendConfig(**values))
-    return tuple(backends)
-
-
-def _routes(raw: Any, path: str) -> tuple[routes.RouteConfig, ...]:
-    try:
-        return routes.read(raw)
+            raise ValueError(f"kind: a backend with a {key} is {' or '.join(fits[1:])}")
     except ValueError as error:
-        raise SettingsError(f"{path}: route: {error}") from None
+        raise ValueError(f"number {number}: {error}") from None
+    return BackendConfig(**values)
 
 
-def _prices(raw: Any, path: str) -> tuple[PriceConfig, ...]:
-    try:
-        return prices(raw)
-    except ValueError as error:
-        raise SettingsError(f"{path}: price: {error}") from None
-
-
-def _mcp(raw: Any, path: str) -> tuple[McpConfig, ...]:
-    try:
-        servers = msgspec.convert(raw, tuple[McpConfig, ...])
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{path}: mcp: {error}") from None
+def _mcp(raw: Any) -> tuple[McpConfig, ...]:
+    """Raises ValueError."""
+    servers = msgspec.convert(raw, tuple[McpConfig, ...])
     for server in servers:
-        if bool(server.command) == bool(server.url):
-            raise SettingsError(f"{path}: mcp {server.name}: set command or url")
-        if SEPARATOR in f"{server.name}_":
-            raise SettingsError(
-                f"{path}: mcp {server.name}: name: cannot contain {SEPARATOR} nor end in _"
-            )
-        if server.url:
-            try:
-                url(server.url)
-            except ValueError as error:
-                raise SettingsError(f"{path}: mcp {server.name}: url: {error}") from None
-        for name, value in server.headers.items():
-            if not HEADER.fullmatch(name + value):
-                raise SettingsError(
-                    f"{path}: mcp {server.name}: headers: {name[:40]!r} must be printable ASCII,"
-                    " without line breaks"
-                )
+        try:
+            _check_mcp(server)
+        except ValueError as error:
+            raise ValueError(f"{server.name}: {error}") from None
     if len({server.name for server in servers}) != len(servers):
-        raise SettingsError(f"{path}: mcp: two servers have the same name")
+        raise ValueError("two servers have the same name")
     return servers
+
+
+def _check_mcp(server: McpConfig) -> None:
+    if bool(server.command) == bool(server.url):
+        raise ValueError("set command or url")
+    if SEPARATOR in f"{server.name}_":
+        raise ValueError(f"name: cannot contain {SEPARATOR} nor end in _")
+    if server.url:
+        try:
+            url(server.url)
+        except ValueError as error:
+            raise ValueError(f"url: {error}") from None
+    for name, value in server.headers.items():
+        if not HEADER.fullmatch(name + value):
+            raise ValueError(f"headers: {name[:40]!r} must be printable ASCII, without line breaks")
 
 
 def _with_folder(values: Mapping[str, Any], source: str) -> tuple[models.ModelConfig, ...]:
@@ -231,14 +205,24 @@ def _read_keys(path: str, source: str) -> tuple[ApiKey, ...]:
         raise SettingsError(f"{source}: {error}") from None
 
 
+def _raw(row: SettingRow, flags: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Any, str]:
+    """The value of a setting as the flags or the environment have it, and its source; "" for
+    none."""
+    if row.key in flags:
+        return flags[row.key], row.flag
+    # gunicorn's own variable, set by hosting platforms, is read so that it can be refused.
+    also = "WEB_CONCURRENCY" if row.key == "workers" else row.variable
+    for variable in (row.variable, also):
+        if environ.get(variable):  # an empty variable counts as unset, as in compose files
+            return environ[variable], variable
+    return None, ""
+
+
 def _given(flags: Mapping[str, Any], environ: Mapping[str, str], name: str) -> Any:
     """A setting of the flags or the environment, or else its default."""
     (row,) = (row for row in table() if row.name == name)
-    if name in flags:
-        return read_value(row, flags[name], row.flag)
-    if environ.get(row.variable):
-        return read_value(row, environ[row.variable], row.variable)
-    return row.default
+    raw, source = _raw(row, flags, environ)
+    return read_value(row, raw, source) if source else row.default
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -249,71 +233,50 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     parsed, unknown = parser().parse_known_args(list(argv))
     if unknown:
         # Only the name, because the value of a mistyped flag may be a key.
-        raise _no_such("flags", unknown[0].split("=")[0], [row.flag for row in table()])
+        name = unknown[0].split("=")[0]
+        why = _no_such(name, [row.flag for row in table()])
+        raise SettingsError(why if why.startswith(name) else f"flags: {why}")
     flags = vars(parsed)
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    found = Foreign({})
-
-    for config, source in (
-        (flags.pop("config", ""), "--config"),
-        (environ.get(ENV_PREFIX + "CONFIG", ""), ENV_PREFIX + "CONFIG"),
-    ):
-        if config:
-            found = _from_file(config, source, environ, partial(_given, flags, environ))
-            values = dict(found.values)
-            sources = {name: f"{config}: {name}" for name in values}
-            break
-
-    of_sections = {
-        section_variable(section, row): (section, row)
-        for section, struct in SECTIONS.items()
-        for row in table(struct)
-    }
+    rows = {row.key: row for row in all_rows()}
     for name, reason in REMOVED.items():
         removed = ENV_PREFIX + name.upper()
-        if environ.get(removed) and removed not in of_sections:
+        if environ.get(removed) and removed not in {row.variable for row in rows.values()}:
             raise SettingsError(f"{removed}: {reason}")
-    sections: dict[str, dict[str, Any]] = {name: {**values.get(name, {})} for name in SECTIONS}
-    for source, (section, row) in of_sections.items():
-        if environ.get(source):
-            sections[section][row.name] = read_value(row, environ[source], source)
-            sources[f"{section}.{row.name}"] = source
-    for row in table():
-        raw: Any = None
-        source = ""
-        # An empty variable counts as unset, as in compose files.
-        if environ.get(row.variable):
-            raw, source = environ[row.variable], row.variable
-        elif row.name == "workers" and environ.get("WEB_CONCURRENCY"):
-            # gunicorn's own variable, set by hosting platforms: read so that it can be refused.
-            raw, source = environ["WEB_CONCURRENCY"], "WEB_CONCURRENCY"
-        if row.name in flags:
-            raw, source = flags[row.name], row.flag
-        if source:
-            values[row.name], sources[row.name] = read_value(row, raw, source), source
 
+    config, source = flags.pop("config", ""), "--config"
+    if not config:
+        config, source = environ.get(ENV_PREFIX + "CONFIG", ""), ENV_PREFIX + "CONFIG"
+    found = Foreign({})
+    if config:
+        found = _from_file(config, source, environ, partial(_given, flags, environ))
+    values: dict[str, Any] = {name: {} for name in SECTIONS} | found.values
+    sources = {name: f"{config}: {name}" for name in found.values}
+
+    def put(row: SettingRow, raw: Any, source: str) -> None:
+        target = values[row.section] if row.section else values
+        target[row.name] = read_value(row, raw, source)
+        sources[row.key] = source
+
+    for row in rows.values():
+        raw, source = _raw(row, flags, environ)
+        if source:
+            put(row, raw, source)
     if found.models_max and "models_max" not in values and not values.get("memory"):
         values["models_max"] = found.models_max
     if values.get("models_dir"):
         values["model"] = _with_folder(values, sources["models_dir"])
     named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
-    variables = {n: v for v, n in _CHATGLM_VARIABLES.items() if environ.get(v)}
-    if "chatglm_model" in values or (variables.get("chatglm_model") and not named):
+    if "chatglm_model" in values or (environ.get("MODEL") and not named):
         # Their names are common words, so they only count if a ChatGLM model is configured.
-        for row in table():
-            variable = variables.get(row.name)
-            if variable and row.name not in values:
-                values[row.name] = read_value(row, environ[variable], variable)
-                sources[row.name] = variable
-        if (threads := environ.get(_THREADS_VARIABLE)) and "threads" not in sections["chatglm"]:
-            (row,) = (row for row in table(ChatGLMConfig) if row.name == "threads")
-            sections["chatglm"]["threads"] = read_value(row, threads, _THREADS_VARIABLE)
+        for key, variable in _CHATGLM_VARIABLES.items():
+            row = rows[key]
+            there = values[row.section] if row.section else values
+            if environ.get(variable) and row.name not in there:
+                put(row, environ[variable], variable)
         named.add("chatglm_model")
     if "llama_api" not in named and any(values.get(name) for name in named):
         values["llama_api"] = ()  # the default address only applies if no backend is named
-    for section, struct in SECTIONS.items():
-        values[section] = struct(**sections[section])
+    values |= {section: struct(**values[section]) for section, struct in SECTIONS.items()}
     values["names_backend"] = bool(named)
     values["config_file"] = config
     if values.get("api_key_file"):

@@ -11,7 +11,7 @@ import msgspec
 
 from .keys import Secret
 from .removed import REMOVED_VALUES
-from .settings import Settings, SettingsError
+from .settings import SECTIONS, Declared, Settings, SettingsError
 
 ENV_PREFIX = "SLOTPROXY_"
 
@@ -20,12 +20,17 @@ class SettingRow(NamedTuple):
     """A setting, derived from a field of the table."""
 
     name: str
-    type: Any  # without Annotated and without "| None"
+    type: Any  # without "| None"
     default: Any
-    help: str
     group: str
-    meta: msgspec.Meta
+    help: str
     check: Callable[[Any], Any] | None
+    bounds: msgspec.Meta
+    section: str = ""  # the table of the file in which it is a key
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}" if self.section else self.name
 
     @property
     def flag(self) -> str:
@@ -33,7 +38,7 @@ class SettingRow(NamedTuple):
 
     @property
     def variable(self) -> str:
-        return ENV_PREFIX + self.name.upper()
+        return ENV_PREFIX + self.key.replace(".", "_").upper()
 
     @property
     def is_list(self) -> bool:
@@ -58,31 +63,25 @@ class SettingRow(NamedTuple):
         return "" if self.default is None else str(self.default)
 
 
-def section_variable(section: str, row: SettingRow) -> str:
-    """The environment variable of a key in a table of the file, such as ``[oidc]``."""
-    return f"{ENV_PREFIX}{section.upper()}_{row.name.upper()}"
-
-
 @functools.cache
 def table(struct: type[msgspec.Struct] = Settings) -> tuple[SettingRow, ...]:
     """The rows of ``Settings``, or of another struct written the same way, in order."""
-    hints = get_type_hints(struct, include_extras=True)
+    hints = get_type_hints(struct)
     rows = []
-    for field in msgspec.structs.fields(struct):
-        hint = hints[field.name]
-        if get_origin(hint) is not Annotated:
-            continue
-        kind, meta = get_args(hint)
+    declared: tuple[Declared, ...] = struct.rows  # type: ignore[attr-defined]
+    for field, said in zip(msgspec.structs.fields(struct), declared, strict=False):
+        kind = hints[field.name]
         if get_origin(kind) in (Union, type(int | str)):
             (kind,) = (member for member in get_args(kind) if member is not type(None))
-        default = None if field.required else field.default
-        extra = meta.extra
-        rows.append(
-            SettingRow(
-                field.name, kind, default, meta.description, extra["group"], meta, extra["check"]
-            )
-        )
+        rows.append(SettingRow(field.name, kind, field.default, *said))
     return tuple(rows)
+
+
+@functools.cache
+def all_rows() -> tuple[SettingRow, ...]:
+    """The rows of ``Settings`` and of its tables of the file. Those have no flag."""
+    rows = [row._replace(section=name) for name in SECTIONS for row in table(SECTIONS[name])]
+    return (*table(), *rows)
 
 
 def _expected(row: SettingRow) -> str:
@@ -90,12 +89,12 @@ def _expected(row: SettingRow) -> str:
     if get_origin(row.item) is Literal:
         return "one of " + ", ".join(get_args(row.item))
     words = {int: "an integer", float: "a number", bool: "on or off"}.get(row.item, "text")
-    if row.meta.ge is not None:
-        words += f" of at least {row.meta.ge}"
-    if row.meta.gt is not None:
-        words += f" greater than {row.meta.gt}"
-    if row.meta.le is not None:
-        words += f" and at most {row.meta.le}"
+    if row.bounds.ge is not None:
+        words += f" of at least {row.bounds.ge}"
+    if row.bounds.gt is not None:
+        words += f" greater than {row.bounds.gt}"
+    if row.bounds.le is not None:
+        words += f" and at most {row.bounds.le}"
     return words
 
 
@@ -125,7 +124,7 @@ def _one(row: SettingRow, raw: Any, source: str) -> Any:
         if isinstance(raw, bool) and row.item is not bool:
             raise msgspec.ValidationError
         kind = str if row.item is Secret else row.item  # its check makes it a Secret
-        bounded = kind if row.is_list else Annotated[kind, row.meta]
+        bounded = kind if row.is_list else Annotated[kind, row.bounds]
         value = msgspec.convert(raw, bounded, strict=False)
         if isinstance(value, float) and not math.isfinite(value):
             raise msgspec.ValidationError

@@ -172,7 +172,7 @@ class Generation:
             self._rest.append(NewIds(settings.new_id))
         if request.tools and constraints.callable_tools(request):
             most = constraints.most_calls(request)
-            self._rest.append(CallLimit(most, self._usage))
+            self._rest.append(CallLimit(most, self._usage, streams=request.stream))
         if task.stop_strings:
             self._rest.append(StopStage(task.stop_strings, self._usage))
         if task.described and self._calls is not None:

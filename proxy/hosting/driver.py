@@ -68,10 +68,6 @@ class HostedDriver(Driver):
             model.caps = msgspec.structs.replace(caps, slots=count)
         return count, idle
 
-    def parallel(self, slots: int) -> int:
-        server = self.model.server
-        return slots if server is None else server.parallel(slots)
-
     def counters(self) -> dict[str, float]:
         server = self.model.server
         return {} if server is None else server.counters()
@@ -111,7 +107,7 @@ class HostedDriver(Driver):
     # for the gateway
 
     def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
-        for server in self._waiting(cancel, key):
+        for server in self._waiting(cancel):
             if server is None:
                 yield
         self.model.leave(answered=False)
@@ -142,7 +138,7 @@ class HostedDriver(Driver):
         with self._server() as server:
             return server.detokenize(tokens)
 
-    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
         with self._server() as server:
             return server.pieces(text, special)
 
@@ -175,19 +171,19 @@ class HostedDriver(Driver):
             return server.rerank(query, documents, caps, cancel)
 
     def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
-        server = self._started(cancel, key)
+        server = self._started(cancel)
         try:
             return HostedAnswer(self.model, server.forward(make, cancel))
         except BaseException:
             self.model.leave(answered=False)
             raise
 
-    def _waiting(self, cancel: Cancel, key: str = "") -> Iterator[Server | None]:
-        return self.model.use(cancel, self._tick, self._timeout, key)
+    def _waiting(self, cancel: Cancel) -> Iterator[Server | None]:
+        return self.model.use(cancel, self._tick, self._timeout)
 
-    def _started(self, cancel: Cancel, key: str = "") -> Server:
+    def _started(self, cancel: Cancel) -> Server:
         """The server, started if necessary. The model's `leave` must be called after its use."""
-        for server in self._waiting(cancel, key):
+        for server in self._waiting(cancel):
             if server is not None:
                 return server
         raise AssertionError("its wait ends with a server or an error")
@@ -253,8 +249,8 @@ class HostedRun:
         return self._run.usage() if self._run is not None else Usage()
 
     def __iter__(self) -> Iterator[Batch]:
-        task, *_, cancel = self._asked
-        for server in self._driver._waiting(cancel, task.key):
+        *_, cancel = self._asked
+        for server in self._driver._waiting(cancel):
             if server is None:
                 yield []
                 continue

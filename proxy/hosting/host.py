@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +13,9 @@ from msgspec.structs import replace
 from ..backends.http import CheckPeer
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError
-from .estimate import KEY_VARIABLE, flag
 from .memory_budget import MemoryBudget
 from .model import HostedModel
+from .model_files import KEY_VARIABLE, flag
 from .need import Cards, KeptNeeds
 from .slot_keeper import SAVING, SlotKeeper
 from .starting import Server
@@ -42,7 +41,6 @@ def key_of(config: ModelConfig) -> str:
     return keys.partition(",")[0]
 
 
-LOADING = 3600.0  # seconds in which a load by hand must find room and succeed
 GRACE = 5.0  # seconds beyond the longest stop_timeout for all servers to end
 
 
@@ -71,8 +69,6 @@ class ModelHost:
         self._cards = cards or Cards()
         self._models: list[HostedModel] = []
         self._started = False
-        # The seconds that are lost with the caches of a model.
-        self.cache_worth: Callable[[str], float] = lambda name: 0.0
         self.presets = False  # whether requests of any model may need to be changed
 
     def add(self, config: ModelConfig) -> HostedModel:
@@ -94,7 +90,6 @@ class ModelHost:
             cards=self._cards,
             slots=self._keeper.of(config) if self._keeper is not None else None,
         )
-        model.cache_worth = lambda: self.cache_worth(config.name)
         self._models = [*(one for one in self._models if not one.gone), model]
         self.presets = any(m.config.has_preset for m in self._models)
         if self._started and config.preload:
@@ -121,8 +116,8 @@ class ModelHost:
 
     def load(self, model: HostedModel) -> None:
         """Begin to load a model. If that fails, `error` of the model and the log say why."""
-        if model.server is None:
-            threading.Thread(target=_load, args=(model,), daemon=True).start()
+        with contextlib.suppress(GatewayError):  # it failed before, and is not tried again yet
+            model.load()
 
     def leave(self) -> None:
         """End the servers that no request needs now, and the others after their last one."""
@@ -138,8 +133,3 @@ class ModelHost:
         end = time.monotonic() + SAVING + patience + GRACE
         for model in models:
             model.join(max(0.0, end - time.monotonic()))
-
-
-def _load(model: HostedModel) -> None:
-    with contextlib.suppress(GatewayError):  # the model logs why
-        model.load(LOADING)

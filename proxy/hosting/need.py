@@ -1,4 +1,5 @@
-"""What a model needs: as configured, else as its server showed, else as estimated from its file.
+"""What a model needs: as configured, else as its server showed, else a guess by the size of its
+files.
 
 What a server showed is kept under a fingerprint of its command and files, so that a gateway that
 starts again knows it.
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -23,21 +24,26 @@ import msgspec
 from ..config import ModelConfig
 from ..errors import GatewayError
 from ..runtime.blocking import run_in_native_thread
-from .budget import Amounts
-from .estimate import ModelFile, estimated, files, fingerprint
+from .memory_budget import Amounts
+from .model_files import ModelFile, files, fingerprint, flag
 from .process import resident
 
-# Memory of graphics cards: how much there is, and how much processes hold, as nvidia-smi says.
-#
-# Cards are numbered as nvidia-smi numbers them. Where it is missing, there are the cards of
-# --gpu-memory, and what a model holds on them is estimated.
+log = logging.getLogger("slotproxy.models")
+
 PATIENCE = 10.0  # seconds for nvidia-smi
 MAX_CARDS = 64
 MIB = 1 << 20
 
+Source = Literal["set", "measured", "estimated"]
+
+FACTOR = 1.25  # what a model is assumed to need, in sizes of its files
+GUESS = 5.0  # seconds that a load is assumed to take before the first one
+
 
 class Cards:
-    """`given` are the bytes of each card by --gpu-memory; without them, nvidia-smi is asked."""
+    """The graphics cards, numbered as nvidia-smi numbers them. `given` are the bytes of each by
+    --gpu-memory; without them, nvidia-smi is asked. Where it is missing, what a model holds on
+    cards is never measured."""
 
     def __init__(self, given: Sequence[int] = ()) -> None:
         self._given = tuple(given)
@@ -45,30 +51,29 @@ class Cards:
     @cached_property
     def totals(self) -> tuple[int, ...]:
         """The bytes of each card that models may hold; () if there are none."""
-        return self._given or tuple(total for _, total in self._found)
+        return self._given or tuple(total for _, total in self._listed)
 
     def held(self, pids: Container[int]) -> tuple[int, ...]:
         """The bytes that these processes hold on each card; () if nobody can tell."""
-        if not self._found:
+        if not self._listed:
             return ()
-        numbers = {uuid: number for number, (uuid, _) in enumerate(self._found)}
-        held = [0] * len(numbers)
-        for uuid, pid, used in _asked("compute-apps", "gpu_uuid,pid,used_gpu_memory"):
-            if uuid in numbers and pid.isdecimal() and int(pid) in pids and used.isdecimal():
-                held[numbers[uuid]] += int(used) * MIB
-        return tuple(held)
+        held = dict.fromkeys((uuid for uuid, _ in self._listed), 0)
+        for uuid, pid, used in _nvidia_smi("compute-apps", "gpu_uuid,pid,used_gpu_memory"):
+            if uuid in held and pid.isdecimal() and int(pid) in pids and used.isdecimal():
+                held[uuid] += int(used) * MIB
+        return tuple(held.values())
 
     @cached_property
-    def _found(self) -> list[tuple[str, int]]:
+    def _listed(self) -> list[tuple[str, int]]:
         """Id and bytes of each card that nvidia-smi knows."""
         if shutil.which("nvidia-smi") is None:
             return []
-        rows = _asked("gpu", "uuid,index,memory.total")
-        found = [(uuid, int(total) * MIB) for uuid, _, total in rows if total.isdecimal()]
-        return found[:MAX_CARDS]
+        rows = _nvidia_smi("gpu", "uuid,index,memory.total")
+        cards = [(uuid, int(total) * MIB) for uuid, _, total in rows if total.isdecimal()]
+        return cards[:MAX_CARDS]
 
 
-def _asked(what: str, fields: str) -> list[tuple[str, str, str]]:
+def _nvidia_smi(what: str, fields: str) -> list[tuple[str, str, str]]:
     """The rows that nvidia-smi prints; none if it fails."""
     command = ["nvidia-smi", f"--query-{what}={fields}", "--format=csv,noheader,nounits"]
     try:
@@ -83,27 +88,16 @@ def _asked(what: str, fields: str) -> list[tuple[str, str, str]]:
     return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
 
 
-def visible(environment: Mapping[str, str], count: int) -> list[int]:
-    """The numbers of the cards that a server with this environment uses."""
-    words = environment.get("CUDA_VISIBLE_DEVICES")
+def visible(words: str | None, count: int) -> list[int]:
+    """The numbers of the cards that a server with these CUDA_VISIBLE_DEVICES uses."""
     if words is None:
         return list(range(count))
-    listed = re.fullmatch(r"\s*-?\d{1,4}(\s*,\s*-?\d{1,4})*\s*", words)
-    if not listed:  # by their ids, or none
+    try:
+        numbers = [int(word) for word in words.split(",")]
+    except ValueError:  # by their ids, or none
         return list(range(count)) if words.strip() else []
-    numbers: list[int] = []
-    for word in words.split(","):
-        if not 0 <= int(word) < count:
-            break  # as CUDA: those after an invalid one do not exist
-        numbers.append(int(word))
-    return numbers
-
-
-log = logging.getLogger("slotproxy.models")
-
-Source = Literal["set", "measured", "estimated"]
-
-GUESS = 5.0  # seconds that a load is assumed to take before the first one
+    # As CUDA: those after an invalid one do not exist.
+    return list(takewhile(lambda number: 0 <= number < count, numbers))
 
 
 class Learned(msgspec.Struct, frozen=True):
@@ -147,15 +141,19 @@ class Need:
     @property
     def memory(self) -> int:
         """Bytes of the machine's memory."""
-        return self._config.memory_bytes or self._learned.memory or self._estimate[0]
+        known = self._config.memory_bytes or self._learned.memory
+        return known or (0 if self._uses_cards else self._guess)
 
     @property
     def cards(self) -> Amounts:
         """Bytes of each graphics card."""
         given = self._config.gpu_memory_bytes
-        if len(given) == 1:
-            return self._on_cards([given[0] // max(1, len(self._visible))] * len(self._visible))
-        return given or self._learned.cards or self._on_cards(self._estimate[1:])
+        if len(given) > 1 or (self._learned.cards and not given):
+            return given or self._learned.cards
+        visible = self._visible
+        whole = given[0] if given else self._guess * self._uses_cards
+        share = whole // max(1, len(visible))
+        return tuple(share * visible.count(card) for card in range(len(self._cards.totals)))
 
     @property
     def shown(self) -> str:
@@ -196,21 +194,24 @@ class Need:
         """That of the model; None if it is no GGUF file."""
         return self.files[0] if self.files else None
 
-    @cached_property
-    def _estimate(self) -> Amounts:
-        return estimated(self.files, self._config.command, len(self._visible))
+    @property
+    def _guess(self) -> int:
+        return round(sum(file.size for file in self.files) * FACTOR)
 
     @property
     def _visible(self) -> Sequence[int]:
         """The numbers of the cards that its server uses."""
-        return visible({**os.environ, **self._config.environment}, len(self._cards.totals))
+        name = "CUDA_VISIBLE_DEVICES"
+        words = self._config.environment.get(name, os.environ.get(name))
+        return visible(words, len(self._cards.totals))
 
-    def _on_cards(self, amounts: Sequence[int]) -> Amounts:
-        """By the numbers of all cards, from those of the visible ones."""
-        need = [0] * len(self._cards.totals)
-        for number, amount in zip(self._visible, amounts, strict=False):
-            need[number] += amount
-        return tuple(need)
+    @property
+    def _uses_cards(self) -> bool:
+        """Whether its server probably puts the model on cards: all of it, unless told otherwise."""
+        command = self._config.command
+        layers = flag(command, "-ngl", "--gpu-layers", "--n-gpu-layers")
+        device = flag(command, "-dev", "--device")
+        return bool(self._visible) and layers != "0" and device != "none"
 
     def recall_once(self) -> None:
         """`recall`, if nothing has done so yet. What it needs is known then: asking for the cards
@@ -222,23 +223,18 @@ class Need:
     def recall(self) -> None:
         """Find out whether its files are still those that were seen, and what is known of them."""
         with self._lock:
-            self._recall()
-
-    def _recall(self) -> None:
-        found = fingerprint(self._config)
-        if found == self._fingerprint:
-            return
-        for name in ("files", "_estimate"):
-            self.__dict__.pop(name, None)
-        self._fingerprint = found
-        self._learned = Learned()
-        if self._kept is not None:
-            try:
-                kept = self._kept.recall(found)
-                self._learned = msgspec.convert(kept or {}, Learned)
-            except (GatewayError, msgspec.ValidationError) as error:
-                log.warning("model %s: its memory is not known: %s", self._config.name, error)
-        self._saved = self._learned
+            now = fingerprint(self._config)
+            if now == self._fingerprint:
+                return
+            self.__dict__.pop("files", None)
+            self._fingerprint = now
+            self._learned = Learned()
+            if self._kept is not None:
+                try:
+                    self._learned = msgspec.convert(self._kept.recall(now) or {}, Learned)
+                except (GatewayError, msgspec.ValidationError) as error:
+                    log.warning("model %s: its memory is not known: %s", self._config.name, error)
+            self._saved = self._learned
 
     def measure(self, pid: int) -> None:
         """Look at what its server holds now. The most of it is its need."""

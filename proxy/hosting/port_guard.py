@@ -30,8 +30,7 @@ from .process import in_session
 PROC = Path("/proc")
 # Local address and port, remote port, state, user and inode of a socket.
 _ROW = re.compile(
-    rb"^ *\d+: ([0-9A-F]+):(.{4}) [0-9A-F]+:(.{4}) (..) \S+ \S+ \S+ +(\d+) +\d+ (\d+)",
-    re.M,
+    rb"^ *\d+: ([0-9A-F]+):(.{4}) [0-9A-F]+:(.{4}) (..) \S+ \S+ \S+ +(\d+) +\d+ (\d+)", re.M
 )
 _LISTENS = b"0A"
 
@@ -63,7 +62,8 @@ class PortGuard:
     def check(self, sock: Any) -> None:
         """Raises BackendDown if the other end of a new connection is not the server's."""
         peer, own = sock.getpeername(), sock.getsockname()
-        if sock.family in (socket.AF_INET, socket.AF_INET6) and _is_local(peer[0]):
+        local = peer[0] == "::1" or peer[0].startswith(("127.", "::ffff:127."))
+        if local and sock.family in (socket.AF_INET, socket.AF_INET6):
             at = _End(sock.family, peer[0], peer[1])
             found = run_in_native_thread(partial(self._stranger, at, own[1]))
             if found:
@@ -91,12 +91,9 @@ class PortGuard:
         """Whether a socket is only held by processes that ran before the server's."""
         if any(inode in _held(pid) for pid in in_session(self._pid)):
             return False
-        holders = [pid for pid in _processes() if inode in _held(pid)]
+        pids = (int(folder.name) for folder in PROC.glob("[0-9]*"))
+        holders = [pid for pid in pids if inode in _held(pid)]
         return bool(holders) and all(_start(pid) < self._began for pid in holders)
-
-
-def _is_local(host: str) -> bool:
-    return host.startswith(("127.", "::ffff:127.")) or host == "::1"
 
 
 def _named(user: int) -> str:
@@ -125,10 +122,6 @@ def _hex(packed: bytes) -> bytes:
     """An address as Linux prints it: words of the processor's own order."""
     words = (packed[begin : begin + 4] for begin in range(0, len(packed), 4))
     return b"".join(b"%08X" % int.from_bytes(word, sys.byteorder) for word in words)
-
-
-def _processes() -> Iterator[int]:
-    return (int(folder.name) for folder in PROC.glob("[0-9]*"))
 
 
 def _held(pid: int) -> set[int]:

@@ -81,7 +81,6 @@ def free_port() -> int:
 
 
 def filled_in(words: Sequence[str], mark: str, value: int) -> list[str]:
-    """The words of a command with `mark` replaced by a number."""
     return [word.replace(mark, str(value)) for word in words]
 
 
@@ -195,11 +194,7 @@ def in_session(pid: int) -> dict[int, int]:
 
 def resident(pid: int) -> dict[int, int]:
     """The bytes of memory that each process of a session holds; {} if the system does not say."""
-    pages = run_in_native_thread(partial(in_session, pid))
-    return {process: count * _page() for process, count in pages.items()}
-
-
-def _page() -> int:
     import resource  # not on Windows
 
-    return resource.getpagesize()
+    pages, size = run_in_native_thread(partial(in_session, pid)), resource.getpagesize()
+    return {process: count * size for process, count in pages.items()}

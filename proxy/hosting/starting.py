@@ -102,8 +102,10 @@ class Starter:
             guard, port = PortGuard(), free_port()
             server = self.connect(config.url.replace(PORT, str(port)), guard.check)
             try:
-                if PORT not in config.url:
-                    self._check_free(server, guard)
+                # A port that is not of our choice may be taken.
+                fixed = PORT not in config.url
+                if fixed and (server.status_of("/health", CHECK_TIMEOUT) or guard.foreign):
+                    raise self.failure("another server listens at its url", "unsuitable")
                 launched = self._slots.begin() if self._slots is not None else config
                 process = ModelProcess(launched, port, self._log, self._notify)
                 self.process = process
@@ -128,11 +130,6 @@ class Starter:
         message = f"the model {self._config.name} failed to load: {why}"
         return LoadFailed(message, cause=cause, lines=self._log.end())
 
-    def _check_free(self, server: Server, guard: PortGuard) -> None:
-        """Raises LoadFailed if something listens at a port that is not of our choice."""
-        if server.status_of("/health", CHECK_TIMEOUT) or guard.foreign:
-            raise self.failure("another server listens at its url", "unsuitable")
-
     def _loaded(
         self, process: ModelProcess, server: Server, guard: PortGuard, end: float
     ) -> Capabilities:
@@ -143,7 +140,9 @@ class Starter:
             error: GatewayError | None = None
             # Read before the look at the port, which then finds the program that made it end.
             alive = process.alive
-            if self._is_ready(server):
+            status = server.status_of(self._config.check or "/health", CHECK_TIMEOUT)
+            ready = status == 200 if self._config.check else status not in (0, 503)
+            if ready:
                 try:
                     return self._probed(server)
                 except BackendDown as down:  # it answers before its model is loaded
@@ -163,10 +162,6 @@ class Starter:
                 self._changed.wait_for(lambda: self._unwanted() or not process.alive, pause)
             pause = min(SELDOM, pause * 1.2)
 
-    def _is_ready(self, server: Server) -> bool:
-        status = server.status_of(self._config.check or "/health", CHECK_TIMEOUT)
-        return status == 200 if self._config.check else status not in (0, 503)
-
     def _probed(self, server: Server) -> Capabilities:
         """What the server can do. Its slots are counted now if it does not report them, because
         nobody else uses it. Raises BackendDown if it is not ready, UpstreamFault."""
@@ -183,12 +178,6 @@ class Starter:
             )
         if not caps.slots and not caps.queues:
             caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
-        if not caps.queues:
-            server.parallel(self._config.slots or caps.slots)  # it remembers the number
-        return self._bounded(caps)
-
-    def _bounded(self, caps: Capabilities) -> Capabilities:
-        """With no more slots than `concurrency`."""
         most = self._config.concurrency or caps.slots
         return msgspec.structs.replace(caps, slots=min(most, caps.slots or most))
 

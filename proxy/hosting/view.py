@@ -7,16 +7,13 @@ seconds since 1970, so that a view changes only if its model does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Literal
 
 from msgspec import Struct
 
-from ..errors import GatewayError
 from ..scheduling.saved_slots import Kept
-from .budget import Amounts, Limits
-from .memory_budget import Candidate, MemoryBudget
+from .memory_budget import Amounts, Candidate, MemoryBudget, total
 from .model import HostedModel
 from .need import Source
 from .starting import Cause, LoadFailed
@@ -109,24 +106,16 @@ class RoomView(Struct, frozen=True):
     most_models: int | None
 
 
-class Held(Struct, frozen=True):
-    """What a model with room needs on each device."""
-
-    model: str
-    need: Amounts
-    phase: Phase
-
-
-def state_of(status: str, *, place: int, leaving: bool, users: int) -> State:
-    """The state of a model of this status, as `HostedModel` has it."""
-    if status == "loading":
+def state_of(model: HostedModel, place: int) -> State:
+    """The state of a model that is in this place of the line."""
+    if model.status == "loading":
         return "waiting" if place else "loading"
-    if status == "failed":
+    if model.status == "failed":
         return "failed"
-    if leaving:
+    if model.leaving:
         return "stopping"
-    if status == "loaded":
-        return "busy" if users else "ready"
+    if model.status == "loaded":
+        return "busy" if model.users else "ready"
     return "stopped"
 
 
@@ -144,7 +133,7 @@ def view_of(model: HostedModel, now: float) -> ModelView:
     needs, config = model.needs, model.config
     waits = loading(model)
     place = waits.place if waits is not None else 0
-    state = state_of(model.status, place=place, leaving=model.leaving, users=model.users)
+    state = state_of(model, place)
     began_at, ready_at = _times(waits, model.takes, now)
     left = model.left if state == "ready" else math.inf
     return ModelView(
@@ -172,30 +161,27 @@ def view_of(model: HostedModel, now: float) -> ModelView:
 
 
 def room_of(room: MemoryBudget) -> RoomView:
-    """The models that have room, and the bounds."""
-    held = [Held(candidate.name, candidate.need, _phase(candidate)) for candidate in room.residents]
-    return room_view(room.limits, held)
+    """The models that have room, and the bounds: a bar for each device that has a bound, or of
+    which a model holds something."""
+    models = room.residents
+    limits = room.limits
 
+    def phase(model: Candidate) -> Phase:
+        if model.leaving:
+            return "stopping"
+        return "loading" if math.isinf(model.loaded_at) else "loaded"
 
-def room_view(limits: Limits, held: Sequence[Held]) -> RoomView:
-    """A bar for each device that has a bound, or of which a model holds something."""
-    devices = max((len(one.need) for one in held), default=0)
     bars = []
-    for device, (limit, _) in enumerate(zip_longest(limits.amounts, range(devices), fillvalue=0)):
+    devices = zip_longest(limits.amounts, total(models), fillvalue=0)
+    for device, (limit, used) in enumerate(devices):
         segments = tuple(
-            Segment(one.model, one.need[device], one.phase)
-            for one in held
-            if device < len(one.need) and one.need[device]
+            Segment(model.name, need[device], phase(model))
+            for model in models
+            if device < len(need := model.need) and need[device]
         )
-        if device == 0 or limit or segments:
+        if device == 0 or limit or used:
             bars.append(MemoryBar(device, limit or None, segments))
-    return RoomView(tuple(bars), len(held), limits.models or None)
-
-
-def _phase(candidate: Candidate) -> Phase:
-    if candidate.leaving:
-        return "stopping"
-    return "loading" if math.isinf(candidate.loaded_at) else "loaded"
+    return RoomView(tuple(bars), len(models), limits.models or None)
 
 
 def _times(waits: Loading | None, takes: float, now: float) -> tuple[float | None, float | None]:
@@ -213,13 +199,9 @@ def _failure(model: HostedModel, now: float) -> Failure | None:
     error = model.error
     if error is None:
         return None
-    summary = error.summary if isinstance(error, LoadFailed) else error.message
-    lines = error.lines if isinstance(error, LoadFailed) else ""
-    retry_at = float(round(now + model.retry)) if model.retry else None
-    return Failure(summary, cause_of(error), lines, retry_at)
-
-
-def cause_of(error: GatewayError) -> Cause:
+    cause: Cause = "too_large" if error.code == "model_too_large" else "other"
+    summary, lines = error.message, ""
     if isinstance(error, LoadFailed):
-        return error.cause
-    return "too_large" if error.code == "model_too_large" else "other"
+        summary, cause, lines = error.summary, error.cause, error.lines
+    retry_at = float(round(now + model.retry)) if model.retry else None
+    return Failure(summary, cause, lines, retry_at)

@@ -139,13 +139,6 @@ def test_health_check_asks_the_port_that_is_set() -> None:
     assert asked == ["/livez"]
 
 
-def test_passwords_on_the_page_fit_into_urls() -> None:
-    page = (ROOT / "docs" / "deploy" / "compose.md").read_text("utf-8")
-    passwords = re.findall(r"_PASSWORD=(.*)", page)
-    assert len(passwords) == 2 and all(re.fullmatch("[A-Za-z0-9]+", one) for one in passwords)
-    assert "letters and digits only" in page
-
-
 @pytest.mark.parametrize("file", COMPOSE, ids=lambda path: path.name)
 def test_compose_file_fits_its_schema_and_hardens_gateways(file: Path) -> None:
     pytest.importorskip("check_jsonschema")

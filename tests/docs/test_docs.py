@@ -48,7 +48,6 @@ FOREIGN = {
     "--models-preset",
     "--no-cache-idle-slots",
     "--no-models-autoload",
-    "--print-completion",
     "--report",
     "--rounds",
     "--slot-save-path",
@@ -56,7 +55,7 @@ FOREIGN = {
     "--tokens",
 }
 CODE = re.compile(r"`([^`\n]+)`")
-PRINTING = {"--version", "--print-completion"}
+PRINTING = {"--version"}
 METHODS = ("GET", "POST", "PUT", "DELETE")
 INTERNAL = ("/pages/api/", "/offline/", "/service-worker-")  # asked for by the pages alone
 ROUTE = re.compile(r"\b(GET|POST|PUT|DELETE)(?:,? (?:GET|POST|PUT|DELETE))* (/[\w{}./-]*)")

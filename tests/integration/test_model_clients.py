@@ -70,17 +70,6 @@ def test_ollama_loads_keeps_and_unloads_models(client: ollama.Client, tmp_path: 
     wait_until(lambda: loaded(client) == {})
 
 
-def test_ollama_learns_why_a_model_does_not_load(gateway: StartGateway, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"GGUF not really")
-    settings = tmp_path / "slotproxy.toml"
-    settings.write_text(table("broken", broken, tmp_path))
-    one = gateway("--config", str(settings), *LEGACY)
-    with pytest.raises(ollama.ResponseError, match="failed to load") as caught:
-        ollama.Client(host=one.url).generate(model="broken")
-    assert caught.value.status_code == 502
-
-
 def test_open_webui_lists_and_unloads_over_its_ollama_connection(two: Gateway) -> None:
     """The requests of its routers/ollama.py: a model without a tag is looked for as `:latest`."""
     http = httpx.Client(base_url=two.url, headers={"Content-Type": "application/json"}, timeout=60)

@@ -91,29 +91,46 @@ class House:
 
 @pytest.fixture
 def house(
+    request: pytest.FixtureRequest,
     start_server: Callable[..., ModelServer],
+    start_llama_cpp_python: Callable[[Path], LlamaCppPythonServer],
     gateway: Callable[..., Gateway],
+    made_up_model: Path,
     tmp_path: Path,
 ) -> Iterator[House]:
-    """Three generations of servers and a second slotproxy, in three tiers."""
+    """Three generations of servers and a second slotproxy, in three tiers; with the parameter
+    "every kind" also a ChatGLM model and llama-cpp-python's server."""
+    every = getattr(request, "param", "") == "every kind"
+    if every:
+        pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
     old, other = start_server("llama-2023"), start_server(SECOND_OLD)
     new, far = start_server("llama-2026"), start_server("llama-2023")
     # It is restarted on its port.
     second = Gateway(("--llama-api", far.url, "--slots", "2"), tmp_path / "second.log", held_port())
+    behind: dict[str, Killed] = {"old": old, "other": other, "new": new, "second": second}
     backends: dict[str, dict[str, Any]] = {
         "old": {"url": old.url, "slots": 2},
         "other": {"url": other.url, "slots": 2},
         "new": {"url": new.url},
         "second": {"url": f"{second.url}/v1", "kind": "openai", "slots": 2},
     }
+    tiers = [["old", "other"], ["new"], ["second"]]
+    if every:
+        python = behind["python"] = start_llama_cpp_python(made_up_model)
+        backends["python"] = {"url": f"{python.url}/v1", "kind": "openai"}
+        babbler = made_up_chatglm.write(tmp_path / "babbler.bin", ())
+        backends["chatglm"] = {"file": str(babbler)}
+        tiers = [["old", "other", "chatglm"], ["new", "python"], ["second"]]
     file = tmp_path / "routes.toml"
-    file.write_text(config(backends, [["old", "other"], ["new"], ["second"]], 0.5))
+    file.write_text(config(backends, tiers, 0.5))
     flags = ("--config", str(file), "--chat-template", "chatml", "--health-interval", "0.5")
     try:
         second.start()
         ours = gateway(*flags)
-        until(lambda: len(up(ours.url)) == 4, "all backends are up")
-        yield House(ours, {"old": old, "other": other, "new": new, "second": second})
+        until(lambda: len(up(ours.url)) == len(backends), "all backends are up")
+        if every:
+            behind["chatglm"] = Engine(ours)
+        yield House(ours, behind)
     finally:
         second.kill()
 
@@ -137,50 +154,9 @@ def test_the_first_tier_answers_and_the_next_one_when_it_is_down(house: House) -
     assert ask(house.url, "and now?").headers["x-slotproxy-backend"] == "second"
 
 
-@pytest.fixture
-def every_kind(
-    start_server: Callable[..., ModelServer],
-    start_llama_cpp_python: Callable[[Path], LlamaCppPythonServer],
-    gateway: Callable[..., Gateway],
-    made_up_model: Path,
-    tmp_path: Path,
-) -> Iterator[House]:
-    """Three generations of servers, a ChatGLM model, llama-cpp-python's server and a second
-    slotproxy, in three tiers."""
-    pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
-    old, other = start_server("llama-2023"), start_server(SECOND_OLD)
-    new, far = start_server("llama-2026"), start_server("llama-2023")
-    python = start_llama_cpp_python(made_up_model)
-    of_second = ("--llama-api", far.url, "--slots", "2")
-    second = Gateway(of_second, tmp_path / "second.log", held_port())  # restarted on its port
-    babbler = made_up_chatglm.write(tmp_path / "babbler.bin", ())
-    backends: dict[str, dict[str, Any]] = {
-        "old": {"url": old.url, "slots": 2},
-        "other": {"url": other.url, "slots": 2},
-        "chatglm": {"file": str(babbler)},
-        "new": {"url": new.url},
-        "python": {"url": f"{python.url}/v1", "kind": "openai"},
-        "second": {"url": f"{second.url}/v1", "kind": "openai", "slots": 2},
-    }
-    tiers = [["old", "other", "chatglm"], ["new", "python"], ["second"]]
-    file = tmp_path / "routes.toml"
-    file.write_text(config(backends, tiers, 0.5))
-    flags = ("--config", str(file), "--chat-template", "chatml", "--health-interval", "0.5")
-    try:
-        second.start()
-        ours = gateway(*flags)
-        until(lambda: len(up(ours.url)) == len(backends), "all backends are up")
-        behind: dict[str, Killed] = {"old": old, "other": other, "chatglm": Engine(ours)}
-        yield House(ours, {**behind, "new": new, "python": python, "second": second})
-    finally:
-        second.kill()
-
-
 @pytest.mark.timeout(900)
-def test_killing_each_backend_in_turn_under_fifty_streams_loses_no_request(
-    every_kind: House,
-) -> None:
-    house = every_kind
+@pytest.mark.parametrize("house", ["every kind"], indirect=True)
+def test_killing_each_backend_in_turn_under_fifty_streams_loses_no_request(house: House) -> None:
     over = threading.Event()
     used: Counter[str] = Counter()
     faults: list[str] = []
@@ -190,12 +166,7 @@ def test_killing_each_backend_in_turn_under_fifty_streams_loses_no_request(
         with requests.Session() as session:
             while not over.is_set():
                 messages = [{"role": "user", "content": f"stream {number}, question {count}"}]
-                body = {
-                    "model": MODEL,
-                    "messages": messages,
-                    "max_tokens": 24,
-                    "stream": True,
-                }
+                body = {"model": MODEL, "messages": messages, "max_tokens": 24, "stream": True}
                 url = f"{house.url}/v1/chat/completions"
                 with session.post(url, json=body, stream=True, timeout=300) as answer:
                     lines = [one for one in answer.iter_lines() if one]

@@ -43,10 +43,7 @@ stopping.GRACE = %d
 from proxy.__main__ import main
 sys.exit(main())
 """
-SERVERS = {
-    "gevent": [],
-    "waitress": ["--server", "waitress"],
-}
+SERVERS = {"gevent": [], "waitress": ["--server", "waitress"]}
 WHY = "the gateway is stopping"
 CODE = "gateway_stopping"
 # By API: the path, the body of a stream that does not end, and the part that says why it ended.
@@ -306,11 +303,7 @@ def test_batch_is_given_back_and_continued(scene: Callable[..., Scene]) -> None:
     file = httpx.post(
         f"{url}/v1/files", files={"file": ("a.jsonl", data)}, data={"purpose": "batch"}
     ).json()["id"]
-    asked = {
-        "input_file_id": file,
-        "endpoint": "/v1/chat/completions",
-        "completion_window": "24h",
-    }
+    asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     batch = httpx.post(f"{url}/v1/batches", json=asked).json()["id"]
     wait_until(lambda: httpx.get(f"{url}/v1/batches/{batch}").json()["status"] == "in_progress", 60)
 

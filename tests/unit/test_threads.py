@@ -21,7 +21,6 @@ from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
 from proxy.server import serve
-from proxy.server import serve as watch
 from proxy.web import background, callers, disconnect
 from proxy.web.pages import answers
 from tests.fakes import wait_until
@@ -41,11 +40,10 @@ THREADS = {
     ("accounts/key_cache.py", "self._run"): LASTS,  # accounts/test_key_cache.py
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
-    ("app/doctor.py", "cancel.cancel"): ENDS,
     ("app/life.py", "work"): ENDS,
-    ("backends/old.py", "_ask_nothing"): ENDS,
     ("app/storage.py", "once"): ENDS,
-    ("backends/chatglm/host.py", "serve"): ENDS,
+    ("backends/chatglm/engine.py", "_read"): CHILD,
+    ("backends/chatglm/supervisor.py", "self._unload"): ENDS,
     ("backends/chatglm/supervisor.py", "self._write"): ENDS,
     ("backends/chatglm/supervisor.py", "self._run"): LASTS,
     ("backends/registry.py", "self._monitor"): LASTS,
@@ -54,10 +52,8 @@ THREADS = {
     ("gateway/compaction.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
     ("gateway/embedder.py", "run"): ENDS,
-    ("hosting/host.py", "_load"): ENDS,
     ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
     ("hosting/process.py", "self._read"): ENDS,
-    ("hosting/slot_keeper.py", "kill_session"): ENDS,
     ("knowledge/reading.py", "reader.end"): ENDS,
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
@@ -72,8 +68,6 @@ THREADS = {
     ("server/gevent_wire.py", "self._send_rest"): ENDS,
     ("server/serve.py", "reload"): LASTS,
     ("server/serve.py", "watch"): LASTS,
-    ("server/watchdog.py", "log.warning"): ENDS,
-    ("server/watchdog.py", "self._watch"): LASTS,  # test_worker.py
     ("web/background.py", "self._signs"): LASTS,
     ("web/background.py", "work"): ENDS,
     ("batches/batch_run.py", "work"): ENDS,
@@ -84,7 +78,6 @@ THREADS = {
     ("web/ledger/writer.py", "self._run"): LASTS,  # web/ledger/test_writer.py
     ("web/pages/answers.py", "self._signs"): LASTS,
     ("web/pages/answers.py", "work"): ENDS,
-    ("websearch/reading.py", "read"): CHILD,
 }
 
 
@@ -181,12 +174,12 @@ def test_model_is_started_after_an_exception(caplog: pytest.LogCaptureFixture) -
     load = Load("x")
     closed: list[bool] = []
 
-    def launch(load: Load) -> Any:
+    def launch() -> Any:
         closed.append(True)
         supervisor._closed = True
         raise OSError("none there")
 
-    launching = Twice(lambda: launch(load))
+    launching = Twice(launch)
     supervisor = supervisors.Supervisor("x", load, cast(Any, launching))
     supervisor._wanted = True
     supervisor._run()
@@ -282,18 +275,3 @@ def test_reload_works_after_a_failed_one(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.ERROR):
         serve._reload(cast(Any, None), Twice(), set())
     assert "not reloaded: unhandled exception" in caplog.text
-
-
-def test_watching_goes_on_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    class Ended(BaseException):
-        pass
-
-    def end() -> None:
-        raise Ended
-
-    files: Any = SimpleNamespace(changed=lambda: True)
-    changed = Twice(end)
-    with pytest.raises(Ended):
-        watch.watch(files, changed, lambda seconds: None)
-    assert changed.calls == 3
-    assert _logged_once(caplog)

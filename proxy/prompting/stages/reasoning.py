@@ -11,6 +11,7 @@ back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ...core.events import (
     LAST,
@@ -51,6 +52,12 @@ def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | N
     return None
 
 
+@lru_cache(256)
+def _first(known: tuple[Tags, ...], content: str) -> frozenset[str]:
+    """The characters with which the tags begin, or the mark before the text."""
+    return frozenset((*(opening[0] for opening, _ in known), content[:1]))
+
+
 INLINE: Tags = ("<think>\n", "\n</think>\n\n")
 """Around reasoning in the text, for models of these tags or of none that is known."""
 
@@ -75,10 +82,11 @@ class ThoughtStage:
     ) -> None:
         self._known = known or REASONING_TAGS
         self._content = content
+        self._marks = _first(self._known, content[0])
         self._calls = tuple(calls)
         self.opened = opened_by(prompt, self._known)
         self.over = self.passes = False
-        self._parser = Parser(lambda tools: self._read, {})
+        self._parser: Parser | None = None  # once there is text that may be reasoning
 
     def tags(self, text: str) -> Tags | None:
         """The tags of the reasoning that a reply with this text begins with; None without
@@ -90,12 +98,20 @@ class ThoughtStage:
     @property
     def held(self) -> int:
         """Characters of text held back."""
-        return self._parser.reader.unread
+        return self._parser.reader.unread if self._parser is not None else 0
 
     def feed(self, batch: Batch) -> Batch:
+        if self.over and self._parser is None:
+            return batch
         out: Batch = []
         for at, event in enumerate(batch, 1):
             if isinstance(event, TextDelta):
+                if self._parser is None:
+                    begins = event.text.lstrip()
+                    if begins and not self.opened and begins[0] not in self._marks:
+                        self.over = self.passes = True
+                        return out + batch[at - 1 :]
+                    self._parser = Parser(lambda tools: self._read, {})
                 for piece in self._parser.feed(event.text):
                     whole = piece == TextPiece(event.text)
                     out += [event] if whole else _events(piece, event.logprobs)
@@ -104,7 +120,7 @@ class ThoughtStage:
                 if self.passes:
                     return out + batch[at:]
                 continue
-            if type(event) in LAST:
+            if type(event) in LAST and self._parser is not None:
                 over = self.over
                 for piece in self._parser.close():
                     out += _events(piece)

@@ -12,8 +12,7 @@ from proxy.accounts.limiting.budgets import Alert
 from proxy.app import limits
 from proxy.app.limits import BudgetAlerts
 from proxy.runtime import lasting
-from proxy.websearch.fetch import WebPage
-from proxy.websearch.guard import EngineRequest
+from proxy.websearch.fetch import EngineRequest, WebPage
 from tests.fakes import wait_until
 from tests.unit.backends.rawserver import RawServer
 
@@ -33,7 +32,7 @@ class Webhook:
         self.began, self.go_on = threading.Event(), threading.Event()
         self.threads: list[str] = []
 
-    def __call__(self, request: EngineRequest, seconds: float, *, open_only: bool) -> WebPage:
+    def __call__(self, request: EngineRequest, seconds: float) -> WebPage:
         self.threads.append(threading.current_thread().name)
         self.began.set()
         assert self.go_on.wait(60)
@@ -73,18 +72,6 @@ def test_proxy_of_the_environment_is_not_used(
         monkeypatch.setenv("http_proxy", proxy.url)
         BudgetAlerts("http://127.0.0.1:9/secret")(ALERT)
         wait_until(lambda: "failed: the web server is unreachable" in caplog.text)
-
-
-def test_one_thread_sends_all_alerts(webhook: Webhook) -> None:
-    alerts = BudgetAlerts("http://127.0.0.1:9/")
-    for _ in range(5):
-        alerts(ALERT)
-    assert webhook.began.wait(60)
-    running = [one for one in threading.enumerate() if one.name == "alerts"]
-    assert alerts._thread in running and len(webhook.threads) == 1
-    webhook.go_on.set()
-    wait_until(lambda: len(webhook.threads) == 5)
-    assert set(webhook.threads) == {"alerts"}
 
 
 def test_waiting_alerts_are_bounded(

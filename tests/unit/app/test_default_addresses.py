@@ -36,9 +36,7 @@ def test_both_default_addresses_are_tried_when_nothing_else_can_be_served(
     assert [one.url for one in compose.configs(Settings())] == [FIRST, SECOND]
 
 
-def test_configured_address_is_not_checked_at_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_configured_address_is_not_checked_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, "listens", lambda url: pytest.fail("it was named"))
     settings = load(["--llama-api", FIRST], {})
     assert [one.url for one in compose.configs(settings)] == [FIRST]

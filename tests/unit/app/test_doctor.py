@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,36 +13,18 @@ from typing import Any
 import pytest
 
 from proxy.__main__ import main
-from proxy.app import discovery, doctor
-from proxy.app.findings import (
-    LITTLE_SPACE,
-    Finding,
-    of_access,
-    of_backend,
-    of_batching,
-    of_files,
-    of_lost_backend,
-    of_port,
-    of_profile,
-    of_space,
-    of_tables,
-    of_vectors,
-    of_verdict,
-)
+from proxy.app import doctor
+from proxy.app.doctor import FEW_FILES, LITTLE_SPACE, Finding
 from proxy.backends.driver import Capabilities, Learned, ignore
-from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
-from proxy.prompting.profile.verify import UNKNOWN, verdict
-from proxy.prompting.prompt import Prompter
-from proxy.prompting.template.templates import compile as compile_template
-from proxy.runtime.cancel import Cancel
 from proxy.runtime.resources import templates
 from proxy.store.revisions import newest_revision
-from tests.fakes import ScriptedDriver, wait_until
-from tools.processes import held_port
+from tests.fakes import ScriptedDriver
+
+from .conftest import Serving
 
 CONFIG = BackendConfig(url="http://127.0.0.1:8080", name="here")
 GOOD = Capabilities(
@@ -63,123 +42,80 @@ GOOD = Capabilities(
 
 def findings(config: BackendConfig = CONFIG, **changed: Any) -> list[Finding]:
     fields = {name: getattr(GOOD, name) for name in GOOD.__struct_fields__}
-    return [*of_backend(config, Capabilities(**{**fields, **changed}), Settings())]
+    return [*doctor.reached_backend(config, Capabilities(**{**fields, **changed}), Settings())]
 
 
-def advice(**changed: Any) -> str:
-    return " ".join(f"{f.text} → {f.remedy}" for f in findings(**changed) if f.level == "advice")
+def test_a_good_backend_has_its_line_and_its_templates() -> None:
+    first, template = findings()
+    assert first == Finding("ok", "backend here", "llama-server, qwen, 4 slots of 8192 tokens")
+    assert (template.level, template.about) == ("ok", "backend here")
+    assert template.text.startswith("system messages: ") and "; ends: " in template.text
 
 
-def test_a_good_backend_has_one_line() -> None:
-    (only,) = findings()
-    assert only == Finding("ok", "backend here", "llama-server, qwen, 4 slots of 8192 tokens")
+@pytest.mark.parametrize(
+    ("changed", "level", "words"),
+    [
+        ({"dialect": ROUTER}, "ok", "several models"),
+        ({"slots": 0}, "advice", "does not report its slots"),
+        ({"n_ctx": 1024}, "advice", "-c 32768"),
+        ({"n_ctx": 1024, "slots": 1}, "", ""),
+        ({"slot_save": False}, "advice", "--slot-save-path"),
+        ({"slot_save": False, "ram_cache": True}, "", ""),
+        ({"slot_save": False, "modern_sampling": False}, "", ""),
+        ({"template": "", "models": ("mystery",)}, "advice", "--chat-template"),
+        ({"template": ""}, "ok", "the format qwen, by its model's name"),
+        ({"template_from": "file"}, "ok", "read from its model file"),
+        ({"template": "{% for %}"}, "advice", "cannot be used"),
+        ({"template": "", "native": True}, "", ""),
+        ({"template": "{{ messages }}"}, "ok", "describes it in the messages"),
+        ({"build": "b8000-abc"}, "problem", "CVE-2026-21869"),
+        ({"build": "b8000-abc"}, "problem", "b8911"),
+        ({"build": "b8911-abc"}, "", ""),
+        ({"build": "b1-abc"}, "", ""),  # built without git's history
+    ],
+)
+def test_findings_about_a_backend(changed: dict[str, Any], level: str, words: str) -> None:
+    told = findings(**changed)
+    if level:
+        assert [f for f in told if f.level == level and words in f"{f.text} {f.remedy}"]
+    else:
+        assert {finding.level for finding in told} == {"ok"}
 
 
-def test_a_router_is_recognized() -> None:
-    (only,) = findings(dialect=ROUTER)
-    assert "several models" in only.text
-
-
-def test_slots_that_are_not_reported_are_told() -> None:
-    assert "does not report its slots" in advice(slots=0)
+def test_slots_of_the_settings_count() -> None:
     assert "6 slots" in findings(BackendConfig(url="http://a", name="a", slots=6), slots=0)[0].text
-
-
-def test_a_context_that_np_cuts_into_small_parts_has_a_remedy() -> None:
-    assert "-c 32768" in advice(n_ctx=1024)
-    assert not advice(n_ctx=1024, slots=1)
-
-
-def test_a_server_that_forgets_prompts_gets_its_flag() -> None:
-    assert "--slot-save-path" in advice(slot_save=False)
-    assert not advice(slot_save=False, ram_cache=True)
-    assert not advice(slot_save=False, modern_sampling=False)
-
-
-def test_a_missing_or_broken_template_is_told() -> None:
-    assert "--chat-template" in advice(template="", models=("mystery",))
-    assert not advice(template="")
-    assert "the format qwen, by its model's name" in findings(template="")[-1].text
-    assert "read from its model file" in findings(template_from="file")[-1].text
-    assert "cannot be used" in advice(template="{% for %}")
-    assert not advice(template="", native=True)
-    assert any("no place for tools" in f.text for f in findings(template="{{ messages }}"))
-
-
-TOOLS = "{{ tools }}{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}"
-CALLS = "{% for m in messages %}{{ m.tool_calls }}{{ m.content }}{% endfor %}"
-
-
-def test_a_template_that_loses_parts_of_calls_is_told() -> None:
-    assert "loses arguments of calls: " in advice(template=TOOLS)
-    unused = findings(template="{% if tools %}{% endif %}" + CALLS)
-    assert any("no place for tools" in finding.text for finding in unused)
-    assert not advice(template="{{ tools }}" + CALLS)
-    refusing = "{{ tools }}{{ raise_exception('only users') }}"
-    assert not advice(template=refusing)
 
 
 @pytest.mark.parametrize(
     "path", sorted((templates() / "chat").glob("*.jinja")), ids=lambda p: p.stem
 )
-def test_our_templates_lose_nothing(path: Path) -> None:
-    assert not advice(template=path.read_text("utf-8"))
+def test_our_templates_can_be_used(path: Path) -> None:
+    assert {finding.level for finding in findings(template=path.read_text("utf-8"))} == {"ok"}
 
 
-def test_profile_and_kinds_of_the_servers_own_route_are_told() -> None:
-    profile = of_profile(CONFIG, Prompter(compile_template(GOOD.template, "m")))
-    assert (profile.level, profile.about) == ("ok", "backend here")
-    assert profile.text.startswith("system messages: ")
-    assert "; ends: " in profile.text
-    found = verdict({"plain": "same", "tools": "differs", "effort": "differs"}, complete=True)
-    (line,) = of_verdict(CONFIG, found)
-    assert "tools, effort" in line.text
-    assert not [*of_verdict(CONFIG, UNKNOWN)]
+@pytest.mark.parametrize(
+    ("error", "answers", "remedy"),
+    [
+        ("the backend is not responding", "", "start it"),
+        ("the backend rejects our API key", "", "api_key"),
+        ("no token", "openai", 'kind = "openai"'),
+        ("no token", "other", "correct the address"),
+    ],
+)
+def test_a_lost_backend_says_what_to_do(error: str, answers: str, remedy: str) -> None:
+    assert remedy in doctor.lost_backend("backend here", error, answers).remedy
 
 
-def test_a_build_with_known_faults_is_a_problem() -> None:
-    (found,) = (one for one in findings(build="b8000-abc") if one.level == "problem")
-    assert "CVE-2026-21869" in found.text
-    assert "b8911" in found.remedy
-    assert len(findings(build="b1-abc")) == 1
-
-
-def test_missing_batching_and_vectors_have_their_flags() -> None:
-    (found,) = of_batching(CONFIG, False)
-    assert "-cb" in found.remedy
-    assert not [*of_batching(CONFIG, True), *of_batching(CONFIG, None)]
-    assert of_vectors("embeddings", "here", "").level == "ok"
-    assert "--embeddings" in of_vectors("embeddings", "here", "no").remedy
-    assert "--reranking" in of_vectors("rankings", "here", "no").remedy
-
-
-def test_a_lost_backend_says_what_to_do() -> None:
-    assert "start it" in of_lost_backend(CONFIG, "the backend is not responding").remedy
-    assert "api_key" in of_lost_backend(CONFIG, "the backend rejects our API key").remedy
-    assert 'kind = "openai"' in of_lost_backend(CONFIG, "no token", "openai").remedy
-    assert "correct the address" in of_lost_backend(CONFIG, "no token", "other").remedy
-
-
-def test_an_open_address_without_a_key_is_a_problem() -> None:
-    (only,) = of_access(Settings(host="0.0.0.0"), None)
-    assert only.level == "problem"
-    assert "--api-key" in only.remedy
-    (local,) = of_access(Settings(), None)
+def test_access_is_judged_by_the_address_and_the_key_file(tmp_path: Path) -> None:
+    (only,) = doctor.access(Settings(host="0.0.0.0"))
+    assert only.level == "problem" and "--api-key" in only.remedy
+    (local,) = doctor.access(Settings())
     assert local.level == "ok"
-
-
-def test_a_key_file_that_others_can_read_is_a_problem() -> None:
-    found = list(of_access(Settings(api_key_file="keys"), 0o100644))
-    assert found[-1].remedy == "chmod 600 keys"
-    assert all(f.level == "ok" for f in of_access(Settings(api_key_file="keys"), 0o100600))
-
-
-def test_little_space_and_few_files_are_told() -> None:
-    assert of_space("/data", LITTLE_SPACE - 1).level == "problem"
-    assert of_space("/data", LITTLE_SPACE).level == "ok"
-    assert "cannot be written" in of_space("/data", None).text
-    assert of_files(256).level == "advice"
-    assert of_files(4096).level == "ok"
+    keys = tmp_path / "keys"
+    keys.touch(mode=0o644)
+    assert [*doctor.access(Settings(api_key_file=str(keys)))][-1].remedy == f"chmod 600 {keys}"
+    keys.chmod(0o600)
+    assert {one.level for one in doctor.access(Settings(api_key_file=str(keys)))} == {"ok"}
 
 
 @pytest.fixture
@@ -225,7 +161,7 @@ def test_doctor_tells_redis_and_a_database_that_are_away(nowhere: tuple[str, ...
 
 def test_tables_of_other_versions_are_told() -> None:
     def told(revision: str) -> tuple[str, str]:
-        finding = of_tables("SQLite", revision, "0030", "slotproxy backup FILE")
+        finding = doctor.tables("SQLite", revision, "0030", "slotproxy backup FILE")
         return finding.level, finding.remedy
 
     assert told("0030") == told("") == ("ok", "")
@@ -291,50 +227,16 @@ def test_folder_on_a_small_file_system_is_a_problem(
     assert "0.5 GiB" in found.text
 
 
-def test_address_that_cannot_be_listened_on_has_a_remedy() -> None:
-    assert of_port("127.0.0.1:8081", "in use", taken=True, ours=True).level == "ok"
-    assert "--port" in of_port("127.0.0.1:80", "in use", taken=True, ours=False).remedy
-    assert "--host" in of_port("192.0.2.1:80", "not ours", taken=False, ours=False).remedy
+def test_folder_of_another_user_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    (found,) = _found(Settings(data="/data"), "data")
+    assert "cannot be written" in found.text
 
 
-@pytest.fixture
-def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mapping[str, Any]], int]]:
-    """Factory: the port of a server with these documents by path, which refuses all else."""
-    monkeypatch.setattr(discovery, "PATIENCE", 60.0)
-    running = []
-
-    def start(answers: Mapping[str, Any]) -> int:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                data = json.dumps(answers.get(self.path)).encode()
-                self.send_response(200 if self.path in answers else 404)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_POST = do_GET
-
-            def log_message(self, *_: object) -> None:
-                """Nothing."""
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        running.append(server)
-        return server.server_address[1]
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.mark.parametrize(("status", "level"), [("ok", "ok"), ("fine", "problem")])
-def test_port_of_another_program_is_told_from_that_of_a_slotproxy(
-    status: str, level: str, serving: Callable[[Mapping[str, Any]], int]
-) -> None:
-    port = serving({"/llm/livez": {"status": status}})
-    (found,) = doctor._port(Settings(host="0.0.0.0", port=port, api_prefix="/llm"))
-    assert found.level == level
+def test_few_open_files_are_told(nowhere: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "raise_limit", lambda: FEW_FILES - 1)
+    (*_, files) = doctor.examine(load(nowhere, {}))
+    assert (files.about, files.level) == ("open files", "advice")
 
 
 @pytest.mark.parametrize(
@@ -342,17 +244,12 @@ def test_port_of_another_program_is_told_from_that_of_a_slotproxy(
     [({"/v1/models": {"data": [{"id": "m"}]}}, 'kind = "openai"'), ({}, "correct the address")],
 )
 def test_address_of_another_server_is_told(
-    answers: Mapping[str, Any], remedy: str, serving: Callable[[Mapping[str, Any]], int]
+    answers: Mapping[str, Any], remedy: str, serving: Serving
 ) -> None:
     url = f"http://127.0.0.1:{serving(answers)}"
     (found,) = (one for one in doctor.examine(Settings(llama_api=(url,))) if url[7:] in one.about)
     assert found.level == "problem"
     assert remedy in found.remedy
-
-
-def test_free_port_and_socket_file_need_no_finding() -> None:
-    for settings in (Settings(port=0), Settings(host="unix:/run/x"), Settings(port=held_port())):
-        assert not [*doctor._port(settings)]
 
 
 def test_program_of_a_model_to_start_must_exist(tmp_path: Path) -> None:
@@ -380,44 +277,3 @@ def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor, "backend_of", lambda settings, config: Backend("a", "", Loading()))
     found = doctor.examine(Settings(llama_api=("http://a",)))
     assert "ok" in {one.level for one in found if one.about.startswith("backend")}
-
-
-@pytest.mark.parametrize(("waits", "known"), [(False, True), (True, None)])
-def test_embedding_has_a_deadline(waits: bool, known: bool | None) -> None:
-    class Silent(ScriptedDriver):
-        def embed(self, inputs: Any, caps: Capabilities, cancel: Cancel) -> Any:
-            if waits:
-                cancel.wait(60)
-                cancel.check()
-
-    begun = time.monotonic()
-    assert doctor._embeds(Silent(), GOOD, 0.05 if waits else 5.0) is known
-    assert time.monotonic() < begun + 10
-
-
-def test_batching_of_a_busy_server_is_not_asked() -> None:
-    """A server without -cb leaves an empty prompt unanswered while it generates."""
-    bodies: list[Any] = []
-    ended = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            ended.wait(60)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    driver = LlamaCpp(f"http://127.0.0.1:{server.server_address[1]}")
-    try:
-        assert driver.batches(1.0) is None
-        wait_until(lambda: bool(bodies))  # the server's thread may be late
-        assert {body["prompt"] for body in bodies} == {""}
-    finally:
-        ended.set()
-        driver.close()
-        server.shutdown()
-        server.server_close()

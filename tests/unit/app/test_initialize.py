@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.__main__ import main
-from proxy.app import commands, discovery, first_settings
+from proxy.app import discovery, initialize
 from proxy.app.discovery import Files, Found, Server
 from proxy.config import Settings, load
-from proxy.config.models_folder import of_files
 from tools.processes import held_port
 
+from .conftest import Serving
+
+FILES = Files(Path("m"), {"a": ("-m", "a.gguf")}, False)
 NOTHING = Found((), (), "", 0)
 LLAMA = Server(8080, "llamacpp", "llama-server", ("qwen3-4b",))
 OLD = Server(9931, "llamacpp", "server of llama.cpp or PowerInfer")
@@ -48,7 +48,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Found],
     monkeypatch.chdir(tmp_path)
 
     def written(found: Found) -> Settings:
-        commands.write("made.toml", yes, {}, lambda environ, home: found)
+        initialize.write("made.toml", yes, {}, lambda environ, home: found)
         return load(["--config", "made.toml"], {})
 
     return written
@@ -63,10 +63,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     },
     "router": {"/props": {"role": "router"}, "/v1/models": {"data": [{"id": "a"}, {"id": "b"}]}},
     "server of 2023": {"/props": {"user_name": "", "assistant_name": ""}},
-    "Ollama": {
-        "/api/version": {"version": "0.9.1"},
-        "/v1/models": {"data": [{"id": "qwen3:4b"}]},
-    },
+    "Ollama": {"/api/version": {"version": "0.9.1"}, "/v1/models": {"data": [{"id": "qwen3:4b"}]}},
     "LM Studio": {"/v1/models": {"data": [{"id": "org/model"}, {"id": 7}, {"id": "a\nb"}]}},
     "slotproxy": {"/livez": {"status": "ok"}, "/v1/models": {"data": [{"id": "x"}]}},
     "a web server": {},
@@ -84,40 +81,8 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mapping[str, Any]], int]]:
-    """Factory: the port of a server with these documents by path."""
-    monkeypatch.setattr(discovery, "PATIENCE", 60.0)
-    running = []
-
-    def start(answers: Mapping[str, Any]) -> int:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                found = self.path in answers
-                data = json.dumps(answers.get(self.path)).encode()
-                self.send_response(200 if found else 404)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                """Nothing."""
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        running.append(server)
-        return server.server_address[1]
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.mark.parametrize("title", ANSWERS)
-def test_servers_are_told_apart(
-    title: str, serving: Callable[[Mapping[str, Any]], int], tmp_path: Path
-) -> None:
+def test_servers_are_told_apart(title: str, serving: Serving, tmp_path: Path) -> None:
     port = serving(ANSWERS[title])
     (found,) = discovery.look({}, tmp_path, [port]).servers
     assert (found.port, found.kind, found.models) == (port, *KINDS[title])
@@ -175,30 +140,6 @@ def test_odd_names_of_files_are_left_out(
     assert "near" in [one.name for one in loaded(found).model]
 
 
-def test_search_ends_with_enough_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(discovery, "ENOUGH", 2)
-    for name in "abcd":
-        model(tmp_path / "models" / name, name)
-    seen: list[str] = []
-
-    def noted(folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-        seen.append(folder.name)
-        return of_files(folder)
-
-    monkeypatch.setattr("proxy.app.discovery.of_files", noted)
-    (files,) = discovery.look({}, tmp_path, [1]).files
-    assert {*files.models} == {"a", "b"}
-    assert seen == ["models", "a", "b"]
-
-
-def test_search_ends_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(discovery, "SEARCH", -1.0)
-    model(tmp_path / "models", "near")
-    assert discovery.look({}, tmp_path, [1]).files == ()
-
-
 # -- the file --------------------------------------------------------------------------------------
 
 
@@ -248,7 +189,7 @@ def test_every_commented_setting_loads_once_its_mark_is_removed(tmp_path: Path) 
     (tmp_path / "keys").write_text("ops sk-ops-0123456789\n", encoding="utf-8")
     model(tmp_path / "models", "near")
     files = (Files(tmp_path / "models", {"near": ()}, True),)
-    lines = first_settings.text(Found((), files, "", 8 << 30), "x.toml", "today").splitlines()
+    lines = initialize.text(Found((), files, "", 8 << 30), "x.toml").splitlines()
     settings = [line for line in lines if " = " in line and "# model =" not in line]
     assert len(settings) >= 9
     text = "\n".join(line.removeprefix("# ") for line in settings)
@@ -264,12 +205,12 @@ def test_existing_file_is_replaced_only_if_the_user_agrees(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "slotproxy.toml"
     file.write_text("port = 9000\n", encoding="utf-8")
-    with pytest.raises(commands.InitError, match="--force"):
-        commands.write("slotproxy.toml", no, {}, lambda environ, home: NOTHING)
+    with pytest.raises(initialize.InitError, match="--force"):
+        initialize.write("slotproxy.toml", no, {}, lambda environ, home: NOTHING)
     assert main(["init"]) == 1  # there is no terminal to ask on
     assert "--force" in capsys.readouterr().err
     assert file.read_text("utf-8") == "port = 9000\n"
-    assert commands.write("slotproxy.toml", yes, {}, lambda environ, home: NOTHING)
+    assert initialize.write("slotproxy.toml", yes, {}, lambda environ, home: NOTHING)
     assert "port = 8081" in file.read_text("utf-8")
     if os.name != "nt":
         assert file.stat().st_mode & 0o077 == 0
@@ -282,8 +223,8 @@ def test_file_that_would_not_load_is_not_written(
     monkeypatch.chdir(tmp_path)
     files = (Files(tmp_path / "gone", {"near": ("-m", "x")}, True),)
     found = Found((), files, "/bin/llama-server", 0)
-    with pytest.raises(commands.InitError, match="nothing was written") as raised:
-        commands.write("x.toml", yes, {}, lambda environ, home: found)
+    with pytest.raises(initialize.InitError, match="nothing was written") as raised:
+        initialize.write("x.toml", yes, {}, lambda environ, home: found)
     assert ".init-" not in str(raised.value)
     assert [*tmp_path.iterdir()] == []
 
@@ -293,14 +234,17 @@ def test_file_that_would_not_load_is_not_written(
     [
         (NOTHING, "start a model server"),
         (Found((), (), "/usr/bin/llama-server", 0), "put a GGUF file into ~/models"),
-        (Found((), (Files(Path("m"), {"a": ()}, False),), "", 0), "name your llama-server"),
+        (
+            Found((), (Files(Path("m"), {"a": ("-m", "a.gguf")}, False),), "", 0),
+            "name your llama-server",
+        ),
     ],
 )
 def test_next_step_is_told(
     found: Found, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = commands.write("x.toml", yes, {}, lambda environ, home: found)
+    told = initialize.write("x.toml", yes, {}, lambda environ, home: found)
     assert step in told
     assert "slotproxy doctor --config x.toml" in told
 
@@ -312,14 +256,14 @@ def test_link_is_replaced_only_if_the_user_agrees_and_stays(exists: bool, tmp_pa
     link.symlink_to(real)
     if exists:
         real.write_text("port = 9000\n", encoding="utf-8")
-    with pytest.raises(commands.InitError, match="--force"):
-        commands.write(str(link), no, {}, lambda environ, home: NOTHING)
-    commands.write(str(link), yes, {}, lambda environ, home: NOTHING)
+    with pytest.raises(initialize.InitError, match="--force"):
+        initialize.write(str(link), no, {}, lambda environ, home: NOTHING)
+    initialize.write(str(link), yes, {}, lambda environ, home: NOTHING)
     assert link.is_symlink()
     assert "port = 8081" in real.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["a\nb.toml", "caf\udce9.toml"])
 def test_name_that_cannot_be_printed_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(commands.InitError, match="name another file"):
-        commands.write(str(tmp_path / name), yes, {}, lambda environ, home: NOTHING)
+    with pytest.raises(initialize.InitError, match="name another file"):
+        initialize.write(str(tmp_path / name), yes, {}, lambda environ, home: NOTHING)

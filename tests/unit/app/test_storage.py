@@ -26,10 +26,6 @@ def plain_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "are_installed", lambda modules: False)
 
 
-def test_without_a_database_responses_are_in_memory() -> None:
-    assert isinstance(responses(), MemoryResponses)
-
-
 NOTHING_IMPORTED = """
 import sys
 from tests.fakes import client

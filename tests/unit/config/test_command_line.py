@@ -1,14 +1,11 @@
-"""Commands beside the server, and scripts that complete the command line in a shell."""
+"""Commands beside the server."""
 
 from __future__ import annotations
-
-import shutil
-import subprocess
 
 import pytest
 
 from proxy.config import SettingsError, load, table
-from proxy.config.command_line import COMMANDS, SHELLS, completion, of_command, split
+from proxy.config.command_line import COMMANDS, of_command, split
 
 
 def test_first_word_is_the_command() -> None:
@@ -51,29 +48,3 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit, match="0"):
         of_command(name, ["--help"])
     assert f"slotproxy {name}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-def test_completion_knows_flags_and_commands(shell: str) -> None:
-    script = completion(shell)
-    # tcsh has one entry for both forms of a switch.
-    assert [row.flag for row in table() if row.flag.removeprefix("--") not in script] == []
-    assert [name for name in COMMANDS if name not in script] == []
-
-
-def test_print_completion_prints_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        load(["--print-completion", "bash"], {})
-    assert "complete -" in capsys.readouterr().out
-    with pytest.raises(SettingsError, match="--print-completion"):
-        load(["--print-completion", "cmd"], {})
-
-
-def test_bash_completes_a_flag() -> None:
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("no bash here")
-    ask = 'COMP_WORDS=(slotproxy --watch); COMP_CWORD=1; _shtab_slotproxy; echo "${COMPREPLY[@]}"'
-    script = f"{completion('bash')}\n{ask}"
-    done = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=True)
-    assert "--watch-config" in done.stdout.split()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.__main__ import main
 from proxy.config import Settings, SettingsError, load
-from proxy.config.foreign.llama_swap import read
+from proxy.config.llama_swap import MAX_SIZE, parse, read
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no models are started there")
 
@@ -217,14 +217,14 @@ def test_older_name_of_a_filter_is_read() -> None:
         ("models: {a: {cmd: '${PORT} ${env.GONE}'}}", "the environment has no variable GONE"),
         ("macros: {PORT: 1}\nmodels: {}", "PORT is reserved"),
         ("models: {a: {cmd: 'x ${PORT}', env: [A]}}", "env: expected a list of texts"),
-        ("models: {a: {cmd: 'x ${PORT}', ttl: soon}}", "ttl: expected a number"),
-        ("models: {a: {cmd: 'x ${PORT}', aliases: b}}", "aliases: expected a list"),
-        ("models: {a: {cmd: 'x ${PORT}', name: [b]}}", "name: expected a text"),
+        ("models: {a: {cmd: 'x ${PORT}', ttl: soon}}", r"got `str` - at `\$.ttl`"),
+        ("models: {a: {cmd: 'x ${PORT}', aliases: b}}", r"got `str` - at `\$.aliases`"),
+        ("models: {a: {cmd: 'x ${PORT}', name: [b]}}", r"got `array` - at `\$.name`"),
         (ONE + "logLevel: loud", "logLevel: expected one of"),
         (ONE + "apiKeys: ['a b']", "apiKeys: an API key may contain only"),
         (ONE + "peers: {p: {proxy: nowhere}}", "peers: 'p': expected an address"),
-        (ONE + "groups: {g: 3}", "groups: 'g': expected a table"),
-        (ONE + "hooks: {on_startup: 3}", "on_startup: expected a table"),
+        (ONE + "groups: {g: 3}", r"Expected `object`, got `int` - at `\$.groups"),
+        (ONE + "hooks: {on_startup: 3}", r"Expected `object`, got `int` - at `\$.hooks"),
         ("models: {a: {cmd: 'x ${PORT}', aliases: [b]}, b: {cmd: 'x ${PORT}'}}", "'b'"),
     ],
 )
@@ -302,3 +302,57 @@ def test_init_writes_the_same_settings_as_a_file_of_ours(
         assert getattr(after, name) == getattr(before, name)
     assert main(["init", str(tmp_path / "x"), "--from", str(ours)]) == 1
     assert "--from: expected a file that ends with .yaml, .yml, .ini" in capsys.readouterr().err
+
+
+# YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", None),
+        ("~", None),
+        ("true", True),
+        ("12", 12),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("-1.5e3", -1500.0),
+        ("'12'", "12"),
+        ("!!str 12", "12"),
+        # Texts to Go's YAML, though not to YAML 1.1.
+        ("on", "on"),
+        ("22:22", "22:22"),
+        ("2026-11-23", "2026-11-23"),
+        ("1_000", "1_000"),
+        ("|\n  # a\n  b", "# a\nb"),
+    ],
+)
+def test_values_have_the_types_that_go_gives_them(text: str, value: Any) -> None:
+    found = parse(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "line 1: expected"),
+        ("a: *b", "found undefined alias"),
+        ("a: !!python/object:os.system x", "could not determine a constructor"),
+        ("--- 1\n--- 2", "another document"),
+        ("[a]: 1", "line 1: found unhashable key"),
+        ("a: !!bool x", "is not a value"),
+        ("a: \x00", "does not allow"),
+        ("[" * 100_000, "too many lists"),
+        ("#" + "x" * MAX_SIZE, f"longer than {MAX_SIZE}"),
+    ],
+    ids=range(9),
+)
+def test_wrong_text_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(text)
+
+
+@given(st.text(alphabet="ab1 \n\t:-[]{}&*!<|>'\"#%@`~?,.\\\x85\u2028", max_size=60))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        parse(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import SettingsError, load
-from proxy.config.foreign.model_presets import MAX_SIZE, read
+from proxy.config.model_presets import MAX_SIZE, read
 from proxy.config.models import MAX_FILES
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no models are started there")

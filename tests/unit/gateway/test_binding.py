@@ -155,6 +155,31 @@ def test_number_of_calls_in_an_answer_is_bounded(fields: dict[str, Any], most: i
     assert driver.runs[0].closed.is_set()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_call_repeated_in_a_row_is_sent_twice_and_others_follow(stream: bool) -> None:
+    bergen = CALL.replace("Oslo", "Bergen")
+    driver = ScriptPlayer(split_text("\n".join((CALL, CALL, CALL, CALL, bergen))))
+    answer = chat(served(driver), tools=[WEATHER], tool_choice="required", stream=stream)
+    if stream:
+        chunks = deltas(answer)
+        arguments = [call["arguments"] for call in streamed_calls(chunks).values()]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    else:
+        arguments = [call["function"]["arguments"] for call in message(answer)["tool_calls"]]
+        assert reason(answer) == "tool_calls"
+    assert arguments == ['{"city": "Oslo"}'] * 2 + ['{"city": "Bergen"}']
+
+
+def test_call_cut_by_the_limit_leaves_the_whole_ones_before_it() -> None:
+    text = CALL + "\n" + CALL.replace("Oslo", "Bergen")[:-20]
+    script: Script = [*split_text(text)[:-1], [Finished(reason="length", usage=Usage(7, 9, 0))]]
+    answer = chat(served(ScriptPlayer(script)), tools=[WEATHER], tool_choice="required")
+    assert [c["function"]["arguments"] for c in message(answer)["tool_calls"]] == [
+        '{"city": "Oslo"}'
+    ]
+    assert reason(answer) == "tool_calls"
+
+
 def test_answer_cut_inside_a_call_finishes_with_length() -> None:
     script: Script = [
         *split_text(CALL[:50])[:-1],

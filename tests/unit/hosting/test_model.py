@@ -21,9 +21,8 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.hosting import model as model_module
-from proxy.hosting.budget import Limits
 from proxy.hosting.driver import HostedDriver
-from proxy.hosting.memory_budget import MemoryBudget
+from proxy.hosting.memory_budget import Limits, MemoryBudget
 from proxy.hosting.model import HostedModel
 from proxy.hosting.process import ModelProcess
 from proxy.runtime.cancel import Cancel
@@ -60,7 +59,7 @@ def test_changes_of_status_are_reported(make: Make) -> None:
     model.leave(answered=True)
     model.stop()
     wait_until(lambda: "unloaded" in seen)  # told a moment after it is so
-    assert seen == ["loading", "loaded", "unloaded"]
+    assert seen == ["loading", "loaded", "stopping", "unloaded"]
 
 
 def test_failed_start_tells_the_last_lines_without_folders_and_addresses(make: Make) -> None:
@@ -229,7 +228,7 @@ def test_idle_model_ends_after_its_ttl(make: Make) -> None:
     model = make(ttl=0.2)
     fakes.use(model)
     pid = pid_of(model)
-    wait_until(lambda: time.monotonic() - model._used > 0.4)
+    wait_until(lambda: time.monotonic() - model.used > 0.4)
     assert model.status == "loaded"  # in use
     model.leave(answered=True)
     wait_until(lambda: model.status == "unloaded")
@@ -288,24 +287,24 @@ def test_stop_while_it_waits_for_room_ends_the_wait(make: Make) -> None:
     room = MemoryBudget(Limits(models=1))
     first, other = make(name="first", room=room), make(name="other", room=room)
     fakes.use(first)
-    load = threading.Thread(target=other.load, args=(60.0,))
+    refused: list[GatewayError] = []
+
+    def wait() -> None:
+        with pytest.raises(UpstreamFault) as caught:
+            fakes.use(other, 60.0)
+        refused.append(caught.value)
+
+    load = threading.Thread(target=wait)
     load.start()
     wait_until(lambda: other.status == "loading")
     other.stop()
     load.join(10)
-    assert not load.is_alive()
+    assert "unloaded while it was loading" in refused[0].message
     wait_until(lambda: other.status == "unloaded")
     first.leave(answered=True)
     first.stop()
     wait_until(lambda: first.status == "unloaded")
     assert other.status == "unloaded", "nothing waits for it"
-
-
-def test_stop_of_a_model_that_is_not_loaded_does_nothing(make: Make) -> None:
-    model = make()
-    model.stop()
-    fakes.use(model)
-    assert model.status == "loaded"
 
 
 def test_server_that_ignores_the_request_to_end_is_killed(make: Make) -> None:
@@ -410,7 +409,7 @@ def test_program_has_the_default_signal_handlers(make: Make) -> None:
 
 def test_ttl_can_be_replaced_until_the_model_is_unloaded(make: Make) -> None:
     model = make()
-    model.keep(0.05)
+    model.ttl = 0.05
     assert model.left <= 0.05
     fakes.use(model)
     model.leave(answered=True)

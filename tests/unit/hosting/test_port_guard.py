@@ -133,21 +133,6 @@ def test_program_that_listens_already_gets_nothing(stack: ExitStack, at: str) ->
     assert guard.foreign
 
 
-def test_everything_is_foreign_before_the_server_is_started(stack: ExitStack) -> None:
-    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    guard = PortGuard()
-    with pytest.raises(BackendDown):
-        ask(guard, server.getsockname()[1])
-
-
-def test_nobody_listens_before_the_server_has_loaded() -> None:
-    guard, port = PortGuard(), free_port()
-    guard.watch(1)
-    with pytest.raises(BackendDown, match="not responding"):
-        ask(guard, port)
-    assert not guard.foreign
-
-
 @pytest.mark.parametrize("driver", [LlamaCpp, EmbeddingServer, OpenAIServer, HTTPServer])
 def test_a_probe_of_a_foreign_server_sends_nothing(
     stack: ExitStack, driver: Callable[..., Driver]

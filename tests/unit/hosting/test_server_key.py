@@ -6,7 +6,7 @@ import pytest
 
 from proxy.config import ModelConfig
 from proxy.config.models import words
-from proxy.hosting import estimate
+from proxy.hosting import model_files
 from proxy.hosting.host import key_of, with_key
 
 COMMAND = "llama-server -m m.gguf --port ${PORT}"
@@ -21,7 +21,9 @@ def test_each_server_gets_a_key_of_its_own() -> None:
     assert len(key_of(one)) >= 32
     assert key_of(one) != key_of(other)
     assert one.environment == {"LLAMA_API_KEY": key_of(one)}
-    assert estimate.fingerprint(one) == estimate.fingerprint(other)  # what is known stays known
+    assert model_files.fingerprint(one) == model_files.fingerprint(
+        other
+    )  # what is known stays known
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from types import SimpleNamespace
 
@@ -12,9 +11,9 @@ from proxy.backends.http import CheckPeer
 from proxy.errors import GatewayError
 from proxy.hosting import memory_budget, view
 from proxy.hosting import model as model_module
-from proxy.hosting.budget import Limits
-from proxy.hosting.memory_budget import MemoryBudget
-from proxy.hosting.view import Held, Loading, MemoryBar, Segment, room_view, state_of
+from proxy.hosting.memory_budget import Limits, MemoryBudget
+from proxy.hosting.model import State
+from proxy.hosting.view import MemoryBar, Segment
 from tests.fakes import wait_until
 
 from . import fakes
@@ -26,52 +25,6 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_budget, "LOOK", 0.02)
-
-
-@pytest.mark.parametrize(
-    ("status", "place", "leaving", "users", "state"),
-    [
-        ("unloaded", 0, False, 0, "stopped"),
-        ("unloaded", 0, True, 0, "stopping"),
-        ("loading", 2, False, 0, "waiting"),
-        ("loading", 0, False, 0, "loading"),
-        ("loaded", 0, False, 0, "ready"),
-        ("loaded", 0, False, 3, "busy"),
-        ("loaded", 0, True, 3, "stopping"),
-        ("failed", 0, True, 0, "failed"),
-    ],
-)
-def test_states(status: str, place: int, leaving: bool, users: int, state: str) -> None:
-    assert state_of(status, place=place, leaving=leaving, users=users) == state
-
-
-@pytest.mark.parametrize(
-    ("loading", "part"),
-    [
-        (Loading(0, 1.0, 3.0), 0.25),
-        (Loading(0, 5.0, 0.0), 1.0),  # it takes longer than the last time
-        (Loading(0, 0.0, 0.0), 0.0),
-        (Loading(0, 1.0, None), None),
-        (Loading(2, 0.0, 9.0), None),
-    ],
-)
-def test_part_of_a_load_is_that_of_the_last_ones_time(loading: Loading, part: float) -> None:
-    assert loading.part == part
-
-
-def test_bars_have_a_segment_for_each_model_on_each_device() -> None:
-    held = [Held("a", (30, 0, 7), "loaded"), Held("b", (20, 5), "loading")]
-    seen = room_view(Limits(memory=100, models=3, cards=(10,)), held)
-    assert (seen.models, seen.most_models) == (2, 3)
-    assert seen.bars == (
-        MemoryBar(0, 100, (Segment("a", 30, "loaded"), Segment("b", 20, "loading"))),
-        MemoryBar(1, 10, (Segment("b", 5, "loading"),)),
-        MemoryBar(2, None, (Segment("a", 7, "loaded"),)),
-    )
-
-
-def test_memory_without_a_bound_has_a_bar_too() -> None:
-    assert room_view(Limits(), []) == view.RoomView((MemoryBar(0, None, ()),), 0, None)
 
 
 def test_view_follows_a_model_from_start_to_end(make: Make) -> None:
@@ -125,7 +78,7 @@ def test_loading_model_tells_when_it_is_expected(
     model = make()
     assert view.loading(model) is None
     monkeypatch.setattr(model_module, "time", SimpleNamespace(monotonic=lambda: 5000.0))
-    model.status, model._began = "loading", 4998.0
+    model.state, model._began = State.LOADING, 4998.0
     seen = view.view_of(model, 1000.0)
     assert (seen.state, seen.began_at, seen.ready_at) == ("loading", 998.0, None)
     model.needs.learn(10.0)
@@ -133,25 +86,7 @@ def test_loading_model_tells_when_it_is_expected(
     loads = view.loading(model)
     assert loads is not None and loads.left == 8.0
     assert view.view_of(model, 2000.0).ready_at == 2008.0
-    model.status = "unloaded"
-
-
-def test_model_without_a_server_has_no_elapsed_time(make: Make) -> None:
-    room = MemoryBudget(Limits(models=1), swap_wait=60.0)
-    first, second = make(room=room, name="first"), make(room=room, name="second")
-    assert second.elapsed == 0.0
-    for model in (second, first):
-        fakes.use(model)
-        assert model.elapsed > 0.0
-        if model is second:
-            model.leave(answered=True)
-    waiting = fakes.wait(second)
-    assert next(waiting) is None
-    wait_until(lambda: second.place()[0] == 1)
-    assert second.elapsed == 0.0
-    first.leave(answered=True)
-    list(waiting)
-    second.leave(answered=True)
+    model.state = State.STOPPED
 
 
 def test_failed_model_tells_why_and_when_it_may_be_loaded_again(
@@ -195,20 +130,3 @@ def test_causes_of_failures(make: Make, fields: dict[str, str], limit: int, caus
     failure = view.view_of(model, 1000.0).failure
     assert failure is not None
     assert (failure.cause, failure.retry_at) == (cause, None)
-
-
-def test_pinned_model_is_shown_and_gives_way_to_no_other(make: Make) -> None:
-    room = MemoryBudget(Limits(memory=10 * MIB), swap_wait=0.1)
-    first = make(room=room, name="first", memory="6MiB")
-    second = make(room=room, name="second", memory="6MiB")
-    fakes.use(first)
-    first.leave(answered=True)
-    first.pin(True)
-    seen = view.view_of(first, 1000.0)
-    assert (seen.pinned, seen.pinned_by_file) == (True, False)
-    with pytest.raises(GatewayError, match="of which pinned models take"):
-        fakes.use(second)
-    first.pin(False)
-    fakes.use(second)
-    second.leave(answered=True)
-    assert math.isinf(first.loaded_at)

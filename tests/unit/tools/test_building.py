@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tools import building, chatglm, servers
-from tools.building import BuildError, counting, once
+from tools import building, servers
+from tools.building import BuildError, once
 
 
 @pytest.fixture(autouse=True)
@@ -79,14 +79,6 @@ def test_download_needs_no_compiler(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert (folder / "fetched").is_dir()
 
 
-def test_build_progress_is_read_from_ninja_and_make_and_only_increases() -> None:
-    said: list[str] = []
-    hear = counting("x", said.append)
-    for line in ("[12/200] cc a.c", "  [ 45%] Building", "[ 44%]", "[1/0]", "gcc", "[200/200]"):
-        hear(line)
-    assert said == ["x: building 6%", "x: building 45%", "x: building 100%"]
-
-
 def ran(leave: Callable[[list[str]], None]) -> tuple[list[list[str]], Callable[..., None]]:
     """Commands instead of those that would be run; `leave` leaves what they would."""
     commands: list[list[str]] = []
@@ -96,41 +88,6 @@ def ran(leave: Callable[[list[str]], None]) -> tuple[list[list[str]], Callable[.
         leave(commands[-1])
 
     return commands, run
-
-
-def test_wheel_of_chatglm_cpp_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def leave(command: list[str]) -> None:
-        done = Path(command[-1])
-        done.mkdir()
-        (done / "chatglm_cpp-1-any.whl").touch()
-
-    commands, run = ran(leave)
-    monkeypatch.setattr(chatglm, "run", run)
-    monkeypatch.setattr(chatglm, "cmake", lambda log, progress: (Path("/x/cmake"), ["-G", "Ninja"]))
-    assert chatglm.find() is None
-    wheel = chatglm.build(lambda text: None)
-    assert wheel == chatglm.find() == chatglm.build()
-    assert len(commands) == 1
-    assert "--require-hashes" in commands[0]
-
-
-def test_server_is_found_or_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def leave(command: list[str]) -> None:
-        if "--build" in command:
-            tree = Path(command[2])
-            (tree / "bin").mkdir(parents=True)
-            (tree / "bin" / building.executable("server")).write_text("1")
-
-    commands, run = ran(leave)
-    monkeypatch.setattr(servers, "run", run)
-    monkeypatch.setattr(servers, "cmake", lambda log, progress: (Path("/x/cmake"), []))
-    monkeypatch.setattr(servers, "fetch", lambda recipe, work, log: work)
-    monkeypatch.setattr(servers, "_unpack", lambda archive, work: work)
-    assert servers.find("llama-2023") is None
-    binary = servers.build("llama-2023", lambda text: None)
-    assert binary == servers.find("llama-2023")
-    assert binary.read_text() == "1"
-    assert [command[0] for command in commands] == ["/x/cmake", "/x/cmake"]
 
 
 def test_archive_with_another_digest_is_refused(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import datetime
 
 from tools import dialects_table as table
 from tools import servers
@@ -32,12 +31,6 @@ def test_every_client_test_has_a_row() -> None:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }
     assert names - ELSEWHERE == set(table.ROWS)
-
-
-def test_kind_with_a_longer_name_does_not_count_for_another() -> None:
-    name = "test_ollama_chat"
-    xml = f'<testsuite><testcase name="{name}[llama-2026-v1]"><failure/></testcase></testsuite>'
-    assert table.results(xml) == {name: {"llama-2026-v1": "NO"}}
 
 
 def test_results_become_words() -> None:
@@ -73,18 +66,6 @@ def test_backend_that_is_absent_keeps_its_column() -> None:
     assert merged[name] == {"llama-2023": "yes", "powerinfer": "yes", "llama-2026": "NO", **ABSENT}
     assert merged[other]["powerinfer"] == "– why"
     assert merged[other]["llama-2026"] == "– x"
-
-
-def test_column_of_a_server_that_is_not_built_here_says_when_it_was_run() -> None:
-    name, before, today = "test_ollama_chat", datetime.date(2026, 11, 24), datetime.date(2027, 1, 2)
-    title = table.COLUMNS["powerinfer"]
-    row = {name: {"powerinfer": "yes", "llama-2023": "yes"}}
-    old = f"{table.BEGIN}\n{table.markdown(row, table.titles(row, '', before))}\n{table.END}"
-    assert f"| {title} (run 2026-11-24) |" in old
-    assert table.written(old)[name] | row[name] == table.written(old)[name]
-    absent = {name: {"powerinfer": "– not there", "llama-2023": "yes"}}
-    assert f"{title} (run 2026-11-24)" in table.titles(absent, old, today)
-    assert f"{title} (run 2027-01-02)" in table.titles(row, old, today)
 
 
 # Of the others nothing ran either.

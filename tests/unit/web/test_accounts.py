@@ -15,6 +15,7 @@ from proxy.accounts.rights import APIS
 from proxy.apis import added
 from proxy.config.keys import ApiKey, Secret, conflict
 from proxy.errors import StoreUnavailable
+from proxy.hosting.model import State
 from proxy.web.routes import routes_of
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.hosting import fakes as hosted
@@ -330,7 +331,7 @@ def test_lists_have_the_models_that_a_key_may_use(http: Http) -> None:
 
 def test_hosted_models_are_shown_to_keys_that_may_use_them(http: Http) -> None:
     model = services_of(http.app).host.add(hosted.config(name="scripted"))
-    model.status = "loading"
+    model.state = State.LOADING
     for models, listed in ((["scr*"], ["scripted"]), (["other"], [])):
         key = http.make(models=models)["key"]
         running = http.get("/running", key).json["running"]

@@ -10,8 +10,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.config.keys import ApiKey, Secret
-from proxy.hosting.budget import Limits
 from proxy.hosting.host import ModelHost
+from proxy.hosting.memory_budget import Limits
 from proxy.hosting.model import HostedModel
 from proxy.web import model_events
 from proxy.web.observability import Record

@@ -12,9 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .. import models
-from ..models import MAX_FILES, PORT, ModelConfig
-from .foreign import Foreign
+from . import models
+from .models import MAX_FILES, PORT, Foreign, ModelConfig
 
 MAX_SIZE = 524_288  # characters of a file
 

@@ -1,0 +1,374 @@
+"""llama-swap's configuration, ``config.yaml``, read as it is.
+
+Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
+2026; older names of its keys are read too. What is read becomes `[[model]]` and `[[backend]]`
+tables, keys and settings. A note names unsupported settings. Models are swapped by memory
+and number here, not by group or matrix (see `_together`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+from msgspec import Struct, field, structs
+
+from . import forms, keys, macros, models
+from .models import LOOPBACK, PORT, PROTECTED, Foreign, ModelConfig
+from .settings import BackendConfig
+
+MAX_SIZE = 524_288  # characters of a file
+LEAST_START_TIMEOUT = 15.0  # seconds, as there
+LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
+# Without a meaning here: its own log, page and measurements; ports that are chosen anew for each
+# start; progress of a load, which is always shown as comments of a stream.
+_MEANINGLESS = frozenset(
+    """captureBuffer logTimeFormat logToStdout metricsMaxInMemory performance sendLoadingState
+    startPort store ui upstream""".split()
+)
+# Servers with OpenAI's API and without llama.cpp's, by a word of their commands.
+_OPENAI = re.compile(
+    r"\b(vllm|sglang|lmdeploy|tabbyapi|mlx_lm|mlx-lm|aphrodite|ollama|koboldcpp|llama_cpp\.server)\b"
+)
+# Servers of other HTTP APIs, likewise.
+_HTTP = re.compile(
+    r"\b(whisper-server|whisper_server|sd-server|sd_server|audiocpp_server|stable-diffusion"
+    r"|comfyui|text-embeddings-router|infinity_emb|kokoro|piper)\b",
+    re.IGNORECASE,
+)
+
+T = TypeVar("T")
+Word = str | int | float  # where Go takes a text, it takes a number too
+
+
+# The parts of the format that are read.
+
+
+class _Filters(Struct, frozen=True, rename="camel"):
+    strip_params: Word = ""
+    older_strip_params: Word = field(default="", name="strip_params")
+    set_params: dict[str, Any] = {}
+    set_params_by_id: dict[str, dict[str, Any]] = field(default={}, name="setParamsByID")
+
+
+class _Model(Struct, frozen=True, rename="camel"):
+    cmd: Word = ""
+    cmd_stop: Word = ""
+    proxy: Word = ""
+    check_endpoint: Word = ""
+    use_model_name: Word = ""
+    name: Word = ""
+    description: Word = ""
+    aliases: tuple[Word, ...] = ()
+    env: tuple[str, ...] = ()
+    ttl: float = -1.0
+    unload_timeout: float = 0.0
+    concurrency_limit: int = 0
+    unlisted: bool = False
+    filters: _Filters = _Filters()
+    capabilities: dict[str, Any] = {}
+    macros: Any = None  # read before
+
+
+class _Group(Struct, frozen=True):
+    members: tuple[Word, ...] = ()
+    persistent: bool = False
+    swap: bool = True
+    exclusive: bool = True
+
+
+class _Peer(Struct, frozen=True, rename="camel"):
+    proxy: Word = ""
+    models: tuple[Word, ...] = ()
+    api_key: Word = ""
+
+
+class _Together(Struct, frozen=True):
+    groups: dict[str, _Group] = {}
+    matrix: Any = None
+
+
+class _Router(Struct, frozen=True):
+    use: str = "group"
+    settings: _Together = _Together()
+
+
+class _Routing(Struct, frozen=True):
+    router: _Router | None = None
+    scheduler: dict[str, Any] = {}
+
+
+class _General(_Together, frozen=True, rename="camel"):
+    api_keys: tuple[Word, ...] = ()
+    global_ttl: float = field(default=0.0, name="globalTTL")
+    health_check_timeout: float = 120.0
+    unload_timeout: float = 10.0
+    log_level: str = "info"
+    hooks: dict[str, dict[str, tuple[Word, ...]]] = {}
+    peers: dict[str, _Peer] = {}
+    routing: _Routing = _Routing()
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads the core types of YAML 1.2, as programs in Go do: `on`, `12:30` and dates are texts."""
+
+
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]{1,18}|0x[0-9a-fA-F]{1,15}|0o[0-7]{1,20}", list("-+0123456789")),
+    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,4})?", list("-+.0123456789")),
+    "merge": (r"<<", ["<"]),
+}
+_Loader.yaml_implicit_resolvers = {}
+for _name, (_pattern, _first) in _PLAIN.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _first)
+_Loader.yaml_constructors = {
+    tag: make
+    for tag, make in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.removeprefix(_TAG) in (*_PLAIN, "str", "seq", "map")
+}
+
+
+def parse(text: str) -> Any:
+    """The value of a YAML document, None for an empty one. Raises ValueError."""
+    if len(text) > MAX_SIZE:
+        raise ValueError(f"longer than {MAX_SIZE} characters")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{place}{error.problem or error.context}") from None
+    except yaml.YAMLError:
+        raise ValueError("contains characters that YAML does not allow") from None
+    except KeyError as error:
+        raise ValueError(f"{error} is not a value") from None
+    except RecursionError:
+        raise ValueError("too many lists inside each other") from None
+
+
+def _converted(table: object, kind: type[T]) -> T:
+    """A table as one of the structs above. What is empty counts as left out. Raises ValueError."""
+
+    def pruned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): pruned(item) for key, item in value.items() if item is not None}
+        return [pruned(item) for item in value] if isinstance(value, list) else value
+
+    try:
+        return msgspec.convert(pruned(table), kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _others(table: Mapping[str, Any], kind: type[Struct]) -> set[str]:
+    """The keys of a table that are not read."""
+    read = {one.encode_name for one in structs.fields(kind)}
+    return {str(key) for key, value in table.items() if value and key not in read}
+
+
+def read(text: str, environ: Mapping[str, str]) -> Foreign:
+    """Read a configuration. Raises ValueError, whose message says where and what is wrong."""
+    document = parse(text)
+    if not isinstance(document, dict) or not isinstance(document.get("models"), dict):
+        raise ValueError("models: expected a table of models")
+    shared = macros.defined(document.pop("macros", None) or {})
+    described = document.pop("models")
+    filled = _filled(document, "", shared, environ)
+    general = _converted(filled, _General)
+    lacking = _others(document, _General)
+    idle = lacking & _MEANINGLESS
+    lacking -= idle
+    tables = []
+    for name, raw in described.items():
+        try:
+            if not isinstance(raw, dict):
+                raise ValueError("expected a table")
+            table = _model(str(name), raw, general, shared, environ)
+        except ValueError as error:
+            raise ValueError(f"models: {str(name)[:100]!r}: {error}") from None
+        lacking |= {f"models.*.{key}" for key in _others(raw, _Model) - _MEANINGLESS}
+        if PORT in table["url"] and PORT not in f"{table['command']} {table['environment']}":
+            lacking.add(f"models.{str(name)[:100]} without {PORT} in cmd, and without proxy")
+            continue
+        tables.append(table)
+    lacking |= _preload(tables, general.hooks.get("on_startup", {}).get("preload", ()))
+    for peer in (filled.get("peers") or {}).values():
+        lacking |= {f"peers.*.{key}" for key in _others(peer, _Peer)}
+    if general.routing.scheduler.get("settings"):
+        lacking.add("routing.scheduler")
+    try:
+        hosted = models.checked(tables)
+    except ValueError as error:
+        raise ValueError(f"models: {error}") from None
+    hosted, limit, notes = _together(hosted, general)
+    if general.log_level not in LEVELS:
+        raise ValueError(f"logLevel: expected one of {', '.join(LEVELS)}")
+    values: dict[str, Any] = {
+        "model": hosted,
+        "backend": _peers(general.peers),
+        "api_key": _keys(general.api_keys),
+        "log_level": LEVELS[general.log_level] if document.get("logLevel") else "",
+    }
+    if lacking:
+        notes.append(f"not supported and ignored: {', '.join(sorted(lacking))}")
+    if idle:
+        notes.append(f"without a meaning here: {', '.join(sorted(idle))}")
+    values = {name: value for name, value in values.items() if value}
+    return Foreign(values, notes, models_max=limit)
+
+
+def _filled(
+    table: dict[str, Any], name: str, own: Mapping[str, macros.Value], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """A table with its macros filled in, those of the model of this name. Raises ValueError."""
+    filled: dict[str, Any] = macros.filled(table, macros.for_model(name, own, environ), environ)
+    if unknown := macros.unknown(filled):
+        raise ValueError(f"unknown macro ${{{unknown}}}")
+    return filled
+
+
+def _model(
+    name: str,
+    raw: dict[str, Any],
+    general: _General,
+    shared: Mapping[str, macros.Value],
+    environ: Mapping[str, str],
+) -> dict[str, Any]:
+    """A `[[model]]` table."""
+    own = macros.defined(raw.get("macros") or {}, shared)
+    values = {key: value for key, value in raw.items() if key != "macros"}
+    for key in ("cmd", "cmdStop"):
+        lines = (line.strip() for line in str(values.get(key) or "").splitlines())
+        values[key] = "\n".join(line for line in lines if not line.startswith("#"))
+    known = macros.for_model(name, own, environ)
+    model = _converted(_filled(values, name, own, environ), _Model)
+    command = str(model.cmd)
+    if not command.strip():
+        raise ValueError("cmd: expected a command")
+    if not all("=" in pair for pair in model.env):
+        raise ValueError("env: expected a list of texts like NAME=value")
+    kind = _kind(command, model.use_model_name, model.capabilities.get("out") or ())
+    filters = model.filters
+    removed = str(filters.strip_params or filters.older_strip_params).split(",")
+    by_alias = {
+        str(macros.filled(alias, known, environ)): _unprotected(fields)
+        for alias, fields in filters.set_params_by_id.items()
+    }
+    aliases = dict.fromkeys([*map(str, model.aliases), *by_alias])
+    return {
+        "name": name,
+        "command": command,
+        "stop": str(model.cmd_stop),
+        "environment": dict(pair.split("=", 1) for pair in model.env),
+        "check": "" if model.check_endpoint in ("none", "/health") else str(model.check_endpoint),
+        "url": str(model.proxy).rstrip("/").replace("http://localhost:", "http://127.0.0.1:")
+        or LOOPBACK,
+        "kind": kind,
+        "server_model": "" if kind == "llamacpp" else str(model.use_model_name),
+        "ttl": general.global_ttl if model.ttl == -1.0 else model.ttl,
+        "start_timeout": max(LEAST_START_TIMEOUT, general.health_check_timeout),
+        "stop_timeout": model.unload_timeout or general.unload_timeout or 10.0,
+        "concurrency": model.concurrency_limit,
+        "title": str(model.name),
+        "description": str(model.description),
+        "unlisted": model.unlisted,
+        "aliases": [alias for alias in aliases if alias != name],
+        "strip": [*_unprotected({part.strip(): None for part in removed if part.strip()})],
+        "set": _unprotected(filters.set_params),
+        "set_by_alias": by_alias,
+    }
+
+
+def _unprotected(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in PROTECTED}
+
+
+def _kind(command: str, server_model: Word, out: Sequence[Word]) -> str:
+    """The kind of a server; `out` are what its model generates: text, audio, image."""
+    if _HTTP.search(command) or (out and "text" not in out):
+        return "http"
+    if _OPENAI.search(command) or (server_model and "llama-server" not in command):
+        return "openai"
+    return "llamacpp"
+
+
+def _preload(tables: Sequence[dict[str, Any]], names: Collection[Word]) -> set[str]:
+    """Mark the models to load at the start. Returns the names of unsupported parts."""
+    named = {alias: table for table in tables for alias in (table["name"], *table["aliases"])}
+    missing = set()
+    for name in map(str, names):
+        if name in named:
+            named[name]["preload"] = True
+        else:
+            missing.add(f"hooks.on_startup.preload of the unknown model {name[:100]!r}")
+    return missing
+
+
+def _together(
+    hosted: tuple[ModelConfig, ...], general: _General
+) -> tuple[tuple[ModelConfig, ...], int, list[str]]:
+    """The models, those of persistent groups pinned; how many may be loaded at once, 0 for any; and
+    notes. Without bounds of the operator's, never more models are loaded together than llama-swap
+    would: one beside the pinned ones, or all if its groups let all run together."""
+    groups, matrix, place = general.groups, general.matrix, ""
+    if router := general.routing.router:
+        place = "routing.router.settings."
+        uses_matrix = router.use == "matrix"
+        groups = {} if uses_matrix else router.settings.groups
+        matrix = router.settings.matrix if uses_matrix else None
+    advice = "set --memory, and what fits stays loaded"
+    if matrix:
+        return hosted, 1, [f"{place}matrix is not supported: one model is loaded at once; {advice}"]
+    pinned: set[str] = set()
+    free: set[str] = set()
+    for group in groups.values():
+        members = map(str, group.members)
+        if group.persistent:
+            pinned.update(map(str, group.members))
+        if not (group.swap or group.exclusive):
+            free.update(members)
+    every = {model.name for model in hosted}
+    hosted = tuple(structs.replace(m, pin=m.pin or m.name in pinned) for m in hosted)
+    if every <= free:
+        return hosted, 0, []
+    limit = 1 + len(pinned & every)
+    if not groups:
+        return hosted, limit, [f"one model is loaded at once, as llama-swap does; {advice}"]
+    beside = f" beside {limit - 1} of persistent groups" if limit > 1 else ""
+    note = f"{place}groups: one model is loaded at once{beside}, whatever the groups; {advice}"
+    return hosted, limit, [note]
+
+
+def _peers(peers: Mapping[str, _Peer]) -> tuple[BackendConfig, ...]:
+    """Backends for the models of other servers."""
+    backends: list[BackendConfig] = []
+    for name, peer in peers.items():
+        try:
+            address = forms.url(str(peer.proxy)) + "/v1"
+            secret = keys.checked(str(peer.api_key)) if peer.api_key else None
+        except ValueError as error:
+            raise ValueError(f"peers: {name[:100]!r}: {error}") from None
+        backends += [
+            BackendConfig(
+                name=f"{name}/{model}",
+                url=address,
+                model=str(model),
+                aliases=(f"{name}/{model}",),
+                kind="openai",
+                api_key=secret,
+            )
+            for model in peer.models
+        ]
+    return tuple(backends)
+
+
+def _keys(given: Collection[Word]) -> tuple[keys.Secret, ...]:
+    try:
+        return tuple(dict.fromkeys(keys.checked(str(key)) for key in given))
+    except ValueError as error:
+        raise ValueError(f"apiKeys: {error}") from None

@@ -1,0 +1,132 @@
+"""The command of a model: its flags, the GGUF files that it names, and a digest of all that."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from ..backends import gguf
+from ..backends.gguf import Value
+from ..config import ModelConfig
+
+KEY_VARIABLE = "LLAMA_API_KEY"  # of llama-server
+MAX_PARTS = 1000  # files of a split model
+MAX_LABEL = 200  # characters of a name in a file that are shown
+
+# The fields that are read of a file; those with a dot are of its architecture.
+_FIELDS = frozenset(
+    {
+        "general.architecture",
+        "general.name",
+        "general.size_label",
+        "general.file_type",
+        ".context_length",
+        ".embedding_length",
+    }
+)
+_FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1"}
+_FILE_TYPES |= {10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M"}
+_FILE_TYPES |= {16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 32: "BF16", 38: "MXFP4_MOE"}
+
+
+class ModelFile(Struct, frozen=True):
+    """The first GGUF file of a model: bytes of all its parts, and its fields, empty if they cannot
+    be read."""
+
+    path: Path
+    size: int
+    fields: Mapping[str, Value] = {}
+
+    @property
+    def family(self) -> str:
+        return self.text("general.architecture")
+
+    @property
+    def quantization(self) -> str:
+        return _FILE_TYPES.get(self._number("general.file_type", -1), "")
+
+    @property
+    def template(self) -> str:
+        """Its chat template, read in up to half a second; "" if it has none."""
+        with contextlib.suppress(OSError, ValueError):
+            return gguf.tokenizer(self.path).template
+        return ""
+
+    @property
+    def context(self) -> int:
+        """The tokens for which the model was made, 0 if unknown."""
+        return self.own("context_length")
+
+    def own(self, name: str) -> int:
+        """A number of the model's family, 0 if unknown."""
+        return self._number(f"{self.family}.{name}", 0)
+
+    def _number(self, name: str, default: int) -> int:
+        value = self.fields.get(name)
+        return value if isinstance(value, int) and 0 <= value < 1 << 40 else default
+
+    def text(self, name: str) -> str:
+        value = self.fields.get(name)
+        return value[:MAX_LABEL] if isinstance(value, str) else ""
+
+
+def files(config: ModelConfig) -> list[ModelFile]:
+    """The GGUF files that the command of a model names; the first is that of the model itself."""
+    listed = []
+    for paths in _paths(config):
+        size = 0
+        for path in paths:
+            with contextlib.suppress(OSError):
+                size += path.stat().st_size
+        if size:
+            fields: Mapping[str, Value] = {}
+            with contextlib.suppress(OSError, ValueError):
+                fields = gguf.metadata(paths[0], _FIELDS)
+            listed.append(ModelFile(paths[0], size, fields))
+    return listed
+
+
+def fingerprint(config: ModelConfig) -> str:
+    """A digest of all on which the need of a model depends: its command, its environment without
+    its key, and the size and time of its files."""
+    seen = []
+    for paths in _paths(config):
+        for path in paths:
+            with contextlib.suppress(OSError, ValueError):
+                status = path.stat()
+                seen.append((str(path), status.st_size, status.st_mtime_ns))
+    environment = sorted(item for item in config.environment.items() if item[0] != KEY_VARIABLE)
+    known = (config.command, environment, seen)
+    return hashlib.sha256(repr(known).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def flag(command: Sequence[str], *names: str) -> str:
+    """The value of the last of these flags, as ``-c 4096`` or ``-c=4096``; "" if there is none."""
+    value = ""
+    for word, after in zip(command, (*command[1:], ""), strict=True):
+        name, equals, own = word.partition("=")
+        if name in names:
+            value = own if equals else after
+    return value
+
+
+def _paths(config: ModelConfig) -> Iterator[list[Path]]:
+    """For each GGUF file that the command names, the paths of its parts."""
+    for word in config.command:
+        path = Path(config.folder, word.partition("=")[2] or word)
+        if path.suffix == ".gguf":
+            yield parts(path)
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a GGUF model; split ones are named NAME-00001-of-00003.gguf."""
+    split = re.fullmatch(r"(.*-)00001(-of-(\d{5})\.gguf)", path.name)
+    if split is None:
+        return [path]
+    count = min(int(split[3]), MAX_PARTS)
+    return [path.with_name(f"{split[1]}{n:05d}{split[2]}") for n in range(1, count + 1)]
