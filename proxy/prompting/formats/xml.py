@@ -6,7 +6,7 @@ from typing import Any
 
 from .base import KEY, CallFormat, CallShape, TaggedArguments, Tools, answer, marks_in
 from .reader import MAX_HELD, CallReader, Malformed, Wait
-from .tagged import STRING, items, kinds, member, quoted, typed, typed_until
+from .tagged import items, kinds, member, quoted, typed, typed_until
 
 # MiniMax M3's tool calls: XML in which each tag has a prefix, and values are expanded to elements
 # (here the prefix is ``NS``, for ``]<]minimax[>[``)::
@@ -48,10 +48,7 @@ def _value(reader: CallReader, schema: Any, root: Any, close: str, depth: int) -
     if depth > _MAX_DEPTH:
         raise Malformed
     if "string" in allowed and schema is not True:
-        if allowed == STRING:
-            yield from typed_until(reader, close, STRING)
-        else:
-            reader.arguments(typed((yield from reader.until(close, MAX_HELD)), allowed))
+        yield from typed_until(reader, close, allowed)
         return
     yield from reader.spaces()
     if (yield from reader.look((_ITEM,))):
