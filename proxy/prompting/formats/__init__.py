@@ -17,7 +17,7 @@ from .python_calls import CHATGLM3, GLM4, LLAMA3
 from .reader import CallArguments, CallStart, Piece, ReasoningPiece, TextPiece
 from .sections import COHERE2_MOE, COMMAND_R7B, KIMI_K3
 from .shaped import shaped
-from .xml import MINICPM5, MINIMAX_M3
+from .xml import MINIMAX_M3
 
 __all__ = [
     "CHATGLM3",
@@ -50,7 +50,6 @@ SPECIAL: tuple[CallFormat, ...] = (
     GIGACHAT3,
     MINIMAX_M3,
     GEMMA4,
-    MINICPM5,
     CHATGLM3,
     GLM4,
     LLAMA3,

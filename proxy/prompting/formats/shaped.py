@@ -34,6 +34,7 @@ def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
         name=name,
         opening=opening,
         shape=shape,
+        binds=shape.tagged is None or not shape.tagged.cdata,  # a grammar knows no CDATA
         body=text_with_marks(
             opening, reader.read, reader.read_at_start if reader.may_lack_mark else None
         ),

@@ -1,4 +1,4 @@
-"""Formats whose calls are XML: arguments between tags, typed by the schema of their tool."""
+"""MiniMax M3's calls: XML, typed by the schema of their tool."""
 
 from __future__ import annotations
 
@@ -6,40 +6,7 @@ from typing import Any
 
 from .base import KEY, CallFormat, CallShape, TaggedArguments, Tools, answer, marks_in
 from .reader import MAX_HELD, CallReader, Malformed, Wait
-from .shaped import reads
-from .tagged import STRING, items, kinds, member, quoted, typed, typed_until
-
-# MiniCPM5's tool calls: XML with attributes, and CDATA around text with special characters::
-#
-#     <function name="get_weather"><param name="city">Oslo</param></function>
-#
-# Source: the chat template of openbmb/MiniCPM5-1B.
-
-_THINK = ("<think>", "</think>")
-_MINICPM_OPEN = '<function name="'
-_MINICPM_SHAPE = CallShape(
-    before_name=_MINICPM_OPEN,
-    after_name='">',
-    suffix="</function>",
-    separator="\n",
-    tagged=TaggedArguments(
-        before_key='<param name="', after_key='">', after_value="</param>", cdata=True
-    ),
-)
-MINICPM5 = CallFormat(
-    name="minicpm5",
-    opening=(_MINICPM_OPEN,),
-    shape=_MINICPM_SHAPE,
-    # A grammar knows no CDATA.
-    binds=False,
-    body=answer(_THINK, (_MINICPM_OPEN,), reads(_MINICPM_SHAPE)),
-    turns=("<|im_start|>assistant\n",),
-    reasoning=_THINK,
-    stops=("<|im_end|>",),
-    tokens=("<function", "<param"),
-    matches=marks_in("Tool usage guidelines:", '<function name="', '<param name="'),
-)
-
+from .tagged import items, kinds, member, quoted, typed, typed_until
 
 # MiniMax M3's tool calls: XML in which each tag has a prefix, and values are expanded to elements
 # (here the prefix is ``NS``, for ``]<]minimax[>[``)::
@@ -81,10 +48,7 @@ def _value(reader: CallReader, schema: Any, root: Any, close: str, depth: int) -
     if depth > _MAX_DEPTH:
         raise Malformed
     if "string" in allowed and schema is not True:
-        if allowed == STRING:
-            yield from typed_until(reader, close, STRING)
-        else:
-            reader.arguments(typed((yield from reader.until(close, MAX_HELD)), allowed))
+        yield from typed_until(reader, close, allowed)
         return
     yield from reader.spaces()
     if (yield from reader.look((_ITEM,))):

@@ -219,6 +219,7 @@ def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | Non
     after_value = _common_beginning(tail, between)
     if not (before_key.strip() and after_value.strip()):
         return None
+    special = regions.of((NAMES[0], {KEYS[0]: f"<&{VALUES[0]}>"})) or ""
     number = regions.of((NAMES[0], {KEYS[0]: NUMBER})) or ""
     of_number = number.partition(KEYS[0])[2].partition(str(NUMBER))[0]
     tags = TaggedArguments(
@@ -227,6 +228,7 @@ def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | Non
         text_after_key=after_key if of_number not in ("", after_key) else "",
         after_value=after_value,
         separator=between[len(after_value) :],
+        cdata="<![CDATA[" in special,
     )
     return lead[: len(lead) - len(before_key)], tags, tail[len(after_value) :]
 

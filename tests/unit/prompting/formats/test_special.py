@@ -153,12 +153,6 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
         "<|channel>thought\nI look.<channel|>One moment.\n",
         '<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>,days:3}<tool_call|>',
     ),
-    "minicpm5": (
-        "<|im_start|>assistant\n<think>\n",
-        "I look.\n</think>\n\nOne moment.\n",
-        '<function name="get_weather"><param name="city">Oslo</param>'
-        '<param name="days">3</param></function>',
-    ),
 }
 WHOLE = [form for form in SPECIAL if form.reads_reasoning]
 EACH = pytest.mark.parametrize("form", WHOLE, ids=lambda form: form.name)
@@ -446,21 +440,6 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
         "",
         "",
         [("plan", {"stops": [{"n": 1}, "b"], "on": True, "t": "a <b>"})],
-    ),
-    (
-        "minicpm5",
-        '</think><function name="plan"><param name="a"><![CDATA[<b>&</param>]]></param>'
-        '<param name="b">[1]</param></function>',
-        "",
-        "",
-        [("plan", {"a": "<b>&</param>", "b": [1]})],
-    ),
-    (
-        "minicpm5",
-        '</think>In C++: <function name="f"> is no tag, and <functional> is a header.',
-        'In C++: <function name="f"> is no tag, and <functional> is a header.',
-        "",
-        [],
     ),
     (
         "functionary-v3",

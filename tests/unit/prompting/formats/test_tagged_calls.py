@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
-from proxy.prompting.formats import CallArguments
+from proxy.prompting.formats import CallArguments, CallShape, shaped
+from proxy.prompting.formats.base import TaggedArguments
+from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import FORMS, parse
 
 LIMITS = pytest.mark.parametrize("limits", [OLD, NEW], ids=lambda limits: limits.name)
@@ -130,3 +132,22 @@ def test_string_streams() -> None:
     assert parser.feed("a.c\n") == [CallArguments(0, "a.c")]
     assert parser.feed("</para") == []
     assert parser.feed("graph>") == [CallArguments(0, "\\n</paragraph>")]
+
+
+def test_value_in_cdata_may_have_the_closing_mark() -> None:
+    tags = TaggedArguments(
+        before_key='<param name="', after_key='">', after_value="</param>", cdata=True
+    )
+    form = shaped(
+        CallShape(
+            before_name='<function name="', after_name='">', suffix="</function>", tagged=tags
+        )
+    )
+    assert {"<function", "<param", "</param>"} <= set(special_marks(form))
+    reply = (
+        '<function name="edit"><param name="path"><![CDATA[<b>&</param>]]></param>'
+        '<param name="line">3</param></function>'
+    )
+    for pieces in ([reply], list(reply)):
+        answer = parse(form, pieces, {"edit": SCHEMA})
+        assert answer.calls == [("edit", {"path": "<b>&</param>", "line": 3})]
