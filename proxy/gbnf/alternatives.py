@@ -84,7 +84,9 @@ class Expander:
                 )
             before = plain, kinds
             plain = (*plain, node)
-            kinds &= _kinds_of(node)
+            # A wrong type is found where it is read.
+            kinds &= types_named(node.schema.get("type")) or ALL_TYPES
+            kinds &= node.schema.get(Atom.KINDS, ALL_TYPES)
             inside = ancestors | {node.pointer}
             if node.schema.get("nullable") is True and None in node.schema.get("enum", (None,)):
                 # OpenAPI 3.0: this schema or null. All other schemas must allow null too.
@@ -147,8 +149,9 @@ class Expander:
             yield [(condition, *then), (opposite(condition), *otherwise)]
 
     def _dependent(self, node: Node, keyword: str) -> Iterator[list[Nodes]]:
-        for name in _names(node, keyword):
-            needed = node.schema[keyword][name]
+        if not isinstance(node.schema[keyword], Mapping):
+            node.fail(f"{keyword!r} must be an object")
+        for name, needed in node.schema[keyword].items():
             at = f"{node.pointer}!{keyword}/{name}"
             lacks = Node(f"{at}/lacks", {"properties": {name: False}})
             if isinstance(needed, str):  # draft 3
@@ -158,20 +161,6 @@ class Expander:
             else:
                 has = Node(f"{at}/has", {"required": [name]})
                 yield [(lacks,), (has, node.child(keyword, name))]
-
-
-def _names(node: Node, keyword: str) -> list[str]:
-    named = node.schema.get(keyword, {})
-    if not isinstance(named, Mapping):
-        node.fail(f"{keyword!r} must be an object")
-    return list(named)
-
-
-def _kinds_of(node: Node) -> frozenset[str]:
-    """The kinds that the schema's type allows; a wrong type is found where it is read."""
-    atoms: frozenset[str] = node.schema.get(Atom.KINDS, ALL_TYPES)
-    types = types_named(node.schema.get("type"))
-    return atoms if types is None else atoms & types
 
 
 def without_choices(node: Node) -> Node:
@@ -187,15 +176,4 @@ _CHOICES: Mapping[str, Callable[[Expander, Node, str], Iterator[list[Nodes]]]] =
     "dependentRequired": Expander._dependent,
     "dependentSchemas": Expander._dependent,
 }
-_EXPANDED = {
-    *_CHOICES,
-    "then",
-    "else",
-    "$ref",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "nullable",
-    "enum",
-    "const",
-}
+_EXPANDED = {*_CHOICES, *"then else $ref allOf anyOf oneOf nullable enum const".split()}

@@ -74,7 +74,7 @@ def check_rules(
         repeats.names.add(name)
         repeats.see(alternatives, 0)
     for at, repeat in enumerate(repeats.seen):
-        if repeat.max is None and _may_be_empty(repeat.element, empty):
+        if repeat.max is None and _holds(repeat.element, empty, by_characters=False):
             what = "unbounded repetition of an expression that can match the empty string"
             raise places.error(places.of_repeat(at), what)
     _check_starts(grammar.rules, open_rules, empty, places, most_ways)
@@ -223,10 +223,6 @@ def _holds(element: Element, settled: Container[str], by_characters: bool) -> bo
     return by_characters
 
 
-def _may_be_empty(element: Element, empty: set[str]) -> bool:
-    return _holds(element, empty, by_characters=False)
-
-
 def _first_rules(alternatives: Alternatives, empty: set[str]) -> Iterator[str]:
     """The rules that may come before the first character."""
     for sequence in alternatives:
@@ -240,7 +236,7 @@ def _first_rules(alternatives: Alternatives, empty: set[str]) -> Iterator[str]:
                 yield inner.name
             elif isinstance(inner, Group):
                 yield from _first_rules(inner.alternatives, empty)
-            if not _may_be_empty(element, empty):
+            if not _holds(element, empty, by_characters=False):
                 break
 
 

@@ -218,10 +218,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def on_starting(arbiter: Any) -> None:
         # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
-        if arbiter.cfg.workers != 1 and (why := _not_several(settings, arbiter.cfg.workers)):
-            say(why)
-            raise SystemExit(2)
-        if why := _not_served(arbiter.cfg):
+        if why := _not_several(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
             say(why)
             raise SystemExit(2)
         files = open_files.raise_limit()
@@ -334,6 +331,8 @@ def _not_served(cfg: Any) -> str:
 
 def _not_several(settings: Settings, number: int) -> str:
     """Why there cannot be so many workers, "" if there can."""
+    if number == 1:
+        return ""
     if settings.model:
         return no_models_here(msgspec.structs.replace(settings, workers=number))
     return each_its_own(settings) if settings.state else one_worker(number)

@@ -21,16 +21,6 @@ def test_oracle_and_reader_accept_valid_requests(message: bytes) -> None:
     assert len(http1.ours([message]).messages) == len(http1.judge(message).messages) == 1
 
 
-@pytest.mark.parametrize("message", http1.VALID)
-def test_message_splitting_makes_no_difference(message: bytes) -> None:
-    """Every split in two, alone and between two other requests."""
-    for data in (message, http1.GET + message + http1.POST):
-        whole = http1.ours([data])
-        assert whole.end in ("end", "closed")
-        for at in range(1, len(data)):
-            assert http1.ours([data[:at], data[at:]]) == whole, at
-
-
 def test_difference_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fuzzer itself can fail."""
     monkeypatch.setattr("proxy.server.reader.Reader._check_coding", lambda *_: None)
