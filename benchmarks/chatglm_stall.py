@@ -1,7 +1,6 @@
 """Measures how a long ChatGLM prompt delays other requests: /health and another backend's stream.
 
-``python -m benchmarks.chatglm_stall [--model FILE] [--tokens 1500] [--isolation thread] [--workers
-2 --state redis://…]``
+``python -m benchmarks.chatglm_stall [--model FILE] [--tokens 1500]``
 
 One gateway has two backends: a ChatGLM model, and the server of 2023 with a model of random
 weights. For some seconds, /health is requested every 10 ms and a stream of the second backend is
@@ -117,11 +116,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chatglm_stall")
     parser.add_argument("--model", type=Path, default=servers.ROOT / "models/tinychat-chatglm3.bin")
     parser.add_argument("--tokens", type=int, default=1500)
-    parser.add_argument("--isolation", choices=["process", "thread"], default="process")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument(
-        "--state", default="", help="address of Redis; required with several workers"
-    )
     parser.add_argument("--seconds", type=float, default=SECONDS)
     args = parser.parse_args(argv)
     binary = servers.build("llama-2023")
@@ -131,9 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         server = ModelServer("llama-2023", binary, made_up_model.cached(), log / "llama", threads=1)
         flags = ["--llama-api", server.url, "--slots", "2", "--chatglm-model", str(model)]
         flags += ["--data", folder]
-        flags += ["--workers", str(args.workers), "--state", args.state] if args.state else []
-        env = {"SLOTPROXY_CHATGLM_ISOLATION": args.isolation}
-        gateway = Gateway(flags, log / "gateway", env=env)
+        gateway = Gateway(flags, log / "gateway")
         try:
             server.start()
             gateway.start()
@@ -146,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(port: int, name: str, args: argparse.Namespace) -> int:
     other = _other(port, name)
-    print(f"{name}, isolation {args.isolation}, {args.workers} workers: milliseconds")
+    print(f"{name}: milliseconds")
     for busy in (False, True):
         print(" while a long prompt is evaluated" if busy else " with the model idle")
         watch, over = Watch(port, other), threading.Event()

@@ -11,8 +11,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from proxy.core.task import Task
 from proxy.scheduling.lease import Lease, Outcome, Ticket
+from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import BackendFacts, SlotRequest
 
@@ -46,8 +46,8 @@ def cost(backends: int, slots: int, waiting: int, prompt: Callable[[int], str]) 
         nonlocal count
         text = prompt(count)
         count += 1
-        chain = scheduler.chain(text, (len(SYSTEM), len(text)))
-        want = SlotRequest(model="m", task=Task(prompt=text, max_tokens=64), chain=chain)
+        chain = chain_of(text, (len(SYSTEM), len(text)))
+        want = SlotRequest(model="m", max_tokens=64, chain=chain)
         entry = scheduler.enter(want)
         if isinstance(entry, Lease):
             begin(entry)

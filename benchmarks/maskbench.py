@@ -13,6 +13,7 @@ validated at its end, as it is for a request whose schema is not strict.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -28,7 +29,7 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
-from proxy.compiling import WHOLE, collect, collect_between_jobs
+from proxy.compiling import WHOLE
 from proxy.errors import InvalidParameter
 from proxy.gbnf import (
     NEW,
@@ -88,7 +89,7 @@ def judge(
     file: Path, limits: GrammarLimits, at_end: bool = False, seconds: float = SECONDS
 ) -> Verdict:
     """The verdict on one file, also with validation at the end if `at_end`."""
-    collect()  # as the child that compiles does after an answer
+    gc.collect()  # as the child that compiles does after an answer
     case = json.loads(file.read_text("utf-8"))
     verdict = partial(Verdict, file.stem)
     # Not process_time: while the alarm is set, that clock advances by ticks of some milliseconds.
@@ -177,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if 0 < asked.sample < len(files):
         files = random.Random(0).sample(files, asked.sample)
     ask = partial(judge, limits=LIMITS[asked.limits], at_end=asked.at_end)
-    with Pool(asked.processes, initializer=collect_between_jobs) as pool:
+    with Pool(asked.processes, initializer=gc.disable) as pool:
         verdicts = list(pool.imap_unordered(ask, files, chunksize=8))
     print(summary(verdicts))
     if asked.verdicts:

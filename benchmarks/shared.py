@@ -16,10 +16,9 @@ import subprocess
 import tempfile
 import time
 
-from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
-from proxy.scheduling.prefix import Chains
+from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.shared import RedisLog, SharedScheduler, ops, snapshot
 from proxy.scheduling.shared.replica import Replica, SharedRules
@@ -28,14 +27,11 @@ from tools.processes import free_port
 
 SLOTS = 4
 RULES = SharedRules("benchmark")
-CHAINS = Chains()
 
 
 def _want(number: int) -> SlotRequest:
     text = f"conversation {number} " * 40
-    return SlotRequest(
-        model="m", task=Task(prompt=text, max_tokens=64), chain=CHAINS.chain(text, (len(text),))
-    )
+    return SlotRequest(model="m", max_tokens=64, chain=chain_of(text, (len(text),)))
 
 
 def in_the_log(slots: int, conversations: int) -> dict[str, float]:

@@ -28,7 +28,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import Policy, decide, may_serve
@@ -79,9 +78,7 @@ class Talk:
         self.links.append(b"%d/%d" % (self.number, self.turns))
         self.ends.append(CHARS * self.tokens)
         chain = Chain(tuple(self.links), tuple(self.ends), len(self.links))
-        return SlotRequest(
-            model="m", task=Task(prompt="", max_tokens=256), chain=chain, key=self.key
-        )
+        return SlotRequest(model="m", max_tokens=256, chain=chain, key=self.key)
 
 
 def _length(draw: random.Random, law: tuple[float, float]) -> int:

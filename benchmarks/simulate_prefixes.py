@@ -23,7 +23,6 @@ import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from proxy.core.task import Task
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import Policy, decide, may_serve
 from proxy.scheduling.pool import Pool
@@ -98,9 +97,7 @@ class Simulation:
         request.came = self.now
         ends = tuple(CHARS * end for end in request.ends)
         chain = Chain(request.links, ends, request.turn or len(request.links))
-        entry = self.scheduler.enter(
-            SlotRequest(model="m", task=Task(prompt="", max_tokens=None), chain=chain)
-        )
+        entry = self.scheduler.enter(SlotRequest(model="m", max_tokens=None, chain=chain))
         if isinstance(entry, Lease):
             self._begin(entry, request, answered)
             return

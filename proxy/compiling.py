@@ -1,10 +1,8 @@
 """Compiles untrusted schemas, patterns and grammars without blocking the event loop.
 
-Strategy: most take a few milliseconds. So a job is tried in this process, within a small budget; a
-larger one is done again in a child process, within the whole budget, while this process serves
-other requests. A child that takes too long nevertheless is ended. Jobs and results are plain
-values, and results are cached by the digest of their job. A budget has steps of
-about a microsecond each (`gbnf.work_budget`).
+A job is tried in this process within a small budget of steps (`gbnf.work_budget`). One that needs
+more is done again in a child process, within the whole budget, while this process serves other
+requests. Results are cached by the digest of their job.
 """
 
 from __future__ import annotations
@@ -70,8 +68,7 @@ class Bind(Struct, frozen=True, tag=True):
     def done(self) -> CompileResult:
         bound = self.bound
         param = "tools" if bound.schema is None else "response_format"
-        size = len(bound.schema or b"") + sum(len(tool.schema) for tool in bound.tools)
-        _check_size(param, size)
+        _check_size(param, bound.schema or b"", *(tool.schema for tool in bound.tools))
         made = constraints.grammar(bound, LIMITS[self.limits])
         return CompileResult(made.text, schema_gaps=made.schema_gaps, tool_gaps=made.tool_gaps)
 
@@ -81,6 +78,11 @@ class Bind(Struct, frozen=True, tag=True):
             return _too_much("tools", "send fewer tools, or simpler parameters")
         return _too_much("response_format", "simplify its patterns, lists and alternatives")
 
+    @property
+    def about(self) -> bytes:
+        """The part that similar jobs share: if one is too large for this process, so are all."""
+        return self.bound.schema or b""
+
 
 class ReadSchema(Struct, frozen=True, tag=True):
     """Checks that the schema can be used for validation."""
@@ -88,11 +90,15 @@ class ReadSchema(Struct, frozen=True, tag=True):
     schema: bytes
 
     def done(self) -> CompileResult:
-        _check_size("response_format", len(self.schema))
+        _check_size("response_format", self.schema)
         return CompileResult(unchecked=bool(_judge(self.schema).unchecked))
 
     def refused(self) -> CompileResult:
         return _too_much("response_format", "simplify its patterns")
+
+    @property
+    def about(self) -> bytes:
+        return self.schema
 
 
 class JudgeText(Struct, frozen=True, tag=True):
@@ -106,6 +112,10 @@ class JudgeText(Struct, frozen=True, tag=True):
 
     def refused(self) -> CompileResult:
         return CompileResult("it takes too much work to validate")
+
+    @property
+    def about(self) -> bytes:
+        return self.schema
 
 
 class ReadGrammar(Struct, frozen=True, tag=True):
@@ -128,6 +138,10 @@ class ReadGrammar(Struct, frozen=True, tag=True):
     def refused(self) -> CompileResult:
         return _too_much("grammar", "it needs fewer rules and alternatives")
 
+    @property
+    def about(self) -> bytes:
+        return self.grammar.encode()
+
 
 class Match(Struct, frozen=True, tag=True):
     """Checks a text against a grammar."""
@@ -136,12 +150,15 @@ class Match(Struct, frozen=True, tag=True):
     said: str
 
     def done(self) -> CompileResult:
-        if matches(_grammar(self.grammar), self.said):
-            return CompileResult()
-        return CompileResult("it does not match the grammar")
+        fits = matches(_grammar(self.grammar), self.said)
+        return CompileResult("" if fits else "it does not match the grammar")
 
     def refused(self) -> CompileResult:
         return CompileResult("it takes too much work to check")
+
+    @property
+    def about(self) -> bytes:
+        return self.grammar.encode()
 
 
 Job = Bind | ReadSchema | JudgeText | ReadGrammar | Match
@@ -163,7 +180,8 @@ def do(job: Job) -> CompileResult:
     return attempt(job, WHOLE) or job.refused()
 
 
-def _check_size(param: str, size: int) -> None:
+def _check_size(param: str, *schemas: bytes) -> None:
+    size = sum(map(len, schemas))
     if size > MAX_SCHEMAS:
         raise InvalidParameter(
             param, f"has {size} bytes of schema; at most {MAX_SCHEMAS} are allowed"
@@ -202,10 +220,8 @@ def _grammar(text: str) -> Grammar:
 HERE = 30_000  # steps of a job on the event loop: fifteen milliseconds
 SHORT = 32 << 10  # bytes of a job that is tried there
 SECONDS = 30.0  # for a child, including the wait for one; its budget takes less
-LAST = 30.0  # for a job that validates an answer, which would otherwise be lost
 KEPT = 32 << 20  # bytes of cached results
 AT_ONCE = 2  # children
-GARBAGE = 200_000  # values made since the last collection
 TICK = 0.1  # seconds between two checks whether the client has left
 TOO_MANY = "too many large schemas are being compiled"
 VALIDATION = "proxy.prompting.validation"
@@ -214,26 +230,15 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Job).decode
 
 
-class _Underway:
-    """A job that one request does and others may wait for. `found` is None until it is done, and if
-    it failed."""
-
-    def __init__(self) -> None:
-        self.over = threading.Event()
-        self.found: CompileResult | None = None
-
-
 class Compiler:
     """Does jobs and caches their results."""
 
     def __init__(self) -> None:
         self._kept: BoundedCache[CompileResult] = BoundedCache(KEPT)
-        self._large: BoundedCache[bool] = BoundedCache(
-            1 << 20
-        )  # jobs known to be too large for this process
+        # Jobs known to be too large for this process.
+        self._large: BoundedCache[bool] = BoundedCache(1 << 20)
         self._children = Children("proxy.compiling", most=AT_ONCE)
-        self._lock = threading.Lock()
-        self._underway: dict[bytes, _Underway] = {}
+        self._underway: dict[bytes, threading.Event] = {}  # each set when its job is over
 
     def outcome(self, job: Job, cancel: Cancel | None = None) -> CompileResult:
         """The result of a job that other requests may need too. If one of them is doing it already,
@@ -241,64 +246,37 @@ class Compiler:
         raw = _encode(job)
         key = digest(raw)
         end = time.monotonic() + SECONDS
-        while True:
-            cached = self._kept.get(key)
-            if cached is not None:
-                return cached
-            with self._lock:
-                other = self._underway.get(key)
-                if other is None:
-                    underway = self._underway[key] = _Underway()
-            if other is None:
-                return self._shared(underway, job, raw, key, end - time.monotonic(), cancel)
-            while not other.over.wait(TICK):
+        mine = threading.Event()
+        while (result := self._kept.get(key)) is None:
+            over = self._underway.setdefault(key, mine)
+            if over is mine:
+                try:
+                    result = self._done(job, raw, end - time.monotonic(), cancel)
+                    self._kept.put(key, result, 300 + len(result.text) + len(result.reason))
+                    return result
+                finally:
+                    del self._underway[key]
+                    mine.set()
+            while not over.wait(TICK):
                 if cancel is not None:
                     cancel.check()
                 if time.monotonic() >= end:
                     raise QueueFull(TOO_MANY, retry_after=1.0)
-            if other.found is not None:
-                return other.found
-            # The other request failed or was cancelled, so this one may do the job now.
+        return result
 
     def verdict(self, job: JudgeText | Match, cancel: Cancel | None = None) -> str:
         """What is wrong with an answer, "" for nothing. Raises QueueFull, Cancelled."""
-        return self._done(job, _encode(job), _similarity_key(job), LAST, cancel).text
+        return self._done(job, _encode(job), SECONDS, cancel).text
 
-    def _shared(
-        self,
-        underway: _Underway,
-        job: Job,
-        raw: bytes,
-        key: bytes,
-        seconds: float,
-        cancel: Cancel | None,
-    ) -> CompileResult:
-        """Do a job for this request and all that wait for `mine`."""
-        try:
-            underway.found = result = self._done(job, raw, _similarity_key(job), seconds, cancel)
-            self._kept.put(key, result, 300 + len(result.text) + len(result.reason))
-            return result
-        finally:
-            with self._lock:
-                del self._underway[key]
-            underway.over.set()
-
-    def _done(
-        self,
-        job: Job,
-        raw: bytes,
-        about: bytes = b"",
-        seconds: float = SECONDS,
-        cancel: Cancel | None = None,
-    ) -> CompileResult:
+    def _done(self, job: Job, raw: bytes, seconds: float, cancel: Cancel | None) -> CompileResult:
         if isinstance(job, ReadSchema) and VALIDATION not in sys.modules:
             run_in_native_thread(lambda: import_module(VALIDATION))  # takes a tenth of a second
-        if len(raw) <= SHORT and not (about and self._large.get(about)):
+        about = digest(job.about)
+        if len(raw) <= SHORT and not (job.about and self._large.get(about)):
             result = attempt(job, HERE)
             if result is not None:
                 return result
-            if about:
-                self._large.put(about, True, 100)
+            self._large.put(about, True, 100)
         question = {"job": base64.b64encode(raw).decode()}
         try:
             answer = self._children.ask(question, cancel or Cancel(), seconds)
@@ -310,13 +288,6 @@ class Compiler:
     def close(self) -> None:
         """End the child processes."""
         self._children.close()
-
-
-def _similarity_key(job: Job) -> bytes:
-    """The part that similar jobs share: if one is too large for this process, so are the others."""
-    if isinstance(job, Bind):
-        return digest(job.bound.schema) if job.bound.schema else b""
-    return digest(job.grammar.encode() if isinstance(job, ReadGrammar | Match) else job.schema)
 
 
 compiler = Compiler()
@@ -344,31 +315,23 @@ def _accepted(job: Bind | ReadSchema | ReadGrammar, cancel: Cancel | None) -> Co
     return result
 
 
-class BySchema(msgspec.Struct, frozen=True):
-    """Validates an answer against a schema; `cancel` is the request's. `unchecked`: a pattern of
-    the schema is not checked."""
+class AnswerJudge(Struct, frozen=True):
+    """Validates an answer against a schema, or a client's own grammar; `cancel` is the request's.
+    `unchecked`: a pattern of the schema is not checked."""
 
-    schema: bytes
+    by: bytes | str
     unchecked: bool = False
     cancel: Cancel | None = None
 
     def fault(self, text: str) -> str:
-        return compiler.verdict(JudgeText(self.schema, text), self.cancel)
+        by = self.by
+        job = JudgeText(by, text) if isinstance(by, bytes) else Match(by, text)
+        return compiler.verdict(job, self.cancel)
 
 
-class ByGrammar(msgspec.Struct, frozen=True):
-    """Validates an answer against a client's own grammar; `cancel` is the request's."""
-
-    grammar: str
-    cancel: Cancel | None = None
-
-    def fault(self, text: str) -> str:
-        return compiler.verdict(Match(self.grammar, text), self.cancel)
-
-
-def by_schema(schema: bytes, cancel: Cancel | None = None) -> BySchema:
+def by_schema(schema: bytes, cancel: Cancel | None = None) -> AnswerJudge:
     """The validator for a schema in JSON. Raises InvalidParameter, QueueFull, Cancelled."""
-    return BySchema(schema, _accepted(ReadSchema(schema), cancel).unchecked, cancel)
+    return AnswerJudge(schema, _accepted(ReadSchema(schema), cancel).unchecked, cancel)
 
 
 def judged(request: CompletionRequest, cancel: Cancel | None = None) -> Validator | None:
@@ -378,25 +341,14 @@ def judged(request: CompletionRequest, cancel: Cancel | None = None) -> Validato
     if schema is not None:
         return by_schema(constraints.JSON.encode(schema), cancel)
     grammar = request.sampling.get("grammar")
-    return ByGrammar(grammar, cancel) if grammar else None
-
-
-def collect_between_jobs() -> None:
-    """Let the garbage collector rest during jobs: one makes many values and few cycles, and the
-    collector takes up to a third of it."""
-    gc.freeze()
-    gc.disable()
-
-
-def collect() -> None:
-    """Collect garbage, if there is much of it."""
-    if gc.get_count()[0] > GARBAGE:
-        gc.collect()
+    return AnswerJudge(grammar, cancel=cancel) if grammar else None
 
 
 def _begin(setup: Any) -> Callable[[Any], Any]:
-    """In a child: lower its priority and limit its memory."""
-    collect_between_jobs()
+    """In a child: lower its priority and limit its memory. The garbage collector rests during jobs:
+    one makes many values and few cycles, and the collector would take up to a third of it."""
+    gc.freeze()
+    gc.disable()
     if sys.platform != "win32":
         os.nice(5)
     limit(MEMORY)
@@ -411,6 +363,10 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
     return answer
 
 
+def _collect() -> None:
+    gc.collect()
+
+
 if __name__ == "__main__":
     confine(network=False)
-    serve(_begin, after=collect)
+    serve(_begin, after=_collect)

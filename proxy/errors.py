@@ -1,42 +1,5 @@
 """Every error that can reach a client, in one shallow tree.
 
-    GatewayError                     500  server_error
-    ├── BadRequest                   400  invalid_request_error
-    │   ├── InvalidParameter         400  names the parameter and the reason
-    │   ├── ContextExceeded          400  exceed_context_size_error, both numbers
-    │   ├── Unsupported              400  names the parameter and the backend
-    │   │   ├── BackendLacks         501  the backend itself says so
-    │   │   └── FormatRefused        400  the backend refuses tools or schemas
-    │   ├── CharacterCut             400  token ids that the backend cannot write as text
-    │   └── BodyTooLarge             413
-    ├── Unauthorized                 401  authentication_error
-    ├── Forbidden                    403  permission_error
-    │   └── QuotaExceeded            403  names the limit and its setting
-    ├── NotFound                     404  not_found_error (ModelNotFound: code model_not_found)
-    ├── MethodNotAllowed             405
-    ├── QueueFull                    429  rate_limit_error, retry_after
-    ├── NoIdleSlot                   429  a batch's request finds no idle slot, and tries again
-    ├── TooManyWrongKeys             429  rate_limit_error, retry_after
-    ├── LimitReached                 429  rate_limit_error, retry_after unless it is never allowed
-    │   └── BudgetExceeded           429  budget_exceeded
-    ├── QueueTimeout                 503  unavailable_error, retry_after
-    ├── NoBackend                    503  unavailable_error, retry_after
-    ├── StoreUnavailable             503  unavailable_error, retry_after: a database, or its file
-    ├── LimitsUnavailable            503  unavailable_error, retry_after: limits cannot be checked
-    ├── UpstreamFault                502  server_error: garbage, a 5xx
-    │   ├── AnswerCut                the connection ended within the answer
-    │   ├── BackendFailed            reported by the backend: a 5xx, an error in its stream
-    │   ├── BackendBusy              its slots are taken after all; the gateway tries again
-    │   │   └── PoolTimeout     503  all connections to the backend stayed in use
-    │   └── BackendDown              connection refused, or the server is not ready
-    │       └── ConnectionLost       the connection ended before the first byte of the answer
-    ├── UpstreamTimeout              504  timeout_error
-    └── Cancelled                    499  the client has disconnected; nobody reads this
-        └── Ended                         the gateway itself ends the request; the client reads why
-            ├── GatewayStopping      503  unavailable_error, retry_after
-            ├── KeyEnded             401  the API key was blocked, deleted, or has expired
-            └── DataDeleted          409  the owner deleted the data that the answer belongs to
-
 `message` is for clients, so it never contains an address, a prompt or a traceback; `detail` is for
 our own log. The dialect decides the JSON of an error.
 """
@@ -45,11 +8,19 @@ from __future__ import annotations
 
 
 class GatewayError(Exception):
-    """The base of all errors, with the fields of every dialect's error object."""
+    """The base of all errors, with the fields of every dialect's error object. A subclass inherits
+    the status, the type and the code that it does not name."""
 
     status = 500
     type = "server_error"
     code: str | None = None
+
+    def __init_subclass__(
+        cls, status: int | None = None, type: str | None = None, code: str | None = None
+    ) -> None:
+        cls.status = cls.status if status is None else status
+        cls.type = cls.type if type is None else type
+        cls.code = cls.code if code is None else code
 
     def __init__(
         self,
@@ -64,15 +35,18 @@ class GatewayError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
-        self.code = code if code is not None else type(self).code
+        if code is not None:
+            self.code = code
         self.retry_after = retry_after
         self.detail = detail
         self.extra = extra or {}
 
 
-class BadRequest(GatewayError):
-    status = 400
-    type = "invalid_request_error"
+# The request is wrong.
+
+
+class BadRequest(GatewayError, status=400, type="invalid_request_error"):
+    pass
 
 
 class InvalidParameter(BadRequest):
@@ -86,12 +60,9 @@ class InvalidParameter(BadRequest):
         self.reason = reason
 
 
-class ContextExceeded(BadRequest):
+class ContextExceeded(BadRequest, type="exceed_context_size_error", code="context_length_exceeded"):
     """The prompt does not fit. `extra` has n_prompt_tokens and n_ctx, as in llama-server.
     `at_least`: the number of tokens is a lower bound, because counting was ended."""
-
-    type = "exceed_context_size_error"
-    code = "context_length_exceeded"
 
     def __init__(self, n_prompt_tokens: int, n_ctx: int, at_least: bool = False) -> None:
         least = "at least " if at_least else ""
@@ -103,17 +74,12 @@ class ContextExceeded(BadRequest):
         )
 
 
-class Unsupported(BadRequest):
+class Unsupported(BadRequest, code="unsupported_parameter"):
     """The model's backend does not support a parameter."""
 
-    code = "unsupported_parameter"
 
-
-class BackendLacks(Unsupported):
+class BackendLacks(Unsupported, status=501, type="not_supported_error"):
     """The backend answered 501: it was built or started without a feature the request needs."""
-
-    status = 501
-    type = "not_supported_error"
 
 
 class FormatRefused(Unsupported):
@@ -133,15 +99,27 @@ class CharacterCut(BadRequest):
     """Token ids that end within a character, which an old server cannot write as text."""
 
 
-class BodyTooLarge(BadRequest):
-    status = 413
-    code = "request_too_large"
+class BodyTooLarge(BadRequest, status=413, code="request_too_large"):
+    pass
 
 
-class Unauthorized(GatewayError):
-    status = 401
-    type = "authentication_error"
-    code = "invalid_api_key"
+class NotFound(GatewayError, status=404, type="not_found_error"):
+    pass
+
+
+class ModelNotFound(NotFound, code="model_not_found"):
+    pass
+
+
+class MethodNotAllowed(GatewayError, status=405, type="invalid_request_error"):
+    pass
+
+
+# Who asks may not.
+
+
+class Unauthorized(GatewayError, status=401, type="authentication_error", code="invalid_api_key"):
+    pass
 
 
 class KeyBlocked(Unauthorized):
@@ -152,9 +130,8 @@ class KeyExpired(Unauthorized):
     """The API key, or its secret before the last rotation, has expired."""
 
 
-class Forbidden(GatewayError):
-    status = 403
-    type = "permission_error"
+class Forbidden(GatewayError, status=403, type="permission_error"):
+    pass
 
 
 class QuotaExceeded(Forbidden):
@@ -163,89 +140,59 @@ class QuotaExceeded(Forbidden):
     code = "quota_exceeded"
 
 
-class NotFound(GatewayError):
-    status = 404
-    type = "not_found_error"
+class QueueFull(GatewayError, status=429, type="rate_limit_error", code="queue_full"):
+    pass
 
 
-class ModelNotFound(NotFound):
-    code = "model_not_found"
-
-
-class MethodNotAllowed(GatewayError):
-    status = 405
-    type = "invalid_request_error"
-
-
-class QueueFull(GatewayError):
-    status = 429
-    type = "rate_limit_error"
-    code = "queue_full"
-
-
-class NoIdleSlot(GatewayError):
+class NoIdleSlot(GatewayError, status=429, type="rate_limit_error", code="no_idle_slot"):
     """A request that uses idle slots only found none. Batches send such requests, and try again."""
 
-    status = 429
-    type = "rate_limit_error"
-    code = "no_idle_slot"
+
+class TooManyWrongKeys(
+    GatewayError, status=429, type="rate_limit_error", code="too_many_wrong_keys"
+):
+    pass
 
 
-class TooManyWrongKeys(GatewayError):
-    status = 429
-    type = "rate_limit_error"
-    code = "too_many_wrong_keys"
-
-
-class LimitReached(GatewayError):
+class LimitReached(GatewayError, status=429, type="rate_limit_error", code="rate_limit_exceeded"):
     """A limit of the key, its user or its team. Without `retry_after`, trying again is useless."""
 
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
 
-
-class BudgetExceeded(LimitReached):
+class BudgetExceeded(LimitReached, type="budget_exceeded", code="budget_exceeded"):
     """The key, its user or its team has spent its budget. The type is that of LiteLLM."""
 
-    type = "budget_exceeded"
-    code = "budget_exceeded"
+
+# The gateway cannot serve it now.
 
 
-class QueueTimeout(GatewayError):
-    status = 503
-    type = "unavailable_error"
-    code = "queue_timeout"
+class QueueTimeout(GatewayError, status=503, type="unavailable_error", code="queue_timeout"):
+    pass
 
 
-class NoBackend(GatewayError):
-    status = 503
-    type = "unavailable_error"
-    code = "no_backend"
-
+class NoBackend(GatewayError, status=503, type="unavailable_error", code="no_backend"):
     def __init__(
         self, message: str = "no backend for this model is available", retry_after: float = 1.0
     ) -> None:
         super().__init__(message, retry_after=retry_after)
 
 
-class StoreUnavailable(GatewayError):
-    status = 503
-    type = "unavailable_error"
-    code = "store_unavailable"
+class StoreUnavailable(
+    GatewayError, status=503, type="unavailable_error", code="store_unavailable"
+):
+    """A database, or its file, cannot be used."""
 
 
-class LimitsUnavailable(GatewayError):
+class LimitsUnavailable(
+    GatewayError, status=503, type="unavailable_error", code="limits_unavailable"
+):
     """Redis, which holds what is used of the limits, cannot be reached."""
 
-    status = 503
-    type = "unavailable_error"
-    code = "limits_unavailable"
+
+# The backend failed.
 
 
-class UpstreamFault(GatewayError):
-    status = 502
-    code = "upstream_fault"
+class UpstreamFault(GatewayError, status=502, code="upstream_fault"):
+    pass
 
 
 class MissingRoute(UpstreamFault):
@@ -260,47 +207,38 @@ class BackendFailed(UpstreamFault):
     """The backend reported a failure of its own."""
 
 
-class BackendBusy(UpstreamFault):
-    code = "upstream_busy"
+class BackendBusy(UpstreamFault, code="upstream_busy"):
+    """Its slots are taken after all; the gateway tries again."""
 
 
-class PoolTimeout(BackendBusy):
+class PoolTimeout(BackendBusy, status=503, type="unavailable_error", code="pool_timeout"):
     """No connection to the backend became free in time. It says nothing about its health."""
 
-    status = 503
-    type = "unavailable_error"
-    code = "pool_timeout"
 
-
-class BackendDown(UpstreamFault):
-    code = "upstream_down"
+class BackendDown(UpstreamFault, code="upstream_down"):
+    """It refuses connections, or is not ready."""
 
 
 class ConnectionLost(BackendDown):
     """The connection ended after the request was sent, which may have crashed the server."""
 
 
-class UpstreamTimeout(GatewayError):
-    status = 504
-    type = "timeout_error"
-    code = "upstream_timeout"
+class UpstreamTimeout(GatewayError, status=504, type="timeout_error", code="upstream_timeout"):
+    pass
 
 
-class Cancelled(GatewayError):
-    status = 499
-    type = "cancelled"
-    code = "client_closed_request"
+# Nobody needs the answer any more.
+
+
+class Cancelled(GatewayError, status=499, type="cancelled", code="client_closed_request"):
+    """The client has disconnected: nobody reads this."""
 
 
 class Ended(Cancelled):
     """The gateway itself ends a running request. Its client is still there and reads why."""
 
 
-class GatewayStopping(Ended):
-    status = 503
-    type = "unavailable_error"
-    code = "gateway_stopping"
-
+class GatewayStopping(Ended, status=503, type="unavailable_error", code="gateway_stopping"):
     def __init__(self) -> None:
         super().__init__(
             "the gateway is stopping and has ended this request: send it again in a moment",
@@ -308,18 +246,10 @@ class GatewayStopping(Ended):
         )
 
 
-class KeyEnded(Ended):
+class KeyEnded(Ended, status=401, type="authentication_error", code="invalid_api_key"):
     """The API key of a running request is no longer accepted. The message says why."""
 
-    status = Unauthorized.status
-    type = Unauthorized.type
-    code = Unauthorized.code
 
-
-class DataDeleted(Ended):
-    status = 409
-    type = "invalid_request_error"
-    code = "data_deleted"
-
+class DataDeleted(Ended, status=409, type="invalid_request_error", code="data_deleted"):
     def __init__(self) -> None:
         super().__init__("the data of this API key was deleted, and this answer with it")

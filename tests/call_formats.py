@@ -3,10 +3,71 @@ formats with parsers of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from proxy.prompting.formats import CHATGLM3, GENERIC, GLM4, LLAMA3, CallFormat, CallShape, shaped
+from msgspec import Struct
+
+from proxy.prompting.formats import (
+    CHATGLM3,
+    GENERIC,
+    GLM4,
+    LLAMA3,
+    CallArguments,
+    CallFormat,
+    CallShape,
+    CallStart,
+    Piece,
+    ReasoningPiece,
+    TextPiece,
+    shaped,
+)
 from proxy.prompting.formats.base import ID, TaggedArguments
+
+
+class Answer(Struct):
+    """An answer as it was parsed; a call that is cut off has its arguments as text."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[tuple[str, Any]] = []
+
+
+def answer_of(pieces: Iterable[Piece]) -> Answer:
+    """The answer that the pieces tell, which must be in order."""
+    out, calls = Answer(), list[tuple[str, list[str]]]()
+    last: Piece | None = None
+    for piece in pieces:
+        match piece:
+            case TextPiece(text):
+                out.text += text
+            case ReasoningPiece(text):
+                out.reasoning += text
+            case CallStart(index, name):
+                assert name and index == len(calls)
+                calls.append((name, []))
+            case CallArguments(index, text):
+                assert text and index == len(calls) - 1
+                assert isinstance(last, CallStart | CallArguments), "arguments behind a call"
+                calls[-1][1].append(text)
+        last = piece
+    out.calls = [(name, _value("".join(parts))) for name, parts in calls]
+    return out
+
+
+def _value(arguments: str) -> Any:
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
+
+
+def parse(form: CallFormat, pieces: Sequence[str], tools: Any, prompt: str = "") -> Answer:
+    """The answer in a stream of these pieces."""
+    parser = form.parser(tools, prompt)
+    return answer_of([*(piece for text in pieces for piece in parser.feed(text)), *parser.close()])
+
 
 _ARGUMENTS = '", "arguments": '
 _HERMES = CallShape(

@@ -6,10 +6,9 @@ closed to others, and whatever pytest starts next closes them anew, in the middl
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,7 +33,7 @@ def served(folder_of_run: Path) -> Iterator[str]:
 
 
 class Server:
-    """A server that can be stopped, restarted at the same address, and paused."""
+    """A server that can be stopped, and restarted at the same address."""
 
     def __init__(self, wheels: Any) -> None:
         self._wheels = wheels
@@ -52,14 +51,6 @@ class Server:
             except subprocess.SubprocessError:
                 if not left:
                     raise
-
-    def send(self, number: int) -> None:
-        """Sends a signal to all of its processes."""
-        pid = self._wheels.get_pid()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for one in (pid, *map(int, children)):
-            with suppress(ProcessLookupError):
-                os.kill(one, number)
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """A safe calculator for expressions written by a model.
 
-The text is cut into numbers, names and the marks of `_MARKS`, which Python's own parser then reads;
-only the nodes, operators and functions below are evaluated. The length of the text, its nesting,
-and the size of powers and factorials are limited.
+Python's own parser reads it; only the nodes, operators and functions below are evaluated. The
+length of the text, its nesting, and the size of powers and factorials are limited.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ MOST_BITS = 4096
 
 Number = int | float
 
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3})?|\.\d+)|([A-Za-z]+)|(\*\*|//|\S))")
-_MARKS = {mark: mark for mark in ("+", "-", "*", "/", "//", "%", "**", "(", ")", ",")}
-_MARKS |= {"^": "**", "×": "*", "·": "*", "÷": "/", "−": "-", "（": "(", "）": ")", "，": ","}
+_LETTERS = re.compile(r"[0-9a-z.+*/%(), -]*")
+_SPELLINGS = str.maketrans(
+    {"^": "**", "×": "*", "·": "*", "÷": "/", "−": "-", "（": "(", "）": ")", "，": ","}
+)
 _NAMES: dict[str, Number] = {"pi": math.pi, "e": math.e, "tau": math.tau}
 
 
@@ -76,35 +76,18 @@ def calculate(text: str) -> str:
     """The value of an expression, as text. Raises Wrong."""
     if len(text) > LONGEST:
         raise Wrong(f"the expression is too long: at most {LONGEST} characters are allowed")
+    source = " ".join(text.split()).removesuffix("=").translate(_SPELLINGS).lower().strip()
+    known = _LETTERS.match(source)
+    if known is not None and known.end() < len(source):
+        raise Wrong(f"unexpected {source[known.end()]!r}")
     try:
-        return _shown(_value(ast.parse(_source(text), mode="eval").body, 1))
+        return _shown(_value(ast.parse(source, mode="eval").body, 1))
     except (SyntaxError, MemoryError, RecursionError):
         raise Wrong("the expression is invalid or incomplete") from None
     except ZeroDivisionError:
         raise Wrong("division by zero") from None
     except (OverflowError, ValueError, TypeError) as error:
         raise error if isinstance(error, Wrong) else Wrong("the result is undefined") from None
-
-
-def _source(text: str) -> str:
-    """The expression as Python writes it."""
-    tokens: list[str] = []
-    open_brackets = 0
-    for number, name, mark in _TOKEN.findall(text.rstrip().removesuffix("=")):
-        if mark and mark not in _MARKS:
-            raise Wrong(f"unexpected {mark!r}")
-        if number:  # written anew, because Python refuses 007
-            tokens.append(repr(int(number) if number.isdigit() else float(number)))
-        else:
-            tokens.append(name.lower() or _MARKS[mark])
-        open_brackets += {"(": 1, ")": -1}.get(tokens[-1], 0)
-        if open_brackets >= DEEPEST:
-            raise Wrong("the expression is nested too deeply")
-    if open_brackets > 0:
-        raise Wrong("missing closing bracket")
-    if not tokens:
-        raise Wrong("unexpected end of expression")
-    return " ".join(tokens)
 
 
 def _value(node: ast.expr, depth: int) -> Number:

@@ -40,13 +40,11 @@ class Toolbox:
         clock: Callable[[], float],
         now: Callable[[], datetime],
     ) -> None:
-        own: dict[str, RunnableTool] = {
-            CALCULATOR: LocalTool(_CALCULATOR, _calculate),
-            TIME: LocalTool(
-                _TIME, lambda *_: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z")
-            ),
-        }
-        self._own = [own[name] for name in allowed if name in own]
+        clock_tool = LocalTool(
+            _TIME, lambda *_: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z")
+        )
+        own = {CALCULATOR: LocalTool(_CALCULATOR, _calculate), TIME: clock_tool}
+        self._own: dict[str, RunnableTool] = {name: own[name] for name in allowed if name in own}
         self._servers = {
             server.name: _Source(server.name, partial(_offers, server), clock)
             for server in servers
@@ -56,8 +54,7 @@ class Toolbox:
         names = set(allowed) - set(own) - {server.name for server in servers}
         chosen = [name for name in functions.installed() if name in names] if names else []
         if chosen:
-            offers = partial(functions.functions, chosen)
-            self._functions = _Source("functions", offers, clock)
+            self._functions = _Source("functions", partial(functions.functions, chosen), clock)
 
     @property
     def _sources(self) -> list[_Source]:
@@ -68,15 +65,16 @@ class Toolbox:
 
     def tools(self) -> dict[str, RunnableTool]:
         """The tools available now, by name; the first of a name wins. May wait for servers."""
-        tools: dict[str, RunnableTool] = {}
-        for tool in (*self._own, *(tool for source in self._sources for tool in source.tools())):
-            tools.setdefault(tool.tool.name, tool)
+        tools = dict(self._own)
+        for source in self._sources:
+            for tool in source.tools():
+                tools.setdefault(tool.tool.name, tool)
         return tools
 
     def published(self) -> dict[str, RunnableTool]:
         """The tools available now, by the names that clients see: those of an MCP server have its
         name before their own. May wait for servers."""
-        tools: dict[str, RunnableTool] = {tool.tool.name: tool for tool in self._own}
+        tools = dict(self._own)
         if self._functions is not None:
             tools |= {tool.tool.name: tool for tool in self._functions.tools()}
         for name, source in self._servers.items():
@@ -164,44 +162,37 @@ def _offers(server: Server) -> tuple[list[ChildTool], Children]:
 
 
 class Remotes:
-    """`patterns` are the URLs that requests may name, as `core.mcp_urls` reads them."""
+    """`patterns` are the URLs that requests may name, as `core.mcp` reads them."""
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         self._patterns = tuple(patterns)
-        self._lock = threading.Lock()
-        self._used = 0
+        self._free = threading.Semaphore(MOST_REMOTE)
 
     def open(self, label: str, url: str, headers: Mapping[str, str]) -> Remote:
         """A server, to be closed. Raises Forbidden, InvalidParameter and QueueFull."""
         try:
-            found = fitting(self._patterns, url)
+            patterns = fitting(self._patterns, url)
         except ValueError as error:
             raise InvalidParameter("server_url", str(error)) from None
-        if not found:
+        if not patterns:
             raise Forbidden(
                 "requests may not use MCP servers at this URL: the administrator allows URLs with"
                 " --mcp-url",
                 param="server_url",
             )
-        with self._lock:
-            if self._used >= MOST_REMOTE:
-                raise QueueFull("too many MCP servers are in use: try again", retry_after=5.0)
-            self._used += 1
-        reach: Reach = "any" if any(map(names_address, found)) else "public"
-        return Remote(self, Server(name=label, url=url, headers=dict(headers), reach=reach))
-
-    def closed(self) -> None:
-        """A server was closed."""
-        with self._lock:
-            self._used -= 1
+        if not self._free.acquire(blocking=False):
+            raise QueueFull("too many MCP servers are in use: try again", retry_after=5.0)
+        reach: Reach = "any" if any(map(names_address, patterns)) else "public"
+        server = Server(name=label, url=url, headers=dict(headers), reach=reach)
+        return Remote(server, self._free.release)
 
 
 class Remote:
     """A server in use."""
 
-    def __init__(self, remotes: Remotes, server: Server) -> None:
-        self._remotes: Remotes | None = remotes
+    def __init__(self, server: Server, release: Callable[[], None]) -> None:
         self._server = server
+        self._release: Callable[[], None] | None = release
         self._children: Children | None = None
 
     def tools(self) -> list[ChildTool]:
@@ -213,9 +204,9 @@ class Remote:
 
     def close(self) -> None:
         """Idempotent."""
-        remotes, self._remotes = self._remotes, None
-        if remotes is not None:
-            remotes.closed()
+        release, self._release = self._release, None
+        if release is not None:
+            release()
         if self._children is not None:
             self._children.close()
 

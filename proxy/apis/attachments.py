@@ -16,20 +16,20 @@ from msgspec import Struct
 from .fields import Body
 
 # Names for files without one, by media type.
+_OFFICE = "application/vnd.openxmlformats-officedocument."
 ENDS = {
     "application/pdf": "pdf",
     "application/json": "json",
     "application/epub+zip": "epub",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
-    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    f"{_OFFICE}wordprocessingml.document": "docx",
+    f"{_OFFICE}spreadsheetml.sheet": "xlsx",
+    f"{_OFFICE}presentationml.presentation": "pptx",
     "text/csv": "csv",
     "text/html": "html",
     "text/markdown": "md",
     "text/plain": "txt",
 }
 LONGEST_NAME = 200  # characters
-HELD = ("base64", "file", "url")  # sources of Anthropic's blocks without their text
 
 
 class Attachment(Struct, frozen=True):
@@ -60,47 +60,30 @@ def attachments(body: Body) -> list[Attachment]:
     documents: list[Attachment] = []
     for field in ("messages", "input", "items"):
         messages = body.get(field)
-        if type(messages) is list:
-            for message in messages:
-                if type(message) is dict:
-                    for content in (message.get("content"), message.get("output")):
-                        if type(content) is list:  # most contents are texts
-                            documents += _within(content)
+        for message in messages if type(messages) is list else ():
+            if type(message) is dict:
+                for content in (message.get("content"), message.get("output")):
+                    if type(content) is list:  # most contents are texts
+                        documents += _within(content)
     return documents
 
 
 def _within(content: Any) -> Iterator[Attachment]:
-    for part in _objects(content):
-        found = None
-        match part.get("type"):
-            case "tool_result" | "mcp_tool_result":
+    for part in content if type(content) is list else ():
+        match part:
+            case {"type": "tool_result" | "mcp_tool_result"}:
                 yield from _within(part.get("content"))
-            case "document":
-                found = _block(part, part.get("source"))
-            case "input_file":
-                found = _file(part, part)
-            case "file":
-                found = _file(part, part.get("file"))
-        if found is not None:
-            yield found
+            case {"type": "document", "source": {"type": "base64" | "file" | "url"} as source}:
+                data, media = _text(source, "data"), _text(source, "media_type")
+                name = _named(_text(part, "title"), media)
+                yield Attachment(part, name, data, _text(source, "file_id"), _text(source, "url"))
+            case {"type": "input_file"}:
+                yield _file(part, part)
+            case {"type": "file", "file": dict(file)}:
+                yield _file(part, file)
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, list):
-        yield from (one for one in value if isinstance(one, dict))
-
-
-def _block(part: dict[str, Any], source: Any) -> Attachment | None:
-    if not isinstance(source, dict) or source.get("type") not in HELD:
-        return None
-    data, media = _text(source, "data"), _text(source, "media_type")
-    name = _named(_text(part, "title"), media)
-    return Attachment(part, name, data, _text(source, "file_id"), _text(source, "url"))
-
-
-def _file(part: dict[str, Any], file: Any) -> Attachment | None:
-    if not isinstance(file, dict):
-        return None
+def _file(part: dict[str, Any], file: dict[str, Any]) -> Attachment:
     data, media = _text(file, "file_data"), ""
     if data.startswith("data:"):
         head, _, data = data.partition(",")
@@ -118,9 +101,7 @@ def _named(name: str, media: str) -> str:
     """A name on one line, whose end is that of the media type, if there is one."""
     name = "".join(char if char.isprintable() else " " for char in name).strip()[-LONGEST_NAME:]
     end = ENDS.get(media.lower(), "")
-    if not end or name.lower().endswith(f".{end}"):
-        return name or "document"
     # A text may have any name, and says more about its format than "plain".
-    if end == "txt" and "." in name:
-        return name
+    if not end or name.lower().endswith(f".{end}") or (end == "txt" and "." in name):
+        return name or "document"
     return f"{name or 'document'}.{end}"

@@ -7,7 +7,7 @@ of the formats: `chat.history.messages` of Open WebUI's chats, and `mapping` of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -42,113 +42,84 @@ class ExportedConversation(Struct, frozen=True, kw_only=True):
     pinned: bool = False
 
 
-class _Node(Struct, frozen=True):
-    """A message of any format; `role` "" for one that is left out, `parent` None for a first."""
-
-    parent: str | None
-    role: str
-    content: str
-    reasoning: str = ""
-    created: float = 0.0
+Node = dict[str, Any]
+"""A message as the page exports it: parent_id, role, content, reasoning and created."""
 
 
 def read(data: object) -> ExportedConversation:
     """Read an exported conversation; it may have no messages. Raises InvalidParameter."""
-    one = _object(data)
-    match one:
-        case {"mapping": dict(mapping)}:
-            _check_number(mapping)
-            nodes = {name: _chatgpt(node) for name, node in mapping.items()}
-            times = _time(one.get("create_time")), _time(one.get("update_time"))
-        case {"chat": {"history": {"messages": dict(messages)}}}:
-            _check_number(messages)
-            nodes = {name: _open_webui(node) for name, node in messages.items()}
-            times = _time(one.get("created_at")), _time(one.get("updated_at"))
-        case {"messages": list(messages)}:
-            _check_number(messages)
-            nodes = dict(_ours(messages))
-            times = _time(one.get("created")), _time(one.get("changed"))
+    export = _object(data)
+    nodes: dict[Any, Node]
+    match export:
+        case {"mapping": dict(given)}:
+            nodes = {name: _chatgpt(_object(node)) for name, node in given.items()}
+            times = "create_time", "update_time"
+        case {"chat": {"history": {"messages": dict(given)}}}:
+            nodes = {name: _open_webui(_object(node)) for name, node in given.items()}
+            times = "created_at", "updated_at"
+        case {"messages": list(given)}:
+            named = [node for node in given if isinstance(_object(node).get("id"), str)]
+            nodes = {node["id"]: node for node in named}
+            times = "created", "changed"
         case _:
             raise InvalidParameter(
                 "conversation",
                 "is no export of slotproxy, Open WebUI or ChatGPT (conversations.json)",
             )
-    pinned = one.get("pinned") or _object(one.get("settings")).get("pinned")
+    if len(given) > MOST_NODES:
+        raise InvalidParameter("conversation", f"has more than {MOST_NODES} messages")
+    created, changed = (_time(export.get(name)) for name in times)
+    pinned = export.get("pinned") or _object(export.get("settings")).get("pinned")
     return ExportedConversation(
-        title=" ".join(_text(one.get("title")).split())[:TITLE],
+        title=" ".join(_text(export.get("title")).split())[:TITLE],
         messages=_in_order(nodes),
-        created=times[0],
-        changed=times[1] or times[0],
+        created=created,
+        changed=changed or created,
         pinned=pinned is True,
     )
 
 
-def _check_number(nodes: Sized) -> None:
-    if len(nodes) > MOST_NODES:
-        raise InvalidParameter("conversation", f"has more than {MOST_NODES} messages")
-
-
-def _chatgpt(node: object) -> _Node:
-    parent, message = _name(_object(node).get("parent")), _object(_object(node).get("message"))
-    match message:
-        case {"author": {"role": str(role)}, "content": {"parts": list(parts)}}:
-            content = "\n\n".join(part for part in parts if isinstance(part, str))
-        case {"author": {"role": str(role)}, "content": {"text": str(content)}}:
-            pass
-        case _:
-            return _Node(parent, "", "")
+def _chatgpt(node: Mapping[str, Any]) -> Node:
+    message = _object(node.get("message"))
+    role, content = _object(message.get("author")).get("role"), _object(message.get("content"))
+    text = content.get("text")
+    if isinstance(parts := content.get("parts"), list):
+        text = "\n\n".join(part for part in parts if isinstance(part, str))
     if _object(message.get("metadata")).get("is_visually_hidden_from_conversation"):
         role = ""
-    return _Node(parent, role, content, created=_time(message.get("create_time")))
+    created = message.get("create_time")
+    return {"parent_id": node.get("parent"), "role": role, "content": text, "created": created}
 
 
-def _open_webui(data: object) -> _Node:
-    node = _object(data)
-    created = _time(node.get("timestamp"))
-    content = _text(node.get("content"))
-    return _Node(_name(node.get("parentId")), _text(node.get("role")), content, created=created)
+def _open_webui(node: Mapping[str, Any]) -> Node:
+    return {
+        "parent_id": node.get("parentId"),
+        "role": node.get("role"),
+        "content": node.get("content"),
+        "created": node.get("timestamp"),
+    }
 
 
-def _ours(messages: Sequence[object]) -> Iterator[tuple[str, _Node]]:
-    for one in messages:
-        if isinstance(one, dict) and isinstance(one.get("id"), str):
-            yield (
-                one["id"],
-                _Node(
-                    _name(one.get("parent_id")),
-                    _text(one.get("role")),
-                    _text(one.get("content")),
-                    _text(one.get("reasoning")),
-                    _time(one.get("created")),
-                ),
-            )
-
-
-def _in_order(nodes: Mapping[str, _Node]) -> tuple[ExportedMessage, ...]:
+def _in_order(nodes: Mapping[Any, Node]) -> tuple[ExportedMessage, ...]:
     """The messages that are kept, parents first, otherwise in the order of the file. Those of a
     circle are left out; one that names itself as its parent begins a branch."""
     # The first ones are under None, which is no name: the walk meets no message twice.
-    replies: dict[str | None, list[str]] = {}
+    replies: dict[Any, list[Any]] = {}
     for name, node in nodes.items():
-        known = node.parent in nodes and node.parent != name
-        replies.setdefault(node.parent if known else None, []).append(name)
+        parent = node.get("parent_id")
+        known = isinstance(parent, str) and parent in nodes and parent != name
+        replies.setdefault(parent if known else None, []).append(name)
     messages: list[ExportedMessage] = []
-    left: list[tuple[str, int | None]] = [(name, None) for name in reversed(replies.get(None, ()))]
+    left: list[tuple[Any, int | None]] = [(name, None) for name in reversed(replies.get(None, ()))]
     while left:
-        name, parent = left.pop()
+        name, place = left.pop()
         node = nodes[name]
-        if node.role in ROLES and node.content.strip():
-            messages.append(
-                ExportedMessage(
-                    parent,
-                    node.role,  # type: ignore[arg-type]  # one of ROLES
-                    node.content,
-                    node.reasoning,
-                    node.created,
-                )
-            )
-            parent = len(messages) - 1
-        left += [(one, parent) for one in reversed(replies.get(name, ()))]
+        role, content = node.get("role"), _text(node.get("content"))
+        if role in ROLES and content.strip():
+            reasoning, created = _text(node.get("reasoning")), _time(node.get("created"))
+            messages.append(ExportedMessage(place, role, content, reasoning, created))
+            place = len(messages) - 1
+        left += [(reply, place) for reply in reversed(replies.get(name, ()))]
     return tuple(messages)
 
 
@@ -158,10 +129,6 @@ def _object(value: object) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _name(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _time(value: object) -> float:

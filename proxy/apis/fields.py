@@ -4,12 +4,11 @@ path."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, TypeVar
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from ..core.request import Media
 from ..errors import InvalidParameter
 
 Body = Mapping[str, Any]
@@ -57,8 +56,7 @@ def filled(body: Body, name: str, at: str = "") -> str:
 
 
 def model_name(body: Body, name: str = "model") -> str:
-    """The name of a model: at most MAX_MODEL characters, since it is repeated in answers, the log
-    and metrics."""
+    """The name of a model; it is repeated in answers, the log and metrics."""
     value = text(body, name)
     if len(value) > MAX_MODEL:
         raise InvalidParameter(
@@ -128,13 +126,45 @@ def entry(value: Any, at: str) -> Body:
     return value
 
 
+def objects(body: Body, name: str, at: str = "") -> Iterator[tuple[Body, str]]:
+    """The objects of a list, each with the beginning of the paths of its fields."""
+    return entries(items(body, name, at), at + name)
+
+
+def entries(values: list[Any], at: str) -> Iterator[tuple[Body, str]]:
+    """The same of the list at this path."""
+    bounded(values, at)
+    for i, value in enumerate(values):
+        yield entry(value, f"{at}[{i}]"), f"{at}[{i}]."
+
+
+def choice(body: Body, name: str, values: Iterable[str], default: str = "", at: str = "") -> str:
+    """One of these strings; `default` if null or absent, which need not be one of them."""
+    value = body.get(name)
+    if value is None and default:
+        return default
+    if type(value) is not str or value not in values:
+        raise InvalidParameter(at + name, f"must be one of {', '.join(values)}")
+    return value
+
+
+def names(values: Any, at: str) -> frozenset[str]:
+    """A list of strings, in any order."""
+    if not isinstance(values, list):
+        raise InvalidParameter(at, "must be a list of strings")
+    bounded(values, at)
+    for i, name in enumerate(values):
+        if type(name) is not str:
+            raise InvalidParameter(f"{at}[{i}]", "must be a string")
+    return frozenset(values)
+
+
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 
 
 def stops(body: Body, name: str = "stop") -> tuple[str, ...]:
-    """A stop string or a list of up to 16. Empty strings are rejected: they would end every
-    answer."""
+    """A stop string or a list of them. An empty one would end every answer."""
     value = body.get(name)
     if value is None:
         return ()
@@ -234,8 +264,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 def ignored_fields(body: Body, known: Set[str], at: str = "") -> tuple[str, ...]:
-    """A warning for each field of the body, or of its object at the path `at`, that is not
-    `known`."""
+    """A warning for each field of the object at the path `at` that is not `known`."""
     if body.keys() <= known:
         return ()
     unknown = body.keys() - known - HARMLESS
@@ -244,67 +273,3 @@ def ignored_fields(body: Body, known: Set[str], at: str = "") -> tuple[str, ...]
         for name, value in body.items()
         if name in unknown and value not in NEUTRAL.get(name, OFF)
     )
-
-
-# -- contents in parts, of OpenAI's APIs
-# The texts of a message form one content, joined with line breaks as llama-server and vLLM do; each
-# text, image or sound has its offset in that content. Thoughts are apart from it.
-
-
-class Thought(Struct, frozen=True):
-    """A part that is the model's reasoning."""
-
-    text: str
-
-
-PartReader = Callable[[Body, str], str | Media | Thought]
-"""Parses a part of one type; takes the part and its path."""
-
-
-class Content(NamedTuple):
-    """The text, media and parts of a `Message`, and the thoughts among its parts."""
-
-    text: str = ""
-    media: tuple[Media, ...] = ()
-    parts: tuple[int, ...] = ()
-    thought: str = ""
-
-
-def contents(value: Any, at: str, readers: Mapping[str, PartReader], kinds: str) -> Content:
-    """Parses a string, null, or a list of parts, each with the reader of its `type`. `kinds` lists
-    the types for the error message. Raises InvalidParameter."""
-    if value is None:
-        return Content()
-    if type(value) is str:
-        return Content(value)
-    if not isinstance(value, list):
-        raise InvalidParameter(at, "must be a string, null or a list of parts")
-    bounded(value, at)
-    texts: list[str] = []
-    thoughts: list[str] = []
-    media: list[Media] = []
-    begins: list[int] = []
-    length = 0  # of the texts, each with a line break
-    for i, raw in enumerate(value):
-        path = f"{at}[{i}]"
-        part = entry(raw, path)
-        path += "."
-        reader = readers.get(text(part, "type", at=path))
-        if reader is None:
-            raise InvalidParameter(path + "type", f"must be {kinds}")
-        read = reader(part, path)
-        if isinstance(read, str):
-            texts.append(read)
-            begins.append(length)
-            length += len(read) + 1
-        elif isinstance(read, Media):
-            media.append(structs.replace(read, at=max(0, length - 1)))
-        else:
-            thoughts.append(read.text)
-    several = tuple(begins) if len(begins) > 1 else ()
-    return Content("\n".join(texts), tuple(media), several, "\n".join(thoughts))
-
-
-def text_reader(name: str) -> PartReader:
-    """A reader for parts whose text is in the field `name`. It may be empty, but not absent."""
-    return lambda part, at: required(part, name, at)

@@ -26,8 +26,7 @@ from ..agent.toolbox import OWN, Remotes, Toolbox
 from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
-from ..backends.chatglm.host import Process, Thread, meeting
-from ..backends.chatglm.protocol import Load
+from ..backends.chatglm.supervisor import InThread, start
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
@@ -36,7 +35,7 @@ from ..backends.local_embeddings import LocalEmbeddings, is_installed
 from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..backends.template_check import TemplateChecks
+from ..backends.template_check import look
 from ..batches import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
@@ -54,11 +53,10 @@ from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Hosting, Server
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
-from ..scheduling.base import Scheduler
 from ..scheduling.scheduler import LocalScheduler
+from ..scheduling.schedulers import Scheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.live import MemorySessions
-from ..store.responses import CONVERSATION, StoredKind
 from ..web import pages
 from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
@@ -70,10 +68,9 @@ from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
-from ..websearch.engines import Engine, Metasearch
+from ..websearch.engines import Engine, Metasearch, WebSearch
 from ..websearch.engines import is_installed as ddgs_is_installed
 from ..websearch.fetch import fetch
-from ..websearch.search import WebSearch
 from . import discovery
 from .data_folder import SLOTS, folder_of
 from .life import Life, Step
@@ -153,7 +150,7 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
         scopes=settings.oidc.scopes,
     )
     return SignIn(
-        Provider(client, partial(fetch, open_only=False)),
+        Provider(client, fetch),
         Mapped(
             user=settings.oidc.user_claim,
             teams=settings.oidc.team_claim,
@@ -205,7 +202,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         aliases = Aliases([settings.state, name, *(key.secret for key in settings.keys)])
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
-        registry.verify = TemplateChecks(prompters, datetime.now).look
+        registry.verify = partial(look, prompters, datetime.now)
     gateway = Gateway(
         GatewayContext(
             registry=registry,
@@ -225,8 +222,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         summaries=summaries,
     )
     layouts = Layouts(resources.dialogues())
-    stored = storage.responses()
-    store = StoredKind(stored)
+    store = storage.responses()
     # Whether there is no other key to share places with.
     alone = not are_several(settings)
     api_keys = storage.api_keys if settings.admins else None
@@ -281,7 +277,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ranker=ranker or Embedder(registry, scheduler),
         forwarder=Forwarder(registry, scheduler),
         store=store,
-        response_conversations=StoredKind(stored, CONVERSATION),
         jobs=jobs,
         ongoing=Ongoing(),
         watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
@@ -395,10 +390,12 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     if not settings.is_default:
         return configs
     listening = [config for config in configs if listens(config.url)]
-    if not listening and (file := bundled_instead(resources.bundled())):
+    if listening or settings.workers != 1:  # each worker would load the bundled model
+        return listening or configs
+    if file := bundled_instead(resources.bundled()):
         log.info("no server responds at %s", " or ".join(config.url for config in configs))
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
-    return listening or configs
+    return configs
 
 
 def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None = None) -> Backend:
@@ -416,15 +413,15 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         config.name,
         address,
         driver,
-        model=config.model,
-        slots=config.slots,
-        n_ctx=config.ctx_size,
+        set_model=config.model,
+        set_slots=config.slots,
+        set_n_ctx=config.ctx_size,
         weight=config.weight,
         chat_mode=config.chat_mode or settings.chat_mode,
         on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
+        aliases=config.aliases,
     )
-    backend.aliases = config.aliases
     if model is not None:
         backend.aliases = model.config.aliases
         backend.unlisted = model.config.unlisted
@@ -469,14 +466,14 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
             config.url, model=config.model, api_key=key, by_prompt=by_prompt, **options
         )
     model_file = settings.chat_template == "auto"
-    return LlamaCpp(config.url, api_key=key, model_file=model_file, **options)
+    return LlamaCpp(config.url, api_key=key, model_file=model_file, slots=config.slots, **options)
 
 
 def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer) -> Server:
     """The driver for a server that was started here."""
     options = {**_server_options(settings), "check_peer": check}
     if model.kind == "llamacpp":
-        return LlamaCpp(url, api_key=key_of(model), **options)
+        return LlamaCpp(url, api_key=key_of(model), slots=model.slots, **options)
     if model.kind == "http":
         return HTTPServer(url, model=model.server_model, **options)
     api = url if url.endswith("/v1") else f"{url}/v1"
@@ -549,16 +546,10 @@ def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
     """Raises SettingsError for an invalid model file, or if chatglm_cpp is not installed."""
     if why := missing(config.file):
         raise SettingsError(f"--chatglm-model: {config.file}: {why}")
-    threads = settings.chatglm.threads
-
-    def start(load: Load) -> Process:
-        # Workers of this machine that share a table also share the engine.
-        shared = (settings.state, settings.state_name, load, threads, __version__)
-        return Process(load, threads, meeting(*shared) if settings.state else None)
-
+    in_thread = settings.chatglm.isolation == "thread"
     return ChatGLM(
         config.file,
-        Thread if settings.chatglm.isolation == "thread" else start,
+        InThread if in_thread else partial(start, settings.chatglm.threads),
         eager=settings.chatglm.load == "start",
         idle=settings.chatglm.unload,
         n_ctx=config.ctx_size,

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from ..accounts.key_cache import without_keys
 from ..apis import modules
 from ..backends.pools import Backend
-from ..batches.asking import asker
+from ..batches.batch_run import asker
 from ..config import Settings
 from ..errors import (
     BadRequest,

@@ -15,13 +15,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..backends.probe import ProbeSession
+from ..backends.chatglm.driver import listens
+from ..backends.probe import MAX_ANSWER
 from ..config import Settings, SettingsError
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
 from ..core.decoding import decoded
-from ..errors import BackendDown
 from ..hosting.process import has_program
+from ..wire.router import as_dict
 
 # Checks that the programs of models to start exist, before the first request for one.
 REMEDY = "write its path in `command`"
@@ -103,38 +104,37 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
     """The kind, title and models of the server at an address, as in `Server`; None if nothing
     answers."""
-    with ProbeSession({}) as session:
-
-        def document(path: str) -> dict[str, Any]:
-            return _document(session, f"{url}{path}")
-
-        try:
-            if document("/livez").get("status") == "ok":
-                return "slotproxy", "another slotproxy", ()
-            props = document("/props")
-            models = _names(document("/v1/models"))
-            if "default_generation_settings" in props or props.get("role") == "router":
-                names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
-                return "llamacpp", "llama-server", names
-            if "user_name" in props or "n_ctx" in document("/model.json"):
-                return "llamacpp", "server of llama.cpp or PowerInfer", ()
-            if "version" in document("/api/version"):
-                return "openai", "Ollama", models
-            if models:
-                return "openai", "server with OpenAI's API", models
-        except BackendDown:
-            return None
+    if not listens(url):
+        return None
+    if _get(url, "/livez").get("status") == "ok":
+        return "slotproxy", "another slotproxy", ()
+    props, models = _get(url, "/props"), _names(_get(url, "/v1/models"))
+    if "default_generation_settings" in props or props.get("role") == "router":
+        names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
+        return "llamacpp", "llama-server", names
+    if "user_name" in props or "n_ctx" in _get(url, "/model.json"):
+        return "llamacpp", "server of llama.cpp or PowerInfer", ()
+    if "version" in _get(url, "/api/version"):
+        return "openai", "Ollama", models
+    if models:
+        return "openai", "server with OpenAI's API", models
     return "", "a program that is no model server", ()
 
 
-def _document(session: ProbeSession, url: str) -> dict[str, Any]:
-    """The JSON object at an address, {} if there is none. Raises BackendDown."""
-    status, data = session.get(url, PATIENCE)
-    try:
-        document = decoded(data) if status == 200 else None
-    except ValueError:
-        document = None
-    return document if isinstance(document, dict) else {}
+def _get(url: str, path: str) -> dict[str, Any]:
+    """The JSON object at an address; {} if there is none, or none in time."""
+    # Imported late: only `init` and `doctor` look for servers.
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy for servers of this machine
+        try:
+            with session.get(f"{url}{path}", timeout=PATIENCE, stream=True) as answer:
+                data = answer.raw.read(MAX_ANSWER, decode_content=True)
+                return as_dict(decoded(data)) if answer.status_code == 200 else {}
+        except (requests.RequestException, HTTPError, ValueError):
+            return {}
 
 
 def _names(models: Mapping[str, Any]) -> tuple[str, ...]:

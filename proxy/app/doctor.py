@@ -1,9 +1,7 @@
 """``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
 
 It takes the flags, variables and file of the server. Nothing is changed: no database is created or
-upgraded, and no model is started. A backend is asked for a token; a server of 2023 also generates,
-outside the gateway's slots, until its batching is known: a second of tokens, unless it is busy.
-Each question has half a minute.
+upgraded, and no model is started. A backend is asked for a token. Each question has half a minute.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
 from ..scheduling.shared.log import LogError, RedisLog
-from ..server.watchdog import raise_limit
+from ..server.open_files import raise_limit
 from ..store.revisions import BASE, UPGRADE_FIRST, newest_revision, revision_of_file
 from . import discovery
 from .compose import backend_of, configs
@@ -162,13 +160,6 @@ def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
         yield lost_backend(about, str(error), _kind(config.url) if other else "")
     else:
         yield from reached_backend(config, caps, settings)
-        if (
-            isinstance(driver, LlamaCpp)
-            and not (caps.dialect == ROUTER or caps.queues)
-            and driver.batches(fixed.HEALTH_DEADLINE) is False
-        ):
-            text = "has no continuous batching: a request waits until all others are done"
-            yield problem(about, text, "start it with -cb")
     finally:
         driver.close()
 

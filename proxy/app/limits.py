@@ -18,8 +18,7 @@ from ..accounts.limiting.shared import SharedLimiter
 from ..config import Settings, SettingsError
 from ..errors import GatewayError
 from ..runtime.lasting import Lasting, no_pause
-from ..websearch.fetch import fetch
-from ..websearch.guard import EngineRequest
+from ..websearch.fetch import EngineRequest, fetch
 from .life import Life, Step
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class BudgetAlerts:
         headers = {"Content-Type": "application/json", "User-Agent": "slotproxy"}
         request = EngineRequest(self._webhook, headers, body)
         try:
-            status = fetch(request, TIMEOUT, open_only=False).status
+            status = fetch(request, TIMEOUT).status
         except GatewayError as fault:
             _failed(fault.message)
         else:

@@ -28,7 +28,7 @@ from ..runtime import private_files
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.lasting import Lasting, no_pause
 from ..store.outage import retry_while_unavailable
-from ..store.responses import MemoryResponses, ResponseStore
+from ..store.responses import MemoryResponses
 from .data_folder import DATABASE, FILES, folder_of
 
 if TYPE_CHECKING:  # these import SQLAlchemy
@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # these import SQLAlchemy
     from ..knowledge.stores import VectorStores
     from ..store.api_keys import ApiKeys
     from ..store.conversations import ConversationStore
+    from ..store.database_responses import ResponseStore
     from ..store.groups import Groups
     from ..store.ledger import Ledger
     from ..store.model_needs import ModelNeeds
@@ -98,7 +99,7 @@ class LazyServices:
         if settings.state and not there:  # any worker may be asked for any response
             raise SettingsError("--state requires pip install slotproxy[redis]")
         if there and (settings.database or settings.data or settings.state):
-            return cast(ResponseStore, LazyProxy(partial(self._part, "responses")))
+            return cast("ResponseStore", LazyProxy(partial(self._part, "responses")))
         return MemoryResponses(fixed.STORED_RESPONSES)
 
     def resume(self, then: Callable[[], None]) -> None:

@@ -7,10 +7,9 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
-from ..backends.local_embeddings import local_model
 from ..config import Settings, fixed
 from ..gateway import Embedder
-from ..knowledge.index.index import Index, VectorCache, open_shelf
+from ..knowledge.index.index import Index, open_shelf
 from ..knowledge.ingest import Ingester, reindex_missing
 from ..knowledge.reading import ReadingLimits
 from ..knowledge.service import Knowledge
@@ -23,7 +22,7 @@ from ..store.conversations import ConversationStore
 from ..store.database import Database
 from ..store.database_responses import DatabaseResponses
 from ..store.file_store import FileStore
-from ..store.knowledge import KnowledgeStore, TextVectors
+from ..store.knowledge import KnowledgeStore
 from ..store.ledger import Ledger
 from ..store.model_needs import ModelNeeds
 from ..store.outage import outage
@@ -99,10 +98,7 @@ class Stores:
             private_files.folder(self._folder, (*FILES, SLOTS))
             private_files.database(file)
         shelf = open_shelf(self._database.engine, file)
-        # A server may get another model at any time; that of a package stays the same.
-        local = self._embedder is not None and not self._settings.embedding_api
-        cache = VectorCache(TextVectors(self._database), local_model()) if local else None
-        index = Index(shelf, self._embed if self._embedder else None, cache=cache)
+        index = Index(shelf, self._embed if self._embedder else None)
         self._closing.callback(index.close)
         return index
 

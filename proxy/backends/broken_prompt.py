@@ -15,9 +15,7 @@ added space. A text that grows behind its last break keeps its ids, so a slot's 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, pairwise
-
-from msgspec import Struct
+from itertools import chain, islice, pairwise
 
 from ..errors import UpstreamFault
 from ..runtime.cancel import Cancel
@@ -29,13 +27,6 @@ AT_ONCE = 4096  # texts in one call
 
 Part = str | int
 Tokenize = Callable[[list[Part], Cancel | None], list[int]]
-
-
-class _Stretch(Struct, frozen=True):
-    """A text behind a break, to be sent as ids, and the text that follows it, if any."""
-
-    broken: str
-    rest: str
 
 
 class BrokenPrompts:
@@ -53,18 +44,14 @@ class BrokenPrompts:
         if not breaks:
             return [text]
         ends = [end for end in ends if self._known_token(end, cancel)]
-        cuts = (0, *breaks, len(text))
-        first, *behind = [text[begin:end] for begin, end in pairwise(cuts)]
-        stretches = [_stretch(each, ends) for each in behind]
-        ids = self._ids([each.broken for each in stretches], cancel)
-        pieces = [_pieces(each.broken) for each in stretches]
-        ids = self._ids([*chain.from_iterable(pieces)], cancel)
+        first, *behind = [text[a:b] for a, b in pairwise((0, *breaks, len(text)))]
+        parted = [_parted(each, ends) for each in behind]
+        ids = self._ids([*chain.from_iterable(pieces for pieces, _ in parted)], cancel)
         out: list[Part] = [first]
-        for stretch, some in zip(stretches, pieces, strict=True):
-            for _ in some:
-                out += next(ids)
-            if stretch.rest:
-                out.append(stretch.rest)
+        for pieces, rest in parted:
+            out += chain.from_iterable(islice(ids, len(pieces)))
+            if rest:
+                out.append(rest)
         return out
 
     def _known_token(self, text: str, cancel: Cancel | None) -> bool:
@@ -102,20 +89,18 @@ class BrokenPrompts:
         return out
 
 
-def _stretch(text: str, ends: Iterable[str]) -> _Stretch:
+def _parted(text: str, ends: Iterable[str]) -> tuple[list[str], str]:
+    """A text behind a break: what is sent as ids, in pieces that are not too long and begin at the
+    same places when it grows, and the text that follows at the end of the turn."""
     at = min((place for end in ends if (place := text.find(end, 1)) > 0), default=len(text))
-    return _Stretch(text[:at], text[at:])
-
-
-def _pieces(text: str) -> list[str]:
-    """The text in pieces that are not too long. They begin at the same places when it grows."""
-    out = []
-    while len(text) > LONG:
-        spaces = (text.rfind(space, LONG // 2, LONG) for space in "\n ")
+    broken, rest = text[:at], text[at:]
+    pieces = []
+    while len(broken) > LONG:
+        spaces = (broken.rfind(space, LONG // 2, LONG) for space in "\n ")
         cut = next((at for at in spaces if at > 0), LONG)
-        out.append(text[:cut])
-        text = text[cut:]
-    return [*out, text]
+        pieces.append(broken[:cut])
+        broken = broken[cut:]
+    return [*pieces, broken], rest
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

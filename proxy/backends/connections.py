@@ -17,15 +17,16 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from ..errors import PoolTimeout
 from ..runtime.cancel import Cancel
-from ..runtime.locks import native_lock
 
 READ_SIZE = 65536
 FOREVER = 1e6  # seconds
+LOOK = 0.1  # seconds between two looks for a cancellation
 BEATS = 4  # of the timer in a tick: silence is noticed after 1 to 1.25 ticks
 
 
@@ -186,52 +187,29 @@ def shut_down(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-class _Waiting:
-    """A request that waits for a place. `granted` is set under the limit's lock."""
-
-    __slots__ = ("event", "granted", "short")
-
-    def __init__(self, short: bool) -> None:
-        self.short = short
-        self.granted = False
-        self.event = threading.Event()
-
-
 class ConnectionLimit:
     """How much one backend does at a time, such as its connections: `limit` places, the last
     `reserve` of them only for `short` requests (health, tokenize), which must not wait behind
-    answers that stream for minutes. Requests of a kind are served first come, first served."""
+    answers that stream for minutes."""
 
     def __init__(self, limit: int, reserve: int = 0) -> None:
-        self._limit = self._free = limit
+        self._limit = limit
         self._reserve = reserve
-        self._lock = native_lock()
-        self._waiting: list[_Waiting] = []
+        self._used = 0
+        self._changed = threading.Condition()
 
     def enter(self, seconds: float, cancel: Cancel | None = None, short: bool = False) -> None:
         """Take a place. Raises PoolTimeout after so many seconds, Cancelled."""
-        with self._lock:
-            # Whoever waits could not have this place either, so nobody is overtaken.
-            if self._free > (0 if short else self._reserve):
-                self._free -= 1
-                return
-            waiting = _Waiting(short)
-            self._waiting.append(waiting)
-        if cancel is not None:
-            cancel.add(waiting.event.set)
-        try:
-            waiting.event.wait(seconds)
-            if cancel is not None:
-                cancel.check()
-        except BaseException:
-            if self._ended(waiting):
-                self.leave()
-            raise
-        finally:
-            if cancel is not None:
-                cancel.remove(waiting.event.set)
-        if not self._ended(waiting):
-            raise PoolTimeout("all connections to the backend are in use", retry_after=1.0)
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self._used >= self._limit - (0 if short else self._reserve):
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise PoolTimeout("all connections to the backend are in use", retry_after=1.0)
+                self._changed.wait(min(LOOK, left))
+                if cancel is not None:
+                    cancel.check()
+            self._used += 1
 
     @contextlib.contextmanager
     def place(self, cancel: Cancel) -> Iterator[None]:
@@ -244,30 +222,12 @@ class ConnectionLimit:
 
     def leave(self) -> None:
         """Give a place back."""
-        self._add(1)
+        with self._changed:
+            self._used -= 1
+            self._changed.notify_all()
 
     def resize(self, limit: int) -> None:
         """Set the number of places. Those in use stay so."""
-        self._add(limit - self._limit)
-        self._limit = limit
-
-    def _add(self, places: int) -> None:
-        """Add free places, and give them to those who wait."""
-        with self._lock:
-            self._free += places
-            granted = []
-            for waiting in tuple(self._waiting):
-                if self._free > (0 if waiting.short else self._reserve):
-                    self._free -= 1
-                    self._waiting.remove(waiting)
-                    waiting.granted = True
-                    granted.append(waiting.event)
-        for event in granted:  # without the lock, since it may switch to another greenlet
-            event.set()
-
-    def _ended(self, waiting: _Waiting) -> bool:
-        """End a wait. Returns whether a place was granted meanwhile."""
-        with self._lock:
-            if not waiting.granted:
-                self._waiting.remove(waiting)
-            return waiting.granted
+        with self._changed:
+            self._limit = limit
+            self._changed.notify_all()

@@ -23,32 +23,18 @@ SlotAction = Literal["save", "restore", "erase"]
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """The result of a probe, published by GET /v1/backends.
+    """The result of a probe, published by GET /v1/backends. `provisional`: the model was never
+    loaded, so its slots, context and template are unknown."""
 
-    `dialect` names the server's generation. `slots` 0: their number is unknown;
-    with `most_slots`, it is a first guess, and at most so many are learned. `n_ctx`: the
-    context of one slot in tokens, 0 if unknown. `queues`: it queues requests while its slots are
-    busy. `truncates`: it silently truncates prompts beyond the context. `doubles`: if its cache
-    holds a whole prompt, it evaluates the last token again and keeps both. `honours_seed`,
-    `infill` …: features it supports. `slot_save`: slots can be saved to files,
-    restored and erased; `ram_cache`: it keeps old prompts in RAM. `native`: it accepts chat
-    messages and renders the prompt itself. `lacks`: sampling fields it does not support, by their
-    names in core.sampling. `by_prompt`: what it does not know of `core.request`, so that the
-    messages describe it. `n_vocab`: size of the vocabulary, 0 if unknown. `settings`: its default
-    sampling settings, under its own names. `metrics`: it has counters at GET /metrics.
-    `template_from`: where its chat template comes from, the server or its model file.
-    `provisional`: the model was never loaded, so its slots, context and template are unknown.
-    """
-
-    dialect: str
+    dialect: str  # the server's generation
     slot_field: str = "slot_id"
-    slots: int = 0
-    most_slots: int = 0
-    n_ctx: int = 0
-    n_vocab: int = 0
-    queues: bool = False
-    truncates: bool = True
-    doubles: bool = False
+    slots: int = 0  # 0: unknown
+    most_slots: int = 0  # if not 0, `slots` is a first guess, and at most so many are learned
+    n_ctx: int = 0  # of one slot in tokens, 0: unknown
+    n_vocab: int = 0  # size of the vocabulary, 0: unknown
+    queues: bool = False  # it queues requests while its slots are busy
+    truncates: bool = True  # it silently truncates prompts beyond the context
+    doubles: bool = False  # it evaluates the last token of a cached prompt again, and keeps both
     honours_seed: bool = False
     infill: bool = False
     chat: bool = False
@@ -56,16 +42,16 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     tokenize: bool = True
     progress: bool = False
     modern_sampling: bool = False
-    slot_save: bool = False
-    ram_cache: bool = False
-    native: bool = False
+    slot_save: bool = False  # slots can be saved to files, restored and erased
+    ram_cache: bool = False  # it keeps old prompts in RAM
+    native: bool = False  # it accepts chat messages and renders the prompt itself
     embeddings: bool = False
     vision: bool = False
     audio: bool = False
-    lacks: frozenset[str] = frozenset()
-    by_prompt: frozenset[str] = frozenset()
-    settings: Mapping[str, Any] = {}
-    metrics: bool = False
+    lacks: frozenset[str] = frozenset()  # sampling fields, by their names in core.sampling
+    by_prompt: frozenset[str] = frozenset()  # of `core.request`, described in the messages instead
+    settings: Mapping[str, Any] = {}  # its default sampling settings, under its own names
+    metrics: bool = False  # it has counters at GET /metrics
     template: str = ""
     template_from: Literal["server", "file"] = "server"
     bos_token: str = ""
@@ -153,13 +139,10 @@ class Driver(ABC):
         return None
 
     def count_slots(self) -> tuple[int, bool]:
-        """The number of slots (0 if it cannot be found out), and whether all were idle. If not,
-        somebody else uses the server, and there may be more. What the slots hold is untouched."""
+        """The number of slots that can be used at once (0 if it cannot be found out), and whether
+        all were idle. If not, somebody else uses the server, and there may be more. What the slots
+        hold is untouched. Called while nothing of ours runs there."""
         return 0, False
-
-    def parallel(self, slots: int) -> int:
-        """How many of so many slots it can use at once. Called while nothing of ours runs there."""
-        return slots
 
     def n_vocab(self) -> int | None:
         """The number of token ids, 0 if the backend does not reveal it; None if ids outside of the
@@ -180,9 +163,11 @@ class Driver(ABC):
         """The backend's counters, by llama-server's names (n_decode_total …)."""
         return {}
 
-    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
-        """The tokens of a text with their bytes, None if the backend does not report them."""
-        return None
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
+        """The tokens of a text with their bytes."""
+        raise Unsupported(
+            "this model's backend does not report the text of each token", param="with_pieces"
+        )
 
     # for a server that makes embeddings and rankings
 

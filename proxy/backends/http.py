@@ -11,8 +11,8 @@ urllib3 40, requests 45) and because it needs four features that no common clien
 - The number of connections per backend is bounded: an old server has eight threads and a listen
   backlog of five. Short requests (health, tokenize) have reserved connections.
 
-It supports only what server.cpp needs: HTTP/1.1, bodies of bytes, no redirects, cookies or proxies.
-TLS is the standard library's. Every failure is raised as an error of `proxy.errors`.
+It speaks HTTP/1.1, without redirects, cookies or proxies. Every failure is raised as an error of
+`proxy.errors`.
 """
 
 from __future__ import annotations
@@ -61,13 +61,8 @@ def _trust() -> ssl.SSLContext:
 
 def _is_unframed(headers: Mapping[bytes, bytes]) -> bool:
     """Whether a body with these headers ends with its connection, as in HTTP/1.0."""
-    for name, value in headers.items():
-        match name.lower():
-            case b"content-length":
-                return False
-            case b"transfer-encoding" if b"chunked" in value:
-                return False
-    return True
+    names = {name.lower(): value for name, value in headers.items()}
+    return b"content-length" not in names and b"chunked" not in names.get(b"transfer-encoding", b"")
 
 
 def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float) -> None:
@@ -138,17 +133,13 @@ class Exchange:
             return
         self.status = status
         self._unframed = _is_unframed(self._headers)
-        if (
-            self.status == 200 and not self._keeps_headers
-        ):  # half a kilobyte for the time of a stream
-            self._headers.clear()
+        if status == 200 and not self._keeps_headers:
+            self._headers.clear()  # half a kilobyte for the time of a stream
 
     def on_message_complete(self) -> None:
-        assert self._parser is not None
-        if not self.status:
-            return
-        self._complete = True
-        self._keep = self._parser.should_keep_alive()
+        if self.status and self._parser is not None:
+            self._complete = True
+            self._keep = self._parser.should_keep_alive()
 
     # called by drivers
 
@@ -223,31 +214,21 @@ class Exchange:
 
     def hurry(self) -> None:
         """Have the next packet acknowledged immediately, for a short answer."""
-        connection = self._connection
-        if QUICKACK is not None and connection is not None:
+        if QUICKACK is not None and self._connection is not None:
             with contextlib.suppress(OSError):  # if the socket is closed, the read reports it
-                connection.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+                self._connection.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def finish(self, seconds: float) -> None:
         """Wait at most so many seconds for the end of the body, discarding it, so that the
         connection can be reused. The exchange is over in any case."""
-        connection = self._connection
-        if connection is None:
-            return
-        try:
-            if not self._complete:
-                end, left = time.monotonic() + seconds, seconds
-                while self._fill(left) and not self._complete:
-                    self._body.clear()
-                    left = end - time.monotonic()
-                    if left <= 0:
-                        break
+        end = time.monotonic() + seconds
+        with contextlib.suppress(GatewayError):  # the answer was complete
+            while not self._complete and (left := end - time.monotonic()) > 0:
+                self._fill(left)
+                self._body.clear()
             if self._complete:
                 self._release()
-        except GatewayError:
-            pass  # the answer was complete
-        finally:
-            self.close()
+        self.close()
 
     def close(self) -> None:
         """End the exchange. Closes the connection if the answer was not read to its end, which is
@@ -378,8 +359,8 @@ class Exchange:
 
 
 class ConnectionPool:
-    """The connections to one backend: at most `limit` in use (0: no limit), of which `reserve` are
-    only for short requests; at most `idle` are kept open. `check_peer` is called with the socket of
+    """The connections to one backend: at most `limit` in use, and at most `idle` kept open.
+    `check_peer` is called with the socket of
     each new connection before anything is sent, and raises BackendDown. `address` is where to
     connect instead of resolving the host's name again."""
 
@@ -389,8 +370,7 @@ class ConnectionPool:
         *,
         timeout: float = 600.0,
         connect_timeout: float = 5.0,
-        limit: int = 0,
-        reserve: int = 0,
+        limit: ConnectionLimit | None = None,
         idle: int = 64,
         headers: Mapping[str, str] | None = None,
         check_peer: CheckPeer | None = None,
@@ -408,7 +388,7 @@ class ConnectionPool:
         self._check_peer = check_peer
         self.lock = native_lock()  # orders aborting an exchange and ending it
         self._idle: deque[Connection] = deque()  # append and pop are atomic: no lock
-        self._limit = ConnectionLimit(limit, reserve) if limit else None
+        self._limit = limit
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
         self._fixed = fixed
@@ -466,17 +446,18 @@ class ConnectionPool:
         *,
         patience: float | None = None,
         short: bool = False,
+        most: int = MAX_WHOLE,
     ) -> tuple[int, bytes]:
-        """Send a request and read the whole answer. Returns its status and body. `timeout` bounds
-        the silence in seconds, and the wait for a connection unless `patience` does. Raises like
-        `send` and `read`."""
+        """Send a request and read the whole answer of at most `most` bytes. Returns its status and
+        body. `timeout` bounds the silence in seconds, and the wait for a connection unless
+        `patience` does. Raises like `send` and `read`."""
         timeout = timeout or self.timeout
         patience = timeout if patience is None else patience
         tick = min(timeout, 15.0)
         exchange = self.send(method, path, body, cancel, tick, patience=patience, short=short)
         try:
             exchange.hurry()
-            data = exchange.read_all(timeout)
+            data = exchange.read_all(timeout, most)
             return exchange.status, data
         finally:
             exchange.close()
@@ -514,7 +495,7 @@ class ConnectionPool:
         if len(self._idle) < self._max_idle:
             self._idle.append(connection)
             if not self._max_idle:  # the pool was closed just now
-                self._close_idle()
+                self.close()
         else:
             connection.close()
         self._leave()
@@ -524,17 +505,9 @@ class ConnectionPool:
         connection.close()
         self._leave()
 
-    def resize(self, limit: int) -> None:
-        """Set the limit of a pool that has one."""
-        assert self._limit is not None, "it has a limit"
-        self._limit.resize(limit)
-
     def close(self) -> None:
         """Close the idle connections. Those in use are closed when their answers end."""
         self._max_idle = 0
-        self._close_idle()
-
-    def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
@@ -580,7 +553,7 @@ class ConnectionPool:
         if self._address.replace(".", "").isdigit():
             return [(socket.AF_INET, (self._address, self._port))]
         infos = socket.getaddrinfo(self._address, self._port, 0, socket.SOCK_STREAM)
-        return [(family, address) for family, _, _, _, address in infos]
+        return [(info[0], info[4]) for info in infos]
 
 
 # -- requests that a server gets as the client sent them, and their answers ------------------------
@@ -588,19 +561,8 @@ class ConnectionPool:
 # Headers about the content of an answer. All others end here: those of the connection, cookies
 # (the gateway has its own), and rules for browsers, which are the gateway's too.
 KEPT = frozenset(
-    {
-        "accept-ranges",
-        "cache-control",
-        "content-disposition",
-        "content-encoding",
-        "content-language",
-        "content-length",
-        "content-range",
-        "content-type",
-        "etag",
-        "last-modified",
-        "retry-after",
-    }
+    "accept-ranges cache-control content-disposition content-encoding content-language"
+    " content-length content-range content-type etag last-modified retry-after".split()
 )
 
 

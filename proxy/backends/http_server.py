@@ -27,8 +27,8 @@ class HTTPOptions(TypedDict, total=False):
 
 
 class HTTPDriver(Driver):
-    """A driver for the server at `url`. `new_pool` makes connection pools of the class `connect`.
-    `options` are its arguments without `check_peer`, which is theirs."""
+    """A driver for the server at `url`. `new_pool` makes connection pools of the class
+    `connect`."""
 
     _pool: ConnectionPool  # for requests of clients
     _root: ConnectionPool  # for health checks; its paths begin at the server's root
@@ -41,19 +41,17 @@ class HTTPDriver(Driver):
         **options: Unpack[HTTPOptions],
     ) -> None:
         self.url = url
-        self._check_peer = options.pop("check_peer", None)
         self.options = options
         self.timeout = timeout = options.get("timeout", 600.0)
         self._tick = min(options.get("tick", 15.0) or timeout, timeout)
         self._secret = key = options.get("api_key", "")
-        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.new_pool: Callable[..., Any] = partial(
             connect,
             url=url,
             timeout=timeout,
             connect_timeout=options.get("connect_timeout", 5.0),
-            headers=self.headers,
-            check_peer=self._check_peer,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            check_peer=options.get("check_peer"),
         )
 
     def status_of(self, path: str, seconds: float) -> int:

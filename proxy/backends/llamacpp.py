@@ -14,6 +14,8 @@ stream that ends early or an empty stream is an error of its own. The probe's re
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Unpack
@@ -25,7 +27,6 @@ from ..core.task import Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
-    Cancelled,
     CharacterCut,
     GatewayError,
     PoolTimeout,
@@ -37,21 +38,16 @@ from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
 from . import relay, vectors
 from .broken_prompt import BrokenPrompts, Part
+from .connections import ConnectionLimit
 from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
 from .http_server import HTTPDriver, HTTPOptions
-from .old import (
-    NOTHING,
-    HeldPrompt,
-    HeldTokens,
-    answers_meanwhile,
-    count_slots,
-    count_threads,
-    counted,
-)
+from .old import NOTHING, count_slots, count_threads, counted
 from .probe import outline, probe
 from .refusals import check_cost, refusal
-from .run import EMPTY, LlamaRun, OldRun
+from .run import EMPTY, LlamaRun
+
+log = logging.getLogger("slotproxy.backends")
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server, until its threads are counted for more slots (`server_threads`).
@@ -63,8 +59,7 @@ ALIVE_TIMEOUT = 5.0
 # A slot is free about 5 ms after its answer. Until then, a server with one slot is busy.
 FREED = 0.02  # seconds
 FREED_TRIES = 5
-MOST_EMPTY = 5  # empty streams in a row, with no slot in use
-SPARED = 16  # share of what the context leaves to an answer that its prompt's own tokens may take
+MOST_EMPTY = 5  # empty streams in a row of a server that claims to have a free slot
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
 TOKENIZE_TIMEOUT = 60.0  # seconds for one piece of a text
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
@@ -91,62 +86,50 @@ class _Repeated(msgspec.Struct):
 
 
 class LlamaCpp(HTTPDriver):
-    """A driver for one server.cpp at `url`. `model_file`: see `probe`."""
+    """A driver for one server.cpp at `url`. `model_file`: see `probe`. `slots` is the number of
+    slots that it was told."""
 
     def __init__(
         self,
         url: str,
         *,
         model_file: bool = True,
+        slots: int = 0,
         connect: Callable[..., ConnectionPool] = ConnectionPool,
         **options: Unpack[HTTPOptions],
     ) -> None:
         super().__init__(url, connect, **options)
         self.model_file = model_file
         self._pool = self.new_pool(idle=256)
-        self._careful: ConnectionPool = self.new_pool(
-            limit=OLD_CONNECTIONS, reserve=OLD_RESERVE, idle=OLD_IDLE
-        )
+        self._connections = ConnectionLimit(OLD_CONNECTIONS, OLD_RESERVE)
+        self._careful: ConnectionPool = self.new_pool(limit=self._connections, idle=OLD_IDLE)
+        if slots >= OLD_CONNECTIONS:
+            self._connections.resize(slots + OLD_RESERVE + 1)
         self._root = self._careful
-        self._empty_runs = 0  # since the last answer
-        self._threads = self._counted = 0  # of an old server, and how many were looked for
         self._forget_tokens()
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         self._forget_tokens()
-        return probe(
-            self.url,
-            self.headers,
-            self._careful,
-            deadline,
-            learned,
-            model_file=self.model_file,
-            check_peer=self._check_peer,
-        )
+        return probe(self.url, self._careful, deadline, learned, model_file=self.model_file)
 
     def _forget_tokens(self) -> None:
         """The server may have another model."""
-        self._held = HeldTokens(self.tokenize, self.detokenize)
         self._broken = BrokenPrompts(self._tokenize_parts)
-        self._joins: bool | None = None
 
     def count_slots(self) -> tuple[int, bool]:
-        return count_slots(self._slot_that_answers)
-
-    def parallel(self, slots: int) -> int:
-        if slots <= OLD_CONNECTIONS - OLD_RESERVE:
-            return slots
-        wanted = slots + OLD_RESERVE + 1
-        if self._counted < wanted and self._threads == self._counted:
-            self._threads, self._counted = count_threads(self.new_pool, wanted), wanted
-        limit = min(wanted, self._threads)
-        self._careful.resize(limit)
-        return min(slots, limit - OLD_RESERVE)
+        slots, idle = count_slots(self._slot_that_answers)
+        if slots >= OLD_CONNECTIONS:
+            connections = count_threads(self.new_pool, slots + OLD_RESERVE + 1)
+            self._connections.resize(connections)
+            if connections <= slots:
+                slots = connections - OLD_RESERVE
+                log.warning("%s has threads for %d requests at once only", self.url, slots)
+        return slots, idle
 
     def _slot_that_answers(self, slot: int) -> int | None:
         """The slot that takes a request for slot `slot`. None if it is busy or the answer names
         none."""
-        data = self._answer_to_nothing({"slot_id": slot})
+        data = self._answer_to_nothing(slot_id=slot)
         if data is None:
             return None
         try:
@@ -159,7 +142,7 @@ class LlamaCpp(HTTPDriver):
 
     def _existing(self, ids: Sequence[int]) -> set[int]:
         """The ids among `ids` that an old server recognizes. Raises BackendBusy."""
-        data = self._answer_to_nothing({"logit_bias": [[token, 0.0] for token in ids]})
+        data = self._answer_to_nothing(logit_bias=[[token, 0.0] for token in ids])
         if data is None:
             raise BackendBusy("the vocabulary cannot be read: the backend has no free slot")
         check_cost(data)
@@ -169,25 +152,14 @@ class LlamaCpp(HTTPDriver):
             return set()
         return {token for token, _ in settings.logit_bias}
 
-    def batches(self, patience: float) -> bool | None:
-        """Whether an old server has continuous batching. None if the answer takes longer than
-        `patience` seconds."""
-        return answers_meanwhile(self._careful, patience)
-
-    def _answer_to_nothing(self, fields: Mapping[str, Any]) -> bytes | None:
-        """An old server's answer to an empty prompt with these fields, which evaluates nothing and
-        leaves the slot's content. None if the slot is busy."""
-        body = {**NOTHING, **fields}
-        for _ in range(FREED_TRIES):
-            try:
-                status, data = self._careful.ask(
-                    "POST", "/completion", body, COUNT_TIMEOUT, short=True
-                )
-            except GatewayError:
-                return None
-            if status == 200:
-                return data
-            time.sleep(FREED)
+    def _answer_to_nothing(self, **fields: Any) -> bytes | None:
+        """The same. None if the slot is busy."""
+        with contextlib.suppress(GatewayError):
+            for _ in range(FREED_TRIES):
+                status, data = self._nothing(**fields)
+                if status == 200:
+                    return data
+                time.sleep(FREED)
         return None
 
     def alive(self, seconds: float = ALIVE_TIMEOUT) -> bool:
@@ -204,93 +176,44 @@ class LlamaCpp(HTTPDriver):
             body = relay.payload(task, slot)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
             return relay.RelayRun(
-                exchange, task, caps, self.timeout, self._tick, slot, self._secret
+                exchange, task, caps, self.timeout, self._tick, self._secret, slot=slot
             )
         if not caps.modern_sampling:
             task = self._with_token_ids(task, cancel)
         path = "/completion" if task.suffix is None else "/infill"
-        if caps.queues:
-            body = payload(task, slot, caps)
-            if task.breaks:
-                body["prompt"] = self.in_parts(task, cancel)
-            exchange = self._pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
-            return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret)
-        held: HeldPrompt | None = None
-        if task.suffix is None and isinstance(task.prompt, str):
-            held = self._in_held_tokens(task, task.prompt, slot, caps, cancel)
-            if held.ids and caps.n_ctx and task.max_tokens is not None:
-                left = min(task.max_tokens, caps.n_ctx - held.tokens)
-                task = msgspec.structs.replace(task, max_tokens=left)
         body = payload(task, slot, caps)
-        if held is not None:
-            parts = [*self.in_parts(_up_to(task, held.first), cancel), *held.ids]
-            body["prompt"] = parts if len(parts) > 1 else task.prompt
-        exchange = self._careful.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
-
-        def ended(run: OldRun) -> None:
-            self._empty_runs = 0
-            if held is not None and isinstance(task.prompt, str):
-                self._held.ended(
-                    run.slot,
-                    task.prompt,
-                    task.breaks,
-                    held,
-                    tokens=run.prompt_tokens,
-                    pieces=run.texts,
-                )
-
-        how = exchange, task, caps, self.timeout, self._tick, self._secret
-        return OldRun(*how, ended=ended, explain=self._why_empty)
+        if task.breaks:
+            body["prompt"] = self.in_parts(task, cancel)
+        pool = self._pool if caps.queues else self._careful
+        exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
+        explain = None if caps.queues else self._why_empty
+        return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret, explain)
 
     def _why_empty(self) -> GatewayError:
         """Why a stream was empty. A PowerInfer says in this way that it is busy. Asked for a whole
         answer, it then has another status; a broken server has nothing again, or claims again and
         again that a slot is free."""
         busy = BackendBusy("the backend has no free slot", detail="empty response")
-        try:
-            status, data = self._careful.ask(
-                "POST", "/completion", NOTHING, COUNT_TIMEOUT, short=True
-            )
-        except GatewayError:
-            return busy  # without -cb, the answer waits until nothing else runs
-        if status != 200:
-            return busy
-        self._empty_runs += 1
-        try:
-            msgspec.json.decode(data, type=_Answered)
-        except msgspec.DecodeError:
-            return UpstreamFault(EMPTY)
-        return busy if self._empty_runs < MOST_EMPTY else UpstreamFault(EMPTY)
+        for _ in range(MOST_EMPTY):
+            try:
+                status, whole = self._nothing()
+                if status != 200:
+                    return busy
+                msgspec.json.decode(whole, type=_Answered)
+                if self._nothing(stream=True)[1]:
+                    return busy  # it was, and has a free slot now
+            except msgspec.DecodeError:
+                break
+            except GatewayError:
+                return busy  # without -cb, the answer waits until nothing else runs
+            time.sleep(FREED)
+        return UpstreamFault(EMPTY)
 
-    def _in_held_tokens(
-        self, task: Task, text: str, slot: int, caps: Capabilities, cancel: Cancel
-    ) -> HeldPrompt:
-        """The prompt in the tokens that the slot holds, where they differ from those of the text.
-        Raises Cancelled."""
-
-        def joins(parts: list[str]) -> bool:
-            if self._joins is None:
-                body = {"prompt": parts, "n_predict": 1, "slot_id": slot, "cache_prompt": True}
-                data = self._post("/completion", body, cancel=cancel)
-                try:
-                    self._joins = msgspec.json.decode(data, type=_Answered).slot_id >= 0
-                except msgspec.DecodeError:
-                    self._joins = False
-                time.sleep(FREED)  # or the server has no slot yet for the prompt itself
-            return self._joins
-
-        limit = task.max_tokens or 0
-        if limit != task.request.max_tokens:  # it is what the context leaves
-            limit -= limit // SPARED
-        room = (caps.n_ctx or 1 << 30) - limit
-        try:
-            return self._held.prompt(
-                slot, text, task.breaks, task.stop_tokens, room=room, joins=joins
-            )
-        except Cancelled:
-            raise
-        except GatewayError:
-            return HeldPrompt(len(text))
+    def _nothing(self, **fields: Any) -> tuple[int, bytes]:
+        """An old server's answer to an empty prompt with these fields, which evaluates nothing and
+        leaves the slot's content."""
+        body = {**NOTHING, **fields}
+        return self._careful.ask("POST", "/completion", body, COUNT_TIMEOUT, short=True)
 
     def in_parts(self, task: Task, cancel: Cancel | None = None) -> list[str | int]:
         if not task.breaks or not isinstance(task.prompt, str):
@@ -326,11 +249,11 @@ class LlamaCpp(HTTPDriver):
             return tokens
         raise UpstreamFault("the backend returned invalid tokens")
 
-    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
         body = {"content": text, "add_special": special, "with_pieces": True}
         tokens = self._value("/tokenize", body, "tokens")
         if isinstance(tokens, list) and tokens and type(tokens[0]) is int:
-            return None  # an old server, which ignores with_pieces
+            return super().pieces(text, special)  # an old server, which ignores with_pieces
         try:
             return [
                 (t.id, t.piece.encode() if isinstance(t.piece, str) else bytes(t.piece))
@@ -415,21 +338,13 @@ class EmbeddingServer(LlamaCpp):
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Raises BackendDown, UpstreamFault, UpstreamTimeout, Unsupported."""
-        caps = outline(self.url, self.headers, self._check_peer)
+        caps = outline(self._careful)
         learned(caps)
         if self.gift == "embeddings":
             self.embed(("Hi",), caps, Cancel())
         else:
             self.rerank("Hi", ("Hello",), caps, Cancel())
         return msgspec.structs.replace(caps, embeddings=True)
-
-
-def _up_to(task: Task, size: int) -> Task:
-    """The task with the beginning of its text prompt."""
-    if size == len(task.prompt):
-        return task
-    breaks = tuple(at for at in task.breaks if at < size)
-    return msgspec.structs.replace(task, prompt=task.prompt[:size], breaks=breaks)
 
 
 def _read(data: bytes) -> Any:

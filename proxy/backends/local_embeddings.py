@@ -88,9 +88,16 @@ class LocalEmbeddings(Driver):
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
         """Raises like `parts`, and the errors of `Children.ask`."""
-        parts = [self._embedded(part, cancel) for part in _parts(self._texts(inputs))]
-        vectors = tuple(vector for part in parts for vector in part.vectors)
-        return Embedded(vectors, sum(part.tokens for part in parts))
+        texts = self._texts(inputs)
+        answer = self._children.ask(texts, cancel, SECONDS)
+        try:
+            made = msgspec.convert(answer, Vectors)
+            vectors = tuple(map(_floats, made.vectors))
+        except ValueError:
+            raise UpstreamFault("the embedding model returned an invalid answer") from None
+        if len(vectors) != len(texts):
+            raise UpstreamFault("the embedding model did not return one vector per text")
+        return Embedded(vectors, made.tokens)
 
     def _texts(self, inputs: Sequence[Input]) -> list[str]:
         texts: list[str] = []
@@ -109,17 +116,6 @@ class LocalEmbeddings(Driver):
 
     def close(self) -> None:
         self._children.close()
-
-    def _embedded(self, texts: Sequence[str], cancel: Cancel) -> Embedded:
-        answer = self._children.ask(texts, cancel, SECONDS)
-        try:
-            made = msgspec.convert(answer, Vectors)
-            vectors = tuple(map(_floats, made.vectors))
-        except ValueError:
-            raise UpstreamFault("the embedding model returned an invalid answer") from None
-        if len(vectors) != len(texts):
-            raise UpstreamFault("the embedding model did not return one vector per text")
-        return Embedded(vectors, made.tokens)
 
 
 def _parts(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from ..config import BackendConfig
+from ..config.routes import Place
 from ..core.task import NO_TIER, Tier
 from ..errors import ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
@@ -25,66 +27,50 @@ ChatMode = Literal["auto", "native", "completion"]
 OnOverflow = Literal["refuse", "compact"]
 
 
+@dataclass(eq=False)
 class Backend:
-    """One configured backend. Values set in the configuration override the probe's.
+    """One configured backend. Values set in the configuration override the probe's. Fields are
+    replaced whole, so readers need no lock."""
 
-    `up` is None until the first probe, `caps` until its first questions were answered; `error` says
-    why it is down. `config` is its configuration. `leaving`: it drains, and is closed after its
-    last answer; `users` counts the attempts under way on it. `presumed` is its model until it
-    reports one: that of the backend whose name it took over. `router` is set if its address has
-    several models; it then serves nothing itself. `host` is that backend for each of these models,
-    and `aliases` are other names of its model. `unlisted`: lists of models leave it out.
-    `forwards`: its server has another API, and requests are only forwarded to it.
-    Fields are replaced whole, so readers need no lock."""
+    name: str
+    url: str
+    driver: Driver
+    _: KW_ONLY
+    set_model: str = ""
+    set_slots: int = 0
+    set_n_ctx: int = 0
+    weight: float = 1.0
+    chat_mode: ChatMode = "auto"
+    on_overflow: OnOverflow | None = None
+    config: BackendConfig | None = None
+    aliases: tuple[str, ...] = ()  # other names of its model
+    unlisted: bool = False  # lists of models leave it out
+    forwards: bool = False  # its server has another API, and requests are only forwarded to it
+    place: Place | None = None  # in a route
+    router: ModelHost[Any] | None = None  # if its address has several models: it serves nothing
+    host: Backend | None = None  # that backend, for each of these models
+    router_of: Backend | None = None  # the backend whose router its driver uses
+    presumed: str = UNNAMED  # its model until it reports one: that of whose name it took over
+    caps: Capabilities | None = None  # None until the first probe's questions were answered
+    up: bool | None = None  # None until the first probe
+    error: str = ""  # why it is down
+    leaving: bool = False  # it drains, and is closed after its last answer
+    closed: bool = False
+    users: int = 0  # attempts under way, changed under the registry's lock only
+    awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
+    miscounted: bool = False  # the counted number of slots may be wrong
+    count_at: float = 0.0  # when the slots may be counted again
+    count_pause: float = 0.0  # seconds until they are counted after that
+    verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
+    verified: object = None  # the template and build of the verdict
+    verify_at: float = 0.0  # when an incomplete verdict may be completed
+    wake: threading.Event = field(default_factory=threading.Event)  # asks for a check soon
 
-    def __init__(
-        self,
-        name: str,
-        url: str,
-        driver: Driver,
-        *,
-        model: str = "",
-        slots: int = 0,
-        n_ctx: int = 0,
-        weight: float = 1.0,
-        chat_mode: ChatMode = "auto",
-        on_overflow: OnOverflow | None = None,
-        config: BackendConfig | None = None,
-    ) -> None:
-        self.name = name
-        self.url = url
-        self.driver = driver
-        self.set_model = model
-        self.set_slots = slots
-        self.set_n_ctx = n_ctx
-        self.weight = weight
-        self.chat_mode = chat_mode
-        self.on_overflow = on_overflow
-        self.config = config
-        self.presumed = UNNAMED
-        self.users = 0  # changed under the registry's lock only
-        self.closed = False
-        self.wake = threading.Event()  # asks for a check soon
-        self.counter = TokenCounter(driver)
-        self.vocabulary = Vocabulary(driver)
-        self.caps: Capabilities | None = None
-        self.up: bool | None = None
-        self.error = ""
-        self.verdict = verify.UNKNOWN  # on our prompts, compared with its own
-        self.verified: object = None  # the template and build of the verdict
-        self.verify_at = 0.0  # when an incomplete verdict may be completed
-        self.leaving = False
-        self.parallel: int | None = None  # of its slots can be used at once; None: unknown
-        self.miscounted = False  # the counted number of slots may be wrong
-        self.count_at = 0.0  # when the slots may be counted again
-        self.count_pause = 0.0  # seconds until they are counted after that
-        self.router: ModelHost[Any] | None = None
-        self.host: Backend | None = None
-        self.router_of: Backend | None = None  # the backend whose router its driver uses
-        self.aliases: tuple[str, ...] = ()
-        self.unlisted = self.forwards = False
-        self.awaits = 0.0  # expected seconds until its model is loaded, as last reported
-        self.place = config.place if config is not None else None  # in a route
+    def __post_init__(self) -> None:
+        self.counter = TokenCounter(self.driver)
+        self.vocabulary = Vocabulary(self.driver)
+        if self.config is not None:
+            self.place = self.config.place
 
     @property
     def model(self) -> str:
@@ -110,20 +96,21 @@ class Backend:
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
         """The backend for one of the models of this router."""
-        backend = Backend(
+        return Backend(
             f"{self.name}/{name}",
             self.url,
             driver,
-            model=name,
-            slots=self.set_slots,
-            n_ctx=self.set_n_ctx,
+            set_model=name,
+            set_slots=self.set_slots,
+            set_n_ctx=self.set_n_ctx,
             weight=self.weight,
             chat_mode=self.chat_mode,
             on_overflow=self.on_overflow,
+            aliases=aliases,
+            place=self.place if self.set_model else None,
+            host=self,
+            router_of=self,
         )
-        backend.host, backend.router_of, backend.aliases = self, self, aliases
-        backend.place = self.place if self.set_model else None
-        return backend
 
     @property
     def tier(self) -> Tier:
@@ -151,8 +138,7 @@ class Backend:
     @property
     def slots(self) -> int:
         """The number of parallel requests; 0 if unknown."""
-        count = self.set_slots or (self.caps.slots if self.caps is not None else 0)
-        return count if self.parallel is None else min(count, self.parallel)
+        return self.set_slots or (self.caps.slots if self.caps is not None else 0)
 
     @property
     def uncounted(self) -> bool:
@@ -162,12 +148,6 @@ class Backend:
         if self.set_slots or caps is None or caps.queues:
             return False
         return not caps.slots or self.miscounted
-
-    @property
-    def unbounded(self) -> bool:
-        """Whether it is unknown how many of its slots can be used at once, and worth knowing."""
-        known = self.caps is not None and not (self.caps.queues or self.caps.provisional)
-        return known and self.parallel is None and self.slots > 0
 
     @property
     def n_ctx(self) -> int:

@@ -1,6 +1,5 @@
 """Maps a backend's refusal, an HTTP status or an error within a stream, to one of our errors.
 
-Every status other than 200 has a row in `BY_STATUS` or falls back to its class in `BY_CLASS`.
 Bodies come as llama-server's and OpenAI's {"error": {code, message, type}}, as {"error": text}, as
 {"content": text} or {"detail": text}, or as plain text from server.cpp's HTTP library.
 
@@ -18,7 +17,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from ..core.decoding import LONGEST, SHORT, is_dear
 from ..core.request import AUTO, SCHEMAS, TOOLS
@@ -47,48 +45,40 @@ SLOT_UNAVAILABLE = "slot unavailable"
 BUSY = ("", "File Not Found", SLOT_UNAVAILABLE)
 
 
-class RefusalRule(Struct, frozen=True):
-    """`shown`: append the backend's message, which concerns the request."""
-
-    error: type[GatewayError]
-    message: str
-    shown: bool = False
-
-
-_REFUSED = RefusalRule(BadRequest, "the backend rejected the request", shown=True)
-_FAILED = RefusalRule(BackendFailed, "the backend failed")
-_NO_ROUTE = RefusalRule(
-    MissingRoute, "the backend does not support this endpoint: is it a llama.cpp server?"
+Rule = tuple[type[GatewayError], str]
+_REFUSED: Rule = BadRequest, "the backend rejected the request"
+_FAILED: Rule = BackendFailed, "the backend failed"
+_NO_ANSWER: Rule = UpstreamFault, "the backend sent no response"
+_NO_ROUTE: Rule = (
+    MissingRoute,
+    "the backend does not support this endpoint: is it a llama.cpp server?",
 )
-_NO_KEY = RefusalRule(
+_NO_KEY: Rule = (
     UpstreamFault,
     "the backend rejected the gateway's API key: check the API key configured for the backend",
 )
-_SLOW = RefusalRule(UpstreamTimeout, "the backend timed out")
-
-BY_STATUS: Mapping[int, RefusalRule] = {
-    400: _REFUSED,
+_SLOW: Rule = UpstreamTimeout, "the backend timed out"
+# By status, or by its first digit.
+RULES: Mapping[int, Rule] = {
+    1: _NO_ANSWER,
+    2: _NO_ANSWER,
+    3: (UpstreamFault, "the backend sent a redirect: check the backend's URL"),
+    4: _REFUSED,
+    5: _FAILED,
     401: _NO_KEY,
     403: _NO_KEY,
     404: _NO_ROUTE,
     405: _NO_ROUTE,
     407: _NO_KEY,
     408: _SLOW,
-    413: RefusalRule(BodyTooLarge, "the request is too large for the backend", shown=True),
-    429: RefusalRule(BackendBusy, "the backend has no free slot"),
-    500: _FAILED,
-    501: RefusalRule(BackendLacks, "the backend does not support this", shown=True),
-    502: _FAILED,
-    503: RefusalRule(BackendDown, "the backend is not ready"),
+    413: (BodyTooLarge, "the request is too large for the backend"),
+    429: (BackendBusy, "the backend has no free slot"),
+    501: (BackendLacks, "the backend does not support this"),
+    503: (BackendDown, "the backend is not ready"),
     504: _SLOW,
 }
-BY_CLASS: Mapping[int, RefusalRule] = {
-    1: RefusalRule(UpstreamFault, "the backend sent no response"),
-    2: RefusalRule(UpstreamFault, "the backend sent no response"),
-    3: RefusalRule(UpstreamFault, "the backend sent a redirect: check the backend's URL"),
-    4: _REFUSED,
-    5: _FAILED,
-}
+# To these, the backend's message is appended, since it concerns the request.
+SHOWN = (BadRequest, BodyTooLarge, BackendLacks)
 
 LOAD_FAILED = "model_load_failed"
 # Messages of llama-server, with any status, and the fields of their errors.
@@ -139,11 +129,6 @@ def check_cost(data: bytes, most: int = LONGEST) -> None:
         raise UpstreamFault("the backend's response takes too long to decode")
 
 
-def row(status: int) -> RefusalRule:
-    """The row for a status; an unknown status counts as a failure."""
-    return BY_STATUS.get(status) or BY_CLASS.get(status // 100, _FAILED)
-
-
 def refusal(
     status: int, data: bytes, *, secret: str = "", completion: bool = False
 ) -> GatewayError:
@@ -171,9 +156,10 @@ def _refused(status: int, error: WireError, secret: str) -> GatewayError:
     for pattern, kind, message, fields in BY_MESSAGE:
         if re.fullmatch(pattern, error.message[: 4 * MAX_SAID], re.DOTALL):
             return kind(message, detail=words, **fields)
-    rule = row(status)
-    message = f"{rule.message}: {words}" if rule.shown and words else rule.message
-    return rule.error(message, detail=f"{status} {words}")
+    kind, message = RULES.get(status) or RULES.get(status // 100, _FAILED)
+    if kind in SHOWN and words:
+        message = f"{message}: {words}"
+    return kind(message, detail=f"{status} {words}")
 
 
 def said(text: str, secret: str = "") -> str:
@@ -188,20 +174,18 @@ def said(text: str, secret: str = "") -> str:
 
 def _error(message: bytes | WireError | str) -> WireError:
     """Parse a message of any form."""
-    error = _read(message) if isinstance(message, bytes) else message
-    if isinstance(error, str):
-        return WireError(message=error.strip())
+    error = message
+    if isinstance(message, bytes):
+        try:
+            body = lenient.value(message)
+            inner = body.get("error") if isinstance(body, dict) else None
+            # In a stream of an old server, the error is the body itself.
+            error = inner if isinstance(inner, str) else lenient.convert(inner or body, WireError)
+        except lenient.WireFault:
+            error = _words(message)
+    if not isinstance(error, WireError):
+        return WireError(message=str(error).strip())
     return msgspec.structs.replace(error, message=error.message or error.content or error.detail)
-
-
-def _read(data: bytes) -> WireError | str:
-    try:
-        body = lenient.value(data)
-        error = body.get("error") if isinstance(body, dict) else None
-        # In a stream of an old server, the error is the body itself.
-        return error if isinstance(error, str) else lenient.convert(error or body, WireError)
-    except lenient.WireFault:
-        return data[: 4 * MAX_SAID].decode("utf-8", "replace")
 
 
 # -- of servers that speak OpenAI's API ------------------------------------------------------------
@@ -249,25 +233,22 @@ def openai_refusal(
     status: int, data: bytes, secret: str = "", formats: frozenset[str] = frozenset()
 ) -> GatewayError:
     """The error for a status other than 200, for a request that asked for these `formats`."""
-    lacked = _lacked(status, data, formats)
-    if lacked:
+    words, error = _words(data), refusal(status, data, secret=secret)
+    if status in (400, 404, 405, 422, 500, 501) and (lacked := _lacked(words, formats)):
         param = "response_format" if SCHEMAS in lacked else "tools"
-        error = refusal(status, data, secret=secret)
-        lacks = _LACKS.search(_words(data)) is not None
+        lacks = _LACKS.search(words) is not None
         return FormatRefused(str(error), lacked, lacks=lacks, param=param, detail=error.detail)
-    if status == 400:
-        words = _words(data)
-        if context := _CONTEXT.search(words):
-            n_ctx, prompt = int(context[1]), _PROMPT.search(words)
-            if prompt is None:
-                return ContextExceeded(n_ctx + 1, n_ctx, at_least=True)
-            return ContextExceeded(int(prompt[1]), n_ctx)
+    if status == 400 and (context := _CONTEXT.search(words)):
+        n_ctx, prompt = int(context[1]), _PROMPT.search(words)
+        if prompt is None:
+            return ContextExceeded(n_ctx + 1, n_ctx, at_least=True)
+        return ContextExceeded(int(prompt[1]), n_ctx)
     if status == 404:
         return UpstreamFault(
             "the backend does not know this model or endpoint: check its url and model",
-            detail=refusal(status, data, secret=secret).detail,
+            detail=error.detail,
         )
-    return refusal(status, data, secret=secret)
+    return error
 
 
 def pause_of(headers: Mapping[str, str], now: float) -> float | None:
@@ -284,11 +265,8 @@ def pause_of(headers: Mapping[str, str], now: float) -> float | None:
         return None
 
 
-def _lacked(status: int, data: bytes, formats: frozenset[str]) -> frozenset[str]:
+def _lacked(words: str, formats: frozenset[str]) -> frozenset[str]:
     """The formats that a refusal says the server does not know, of those it was asked for."""
-    if not formats or status not in (400, 404, 405, 422, 500, 501):
-        return frozenset()
-    words = _words(data)
     if formats >= TOOLS:
         if _NO_AUTO.search(words):
             return AUTO

@@ -36,7 +36,7 @@ from ..config import BackendConfig
 from ..errors import BackendDown, ConnectionLost, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
-from ..scheduling.base import Scheduler
+from ..scheduling.schedulers import Scheduler
 from ..wire.router import Listed
 from .driver import Capabilities, Driver, ModelHost
 from .llamacpp import LlamaCpp
@@ -103,45 +103,30 @@ class Registry(BackendPools):
         self, wanted: Sequence[BackendConfig], make: Callable[[BackendConfig], Backend]
     ) -> None:
         """Apply a changed configuration. New and changed backends are created first; if that raises
-        SettingsError, nothing has changed. Removed backends drain; one that is configured again
-        meanwhile comes back."""
+        SettingsError, nothing has changed. Removed backends drain."""
         configs = {config.name: config for config in wanted}
-        returning: list[Backend] = []
         made: list[Backend] = []
         moved: list[tuple[Backend, BackendConfig]] = []  # to another place in a route
         try:
             for name, config in configs.items():
                 old = self.configured.get(name)
-                if old is not None and old.config == config:
-                    continue
                 if old is not None and _is_moved(old.config, config):
                     moved.append((old, config))
-                    continue
-                left = self.borrow(name) if old is None else None
-                if left is not None:
-                    returning.append(left)  # borrowed, so that it is not closed meanwhile
-                if left is None or left.config != config or left.host is not None:
+                elif old is None or old.config != config:
                     made.append(make(config))
         except BaseException:
             for backend in made:
                 self._close(backend)
-            for backend in returning:
-                self.give_back(backend)
             raise
         known = self.configured
         self.configured = {name: known[name] for name in known if name in configs}
         for name in known.keys() - configs.keys():
-            backend = known[name]
-            for member in (backend, *self._models_of(backend)):
+            for member in (known[name], *self._models_of(known[name])):
                 self._drain(member)
         for backend in made:
             self._replace(backend)
         for backend, config in moved:
             self._move(backend, config)
-        for backend in returning:
-            if backend.config == configs[backend.name] and backend.host is None:
-                self._take_back(backend)
-            self.give_back(backend)
         self.configured = {name: self.configured[name] for name in configs}
         self.rebuild()
         log.info("backends now: %s", ", ".join(configs) or "none")
@@ -182,13 +167,6 @@ class Registry(BackendPools):
         if old is not None:
             old.wake.set()
         self._start(backend)
-
-    def _take_back(self, backend: Backend) -> None:
-        """Take back a draining backend that is configured again."""
-        self.configured = {**self.configured, backend.name: backend}
-        backend.leaving = False
-        self._update_scheduler(backend)
-        backend.wake.set()
 
     def _drain(self, backend: Backend) -> None:
         """Drain a backend. It is removed after its last answer."""
@@ -310,11 +288,6 @@ class Registry(BackendPools):
             if self._count(backend):
                 log.info("backend %s has %d slots", backend.name, backend.slots)
                 self._update_scheduler(backend)
-        elif backend.unbounded and not self._scheduler.in_flight(backend.name):
-            slots = backend.slots
-            self._bound(backend)
-            if backend.slots != slots:
-                self._update_scheduler(backend)
         elif backend.status:
             self._refresh(backend)
         elif backend.facts.most:
@@ -347,15 +320,13 @@ class Registry(BackendPools):
                     )
                 backend.wake.set()
                 return
-            backend.counter.clear()
+            backend.counter.clear(slow=not caps.queues)
             backend.vocabulary.clear()
             backend.verified = None
             backend.caps, backend.error = caps, ""
             backend.count_pause = COUNT_PAUSE
             if backend.uncounted:
                 self._count(backend)
-            else:
-                self._bound(backend)
         except GatewayError as error:
             if backend.up is not False or str(error) != backend.error:
                 self._down(backend, error)
@@ -388,23 +359,7 @@ class Registry(BackendPools):
             return False
         backend.miscounted = not idle
         backend.caps = msgspec.structs.replace(caps, slots=count)
-        self._bound(backend)
         return count != caps.slots
-
-    def _bound(self, backend: Backend) -> None:
-        """Find out how many of its slots a server that does not queue can use at once."""
-        backend.parallel = None
-        if not backend.unbounded:
-            return
-        slots = backend.slots
-        backend.parallel = backend.driver.parallel(slots)
-        if backend.parallel < slots:
-            log.warning(
-                "backend %s has %d slots and answers %d requests at once: it has no more threads",
-                backend.name,
-                slots,
-                backend.parallel,
-            )
 
     # routers
 
@@ -483,7 +438,6 @@ class Registry(BackendPools):
             if caps != backend.caps:
                 backend.counter.clear()
             backend.caps = caps
-            self._bound(backend)
             self._update_scheduler(backend, anew=lost)
         if driver.awaits != backend.awaits:
             backend.awaits = driver.awaits
@@ -505,7 +459,7 @@ def _no_check(backend: Backend) -> None:
 
 def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:
     """Whether the place in a route is all that has changed."""
-    return old is not None and msgspec.structs.replace(old, place=new.place) == new
+    return old is not None and old != new and msgspec.structs.replace(old, place=new.place) == new
 
 
 def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> ModelHost[Any]:

@@ -35,8 +35,7 @@ from ..prompting.prompt import assistant_prefill, tool_dict
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
 from ..wire.router import as_dict
-from .driver import Capabilities
-from .http import ConnectionPool, Exchange
+from .http import ConnectionPool
 from .refusals import stream_error
 from .run import LlamaRun
 
@@ -47,11 +46,7 @@ PATIENCE = 5.0  # seconds for a prompt
 # together, and one token may be several events.
 SURPLUS = 64
 EVENTS = 4  # of a token, at most
-REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-}
+REASONS: Mapping[str, FinishReason] = {"length": "length", "tool_calls": "tool_calls"}
 
 
 def payload(task: Task, slot: int) -> dict[str, Any]:
@@ -171,17 +166,8 @@ class RelayRun(LlamaRun):
     """A chat completion under way. The server does not report its slot: it uses the requested
     one."""
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        task: Task,
-        caps: Capabilities,
-        timeout: float,
-        tick: float,
-        slot: int,
-        secret: str = "",
-    ) -> None:
-        super().__init__(exchange, task, caps, timeout, tick, secret)
+    def __init__(self, *args: Any, slot: int = -1, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.slot = slot
         self._left = EVENTS * self._limit + SURPLUS  # events that may still arrive
         self._reason: FinishReason | None = None
@@ -240,16 +226,15 @@ class RelayRun(LlamaRun):
         return self._left < 0 or self.pieces > self._limit + SURPLUS
 
     def _end(self, reason: FinishReason) -> Finished:
-        verbose, prompt = self._verbose, None
-        if verbose is not None and isinstance(verbose.prompt, str):
-            prompt = verbose.prompt
+        verbose = self._verbose
+        prompt = verbose.prompt if verbose is not None else None
         return Finished(
             reason=reason,
             usage=self.usage(),
             timings=self._last_timings,
             slot=self.slot,
             settings=verbose.generation_settings if verbose is not None else None,
-            prompt=prompt,
+            prompt=prompt if isinstance(prompt, str) else None,
         )
 
     def _choice(self, choice: openai_stream.WireChoice, batch: Batch) -> None:

@@ -36,7 +36,7 @@ from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting
 from ..wire import sse
-from ..wire.router import PRESENT, Listed, RouterEvent, as_dict, event, forgotten, listed, room
+from ..wire.router import PRESENT, Listed, as_dict, event, forgotten, listed, room
 from .driver import Capabilities, Learned, ModelHost, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import LlamaCpp
@@ -46,6 +46,7 @@ from .probe import (
     fills_in,
     first_token,
     keeps_prompts,
+    not_listed,
     of_props,
     saves_slots,
 )
@@ -132,12 +133,7 @@ class Router(ModelHost["RoutedModel"]):
                 raise BackendDown("the backend is not responding", detail=error.message) from None
             if status != 200:
                 self.up = False
-                why = (
-                    "rejects our API key"
-                    if status in (401, 403)
-                    else f"responds with status {status}"
-                )
-                raise BackendDown(f"the backend {why}")
+                raise not_listed(status)
             try:
                 models = listed(decoded(data))
             except ValueError:
@@ -173,8 +169,13 @@ class Router(ModelHost["RoutedModel"]):
                 self._closed.wait(AGAIN)
 
     def _hear(self) -> None:
+        """Follow the events of one connection."""
         try:
-            self._follow_events(self._pool.send("GET", "/models/sse", None, self._closed, 60.0))
+            exchange = self._pool.send("GET", "/models/sse", None, self._closed, 60.0)
+            try:
+                self._follow_events(exchange)
+            finally:
+                exchange.close()
         except GatewayError as error:
             log.debug("no events from %s: %s", self.url, error)
         except sse.SSEError as error:
@@ -182,39 +183,23 @@ class Router(ModelHost["RoutedModel"]):
 
     def _follow_events(self, exchange: Exchange) -> None:
         decoder = sse.Decoder()
-        try:
-            while True:
-                data = exchange.read()
-                if data is None:
-                    continue
-                if not data or exchange.status != 200:
-                    return
-                for _, payload in decoder.feed(data):
-                    change = event(payload)
-                    if change is not None:
-                        self._on_event(change)
-        finally:
-            exchange.close()
-
-    def _on_event(self, change: RouterEvent) -> None:
-        driver = self._drivers.get(change.name)
-        if driver is not None:
-            driver.progress = change.progress
-            if change.status in ("unloaded", "sleeping"):
-                driver.lost = True
-        if change.progress is None:
-            self._wake()
+        while (data := exchange.read()) != b"" and exchange.status == 200:
+            for _, payload in decoder.feed(data or b""):
+                if (change := event(payload)) is not None:
+                    name, status = change
+                    if name in self._drivers and status in ("unloaded", "sleeping"):
+                        self._drivers[name].lost = True
+                    self._wake()
 
 
 class ModelPool(ConnectionPool):
     """Connections to a router that name the model in every request. `quiet`: requests do not load
-    the model; `missed` is called if the model was not loaded."""
+    the model, and raise BackendDown if it is not loaded."""
 
     def __init__(self, url: str, *, model: str, quiet: bool = False, **options: Any) -> None:
         super().__init__(url, **options)
         self._model = model
         self._quiet = quiet
-        self.missed = False
 
     def send(
         self, method: str, path: str, body: object = None, *args: Any, **options: Any
@@ -231,7 +216,6 @@ class ModelPool(ConnectionPool):
     def ask(self, method: str, path: str, *args: Any, **options: Any) -> tuple[int, bytes]:
         status, data = super().ask(method, path, *args, **options)
         if self._quiet and status != 200 and is_away(data):
-            self.missed = True
             raise BackendDown("the model is not loaded")
         return status, data
 
@@ -244,7 +228,7 @@ def is_away(data: bytes) -> bool:
 
 class RoutedModel(LlamaCpp):
     """One model of a router. `lost`: its slots lost their content, until the registry has handled
-    it. `progress` is the loaded part of the model, None if unknown."""
+    it."""
 
     def __init__(self, router: Router, name: str) -> None:
         super().__init__(
@@ -255,7 +239,6 @@ class RoutedModel(LlamaCpp):
         )
         self.name = name
         self.lost = False
-        self.progress: float | None = None
         self.takes = LOAD  # seconds that the last load took
         self._router = router
         # No health check, metrics request or list loads the model.
@@ -344,17 +327,15 @@ class RoutedModel(LlamaCpp):
         """Wait until a request may be sent to the router; call `over` after it. Yields at every
         tick. Raises UpstreamTimeout, Cancelled."""
         router, began = self._router, time.monotonic()
-        ticks, now, sent = 1, began, False
+        tick, now, sent = began + self._tick, began, False
         router.turns.wait(self.name, now)
         try:
             while not router.turns.take(self.name, router.present, now, router.takes):
                 cancel.check()
                 if now - began > self.timeout:
-                    raise UpstreamTimeout(
-                        "timed out waiting for the router's other models to unload"
-                    )
-                if now - began > ticks * self._tick:
-                    ticks += 1
+                    raise UpstreamTimeout("timed out waiting for the router's models to unload")
+                if now > tick:
+                    tick += self._tick
                     yield
                 cancel.wait(LOOK)
                 now = time.monotonic()
@@ -382,10 +363,7 @@ class RoutedModel(LlamaCpp):
 
     def loading(self) -> str:
         """A notice for a request that waits for the model, "" if it is loaded."""
-        if self.status == "loaded":
-            return ""
-        part = self.progress
-        return f"loading {self.name}" + (f", {part:.0%}" if part is not None else "")
+        return "" if self.status == "loaded" else f"loading {self.name}"
 
     def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
         """Load the model until its properties are known; one request at a time does it. Raises
@@ -441,15 +419,13 @@ class RoutedModel(LlamaCpp):
             return
         if not self._features:
             quiet = self._quiet
-            quiet.missed = False
-            features = {
-                "slot_save": saves_slots(quiet),
-                "infill": fills_in(quiet),
-                "ram_cache": keeps_prompts(quiet),
-                "adds_bos": not known.bos_token or adds_bos(quiet),
-            }
-            if not quiet.missed:  # otherwise it was evicted meanwhile: asked after the next load
-                self._features = features
+            with contextlib.suppress(BackendDown):  # it was evicted: asked after the next load
+                self._features = {
+                    "slot_save": saves_slots(quiet),
+                    "infill": fills_in(quiet),
+                    "ram_cache": keeps_prompts(quiet),
+                    "adds_bos": not known.bos_token or adds_bos(quiet),
+                }
         self._instance = entry.instance
         self._known = msgspec.structs.replace(known, **self._features)
 

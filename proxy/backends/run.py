@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from time import monotonic
-from typing import Any
 
 from ..core.events import Batch, Finished, FinishReason, Progress, Started, TextDelta, TokenDetail
 from ..core.task import Task
@@ -54,10 +53,13 @@ class LlamaRun:
         timeout: float,
         tick: float,
         secret: str = "",
+        explain: Callable[[], GatewayError] | None = None,
     ) -> None:
-        """`secret` is the backend's key, which is removed from messages."""
+        """`secret` is the backend's key, which is removed from messages. `explain` tells why an
+        answer has no event."""
         self._exchange = exchange
         self._secret = secret
+        self._explain = explain
         self._task = task
         self._caps = caps
         self._timeout = timeout
@@ -131,7 +133,7 @@ class LlamaRun:
                     return
                 if not data:
                     if not self.begun:
-                        raise self._empty()
+                        raise self._explain() if self._explain else UpstreamFault(EMPTY)
                     raise AnswerCut(
                         "the backend's response ended early", detail="final chunk missing"
                     )
@@ -152,10 +154,6 @@ class LlamaRun:
     def _refused(self, status: int, data: bytes) -> GatewayError:
         """The error for a status other than 200."""
         return refusal(status, data, secret=self._secret, completion=True)
-
-    def _empty(self) -> GatewayError:
-        """The error for an answer without any event."""
-        return UpstreamFault(EMPTY)
 
     def _silent(self, since: float, seconds: float) -> float:
         """When the silence began that now lasts so many seconds more. Raises UpstreamTimeout."""
@@ -337,38 +335,3 @@ class LlamaRun:
             settings=settings,
             prompt=prompt,
         )
-
-
-class OldRun(LlamaRun):
-    """A run on a server whose pieces of text are tokens: `texts` are those of the answer."""
-
-    def __init__(
-        self,
-        *args: Any,
-        ended: Callable[[OldRun], None],
-        explain: Callable[[], GatewayError],
-        **options: Any,
-    ) -> None:
-        """`ended` is called when the answer is complete, `explain` tells why it has no event."""
-        super().__init__(*args, **options)
-        self._on_end = ended
-        self._explain = explain
-        self.texts: list[str] = []
-
-    def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> bool:
-        self.texts += filter(None, map(_CONTENT, chunks[: max(0, self._left)]))
-        return super()._text(chunks, batch)
-
-    def _take(self, chunk: servercpp.Chunk, batch: Batch) -> bool:
-        if chunk.error is None and chunk.content and (chunk.stop or self._left > 0):
-            self.texts.append(chunk.content)
-        return super()._take(chunk, batch)
-
-    def _empty(self) -> GatewayError:
-        return self._explain()
-
-    def _finished(self, chunk: servercpp.Chunk) -> Finished:
-        finished = super()._finished(chunk)
-        self.prompt_tokens = finished.usage.prompt
-        self._on_end(self)
-        return finished

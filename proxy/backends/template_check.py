@@ -26,48 +26,33 @@ from .pools import Backend
 log = logging.getLogger("slotproxy.backends")
 
 MOST_TIME = 20.0  # seconds for all of them
-MAX_KEPT = 64  # verdicts
 PAUSE = 60.0  # seconds until an incomplete check is repeated
 
 
-class TemplateChecks:
-    """The verdicts on all backends. `prompters` returns the one of a model, `now` the time of
-    day."""
-
-    def __init__(
-        self, prompters: Callable[[str], Prompter | Unrendered], now: Callable[[], datetime]
-    ) -> None:
-        self._prompters = prompters
-        self._now = now
-        self._known: dict[tuple[object, ...], Verdict] = {}
-
-    def look(self, backend: Backend) -> None:
-        """Set the backend's verdict if its template or build has changed. For the thread that
-        checks its health."""
-        caps = backend.caps
-        if caps is None or not _renders(backend, caps):
-            return
-        key = caps.template, caps.build, caps.bos_token, caps.eos_token, caps.adds_bos
-        if key == backend.verified and (
-            backend.verdict.complete or time.monotonic() < backend.verify_at
-        ):
-            return
+def look(
+    prompters: Callable[[str], Prompter | Unrendered],
+    now: Callable[[], datetime],
+    backend: Backend,
+) -> None:
+    """Set the backend's verdict if its template or build has changed. `prompters` returns the
+    prompter of a model, `now` the time of day. For the thread that checks its health."""
+    caps = backend.caps
+    if caps is None or not _renders(backend, caps):
+        return
+    key = caps.template, caps.build, caps.bos_token, caps.eos_token, caps.adds_bos
+    waits = backend.verdict.complete or time.monotonic() < backend.verify_at
+    if key == backend.verified and waits:
+        return
+    prompter = prompters(backend.model)
+    if isinstance(prompter, Unrendered):
         backend.verdict = verify.UNKNOWN
-        prompter = self._prompters(backend.model)
-        if isinstance(prompter, Unrendered):
-            return
-        verdict = self._known.get(key)
-        if verdict is None:
-            verdict = check(backend.driver, prompter, self._now())
-            if verdict.complete:
-                while len(self._known) >= MAX_KEPT:
-                    self._known.pop(next(iter(self._known)), None)
-                self._known[key] = verdict
-        if verdict.differing:
-            kinds = ", ".join(verdict.differing)
-            log.warning("backend %s renders %s itself: its prompts differ", backend.name, kinds)
-        backend.verified, backend.verdict = key, verdict
-        backend.verify_at = time.monotonic() + PAUSE
+        return
+    verdict = check(backend.driver, prompter, now())
+    if verdict.differing:
+        kinds = ", ".join(verdict.differing)
+        log.warning("backend %s renders %s itself: its prompts differ", backend.name, kinds)
+    backend.verified, backend.verdict = key, verdict
+    backend.verify_at = time.monotonic() + PAUSE
 
 
 def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:

@@ -1,15 +1,15 @@
 """Counts the tokens of a prompt, asking the backend only if it matters.
 
 A token is at least one byte, so the length in bytes is an upper bound, which suffices for most
-prompts. A long text is tokenized in pieces, in order: that a prompt exceeds the context is known
+prompts. A long text is counted in pieces, in order: that a prompt exceeds the context is known
 after about as many tokens as the context holds, and the work stops when the client leaves. Counts
 are cached for a bounded number of texts, by their hash, and of pieces: the next turn of a
 conversation is cut at the same places, so only its last piece and its new text are tokenized.
 
 Pieces also spare a server.cpp of 2023, which searches the rest of the text for every mark of a chat
-template: a text of 10 000 messages takes it minutes, in pieces a few seconds. A cut is safe if no
-token crosses it. Good places are before a mark, which is a token of its own, and between two words.
-No rule holds for every tokenizer, so a cut is checked by tokenizing the characters around it.
+template: a text of 10 000 messages takes it minutes, in pieces a few seconds. Good places for a cut
+are before a mark, which is a token of its own, and between two words. A token that crosses a cut
+counts twice, so near the limit the whole text is counted.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from msgspec import Struct
-
 from ..core.cache import BoundedCache, digest
 from ..core.task import Task
-from ..errors import BadRequest, CharacterCut, ContextExceeded, Unsupported
+from ..errors import BadRequest, ContextExceeded
 from ..runtime.cancel import Cancel
 from .connections import ConnectionLimit
 from .driver import Capabilities, Driver
@@ -30,39 +28,18 @@ REMEMBERED = 1024  # counts of texts
 PIECES = 16384  # counts of pieces
 BOS = 1
 ROUGH = 8  # a bound below 1/ROUGH of the context needs no exact count
-ERROR = 8  # tokens by which a count may be wrong because of an unsafe cut
+ERROR = 8  # tokens by which a count may be wrong because of a cut
 AT_ONCE = 2  # long texts that one backend tokenizes in parallel: an old one has eight threads
-MOST = 1 << 22  # characters of a text that is tokenized as a whole
+MOST = 1 << 22  # characters of a text that is tokenized
+MOST_OLD = 1 << 18  # the same as a whole, on a server of 2023: half a minute
 SIZE = 8192  # characters of a piece
-LONGEST = 8 * SIZE  # characters that must contain a safe cut, for exact ids
-NEAR = 64  # characters on each side that show whether a cut is safe
-TRIES = 3  # candidates of each kind in one window
 
-MARK = re.compile(r"<[|\uff5c][^\s<>]{1,48}>|</?[a-z_]{1,32}>|\[/?[A-Z_]{2,32}\]")
-WORD = re.compile(r"(?<=[^\W_]) (?=[^\W_])")
-SPACE = re.compile(r"(?<=\S)(?=\s)")
-CLAUSE = re.compile(r"(?<=[\n。，！？；：、.!?;,])(?=[^\W\d_])|(?<=[^\W\d_])(?=[。，！？；：、])")
-
-# Put before each piece. Many sentencepiece tokenizers add a space before a text: it joins the line
-# feed, which is removed again.
-LEADS = ("", "\n")
-
-
-class SafeCut(Struct, frozen=True):
-    """A safe cut: its position, and the text to put before the next piece."""
-
-    at: int
-    lead: str
-
-
-class CountedPiece(Struct, frozen=True):
-    """The tokens of a piece, its length, and the cut after it: whether it is safe, and the text to
-    put before the next piece."""
-
-    count: int
-    length: int
-    safe: bool
-    lead: str
+CUTS = (
+    re.compile(r"<[|\uff5c][^\s<>]{1,48}>|</?[a-z_]{1,32}>|\[/?[A-Z_]{2,32}\]"),  # before a mark
+    re.compile(r"(?<=[^\W_]) (?=[^\W_])"),  # between two words
+    re.compile(r"(?<=\S)(?=\s)"),
+    re.compile(r"(?<=[\n。，！？；：、.!?;,])(?=[^\W\d_])|(?<=[^\W\d_])(?=[。，！？；：、])"),
+)
 
 
 class TokenCounter:
@@ -113,8 +90,7 @@ class TokenCounter:
         more (0: no limit, BadRequest for a text of more than MOST characters), Cancelled, and the
         errors of the driver's `tokenize`.
 
-        If a long text had to be cut within a word, the count may be a few tokens too high. Near the
-        limit it is exact."""
+        That of a long text may be a few tokens too high. Near the limit it is exact."""
         if not isinstance(prompt, str):
             return len(prompt)
         key = _key(prompt)
@@ -129,121 +105,76 @@ class TokenCounter:
             raise ContextExceeded(count, limit)
         return count
 
-    def ids(
-        self, text: str, special: bool = False, cancel: Cancel | None = None, most: int = 0
-    ) -> list[int]:
-        """The exact token ids of a text; with `most`, at least the first `most` of them. With
-        `special`, including those that begin a prompt.
+    def ids(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
+        """The token ids of a text. With `special`, including those that begin a prompt.
 
-        Raises BadRequest for a text of more than MOST characters or without a safe cut, Cancelled,
-        and the errors of the driver's `tokenize`."""
-        cancel = cancel or Cancel()
+        Raises BadRequest for a text that is too long, Cancelled, and the errors of the driver's
+        `tokenize`."""
         if len(text) <= SIZE:
             return self._driver.tokenize(text, special, cancel)
-        if not most:
-            _bounded(text)
-        result: list[int] = []
-        with self._places.place(cancel):
-            for ids in self._pieces(text, special, cancel):
-                result += ids
-                if most and len(result) >= most:
-                    break
-        return result
+        _bounded(text, self._most)
+        with self._places.place(cancel or Cancel()):
+            return self._driver.tokenize(text, special, cancel)
 
     def remember(self, prompt: str, count: int, breaks: Sequence[int] = ()) -> None:
         """Store a count from another backend with the same tokenizer."""
         self._known.put(_key(prompt, breaks), count, 1)
 
-    def clear(self) -> None:
-        """Drop all counts, because the backend may have another model now."""
+    def clear(self, *, slow: bool = False) -> None:
+        """Drop all counts, because the backend may have another model now. `slow`: its time for a
+        text grows with the square of its length."""
+        self._most = MOST_OLD if slow else MOST
         self._known: BoundedCache[int] = BoundedCache(REMEMBERED)
-        self._pieces_known: BoundedCache[CountedPiece] = BoundedCache(PIECES)
+        self._pieces: BoundedCache[int] = BoundedCache(PIECES)
 
     def _count_long(self, text: str, key: bytes, cancel: Cancel, limit: int) -> int:
         if not limit:
-            _bounded(text)
+            _bounded(text, MOST)
         with self._places.place(cancel):
             counted = self._known.get(key)
             if counted is not None:  # by another request meanwhile
                 return counted
-            count, error = BOS, 0
-            for piece in self._counted_pieces(text, cancel):
-                count += piece.count
+            count, error = BOS, -ERROR
+            for piece in pieces(text):
+                count, error = count + self._count_piece(piece, cancel), error + ERROR
                 if limit and count - error >= limit:
                     raise ContextExceeded(count - error, limit, at_least=True)
-                error += 0 if piece.safe else ERROR
-            if error and limit and count + error >= limit:
+            if limit and count + error >= limit:
                 count = len(self._driver.tokenize(text, cancel=cancel)) + BOS
             return count
 
-    def _counted_pieces(self, text: str, cancel: Cancel) -> Iterator[CountedPiece]:
-        """Count the tokens of a text piece by piece, known pieces without the backend."""
-        start, lead = 0, ""
-        while start < len(text):
-            # All that a piece and its cut depend on.
-            seen = text[start : start + SIZE + NEAR]
-            key = digest(f"{lead}\0{seen}".encode("utf-8", "surrogatepass"))
-            piece = self._pieces_known.get(key)
-            if piece is None:
-                cut = self._cut(text, start + SIZE, cancel)
-                at, following = (cut.at, cut.lead) if cut is not None else (start + SIZE, "")
-                ids = self._behind(lead, text[start:at], cancel)
-                piece = CountedPiece(len(ids), at - start, cut is not None, following)
-                self._pieces_known.put(key, piece, 1)
-            yield piece
-            start, lead = start + piece.length, piece.lead
-
-    def _pieces(self, text: str, special: bool, cancel: Cancel) -> Iterator[list[int]]:
-        """The ids of a text, piece by piece. Only safe cuts are made; raises BadRequest if there is
-        none for too long."""
-        start, lead = 0, ""
-        while start < len(text):
-            end = start + SIZE
-            while (cut := self._cut(text, end, cancel)) is None:
-                end += SIZE
-                if end - start > LONGEST:
-                    raise BadRequest(
-                        f"the text has a run of more than {LONGEST} characters that cannot be"
-                        f" tokenized separately: split the text"
-                    )
-            yield self._behind(lead, text[start : cut.at], cancel, special and start == 0)
-            start, lead = cut.at, cut.lead
-
-    def _cut(self, text: str, end: int, cancel: Cancel) -> SafeCut | None:
-        """The last safe cut in a window that ends at `end`, or the end of the text if it is
-        before."""
-        if end >= len(text):
-            return SafeCut(len(text), "")
-        for at in candidates(text, end - SIZE // 2, end):
-            before, behind = text[max(0, at - NEAR) : at], text[at : at + NEAR]
-            whole = self._driver.tokenize(before + behind, cancel=cancel)
-            first = self._driver.tokenize(before, cancel=cancel)
-            for lead in LEADS:
-                if whole == first + self._behind(lead, behind, cancel):
-                    return SafeCut(at, lead)
-        return None
-
-    def _behind(self, lead: str, text: str, cancel: Cancel, special: bool = False) -> list[int]:
-        """The ids of a text that follows another one, represented by its last characters `lead`."""
-        ids = self._driver.tokenize(lead + text, special, cancel)
-        return ids[len(self._driver.tokenize(lead, cancel=cancel)) :] if lead else ids
+    def _count_piece(self, piece: str, cancel: Cancel) -> int:
+        key = digest(piece.encode("utf-8", "surrogatepass"))
+        count = self._pieces.get(key)
+        if count is None:
+            count = len(self._driver.tokenize(piece, cancel=cancel))
+            self._pieces.put(key, count, 1)
+        return count
 
 
 def _key(text: str, breaks: Sequence[int] = ()) -> bytes:
     return digest("\0".join((text, *map(str, breaks))).encode())
 
 
-def candidates(text: str, start: int, end: int) -> Iterator[int]:
-    """Offsets from `start` to `end` at which the text may be cut, best first."""
-    for kind in (MARK, WORD, SPACE, CLAUSE):
-        starts = [match.start() for match in kind.finditer(text, start, end)]
-        yield from reversed(starts[-TRIES:])
+def pieces(text: str) -> Iterator[str]:
+    """The text in pieces that are not too long. They begin at the same places when it grows."""
+    start = 0
+    while len(text) - start > SIZE:
+        cut = end = start + SIZE
+        for places in CUTS:
+            found = [match.start() for match in places.finditer(text, end - SIZE // 2, end)]
+            if found:
+                cut = found[-1]
+                break
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
 
 
-def _bounded(text: str) -> None:
-    if len(text) > MOST:
+def _bounded(text: str, most: int) -> None:
+    if len(text) > most:
         raise BadRequest(
-            f"the text has {len(text)} characters; at most {MOST} can be tokenized per request:"
+            f"the text has {len(text)} characters; at most {most} can be tokenized per request:"
             f" split the text"
         )
 
@@ -311,53 +242,3 @@ def _exact(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None)
     if count >= n_ctx:
         raise ContextExceeded(count, n_ctx)
     return count
-
-
-# -- the tokens of a text, each with its bytes ----------------------------------------------------
-
-MOST_DISTINCT = 512  # different tokens that are detokenized one by one
-MOST_PIECES = 32_768  # tokens of a text: 30 ms to serialize
-WHOLE = 8192  # characters of a text that a backend may tokenize in one call
-
-
-def token_pieces(
-    driver: Driver, counter: TokenCounter, text: str, special: bool, cancel: Cancel
-) -> list[tuple[int, bytes]]:
-    """The tokens of a text, each with its bytes. If a backend does not report them, each token is
-    detokenized by itself, which fails for an incomplete character.
-
-    Raises Unsupported, BadRequest, Cancelled."""
-    if len(text) <= WHOLE and (reported := driver.pieces(text, special)) is not None:
-        return reported
-    ids = counter.ids(text, special, cancel)
-    if len(ids) > MOST_PIECES:
-        raise BadRequest(
-            f"the text has {len(ids)} tokens, but pieces are limited to {MOST_PIECES} tokens per"
-            f" request: split the text",
-            param="content",
-        )
-    known: dict[int, bytes] = {}
-    for number in ids:
-        if number in known:
-            continue
-        if len(known) == MOST_DISTINCT:
-            raise BadRequest(
-                f"pieces are limited to {MOST_DISTINCT} distinct tokens: split the text",
-                param="content",
-            )
-        cancel.check()
-        known[number] = _piece(driver, number, text)
-    return [(number, known[number]) for number in ids]
-
-
-def _piece(driver: Driver, number: int, text: str) -> bytes:
-    try:
-        piece = driver.detokenize([number])
-    except CharacterCut:
-        piece = "\ufffd"
-    if "\ufffd" in piece and "\ufffd" not in text:
-        raise Unsupported(
-            "this model's backend cannot return a token that is part of a character",
-            param="with_pieces",
-        )
-    return piece.encode()

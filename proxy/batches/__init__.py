@@ -4,8 +4,8 @@
         │               └────> cancelling ──> cancelled
         └──> failed
 
-The lines are read in pieces (`input_file`), and each is answered as if its client had sent it
-(`asking`). A thread runs one batch after the other (`runner`, `batch_run`). Results are in the
+The lines are read in pieces (`input_file`), and each is answered as if its client had sent it. A
+thread runs one batch after the other (`runner`, `batch_run`). Results are in the
 database until the output files are written (`store.request_batches`).
 """
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from heapq import heappop, heappush
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -27,11 +28,103 @@ from ..errors import Cancelled, GatewayStopping, NoIdleSlot, NotFound, QuotaExce
 from ..runtime.cancel import Cancel, client_left
 from ..store.outage import retry_while_unavailable
 from ..store.records import UNCHECKED, RequestBatch, Result, Tokens, new_id
-from .asking import Answered, Ask, Asked
-from .input_file import Index, Lines, RawLine, index
+from ..web.auth import BATCH, SIGNED_IN
+from ..web.body import JSON
+from ..web.disconnect import CANCEL
+from ..web.observability import Record
+from ..web.observability import new_id as new_request_id
+from .input_file import Lines, RawLine, index
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
+    from _typeshed.wsgi import StartResponse
+
     from ..store.request_batches import RequestBatches
+
+WSGI = Callable[[dict[str, Any], "StartResponse"], Iterable[bytes]]
+AGENT = "slotproxy-batch"
+
+
+class Asked(NamedTuple):
+    """A request to answer: the JSON `body` for the route `path`, with the key named `owner`, as
+    from the address `peer`."""
+
+    path: str
+    body: bytes
+    owner: str
+    peer: str
+    cancel: Cancel
+
+
+class Answered(NamedTuple):
+    """`retry_after`: seconds, None if the answer does not say. `outcome` is how the gateway's own
+    part ended, such as the code of an error; "" if another server's answer was passed on.
+    `has_effects`: tools have run, which another try would repeat."""
+
+    status: int
+    request_id: str
+    body: bytes
+    retry_after: float | None = None
+    outcome: str = ""
+    has_effects: bool = False
+
+
+Ask = Callable[[Asked], Answered]
+
+
+def asker(app: WSGI, prefix: str) -> Ask:
+    """Returns the function that asks `app`, whose routes have this prefix."""
+
+    def ask(asked: Asked) -> Answered:
+        data, request_id = asked.body, new_request_id()
+        environ = {
+            "REQUEST_METHOD": "POST",
+            "SCRIPT_NAME": "",
+            "PATH_INFO": prefix + asked.path,
+            "QUERY_STRING": "",
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "REMOTE_ADDR": asked.peer,
+            "CONTENT_TYPE": JSON,
+            "CONTENT_LENGTH": str(len(data)),
+            "HTTP_X_REQUEST_ID": request_id,
+            "HTTP_USER_AGENT": AGENT,
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": BytesIO(data),
+            "wsgi.errors": None,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            SIGNED_IN: asked.owner,
+            BATCH: True,
+            CANCEL: asked.cancel,
+        }
+        started: list[Any] = []
+
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            started[:] = [int(status[:3]), {name.lower(): value for name, value in headers}]
+
+        parts = app(environ, start)
+        try:
+            body = b"".join(parts)
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
+        status, headers = started
+        after = headers.get("retry-after", "")
+        info = Record.of(environ).info
+        return Answered(
+            status,
+            request_id,
+            body,
+            float(after) if after.isdecimal() else None,
+            info.outcome,
+            info.has_effects,
+        )
+
+    return ask
+
 
 Room = Callable[[str, str], int | None]
 """How many lines for this endpoint and model may be under way now; None if the model is unknown."""
@@ -88,9 +181,8 @@ class BatchRun:
         self._over = over
         self._running: dict[int, Cancel] = {}
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
-        self._waiting: deque[int] = deque()
-        self._next: RawLine | None = None  # the first that waits, if it was read
-        self._later: list[tuple[float, int]] = []  # a heap of lines to ask again, by time
+        self._waiting: list[tuple[float, int]] = []  # a heap of lines, by the time to ask them
+        self._next: tuple[int, RawLine] | None = None  # the first that waits, if it was read
         self._tries: Counter[int] = Counter()
         self._made_way: Counter[int] = Counter()
         self._pause = 0.0  # until which time nothing is asked
@@ -106,20 +198,17 @@ class BatchRun:
             except QuotaExceeded as error:
                 self._fail(error)
             return
-        found = self._indexed()
-        if found is None or (batch.status == UNCHECKED and self._store.others_wait()):
+        lines = self._indexed()
+        if lines is None or (batch.status == UNCHECKED and self._store.others_wait()):
             return
-        lines = Lines(self._piece, self._store.piece_size, found)
-        done = bytearray(len(found.order))
-        for number in self._store.done(batch.id):
-            done[number] = True
-        self._waiting = deque(number for number in found.order if not done[number])
+        done = set(self._store.done(batch.id))
+        self._waiting = [(0.0, number) for number in range(lines.count) if number not in done]
         try:
             self._check_quota(0)
             if not self._ask_all(lines):
                 return
             if self._stop is not None:
-                self._give_up(lines, (*self._waiting, *(number for _, number in self._later)))
+                self._give_up(lines, [number for _, number in self._waiting])
             self._finish()
         except (LineError, QuotaExceeded) as error:
             self._fail(error)
@@ -131,20 +220,20 @@ class BatchRun:
 
     # the input file
 
-    def _indexed(self) -> Index | None:
+    def _indexed(self) -> Lines | None:
         """Check the file; None if it is not valid, or the batch was cancelled meanwhile."""
         batch = self._batch
         try:
             found = index(self._piece, batch.endpoint, self._longest, self._beat)
+            errors = found.errors
         except LineError as error:
-            self._close("failed", errors=[error.at(None)])
-            return None
-        if found.errors:
-            self._close("failed", errors=found.errors)
+            errors = [error.at(None)]
+        if errors:
+            self._close("failed", errors=errors)
             return None
         if not batch.total:  # also if it was cancelled before
-            self._store.begin(batch.id, len(found.order), found.model[:1024], self._clock())
-        return found
+            self._store.begin(batch.id, len(found.starts), found.model[:1024], self._clock())
+        return Lines(self._piece, self._store.piece_size, found)
 
     def _piece(self, number: int) -> bytes | None:
         return self._store.piece(self._batch.file_id, number)
@@ -168,31 +257,30 @@ class BatchRun:
             if not self._running:
                 if self._over.is_set():
                     return False
-                if self._stop is not None or not (self._waiting or self._later):
+                if self._stop is not None or not self._waiting:
                     return True
                 if makes_way:
                     return False
             now = self._clock()
             if not makes_way and now - looked > BEAT:
-                looked = now
-                makes_way = self._makes_way(now - began)
-
-    def _makes_way(self, seconds: float) -> bool:
-        """Whether the batch asks no more lines, after so many seconds of its turn."""
-        unchecked = seconds <= TURN
-        return seconds > CHECK_TURN and self._store.others_wait(unchecked=unchecked)
+                looked, seconds = now, now - began
+                others = partial(self._store.others_wait, unchecked=seconds <= TURN)
+                makes_way = seconds > CHECK_TURN and others()
 
     def _ask_some(self, lines: Lines) -> None:
-        while self._later and self._later[0][0] <= self._clock():
-            self._waiting.append(heappop(self._later)[1])
-        while self._waiting and len(self._running) < MOST and self._clock() >= self._pause:
-            if self._next is None:
-                self._next = lines.read(self._waiting[0])
-            room = self._room(self._batch.endpoint, self._next.model)
+        while self._waiting and len(self._running) < MOST:
+            now = self._clock()
+            at, number = self._waiting[0]
+            if now < max(at, self._pause):
+                return
+            if self._next is None or self._next[0] != number:
+                self._next = number, lines.read(number)
+            line = self._next[1]
+            room = self._room(self._batch.endpoint, line.model)
             if len(self._running) >= (1 if room is None else room):
                 return
-            line, self._next = self._next, None
-            self._begin(self._waiting.popleft(), line)
+            heappop(self._waiting)
+            self._begin(number, line)
 
     def _begin(self, number: int, line: RawLine) -> None:
         cancel = self._running[number] = Cancel()
@@ -238,7 +326,7 @@ class BatchRun:
         if status == Cancelled.status or answered.outcome == NoIdleSlot.code:
             again = min(LAST_AGAIN, FIRST_AGAIN * 2.0 ** min(self._made_way[number], DOUBLINGS))
             self._made_way[number] += 1
-            heappush(self._later, (now + again, number))
+            heappush(self._waiting, (now + again, number))
             return False
         if answered.outcome == Unauthorized.code:
             self._stop = self._stop or Stop(*_error_of(answered))
@@ -249,14 +337,12 @@ class BatchRun:
         else:
             self._tries.pop(number, None)
             return True
-        self._waiting.append(number)
+        heappush(self._waiting, (now, number))
         return False
 
     def _check_time(self) -> None:
-        now = self._clock()
-        if now - self._beaten >= BEAT:
-            self._beat()
-        if self._stop is None and now >= self._batch.times["expires"]:
+        self._beat()
+        if self._stop is None and self._clock() >= self._batch.times["expires"]:
             self._stop = EXPIRED
 
     def _beat(self) -> None:

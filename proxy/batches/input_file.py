@@ -1,15 +1,12 @@
 """The input file of a batch: JSON lines, checked in one pass and then read one by one.
 
-Neither pass holds more than some pieces of the file. The index has eight bytes for a line's place,
-four for its length, and its position in the order in which lines are answered: those whose prompts
-share a beginning follow one another, so that slots have it cached. For that, the digests of the
-prompts' first 64, 128, 256… bytes are compared.
+Neither pass holds more than a piece of the file, and a line. The index has eight bytes for a line's
+place, and four for its length.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from hashlib import blake2b
@@ -23,9 +20,6 @@ from ..apis.batches.objects import Line, LineError
 from ..runtime.blocking import run_in_native_thread
 from ..web.body import LARGE, costs_much
 
-SHORTEST, STEPS = 64, 15  # bytes of the first compared beginning, and how often it doubles
-DIGEST = 4  # bytes
-HELD = 8  # pieces of the file in memory
 EMPTY = LineError("empty_file", "the input file has no lines")
 TOO_MANY = LineError(
     "too_many_requests",
@@ -60,20 +54,17 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 class Index:
-    """The places of a file's lines. `order` has their numbers, from 0, in the order of answering;
-    `errors` what is wrong with lines, as objects of the API. `model` is what all lines name, "" if
-    they differ."""
+    """The places of a file's lines, and what is wrong with them: `errors` are objects of the API.
+    `model` is what all lines name, "" if they differ."""
 
     def __init__(self, endpoint: str, longest: int) -> None:
         """`longest`: bytes that a line may have."""
         self.starts, self.sizes = array("Q"), array("L")
-        self.order = array("L")
         self.errors: list[dict[str, Any]] = []
         self._endpoint = endpoint
         self._longest = longest
         self._models: set[str] = set()
         self._ids: set[bytes] = set()
-        self._keys: list[bytes] = []
         self._parts: list[bytes] = []  # of the line that goes on in the next piece
         self._held = self._at = self._line = 0
         self.full = False  # nothing more needs to be read
@@ -95,15 +86,9 @@ class Index:
     def close(self) -> None:
         if self._held:
             self._end_line()
-        if not self._keys and not self.errors:
+        if not self.starts and not self.errors:
             self.errors.append(EMPTY.at(None))
-        numbers = range(len(self._keys))
-        # Vectors have no prompts that a slot would hold.
-        if self._endpoint != "/v1/embeddings":
-            self.order = array("L", sorted(numbers, key=self._keys.__getitem__))
-        else:
-            self.order = array("L", numbers)
-        self._keys, self._ids = [], set()
+        self._ids = set()
 
     def _part(self, part: bytes) -> None:
         self._at += len(part)
@@ -140,7 +125,6 @@ class Index:
             self._models.add(model if type(model) is str else "")
         self.starts.append(self._at - size)
         self.sizes.append(size)
-        self._keys.append(prefix_key(batches.beginning(line.body)))
 
 
 def parse(data: bytes, endpoint: str) -> Line:
@@ -161,19 +145,6 @@ def _raw(data: bytes) -> RawLine:
     return RawLine(line.custom_id, model if type(model) is str else "", body)
 
 
-def prefix_key(text: bytes) -> bytes:
-    """The digests of a text's beginnings, by which texts that share long beginnings are neighbors
-    when they are sorted."""
-    digest, start, end, found = blake2b(digest_size=DIGEST), 0, SHORTEST, []
-    for _ in range(STEPS):
-        digest.update(text[start:end])
-        found.append(digest.digest())
-        if end >= len(text):
-            break
-        start, end = end, 2 * end
-    return b"".join(found)
-
-
 def index(piece: Piece, endpoint: str, longest: int, alive: Callable[[], object]) -> Index:
     """Index a file. `alive` is called for each piece. Raises LineError if the file is gone."""
     found = Index(endpoint, longest)
@@ -191,11 +162,12 @@ def index(piece: Piece, endpoint: str, longest: int, alive: Callable[[], object]
 class Lines:
     """Reads lines of an indexed file. `size` is that of its pieces, except the last."""
 
-    def __init__(self, piece: Piece, size: int, found: Index) -> None:
+    def __init__(self, piece: Piece, size: int, index: Index) -> None:
         self._piece = piece
         self._size = size
-        self._index = found
-        self._held: OrderedDict[int, bytes] = OrderedDict()
+        self._index = index
+        self.count = len(index.starts)
+        self._held = -1, b""  # the piece that was read last
 
     def read(self, number: int) -> RawLine:
         """Raises LineError if the file is gone."""
@@ -216,13 +188,9 @@ class Lines:
             start, left = start + len(part), left - len(part)
 
     def _read(self, number: int) -> bytes:
-        held = self._held
-        if number not in held:
+        if self._held[0] != number:
             data = self._piece(number)
             if data is None:
                 raise GONE
-            held[number] = data
-            if len(held) > HELD:
-                held.popitem(last=False)
-        held.move_to_end(number)
-        return held[number]
+            self._held = number, data
+        return self._held[1]

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import NotFound, StoreUnavailable
 from ..runtime.lasting import Lasting
-from .asking import Ask
-from .batch_run import BatchRun, Room
+from .batch_run import Ask, BatchRun, Room
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ..store.request_batches import RequestBatches

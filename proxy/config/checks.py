@@ -141,10 +141,10 @@ def no_models_here(settings: Settings) -> str:
 
 def each_its_own(settings: Settings) -> str:
     """Why several workers cannot share their backends, "" if they can."""
-    models = settings.is_default or any(backend.file for backend in settings.backends)
-    if settings.chatglm.isolation == "thread" and models:
+    if any(backend.file for backend in settings.backends):
         return (
-            'each would load the ChatGLM model: only isolation = "process" of the table [chatglm]'
-            " is shared"
+            "each would load the ChatGLM model: use one worker (it handles a thousand streams), or"
+            " run the model in a slotproxy of its own and name that here in a [[backend]] table"
+            ' with kind = "openai"'
         )
     return ""

@@ -19,7 +19,7 @@ from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
 from .routes import Place, PriceConfig, RouteConfig
 
-WINDOWS = sys.platform == "win32"  # it cannot pass a socket to a child, and has no gunicorn
+WINDOWS = sys.platform == "win32"  # it has no gunicorn
 _NO_KEY = Secret("")
 
 
@@ -126,7 +126,7 @@ class ChatGLMConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[chatglm]`` table of the file: how the models of ``--chatglm-model`` run."""
 
     isolation: Literal["process", "thread"] = _key(
-        "thread" if WINDOWS else "process",
+        "process",
         "run a model in a child process, or in a thread, which blocks the gateway meanwhile",
     )
     load: Literal["start", "lazy"] = _key(

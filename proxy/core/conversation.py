@@ -1,9 +1,8 @@
 """Conversations that are longer than a context: where they may be cut, and how they are summed up.
 
-A conversation is a head of system messages and the turns after it. A cut leaves the head as it is,
-drops the turns before it, and never parts the result of a tool from its call. What is dropped can
-be replaced by a summary, which the model writes: the instruction for it is the last message, so
-that the prompt begins as that of the conversation does and its cached part is used.
+A conversation is a head of system messages and the turns after it. A cut drops the turns before it,
+and never parts the result of a tool from its call. What is dropped can be replaced by a summary:
+the instruction for it is the last message, so that the cached part of the prompt is used.
 """
 
 from __future__ import annotations
@@ -81,10 +80,8 @@ def shortened(request: CompletionRequest, fits: Fits) -> CompletionRequest:
 
 def first_that_fits(request: CompletionRequest, starts: Sequence[int], fits: Fits) -> int:
     """The first of these places with which the head and the messages from there on fit; the last
-    place is not tried.
-
-    Tries the newest messages first and doubles their characters each time, so that the cost depends
-    on what fits rather than on the conversation's length. Raises the errors of `fits`."""
+    place is not tried. Tries the newest messages first and doubles their characters each time,
+    so that the cost depends on what fits. Raises the errors of `fits`."""
     chat = request.messages
     head = head_of(chat)
     from_end = list(accumulate(message.characters for message in reversed(chat[head:])))

@@ -1,12 +1,10 @@
 """Estimates the cost of decoding JSON before it is decoded.
 
-msgspec decodes in one call, during which no other thread of the interpreter runs: a body of 32 MB
-can block every stream for ten seconds. The time depends less on the number of bytes than on what is
-outside the strings, and on escapes, so the estimate counts these. It works in pieces: in a thread,
-other threads run between them. Most texts are far below the limit, even if the contents of their
-strings are counted as well, which takes a fraction of the time.
-
-The weights are nanoseconds of msgspec 0.20 on a slow core, each the worst that was measured.
+msgspec decodes in one call, during which no other thread runs: a body of 32 MB can block every
+stream for ten seconds. The time depends on what is outside the strings, and on escapes, which are
+counted in pieces. Most texts are far below the limit even if the contents of their strings are
+counted as well, which takes a fraction of the time. The weights are nanoseconds of msgspec 0.20 on
+a slow core, each the worst that was measured.
 """
 
 from __future__ import annotations

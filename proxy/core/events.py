@@ -3,13 +3,9 @@
     Started Compacted? (TextDelta | ReasoningDelta | ToolCallDelta | Step | Progress | TokenDetail)*
     (Finished | Failed)
 
-A Step is what the gateway does for the model: a search, or something with an MCP server.
-
 A stream is an iterator of batches, which are lists of events: those of one read of the upstream
-socket. Every stage works on a batch at a time, so that events that came together leave in one
-write.
-
-`Order` checks the order above once, between drivers and encoders, so that no encoder has to.
+socket. A Step is what the gateway does for the model. `Order` checks the order above once, between
+drivers and encoders.
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
-"""A client's request, in one form for all dialects.
-
-A dialect's `parse` creates these values; nothing after it sees the client's JSON again. They are
-frozen and compared by content. Unknown fields that a backend may understand are in
-`CompletionRequest.extra`.
+"""A client's request, in one form for all dialects. Nothing after a dialect's `parse` sees the
+client's JSON again.
 """
 
 from __future__ import annotations
@@ -40,11 +37,9 @@ class ToolCall(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """One turn. `content` is all its text; `media` are its images and sounds, in order.
-
-    If the client sent several texts, `parts` are the offsets at which they begin; a line break,
-    which belongs to none of them, joins each to the next. `cites`: the text contains documents,
-    whose control tokens never act, whatever the role."""
+    """One turn. `content` is all its text; `media` are its images and sounds, in order. `parts` are
+    the offsets at which several texts of the client begin; a line break joins each to the next.
+    `cites`: the text contains documents, whose control tokens never act."""
 
     role: Role
     content: str = ""
@@ -131,13 +126,10 @@ class Search(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """Additional information that a client requests, in the way of llama-server's clients.
-
-    `prompt`: its size before the first text; `progress` of its evaluation; `timings` and `tokens`
-    (their ids) of each piece of a stream; at the end, the `settings` that the backend used, with
-    its prompt. `sampled`: report probabilities after the samplers. A backend that cannot report a
-    value omits it.
-    """
+    """What a client wants to know: the prompt's size before the first text; `progress` of its
+    evaluation; `timings` and `tokens` (ids) of each piece; at the end, the `settings` that the
+    backend used; `sampled`: probabilities after the samplers. What a backend cannot report is
+    omitted."""
 
     prompt: bool = False
     progress: bool = False
@@ -163,15 +155,10 @@ class Compaction(Struct, frozen=True):
 
 
 class CompletionRequest(Struct, frozen=True, kw_only=True):
-    """One request for one or more completions.
-
-    Either `messages` (a chat, rendered by a template) or `prompts` (texts, token ids, or a mix of
-    both, unchanged). `sampling` only holds fields checked by `core.sampling`. `max_tokens` None
-    means the rest of the context; `max_length` limits prompt and answer together, None for the
-    context. `max_tool_calls` None means the setting. `logprobs` is the number of alternatives, None
-    for none. `reasoning_format` says where reasoning goes, "" for the setting. `warnings` name what
-    a dialect ignored; they become headers.
-    """
+    """One request for one or more completions: `messages`, rendered by a template, or `prompts`
+    (texts, token ids, or a mix). None or "" means the setting or the rest of the context.
+    `max_length` limits prompt and answer together. `logprobs` is the number of alternatives.
+    `extra` are unknown fields that a backend may understand. `warnings` become headers."""
 
     model: str = ""
     messages: tuple[Message, ...] = ()

@@ -1,14 +1,12 @@
 """The table of sampling fields: names, types and bounds of server.cpp's /completion.
 
-A 2023 server aborts on a field of the wrong type and reads out of bounds on some values, so a value
-that is not in this table, or does not match it, is never sent upstream. `since` is the generation
-that introduced a name: 2023 for every server.cpp, including PowerInfer's; 2026 for today's
-llama-server only. Bounds are those that both accept; names are llama.cpp's own.
+A 2023 server aborts on a field of the wrong type and reads out of bounds on some values, so nothing
+else is sent upstream. `since` is the generation that introduced a name: 2023 for every server.cpp,
+including PowerInfer's; 2026 for today's llama-server only. Bounds are those that both accept.
 
-Clients of llama.cpp send all fields that its server knows, most of them with neutral values. So if
-a backend lacks a field, its `neutral` value is ignored silently, and so is a field that only
-refines another one, or a server's own behavior; a hint is ignored with a warning; any other field
-is refused by name.
+Clients of llama.cpp send all fields that its server knows. So if a backend lacks a field, its
+`neutral` value is ignored silently, and so is a field that only refines another one; a hint is
+ignored with a warning; any other field is refused by name.
 """
 
 from __future__ import annotations

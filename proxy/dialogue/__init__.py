@@ -2,7 +2,7 @@
 tools on the way.
 
 `events` defines requests and events, and `run` turns the one into the other. `finding` gets
-documents and inserts them into a conversation. `loop` is an answer with tools, which `runners` run.
+documents and inserts them into a conversation. `loop` is an answer with tools, and what runs them.
 """
 
 from ..agent.functions import ToolError

@@ -44,10 +44,9 @@ class DialogueRequest(Struct, frozen=True, kw_only=True):
     `sampling` holds fields checked by `core.sampling`. `template` is a name in the kind's folder of
     templates/dialogues. `bases` are ids or names of the owner's knowledge bases. `top_k` and
     `score_threshold` (0 to 1, higher is nearer) are those of `Knowledge.search`; for a web search
-    `top_k` is the number of results. `engine` "" is the first one configured. With `split`, pages
-    are read and the best passages used. `owner` is the caller's name in the stores. `session` keeps
-    a conversation on the slot that has its cache. `begun` is the beginning of the answer, which the
-    model continues (only `chat`)."""
+    `top_k` is the number of results. `engine` "" is the first one configured. `owner` is the
+    caller's name in the stores. `session` keeps a conversation on the slot that has its cache.
+    `begun` is the beginning of the answer, which the model continues (only `chat`)."""
 
     kind: Kind
     messages: tuple[Message, ...]
@@ -59,7 +58,6 @@ class DialogueRequest(Struct, frozen=True, kw_only=True):
     top_k: int = 3
     score_threshold: float | None = None
     engine: str = ""
-    split: bool = False
     owner: str = ""
     session: str = ""
     begun: str = ""

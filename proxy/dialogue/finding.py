@@ -14,8 +14,7 @@ from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
-from ..websearch.guard import WebResult
-from ..websearch.search import WebSearch
+from ..websearch.engines import WebResult, WebSearch
 from .events import Citation, DialogueRequest, Sources
 
 if TYPE_CHECKING:  # the extra `knowledge`
@@ -112,10 +111,7 @@ class Finder:
     configured."""
 
     def __init__(
-        self,
-        knowledge: Knowledge | None,
-        web: WebSearch | None,
-        stores: VectorStores | None = None,
+        self, knowledge: Knowledge | None, web: WebSearch | None, stores: VectorStores | None = None
     ) -> None:
         self._knowledge = knowledge
         self.web = web
@@ -128,40 +124,40 @@ class Finder:
         stores = None if self.stores is None else self.stores.within(may)
         return Finder(self._knowledge.within(may), self.web, stores)
 
-    def bases(self, request: DialogueRequest) -> list[str]:
-        """Ids of the requested knowledge bases; all of the owner's for an agent request that names
-        none.
+    def bases(self, owner: str, names: Sequence[str]) -> list[str]:
+        """Ids of the owner's knowledge bases of these names or ids; of all if there are none.
 
         Raises Forbidden without knowledge, and NotFound for an unknown base."""
         known = self._known()
-        if not request.bases and request.kind == "agent":
-            return [base.id for base in known.bases(request.owner)]
-        return [known.base(request.owner, base).id for base in request.bases]
+        if not names:
+            return [base.id for base in known.bases(owner)]
+        return [known.base(owner, name).id for name in names]
 
     def documents(
-        self, request: DialogueRequest, bases: Sequence[str], query: str
+        self,
+        owner: str,
+        bases: Sequence[str],
+        query: str,
+        top_k: int,
+        score_threshold: float | None = None,
     ) -> list[Citation]:
-        hits = self._known().search(
-            request.owner, bases, query, request.top_k, request.score_threshold
-        )
+        hits = self._known().search(owner, bases, query, top_k, score_threshold)
         return [_cited(hit) for hit in hits]
 
-    def pages(self, request: DialogueRequest, query: str, cancel: Cancel | None) -> list[Citation]:
+    def pages(self, query: str, engine: str, count: int, cancel: Cancel | None) -> list[Citation]:
         """Web results; without `cancel` only cached ones."""
         web = self.searched()
-        options: dict[str, Any] = {"count": request.top_k, "split": request.split}
         if cancel is None:
-            results = web.remembered(query, request.engine, **options)
+            results = web.remembered(query, engine, count)
         else:
-            results = web.search(query, request.engine, **options, cancel=cancel)
+            results = web.search(query, engine, count, cancel=cancel)
         return [_page(result) for result in results]
 
     def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
         """The results of a search that an answer makes. In file searches the citation's document_id
         is the id of the file."""
         if search.kind == "web":
-            results = self.searched().search(query, count=search.count, cancel=cancel)
-            return [_page(result) for result in results]
+            return self.pages(query, "", search.count, cancel)
         assert self.stores is not None, "an unavailable search is skipped"
         hits = self.stores.search(
             owner, search.stores, [query], search.count, search.threshold, search.wanted
@@ -197,25 +193,33 @@ class Finder:
         """The searches that are allowed and configured, as tools of an agent. Their results are
         numbered by `numbers` and appended to `sources`."""
 
-        def searching(find: Callable[[str, Cancel], list[Citation]]) -> LocalFunction:
-            def call(arguments: Mapping[str, Any], cancel: Cancel) -> str:
-                query = arguments.get("query")
-                if not isinstance(query, str) or not query.strip():
+        def call(find: Callable[[str, Cancel], list[Citation]]) -> LocalFunction:
+            def search(given: Mapping[str, Any], cancel: Cancel) -> str:
+                query = arguments(_Query, given).query
+                if not query.strip():
                     raise ToolError("query must be a search string")
                 cited, _ = numbers.add(find(query, cancel))
                 if cited:
                     sources.append(Sources(cited))
                 return context(cited) or NONE_FOUND
 
-            return call
+            return search
+
+        def in_bases(query: str, cancel: Cancel) -> list[Citation]:
+            return self.documents(
+                request.owner, bases, query, request.top_k, request.score_threshold
+            )
+
+        def on_web(query: str, cancel: Cancel) -> list[Citation]:
+            return self.pages(query, request.engine, request.top_k, cancel)
 
         tools: dict[str, RunnableTool] = {}
-        if KNOWLEDGE in allowed and self._knowledge is not None and (bases := self.bases(request)):
-            by_base = searching(lambda query, _: self.documents(request, bases, query))
-            tools[KNOWLEDGE] = LocalTool(_KNOWLEDGE, by_base)
+        if KNOWLEDGE in allowed and self._knowledge is not None:
+            bases = self.bases(request.owner, request.bases)
+            if bases:
+                tools[KNOWLEDGE] = LocalTool(_tool(KNOWLEDGE, _Query), call(in_bases))
         if WEB in allowed and self.web is not None:
-            on_web = searching(lambda query, cancel: self.pages(request, query, cancel))
-            tools[WEB] = LocalTool(_WEB, on_web)
+            tools[WEB] = LocalTool(_tool(WEB, _Query), call(on_web))
         return tools
 
     def published(self, owner: str) -> dict[str, RunnableTool]:
@@ -223,31 +227,23 @@ class Finder:
 
         def in_bases(given: Mapping[str, Any], cancel: Cancel) -> str:
             """Raises NotFound for an unknown base, besides what tools raise."""
-            asked = arguments(_KnowledgeQuery, given)
-            request = DialogueRequest(
-                kind="agent",
-                messages=(),
-                bases=tuple(asked.bases),
-                top_k=asked.count,
-                owner=owner,
-            )
-            hits = self.documents(request, self.bases(request), asked.query)
+            query = arguments(_KnowledgeQuery, given)
+            bases = self.bases(owner, query.bases)
+            hits = self.documents(owner, bases, query.query, query.count)
             return context(CitationNumbers().add(hits)[0]) or NONE_FOUND
 
         def on_web(given: Mapping[str, Any], cancel: Cancel) -> str:
-            asked = arguments(_WebQuery, given)
-            request = DialogueRequest(
-                kind="search", messages=(), engine=asked.engine, top_k=asked.count
-            )
-            cited, _ = CitationNumbers().add(self.pages(request, asked.query, cancel))
+            query = arguments(_WebQuery, given)
+            pages = self.pages(query.query, query.engine, query.count, cancel)
+            cited, _ = CitationNumbers().add(pages)
             texts = [f"[{page.number}] {page.title}\n{page.url}\n{page.text}" for page in cited]
             return "\n\n".join(texts) or NONE_FOUND
 
         tools: dict[str, RunnableTool] = {}
         if self._knowledge is not None:
-            tools[KNOWLEDGE] = LocalTool(_KNOWLEDGE_CALL, in_bases)
+            tools[KNOWLEDGE] = LocalTool(_tool(KNOWLEDGE, _KnowledgeQuery), in_bases)
         if self.web is not None:
-            tools[WEB] = LocalTool(_WEB_CALL, on_web)
+            tools[WEB] = LocalTool(_tool(WEB, _WebQuery), on_web)
         return tools
 
     def _known(self) -> Knowledge:
@@ -276,33 +272,7 @@ def _page(result: WebResult) -> Citation:
     return Citation(number=0, title=result.title, text=result.snippet, url=result.url)
 
 
-def offered(search: Search) -> Tool:
-    """The tool definition of a search that an answer can make."""
-    what = "Search the web" if search.kind == "web" else "Search the attached files"
-    return _tool(search.name, f"{what}. Cite the results you use by number, like [1].")
-
-
-def _tool(name: str, description: str) -> Tool:
-    query = {"type": "string", "description": "the search query", "maxLength": 200}
-    return Tool(
-        name,
-        description,
-        {
-            "type": "object",
-            "properties": {"query": query},
-            "required": ["query"],
-            "additionalProperties": False,
-        },
-    )
-
-
-_KNOWLEDGE = _tool(KNOWLEDGE, "Search the documents of the knowledge base")
-_WEB = _tool(WEB, "Search the web")
-
-
-# Searches that clients call themselves, without a model.
-
-_Query = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="the search query")]
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="the search query")]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=20, description="the number of results")]
 _Bases = Annotated[
     list[str],
@@ -313,14 +283,16 @@ _Engine = Annotated[
 ]
 
 
-class _KnowledgeQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    query: _Query
+class _Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    query: _Text
+
+
+class _KnowledgeQuery(_Query, frozen=True, forbid_unknown_fields=True):
     bases: _Bases = []
     count: _Count = 5
 
 
-class _WebQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    query: _Query
+class _WebQuery(_Query, frozen=True, forbid_unknown_fields=True):
     engine: _Engine = ""
     count: _Count = 5
 
@@ -341,7 +313,13 @@ def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
         raise ToolError(f"the arguments are invalid: {error}") from None
 
 
-_KNOWLEDGE_CALL = Tool(
-    KNOWLEDGE, "Search the documents of the knowledge bases", schema_of(_KnowledgeQuery)
-)
-_WEB_CALL = Tool(WEB, "Search the web", schema_of(_WebQuery))
+def _tool(name: str, arguments: type[_Query]) -> Tool:
+    where = "the web" if name == WEB else "the documents of the knowledge bases"
+    return Tool(name, f"Search {where}", schema_of(arguments))
+
+
+def offered(search: Search) -> Tool:
+    """The tool definition of a search that an answer can make."""
+    where = "the web" if search.kind == "web" else "the attached files"
+    description = f"Search {where}. Cite the results you use by number, like [1]."
+    return Tool(search.name, description, schema_of(_Query))

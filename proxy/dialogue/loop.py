@@ -12,32 +12,41 @@ In the last round the model has no tools and must answer with what it has.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from ..agent.functions import FAILED, RunnableTool, ToolError
+from ..agent.functions import FAILED, NAME, ChildTool, RunnableTool, ToolError
+from ..agent.toolbox import Remote, Remotes, Toolbox
 from ..core.events import (
+    ApprovalRequested,
     Batch,
     Compacted,
     Event,
     Failed,
     Finished,
+    Found,
+    ListedTool,
+    Searched,
     ServerCall,
     Started,
     TextDelta,
     ToolCallDelta,
+    ToolsListed,
 )
-from ..core.request import CompletionRequest, Message, Tool, ToolCall, ToolChoice
+from ..core.mcp import McpServer, function_name
+from ..core.request import CompletionRequest, Message, Search, Tool, ToolCall, ToolChoice
 from ..core.usage import Timings, Usage
 from ..errors import Cancelled, GatewayError, UpstreamTimeout
 from ..gateway import Caller, Gateway, Info
 from ..runtime.cancel import Cancel
-from .events import Bounds, add, arguments_of
+from .events import Bounds, Citation, add, arguments_of
+from .finding import NONE_FOUND, CitationNumbers, Finder, context, offered
 
 TIMED_OUT = -32001  # what MCP clients call a request without an answer
 
@@ -92,16 +101,25 @@ def run_with_ticks(
         own.cancel()
 
 
+def result_of(steps: Generator[object, None, T]) -> T:
+    """The result of steps that do not tick."""
+    try:
+        next(steps)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+    raise AssertionError("there are no ticks")
+
+
 class Runner:
     """Tools that an answer runs itself. This one has none."""
 
     takes_unknown = False  # whether it answers calls of tools that nobody offers
     longest = 0  # characters of a result
 
-    def __init__(self, cancel: Cancel, seconds: float, interval: float) -> None:
-        """`seconds` is the limit of a call, `interval` the seconds between ticks."""
+    def __init__(self, cancel: Cancel, interval: float) -> None:
+        """`interval`: the seconds between ticks."""
         self._cancel = cancel
-        self._seconds = seconds
         self._interval = interval
 
     def listed(self) -> list[Event]:
@@ -114,23 +132,15 @@ class Runner:
         return ()
 
     def prepare(
-        self, request: CompletionRequest
+        self, request: CompletionRequest, seconds: float
     ) -> Generator[Batch, None, CompletionRequest] | None:
         """Run what the model waits for before it begins: yields events and returns the request
         with the results. None if there is nothing to run."""
         return None
 
-    def late(self) -> bool:
-        """Whether the answer has taken too long."""
-        return False
-
-    def limit(self, request: CompletionRequest, written: int) -> CompletionRequest | None:
-        """The request of the next round, after so many tokens; None if there is no room for it."""
-        return request
-
-    def run(self, call: ToolCall) -> Generator[Batch, None, str | None]:
-        """Run a call: yields its events and returns the text for the model, or None if the answer
-        ends here. Raises Cancelled."""
+    def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str | None]:
+        """Run a call, which may take so long: yields its events and returns the text for the
+        model, or None if the answer ends here. Raises Cancelled."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -145,12 +155,12 @@ class Runner:
         self,
         event: ServerCall,
         tool: RunnableTool | None,
+        seconds: float,
         missing: str = "the tool is not available",
     ) -> Generator[Batch, None, str]:
         """Makes a call: yields its events and returns the text for the model. Raises Cancelled."""
         yield [event]
         arguments = arguments_of(event.arguments)
-        seconds, longest = self._seconds, self.longest
         code = 0
         try:
             if tool is None:
@@ -166,10 +176,10 @@ class Runner:
             error = fault.message
             code = TIMED_OUT if isinstance(fault, UpstreamTimeout) else FAILED
         else:
-            text = _cut(text, longest)
+            text = _cut(text, self.longest)
             yield [msgspec.structs.replace(event, over=True, output=text)]
             return text
-        error = _cut(error, longest)
+        error = _cut(error, self.longest)
         yield [msgspec.structs.replace(event, over=True, error=error, code=code)]
         return f"Error: {error}"
 
@@ -182,8 +192,228 @@ def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[:longest] + "…"
 
 
+MOST_OBSERVED = 6000  # characters of the result of an agent's tool
+MOST_TOOLS = 128  # of one server
+MOST_RESULT = 24_000  # characters of the result of a server's tool
+LISTING = 35.0  # seconds; the listing itself has a shorter limit
+
+
+class SearchRunner(Runner):
+    """Makes these searches for the owner: the built-in tools of /v1/responses."""
+
+    def __init__(
+        self,
+        finder: Finder,
+        searches: Sequence[Search],
+        owner: str,
+        cancel: Cancel,
+        interval: float,
+    ) -> None:
+        super().__init__(cancel, interval)
+        self._finder = finder
+        self._searches = {search.name: search for search in searches}
+        self._owner = owner
+        self._numbers = CitationNumbers()
+
+    def tools(self) -> Sequence[Tool]:
+        return [offered(search) for search in self._searches.values()]
+
+    def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str]:
+        search = self._searches[call.name]
+        given = (arguments_of(call.arguments) or {}).get("query")
+        query = given.strip() if isinstance(given, str) else ""
+        yield [Searched(search.kind, query)]
+
+        def find(cancel: Cancel) -> list[Citation]:
+            return self._finder.result(search, self._owner, query, cancel) if query else []
+
+        try:
+            citations = yield from self.aside(find, seconds)
+        except Cancelled:
+            raise
+        except GatewayError as error:
+            yield [Searched(search.kind, query, over=True, failed=True)]
+            return f"Error: {error.message}"
+        cited, _ = self._numbers.add(citations)
+        found = tuple(
+            Found(
+                number=citation.number,
+                title=citation.title,
+                text=citation.text,
+                url=citation.url,
+                file_id=citation.document_id,
+                score=citation.score,
+            )
+            for citation in cited
+        )
+        yield [Searched(search.kind, query, over=True, found=found)]
+        return context(cited) or NONE_FOUND
+
+
+class AgentRunner(Runner):
+    """Calls the tools of an agent. The model reads of a tool that it made up."""
+
+    takes_unknown = True
+    longest = MOST_OBSERVED
+
+    def __init__(self, tools: Mapping[str, RunnableTool], cancel: Cancel, interval: float) -> None:
+        super().__init__(cancel, interval)
+        self._tools = tools
+
+    def tools(self) -> Sequence[Tool]:
+        return [tool.tool for tool in self._tools.values()]
+
+    def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str]:
+        event = ServerCall(id=call.id, label="", name=call.name, arguments=call.arguments)
+        missing = f"unknown tool: {call.name}"
+        return self.call_tool(event, self._tools.get(call.name), seconds, missing)
+
+
+class _Offer(NamedTuple):
+    server: McpServer
+    tool: ChildTool
+
+    @property
+    def asks(self) -> bool:
+        """Whether the client must approve a call."""
+        return self.server.approval.asks(self.tool.tool.name, _read_only(self.tool))
+
+
+class ServerRunner(Runner):
+    """Calls the tools of the servers of a request, for the caller."""
+
+    longest = MOST_RESULT
+
+    def __init__(
+        self,
+        toolbox: Toolbox,
+        remotes: Remotes,
+        request: CompletionRequest,
+        caller: Caller,
+        cancel: Cancel,
+        interval: float,
+    ) -> None:
+        super().__init__(cancel, interval)
+        self._toolbox = toolbox
+        self._remotes = remotes
+        self._opened: list[Remote] = []
+        self._servers = request.servers
+        self._approved = request.approved
+        self._caller = caller
+        self._offers: dict[str, _Offer] = {}
+
+    def listed(self) -> list[Event]:
+        """Raises NotFound for a server that is not configured, and Forbidden for a URL that is not
+        allowed, or if the caller may use none of a server's tools. A server that does not list
+        its tools is an event, unless it is required."""
+        events: list[Event] = []
+        for server in self._servers:
+            try:
+                tools = self._permitted(server, self._of(server))
+            except GatewayError as error:
+                if error.status < 500 or server.required:
+                    raise
+                events.append(ToolsListed(server.label, error=error.message))
+                continue
+            for tool in tools:
+                self._offers[server.function(tool.tool.name)] = _Offer(server, tool)
+            if not server.listed:
+                events.append(ToolsListed(server.label, tuple(map(_described, tools))))
+        return events
+
+    def tools(self) -> Sequence[Tool]:
+        return [
+            msgspec.structs.replace(offer.tool.tool, name=name)
+            for name, offer in self._offers.items()
+        ]
+
+    def prepare(
+        self, request: CompletionRequest, seconds: float
+    ) -> Generator[Batch, None, CompletionRequest] | None:
+        return self._made(request, seconds) if self._approved else None
+
+    def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str | None]:
+        offer = self._offers[call.name]
+        name = offer.tool.tool.name
+        if offer.asks:
+            yield [ApprovalRequested(offer.server.label, name, call.arguments)]
+            return None
+        event = ServerCall(
+            id=call.id, label=offer.server.label, name=name, arguments=call.arguments
+        )
+        return (yield from self.call_tool(event, offer.tool, seconds))
+
+    def close(self) -> None:
+        """Close the servers that the request names by URL; those that are configured stay open."""
+        for remote in self._opened:
+            remote.close()
+
+    def _of(self, server: McpServer) -> list[ChildTool]:
+        if server.url:
+            self._caller.may.check_tool(server.url)
+            remote = self._remotes.open(server.label, server.url, server.headers)
+            self._opened.append(remote)
+            return self._result(remote.tools)
+        return self._result(lambda: self._toolbox.of_server(server.label))
+
+    def _result(self, work: Callable[[], T]) -> T:
+        """The result of work that can be abandoned."""
+        return result_of(run_with_ticks(lambda _: work(), self._cancel, LISTING, 0, list[Event]))
+
+    def _permitted(self, server: McpServer, tools: Sequence[ChildTool]) -> list[ChildTool]:
+        """The tools that request and caller permit. Raises Forbidden."""
+        may = self._caller.may
+        fitting = [
+            tool
+            for tool in tools
+            if server.allowed.fits(tool.tool.name, _read_only(tool))
+            and NAME.fullmatch(server.function(tool.tool.name))
+        ]
+        if server.url:
+            return fitting[:MOST_TOOLS]  # the URL is what is permitted
+        found = [tool for tool in fitting if may.permits_tool(server.function(tool.tool.name))]
+        if fitting and not found:
+            may.check_tool(server.function(fitting[0].tool.name))
+        return found[:MOST_TOOLS]
+
+    def _made(
+        self, request: CompletionRequest, seconds: float
+    ) -> Generator[Batch, None, CompletionRequest]:
+        """Makes the approved calls, and puts their results into the messages."""
+        results: dict[str, str] = {}
+        for approved in self._approved:
+            offer = self._offers.get(function_name(approved.label, approved.name))
+            event = ServerCall(
+                id=approved.id,
+                label=approved.label,
+                name=approved.name,
+                arguments=approved.arguments,
+                approval=approved.id,
+            )
+            tool = offer.tool if offer else None
+            results[approved.id] = yield from self.call_tool(event, tool, seconds)
+        messages = tuple(_with_result(message, results) for message in request.messages)
+        return msgspec.structs.replace(request, messages=messages)
+
+
+def _read_only(tool: ChildTool) -> bool:
+    return tool.annotations.get("readOnlyHint") is True
+
+
+def _described(tool: ChildTool) -> ListedTool:
+    own = tool.tool
+    return ListedTool(own.name, own.description, own.parameters, tool.annotations)
+
+
+def _with_result(message: Message, results: dict[str, str]) -> Message:
+    if message.role != "tool" or message.tool_call_id not in results:
+        return message
+    return msgspec.structs.replace(message, content=results[message.tool_call_id])
+
+
 class ToolAnswer:
-    """Replaces the gateway's Answer: yields (choice, batch), with the same `prime` and `close`."""
+    """Replaces the gateway's Answer: yields (choice, batch), with the same `prime` and `close`. An
+    answer that `is_agent` keeps the bounds of seconds and tokens in total, too."""
 
     def __init__(
         self,
@@ -193,6 +423,8 @@ class ToolAnswer:
         cancel: Cancel,
         caller: Caller,
         bounds: Bounds,
+        *,
+        is_agent: bool = False,
     ) -> None:
         self.request = request
         model, shown = gateway.registry.resolve(request.model)
@@ -204,6 +436,8 @@ class ToolAnswer:
         self._cancel = cancel
         self._caller = caller
         self._bounds = bounds
+        self._end = gateway.clock() + bounds.seconds if is_agent else math.inf
+        self._tokens = bounds.tokens if is_agent else math.inf
         self._owners: dict[str, Runner] = {}  # by the name of a tool
         self._first: Batch | None = None
         self._begun = False  # Started was sent
@@ -241,29 +475,26 @@ class ToolAnswer:
             for count in range(self._bounds.rounds):
                 if count == min(most, self._bounds.rounds - 1):
                     request = msgspec.structs.replace(request, tool_choice=ToolChoice("none"))
-                for runner in self._runners:
-                    limited = runner.limit(request, self._usage.completion)
-                    if limited is None:
-                        yield [self._cut_off()]
-                        return
-                    request = limited
-                round = yield from self._round(request, listed)
-                if round is None:
+                left = self._tokens - self._usage.completion
+                if left < 1 or self._left() <= 0:
+                    yield [self._cut_off()]
                     return
+                if left < math.inf:
+                    most_tokens = min(request.max_tokens or left, left)
+                    request = msgspec.structs.replace(request, max_tokens=int(most_tokens))
+                called = yield from self._round(request, listed)
+                if called is None:
+                    return
+                text, call, owner, finished = called
                 self._begin_call()
-                observed = yield from round.owner.run(round.call)
+                observed = yield from owner.run(call, self._seconds())
                 if observed is None:
                     self.info.outcome = "tool_calls"
-                    yield [msgspec.structs.replace(round.finished, reason="tool_calls")]
+                    yield [msgspec.structs.replace(finished, reason="tool_calls")]
                     return
                 turn = (
-                    Message(role="assistant", content=round.text, tool_calls=(round.call,)),
-                    Message(
-                        role="tool",
-                        content=observed,
-                        name=round.call.name,
-                        tool_call_id=round.call.id,
-                    ),
+                    Message(role="assistant", content=text, tool_calls=(call,)),
+                    Message(role="tool", content=observed, name=call.name, tool_call_id=call.id),
                 )
                 # A forced call is forced only once.
                 request = msgspec.structs.replace(
@@ -273,8 +504,13 @@ class ToolAnswer:
             self.info.outcome = error.code or error.type
             yield [Failed(error)]
 
-    def _late(self) -> bool:
-        return any(runner.late() for runner in self._runners)
+    def _left(self) -> float:
+        """Seconds until the answer has taken too long."""
+        return self._end - self._gateway.clock() if self._end < math.inf else math.inf
+
+    def _seconds(self) -> float:
+        """What a call may take."""
+        return min(self._bounds.tool_seconds, max(0.1, self._left()))
 
     def _cut_off(self) -> Finished:
         self.info.outcome = "length"
@@ -311,7 +547,7 @@ class ToolAnswer:
         self, request: CompletionRequest, listed: list[Event]
     ) -> Generator[Batch, None, CompletionRequest]:
         for runner in self._runners:
-            work = runner.prepare(request)
+            work = runner.prepare(request, self._seconds())
             if work is not None:
                 if self._caller.allowance is not None:
                     # The first round would ask for it only after the tools have run.
@@ -327,8 +563,9 @@ class ToolAnswer:
 
     def _round(
         self, request: CompletionRequest, listed: list[Event]
-    ) -> Generator[Batch, None, _Round | None]:
-        """Streams one round. Returns it if the model calls a tool to run."""
+    ) -> Generator[Batch, None, tuple[str, ToolCall, Runner, Finished] | None]:
+        """Streams one round. If the model calls a tool to run, returns what it wrote before, the
+        call and who runs it, and the end of its answer."""
         answer = self._gateway.answer(request, self._cancel, self._caller)
         text: list[str] = []
         call: ToolCall | None = None
@@ -372,7 +609,7 @@ class ToolAnswer:
                         self.info.outcome = event.reason
                         call = None
                     out.append(event)
-                if finished is None and not self.info.outcome and self._late():
+                if finished is None and not self.info.outcome and self._left() <= 0:
                     yield [*out, self._cut_off()]
                     return None
                 if out or not batch:
@@ -382,14 +619,4 @@ class ToolAnswer:
             add(self.info, answer.info)
         if call is None or owner is None or finished is None:
             return None
-        return _Round("".join(text), call, owner, finished)
-
-
-class _Round(NamedTuple):
-    """What the model wrote before it called a tool, the call and who runs it, and the end of its
-    answer."""
-
-    text: str
-    call: ToolCall
-    owner: Runner
-    finished: Finished
+        return "".join(text), call, owner, finished

@@ -7,7 +7,7 @@ usual.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..agent.functions import RunnableTool
 from ..agent.toolbox import Remotes, Toolbox
@@ -33,8 +33,7 @@ from .events import (
     add,
 )
 from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, insert_documents
-from .loop import Runner, ToolAnswer, run_with_ticks
-from .runners import AgentRunner, SearchRunner, ServerRunner
+from .loop import AgentRunner, Runner, SearchRunner, ServerRunner, ToolAnswer, run_with_ticks
 
 HOLD = 160
 ROOM = 256  # minimum tokens for the answer before documents are dropped
@@ -45,15 +44,122 @@ def unchanged(request: CompletionRequest) -> CompletionRequest:
     return request
 
 
+class Dialogues:
+    """The four kinds of dialogue on one gateway. `tools` are the names an agent may use. `interval`
+    is the seconds of silence before a Tick, 0 for none. `preset` changes each request as the table
+    of its model says."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        layouts: Layouts,
+        finder: Finder,
+        toolbox: Toolbox,
+        *,
+        tools: Sequence[str] = (),
+        remotes: Remotes | None = None,
+        bounds: Bounds | None = None,
+        interval: float = 15.0,
+        preset: Callable[[CompletionRequest], CompletionRequest] = unchanged,
+    ) -> None:
+        self.gateway = gateway
+        self.layouts = layouts
+        self.finder = finder
+        self.toolbox = toolbox
+        self.tools = tuple(tools)
+        self.bounds = bounds or Bounds()
+        self.interval = interval
+        self.preset = preset
+        self._remotes = remotes or Remotes()
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Names of the configured search engines."""
+        return self.finder.web.engines if self.finder.web is not None else ()
+
+    @property
+    def searches(self) -> frozenset[str]:
+        """Names of the searches that an answer can make."""
+        sources = {"web_search": self.finder.web, "file_search": self.finder.stores}
+        return frozenset(name for name, source in sources.items() if source is not None)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Names of the MCP servers that requests may name."""
+        return self.toolbox.servers
+
+    def published(self, owner: str, caller: Caller) -> dict[str, RunnableTool]:
+        """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
+        of an MCP server as `server__tool`. May wait for servers."""
+        finder = self.finder.within(caller.may)
+        tools = {**self.toolbox.published(), **finder.published(owner)}
+        return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
+
+    def call(
+        self, tool: RunnableTool, arguments: Mapping[str, Any], cancel: Cancel, interval: float
+    ) -> Generator[Tick, None, str]:
+        """Returns the text of a published tool, within the time limit of tools, and yields a Tick
+        every `interval` seconds until then, or none if that is 0. Raises what the tool raises,
+        UpstreamTimeout and Cancelled."""
+        seconds = self.bounds.tool_seconds
+        return run_with_ticks(
+            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval, Tick
+        )
+
+    def answer(
+        self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller
+    ) -> ToolAnswer:
+        """An answer that makes the searches of `request`, and calls to its MCP servers, itself.
+        Raises ModelNotFound, and Forbidden for a search, or vector stores, that the caller may not
+        use."""
+        for search in request.searches:
+            caller.may.check_tool(search.name)
+        finder = self.finder.within(caller.may)
+        if caller.may.bounds_knowledge:
+            finder.check(request.searches, owner)
+        interval = self.interval
+        runners: list[Runner] = []
+        if request.searches:
+            runners.append(SearchRunner(finder, request.searches, owner, cancel, interval))
+        if request.servers:
+            runners.append(
+                ServerRunner(self.toolbox, self._remotes, request, caller, cancel, interval)
+            )
+        return ToolAnswer(self.gateway, runners, request, cancel, caller, self.bounds)
+
+    def run(
+        self, request: DialogueRequest, cancel: Cancel | None = None, caller: Caller = ANYBODY
+    ) -> Running:
+        """Starts a dialogue. Cancelling `cancel` or closing the result ends it. Raises
+        InvalidParameter, and Forbidden for a web search that the caller may not use; other errors
+        are raised while iterating."""
+        if not request.messages or request.messages[-1].role != "user":
+            raise InvalidParameter("messages", "must end with a user message")
+        if request.kind == "knowledge" and not request.bases:
+            raise InvalidParameter("bases", "must name at least one knowledge base")
+        if request.begun and request.kind != "chat":
+            raise InvalidParameter("kind", "must be chat: other answers cannot be continued")
+        if request.kind == "search":
+            caller.may.check_tool(WEB)
+        return Running(self, request, cancel or Cancel(), caller)
+
+
 class Running:
     """A running dialogue: an iterator of its events that must be closed. `info` has its statistics
     for headers, the log and metrics."""
 
-    def __init__(self, events: Iterator[DialogueEvent], info: Info, cancel: Cancel) -> None:
-        self._events = events
+    def __init__(
+        self, dialogues: Dialogues, request: DialogueRequest, cancel: Cancel, caller: Caller
+    ) -> None:
+        self.info = Info()
+        self._dialogues = dialogues
+        self._gateway = dialogues.gateway
+        self._request = request
         self._cancel = cancel
+        self._caller = caller
+        self._finder = dialogues.finder.within(caller.may)
+        self._events = self._run()
         self._first: DialogueEvent | None = None
-        self.info = info
 
     def prime(self) -> None:
         """Waits for the first event, before the HTTP status is sent. Raises the dialogue's
@@ -76,139 +182,15 @@ class Running:
         if not self.info.outcome:
             self._cancel.cancel()
             self.info.outcome = "cancelled"
-        self._events.close()  # type: ignore[attr-defined]  # it is a generator
+        self._events.close()
 
-
-class Dialogues:
-    """The four kinds of dialogue on one gateway. `tools` are the names an agent may use. `interval`
-    is the seconds of silence before a Tick, 0 for none. `preset` changes each request as the table
-    of its model says."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        layouts: Layouts,
-        finder: Finder,
-        toolbox: Toolbox,
-        *,
-        tools: Sequence[str] = (),
-        remotes: Remotes | None = None,
-        bounds: Bounds | None = None,
-        interval: float = 15.0,
-        preset: Callable[[CompletionRequest], CompletionRequest] = unchanged,
-    ) -> None:
-        self._gateway = gateway
-        self._layouts = layouts
-        self._finder = finder
-        self._toolbox = toolbox
-        self._remotes = remotes or Remotes()
-        self._allowed = tuple(tools)
-        self._bounds = bounds or Bounds()
-        self._interval = interval
-        self._preset = preset
-
-    @property
-    def engines(self) -> tuple[str, ...]:
-        """Names of the configured search engines."""
-        return self._finder.web.engines if self._finder.web is not None else ()
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """Names of the tools that an agent may use."""
-        return self._allowed
-
-    @property
-    def searches(self) -> frozenset[str]:
-        """Names of the searches that an answer can make."""
-        sources = {"web_search": self._finder.web, "file_search": self._finder.stores}
-        return frozenset(name for name, source in sources.items() if source is not None)
-
-    @property
-    def servers(self) -> tuple[str, ...]:
-        """Names of the MCP servers that requests may name."""
-        return self._toolbox.servers
-
-    def published(self, owner: str, caller: Caller) -> dict[str, RunnableTool]:
-        """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
-        of an MCP server as `server__tool`. May wait for servers."""
-        finder = self._finder.within(caller.may)
-        tools = {**self._toolbox.published(), **finder.published(owner)}
-        return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
-
-    def call(
-        self, tool: RunnableTool, arguments: Mapping[str, Any], cancel: Cancel, interval: float
-    ) -> Generator[Tick, None, str]:
-        """Returns the text of a published tool, within the time limit of tools, and yields a Tick
-        every `interval` seconds until then, or none if that is 0. Raises what the tool raises,
-        UpstreamTimeout and Cancelled."""
-        seconds = self._bounds.tool_seconds
-        return run_with_ticks(
-            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval, Tick
-        )
-
-    def answer(
-        self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller
-    ) -> ToolAnswer:
-        """An answer that makes the searches of `request`, and calls to its MCP servers, itself.
-        Raises ModelNotFound, and Forbidden for a search, or vector stores, that the caller may not
-        use."""
-        for search in request.searches:
-            caller.may.check_tool(search.name)
-        finder = self._finder.within(caller.may)
-        if caller.may.bounds_knowledge:
-            finder.check(request.searches, owner)
-        seconds, interval = self._bounds.tool_seconds, self._interval
-        runners: list[Runner] = []
-        if request.searches:
-            runners.append(SearchRunner(finder, request.searches, owner, cancel, seconds, interval))
-        if request.servers:
-            runners.append(
-                ServerRunner(
-                    self._toolbox, self._remotes, request, caller, cancel, seconds, interval
-                )
-            )
-        return ToolAnswer(self._gateway, runners, request, cancel, caller, self._bounds)
-
-    def run(
-        self, request: DialogueRequest, cancel: Cancel | None = None, caller: Caller = ANYBODY
-    ) -> Running:
-        """Starts a dialogue. Cancelling `cancel` or closing the result ends it. Raises
-        InvalidParameter, and Forbidden for a web search that the caller may not use; other errors
-        are raised while iterating."""
-        if not request.messages or request.messages[-1].role != "user":
-            raise InvalidParameter("messages", "must end with a user message")
-        if request.kind == "knowledge" and not request.bases:
-            raise InvalidParameter("bases", "must name at least one knowledge base")
-        if request.begun and request.kind != "chat":
-            raise InvalidParameter("kind", "must be chat: other answers cannot be continued")
-        if request.kind == "search":
-            caller.may.check_tool(WEB)
-        cancel = cancel or Cancel()
-        info = Info()
-        turn = _Turn(self, request, cancel, caller, info)
-        return Running(turn.events(), info, cancel)
-
-
-class _Turn(NamedTuple):
-    """One turn of a dialogue."""
-
-    dialogues: Dialogues
-    request: DialogueRequest
-    cancel: Cancel
-    caller: Caller
-    info: Info
-
-    @property
-    def finder(self) -> Finder:
-        return self.dialogues._finder.within(self.caller.may)
-
-    def events(self) -> Iterator[DialogueEvent]:
-        request = self.request
+    def _run(self) -> Generator[DialogueEvent, None, None]:
+        request = self._request
         if request.kind == "agent":
             yield from self._agent()
             return
         if request.kind == "chat":
-            messages = self.dialogues._layouts.render(
+            messages = self._dialogues.layouts.render(
                 FOLDERS["chat"], request.template, request.messages
             )
             if request.begun:
@@ -218,12 +200,12 @@ class _Turn(NamedTuple):
             found = yield from self._found()
             completion, cited = self._fitted(found)
             yield Sources(cited)
-        answer = self.dialogues._gateway.answer(completion, self.cancel, self.caller)
+        answer = self._gateway.answer(completion, self._cancel, self._caller)
         yield from dialogue_events(answer, self.info)
 
     def _completion(self, messages: tuple[Message, ...]) -> CompletionRequest:
-        request = self.request
-        return self.dialogues._preset(
+        request = self._request
+        return self._dialogues.preset(
             CompletionRequest(
                 model=request.model,
                 messages=messages,
@@ -238,24 +220,25 @@ class _Turn(NamedTuple):
 
     def _found(self) -> Generator[Tick, None, list[list[Citation]]]:
         """The citations of each question, in order."""
-        request, finder = self.request, self.finder
+        request, finder = self._request, self._finder
         questions = [m.content for m in request.messages if m.role == "user"]
         *before, last = questions
         knows = request.kind == "knowledge"
-        bases = finder.bases(request) if knows else []
+        owner, top_k = request.owner, request.top_k
+        bases = finder.bases(owner, request.bases) if knows else []
 
         def sources(question: str, cancel: Cancel | None) -> list[Citation]:
             if knows:
-                return finder.documents(request, bases, question)
-            return finder.pages(request, question, cancel)
+                return finder.documents(owner, bases, question, top_k, request.score_threshold)
+            return finder.pages(question, request.engine, top_k, cancel)
 
         def find(cancel: Cancel) -> list[list[Citation]]:
             found = [sources(question, None) for question in before[:MOST_TURNS]]
             return [*found, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
 
-        seconds = self.dialogues._bounds.tool_seconds if knows else finder.searched().longest
+        seconds = self._dialogues.bounds.tool_seconds if knows else finder.searched().longest
         return (
-            yield from run_with_ticks(find, self.cancel, seconds, self.dialogues._interval, Tick)
+            yield from run_with_ticks(find, self._cancel, seconds, self._dialogues.interval, Tick)
         )
 
     def _fitted(
@@ -263,7 +246,7 @@ class _Turn(NamedTuple):
     ) -> tuple[CompletionRequest, tuple[Citation, ...]]:
         """The completion with as many documents as fit: drops those of earlier questions first,
         then the least relevant ones."""
-        request = self.request
+        request = self._request
         *before, last = found
         none: list[list[Citation]] = [[] for _ in before]
         tries: list[list[Sequence[Citation]]] = [[*found]]
@@ -275,7 +258,7 @@ class _Turn(NamedTuple):
             most //= 2
         for citations in tries:
             messages, cited = insert_documents(
-                self.dialogues._layouts,
+                self._dialogues.layouts,
                 FOLDERS[request.kind],
                 request.template,
                 request.messages,
@@ -287,52 +270,50 @@ class _Turn(NamedTuple):
         return completion, cited
 
     def _fits(self, completion: CompletionRequest) -> bool:
-        gateway = self.dialogues._gateway
+        gateway = self._gateway
         model, _ = gateway.registry.resolve(completion.model)
-        barred = self.caller.may.barred_tiers
+        barred = self._caller.may.barred_tiers
         n_ctx = max((b.n_ctx for b in gateway.registry.pool(model, barred)), default=0)
         room = min(completion.max_tokens or ROOM, ROOM)
         # A token has at least one byte, so short requests need no tokenizing.
         size = sum(len(message.content.encode()) + ROOM for message in completion.messages)
-        return size + room <= n_ctx or gateway.fits(completion, room, self.cancel, barred=barred)
+        return size + room <= n_ctx or gateway.fits(completion, room, self._cancel, barred=barred)
 
     # an agent
 
     def _agent(self) -> Iterator[DialogueEvent]:
-        dialogues, request = self.dialogues, self.request
+        dialogues, request = self._dialogues, self._request
         sources: list[Sources] = []
         tools = yield from run_with_ticks(
             lambda _: {
-                **dialogues._toolbox.tools(),
-                **self.finder.tools(request, dialogues._allowed, CitationNumbers(), sources),
+                **dialogues.toolbox.tools(),
+                **self._finder.tools(request, dialogues.tools, CitationNumbers(), sources),
             },
-            self.cancel,
-            dialogues._bounds.seconds,
-            dialogues._interval,
+            self._cancel,
+            dialogues.bounds.seconds,
+            dialogues.interval,
             Tick,
         )
         if not tools:
             raise Forbidden("agent tools are not configured: set --tools")
-        tools = {name: tool for name, tool in tools.items() if self.caller.may.permits_tool(name)}
+        tools = {name: tool for name, tool in tools.items() if self._caller.may.permits_tool(name)}
         if not tools:
             raise Forbidden(
                 "this API key may use none of the agent's tools: see its allowed_tools",
                 code="tool_forbidden",
             )
         offered = tuple(tool.tool for tool in tools.values())
-        messages = dialogues._layouts.render(
+        messages = dialogues.layouts.render(
             FOLDERS["agent"], request.template, request.messages, tools=offered
         )
-        runner = AgentRunner(
-            tools, dialogues._bounds, self.cancel, dialogues._gateway.clock, dialogues._interval
-        )
         answer = ToolAnswer(
-            dialogues._gateway,
-            [runner],
+            self._gateway,
+            [AgentRunner(tools, self._cancel, dialogues.interval)],
             self._completion(messages),
-            self.cancel,
-            self.caller,
-            dialogues._bounds,
+            self._cancel,
+            self._caller,
+            dialogues.bounds,
+            is_agent=True,
         )
         yield from dialogue_events(answer, self.info, HOLD, sources)
 

@@ -167,7 +167,7 @@ def adapt_to_backend(
         backend.vocabulary.check(task.prompt, caps, "prompt")
     if task.sampling.get("logit_bias"):
         biased = [token for token, _ in task.sampling["logit_bias"] if type(token) is int]
-        backend.vocabulary.check_harmless(biased, caps, "logit_bias")
+        backend.vocabulary.check(biased, caps, "logit_bias", harmless=True)
     n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
     if task.request.logprobs:
         n = within_alternatives(task.request, n)

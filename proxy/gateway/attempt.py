@@ -55,6 +55,7 @@ from ..prompting.stages.prompted_output import corrected
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Ticket
+from ..scheduling.prefix import chain_of
 from ..scheduling.state import SlotRequest
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .context import Caller, GatewayContext, Info
@@ -725,14 +726,14 @@ class Attempt:
 
 
 def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
-    scheduler = context.scheduler
     text, boundaries = task.prompt, task.boundaries
     if not text and task.request.is_chat:
         text, boundaries = placement_text(task.request)
-    chain = partial(scheduler.chain, text, boundaries, f"{model}\0{caller.group}")
+    chain = partial(chain_of, text, boundaries, f"{model}\0{caller.group}")
     return SlotRequest(
         model=model,
-        task=task,
+        ids=not isinstance(task.prompt, str),
+        max_tokens=task.max_tokens,
         chain=chain() if len(text) <= LARGE else run_in_native_thread(chain),
         key=caller.key,
         group=caller.group,

@@ -13,8 +13,9 @@ from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
 from ..errors import QueueFull
-from ..scheduling.base import PLACE_LOST, Scheduler
+from ..scheduling.base import PLACE_LOST
 from ..scheduling.fair import displaced
+from ..scheduling.schedulers import Scheduler
 from .generation import GenerationSettings
 from .idle import RetryBudget
 

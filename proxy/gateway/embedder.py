@@ -22,7 +22,7 @@ import msgspec
 from ..backends.driver import Capabilities, Driver, Input
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..core.task import Embedded, Ranked, Task
+from ..core.task import Embedded, Ranked
 from ..errors import (
     BackendBusy,
     BadRequest,
@@ -35,8 +35,8 @@ from ..errors import (
     UpstreamFault,
 )
 from ..runtime.cancel import Cancel
-from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
+from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
 from .context import ANYBODY, Caller
 from .idle import OnSlot, Retries, acquire_idle, idle_slots, nothing, without
@@ -79,7 +79,7 @@ class Embedder:
         backend, caps = self._first(model, caller.may.barred_tiers)
         for ids in inputs:
             if not isinstance(ids, str):
-                backend.vocabulary.check_harmless(ids, caps, "input")
+                backend.vocabulary.check(ids, caps, "input", harmless=True)
         if not caps.queues:
             vectors = self._embed_one_by_one(model, backend, inputs, cancel, caller, on_slot)
             return name, vectors
@@ -91,7 +91,7 @@ class Embedder:
             def call(driver: Driver, caps: Capabilities, own: Cancel) -> Embedded:
                 return driver.embed(parts[i], caps, own)
 
-            want = _request(caller, model, Task(prompt=parts[i][0]), exclude=exclude)
+            want = _request(caller, model, ids=not isinstance(parts[i][0], str), exclude=exclude)
             if len(inputs) > 1 and not caller.key:
                 want = msgspec.structs.replace(want, key=MANY)
             results[i] = self._leased(want, call, inner, begun=bool(results), on_slot=on_slot)
@@ -129,7 +129,7 @@ class Embedder:
         def call(driver: Driver, caps: Capabilities, own: Cancel) -> Ranked:
             return driver.rerank(query, documents, caps, own)
 
-        want = _request(caller, model, Task(prompt=query))
+        want = _request(caller, model)
         return name, self._leased(want, call, cancel, on_slot=on_slot)
 
     def _load(self, model: str, cancel: Cancel) -> None:
@@ -183,8 +183,13 @@ class Embedder:
 
         while len(vectors) < len(texts):
             tokens = sum(counts[len(vectors) : len(vectors) + TEXTS])
-            task = Task(prompt="", max_tokens=max(1, tokens))  # its cost, for the fair queue
-            want = _request(caller, model, task, exclude=exclude, whole_backend=True)
+            want = _request(
+                caller,
+                model,
+                max_tokens=max(1, tokens),  # its cost, for the fair queue
+                exclude=exclude,
+                whole_backend=True,
+            )
             self._leased(want, batch, cancel, begun=bool(vectors), on_slot=on_slot)
         return Embedded(tuple(item.vectors[0] for item in vectors), sum(counts))
 
@@ -256,11 +261,10 @@ class Embedder:
                     self.registry.give_back(backend)
 
 
-def _request(caller: Caller, model: str, task: Task, **fields: Any) -> SlotRequest:
+def _request(caller: Caller, model: str, **fields: Any) -> SlotRequest:
     """The request for a slot; `fields` as of SlotRequest."""
     return SlotRequest(
         model=model,
-        task=task,
         key=caller.key,
         group=caller.group,
         share=caller.share,

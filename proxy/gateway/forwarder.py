@@ -9,11 +9,11 @@ import msgspec
 
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..core.task import CallMaker, Forwarded, Task
+from ..core.task import CallMaker, Forwarded
 from ..errors import NoBackend, UpstreamFault
 from ..runtime.cancel import Cancel
-from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease, Outcome
+from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
 from .context import Caller
 from .idle import OnSlot, acquire_idle, nothing, without
@@ -74,7 +74,6 @@ class Forwarder:
             return self._send(name, self._borrowed(name), _nothing_leased, make, cancel, caller)
         want = SlotRequest(
             model=model,
-            task=Task(prompt=""),
             key=caller.key,
             group=caller.group,
             share=caller.share,

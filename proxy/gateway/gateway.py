@@ -16,7 +16,6 @@ import msgspec
 from ..backends.driver import Driver, SlotAction
 from ..backends.pools import UNNAMED, Backend, OnOverflow
 from ..backends.run import TOKEN_TEXT
-from ..backends.tokens import token_pieces
 from ..core.events import Compacted
 from ..core.request import CompletionRequest
 from ..core.task import Task
@@ -34,6 +33,7 @@ from .idle import idle_slots
 from .sent_prompt import rendered, with_sent_prompt
 from .shared_summaries import MemorySummaries, Summaries
 
+MOST_WITH_PIECES = 32_768  # characters of a text, at most as many tokens: 30 ms to serialize
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
 Prompters = Callable[[str], Prompter | Unrendered]
@@ -220,25 +220,28 @@ class Gateway:
         text: str,
         special: bool = False,
         cancel: Cancel | None = None,
-        most: int = 0,
         *,
         barred: frozenset[str] = frozenset(),
     ) -> list[int]:
-        """The token ids of a text. With `most`, at least the first `most` of them."""
-        return self._any(model, barred).counter.ids(text, special, cancel, most)
+        """The token ids of a text."""
+        return self._any(model, barred).counter.ids(text, special, cancel)
 
     def pieces(
         self,
         model: str,
         text: str,
         special: bool,
-        cancel: Cancel,
         *,
         barred: frozenset[str] = frozenset(),
     ) -> list[tuple[int, bytes]]:
-        """The tokens of a text, each with its bytes. Raises Unsupported, BadRequest, Cancelled."""
-        backend = self._any(model, barred)
-        return token_pieces(backend.driver, backend.counter, text, special, cancel)
+        """The tokens of a text, each with its bytes. Raises Unsupported, BadRequest."""
+        if len(text) > MOST_WITH_PIECES:
+            raise BadRequest(
+                f"the text has {len(text)} characters; with pieces, at most {MOST_WITH_PIECES} can"
+                " be tokenized per request: split the text",
+                param="content",
+            )
+        return self._any(model, barred).driver.pieces(text, special)
 
     def counters(self) -> dict[str, dict[str, float]]:
         """Counters of the backends that have their own, by backend. Empty for a backend that does
@@ -288,7 +291,7 @@ class Gateway:
         """The text of token ids. Raises BadRequest for an invalid id."""
         backend = self._any(model, barred)
         if backend.caps is not None:
-            backend.vocabulary.check_harmless(tokens, backend.caps, "tokens")
+            backend.vocabulary.check(tokens, backend.caps, "tokens", harmless=True)
         return backend.driver.detokenize(tokens)
 
     def _load(self, model: str) -> None:

@@ -30,8 +30,8 @@ from ..errors import CharacterCut
 from ..prompting import constraints
 from ..prompting.formats import CallFormat
 from ..prompting.stages.calls import CallLimit, CallStage, NewIds
-from ..prompting.stages.prompted_output import CallsStage, DocumentStage
-from ..prompting.stages.reasoning import ContentStage, InlineStage, ThoughtStage
+from ..prompting.stages.prompted_output import CallsStage
+from ..prompting.stages.reasoning import InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.stages.validation import InvalidOutput, ValidationStage, Validator
 from ..runtime.cancel import Cancel
@@ -86,7 +86,6 @@ class Generation:
     switch: GrammarSwitch | None = None
     _thoughts: ThoughtStage | None = None
     _form: CallFormat | None = None
-    _text_marks: ContentStage | None = None
     _calls: CallStage | None = None
     _start: constraints.Constraint | None = None
     _deferred = False  # the answer's grammar begins after its reasoning
@@ -167,10 +166,8 @@ class Generation:
         splits = self._deferred or (reasoning != "raw" and not reads_reasoning)
         if parses and splits:
             marks = self._form.opening if self._form is not None else ()
-            self._thoughts = ThoughtStage(self._prompt, syntax.reasoning, marks)
+            self._thoughts = ThoughtStage(self._prompt, syntax.reasoning, marks, syntax.content)
         self._content_opening = syntax.content[0]
-        if parses and any(syntax.content) and not reads_reasoning:
-            self._text_marks = ContentStage(*syntax.content)
         if self._native and self._calls is None:
             self._rest.append(NewIds(settings.new_id))
         if request.tools and constraints.callable_tools(request):
@@ -182,8 +179,7 @@ class Generation:
             judges = call_judges(request, self._cancel)
             self._rest.append(CallsStage(judges, must=constraints.must_call(request)))
         if judge is not None:
-            validation = ValidationStage(judge, request.stop)
-            self._rest.append(DocumentStage(validation) if task.described else validation)
+            self._rest.append(ValidationStage(judge, request.stop, holds=task.described))
         if reasoning == "none" or (
             reasoning == "raw" and (self._thoughts is not None or reads_reasoning)
         ):
@@ -191,7 +187,7 @@ class Generation:
 
     def _settle(self) -> None:
         """Note whether everything passes unchanged from now on."""
-        works = self._thoughts or self._calls or self._text_marks or self._rest
+        works = self._thoughts or self._calls or self._rest
         if self._only_stages and not (works or self._native or self._thinking):
             self.idle = self.text_passes = True
 
@@ -241,8 +237,6 @@ class Generation:
             elif thoughts.passes:
                 self._thoughts = None
                 self._settle()
-        if self._text_marks is not None:
-            batch = self._text_marks.feed(batch)
         if calls is not None:
             came = batch
             self._content += sum(len(e.text) for e in came if isinstance(e, TextDelta))
@@ -252,7 +246,7 @@ class Generation:
             opened = calls.opened
             if opened is not None:
                 assert self._form is not None
-                held = self._text_marks.held if self._text_marks is not None else 0
+                held = self._thoughts.held if self._thoughts is not None else 0
                 size = len(self._raw) - held - (self._content - opened.keep)
                 self.switch = self._switch_behind(
                     self._raw[:size],

@@ -17,8 +17,8 @@ from ..backends.registry import Registry
 from ..errors import AnswerCut, BackendBusy, BackendDown, ConnectionLost, GatewayError, NoIdleSlot
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
-from ..scheduling.base import Scheduler
 from ..scheduling.lease import Lease
+from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
 
 # Decides where a request may be placed after a backend's fault.

@@ -14,11 +14,10 @@ from ..core.events import Batch, Finished, ToolCallDelta
 from ..core.task import Task
 from ..errors import BackendBusy, Cancelled, GatewayError, PoolTimeout
 from ..runtime.cancel import Cancel
-from ..scheduling.lease import End, Lease, Outcome, tools_digest
+from ..scheduling.lease import End, Lease, Outcome
 from .context import GatewayContext
 
 UNUSED = Outcome()
-MOST_CALLS = 64  # different tools of an answer that are noted
 SHORT = 256  # characters or tokens of a prompt that is evaluated again rather than in doubt
 
 
@@ -55,7 +54,7 @@ class LeasedSlot:
         self._outcome = UNUSED  # of the completed runs
         self._asking: object = None  # the prompt of the last run
         self._evaluated: object = None  # the prompt last evaluated in the slot under this lease
-        self._calls: frozenset[str] = frozenset()  # the names of the tools that the answer calls
+        self._calls = False  # the answer calls tools
 
     @property
     def number(self) -> int:
@@ -119,10 +118,8 @@ class LeasedSlot:
             self._context.registry.miscounted(self.backend.name)
 
     def note_calls(self, batch: Batch) -> None:
-        """Note the tools that the answer calls: its client returns with their results."""
-        for event in batch:
-            if type(event) is ToolCallDelta and event.name and len(self._calls) < MOST_CALLS:
-                self._calls |= {event.name}
+        """Note whether the answer calls tools: its client returns with their results."""
+        self._calls = self._calls or any(type(event) is ToolCallDelta for event in batch)
 
     def on_finished(self, finished: Finished) -> None:
         self._lease.on_last_token()
@@ -187,7 +184,7 @@ class LeasedSlot:
                 if run.slot >= 0 and run.slot != outcome.slot:
                     outcome = msgspec.structs.replace(outcome, slot=run.slot)
             if self._calls and self._end == "whole":
-                outcome = msgspec.structs.replace(outcome, calls=tools_digest(self._calls))
+                outcome = msgspec.structs.replace(outcome, calls=True)
             if self._context.scheduler.leaks(self._lease, outcome):
                 self._erase(outcome)
                 outcome = msgspec.structs.replace(outcome, erased=True)

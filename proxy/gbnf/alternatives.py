@@ -3,19 +3,14 @@
 A value must satisfy a set of schemas at once: the schema itself, what it refers to, the members of
 its allOf, and one branch of each choice. `Expander.ways` turns a set of nodes into alternative sets
 in which only each node's own plain keywords remain to be read.
-
-Every choice is a list of alternatives, each a set of nodes. `anyOf` is one as it stands. `oneOf` is
-a branch without each other branch that it may overlap with. `not` is the ways to fail. `if` holds
-with `then`, or fails with `else`. A dependency is the lack of its member, or what it asks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
 
 from .document import MAX_DEPTH, Document, Gaps, Node, Nodes, UnsupportedSchema
-from .json_types import ALL_TYPES, TYPES
+from .json_types import ALL_TYPES, types_named
 from .negation import Atom, failures, opposite
 from .work_budget import spend
 
@@ -175,12 +170,8 @@ def _names(node: Node, keyword: str) -> list[str]:
 def _kinds_of(node: Node) -> frozenset[str]:
     """The kinds that the schema's type allows; a wrong type is found where it is read."""
     atoms: frozenset[str] = node.schema.get(Atom.KINDS, ALL_TYPES)
-    named = node.schema.get("type")
-    names = [named] if isinstance(named, str) else named
-    if not isinstance(names, list | tuple) or not names:
-        return atoms
-    known = (TYPES.get(name, ALL_TYPES) if isinstance(name, str) else ALL_TYPES for name in names)
-    return atoms & frozenset(chain.from_iterable(known))
+    types = types_named(node.schema.get("type"))
+    return atoms if types is None else atoms & types
 
 
 def without_choices(node: Node) -> Node:

@@ -1,10 +1,8 @@
 """Regular expressions and the deterministic automata compiled from them.
 
-Everything a JSON schema says about a string or number is a regular language. So each constraint
-becomes an automaton, constraints are combined by intersection and alternatives by union, and only
-the result becomes grammar rules. In a deterministic automaton every text has one derivation, which
-keeps the old sampler fast: it stores every derivation of the text so far. Every remaining state can
-reach an accepting state, so a server never meets a dead end.
+What a JSON schema says about a string or number is a regular language: constraints are combined by
+intersection, alternatives by union, and only the result becomes grammar rules. So every text has
+one derivation, and a server never meets a dead end, since every state can reach an end.
 """
 
 from __future__ import annotations
@@ -193,11 +191,9 @@ def _others(taken: tuple[Charset, ...]) -> Charset:
 
 @lru_cache(maxsize=500)
 def all_but(values: tuple[str, ...], size: int) -> Automaton:
-    """The texts that differ from all of these: their tree, with a way out at every character.
-
-    At the way out there is a character that JSON strings need not escape, which keeps rules short.
-    If the tree has more than `size` characters, it is cut: all texts with the same first characters
-    as a value are left out then."""
+    """The texts that differ from all of these: their tree, with a way out at every character
+    that JSON strings need not escape. A tree of more than `size` characters is cut: all texts
+    with the same first characters as a value are left out then."""
     spend(sum(map(len, values)))
     depth = max(map(len, values), default=1) - 1
     while depth and len({v[:at] for v in values for at in range(1, 1 + min(depth, len(v)))}) > size:
@@ -219,10 +215,8 @@ def all_but(values: tuple[str, ...], size: int) -> Automaton:
 
 
 def with_length(whole: Automaton, low: int, high: int | None) -> Automaton:
-    """The texts of `low` to `high` characters: a copy of the states for each length.
-
-    If that needs too many states, fewer characters than `high` are allowed, since a shorter text is
-    as valid. Raises TooManyStatesError if too few would be left."""
+    """The texts of `low` to `high` characters: a copy of the states for each length. If that
+    needs too many states, `high` is lowered. Raises TooManyStatesError if too few are left."""
     states = len(whole.transitions)
     if not low and high is None:
         return whole

@@ -1,18 +1,16 @@
 """Checks that a grammar is safe to send to a server, rejecting everything that makes one hang or
 abort.
 
-Servers keep a set of parse stacks. At each character they replace the top of each stack until a
-character class is on top. That never ends if a rule can reach itself without a character: left
-recursion, also through parts that may be empty, such as `(x?)*`, since a repetition is a rule that
-refers to itself. It takes time in proportion to the number of ways. So this module computes which
-rules may be empty, which can terminate, what each can begin with, and in how many ways.
+Servers replace the top of each parse stack until a character class is on top. That never ends if a
+rule can reach itself without a character, also through parts that may be empty, such as `(x?)*`,
+and takes time in proportion to the number of ways.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 
-from .gbnf import Places, parse
+from .gbnf import FORBIDDEN, MAX_NESTING, Places, parse
 from .match import MAX_STACKS, too_ambiguous
 from .values import (
     ROOT,
@@ -41,11 +39,8 @@ _CHARACTERS = frozenset({Literal, CharClass, AnyChar})
 
 
 def check(text: str, limits: GrammarLimits) -> Grammar:
-    """Parses `text` and checks that servers with these limits can handle the grammar.
-
-    Raises GrammarError for a syntax error, a missing rule `root`, an undefined rule, left
-    recursion, an unbounded repetition of what may be empty, a rule that cannot terminate, too many
-    parses of one text, or excessive size."""
+    """Parses `text` and checks that servers with these limits can handle the grammar. Raises
+    GrammarError."""
     grammar, places = parse(text, limits)
     if ROOT not in grammar.rules:
         raise places.error(len(text), f"there is no rule {ROOT!r}")
@@ -74,11 +69,12 @@ def check_rules(
         if not all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
     }
     empty = _settle_empty(open_rules)
-    for repeat, offset in places.repeats:
+    repeats = _Repeats(limits, places)
+    repeats.see_rules(grammar.rules)
+    for at, repeat in enumerate(repeats.seen):
         if repeat.max is None and _may_be_empty(repeat.element, empty):
-            raise places.error(
-                offset, "unbounded repetition of an expression that can match the empty string"
-            )
+            what = "unbounded repetition of an expression that can match the empty string"
+            raise places.error(places.of_repeat(at), what)
     _check_starts(grammar.rules, open_rules, empty, places, most_ways)
     ending = grammar.rules if terminates else settle_ends(grammar)
     for name in grammar.rules:
@@ -89,6 +85,57 @@ def check_rules(
             f"too ambiguous for this server: more than {MAX_STACKS} parses after {example[-40:]!r}"
         )
         raise places.error(places.rules.get(ROOT, 0), what)
+
+
+class _Repeats:
+    """All repetitions of a grammar, in the order of their operators. Counts the rules that they
+    expand to, as the newer parser does: multiplied by the groups inside."""
+
+    def __init__(self, limits: GrammarLimits, places: Places) -> None:
+        self.limit = limits.max_repeat
+        self.places = places
+        self.seen: list[Repeat] = []
+        self.names: set[str] = set()
+        self.unnamed = 0  # rules that groups and repetitions expand to
+
+    def see_rules(self, rules: Mapping[str, Alternatives]) -> None:
+        """Raises GrammarError for repetitions that expand to too many rules."""
+        for name, alternatives in rules.items():
+            self.names.add(name)
+            self.see(alternatives, 0)
+
+    def see(self, alternatives: Alternatives, depth: int) -> None:
+        if depth > MAX_NESTING:
+            raise self.places.error(0, f"parentheses nested deeper than {MAX_NESTING}")
+        for sequence in alternatives:
+            for element in sequence:
+                kind = type(element)
+                if kind is RuleRef:
+                    self.names.add(element.name)  # type: ignore[union-attr]
+                elif kind not in _CHARACTERS:
+                    self.weight(element, depth)
+                elif kind is Literal and FORBIDDEN.search(element.text):  # type: ignore[union-attr]
+                    what = "a literal contains a character that can never be generated"
+                    raise self.places.error(0, what)
+
+    def weight(self, element: Element, depth: int) -> int:
+        """The number of rules that an element expands to."""
+        if isinstance(element, Group):
+            before = len(self.names) + self.unnamed
+            self.unnamed += 1
+            self.see(element.alternatives, depth + 1)
+            return max(1, len(self.names) + self.unnamed - before)
+        if not isinstance(element, Repeat):
+            self.see(((element,),), depth)
+            return 1
+        low, high = element.min, element.max
+        weight = self.weight(element.element, depth) * (high or low or 1)
+        self.seen.append(element)
+        self.unnamed += 1 if high is None else high - low
+        if self.limit is not None and max(weight, low) > self.limit:
+            what = f"repetitions that expand to more than {self.limit} rules"
+            raise self.places.error(self.places.of_repeat(len(self.seen) - 1), what)
+        return weight
 
 
 def settle_ends(grammar: Grammar) -> set[str]:

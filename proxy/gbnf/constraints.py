@@ -1,7 +1,5 @@
-"""Reads what a set of schemas requires of one value.
-
-Each plain keyword narrows one of a few facts: types, listed values, a range, lengths, languages and
-members. So nodes are combined one after the other, and contradictions show.
+"""Reads what a set of schemas requires of one value: types, listed values, a range, lengths,
+languages and members, which each keyword narrows.
 
 Keywords follow JSON Schema 2020-12, plus older spellings still in use (`items` as a list,
 `additionalItems`, boolean `exclusiveMinimum`, `definitions`) and OpenAPI's `nullable`. Unknown
@@ -14,13 +12,23 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import reduce
 from typing import Any
 
 from . import automaton as rx
 from .alternatives import Expander
 from .automaton import Automaton, TooManyStatesError
 from .document import MAX_DEPTH, Gaps, Node, Nodes
-from .json_types import ALL_TYPES, INTEGERS, PATTERNS, TYPES, depth_of, known_by, type_of
+from .json_types import (
+    ALL_TYPES,
+    INTEGERS,
+    PATTERNS,
+    TYPES,
+    depth_of,
+    known_by,
+    type_of,
+    types_named,
+)
 from .negation import Atom
 from .numbers import MAX_DIGITS, NumberBound, Range
 from .objects import Arrays, ObjectReader, Objects, least, read_arrays, tree_size
@@ -37,9 +45,7 @@ MEANT_BY = {
         "additionalProperties",
         "patternProperties",
         "propertyNames",
-        "dependencies",
-        "dependentRequired",
-        "dependentSchemas",
+        *("dependencies", "dependentRequired", "dependentSchemas"),
         "minProperties",
         "maxProperties",
     ),
@@ -90,30 +96,25 @@ class Constraints:
             whole = rx.difference(whole, rx.texts(texts))
         return rx.with_length(whole, self.low, self.high)
 
+    @property
+    def has_length(self) -> bool:
+        """Whether any length of a string is allowed."""
+        return self.high is None or self.low <= self.high
+
     def listed(self) -> Iterator[Any]:
         """The listed values that satisfy all other constraints on scalars."""
         excluded = set(map(known_by, self.excluded))
         for value in self.values or ():
             spend(1)
             kind = type_of(value)
-            if kind not in self.types or known_by(value) in excluded:
-                continue
-            if kind in ("integer", "fraction") and not self.range.holds(Decimal(str(value))):
-                continue
-            if kind == "string" and not (
-                self.low <= len(value)
-                and (self.high is None or len(value) <= self.high)
-                and all(language.accepts(value) for language in self.languages)
-            ):
-                continue
-            yield value
-
-
-def means(node: Node, keyword: str) -> bool:
-    """Whether the schema has the keyword; a format counts if it is one of strings."""
-    if keyword == "format":
-        return node.schema.get("format") in PATTERNS
-    return keyword in node.schema
+            holds = kind in self.types and known_by(value) not in excluded
+            if holds and kind in ("integer", "fraction"):
+                holds = self.range.holds(Decimal(str(value)))
+            elif holds and kind == "string":
+                holds = self.low <= len(value) and (self.high is None or len(value) <= self.high)
+                holds = holds and all(language.accepts(value) for language in self.languages)
+            if holds:
+                yield value
 
 
 class ConstraintReader:
@@ -130,13 +131,11 @@ class ConstraintReader:
         rough: bool = False,
     ) -> None:
         self.expander = expander
+        self.gaps = gaps
         self.closed = closed
         self.implied = implied
-        self.unsupported = gaps.report
-        self.gaps = gaps
-        self.objects = ObjectReader(
-            gaps, self.texts, closed, tree_size(expander.document.objects), rough
-        )
+        tree = tree_size(expander.document.objects)
+        self.objects = ObjectReader(gaps, self.texts, closed, tree, rough)
         self._states = 0
 
     def texts(self, nodes: Nodes) -> Automaton:
@@ -145,7 +144,7 @@ class ConstraintReader:
         for way in map(self.read, self.expander.ways(nodes)):
             if way.values is not None:
                 found.append(rx.texts(text for text in way.listed() if isinstance(text, str)))
-            elif "string" in way.types and (way.high is None or way.low <= way.high):
+            elif "string" in way.types and way.has_length:
                 found.append(way.language())
         return rx.union(*found)
 
@@ -154,21 +153,21 @@ class ConstraintReader:
         merged = Constraints(nodes=nodes)
         for node in nodes:
             spend(20 + 5 * len(node.schema))
-            self._refuse(node)
+            for keyword, harmless in _UNSUPPORTED.items():
+                if keyword in node.schema and node.schema[keyword] not in harmless:
+                    self.gaps.report(keyword, node)
             self._types(node, merged)
             self._values(node, merged)
             self._numbers(node, merged)
             self._strings(node, merged)
         self._imply(nodes, merged)
         if "object" in merged.types:
-            low, high = 0, None
-            for node in nodes:
-                least_count, most_count = self._counts(node, "Properties")
-                low, high = max(low, least_count), least(high, most_count)
-            whole = self.objects.read(nodes, low, high)
+            counts = [self._counts(node, "Properties") for node in nodes]
+            high = reduce(least, (high for _, high in counts), None)
+            whole = self.objects.read(nodes, max((low for low, _ in counts), default=0), high)
             merged.objects = self.objects.variants(nodes, whole)
         if "array" in merged.types:
-            merged.arrays = read_arrays(nodes, self._counts, self.gaps, self.closed)
+            merged.arrays = read_arrays(nodes, self._counts, self.closed)
         return merged
 
     def types(self, nodes: Nodes) -> frozenset[str]:
@@ -181,42 +180,33 @@ class ConstraintReader:
         return merged.types
 
     def _imply(self, nodes: Nodes, merged: Constraints) -> None:
-        """Without a type or listed values, the keywords imply the type."""
+        """Without a type or listed values, the keywords imply the type. A format does if it is one
+        of strings."""
         if not self.implied or merged.values is not None or any("type" in n.schema for n in nodes):
             return
-        meant = [
-            TYPES[kind]
-            for kind, words in MEANT_BY.items()
-            if any(means(node, word) for node in nodes for word in words)
-        ]
+        words = {word for node in nodes for word in node.schema}
+        if not any(node.schema.get("format") in PATTERNS for node in nodes):
+            words.discard("format")
+        meant = [TYPES[kind] for kind, keywords in MEANT_BY.items() if words.intersection(keywords)]
         if meant:
             merged.types &= frozenset().union(*meant)
 
-    def _refuse(self, node: Node) -> None:
-        for keyword, harmless in _UNSUPPORTED.items():
-            if keyword in node.schema and node.schema[keyword] not in harmless:
-                self.unsupported(keyword, node)
-
     def _types(self, node: Node, merged: Constraints) -> None:
         merged.types &= node.schema.get(Atom.KINDS, ALL_TYPES)
-        if "type" not in node.schema:
-            return
-        named = node.schema["type"]
-        names = named if isinstance(named, list | tuple) else [named]
-        if not names or not all(isinstance(name, str) and name in TYPES for name in names):
-            node.fail(f"'type' {named!r} is not a JSON type")
-        merged.types &= frozenset().union(*(TYPES[name] for name in names))
+        if "type" in node.schema:
+            types = types_named(node.schema["type"])
+            if types is None:
+                node.fail(f"'type' {node.schema['type']!r} is not a JSON type")
+            merged.types &= types
 
     def _values(self, node: Node, merged: Constraints) -> None:
-        lists = []
-        if "enum" in node.schema:
-            if not isinstance(node.schema["enum"], list | tuple) or not node.schema["enum"]:
-                node.fail("'enum' must be a list of values")
-            lists.append(("enum", node.schema["enum"]))
-        if "const" in node.schema:
-            lists.append(("const", [node.schema["const"]]))
         merged.excluded += node.schema.get(Atom.NO_VALUES, ())
-        for keyword, values in lists:
+        for keyword in ("enum", "const"):
+            if keyword not in node.schema:
+                continue
+            values = node.schema[keyword] if keyword == "enum" else [node.schema[keyword]]
+            if not isinstance(values, list | tuple) or not values:
+                node.fail("'enum' must be a list of values")
             try:
                 size = len(json.dumps(values, ensure_ascii=False, allow_nan=False).encode())
             except (TypeError, ValueError, RecursionError):
@@ -235,15 +225,15 @@ class ConstraintReader:
         value = node.schema.get(keyword)
         if value is None and keyword not in node.schema:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            node.fail(f"{keyword!r} must be a number")
-        number = Decimal(str(value))
+        number = Decimal("nan")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            number = Decimal(str(value))
         if not number.is_finite():
             node.fail(f"{keyword!r} must be a number")
         # Beyond all numbers that are generated: such a bound is clamped or ignored.
         if number and abs(number.adjusted()) > MAX_DIGITS:
             if number.adjusted() < 0 or (number > 0) == keyword.lower().endswith("minimum"):
-                self.unsupported(keyword, node, "too many digits")
+                self.gaps.report(keyword, node, "too many digits")
                 return None
             number = Decimal(10**18).copy_sign(number)
         return number
@@ -266,53 +256,51 @@ class ConstraintReader:
                 node.fail("'multipleOf' must be greater than 0")
             if step != int(step):
                 # Validators divide doubles, which differ from decimals: 0.07 / 0.01 is not 7.
-                self.unsupported("multipleOf", node, "only integers are supported")
+                self.gaps.report("multipleOf", node, "only integers are supported")
             else:
                 merged.range = merged.range.multiple_of(int(step))
         without = node.schema.get(Atom.NO_MULTIPLE)
         if without is not None:
             if isinstance(without, bool) or not isinstance(without, int | float) or without <= 0:
                 node.fail("'multipleOf' must be greater than 0")
-            if without != int(without):
-                self.unsupported("not", node, "only integers are supported in 'multipleOf'")
-            else:
-                merged.range = merged.range.no_multiple_of(int(without))
+            merged.range = merged.range.no_multiple_of(int(without))
 
     def _strings(self, node: Node, merged: Constraints) -> None:
+        schema = node.schema
         low, high = self._counts(node, "Length")
-        merged.low = max(merged.low, low)
-        merged.high = least(merged.high, high)
-        if "pattern" in node.schema:
-            pattern = node.schema["pattern"]
-            if not isinstance(pattern, str):
-                node.fail("'pattern' must be a string")
-            try:
-                if self._states > MAX_PATTERN_STATES:
-                    raise TooManyStatesError
-                merged.languages.append(automaton_of(pattern))
-                self._states += len(merged.languages[-1].transitions)
-            except PatternError as error:
-                if not error.unsupported:
-                    node.fail(f"'pattern' is not a valid expression: {error}")
-                self.unsupported("pattern", node, str(error))
-            except TooManyStatesError:
-                self._states += rx.MAX_STATES
-                self.unsupported("pattern", node, "it needs too many rules")
-        if "format" in node.schema:
-            name = node.schema["format"]
+        merged.low, merged.high = max(merged.low, low), least(merged.high, high)
+        if "pattern" in schema:
+            self._pattern(node, merged)
+        if "format" in schema:
+            name = schema["format"]
             if not isinstance(name, str):
                 node.fail("'format' must be a string")
             if name in PATTERNS:
                 merged.languages.append(automaton_of(PATTERNS[name]))
             elif name in INTEGERS and merged.types & TYPES["number"] <= TYPES["integer"]:
-                least_one, most = map(Decimal, INTEGERS[name])
-                merged.range = merged.range.at_least(NumberBound(least_one))
-                merged.range = merged.range.at_most(NumberBound(most))
+                lowest, highest = (NumberBound(Decimal(bound)) for bound in INTEGERS[name])
+                merged.range = merged.range.at_least(lowest).at_most(highest)
+        if Atom.NO_PATTERN in schema:
+            self._lacks("pattern", schema[Atom.NO_PATTERN], node, merged)
+        if Atom.NO_FORMAT in schema:
+            self._lacks("format", PATTERNS[schema[Atom.NO_FORMAT]], node, merged)
 
-        if Atom.NO_PATTERN in node.schema:
-            self._lacks("pattern", node.schema[Atom.NO_PATTERN], node, merged)
-        if Atom.NO_FORMAT in node.schema:
-            self._lacks("format", PATTERNS[node.schema[Atom.NO_FORMAT]], node, merged)
+    def _pattern(self, node: Node, merged: Constraints) -> None:
+        pattern = node.schema["pattern"]
+        if not isinstance(pattern, str):
+            node.fail("'pattern' must be a string")
+        try:
+            if self._states > MAX_PATTERN_STATES:
+                raise TooManyStatesError
+            merged.languages.append(automaton_of(pattern))
+            self._states += len(merged.languages[-1].transitions)
+        except PatternError as error:
+            if not error.unsupported:
+                node.fail(f"'pattern' is not a valid expression: {error}")
+            self.gaps.report("pattern", node, str(error))
+        except TooManyStatesError:
+            self._states += rx.MAX_STATES
+            self.gaps.report("pattern", node, "it needs too many rules")
 
     def _lacks(self, keyword: str, pattern: Any, node: Node, merged: Constraints) -> None:
         if not isinstance(pattern, str):
@@ -320,12 +308,12 @@ class ConstraintReader:
         try:
             merged.languages.append(rx.difference(rx.EVERYTHING, automaton_of(pattern)))
         except (PatternError, TooManyStatesError) as error:
-            self.unsupported("not", node, f"its {keyword} cannot be negated: {error}")
+            self.gaps.report("not", node, f"its {keyword} cannot be negated: {error}")
 
     def _counts(self, node: Node, of: str) -> tuple[int, int | None]:
         low, high = node.count(f"min{of}") or 0, node.count(f"max{of}")
         if low > MAX_REPEAT:
-            self.unsupported(f"min{of}", node, f"it is above {MAX_REPEAT}")
+            self.gaps.report(f"min{of}", node, f"it is above {MAX_REPEAT}")
             low = 0
         # Fewer than allowed are as valid.
         return low, None if high is None else min(high, MAX_REPEAT)

@@ -1,7 +1,6 @@
 """A JSON schema document: nodes, references and errors.
 
-References stay inside the document. They name a place by JSON pointer, or by its anchor: `$anchor`,
-or an `id` that is only a fragment, as older drafts have it.
+References stay inside the document: JSON pointers, `$anchor`, or an `id` that is only a fragment.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ ANNOTATIONS = frozenset(
 _NAMED = frozenset(
     "properties patternProperties $defs definitions dependentSchemas dependencies".split()
 )
-_DATA = frozenset(("enum", "const"))
 
 
 MAX_SHARED_DEPTH = 2 * MAX_DEPTH
@@ -111,14 +109,6 @@ class Node:
 Nodes = tuple[Node, ...]
 
 
-def own_address(root: Node) -> str | None:
-    """The document's own address."""
-    if not isinstance(root.schema, Mapping):
-        return None
-    own = root.schema.get("$id", root.schema.get("id"))
-    return own if isinstance(own, str) else None
-
-
 def _anchors(root: Node) -> Iterator[tuple[str, Node]]:
     """The fragments by which places are named, and the places."""
     todo = [root]
@@ -139,10 +129,8 @@ def _anchors(root: Node) -> Iterator[tuple[str, Node]]:
 
 class Shapes:
     """Numbers for the schemas of a document: equal ones share a number, wherever they stand and
-    however they are annotated.
-
-    Large documents repeat themselves: two of three schemas in them equal an earlier one. The order
-    of keywords and members counts, since members are generated in their order."""
+    however they are annotated. Large documents repeat themselves: two of three schemas equal an
+    earlier one. The order of keywords and members counts, since members are generated in it."""
 
     def __init__(self) -> None:
         self._numbers: dict[object, int] = {}
@@ -162,7 +150,7 @@ class Shapes:
             return self._of_data(schema, depth)
         known = self._known.get(id(schema))
         if known is None:
-            known = self._known[id(schema)] = schema, self._of_keywords(schema, depth)
+            known = self._known[id(schema)] = schema, self._of_keywords(schema, depth + 1)
         return known[1]
 
     def _of_keywords(self, schema: Mapping[str, Any], depth: int) -> int:
@@ -170,24 +158,24 @@ class Shapes:
         parts: list[object] = [Mapping]
         for word, value in schema.items():
             if word in _NAMED and isinstance(value, Mapping):
-                parts += [word, *((name, self.of(part, depth + 1)) for name, part in value.items())]
-            elif word in _DATA:
-                parts += [word, self._of_data(value, depth + 1)]
+                parts += [word, *((name, self.of(part, depth)) for name, part in value.items())]
             elif word not in ANNOTATIONS:
-                parts += [word, self.of(value, depth + 1)]
+                of = self._of_data if word in ("enum", "const") else self.of
+                parts += [word, of(value, depth)]
         return self._number(tuple(parts))
 
     def _of_data(self, value: Any, depth: int) -> int:
         spend(1)
+        content: object = type(value), value
         if depth > MAX_SHARED_DEPTH:
-            return self._number(object())
-        if isinstance(value, Mapping):
+            content = object()
+        elif isinstance(value, Mapping):
             parts = ((name, self._of_data(part, depth + 1)) for name, part in value.items())
-            return self._number((dict, *parts))
-        if isinstance(value, list | tuple):
-            return self._number((tuple, *(self._of_data(part, depth + 1) for part in value)))
+            content = (dict, *parts)
+        elif isinstance(value, list | tuple):
+            content = (tuple, *(self._of_data(part, depth + 1) for part in value))
         try:
-            return self._number((type(value), value))
+            return self._number(content)
         except TypeError:  # no JSON value; it is refused where it is read
             return self._number(object())
 
@@ -200,7 +188,6 @@ class Document:
 
     def __init__(self, schema: Any, name: str = "") -> None:
         self.root = Node(name, schema)
-        self._anchors: dict[str, Node] | None = None
         self.shapes = Shapes()
 
     @cached_property
@@ -216,20 +203,24 @@ class Document:
         spend(len(todo) >> 2)
         return count
 
+    @cached_property
+    def anchors(self) -> dict[str, Node]:
+        return dict(_anchors(self.root))
+
     def resolve(self, node: Node) -> Node:
         """The node that the `$ref` of `node` refers to. References must stay inside the
         document."""
         ref = node.schema["$ref"]
         if not isinstance(ref, str):
             node.fail("'$ref' must be a string")
-        if ref in ("", own_address(self.root)):
+        root = self.root.schema
+        own = root.get("$id", root.get("id")) if isinstance(root, Mapping) else None
+        if ref in ("", own):
             return self.root
         if ref != "#" and not ref.startswith("#/"):
-            if self._anchors is None:
-                self._anchors = dict(_anchors(self.root))
-            if ref not in self._anchors:
+            if ref not in self.anchors:
                 raise UnsupportedSchema("$ref", node.pointer, "it points outside the document")
-            return self._anchors[ref]
+            return self.anchors[ref]
         target = self.root
         spend(len(ref) >> 4)
         for part in ref.split("/")[1:]:
@@ -249,7 +240,9 @@ class Document:
         """Follows references while a node consists only of one, annotations aside; returns any
         other node unchanged."""
         seen = {node.pointer}
-        while _is_reference(node.schema):
+        while isinstance(node.schema, Mapping) and "$ref" in node.schema:
+            if node.schema.keys() - ANNOTATIONS != {"$ref"}:
+                break
             node = self.resolve(node)
             if node.pointer in seen:
                 node.fail("it refers to itself endlessly")
@@ -257,29 +250,16 @@ class Document:
         return node
 
 
-def _is_reference(schema: Any) -> bool:
-    return (
-        isinstance(schema, Mapping) and "$ref" in schema and schema.keys() - ANNOTATIONS == {"$ref"}
-    )
-
-
-# What a grammar leaves out.
-
-
 class Gaps:
     """Collects the keywords that a grammar cannot express. If `strict`, the first is an error."""
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
-        self._keywords: dict[str, None] = {}
+        self.keywords: tuple[str, ...] = ()
 
     def report(self, keyword: str, node: Node, why: str = "") -> None:
         """Raises UnsupportedSchema if `strict`."""
         if self.strict:
             raise UnsupportedSchema(keyword, node.pointer, why)
-        self._keywords[keyword] = None
-
-    @property
-    def keywords(self) -> tuple[str, ...]:
-        """The keywords that were reported, in their order."""
-        return tuple(self._keywords)
+        if keyword not in self.keywords:
+            self.keywords += (keyword,)

@@ -62,12 +62,16 @@ _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]"
 
 @dataclass
 class Places:
-    """Offsets in the text, for errors found later."""
+    """Offsets in the text, for errors found later. Those of repetitions come in the order of their
+    operators."""
 
     text: str
     rules: dict[str, int] = field(default_factory=dict)
     references: dict[str, int] = field(default_factory=dict)
-    repeats: list[tuple[Repeat, int]] = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
+
+    def of_repeat(self, number: int) -> int:
+        return self.repeats[number] if self.repeats else 0
 
     def error(self, offset: int, what: str) -> GrammarError:
         before = self.text[:offset]
@@ -76,10 +80,7 @@ class Places:
 
 
 def parse(text: str, limits: GrammarLimits) -> tuple[Grammar, Places]:
-    """Parses a grammar and checks its syntax only; `check` finds everything else that breaks a
-    server.
-
-    Raises GrammarError."""
+    """Parses a grammar and checks its syntax only. Raises GrammarError."""
     spend(min(len(text), MAX_TEXT))
     places = Places(text)
     return _Reader(text, limits, places).grammar(), places
@@ -92,9 +93,6 @@ class _Reader:
         self.places = places
         self.at = 0
         self.depth = 0
-        # The newer parser's number of symbols so far, on which its limits depend.
-        self.names: set[str] = set()
-        self.made = 0
 
     def fail(self, what: str, offset: int | None = None) -> NoReturn:
         raise self.places.error(self.at if offset is None else offset, what)
@@ -140,7 +138,6 @@ class _Reader:
         name = self.name()
         if name in rules:
             self.fail(f"rule {name!r} is defined twice", start)
-        self.names.add(name)
         self.places.rules[name] = start
         self.space(newlines=False)
         if not self.take("::="):
@@ -162,8 +159,6 @@ class _Reader:
         text = self.text
         done: list[Element] = []
         last: Element | None = None
-        # The newer parser's count of rules for the last element; repetitions multiply it.
-        weight = 1
         while char := text[self.at : self.at + 1]:
             start = self.at
             if char in _POSTFIX:
@@ -171,19 +166,18 @@ class _Reader:
                 low, high = self.bounds(char, nested)
                 if last is None:
                     self.fail(f"nothing to repeat before {char!r}", start)
-                weight = self.weigh(weight, low, high, start)
+                if high is not None and high < low:
+                    self.fail("the minimum exceeds the maximum", start)
                 if high == 0:
                     last = None
                 else:
                     last = Repeat(last, low, high)
-                    self.places.repeats.append((last, start))
+                    self.places.repeats.append(start)
             else:
                 if last is not None:
                     done.append(last)
-                weight = 1
                 if char in _WORD:
                     name = self.name()
-                    self.names.add(name)
                     self.places.references.setdefault(name, start)
                     last = RuleRef(name)
                 elif char == '"':
@@ -191,9 +185,7 @@ class _Reader:
                 elif char == "[":
                     last = self.char_class()
                 elif char == "(":
-                    symbols = len(self.names) + self.made
                     last = self.group()
-                    weight = max(1, len(self.names) + self.made - symbols)
                 elif self.limits.any_char and self.take("."):
                     last = AnyChar()
                 elif char in "<!":
@@ -213,7 +205,6 @@ class _Reader:
         if self.depth > MAX_NESTING:
             self.fail(f"parentheses nested deeper than {MAX_NESTING}")
         self.at += 1
-        self.made += 1
         self.space(newlines=True)
         inside = self.alternatives(nested=True)
         if not self.take(")"):
@@ -310,26 +301,6 @@ class _Reader:
         if self.at - start > 9:
             self.fail("number too large", start)
         return int(self.text[start : self.at])
-
-    def weigh(self, weight: int, low: int, high: int | None, start: int) -> int:
-        """The newer parser's count of rules after a repetition. Raises GrammarError beyond its
-        limit."""
-        if high is not None and high < low:
-            self.fail("the minimum exceeds the maximum", start)
-        self.made += 1 if high is None else high - low
-        weight, fits = weight_of(weight, low, high, self.limits)
-        if not fits:
-            limit = self.limits.max_repeat
-            self.fail(f"repetitions that expand to more than {limit} rules", start)
-        return weight
-
-
-def weight_of(weight: int, low: int, high: int | None, limits: GrammarLimits) -> tuple[int, bool]:
-    """The newer parser's count of rules after a repetition of `weight` rules, and whether it is
-    within its limit."""
-    weight *= high or low or 1
-    limit = limits.max_repeat
-    return weight, limit is None or (weight <= limit and low <= limit)
 
 
 # For each first byte of a multi-byte UTF-8 character, the code points it may begin: servers match

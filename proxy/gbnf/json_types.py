@@ -17,6 +17,14 @@ TYPES: dict[str, frozenset[str]] = {
 ALL_TYPES = frozenset().union(*TYPES.values())
 
 
+def types_named(named: Any) -> frozenset[str] | None:
+    """The types of a value of `type`; None if it is invalid."""
+    names = named if isinstance(named, list | tuple) else [named]
+    if not names or not all(isinstance(name, str) and name in TYPES for name in names):
+        return None
+    return frozenset().union(*(TYPES[name] for name in names))
+
+
 def type_of(value: Any) -> str:
     """The type of a JSON value; a float with an integral value is an integer, as in JSON Schema."""
     if value is None:

@@ -1,12 +1,8 @@
-"""Matches text against a grammar, character by character.
+"""Matches text against a grammar that has passed `check`, by the servers' algorithm, made exact.
 
-This is the servers' algorithm, made exact. The state is the set of parse stacks, each with a
-character on top. A stack is a chain of frames that shares its tail with other stacks. Stacks are
-numbered as they first occur, so equal stacks have one number however they are reached, and the
-expansion of each is cached. A frame is a position in a sequence, or a repetition with its count, so
-`{0,2000}` costs nothing until it is matched.
-
-The grammar must have passed `check`; otherwise the expansion might never end.
+The state is the set of parse stacks, each with a character on top. A stack is a chain of frames
+that shares its tail with other stacks. Equal stacks have one number, and the expansion of each is
+cached. A frame is a position in a sequence, or a repetition with its count.
 """
 
 from __future__ import annotations
@@ -56,12 +52,17 @@ _Step = Charset | _Choice | _Loop
 _Frame = tuple[tuple[_Step, ...], int] | tuple[_Loop, int]
 
 
+States = dict[int, int]
+"""Stacks with a character on top, or DONE, and the number of ways that lead to each, which is
+counted up to one more than MAX_STACKS."""
+
+
 class Matcher:
     """Matches streamed text against a grammar."""
 
     def __init__(self, grammar: Grammar) -> None:
-        self._program = Program(grammar)
-        self._states = self._program.start
+        self._program = _Program(grammar)
+        self._states = self._program.start()
 
     def feed(self, text: str) -> bool:
         """Appends text. Returns False, from then on, if no text of the language begins like
@@ -84,7 +85,7 @@ def matches(grammar: Grammar, text: str) -> bool:
     return matcher.feed(text) and matcher.complete
 
 
-class Program:
+class _Program:
     """A grammar as steps, and all its stacks so far."""
 
     def __init__(self, grammar: Grammar) -> None:
@@ -94,9 +95,22 @@ class Program:
         # Stacks by number: the top frame and the number of the stack below it.
         self.frames: list[tuple[_Frame, int] | None] = [None]
         self.numbers: dict[tuple[int, int, int], int] = {}
-        self.tops: dict[int, frozenset[int]] = {DONE: frozenset((DONE,))}
-        self.starts = [self.push(sequence, 0, DONE) for sequence in self.rules[ROOT].sequences]
-        self.start = frozenset(state for stack in self.starts for state in self.expand(stack))
+        self.tops: dict[int, States] = {DONE: {DONE: 1}}
+
+    def start(self) -> States:
+        states: States = {}
+        for sequence in self.rules[ROOT].sequences:
+            _add(states, self.expand(self.push(sequence, 0, DONE)), 1)
+        return states
+
+    def step(self, states: States, code: int) -> States:
+        """The states after one more character."""
+        spend(len(states))
+        following: States = {}
+        for state, count in states.items():
+            if state != DONE and contains(self.charset(state), code):
+                _add(following, self.expand(self.below(state)), count)
+        return following
 
     def _fill(self, choice: _Choice, alternatives: Alternatives) -> None:
         for sequence in alternatives:
@@ -135,28 +149,27 @@ class Program:
             self.frames.append((frame, below))
         return number
 
-    def expand(self, stack: int) -> frozenset[int]:
-        """The stacks with a character on top that this stack leads to without reading a
-        character."""
-        known = self.tops.get(stack)
-        if known is not None:
-            return known
-        tops: set[int] = set()
-        seen = {stack}
+    def expand(self, stack: int) -> States:
+        """What this stack leads to without reading a character. Iterative, deepest first; without
+        left recursion no stack leads to itself."""
         todo = [stack]
         while todo:
-            current = todo.pop()
+            current = todo[-1]
+            if current in self.tops:
+                todo.pop()
+                continue
             spend(1)
             following = self.replace(current)
             if following is None:
-                tops.add(current)
-                continue
-            for one in following:
-                if one not in seen:
-                    seen.add(one)
-                    todo.append(one)
-        known = self.tops[stack] = frozenset(tops)
-        return known
+                self.tops[current] = {current: 1}
+            elif missing := [one for one in following if one not in self.tops]:
+                todo += missing
+            else:
+                states: States = {}
+                for one in following:
+                    _add(states, self.tops[one], 1)
+                self.tops[current] = states
+        return self.tops[stack]
 
     def replace(self, stack: int) -> list[int] | None:
         """The stacks that result from replacing the top; None if a character is on top."""
@@ -198,13 +211,11 @@ class Program:
         assert isinstance(owner, tuple)
         return self.push(owner, at + 1, below)
 
-    def step(self, states: frozenset[int], code: int) -> frozenset[int]:
-        found: set[int] = set()
-        spend(len(states))
-        for state in states:
-            if state != DONE and contains(self.charset(state), code):
-                found |= self.expand(self.below(state))
-        return frozenset(found)
+
+def _add(states: States, more: States, times: int) -> None:
+    spend(1 + (len(more) >> 2))
+    for state, count in more.items():
+        states[state] = min(states.get(state, 0) + count * times, MAX_STACKS + 1)
 
 
 # Detects ambiguous grammars that would overload a sampler that keeps equal parse stacks.
@@ -232,8 +243,8 @@ _CANDIDATES = 16
 
 def too_ambiguous(grammar: Grammar) -> str | None:
     """A text after which there are more than MAX_STACKS stacks; None if none was found."""
-    walk = _Walk(Program(grammar))
-    start = walk.start()
+    program = _Program(grammar)
+    start = program.start()
     # Most stacks first; the growing second value breaks ties.
     heap = [(-sum(start.values()), 0, "", start)]
     seen = {frozenset(start): sum(start.values())}
@@ -244,9 +255,9 @@ def too_ambiguous(grammar: Grammar) -> str | None:
             return text
         if len(text) == LENGTH:
             continue
-        for code in walk.candidates(states):
+        for code in _candidates(program, states):
             work += len(states)
-            following = walk.step(states, code)
+            following = program.step(states, code)
             key, total = frozenset(following), sum(following.values())
             if total > seen.get(key, 0):
                 seen[key] = total
@@ -254,58 +265,11 @@ def too_ambiguous(grammar: Grammar) -> str | None:
     return None
 
 
-class _Walk:
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        # For each stack: the stacks with a character on top that it leads to, and in how many ways.
-        self.tops: dict[int, dict[int, int]] = {DONE: {DONE: 1}}
-
-    def start(self) -> dict[int, int]:
-        states: dict[int, int] = {}
-        for stack in self.program.starts:
-            _add(states, self.counted(stack), 1)
-        return states
-
-    def candidates(self, states: dict[int, int]) -> list[int]:
-        """The first characters of the states' ranges: those where the choice differs."""
-        begins: dict[int, int] = {}
-        spend(len(states))
-        for state, count in states.items():
-            if state != DONE:
-                for low, _ in self.program.charset(state)[:_CANDIDATES]:
-                    begins[low] = begins.get(low, 0) + count
-        return sorted(begins, key=lambda low: (-begins[low], low))[:_CANDIDATES]
-
-    def step(self, states: dict[int, int], code: int) -> dict[int, int]:
-        following: dict[int, int] = {}
-        for state, count in states.items():
-            if state != DONE and contains(self.program.charset(state), code):
-                _add(following, self.counted(self.program.below(state)), count)
-        return following
-
-    def counted(self, stack: int) -> dict[int, int]:
-        """Like `Program.expand`, with the number of ways to each stack. Iterative, deepest first;
-        without left recursion no stack leads to itself."""
-        todo = [stack]
-        while todo:
-            current = todo[-1]
-            if current in self.tops:
-                todo.pop()
-                continue
-            following = self.program.replace(current)
-            if following is None:
-                self.tops[current] = {current: 1}
-            elif missing := [one for one in following if one not in self.tops]:
-                todo += missing
-            else:
-                found: dict[int, int] = {}
-                for one in following:
-                    _add(found, self.tops[one], 1)
-                self.tops[current] = found
-        return self.tops[stack]
-
-
-def _add(counts: dict[int, int], more: dict[int, int], times: int) -> None:
-    spend(1 + (len(more) >> 2))
-    for state, count in more.items():
-        counts[state] = min(counts.get(state, 0) + count * times, MAX_STACKS + 1)
+def _candidates(program: _Program, states: States) -> list[int]:
+    """The first characters of the states' ranges: those where the choice differs."""
+    begins: dict[int, int] = {}
+    for state, count in states.items():
+        if state != DONE:
+            for low, _ in program.charset(state)[:_CANDIDATES]:
+                begins[low] = begins.get(low, 0) + count
+    return sorted(begins, key=lambda low: (-begins[low], low))[:_CANDIDATES]

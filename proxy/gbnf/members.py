@@ -1,8 +1,7 @@
 """Grammar rules for the members of objects.
 
-Members come in a fixed order, each with the comma before it, so every comma decides which members
-are omitted, and each text has one derivation. Only the first member has no comma, so there is one
-alternative for each member that may come first.
+Members come in a fixed order, each with the comma before it, so each text has one derivation. Only
+the first has no comma, so there is one alternative for each member that may come first.
 """
 
 from __future__ import annotations

@@ -1,23 +1,19 @@
 """Turns `not` into schemas without it.
 
-A value fails a schema if it fails one of its keywords (De Morgan), and failing a keyword is again a
-schema: not `minimum: 3` is a number below 3, not `required: [a]` is an object without a, not
-`properties: {a: S}` is an object whose a fails S. So a negation moves inwards until it disappears
-or meets an atom that an automaton can complement: a pattern, listed scalars, a divisor, a type.
-
-Atoms are written with the keys of `Atom`, which no JSON text has. Keywords that have no such form
-are refused by name.
+A value fails a schema if it fails one of its keywords, and failing a keyword is again a schema: not
+`minimum: 3` is a number below 3. So a negation moves inwards until it disappears or meets an atom
+that an automaton can complement. Keywords that have no such form are refused by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from itertools import combinations
-from typing import Any
+from typing import Any, NoReturn
 
 from .document import Node, Nodes, UnsupportedSchema
-from .json_types import ALL_TYPES, PATTERNS, TYPES, as_schema
+from .json_types import ALL_TYPES, PATTERNS, as_schema, types_named
 
 
 class Atom(Enum):
@@ -65,11 +61,10 @@ def failures(node: Node) -> list[Nodes]:
     if not isinstance(node.schema, Mapping):
         node.fail("a schema must be an object, true or false")
     found: list[Nodes] = []
-    for keyword in node.schema:
-        if keyword in _UNSUPPORTED and node.schema[keyword] is not _UNSUPPORTED[keyword]:
-            raise UnsupportedSchema("not", node.pointer, f"{keyword!r} cannot be negated")
-        if keyword in _WAYS:
-            found += _WAYS[keyword](node)
+    for keyword, value in node.schema.items():
+        if keyword in _UNSUPPORTED and value is not _UNSUPPORTED[keyword]:
+            _refuse(node, keyword)
+        found += _failures_of(keyword, value, node)
     return found
 
 
@@ -82,22 +77,142 @@ _UNSUPPORTED: Mapping[str, object] = {
 }
 """Keywords that cannot be negated, with the value that nothing fails."""
 
-
-def _atom(node: Node, step: object, schema: dict[Any, Any]) -> Nodes:
-    return (Node(f"{node.pointer}!{step}", schema),)
-
-
-def _type(node: Node) -> Iterator[Nodes]:
-    named = node.schema["type"]
-    names = named if isinstance(named, list | tuple) else [named]
-    if not all(isinstance(name, str) and name in TYPES for name in names):
-        node.fail(f"'type' {named!r} is not a JSON type")
-    kinds = ALL_TYPES.difference(*(TYPES[name] for name in names))
-    yield _atom(node, "type", {Atom.KINDS: kinds})
+_COUNTS = {
+    "minLength": ("string", "maxLength", -1),
+    "maxLength": ("string", "minLength", 1),
+    "minProperties": ("object", "maxProperties", -1),
+    "maxProperties": ("object", "minProperties", 1),
+    "minItems": ("array", "maxItems", -1),
+    "maxItems": ("array", "minItems", 1),
+}
+"""The type of each, and the keyword that holds for the other numbers, from the next one on."""
 
 
-def _values(node: Node, keyword: str) -> Iterator[Nodes]:
-    values = node.schema[keyword] if keyword == "enum" else [node.schema[keyword]]
+def _refuse(node: Node, keyword: str, why: str = "cannot be negated") -> NoReturn:
+    raise UnsupportedSchema("not", node.pointer, f"{keyword!r} {why}")
+
+
+def _is_anything(node: Node) -> bool:
+    return node.schema is True or node.schema == {}
+
+
+def _failures_of(keyword: str, value: Any, node: Node) -> Iterator[Nodes]:
+    """The ways to fail one keyword of a schema; none for a keyword that nothing fails."""
+
+    def only(kind: str, rest: dict[Any, Any], step: str = "") -> Nodes:
+        pointer = f"{node.pointer}!{keyword}{step}"
+        return (Node(pointer, {"type": kind, **rest}),)
+
+    schema = node.schema
+    match keyword:
+        # Any value
+        case "type":
+            types = types_named(value)
+            if types is None:
+                node.fail(f"'type' {value!r} is not a JSON type")
+            yield (Node(f"{node.pointer}!type", {Atom.KINDS: ALL_TYPES - types}),)
+        case "enum" | "const":
+            yield _unlisted(node, keyword, value if keyword == "enum" else [value])
+        case "allOf":
+            for part in node.members(keyword):
+                yield (opposite(part),)
+        case "anyOf":
+            yield tuple(map(opposite, node.members(keyword)))
+        case "oneOf":
+            branches = node.members(keyword)
+            yield tuple(map(opposite, branches))
+            yield from combinations(branches, 2)
+        case "not":
+            yield (node.child(keyword),)
+        case "if":
+            if "then" in schema:
+                yield node.child("if"), opposite(node.child("then"))
+            if "else" in schema:
+                yield opposite(node.child("if")), opposite(node.child("else"))
+        case _ if keyword in _COUNTS:
+            kind, other, step = _COUNTS[keyword]
+            count = node.count(keyword)
+            if count is not None and count + step >= 0:
+                yield only(kind, {other: count + step})
+        # Strings
+        case "pattern":
+            yield only("string", {Atom.NO_PATTERN: value})
+        case "format" if value in PATTERNS:  # an annotation does not fail
+            yield only("string", {Atom.NO_FORMAT: value})
+        # Numbers; a boolean exclusiveMinimum is draft 4's
+        case "minimum":
+            strict = schema.get("exclusiveMinimum") is True
+            yield only("number", {"maximum" if strict else "exclusiveMaximum": value})
+        case "maximum":
+            strict = schema.get("exclusiveMaximum") is True
+            yield only("number", {"minimum" if strict else "exclusiveMinimum": value})
+        case "exclusiveMinimum" if not isinstance(value, bool):
+            yield only("number", {"maximum": value})
+        case "exclusiveMaximum" if not isinstance(value, bool):
+            yield only("number", {"minimum": value})
+        case "multipleOf":
+            if isinstance(value, float) and not value.is_integer():
+                _refuse(node, keyword, "must be an integer")
+            yield only("number", {Atom.NO_MULTIPLE: value})
+        # Objects
+        case "required" if not isinstance(value, bool):
+            if not isinstance(value, list | tuple):
+                node.fail("'required' must be a list of names")
+            for name in value:
+                yield only("object", {"properties": {name: False}}, f"/{name}")
+        case "properties":
+            for name, inside in node.named(keyword).items():
+                if not _is_anything(inside):
+                    some = {"required": [name], "properties": {name: opposite(inside)}}
+                    yield only("object", some, f"/{name}")
+        case "patternProperties":
+            for pattern, inside in node.named(keyword).items():
+                if not _is_anything(inside):
+                    matching = {Atom.SOME_MATCHING: pattern, "schema": opposite(inside)}
+                    yield only("object", matching, f"/{pattern}")
+        case "additionalProperties":
+            inside = node.child(keyword)
+            if not _is_anything(inside):
+                known = tuple(node.named("properties")), tuple(node.named("patternProperties"))
+                yield only("object", {Atom.SOME: known, "schema": opposite(inside)})
+        case "propertyNames":
+            yield only("object", {Atom.SOME_NAME: opposite(node.child(keyword))})
+        case "dependencies" | "dependentRequired" | "dependentSchemas":
+            for name, needed in value.items():
+                if isinstance(needed, list | tuple):
+                    for other in needed:
+                        lacks = {"required": [name], "properties": {other: False}}
+                        yield only("object", lacks, f"/{name}/{other}")
+                else:
+                    has = only("object", {"required": [name]}, f"/{name}")
+                    yield *has, opposite(node.child(keyword, name))
+        # Arrays
+        case "items" if not isinstance(value, list | tuple):
+            before, inside = schema.get("prefixItems"), node.child(keyword)
+            if before and inside.schema is False:
+                yield only("array", {"minItems": len(before) + 1})
+            elif before:
+                _refuse(node, keyword)
+            elif not _is_anything(inside):
+                yield only("array", {"contains": opposite(inside)})
+        case "prefixItems" | "items":
+            for at, inside in enumerate(node.members(keyword) if value else []):
+                places = [*[True] * at, opposite(inside)]
+                yield only("array", {"prefixItems": places, "minItems": at + 1}, f"/{at}")
+        case "additionalItems" if isinstance(schema.get("items"), list | tuple):
+            inside = node.child(keyword)
+            if inside.schema is False:
+                yield only("array", {"minItems": len(schema["items"]) + 1})
+            elif not _is_anything(inside):
+                _refuse(node, keyword)
+        case "contains":
+            if "minContains" in schema or "maxContains" in schema:
+                _refuse(node, "minContains")
+            yield only("array", {"items": opposite(node.child(keyword))})
+
+
+def _unlisted(node: Node, keyword: str, values: Any) -> Nodes:
+    """The values that equal none of these."""
     if not isinstance(values, list | tuple):
         node.fail("'enum' must be a list of values")
     whole = [value for value in values if isinstance(value, Mapping | list | tuple)]
@@ -105,212 +220,4 @@ def _values(node: Node, keyword: str) -> Iterator[Nodes]:
     parts = [Node(f"{node.pointer}!{keyword}", {Atom.NO_VALUES: scalars})]
     for at, value in enumerate(whole):
         parts.append(opposite(Node(f"{node.pointer}!{keyword}/{at}", as_schema(value))))
-    yield tuple(parts)
-
-
-def _below(low: str, high: str, kind: str) -> Callable[[Node], Iterator[Nodes]]:
-    def ways(node: Node) -> Iterator[Nodes]:
-        least = node.count(low) if low in node.schema else None
-        if least:
-            yield _atom(node, low, {"type": kind, high: least - 1})
-
-    return ways
-
-
-def _above(high: str, low: str, kind: str) -> Callable[[Node], Iterator[Nodes]]:
-    def ways(node: Node) -> Iterator[Nodes]:
-        most = node.count(high)
-        if most is not None:
-            yield _atom(node, high, {"type": kind, low: most + 1})
-
-    return ways
-
-
-def _minimum(node: Node) -> Iterator[Nodes]:
-    strict = node.schema.get("exclusiveMinimum") is True
-    word = "maximum" if strict else "exclusiveMaximum"
-    yield _atom(node, "minimum", {"type": "number", word: node.schema["minimum"]})
-
-
-def _maximum(node: Node) -> Iterator[Nodes]:
-    strict = node.schema.get("exclusiveMaximum") is True
-    word = "minimum" if strict else "exclusiveMinimum"
-    yield _atom(node, "maximum", {"type": "number", word: node.schema["maximum"]})
-
-
-def _beyond(word: str, other: str) -> Callable[[Node], Iterator[Nodes]]:
-    def ways(node: Node) -> Iterator[Nodes]:
-        if not isinstance(node.schema[word], bool):
-            yield _atom(node, word, {"type": "number", other: node.schema[word]})
-
-    return ways
-
-
-def _pattern(node: Node) -> Iterator[Nodes]:
-    yield _atom(node, "pattern", {"type": "string", Atom.NO_PATTERN: node.schema["pattern"]})
-
-
-def _multiple(node: Node) -> Iterator[Nodes]:
-    step = node.schema["multipleOf"]
-    if isinstance(step, float) and not step.is_integer():
-        raise UnsupportedSchema("not", node.pointer, "'multipleOf' must be an integer")
-    yield _atom(node, "multipleOf", {"type": "number", Atom.NO_MULTIPLE: step})
-
-
-def _format(node: Node) -> Iterator[Nodes]:
-    if node.schema["format"] in PATTERNS:  # an annotation does not fail
-        yield _atom(node, "format", {"type": "string", Atom.NO_FORMAT: node.schema["format"]})
-
-
-def _required(node: Node) -> Iterator[Nodes]:
-    names = node.schema["required"]
-    if isinstance(names, bool):
-        return
-    if not isinstance(names, list | tuple):
-        node.fail("'required' must be a list of names")
-    for name in names:
-        yield _atom(node, f"required/{name}", {"type": "object", "properties": {name: False}})
-
-
-def _properties(node: Node) -> Iterator[Nodes]:
-    for name, inside in node.named("properties").items():
-        if inside.schema is not True and inside.schema != {}:
-            schema = {"type": "object", "required": [name], "properties": {name: opposite(inside)}}
-            yield _atom(node, f"properties/{name}", schema)
-
-
-def _additional(node: Node) -> Iterator[Nodes]:
-    inside = node.child("additionalProperties")
-    if inside.schema is True or inside.schema == {}:
-        return
-    others = (tuple(node.named("properties")), tuple(node.named("patternProperties")))
-    some = {"type": "object", Atom.SOME: others, "schema": opposite(inside)}
-    yield _atom(node, "additionalProperties", some)
-
-
-def _patterns(node: Node) -> Iterator[Nodes]:
-    for pattern, inside in node.named("patternProperties").items():
-        if inside.schema is not True and inside.schema != {}:
-            some = {"type": "object", Atom.SOME_MATCHING: pattern, "schema": opposite(inside)}
-            yield _atom(node, f"patternProperties/{pattern}", some)
-
-
-def _names(node: Node) -> Iterator[Nodes]:
-    some = {"type": "object", Atom.SOME_NAME: opposite(node.child("propertyNames"))}
-    yield _atom(node, "propertyNames", some)
-
-
-def _places(keyword: str) -> Callable[[Node], Iterator[Nodes]]:
-    def ways(node: Node) -> Iterator[Nodes]:
-        if keyword == "items" and not isinstance(node.schema["items"], list | tuple):
-            before = node.schema.get("prefixItems")
-            inside = node.child("items")
-            if before and inside.schema is False:
-                yield _atom(node, "items", {"type": "array", "minItems": len(before) + 1})
-                return
-            if before:
-                raise UnsupportedSchema("not", node.pointer, "'items' cannot be negated")
-            if inside.schema is not True and inside.schema != {}:
-                yield _atom(node, "items", {"type": "array", "contains": opposite(inside)})
-            return
-        for at, inside in enumerate(node.members(keyword) if node.schema[keyword] else []):
-            places = [*[True] * at, opposite(inside)]
-            schema = {"type": "array", "prefixItems": places, "minItems": at + 1}
-            yield _atom(node, f"{keyword}/{at}", schema)
-
-    return ways
-
-
-def _additional_items(node: Node) -> Iterator[Nodes]:
-    inside = node.child("additionalItems")
-    items = node.schema.get("items")
-    if not isinstance(items, list | tuple) or inside.schema is True or inside.schema == {}:
-        return
-    if inside.schema is not False:
-        raise UnsupportedSchema("not", node.pointer, "'additionalItems' cannot be negated")
-    yield _atom(node, "additionalItems", {"type": "array", "minItems": len(items) + 1})
-
-
-def _contains(node: Node) -> Iterator[Nodes]:
-    if "minContains" in node.schema or "maxContains" in node.schema:
-        raise UnsupportedSchema("not", node.pointer, "'minContains' cannot be negated")
-    none = {"type": "array", "items": opposite(node.child("contains"))}
-    yield _atom(node, "contains", none)
-
-
-def _all_of(node: Node) -> Iterator[Nodes]:
-    for part in node.members("allOf"):
-        yield (opposite(part),)
-
-
-def _any_of(node: Node) -> Iterator[Nodes]:
-    yield tuple(map(opposite, node.members("anyOf")))
-
-
-def _one_of(node: Node) -> Iterator[Nodes]:
-    branches = node.members("oneOf")
-    yield tuple(map(opposite, branches))
-    yield from combinations(branches, 2)
-
-
-def _not(node: Node) -> Iterator[Nodes]:
-    yield (node.child("not"),)
-
-
-def _if(node: Node) -> Iterator[Nodes]:
-    if "then" in node.schema:
-        yield node.child("if"), opposite(node.child("then"))
-    if "else" in node.schema:
-        yield opposite(node.child("if")), opposite(node.child("else"))
-
-
-def _dependent(keyword: str) -> Callable[[Node], Iterator[Nodes]]:
-    def ways(node: Node) -> Iterator[Nodes]:
-        for name, needed in node.schema[keyword].items():
-            has = Node(f"{node.pointer}!{keyword}/{name}", {"type": "object", "required": [name]})
-            if isinstance(needed, list | tuple):
-                for other in needed:
-                    lacks = {"type": "object", "required": [name], "properties": {other: False}}
-                    yield _atom(node, f"{keyword}/{name}/{other}", lacks)
-            else:
-                yield has, opposite(node.child(keyword, name))
-
-    return ways
-
-
-_WAYS: Mapping[str, Callable[[Node], Iterator[Nodes]]] = {
-    "type": _type,
-    "enum": lambda node: _values(node, "enum"),
-    "const": lambda node: _values(node, "const"),
-    "minLength": _below("minLength", "maxLength", "string"),
-    "maxLength": _above("maxLength", "minLength", "string"),
-    "pattern": _pattern,
-    "format": _format,
-    "minimum": _minimum,
-    "maximum": _maximum,
-    "exclusiveMinimum": _beyond("exclusiveMinimum", "maximum"),
-    "exclusiveMaximum": _beyond("exclusiveMaximum", "minimum"),
-    "multipleOf": _multiple,
-    "minProperties": _below("minProperties", "maxProperties", "object"),
-    "maxProperties": _above("maxProperties", "minProperties", "object"),
-    "required": _required,
-    "properties": _properties,
-    "additionalProperties": _additional,
-    "patternProperties": _patterns,
-    "propertyNames": _names,
-    "minItems": _below("minItems", "maxItems", "array"),
-    "maxItems": _above("maxItems", "minItems", "array"),
-    "items": _places("items"),
-    "prefixItems": _places("prefixItems"),
-    "additionalItems": _additional_items,
-    "contains": _contains,
-    "allOf": _all_of,
-    "anyOf": _any_of,
-    "oneOf": _one_of,
-    "not": _not,
-    "if": _if,
-    "dependencies": _dependent("dependencies"),
-    "dependentRequired": _dependent("dependentRequired"),
-    "dependentSchemas": _dependent("dependentSchemas"),
-    "$ref": lambda node: iter(()),
-}
+    return tuple(parts)

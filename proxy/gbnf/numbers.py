@@ -1,14 +1,10 @@
-"""Automata for the integers and numbers within a schema's bounds.
-
-Digits are compared with those of the bound from the left: a text of n digits is at least the bound
-if its first digit is greater, or if it is equal and the rest is at least the bound's rest. So "at
-least" and "at most" are regular, and a range is their intersection.
+"""Automata for the integers and numbers within a schema's bounds, whose digits are compared from
+the left.
 
 Integers have no `-0`, fraction or exponent. Bounded numbers have no exponent, and at most 15
-significant digits if they have a fraction: up to that length different texts are different doubles,
-so comparing digits agrees with a validator. Unbounded integers have at most 19 digits, and
-unbounded numbers stay below 1e305: small models loop on digits, and validators read a double's
-overflow as infinity.
+significant digits if they have a fraction: up to that length different texts are different doubles.
+Unbounded integers have at most 19 digits, and unbounded numbers stay below 1e305: small models loop
+on digits, and validators read a double's overflow as infinity.
 """
 
 from __future__ import annotations
@@ -22,6 +18,7 @@ from math import lcm
 from . import automaton as rx
 from . import charset
 from .automaton import Automaton, Regex
+from .regex import read_whole
 from .work_budget import spend
 
 INTEGER_DIGITS = 19
@@ -97,51 +94,16 @@ class Range:
 LOWEST = NumberBound(Decimal(-(10**18)))
 """A bound of numbers in plain decimals that have no other."""
 
-_DIGITS = charset.of("0123456789")
-_DIGIT = rx.Chars(_DIGITS)
+_DIGIT = rx.Chars(charset.of("0123456789"))
 _NONZERO = rx.Chars(charset.of("123456789"))
 _ANY_DIGITS = rx.Times(_DIGIT, 0, None)
+_ANY_FRACTION = read_whole(r"(\.[0-9]*)?")
 _MINUS = rx.text("-")
 
-
-_NATURAL = rx.concat(_NONZERO, rx.Times(_DIGIT, 0, INTEGER_DIGITS - 1))
-_INTEGERS = rx.either((rx.text("0"), rx.concat(rx.optional(_MINUS), _NATURAL)))
-
+_INTEGERS = read_whole("0|-?[1-9][0-9]{0,%d}" % (INTEGER_DIGITS - 1))  # noqa: UP031
 # 16 digits before the point, as doubles are printed: e+289 keeps them below the largest double.
-_POSITIVE_EXPONENT = rx.either(
-    (
-        rx.concat(rx.text("1"), rx.Times(_DIGIT, 0, 2)),
-        rx.concat(
-            rx.text("2"),
-            rx.optional(
-                rx.either(
-                    (
-                        rx.concat(rx.Chars(charset.of("012345678")), rx.optional(_DIGIT)),
-                        rx.text("9"),
-                    )
-                )
-            ),
-        ),
-        rx.concat(rx.Chars(charset.of("03456789")), rx.optional(_DIGIT)),
-    )
-)
-_NUMBERS = rx.concat(
-    rx.optional(_MINUS),
-    rx.either((rx.text("0"), rx.concat(_NONZERO, rx.Times(_DIGIT, 0, 15)))),
-    rx.optional(rx.concat(rx.text("."), rx.Times(_DIGIT, 1, 17))),
-    rx.optional(
-        rx.concat(
-            rx.Chars(charset.of("eE")),
-            rx.either(
-                (
-                    rx.concat(rx.optional(rx.text("+")), _POSITIVE_EXPONENT),
-                    rx.concat(_MINUS, rx.Times(_DIGIT, 1, 3)),
-                )
-            ),
-        )
-    ),
-)
-
+_EXPONENT = r"[eE](\+?(1[0-9]{0,2}|2([0-8][0-9]?|9)?|[03-9][0-9]?)|-[0-9]{1,3})"
+_NUMBERS = read_whole(rf"-?(0|[1-9][0-9]{{0,15}})(\.[0-9]{{1,17}})?({_EXPONENT})?")
 
 FREE = tuple((rx.compile_regex(regex), regex) for regex in (_INTEGERS, _NUMBERS))
 """The integers and the numbers in no range, also as expressions, which take fewer rules: their next
@@ -310,32 +272,25 @@ def _with_minus(magnitudes: Automaton) -> Automaton:
 
 def _magnitudes(low: NumberBound | None, high: NumberBound | None) -> Automaton:
     """Plain decimals between non-negative bounds."""
-    digits = max(
-        EXACT_DIGITS, *(_whole_and_fraction(bound)[1] + 1 for bound in (low, high) if bound), 0
-    )
+    texts = [f"{bound.value:f}".partition(".") for bound in (low, high) if bound]
+    digits = max(EXACT_DIGITS, *(len(whole) + 1 for whole, _, _ in texts), 0)
     shapes: list[Regex] = [rx.concat(rx.text("0"), _fraction_of(EXACT_DIGITS))]
     for length in range(1, digits + 1):
         whole = rx.concat(_NONZERO, rx.Times(_DIGIT, length - 1, length - 1))
         shapes.append(rx.concat(whole, _fraction_of(EXACT_DIGITS - length)))
     found = rx.compile_regex(rx.either(shapes))
-    if low:
-        whole_part, _, fraction = _whole_and_fraction(low)
-        above = rx.concat(_between(whole_part + 1, 10**digits), _free_fraction())
-        equal = rx.concat(rx.text(str(whole_part)), _fraction_at_least(fraction, low.strict))
-        found = rx.intersection(found, rx.compile_regex(rx.either((above, equal))))
-    if high:
-        whole_part, _, fraction = _whole_and_fraction(high)
-        below = rx.concat(_between(0, whole_part - 1), _free_fraction())
-        equal = rx.concat(rx.text(str(whole_part)), _fraction_at_most(fraction, high.strict))
-        found = rx.intersection(found, rx.compile_regex(rx.either((below, equal))))
+    for bound, fractions_from in ((low, _fraction_at_least), (high, _fraction_at_most)):
+        if bound:
+            text, _, fraction = f"{bound.value:f}".partition(".")
+            number = int(text)
+            beyond = (number + 1, 10**digits) if bound is low else (0, number - 1)
+            equal = fractions_from(fraction.rstrip("0"), bound.strict)
+            parts = (
+                rx.concat(_between(*beyond), _ANY_FRACTION),
+                rx.concat(rx.text(str(number)), equal),
+            )
+            found = rx.intersection(found, rx.compile_regex(rx.either(parts)))
     return found
-
-
-def _whole_and_fraction(bound: NumberBound) -> tuple[int, int, str]:
-    """The integral part, its number of digits, and the digits after the point without trailing
-    zeros."""
-    whole, _, fraction = f"{bound.value:f}".partition(".")
-    return int(whole), len(whole), fraction.rstrip("0")
 
 
 def _fraction_of(digits: int) -> Regex:
@@ -344,14 +299,10 @@ def _fraction_of(digits: int) -> Regex:
     return rx.optional(rx.concat(rx.text("."), rx.Times(_DIGIT, 1, digits)))
 
 
-def _free_fraction() -> Regex:
-    return rx.optional(rx.concat(rx.text("."), _ANY_DIGITS))
-
-
 def _fraction_at_least(fraction: str, strict: bool) -> Regex:
     """The fractions, with their point, that are at least 0.`fraction`."""
     if not fraction and not strict:
-        return _free_fraction()
+        return _ANY_FRACTION
     tail = rx.concat(_ANY_DIGITS, _NONZERO, _ANY_DIGITS) if strict else _ANY_DIGITS
     for digit in reversed(fraction):
         tail = rx.concat(rx.text(digit), tail)

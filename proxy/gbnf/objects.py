@@ -1,9 +1,8 @@
 """What a set of schemas requires of an object.
 
 Every name belongs to one region: each declared name is one of its own, and the rest of all names is
-split by the patterns of patternProperties into regular languages, so that the same schemas hold for
-all names of a region. The names of a region never collide with declared ones, since languages are
-subtracted as automata.
+split by patternProperties into regular languages, so that the same schemas hold for all names of a
+region.
 """
 
 from __future__ import annotations
@@ -54,11 +53,6 @@ class Objects:
     low: int = 0
     high: int | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether undeclared members are allowed."""
-        return bool(self.regions)
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -104,7 +98,7 @@ class ObjectReader:
         names = dict.fromkeys(name for part in parts for name in part.listed)
         names |= dict.fromkeys(required)
         allowed = [
-            self._language(self.texts, (node.child("propertyNames"),), node, "propertyNames")
+            self._allowed(node)
             for node in nodes
             if node.schema.get("propertyNames", True) not in (True, {})
         ]
@@ -157,9 +151,8 @@ class ObjectReader:
             required = node.schema.get("required", ())
             if isinstance(required, bool):  # draft 3, on the member itself
                 continue
-            if not isinstance(required, list | tuple) or not all(
-                isinstance(name, str) for name in required
-            ):
+            is_list = isinstance(required, list | tuple)
+            if not is_list or not all(isinstance(name, str) for name in required):
                 node.fail("'required' must be a list of names")
             spend(len(required) * len(nodes))
             found |= dict.fromkeys(required)
@@ -186,13 +179,11 @@ class ObjectReader:
             self.gaps.report("patternProperties", node, "its patterns need too many rules")
         return None
 
-    def _language(
-        self, make: Callable[[Nodes], Automaton], of: Nodes, node: Node, keyword: str
-    ) -> Automaton:
+    def _allowed(self, node: Node) -> Automaton:
         try:
-            return make(of)
+            return self.texts((node.child("propertyNames"),))
         except TooManyStatesError:
-            self.gaps.report(keyword, node, "it needs too many rules")
+            self.gaps.report("propertyNames", node, "it needs too many rules")
             return rx.EVERYTHING
 
     def _regions(
@@ -206,7 +197,9 @@ class ObjectReader:
         """The undeclared names. Each region remembers whose patterns match it."""
         others: list[Node | None] = [part.others for part in parts if part.others is not None]
         patterns = any(part.patterns for part in parts)
-        closed = not others and self._is_closed(nodes, len(names), low)
+        lists = any({"properties", "patternProperties"} & node.schema.keys() for node in nodes)
+        is_closed = _seals(nodes) or (self.closed and lists and low <= len(names))
+        closed = not others and is_closed
         held = None if closed else joined(others)
         if self.rough and not any(word in node.schema for node in nodes for word in _OF_NAMES):
             is_open = patterns or held is not None
@@ -235,24 +228,11 @@ class ObjectReader:
             if held is None or (closed and not matched):
                 continue
             found[held] = rx.union(found[held], free) if held in found else free
-        return _filled([Region(free, held) for held, free in found.items()])
-
-    def _is_closed(self, nodes: Nodes, count: int, low: int) -> bool:
-        """Whether no other members are allowed although no schema says so."""
-        if _seals(nodes):
-            return True
-        lists = any(
-            "properties" in node.schema or "patternProperties" in node.schema for node in nodes
-        )
-        return self.closed and lists and low <= count
+        return tuple(Region(free, held) for held, free in found.items() if not free.is_empty)
 
 
 def _seals(nodes: Nodes) -> bool:
     return any(node.schema.get("unevaluatedProperties") is False for node in nodes)
-
-
-def _filled(regions: list[Region]) -> tuple[Region, ...]:
-    return tuple(region for region in regions if not region.names.is_empty)
 
 
 def _having(of: Objects, wanted: Automaton, inside: Nodes) -> Iterator[Objects]:
@@ -311,7 +291,7 @@ class Arrays:
 Counts = Callable[[Node, str], tuple[int, int | None]]
 
 
-def read_arrays(nodes: Nodes, counts: Counts, gaps: Gaps, closed: bool) -> Arrays:
+def read_arrays(nodes: Nodes, counts: Counts, closed: bool) -> Arrays:
     """The array that satisfies the nodes. If `closed`, nothing follows the positions of a tuple
     unless a schema says so."""
     arrays = Arrays()

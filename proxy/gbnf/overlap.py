@@ -1,8 +1,5 @@
-"""Decides whether two schemas may allow the same value, or two grammars the same text.
-
-Two schemas exclude each other if no value satisfies both. That is looked for in types, listed
-values, ranges, languages, and the required members by which tagged unions differ. If nothing is
-found, the answer is that they may overlap.
+"""Decides whether two schemas may allow the same value: unless their types, listed values, ranges,
+languages or required members exclude each other.
 """
 
 from __future__ import annotations
@@ -111,7 +108,7 @@ class Overlap:
         for this, that in ((left, right), (right, left)):
             for name in this.required:
                 if name not in that.members:
-                    if not that.is_open:
+                    if not that.regions:
                         return False
                 elif not self._together(this.members[name], that.members[name], 0):
                     return False
@@ -130,7 +127,7 @@ class Overlap:
 
 
 def _possible_string(way: Constraints) -> bool:
-    if way.high is not None and way.low > way.high:
+    if not way.has_length:
         return False
     try:
         return not way.language().is_empty

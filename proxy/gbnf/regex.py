@@ -1,11 +1,9 @@
 r"""Parses JSON schema's `pattern`: the regular subset of ECMA-262 expressions.
 
-Validators differ in the meaning of `\d`, `\w`, `\s` and `.` outside ASCII, and generated text
-must satisfy all of them. So each class has two sets: characters that surely match and characters
-that possibly match. A class uses the sure set, a negated class everything outside the possible set.
-
-Constructs that are not regular or differ between validators are rejected: backreferences,
-lookaround, word boundaries, `\p{...}`, and anchors other than at the ends.
+Validators differ in the meaning of `\d`, `\w`, `\s` and `.` outside ASCII. So each class has two
+sets: characters that surely match, which a class uses, and those that possibly match, outside of
+which is a negated class. Constructs that are not regular or differ between validators are rejected:
+backreferences, lookaround, word boundaries, `\p{...}`, and anchors other than at the ends.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Rules:
 
     def define(self, rule: RuleRef, alternatives: Alternatives) -> None:
         spend(5 + 2 * sum(map(len, alternatives)))
-        self._rules[rule.name] = tuple(_joined(sequence) for sequence in alternatives)
+        self._rules[rule.name] = tuple(joined(sequence) for sequence in alternatives)
 
     def add(self, stem: str, *alternatives: Elements) -> RuleRef:
         """A rule with these alternatives; reuses an equal one."""
@@ -81,11 +81,8 @@ class Rules:
         return name
 
     def grammar(self, root: Alternatives) -> Grammar:
-        """The rules that `root` needs, without alternatives that can never terminate. If none
-        remain, there is no rule root.
-
-        Recursion through required properties alone never terminates, so such alternatives are
-        removed."""
+        """The rules that `root` needs, without alternatives that can never terminate, such as
+        recursion through required properties alone. If none remain, there is no rule root."""
         whole = Grammar({ROOT: root, **self._rules})
         ending = settle_ends(whole)
         all_end = len(ending) == len(whole.rules)
@@ -194,7 +191,7 @@ class Rules:
     def expression(self, stem: str, regex: Regex) -> RuleRef:
         """The texts of an expression, of which the next character always decides between its
         parts."""
-        return self.add(stem, _as_elements(regex))
+        return self.add(stem, as_elements(regex))
 
     def _automaton(
         self,
@@ -316,17 +313,18 @@ def _one_element(alternatives: Alternatives) -> Element:
     return Group(alternatives)
 
 
-def _as_elements(regex: Regex) -> Elements:
+def as_elements(regex: Regex) -> Elements:
+    """An expression as it stands, without an automaton."""
     if isinstance(regex, Chars):
         return (_char_class(regex.charset),)
     if isinstance(regex, Concat):
-        return tuple(element for part in regex.parts for element in _as_elements(part))
+        return joined([element for part in regex.parts for element in as_elements(part)])
     if isinstance(regex, Either):
-        return _one_of(tuple(map(_as_elements, regex.parts)))
-    return (Repeat(_one_element((_as_elements(regex.part),)), regex.min, regex.max),)
+        return _one_of(tuple(map(as_elements, regex.parts)))
+    return (Repeat(_one_element((as_elements(regex.part),)), regex.min, regex.max),)
 
 
-def _joined(sequence: Sequence[Element]) -> Elements:
+def joined(sequence: Sequence[Element]) -> Elements:
     """Joins adjacent literals."""
     elements: list[Element] = []
     for element in sequence:

@@ -1,23 +1,17 @@
 """Compiles a JSON schema to GBNF.
 
-A value is described by a set of schemas with alternatives (`alternatives`), each of which comes
-down to a few facts (`constraints`, `objects`, `arrays`). The alternatives of a value are then
-written by kind: strings and numbers become one automaton each, including listed values; objects and
-arrays become one alternative each. A set of schemas that occurs again becomes the same rule, which
-is how recursion ends.
+A value is described by a set of schemas with alternatives, each of which comes down to a few facts
+(`constraints`). Strings and numbers become one automaton each, objects and arrays one alternative
+each. A set of schemas that occurs again becomes the same rule, which is how recursion ends.
 
 The output is compact JSON with at most one space after each colon and comma, since small models
-loop on unbounded white space. Members come in the schema's order, undeclared ones after them.
+loop on white space. Members come in the schema's order, undeclared ones after them. All generated
+texts are valid, unless a keyword cannot be expressed: then it is rejected (`strict`) or left to
+validation. Not all valid texts can be generated.
 
-All generated texts are valid, unless a keyword cannot be expressed: then it is rejected (`strict`)
-or left to validation. On purpose, not all valid texts can be generated. Excluded are other orders
-and white space, other spellings of a character under a pattern, bounded numbers in exponent form,
-and types that a schema without `type` does not speak of.
-
-A `closed` object has no members that its schema does not list, unless additionalProperties says
-so. That is how OpenAI's strict schemas are meant, and how arguments of tools are written here,
-since models invent arguments and small ones never stop. Other objects are open, as the standard
-says.
+A `closed` object has no members that its schema does not list, unless additionalProperties says so,
+as in OpenAI's strict schemas: models invent arguments, and small ones never stop. Other objects are
+open, as the standard says.
 """
 
 from __future__ import annotations
@@ -56,11 +50,9 @@ def schema_to_grammar(
     strict: bool = True,
     closed: bool = True,
 ) -> str:
-    """GBNF text whose rule `root` matches the JSON values that satisfy `schema`.
-
-    Raises SchemaError if it is not a valid schema or no value satisfies it, and UnsupportedSchema,
-    which names the keyword, if it cannot be expressed. With `strict=False` unsupported keywords are
-    ignored and must be validated afterwards."""
+    """GBNF text whose rule `root` matches the JSON values that satisfy `schema`. Raises
+    SchemaError if it is invalid or no value satisfies it, and UnsupportedSchema if a keyword
+    cannot be expressed. With `strict=False` these are ignored and must be validated afterwards."""
     rules = Rules()
     root = SchemaCompiler(Document(schema), rules, limits, strict, closed).root()
     return finished(rules, (root,), limits)
@@ -79,6 +71,13 @@ def finished(rules: Rules, root: Alternatives, limits: GrammarLimits) -> str:
     except GrammarError as error:
         raise UnsupportedSchema("schema", "", f"its grammar is too large: {error.what}") from error
     return text
+
+
+def _constants_of(way: Constraints) -> list[Any]:
+    """The values of boolean and null that are allowed."""
+    constants: list[Any] = [True, False] if "boolean" in way.types else []
+    constants += [None] if "null" in way.types else []
+    return [one for one in constants if not any(one is no for no in way.excluded)]
 
 
 class SchemaCompiler:
@@ -161,10 +160,7 @@ class SchemaCompiler:
         found += self._arrays(free, by_kind.get("array", []))
         found += self._strings(nodes, free, by_kind.get("string", []))
         found += self._numbers(nodes, free, by_kind.get("integer", []))
-        for way in free:
-            constants: list[Any] = [True, False] if "boolean" in way.types else []
-            constants += [None] if "null" in way.types else []
-            values += [one for one in constants if not any(one is no for no in way.excluded)]
+        values += [constant for way in free for constant in _constants_of(way)]
         for constant in (True, False, None):
             if any(value is constant for value in values):
                 found.append((literal(constant),))
@@ -183,11 +179,7 @@ class SchemaCompiler:
     def _strings(self, nodes: Nodes, ways: list[Constraints], values: list[str]) -> list[Elements]:
         if len(values) == 1 and not any("string" in way.types for way in ways):
             return [(literal(values[0]),)]
-        ways = [
-            way
-            for way in ways
-            if "string" in way.types and (way.high is None or way.low <= way.high)
-        ]
+        ways = [way for way in ways if "string" in way.types and way.has_length]
         plain = [way for way in ways if not way.languages and not way.excluded]
         free = [way for way in plain if not way.low and way.high is None]
         if free or (len(ways) == 1 and plain and not values):
@@ -195,15 +187,11 @@ class SchemaCompiler:
             return [self.rules.any_string(way.low, way.high)]
         languages = [self._language(way) for way in ways]
         try:
-            if values:
-                languages.append(rx.texts(values))
+            listed = [rx.texts(values)] if values else []
+            whole = rx.union(*languages, *listed)
         except TooManyStatesError:
-            self.gaps.report("enum", nodes[0], "its strings need too many rules")
-            return [self.rules.any_string()]
-        try:
-            whole = rx.union(*languages)
-        except TooManyStatesError:
-            self.gaps.report("anyOf", nodes[0], "its strings need too many rules")
+            keyword = "enum" if values else "anyOf"
+            self.gaps.report(keyword, nodes[0], "its strings need too many rules")
             return [self.rules.any_string()]
         return [] if whole.is_empty else [self.rules.string(whole)]
 
@@ -227,23 +215,18 @@ class SchemaCompiler:
             kinds = way.types & {"integer", "fraction"}
             if not kinds or way.range.is_empty:
                 continue
-            make: Callable[[numbers.Range], Automaton]
-            make = numbers.numbers if len(kinds) > 1 else numbers.integers
-            if kinds == {"fraction"}:
-                make = numbers.fractions
-            excluded = [
-                Decimal(str(value))
-                for value in way.excluded
-                if type_of(value) in ("integer", "fraction")
-            ]
+            make: Callable[[numbers.Range], Automaton] = numbers.numbers
+            if len(kinds) == 1:
+                make = numbers.integers if "integer" in kinds else numbers.fractions
+            numeric = ("integer", "fraction")
+            excluded = [Decimal(str(no)) for no in way.excluded if type_of(no) in numeric]
             try:
                 found = make(way.range)
                 if excluded:
                     found = numbers.without(found, way.range, excluded)
                 languages.append(found)
             except TooManyStatesError:
-                nodes_of_step = (node for node in way.nodes if "multipleOf" in node.schema)
-                node = next(nodes_of_step, way.nodes[0])
+                node = next((n for n in way.nodes if "multipleOf" in n.schema), way.nodes[0])
                 self.gaps.report("multipleOf", node, "it needs too many rules")
                 languages.append(make(numbers.Range(way.range.low, way.range.high)))
         try:
@@ -312,9 +295,7 @@ class SchemaCompiler:
             if way.values is not None:
                 values = self._listed(way)
             elif way.types <= {"boolean", "null"}:
-                values = [True, False] if "boolean" in way.types else []
-                values += [None] if "null" in way.types else []
-                values = [one for one in values if not any(one is no for no in way.excluded)]
+                values = _constants_of(way)
             else:
                 return None
             found |= dict.fromkeys(map(self._constant, values))

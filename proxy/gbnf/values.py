@@ -1,7 +1,7 @@
-"""The values of a GBNF grammar, produced by the parser and the schema compiler.
+"""The values of a GBNF grammar.
 
-A Grammar maps rule names to alternatives. Alternatives are a tuple of sequences, and a sequence is
-a tuple of elements; the empty sequence is the empty text. All are compared by content.
+A Grammar maps rule names to alternatives: a tuple of sequences, which are tuples of elements. The
+empty sequence is the empty text.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A budget of work for untrusted schemas, patterns and grammars: a short one can take minutes.
 
-Code whose duration depends on untrusted input spends steps before or while it runs. A step takes
-about a microsecond, so a budget of a million limits any input to about a second of CPU. Work
-outside `limited` (constants at import, unit tests) is free.
+Code whose duration depends on untrusted input spends steps of about a microsecond each. Work
+outside `limited` is free.
 """
 
 from __future__ import annotations

@@ -68,10 +68,6 @@ class HostedDriver(Driver):
             model.caps = msgspec.structs.replace(caps, slots=count)
         return count, idle
 
-    def parallel(self, slots: int) -> int:
-        server = self.model.server
-        return slots if server is None else server.parallel(slots)
-
     def counters(self) -> dict[str, float]:
         server = self.model.server
         return {} if server is None else server.counters()
@@ -142,7 +138,7 @@ class HostedDriver(Driver):
         with self._server() as server:
             return server.detokenize(tokens)
 
-    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]] | None:
+    def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
         with self._server() as server:
             return server.pieces(text, special)
 

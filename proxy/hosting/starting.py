@@ -190,8 +190,6 @@ class Starter:
             )
         if not caps.slots and not caps.queues:
             caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
-        if not caps.queues:
-            server.parallel(self._config.slots or caps.slots)  # it remembers the number
         most = self._config.concurrency or caps.slots
         return msgspec.structs.replace(caps, slots=min(most, caps.slots or most))
 

@@ -123,7 +123,6 @@ class Knowledge:
         bases = self.bases(owner)
         for base in bases:
             self._delete(owner, base.id)
-        self._store.delete_vectors(owner)
         self._index.purge()
         self._store.purge()
         return len(bases)

@@ -45,43 +45,35 @@ class VectorStoreFile(Struct, frozen=True, kw_only=True):
     batch_id: str = ""
 
 
-def _member(document: Document, attached: Attached | None) -> VectorStoreFile:
-    """A document as a file; it has no `attached` if it was added through another API."""
-    member = VectorStoreFile(
-        file_id=document.id,
-        filename=document.filename,
-        status=STATUS.get(document.status, "in_progress"),
-        reason=document.error,
-        size=document.size,
-        created=document.created,
-        document_id=document.id,
-    )
-    return member if attached is None else _with_attributes(member, attached)
-
-
-def _refused(file: StoredFile, attached: Attached) -> VectorStoreFile:
-    """Return a file that could not become a document."""
-    failed = VectorStoreFile(
-        file_id=file.file_id,
-        filename=file.filename,
-        status="failed",
-        reason=attached.error,
-        size=file.size,
-        created=attached.created,
+def _member(
+    document: Document | None, attached: Attached | None, file: StoredFile | None = None
+) -> VectorStoreFile:
+    """A document as a file, without `attached` if it was added through another API; or the `file`
+    that could not become a document."""
+    source = document or file
+    assert source is not None and (document or attached), "one of them is there"
+    given = attached or Attached(
+        base_id="",
+        file_id=document.id if document else "",
         document_id="",
+        batch_id="",
+        attributes={},
+        tokens=0,
+        overlap=0,
+        created=source.created,
     )
-    return _with_attributes(failed, attached)
-
-
-def _with_attributes(file: VectorStoreFile, attached: Attached) -> VectorStoreFile:
-    return replace(
-        file,
-        file_id=attached.file_id,
-        created=attached.created,
-        attributes=attached.attributes,
-        tokens=attached.tokens,
-        overlap=attached.overlap,
-        batch_id=attached.batch_id,
+    return VectorStoreFile(
+        file_id=given.file_id,
+        filename=source.filename,
+        status=STATUS.get(document.status, "in_progress") if document else "failed",
+        reason=document.error if document else given.error,
+        size=source.size,
+        created=given.created,
+        document_id=document.id if document else "",
+        attributes=given.attributes,
+        tokens=given.tokens,
+        overlap=given.overlap,
+        batch_id=given.batch_id,
     )
 
 
@@ -150,7 +142,7 @@ class VectorStores:
     def delete_file(self, owner: str, file_id: str) -> None:
         """Delete a file, and remove it from all vector stores, which the caller must be able to
         use."""
-        for one in self._files.attachments(owner, file_id):
+        for one in self._files.attached(owner, file_id=file_id):
             try:
                 self._knowledge.base(owner, one.base_id)
             except NotFound:
@@ -174,7 +166,7 @@ class VectorStores:
         return len(files)
 
     def _delete_file(self, owner: str, file_id: str) -> None:
-        for one in self._files.attachments(owner, file_id):
+        for one in self._files.attached(owner, file_id=file_id):
             with suppress(NotFound):  # it may already be deleted
                 self._whole.remove(owner, one.base_id, one.document_id)
             self._files.detach(owner, one.base_id, file_id)
@@ -247,7 +239,7 @@ class VectorStores:
         repeat `overlap` of the previous chunk; with `auto`, they have the default size of bases."""
         base = self._knowledge.base(owner, base_id)
         file = self.file(owner, file_id)
-        for one in self._files.attachments(owner, file_id):
+        for one in self._files.attached(owner, file_id=file_id):
             if one.base_id == base.id:
                 self._leave(owner, base.id, one.document_id)
         splitting = None if auto else Splitting(tokens * CHARACTERS, overlap * CHARACTERS)
@@ -271,7 +263,7 @@ class VectorStores:
         )
         self._files.attach(owner, attached)
         self._touch(owner, self._kept(owner, base))
-        return _member(document, attached) if document else _refused(file, attached)
+        return _member(document, attached, file)
 
     def members(self, owner: str, base_id: str, batch_id: str = "") -> list[VectorStoreFile]:
         """Return the files, oldest first, only those of one batch if given."""
@@ -279,7 +271,7 @@ class VectorStores:
         return [one for one in members if not batch_id or one.batch_id == batch_id]
 
     def _members(self, owner: str, base: Base) -> list[VectorStoreFile]:
-        attached = self._files.attached(owner, base.id)
+        attached = self._files.attached(owner, base_id=base.id)
         known = {one.document_id: one for one in attached}
         members = [
             _member(document, known.get(document.id))
@@ -287,7 +279,7 @@ class VectorStores:
         ]
         files = {one.file_id: one for one in self._files.all(owner)} if "" in known else {}
         members += [
-            _refused(files[one.file_id], one)
+            _member(None, one, files[one.file_id])
             for one in attached
             if not one.document_id and one.file_id in files
         ]
@@ -305,7 +297,7 @@ class VectorStores:
         """Replace a file's attributes."""
         member = self.member(owner, base_id, file_id)
         base = self._knowledge.base(owner, base_id)
-        for one in self._files.attached(owner, base.id):
+        for one in self._files.attached(owner, base_id=base.id):
             if one.file_id == file_id:
                 self._files.attach(owner, replace(one, attributes=dict(attributes)))
                 return replace(member, attributes=dict(attributes))

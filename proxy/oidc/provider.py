@@ -25,8 +25,7 @@ from joserfc.jwk import KeySet
 from msgspec import Struct
 
 from ..errors import GatewayError, Unauthorized, UpstreamFault
-from ..websearch.fetch import WebPage
-from ..websearch.guard import EngineRequest
+from ..websearch.fetch import EngineRequest, WebPage
 from .started import Started
 
 SECONDS = 10.0  # that one answer of the provider may take

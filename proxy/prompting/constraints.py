@@ -29,7 +29,7 @@ from ..gbnf.schema import ANY_OBJECT, SchemaCompiler, finished
 from ..gbnf.values import CharClass, Element, Group, Literal, Repeat
 from ..gbnf.values import Sequence as Elements
 from .formats import CallFormat, CallShape
-from .formats.base import ID, KEY, NAME, TYPE, TaggedArguments
+from .formats.base import ID, NAME, TYPE, TaggedArguments
 from .formats.tagged import STRING, kinds, member
 
 # The grammar of tool calls in the form that a model writes.
@@ -44,9 +44,8 @@ _SPACE = CharClass(charset.of(" \t\n"))
 _LETTERS = charset.of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 _WORD = CharClass(charset.union(_LETTERS, charset.of("_-")))
 _DIGIT = CharClass(charset.of("0123456789"))
-_KEY = CharClass(charset.union(((0, 0x20),), charset.of('<>"')), negated=True)
 _EXAMPLE_IDS = {"word": "call_0", "nine": "000000000", "index": "0"}
-_MAX_ID, _MAX_KEY = 64, 64
+_MAX_ID = 64
 _MAX_ANY_ORDER = 4
 """Required arguments whose order is free and whose presence is enforced; each doubles the rules."""
 _OF_STRINGS = ("pattern", "format", "minLength", "maxLength")
@@ -124,9 +123,6 @@ class _Tagged:
 
     def elements(self) -> Elements:
         arguments = {key: self._argument(key) for key in self._keys}
-        open_ended = isinstance(self._schema, Mapping) and self._schema.get("additionalProperties")
-        if open_ended and KEY not in self._tags.after_value:
-            arguments[""] = self._other()
         if not arguments:
             return ()
         optional = [key for key in arguments if key not in self._required]
@@ -198,18 +194,6 @@ class _Tagged:
             return schema
         names = ("$defs", "definitions")
         return {**{name: self._schema[name] for name in names if name in self._schema}, **schema}
-
-    def _other(self) -> Elements:
-        """An argument that the schema does not name."""
-        tags = self._tags
-        key = Repeat(self._rules.add("key", (_KEY,)), 1, _MAX_KEY)
-        before, after = tags.around("", "string")
-        head = (*_literals(tags.before_key, self._rules), key)
-        head = (*head, Literal(before[len(tags.before_key) :]))
-        if tags.json_text:
-            value = self._writer.value(True, self._tool.name, self._tool.strict, an_object=False)
-            return (*head, *value, *_literals(after, self._rules))
-        return (*head, *self._text(after))
 
     def _text(self, after: str) -> Elements:
         """Text up to the mark that closes it, and the mark."""

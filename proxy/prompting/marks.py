@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -41,74 +42,52 @@ def common_end(text: str, other: str) -> str:
 # A model that quotes the mark of a call writes it as code, or in the middle of a sentence. A call
 # that it means begins a line, or the answer.
 
-_FENCE = 3
+_FENCE = re.compile(r"\s*(`{3,}|~{3,})")
+_HEAD = 80  # characters of a line in which a fence may stand
 
 
 class Place:
     """``feed`` it the text; the properties tell of the next character. A span of code ends with its
     line at the latest, so that one stray backtick does not hide what follows."""
 
-    __slots__ = ("_char", "_fence", "_fresh", "_run", "_span")
+    __slots__ = ("_fence", "_head", "_ticks", "is_fresh")
 
     def __init__(self) -> None:
-        self._fresh = True  # only white space since the line began
-        self._fence = ""  # the marks that opened a block of code
-        self._span = 0  # backticks that opened a span of code
-        self._char = ""  # of the run of backticks or tildes that is being read
-        self._run = 0
-
-    @property
-    def is_fresh(self) -> bool:
+        self.is_fresh = True
         """Whether a line begins here, but for white space."""
-        return self._fresh and not self._run
+        self._fence = ""  # the marks that opened the block of code in which the line began
+        self._head = ""  # of the line
+        self._ticks = 0  # backticks of the line
 
     @property
     def is_block(self) -> bool:
         """Whether this is inside a block of code."""
-        self._settle()
-        return bool(self._fence)
+        return bool(self._open_fence())
 
     @property
     def is_code(self) -> bool:
         """Whether this is inside a block or a span of code."""
-        return self.is_block or bool(self._span)
+        return self.is_block or self._ticks % 2 == 1
 
     def feed(self, text: str) -> None:
-        if not self._run and "`" not in text and "~" not in text:
-            line = text
-            if "\n" in text:
-                self._span = 0
-                line = text[text.rfind("\n") + 1 :]
-                self._fresh = True
-            self._fresh = self._fresh and (not line or line.isspace())
-            return
-        for char in text:
-            if char in "`~" and (char == self._char or not self._run):
-                self._char = char
-                self._run += 1
-                continue
-            self._settle()
-            if char in "`~":
-                self._char, self._run = char, 1
-            elif char == "\n":
-                self._fresh, self._span = True, 0
-            elif not char.isspace():
-                self._fresh = False
+        lines = text.split("\n") if "\n" in text else [text]
+        self._add(lines[0])
+        for line in lines[1:]:
+            self._fence = self._open_fence()
+            self._head, self._ticks, self.is_fresh = "", 0, True
+            self._add(line)
 
-    def _settle(self) -> None:
-        """The end of a run of backticks or tildes."""
-        run, char = self._run, self._char
-        if not run:
-            return
-        self._run, self._char = 0, ""
-        if self._fresh and run >= _FENCE:
-            if not self._fence:
-                self._fence = char * run
-            elif char == self._fence[0] and run >= len(self._fence):
-                self._fence = ""
-        elif char == "`" and not self._fence:
-            if not self._span:
-                self._span = run
-            elif self._span == run:
-                self._span = 0
-        self._fresh = False
+    def _add(self, text: str) -> None:
+        if len(self._head) < _HEAD:
+            self._head += text[:_HEAD]
+        self._ticks += text.count("`")
+        self.is_fresh = self.is_fresh and (not text or text.isspace())
+
+    def _open_fence(self) -> str:
+        """The marks of the block that is open behind the line so far, "" for none."""
+        fence = _FENCE.match(self._head)
+        if fence is None:
+            return self._fence
+        if not self._fence:
+            return fence[1]
+        return "" if fence[1].startswith(self._fence) else self._fence

@@ -32,6 +32,7 @@ from .profile.messages import CONVERSATION, EFFORT_VARIABLES, EFFORTS, KEEPING, 
 from .profile.neutralise import Neutraliser
 from .stages.reasoning import REASONING_TAGS, Tags, opened_by
 from .template import TemplateError, TemplateRefusal
+from .template.families import Family
 from .template.templates import ChatTemplate
 
 # The plain-text prompt of PowerInfer's ``api_like_OAI.py``, byte for byte.
@@ -65,7 +66,17 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
         begins = self.user_name.rstrip()
         return (begins,) if begins else ()
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    # As of a template.
+
+    source = ""
+    takes_tools = False
+    rules = MessageRules(lead=" ")
+
+    @property
+    def family(self) -> Family:
+        return Family(name="plain text", stops=self.stops, turn_stop_texts=self.turns)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *_: Any, **__: Any) -> str:
         """The prompt for ``messages``, of which ``role`` and ``content`` are used."""
         parts = [self.chat_prompt]
         for message in messages:
@@ -82,7 +93,6 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _PROMPT_END = 128
-_LEGACY_RULES = MessageRules()
 _ROLE = attrgetter("role")
 _CALLS = attrgetter("tool_calls")
 
@@ -143,23 +153,25 @@ class Prompter:
         formats: Sequence[CallFormat] = SPECIAL,
     ) -> None:
         self.form = form
-        self.syntax = syntax_of(form, formats) if isinstance(form, ChatTemplate) else AnswerSyntax()
-        self._unknown_template = not self.syntax.is_known
+        if isinstance(form, ChatTemplate):
+            self.syntax = syntax_of(form, formats)
+            self._unknown_template = not self.syntax.is_known
+        else:
+            self.syntax = AnswerSyntax(stops=form.stops)
+            self._unknown_template = replaces_backend_template
         self._tags = self.syntax.reasoning or REASONING_TAGS
         # How many of the next renderings run in a thread: the first one of an unknown template.
-        self.in_thread = 0 if isinstance(form, LegacyFormat) else 1
+        self.in_thread = 1
         calls = self.syntax.calls
         turns = calls.turns if calls is not None else ()
         # Without tags that end with the beginning of a turn: those end every prompt.
         self._closings = tuple(
             end for _, end in self._tags if end and not end.endswith(turns or "\0")
         )
-        self._knows_tools = isinstance(form, ChatTemplate) and form.takes_tools
+        self._knows_tools = form.takes_tools
         self._writes_calls = calls is not None
         self._marks = _marks(form, self.syntax)
-        rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
-        self._usual = _variables(CompletionRequest(), rules)
-        self._replaces_backend_template = replaces_backend_template
+        self._usual = _variables(CompletionRequest(), form.rules)
         self._bos = bos or None
         self._adds_bos = adds_bos
         self._eos = eos or None
@@ -189,11 +201,7 @@ class Prompter:
             return self._render(request, now)
         *messages, last = request.messages
         prompt = self._render(msgspec.structs.replace(request, messages=tuple(messages)), now)
-        form = self.form
-        if isinstance(form, ChatTemplate):
-            lead = _lead(prompt.text, form.rules, last.reasoning, self._tags)
-        else:
-            lead = " "
+        lead = _lead(prompt.text, self.form.rules, last.reasoning, self._tags)
         return msgspec.structs.replace(
             prompt,
             text=prompt.text + lead + beginning,
@@ -211,8 +219,7 @@ class Prompter:
         return not text[-_PROMPT_END:].rstrip().endswith(self._closings)
 
     def _render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        form = self.form
-        rules = form.rules if isinstance(form, ChatTemplate) else _LEGACY_RULES
+        form, rules = self.form, self.form.rules
         chat = arranged(request.messages, rules)
         own = () if chat is request.messages else tuple(chat)
         tools = [tool_dict(tool) for tool in request.tools] if request.tools else []
@@ -243,19 +250,8 @@ class Prompter:
                 shape = (self.syntax.calls or GENERIC).shape
                 chat = with_written_calls(chat, partial(_written, shape))
         messages = as_dicts(chat, rules)
-        if isinstance(form, LegacyFormat):
-            text = form.render(messages)
-            return RenderedPrompt(
-                text=text,
-                stops=form.stops,
-                turns=form.turns,
-                boundaries=_boundaries(text, self._marks),
-                guard=self._neutraliser,
-                call_format=call_format,
-                unknown_template=self._replaces_backend_template,
-            )
         effort = request.reasoning_effort
-        text = self._rendered(form, messages, tools if knows_tools else (), request, now)
+        text = self._rendered(messages, tools if knows_tools else (), request, now)
         if rules.opening and rules.end_is_token and text[-64:].rstrip().endswith(rules.end):
             # Gemma 4 opens no turn for the model after a call with a text.
             text += rules.opening
@@ -275,7 +271,6 @@ class Prompter:
 
     def _rendered(
         self,
-        form: ChatTemplate,
         messages: Sequence[dict[str, Any]],
         tools: Sequence[Mapping[str, Any]],
         request: CompletionRequest,
@@ -283,10 +278,10 @@ class Prompter:
     ) -> str:
         variables = self._usual
         if request.reasoning_effort or request.template_kwargs:
-            variables = _variables(request, form.rules)
+            variables = _variables(request, self.form.rules)
 
         def render(messages: Sequence[dict[str, Any]], *, refuses: bool = True) -> str:
-            return form.render(
+            return self.form.render(
                 messages,
                 tools,
                 bos_token=self._bos,
@@ -338,8 +333,6 @@ def _neutraliser(
     stops: tuple[str, ...],
     breaks_users: bool,
 ) -> Neutraliser:
-    if isinstance(form, LegacyFormat):
-        return Neutraliser("", (*tokens, *form.stops), users=breaks_users)
     known = (*tokens, form.family.bos, form.family.eos, *stops)
     messages = as_dicts(arranged(CONVERSATION, form.rules), form.rules)
     try:

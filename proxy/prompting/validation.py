@@ -13,21 +13,21 @@ and no Exception.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import msgspec
 from jsonschema import FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.validators import Draft202012Validator, extend
+from jsonschema.validators import Draft201909Validator, Draft202012Validator, extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from ..errors import InvalidParameter
 from ..gbnf.automaton import Automaton, TooManyStatesError
 from ..gbnf.json_types import PATTERNS, known_by
-from ..gbnf.regex import PatternError, automaton_of, read_pattern
+from ..gbnf.regex import PatternError, automaton_of
 from ..gbnf.work_budget import TooMuchWork, spend
 
 MAX_REFERENCES = 5_000
@@ -149,7 +149,7 @@ def _charged(follow: Keyword, frames: int) -> Keyword:
     return charged
 
 
-_REFERENCES = ("$ref", "$dynamicRef")
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _OURS: Mapping[str, Keyword] = {
     "enum": _enum,
     "uniqueItems": _unique,
@@ -157,15 +157,22 @@ _OURS: Mapping[str, Keyword] = {
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional,
-    **{name: _reference(Draft202012Validator.VALIDATORS[name]) for name in _REFERENCES},
 }
-_Validator: Any = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator,
-    {
-        name: _charged(keyword, REFERENCE_FRAMES if name in _REFERENCES else KEYWORD_FRAMES)
-        for name, keyword in {**Draft202012Validator.VALIDATORS, **_OURS}.items()
-    },
-)
+
+
+def _bounded(standard: Any) -> Any:
+    """The validator of a standard with our keywords, all of which are charged."""
+    keywords = {**standard.VALIDATORS, **_OURS}
+    for name, keyword in keywords.items():
+        if name in _REFERENCES:
+            keywords[name] = _charged(_reference(keyword), REFERENCE_FRAMES)
+        else:
+            keywords[name] = _charged(keyword, KEYWORD_FRAMES)
+    return extend(standard, keywords)  # type: ignore[no-untyped-call]
+
+
+_Validator = _bounded(Draft202012Validator)
+_TupleValidator = _bounded(Draft201909Validator)  # which knows a list in `items`
 _NO_FORMATS = FormatChecker(formats=())  # it would check patterns with `re`
 
 
@@ -175,12 +182,13 @@ class OutputValidator:
 
     def __init__(self, schema: Any) -> None:
         """Raises InvalidParameter if `schema` is not a valid JSON schema."""
-        spend(sum(map(_work_of, _objects(schema))))
+        parts = list(_objects(schema))
+        spend(sum(map(_work_of, parts)))
+        tuples = any(isinstance(part.get("items"), list) for part in parts)
+        validator = _TupleValidator if tuples else _Validator
         try:
-            schema = _modern(schema)
-            Draft202012Validator.check_schema(schema, format_checker=_NO_FORMATS)
-            for pattern in _patterns(schema):
-                _readable(pattern)
+            validator.check_schema(schema, format_checker=_NO_FORMATS)
+            self.unchecked = tuple(_unchecked(parts))
         except SchemaError as error:
             where = "/".join(map(str, error.path))
             raise InvalidParameter(
@@ -189,13 +197,13 @@ class OutputValidator:
             ) from None
         except RecursionError:
             raise InvalidParameter("response_format", "is nested too deeply") from None
-        if _uses(schema, "unevaluatedProperties") and _uses(schema, "patternProperties"):
+        words = {word for part in parts for word in part}
+        if {"unevaluatedProperties", "patternProperties"} <= words:
             # jsonschema finds evaluated properties with `re`.
             raise InvalidParameter(
                 "response_format", "uses both unevaluatedProperties and patternProperties"
             )
-        self.unchecked = tuple(p for p in dict.fromkeys(_patterns(schema)) if automaton(p) is None)
-        self._validator: Any = _Validator(schema, registry=Registry())
+        self._validator: Any = validator(schema, registry=Registry())
 
     def fault(self, text: str) -> str:
         """The error in a text; "" if it is JSON that matches the schema."""
@@ -219,36 +227,6 @@ class OutputValidator:
         return f"at {fault.json_path[:MAX_MESSAGE]}: {fault.message[:MAX_MESSAGE]}"
 
 
-_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-_VALUES = frozenset({"const", "enum", "default", "examples"})
-
-
-def _modern(schema: Any) -> Any:
-    """Rewrites tuples for the current standard: a list in `items` becomes `prefixItems`, and
-    `additionalItems` becomes `items`."""
-    if not any(isinstance(part.get("items"), list) for part in _objects(schema)):
-        return schema
-    return _with_prefix_items(schema)
-
-
-def _with_prefix_items(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_with_prefix_items(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    out = {}
-    for key, value in schema.items():
-        if key in _NAMED and isinstance(value, Mapping):
-            out[key] = {name: _with_prefix_items(inside) for name, inside in value.items()}
-        else:
-            out[key] = value if key in _VALUES else _with_prefix_items(value)
-    if isinstance(out.get("items"), list):
-        out["prefixItems"] = out.pop("items")
-        if "additionalItems" in out:
-            out["items"] = out.pop("additionalItems")
-    return out
-
-
 def _work_of(schema: Mapping[str, Any]) -> int:
     """The steps to check one object of a schema against the metaschema."""
     return 60 + sum(
@@ -257,29 +235,24 @@ def _work_of(schema: Mapping[str, Any]) -> int:
     )
 
 
-def _readable(pattern: str) -> None:
-    """Raises SchemaError for an invalid regular expression; a valid one that is not regular
-    passes."""
-    try:
-        read_pattern(pattern)
-    except PatternError as error:
-        if not error.unsupported:
-            raise SchemaError(f"{pattern!r} is not a 'regex'") from None
-
-
-def _uses(schema: Any, keyword: str) -> bool:
-    return any(keyword in part for part in _objects(schema))
-
-
-def _patterns(schema: Any) -> Iterator[str]:
-    """Every pattern in a schema. At worst, a value that merely looks like one causes a needless
-    warning."""
-    for part in _objects(schema):
+def _unchecked(parts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The patterns that are not regular. Raises SchemaError for an invalid one. At worst, a value
+    that merely looks like a pattern causes a needless warning."""
+    patterns: dict[str, None] = {}
+    for part in parts:
         if isinstance(part.get("pattern"), str):
-            yield part["pattern"]
-        named = part.get("patternProperties")
-        if isinstance(named, Mapping):
-            yield from named
+            patterns[part["pattern"]] = None
+        if isinstance(part.get("patternProperties"), Mapping):
+            patterns.update(dict.fromkeys(part["patternProperties"]))
+    for pattern in patterns:
+        try:
+            automaton_of(pattern)
+        except TooManyStatesError:
+            yield pattern
+        except PatternError as error:
+            if not error.unsupported:
+                raise SchemaError(f"{pattern!r} is not a 'regex'") from None
+            yield pattern
 
 
 def _objects(schema: Any) -> Iterator[Mapping[str, Any]]:

@@ -1,9 +1,7 @@
-"""Runs blocking calls in a native thread when gevent is active.
+"""Runs blocking calls, such as those of SQLite, in a native thread when gevent is active.
 
-SQLite knows nothing of greenlets: a query would block every stream of the process, and so would
-splitting a document into terms. If gevent has patched the process, such work runs in a native
-thread, and only its greenlet waits. The work must not wait for a Python lock that a greenlet may
-hold: these are gevent's, and belong to the hub's thread.
+Only the greenlet waits then. The work must not wait for a Python lock that a greenlet may hold:
+these are gevent's, and belong to the hub's thread.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Cancellation: one `Cancel` per request, set as soon as nobody needs the answer.
 
-The web layer cancels when the client's socket closes, or for a reason that the client reads (see
-`errors.Ended`); code that blocks for the request (in the queue, on an upstream socket) registers a
-callback that wakes it. A callback runs at most once, on the canceller's thread, and must not block.
-
-There is no lock: popping a list gives each item to one thread only, and the flag is set before the
-callbacks are popped and checked after one was added.
+Code that blocks for the request registers a callback that wakes it. A callback runs at most once,
+on the canceller's thread, and must not block. There is no lock: popping a list gives each item to
+one thread only, and the flag is set before the callbacks are popped and checked after one was
+added.
 """
 
 from __future__ import annotations

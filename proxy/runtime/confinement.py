@@ -1,13 +1,10 @@
-"""Starts helper processes and confines them.
-
-A helper is a Python process of this package: ``python -P -m proxy.…``. ``-P`` keeps the working
-directory out of its imports. `environment` removes keys, proxies and our settings.
+"""Starts helper processes (``python -P -m proxy.…``) and confines them.
 
 `confine` is called in the helper itself, before it parses untrusted data. It uses Landlock
 (landlock(7); Linux 5.13), which also binds native code: only files that Python needs can be read,
 none can be written, no program can be started, no other process inspected. Later kernels add TCP
-(6.7) and signals (6.12); UDP is not covered. Without Landlock, and on other systems, only `limit`
-and the parent's timeout apply.
+(6.7) and signals (6.12); UDP is not covered. Without Landlock, only `limit` and the parent's
+timeout apply.
 """
 
 from __future__ import annotations

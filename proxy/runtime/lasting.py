@@ -1,9 +1,5 @@
-"""Threads that run as long as the process, whatever fails in them.
-
-A turn of such a thread may fail in an unexpected way. If that ended the thread, it would go
-unnoticed for long: disconnected clients would not be detected, a model would not be loaded again.
-So the exception of a turn is logged, the same kind at most once in ten minutes, and the next turn
-follows.
+"""Threads that run as long as the process, whatever fails in them: the exception of a turn is
+logged, the same kind at most once in ten minutes, and the next turn follows.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Runs a program that ends with the process that started it: ``python leash.py PARENT PROGRAM …``.
 
 The kernel kills this process as soon as the thread that started it ends (PR_SET_PDEATHSIG of
-prctl(2)); that setting survives exec, so it binds the program too. Doing this here, in a fresh
-process, spares the gateway Python code between fork and exec. It imports nothing of the package.
+prctl(2)); that setting survives exec. It imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -17,10 +16,16 @@ PR_SET_PDEATHSIG = 1
 CANNOT_START = 127  # the exit code of a shell for this
 
 
+def end_with_parent() -> None:
+    """Have Linux kill this process when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(argv: Sequence[str]) -> int:
     """Become the program. Returns an exit code if that fails."""
     parent, words = int(argv[0]), list(argv[1:])
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != parent:
         return CANNOT_START  # it ended before the setting
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that

@@ -1,9 +1,8 @@
-"""Native locks for short, non-blocking critical sections.
+"""Native locks for short critical sections.
 
-Under gevent, `threading.Lock` is a lock between greenlets, written in Python, and twenty times as
-slow as the interpreter's own. If nothing in a section can wait (no other lock, no I/O, no log
-line), greenlets of one thread never meet inside it, and a native lock suffices: it separates native
-threads.
+Under gevent, `threading.Lock` is written in Python, and twenty times as slow. If nothing in a
+section can wait (no other lock, no I/O, no log line), greenlets of one thread never meet inside it,
+and a native lock suffices.
 """
 
 from __future__ import annotations
@@ -12,27 +11,28 @@ import _thread
 import sys
 import threading
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 
 def native_lock() -> _thread.LockType:
     """A new native lock. Not for sections that may wait: the thread would deadlock with itself."""
-    lock: _thread.LockType = _own("allocate_lock")()
+    lock: _thread.LockType = native("_thread", "allocate_lock")()
     return lock
 
 
 def native_rlock() -> threading.RLock:
     """A new reentrant native lock. Not for sections that may wait: all greenlets of a thread are
     one owner to this lock, so another of them could enter as well."""
-    lock: threading.RLock = _own("RLock")()
+    lock: threading.RLock = native("_thread", "RLock")()
     return lock
 
 
 @cache
-def _own(name: str) -> Any:
-    """The interpreter's own function, whatever gevent has replaced it with."""
+def native(module: str, name: str) -> Any:
+    """The interpreter's own object, whatever gevent has replaced it with."""
     if "gevent.monkey" not in sys.modules:
-        return getattr(_thread, name)
+        return getattr(import_module(module), name)
     from gevent.monkey import get_original
 
-    return get_original("_thread", name)
+    return get_original(module, name)

@@ -1,7 +1,5 @@
-"""Files and folders that only this process's user can read (modes 0600 and 0700).
-
-SQLite gives the files beside a database (-wal, -shm, -journal) the mode of the database, so it is
-enough to create that one. Windows has no such modes: there, a user's folder is private.
+"""Files and folders that only this process's user can read (modes 0600 and 0700). SQLite gives the
+files beside a database its mode. On Windows, a user's folder is private.
 """
 
 from __future__ import annotations

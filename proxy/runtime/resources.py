@@ -6,11 +6,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def templates() -> Path:
-    """The folder of templates: chat/, pages/, dialogues/.
-
-    It is at the top of the repository, beside the package; setup.py maps it into the package when a
-    wheel is built. An editable install uses the checkout.
-    """
+    """The folder of templates, which setup.py maps into the package when a wheel is built."""
     installed = _PACKAGE / "templates"
     return installed if installed.is_dir() else _PACKAGE.parent / "templates"
 

@@ -71,11 +71,17 @@ def kill_session(process: subprocess.Popen[bytes], number: int = 0) -> None:
 
 
 class Helper:
-    """A helper with a pipe to its standard input and one from its output; errors are dropped."""
+    """A helper with a pipe to its standard input and one from its output. `errors` is where its
+    standard error goes: nowhere, or None for the gateway's own."""
 
-    def __init__(self, module: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        env: Mapping[str, str] | None = None,
+        errors: int | None = subprocess.DEVNULL,
+    ) -> None:
         pipe = subprocess.PIPE
-        self._process = start(module, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        self._process = start(module, env=env, stdin=pipe, stdout=pipe, stderr=errors)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.input, self.output = self._process.stdin, self._process.stdout

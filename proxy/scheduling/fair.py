@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from msgspec import Struct
+
+from .lease import Ticket
 
 
-class QueueEntry(Protocol):
+class Entry(Protocol):
     """A waiting request of `key`. `again`: it had its turn before."""
 
     again: bool
@@ -27,77 +31,61 @@ class QueueEntry(Protocol):
     def key(self) -> str: ...
 
 
-class QueuedTicket(QueueEntry, Protocol):
-    """`number` counts the tickets of a queue, so that no two have the same order."""
-
-    tag: float
-    number: int
-
-    @property
-    def order(self) -> tuple[float, float, int]: ...
+E = TypeVar("E", bound=Entry)
 
 
-P = TypeVar("P", bound=QueueEntry)
-T = TypeVar("T", bound=QueuedTicket)
+class FairQueue(Struct, eq=False):
+    """`tickets` are in order, `pushed` counts all so far. `virtual` is the virtual time, `ends` has
+    the end tag of each key's last ticket."""
 
+    tickets: list[Ticket] = []
+    pushed: int = 0
+    virtual: float = 0.0
+    ends: dict[str, float] = {}
 
-class FairQueue(Generic[T]):
-    def __init__(self) -> None:
-        self._tickets: list[T] = []
-        self._pushed = 0
-        self.virtual = 0.0
-        self.ends: dict[str, float] = {}
-
-    def push(self, ticket: T, key: str, tokens: float, again: bool = False) -> None:
+    def push(self, ticket: Ticket, key: str, tokens: float, again: bool = False) -> None:
         """Add a ticket. A ticket that had its turn before (`again`) is served next."""
-        self._pushed += 1
-        ticket.number = self._pushed
+        self.pushed += 1
+        ticket.number = self.pushed
         if again:
-            ticket.tag = min(self.virtual, self._tickets[0].tag if self._tickets else 0.0)
+            ticket.tag = min(self.virtual, self.tickets[0].tag if self.tickets else 0.0)
         else:
             ticket.tag = max(self.virtual, self.ends.get(key, 0.0))
             self.ends[key] = ticket.tag + tokens
-        bisect.insort(self._tickets, ticket, key=_order)
+        bisect.insort(self.tickets, ticket, key=_order)
 
-    def restore(self, tickets: Iterable[T], virtual: float, ends: dict[str, float]) -> None:
-        """Take over the state of another queue, with its tickets in order."""
-        self._tickets, self.virtual, self.ends = list(tickets), virtual, ends
-        self._pushed = len(self._tickets)
-        for number, ticket in enumerate(self._tickets, start=1):
-            ticket.number = number
-
-    def served(self, ticket: T) -> None:
+    def served(self, ticket: Ticket) -> None:
         """Remove a ticket that got its slot."""
         self.virtual = max(self.virtual, ticket.tag)
         self.remove(ticket)
 
-    def remove(self, ticket: T) -> None:
+    def remove(self, ticket: Ticket) -> None:
         """Remove a ticket that no longer waits."""
         place = self._index(ticket)
         assert place >= 0, "the ticket is not in the queue"
-        del self._tickets[place]
-        if not self._tickets:
+        del self.tickets[place]
+        if not self.tickets:
             self.virtual = 0.0
             self.ends.clear()
 
-    def place(self, ticket: T) -> int:
+    def place(self, ticket: Ticket) -> int:
         """The position of a ticket, from 1; 0 if it is not in the queue."""
         return 1 + self._index(ticket)
 
-    def _index(self, ticket: T) -> int:
+    def _index(self, ticket: Ticket) -> int:
         """The index of a ticket, or -1."""
-        found = bisect.bisect_left(self._tickets, ticket.order, key=_order)
-        return found if self._tickets[found : found + 1] == [ticket] else -1
+        place = bisect.bisect_left(self.tickets, ticket.order, key=_order)
+        return place if self.tickets[place : place + 1] == [ticket] else -1
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[Ticket]:
         """Iterate in order over a copy, so that the queue may change meanwhile."""
-        return iter(tuple(self._tickets))
+        return iter(tuple(self.tickets))
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self.tickets)
 
 
-def displaced(tickets: Sequence[P], key: str) -> P | None:
+def displaced(tickets: Sequence[E], key: str) -> E | None:
     """The ticket to drop from a full queue for one more request of `key`, or None.
 
     `tickets` is the whole queue in order. The newest ticket of the key with the most tickets is
@@ -113,5 +101,5 @@ def displaced(tickets: Sequence[P], key: str) -> P | None:
     return None
 
 
-def _order(ticket: QueuedTicket) -> tuple[float, float, int]:
+def _order(ticket: Ticket) -> tuple[float, float, int]:
     return ticket.order

@@ -18,11 +18,9 @@ from collections.abc import Iterable
 
 from .lease import Lease, Ticket
 from .pool import Pool
-from .prefix import Chain
 from .state import BackendRecord, Grant, Slot, SlotRequest
 
 LITTLE = 128  # tokens that an idle request may evaluate beside other requests
-NO_CHAIN = Chain()
 KEPT = 30.0  # seconds after its last use for which a prompt is kept from idle requests, at most
 WORTH = 64  # tokens to evaluate again, on average, if the prompt of a spare slot is lost
 
@@ -45,7 +43,7 @@ def may_take(grant: Grant, want: SlotRequest, pool: Pool, idle: int, now: float)
         return False
     if backend.in_flight == idle:
         return True
-    tokens = pool.tokens(want.chain, not isinstance(want.task.prompt, str)) - grant.cached
+    tokens = pool.tokens(want.chain, want.ids) - grant.cached
     return tokens <= LITTLE and not backend.evaluating
 
 
@@ -95,4 +93,4 @@ def _is_spare(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> boo
         return True
     if now - slot.used >= KEPT:
         return True
-    return pool.expected_loss(held, NO_CHAIN, now) <= WORTH
+    return pool.expected_loss(held, now) <= WORTH

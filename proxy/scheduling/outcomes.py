@@ -40,15 +40,10 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         backend.exclusive = True
         pool.refresh(backend)
     backend.asked += 1
-    ids = not isinstance(want.task.prompt, str)
-    if lease.conversation.turns or want.background:
-        prefix = pool.shared_prefixes.longest(want.chain.links)
-    else:
-        prefix = pool.begin_with_prefix(want.chain, ids, now)
     pool.record_turn(want, lease.conversation, now)
-    tokens = pool.tokens(want.chain, ids)
+    tokens = pool.tokens(want.chain, want.ids)
     slot.work = max(0, tokens - grant.cached)
-    slot.limit = want.task.max_tokens or 0
+    slot.limit = want.max_tokens or 0
     if not backend.evaluating:
         backend.evaluating_since = now
     backend.evaluating += slot.work
@@ -56,7 +51,6 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         backend=backend,
         chain=want.chain,
         conversation=lease.conversation,
-        prefix=prefix,
         prompt=tokens,
         tokens=tokens,
         used=now,
@@ -219,7 +213,7 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
         backend.evaluated += evaluated
         backend.cached += cached
         backend.hits += cached > 0
-        if isinstance(lease.want.task.prompt, str):
+        if not lease.want.ids:
             pool.record_token_count(held.chain, prompt)
         if evaluated >= ENOUGH and outcome.evaluating > 0:
             pool.record_rate(backend, evaluated / outcome.evaluating)

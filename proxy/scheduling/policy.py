@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from .history import USUAL, held_until
 from .line import backend_key
 from .pool import LOOKED_AT, Pool
 from .sessions import named
@@ -30,13 +31,13 @@ from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitFo
 
 # How long a request leaves a free slot to the conversation that is about to return to it.
 #
-# Two prompts are about to return: one in a tool call, until most calls of that client and tool
-# have returned, and the main one of the request's own session, which waits for the request's
-# answer. To evict one costs its evaluation. So a request waits for another client until its wait
-# has cost as much, counted for all who wait there: at most twice the cost of the better choice,
-# whatever comes. In a session it waits longer, since its agent needs the answers of all its
-# conversations: one after the other, they are ready sooner than in turns that evict each other.
-# Nothing is reserved: after that, the slot goes to the cheapest bid like any other.
+# Two prompts are about to return: for a moment, one in a tool call; and the main one of the
+# request's own session, which waits for the request's answer. To evict one costs its evaluation. So
+# a request waits for another client until its wait has cost as much, counted for all who wait
+# there: at most twice the cost of the better choice, whatever comes. In a session it waits longer,
+# since its agent needs the answers of all its conversations: one after the other, they are ready
+# sooner than in turns that evict each other. Nothing is reserved: after that, the slot goes to the
+# cheapest bid like any other.
 OWN = 120.0  # seconds that a request waits for conversations of its own session, at most
 OTHERS = 15.0  # seconds that it waits for others, at most
 TOGETHER = 8.0  # factor of a loss in a session: its agent waits for all of them
@@ -57,9 +58,9 @@ def seconds_held(
     else:
         waiting = 1 + pool.line.parked(backend_key(held.backend.name))
         pays = patience = min(lost / waiting, OTHERS)
-    if pool.returns.expected(conversation, now) > pays:
+    if conversation.last + USUAL - now > pays:
         return 0.0
-    return max(0.0, min(pool.returns.held_until(conversation), want.since + patience) - now)
+    return max(0.0, min(held_until(conversation), want.since + patience) - now)
 
 
 Policy = Callable[[SlotRequest, Pool, float], Grant | WaitForSlot | None]
@@ -82,7 +83,7 @@ def decide(
 ) -> Grant | WaitForSlot | None:
     """Choose the place for a request: a free slot, or a wait for a better one. None if there is no
     suitable slot. Without `may_wait`, only slots that are free now are compared."""
-    prompt = pool.tokens(want.chain, not isinstance(want.task.prompt, str))
+    prompt = pool.tokens(want.chain, want.ids)
     least = math.inf
     best: Grant | WaitForSlot | None = None
     kept: dict[str, tuple[CachedPrompt, int]] = {}
@@ -326,5 +327,5 @@ def slot_wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> flo
 
 def _worth(held: CachedPrompt, pool: Pool, want: SlotRequest, now: float) -> float:
     """Average seconds that evicting this prompt costs."""
-    tokens = pool.expected_loss(held, want.chain, now)
+    tokens = pool.expected_loss(held, now)
     return tokens / pool.rate(held.backend) * (SPARE if want.background else 1.0)

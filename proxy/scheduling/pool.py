@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from .history import FIRST_SHARED, SMOOTH, Returns, SharedPrefixes, tool_key
-from .lease import Ticket
+from .history import SMOOTH, Returns
 from .line import WaitingLine
 from .prefix import Chain
 from .sessions import Sessions, named
@@ -48,29 +47,32 @@ class Holders(Struct, eq=False):
     busy: dict[CachedPrompt, None] = {}
 
 
-class Pool:
-    """One model's backends, their slots and cached prompts, and the `line` of waiting requests."""
+class Pool(Struct, eq=False):
+    """One model's backends, their slots and cached prompts, and the `line` of waiting requests.
 
-    def __init__(self) -> None:
-        self.line: WaitingLine[Ticket] = WaitingLine()
-        self.backends: dict[str, BackendRecord] = {}
-        self.free: OrderedDict[Slot, BackendRecord] = OrderedDict()  # least recently used first
-        self.returns = Returns()
-        self.chars_a_token = CHARS_A_TOKEN
-        self.mean_rate = 500.0
-        self.measured = 0
-        self.mean_pace = 20.0
-        self.paced = 0
-        self.answer = float(ANSWER)  # mean tokens of an answer
-        self.duration = 1.0  # mean seconds that a lease lasts
-        self.guessed: list[BackendRecord] = []  # backends with an unknown number of slots
-        self.tiered = False  # whether its backends are in the tiers of a route
-        self.added = 0  # prompts added to the index so far
-        self._index: dict[bytes, Holders] = {}
-        self.shared_prefixes = SharedPrefixes()
-        self.conversations: OrderedDict[bytes, ConversationRecord] = OrderedDict()
-        self.sessions = Sessions()
-        self.kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
+    `free` has the least recently used slots first. `answer` is the mean number of tokens of an
+    answer, `duration` the mean seconds that a lease lasts. `guessed` are the backends with an
+    unknown number of slots; `tiered`: its backends are in the tiers of a route. `added` counts the
+    prompts added to the `index` so far."""
+
+    line: WaitingLine = field(default_factory=WaitingLine)
+    backends: dict[str, BackendRecord] = {}
+    free: OrderedDict[Slot, BackendRecord] = field(default_factory=OrderedDict)
+    returns: Returns = field(default_factory=Returns)
+    chars_a_token: float = CHARS_A_TOKEN
+    mean_rate: float = 500.0
+    measured: int = 0
+    mean_pace: float = 20.0
+    paced: int = 0
+    answer: float = float(ANSWER)
+    duration: float = 1.0
+    guessed: list[BackendRecord] = []
+    tiered: bool = False
+    added: int = 0
+    index: dict[bytes, Holders] = {}
+    conversations: OrderedDict[bytes, ConversationRecord] = field(default_factory=OrderedDict)
+    sessions: Sessions = field(default_factory=Sessions)
+    kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
 
     # cached prompts
 
@@ -80,7 +82,7 @@ class Pool:
         seen: set[CachedPrompt] = set()
         longer, size = Holders(), 0
         for depth in range(len(chain.links), 0, -1):
-            holders = self._index.get(chain.links[depth - 1])
+            holders = self.index.get(chain.links[depth - 1])
             if holders is None or len(holders.free) + len(holders.busy) == size:
                 continue
             for some, most in ((holders.free, FREE_OF_LINK), (holders.busy, BUSY_OF_LINK)):
@@ -99,36 +101,12 @@ class Pool:
     def turns_ahead(self, link: bytes) -> float:
         """The number of leases that end before a new request for this link has its turn: requests
         parked for the link come first, and each slot that holds it serves one of them."""
-        holders = self._index.get(link)
+        holders = self.index.get(link)
         return self.line.parked(link) / max(1, len(holders.busy) if holders is not None else 0)
 
-    def begin_with_prefix(self, chain: Chain, ids: bool, now: float) -> bytes:
-        """Count a conversation that begins with this prompt for the longest prefix that it shares
-        with others; return that prefix's last link, b"" if it shares none."""
-        shared = self.shared_prefixes
-        link = shared.begin(chain, 1.0 if ids else 1 / self.chars_a_token, now)
-        holders = self._index.get(link)
-        # Prompts that come later get the prefix as they are added.
-        if holders is not None and shared.known[link].conversations == FIRST_SHARED:
-            for held in (*holders.free, *holders.busy):
-                held.prefix = held.prefix or link
-        return link
-
-    def prefix_worth(self, held: CachedPrompt, chain: Chain, now: float) -> float:
-        """The tokens that others would have to evaluate again without this prompt, on average: 0 if
-        another copy of its shared prefix is left, or if it is replaced by one with this chain."""
-        prefix = self.shared_prefixes.known.get(held.prefix)
-        holders = self._index.get(held.prefix)
-        if prefix is None or holders is None or len(holders.free) + len(holders.busy) > 1:
-            return 0.0
-        return 0.0 if held.prefix in chain.links else prefix.chance(now) * prefix.tokens
-
-    def expected_loss(self, held: CachedPrompt, chain: Chain, now: float) -> float:
-        """The tokens that have to be evaluated again, on average, if this prompt is replaced by one
-        with this chain: its conversation may return, or another one may begin with the prefix of
-        which this is the last copy."""
-        tokens = self.returns.chance(held.conversation, now) * held.tokens
-        return max(tokens, self.prefix_worth(held, chain, now)) if held.prefix else tokens
+    def expected_loss(self, held: CachedPrompt, now: float) -> float:
+        """The tokens that have to be evaluated again, on average, if this prompt is replaced."""
+        return self.returns.chance(held.conversation, now) * held.tokens
 
     def put(self, held: CachedPrompt) -> None:
         """Add a cached prompt. It replaces the prompt that its slot held."""
@@ -147,7 +125,7 @@ class Pool:
 
     def _add(self, held: CachedPrompt) -> None:
         self.added = held.order = self.added + 1
-        index, busy = self._index, held.slot is not None and held.slot.busy
+        index, busy = self.index, held.slot is not None and held.slot.busy
         for link in held.chain.links:
             holders = index.get(link)
             if holders is None:
@@ -158,17 +136,21 @@ class Pool:
         """Record that the slot of a cached prompt is no longer busy."""
         self.added = held.order = self.added + 1
         for link in held.chain.links:
-            holders = self._index[link]
+            holders = self.index[link]
             holders.busy.pop(held, None)
             holders.free.pop(held, None)
             holders.free[held] = None
 
-    def index_all(self, held: Iterable[CachedPrompt], added: int) -> None:
-        """Add all of another pool's prompts, in their original order."""
+    def restore(self) -> None:
+        """Derive the index from the cached prompts, in their original order."""
+        held = [slot.held for b in self.backends.values() for slot in b.slots if slot.held]
+        held += [prompt for kept in self.kept_outside_slots.values() for prompt in kept]
+        added = self.added
         for prompt in sorted(held, key=lambda prompt: prompt.order):
             self.added = prompt.order - 1
             self._add(prompt)
         self.added = added
+        self.on_changed()
 
     def drop(self, held: CachedPrompt | None) -> None:
         """Remove a cached prompt."""
@@ -182,7 +164,7 @@ class Pool:
             self.kept_outside_slots.get(held.backend.name, OrderedDict()).pop(held, None)
 
     def _unindex(self, held: CachedPrompt) -> None:
-        index = self._index
+        index = self.index
         for link in held.chain.links:
             holders = index.get(link)
             if holders is not None:
@@ -226,23 +208,18 @@ class Pool:
         if want.session and not want.background:
             self.sessions.turn(named(want), conversation, now)
         if not want.idle:  # the many lines of a batch tell nothing about others
-            client = tool_key(want.key, b"") if conversation.calls else b""
-            self.returns.turn(conversation, min(now, want.since or now), client)
+            self.returns.turn(conversation, min(now, want.since or now))
         conversation.last = now
         self.know(want.chain, conversation)
 
     def record_end(
-        self, want: SlotRequest, conversation: ConversationRecord, tools: bytes, now: float
+        self, want: SlotRequest, conversation: ConversationRecord, calls: bool, now: float
     ) -> None:
-        """Record the end of a turn. `tools` is the digest of the tools that it called."""
-        conversation.last = now
+        """Record the end of a turn. `calls`: it called tools."""
         if want.idle:
+            conversation.last = now
             return
-        if tools:
-            calls, client = tool_key(want.key, tools), tool_key(want.key, b"")
-            self.returns.called(conversation, calls, client)
-        else:
-            conversation.calls, conversation.open = b"", False
+        self.returns.ended(conversation, calls, now)
         if conversation.session:
             self.sessions.ended(conversation, now)
 

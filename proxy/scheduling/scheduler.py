@@ -25,11 +25,10 @@ from ..runtime.locks import native_rlock
 from . import idle, learned_slots, outcomes, saved_slots
 from .base import PLACE_LOST, BaseScheduler
 from .fair import FairQueue, displaced
-from .history import RecentClients
+from .history import RecentClients, held_until
 from .lease import Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
-from .prefix import Chain, Chains
 from .saved_slots import SavedSlots
 from .sessions import named
 from .state import (
@@ -53,10 +52,6 @@ log = logging.getLogger("slotproxy.scheduling")
 GUESS = 4  # slots assumed for a server that does not report a number
 MOST_EMPTY = 16  # models without a backend that are remembered, in case they come back
 FOREVER = 60.0  # seconds after which a waiting request looks again, if nothing happens before
-
-Records = tuple[
-    dict[str, Pool], dict[str, tuple[Pool, BackendRecord]], FairQueue[Ticket], RecentClients, int
-]
 
 
 class LocalScheduler(BaseScheduler):
@@ -98,12 +93,11 @@ class LocalScheduler(BaseScheduler):
         self._policy = policy
         self._lock = native_rlock()
         self.saved_slots = SavedSlots(self._lock, self._known, clock, disk)
-        self._pools: dict[str, Pool] = {}
-        self._backends: dict[str, tuple[Pool, BackendRecord]] = {}
-        self._chains = Chains()
-        self._queue: FairQueue[Ticket] = FairQueue()
-        self._clients = RecentClients()
-        self._outstanding = 0
+        self.pools: dict[str, Pool] = {}
+        self.backends: dict[str, tuple[Pool, BackendRecord]] = {}
+        self.queue = FairQueue()
+        self.clients = RecentClients()
+        self.outstanding = 0  # leases not released yet
 
     # for the registry
 
@@ -122,16 +116,16 @@ class LocalScheduler(BaseScheduler):
         `replaces`: it is a different server under an old name. Answers under way on the old server
         finish there and take no slot of the new one."""
         with self._lock:
-            if replaces and name in self._backends:
-                self._remove(*self._backends[name])
-            known = self._backends.get(name)
+            if replaces and name in self.backends:
+                self._remove(*self.backends[name])
+            known = self.backends.get(name)
             backend = known[1] if known is not None else BackendRecord(name=name, model=facts.model)
             if known is not None:
                 known[0].forget(backend, files=not facts.keeps_files)
                 if backend.model != facts.model:
                     self._remove(known[0], backend)
-            pool = self._pools.setdefault(facts.model, Pool())
-            self._backends[name] = pool, backend
+            pool = self.pools.setdefault(facts.model, Pool())
+            self.backends[name] = pool, backend
             pool.backends[name] = backend
             backend.model, backend.up, backend.weight = facts.model, up, facts.weight
             backend.pins, backend.cache_kind = facts.pins, facts.cache_kind
@@ -150,42 +144,36 @@ class LocalScheduler(BaseScheduler):
             backend.seen.clear()
             pool.refresh(backend)
             pool.on_changed()
-            self._review(self._queue)
+            self._review(self.queue)
             self._forget_models()
 
     def mark(self, name: str, up: bool, load_delay: float = 0.0) -> None:
         """Record a change of health only. `load_delay`: seconds until the model is loaded."""
         with self._lock:
-            if name in self._backends:
-                pool, backend = self._backends[name]
+            if name in self.backends:
+                pool, backend = self.backends[name]
                 backend.up, backend.load_delay = up, load_delay
                 pool.refresh(backend)
-                self._review(self._queue)
+                self._review(self.queue)
 
     def queued(self, name: str, running: int) -> None:
         """Record that a server queues requests itself while so many are running."""
         with self._lock:
-            if name in self._backends:
-                learned_slots.on_queue(*self._backends[name], running, self._clock())
+            if name in self.backends:
+                learned_slots.on_queue(*self.backends[name], running, self._clock())
 
     def drain(self, name: str) -> None:
         """Give a backend no new requests. It is removed after its last answer."""
         with self._lock:
-            if name in self._backends:
-                pool, backend = self._backends[name]
+            if name in self.backends:
+                pool, backend = self.backends[name]
                 backend.draining = True
                 pool.refresh(backend)
                 if not backend.in_flight:
                     self._remove(pool, backend)
-                self._review(self._queue)
+                self._review(self.queue)
 
     # for the gateway
-
-    def chain(
-        self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
-    ) -> Chain:
-        """The chain of a prompt for callers of this group."""
-        return self._chains.chain(prompt, boundaries, group)
 
     def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
         with self._lock:
@@ -219,14 +207,14 @@ class LocalScheduler(BaseScheduler):
 
     def _make_way(self, want: SlotRequest, entry: Lease | Ticket) -> None:
         """Ask for slots of idle requests that a new request needs."""
-        pool = self._pools[want.model]
+        pool = self.pools[want.model]
         for lease in idle.in_the_way(self.idle_leases, want, entry, pool, self._clock()):
             self.on_wanted(lease)
 
     def idle_slots(self, model: str) -> int:
         """How many idle requests for a model may have a slot now, with those that have one."""
         with self._lock:
-            pool = self._pools.get(model)
+            pool = self.pools.get(model)
             held = sum(lease.want.model == model for lease in self.idle_leases)
             return held if pool is None or len(pool.line) else held + idle.room(pool, self._clock())
 
@@ -250,10 +238,10 @@ class LocalScheduler(BaseScheduler):
             conversation.draw = draw(want)
         client = client_class(want)
         if not want.background:
-            self._clients.arrived(client, now)
+            self.clients.arrived(client, now)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
-        returns = now < pool.returns.held_until(conversation)
+        returns = now < held_until(conversation)
         if pool.free and not pool.line.active and (returns or self._may(want, client, pool, now)):
             in_reach = want
             if pool.tiered:
@@ -263,18 +251,18 @@ class LocalScheduler(BaseScheduler):
             decision = decide_now(in_reach, pool, now)
             if type(decision) is Grant:
                 return self._take(pool, want, client, decision, conversation, now, reach)
-        if len(self._queue) >= self._max_queue and not again:
+        if len(self.queue) >= self._max_queue and not again:
             if type(decision) is WaitForSlot and not want.whole_backend:
                 # A free slot without the prompt is better than no answer.
                 decision = decide(in_reach, pool, now, may_wait=False)
                 if type(decision) is Grant:
                     return self._take(pool, want, client, decision, conversation, now, reach)
             self._make_room(want)
-        ticket = Ticket(self, want, conversation, began, again)
-        tokens = pool.tokens(want.chain, False) + (want.task.max_tokens or ANSWER)
-        self._queue.push(ticket, want.key, tokens / want.share, again)
+        ticket = Ticket(self, want, conversation, began, again, client)
+        tokens = pool.tokens(want.chain, False) + (want.max_tokens or ANSWER)
+        self.queue.push(ticket, want.key, tokens / want.share, again)
         conversation.waiting += 1
-        ticket.first_place = self._queue.place(ticket)
+        ticket.first_place = self.queue.place(ticket)
         if isinstance(decision, WaitForSlot) and decision.key is not None:
             self._park(pool, ticket, decision, now)
         else:
@@ -282,49 +270,35 @@ class LocalScheduler(BaseScheduler):
         return ticket
 
     @property
-    def outstanding(self) -> int:
-        """The number of leases not released yet."""
-        return self._outstanding
-
-    @property
     def waiting(self) -> int:
-        return len(self._queue)
+        return len(self.queue)
 
     def in_flight(self, name: str) -> int:
         with self._lock:
-            return self._backends[name][1].in_flight if name in self._backends else 0
+            return self.backends[name][1].in_flight if name in self.backends else 0
 
     def slots(self, name: str) -> int:
         """The number of slots that the backend is assumed to have."""
         with self._lock:
-            return len(self._backends[name][1].slots) if name in self._backends else 0
+            return len(self.backends[name][1].slots) if name in self.backends else 0
 
     def view(self, group: str, key: str) -> View:
         """The records that a caller with this key and group may see."""
         with self._lock:
-            return view(self._pools.values(), self._queue, group, key, self._clock())
+            return view(self.pools.values(), self.queue, group, key, self._clock())
 
     # for the replica, leases and tickets
-
-    @property
-    def records(self) -> Records:
-        """All records, to be copied to another scheduler."""
-        return self._pools, self._backends, self._queue, self._clients, self._outstanding
-
-    @records.setter
-    def records(self, records: Records) -> None:
-        self._pools, self._backends, self._queue, self._clients, self._outstanding = records
 
     def serve(self) -> None:
         """Decide again for all waiting requests, because backends have changed."""
         with self._lock:
-            self._review(self._queue)
+            self._review(self.queue)
 
     def serve_due(self) -> None:
         """Decide again for the requests whose time has come."""
         with self._lock:
             now = self._clock()
-            self._review(ticket for ticket in self._queue if ticket.until <= now)
+            self._review(ticket for ticket in self.queue if ticket.until <= now)
 
     def look(self, ticket: Ticket, now: float) -> float:
         with self._lock:
@@ -335,15 +309,15 @@ class LocalScheduler(BaseScheduler):
 
     def expected_wait(self, want: SlotRequest) -> float:
         with self._lock:
-            pool = self._pools.get(want.model)
-            return pool.expected_wait(len(self._queue)) if pool is not None else 1.0
+            pool = self.pools.get(want.model)
+            return pool.expected_wait(len(self.queue)) if pool is not None else 1.0
 
     def leave(self, ticket: Ticket) -> None:
         with self._lock:
-            if self._queue.place(ticket):
+            if self.queue.place(ticket):
                 self._dequeue(ticket)
                 # The others may have relied on its deadline.
-                self._serve(self._pools[ticket.want.model], self._clock())
+                self._serve(self.pools[ticket.want.model], self._clock())
             lease, ticket.lease = ticket.lease, None
             if lease is not None:
                 lease.release()
@@ -351,20 +325,20 @@ class LocalScheduler(BaseScheduler):
     def place(self, ticket: Ticket) -> int:
         """Called by tickets only."""
         with self._lock:
-            return self._queue.place(ticket)
+            return self.queue.place(ticket)
 
     def _make_room(self, want: SlotRequest) -> None:
         """Make room in a full queue. Raises QueueFull if no other request is displaced."""
-        ticket = displaced(tuple(self._queue), want.key)
+        ticket = displaced(tuple(self.queue), want.key)
         if ticket is None:
-            count = len(self._queue)
+            count = len(self.queue)
             wait = self.expected_wait(want)
             raise QueueFull(
                 f"the queue is full: {count} requests are already waiting", retry_after=wait
             )
         wait = self.expected_wait(ticket.want)
         self._refuse(ticket, QueueFull(PLACE_LOST, retry_after=wait))
-        self._serve(self._pools[ticket.want.model], self._clock())
+        self._serve(self.pools[ticket.want.model], self._clock())
 
     def _refuse(self, ticket: Ticket, error: GatewayError) -> None:
         """End the wait of a ticket with an error."""
@@ -373,8 +347,8 @@ class LocalScheduler(BaseScheduler):
         self._settled(ticket)
 
     def _dequeue(self, ticket: Ticket) -> None:
-        self._queue.remove(ticket)
-        self._pools[ticket.want.model].line.remove(ticket)
+        self.queue.remove(ticket)
+        self.pools[ticket.want.model].line.remove(ticket)
         ticket.conversation.waiting -= 1
 
     def _settled(self, ticket: Ticket) -> None:
@@ -388,7 +362,7 @@ class LocalScheduler(BaseScheduler):
         now = self._clock()
         pools = {}
         for ticket in tickets:
-            pools[self._pools[ticket.want.model]] = True
+            pools[self.pools[ticket.want.model]] = True
             try:
                 pool, up = self._pool(ticket.want)
                 if not up and self._is_stranded(ticket, now):
@@ -430,9 +404,11 @@ class LocalScheduler(BaseScheduler):
         barred: set[tuple[frozenset[str], int]] = set()  # may use none of the free slots
         tiers = Tiers(pool, now) if pool.tiered else None
         ahead = -1  # requests before this one that still wait
-        for ticket in line.without(greedy):
+        for ticket in tuple(line.active):
             if len(pool.free) <= settling and not line.whole:
                 return
+            if ticket.client in greedy:
+                continue
             want, conversation, reach = ticket.want, ticket.conversation, EVERYWHERE
             if tiers is not None:
                 ahead += 1
@@ -445,7 +421,7 @@ class LocalScheduler(BaseScheduler):
                 continue
             client = ticket.client
             # The last slot may be held for this very conversation.
-            returns = now < pool.returns.held_until(conversation)
+            returns = now < held_until(conversation)
             if not returns and not self._may(want, client, pool, now):
                 greedy.add(client)
                 self._ask_again(ticket, now + 1.0, now)
@@ -456,7 +432,7 @@ class LocalScheduler(BaseScheduler):
             decision = (decide_whole_backend if whole else self._policy)(want, pool, now)
             if type(decision) is Grant:
                 line.remove(ticket)
-                self._queue.served(ticket)
+                self.queue.served(ticket)
                 ticket.lease = self._take(
                     pool, ticket.want, client, decision, conversation, now, reach
                 )
@@ -507,7 +483,7 @@ class LocalScheduler(BaseScheduler):
             return True
         if sum(len(b.slots) for b in pool.backends.values()) < 2:
             return True
-        return not self._clients.hogs_last_slot(client, now)
+        return not self.clients.hogs_last_slot(client, now)
 
     def _is_stranded(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket without a backend that is up has waited for one long enough."""
@@ -519,25 +495,29 @@ class LocalScheduler(BaseScheduler):
         return lost
 
     def _known(self, name: str) -> tuple[Pool, BackendRecord] | None:
-        return self._backends.get(name)
+        return self.backends.get(name)
 
     def _pool(self, want: SlotRequest) -> tuple[Pool, bool]:
         """The model's pool, and whether one of its backends is up or not probed yet. Raises
         NoBackend if no backend can ever serve this request."""
-        pool = self._pools.get(want.model)
+        pool = self.pools.get(want.model)
+        if pool is None:
+            raise NoBackend()
         comes_back = False
-        if pool is not None:
-            for name, backend in pool.backends.items():
-                if not (
-                    backend.draining or name in want.exclude or backend.tier.name in want.barred
-                ):
-                    seen = backend.up if want.views is None else want.views.get(name, False)
-                    if backend.up is not False and seen is not False:
-                        return pool, True
-                    comes_back = True
-            if comes_back:
-                return pool, False
-        raise NoBackend()
+        for name, backend in pool.backends.items():
+            if (
+                backend.draining
+                or name in want.exclude
+                or backend.tier.name in want.barred
+                or (want.views is not None and name not in want.views)
+            ):
+                continue
+            if backend.up is not False and (want.views is None or want.views[name] is not False):
+                return pool, True
+            comes_back = True
+        if not comes_back:
+            raise NoBackend()
+        return pool, False
 
     def _take(
         self,
@@ -562,15 +542,15 @@ class LocalScheduler(BaseScheduler):
         lease = Lease(self, want, grant, conversation, client)
         outcomes.take(pool, lease, now)
         if not want.idle:
-            self._clients.acquired(client)
-        self._outstanding += 1
+            self.clients.acquired(client)
+        self.outstanding += 1
         return lease
 
     def _home(self, lease: Lease) -> Pool:
         """The pool where the lease's backend is now, which may be another model's. An empty pool
         stands in for a backend that was removed."""
         backend = lease.grant.backend
-        pool, known = self._backends.get(backend.name, (None, None))
+        pool, known = self.backends.get(backend.name, (None, None))
         return pool if pool is not None and known is backend else Pool()
 
     def on_last_token(self, lease: Lease) -> None:
@@ -625,14 +605,14 @@ class LocalScheduler(BaseScheduler):
         """Called by leases only."""
         with self._lock:
             now = self._clock()
-            self._outstanding -= 1
+            self.outstanding -= 1
             client = lease.client
             if lease.want.idle:
                 self.idle_leases.pop(lease, None)
             else:
-                self._clients.released(client)
+                self.clients.released(client)
             if not lease.want.background:
-                self._clients.arrived(client, now)
+                self.clients.arrived(client, now)
             backend = lease.grant.backend
             pool = self._home(lease)
             outcomes.settle(pool, lease, outcome, now)
@@ -640,18 +620,18 @@ class LocalScheduler(BaseScheduler):
                 learned_slots.on_release(pool, backend)
             if backend.draining and not backend.in_flight:
                 self._remove(pool, backend)
-                self._review(self._queue)
+                self._review(self.queue)
             elif pool.line.active:
                 self._serve(pool, now)
 
     def _forget_models(self) -> None:
         """Forget the oldest models without a backend, for which nothing waits."""
-        waits = {ticket.want.model for ticket in self._queue}
+        waits = {ticket.want.model for ticket in self.queue}
         empty = [
-            model for model, pool in self._pools.items() if not pool.backends and model not in waits
+            model for model, pool in self.pools.items() if not pool.backends and model not in waits
         ]
         for model in empty[:-MOST_EMPTY]:
-            del self._pools[model]
+            del self.pools[model]
 
     def _remove(self, pool: Pool, backend: BackendRecord) -> None:
         pool.forget(backend)
@@ -659,8 +639,8 @@ class LocalScheduler(BaseScheduler):
             pool.free.pop(slot, None)
         pool.backends.pop(backend.name, None)
         pool.on_changed()
-        if self._backends.get(backend.name, (None, None))[1] is backend:
-            del self._backends[backend.name]
+        if self.backends.get(backend.name, (None, None))[1] is backend:
+            del self.backends[backend.name]
 
 
 def _within(want: SlotRequest, reach: Reach) -> SlotRequest:

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from hashlib import blake2b
 
+from msgspec import Struct, field
+
 from .state import ConversationRecord, SlotRequest
 
 NAMED = 16  # bytes in the digest of a session name
@@ -28,11 +30,10 @@ def named(want: SlotRequest) -> bytes:
     return blake2b(name.encode("utf-8", "replace"), digest_size=NAMED).digest()
 
 
-class Sessions:
+class Sessions(Struct):
     """The main conversation of each session of a pool, the least recently used first."""
 
-    def __init__(self) -> None:
-        self.main: OrderedDict[bytes, ConversationRecord] = OrderedDict()
+    main: OrderedDict[bytes, ConversationRecord] = field(default_factory=OrderedDict)
 
     def turn(self, session: bytes, conversation: ConversationRecord, now: float) -> None:
         """Record a turn of this conversation in a session."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ..core.task import NO_TIER, Task, Tier
+from ..core.task import NO_TIER, Tier
 from .prefix import Chain
 
 CacheKind = Literal["nothing", "ram", "files"]
@@ -30,11 +30,11 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     outlives its cached prompts, so that a late return is still recognized. `background`: a side
     job, which never returns. `file`: the name of its saved slots.
 
-    `tools`: its requests offer tools. `calls` is the `tool_key` of the tools that its last answer
-    called; `open`: its client has to return, because its answer is under way or has calls.
-    `session` is the digest of its session's name, `beside`: another conversation is the main one
-    there. The main one has `session_last`, when any of its session was last active. `draw` decides
-    whether a canary serves it (see `tiers`)."""
+    `tools`: its requests offer tools. `calls`: its last answer called tools. `open`: its client has
+    to return, because its answer is under way or has calls. `session` is the digest of its
+    session's name, `beside`: another conversation is the main one there. The main one has
+    `session_last`, when any of its session was last active. `draw` decides whether a canary serves
+    it (see `tiers`)."""
 
     turns: int = 0
     last: float = 0.0
@@ -43,7 +43,7 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     group: str = ""
     file: str = ""
     tools: bool = False
-    calls: bytes = b""
+    calls: bool = False
     open: bool = False
     session: bytes = b""
     beside: bool = False
@@ -54,14 +54,12 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
 class CachedPrompt(Struct, eq=False, kw_only=True):
     """A prompt and its answer, evaluated and kept by a backend: in `slot`, in a file (`file`,
     `size` bytes), or otherwise in its RAM. `prompt` is the number of tokens at the end of the
-    chain, `tokens` the number with the answer. `prefix` is the last link of what it shares with
-    other conversations, if that is known. `order` is its position among all prompts added to the
-    pool."""
+    chain, `tokens` the number with the answer. `order` is its position among all prompts added
+    to the pool."""
 
     backend: BackendRecord
     chain: Chain
     conversation: ConversationRecord
-    prefix: bytes = b""
     prompt: int = 0
     tokens: int = 0
     used: float = 0.0
@@ -219,8 +217,11 @@ class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     most: int = 0
 
 
-class SlotRequest(Struct, frozen=True, kw_only=True):
+class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
     """A request for a slot.
+
+    `ids`: its prompt is token ids. `max_tokens` is the most that its answer may have, None for any
+    number.
 
     `key` is the API key, `share` its class's weight in the queue. `session` is the name that the
     client gives to its conversations; `group` is whose cache the request may use. `background`
@@ -233,7 +234,8 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
     share the slots; None: the scheduler's view."""
 
     model: str
-    task: Task
+    ids: bool = False
+    max_tokens: int | None = None
     exclude: frozenset[str] = frozenset()
     chain: Chain = Chain()
     key: str = ""
@@ -251,7 +253,7 @@ class SlotRequest(Struct, frozen=True, kw_only=True):
 
 def client_class(want: SlotRequest) -> ClientClass:
     """The key of a request, and whether the request is small."""
-    asked = want.task.max_tokens or ANSWER
+    asked = want.max_tokens or ANSWER
     return want.key, want.background or asked + want.chain.size / CHARS_A_TOKEN <= SMALL
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from .fair import FairQueue
-from .lease import Ticket
 from .policy import TRIAL_AFTER
 from .pool import Pool
 from .state import BackendRecord, CachedPrompt, Slot
@@ -78,7 +77,7 @@ class View(Struct, omit_defaults=True):
     workers: int = 0
 
 
-def view(pools: Iterable[Pool], queue: FairQueue[Ticket], group: str, key: str, now: float) -> View:
+def view(pools: Iterable[Pool], queue: FairQueue, group: str, key: str, now: float) -> View:
     """The view of a caller with this key and group."""
     return View(
         [_backend(pool, b, group, now) for pool in pools for b in pool.backends.values()],

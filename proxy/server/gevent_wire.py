@@ -1,11 +1,9 @@
 """A client's socket under gevent, for `proxy.server.http1`.
 
-A read waits first: between two requests there is nothing to read yet, and learning that from an
-exception costs as much as parsing a request.
-
-A write does not wait for a slightly slow client. Data that the socket does not accept is buffered,
-up to `MAX_BEHIND`, and sent by a greenlet of its own, so that the application can continue: it
-reads its model server to the end and releases the slot while the client still reads.
+A read waits first: learning from an exception that there is nothing yet costs as much as parsing a
+request. A write does not wait for a slightly slow client: what the socket does not accept is
+buffered, up to `MAX_BEHIND`, and sent by a greenlet of its own, so that the application can read
+its model server to the end and release the slot.
 """
 
 from __future__ import annotations
@@ -98,9 +96,9 @@ class Wire:
 
     def wake(self, for_good: bool) -> None:
         """Have reads not wait any more: they return b"" if nothing has come. `for_good`: until
-        `finish`; otherwise until something comes, since the rest of a request that crosses with a
-        stop is waited for. Shutting the read side down would do so too, but the client would then
-        seem to have left, and Linux resets one that sends after `finish`."""
+        `finish`; otherwise until something comes, since the rest of a request that crosses with
+        a stop is waited for. (Linux resets a client that sends after a shutdown of the read
+        side.)"""
         self._woken = True
         self._for_good = self._for_good or for_good
         get_hub().cancel_wait(self._io, _Woken())

@@ -1,24 +1,21 @@
 """HTTP/1.1 for a WSGI application: one connection, served request by request.
 
-Strategy. `reader` parses the client's bytes into requests; this module waits for them, passes them
-to the WSGI application and writes the answers. gunicorn's own reader and writer are general and
-written in Python; with them, a short answer costs two fifths more.
+`reader` parses the client's bytes into requests; this module waits for them, passes them to the
+WSGI application and writes the answers. With gunicorn's own reader and writer, a short answer costs
+two fifths more.
 
-One state. A connection is in exactly one `State` at any moment, and `since` is when it began; the
-table `_TRANSITIONS` lists every transition. Each state that waits for the client has a time limit
-(`ConnectionLimits`). There are no timers here: the worker checks `overdue` now and then, calls
-`expire`, and wakes the reader.
+A connection is in exactly one `State`, and `since` is when it began. Each state that waits for the
+client has a time limit (`ConnectionLimits`). There are no timers here: the worker checks `overdue`
+now and then, calls `expire`, and wakes the reader.
 
-A body that came with its head, as nearly all do, is passed on as it is. A longer one is read from
-the socket when the application asks for it; only then does a client that waits for "100 Continue"
-get it. The rest of a body that the application leaves unread is discarded, up to a bound; beyond
-it, the connection is closed. An incomplete body raises `BodyError`, so that an application never
-mistakes a part for the whole.
+A body that does not come with its head is read when the application asks for it; only then does a
+client that waits for "100 Continue" get it. The rest of a body that the application leaves unread
+is discarded, up to a bound; beyond it, the connection is closed. An incomplete body raises
+`BodyError`, so that an application never mistakes a part for the whole.
 
-No client is reset. A system that closes a socket with unread bytes, or gets bytes for a closed one,
-sends a reset, which fails the client's write and may delete an answer that it has not read yet. So
-`linger`, after every end, first tells the client that no more data follows, and reads and discards
-what still comes until the client closes too, within bounds.
+No client is reset, which could delete an answer that it has not read yet. So `linger`, after every
+end, first tells the client that no more data follows, and reads and discards what still comes until
+the client closes too, within bounds.
 """
 
 from __future__ import annotations
@@ -76,29 +73,6 @@ class State(enum.Enum):
     CLOSED = "over"
 
     __hash__ = object.__hash__  # that of Enum is written in Python
-
-
-# The states that may follow each; CLOSED may follow any, and LINGERING any before it.
-_TRANSITIONS = {
-    State.IDLE: {State.HEAD, State.ANSWERING, State.REFUSING},
-    State.HEAD: {State.ANSWERING, State.REFUSING},
-    State.ANSWERING: {
-        State.BODY,
-        State.UPGRADED,
-        State.IDLE,
-        State.DROPPING,
-        State.REFUSING,
-    },
-    State.BODY: {State.ANSWERING},
-    State.UPGRADED: {State.ANSWERING},
-    State.DROPPING: {State.IDLE},
-    State.REFUSING: set(),
-    State.LINGERING: set(),
-    State.CLOSED: {State.CLOSED},
-}
-for _state, _follow in _TRANSITIONS.items():
-    if _state is not State.CLOSED:
-        _follow |= {State.LINGERING, State.CLOSED} - {_state}
 
 
 class ConnectionLimits(NamedTuple):
@@ -249,8 +223,6 @@ class ServerConnection:
 
     def _enter(self, state: State) -> None:
         before, self.state = self.state, state
-        if state not in _TRANSITIONS[before]:
-            raise AssertionError(f"{state.name} cannot follow {before.name}")
         # A body belongs to its answer: a client that sends slowly must not count as new.
         if state is not State.BODY and before is not State.BODY:
             self.since = self._clock()
@@ -258,9 +230,8 @@ class ServerConnection:
     def _next(self) -> Request | None:
         """The next request, None if there is none. Raises Refused."""
         reader = self._reader
-        if (
-            reader.requests or reader.unparsed
-        ):  # pipelined in one read: let other clients' requests run in between
+        if reader.requests or reader.unparsed:
+            # Pipelined in one read: let other clients' requests run in between.
             self._sock.give_way()
         while not reader.requests:
             if reader.refusal:

@@ -3,26 +3,21 @@
 llhttp (from httptools) does the parsing. `Reader` turns its callbacks into requests, and refuses
 what llhttp accepts too readily.
 
-One state. A reader is in exactly one `Reading` at any moment, and `_NEXT` lists every
-transition. None leads out of `Reading.STOPPED`: after the first refusal, nothing of the connection
-is parsed any more.
+`MAX_INCOMPLETE` applies to everything incomplete: a request's head, blank lines before it, the line
+of a chunk's size with its extensions, the trailers. Bytes are counted from the read after the last
+progress (a head, a piece of a body, the end of a message).
 
-One bound. `MAX_INCOMPLETE` applies to everything incomplete: a request's head, blank lines before
-it, the line of a chunk's size with its extensions, the trailers. Bytes are counted from the read
-after the last progress (a head, a piece of a body, the end of a message), on every path.
+A head of 26 bytes becomes a request of 800, so no more than some `MAX_PIPELINED` are parsed ahead
+of the answers: bytes that hold more are parsed in slices, and wait in `unparsed`.
 
-Pipelining. A head of 26 bytes becomes a request of 800, so no more than some `MAX_PIPELINED` are
-parsed ahead of the answers: bytes that hold more are parsed in slices, and wait in `unparsed`.
-
-Smuggling. llhttp refuses the basis of request smuggling (a repeated length, a length together with
-a transfer coding, bare line feeds). This module also refuses transfer codings other than `chunked`,
-transfer codings in HTTP/1.0, a missing, repeated or malformed Host, and other protocol versions.
+llhttp refuses the basis of request smuggling (a repeated length, a length together with a transfer
+coding, bare line feeds). This module also refuses transfer codings other than `chunked`, transfer
+codings in HTTP/1.0, a missing, repeated or malformed Host, and other protocol versions.
 `tests/fuzz/http1.py` compares all of it with h11.
 """
 
 from __future__ import annotations
 
-import enum
 import re
 from typing import Any
 
@@ -50,24 +45,6 @@ TOO_MANY = (
 )
 NOT_CODED = "501 Not Implemented: the only supported Transfer-Encoding is chunked"
 OTHER_VERSION = "505 HTTP Version Not Supported: use HTTP/1.1"
-
-
-class Reading(enum.Enum):
-    """Where in a message the reader is."""
-
-    BETWEEN = "between two messages"
-    HEAD = "in a head"
-    BODY = "in a body, between its chunks or in its trailers"
-    STOPPED = "something was refused: nothing is parsed any more"
-
-
-# The state that follows each; STOPPED may follow any.
-_NEXT = {
-    Reading.BETWEEN: Reading.HEAD,
-    Reading.HEAD: Reading.BODY,
-    Reading.BODY: Reading.BETWEEN,
-    Reading.STOPPED: Reading.STOPPED,
-}
 
 
 class Refused(Exception):
@@ -114,10 +91,10 @@ class Reader:
         "_progress",
         "_repeats",
         "_url",
+        "_within",
         "held",
         "refusal",
         "requests",
-        "state",
         "unparsed",
     )
 
@@ -130,7 +107,7 @@ class Reader:
         self._repeats = 0  # of headers in this head
         self._progress = False  # made during the current feed
         self.requests: list[Request] = []  # a deque takes 700 bytes more
-        self.state = Reading.BETWEEN
+        self._within = ""  # where in a message: "head", "body", or "" between two
         self.refusal = ""
         self.held = 0  # bytes since the last progress
         self.unparsed = b""
@@ -163,7 +140,7 @@ class Reader:
 
     def rest(self) -> None:
         """Free the parser, a kilobyte, for the time of a stream. Only between two messages."""
-        if self.state is Reading.BETWEEN:
+        if not self._within:
             self._parser = None
 
     def close(self) -> None:
@@ -173,7 +150,7 @@ class Reader:
     # called by the parser
 
     def on_message_begin(self) -> None:
-        self._enter(Reading.HEAD)
+        self._within = "head"
         self._url = b""
         self._head = self._environ.copy()
         self._repeats = 0
@@ -182,7 +159,7 @@ class Reader:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.state is not Reading.HEAD:
+        if self._within != "head":
             return  # a trailer, which must not count as a header
         key = _KEYS[name]
         head = self._head
@@ -207,7 +184,7 @@ class Reader:
             self._refuse(BAD_HOST)
         method, keep = parser.get_method().decode("latin-1"), parser.should_keep_alive()
         request = self._coming = Request(method, self._url, version, head, keep)
-        self._enter(Reading.BODY)
+        self._within = "body"
         self._head = self._environ
         self.requests.append(request)
         self._progress = True
@@ -217,7 +194,7 @@ class Reader:
         self._progress = True
 
     def on_message_complete(self) -> None:
-        self._enter(Reading.BETWEEN)
+        self._within = ""
         self._coming.complete = True
         self._progress = True
 
@@ -230,19 +207,13 @@ class Reader:
         if coding is not None and coding.strip().lower() != "chunked":
             self._refuse(NOT_CODED)
 
-    def _enter(self, state: Reading) -> None:
-        if _NEXT[self.state] is not state:
-            raise AssertionError(f"{state.name} cannot follow {self.state.name}")
-        self.state = state
-
     def _refuse(self, status: str) -> None:
         """Raises Refused, which stops the parser."""
         self._stop(status)
         raise Refused(status)
 
     def _stop(self, status: str) -> None:
-        """Stop with a reason; only the first counts."""
-        self.state = Reading.STOPPED
+        """Stop with a reason; only the first counts, and nothing more is parsed."""
         self.refusal = self.refusal or status
 
     def _parse(self, rest: bytes | memoryview) -> None:

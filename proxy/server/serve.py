@@ -1,14 +1,11 @@
 """Starts the server: gunicorn with gevent workers, or waitress. Never Flask's development server.
 
-``gunicorn_options`` is the single description of how gunicorn serves; gunicorn.conf.py and the
-console script both use it. The application is created inside the worker, after gevent has patched:
-nothing imported here, or by ``proxy.config``, may import flask, requests or ssl.
+``gunicorn_options`` is used by gunicorn.conf.py and by the console script. The application is
+created inside the worker, after gevent has patched: nothing imported here, or by ``proxy.config``,
+may import flask, requests or ssl.
 
 SIGHUP, or with --watch-config a change of the file, reads the settings again, and adds and drains
-backends in the running process, so the table of slots stays.
-
-SIGTERM: no new connections; answers under way continue for up to ``GRACE`` seconds, then the rest
-is ended with an error that says so, and everything is closed. SIGINT ends them at once. See
+backends in the running process, so the table of slots stays. What SIGTERM and SIGINT do:
 `stopping`.
 """
 
@@ -40,31 +37,23 @@ from proxy.config import (
     one_worker,
 )
 from proxy.runtime.confinement import bound_malloc
-from proxy.server import stopping, watchdog
+from proxy.server import open_files, stopping
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
-
-from ..runtime.lasting import Lasting, no_pause
 
 if TYPE_CHECKING:
     from flask import Flask
 
 
-# Watches the settings file and the folder of models, with --watch-config.
-#
-# Looks at their times instead of asking the system for events, which network folders and
-# containers do not deliver.
-INTERVAL = 1.0  # seconds between two looks
-
-Mark = tuple[int, int, int]
+INTERVAL = 1.0  # seconds between two looks at the files of --watch-config
 
 
 class Watched:
-    """Files and folders. `paths` that are empty are left out."""
+    """Files and folders, whose times are looked at: network folders and containers deliver no
+    events. `paths` that are empty are left out."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = [os.path.expanduser(path) for path in paths if path]
-        self._known = self._marks()
-        self._last = self._known
+        self._known = self._last = self._marks()
 
     def changed(self) -> bool:
         """Whether they have changed since the last True, and not any more since the last call: an
@@ -76,34 +65,17 @@ class Watched:
         self._known = now
         return True
 
-    def _marks(self) -> list[Mark | None]:
-        return [_mark(path) for path in self._paths]
-
-
-def _mark(path: str) -> Mark | None:
-    """What changes with a file; None if it is not there."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def watch(
-    watched: Watched, changed: Callable[[], None], sleep: Callable[[float], None] | None = None
-) -> None:
-    """Call `changed` after each change, forever. `time.sleep` is looked up now: this module is
-    imported before gevent replaces it, and the original would stop the event loop."""
-    sleep = sleep or time.sleep
-    looks = Lasting("watching the settings file", no_pause)
-
-    def look() -> None:
-        if watched.changed():
-            changed()
-
-    while True:
-        sleep(INTERVAL)
-        looks.turn(look)
+    def _marks(self) -> list[tuple[int, int, int] | None]:
+        """What changes with each file; None for one that is not there."""
+        marks: list[tuple[int, int, int] | None] = []
+        for path in self._paths:
+            try:
+                info = os.stat(path)
+            except OSError:
+                marks.append(None)
+            else:
+                marks.append((info.st_mtime_ns, info.st_size, info.st_ino))
+        return marks
 
 
 Reread = Callable[[], Settings]
@@ -211,7 +183,14 @@ def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)  # see spawn_without_signals
     if settings.watch_config:
         files = Watched([settings.config_file, settings.models_dir])
-        threading.Thread(target=watch, args=(files, wake.set), name="watch", daemon=True).start()
+
+        def watch() -> None:
+            while True:
+                time.sleep(INTERVAL)
+                if files.changed():
+                    wake.set()
+
+        threading.Thread(target=watch, name="watch", daemon=True).start()
 
 
 def _announce(settings: Settings, addresses: list[str], how: str) -> None:
@@ -248,9 +227,9 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         if why := _not_served(arbiter.cfg):
             say(why)
             raise SystemExit(2)
-        files = watchdog.raise_limit()
+        files = open_files.raise_limit()
         wanted = arbiter.cfg.worker_connections
-        arbiter.cfg.set("worker_connections", watchdog.connections(files, wanted))
+        arbiter.cfg.set("worker_connections", open_files.connections(files, wanted))
         # Its own clock, after which it kills, must be longer than ours.
         arbiter.cfg.set("graceful_timeout", arbiter.cfg.graceful_timeout + shutdown)
         # gunicorn's own way is a second worker beside the old one, with another table of slots.
@@ -266,12 +245,6 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPS, *HANGUP))
 
         arbiter.spawn_worker = spawn_without_signals
-
-    def nworkers_changed(arbiter: Any, new: int, old: int | None) -> None:
-        # SIGTTIN asks a running gunicorn for one more. `old` is None at the start (see above).
-        if old is not None and new > 1 and (why := _not_several(settings, new)):
-            say(why)
-            arbiter.num_workers = 1
 
     def when_ready(arbiter: Any) -> None:
         names = [listener.sock.getsockname() for listener in arbiter.LISTENERS]
@@ -312,7 +285,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "bind": f"{host}:{settings.port}",
         "workers": settings.workers,
         "worker_class": WORKER,
-        "worker_connections": watchdog.MOST_CONNECTIONS,
+        "worker_connections": open_files.MOST_CONNECTIONS,
         # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
         # is busy with a model in the same process.
         "timeout": 120,
@@ -325,7 +298,6 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         # workers.
         "control_socket_disable": True,
         "on_starting": on_starting,
-        "nworkers_changed": nworkers_changed,
         "when_ready": when_ready,
         "pre_fork": pre_fork,
         "post_fork": post_fork,
@@ -411,7 +383,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         app,
         sockets=[listener],
         threads=fixed.THREADS,
-        connection_limit=watchdog.connections(watchdog.raise_limit()),
+        connection_limit=open_files.connections(open_files.raise_limit()),
         asyncore_use_poll=True,  # select() is limited to file descriptors below 1024
         channel_timeout=KEEPALIVE,
         max_request_body_size=max(settings.max_body, settings.max_document) + FORM,

@@ -1,11 +1,9 @@
 """Limits that waitress itself lacks.
 
-waitress reads a whole body, into a file, before it calls the application: here a request without a
-valid key may send at most `WITHOUT_KEY` bytes. It copies an incomplete chunk line, and incomplete
-trailers, with every read: they are limited to `MAX_INCOMPLETE` bytes. It waits forever for a body
-that arrives slowly, and for a client that does not read its answer: `look` ends both. And it closes
-a connection behind its last answer, which resets a client that still sends: here it lingers, as in
-`http1`.
+A request without a valid key may send at most `WITHOUT_KEY` bytes. An incomplete chunk line, and
+incomplete trailers, which waitress copies with every read, have at most `MAX_INCOMPLETE` bytes.
+`look` ends a body that arrives slowly, and an answer that the client does not read. A connection
+lingers behind its last answer, as in `http1`.
 """
 
 from __future__ import annotations

@@ -1,17 +1,12 @@
 """A WebSocket on the socket of a WSGI request, under gunicorn's gevent and threaded workers.
 
-`wsproto` reads and writes the frames. One thread reads: it answers pings, joins the fragments of a
-message and puts whole messages into a queue, so that the end of the connection is noticed while
-nobody reads messages. Under gevent, that thread is a greenlet.
+One thread reads: it answers pings, joins fragments and puts whole messages into a queue, so that
+the end of the connection is noticed while nobody reads messages. When the WebSocket ends, its
+socket is shut down for writing, since the server does not know of the protocol, and still read for
+a moment: a client whose data finds a closed socket is reset, and may lose the reason.
 
-The server that passed on the request does not know of the protocol: when the WebSocket ends, its
-socket is shut down for writing, so that nothing more is written to it. It is still read until the
-client has closed too, for a moment: a client whose data finds a closed socket is reset, and may
-lose the reason.
-
-A frame of six bytes costs as much as one of a kilobyte, and a fast client's bytes are always ready.
-So a read is short, other greenlets run after each, and frames are counted, not only bytes: those
-that carry nothing by the second, those of a message against its size.
+A frame of six bytes costs as much as one of a kilobyte. So a read is short, other greenlets run
+after each, and frames are counted, not only bytes.
 """
 
 from __future__ import annotations

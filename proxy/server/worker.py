@@ -1,20 +1,13 @@
-"""gunicorn's gevent worker, with our own HTTP/1.1 and a faster shutdown.
+"""gunicorn's gevent worker, with our own HTTP/1.1 (`proxy.server.http1`) and a faster shutdown.
 
-Connections are served by `proxy.server.http1`, in a greenlet each. TLS, the PROXY protocol and an
-access log, which gunicorn's own path has, are not: `serve` refuses them.
+On a stop, the stock worker waits for all open connections, including idle ones. This worker closes
+idle connections and only waits for running answers, which end with an error when their time is over
+(see `stopping`). A check once a second ends connections whose client takes too long, so that no
+request needs a timer of its own.
 
-On a stop, the stock worker waits for all open connections, including idle keep-alive ones: one
-browser tab makes every restart last the whole ``graceful_timeout``. This worker closes idle
-connections and only waits for running answers, which end with an error when their time is over (see
-`stopping`). And while the stock worker checks once a second whether to stop and whether everything
-is answered, this one is woken.
-
-A check once a second ends connections whose client takes too long (see `proxy.server.http1` and
-`proxy.server.gevent_wire`), so that no request needs a timer of its own.
-
-Places. There are ``worker_connections`` of them. When few are left, connections that wait for their
-client are closed, longest wait first; if there are none, the last places are for health checks, and
-other requests get a 503.
+When few of the ``worker_connections`` are left, connections that wait for their client are closed,
+longest wait first; if there are none, the last places are for health checks, and other requests get
+a 503.
 
 Objects that the application keeps with a connection, for all its requests, are in
 environ["slotproxy.kept"] by name, and closed with it.
@@ -41,7 +34,6 @@ from ..runtime.lasting import Lasting, no_pause
 from .gevent_wire import Wire, hang_up
 from .http1 import BrokenAnswer, ConnectionLimits, ServerConnection, State, base_environ
 from .stopping import CUT, GRACE, Life, Wakeup
-from .watchdog import Watchdog
 
 log = logging.getLogger("slotproxy")
 
@@ -102,12 +94,9 @@ class Worker(GeventWorker):
             server.start()
             servers.append(server)
             pools.append(pool)
-        watchdog = Watchdog()
-        watchdog.start()
         while self.alive:
             self.notify()
             self._wake.wait(LOOK)
-        watchdog.stop()
         for server in servers:
             server.stop_accepting()
         sleep(0)  # a connection accepted just now still needs the listener's name

@@ -79,6 +79,8 @@ class Database:
                 options["pool_use_lifo"] = True
         else:
             options["pool_pre_ping"] = True
+            given = parsed.query
+            options["connect_args"] = {k: v for k, v in postgres.DEFAULTS.items() if k not in given}
         if "poolclass" not in options:
             options |= {"poolclass": _Pool, "pool_timeout": BUSY}
         self.engine: Engine = create_engine(parsed, **options)
@@ -90,7 +92,6 @@ class Database:
             if self._file is not None:
                 event.listen(self.engine, "checkout", sqlite.check)
         else:
-            event.listen(self.engine, "do_connect", postgres.connect)
             event.listen(self.engine, "connect", postgres.prepare)
 
     def begin(self) -> AbstractContextManager[Connection]:
@@ -120,6 +121,13 @@ class Database:
         """The first row of a query, in a transaction of its own."""
         with self.begin() as db:
             return db.execute(query).first()
+
+    def records(self, kind: type[S], query: Executable) -> list[S]:
+        return [record(kind, row) for row in self.rows(query)]
+
+    def one(self, kind: type[S], query: Executable) -> S | None:
+        row = self.first(query)
+        return None if row is None else record(kind, row)
 
     def change(self, statement: Executable) -> int:
         """Execute a statement in a transaction of its own; return how many rows it changed."""

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 
 from . import records
 from .database import Database, insert_into, owned
-from .responses import MAX_BYTES, Stored
+from .responses import MAX_BYTES, MemoryResponses, Stored
 from .tables import RESPONSE, RESPONSE_OWNER
 
 LEASE = 30.0  # seconds without a sign of life after which a writer on another host counts as dead
@@ -26,7 +26,7 @@ _c = RESPONSE.c
 
 
 class DatabaseResponses:
-    """A `ResponseStore`: at most `most` responses and `most_bytes` a key."""
+    """Like `MemoryResponses`: at most `most` responses and `most_bytes` a key."""
 
     shared = True
 
@@ -45,17 +45,32 @@ class DatabaseResponses:
         self._open: set[tuple[str, str]] = set()  # being made by this process
 
     def put(
-        self, owner: str, key: str, created: float, value: Stored, begun: float | None = None
+        self,
+        owner: str,
+        key: str,
+        created: float,
+        value: Stored,
+        begun: float | None = None,
+        *,
+        making: bool = False,
     ) -> None:
-        self._put(owner, key, created, value, begun, writer="", touched=0.0)
-
-    def open(
-        self, owner: str, key: str, created: float, value: Stored, begun: float | None = None
-    ) -> None:
-        self._open.add((owner, key))
+        size = len(value.response) + len(value.items)
+        if making:
+            self._open.add((owner, key))
+        if size > self._most_bytes:
+            return
+        row = {"id": key, "owner": owner, "created": created, "size": size}
+        row |= {"response": value.response, "input_items": value.items}
+        row |= {"writer": self._name if making else "", "touched": self._clock() if making else 0.0}
         try:
-            now = self._clock()
-            self._put(owner, key, created, value, begun, writer=self._name, touched=now)
+            with self._db.begin() as db:
+                cleared = _lock(db, owner)
+                # A time in the future is of a clock that was set back since.
+                if begun is not None and begun <= cleared <= self._clock():
+                    return
+                db.execute(delete(RESPONSE).where(owned(RESPONSE, owner, key)))
+                db.execute(insert(RESPONSE).values(row))
+                self._make_room(db, owner, key)
         except BaseException:
             self._open.discard((owner, key))
             raise
@@ -124,31 +139,6 @@ class DatabaseResponses:
     def delete(self, owner: str, key: str) -> bool:
         return self._db.change(delete(RESPONSE).where(owned(RESPONSE, owner, key))) > 0
 
-    def _put(
-        self,
-        owner: str,
-        key: str,
-        created: float,
-        value: Stored,
-        begun: float | None,
-        *,
-        writer: str,
-        touched: float,
-    ) -> None:
-        size = len(value.response) + len(value.items)
-        if size > self._most_bytes:
-            return
-        row = {"id": key, "owner": owner, "created": created, "size": size}
-        row |= {"response": value.response, "input_items": value.items}
-        with self._db.begin() as db:
-            cleared = _lock(db, owner)
-            # A time in the future is of a clock that was set back since.
-            if begun is not None and begun <= cleared <= self._clock():
-                return
-            db.execute(delete(RESPONSE).where(owned(RESPONSE, owner, key)))
-            db.execute(insert(RESPONSE).values(writer=writer, touched=touched, **row))
-            self._make_room(db, owner, key)
-
     def _make_room(self, db: Connection, owner: str, newest: str) -> None:
         """Delete an owner's oldest beyond the bounds."""
         order = (_c.created.desc(), (_c.id == newest).desc(), _c.id)
@@ -173,6 +163,9 @@ class DatabaseResponses:
         ours = row.writer.rpartition(":")[0] == self._name.rpartition(":")[0]
         silent = row.touched < self._clock() - LEASE and self._db.seconds_since_failure() > LEASE
         return ours or records.is_gone(row.writer) or silent
+
+
+ResponseStore = MemoryResponses | DatabaseResponses
 
 
 def _lock(db: Connection, owner: str) -> float:

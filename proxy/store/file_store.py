@@ -8,12 +8,12 @@ Times are seconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from msgspec import Struct, structs
-from sqlalchemy import ColumnElement, Connection, Table, delete, insert, literal, select
+from sqlalchemy import Connection, Table, delete, insert, literal, select
 
-from .database import Database, insert_into, record
+from .database import Database, insert_into
 from .quota import MOST_BATCHES, UNLIMITED, Quota, drop_oldest
 from .tables import ATTACHED, BATCHES, CONTENTS, FILES, VECTOR_STORES
 
@@ -63,9 +63,6 @@ def _piece(database: Database, table: Table, key: str, number: int) -> bytes | N
     wanted = select(table.c.data).where(whose.parent == key, table.c.number == number)
     row = database.first(wanted)
     return None if row is None else row.data
-
-
-S = TypeVar("S", bound=Struct)
 
 
 class StoredFile(Struct, frozen=True, kw_only=True):
@@ -126,14 +123,16 @@ class FileStore:
             put_pieces(db, CONTENTS, file.file_id, data)
 
     def get(self, owner: str, file_id: str) -> StoredFile | None:
-        return self._one(StoredFile, FILES, FILES.c.owner == owner, FILES.c.file_id == file_id)
+        return self._db.one(StoredFile, select(FILES).filter_by(owner=owner, file_id=file_id))
 
     def all(self, owner: str) -> list[StoredFile]:
         """Return all files, oldest first."""
-        return self._all(StoredFile, FILES, FILES.c.owner == owner)
+        query = select(FILES).filter_by(owner=owner).order_by(FILES.c.created)
+        return self._db.records(StoredFile, query)
 
     def expired(self, owner: str, now: float) -> list[StoredFile]:
-        return self._all(StoredFile, FILES, FILES.c.owner == owner, FILES.c.expires <= now)
+        query = select(FILES).where(FILES.c.owner == owner, FILES.c.expires <= now)
+        return self._db.records(StoredFile, query)
 
     def content(self, file_id: str) -> Iterator[bytes]:
         """Return the bytes of a file that `get` has returned, in pieces."""
@@ -141,31 +140,27 @@ class FileStore:
 
     def delete(self, owner: str, file_id: str) -> bool:
         """Delete a file; return whether it existed."""
-        where = (FILES.c.owner == owner, FILES.c.file_id == file_id)
-        return self._db.change(delete(FILES).where(*where)) > 0
+        return self._db.change(delete(FILES).filter_by(owner=owner, file_id=file_id)) > 0
 
     def put_store(self, owner: str, kept: StoredVectorStore) -> None:
         self._replace(VECTOR_STORES, owner, kept)
 
     def get_store(self, owner: str, base_id: str) -> StoredVectorStore | None:
-        where = (VECTOR_STORES.c.owner == owner, VECTOR_STORES.c.base_id == base_id)
-        return self._one(StoredVectorStore, VECTOR_STORES, *where)
+        query = select(VECTOR_STORES).filter_by(owner=owner, base_id=base_id)
+        return self._db.one(StoredVectorStore, query)
 
     def attach(self, owner: str, attached: Attached) -> None:
         self._replace(ATTACHED, owner, attached)
 
-    def attached(self, owner: str, base_id: str) -> list[Attached]:
-        where = (ATTACHED.c.owner == owner, ATTACHED.c.base_id == base_id)
-        return self._all(Attached, ATTACHED, *where)
-
-    def attachments(self, owner: str, file_id: str) -> list[Attached]:
-        """Return the vector stores' entries for a file."""
-        where = (ATTACHED.c.owner == owner, ATTACHED.c.file_id == file_id)
-        return self._all(Attached, ATTACHED, *where)
+    def attached(self, owner: str, **values: str) -> list[Attached]:
+        """Return the files in the vector store `base_id`, or the entries of the file `file_id` in
+        all of them, oldest first."""
+        query = select(ATTACHED).filter_by(owner=owner, **values).order_by(ATTACHED.c.created)
+        return self._db.records(Attached, query)
 
     def detach(self, owner: str, base_id: str, file_id: str) -> None:
-        same = (ATTACHED.c.base_id == base_id, ATTACHED.c.file_id == file_id)
-        self._db.change(delete(ATTACHED).where(ATTACHED.c.owner == owner, *same))
+        entry = {"owner": owner, "base_id": base_id, "file_id": file_id}
+        self._db.change(delete(ATTACHED).filter_by(**entry))
 
     def put_batch(self, owner: str, batch: Batch) -> None:
         """Store a new or changed batch."""
@@ -174,18 +169,7 @@ class FileStore:
             drop_oldest(db, BATCHES, MOST_BATCHES, BATCHES.c.base_id == batch.base_id)
 
     def batch(self, owner: str, batch_id: str) -> Batch | None:
-        where = (BATCHES.c.owner == owner, BATCHES.c.batch_id == batch_id)
-        return self._one(Batch, BATCHES, *where)
-
-    def _one(self, kind: type[S], table: Table, *where: ColumnElement[bool]) -> S | None:
-        row = self._db.first(select(table).where(*where))
-        return None if row is None else record(kind, row)
-
-    def _all(self, kind: type[S], table: Table, *where: ColumnElement[bool]) -> list[S]:
-        query = select(table).where(*where)
-        if "created" in table.c:
-            query = query.order_by(table.c.created)
-        return [record(kind, row) for row in self._db.rows(query)]
+        return self._db.one(Batch, select(BATCHES).filter_by(owner=owner, batch_id=batch_id))
 
     def _replace(self, table: Table, owner: str, value: Struct) -> None:
         """Insert a row, or replace the row with this key if it belongs to the owner."""

@@ -31,24 +31,30 @@ def _text(name: str, *args: Any, **how: Any) -> Column[str]:
     return Column(name, String, *args, nullable=False, **how)
 
 
+def _texts(*names: str) -> list[Column[str]]:
+    return [_text(name) for name in names]
+
+
+def _columns(kind: Any, *names: str) -> list[Column[Any]]:
+    return [Column(name, kind, nullable=False) for name in names]
+
+
 def _of(table: str) -> ForeignKey:
     return ForeignKey(f"{table}.id", ondelete="CASCADE")
 
 
-def _pieces() -> tuple[Column[Any], ...]:
-    """Return the columns of a table of pieces; see `blobs`."""
-    number = Column("number", Integer, primary_key=True, autoincrement=False)
-    return number, Column("data", LargeBinary, nullable=False)
+def _number(name: str = "number", kind: Any = Integer) -> Column[int]:
+    """Return a part of a primary key that the database does not count itself."""
+    return Column(name, kind, primary_key=True, autoincrement=False)
 
 
-def _counts() -> tuple[Column[Any], ...]:
+def _counts() -> list[Column[Any]]:
     """Return the columns of the ledger that are added up: tokens and seconds."""
-    tokens = ("prompt", "cached", "completion", "reasoning")
     times = ("queue", "prefill", "decode", "slot", "saved")
-    return (
-        *(Column(name, BigInteger, nullable=False) for name in tokens),
-        *(Column(f"{name}_seconds", Float, nullable=False) for name in times),
-    )
+    return [
+        *_columns(BigInteger, "prompt", "cached", "completion", "reasoning"),
+        *_columns(Float, *(f"{name}_seconds" for name in times)),
+    ]
 
 
 BASE = Table(
@@ -56,9 +62,8 @@ BASE = Table(
     metadata,
     _text("id", primary_key=True),
     _text("owner", index=True),
-    _text("name"),
+    *_texts("name", "embedding_model"),
     Column("info", Text, nullable=False),
-    _text("embedding_model"),
     Column("created", Float, nullable=False),
     Column("temporary", Boolean, nullable=False),
     Column("expires", Float),
@@ -68,22 +73,19 @@ DOCUMENT = Table(
     metadata,
     _text("id", primary_key=True),
     _text("base_id", _of("knowledge_base"), index=True),
-    _text("owner"),
-    _text("filename"),
-    Column("size", Integer, nullable=False),
+    *_texts("owner", "filename", "reader"),
+    *_columns(Integer, "size", "chunks", "chunk_size", "chunk_overlap"),
     _text("status", index=True),
     Column("error", Text, nullable=False),
-    Column("done", Float, nullable=False),
-    Column("chunks", Integer, nullable=False),
-    Column("created", Float, nullable=False),
-    Column("chunk_size", Integer, nullable=False),
-    Column("chunk_overlap", Integer, nullable=False),
+    *_columns(Float, "done", "created", "beat"),
     _text("job_id", index=True),
-    _text("reader"),
-    Column("beat", Float, nullable=False),
 )
 ORIGINAL = Table(
-    "document_piece", metadata, _text("document_id", _of("document"), primary_key=True), *_pieces()
+    "document_piece",
+    metadata,
+    _text("document_id", _of("document"), primary_key=True),
+    _number(),
+    *_columns(LargeBinary, "data"),
 )
 CHUNK = Table(
     "chunk",
@@ -91,8 +93,7 @@ CHUNK = Table(
     _text("id", primary_key=True),
     _text("document_id", _of("document")),
     Column("number", Integer, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("place", Text, nullable=False),
+    *_columns(Text, "text", "place"),
     Index("chunk_order", "document_id", "number"),
 )
 JOB = Table(
@@ -100,8 +101,7 @@ JOB = Table(
     metadata,
     _text("id", primary_key=True),
     _text("base_id", _of("knowledge_base"), index=True),
-    _text("owner"),
-    _text("kind"),
+    *_texts("owner", "kind"),
     Column("total", Integer, nullable=False),
     Column("cancelled", Boolean, nullable=False),
     Column("created", Float, nullable=False),
@@ -113,8 +113,7 @@ CONVERSATION = Table(
     _text("owner"),
     Column("title", Text, nullable=False),
     Column("settings", JSON, nullable=False),
-    Column("created", Float, nullable=False),
-    Column("changed", Float, nullable=False),
+    *_columns(Float, "created", "changed"),
     Column("size", BigInteger, nullable=False, server_default="0"),
     Index("conversation_recent", "owner", "changed"),
 )
@@ -125,10 +124,8 @@ MESSAGE = Table(
     _text("conversation_id", _of("conversation")),
     Column("parent_id", String),
     Column("number", Integer, nullable=False),
-    _text("role"),
-    Column("content", Text, nullable=False),
-    Column("reasoning", Text, nullable=False),
-    _text("status"),
+    *_texts("role", "status"),
+    *_columns(Text, "content", "reasoning"),
     Column("extra", JSON, nullable=False),
     Column("created", Float, nullable=False),
     Column("touched", Float, nullable=False, server_default="0"),
@@ -149,8 +146,7 @@ FILES = Table(
     metadata,
     _text("file_id", primary_key=True),
     _text("owner", index=True),
-    _text("filename"),
-    _text("purpose"),
+    *_texts("filename", "purpose"),
     Column("size", Integer, nullable=False),
     Column("created", Float, nullable=False),
     Column("expires", Float),
@@ -159,7 +155,8 @@ CONTENTS = Table(
     "openai_file_piece",
     metadata,
     _text("file_id", ForeignKey("openai_file.file_id", ondelete="CASCADE"), primary_key=True),
-    *_pieces(),
+    _number(),
+    *_columns(LargeBinary, "data"),
 )
 VECTOR_STORES = Table(
     "openai_vector_store",
@@ -175,13 +172,9 @@ ATTACHED = Table(
     metadata,
     _text("base_id", _of("knowledge_base"), primary_key=True),
     _text("file_id", primary_key=True, index=True),
-    _text("owner"),
-    _text("document_id"),
-    _text("batch_id"),
+    *_texts("owner", "document_id", "batch_id", "error"),
     Column("attributes", JSON, nullable=False),
-    _text("error"),
-    Column("tokens", Integer, nullable=False),
-    Column("overlap", Integer, nullable=False),
+    *_columns(Integer, "tokens", "overlap"),
     Column("created", Float, nullable=False),
 )
 BATCHES = Table(
@@ -200,29 +193,23 @@ REQUEST_BATCH = Table(
     "request_batch",
     metadata,
     _text("id", primary_key=True),
-    _text("owner"),
-    Column("created", Float, nullable=False),
-    _text("endpoint"),
-    _text("file_id"),
-    _text("window"),
+    *_texts(
+        "owner",
+        "endpoint",
+        "file_id",
+        "window",
+        "model",
+        "output_file",
+        "error_file",
+        "peer",
+        "writer",
+    ),
+    *_columns(Float, "created", "touched"),
     _text("status", index=True),
-    _text("model"),
-    _text("output_file"),
-    _text("error_file"),
-    Column("metadata", JSON, nullable=False),
-    Column("errors", JSON, nullable=False),
-    Column("times", JSON, nullable=False),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("total", Integer, nullable=False),
-    Column("completed", Integer, nullable=False),
-    Column("failed", Integer, nullable=False),
+    *_columns(JSON, "metadata", "errors", "times"),
+    *_columns(BigInteger, "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"),
+    *_columns(Integer, "total", "completed", "failed"),
     Column("lasts", Integer),
-    _text("peer"),
-    _text("writer"),
-    Column("touched", Float, nullable=False),
     Index("request_batch_order", "owner", "created", "id"),
 )
 # The lines of output and error files, by the number of the input line, until the files are written.
@@ -230,7 +217,7 @@ BATCH_RESULT = Table(
     "request_batch_result",
     metadata,
     _text("batch_id", _of("request_batch"), primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False),
+    _number(),
     Column("failed", Boolean, nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
@@ -252,12 +239,10 @@ RESPONSE = Table(
     metadata,
     _text("id", primary_key=True),
     _text("owner", primary_key=True),
-    Column("created", Float, nullable=False),
+    *_columns(Float, "created", "touched"),
     Column("size", BigInteger, nullable=False),
-    Column("response", LargeBinary, nullable=False),
-    Column("input_items", LargeBinary, nullable=False),
+    *_columns(LargeBinary, "response", "input_items"),
     _text("writer"),
-    Column("touched", Float, nullable=False),
     Index("stored_response_order", "owner", "created", "id", "size"),
 )
 RESPONSE_OWNER = Table(
@@ -274,18 +259,6 @@ MODEL_NEED = Table(
     Column("need", JSON, nullable=False),
     Column("changed", Float, nullable=False),
 )
-# Vectors of texts that were indexed before; see `text_vectors`. The index has all that is needed to
-# find the longest unused ones.
-TEXT_VECTOR = Table(
-    "text_vector",
-    metadata,
-    _text("owner", primary_key=True),
-    Column("digest", LargeBinary, primary_key=True),
-    Column("vector", LargeBinary, nullable=False),
-    Column("size", Integer, nullable=False),
-    Column("used", Float, nullable=False),
-    Index("text_vector_order", "used", "owner", "digest", "size"),
-)
 # API keys that are made at run time, their users and teams; see `accounts.records`. A digest is
 # that of a secret, made with the secret of the one row of `account_state`.
 API_KEY = Table(
@@ -293,19 +266,16 @@ API_KEY = Table(
     metadata,
     _text("id", primary_key=True),
     Column("digest", String, nullable=False, unique=True),
-    _text("shown"),
+    *_texts("shown", "created_by"),
     Column("alias", String, unique=True),
     Column("user_id", String, index=True),
     Column("team_id", String, index=True),
     Column("created", Float, nullable=False, index=True),
-    _text("created_by"),
-    Column("changed", Float, nullable=False),
+    *_columns(Float, "changed", "former_until"),
     Column("expires", Float),
     Column("blocked", Boolean, nullable=False),
     Column("former_digest", String, unique=True),
-    Column("former_until", Float, nullable=False),
-    Column("rights", JSON, nullable=False),
-    Column("metadata", JSON, nullable=False),
+    *_columns(JSON, "rights", "metadata"),
 )
 ACCOUNT_USER = Table(
     "account_user",
@@ -313,22 +283,18 @@ ACCOUNT_USER = Table(
     _text("id", primary_key=True),
     Column("email", String, unique=True),
     Column("alias", String),
-    Column("created", Float, nullable=False),
-    Column("changed", Float, nullable=False),
+    *_columns(Float, "created", "changed"),
     Column("blocked", Boolean, nullable=False),
-    Column("rights", JSON, nullable=False),
-    Column("metadata", JSON, nullable=False),
+    *_columns(JSON, "rights", "metadata"),
 )
 TEAM = Table(
     "account_team",
     metadata,
     _text("id", primary_key=True),
     Column("alias", String, unique=True),
-    Column("created", Float, nullable=False),
-    Column("changed", Float, nullable=False),
+    *_columns(Float, "created", "changed"),
     Column("blocked", Boolean, nullable=False),
-    Column("rights", JSON, nullable=False),
-    Column("metadata", JSON, nullable=False),
+    *_columns(JSON, "rights", "metadata"),
 )
 TEAM_MEMBER = Table(
     "account_team_member",
@@ -341,18 +307,16 @@ TEAM_MEMBER = Table(
 ACCOUNT_CHANGE = Table(
     "account_change",
     metadata,
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    _number("number", BigInteger),
     Column("at", Float, nullable=False),
-    _text("actor"),
-    _text("action"),
-    _text("kind"),
+    *_texts("actor", "action", "kind"),
     _text("subject", index=True),
     Column("details", JSON, nullable=False),
 )
 ACCOUNT_STATE = Table(
     "account_state",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    _number("id"),
     Column("number", BigInteger, nullable=False),
     Column("secret", LargeBinary, nullable=False),
 )
@@ -363,18 +327,10 @@ LEDGER = Table(
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("ended", BigInteger, nullable=False),
-    _text("request"),
-    _text("key"),
-    _text("user"),
-    _text("team"),
-    _text("model"),
-    _text("backend"),
+    *_texts("request", "key", "user", "team", "model", "backend", "api", "outcome", "client"),
     Column("slot", Integer, nullable=False),
-    _text("api"),
     *_counts(),
     Column("seconds", Float, nullable=False),
-    _text("outcome"),
-    _text("client"),
     Column("blocks", LargeBinary, nullable=False),
     Index("ledger_row_time", "ended", "id"),
 )
@@ -383,14 +339,13 @@ LEDGER = Table(
 LEDGER_HOUR = Table(
     "ledger_hour",
     metadata,
-    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    _number("hour", BigInteger),
     _text("key", primary_key=True),
     _text("user", primary_key=True),
     _text("team", primary_key=True),
     _text("model", primary_key=True),
     _text("api", primary_key=True),
-    Column("requests", BigInteger, nullable=False),
-    Column("failed", BigInteger, nullable=False),
+    *_columns(BigInteger, "requests", "failed"),
     *_counts(),
 )
 # The last batch that each writer of the ledger has stored, so that none is stored twice.
@@ -398,8 +353,7 @@ LEDGER_WRITER = Table(
     "ledger_writer",
     metadata,
     _text("writer", primary_key=True),
-    Column("batch", BigInteger, nullable=False),
-    Column("touched", BigInteger, nullable=False),
+    *_columns(BigInteger, "batch", "touched"),
 )
 # Alembic's own table, with the revision of the others.
 ALEMBIC_VERSION = Table(

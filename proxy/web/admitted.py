@@ -20,6 +20,7 @@ from ..gateway import Caller, Embedder
 from ..runtime.cancel import Cancel
 from . import disconnect
 from .observability import Record
+from .permissions import check_model, permissions
 from .services import Services
 
 CHARACTERS = 3  # of a token, about
@@ -58,18 +59,21 @@ class Admitted:
 
 
 @contextmanager
-def counted(services: Services, record: Record, model: str) -> Iterator[Cancel]:
+def counted(
+    services: Services, record: Record, model: str
+) -> Iterator[tuple[Cancel, frozenset[str]]]:
     """Run the current request, which has a model's backend count or convert tokens, as one without
-    tokens within its caller's limits. Its body was read. Yields what ends it. Raises ModelNotFound,
-    NoBackend, and like `Allowance.admit`."""
+    tokens within its caller's limits. Its body was read. Yields what ends it, and the tiers that
+    the caller may not use. Raises like `check_model` and `Allowance.admit`."""
     environ, registry = request.environ, services.gateway.registry
+    check_model(services, environ, model)
     caller = services.callers.caller(record.key, environ)
     with disconnect.watched(environ) as cancel:
         if caller.allowance is not None:
             pool, model = registry.resolve(model)
             caller.allowance.for_model(partial(registry.names_of, pool))
         with closing(Admitted(caller, model)):
-            yield cancel
+            yield cancel, permissions(services, environ).barred_tiers
 
 
 @contextmanager

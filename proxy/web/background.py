@@ -15,22 +15,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from ..apis import responses
 from ..apis.response_meta import ResponseMeta
-from ..apis.responses import answer
 from ..core.fold import fold
 from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from ..store.outage import PATIENCE, retry_while_unavailable
-from ..store.responses import ResponseStore, Stored
+from ..store.responses import Stored
 from .observability import Observer, Record
 from .shares import Shares
 from .stream import EventSource
+
+if TYPE_CHECKING:
+    from ..store.database_responses import ResponseStore  # it imports SQLAlchemy, an extra
 
 MOST_JOBS = 64  # running at once, for all keys together
 BEAT = 2.0  # seconds between two heartbeats; a fraction of the store's timeout for them
@@ -71,7 +73,7 @@ class Jobs:
                 retry_after=5.0,
             )
         job = _Job(self._store, owner, meta, asked, record, answering, then)
-        queued = responses.response(meta, asked, "queued")
+        queued = responses.Writer(meta, asked).response("queued")
         value = Stored(msgspec.json.encode(queued), msgspec.json.encode(asked.input))
         with self._lock:
             self._running[owner, meta.id] = cancel
@@ -93,7 +95,7 @@ class Jobs:
             self._places.give(owner)
 
         try:
-            self._store.open(owner, meta.id, meta.created, value, begun)
+            self._store.put(owner, meta.id, meta.created, value, begun, making=True)
         except BaseException:
             over()
             raise
@@ -164,14 +166,14 @@ class _Job(NamedTuple):
             record.status = error.status
             record.info.outcome = record.info.outcome or error.code or error.type
             done = (
-                responses.response(self.meta, self.asked, "cancelled")
+                responses.Writer(self.meta, self.asked).response("cancelled")
                 if type(error) is Cancelled
-                else answer.failed(self.meta, self.asked, (), error)
+                else responses.Writer(self.meta, self.asked).failed(error)
             )
         except BaseException:
             log.exception("a background response")
             record.status = 500
-            done = answer.failed(self.meta, self.asked, (), GatewayError("internal error"))
+            done = responses.Writer(self.meta, self.asked).failed(GatewayError("internal error"))
         self._keep(done, over=True)
 
     def _made(self) -> dict[str, Any]:
@@ -179,7 +181,7 @@ class _Job(NamedTuple):
         try:
             self.record.info = running.info
             running.prime()
-            self._keep(responses.response(self.meta, self.asked, "in_progress"), over=False)
+            self._keep(responses.Writer(self.meta, self.asked).response("in_progress"), over=False)
             return responses.whole(self.meta, self.asked, fold(running))
         finally:
             running.close()

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from ..apis.attachments import attachments
-from ..apis.ollama.common import untagged
+from ..apis.ollama.dialects import untagged
 from ..apis.openai import chat as openai_chat
 from ..config import ModelConfig
 from ..core.request import CompletionRequest

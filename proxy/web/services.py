@@ -20,7 +20,6 @@ from ..prompting.template.dialogues import Layouts
 from ..runtime.locks import native_lock
 from ..server.stopping import Life
 from ..store.live import LiveSessions, MemorySessions
-from ..store.responses import ResponseStore
 from .attached import AttachedDocuments
 from .auth import Keys
 from .background import Jobs
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from ..knowledge.stores import VectorStores
     from ..oidc.service import SignIn  # imports authlib
     from ..store.conversations import ConversationStore
+    from ..store.database_responses import ResponseStore
     from ..store.request_batches import RequestBatches
 
 
@@ -93,8 +93,7 @@ class Services:
     embedder: Embedder
     ranker: Embedder
     forwarder: Forwarder
-    store: ResponseStore  # responses
-    response_conversations: ResponseStore  # conversations of the Responses API
+    store: ResponseStore  # responses, and conversations of the Responses API
     jobs: Jobs
     ongoing: Ongoing
     watchers: Shares  # streams of the status page

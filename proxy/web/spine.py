@@ -19,7 +19,7 @@ import msgspec
 from flask import Response, request
 
 from ..apis.openai import answer as openai
-from ..apis.response_meta import ResponseMeta
+from ..apis.response_meta import ResponseMeta, RouteDialect
 from ..core.fold import Completion, fold
 from ..core.request import CompletionRequest
 from ..errors import BudgetExceeded, GatewayError, LimitReached, Unauthorized
@@ -61,12 +61,9 @@ def completion_view(
     prefix: str,
     early: Callable[[dict[str, Any], Cancel], dict[str, Any] | None] | None = None,
     begin: Callable[[CompletionRequest, Cancel, Caller], EventSource] | None = None,
-    own: Callable[[Services, Record, Environ, dict[str, Any], Cancel], Dialect | None]
-    | None = None,
 ) -> Response | BodyAndHeaders:
     """Answer a request in this dialect. `prefix` starts the answer's id. `early` may answer a body
-    that needs no model; `begin` replaces the gateway's `answer`; `own` makes the dialect of a
-    request with this body, if it needs one of its own."""
+    that needs no model; `begin` replaces the gateway's `answer`."""
     record: Record = environ[RECORD]
     if not record.route:
         record.route = record.path  # a route on the fast path has no variable parts
@@ -81,10 +78,8 @@ def completion_view(
         known = early(raw, cancel) if early is not None else None
         if known is not None:
             return _whole(known, record)
-        if own is not None:
-            dialect = own(services, record, environ, raw, cancel) or dialect
-        # Only modules are pure; their functions may run in another thread.
-        pure = isinstance(dialect, ModuleType)
+        # These are pure: their functions may run in another thread.
+        pure = isinstance(dialect, ModuleType | RouteDialect)
         parsed_request = (
             parsed(partial(dialect.parse, raw), environ) if pure else dialect.parse(raw)
         )

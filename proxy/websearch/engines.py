@@ -1,4 +1,4 @@
-"""Search engines with an HTTP API: their requests and the parsers of their answers. Pure.
+"""Web search: engines with an HTTP API, a library, and a cache of their results.
 
 Sources: SearXNG's search API (docs.searxng.org/dev/search_api), and the API references of Brave's
 and Tavily's web search. Answers are untrusted: only texts, and http and https URLs, are used.
@@ -6,8 +6,10 @@ and Tavily's web search. Answers are untrusted: only texts, and http and https U
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -15,18 +17,26 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
-from ..errors import UpstreamFault, UpstreamTimeout
+from ..errors import BadRequest, Forbidden, Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import Children, serve
-from .guard import EngineRequest, WebResult
-from .passages import unescaped
+from .fetch import EngineRequest, fetch
 
 LONGEST = 4000  # characters of a snippet
 _TAG = re.compile(r"<[^<>]{1,200}>")
+_HUGE = re.compile(r"&#[0-9a-fA-FxX]{9,}")  # too large for any character
 
-
+GRACE = 1.0  # extra seconds for a child to return its results
 URLS = {"brave": "https://api.search.brave.com", "tavily": "https://api.tavily.com"}
+
+
+class WebResult(Struct, frozen=True):
+    """A page that was found; `snippet` is plain text from the engine."""
+
+    title: str
+    url: str
+    snippet: str
 
 
 class Engine(Struct, frozen=True):
@@ -37,7 +47,15 @@ class Engine(Struct, frozen=True):
     url: str = ""
     key: str = ""
 
-    def request(self, query: str, count: int) -> EngineRequest:
+    def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[WebResult]:
+        """Raises UpstreamFault, UpstreamTimeout, Cancelled."""
+        page = fetch(self._request(query, count), seconds, cancel)
+        return read(self.name, page.status, page.data)[:count]
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _request(self, query: str, count: int) -> EngineRequest:
         url = self.url.rstrip("/") or URLS[self.name]
         if self.name == "tavily":
             headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
@@ -110,7 +128,8 @@ def is_web(address: str) -> bool:
 
 def _plain(text: str) -> str:
     """The text without the tags that engines put around matching words."""
-    return " ".join(unescaped(_TAG.sub("", text[: 4 * LONGEST])).split())[:LONGEST]
+    plain = _HUGE.sub("", _TAG.sub("", text[: 4 * LONGEST]))
+    return " ".join(html.unescape(plain).split())[:LONGEST]
 
 
 # Search with the ddgs library, which queries many engines and needs no key.
@@ -136,7 +155,7 @@ class Metasearch:
     def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[WebResult]:
         """Raises UpstreamFault, UpstreamTimeout, Cancelled."""
         question = {"query": query, "count": count, "seconds": seconds}
-        answer = self._children.ask(question, cancel, seconds + 1)
+        answer = self._children.ask(question, cancel, seconds + GRACE)
         if answer.get("late"):
             raise UpstreamTimeout("the search engines timed out")
         if "wrong" in answer:
@@ -145,6 +164,97 @@ class Metasearch:
 
     def close(self) -> None:
         self._children.close()
+
+
+MOST = 20
+MOST_QUERY = 1000  # characters
+KEPT, KEPT_SECONDS = 256, 900.0
+
+ALIASES = {"duckduckgo": "ddgs", "searx": "searxng"}
+"""Names of engines in Langchain-Chatchat's clients."""
+
+Key = tuple[str, str, int]
+"""Of cached results: the engine's name, the query, and the number of results."""
+
+
+class WebSearch:
+    """The first of `engines` is the default. `seconds` limits a search.
+
+    Results are cached for a while, so that a conversation's earlier results stay the same and no
+    engine is asked twice."""
+
+    def __init__(
+        self, engines: Sequence[Engine | Metasearch], *, seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self._engines = {engine.name: engine for engine in engines}
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: dict[Key, tuple[float, tuple[WebResult, ...]]] = {}
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which a search is over in any case."""
+        return self._seconds + 2 * GRACE
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        return tuple(self._engines)
+
+    def search(
+        self, query: str, engine: str = "", count: int = 5, *, cancel: Cancel | None = None
+    ) -> tuple[WebResult, ...]:
+        """The results of an engine.
+
+        Raises Forbidden (no engine is configured), Unsupported (not this one), BadRequest,
+        UpstreamFault, UpstreamTimeout, Cancelled."""
+        chosen = self._engine(engine)
+        key = _, query, count = _key(chosen, query, count)
+        if not query:
+            raise BadRequest("the search query is empty", param="query")
+        kept = self._remembered(key)
+        if kept is not None:
+            return kept
+        results = tuple(chosen.search(query, count, cancel or Cancel(), self._seconds))
+        with self._lock:
+            self._kept[key] = self._clock(), results
+            while len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
+        return results
+
+    def remembered(self, query: str, engine: str = "", count: int = 5) -> tuple[WebResult, ...]:
+        """The cached results, without a search. Raises the same errors for the engine as
+        `search`."""
+        return self._remembered(_key(self._engine(engine), query, count)) or ()
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+    def _engine(self, name: str) -> Engine | Metasearch:
+        if not self._engines:
+            raise Forbidden("web search is not configured: set --search-engine")
+        if not name:
+            return next(iter(self._engines.values()))
+        chosen = self._engines.get(ALIASES.get(name, name))
+        if chosen is None:
+            raise Unsupported(
+                f"the search engine {name[:40]!r} is not configured; available:"
+                f" {', '.join(self._engines)}",
+                param="engine",
+            )
+        return chosen
+
+    def _remembered(self, key: Key) -> tuple[WebResult, ...] | None:
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is None or self._clock() - kept[0] > KEPT_SECONDS:
+                return None
+            return kept[1]
+
+
+def _key(engine: Engine | Metasearch, query: str, count: int) -> Key:
+    return engine.name, " ".join(query.split())[:MOST_QUERY], max(1, min(count, MOST))
 
 
 # in the child process

@@ -1,38 +1,16 @@
-"""Restricts pages, and MCP servers of requests, to public internet addresses, against server-side
-request forgery.
+"""Restricts MCP servers of requests to public internet addresses, against server-side request
+forgery.
 
-URLs come from search engines and redirects, so they are untrusted. A name is resolved once, all its
-addresses are checked, and the connection goes to a checked address. A name that resolves
-differently a moment later (DNS rebinding) has no effect.
+A name is resolved once, all its addresses are checked, and the connection goes to a checked
+address. A name that resolves differently a moment later (DNS rebinding) has no effect.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Mapping
-
-from msgspec import Struct
 
 from ..errors import Forbidden, UpstreamFault
-
-
-# Search results and engine requests.
-class WebResult(Struct, frozen=True):
-    """A page that was found; `snippet` is plain text from the engine or from the page."""
-
-    title: str
-    url: str
-    snippet: str
-
-
-class EngineRequest(Struct, frozen=True):
-    """An HTTP request; POST if there is a `body`."""
-
-    url: str
-    headers: Mapping[str, str] = {}
-    body: bytes | None = None
-
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -60,10 +38,10 @@ def resolve(host: str, port: int, *, open_only: bool) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise UpstreamFault("the web server's host name cannot be resolved") from None
+        raise UpstreamFault("the server's host name cannot be resolved") from None
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses:
-        raise UpstreamFault("the web server's host name cannot be resolved")
+        raise UpstreamFault("the server's host name cannot be resolved")
     if open_only:
         for text in addresses:
             if not public(ipaddress.ip_address(text.partition("%")[0])):

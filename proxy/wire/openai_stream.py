@@ -1,10 +1,9 @@
 """Chunks of a /v1/chat/completions or /v1/completions stream: bytes in, values out.
 
-The format is OpenAI's (see its API reference); /v1/completions has `text` instead of a delta. Most
-servers add `reasoning_content`; Ollama, vLLM and OpenRouter name it `reasoning`. llama-server adds
-`timings`, `prompt_progress` and, with `verbose`, the `__verbose` form of the chunk. It repeats the
-empty first delta with each progress, and sends the usage in a chunk without choices after the one
-with the finish reason.
+The format is OpenAI's; /v1/completions has `text` instead of a delta. Most servers add
+`reasoning_content`; Ollama, vLLM and OpenRouter name it `reasoning`. llama-server adds `timings`,
+`prompt_progress` and, with `verbose`, the `__verbose` form of the chunk. It sends the usage in a
+chunk without choices after the one with the finish reason.
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
-"""llama-server's router mode: the list of models, and the events of ``/models/sse``.
-
-The formats are those of llama.cpp's tools/server/server-models.cpp and README ("Using multiple
-models"). Nothing is trusted: names are bounded in length and number, and values of the wrong type
-count as missing.
+"""llama-server's router mode: the list of models, and the events of ``/models/sse`` (llama.cpp's
+tools/server/server-models.cpp). Names are bounded, and values of the wrong type count as missing.
 """
 
 from __future__ import annotations
@@ -22,11 +19,8 @@ PRESENT = ("loading", "loaded", "sleeping")  # states with a process, which take
 
 
 class Listed(Struct, frozen=True, kw_only=True):
-    """A model as the router lists it.
-
-    `status` is unloaded, loading, loaded or sleeping, or failed: its last process ended with
-    `exit_code`. `instance` differs between two processes of the model. `n_vocab` is the size of its
-    vocabulary, 0 if it is not reported, as for an unloaded model."""
+    """A model as the router lists it. `status` may also be failed: its last process ended with
+    `exit_code`. `instance` differs between two processes. `n_vocab` is 0 if not reported."""
 
     name: str
     status: str
@@ -36,15 +30,6 @@ class Listed(Struct, frozen=True, kw_only=True):
     vision: bool = False
     audio: bool = False
     n_vocab: int = 0
-
-
-class RouterEvent(Struct, frozen=True, kw_only=True):
-    """A change of a model, "*" for all. `status` is "" if it has not changed; `progress` is the
-    loaded part, from 0 to 1, None if it is not reported."""
-
-    name: str
-    status: str = ""
-    progress: float | None = None
 
 
 def listed(answer: object) -> dict[str, Listed] | None:
@@ -90,29 +75,17 @@ def _port(args: object) -> str:
     return next((port for word, port in pairwise(words) if word == "--port"), "")
 
 
-def event(payload: bytes) -> RouterEvent | None:
-    """Parse an event of /models/sse; None if it is invalid."""
+def event(payload: bytes) -> tuple[str, str] | None:
+    """The model in an event of /models/sse, "*" for all, and its status, "" if it is not told. None
+    for an invalid event."""
     try:
         message = as_dict(decoded(payload))
     except ValueError:
         return None
-    name, data = message.get("model"), as_dict(message.get("data"))
+    name, status = message.get("model"), as_dict(message.get("data")).get("status")
     if not isinstance(name, str):
         return None
-    status, progress = data.get("status"), as_dict(data.get("progress"))
-    return RouterEvent(
-        name=name,
-        status=status if isinstance(status, str) else "",
-        progress=_part(progress.get("value"), progress.get("current"), progress.get("stages")),
-    )
-
-
-def _part(value: object, stage: object, stages: object) -> float | None:
-    """The loaded part of the model. `value` is that of a stage, and stages come in order."""
-    names = _texts(stages)
-    if not isinstance(value, (int, float)) or not isinstance(stage, str) or stage not in names:
-        return None
-    return (names.index(stage) + min(1.0, max(0.0, value))) / len(names)
+    return name, status if isinstance(status, str) else ""
 
 
 def room(props: object) -> int:

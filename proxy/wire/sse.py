@@ -1,12 +1,8 @@
 """Server-sent events, framed as in the WHATWG HTML standard.
 
-The decoder accepts bytes in any pieces and returns complete events. Lines end at CR, LF or CRLF
-only: str.splitlines would also split at U+2028 and U+0085, which are legal inside JSON. Nearly all
-servers only send `data: …\\n\\n`, so `plain` handles that form without looking at lines; anything
-else takes the general path, `feed`.
-
-A 2023 server.cpp reports a busy slot in a stream as a line `error: {…}`, which the standard would
-ignore as an unknown field; it becomes an event named "error".
+Lines end at CR, LF or CRLF only. Nearly all servers only send `data: …\\n\\n`, so `plain` handles
+that form without looking at lines; anything else takes the general path, `feed`. A 2023 server.cpp
+reports a busy slot as a line `error: {…}`, which becomes an event named "error".
 """
 
 from __future__ import annotations

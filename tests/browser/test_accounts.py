@@ -287,46 +287,6 @@ def test_many_keys_are_searched_and_turned_page_by_page(locked: Gateway, visit: 
     posted(locked, "/key/delete", key_aliases=names)
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize(
-    ("language", "title", "new"), [("en", "Keys", "New key"), ("zh", "密钥", "新建密钥")]
-)
-def test_page_of_keys_is_accessible_in_every_size_and_language(
-    locked: Gateway,
-    visit: Open,
-    accessible: Any,
-    size: tuple[int, int],
-    language: str,
-    title: str,
-    new: str,
-) -> None:
-    rights: dict[str, Any] = {"models": ["a" * 90], "allowed_knowledge_bases": ["b" * 90]}
-    rights["model_rpm_limit"] = {"c" * 90: 5}
-    key = posted(locked, "/key/generate", **rights, user_id="erin", blocked=True)
-    page = opened(locked, visit, size=size, language=language, dark=size == PHONE)
-    page.locator(".record").first.wait_for()
-    assert page.locator("h1").inner_text() == title
-
-    def fits() -> None:
-        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-        accessible(page)
-
-    fits()
-    for hash_ in ("users", "changes"):
-        page.locator(f'.tabs a[href="#{hash_}"]').click()
-        page.locator(f'.records [data-key^="{hash_} "]').first.wait_for()
-        fits()
-    page.locator('.tabs a[href="#keys"]').click()
-    press(page, new)
-    for fold in page.locator("dialog[open] summary").all():
-        fold.click()
-    for add in page.locator("dialog[open] [data-add]").all():
-        add.click()
-    fits()
-    page.keyboard.press("Escape")
-    posted(locked, "/key/delete", keys=[key["token"]])
-
-
 def test_only_administrators_see_the_page(locked: Gateway, visit: Open, accessible: Any) -> None:
     page = opened(locked, visit, key="sk-ann-0123456789")
     assert page.locator("h1").inner_text() == "Access denied"

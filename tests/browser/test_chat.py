@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -92,49 +91,6 @@ def test_conversation_is_found_and_deleted(site: Gateway, visit: Open) -> None:
     found.wait_for(state="detached")
 
 
-def test_many_conversations_are_listed_page_by_page(start_site: Any, visit: Open) -> None:
-    site = start_site()
-    api = f"{site.url}/pages/api/chat/conversations"
-    page = visit("about:blank")
-    key = {"Authorization": "Bearer any"}  # what spares a script the token of the page
-    for number in range(120):
-        made = page.request.post(api, data={}, headers=key).json()["id"]
-        page.request.put(f"{api}/{made}", data={"title": f"Talk {number}"}, headers=key)
-    page.goto(f"{site.url}/")
-    talks = page.locator('[data-part="talks"] li')
-    talks.first.wait_for()
-    more = page.get_by_role("button", name="More")
-    for count in (100, 120):
-        more.click()
-        until(page, lambda count=count: talks.count() == count)  # type: ignore[misc]
-    assert not more.is_visible()
-    page.get_by_role("button", name="Talk 0", exact=True).click()
-    page.locator("#talk-title", has_text="Talk 0").wait_for()
-    assert talks.count() == 120  # what was opened stays open
-    page.reload()
-    page.locator("#talk-title", has_text="Talk 0").wait_for()
-    ask(page, "Hello!")
-    answered(page)
-    until(page, lambda: talks.first.inner_text() == "Talk 0")
-    page.on("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Clear all").click()
-    until(page, lambda: talks.count() == 0)
-
-
-def test_conversation_is_downloaded_in_both_formats(site: Gateway, visit: Open) -> None:
-    page = visit(f"{site.url}/")
-    ask(page, "Hello!")
-    said = answered(page).strip()
-    for link, ending in (("Markdown", "md"), ("JSON", "json")):
-        with page.expect_download() as download:
-            page.get_by_role("link", name=link).click()
-        assert download.value.suggested_filename == f"Hello.{ending}"
-        text = Path(download.value.path()).read_text(encoding="utf-8")
-        assert "Hello!" in text and said in text
-        if ending == "json":
-            assert [one["role"] for one in json.loads(text)["messages"]] == ["user", "assistant"]
-
-
 def test_document_answer_shows_its_sources(site: Gateway, visit: Open, tmp_path: Path) -> None:
     document = tmp_path / "ship.md"
     document.write_text("# The ship\n\nThe ship Morning Star has a red sail.\n", encoding="utf-8")
@@ -171,14 +127,6 @@ def test_web_answer_names_its_pages(start_site: Any, visit: Open) -> None:
         assert len(engine.asked) == 1
     finally:
         engine.end()
-
-
-def test_modes_that_are_not_set_up_say_how_to_set_them_up(site: Gateway, visit: Open) -> None:
-    page = visit(f"{site.url}/")
-    for mode, flag in (("Search", "--search-engine"), ("Agent", "--tools")):
-        assert page.get_by_role("radio", name=mode).is_disabled()
-        label = page.locator(".kinds label", has_text=mode)
-        assert flag in label.get_attribute("title")
 
 
 def test_agent_answers(start_site: Any, visit: Open) -> None:
@@ -306,53 +254,3 @@ def test_lost_connection_resumes_where_it_was(endless_site: Gateway, visit: Open
 def letters(text: str) -> str:
     """The letters of a text, whose Markdown may have another layout."""
     return "".join(filter(str.isalnum, text))
-
-
-@pytest.mark.alone
-def test_two_thousand_messages_scroll_smoothly(site: Gateway, visit: Open) -> None:
-    """Inserted through the page's own data, then scrolled through: no frame may take long."""
-    count = 2000
-    messages: list[dict[str, Any]] = [
-        {
-            "id": f"m{n}", "conversation_id": "c", "parent_id": f"m{n - 1}" if n else None,
-            "number": n, "role": "assistant" if n % 2 else "user", "reasoning": "",
-            "content": f"Message **{n}** with `code` and a list:\n\n- one\n- two\n",
-            "status": "done", "extra": {}, "created": 0,
-        }
-        for n in range(count)
-    ]  # fmt: skip
-    talk = {"id": "c", "title": "Long", "settings": {}, "created": 0, "changed": 0}
-    page = visit(f"{site.url}/status")
-    answer = {"content_type": "application/json"}
-    page.route("**/conversations?*", lambda r: r.fulfill(body=json.dumps([talk]), **answer))
-    page.route("**/c/messages", lambda r: r.fulfill(body=json.dumps(messages), **answer))
-    page.goto(f"{site.url}/#c")
-    page.locator(".message", has_text="1999").wait_for()
-    idle, frames = page.evaluate(
-        """async () => {
-          const list = document.querySelector(".messages");
-          const times = [];
-          const idle = [];
-          let last = await new Promise(requestAnimationFrame);
-          while (idle.length < 40) {
-            const now = await new Promise(requestAnimationFrame);
-            idle.push(now - last);
-            last = now;
-          }
-          last = performance.now();
-          // Up to the first message, four screens a second.
-          while (times.length < 2000 && (list.scrollTop > 0 || times.length < 5)) {
-            list.scrollTop -= 400;
-            await new Promise(requestAnimationFrame);
-            const now = performance.now();
-            times.push(now - last);
-            last = now;
-          }
-          return [idle, times].map((some) => some.sort((a, b) => a - b));
-        }"""
-    )
-    shown = page.locator(".message").count()
-    middle, worst = frames[len(frames) // 2], frames[-1]
-    print(f"{len(frames)} frames over {shown} messages: median {middle:.0f} ms, worst {worst:.0f}")
-    assert shown == count
-    assert middle < max(100, 4 * idle[len(idle) // 2])  # with other processes on the machine

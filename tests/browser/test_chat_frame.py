@@ -35,19 +35,6 @@ def test_empty_chat_names_the_model_and_its_offer_is_answered(
     assert page.locator(".message.user .said").inner_text() == text
 
 
-def test_offer_of_a_knowledge_base_chooses_it(start_site: Any, visit: Open) -> None:
-    site = start_site()
-    page = visit(f"{site.url}/knowledge")
-    page.get_by_label("Name", exact=True).fill("Ships")
-    page.get_by_role("button", name="Create").click()
-    page.locator("#base-name", has_text="Ships").wait_for()
-    page.goto(f"{site.url}/")
-    page.get_by_role("button", name="Ask “Ships”").click()
-    assert page.get_by_role("radio", name="Knowledge").is_checked()
-    assert page.get_by_label("Knowledge base").locator("option:checked").inner_text() == "Ships"
-    assert page.locator("#text").input_value() == "What are these documents about?"
-
-
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_settings_show_their_defaults_and_are_kept_as_presets(
     start_site: Any, visit: Open, accessible: Any, size: tuple[int, int]

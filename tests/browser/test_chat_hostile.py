@@ -82,17 +82,6 @@ SEEN = """async (text) => {
 }"""
 
 
-def test_what_is_too_long_or_too_deep_is_shown_as_it_is(site: Gateway, visit: Open) -> None:
-    page = visit(f"{site.url}/")
-    page.locator(OPENED).wait_for()
-    deep = ">" * 5000 + " <b>the end</b>"
-    assert page.evaluate(SEEN, deep)[0].strip() == deep
-    long = "*begin* " + "x" * 6000 + " **end**"
-    assert page.evaluate(SEEN, long)[0].strip() == long
-    many = "a\n\n" * 3000 + "<i>last</i>"
-    assert "<i>last</i>" in page.evaluate(SEEN, many)[0]
-
-
 def test_formulas_stand_in_lines_and_as_blocks(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/")
     page.locator(OPENED).wait_for()

@@ -14,7 +14,6 @@ from tools import made_up_mmproj, made_up_model, servers
 from tools.processes import Gateway, ModelServer
 
 from .conftest import PHONE, Open
-from .test_chat import until
 
 RED, BLUE = documents.png(255, 0, 0), documents.png(0, 0, 255)
 GIVE = """([data, type, name, event]) => {
@@ -139,13 +138,6 @@ def test_large_image_is_scaled_down(seeing: Gateway, visit: Open) -> None:
     assert drawn(page) == 2048
 
 
-def test_invalid_image_is_reported(seeing: Gateway, visit: Open) -> None:
-    page = visit(f"{seeing.url}/")
-    give(page, b"no image", "drop")
-    page.get_by_role("alert").get_by_text("a.png is not a supported image").wait_for()
-    assert page.locator(".thumbnail").count() == 0
-
-
 def test_images_are_not_offered_without_vision(site: Gateway, visit: Open) -> None:
     for language, words in (
         ("en", "This model cannot see images."),
@@ -156,19 +148,3 @@ def test_images_are_not_offered_without_vision(site: Gateway, visit: Open) -> No
         page.get_by_role("alert").get_by_text(words).wait_for()
         assert page.locator(".thumbnail").count() == 0
         assert page.get_by_text(re.compile("drop or paste images|粘贴图片")).count() == 0
-
-
-def test_notice_survives_background_refresh(site: Gateway, visit: Open) -> None:
-    page = visit("about:blank")
-    held: list[Any] = []
-    page.route("**/conversations?*", lambda route: held.append(route))
-    page.goto(f"{site.url}/", wait_until="domcontentloaded")
-    until(page, lambda: len(held) > 0)
-    give(page, RED, "paste")
-    refused = page.get_by_role("alert").get_by_text("This model cannot see images.")
-    refused.wait_for()
-    with page.expect_response("**/conversations?*"):
-        held[0].continue_()
-    assert refused.is_visible()
-    press(page, "new", "fold")
-    refused.wait_for(state="hidden")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.unit.apis.test_chat_exports import CHATGPT, OPEN_WEBUI
-from tools.processes import Gateway
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
 from .test_chat import answered, ask, until
@@ -100,35 +99,3 @@ def test_all_conversations_are_exported_and_imported_again(start_site: Any, visi
     upload(page, exported)
     page.get_by_text("2 conversations imported.").wait_for()
     until(page, lambda: rows.count() == 4)
-
-
-def test_refused_conversations_are_skipped_and_listed(start_site: Any, visit: Open) -> None:
-    page = visit(f"{start_site().url}/")
-    page.locator(OPENED).wait_for()
-    long = {**OPEN_WEBUI, "title": "Long"}
-    message = {"id": "1", "parentId": None, "role": "user", "content": "word " * (1 << 20)}
-    long["chat"] = {"history": {"messages": {"1": message}}}  # 5 MiB
-    upload(page, [CHATGPT, {"title": "Nothing"}, long])
-    page.get_by_text("2 conversations imported.").wait_for()
-    until(page, lambda: page.locator(ROWS).count() == 2)
-    page.get_by_role("alert").get_by_text("“Nothing”: ").wait_for()
-
-
-@pytest.mark.parametrize("data", [5, [{"title": "x"}]])
-def test_other_files_are_refused(site: Gateway, visit: Open, data: Any) -> None:
-    page = visit(f"{site.url}/")
-    page.locator(OPENED).wait_for()
-    upload(page, data, "notes.json")
-    page.get_by_role("alert").get_by_text("export of slotproxy").wait_for()
-
-
-def test_images_do_not_make_a_conversation_too_large_to_import(
-    start_site: Any, visit: Open
-) -> None:
-    page = visit(f"{start_site('--max-body', '65536').url}/")
-    page.locator(OPENED).wait_for()
-    image = {"kind": "image/png", "name": "large.png", "data": "A" * 200_000}
-    said = {"id": "1", "parent_id": None, "role": "user", "content": "What is it?"}
-    upload(page, [{"title": "Seen", "messages": [{**said, "extra": {"images": [image]}}]}])
-    page.get_by_text("1 conversation imported.").wait_for()
-    page.locator(ROWS, has_text="Seen").wait_for()

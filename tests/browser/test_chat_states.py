@@ -9,7 +9,7 @@ import pytest
 
 from tools.processes import Gateway, held_port
 
-from .conftest import DESKTOP, OPENED, PHONE, Open
+from .conftest import OPENED, PHONE, Open
 from .fed import FLAGS, FedSite, fed_site
 from .test_chat import DONE, ask, until
 
@@ -62,32 +62,6 @@ def test_cut_answer_says_so_and_can_be_continued(
     page.get_by_text(told).wait_for()
     accessible(page)
     page.get_by_role("button", name={"en": "Continue", "zh": "继续"}[language]).wait_for()
-
-
-def test_headings_of_answers_are_shown_on_a_phone(fed: FedSite, visit: Open) -> None:
-    page = opened(fed.url, visit, size=PHONE)
-    feed = fed.feed()
-    ask(page, "Tell me everything.")
-    feed.say(content=f"# {'The lighthouse of Varn ' * 4}\n\nIt has 214 steps.")
-    feed.end()
-    heading = page.locator(DONE).get_by_role("heading", name="The lighthouse of Varn")
-    box = heading.bounding_box()
-    assert box["height"] > 40 and box["width"] > 300  # in several lines, not cut off
-
-
-def test_tokens_and_times_are_shown_on_hover(fed: FedSite, visit: Open) -> None:
-    page = opened(fed.url, visit, size=DESKTOP)
-    feed = fed.feed()
-    ask(page, "Tell me everything.")
-    feed.say(content="All of it.")
-    feed.end()
-    page.locator(DONE).get_by_role("button", name="Regenerate").wait_for()
-    timings = page.locator(".timings")
-    page.locator("#text").hover()
-    assert timings.evaluate("(one) => getComputedStyle(one).opacity") == "0"
-    page.locator(".message.assistant .said").hover()
-    assert timings.evaluate("(one) => getComputedStyle(one).opacity") == "1"
-    assert "first token after" in timings.inner_text() and "tokens" in timings.inner_text()
 
 
 @LANGUAGES

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests import documents
-
 from .conftest import DESKTOP, OPENED, PHONE, Open
 from .fed import FedSite, fed_site
 from .test_chat import DONE, ask, until
@@ -146,26 +144,6 @@ def test_reader_at_the_end_stays_there_and_nothing_else_moves(
     assert page.evaluate("window.shifts.header") == []
 
 
-def test_slow_scrolling_leaves_the_end(fed: FedSite, visit: Open) -> None:
-    page = opened(fed, visit)
-    feed = fed.feed()
-    ask(page, "Tell me about light.")
-    feed.say(content=INTRO * 6)
-    shown(page, "214 steps")
-    scroll_up(page, 10)
-    place = top(page, ".message.assistant .said p")
-    feed.say(content=f"{INTRO}It goes on.\n\n")
-    shown(page, "It goes on.")
-    assert abs(top(page, ".message.assistant .said p") - place) <= ROUNDING
-    page.mouse.wheel(0, 10_000)
-    until(page, lambda: page.locator(".messages").evaluate(LEFT) < 2)
-    feed.say(content=f"{INTRO}It ends.\n\n")
-    shown(page, "It ends.")
-    assert page.locator(".messages").evaluate(LEFT) < 2
-    feed.end()
-    page.locator(DONE).wait_for()
-
-
 def test_reasoning_folds_itself_unless_it_is_being_read(fed: FedSite, visit: Open) -> None:
     page = opened(fed, visit)
     fold = page.locator('details[data-name="reasoning"]')
@@ -221,15 +199,6 @@ def test_pressed_control_stays_under_the_pointer(fed: FedSite, visit: Open) -> N
     page.locator(DONE).nth(1).wait_for()
 
 
-def test_question_after_a_long_answer_is_in_view(fed: FedSite, visit: Open) -> None:
-    """A message that was never in view has an estimated height, until it comes into view."""
-    page = opened(fed, visit)
-    feed = asked_after_a_long_answer(page, fed)
-    until(page, lambda: page.locator(".messages").evaluate(LEFT) < 2)
-    feed.end()
-    page.locator(DONE).nth(1).wait_for()
-
-
 def asked_after_a_long_answer(page: Any, fed: FedSite) -> Any:
     first, feed = fed.feed(), fed.feed()
     ask(page, "Tell me about light.")
@@ -241,27 +210,6 @@ def asked_after_a_long_answer(page: Any, fed: FedSite) -> Any:
     feed.say(content="It begins.")
     shown(page, "It begins.")
     return feed
-
-
-def test_tool_steps_fold_themselves(fed: FedSite, visit: Open) -> None:
-    page = opened(fed, visit)
-    page.locator(".kinds span", has_text="Agent").click()
-    calling, answering = fed.feed(), fed.feed()
-    ask(page, "What is 1234 × 5678?")
-    function = {"name": "calculator", "arguments": '{"expression": "1234 * 5678"}'}
-    call = {"index": 0, "id": "call_1", "type": "function", "function": function}
-    calling.say(tool_calls=[call])
-    calling.end("tool_calls")
-    fold = page.locator('details[data-name="steps"]')
-    fold.get_by_text("7006652").wait_for()
-    assert fold.evaluate("(one) => one.open")
-    answering.say(content="It is 7006652.")
-    answering.end()  # before its end, it might be a thought before another call
-    page.locator(DONE).wait_for()
-    shown(page, "It is 7006652.")
-    assert not fold.evaluate("(one) => one.open")
-    fold.get_by_text("2 steps").click()
-    fold.get_by_text("Uses calculator").wait_for()
 
 
 def test_selection_and_focus_survive_growing_text(fed: FedSite, visit: Open) -> None:
@@ -288,51 +236,3 @@ def test_selection_and_focus_survive_growing_text(fed: FedSite, visit: Open) -> 
     page.locator(".hljs-number, .code-bar").first.wait_for()
     assert page.locator(".message.assistant pre").evaluate("(one) => one.scrollLeft") == 300
     assert page.evaluate("document.activeElement.textContent") == "Reasoning"
-
-
-def test_images_have_their_place_before_they_are_loaded(fed: FedSite, visit: Open) -> None:
-    talk = {"id": "c", "title": "Images", "settings": {}, "created": 0, "changed": 0}
-    asked = {
-        "id": "m0", "conversation_id": "c", "parent_id": None, "number": 0, "role": "user",
-        "reasoning": "", "content": "What is it?", "status": "done", "created": 0,
-        "extra": {"images": [{"name": "a.png"}]},
-    }  # fmt: skip
-    said = {**asked, "id": "m1", "parent_id": "m0", "number": 1, "role": "assistant", "extra": {}}
-    page = visit(f"{fed.url}/status")
-    held: list[Any] = []
-    page.route("**/conversations?*", lambda route: route.fulfill(json=[talk]))
-    page.route("**/c/messages", lambda route: route.fulfill(json=[asked, said]))
-    page.route("**/images/0", lambda route: held.append(route))
-    page.goto(f"{fed.url}/#c")
-    page.locator(".message.assistant .said", has_text="What is it?").wait_for()
-    until(page, lambda: len(held) == 1)
-    place = top(page, ".message.assistant")
-    held[0].fulfill(body=documents.png(255, 0, 0, edge=600), content_type="image/png")
-    page.locator(".message.user img").evaluate("(one) => one.decode()")
-    settled(page)
-    assert abs(top(page, ".message.assistant") - place) <= ROUNDING
-
-
-def test_branch_arrows_keep_the_message_in_its_place(fed: FedSite, visit: Open) -> None:
-    page = opened(fed, visit)
-    for number in range(3):
-        feed = fed.feed()
-        if number < 2:
-            ask(page, f"Question {number}")
-        else:
-            page.get_by_role("button", name="Regenerate").first.click()
-            page.get_by_text("2 of 2").wait_for()
-        feed.say(content=INTRO * (4 + number))
-        feed.end()
-        page.locator(DONE).nth(number % 2).get_by_role("button", name="Regenerate").wait_for()
-    page.get_by_role("button", name="Previous version").click()
-    page.get_by_text("1 of 2").wait_for()
-    page.locator(DONE).nth(1).wait_for()
-    arrow = page.get_by_role("button", name="Next version")
-    arrow.scroll_into_view_if_needed()
-    settled(page)
-    place = top(page, ".message.assistant")
-    arrow.click()
-    page.get_by_text("2 of 2").wait_for()
-    settled(page)
-    assert abs(top(page, ".message.assistant") - place) <= ROUNDING

@@ -17,7 +17,6 @@ from .conftest import DESKTOP, PHONE, Open
 from .page_table import OTHERS, PAGES, PageRow, locked_site, signed_in
 
 LIGHT = 120_000  # bytes of a first visit, as sent
-SOON = 1000  # milliseconds of CPU until a page can be used
 HAN = re.compile(r"[\u4e00-\u9fff]")
 SENTENCE = re.compile(r"[A-Za-z]{3,} [a-z]{2,} [a-z]{2,}")
 GROUPS = "|".join(json.loads((uploads.FOLDER / texts.file("en")).read_bytes()))
@@ -186,36 +185,3 @@ def test_first_visit_of_every_page_is_light(locked: Gateway, visit: Open, cookie
             heavy[row.path] = total
         page.context.close()
     assert heavy == {}
-
-
-READY = """(there) => {
-  const look = () => {
-    if (document.querySelector(there)) window.readyAt ??= performance.now();
-  };
-  const all = { subtree: true, childList: true, attributes: true };
-  new MutationObserver(look).observe(document, all);
-}"""
-
-
-@pytest.mark.alone
-def test_every_page_can_be_used_soon(locked: Gateway, visit: Open, cookies: Any) -> None:
-    """A browser that has kept nothing. The CPU time of the page's thread decides, which other
-    processes do not lengthen as they do the time of a clock; the second is printed."""
-    slow = {}
-    for row in PAGES:
-        page = visit("about:blank")
-        page.context.add_cookies(cookies if row.signed_in else [])
-        page.add_init_script(f"({READY})({json.dumps(row.there)})")
-        devtools = page.context.new_cdp_session(page)
-        devtools.send("Performance.enable")
-        page.goto(f"{locked.url}{row.path.format(language='en')}", wait_until="load")
-        page.locator(row.there).first.wait_for(state="attached")
-        measured = devtools.send("Performance.getMetrics")["metrics"]
-        (cpu,) = [1000 * one["value"] for one in measured if one["name"] == "ThreadTime"]
-        print(
-            f"{row.path}: usable after {page.evaluate('window.readyAt'):.0f} ms, {cpu:.0f} of CPU"
-        )
-        if cpu > SOON:
-            slow[row.path] = cpu
-        page.context.close()
-    assert slow == {}

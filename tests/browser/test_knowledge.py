@@ -73,21 +73,6 @@ def test_document_is_uploaded_viewed_found_and_deleted(
     page.locator('[data-part="bases"] li', has_text="Sea").wait_for(state="detached")
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_chinese_pages_work(
-    site: Gateway, visit: Open, accessible: Any, document: Path, size: tuple[int, int]
-) -> None:
-    page = visit(f"{site.url}/knowledge", size=size, language="zh", dark=True)
-    make_base(page, f"海 {size[0]}", "名称", "新建")
-    page.locator('input[type="file"]').set_input_files(document)
-    page.locator(".document .state", has_text="就绪").wait_for()
-    page.get_by_label("问题").fill("灯塔用什么点燃？")
-    page.get_by_role("button", name="搜索").click()
-    assert "鲸油" in page.locator(".hit").first.inner_text()
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    accessible(page)
-
-
 @pytest.mark.parametrize(("language", "size"), [("en", DESKTOP), ("zh", PHONE)])
 def test_pdf_is_read_rebuilt_found_with_its_page_and_deleted(
     site: Gateway, visit: Open, accessible: Any, language: str, size: tuple[int, int]

@@ -13,7 +13,7 @@ from tests.fakes import wait_until
 from tools import made_up_model, servers
 from tools.processes import Gateway, ask
 
-from .conftest import DESKTOP, PHONE, Open
+from .conftest import PHONE, Open
 
 SLOW = 5  # seconds that some models take longer to load; a test looks at several things meanwhile
 Start = Callable[..., Gateway]
@@ -203,25 +203,6 @@ def test_model_without_room_stands_in_line(unloaded: Gateway, visit: Open) -> No
     state(page, "slow", "Ready")
 
 
-def test_each_graphics_card_has_a_bar(start: Start, tmp_path: Path, visit: Open) -> None:
-    keys = {"memory": "512MiB", "gpu_memory": "1GiB,2GiB", "preload": True}
-    one = start([table("m", tmp_path, **keys)], "--gpu-memory", "4GiB,3GiB", "--models-max", "3")
-    page = visit(f"{one.url}/hosting")
-    state(page, "m", "Ready")
-    bars = page.locator(".bars figure")
-    assert [bar.locator("figcaption").inner_text() for bar in bars.all()] == [
-        "Memory 512 MiB of 2 GiB held, 1.5 GiB free",
-        "Graphics card 0 1 GiB of 4 GiB held, 3 GiB free",
-        "Graphics card 1 2 GiB of 3 GiB held, 1 GiB free",
-    ]
-    track = bars.nth(2).get_by_role("img")
-    assert track.get_attribute("aria-label").endswith("m: 2 GiB, loaded")
-    part = track.locator(".segment").bounding_box()["width"] / track.bounding_box()["width"]
-    assert part == pytest.approx(2 / 3, abs=0.03)
-    assert "3 GiB on graphics cards" in model(page, "m").locator(".facts").inner_text()
-    assert "1 of at most 3 models have room" in page.locator(".memory").inner_text()
-
-
 def test_failed_model_shows_its_last_lines_and_what_to_do(unloaded: Gateway, visit: Open) -> None:
     page = visit(f"{unloaded.url}/hosting")
     press(page, "Load broken")
@@ -249,49 +230,6 @@ def test_log_grows_while_it_is_open(unloaded: Gateway, visit: Open, accessible: 
     log.wait_for(state="hidden")
 
 
-def test_keyboard_alone_loads_and_unloads(unloaded: Gateway, visit: Open) -> None:
-    page = visit(f"{unloaded.url}/hosting")
-    state(page, "quick", "Not loaded")
-    page.get_by_role("button", name="Load quick", exact=True).focus()
-    page.keyboard.press("Enter")
-    state(page, "quick", "Ready")
-    assert page.evaluate("document.activeElement.textContent") == "Unload"
-    page.keyboard.press("Space")
-    state(page, "quick", "Not loaded")
-
-
-def test_page_polls_while_the_stream_is_broken(unloaded: Gateway, visit: Open) -> None:
-    page = visit(f"{unloaded.url}/signin")
-    page.context.route("**/pages/api/models/events", lambda route: route.abort())
-    page.goto(f"{unloaded.url}/hosting")
-    live = page.locator('[data-part="live"]')
-    live.get_by_text("Updated every 3 seconds").wait_for()
-    press(page, "Load quick")
-    state(page, "quick", "Ready")
-    page.context.unroute("**/pages/api/models/events")
-    live.get_by_text("Live").wait_for()
-
-
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize(("language", "title"), [("en", "Models"), ("zh", "模型")])
-def test_models_page_is_accessible_in_every_size_and_language(
-    unloaded: Gateway,
-    visit: Open,
-    accessible: Any,
-    size: tuple[int, int],
-    language: str,
-    title: str,
-) -> None:
-    for name in ("quick", "broken", "slow"):
-        ask(f"{unloaded.url}/models/load", {"model": name})
-    page = visit(f"{unloaded.url}/hosting", size=size, language=language, dark=(size == PHONE))
-    page.locator('.track .segment[data-phase="loaded"]').first.wait_for()
-    model(page, "broken").locator(".failure").wait_for()
-    assert page.locator("h1").inner_text() == title
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    accessible(page)
-
-
 def test_other_keys_see_the_list_without_buttons(
     start: Start, tmp_path: Path, visit: Open, accessible: Any
 ) -> None:
@@ -309,13 +247,3 @@ def test_other_keys_see_the_list_without_buttons(
         if buttons:
             press(page, "Unload quick")
             state(page, "quick", "Not loaded")
-
-
-def test_gateway_without_models_says_how_to_get_them(
-    site: Gateway, visit: Open, accessible: Any
-) -> None:
-    page = visit(f"{site.url}/hosting", size=PHONE)
-    page.get_by_text("No models on demand").wait_for()
-    assert "--models-dir" in page.locator("main").inner_text()
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
-    accessible(page)

@@ -68,37 +68,3 @@ def test_palette_finds_conversations_by_their_text_from_every_page(
     run(page, "zanzibar", "Tell me of the Zanzibar ferry.")
     page.wait_for_url(address)
     page.locator(".message.assistant").wait_for()
-
-
-def test_palette_runs_actions(site: Gateway, visit: Open) -> None:
-    page = visit(f"{site.url}/status")
-    run(page, "action light", "Light theme")  # which follows that of the system
-    page.locator('html[data-theme="light"]').wait_for()
-    run(page, "中文", "中文")
-    page.locator('html[lang="zh-CN"]').wait_for()
-
-
-def test_settings_and_models_are_reached_by_their_names(site: Gateway, visit: Open) -> None:
-    page = visit(f"{site.url}/")
-    page.locator(OPENED).wait_for()
-    run(page, "temperature", "Temperature")
-    page.locator('[name="temperature"]:focus').wait_for()
-    model = page.locator('[data-part="model"] option').first.inner_text()
-    run(page, f"model {model}", model)
-    assert page.locator('[data-part="model"]').input_value()
-    run(page, "new conversation", "New conversation")
-    page.locator("#text:focus").wait_for()
-
-
-def test_arrow_keys_choose_and_results_stay_in_place(start_site: Any, visit: Open) -> None:
-    page = visit(f"{start_site().url}/status")  # without conversations, which are listed later
-    page.keyboard.press("Control+k")
-    first = page.locator(CHOSEN).inner_text()
-    page.keyboard.press("ArrowDown")
-    assert page.locator(CHOSEN).inner_text() != first
-    page.keyboard.press("ArrowUp")
-    assert page.locator(CHOSEN).inner_text() == first
-    page.keyboard.press("ArrowUp")  # around to the last
-    last = page.locator("dialog.palette li").last
-    until(page, lambda: last.get_attribute("aria-selected") == "true")
-    assert page.locator(INPUT).get_attribute("aria-activedescendant") == last.get_attribute("id")

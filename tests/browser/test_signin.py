@@ -85,13 +85,6 @@ def test_person_comes_back_from_the_openid_provider_to_the_requested_page(
         provider.kill()
 
 
-def test_error_page_exists_in_both_languages(site: Gateway, visit: Open, accessible: Any) -> None:
-    page = visit(f"{site.url}/nowhere", size=PHONE, language="zh")
-    assert page.locator("h1").inner_text() == "页面不存在"
-    assert "Page not found" in page.locator("main").inner_text()
-    accessible(page)
-
-
 @pytest.mark.parametrize(
     ("size", "language", "title", "end"),
     [(PHONE, "zh", "登录会话", "结束"), (DESKTOP, "en", "Sessions", "End")],

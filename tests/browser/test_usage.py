@@ -41,21 +41,6 @@ def shown_after(page: Any, name: str, least: int) -> None:
         number.wait_for()
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize(("language", "title"), [("en", "Usage"), ("zh", "用量")])
-def test_usage_page_is_accessible_in_every_size_and_language(
-    site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str, title: str
-) -> None:
-    chat(site)
-    page = visit(f"{site.url}/usage", size=size, language=language, dark=size == PHONE)
-    shown_after(page, "requests", 1)
-    page.locator('[data-part="models"] tbody tr').first.wait_for()
-    assert page.locator("h1").inner_text() == title
-    assert page.locator('[data-part="days"] canvas').count() == 3
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    accessible(page)
-
-
 def test_admin_sees_own_usage_and_that_of_all_keys(
     start_site: Any, visit: Open, accessible: Any, tmp_path: Path
 ) -> None:

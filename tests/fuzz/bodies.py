@@ -324,8 +324,8 @@ FORMS = {"session.sign_in": {"key": KEY, "to": "/status"}, "session.sign_out": {
 QUERIES = {
     "chat_files.add": {"name": "a.txt"},
     "panel_knowledge.add": {"name": "b.txt", "replace": "1"},
-    "chatchat.files.listed_files": {"knowledge_base_name": "samples"},
-    "chatchat.files.download": {"knowledge_base_name": "samples", "file_name": "a.txt"},
+    "chatchat.list_files": {"knowledge_base_name": "samples"},
+    "chatchat.download_doc": {"knowledge_base_name": "samples", "file_name": "a.txt"},
 }
 FIXED = {"chosen": "en", "name": "shell.css"}
 QUERY = [

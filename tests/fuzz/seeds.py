@@ -41,34 +41,9 @@ def bodies(endpoint: str) -> list[Any]:
         if endpoint in endpoints:
             found += [_body(one) for one in sorted((CASES / folder).glob("*.json"))]
     if endpoint.startswith("chatchat."):
-        rule = _CHATCHAT.get(endpoint, "")
-        found += [_body(one) for one in sorted((CASES / "chatchat").glob(f"{rule}-*.json")) if rule]
+        rule = endpoint.removeprefix("chatchat.")
+        found += [_body(one) for one in sorted((CASES / "chatchat").glob(f"{rule}-*.json"))]
     return found or [{}]
-
-
-# Endpoints whose golden files are named otherwise: by the end of the path.
-_CHATCHAT = {
-    "chatchat.chats.chat": "chat",
-    "chatchat.chats.knowledge_base_chat": "knowledge_base_chat",
-    "chatchat.chats.file_chat": "file_chat",
-    "chatchat.chats.search_engine_chat": "search_engine_chat",
-    "chatchat.chats.agent_chat": "agent_chat",
-    "chatchat.chats.feedback": "feedback",
-    "chatchat.chats.completion": "completion",
-    "chatchat.bases.create": "create_knowledge_base",
-    "chatchat.bases.delete": "delete_knowledge_base",
-    "chatchat.bases.update_info": "update_info",
-    "chatchat.bases.search": "search_docs",
-    "chatchat.bases.edit": "update_docs_by_id",
-    "chatchat.bases.recreate": "recreate_vector_store",
-    "chatchat.files.delete_files": "delete_docs",
-    "chatchat.files.update": "update_docs",
-    "chatchat.files.upload_files": "upload_docs",
-    "chatchat.files.upload_temporary": "upload_temp_docs",
-    "chatchat.server.change": "change",
-    "chatchat.server.embed_texts": "embed_texts",
-    "chatchat.server.prompt_template": "get_prompt_template",
-}
 
 
 def _body(file: Path) -> Any:

@@ -130,21 +130,6 @@ class Chatchat:
         }
         return self.post("/knowledge_base/delete_docs", value)
 
-    def update_files(self, base: str, names: Sequence[str], **more: Any) -> Any:
-        value = {
-            "knowledge_base_name": base,
-            "file_names": list(names),
-            "override_custom_docs": False,
-            **CUT,
-            "docs": "{}",
-            "not_refresh_vs_cache": False,
-        }
-        return self.post("/knowledge_base/update_docs", {**value, **more})
-
-    def edit(self, base: str, docs: Mapping[str, Any]) -> Any:
-        value = {"knowledge_base_name": base, "docs": dict(docs)}
-        return self.post("/knowledge_base/update_docs_by_id", value)
-
     def download(self, base: str, name: str) -> httpx.Response:
         params = {"knowledge_base_name": base, "file_name": name}
         return self.client.get("/knowledge_base/download_doc", params=params)

@@ -6,22 +6,17 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
 
 from proxy.app.compose import compose
 from proxy.config import SettingsError, load
-from proxy.core.request import CompletionRequest, Message, ToolChoice
-from proxy.dialogue.events import Bounds, DialogueDone, DialogueRequest, DialogueStep, Text, Tick
-from proxy.dialogue.run import Dialogues
-from proxy.errors import Cancelled, Forbidden
-from proxy.gateway import Answer, Caller
-from proxy.runtime.cancel import Cancel
+from proxy.core.request import Message
+from proxy.dialogue.events import DialogueRequest
+from proxy.errors import Forbidden
 from proxy.web.services import Services
 from tests.fakes import gone, wait_until
 from tools.processes import Gateway, ModelServer
@@ -78,13 +73,6 @@ def services(server: ModelServer, data: Path, *tools: str) -> Services:
     return found
 
 
-@pytest.fixture
-def dialogues(server: ModelServer, package: Path) -> Iterator[Dialogues]:
-    found = services(server, package, "get_weather")
-    yield found.dialogues
-    found.gateway.registry.close()
-
-
 def asked() -> DialogueRequest:
     return DialogueRequest(
         kind="agent",
@@ -92,94 +80,6 @@ def asked() -> DialogueRequest:
         sampling={"temperature": 0.0},
         max_tokens=200,
     )
-
-
-def test_question_leads_to_call_observation_and_answer(dialogues: Dialogues) -> None:
-    running = dialogues.run(asked())
-    events = [event for event in running if not isinstance(event, Tick)]
-    running.close()
-    call, observation, *text, done = events
-    assert isinstance(call, DialogueStep)
-    assert (call.kind, call.name) == ("tool", "get_weather")
-    # The city depends on the model, the form on the grammar.
-    (city,) = json.loads(call.arguments).values()
-    assert isinstance(city, str)
-    assert observation == DialogueStep("observation", "get_weather", text='{"temperature": 4}')
-    assert "".join(piece.delta for piece in text if isinstance(piece, Text))
-    assert isinstance(done, DialogueDone)
-    assert done.finish_reason == "stop"
-    assert running.info.usage == done.usage
-    assert running.info.outcome == "stop"
-
-
-def test_two_tools_are_called_in_sequence(
-    server: ModelServer, package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The bundled model was trained on one call per question, so the next tool is forced. The
-    test checks the form of the calls, the loop and the answer."""
-    found = services(server, package, "get_weather", "get_time")
-    forced = iter((ToolChoice("named", "get_weather"), ToolChoice("named", "get_time")))
-    prompts: list[CompletionRequest] = []
-    answer = found.gateway.answer
-
-    def choosing(request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer:
-        prompts.append(request)
-        choice = next(forced, ToolChoice("none"))
-        return answer(msgspec.structs.replace(request, tool_choice=choice), cancel, caller)
-
-    monkeypatch.setattr(found.gateway, "answer", choosing)
-    question = Message(
-        role="user", content="What is the weather in Oslo, and what is the time in Paris?"
-    )
-    request = msgspec.structs.replace(asked(), messages=(question,))
-    *events, done = (e for e in found.dialogues.run(request) if not isinstance(e, Tick))
-    steps = [event for event in events if isinstance(event, DialogueStep)]
-    assert [(step.kind, step.name) for step in steps] == [
-        ("tool", "get_weather"), ("observation", "get_weather"),
-        ("tool", "get_time"), ("observation", "get_time"),
-    ]  # fmt: skip
-    assert all(list(json.loads(step.arguments)) == ["city"] for step in steps[::2])
-    assert [step.text for step in steps[1::2]] == ['{"temperature": 4}', '{"time": "12:30"}']
-    assert "".join(event.delta for event in events if isinstance(event, Text))
-    first, second, third = (len(one.messages) for one in prompts)
-    assert prompts[2].messages[:second] == prompts[1].messages
-    assert prompts[1].messages[:first] == prompts[0].messages
-    assert third == first + 4
-    assert isinstance(done, DialogueDone)
-    found.gateway.registry.close()
-
-
-def test_last_round_answers_without_a_tool(
-    dialogues: Dialogues, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dialogues, "_bounds", Bounds(rounds=1))
-    events = list(dialogues.run(asked()))
-    assert not any(isinstance(event, DialogueStep) for event in events)
-    assert isinstance(events[-1], DialogueDone)
-
-
-def test_cancel_stops_a_running_tool(
-    dialogues: Dialogues, package: Path, server: ModelServer
-) -> None:
-    (package / "slow").touch()
-    cancel, caught = Cancel(), list[BaseException]()
-    seen: list[object] = []
-
-    def work() -> None:
-        try:
-            seen.extend(dialogues.run(asked(), cancel))
-        except BaseException as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    mark = package / "slow.pid"
-    wait_until(mark.is_file, 60)
-    pid = int(mark.read_text())
-    cancel.cancel()
-    thread.join(60)
-    assert isinstance(caught[0], Cancelled)
-    wait_until(lambda: gone(pid))
 
 
 def test_tools_are_off_by_default(server: ModelServer, package: Path) -> None:

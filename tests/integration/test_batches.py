@@ -6,18 +6,15 @@ import contextlib
 import json
 import os
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 import pytest
 
 from tests.clients import openai
-from tests.integration.child_processes import descendants, until
+from tests.integration.child_processes import descendants
 from tests.integration.conftest import GENERATIONS, StartGateway, StartServer
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
@@ -132,54 +129,6 @@ def test_cancelled_batch_keeps_the_answers_it_has(
         assert [one.status for one in api.batches.list()] == ["cancelled"]
 
 
-def test_batches_are_listed_page_by_page(
-    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    served = gateway("--llama-api", old_server.url, "--data", str(tmp_path / "data"))
-    with client(served) as api:
-        file = api.files.create(file=("lines.jsonl", lines(CHAT, 1)), purpose="batch")
-        made = [
-            api.batches.create(
-                input_file_id=file.id,
-                endpoint=CHAT,
-                completion_window="24h",
-                metadata={"number": str(number)},
-            )
-            for number in range(5)
-        ]
-        newest_first = [one.id for one in reversed(made)]
-        page = api.batches.list(limit=2)
-        assert [one.id for one in page.data] == newest_first[:2]
-        assert page.has_more and page.has_next_page()
-        assert [one.id for one in page.get_next_page().data] == newest_first[2:4]
-        assert [one.id for one in api.batches.list(limit=2)] == newest_first
-        assert [one.id for one in api.batches.list(after=made[1].id)] == [made[0].id]
-        assert api.batches.retrieve(made[3].id).metadata == {"number": "3"}
-
-
-def test_batches_that_do_not_exist_are_not_found(
-    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    served = gateway("--llama-api", old_server.url, "--data", str(tmp_path / "data"))
-    with client(served) as api:
-        asks: list[tuple[str, Callable[[], object]]] = [
-            ("batch_none", lambda: api.batches.retrieve("batch_none")),
-            ("batch_none", lambda: api.batches.cancel("batch_none")),
-            ("batch_none", lambda: api.batches.list(after="batch_none")),
-            (
-                "file-none",
-                lambda: api.batches.create(
-                    input_file_id="file-none", endpoint=CHAT, completion_window="24h"
-                ),
-            ),
-        ]
-        for name, ask in asks:
-            with pytest.raises(openai.NotFoundError, match=f"no such .*{name}"):
-                ask()
-        with pytest.raises(openai.BadRequestError, match="limit"):
-            api.batches.list(limit=0)
-
-
 @pytest.mark.parametrize("server", EMBEDDING)
 def test_texts_are_embedded(
     start_server: StartServer, gateway: StartGateway, tmp_path: Path, server: str
@@ -190,16 +139,6 @@ def test_texts_are_embedded(
         done = ended(api, begun(api, lines("/v1/embeddings", 12), "/v1/embeddings").id)
         for one in check(api, done, 12):
             assert one["response"]["body"]["data"][0]["embedding"]
-
-
-def test_several_choices_need_one_idle_slot_at_a_time(
-    start_server: StartServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    model = start_server("llama-2023", slots=1)
-    served = gateway("--llama-api", model.url, "--data", str(tmp_path / "data"))
-    with client(served) as api:
-        for one in check(api, ended(api, begun(api, lines(CHAT, 3, n=3)).id), 3):
-            assert len(one["response"]["body"]["choices"]) == 3
 
 
 @pytest.mark.slow
@@ -244,41 +183,3 @@ def _advanced(api: openai.OpenAI, key: str, count: int) -> openai.types.Batch:
         if seen.status == "completed" or done >= before + count:
             return seen
         time.sleep(0.02)
-
-
-def test_rest_of_a_batch_fails_when_its_key_is_deleted(
-    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
-    admin = ("--api-key-file", str(tmp_path / "keys"), "--admins", "ops")
-    served = gateway("--llama-api", old_server.url, "--data", str(tmp_path / "data"), *admin)
-
-    def post(path: str, body: dict[str, Any]) -> Any:
-        headers = {"Authorization": "Bearer sk-ops"}
-        answer = httpx.post(f"{served.url}{path}", json=body, headers=headers, timeout=60)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    key = post("/key/generate", {})["key"]
-    with client(served, key) as api:
-        made = begun(api, lines(CHAT, 300))
-        _advanced(api, made.id, 3)
-    post("/key/delete", {"keys": [key]})
-    with closing(sqlite3.connect(tmp_path / "data" / "slotproxy.db")) as database:
-
-        def row() -> Any:
-            found = "select status, total, completed, failed, error_file from request_batch"
-            one = database.execute(found).fetchone()
-            return one if one[0] == "completed" else None
-
-        _, total, completed, failed, file = until(row)
-        pieces = "select data from openai_file_piece where file_id = ? order by number"
-        data = b"".join(data for (data,) in database.execute(pieces, (file,)))
-    assert 3 <= completed < 300 and completed + failed == total == 300
-    errors = [json.loads(line)["error"] for line in data.splitlines()]
-    assert len(errors) == failed
-    assert {error["code"] for error in errors} == {"invalid_api_key"}
-    assert {error["message"] for error in errors} <= {
-        "the API key that made this batch was deleted",
-        "the gateway has ended this request: this API key was deleted",  # the line under way
-    }

@@ -166,46 +166,6 @@ def test_pdf_is_uploaded_found_cited_and_deleted(
     assert library.download(base, name).json()["code"] == 404
 
 
-def test_base_is_rebuilt_with_progress(library: Chatchat, base: str) -> None:
-    steps = list(library.rebuild(base))
-    assert [(one["code"], one["finished"], one["total"]) for one in steps] == [
-        (200, 0, 2),
-        (200, 1, 2),
-    ]
-    assert {one["doc"] for one in steps} == set(FILES)
-    assert library.search(base, "lighthouse")
-
-
-def test_broken_file_fails_alone(library: Chatchat, base: str) -> None:
-    uploaded = library.upload(base, {"broken.pdf": b"%PDF-1.4 no", "note.md": b"# A note\n\nzebra"})
-    assert list(uploaded["data"]["failed_files"]) == ["broken.pdf"]
-    assert library.search(base, "zebra")[0]["metadata"]["source"] == "note.md"
-
-
-def test_client_names_are_never_paths(
-    library: Chatchat, base: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    names = ["../../../evil.md", "/tmp/evil.md", "..\\evil.md"]
-    for name in names:
-        uploaded = library.upload(base, {name: b"wolf"}, override=True)
-        assert uploaded["data"] == {"failed_files": {}}
-        assert library.search(base, "wolf")[0]["metadata"]["source"] == "evil.md"
-        assert library.download(base, name).json()["code"] == 404
-    assert library.files(base).count("evil.md") == 1, "each replaced the one before"
-    assert library.create("../evil")["code"] == 403
-    assert list(tmp_path_factory.getbasetemp().rglob("*evil*")) == []
-
-
-def test_chunks_are_listed_and_edited(library: Chatchat, base: str) -> None:
-    chunks = library.search(base, file="lighthouse.pdf")
-    wanted = next(one for one in chunks if "Thursday" in one["page_content"])
-    changed = {**wanted, "page_content": "The lamp is cleaned by a giraffe."}
-    assert library.edit(base, {wanted["id"]: changed})["code"] == 200
-    assert "giraffe" in library.search(base, "giraffe")[0]["page_content"]
-    assert library.edit(base, {wanted["id"]: {"page_content": ""}})["code"] == 200
-    assert len(library.search(base, file="lighthouse.pdf")) == len(chunks) - 1
-
-
 def test_file_attached_to_a_chat_is_searched(library: Chatchat) -> None:
     uploaded = library.upload_temporary({"lighthouse.pdf": ENGLISH})
     assert uploaded["data"]["failed_files"] == []

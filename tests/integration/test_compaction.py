@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import anthropic, ollama, openai
+from tests.clients import anthropic, openai
 from tools.processes import Gateway, ModelServer
 
 from .generations import GENERATIONS
@@ -65,36 +65,6 @@ def test_chat_completions_continue_a_conversation_that_is_too_long(gateway: Gate
     (again,) = (field(one) for one in stream if "compaction" in (one.model_extra or {}))
     assert (again["summary"], again["messages"]) == (told["summary"], told["messages"])
     assert again["usage"]["output_tokens"] == 0, "the summary was known"
-
-
-def test_responses_continue_a_conversation_that_is_too_long(gateway: Gateway) -> None:
-    client = openai.OpenAI(
-        base_url=gateway.url + "/v1",
-        api_key="x",
-        max_retries=0,
-        _strict_response_validation=True,
-    )
-    given: Any = conversation("responses")
-    stream = client.responses.create(model="any", input=given, max_output_tokens=8, stream=True)
-    *_, last = stream
-    assert last.type == "response.incomplete", "the model babbles until the limit"
-    usage = last.response.usage
-    assert field(last.response)["messages"] > 2 and usage and usage.input_tokens < CONTEXT
-
-
-def test_ollama_continues_a_conversation_that_is_too_long(gateway: Gateway) -> None:
-    raw = ollama.Client(host=gateway.url)._client.post(
-        "/api/chat",
-        json={
-            "model": "any",
-            "messages": conversation("ollama"),
-            "stream": False,
-            "options": {"num_predict": 8},
-        },
-    )
-    answer = ollama.ChatResponse.model_validate(raw.json())
-    assert answer.done and (answer.prompt_eval_count or CONTEXT) < CONTEXT
-    assert raw.json()["compaction"]["messages"] > 2
 
 
 def test_messages_have_the_summary_as_a_block(gateway: Gateway) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,15 +13,14 @@ from proxy.accounts.rights import Permissions
 from proxy.agent.toolbox import Toolbox
 from proxy.app.compose import compose
 from proxy.config import load
-from proxy.core.request import Message, Search
+from proxy.core.request import Message
 from proxy.dialogue.events import DialogueDone, DialogueEvent, DialogueRequest, Sources, Text, Tick
 from proxy.dialogue.finding import Finder
 from proxy.dialogue.run import Dialogues
-from proxy.errors import Cancelled, Forbidden, InvalidParameter, NotFound, UpstreamFault
-from proxy.runtime.cancel import Cancel
+from proxy.errors import Forbidden, InvalidParameter
 from proxy.web.services import Services
 from tests.fakes import wait_until
-from tools.processes import ModelServer, held_port
+from tools.processes import ModelServer
 
 from .searxng import SearXNG
 
@@ -78,14 +75,6 @@ def test_closed_chat_releases_its_slot(here: Services) -> None:
     assert here.gateway.scheduler.outstanding == 0
     again = here.dialogues.run(DialogueRequest(kind="chat", messages=QUESTION, max_tokens=2))
     assert isinstance(list(again)[-1], DialogueDone)
-
-
-def test_question_follows_the_documents(dialogues: Dialogues) -> None:
-    with pytest.raises(InvalidParameter, match="must end with a user message"):
-        dialogues.run(
-            DialogueRequest(kind="chat", messages=(Message(role="assistant", content="x"),)),
-            Cancel(),
-        )
 
 
 # -- knowledge -------------------------------------------------------------------------------------
@@ -159,9 +148,7 @@ def about(*said: str, **more: object) -> DialogueRequest:
     return DialogueRequest(kind="knowledge", messages=messages, **fields)  # type: ignore[arg-type]
 
 
-def test_second_question_evaluates_less_than_half_of_the_first(
-    knowing: Dialogues,
-) -> None:
+def test_second_question_evaluates_less_than_half_of_the_first(knowing: Dialogues) -> None:
     sources, *text, done = events(knowing, about("When is the tide low?"))
     assert isinstance(sources, Sources)
     assert [one.title for one in sources.citations] == ["tide.md", "light.md", "crane.md"]
@@ -214,56 +201,6 @@ def test_knowledge_dialogue_is_refused_without_bases(here: Services) -> None:
         events(dialogues, about("What of the tide?"))
 
 
-def test_indexed_document_is_found_and_cited(here: Services) -> None:
-    """From upload to citation, with a real knowledge base."""
-    if here.knowledge is None:
-        pytest.skip("the extra `knowledge` is not installed")
-    knowledge = here.knowledge
-    base = knowledge.create("key-1", "harbour")
-    text = "\n\n".join(f"# Of the {name}\n\n{said}" for name, said in FACTS.items())
-    document = knowledge.add("key-1", base.id, "港口 guide.md", text.encode())
-    wait_until(
-        lambda: knowledge.document("key-1", base.id, document.id).status in ("ready", "failed"), 60
-    )
-    assert knowledge.document("key-1", base.id, document.id).error == ""
-    sources, *_, done = events(here.dialogues, about("What does a yacht pay a night?"))
-    assert isinstance(sources, Sources)
-    best = sources.citations[0]
-    assert (best.number, best.title) == (1, "港口 guide.md")
-    assert (best.base_id, best.document_id) == (base.id, document.id)
-    assert "nine coins" in best.text
-    assert best.place
-    assert isinstance(done, DialogueDone)
-    with pytest.raises(NotFound):
-        events(here.dialogues, about("What does a yacht pay?", owner="key-2"))
-
-
-def test_file_search_cites_the_file(here: Services) -> None:
-    if here.knowledge is None or here.vector_stores is None:
-        pytest.skip("the extra `knowledge` is not installed")
-    stores = here.vector_stores
-    base, _ = stores.create("key-1", "harbour", "", {}, None)
-    ids = {}
-    for name in ("tide", "fee"):
-        file = stores.upload(
-            "key-1", f"{name}.txt", "assistants", BytesIO(FACTS[name].encode()), None
-        )
-        ids[name] = file.file_id
-        stores.attach("key-1", base.id, file.file_id, {"of": name}, 800, 400, auto=True)
-    wait_until(
-        lambda: {one.status for one in stores.members("key-1", base.id)} == {"completed"}, 60
-    )
-    finder = Finder(here.knowledge, None, stores)
-
-    def found(search: Search) -> list[tuple[str, str]]:
-        cited = finder.result(search, "key-1", "What does a yacht pay?", Cancel())
-        return [(one.document_id, one.title) for one in cited]
-
-    assert found(Search("file", (base.id,)))[0] == (ids["fee"], "fee.txt")
-    tides = Search("file", (base.id,), wanted=lambda attributes: attributes["of"] == "tide")
-    assert (ids["fee"], "fee.txt") not in found(tides)
-
-
 # -- search ----------------------------------------------------------------------------------------
 
 
@@ -299,28 +236,3 @@ def test_web_search_cites_pages_and_is_cached(searching: Dialogues, searxng: Sea
     assert isinstance(done, DialogueDone)
     assert done.usage.cached > first / 2
     assert len(searxng.asked) == 2
-
-
-def test_unreachable_search_engine_is_an_error(old_server: ModelServer, tmp_path: Path) -> None:
-    flags = ["--llama-api", old_server.url, "--slots", "2", "--search-engine", "searxng"]
-    for found in services(tmp_path, *flags, "--searxng-url", f"http://127.0.0.1:{held_port()}"):
-        with pytest.raises(UpstreamFault, match="unreachable"):
-            events(found.dialogues, search_of("tides"))
-
-
-def test_cancel_ends_a_waiting_search(searching: Dialogues, searxng: SearXNG) -> None:
-    searxng.silent = True
-    cancel, caught = Cancel(), list[BaseException]()
-
-    def work() -> None:
-        try:
-            list(searching.run(search_of("tides"), cancel))
-        except BaseException as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert searxng.waiting.wait(60)
-    cancel.cancel()
-    thread.join(60)
-    assert isinstance(caught[0], Cancelled)

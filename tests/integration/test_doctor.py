@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,27 +10,7 @@ import pytest
 from proxy.app import discovery, doctor, initialize
 from proxy.app.doctor import Finding
 from proxy.config import load
-from tools import servers
-from tools.processes import Child, Gateway, ModelServer, ask, held_port
-
-
-@pytest.fixture(scope="module")
-def unbatched(made_up_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server of 2023 without -cb."""
-    binary, port = servers.find("llama-2023"), held_port()
-    if binary is None:
-        pytest.skip("llama-2023 is not built: python -m tools.servers build llama-2023")
-    folder = tmp_path_factory.mktemp("unbatched")
-    words = f"--host 127.0.0.1 --port {port} -np 2 -c 8192 -t 1".split()
-    server = Child([binary, "-m", made_up_model, *words], folder / "server.log", cwd=folder)
-    server.launch()
-    url = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + 60
-    while ask(f"{url}/completion", {"prompt": "a", "n_predict": 1})[0] != 200:
-        assert server.alive and time.monotonic() < end, server.log
-        time.sleep(0.05)
-    yield url
-    server.kill()
+from tools.processes import Gateway, ModelServer, ask, held_port
 
 
 def _findings(*flags: str) -> list[Finding]:
@@ -40,15 +19,6 @@ def _findings(*flags: str) -> list[Finding]:
 
 def _named(found: list[Finding], text: str) -> list[Finding]:
     return [one for one in found if text in one.text]
-
-
-def test_missing_continuous_batching_is_a_problem(unbatched: str) -> None:
-    (finding,) = _named(_findings("--llama-api", unbatched), "continuous batching")
-    assert (finding.level, finding.remedy) == ("problem", "start it with -cb")
-
-
-def test_continuous_batching_is_seen(old_server: ModelServer) -> None:
-    assert not _named(_findings("--llama-api", old_server.url), "continuous batching")
 
 
 def test_server_without_embeddings_is_told_with_its_flag(

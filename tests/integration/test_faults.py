@@ -79,19 +79,6 @@ def test_server_kill_during_a_stream_is_an_error_event_and_recovers(
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_hanging_server_is_504(
-    server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
-) -> None:
-    proxy = gateway("--llama-api", server.url, "--slots", "2", "--timeout", "1")
-    server.send(signal.SIGSTOP)
-    try:
-        with pytest.raises(openai.InternalServerError) as caught:
-            client_of(proxy).chat.completions.create(model="any", **LONG)
-    finally:
-        server.send(signal.SIGCONT)
-    assert caught.value.status_code == 504
-
-
 def test_one_of_two_backends_down_loses_no_request(
     server: ModelServer,
     old_server: ModelServer,
@@ -106,17 +93,6 @@ def test_one_of_two_backends_down_loses_no_request(
             model="any", messages=LONG["messages"], max_tokens=2
         )
         assert answer.choices[0].message.content
-
-
-def test_no_backend_is_503_before_any_200(
-    gateway: Callable[..., Gateway], client_of: ClientOf
-) -> None:
-    proxy = gateway("--llama-api", "http://127.0.0.1:9", "--wait-for-backend", "0.5", ready=0)
-    wait_until(lambda: b"No backend" in ask(f"{proxy.url}/health")[1])
-    assert ask(f"{proxy.url}/livez")[0] == 200
-    with pytest.raises(openai.InternalServerError) as caught:
-        client_of(proxy).chat.completions.create(model="any", stream=True, **LONG)
-    assert caught.value.status_code == 503
 
 
 @pytest.mark.parametrize("count", [4, 50])
@@ -137,28 +113,6 @@ def test_requests_beyond_the_slots_are_all_answered(
         assert set(pool.map(one, range(count))) == {"length"}
 
 
-@pytest.mark.slow
-def test_sixty_four_streams_on_two_slots_finish(
-    any_old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
-) -> None:
-    client = client_of(gateway("--llama-api", any_old_server.url, "--slots", "2"))
-
-    def one(i: int) -> int:
-        stream = client.chat.completions.create(
-            model="any",
-            messages=[{"role": "user", "content": f"Number {i}"}],
-            max_tokens=16,
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-        usage = list(stream)[-1].usage
-        assert usage is not None
-        return usage.completion_tokens
-
-    with concurrent.futures.ThreadPoolExecutor(64) as pool:
-        assert set(pool.map(one, range(64))) == {16}
-
-
 @contextlib.contextmanager
 def stopped_in_a_stream(client: openai.OpenAI, server: ModelServer) -> Iterator[None]:
     """The server is stopped in an answer to this client, which therefore does not end before what
@@ -171,20 +125,6 @@ def stopped_in_a_stream(client: openai.OpenAI, server: ModelServer) -> Iterator[
     finally:
         stream.close()
         server.send(signal.SIGCONT)
-
-
-def test_queue_full_returns_429_with_retry_after(
-    any_old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
-) -> None:
-    proxy = gateway("--llama-api", any_old_server.url, "--slots", "1", "--max-queue", "0")
-    client = client_of(proxy)
-    with (
-        stopped_in_a_stream(client, any_old_server),
-        pytest.raises(openai.RateLimitError) as caught,
-    ):
-        client.chat.completions.create(model="any", stream=True, **LONG)
-    assert int(caught.value.response.headers["retry-after"]) >= 1
-    assert caught.value.code == "queue_full"
 
 
 def test_one_key_cannot_fill_the_queue(
@@ -233,20 +173,6 @@ def test_one_key_cannot_fill_the_queue(
         holds.close()
         assert mine.result(60) == "length"
         assert [wait.result(60) for wait in theirs[:3]] == ["length"] * 3
-
-
-def test_queue_timeout_returns_503(
-    any_old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
-) -> None:
-    proxy = gateway("--llama-api", any_old_server.url, "--slots", "1", "--queue-timeout", "0.2")
-    client = client_of(proxy)
-    with (
-        stopped_in_a_stream(client, any_old_server),
-        pytest.raises(openai.InternalServerError) as caught,
-    ):
-        client.chat.completions.create(model="any", **LONG)
-    assert caught.value.status_code == 503
-    assert caught.value.code == "queue_timeout"
 
 
 def test_silent_stream_gets_heartbeats(

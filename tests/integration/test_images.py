@@ -174,23 +174,6 @@ def test_tool_result_may_contain_an_image(address: str) -> None:
     assert say(RED) and say(RED) != say(BLUE)
 
 
-def test_streamed_image_answer_equals_whole_answer(address: str) -> None:
-    with openai.OpenAI(base_url=address + "/v1", api_key="x", max_retries=0) as client:
-        parts: Any = [
-            {"type": "text", "text": ASK},
-            {"type": "image_url", "image_url": {"url": url(RED)}},
-        ]
-        stream = client.chat.completions.create(
-            model="any",
-            messages=[{"role": "user", "content": parts}],
-            max_tokens=BUDGET,
-            temperature=0,
-            stream=True,
-        )
-        said = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
-    assert begin_alike(said, openai_chat(address, RED))
-
-
 @pytest.mark.parametrize("place", ["http://127.0.0.1:9/a.png", "file:///etc/passwd", "a.png"])
 def test_image_url_is_not_fetched(place: str, address: str) -> None:
     parts = [{"type": "image_url", "image_url": {"url": place}}]

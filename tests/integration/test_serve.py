@@ -276,20 +276,6 @@ def test_more_than_one_worker_is_refused_with_one_line(
     assert re.fullmatch(r"slotproxy: (\S+: )?2 workers require --state redis:.*", line)
 
 
-def test_signal_adds_no_worker(start: Start) -> None:
-    server = start(*WAYS["slotproxy"])
-    url = server.wait_url()
-    server.send(signal.SIGTTIN)
-    end = time.monotonic() + 60
-    while "2 workers require" not in server.log and time.monotonic() < end:
-        time.sleep(0.05)
-    assert "2 workers require" in server.log
-    assert ask(f"{url}/readyz")[0] == 200
-    if os.path.isdir("/proc"):
-        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        assert len(children) == 1
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_invalid_setting_stops_the_start(start: Start, way: str) -> None:
     code, args, env = WAYS[way]

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.ops import FORMAT
@@ -393,9 +393,8 @@ def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
         one = join()
         for number in range(200):
             text = f"conversation {number % 5} " * 40
-            task = Task(prompt=text, max_tokens=16)
             lease = one.acquire(
-                SlotRequest(model="m", task=task, chain=one.chain(text, (len(text),))), Cancel()
+                SlotRequest(model="m", max_tokens=16, chain=chain_of(text, (len(text),))), Cancel()
             )
             lease.release(
                 Outcome(
@@ -533,8 +532,7 @@ def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
         return worker
 
     def lease(worker: SharedScheduler) -> Lease:
-        task = Task(prompt="a", max_tokens=16)
-        return worker.acquire(SlotRequest(model="m", task=task, chain=worker.chain("a", ())), NEVER)
+        return worker.acquire(SlotRequest(model="m", max_tokens=16, chain=chain_of("a", ())), NEVER)
 
     one, two = join(RedisLog(redis_server.url, "gap")), join(Slow(redis_server.url, "gap"))
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -38,7 +37,6 @@ pytestmark = [
 ]
 
 ONE, TWO = "resp_" + "1" * 32, "resp_" + "2" * 32
-PATIENCE = 25.0  # seconds in which an answer is there, however silent the database
 KEY = "secret"
 NOBODY = "http://127.0.0.1:9"
 LONGEST = 0.1  # seconds that the loop may be blocked
@@ -52,7 +50,7 @@ class Asked(NamedTuple):
 
 def everything(api: httpx.Client, address: str) -> list[Asked]:
     """A request to each kind of route that uses the database, about things that are there."""
-    put(address, unnamed(Secret(KEY), "").name, ONE, [])
+    put(address, unnamed(Secret(KEY)).name, ONE, [])
     file = api.post(
         "/v1/files", files={"file": ("a.txt", b"a zebra")}, data={"purpose": "assistants"}
     )
@@ -131,12 +129,6 @@ def test_postgres_outage_refuses_routes_until_it_is_back(
             server.stop()
             see_refusals(one, api, asked, 5.0)
             server.start()
-            see_that_all_work()
-            server.send(signal.SIGSTOP)
-            try:
-                see_refusals(one, api, asked, PATIENCE)
-            finally:
-                server.send(signal.SIGCONT)
             see_that_all_work()
         lines = [each for each in one.log.splitlines() if "the database is unavailable" in each]
         assert 1 <= len(lines) <= 8

@@ -148,18 +148,6 @@ def test_documents_of_generated_schemas_are_valid(client: openai.OpenAI) -> None
         Draft202012Validator(schema, format_checker=checker).validate(document)
 
 
-def test_streamed_document_equals_whole_document(client: openai.OpenAI) -> None:
-    maker = Maker(12)
-    for _ in range(10):
-        schema = maker.document()
-        form: Any = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
-        chunks = client.chat.completions.create(
-            model="any", messages=ASK, response_format=form, max_tokens=1500, stream=True
-        )
-        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-        Draft202012Validator(schema).validate(json.loads(text))
-
-
 def test_stop_string_of_the_client_ends_a_document(client: openai.OpenAI) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     form: Any = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
@@ -224,23 +212,6 @@ def test_llama_cpp_grammar_and_json_schema_fields(client: openai.OpenAI) -> None
         model="any", prompt="It is", max_tokens=50, extra_body={"json_schema": schema}
     )
     assert json.loads(plain.choices[0].text) in ("left", "right")
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_keyword_without_grammar_is_named_in_a_header(client: openai.OpenAI, stream: bool) -> None:
-    items = {"type": "integer", "minimum": 10**14, "maximum": 10**15}  # hardly ever the same
-    schema = {"type": "array", "items": items, "minItems": 2, "maxItems": 2, "uniqueItems": True}
-    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    answer = client.chat.completions.with_raw_response.create(
-        model="any", messages=ASK, response_format=form, stream=stream
-    )
-    assert answer.headers["x-slotproxy-warning"].endswith(
-        "no grammar for uniqueItems in the schema: checked when the answer is complete"
-    )
-    parsed: Any = answer.parse()
-    pieces = [chunk.choices[0].delta.content for chunk in parsed] if stream else None
-    text = "".join(filter(None, pieces)) if pieces else parsed.choices[0].message.content
-    Draft202012Validator(schema).validate(json.loads(text))
 
 
 def test_unsupported_schema_keyword_is_named(client: openai.OpenAI) -> None:

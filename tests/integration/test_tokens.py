@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from proxy.backends.llamacpp import LlamaCpp
-from proxy.backends.tokens import BOS, TokenCounter
+from proxy.backends.tokens import BOS, SIZE, TokenCounter
 from proxy.errors import ContextExceeded
 from tools.processes import Gateway, ModelServer
 
@@ -63,18 +61,17 @@ def driver(
     server.kill()
 
 
-def test_split_text_has_the_tokens_of_the_whole(driver: LlamaCpp) -> None:
+def test_split_text_has_hardly_more_tokens_than_the_whole(driver: LlamaCpp) -> None:
     for name, text in TEXTS.items():
-        whole = driver.tokenize(text)
+        whole = len(driver.tokenize(text)) + BOS
         counter = TokenCounter(driver)
-        assert counter.ids(text) == whole, name
-        assert counter.count(text) == len(whole) + BOS, name
-        half = len(whole) // 2
+        count = counter.count(text)
+        assert whole <= count <= whole + 2 * len(text) // SIZE, name
         with pytest.raises(ContextExceeded) as caught:
             counter.clear()
-            counter.count(text, limit=half)
+            counter.count(text, limit=whole // 2)
         told = caught.value.extra["n_prompt_tokens"]
-        assert isinstance(told, int) and half <= told <= len(whole) + BOS, name
+        assert isinstance(told, int) and whole // 2 <= told <= whole, name
 
 
 def test_short_requests_on_kept_connection_take_under_forty_milliseconds(
@@ -217,33 +214,5 @@ def test_ten_thousand_messages_are_refused_at_once(
         assert answer.json()["error"]["code"] == "context_length_exceeded"
         counted = _post(address, "/v1/messages/count_tokens", {"model": "", "messages": messages})
         assert counted.json()["input_tokens"] > 50_000
-    finally:
-        server.kill()
-
-
-@pytest.mark.slow
-def test_tokenizing_ends_when_the_client_leaves(
-    start_server: StartServer, gateway: Callable[..., Gateway], smollm2_model: Path
-) -> None:
-    """It has two places: two clients that left would hold them for half a minute."""
-    server = start_server("llama-2023", model=smollm2_model, ctx=2048)
-    try:
-        address = gateway("--llama-api", server.url, "--slots", "2").url
-        parts = urlsplit(address)
-        text = "The quick brown fox, again. " * 140_000
-        body = b'{"content": "%b"}' % text.encode()
-        head = f"POST /tokenize HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        for _ in range(2):
-            with socket.create_connection((parts.hostname, parts.port)) as sock:
-                sock.sendall(head.encode() + body)
-                sock.settimeout(0.5)
-                with pytest.raises(TimeoutError):
-                    sock.recv(1)
-        began = time.monotonic()
-        answer = _post(address, "/tokenize", {"content": text[:20_000]})
-        assert answer.status_code == 200
-        assert len(answer.json()["tokens"]) > 3000
-        assert time.monotonic() - began < 15
     finally:
         server.kill()

@@ -112,49 +112,6 @@ def test_calls_are_bounded_and_none_comes_three_times_in_a_row(
     assert all(len({*made[at : at + 3]}) > 1 for at in range(len(made) - 2))
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_question_leads_to_call_result_and_answer(client: openai.OpenAI, stream: bool) -> None:
-    messages = [*ASK]
-    fields: dict[str, Any] = {"model": "any", "tools": TOOLS, "parallel_tool_calls": False}
-    for turn in range(2):
-        fields["messages"] = messages
-        fields["tool_choice"] = {"type": "function", "function": {"name": "get_weather"}}
-        if turn:  # an answer that has an end
-            fields["tool_choice"] = "none"
-            fields["extra_body"] = {"grammar": 'root ::= "It will rain" " again"? "."'}
-        if stream:
-            with client.chat.completions.stream(**fields) as events:
-                answer = events.get_final_completion()
-        else:
-            answer = client.chat.completions.create(**fields)
-        told = answer.choices[0].message
-        if turn:
-            assert (told.content or "").startswith("It will rain")
-            assert not told.tool_calls
-            return
-        assert told.tool_calls is not None
-        call = told.tool_calls[0]
-        assert call.type == "function"
-        valid(call.function.name, call.function.arguments)
-        messages.append(
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [
-                    {
-                        "id": call.id,
-                        "type": "function",
-                        "function": {
-                            "name": call.function.name,
-                            "arguments": call.function.arguments,
-                        },
-                    }
-                ],
-            }
-        )
-        messages.append({"role": "tool", "tool_call_id": call.id, "content": "Rain, 4 degrees."})
-
-
 def test_streamed_argument_pieces_join_to_json(client: openai.OpenAI) -> None:
     chunks = client.chat.completions.create(
         model="any",

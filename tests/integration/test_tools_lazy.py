@@ -70,7 +70,7 @@ def driver(
 
 
 def served(driver: Helped, template: str = "hermes") -> FlaskClient:
-    backend = Backend("real", driver.url, driver, slots=1)
+    backend = Backend("real", driver.url, driver, set_slots=1)
     app = app_on([backend], Settings(chat_template=template))
     wait_until(lambda: services_of(app).gateway.registry.settled)
     return app.test_client()

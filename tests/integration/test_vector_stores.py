@@ -25,11 +25,7 @@ ENGLISH = pdf(
     "The Firth bridge was opened in 1890. Its span is 521 metres.",
     "Paint is renewed every twenty years.",
 )
-CHINESE = pdf(
-    "桥梁手册。",
-    "赵州桥建于隋朝,由李春设计。桥长六十四米。",
-    "油漆每二十年更换一次。",
-)
+CHINESE = pdf("桥梁手册。", "赵州桥建于隋朝,由李春设计。桥长六十四米。", "油漆每二十年更换一次。")
 
 
 def client(address: str, key: str = "none") -> openai.OpenAI:

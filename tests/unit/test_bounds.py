@@ -65,7 +65,7 @@ INNER = re.compile(
         |apis\..*\.MAX_(TOKENS|LENGTH|LOGPROBS|CHUNK)|apis\.files\.objects\.  # as OpenAI's
         |.*\.(MAX_TOKEN_ID|MOST_LISTED|MOST_HITS|LONGEST_PAUSE)$  # ids, pages, pauses of ours
         |knowledge\.index\.(postgres\.|sqlite\.|index\.MOST)|knowledge\.index\.lexical\.LONGEST
-        |backends\.(tokens\.(LONGEST|MOST_DISTINCT)|old\.MOST$|chatglm\.(protocol\.MAX_FRAME|engine))
+        |backends\.(old\.MOST$|chatglm\.engine)
         |gateway\.(idle|embedder\.MOST)|dialogue\.finding\.MOST_TURNS|scheduling\.outcomes
         |runtime\.subprocesses\.MOST_IDLE|web\.ledger\.entries
     )""",

@@ -230,8 +230,8 @@ def test_slow_child_is_ended(compiler: Compiler) -> None:
     job = Bind(Constraint(schema=LARGE), "new")
     raw = module._encode(job)
     with pytest.raises(QueueFull, match="large schemas"):
-        compiler._done(job, raw, b"", 0.001)
-    assert compiler._done(job, raw, b"", module.SECONDS).text
+        compiler._done(job, raw, 0.001, None)
+    assert compiler._done(job, raw, module.SECONDS, None).text
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit on memory")

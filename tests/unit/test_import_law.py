@@ -135,7 +135,6 @@ ONLY: dict[str, tuple[str, ...]] = {
     "flask": ("web", "pages", "routes", "batches", "app"),
     "werkzeug": ("web", "pages", "routes", "batches", "app"),
     "httptools": ("backends/http.py", "server/reader.py"),
-    "requests": ("backends/probe.py",),
     "redis": (
         "runtime/redis_client.py",
         "scheduling/shared/log.py",
@@ -291,9 +290,9 @@ def test_module_follows_the_import_law(path: Path) -> None:
         ("core/x.py", "def f():\n    import time"),
         ("wire/x.py", "from proxy import config"),
         ("wire/x.py", "from ..apis import fields"),
-        ("apis/ollama/chat.py", "from proxy.backends.driver import Driver"),
-        ("apis/ollama/chat.py", "from flask import Blueprint"),
-        ("apis/ollama/chat.py", "from .routes import blueprint"),
+        ("apis/ollama/dialects.py", "from proxy.backends.driver import Driver"),
+        ("apis/ollama/dialects.py", "from flask import Blueprint"),
+        ("apis/ollama/dialects.py", "from .routes import blueprint"),
         ("web/stream.py", "from ..apis.ollama.routes import blueprint"),
         ("backends/x.py", "import proxy.apis.openai.chat"),
         ("backends/x.py", "from httptools import HttpResponseParser"),
@@ -325,7 +324,7 @@ def test_settings_and_serve_import_nothing_that_gevent_patches() -> None:
     """gunicorn's master imports these before a worker's gevent patches sockets and ssl."""
     code = (
         "import sys, proxy.config, proxy.server.serve; "
-        "print([m for m in ('flask', 'requests', 'urllib3', 'ssl') if m in sys.modules])"
+        "print([m for m in ('flask', 'ssl') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True

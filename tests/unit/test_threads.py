@@ -21,7 +21,6 @@ from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
 from proxy.server import serve
-from proxy.server import serve as watch
 from proxy.web import background, callers, disconnect
 from proxy.web.pages import answers
 from tests.fakes import wait_until
@@ -42,9 +41,9 @@ THREADS = {
     ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/life.py", "work"): ENDS,
-    ("backends/old.py", "_ask_nothing"): ENDS,
     ("app/storage.py", "once"): ENDS,
-    ("backends/chatglm/host.py", "serve"): ENDS,
+    ("backends/chatglm/engine.py", "_read"): CHILD,
+    ("backends/chatglm/supervisor.py", "self._unload"): ENDS,
     ("backends/chatglm/supervisor.py", "self._write"): ENDS,
     ("backends/chatglm/supervisor.py", "self._run"): LASTS,
     ("backends/registry.py", "self._monitor"): LASTS,
@@ -69,8 +68,6 @@ THREADS = {
     ("server/gevent_wire.py", "self._send_rest"): ENDS,
     ("server/serve.py", "reload"): LASTS,
     ("server/serve.py", "watch"): LASTS,
-    ("server/watchdog.py", "log.warning"): ENDS,
-    ("server/watchdog.py", "self._watch"): LASTS,  # test_worker.py
     ("web/background.py", "self._signs"): LASTS,
     ("web/background.py", "work"): ENDS,
     ("batches/batch_run.py", "work"): ENDS,
@@ -81,7 +78,6 @@ THREADS = {
     ("web/ledger/writer.py", "self._run"): LASTS,  # web/ledger/test_writer.py
     ("web/pages/answers.py", "self._signs"): LASTS,
     ("web/pages/answers.py", "work"): ENDS,
-    ("websearch/reading.py", "read"): CHILD,
 }
 
 
@@ -178,12 +174,12 @@ def test_model_is_started_after_an_exception(caplog: pytest.LogCaptureFixture) -
     load = Load("x")
     closed: list[bool] = []
 
-    def launch(load: Load) -> Any:
+    def launch() -> Any:
         closed.append(True)
         supervisor._closed = True
         raise OSError("none there")
 
-    launching = Twice(lambda: launch(load))
+    launching = Twice(launch)
     supervisor = supervisors.Supervisor("x", load, cast(Any, launching))
     supervisor._wanted = True
     supervisor._run()
@@ -279,18 +275,3 @@ def test_reload_works_after_a_failed_one(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.ERROR):
         serve._reload(cast(Any, None), Twice(), set())
     assert "not reloaded: unhandled exception" in caplog.text
-
-
-def test_watching_goes_on_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    class Ended(BaseException):
-        pass
-
-    def end() -> None:
-        raise Ended
-
-    files: Any = SimpleNamespace(changed=lambda: True)
-    changed = Twice(end)
-    with pytest.raises(Ended):
-        watch.watch(files, changed, lambda seconds: None)
-    assert changed.calls == 3
-    assert _logged_once(caplog)

@@ -19,16 +19,8 @@ from typing import Any
 
 import msgspec
 
-from ...core.events import (
-    Batch,
-    Compacted,
-    Finished,
-    ReasoningDelta,
-    ServerCall,
-    Started,
-    TextDelta,
-    ToolCallDelta,
-)
+from ...core import events
+from ...core.events import TextDelta
 from ...core.fold import Completion, Said, Thought
 from ...core.request import CompletionRequest, ToolCall
 from ...core.usage import Usage
@@ -37,7 +29,7 @@ from ...wire import sse
 from ..openai.tools import as_object
 from ..response_meta import ResponseMeta, compaction_field
 from . import mcp
-from .context_edits import COMPACTION, COMPACTION_STOP, compaction_block, iterations
+from .context_edits import COMPACTION, iterations, usage
 
 REASONS = {
     "stop": "end_turn",
@@ -79,34 +71,42 @@ def error(fault: GatewayError) -> dict[str, Any]:
 
 
 def status(code: int, reason: str = "") -> int:
-    """Anthropic's HTTP status for one of ours: 529 when overloaded. `reason` is the code of the
-    error: a limit of the caller stays 429."""
+    """Anthropic's status for one of ours; with `reason` the code of a caller's limit, 429 stays."""
     limited = reason in (LimitReached.code, BudgetExceeded.code)
     overloaded = TYPES.get(code) == "overloaded_error" and not limited
     return OVERLOADED if overloaded else code
 
 
-def usage(counts: Usage) -> dict[str, Any]:
-    """Anthropic's usage; input_tokens excludes the cached tokens, which have a field of their
-    own."""
-    return {
-        "input_tokens": counts.prompt - counts.cached,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": counts.cached,
-        "output_tokens": counts.completion,
-    }
-
-
 def _end(
-    request: CompletionRequest, finished: Finished, told: Compacted | None = None
+    request: CompletionRequest,
+    finished: events.Finished,
+    compacted: events.Compacted | None,
 ) -> dict[str, Any]:
-    """Why the message ended. Only the client's stop strings are reported as stop sequences, not the
-    template's."""
-    if told is not None and request.compaction is not None and request.compaction.pauses:
-        return {"stop_reason": COMPACTION_STOP, "stop_sequence": None}
+    """Why the message ended; a stop sequence is one of the client's, not the template's."""
+    stop = None
+    reason = REASONS[finished.reason]
     if finished.reason == "stop" and finished.stop_sequence in request.stop:
-        return {"stop_reason": "stop_sequence", "stop_sequence": finished.stop_sequence}
-    return {"stop_reason": REASONS[finished.reason], "stop_sequence": None}
+        reason, stop = "stop_sequence", finished.stop_sequence
+    if compacted is not None and request.compaction is not None and request.compaction.pauses:
+        reason, stop = COMPACTION, None
+    return {"stop_reason": reason, "stop_sequence": stop}
+
+
+def _around(
+    request: CompletionRequest,
+    finished: events.Finished,
+    compacted: events.Compacted | None,
+    edits: Sequence[Edits] | None,
+) -> dict[str, Any]:
+    """The fields beside the end of the message."""
+    fields: dict[str, Any] = {"usage": usage(finished.usage)}
+    if compacted is not None:
+        fields["usage"]["iterations"] = iterations(compacted, finished.usage)
+    if edits is not None:
+        fields["context_management"] = {"applied_edits": edits}
+    if request.compaction is None:
+        fields |= compaction_field(compacted)
+    return fields
 
 
 def _message(meta: ResponseMeta, counts: Usage = NOTHING) -> dict[str, Any]:
@@ -131,9 +131,9 @@ def reply(
     """The whole Message. `edits` are the applied context edits, None if none were asked for."""
     (completion,) = completions
     content: list[dict[str, Any]] = []
-    told = completion.compacted
-    if told is not None and request.compaction is not None:
-        content.append(compaction_block(told))
+    compacted, finished = completion.compacted, completion.finished
+    if compacted is not None and request.compaction is not None:
+        content.append({"type": COMPACTION, "content": compacted.summary})
     for part in completion.parts:
         match part:
             case Thought():
@@ -145,26 +145,14 @@ def reply(
                 content.append(
                     {"type": "tool_use", "id": part.id, "name": part.name, "input": given}
                 )
-            case ServerCall():
+            case events.ServerCall():
                 content += mcp.use(part, as_object(part.arguments)), mcp.result(part)
     return {
         **_message(meta),
         "content": content,
-        **_end(request, completion.finished, told),
-        "usage": _whole_usage(completion.finished.usage, told),
-        **_applied(edits),
-        **({} if request.compaction is not None else compaction_field(told)),
+        **_end(request, finished, compacted),
+        **_around(request, finished, compacted, edits),
     }
-
-
-def _applied(edits: Sequence[Edits] | None) -> dict[str, Any]:
-    return {} if edits is None else {"context_management": {"applied_edits": edits}}
-
-
-def _whole_usage(counts: Usage, told: Compacted | None) -> dict[str, Any]:
-    if told is None:
-        return usage(counts)
-    return {**usage(counts), "iterations": iterations(told, counts)}
 
 
 def _event(kind: str, **fields: Any) -> bytes:
@@ -172,8 +160,7 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 
 class Encoder:
-    """Encodes events as Anthropic's stream. A text delta is a prebuilt frame in which only the text
-    is encoded."""
+    """Encodes events as Anthropic's stream; a text delta is a prebuilt frame around the text."""
 
     content_type = "text/event-stream"
 
@@ -191,15 +178,15 @@ class Encoder:
         self._index = -1
         self._open = ""  # kind of the open block; for a call, with its index
         self._head = b""
-        self._compacted: Compacted | None = None
+        self._compacted: events.Compacted | None = None
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
+    def encode(self, choice: int, batch: events.Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes a ping."""
         out: list[bytes] = []
         if not self._begun:
             self._begun = True
             first = batch[0] if batch else None
-            counts = Usage(first.prompt) if isinstance(first, Started) else NOTHING
+            counts = Usage(first.prompt) if isinstance(first, events.Started) else NOTHING
             out.append(_event("message_start", message=_message(self._meta, counts)))
         if not batch:
             out.append(PING)
@@ -226,51 +213,39 @@ class Encoder:
 
     def _rare(self, event: Any, out: list[bytes]) -> None:
         match event:
-            case ReasoningDelta():
+            case events.ReasoningDelta():
                 if self._open != "thinking":
-                    self._turn(
-                        out, "thinking", {"type": "thinking", "thinking": "", "signature": ""}
-                    )
-                delta = {"type": "thinking_delta", "thinking": event.text}
-                out.append(_event("content_block_delta", index=self._index, delta=delta))
-            case ToolCallDelta():
+                    block = {"type": "thinking", "thinking": "", "signature": ""}
+                    self._turn(out, "thinking", block)
+                self._delta(out, type="thinking_delta", thinking=event.text)
+            case events.ToolCallDelta():
                 kind = f"call {event.index}"
                 if self._open != kind:
-                    block = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
-                    self._turn(out, kind, block)
+                    head = {"type": "tool_use", "id": event.id, "name": event.name}
+                    self._turn(out, kind, {**head, "input": {}})
                 if event.arguments:
-                    delta = {"type": "input_json_delta", "partial_json": event.arguments}
-                    out.append(_event("content_block_delta", index=self._index, delta=delta))
-            case ServerCall(over=False):
+                    self._delta(out, type="input_json_delta", partial_json=event.arguments)
+            case events.ServerCall(over=False):
                 self._turn(out, "call of a server", mcp.use(event, {}))
-                delta = {"type": "input_json_delta", "partial_json": event.arguments}
-                out.append(_event("content_block_delta", index=self._index, delta=delta))
+                self._delta(out, type="input_json_delta", partial_json=event.arguments)
                 self._close(out)
-            case ServerCall():
+            case events.ServerCall():
                 self._turn(out, "result", mcp.result(event))
                 self._close(out)
-            case Compacted():
+            case events.Compacted():
                 self._compacted = event.after(self._compacted)
                 if self._request.compaction is not None:
-                    self._summary(out, event)
-            case Finished():
+                    self._turn(out, COMPACTION, {"type": COMPACTION, "content": None})
+                    self._delta(out, type="compaction_delta", content=event.summary)
+                    self._close(out)
+            case events.Finished():
                 self._close(out)
-                told = self._compacted
-                out.append(
-                    _event(
-                        "message_delta",
-                        delta=_end(self._request, event, told),
-                        usage=_whole_usage(event.usage, told),
-                        **_applied(self._edits),
-                        **({} if self._request.compaction is not None else compaction_field(told)),
-                    )
-                )
+                end = _end(self._request, event, self._compacted)
+                more = _around(self._request, event, self._compacted, self._edits)
+                out.append(_event("message_delta", delta=end, **more))
 
-    def _summary(self, out: list[bytes], told: Compacted) -> None:
-        self._turn(out, COMPACTION, {"type": COMPACTION, "content": None})
-        delta = {"type": "compaction_delta", "content": told.summary}
+    def _delta(self, out: list[bytes], **delta: Any) -> None:
         out.append(_event("content_block_delta", index=self._index, delta=delta))
-        self._close(out)
 
     def _turn(self, out: list[bytes], kind: str, block: dict[str, Any]) -> None:
         self._close(out)
@@ -281,8 +256,7 @@ class Encoder:
     def _close(self, out: list[bytes]) -> None:
         if self._open == "thinking":
             # Clients wait for a signature before they close the block; ours is empty.
-            delta = {"type": "signature_delta", "signature": ""}
-            out.append(_event("content_block_delta", index=self._index, delta=delta))
+            self._delta(out, type="signature_delta", signature="")
         if self._open:
             out.append(_event("content_block_stop", index=self._index))
         self._open = ""

@@ -9,7 +9,7 @@ says so. Edits of other types are ignored with a warning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
@@ -19,13 +19,15 @@ from ...core.events import Compacted
 from ...core.request import Compaction, CompletionRequest, Message
 from ...core.usage import Usage
 from ...errors import InvalidParameter
-from ..fields import Body, entry, flag, integer, items, mapping, plain, text
+from .. import fields
+from ..fields import Body
 
 TOOL_USES, THINKING = "clear_tool_uses_20250919", "clear_thinking_20251015"
 COMPACT = "compact_20260112"
 COMPACT_TRIGGER = 150_000
 LONGEST_INSTRUCTIONS = 16_384  # characters
 TRIGGER, KEEP = 100_000, 3  # defaults: input tokens, and uses of tools
+TRIGGERS = ("input_tokens", "tool_uses")
 CLEARED = "[This result was cleared to save context.]"
 MOST = 16  # edits
 LARGEST = 10_000_000  # tokens, uses or turns
@@ -50,50 +52,46 @@ class Edit(Struct, frozen=True, kw_only=True):
 
 def parse(body: Body) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
     """The edits of a request, and warnings. Raises InvalidParameter."""
-    at = "context_management."
-    values = items(mapping(body, "context_management"), "edits", at)
-    if len(values) > MOST:
-        raise InvalidParameter(f"{at}edits", f"may have at most {MOST} edits")
-    edits: list[Edit] = []
+    edits: dict[str, Edit] = {}
     warnings = []
-    for i, value in enumerate(values):
-        inner = f"{at}edits[{i}]"
-        edit = entry(value, inner)
-        kind = text(edit, "type", at=f"{inner}.")
-        if any(kind == one.type for one in edits):
-            raise InvalidParameter(f"{inner}.type", "may be in one edit only")
+    for edit, at in _edits(body):
+        kind = fields.filled(edit, "type", at)
+        if kind in edits:
+            raise InvalidParameter(f"{at}type", "may be in one edit only")
         if kind == TOOL_USES:
-            edits.append(_tool_uses(edit, f"{inner}."))
+            edits[kind] = _tool_uses(edit, at)
         elif kind == THINKING:
-            edits.append(Edit(type=kind, trigger=0, keep=_turns(edit, f"{inner}.")))
-        elif kind == COMPACT:
-            continue  # see `compaction`
-        elif not kind:
-            raise InvalidParameter(f"{inner}.type", "is missing")
-        else:
-            warnings.append(f"context edits of type {plain(kind)} are ignored")
-    return tuple(edits), tuple(warnings)
+            edits[kind] = Edit(type=kind, trigger=0, keep=_turns(edit, at))
+        elif kind != COMPACT:  # see `compaction`
+            warnings.append(f"context edits of type {fields.plain(kind)} are ignored")
+    return tuple(edits.values()), tuple(warnings)
+
+
+def _edits(body: Body) -> Iterator[tuple[Body, str]]:
+    at = "context_management."
+    management = fields.mapping(body, "context_management")
+    if len(fields.items(management, "edits", at)) > MOST:
+        raise InvalidParameter(f"{at}edits", f"may have at most {MOST} edits")
+    return fields.objects(management, "edits", at)
 
 
 def compaction(body: Body) -> Compaction | None:
     """The edit that sums up the oldest turns, if the request has one. Raises InvalidParameter."""
-    at = "context_management."
-    values = items(mapping(body, "context_management"), "edits", at)
-    for i, edit in enumerate(values[:MOST]):
-        if not isinstance(edit, dict) or edit.get("type") != COMPACT:
+    for edit, at in _edits(body):
+        if edit.get("type") != COMPACT:
             continue
-        inner = f"{at}edits[{i}]."
-        if text(mapping(edit, "trigger", inner), "type", "input_tokens") != "input_tokens":
-            raise InvalidParameter(f"{inner}trigger.type", "must be input_tokens")
-        instructions = text(edit, "instructions", at=inner)
+        fields.choice(
+            fields.mapping(edit, "trigger", at), "type", TRIGGERS[:1], TRIGGERS[0], f"{at}trigger."
+        )
+        instructions = fields.text(edit, "instructions", at=at)
         if len(instructions) > LONGEST_INSTRUCTIONS:
             raise InvalidParameter(
-                f"{inner}instructions", f"may have at most {LONGEST_INSTRUCTIONS} characters"
+                f"{at}instructions", f"may have at most {LONGEST_INSTRUCTIONS} characters"
             )
         return Compaction(
-            _value(edit, "trigger", inner) or COMPACT_TRIGGER,
+            _value(edit, "trigger", at) or COMPACT_TRIGGER,
             instructions.strip(),
-            flag(edit, "pause_after_compaction", at=inner),
+            fields.flag(edit, "pause_after_compaction", at=at),
         )
     return None
 
@@ -101,8 +99,7 @@ def compaction(body: Body) -> Compaction | None:
 def apply(
     request: CompletionRequest, edits: Sequence[Edit], count: Count
 ) -> tuple[CompletionRequest, list[dict[str, Any]]]:
-    """The request with those edits that apply, and a report of each. Counts once for each edit, and
-    once more."""
+    """The request with those edits that apply, and a report of each."""
     applied = []
     before: int | None = None  # tokens of the prompt, once they are counted
     for edit in edits:
@@ -126,24 +123,22 @@ def apply(
 
 
 def _tool_uses(edit: Body, at: str) -> Edit:
-    trigger = mapping(edit, "trigger", at)
-    kind = text(trigger, "type", "input_tokens", f"{at}trigger.")
-    if kind not in ("input_tokens", "tool_uses"):
-        raise InvalidParameter(f"{at}trigger.type", "must be input_tokens or tool_uses")
-    exclude = _names(edit, "exclude_tools", at)
+    kind = fields.choice(
+        fields.mapping(edit, "trigger", at), "type", TRIGGERS, TRIGGERS[0], f"{at}trigger."
+    )
     inputs: frozenset[str] | None
     if type(edit.get("clear_tool_inputs")) is list:
         inputs = _names(edit, "clear_tool_inputs", at)
     else:
-        inputs = None if flag(edit, "clear_tool_inputs", at=at) else frozenset()
-    keep, value = _value(edit, "keep", at), _value(edit, "trigger", at)
+        inputs = None if fields.flag(edit, "clear_tool_inputs", at=at) else frozenset()
+    keep, trigger = _value(edit, "keep", at), _value(edit, "trigger", at)
     return Edit(
         type=TOOL_USES,
-        trigger=TRIGGER if value is None else value,
+        trigger=TRIGGER if trigger is None else trigger,
         by_uses=kind == "tool_uses",
         keep=KEEP if keep is None else keep,
         least=_value(edit, "clear_at_least", at) or 0,
-        exclude=exclude,
+        exclude=_names(edit, "exclude_tools", at),
         inputs=inputs,
     )
 
@@ -157,15 +152,11 @@ def _turns(edit: Body, at: str) -> int | None:
 
 
 def _value(edit: Body, name: str, at: str) -> int | None:
-    return integer(mapping(edit, name, at), "value", 0, LARGEST, f"{at}{name}.")
+    return fields.integer(fields.mapping(edit, name, at), "value", 0, LARGEST, f"{at}{name}.")
 
 
 def _names(edit: Body, name: str, at: str) -> frozenset[str]:
-    names = items(edit, name, at)
-    for i, one in enumerate(names):
-        if type(one) is not str:
-            raise InvalidParameter(f"{at}{name}[{i}]", "must be a string")
-    return frozenset(names)
+    return fields.names(fields.items(edit, name, at), at + name)
 
 
 def _uses(messages: Sequence[Message]) -> int:
@@ -227,35 +218,30 @@ def _clear_thoughts(messages: Sequence[Message], edit: Edit) -> tuple[list[Messa
 # The `compaction` blocks of conversations that were summed up, and what that cost. Clients send
 # the block back in its place; it stands for everything before it. Its content is null if there is
 # no summary, and then it means nothing.
-COMPACTION = "compaction"
-COMPACTION_STOP = "compaction"  # the stop reason of an answer that is only the block
+COMPACTION = "compaction"  # also the stop reason of an answer that is only the block
 
 
 def summary_of(message: Body, at: str) -> Message | None:
     """The summary in a message that a client sends back: the last one. Raises InvalidParameter."""
     content = message.get("content")
-    found = None
+    summary = ""
     for i, block in enumerate(content if type(content) is list else ()):
         if type(block) is dict and block.get("type") == COMPACTION:
-            found = text(block, "content", at=f"{at}.content[{i}].") or found
-    return Message(role="user", content=LEAD + found) if found else None
-
-
-def compaction_block(told: Compacted) -> dict[str, Any]:
-    return {"type": COMPACTION, "content": told.summary}
+            summary = fields.text(block, "content", at=f"{at}content[{i}].") or summary
+    return Message(role="user", content=LEAD + summary) if summary else None
 
 
 def iterations(told: Compacted, answer: Usage) -> list[dict[str, Any]]:
     """The tokens of the summary, if it was written for this answer, and those of the answer."""
     both = [("compaction", told.usage), ("message", answer)]
-    return [
-        {
-            "type": kind,
-            "input_tokens": counts.prompt - counts.cached,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": counts.cached,
-            "output_tokens": counts.completion,
-        }
-        for kind, counts in both
-        if counts.total
-    ]
+    return [{"type": kind, **usage(counts)} for kind, counts in both if counts.total]
+
+
+def usage(counts: Usage) -> dict[str, Any]:
+    """Anthropic's usage; cached tokens are not among the input tokens."""
+    return {
+        "input_tokens": counts.prompt - counts.cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": counts.cached,
+        "output_tokens": counts.completion,
+    }

@@ -12,78 +12,51 @@ from typing import Any
 import msgspec
 
 from ...core.events import ServerCall
-from ...core.mcp import LABEL, LABEL_RULE, Approval, McpServer, ToolFilter, function_name
+from ...core.mcp import Approval, McpServer, ToolFilter, function_name
 from ...core.request import ToolCall
 from ...errors import InvalidParameter
-from ..fields import Body, entry, flag, items, mapping, required, text
+from ..fields import Body, choice, entry, flag, mapping, names, objects, required, text
+from ..responses.mcp import MOST_SERVERS, authorization, server_label
 
 TOOLSET = "mcp_toolset"
 USE, RESULT = "mcp_tool_use", "mcp_tool_result"
-MOST_SERVERS = 8
-LONGEST_TOKEN = 8192  # characters
 
 
 def servers(body: Body) -> tuple[McpServer, ...]:
     """The servers whose tools the model may call. Raises InvalidParameter."""
-    found: dict[str, McpServer] = {}
-    for i, value in enumerate(items(body, "mcp_servers")):
-        at = f"mcp_servers[{i}]"
-        server = _server(entry(value, at), at + ".")
-        if server.label in found:
-            raise InvalidParameter(at + ".name", f"is used twice: {server.label}")
-        if len(found) == MOST_SERVERS:
+    known: dict[str, McpServer] = {}
+    off = set()
+    for value, at in objects(body, "mcp_servers"):
+        choice(value, "type", ("url",), "url", at)
+        label, url = server_label(value, "name", at), text(value, "url", at=at)
+        if label in known:
+            raise InvalidParameter(at + "name", f"is used twice: {label}")
+        if len(known) == MOST_SERVERS:
             raise InvalidParameter("mcp_servers", f"may contain at most {MOST_SERVERS}")
-        found[server.label] = server
-    off = {
-        value["name"]
-        for value in items(body, "mcp_servers")
-        if not flag(mapping(value, "tool_configuration"), "enabled", True)
-    }
-    for i, value in enumerate(items(body, "tools")):
-        at = f"tools[{i}]."
-        if not isinstance(value, dict) or value.get("type") != TOOLSET:
+        config, place = mapping(value, "tool_configuration", at), at + "tool_configuration."
+        allowed = config.get("allowed_tools")
+        if allowed is not None:
+            allowed = names(allowed, place + "allowed_tools")
+        if not flag(config, "enabled", True, place):
+            off.add(label)
+        known[label] = McpServer(
+            label=label,
+            url=url,
+            headers=authorization(value, "authorization_token", at, url),
+            allowed=ToolFilter(allowed),
+            approval=Approval(never=ToolFilter()),
+            required=True,
+        )
+    for value, at in objects(body, "tools"):
+        if value.get("type") != TOOLSET:
             continue
         label = required(value, "mcp_server_name", at)
-        if label not in found:
+        if label not in known:
             raise InvalidParameter(
                 at + "mcp_server_name", f"names no server in mcp_servers: {label[:64]!r}"
             )
-        found[label] = msgspec.structs.replace(found[label], allowed=_enabled(value, at))
-    return tuple(server for server in found.values() if server.label not in off)
-
-
-def _server(value: Body, at: str) -> McpServer:
-    label = required(value, "name", at)
-    if not LABEL.fullmatch(label):
-        raise InvalidParameter(at + "name", LABEL_RULE)
-    if text(value, "type", "url", at=at) != "url":
-        raise InvalidParameter(at + "type", "must be url")
-    url, token = text(value, "url", at=at), text(value, "authorization_token", at=at)
-    if token and not url:
-        raise InvalidParameter(
-            at + "authorization_token",
-            "is for a url: the headers of a configured server are in its [[mcp]] table",
-        )
-    if len(token) > LONGEST_TOKEN or not (token.isascii() and token.isprintable()):
-        raise InvalidParameter(
-            at + "authorization_token", f"must be printable ASCII of at most {LONGEST_TOKEN}"
-        )
-    config = mapping(value, "tool_configuration", at)
-    names = config.get("allowed_tools")
-    if names is not None:
-        names = items(config, "allowed_tools", at + "tool_configuration.")
-        if not all(type(name) is str for name in names):
-            raise InvalidParameter(
-                at + "tool_configuration.allowed_tools", "must be a list of names of tools"
-            )
-    return McpServer(
-        label=label,
-        url=url,
-        headers={"Authorization": f"Bearer {token}"} if token else {},
-        allowed=ToolFilter(None if names is None else frozenset(names)),
-        approval=Approval(never=ToolFilter()),
-        required=True,
-    )
+        known[label] = msgspec.structs.replace(known[label], allowed=_enabled(value, at))
+    return tuple(server for server in known.values() if server.label not in off)
 
 
 def _enabled(toolset: Body, at: str) -> ToolFilter:
@@ -91,8 +64,7 @@ def _enabled(toolset: Body, at: str) -> ToolFilter:
     default = flag(mapping(toolset, "default_config", at), "enabled", True)
     on: set[str] = set()
     off: set[str] = set()
-    configs = mapping(toolset, "configs", at)
-    for name, value in configs.items():
+    for name, value in mapping(toolset, "configs", at).items():
         config = entry(value, f"{at}configs.{name[:64]}")
         (on if flag(config, "enabled", default) else off).add(name)
     return ToolFilter(None if default else frozenset(on), frozenset(off))

@@ -26,24 +26,11 @@ from ...core.request import (
 )
 from ...core.sampling import check
 from ...errors import InvalidParameter
+from .. import fields
 from .. import schema_fields as doc
-from ..fields import (
-    Body,
-    bounded,
-    entry,
-    filled,
-    flag,
-    ignored_fields,
-    integer,
-    items,
-    mapping,
-    model_name,
-    plain,
-    required,
-    stops,
-    text,
-)
-from ..openai.answer import MAX_TOKENS, STOP, tokens
+from ..contents import Content
+from ..fields import Body
+from ..openai.answer import MAX_TOKENS, STOP, output_format, tokens
 from ..openai.tools import functions
 from ..schema_fields import Fields
 from . import context_edits, mcp
@@ -54,42 +41,33 @@ from .context_edits import COMPACTION, summary_of
 # parameters follow the API's documentation; the end of a type is the date of its version.
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "integer"}
-_BASH: Mapping[str, Any] = {
-    "description": "Runs a command in a persistent shell and returns its output.",
-    "parameters": {
-        "type": "object",
-        "properties": {"command": _TEXT, "restart": {"type": "boolean"}},
-    },
-}
-_EDITOR: Mapping[str, Any] = {
-    "description": "Reads and changes files. `view` shows a file, or its lines view_range, or lists"
-    " a folder; `create` writes file_text; `str_replace` puts new_str where old_str stands, which"
-    " must stand there once; `insert` adds new_str behind the line insert_line.",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "command": {"type": "string", "enum": ["view", "create", "str_replace", "insert"]},
-            "path": _TEXT,
-            "view_range": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2},
-            "file_text": _TEXT,
-            "old_str": _TEXT,
-            "new_str": _TEXT,
-            "insert_line": _NUMBER,
+CLIENT_TOOLS: Mapping[str, Mapping[str, Any]] = {
+    "bash_": {
+        "description": "Runs a command in a persistent shell and returns its output.",
+        "parameters": {
+            "type": "object",
+            "properties": {"command": _TEXT, "restart": {"type": "boolean"}},
         },
-        "required": ["command", "path"],
+    },
+    "text_editor_": {
+        "description": "Reads and changes files. `view` shows a file, or its lines view_range, or"
+        " lists a folder; `create` writes file_text; `str_replace` puts new_str where old_str"
+        " stands, which must stand there once; `insert` adds new_str behind the line insert_line.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "command": {"type": "string", "enum": ["view", "create", "str_replace", "insert"]},
+                "path": _TEXT,
+                "view_range": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2},
+                "file_text": _TEXT,
+                "old_str": _TEXT,
+                "new_str": _TEXT,
+                "insert_line": _NUMBER,
+            },
+            "required": ["command", "path"],
+        },
     },
 }
-CLIENT_TOOLS = {"bash_": _BASH, "text_editor_": _EDITOR}
-
-
-def _client_tool(tool: Body, kind: str) -> dict[str, Any] | None:
-    """The tool as a function definition; None if the type is unknown."""
-    for prefix, definition in CLIENT_TOOLS.items():
-        if kind.startswith(prefix):
-            return {**definition, "name": tool.get("name")}
-    return None
-
-
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 CHOICES: Mapping[str, ToolChoice] = {
     "auto": ToolChoice(),
@@ -99,6 +77,7 @@ CHOICES: Mapping[str, ToolChoice] = {
 # Claude Code's bookkeeping: it changes with every request, which would invalidate the cached
 # prefix.
 BILLING = "x-anthropic-billing-header:"
+SAMPLERS = ("temperature", "top_k", "top_p")
 
 FIELDS: Fields = {
     "model": doc.MODEL,
@@ -109,9 +88,7 @@ FIELDS: Fields = {
         "Be brief.",
         {"anyOf": [doc.TEXT, {"type": "array"}]},
     ),
-    "temperature": doc.SAMPLERS["temperature"],
-    "top_k": doc.SAMPLERS["top_k"],
-    "top_p": doc.SAMPLERS["top_p"],
+    **{name: doc.SAMPLERS[name] for name in SAMPLERS},
     "stop_sequences": {**STOP, "description": "Stop strings."},
     "stream": doc.STREAM,
     "tools": doc.array("Tools the model may call.", []),
@@ -133,40 +110,35 @@ FIELDS: Fields = {
 
 
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
-    """Parses a body. `counting` is for count_tokens, which needs no max_tokens. Raises
-    InvalidParameter."""
-    thinking = mapping(body, "thinking")
+    """`counting`: for count_tokens, which needs no max_tokens."""
+    thinking = fields.mapping(body, "thinking")
     warnings = [
-        *ignored_fields(body, FIELDS.keys()),
-        *ignored_fields(thinking, {"type"}, "thinking."),
+        *fields.ignored_fields(body, FIELDS.keys()),
+        *fields.ignored_fields(thinking, {"type"}, "thinking."),
         *context_edits.parse(body)[1],
     ]
-    max_tokens = integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
+    max_tokens = fields.integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
     if max_tokens is None and not counting:
         raise InvalidParameter("max_tokens", "is missing")
-    stream = flag(body, "stream")
-    choice = mapping(body, "tool_choice")
-    config = mapping(body, "output_config")
+    stream = fields.flag(body, "stream")
+    wanted = fields.mapping(body, "tool_choice")
+    config = fields.mapping(body, "output_config")
     return CompletionRequest(
-        model=model_name(body),
+        model=fields.model_name(body),
         messages=(*_system(body.get("system")), *_messages(body, warnings)),
-        sampling={
-            name: check(name, body[name])
-            for name in ("temperature", "top_k", "top_p")
-            if body.get(name) is not None
-        },
+        sampling={name: check(name, body[name]) for name in SAMPLERS if body.get(name) is not None},
         max_tokens=max_tokens,
-        stop=stops(body, "stop_sequences"),
+        stop=fields.stops(body, "stop_sequences"),
         stream=stream,
-        tools=_tools(items(body, "tools"), warnings),
+        tools=_tools(body, warnings),
         servers=mcp.servers(body),
-        tool_choice=_choice(choice),
-        parallel_tool_calls=not flag(choice, "disable_parallel_tool_use", at="tool_choice."),
+        tool_choice=_choice(wanted),
+        parallel_tool_calls=not fields.flag(wanted, "disable_parallel_tool_use", at="tool_choice."),
         output=_output(body, config),
-        reasoning_effort=text(config, "effort", at="output_config."),
+        reasoning_effort=fields.text(config, "effort", at="output_config."),
         template_kwargs=_thinking(thinking),
         report=Report(prompt=stream),  # message_start has it
-        user=text(mapping(body, "metadata"), "user_id", at="metadata."),
+        user=fields.text(fields.mapping(body, "metadata"), "user_id", at="metadata."),
         compaction=context_edits.compaction(body) if "context_management" in body else None,
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -178,35 +150,30 @@ def _system(value: Any) -> tuple[Message, ...]:
     if type(value) is str:
         texts = [value]
     elif isinstance(value, list):
-        bounded(value, "system")
-        blocks = [entry(block, f"system[{i}]") for i, block in enumerate(value)]
-        texts = [required(block, "text", f"system[{i}].") for i, block in enumerate(blocks)]
+        texts = [
+            fields.required(block, "text", at) for block, at in fields.entries(value, "system")
+        ]
     else:
         raise InvalidParameter("system", "must be a string or a list of text blocks")
-    kept = "\n\n".join(t for t in texts if t and not t.startswith(BILLING))
-    return (Message(role="system", content=kept),) if kept else ()
+    content = "\n\n".join(t for t in texts if t and not t.startswith(BILLING))
+    return (Message(role="system", content=content),) if content else ()
 
 
 def _messages(body: Body, warnings: list[str]) -> list[Message]:
-    values = items(body, "messages")
-    if not values:
-        raise InvalidParameter("messages", "must contain at least one message")
     runs: list[list[Message]] = []
-    for i, value in enumerate(values):
-        at = f"messages[{i}]"
-        message = entry(value, at)
+    for message, at in fields.objects(body, "messages"):
         summary = summary_of(message, at)
         if summary is not None:  # it replaces everything before it
             runs = [[summary]]
-        role = ROLES.get(text(message, "role", at=at + "."))
-        if role is None:
-            raise InvalidParameter(at + ".role", "must be user or assistant")
-        turn = _Turn(role, warnings).read(message.get("content"), at + ".content")
+        role = ROLES[fields.choice(message, "role", ROLES, at=at)]
+        turn = _Turn(role, warnings).read(message.get("content"), at + "content")
         if summary is not None and turn == [Message(role=role)]:
             continue  # it has nothing else
         if role != "system" and runs and runs[-1][-1].role == turn[0].role == role:
             runs[-1].append(turn.pop(0))
         runs += [[message] for message in turn]
+    if not runs:
+        raise InvalidParameter("messages", "must contain at least one message")
     return [joined(*run) for run in runs]
 
 
@@ -216,11 +183,7 @@ class _Turn:
     def __init__(self, role: Role, warnings: list[str]) -> None:
         self._role = role
         self._warnings = warnings
-        self._texts: list[str] = []
-        self._parts: list[int] = []
-        self._length = 0  # of the texts, each with a line break
-        self._thoughts: list[str] = []
-        self._media: list[Media] = []
+        self._content = Content()
         self._calls: list[ToolCall] = []
 
     def read(self, content: Any, at: str) -> list[Message]:
@@ -228,165 +191,125 @@ class _Turn:
             return [Message(role=self._role, content=content)]
         if not isinstance(content, list):
             raise InvalidParameter(at, "must be a string or a list of blocks")
-        bounded(content, at)
-        out: list[Message] = []
-        for i, value in enumerate(content):
-            path = f"{at}[{i}]"
-            block = entry(value, path)
+        turn: list[Message] = []
+        for block, path in fields.entries(content, at):
             if block.get("type") in ("tool_result", mcp.RESULT):
-                out += self._flush()
-                out.append(self._result(block, path + "."))
+                turn += self._flush()
+                turn.append(self._result(block, path))
             else:
-                self._block(block, path + ".")
-        out += self._flush()
-        return out or [Message(role=self._role)]
+                self._block(block, path)
+        turn += self._flush()
+        return turn or [Message(role=self._role)]
 
     def _flush(self) -> list[Message]:
-        if not (self._texts or self._thoughts or self._media or self._calls):
+        if self._content.is_empty and not self._calls:
             return []
-        message = Message(
-            role=self._role,
-            content="\n".join(self._texts),
-            reasoning="\n".join(self._thoughts),
-            media=tuple(self._media),
-            tool_calls=tuple(self._calls),
-            parts=tuple(self._parts) if len(self._parts) > 1 else (),
-        )
-        self._texts, self._thoughts, self._media, self._calls = [], [], [], []
-        self._parts, self._length = [], 0
+        message = self._content.message(self._role, tool_calls=tuple(self._calls))
+        self._content, self._calls = Content(), []
         return [message]
 
     def _block(self, block: Body, at: str) -> None:
-        kind = text(block, "type", at=at)
-        if kind == "text":
-            self._say(required(block, "text", at))
-        elif kind == "thinking":
-            self._thoughts.append(text(block, "thinking", at=at))
-        elif kind == "image":
-            image = _image(mapping(block, "source", at), at + "source.")
-            self._media.append(msgspec.structs.replace(image, at=max(0, self._length - 1)))
-        elif kind == "tool_use":
-            arguments = msgspec.json.encode(mapping(block, "input", at)).decode()
-            self._calls.append(
-                ToolCall(filled(block, "id", at), filled(block, "name", at), arguments)
-            )
-        elif kind == COMPACTION:
-            pass  # read before
-        elif kind == mcp.USE:
-            self._calls.append(mcp.call(block, at))
-        elif kind == "document":
-            self._document(block, at)
-        elif kind == "search_result":
-            self._say(text(block, "title", at=at))
-            self._nested(items(block, "content", at), at)
-        elif not kind:
-            raise InvalidParameter(at + "type", "is missing")
-        else:
-            self._warnings.append(f"content blocks of type {plain(kind)} are ignored")
+        match fields.text(block, "type", at=at):
+            case "text":
+                self._content.say(fields.required(block, "text", at))
+            case "thinking":
+                self._content.thoughts.append(fields.text(block, "thinking", at=at))
+            case "image":
+                self._content.show(_image(fields.mapping(block, "source", at), at + "source."))
+            case "tool_use":
+                arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
+                call = ToolCall(
+                    fields.filled(block, "id", at), fields.filled(block, "name", at), arguments
+                )
+                self._calls.append(call)
+            case mcp.USE:
+                self._calls.append(mcp.call(block, at))
+            case "document":
+                self._document(block, at)
+            case "search_result":
+                self._content.say(fields.text(block, "title", at=at))
+                self._nested(block, at)
+            case "":
+                raise InvalidParameter(at + "type", "is missing")
+            case kind if kind != COMPACTION:  # which was read before
+                self._warnings.append(f"content blocks of type {fields.plain(kind)} are ignored")
 
-    def _say(self, content: str) -> None:
-        self._texts.append(content)
-        self._parts.append(self._length)
-        self._length += len(content) + 1
-
-    def _nested(self, blocks: list[Any], at: str) -> None:
-        for i, value in enumerate(blocks):
-            path = f"{at}content[{i}]"
-            self._block(entry(value, path), path + ".")
+    def _nested(self, block: Body, at: str) -> None:
+        for part, path in fields.objects(block, "content", at):
+            self._block(part, path)
 
     def _document(self, block: Body, at: str) -> None:
         """Adds a document's text. `apis.attachments` has replaced those without one."""
-        source = mapping(block, "source", at)
-        kind = text(source, "type", at=at + "source.")
+        source, at = fields.mapping(block, "source", at), at + "source."
+        kind = fields.text(source, "type", at=at)
         if kind == "text":
-            title = text(block, "title", at=at)
-            data = text(source, "data", at=at + "source.")
-            self._say(f"{title}\n{data}" if title else data)
-        elif kind == "content":
-            content = source.get("content")
-            if type(content) is str:
-                self._say(content)
-            else:
-                self._nested(items(source, "content", at + "source."), at + "source.")
+            title = fields.text(block, "title", at=at)
+            data = fields.text(source, "data", at=at)
+            self._content.say(f"{title}\n{data}" if title else data)
+        elif kind != "content":
+            raise InvalidParameter(at + "type", "must be text, content, base64, file or url")
+        elif type(source.get("content")) is str:
+            self._content.say(source["content"])
         else:
-            raise InvalidParameter(at + "source.type", "must be text, content, base64, file or url")
+            self._nested(source, at)
 
     def _result(self, block: Body, at: str) -> Message:
         """A tool's result. An error is marked in the text, since templates have no field for it."""
-        inner = _Turn("tool", self._warnings)
-        content = block.get("content")
-        if content is None:
-            content = ""
-        (message,) = inner.read(content, at + "content")
-        message = msgspec.structs.replace(
-            message, role="tool", tool_call_id=filled(block, "tool_use_id", at)
+        given = block.get("content")
+        (message,) = _Turn("tool", self._warnings).read(
+            "" if given is None else given, at + "content"
         )
-        failed = flag(block, "is_error", at=at)
-        if failed and not message.content.lower().startswith("error"):
-            message = message.after("Error: ")
+        message = msgspec.structs.replace(
+            message, tool_call_id=fields.filled(block, "tool_use_id", at)
+        )
+        if fields.flag(block, "is_error", at=at) and not message.content.lower().startswith(
+            "error"
+        ):
+            return message.after("Error: ")
         return message
 
 
 def _image(source: Body, at: str) -> Media:
-    kind = text(source, "type", at=at)
-    if kind == "base64":
-        media_type = text(source, "media_type", at=at)
-        return Media(kind="image", url=f"data:{media_type};base64,{text(source, 'data', at=at)}")
-    if kind == "url":
-        return Media(kind="image", url=text(source, "url", at=at))
-    raise InvalidParameter(at + "type", "must be base64 or url")
+    if fields.choice(source, "type", ("base64", "url"), at=at) == "url":
+        return Media(kind="image", url=fields.text(source, "url", at=at))
+    media_type, data = fields.text(source, "media_type", at=at), fields.text(source, "data", at=at)
+    return Media(kind="image", url=f"data:{media_type};base64,{data}")
 
 
-def _tools(values: list[Any], warnings: list[str]) -> tuple[Tool, ...]:
+def _tools(body: Body, warnings: list[str]) -> tuple[Tool, ...]:
     offered = []
-    for i, value in enumerate(values):
-        at = f"tools[{i}]."
-        tool = entry(value, at[:-1])
-        kind = text(tool, "type", "custom", at=at)
+    for tool, at in fields.objects(body, "tools"):
+        kind = fields.text(tool, "type", "custom", at=at)
+        known = (CLIENT_TOOLS[start] for start in CLIENT_TOOLS if kind.startswith(start))
         if kind == "custom":
-            offered.append({**tool, "parameters": mapping(tool, "input_schema", at)})
-        elif (known := _client_tool(tool, kind)) is not None:
-            offered.append(known)
-        elif kind == mcp.TOOLSET:
-            continue
-        else:
-            warnings.append(f"tools of type {plain(kind)} are ignored")
+            offered.append({**tool, "parameters": fields.mapping(tool, "input_schema", at)})
+        elif (definition := next(known, None)) is not None:
+            offered.append({**definition, "name": tool.get("name")})
+        elif kind != mcp.TOOLSET:
+            warnings.append(f"tools of type {fields.plain(kind)} are ignored")
     return functions(offered)
 
 
 def _choice(value: Body) -> ToolChoice:
-    kind = text(value, "type", "auto", at="tool_choice.")
+    kind = fields.choice(value, "type", ("tool", *CHOICES), "auto", "tool_choice.")
     if kind == "tool":
-        name = text(value, "name", at="tool_choice.")
-        if not name:
-            raise InvalidParameter("tool_choice.name", "is missing")
-        return ToolChoice("named", name)
-    choice = CHOICES.get(kind)
-    if choice is None:
-        raise InvalidParameter("tool_choice.type", "must be auto, any, tool or none")
-    return choice
+        return ToolChoice("named", fields.filled(value, "name", "tool_choice."))
+    return CHOICES[kind]
 
 
 def _output(body: Body, config: Body) -> OutputFormat:
     """`output_config.format`, or `output_format` from clients of the beta."""
-    at, value = "output_config.format.", mapping(config, "format", "output_config.")
-    if not value:
-        at, value = "output_format.", mapping(body, "output_format")
-    if not value:
-        return OutputFormat()
-    if text(value, "type", at=at) != "json_schema":
-        raise InvalidParameter(at + "type", "must be json_schema")
-    schema = value.get("schema")
-    if not isinstance(schema, dict):
-        raise InvalidParameter(at + "schema", "must be an object")
-    return OutputFormat("json_schema", schema, "output", strict=True)
+    at, form = "output_config.format.", fields.mapping(config, "format", "output_config.")
+    if not form:
+        at, form = "output_format.", fields.mapping(body, "output_format")
+    output = output_format(form, at)
+    if output.kind == "text":
+        return output
+    return msgspec.structs.replace(output, name="output", strict=True)
 
 
 def _thinking(value: Body) -> dict[str, Any]:
     """Template arguments for the switch that some templates have; `adaptive` leaves the default."""
-    kind = text(value, "type", "adaptive", at="thinking.")
-    if kind in ("enabled", "disabled"):
-        return {"enable_thinking": kind == "enabled"}
-    if kind not in ("adaptive", "between_tools"):
-        raise InvalidParameter("thinking.type", "must be enabled, disabled or adaptive")
-    return {}
+    kinds = ("enabled", "disabled", "adaptive", "between_tools")
+    kind = fields.choice(value, "type", kinds, "adaptive", "thinking.")
+    return {"enable_thinking": kind == "enabled"} if kind in ("enabled", "disabled") else {}

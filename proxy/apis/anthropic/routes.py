@@ -10,7 +10,6 @@ from flask import Response, request
 
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
-from ...errors import GatewayError
 from ...gateway import Caller
 from ...runtime.cancel import Cancel
 from ...web.admitted import counted
@@ -18,7 +17,7 @@ from ...web.body import parsed
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import read_request
 from ...web.observability import Record
-from ...web.permissions import check_model, permissions
+from ...web.permissions import check_model
 from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_view
@@ -47,26 +46,34 @@ blueprint = Api(
 Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
 
 
-class EditingDialect:
+class MessagesDialect:
     """The dialect of one request, whose prompt is edited as its `context_management` says."""
 
-    def __init__(self, services: Services, environ: Environ, cancel: Cancel) -> None:
+    def __init__(self, services: Services, environ: Environ) -> None:
         self._services = services
         self._environ = environ
-        self._cancel = cancel
-        self._applied: list[dict[str, Any]] = []
+        self._edits: Sequence[context_edits.Edit] | None = None
+        self._applied: list[dict[str, Any]] | None = None
+        self.error = anthropic.error
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
-        """Raises InvalidParameter, and the errors of `check_model` and `Gateway.count`."""
-        asked = parsed(partial(anthropic.parse, body), self._environ)
-        check_model(self._services, self._environ, asked.model)
-        barred = permissions(self._services, self._environ).barred_tiers
-        key = Record.of(self._environ).key
-        allowance = self._services.callers.caller(key, self._environ).allowance
-        if allowance is not None:
-            allowance.check()  # tokens are counted before the answer is admitted
-        asked, self._applied = _edited(self._services, asked, body, self._cancel, barred)
-        return asked
+        if body.get("context_management"):
+            self._edits, _ = context_edits.parse(body)
+        return parsed(partial(anthropic.parse, body), self._environ)
+
+    def begin(self, asked: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
+        """Raises the errors of `check_model` and `Gateway.count`, too."""
+        services = self._services
+        if self._edits is not None:
+            check_model(services, self._environ, asked.model)
+            if caller.allowance is not None:
+                caller.allowance.check()  # tokens are counted before the answer is admitted
+            barred = caller.may.barred_tiers
+            count = partial(services.gateway.count, cancel=cancel, barred=barred)
+            asked, self._applied = context_edits.apply(asked, self._edits, count)
+        if asked.runs_tools:
+            return services.dialogues.answer(asked, caller.key, cancel, caller)
+        return services.gateway.answer(asked, cancel, caller)
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
@@ -76,44 +83,12 @@ class EditingDialect:
     def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> anthropic.Encoder:
         return anthropic.Encoder(meta, request, self._applied)
 
-    def error(self, fault: GatewayError) -> dict[str, Any]:
-        return anthropic.error(fault)
-
-
-def _editing(
-    services: Services,
-    record: Record,
-    environ: Environ,
-    body: Mapping[str, Any],
-    cancel: Cancel,
-) -> EditingDialect | None:
-    edits = body.get("context_management")
-    return EditingDialect(services, environ, cancel) if edits else None
-
-
-def _edited(
-    services: Services,
-    asked: CompletionRequest,
-    body: Mapping[str, Any],
-    cancel: Cancel,
-    barred: frozenset[str],
-) -> tuple[CompletionRequest, list[dict[str, Any]]]:
-    """The request after its edits, and those that applied."""
-    edits, _ = context_edits.parse(body)
-    count = partial(services.gateway.count, cancel=cancel, barred=barred)
-    return context_edits.apply(asked, edits, count)
-
 
 @post(blueprint, "/v1/messages", body="MessageRequest", streams=SSE, reply="Message")
 def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A message, streamed or whole."""
-
-    def begin(asked: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
-        if asked.runs_tools:
-            return services.dialogues.answer(asked, caller.key, cancel, caller)
-        return services.gateway.answer(asked, cancel, caller)
-
-    sent = completion_view(services, environ, anthropic, "msg_", begin=begin, own=_editing)
+    dialect = MessagesDialect(services, environ)
+    sent = completion_view(services, environ, dialect, "msg_", begin=dialect.begin)
     return _theirs(sent, environ)
 
 
@@ -124,16 +99,16 @@ def count_tokens() -> Response:
     def view(services: Services, record: Record) -> Any:
         raw = read_request(services, record, request.environ)
         asked = parse(raw, counting=True)
-        check_model(services, request.environ, asked.model)
-        barred = permissions(services, request.environ).barred_tiers
-        with counted(services, record, asked.model) as cancel:
-            count = services.gateway.count(asked, cancel, barred=barred)
+        with counted(services, record, asked.model) as (cancel, barred):
+            count = partial(services.gateway.count, cancel=cancel, barred=barred)
+            original = count(asked)
             if not raw.get("context_management"):
-                return {"input_tokens": count}
-            edited, applied = _edited(services, asked, raw, cancel, barred)
-            left = services.gateway.count(edited, cancel, barred=barred) if applied else count
-            original = {"original_input_tokens": count}
-            return {"input_tokens": left, "context_management": original}
+                return {"input_tokens": original}
+            edited, applied = context_edits.apply(asked, context_edits.parse(raw)[0], count)
+            return {
+                "input_tokens": count(edited) if applied else original,
+                "context_management": {"original_input_tokens": original},
+            }
 
     return _theirs(json_view(view, anthropic.error), request.environ)
 

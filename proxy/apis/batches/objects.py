@@ -1,4 +1,4 @@
-"""OpenAI's batches: parses requests and the lines of input files, and writes objects and lines.
+"""OpenAI's batches: parses requests and the lines of input files, and writes lines of output.
 
 The format is defined in OpenAI's API reference and the types of its client. `completion_window` may
 be any time up to 30 days (`90m`, `24h`, `7d`), where OpenAI has `24h` alone.
@@ -7,25 +7,19 @@ be any time up to 30 days (`90m`, `24h`, `7d`), where OpenAI has `24h` alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
-from ..fields import Body, integer, mapping, required
+from ..fields import Body, filled, integer, mapping, required
 from ..files.objects import LATEST, SOONEST
 from ..schema_fields import Schema
 from ..vector_stores.request import METADATA, metadata
 
-ENDPOINTS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-)
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
 MOST_LINES = 50_000
 MOST_ERRORS = 100  # told of an invalid file
 LONGEST_ID = 512  # characters of a custom_id
@@ -34,21 +28,7 @@ OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
 _WINDOW = re.compile(r"([0-9]{1,7})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-# Fields that begin a prompt, in the order in which templates write them.
-_PROMPT = ("model", "instructions", "tools", "messages", "prompt", "input")
 _encode = msgspec.json.Encoder().encode
-
-
-class NewBatch(Struct, frozen=True, kw_only=True):
-    """A request for a batch. `seconds` is its window; `lasts` is how long its output files are
-    kept, in seconds, None for ever."""
-
-    endpoint: str
-    file_id: str
-    window: str
-    seconds: int
-    metadata: dict[str, str]
-    lasts: int | None
 
 
 class Line(Struct, frozen=True):
@@ -70,73 +50,32 @@ class LineError(Exception):
         return {"code": self.code, "line": number, "message": self.message, "param": self.param}
 
 
-class BatchRecord(Protocol):
-    """A stored batch. `times` are the seconds since 1970 at which it reached a status, by the names
-    of the API's fields; `tokens` are those of all answers: input, cached, output, reasoning."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def created(self) -> float: ...
-    @property
-    def endpoint(self) -> str: ...
-    @property
-    def file_id(self) -> str: ...
-    @property
-    def window(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def metadata(self) -> Mapping[str, str]: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def errors(self) -> Sequence[Mapping[str, Any]]: ...
-    @property
-    def times(self) -> Mapping[str, float]: ...
-    @property
-    def output_file(self) -> str: ...
-    @property
-    def error_file(self) -> str: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def completed(self) -> int: ...
-    @property
-    def failed(self) -> int: ...
-    @property
-    def tokens(self) -> Sequence[int]: ...
-
-
-def parse(body: Body) -> NewBatch:
-    """Raises InvalidParameter."""
+def parse(body: Body) -> tuple[dict[str, Any], int]:
+    """The fields of a new batch, and its window in seconds; `lasts` is how long its output files
+    are kept, in seconds, None for ever. Raises InvalidParameter."""
     endpoint = required(body, "endpoint")
     if endpoint not in ENDPOINTS:
         raise InvalidParameter("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
     window = required(body, "completion_window")
-    found = _WINDOW.fullmatch(window)
-    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    match = _WINDOW.fullmatch(window)
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
     if not 1 <= seconds <= LONGEST_WINDOW:
         raise InvalidParameter(
             "completion_window", "must be a time up to 30 days, for example 24h, 90m or 7d"
         )
-    file_id = required(body, "input_file_id")
-    if not file_id:
-        raise InvalidParameter("input_file_id", "is empty")
     expiry = mapping(body, "output_expires_after")
     lasts = integer(expiry, "seconds", SOONEST, LATEST, "output_expires_after.")
     if expiry and (expiry.get("anchor") != "created_at" or lasts is None):
         raise InvalidParameter(
             "output_expires_after", "must have the anchor created_at and a number of seconds"
         )
-    return NewBatch(
-        endpoint=endpoint,
-        file_id=file_id,
-        window=window,
-        seconds=seconds,
-        metadata=metadata(body) or {},
-        lasts=lasts,
-    )
+    return {
+        "endpoint": endpoint,
+        "file_id": filled(body, "input_file_id"),
+        "window": window,
+        "metadata": metadata(body) or {},
+        "lasts": lasts,
+    }, seconds
 
 
 def parse_line(value: Any, endpoint: str) -> Line:
@@ -165,56 +104,6 @@ def parse_line(value: Any, endpoint: str) -> Line:
     return Line(custom_id, body)
 
 
-def beginning(body: Mapping[str, Any]) -> bytes:
-    """What requests have in common that share a beginning of their prompts."""
-    return _encode([body.get(name) for name in _PROMPT])
-
-
-def reply(batch: BatchRecord) -> dict[str, Any]:
-    errors = [dict(one) for one in batch.errors]
-    over = batch.status not in OPEN  # its files are whole
-    read, cached, written, reasoning = batch.tokens
-    times = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling")
-    return {
-        "id": batch.id,
-        "object": "batch",
-        "endpoint": batch.endpoint,
-        "model": batch.model or None,
-        "errors": {"object": "list", "data": errors} if errors else None,
-        "input_file_id": batch.file_id,
-        "completion_window": batch.window,
-        "status": batch.status,
-        "output_file_id": (over and batch.output_file) or None,
-        "error_file_id": (over and batch.error_file) or None,
-        "created_at": int(batch.created),
-        "expires_at": _time(batch, "expires"),
-        **{f"{name}_at": _time(batch, name) for name in (*times, "cancelled")},
-        "request_counts": {
-            "total": batch.total,
-            "completed": batch.completed,
-            "failed": batch.failed,
-        },
-        "usage": {
-            "input_tokens": read,
-            "input_tokens_details": {"cached_tokens": cached},
-            "output_tokens": written,
-            "output_tokens_details": {"reasoning_tokens": reasoning},
-            "total_tokens": read + written,
-        },
-        "metadata": dict(batch.metadata) or None,
-    }
-
-
-def listed(batches: Sequence[BatchRecord], *, more: bool) -> dict[str, Any]:
-    return {
-        "object": "list",
-        "data": [reply(one) for one in batches],
-        "first_id": batches[0].id if batches else None,
-        "last_id": batches[-1].id if batches else None,
-        "has_more": more,
-    }
-
-
 def answered(request_id: str, custom_id: str, status: int, body: bytes) -> bytes:
     """The line of an output or error file for an answer with this JSON as its body."""
     response = {"status_code": status, "request_id": request_id, "body": msgspec.Raw(body)}
@@ -237,19 +126,20 @@ def usage_of(body: bytes) -> tuple[int, int, int, int]:
         usage = _decode_usage(body).usage
     except msgspec.DecodeError:
         return 0, 0, 0, 0
-    read = usage.input_tokens or usage.prompt_tokens
-    written = usage.output_tokens or usage.completion_tokens
-    inner = usage.input_tokens_details or usage.prompt_tokens_details
-    outer = usage.output_tokens_details or usage.completion_tokens_details
-    return read, inner.cached_tokens, written, outer.reasoning_tokens
+    # OpenAI's APIs name them differently.
+    cached = usage.input_tokens_details.cached_tokens or usage.prompt_tokens_details.cached_tokens
+    details = usage.output_tokens_details, usage.completion_tokens_details
+    return (
+        usage.input_tokens or usage.prompt_tokens,
+        cached,
+        usage.output_tokens or usage.completion_tokens,
+        max(detail.reasoning_tokens for detail in details),
+    )
 
 
 class _Details(Struct, frozen=True):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.cached_tokens or self.reasoning_tokens)
 
 
 class _Usage(Struct, frozen=True):
@@ -270,24 +160,17 @@ class _Answer(Struct, frozen=True):
 _decode_usage = msgspec.json.Decoder(_Answer).decode
 
 
-def _time(batch: BatchRecord, name: str) -> int | None:
-    at = batch.times.get(name)
-    return None if at is None else int(at)
-
-
 SCHEMAS: dict[str, Schema] = {
     "BatchRequest": doc.body(
         "input_file_id endpoint completion_window",
         input_file_id=doc.text("An uploaded file with the purpose batch.", "file-1"),
         endpoint=doc.text(
-            "The route that answers the lines.",
-            "/v1/chat/completions",
-            enum=list(ENDPOINTS),
+            "The route that answers the lines.", "/v1/chat/completions", enum=list(ENDPOINTS)
         ),
         completion_window=doc.text("How long the batch may take: 24h, 90m, up to 30d.", "24h"),
         metadata=METADATA,
         output_expires_after=doc.mapping(
             "When the output files are deleted.", {"anchor": "created_at", "seconds": 86_400}
         ),
-    ),
+    )
 }

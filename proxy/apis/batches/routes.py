@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from flask import request
 
@@ -21,13 +21,7 @@ from . import objects as batches
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ...store.request_batches import RequestBatches
 
-blueprint = Api(
-    "batches",
-    __name__,
-    group="files",
-    tag="OpenAI",
-    schemas=batches.SCHEMAS,
-)
+blueprint = Api("batches", __name__, group="files", tag="OpenAI", schemas=batches.SCHEMAS)
 
 MOST_LISTED, LISTED = 100, 20
 
@@ -35,9 +29,9 @@ MOST_LISTED, LISTED = 100, 20
 @json_route(blueprint, "POST", "/v1/batches", "/batches", body="BatchRequest")
 def create(services: Services, record: Record) -> Any:
     """A batch of requests from an uploaded file."""
-    asked = batches.parse(body.read_json(request.environ, services.settings.max_body))
+    fields, seconds = batches.parse(body.read_json(request.environ, services.settings.max_body))
     store = _store(services)
-    file = opened(services).file(record.key, asked.file_id)
+    file = opened(services).file(record.key, fields["file_id"])
     if file.purpose != "batch":
         raise InvalidParameter(
             "input_file_id",
@@ -48,17 +42,13 @@ def create(services: Services, record: Record) -> Any:
         id=new_id("batch_"),
         owner=record.key,
         created=now,
-        endpoint=asked.endpoint,
-        file_id=asked.file_id,
-        window=asked.window,
-        times={"expires": now + asked.seconds},
+        times={"expires": now + seconds},
         peer=record.peer,
-        metadata=asked.metadata,
-        lasts=asked.lasts,
+        **fields,
     )
     store.add(batch)
     _wake(services)
-    return batches.reply(batch)
+    return reply(batch)
 
 
 @json_route(blueprint, "GET", "/v1/batches", "/batches")
@@ -68,14 +58,20 @@ def listed(services: Services, record: Record) -> Any:
     if most is None:
         raise InvalidParameter("limit", f"must be from 1 to {MOST_LISTED}")
     found = _store(services).page(record.key, most + 1, request.args.get("after") or "")
-    return batches.listed(found[:most], more=len(found) > most)
+    page = found[:most]
+    return {
+        "object": "list",
+        "data": [reply(batch) for batch in page],
+        "first_id": page[0].id if page else None,
+        "last_id": page[-1].id if page else None,
+        "has_more": len(found) > most,
+    }
 
 
 @json_route(blueprint, "GET", "/v1/batches/<key>", "/batches/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
     """How far a batch is."""
-    found = _store(services).get(record.key, key)
-    return batches.reply(found) if found is not None else _missing(key)
+    return _reply(_store(services).get(record.key, key), key)
 
 
 @json_route(blueprint, "POST", "/v1/batches/<key>/cancel", "/batches/<key>/cancel")
@@ -83,11 +79,9 @@ def cancel(services: Services, record: Record, key: str) -> Any:
     """Cancel a batch.
 
     One that is finished stays as it is."""
-    found = _store(services).cancel(record.key, key, time.time())
-    if found is None:
-        _missing(key)
+    batch = _store(services).cancel(record.key, key, time.time())
     _wake(services)
-    return batches.reply(found)
+    return _reply(batch, key)
 
 
 def _store(services: Services) -> RequestBatches:
@@ -101,5 +95,46 @@ def _wake(services: Services) -> None:
     services.batch_runner.wake()
 
 
-def _missing(key: str) -> NoReturn:
-    raise NotFound(f"no such batch: {key[:100]!r}", param="batch_id")
+def _reply(batch: RequestBatch | None, key: str) -> dict[str, Any]:
+    if batch is None:
+        raise NotFound(f"no such batch: {key[:100]!r}", param="batch_id")
+    return reply(batch)
+
+
+def reply(batch: RequestBatch) -> dict[str, Any]:
+    """A batch as clients see it."""
+    over = batch.status not in batches.OPEN  # its files are whole
+    read, cached, written, reasoning = batch.tokens
+    times = ("expires", "in_progress", "finalizing", "completed", "failed", "expired")
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "model": batch.model or None,
+        "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
+        "input_file_id": batch.file_id,
+        "completion_window": batch.window,
+        "status": batch.status,
+        "output_file_id": (over and batch.output_file) or None,
+        "error_file_id": (over and batch.error_file) or None,
+        "created_at": int(batch.created),
+        **{f"{name}_at": _time(batch, name) for name in (*times, "cancelling", "cancelled")},
+        "request_counts": {
+            "total": batch.total,
+            "completed": batch.completed,
+            "failed": batch.failed,
+        },
+        "usage": {
+            "input_tokens": read,
+            "input_tokens_details": {"cached_tokens": cached},
+            "output_tokens": written,
+            "output_tokens_details": {"reasoning_tokens": reasoning},
+            "total_tokens": read + written,
+        },
+        "metadata": batch.metadata or None,
+    }
+
+
+def _time(batch: RequestBatch, name: str) -> int | None:
+    at = batch.times.get(name)
+    return None if at is None else int(at)

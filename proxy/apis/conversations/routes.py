@@ -24,6 +24,7 @@ from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route
 from ..fields import page_of, page_reply
+from ..responses.items import listed as with_ids
 from . import objects as conversations
 
 blueprint = Api(
@@ -43,12 +44,11 @@ ITEM = tuple(f"{route}/<item>" for route in ITEMS)
 @json_route(blueprint, "POST", *ROUTES, body="ConversationRequest")
 def create(services: Services, record: Record) -> Any:
     """A new conversation."""
-    new = conversations.create(_body(services))
+    metadata, given = conversations.create(_body(services))
     key, now = CONVERSATION + uuid.uuid4().hex, time.time()
-    made = conversations.conversation(key, int(now), new.metadata)
-    items = conversations.with_ids(new.items, uuid.uuid4().hex)
-    kept = Stored(msgspec.json.encode(made), msgspec.json.encode(items))
-    services.response_conversations.put(record.key, key, now, kept)
+    made = {"id": key, "object": "conversation", "created_at": int(now), "metadata": metadata}
+    items = msgspec.json.encode(_with_ids(given))
+    services.store.put(record.key, key, now, Stored(msgspec.json.encode(made), items))
     return made
 
 
@@ -73,84 +73,88 @@ def change(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "DELETE", *ROUTE)
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a conversation with its items."""
-    if not services.response_conversations.delete(record.key, key):
+    if not (_is_one(key) and services.store.delete(record.key, key)):
         _missing(key)
-    return conversations.deleted(key)
+    return {"id": key, "object": "conversation.deleted", "deleted": True}
 
 
 @json_route(blueprint, "POST", *ITEMS, body="ConversationItems")
 def add(services: Services, record: Record, key: str) -> Any:
     """Add items to a conversation."""
-    given = conversations.added(_body(services))
-    return _whole_list(append(services, record.key, key, given))
+    items = append(services, record.key, key, conversations.added(_body(services)))
+    ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]}
+    return {"object": "list", "data": items, **ends, "has_more": False}
 
 
 @json_route(blueprint, "GET", *ITEMS)
 def listed(services: Services, record: Record, key: str) -> Any:
     """The items of a conversation."""
-    page = page_of(request.args)
-    items = _items(kept_conversation(services, record.key, key))
-    found = page_reply(page, items, lambda item: item["id"], lambda item: item)
-    return {**found, "first_id": found["first_id"] or "", "last_id": found["last_id"] or ""}
+    return page_of_items(_items(kept_conversation(services, record.key, key)))
 
 
 @json_route(blueprint, "GET", *ITEM)
 def read_item(services: Services, record: Record, key: str, item: str) -> Any:
     """An item of a conversation."""
-    for one in _items(kept_conversation(services, record.key, key)):
-        if one["id"] == item:
-            return one
-    _missing_item(key, item)
+    items = _items(kept_conversation(services, record.key, key))
+    return next((each for each in items if each["id"] == item), None) or _missing(key, item)
 
 
 @json_route(blueprint, "DELETE", *ITEM)
 def delete_item(services: Services, record: Record, key: str, item: str) -> Any:
     """Delete an item of a conversation."""
 
-    def changed(kept: Stored) -> Stored:
-        items = _items(kept)
-        left = [one for one in items if one["id"] != item]
+    def changed(stored: Stored) -> Stored:
+        items = _items(stored)
+        left = [each for each in items if each["id"] != item]
         if len(left) == len(items):
-            _missing_item(key, item)
-        return kept._replace(items=msgspec.json.encode(left))
+            _missing(key, item)
+        return stored._replace(items=msgspec.json.encode(left))
 
     return msgspec.Raw(_changed(services, record.key, key, changed).response)
 
 
+def page_of_items(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """The page that the current request asks for."""
+    page = page_reply(page_of(request.args), items, lambda item: item["id"], lambda item: item)
+    return {**page, "first_id": page["first_id"] or "", "last_id": page["last_id"] or ""}
+
+
 def kept_conversation(services: Services, owner: str, key: str) -> Stored:
     """Raises NotFound, and StoreUnavailable."""
-    return services.response_conversations.get(owner, key) or _missing(key)
+    return (_is_one(key) and services.store.get(owner, key)) or _missing(key)
+
+
+def _is_one(key: str) -> bool:
+    return key.startswith(CONVERSATION)
 
 
 def append(services: Services, owner: str, key: str, given: list[Any]) -> list[dict[str, Any]]:
-    """Add items to a conversation; returns them with their ids. Raises NotFound, StoreUnavailable,
-    and BadRequest if the conversation gets too long."""
-    added = conversations.with_ids(given, uuid.uuid4().hex)
+    """Add items to a conversation, unless it gets too long; returns them with their ids."""
+    added = _with_ids(given)
 
-    def longer(kept: Stored) -> Stored:
-        items = msgspec.json.encode([*_items(kept), *added])
+    def longer(stored: Stored) -> Stored:
+        items = msgspec.json.encode([*_items(stored), *added])
         if len(items) > services.settings.max_body or is_dear(items):
             raise BadRequest(
                 "the conversation is too long: start a new one", code="conversation_too_long"
             )
-        return kept._replace(items=items)
+        return stored._replace(items=items)
 
     _changed(services, owner, key, longer)
     return added
 
 
+def _with_ids(given: list[Any]) -> list[dict[str, Any]]:
+    return with_ids(given, f"conv_{uuid.uuid4().hex}")
+
+
 def _changed(services: Services, owner: str, key: str, edit: Callable[[Stored], Stored]) -> Stored:
-    return services.response_conversations.change(owner, key, edit, time.time()) or _missing(key)
+    changed = services.store.change(owner, key, edit, time.time()) if _is_one(key) else None
+    return changed or _missing(key)
 
 
-def _items(kept: Stored) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = msgspec.json.decode(kept.items)
-    return found
-
-
-def _whole_list(items: list[dict[str, Any]]) -> dict[str, Any]:
-    ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]}
-    return {"object": "list", "data": items, **ends, "has_more": False}
+def _items(stored: Stored) -> list[dict[str, Any]]:
+    return msgspec.json.decode(stored.items, type=list[dict[str, Any]])
 
 
 def _body(services: Services) -> dict[str, Any]:
@@ -159,9 +163,9 @@ def _body(services: Services) -> dict[str, Any]:
     return sent
 
 
-def _missing(key: str) -> NoReturn:
+def _missing(key: str, item: str = "") -> NoReturn:
+    if item:
+        raise NotFound(
+            f"the conversation {key[:100]!r} has no item {item[:100]!r}", param="item_id"
+        )
     raise NotFound(f"no such conversation: {key[:100]!r}", param="conversation")
-
-
-def _missing_item(key: str, item: str) -> NoReturn:
-    raise NotFound(f"the conversation {key[:100]!r} has no item {item[:100]!r}", param="item_id")

@@ -15,6 +15,7 @@ from flask import Response, request
 
 from ...errors import NotFound
 from ...store.records import MOST as MOST_BATCHES
+from ...store.responses import CONVERSATION, OTHERS
 from ...web import body
 from ...web.background import encoded
 from ...web.observability import Record
@@ -22,7 +23,7 @@ from ...web.permissions import knowledge
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route, passthrough
-from ..batches import objects as batches
+from ..batches.routes import reply as batch_object
 
 if TYPE_CHECKING:
     from ...knowledge.service import Knowledge
@@ -46,30 +47,29 @@ def export(services: Services, record: Record) -> Response:
 
 def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> Iterator[bytes]:
     """Yield one JSON object of lists. Nothing is sent before all lists have been opened."""
-    responses = services.store.ids(owner)
-    kept = services.response_conversations.ids(owner)
-    talks = services.conversations.recent(owner, limit=None) if services.conversations else ()
-    bases = knowledge.bases(owner) if knowledge else ()
-    files = services.vector_stores.files(owner) if services.vector_stores else ()
-    made = services.batches.page(owner, MOST_BATCHES) if services.batches else ()
-    yield b'{"object":"data","responses":'
-    yield from _list(_responses(services, owner, responses))
-    yield b',"response_conversations":'
-    yield from _list(_conversations(services, owner, kept))
-    if services.conversations is not None:
-        yield b',"conversations":'
-        yield from _list(_talk(services.conversations, owner, one) for one in talks)
-        yield b',"feedback":'
-        yield from _list([_encode(one)] for one in _ratings(services.conversations, owner))
+    stored = services.store.ids(owner)
+    answers = [key for key in stored if not key.startswith(OTHERS)]
+    threads = [key for key in stored if key.startswith(CONVERSATION)]
+    lists: dict[str, Iterable[Iterable[bytes]]] = {
+        "responses": _responses(services, owner, answers),
+        "response_conversations": _conversations(services, owner, threads),
+    }
+    if (talks := services.conversations) is not None:
+        recent = talks.recent(owner, limit=None)
+        lists["conversations"] = (_talk(talks, owner, talk) for talk in recent)
+        lists["feedback"] = ([_encode(rating)] for rating in _ratings(talks, owner))
     if knowledge is not None:
-        yield b',"knowledge_bases":'
-        yield from _list(_base(knowledge, owner, base) for base in bases)
+        bases = knowledge.bases(owner)
+        lists["knowledge_bases"] = (_base(knowledge, owner, base) for base in bases)
     if services.vector_stores is not None:
-        yield b',"files":'
-        yield from _list([_encode(one)] for one in files)
+        lists["files"] = [[_encode(file)] for file in services.vector_stores.files(owner)]
     if services.batches is not None:
-        yield b',"batches":'
-        yield from _list([_encode(batches.reply(one))] for one in made)
+        batches = services.batches.page(owner, MOST_BATCHES)
+        lists["batches"] = ([_encode(batch_object(batch))] for batch in batches)
+    yield b'{"object":"data"'
+    for name, rows in lists.items():
+        yield b',"' + name.encode() + b'":'
+        yield from _list(rows)
     yield b"}"
 
 
@@ -82,7 +82,7 @@ def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[l
 
 def _conversations(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
     for key in ids:
-        stored = services.response_conversations.get(owner, key)
+        stored = services.store.get(owner, key)
         if stored is not None:
             yield [stored.response[:-1], b',"items":', stored.items, b"}"]
 
@@ -149,7 +149,8 @@ def delete(services: Services, record: Record) -> Any:
     """Delete everything kept for the caller's key."""
     owner = record.key
     services.ongoing.cancel(owner)  # unfinished responses would be stored later
-    gone = {"response_conversations": len(services.response_conversations.ids(owner))}
+    conversations = [key for key in services.store.ids(owner) if key.startswith(CONVERSATION)]
+    gone = {"response_conversations": len(conversations)}
     gone["responses"] = services.store.clear(owner) - gone["response_conversations"]
     if services.conversations is not None:
         gone["conversations"] = services.conversations.clear(owner)

@@ -11,9 +11,10 @@ from msgspec import Struct
 
 from ...core.task import Embedded, Vector, normalised
 from ...errors import InvalidParameter, Unsupported
+from .. import fields
 from .. import schema_fields as doc
-from ..fields import Body, entry, flag, ignored_fields, integer, items, model_name, text
-from ..ollama.common import untagged
+from ..fields import Body
+from ..ollama.dialects import untagged
 from ..openai.completions import prompts
 from ..schema_fields import Fields
 
@@ -53,49 +54,41 @@ PROMPT: Fields = {"model": doc.MODEL, "prompt": INPUTS}
 
 
 def parse(body: Body) -> EmbeddingRequest:
-    """Raises InvalidParameter naming the field."""
-    form = text(body, "encoding_format", "float")
-    if form not in ("float", "base64"):
-        raise InvalidParameter("encoding_format", "must be float or base64")
-    return EmbeddingRequest(
-        model_name(body),
-        _inputs(body.get("input"), "input"),
-        integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
-        form == "base64",
-        ignored_fields(body, OPENAI.keys()),
-    )
+    form = fields.choice(body, "encoding_format", ("float", "base64"), "float")
+    return _parse(body, "input", OPENAI, form == "base64")
 
 
 def parse_ollama(body: Body) -> EmbeddingRequest:
     """Parses Ollama's /api/embed, where `input` is a string or a list. Raises InvalidParameter."""
-    return EmbeddingRequest(
-        untagged(model_name(body)),
-        _inputs(body.get("input"), "input"),
-        integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0,
-        warnings=ignored_fields(body, OLLAMA.keys()),
-    )
+    return _parse(body, "input", OLLAMA)
 
 
 def parse_prompt(body: Body) -> EmbeddingRequest:
-    """Parses Ollama's older /api/embeddings, where `prompt` is a string or a list. Raises
-    InvalidParameter."""
+    """Parses Ollama's older /api/embeddings, where `prompt` is a string or a list."""
+    return _parse(body, "prompt", PROMPT)
+
+
+def _parse(body: Body, name: str, known: Fields, packs: bool = False) -> EmbeddingRequest:
+    shortens = "dimensions" in known
     return EmbeddingRequest(
-        untagged(model_name(body)),
-        _inputs(body.get("prompt"), "prompt"),
-        warnings=ignored_fields(body, PROMPT.keys()),
+        untagged(fields.model_name(body)) if known is not OPENAI else fields.model_name(body),
+        _inputs(body.get(name), name),
+        (fields.integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0) if shortens else 0,
+        packs,
+        fields.ignored_fields(body, known.keys()),
     )
 
 
 def _inputs(value: Any, name: str) -> tuple[str | tuple[int, ...], ...]:
-    if isinstance(value, list) and len(value) > MAX_INPUTS:
+    if isinstance(value, list) and len(value) > MAX_INPUTS:  # of token ids, too
         raise InvalidParameter(name, f"may contain at most {MAX_INPUTS} inputs")
     try:
         inputs = prompts(value, most=MAX_INPUTS)
     except InvalidParameter as error:
         raise InvalidParameter(error.param.replace("prompt", name, 1), error.reason) from None
-    if any(len(one) == 0 for one in inputs):
+    if not all(inputs):
         raise InvalidParameter(name, "must not contain an empty string")
-    if any(type(part) is str for one in inputs if not isinstance(one, str) for part in one):
+    if any(type(part) is str for tokens in inputs if type(tokens) is tuple for part in tokens):
         raise InvalidParameter(name, "must not mix strings and token ids")
     return inputs  # type: ignore[return-value]  # mypy does not follow any()
 
@@ -107,49 +100,34 @@ def shaped(
 
     Only some models support shorter vectors, and no server reports which. Raises Unsupported if the
     model has fewer dimensions than the request wants."""
-    wanted = request.dimensions
     have = len(embedded.vectors[0])
-    if wanted and wanted > have:
+    wanted = request.dimensions or have
+    if wanted > have:
         raise Unsupported(
             f"must not exceed the {have} dimensions of this model", param="dimensions"
         )
-    warnings = (SHORTENED.format(wanted, have),) if wanted and wanted < have else ()
-    return [normalised(vector[: wanted or have]) for vector in embedded.vectors], warnings
+    warnings = (SHORTENED.format(wanted, have),) if wanted < have else ()
+    return [normalised(vector[:wanted]) for vector in embedded.vectors], warnings
 
 
 def reply(
     request: EmbeddingRequest, name: str, vectors: Sequence[Vector], tokens: int
 ) -> dict[str, Any]:
     """The answer of /v1/embeddings."""
+    packed: Sequence[Any] = vectors
+    if request.base64:
+        packed = [
+            base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+            for vector in vectors
+        ]
     return {
         "object": "list",
         "data": [
-            {
-                "object": "embedding",
-                "index": i,
-                "embedding": _packed(vector) if request.base64 else vector,
-            }
-            for i, vector in enumerate(vectors)
+            {"object": "embedding", "index": i, "embedding": vector}
+            for i, vector in enumerate(packed)
         ],
         "model": name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
-
-
-def _packed(vector: Vector) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def ollama_reply(
-    name: str, vectors: Sequence[Vector], tokens: int, seconds: float
-) -> dict[str, Any]:
-    """The answer of Ollama's /api/embed; durations in nanoseconds."""
-    return {
-        "model": name,
-        "embeddings": vectors,
-        "total_duration": round(seconds * 1e9),
-        "load_duration": 0,
-        "prompt_eval_count": tokens,
     }
 
 
@@ -169,8 +147,7 @@ RANKING: Fields = {
 
 
 class RerankRequest(Struct, frozen=True):
-    """A parsed request: return the best `top` of `documents`, with their texts if `texts` is
-    set."""
+    """A parsed request: the best `top` of `documents`, with their `texts` or without."""
 
     model: str
     query: str
@@ -182,25 +159,24 @@ class RerankRequest(Struct, frozen=True):
 
 def parse_ranking(body: Body) -> RerankRequest:
     """A document is a string or an object {text}. Raises InvalidParameter."""
-    query = text(body, "query")
-    if not query:
-        raise InvalidParameter("query", "is missing")
-    values = items(body, "documents")
+    query = fields.filled(body, "query")
+    values = fields.items(body, "documents")
     if not 0 < len(values) <= MAX_DOCUMENTS:
         raise InvalidParameter("documents", f"must contain 1 to {MAX_DOCUMENTS} strings")
-    documents = tuple(
-        document
-        if type(document) is str
-        else text(entry(document, f"documents[{i}]"), "text", at=f"documents[{i}].")
-        for i, document in enumerate(values)
-    )
     return RerankRequest(
-        model_name(body),
+        fields.model_name(body),
         query,
-        documents,
-        min(integer(body, "top_n", 1, 1 << 30) or len(documents), len(documents)),
-        flag(body, "return_documents"),
-        ignored_fields(body, RANKING.keys()),
+        tuple(
+            document
+            if type(document) is str
+            else fields.text(
+                fields.entry(document, f"documents[{i}]"), "text", at=f"documents[{i}]."
+            )
+            for i, document in enumerate(values)
+        ),
+        min(fields.integer(body, "top_n", 1, 1 << 30) or len(values), len(values)),
+        fields.flag(body, "return_documents"),
+        fields.ignored_fields(body, RANKING.keys()),
     )
 
 

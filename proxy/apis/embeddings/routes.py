@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from ...core.task import Embedded
 from ...core.usage import Usage
 from ...errors import Unsupported
 from ...gateway import Caller, Embedder
+from ...runtime.cancel import Cancel
 from ...web import body
 from ...web.admitted import within_limits
 from ...web.body import parsed
@@ -22,7 +24,7 @@ from ...web.services import Services
 from ...web.spine import asking, json_route
 from .. import schema_fields as doc
 from ..media.routes import by_other_server
-from ..ollama import common as ollama
+from ..ollama import dialects as ollama
 from . import request as embeddings
 from .request import parse_ranking, ranking_reply
 
@@ -41,45 +43,48 @@ blueprint = Api(
 )
 
 
+_ollama_route = partial(
+    json_route,
+    blueprint,
+    "POST",
+    shape=ollama.error,
+    tag="Ollama",
+    error_schema="OllamaError",
+)
+
+
+def _json(services: Services) -> dict[str, Any]:
+    return body.read_json(request.environ, services.settings.max_body)
+
+
 @json_route(blueprint, "POST", "/v1/embeddings", "/embeddings", body="EmbeddingRequest")
 def openai_(services: Services, record: Record) -> Any:
     """Vectors of texts or tokens."""
-    raw = body.read_json(request.environ, services.settings.max_body)
+    raw = _json(services)
     if (answer := by_other_server(services, record, "/v1/embeddings", raw)) is not None:
         return answer
     asked, name, vectors, tokens = vectors_of(services, record, embeddings.parse, raw)
     return embeddings.reply(asked, name, vectors, tokens)
 
 
-@json_route(
-    blueprint,
-    "POST",
-    "/api/embed",
-    shape=ollama.error,
-    body="OllamaEmbedRequest",
-    tag="Ollama",
-    error_schema="OllamaError",
-)
+@_ollama_route("/api/embed", body="OllamaEmbedRequest")
 def ollama_(services: Services, record: Record) -> Any:
     """Vectors of texts."""
-    raw = body.read_json(request.environ, services.settings.max_body)
+    raw = _json(services)
     _, name, vectors, tokens = vectors_of(services, record, embeddings.parse_ollama, raw)
-    return embeddings.ollama_reply(name, vectors, tokens, record.elapsed())
+    return {
+        "model": name,
+        "embeddings": vectors,
+        "total_duration": round(record.elapsed() * 1e9),  # in nanoseconds
+        "load_duration": 0,
+        "prompt_eval_count": tokens,
+    }
 
 
-@json_route(
-    blueprint,
-    "POST",
-    "/api/embeddings",
-    shape=ollama.error,
-    body="PromptEmbeddingRequest",
-    tag="Ollama",
-    error_schema="OllamaError",
-)
+@_ollama_route("/api/embeddings", body="PromptEmbeddingRequest")
 def ollama_older(services: Services, record: Record) -> Any:
     """A vector, in the older form."""
-    raw = body.read_json(request.environ, services.settings.max_body)
-    _, _, vectors, _ = vectors_of(services, record, embeddings.parse_prompt, raw)
+    _, _, vectors, _ = vectors_of(services, record, embeddings.parse_prompt, _json(services))
     return {"embedding": vectors[0]}
 
 
@@ -106,36 +111,42 @@ def embedded(
     embeddings. Raises like `check_model`, `within_limits` and `Embedder.embed`."""
     local, others = services.local_embedder, services.embedder
     caller = services.callers.caller(record.key, request.environ)  # counts one request
+
+    def by(embedder: Embedder, model: str) -> tuple[str, Embedded]:
+        with _admitted(services, record, caller, embedder, model, inputs) as (cancel, on_slot):
+            name, result = embedder.embed(model, inputs, cancel, caller, on_slot=on_slot)
+            record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+        return name, result
+
     if local is not None and local.makes(model):
-        return _embedded_by(local, caller, services, record, model, inputs)
+        return by(local, model)
     try:
-        return _embedded_by(others, caller, services, record, model, inputs)
+        return by(others, model)
     except Unsupported:
         name = local_model(services, request.environ)
         if local is None or not name or others.makes(model):
             raise
-        return _embedded_by(local, caller, services, record, name, inputs)
+        return by(local, name)
 
 
-def _embedded_by(
-    embedder: Embedder,
-    caller: Caller,
+@contextmanager
+def _admitted(
     services: Services,
     record: Record,
+    caller: Caller,
+    embedder: Embedder,
     model: str,
-    inputs: Sequence[str | tuple[int, ...]],
-) -> tuple[str, Embedded]:
-    environ = request.environ
-    check_model(services, environ, model, embedder)
+    texts: Sequence[str | tuple[int, ...]],
+) -> Iterator[tuple[Cancel, Callable[[], None]]]:
+    """Yield what ends the request, and what is to be called when it has its first slot."""
+    check_model(services, request.environ, model, embedder)
     with (
-        asking(services, record, environ) as cancel,
+        asking(services, record, request.environ) as cancel,
         within_limits(
-            caller, record, cancel, embedder=embedder, model=model, texts=inputs
+            caller, record, cancel, embedder=embedder, model=model, texts=texts
         ) as admitted,
     ):
-        name, result = embedder.embed(model, inputs, cancel, caller, on_slot=admitted.on_slot)
-        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
-    return name, result
+        yield cancel, admitted.on_slot
 
 
 @json_route(
@@ -152,28 +163,17 @@ def _embedded_by(
 )
 def ranked(services: Services, record: Record) -> Any:
     """Documents ranked for a query, in Jina's and Cohere's form."""
-    raw = body.read_json(request.environ, services.settings.max_body)
+    raw = _json(services)
     if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
         return answer
     asked = parse_ranking(raw)
     record.warnings += asked.warnings
-    check_model(services, request.environ, asked.model, services.ranker)
     texts = [asked.query + document for document in asked.documents]
-    environ = request.environ
-    caller = services.callers.caller(record.key, environ)
-    with (
-        asking(services, record, environ) as cancel,
-        within_limits(
-            caller, record, cancel, embedder=services.ranker, model=asked.model, texts=texts
-        ) as admitted,
-    ):
-        name, result = services.ranker.rerank(
-            asked.model,
-            asked.query,
-            asked.documents,
-            cancel,
-            caller,
-            on_slot=admitted.on_slot,
+    caller = services.callers.caller(record.key, request.environ)
+    ranker = services.ranker
+    with _admitted(services, record, caller, ranker, asked.model, texts) as (cancel, on_slot):
+        name, result = ranker.rerank(
+            asked.model, asked.query, asked.documents, cancel, caller, on_slot=on_slot
         )
         record.info.model, record.info.usage = name, Usage(result.tokens, 0)
     return ranking_reply(asked, record.id, name, result.scores, result.tokens)

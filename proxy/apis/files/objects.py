@@ -1,4 +1,4 @@
-"""OpenAI's file objects, for the routes under /v1/files.
+"""OpenAI's uploads of files, for the routes under /v1/files.
 
 The format is defined in OpenAI's API reference and the types of its client.
 """
@@ -6,9 +6,6 @@ The format is defined in OpenAI's API reference and the types of its client.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
-
-from msgspec import Struct
 
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
@@ -21,49 +18,25 @@ MOST_LISTED = 10_000
 LONGEST_NAME = 255
 
 
-class FileUpload(Struct, frozen=True):
-    """The fields of an upload. `lasts` is in seconds; None keeps the file until it is deleted."""
-
-    filename: str
-    purpose: str
-    lasts: int | None = None
-
-
-class FileRecord(Protocol):
-    """A stored file. Times are in seconds since 1970, `size` in bytes."""
-
-    @property
-    def file_id(self) -> str: ...
-    @property
-    def filename(self) -> str: ...
-    @property
-    def purpose(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def created(self) -> float: ...
-    @property
-    def expires(self) -> float | None: ...
-
-
-def parse(form: Mapping[str, str], filename: str | None) -> FileUpload:
-    """Parses a multipart form. `filename` is None if the form has no `file`. Raises
+def parse(form: Mapping[str, str], filename: str | None) -> tuple[str, str, int | None]:
+    """Parses a multipart form: the name of the file, its purpose, and for how many seconds it is
+    kept, None until it is deleted. `filename` is None if the form has no `file`. Raises
     InvalidParameter."""
     if filename is None:
         raise InvalidParameter("file", "is missing")
     purpose = form.get("purpose") or ""
     if purpose not in PURPOSES:
         raise InvalidParameter("purpose", f"must be one of {', '.join(PURPOSES)}")
-    asked, lasts = form.get("expires_after[seconds]"), None
-    if asked is not None:
+    seconds, lasts = form.get("expires_after[seconds]"), None
+    if seconds is not None:
         if form.get("expires_after[anchor]") != "created_at":
             raise InvalidParameter("expires_after.anchor", "must be created_at")
-        lasts = decimal(asked, SOONEST, LATEST)
+        lasts = decimal(seconds, SOONEST, LATEST)
         if lasts is None:
             raise InvalidParameter(
                 "expires_after.seconds", f"must be between {SOONEST} and {LATEST}"
             )
-    return FileUpload(plain_name(filename), purpose, lasts)
+    return plain_name(filename), purpose, lasts
 
 
 def plain_name(filename: str) -> str:
@@ -77,24 +50,6 @@ def plain_name(filename: str) -> str:
     return shown[:LONGEST_NAME] or "file"
 
 
-def reply(file: FileRecord) -> dict[str, Any]:
-    return {
-        "id": file.file_id,
-        "object": "file",
-        "bytes": file.size,
-        "created_at": int(file.created),
-        "expires_at": None if file.expires is None else int(file.expires),
-        "filename": file.filename,
-        "purpose": file.purpose,
-        "status": "processed",
-        "status_details": None,
-    }
-
-
-def deleted(file_id: str) -> dict[str, Any]:
-    return {"id": file_id, "object": "file", "deleted": True}
-
-
 SCHEMAS: dict[str, Schema] = {
     "FileUploadForm": doc.body(
         "file purpose",
@@ -105,11 +60,8 @@ SCHEMAS: dict[str, Schema] = {
                 "Needed beside expires_after[seconds].", "created_at", enum=["created_at"]
             ),
             "expires_after[seconds]": doc.count(
-                "The file is deleted after this time.",
-                SOONEST,
-                LATEST,
-                SOONEST,
+                "The file is deleted after this time.", SOONEST, LATEST, SOONEST
             ),
         },
-    ),
+    )
 }

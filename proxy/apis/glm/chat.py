@@ -20,47 +20,39 @@ import msgspec
 
 from ...core.events import Batch, Finished, TextDelta
 from ...core.fold import Completion
-from ...core.request import CompletionRequest, Message
+from ...core.request import CompletionRequest, Message, Role
 from ...core.sampling import check
-from ...core.task import Vector
 from ...core.usage import Usage
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
-from ..fields import Body, ignored_fields, integer, items, model_name, text
+from ..fields import Body, ignored_fields, integer, items, model_name, required
 from ..openai.answer import MAX_TOKENS, tokens
 from ..response_meta import ResponseMeta, RouteDialect
 from ..schema_fields import Fields, Schema
 
-TOP_P = 0.7
-TEMPERATURE = 0.95
+SAMPLING = {"top_p": 0.7, "temperature": 0.95}  # by default
 FIELDS: Fields = {
     "prompt": doc.text("The question."),
     "history": doc.array("Earlier rounds, each a question and its answer.", [["Hello!", "Hi."]]),
     "model": doc.MODEL,
-    "top_p": {**doc.SAMPLERS["top_p"], "default": TOP_P},
-    "temperature": {**doc.SAMPLERS["temperature"], "default": TEMPERATURE},
+    **{name: {**doc.SAMPLERS[name], "default": SAMPLING[name]} for name in SAMPLING},
     "max_length": tokens("Maximum tokens of the answer; 0: no limit.", 0),
 }
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Raises InvalidParameter naming the field."""
-    if body.get("prompt") is None:
-        raise InvalidParameter("prompt", "is missing")
-    messages = []
-    for question, answer in _rounds(items(body, "history")):
-        if question:
-            messages.append(Message(role="user", content=question))
-        messages.append(Message(role="assistant", content=answer))
-    messages.append(Message(role="user", content=text(body, "prompt")))
+    texts = [*_history(items(body, "history")), required(body, "prompt")]
+    roles: tuple[Role, Role] = ("user", "assistant")
+    messages = [Message(role=roles[i % 2], content=text) for i, text in enumerate(texts)]
     length = integer(body, "max_length", 0, MAX_TOKENS) or None
+    given = {name: body.get(name) for name in SAMPLING}
     return CompletionRequest(
         model=model_name(body),
-        messages=tuple(messages),
+        messages=tuple(m for m in messages if m.content or m.role != "user" or m is messages[-1]),
         sampling={
-            "top_p": check("top_p", _or(body.get("top_p"), TOP_P)),
-            "temperature": check("temperature", _or(body.get("temperature"), TEMPERATURE)),
+            name: check(name, SAMPLING[name] if value is None else value)
+            for name, value in given.items()
         },
         max_tokens=length,
         max_length=length,
@@ -68,20 +60,17 @@ def parse(body: Body) -> CompletionRequest:
     )
 
 
-def _or(value: Any, default: float) -> Any:
-    return default if value is None else value
-
-
-def _rounds(history: list[Any]) -> list[tuple[str, str]]:
-    rounds = []
+def _history(history: list[Any]) -> list[str]:
+    """Questions and answers in turn."""
+    texts = []
     for i, entry in enumerate(history):
         at = f"history[{i}]"
         if not isinstance(entry, list) or not all(type(part) is str for part in entry):
             raise InvalidParameter(at, "must be a list of strings, alternating question and answer")
         if len(entry) % 2:
             raise InvalidParameter(at, "has a question without an answer")
-        rounds += list(zip(entry[::2], entry[1::2], strict=True))
-    return rounds
+        texts += entry
+    return texts
 
 
 def error(fault: GatewayError) -> dict[str, Any]:
@@ -103,7 +92,6 @@ def _object(meta: ResponseMeta, content: str, counts: Usage) -> dict[str, Any]:
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     (completion,) = completions
     return _object(meta, completion.text, completion.finished.usage)
 
@@ -111,19 +99,16 @@ def reply(
 def langchain_reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer in the format of langchain_api.py: includes the history with this round
-    appended."""
+    """The whole answer of langchain_api.py, with the history and this round."""
     (completion,) = completions
-    messages = request.messages
     history: list[list[str]] = []
     question = ""
-    for message in messages:
+    for message in (*request.messages, Message(role="assistant", content=completion.text)):
         if message.role == "user":
             question = message.content
         else:
             history.append([question, message.content])
             question = ""
-    history.append([messages[-1].content, completion.text])
     return {
         "response": completion.text,
         "history": history,
@@ -133,8 +118,7 @@ def langchain_reply(
 
 
 class Encoder:
-    """Encodes events as the stream's objects. Counts pieces as tokens until the backend reports
-    usage."""
+    """Encodes events as the stream's objects; pieces count as tokens until the end."""
 
     content_type = "text/event-stream"
 
@@ -146,18 +130,16 @@ class Encoder:
         """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
-        out: list[bytes] = []
+        events: list[bytes] = []
         for event in batch:
-            if isinstance(event, TextDelta):
-                if event.text:
-                    self._pieces += 1
-                    out.append(self._event(event.text, Usage(0, self._pieces)))
+            if isinstance(event, TextDelta) and event.text:
+                self._pieces += 1
+                events.append(self._event(event.text, Usage(0, self._pieces)))
             elif isinstance(event, Finished):
-                out.append(self._event("", event.usage))
-        return b"".join(out)
+                events.append(self._event("", event.usage))
+        return b"".join(events)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last event."""
         return sse.encode(msgspec.json.encode(error(fault)))
 
     def end(self) -> bytes:
@@ -174,12 +156,6 @@ def _parse_stream(body: Body) -> CompletionRequest:
 chat = RouteDialect(parse, reply, error, Encoder)
 chat_stream = RouteDialect(_parse_stream, reply, error, Encoder)
 langchain = RouteDialect(parse, langchain_reply, error, Encoder)
-
-
-def embedding_reply(name: str, vectors: Sequence[Vector]) -> dict[str, Any]:
-    """The answer of /embedding."""
-    return {"data": vectors, "model": name, "object": "embedding"}
-
 
 SCHEMAS: dict[str, Schema] = {
     "GLMChatRequest": doc.body("prompt", **FIELDS),

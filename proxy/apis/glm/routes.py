@@ -59,4 +59,4 @@ def embedding(services: Services, record: Record) -> Any:
     """A vector."""
     raw = body.read_json(request.environ, services.settings.max_body)
     _, name, vectors, _ = vectors_of(services, record, parse_prompt, raw)
-    return glm.embedding_reply(name, vectors)
+    return {"data": vectors, "model": name, "object": "embedding"}

@@ -24,6 +24,7 @@ from ...accounts.limits import (
 from ...errors import InvalidParameter
 from .. import fields
 from ..fields import Body
+from ..schema_fields import Schema, array, count, mapping, number, text
 from . import values
 
 MOST = 10**11  # tokens or requests of a limit
@@ -50,124 +51,133 @@ _DURATIONS: dict[BudgetPeriod, tuple[str, ...]] = {
     "month": ("30d", "1mo"),
     "year": ("365d", "12mo"),
 }
-DURATIONS = tuple(names[0] for names in _DURATIONS.values())
-FIELDS = frozenset(
-    {
-        "limits",
-        "model_limits",
-        "on_limit",
-        "budget_duration",
-        "budget_limits",
-        *_MINUTE,
-        *_MINUTE_OF_MODELS,
-        *_COUNTS,
-        *_BUDGET,
-    }
-)
-_Windows = dict[tuple[Quantity, Period], int]
+DURATIONS = ", ".join(names[0] for names in _DURATIONS.values())
+_Windows = dict[tuple[str, Quantity, Period], int]  # the most by model, "" for all together
+
+
+def _limit(description: str, example: int) -> Schema:
+    return count(f"{description}; -1 removes the limit.", NONE, MOST, example)
+
+
+FIELDS: dict[str, Schema] = {
+    "rpm_limit": _limit("Requests in a minute", 60),
+    "tpm_limit": _limit("Tokens of prompts and answers in a minute", 50_000),
+    "limits": mapping(
+        "All limits in windows: `requests`, `prompt_tokens` and `tokens` in a `minute`, `hour`,"
+        " `day` or `month` of 30 days. Empty for none.",
+        {"requests": {"hour": 1000}, "tokens": {"day": 1_000_000}},
+    ),
+    "model_rpm_limit": mapping(
+        "Requests in a minute by model: a name, or a pattern with `*`. It replaces those of all"
+        " models; empty for none.",
+        {"qwen*": 30},
+    ),
+    "model_tpm_limit": mapping("Tokens in a minute by model, in the same way.", {"qwen*": 20_000}),
+    "model_limits": mapping(
+        "All limits in windows by model, each as `limits`. Empty for none.",
+        {"qwen*": {"requests": {"day": 500}}},
+    ),
+    "max_parallel_requests": _limit("Requests that run or wait at the same time", 4),
+    "max_queued_requests": _limit("Requests that wait for a slot", 8),
+    "max_prompt_tokens": _limit("Tokens of the largest prompt", 8192),
+    "max_completion_tokens": _limit("Tokens of the largest answer", 1024),
+    "max_budget": number(
+        "Money that may be spent in `budget_duration`; -1 removes the limit.", NONE, MOST_SPENT, 20
+    ),
+    "soft_budget": number(
+        "Money from which a warning is sent; -1 removes it.", NONE, MOST_SPENT, 15
+    ),
+    "budget_duration": text(
+        f"The period of `max_budget`: {DURATIONS}, by the calendar in UTC; empty for ever.", "30d"
+    ),
+    "budget_limits": array(
+        "Further budgets: objects with `unit` (money, tokens or slot_seconds), `max_budget`,"
+        " `soft_budget` and `budget_duration`.",
+        [{"unit": "slot_seconds", "max_budget": 3600, "budget_duration": "1d"}],
+    ),
+}
 
 
 def parse(body: Body, known: Limits) -> Limits:
     """The known limits with the changes of a body. Raises InvalidParameter."""
-    if FIELDS.isdisjoint(body):
-        return known
     changes: dict[str, Any] = {}
     for field, name in _COUNTS.items():
-        count = fields.integer(body, field, NONE, MOST)
-        if count is not None:
-            changes[name] = None if count == NONE else count
-    if body.get("on_limit", "") not in ("", "reject", None):
-        raise InvalidParameter(
-            "on_limit",
-            "must be left out: a request beyond a limit gets 429 with Retry-After, and the client"
-            " may wait",
-        )
+        most = fields.integer(body, field, NONE, MOST)
+        if most is not None:
+            changes[name] = None if most == NONE else most
     if body.get("budget_limits") is not None:
         changes["budgets"] = _budgets(body)
-    return replace(
-        known, **changes, windows=_windows(body, known), budget=_main_budget(body, known.budget)
-    )
+    main = _budget(body, known.budget or Budget(), "")
+    changes["budget"] = None if main.most is None and main.soft is None else main
+    return replace(known, **changes, windows=_windows(body, known))
 
 
 def shown(limits: Limits) -> dict[str, Any]:
-    budget = limits.budget or Budget()
     windows: dict[str, dict[str, int]] = {}
     models: dict[str, dict[str, dict[str, int]]] = {}
-    for one in limits.windows:
-        table = models.setdefault(one.model, {}) if one.model else windows
-        table.setdefault(one.quantity, {})[one.period] = one.most
+    for window in limits.windows:
+        table = models.setdefault(window.model, {}) if window.model else windows
+        table.setdefault(window.quantity, {})[window.period] = window.most
     return {
-        **{field: limits.window(name, "minute") for field, name in _MINUTE.items()},
+        **{field: limits.window(quantity, "minute") for field, quantity in _MINUTE.items()},
         **{
             field: {
-                model: table[name]["minute"]
+                model: table[quantity]["minute"]
                 for model, table in models.items()
-                if "minute" in table.get(name, ())
+                if "minute" in table.get(quantity, ())
             }
-            for field, name in _MINUTE_OF_MODELS.items()
+            for field, quantity in _MINUTE_OF_MODELS.items()
         },
         **{field: getattr(limits, name) for field, name in _COUNTS.items()},
         "limits": windows,
         "model_limits": models,
-        "max_budget": budget.most,
-        "soft_budget": budget.soft,
-        "budget_duration": _duration(budget.period),
-        "budget_limits": [
-            {
-                "unit": one.unit,
-                "max_budget": one.most,
-                "soft_budget": one.soft,
-                "budget_duration": _duration(one.period),
-            }
-            for one in limits.budgets
-        ],
+        **_shown_budget(limits.budget or Budget()),
+        "budget_limits": [{"unit": one.unit, **_shown_budget(one)} for one in limits.budgets],
     }
 
 
+def _shown_budget(budget: Budget) -> dict[str, Any]:
+    duration = _DURATIONS[budget.period][0] if budget.period else None
+    return {"max_budget": budget.most, "soft_budget": budget.soft, "budget_duration": duration}
+
+
 def _windows(body: Body, known: Limits) -> tuple[Window, ...]:
-    found = {(one.quantity, one.period): one.most for one in known.windows if not one.model}
+    """As LiteLLM does, `model_rpm_limit` and `model_tpm_limit` replace the limits a minute of all
+    models."""
+    windows: _Windows = {(one.model, one.quantity, one.period): one.most for one in known.windows}
     if body.get("limits") is not None:
-        found = _table(fields.mapping(body, "limits"), "limits")
+        windows = {name: most for name, most in windows.items() if name[0]}
+        windows |= _table(fields.mapping(body, "limits"), "", "limits")
+    if body.get("model_limits") is not None:
+        windows = {name: most for name, most in windows.items() if not name[0]}
+        for model in (given := _by_model(body, "model_limits")):
+            table = fields.mapping(given, model, "model_limits.")
+            windows |= _table(table, model, f"model_limits.{model}")
     for field, quantity in _MINUTE.items():
         most = fields.integer(body, field, NONE, MOST)
-        if most == NONE:
-            found.pop((quantity, "minute"), None)
-        elif most is not None:
-            found[quantity, "minute"] = most
-    windows = [Window(*name, most) for name, most in sorted(found.items())]
-    for model, table in sorted(_windows_of_models(body, known).items()):
-        windows += (Window(*name, most, model) for name, most in sorted(table.items()))
-    return tuple(windows)
-
-
-def _windows_of_models(body: Body, known: Limits) -> dict[str, _Windows]:
-    """The windows of each model. As LiteLLM does, `model_rpm_limit` and `model_tpm_limit` replace
-    the limits a minute of all models."""
-    found: dict[str, _Windows] = {}
-    for one in known.windows:
-        if one.model:
-            found.setdefault(one.model, {})[one.quantity, one.period] = one.most
-    if body.get("model_limits") is not None:
-        given = fields.mapping(body, "model_limits")
-        found = {
-            model: _table(fields.mapping(given, model, "model_limits."), f"model_limits.{model}")
-            for model in _models(given, "model_limits")
-        }
+        if most is not None:
+            windows["", quantity, "minute"] = most
     for field, quantity in _MINUTE_OF_MODELS.items():
         if body.get(field) is None:
             continue
-        for table in found.values():
-            table.pop((quantity, "minute"), None)
-        given = fields.mapping(body, field)
-        for model in _models(given, field):
+        minute = (quantity, "minute")
+        windows = {
+            name: most for name, most in windows.items() if not name[0] or name[1:] != minute
+        }
+        for model in (given := _by_model(body, field)):
             most = fields.integer(given, model, NONE, MOST, f"{field}.")
-            if most is not None and most != NONE:
-                found.setdefault(model, {})[quantity, "minute"] = most
-    return found
+            if most is not None:
+                windows[model, quantity, "minute"] = most
+    return tuple(
+        Window(quantity, period, most, model)
+        for (model, quantity, period), most in sorted(windows.items())
+        if most != NONE
+    )
 
 
-def _models(given: Body, field: str) -> Body:
-    """The names, or patterns, of a table of models."""
+def _by_model(body: Body, field: str) -> Body:
+    """An object whose names are those of models, or patterns."""
+    given = fields.mapping(body, field)
     if len(given) > MOST_MODELS:
         raise InvalidParameter(field, f"may have at most {MOST_MODELS} models")
     if not all(0 < len(model) <= values.MAX_NAME for model in given):
@@ -177,9 +187,9 @@ def _models(given: Body, field: str) -> Body:
     return given
 
 
-def _table(given: Body, at: str) -> _Windows:
+def _table(given: Body, model: str, at: str) -> _Windows:
     """A table of `limits`: the most of each quantity in each period."""
-    found: _Windows = {}
+    windows: _Windows = {}
     for quantity in given:
         if quantity not in QUANTITIES:
             raise InvalidParameter(at, f"may have only {', '.join(QUANTITIES)}")
@@ -189,18 +199,18 @@ def _table(given: Body, at: str) -> _Windows:
                 raise InvalidParameter(f"{at}.{quantity}", f"may have only {', '.join(PERIODS)}")
             most = fields.integer(periods, period, 0, MOST, f"{at}.{quantity}.")
             if most is not None:
-                found[quantity, period] = most
-    return found
+                windows[model, quantity, period] = most
+    return windows
 
 
 def _budgets(body: Body) -> tuple[Budget, ...]:
     given = fields.items(body, "budget_limits")
     if len(given) > MOST_BUDGETS:
         raise InvalidParameter("budget_limits", f"may have at most {MOST_BUDGETS} entries")
-    found = []
-    for place, one in enumerate(given):
+    budgets = []
+    for place, value in enumerate(given):
         at = f"budget_limits[{place}]"
-        entry = fields.entry(one, at)
+        entry = fields.entry(value, at)
         values.refuse_others(entry, {"unit", "budget_duration", *_BUDGET})
         unit = fields.text(entry, "unit", "money", f"{at}.")
         if unit not in UNITS:
@@ -208,14 +218,8 @@ def _budgets(body: Body) -> tuple[Budget, ...]:
         budget = _budget(entry, Budget(unit=unit), f"{at}.")
         if budget.most is None and budget.soft is None:
             raise InvalidParameter(at, "needs max_budget or soft_budget")
-        found.append(budget)
-    return tuple(found)
-
-
-def _main_budget(body: Body, known: Budget | None) -> Budget | None:
-    """The budget of the single fields; None if it has no limit."""
-    budget = _budget(body, known or Budget(), "")
-    return None if budget.most is None and budget.soft is None else budget
+        budgets.append(budget)
+    return tuple(budgets)
 
 
 def _budget(body: Body, known: Budget, at: str) -> Budget:
@@ -245,10 +249,4 @@ def _period(duration: str, at: str) -> BudgetPeriod:
     for period, names in _DURATIONS.items():
         if duration in names:
             return period
-    raise InvalidParameter(
-        f"{at}budget_duration", f"must be one of {', '.join(DURATIONS)}, or empty for ever"
-    )
-
-
-def _duration(period: BudgetPeriod) -> str | None:
-    return _DURATIONS[period][0] if period else None
+    raise InvalidParameter(f"{at}budget_duration", f"must be one of {DURATIONS}, or empty for ever")

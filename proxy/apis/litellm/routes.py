@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
+from functools import partial, wraps
 from itertools import islice
 from typing import Any
 
@@ -13,27 +14,32 @@ from msgspec import structs
 from msgspec.structs import replace
 
 from ...accounts import key_cache
-from ...accounts.limiting.budgets import Price, Used, cost, price_of
+from ...accounts.limiting import budgets
 from ...accounts.records import Member, StoredKey, Team, User
-from ...accounts.service import Accounts, blocking
-from ...errors import BadRequest, NotFound
-from ...store.ledger_rows import LedgerGroup, LedgerRow, LedgerSums
-from ...web import body, permissions
+from ...accounts.service import Accounts, GroupService, KeyService, blocking
+from ...errors import BadRequest, InvalidParameter, NotFound
+from ...store.ledger_rows import LedgerRow, LedgerSums
+from ...web import permissions
+from ...web.body import read_json
 from ...web.observability import Record
 from ...web.routes import Api
-from ...web.services import Services
+from ...web.services import Services, current_services
 from ...web.spine import json_route
+from .. import fields
 from ..usage import routes as usage
-from . import groups, keys, schemas, spend, values
-from .keys import changes_list, parse_changes
+from . import objects, spend, values
 
-blueprint = Api(
-    "accounts",
-    __name__,
-    group="admin",
-    tag="LiteLLM",
-    schemas=schemas.BODIES,
-)
+blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM", schemas=objects.BODIES)
+
+Body = dict[str, Any]
+AdminView = Callable[..., Any]
+Service = KeyService | GroupService[Any]
+NEW = StoredKey(id="", digest="", shown="")
+KEYS_LISTED = 1000  # keys of a user or team that its description has
+MOST_LISTED = 100  # keys, users or teams on a page
+TEAMS_LISTED = 10_000  # in a list, which LiteLLM does not divide into pages
+CHANGES_LISTED = 1000
+MOST_LOGS = 1000  # requests of an answer of /spend/logs
 
 
 def opened(services: Services) -> Accounts:
@@ -52,19 +58,56 @@ def administered(services: Services, record: Record) -> Accounts:
     return opened(services)
 
 
-def json_body(services: Services) -> dict[str, Any]:
-    return body.read_json(request.environ, services.settings.max_body)
+def reads(path: str, **about: Any) -> Callable[[AdminView], AdminView]:
+    """A GET route for administrators. Its view gets the accounts."""
+
+    def register(view: AdminView) -> AdminView:
+        @json_route(blueprint, "GET", path, **about)
+        @wraps(view)
+        def for_administrators(services: Services, record: Record) -> Any:
+            return view(administered(services, record))
+
+        return for_administrators
+
+    return register
 
 
-NEW = StoredKey(id="", digest="", shown="")
+def changes(path: str, body: str) -> Callable[[AdminView], AdminView]:
+    """A POST route for administrators. Its view gets the accounts, the name of the caller's key and
+    the body, whose fields are those of its schema."""
+
+    def register(view: AdminView) -> AdminView:
+        @json_route(blueprint, "POST", path, body=body)
+        @wraps(view)
+        def for_administrators(services: Services, record: Record, **parts: str) -> Any:
+            accounts = administered(services, record)
+            asked = read_json(request.environ, services.settings.max_body)
+            objects.check(body, asked)
+            return view(accounts, record.key, asked, **parts)
+
+        return for_administrators
+
+    return register
 
 
-@json_route(blueprint, "POST", "/key/generate", body="GenerateKeyRequest")
-def generate_key(services: Services, record: Record) -> Any:
+def finishes(body: Body) -> bool:
+    """Whether requests under way go on when their key is refused. A field of ours."""
+    return fields.flag(body, objects.FINISH)
+
+
+def _change(service: Service, field: str, edit: Any, actor: str, body: Body, action: str) -> Any:
+    """Change what the field of the body names."""
+    name = values.required_name(body, field)
+    return service.change(name, edit, actor, action, finish_running=finishes(body))
+
+
+# -- keys
+
+
+@changes("/key/generate", "GenerateKeyRequest")
+def generate_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make an API key; for administrators."""
-    accounts = administered(services, record).keys
-    asked = keys.parse_new(json_body(services))
-    return keys.made(*accounts.make(asked.edit(NEW, time.time()), record.key))
+    return objects.made(*accounts.keys.make(objects.edit_key(body, time.time())(NEW), actor))
 
 
 @json_route(blueprint, "GET", "/key/info", group="")
@@ -78,167 +121,154 @@ def key_info(services: Services, record: Record) -> Any:
             "this API key is one of the settings: only keys of /key/generate have more to read",
             param="key",
         )
-    return {"key": name, "info": keys.key_object(accounts.keys.read(name))}
+    return {"key": name, "info": objects.key_object(accounts.keys.read(name))}
 
 
-@json_route(blueprint, "GET", "/key/list")
-def list_keys(services: Services, record: Record) -> Any:
+@reads("/key/list")
+def list_keys(accounts: Accounts) -> Any:
     """The API keys in the store; for administrators."""
-    accounts = administered(services, record).keys
-    page = keys.parse_list(request.args)
-    offset = (page.number - 1) * page.size
-    count, found = accounts.listed(page.wanted, offset, page.size, search=page.search)
-    return keys.listed(page, count, found)
+    number, size = _page("size", 10)
+    names = {"key_alias": "alias", "user_id": "user_id", "team_id": "team_id", "key_hash": "digest"}
+    wanted = values.filters(request.args, names)
+    search = values.name(request.args, "search") or ""
+    count, keys = accounts.keys.listed(wanted, (number - 1) * size, size, search=search)
+    whole = request.args.get("return_full_object", "").lower() == "true"
+    return {
+        "keys": [objects.key_object(key) if whole else key.digest for key in keys],
+        "total_count": count,
+        "current_page": number,
+        "total_pages": -(-count // size),
+    }
 
 
-@json_route(blueprint, "POST", "/key/update", body="UpdateKeyRequest")
-def update_key(services: Services, record: Record) -> Any:
+@changes("/key/update", "UpdateKeyRequest")
+def update_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change an API key; for administrators."""
-    accounts = administered(services, record).keys
-    name, asked = keys.parse_update(json_body(services))
-    edit, finish = partial(asked.edit, now=time.time()), asked.finish_running
-    key = accounts.change(name, edit, record.key, finish_running=finish)
-    return {"key": name, **keys.key_object(key)}
+    key = _change(accounts.keys, "key", objects.edit_key(body, time.time()), actor, body, "update")
+    return {"key": body["key"], **objects.key_object(key)}
 
 
-@json_route(blueprint, "POST", "/key/regenerate", body="RegenerateKeyRequest")
-def regenerate_key(services: Services, record: Record) -> Any:
+@changes("/key/regenerate", "RegenerateKeyRequest")
+def regenerate_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """A new secret for an API key; for administrators.
 
     The key keeps its id and data."""
-    return _regenerate(services, record)
+    return _regenerate(accounts, actor, body, values.required_name(body, "key"))
 
 
-@json_route(blueprint, "POST", "/key/<name>/regenerate", body="RegenerateNamedKey")
-def regenerate_named(services: Services, record: Record, name: str) -> Any:
+@changes("/key/<name>/regenerate", "RegenerateNamedKey")
+def regenerate_named(accounts: Accounts, actor: str, body: Body, name: str) -> Any:
     """The same, with the key in the path."""
-    return _regenerate(services, record, name)
+    return _regenerate(accounts, actor, body, name)
 
 
-def _regenerate(services: Services, record: Record, key: str | None = None) -> Any:
-    accounts = administered(services, record).keys
-    name, asked, grace = keys.parse_regenerate(json_body(services), key)
-    edit = partial(asked.edit, now=time.time())
-    secret, made = accounts.regenerate(name, edit, grace, record.key)
+def _regenerate(accounts: Accounts, actor: str, body: Body, name: str) -> Any:
+    edit, grace = objects.edit_key(body, time.time()), objects.grace(body)
+    secret, made = accounts.keys.regenerate(name, edit, grace, actor)
     # A session has only the key's id, so it would outlast the secret that began it.
-    if services.sessions is not None:
-        services.sessions.end_all(made.id)
-    return keys.made(secret, made)
+    if (sessions := current_services().sessions) is not None:
+        sessions.end_all(made.id)
+    return objects.made(secret, made)
 
 
-@json_route(blueprint, "POST", "/key/block", body="BlockKeyRequest")
-def block_key(services: Services, record: Record) -> Any:
+@changes("/key/block", "BlockKeyRequest")
+def block_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block an API key; for administrators."""
-    return _block_key(services, record, blocked=True)
+    key = _change(accounts.keys, "key", blocking(True), actor, body, "block")
+    return objects.key_object(key)
 
 
-@json_route(blueprint, "POST", "/key/unblock", body="BlockKeyRequest")
-def unblock_key(services: Services, record: Record) -> Any:
+@changes("/key/unblock", "BlockKeyRequest")
+def unblock_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Unblock an API key; for administrators."""
-    return _block_key(services, record, blocked=False)
-
-
-def _block_key(services: Services, record: Record, *, blocked: bool) -> Any:
-    accounts = administered(services, record).keys
-    name, finish = keys.parse_key(json_body(services))
-    action = "block" if blocked else "unblock"
-    return keys.key_object(
-        accounts.change(name, blocking(blocked), record.key, action, finish_running=finish)
+    return objects.key_object(
+        _change(accounts.keys, "key", blocking(False), actor, body, "unblock")
     )
 
 
-@json_route(blueprint, "POST", "/key/delete", body="DeleteKeysRequest")
-def delete_keys(services: Services, record: Record) -> Any:
+@changes("/key/delete", "DeleteKeysRequest")
+def delete_keys(accounts: Accounts, actor: str, body: Body) -> Any:
     """Delete API keys; for administrators.
 
     All of the named keys, or none if one of them is missing."""
-    accounts = administered(services, record).keys
-    names, aliases, finish = keys.parse_delete(json_body(services))
-    gone = accounts.delete(names, aliases, record.key, finish_running=finish)
+    keys, aliases = values.names(body, "keys"), values.names(body, "key_aliases")
+    if not keys and not aliases:
+        raise InvalidParameter("keys", "or key_aliases must name a key")
+    gone = accounts.keys.delete(keys, aliases, actor, finish_running=finishes(body))
     return {"deleted_keys": gone}
 
 
-KEYS_LISTED = 1000  # keys of a user or team that its description has
+# -- users
 
 
-@json_route(blueprint, "POST", "/user/new", body="NewUserRequest")
-def new_user(services: Services, record: Record) -> Any:
+@changes("/user/new", "NewUserRequest")
+def new_user(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make a user, and a key of it; for administrators.
 
     The key is made unless `auto_create_key` is false."""
-    accounts = administered(services, record)
-    asked = groups.parse_new_user(json_body(services))
-    for team in asked.teams:
-        accounts.teams.store.read(team)  # raises NotFound before anything is made
-    if asked.key is not None and (alias := asked.key.sets.get("alias")):
-        accounts.keys.check_alias(alias)
-    user = accounts.users.make(asked.user.edit(User(id=asked.user.id)), record.key)
-    if asked.teams:
-        members = [Member(team, user.id) for team in asked.teams]
-        accounts.teams.store.join(members, record.key)
-    shown = groups.user_object(user, accounts.users.store.members(user.id))
-    if asked.key is None:
+    user = objects.edit_user(body)(User(id=values.name(body, "user_id") or ""))
+    teams = values.names(body, "teams", objects.MAX_MEMBERS)
+    key_fields = {name: body.get(name) for name in ("key_alias", "duration")}
+    key = objects.edit_key(key_fields, time.time())(NEW)
+    makes_key = fields.flag(body, "auto_create_key", True)
+    # What is refused is refused before anything is made.
+    for team in teams:
+        accounts.teams.store.read(team)
+    if makes_key and key.alias:
+        accounts.keys.check_alias(key.alias)
+    user = accounts.users.make(user, actor)
+    if teams:
+        accounts.teams.store.join([Member(team, user.id) for team in teams], actor)
+    shown = _user_object(accounts, user)
+    if not makes_key:
         return shown
-    key = replace(asked.key.edit(NEW, time.time()), user_id=user.id)
-    return {**keys.made(*accounts.keys.make(key, record.key)), **shown}
+    return {**objects.made(*accounts.keys.make(replace(key, user_id=user.id), actor)), **shown}
 
 
 @json_route(blueprint, "GET", "/user/info", group="")
 def user_info(services: Services, record: Record) -> Any:
     """A user with its keys and teams; without `user_id`, the caller's."""
-    accounts, user = _asked_user(services, record)
-    memberships = accounts.users.store.members(user.id)
-    teams = [accounts.teams.store.read(one.team_id) for one in memberships]
-    _, owned = accounts.keys.listed({"user_id": user.id}, 0, KEYS_LISTED)
-    return groups.user_info(user, memberships, teams, owned)
+    accounts, user = _named_user(services, record)
+    teams = _teams_of(accounts, user.id)
+    return {
+        "user_id": user.id,
+        "user_info": _user_object(accounts, user),
+        "keys": _keys_of(accounts, user_id=user.id),
+        "teams": [{"team_id": team.id, "team_alias": team.alias} for team in teams],
+    }
 
 
 @json_route(blueprint, "GET", "/v2/user/info", group="")
 def user_alone(services: Services, record: Record) -> Any:
     """A user; without `user_id`, the caller's."""
-    accounts, user = _asked_user(services, record)
-    return groups.user_object(user, accounts.users.store.members(user.id))
+    return _user_object(*_named_user(services, record))
 
 
-@json_route(blueprint, "GET", "/user/list")
-def list_users(services: Services, record: Record) -> Any:
+@reads("/user/list")
+def list_users(accounts: Accounts) -> Any:
     """The users; for administrators."""
-    accounts = administered(services, record)
-    number, size = values.page(request.args, "page_size", 25, groups.MOST_LISTED)
-    email = values.name(request.args, "user_email")
-    wanted = {"email": email} if email else {}
-    search = values.name(request.args, "search") or ""
-    store = accounts.users.store
-    count, users = store.listed(wanted, (number - 1) * size, size, search=search)
-    shown = [groups.user_object(user, store.members(user.id)) for user in users]
-    return groups.page("users", number, size, count, shown)
+    names = {"user_email": "email"}
+    return _groups_page("users", accounts.users, 25, names, partial(_user_object, accounts))
 
 
-@json_route(blueprint, "POST", "/user/update", body="UpdateUserRequest")
-def update_user(services: Services, record: Record) -> Any:
+@changes("/user/update", "UpdateUserRequest")
+def update_user(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change a user; for administrators."""
-    accounts = administered(services, record)
-    asked = groups.parse_user_update(json_body(services))
-    finish = asked.finish_running
-    user = accounts.users.change(asked.id, asked.edit, record.key, finish_running=finish)
-    return {
-        "user_id": user.id,
-        "data": groups.user_object(user, accounts.users.store.members(user.id)),
-    }
+    user = _change(accounts.users, "user_id", objects.edit_user(body), actor, body, "update")
+    return {"user_id": user.id, "data": _user_object(accounts, user)}
 
 
-@json_route(blueprint, "POST", "/user/delete", body="DeleteUsersRequest")
-def delete_users(services: Services, record: Record) -> Any:
+@changes("/user/delete", "DeleteUsersRequest")
+def delete_users(accounts: Accounts, actor: str, body: Body) -> Any:
     """Delete users and their keys; for administrators.
 
     All of the named users and their keys, or none if one of them is missing."""
-    accounts = administered(services, record)
-    names, finish = groups.parse_delete(json_body(services), "user_ids")
-    return accounts.users.delete(names, record.key, finish_running=finish)
+    names = values.names(body, "user_ids")
+    return accounts.users.delete(names, actor, finish_running=finishes(body))
 
 
-def _asked_user(services: Services, record: Record) -> tuple[Accounts, User]:
-    """Raises NotFound and Forbidden."""
+def _named_user(services: Services, record: Record) -> tuple[Accounts, User]:
+    """The user of the query, or else the caller's. Raises NotFound and Forbidden."""
     name = request.args.get("user_id", "")
     if name and name != record.user:
         accounts = administered(services, record)
@@ -249,18 +279,60 @@ def _asked_user(services: Services, record: Record) -> tuple[Accounts, User]:
     return accounts, accounts.users.store.read(name)
 
 
-TEAMS_LISTED = 10_000  # in a list, which LiteLLM does not divide into pages
+def _user_object(accounts: Accounts, user: User) -> dict[str, Any]:
+    return objects.user_object(user, accounts.users.store.members(user.id))
 
 
-@json_route(blueprint, "POST", "/team/new", body="NewTeamRequest")
-def new_team(services: Services, record: Record) -> Any:
+def _teams_of(accounts: Accounts, user: str) -> list[Team]:
+    return [
+        accounts.teams.store.read(member.team_id) for member in accounts.users.store.members(user)
+    ]
+
+
+def _keys_of(accounts: Accounts, **owner: str) -> list[dict[str, Any]]:
+    _, keys = accounts.keys.listed(owner, 0, KEYS_LISTED)
+    return [objects.key_object(key) for key in keys]
+
+
+def _page(size_field: str, default: int) -> tuple[int, int]:
+    """The number and the size of the page that the query names."""
+    number = values.count(request.args, "page", 1, 1_000_000)
+    return number, values.count(request.args, size_field, default, MOST_LISTED)
+
+
+def _groups_page(
+    title: str,
+    groups: GroupService[Any],
+    default: int,
+    names: Mapping[str, str],
+    shape: Callable[[Any], dict[str, Any]],
+) -> dict[str, Any]:
+    """A page of the users, or teams; `names` are the fields of the query that limit it."""
+    number, size = _page("page_size", default)
+    search = values.name(request.args, "search") or ""
+    wanted = values.filters(request.args, names)
+    count, found = groups.store.listed(wanted, (number - 1) * size, size, search=search)
+    return {
+        title: [shape(group) for group in found],
+        "total": count,
+        "page": number,
+        "page_size": size,
+        "total_pages": -(-count // size),
+    }
+
+
+# -- teams
+
+
+@changes("/team/new", "NewTeamRequest")
+def new_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make a team; for administrators."""
-    accounts = administered(services, record)
-    asked, members = groups.parse_new_team(json_body(services))
-    team = accounts.teams.make(asked.edit(Team(id=asked.id)), record.key)
+    new = objects.edit_team(body)(Team(id=values.name(body, "team_id") or ""))
+    members = objects.members(body.get("members_with_roles") or [], "members_with_roles")
+    team = accounts.teams.make(new, actor)
     if members:
         joining = [Member(team.id, user, role) for user, role in members]
-        accounts.teams.store.join(joining, record.key)
+        accounts.teams.store.join(joining, actor)
     return _team_object(accounts, team)
 
 
@@ -271,109 +343,88 @@ def team_info(services: Services, record: Record) -> Any:
     own = name and name == record.team
     accounts = opened(services) if own else administered(services, record)
     team = accounts.teams.store.read(name)
-    _, owned = accounts.keys.listed({"team_id": team.id}, 0, 0 if own else KEYS_LISTED)
-    return groups.team_info(team, accounts.teams.store.members(team.id), owned)
+    return {
+        "team_id": team.id,
+        "team_info": _team_object(accounts, team),
+        "keys": [] if own else _keys_of(accounts, team_id=team.id),
+        "team_memberships": [],
+    }
 
 
-@json_route(blueprint, "GET", "/team/list")
-def list_teams(services: Services, record: Record) -> Any:
+@reads("/team/list")
+def list_teams(accounts: Accounts) -> Any:
     """The teams; for administrators."""
-    accounts = administered(services, record)
-    user = values.name(request.args, "user_id")
-    if user:
-        memberships = accounts.users.store.members(user)
-        teams = [accounts.teams.store.read(one.team_id) for one in memberships]
+    if user := values.name(request.args, "user_id"):
+        teams = _teams_of(accounts, user)
     else:
         _, teams = accounts.teams.store.listed({}, 0, TEAMS_LISTED)
     return [_team_object(accounts, team) for team in teams]
 
 
-@json_route(blueprint, "GET", "/v2/team/list")
-def teams_page(services: Services, record: Record) -> Any:
+@reads("/v2/team/list")
+def teams_page(accounts: Accounts) -> Any:
     """The teams, page by page; for administrators."""
-    accounts = administered(services, record)
-    number, size = values.page(request.args, "page_size", 10, groups.MOST_LISTED)
-    wanted = {"id": values.name(request.args, "team_id")}
-    wanted["alias"] = values.name(request.args, "team_alias")
-    count, teams = accounts.teams.store.listed(
-        {name: one for name, one in wanted.items() if one},
-        (number - 1) * size,
-        size,
-        search=values.name(request.args, "search") or "",
-    )
-    return groups.page(
-        "teams", number, size, count, [_team_object(accounts, team) for team in teams]
-    )
+    names = {"team_id": "id", "team_alias": "alias"}
+    return _groups_page("teams", accounts.teams, 10, names, partial(_team_object, accounts))
 
 
-@json_route(blueprint, "POST", "/team/update", body="UpdateTeamRequest")
-def update_team(services: Services, record: Record) -> Any:
+@changes("/team/update", "UpdateTeamRequest")
+def update_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change a team; for administrators."""
-    accounts = administered(services, record)
-    asked = groups.parse_team_update(json_body(services))
-    finish = asked.finish_running
-    team = accounts.teams.change(asked.id, asked.edit, record.key, finish_running=finish)
+    team = _change(accounts.teams, "team_id", objects.edit_team(body), actor, body, "update")
     return {"team_id": team.id, "data": _team_object(accounts, team)}
 
 
-@json_route(blueprint, "POST", "/team/block", body="TeamRequest")
-def block_team(services: Services, record: Record) -> Any:
+@changes("/team/block", "TeamRequest")
+def block_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block the keys of a team; for administrators."""
-    return _block_team(services, record, blocked=True)
-
-
-@json_route(blueprint, "POST", "/team/unblock", body="TeamRequest")
-def unblock_team(services: Services, record: Record) -> Any:
-    """Unblock the keys of a team; for administrators."""
-    return _block_team(services, record, blocked=False)
-
-
-@json_route(blueprint, "POST", "/team/delete", body="DeleteTeamsRequest")
-def delete_teams(services: Services, record: Record) -> Any:
-    """Delete teams and their keys; for administrators.
-
-    All of the named teams and their keys, or none if one of them is missing."""
-    accounts = administered(services, record)
-    names, finish = groups.parse_delete(json_body(services), "team_ids")
-    return accounts.teams.delete(names, record.key, finish_running=finish)
-
-
-@json_route(blueprint, "POST", "/team/member_add", body="AddMembersRequest")
-def add_members(services: Services, record: Record) -> Any:
-    """Add members to a team; for administrators."""
-    accounts = administered(services, record)
-    members = groups.parse_members(json_body(services))
-    store = accounts.teams.store
-    store.join(members, record.key)
-    users = [accounts.users.store.read(one.user_id) for one in members]
-    shown = [groups.user_object(one, accounts.users.store.members(one.id)) for one in users]
-    team = _team_object(accounts, store.read(members[0].team_id))
-    return {**team, "updated_users": shown, "updated_team_memberships": []}
-
-
-@json_route(blueprint, "POST", "/team/member_delete", body="RemoveMemberRequest")
-def remove_member(services: Services, record: Record) -> Any:
-    """Remove a member from a team; for administrators."""
-    accounts = administered(services, record)
-    team, user = groups.parse_leaving(json_body(services))
-    accounts.teams.store.leave(team, user, record.key)
-    return _team_object(accounts, accounts.teams.store.read(team))
-
-
-def _block_team(services: Services, record: Record, *, blocked: bool) -> Any:
-    accounts = administered(services, record)
-    name, finish = groups.parse_team(json_body(services))
-    action = "block" if blocked else "unblock"
-    team = accounts.teams.change(name, blocking(blocked), record.key, action, finish_running=finish)
+    team = _change(accounts.teams, "team_id", blocking(True), actor, body, "block")
     return _team_object(accounts, team)
 
 
+@changes("/team/unblock", "TeamRequest")
+def unblock_team(accounts: Accounts, actor: str, body: Body) -> Any:
+    """Unblock the keys of a team; for administrators."""
+    team = _change(accounts.teams, "team_id", blocking(False), actor, body, "unblock")
+    return _team_object(accounts, team)
+
+
+@changes("/team/delete", "DeleteTeamsRequest")
+def delete_teams(accounts: Accounts, actor: str, body: Body) -> Any:
+    """Delete teams and their keys; for administrators.
+
+    All of the named teams and their keys, or none if one of them is missing."""
+    names = values.names(body, "team_ids")
+    return accounts.teams.delete(names, actor, finish_running=finishes(body))
+
+
+@changes("/team/member_add", "AddMembersRequest")
+def add_members(accounts: Accounts, actor: str, body: Body) -> Any:
+    """Add members to a team; for administrators."""
+    team, member = values.required_name(body, "team_id"), body["member"]
+    roles = objects.members(member if isinstance(member, list) else [member], "member")
+    accounts.teams.store.join([Member(team, user, role) for user, role in roles], actor)
+    users = [accounts.users.store.read(user) for user, _ in roles]
+    return {
+        **_team_object(accounts, accounts.teams.store.read(team)),
+        "updated_users": [_user_object(accounts, user) for user in users],
+        "updated_team_memberships": [],
+    }
+
+
+@changes("/team/member_delete", "RemoveMemberRequest")
+def remove_member(accounts: Accounts, actor: str, body: Body) -> Any:
+    """Remove a member from a team; for administrators."""
+    team, user = (values.required_name(body, name) for name in ("team_id", "user_id"))
+    accounts.teams.store.leave(team, user, actor)
+    return _team_object(accounts, accounts.teams.store.read(team))
+
+
 def _team_object(accounts: Accounts, team: Team) -> dict[str, Any]:
-    return groups.team_object(team, accounts.teams.store.members(team.id))
+    return objects.team_object(team, accounts.teams.store.members(team.id))
 
 
-# What was used, from the ledger. Administrators see all keys, others their own.
-MOST_LOGS = 1000  # requests of an answer
+# -- what was used, from the ledger: administrators see all keys, others their own
 
 Only = Mapping[str, Sequence[str]]
 
@@ -381,118 +432,117 @@ Only = Mapping[str, Sequence[str]]
 @json_route(blueprint, "GET", "/spend/logs", group="")
 def spend_logs(services: Services, record: Record) -> Any:
     """What was used by day, or the requests; for others than administrators, the caller's."""
-    asked = spend.parse_logs(request.args, time.time())
-    only = _visible(services, record, asked.only)
-    ledger = usage.opened(services)
-    if asked.summed:
-        return spend.by_day(_groups(services, asked.begin, asked.end, ("user", "model"), only))
-    if asked.request:
-        only = {**only, "request": (asked.request,)}
-    found = list(islice(ledger.rows(asked.begin, asked.end, only), MOST_LOGS + 1))
-    if len(found) > MOST_LOGS:
+    query = request.args
+    by_days = bool(query.get("start_date") or query.get("end_date"))
+    end = int(1000 * time.time()) + 1
+    begin, end = spend.days(query) if by_days else (end - spend.DAY, end)
+    summarizes = spend.choice(query, "summarize", "true", "false") == "true"
+    only = _only(services, {"api_key": "key", "user_id": "user"})
+    if not permissions.is_admin(services, record.key):
+        if only.get("key", (record.key,)) != (record.key,):
+            permissions.check_admin(services, record.key)
+        only["key"] = (record.key,)
+    if by_days and summarizes:
+        return spend.by_day(_used(services, begin, end, ("user", "model"), only))
+    if name := values.name(query, "request_id"):
+        only["request"] = (name,)
+    rows = list(islice(usage.opened(services).rows(begin, end, only), MOST_LOGS + 1))
+    if len(rows) > MOST_LOGS:
         raise BadRequest(f"these are more than {MOST_LOGS} requests: ask for fewer days, or a key")
     price = _pricing(services)
-    return [
-        spend.log(_of_row(row, price(row.model)), row.request, row.ended, row.api, row.outcome)
-        for row in found
-    ]
+    return [_log(row, price(row.model, row)) for row in rows]
 
 
 @json_route(blueprint, "GET", "/global/spend/report")
 def spend_report(services: Services, record: Record) -> Any:
     """What teams or keys used; for administrators."""
     permissions.check_admin(services, record.key)
-    asked = spend.parse_report(request.args)
-    only = {name: (_id_of_key(services, value),) for name, value in asked.only.items()}
-    names = ("key", "team", "model")
-    if asked.by == "api_key":
-        return spend.by_key(_groups(services, asked.begin, asked.end, names, only))
-    used = _groups(services, asked.begin, asked.end, names, only)
+    begin, end = spend.days(request.args)
+    by = spend.choice(request.args, "group_by", "team", "api_key")
+    only = _only(services, {"api_key": "key", "internal_user_id": "user", "team_id": "team"})
+    used = _used(services, begin, end, ("key", "team", "model"), only)
+    if by == "api_key" or "key" in only or "user" in only:  # as LiteLLM does
+        return spend.by_key(used)
     return spend.by_team(used, lambda team: _team_alias(services, team))
 
 
-def _visible(services: Services, record: Record, asked: Mapping[str, str]) -> Only:
-    """The filter of rows: those of the caller's key, unless it administers. Raises Forbidden."""
-    only = {name: (_id_of_key(services, value),) for name, value in asked.items()}
-    if permissions.is_admin(services, record.key):
-        return only
-    if only.get("key", (record.key,)) != (record.key,):
-        permissions.check_admin(services, record.key)
-    return {**only, "key": (record.key,)}
+def _only(services: Services, names: Mapping[str, str]) -> dict[str, Sequence[str]]:
+    """The values that the query limits rows to. A key is named as LiteLLM's clients do: by its
+    secret, digest or id."""
+    only: dict[str, Sequence[str]] = {}
+    for ours, value in values.filters(request.args, names).items():
+        is_key = value.startswith(key_cache.SECRET_PREFIX) or len(value) == key_cache.DIGEST
+        if services.accounts is not None and is_key:
+            with suppress(NotFound):
+                value = services.accounts.keys.read(value).id
+        only[ours] = (value,)
+    return only
 
 
-def _id_of_key(services: Services, value: str) -> str:
-    """The id of a key that is given as LiteLLM's clients do: by its secret, digest or id. Other
-    values stay."""
-    is_key = value.startswith(key_cache.SECRET_PREFIX) or len(value) == key_cache.DIGEST
-    if services.accounts is None or not is_key:
-        return value
-    try:
-        return services.accounts.keys.read(value).id
-    except NotFound:
-        return value
-
-
-def _groups(
+def _used(
     services: Services, begin: int, end: int, names: Sequence[str], only: Only
 ) -> list[spend.Used]:
-    found = usage.groups(
-        usage.opened(services), begin, end, width=spend.DAY, by=tuple(names), only=only
-    )
+    ledger = usage.opened(services)
+    groups = usage.groups(ledger, begin, end, width=spend.DAY, by=names, only=only)
     price = _pricing(services)
-    return [_of_group(one, price(one.names["model"])) for one in found]
+    return [
+        spend.Used(
+            group.begin,
+            group.names,
+            group.sums.prompt,
+            group.sums.completion,
+            price(group.names["model"], group.sums),
+        )
+        for group in groups
+    ]
 
 
-def _pricing(services: Services) -> Callable[[str], Price]:
-    """What the tokens of a model cost."""
-    prices = [Price(**structs.asdict(one)) for one in services.settings.price]
-    return lambda model: price_of(prices, model)
+def _pricing(services: Services) -> Callable[[str, LedgerSums | LedgerRow], float]:
+    """What tokens of a model cost."""
+    prices = [budgets.Price(**structs.asdict(price)) for price in services.settings.price]
+
+    def cost(model: str, counts: LedgerSums | LedgerRow) -> float:
+        used = budgets.Used(counts.prompt, counts.cached, counts.completion, counts.slot_seconds)
+        return budgets.cost("money", used, budgets.price_of(prices, model))
+
+    return cost
 
 
-def _of_group(group: LedgerGroup, price: Price) -> spend.Used:
-    names: Mapping[str, Any] = group.names
-    sums = group.sums
-    return spend.Used(
-        at=group.begin,
-        **names,
-        prompt=sums.prompt,
-        completion=sums.completion,
-        money=_money(sums, price),
-    )
-
-
-def _of_row(row: LedgerRow, price: Price) -> spend.Used:
-    return spend.Used(
-        at=row.ended - round(1000 * row.seconds),
-        key=row.key,
-        user=row.user,
-        team=row.team,
-        model=row.model,
-        prompt=row.prompt,
-        completion=row.completion,
-        money=_money(row, price),
-    )
-
-
-def _money(counts: LedgerSums | LedgerRow, price: Price) -> float:
-    used = Used(counts.prompt, counts.cached, counts.completion, counts.slot_seconds)
-    return cost("money", used, price)
+def _log(row: LedgerRow, money: float) -> dict[str, Any]:
+    """A request in /spend/logs."""
+    return {
+        "request_id": row.request,
+        "call_type": row.api,
+        "api_key": row.key,
+        "user": row.user,
+        "team_id": row.team or None,
+        "model": row.model,
+        "spend": money,
+        "total_tokens": row.prompt + row.completion,
+        "prompt_tokens": row.prompt,
+        "completion_tokens": row.completion,
+        "startTime": values.shown_time(row.ended / 1000 - row.seconds),
+        "endTime": values.shown_time(row.ended / 1000),
+        "status": "success" if row.outcome == "ok" else "failure",
+        "metadata": {},
+        "request_tags": [],
+    }
 
 
 def _team_alias(services: Services, team: str) -> str:
     """The name of a team for people."""
-    if services.accounts is None:
-        return team
-    try:
-        return services.accounts.teams.store.read(team).alias or team
-    except NotFound:
-        return team  # deleted since
+    if services.accounts is not None:
+        with suppress(NotFound):  # deleted since
+            return services.accounts.teams.store.read(team).alias or team
+    return team
 
 
-@json_route(blueprint, "GET", "/v1/audit", tag="slotproxy")
-def list_changes(services: Services, record: Record) -> Any:
+@reads("/v1/audit", tag="slotproxy")
+def list_changes(accounts: Accounts) -> Any:
     """Who changed which key, user or team; by `subject`, `before` and `limit`; for
     administrators."""
-    accounts = administered(services, record).keys
-    page = parse_changes(request.args)
-    return changes_list(accounts.entries(page.subject, page.before, page.limit))
+    limit = values.count(request.args, "limit", 100, CHANGES_LISTED)
+    before = request.args.get("before")
+    number = values.count(request.args, "before", 1, 999_999_999) if before else None
+    entries = accounts.keys.entries(values.name(request.args, "subject") or "", number, limit)
+    return {"object": "list", "data": [objects.audit_object(entry) for entry in entries]}

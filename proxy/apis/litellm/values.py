@@ -13,12 +13,12 @@ import msgspec
 from ...errors import InvalidParameter
 from .. import fields
 from ..fields import Body
+from ..schema_fields import Fields, table
 
 MAX_NAME = 255  # characters of an id or alias
 MAX_KEYS = 1000  # that one request deletes
 MAX_METADATA = 16 << 10  # bytes
 LONGEST = 100 * 365 * 86_400  # seconds
-FINISH = "finish_running"
 NEVER = "-1"  # LiteLLM's duration of a key that does not expire any more
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_592_000}
 _DURATION = re.compile(r"([0-9]{1,9})(s|mo|m|h|d|w)")
@@ -34,6 +34,15 @@ def refuse_others(body: Body, known: Collection[str], at: str = "") -> None:
         if field == "spend" and value == 0:
             continue
         raise InvalidParameter(at + field[:100], "is not supported by this gateway: remove it")
+
+
+def changes(body: Body, columns: Fields) -> dict[str, Any]:
+    """The values of the columns that a body sets. Null and absent fields set nothing."""
+    return {
+        key: read(body, field)
+        for field, (key, read) in table(columns).items()
+        if body.get(field) is not None
+    }
 
 
 def name(body: Mapping[str, Any], field: str) -> str | None:
@@ -55,9 +64,10 @@ def required_name(body: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def finish_running(body: Body) -> bool:
-    """Whether requests under way go on when their key is refused. A field of ours."""
-    return fields.flag(body, FINISH)
+def filters(query: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """The values that a list is limited to, by our names of these fields."""
+    given = {ours: name(query, theirs) for theirs, ours in names.items()}
+    return {ours: value for ours, value in given.items() if value}
 
 
 def names(body: Body, field: str, most: int = MAX_KEYS, at: str = "") -> tuple[str, ...]:
@@ -65,7 +75,7 @@ def names(body: Body, field: str, most: int = MAX_KEYS, at: str = "") -> tuple[s
     values = fields.items(body, field, at)
     if len(values) > most:
         raise InvalidParameter(at + field, f"may have at most {most} entries")
-    if not all(type(one) is str and 0 < len(one) <= MAX_NAME for one in values):
+    if not all(type(value) is str and 0 < len(value) <= MAX_NAME for value in values):
         raise InvalidParameter(at + field, f"must be a list of texts of 1 to {MAX_NAME} characters")
     return tuple(dict.fromkeys(values))
 
@@ -84,22 +94,19 @@ def duration(body: Body, field: str = "duration") -> float | None:
     return seconds
 
 
-def metadata(body: Body) -> Mapping[str, Any]:
-    value = fields.mapping(body, "metadata")
+def metadata(body: Body, field: str) -> Mapping[str, Any]:
+    value = fields.mapping(body, field)
     if len(msgspec.json.encode(value)) > MAX_METADATA:
-        raise InvalidParameter("metadata", f"may have at most {MAX_METADATA} bytes of JSON")
+        raise InvalidParameter(field, f"may have at most {MAX_METADATA} bytes of JSON")
     return value
 
 
-def page(query: Mapping[str, str], size_field: str, default: int, most: int) -> tuple[int, int]:
-    """The number of the page, from 1, and its size."""
-    number = fields.decimal(query.get("page") or "1", 1, 1_000_000)
+def count(query: Mapping[str, str], field: str, default: int, most: int) -> int:
+    """A number of a query, from 1."""
+    number = fields.decimal(query.get(field) or str(default), 1, most)
     if number is None:
-        raise InvalidParameter("page", "must be a number from 1 to 1000000")
-    size = fields.decimal(query.get(size_field) or str(default), 1, most)
-    if size is None:
-        raise InvalidParameter(size_field, f"must be a number from 1 to {most}")
-    return number, size
+        raise InvalidParameter(field, f"must be a number from 1 to {most}")
+    return number
 
 
 def shown_time(at: float | None) -> str | None:

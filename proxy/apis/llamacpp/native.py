@@ -166,12 +166,7 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
 def error(fault: GatewayError) -> dict[str, Any]:
     """llama-server's error object; `code` is the HTTP status."""
     return {
-        "error": {
-            "code": fault.status,
-            "message": fault.message,
-            "type": fault.type,
-            **fault.extra,
-        }
+        "error": {"code": fault.status, "message": fault.message, "type": fault.type, **fault.extra}
     }
 
 
@@ -350,14 +345,6 @@ def parse_detokenize(body: Body) -> DetokenizeParams:
     if not all(type(token) is int and 0 <= token < MAX_TOKEN_ID for token in tokens):
         raise InvalidParameter("tokens", "must contain token ids only")
     return DetokenizeParams(tokens, model_name(body))
-
-
-def parse_model(body: Body) -> str:
-    """The model to load or unload. Raises InvalidParameter."""
-    name = text(body, "model")
-    if not name:
-        raise InvalidParameter("model", "must name a model")
-    return name
 
 
 def parse_filename(body: Body) -> str:

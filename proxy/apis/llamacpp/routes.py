@@ -18,7 +18,7 @@ from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import read_request
 from ...web.observability import Record
-from ...web.permissions import check_model, permissions
+from ...web.permissions import check_model
 from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route
@@ -63,9 +63,7 @@ def cors_proxy(services: Services, record: Record) -> NoReturn:
 def apply_template(services: Services, record: Record) -> Any:
     """The prompt of a chat."""
     asked = openai_chat.parse(read_request(services, record, request.environ))
-    check_model(services, request.environ, asked.model)
-    barred = permissions(services, request.environ).barred_tiers
-    with counted(services, record, asked.model):
+    with counted(services, record, asked.model) as (_, barred):
         return {"prompt": services.gateway.prompt(asked, barred=barred)}
 
 

@@ -25,6 +25,7 @@ from ...core.request import CompletionRequest, Tool
 from ...dialogue import ToolError
 from ...dialogue.events import Tick
 from ...dialogue.finding import arguments, schema_of
+from ...dialogue.loop import result_of
 from ...errors import BadRequest, Cancelled, GatewayError
 from ...gateway import Answer, Caller
 from ...runtime.cancel import Cancel
@@ -38,9 +39,9 @@ from ...web.services import Services
 from ...web.spine import STREAM_HEADERS, completion_view, json_response, json_route, passthrough
 from ...web.stream import ClosingBody
 from ..openai import chat as openai_chat
-from ..response_meta import ResponseMeta
+from ..response_meta import RouteDialect
 from . import server as mcp_server
-from .server import INVALID_PARAMS, NO_METHOD, Id, Message, RpcError, ToolCall
+from .server import INVALID_PARAMS, NO_METHOD, Id, RpcError
 
 blueprint = Api(
     "mcp",
@@ -67,7 +68,6 @@ _READS: Mapping[str, Any] = {"readOnlyHint": True}
     blueprint,
     "POST",
     "/mcp",
-    shape=mcp_server.error,
     body="McpMessage",
     streams=SSE,
     reply="McpAnswer",
@@ -75,57 +75,29 @@ _READS: Mapping[str, Any] = {"readOnlyHint": True}
 )
 def answer(services: Services, record: Record) -> Any:
     """A message of the Model Context Protocol, over streamable HTTP."""
-    sent = body.read_value(request.environ, services.settings.max_body)
+    message = mcp_server.parse(body.read_json(request.environ, services.settings.max_body))
     session = mcp_server.session(request.headers.get(mcp_server.SESSION))
-    version = request.headers.get(VERSION)
-    if isinstance(sent, list):
-        messages = mcp_server.parse_batch(sent, version)
-        streams = False
-    elif isinstance(sent, dict):
-        messages = [mcp_server.parse(sent)]
-        streams = "text/event-stream" in request.headers.get("Accept", "")
-    else:
-        raise BadRequest("a message must be a JSON object")
-    message = messages[0]
     if message.method == mcp_server.INITIALIZE:
         result = mcp_server.initialized(message.params, __version__, INSTRUCTIONS)
         response = json_response(mcp_server.answer(message.id, result))
         response.headers[mcp_server.SESSION] = new_id()
         return response
-    mcp_server.check_version(version)
-    answers = [_answer(services, record, session, one, streams=streams) for one in messages]
-    answers = [one for one in answers if one is not None]
-    if not answers:
-        return _empty(202)
-    return answers if isinstance(sent, list) else answers[0]
-
-
-def _answer(
-    services: Services, record: Record, session: str, message: Message, *, streams: bool
-) -> Response | dict[str, Any] | None:
-    """The answer to one message; None to a notification. Raises GatewayError."""
+    mcp_server.check_version(request.headers.get(VERSION))
     if message.id is None:
         if message.method == "notifications/cancelled":
             key = mcp_server.cancelled(message.params)
             if key is not None:
                 services.mcp_calls.cancel(record.key, session, key)
-        return None
+        return _empty(202)
     try:
         if message.method == "tools/call":
-            return _called(services, record, session, message, streams=streams)
-        return mcp_server.answer(message.id, _result(services, record, message))
+            return _called(services, record, session, message.id, message.params)
+        return mcp_server.answer(message.id, _result(services, record, message.method))
     except RpcError as error:
         return mcp_server.refusal(message.id, error.code, str(error))
 
 
-@json_route(
-    blueprint,
-    "DELETE",
-    "/mcp",
-    shape=mcp_server.error,
-    answer="",
-    empty={"204": "The session was ended"},
-)
+@json_route(blueprint, "DELETE", "/mcp", answer="", empty={"204": "The session was ended"})
 def end(services: Services, record: Record) -> Response:
     """Ends a session of the Model Context Protocol: its calls are cancelled."""
     session = mcp_server.session(request.headers.get(mcp_server.SESSION))
@@ -142,107 +114,88 @@ def _empty(status: int) -> Response:
     return response
 
 
-def _result(services: Services, record: Record, message: Message) -> Mapping[str, Any]:
+def _result(services: Services, record: Record, method: str) -> Mapping[str, Any]:
     """Raises RpcError and GatewayError."""
-    methods: Mapping[str, Callable[[], Mapping[str, Any]]] = {
-        "ping": dict,
-        "tools/list": lambda: _listed(services, record),
-    }
-    method = methods.get(message.method)
-    if method is None:
-        known = ", ".join(("initialize", *methods, "tools/call"))
-        raise RpcError(
-            NO_METHOD, f"there is no method {message.method[:100]!r}: this server has {known}"
-        )
-    return method()
-
-
-def _listed(services: Services, record: Record) -> Mapping[str, Any]:
+    if method == "ping":
+        return {}
+    if method != "tools/list":
+        known = "initialize, ping, tools/list, tools/call"
+        raise RpcError(NO_METHOD, f"there is no method {method[:100]!r}: this server has {known}")
     caller = services.callers.caller(record.key, request.environ)
-    tools = services.dialogues.published(record.key, caller)
     offered: list[tuple[Tool, Mapping[str, Any]]] = [(CHAT, {}), (_MODELS, _READS)]
-    for name, tool in tools.items():
-        said = getattr(tool, "annotations", _READS)
-        offered.append((msgspec.structs.replace(tool.tool, name=name), said))
+    for name, tool in services.dialogues.published(record.key, caller).items():
+        annotations = getattr(tool, "annotations", _READS)
+        offered.append((msgspec.structs.replace(tool.tool, name=name), annotations))
     return mcp_server.listed(offered)
 
 
 def _called(
-    services: Services, record: Record, session: str, message: Message, *, streams: bool
+    services: Services, record: Record, session: str, key: Id, params: Mapping[str, Any]
 ) -> Response | dict[str, Any]:
     """The answer to a call, as a stream if its client reads them and asks for progress. Raises
     RpcError and GatewayError."""
-    call = mcp_server.called(message.params)
-    token = mcp_server.progress_token(message.params)
-    key = message.id
-    assert key is not None, "a notification calls nothing"
-    if not streams:
+    name, arguments = mcp_server.called(params)
+    token = mcp_server.progress_token(params)
+    if "text/event-stream" not in request.headers.get("Accept", ""):
         token = None
     with ExitStack() as stack:
         cancel = stack.enter_context(services.mcp_calls.running(record.key, session, key))
         try:
-            if call.name == CHAT.name:
+            if name == CHAT.name:
                 make = None if token is None else partial(TextProgress, key, token)
-                sent = chat_result(services, request.environ, call.arguments, cancel, make)
+                sent = chat_result(services, request.environ, arguments, cancel, make)
                 if isinstance(sent, tuple):
-                    return _stream(stack, *sent)
+                    parts: Any = sent[0]
+                    chat = CallBody(iter(parts), parts.close, stack.pop_all().close)
+                    return Response(chat, 200, sent[1], direct_passthrough=True)
                 return mcp_server.answer(key, sent)
-            if call.name == MODELS:
+            if name == MODELS:
                 names = visible(services, request.environ, services.gateway.registry.names())
                 return mcp_server.answer(key, mcp_server.content("\n".join(names)))
             interval = 0.0 if token is None else SECOND
-            work = _running(services, record, call, cancel, interval)
+            work = _running(services, record, name, arguments, cancel, interval)
             if token is None:
-                return mcp_server.answer(key, mcp_server.content(_finished(work)))
+                return mcp_server.answer(key, mcp_server.content(result_of(work)))
             told = notifications(work, key, token)
-            body = ClosingBody(told, told.close, stack.pop_all().close)
-            return passthrough(body, TextProgress.content_type, [*STREAM_HEADERS])
-        except ToolError as error:
-            return mcp_server.answer(key, mcp_server.content(str(error), failed=True))
-        except GatewayError as error:
-            if type(error) is Cancelled:
+            stream = ClosingBody(told, told.close, stack.pop_all().close)
+            return passthrough(stream, SSE, [*STREAM_HEADERS])
+        except (ToolError, GatewayError) as error:
+            if type(error) is Cancelled:  # others say why to their client
                 raise
-            return mcp_server.answer(key, mcp_server.content(error.message, failed=True))
+            return mcp_server.answer(key, _failure(error))
 
 
-def _stream(stack: ExitStack, body: Any, headers: list[tuple[str, str]]) -> Response:
-    """The response of a model's stream; the call is over when it is closed."""
-    whole = CallBody(iter(body), body.close, stack.pop_all().close)
-    return Response(whole, 200, headers, direct_passthrough=True)
+def _failure(error: ToolError | GatewayError) -> dict[str, Any]:
+    text = error.message if isinstance(error, GatewayError) else str(error)
+    return mcp_server.content(text, failed=True)
 
 
 def _running(
-    services: Services, record: Record, call: ToolCall, cancel: Cancel, interval: float
+    services: Services,
+    record: Record,
+    name: str,
+    arguments: Mapping[str, Any],
+    cancel: Cancel,
+    interval: float,
 ) -> Generator[Tick, None, str]:
     """A call of a tool, within the limits of the caller: it is a request, and has a place among
     those that run in parallel. Ticks every `interval` seconds. Raises RpcError now, and ToolError
     and GatewayError later."""
     caller = services.callers.caller(record.key, request.environ)
-    tool = services.dialogues.published(record.key, caller).get(call.name)
+    tool = services.dialogues.published(record.key, caller).get(name)
     if tool is None:
-        raise RpcError(INVALID_PARAMS, f"there is no tool {call.name[:128]!r} for this key")
+        raise RpcError(INVALID_PARAMS, f"there is no tool {name[:128]!r} for this key")
     environ = request.environ
 
     def running() -> Generator[Tick, None, str]:
         stop = disconnect.watch(environ, cancel)
         try:
             with closing(Admitted(caller, model="", prompt=1)):
-                work = services.dialogues.call(tool, call.arguments, cancel, interval)
-                return (yield from work)
+                return (yield from services.dialogues.call(tool, arguments, cancel, interval))
         finally:
             stop()
 
     return running()
-
-
-def _finished(work: Generator[Tick, None, str]) -> str:
-    """What a call without ticks returns."""
-    try:
-        next(work)
-    except StopIteration as finished:
-        text: str = finished.value
-        return text
-    raise AssertionError("there are no ticks")
 
 
 # Answers as streams of events: progress of a call, then its result. A client that sends a
@@ -265,7 +218,7 @@ class TextProgress:
     since the one before, and the result at the end. `total` is the length of the longest answer in
     tokens, 0 if it has no limit."""
 
-    content_type = "text/event-stream"
+    content_type = SSE
 
     def __init__(
         self, key: Id, token: Id, total: int, clock: Callable[[], float] = time.monotonic
@@ -295,13 +248,11 @@ class TextProgress:
         return mcp_server.frame(mcp_server.progress(self._token, self._tokens, piece, self._total))
 
     def fail(self, fault: GatewayError) -> bytes:
-        result = mcp_server.content(fault.message, failed=True)
-        return mcp_server.frame(mcp_server.answer(self._key, result))
+        return mcp_server.frame(mcp_server.answer(self._key, _failure(fault)))
 
     def end(self) -> bytes:
-        return mcp_server.frame(
-            mcp_server.answer(self._key, mcp_server.content("".join(self._text)))
-        )
+        result = mcp_server.content("".join(self._text))
+        return mcp_server.frame(mcp_server.answer(self._key, result))
 
 
 def notifications(
@@ -318,12 +269,10 @@ def notifications(
                 break
             seconds += 1
             yield mcp_server.frame(mcp_server.progress(token, seconds, f"running for {seconds} s"))
-    except ToolError as error:
-        result = mcp_server.content(str(error), failed=True)
-    except GatewayError as error:
+    except (ToolError, GatewayError) as error:
         if type(error) is Cancelled:
             return
-        result = mcp_server.content(error.message, failed=True)
+        result = _failure(error)
     finally:
         work.close()
     yield mcp_server.frame(mcp_server.answer(key, result))
@@ -344,29 +293,6 @@ class _Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 CHAT = Tool("chat", "Ask a language model and return its answer", schema_of(_Chat))
-
-
-class _ChatTool:
-    """The dialect of the tool: a body of a chat completion, and an answer as a tool's result."""
-
-    def __init__(self, progress: TextProgress | None = None) -> None:
-        """`progress` encodes the answer as a stream."""
-        self._progress = progress
-
-    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> TextProgress:
-        assert self._progress is not None, "only a stream needs it"
-        return self._progress
-
-    def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
-        return openai_chat.parse(body)
-
-    def reply(
-        self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
-    ) -> Any:
-        return mcp_server.content(completions[0].text)
-
-    def error(self, fault: GatewayError) -> dict[str, Any]:
-        return mcp_server.content(fault.message, failed=True)
 
 
 def chat_result(
@@ -396,7 +322,11 @@ def chat_result(
         cancel.pass_on(own)
         return services.gateway.answer(request, own, caller)
 
-    sent = completion_view(services, inner, _ChatTool(progress), "chatcmpl-", begin=begin)
+    def reply(meta: Any, request: Any, completions: Sequence[Completion]) -> Any:
+        return mcp_server.content(completions[0].text)
+
+    dialect = RouteDialect(openai_chat.parse, reply, _failure, lambda meta, request: progress)
+    sent = completion_view(services, inner, dialect, "chatcmpl-", begin=begin)
     if isinstance(sent, Response):
         Record.of(environ).status = 200  # the error is in the result
         data = sent.get_data()

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import IO, Any, Protocol
+from typing import IO, Any
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -163,7 +163,9 @@ def _named(services: Services, name: str) -> str:
     return model
 
 
-def _sent(services: Services, record: Record, model: str, path: str, body: SentBody) -> Response:
+def _sent(
+    services: Services, record: Record, model: str, path: str, body: JSONBody | FormBody
+) -> Response:
     headers = {**sent_headers(request.environ), "Content-Type": body.content_type}
 
     def make(name: str) -> Call:
@@ -193,13 +195,7 @@ def _answer(
 
     try:
         answer = services.forwarder.forward(
-            model,
-            make,
-            cancel,
-            caller,
-            counts=counts,
-            on_slot=on_slot,
-            on_release=on_release,
+            model, make, cancel, caller, counts=counts, on_slot=on_slot, on_release=on_release
         )
     except BaseException:
         if taken is not None:
@@ -273,19 +269,6 @@ _MEDIA_TYPE = re.compile(r"[A-Za-z0-9.+-]{1,100}/[A-Za-z0-9.+-]{1,100}")
 _encode = msgspec.json.Encoder().encode
 
 
-class SentBody(Protocol):
-    """A body that was read. `model` is the model that it names, "" if it names none."""
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def content_type(self) -> str: ...
-
-    def named(self, model: str) -> CallBody:
-        """The body to send. `model` replaces the name of the model unless it is empty."""
-
-
 @contextlib.contextmanager
 def read_body(services: Services, environ: Environ) -> Iterator[JSONBody | FormBody]:
     """The form or JSON object of a request, until the end of the block. Raises BadRequest,
@@ -308,6 +291,8 @@ def read_raw(environ: Environ, limit: int) -> Iterator[CallBody | None]:
 
 
 class JSONBody:
+    """A JSON object. `model` is the model that it names, "" if it names none."""
+
     content_type = "application/json"
 
     def __init__(self, fields: dict[str, Any]) -> None:
@@ -315,11 +300,14 @@ class JSONBody:
         self.model = model_name(fields)
 
     def named(self, model: str) -> CallBody:
+        """The body to send. `model` replaces the name of the model unless it is empty."""
         data = _encode({**self.fields, "model": model} if model else self.fields)
         return CallBody(len(data), (data,))
 
 
 class FormBody:
+    """A form, like a JSON object."""
+
     def __init__(self, form: MultipartForm) -> None:
         self._form = form
         self._boundary = new_id()

@@ -10,22 +10,17 @@ from collections.abc import Generator
 from functools import partial
 from typing import Any, Literal
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from ...web.routes import Api, SSE
-from ..openai import answer as openai
-from ..llamacpp.native import parse_model
-from ...errors import GatewayError, NotFound, QueueFull
+from ..fields import filled
+from ...errors import NotFound, QueueFull
 from ...hosting.model import HostedModel
-from ...web import (
-    body,
-    model_events,
-    permissions,
-)
+from ...web import body, model_events, permissions
 from ...web.observability import Record
 from ...web.permissions import visible
-from ...web.services import Services, current_services
-from ...web.spine import STREAM_HEADERS, json_route, passthrough, refuse
+from ...web.services import Services
+from ...web.spine import STREAM_HEADERS, json_route, passthrough
 from ...web.stream import ClosingBody
 
 blueprint = Api("hosting", __name__, group="admin", tag="slotproxy")
@@ -119,23 +114,14 @@ def _wait(model: HostedModel) -> dict[str, Any]:
     return {"place": place, "wait": round(seconds, 1) if model.needs.learned.loaded_at else None}
 
 
-@blueprint.get("/logs/<path:name>", answer="text/plain")
-def logs(name: str) -> Response:
+@json_route(blueprint, "GET", "/logs/<path:name>", answer="text/plain")
+def logs(services: Services, record: Record, name: str) -> Response:
     """What the server of a model printed last, and with `Accept: text/event-stream` what
-    follows; for the keys of `--admins`.
-
-    The last lines that a model's server printed, and with `Accept: text/event-stream` also
-    those that follow. They may contain prompts."""
-    services, record = current_services(), Record.of(request.environ)
-    try:
-        record.key = services.keys.check(request.environ)
-        if "text/event-stream" in request.headers.get("Accept", ""):
-            last_id = request.headers.get("Last-Event-ID", "")
-            return log_stream(services, record.key, name, last_id)
-        permissions.check_admin(services, record.key)
-        return Response(hosted(services, name).log.text(), mimetype="text/plain")
-    except GatewayError as error:
-        return refuse(error, openai.error, record)
+    follows; for the keys of `--admins`. It may contain prompts."""
+    if "text/event-stream" in request.headers.get("Accept", ""):
+        return log_stream(services, record.key, name, request.headers.get("Last-Event-ID", ""))
+    permissions.check_admin(services, record.key)
+    return Response(hosted(services, name).log.text(), mimetype="text/plain")
 
 
 def log_stream(services: Services, key: str, name: str, last_id: str) -> Response:
@@ -154,8 +140,8 @@ def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -
 
 def _done(services: Services, record: Record, action: Action) -> dict[str, Any]:
     permissions.check_admin(services, record.key)  # before its body is read
-    asked = body.read_json(request.environ, services.settings.max_body)
-    act(services, record.key, action, parse_model(asked))
+    fields = body.read_json(request.environ, services.settings.max_body)
+    act(services, record.key, action, filled(fields, "model"))
     return {"success": True}
 
 

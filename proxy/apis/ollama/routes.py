@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-import msgspec
 from flask import Response, request
 
 from ...errors import ModelNotFound, Unsupported
-from ...hosting.model_files import ModelFile
 from ...runtime.blocking import run_in_native_thread
 from ...runtime.cancel import Cancel
 from ...web import body, permissions
@@ -23,18 +22,13 @@ from ...web.routes import LINES, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route, json_view
 from .. import schema_fields as doc
-from ..fields import text
+from ..fields import model_name, text
 from ..response_meta import ResponseMeta
-from . import chat, common, generate
-from .common import (
-    VERSION,
-    OllamaModel,
-    model_tag,
-    parse_show,
-    running_model,
-    shown_model,
-    untagged,
-)
+from . import dialects
+from .dialects import chat, generate, untagged
+
+VERSION = "0.12.6"  # the Ollama version reported; clients require a minimum
+NEVER = "9999-12-31T23:59:59Z"
 
 blueprint = Api(
     "ollama",
@@ -42,12 +36,12 @@ blueprint = Api(
     group="ollama",
     tag="Ollama",
     ledger="ollama",
-    error=common.error,
+    error=dialects.error,
     error_schema="OllamaError",
     owns="/api/",
     schemas={
-        "OllamaChatRequest": doc.body(**chat.FIELDS),
-        "OllamaGenerateRequest": doc.body(**generate.FIELDS),
+        "OllamaChatRequest": doc.body(**dialects.CHAT),
+        "OllamaGenerateRequest": doc.body(**dialects.GENERATE),
         "OllamaShowRequest": doc.body(
             model=doc.text("The model's name. Here any name must be one that is served.", "any"),
             name=doc.text("The same, in the older form.", "any"),
@@ -80,16 +74,18 @@ def _early(
     """Return a handler for requests without messages or prompt, which only load or unload the
     model. It also applies `keep_alive`, for admins, to a model that the gateway starts."""
 
-    def answer(asked: dict[str, Any], cancel: Cancel) -> dict[str, Any] | None:
-        only = not (asked.get(field) or asked.get("suffix"))
-        keep = common.keep_alive(asked)
+    def answer(raw: dict[str, Any], cancel: Cancel) -> dict[str, Any] | None:
+        only = not (raw.get(field) or raw.get("suffix"))
+        keep = dialects.keep_alive(raw)
         if keep is None and not only:
             return None
         registry = services.gateway.registry
-        check_model(services, environ, untagged(text(asked, "model")))
-        pool, name = registry.resolve(untagged(text(asked, "model")))
+        model_asked = untagged(text(raw, "model"))
+        check_model(services, environ, model_asked)
+        pool, name = registry.resolve(model_asked)
         model = services.host.find(pool)
-        if model is not None and permissions.is_admin(services, Record.of(environ).key):
+        key = Record.of(environ).key
+        if model is not None and permissions.is_admin(services, key):
             if only and keep == 0:
                 model.stop()
             elif keep is not None:
@@ -103,7 +99,7 @@ def _early(
             return None
         began = time.time()
         meta = ResponseMeta("", int(began), name, elapsed=lambda: began % 1)
-        return {**common.loaded(asked, meta), **empty}
+        return {**dialects.loaded(raw, meta), **empty}
 
     return answer
 
@@ -117,36 +113,37 @@ def version(services: Services, record: Record) -> Any:
 @_route("GET", "/api/tags")
 def tags(services: Services, record: Record) -> Any:
     """The models served."""
-    listed = _models(services)
+    names = visible(services, request.environ, services.gateway.registry.names())
+    listed = [_Model(services, name).tag() for name in names]
     local = local_model(services, request.environ)
-    if local and all(local != one.name for one in listed):
-        listed.append(_local_model(services, local))
-    return {"models": [model_tag(one) for one in listed]}
+    if local and local not in names:
+        listed.append(_LocalModel(services, local).tag())
+    return {"models": listed}
 
 
 @_route("GET", "/api/ps")
 def running(services: Services, record: Record) -> Any:
     """The models that are loaded."""
-    loaded = [one for one in _models(services) if one.status in ("", "loaded", "sleeping")]
-    return {"models": [running_model(one) for one in loaded]}
+    names = visible(services, request.environ, services.gateway.registry.names())
+    models = [_Model(services, name) for name in names]
+    return {"models": [m.running() for m in models if m.status in ("", "loaded", "sleeping")]}
 
 
 @_route("POST", "/api/show", body="OllamaShowRequest")
 def show(services: Services, record: Record) -> Any:
     """One model."""
-    asked = body.read_json(request.environ, services.settings.max_body)
-    name = parse_show(asked)
+    name = parse_show(body.read_json(request.environ, services.settings.max_body))
     if name not in services.gateway.registry.names():
         if name == local_model(services, request.environ):
-            return shown_model(_local_model(services, name))
+            return _LocalModel(services, name).shown()
         raise ModelNotFound(f"model {name[:100]!r} not found")
     check_model(services, request.environ, name)
-    model = _model(services, name)
-    file = _file(services, name)
-    if not model.template and file is not None:
-        template = run_in_native_thread(lambda: file.template)
-        model = msgspec.structs.replace(model, template=template)
-    return shown_model(model)
+    return _Model(services, name).shown()
+
+
+def parse_show(asked: Mapping[str, Any]) -> str:
+    """The name of the model that is asked about. Raises InvalidParameter."""
+    return untagged(model_name(asked) or text(asked, "name"))
 
 
 @blueprint.route("/api/pull", methods=["POST"])
@@ -161,49 +158,104 @@ def not_ours(digest: str = "") -> Response:
     def view(services: Services, record: Record) -> NoReturn:
         raise Unsupported("models are configured when the backends start, not through this API")
 
-    return json_view(view, common.error)
+    return json_view(view, dialects.error)
 
 
-def _file(services: Services, name: str) -> ModelFile | None:
-    """The file of a model that the gateway starts."""
-    pool, _ = services.gateway.registry.resolve(name)
-    hosted = services.host.find(pool)
-    return hosted.needs.file if hosted is not None else None
+class _LocalModel:
+    """The model that makes embeddings in the gateway itself; its digest is of its name."""
+
+    family, parameters, quantization = "use", "", ""
+    status = template = ""
+    size = on_disk = n_ctx = 0
+    can: Sequence[str] = ("embedding",)
+
+    def __init__(self, services: Services, name: str) -> None:
+        self.name = name
+        self.created = dialects.timestamp(services.started)
+
+    def _details(self) -> dict[str, Any]:
+        return {
+            "parent_model": "",
+            "format": "gguf",
+            "family": self.family,
+            "families": [self.family],
+            "parameter_size": self.parameters,
+            "quantization_level": self.quantization,
+        }
+
+    def _entry(self) -> dict[str, Any]:
+        # With a tag, as Ollama lists all models: clients look for it there.
+        tagged = self.name if ":" in self.name else f"{self.name}:latest"
+        return {
+            "name": tagged,
+            "model": tagged,
+            "size": self.size,
+            "digest": hashlib.sha256(self.name.encode()).hexdigest(),
+            "details": self._details(),
+            **({"status": self.status} if self.status else {}),
+        }
+
+    def tag(self) -> dict[str, Any]:
+        """An entry of /api/tags."""
+        return {**self._entry(), "size": self.on_disk or self.size, "modified_at": self.created}
+
+    def shown(self) -> dict[str, Any]:
+        """The answer of /api/show."""
+        return {
+            "modelfile": "",
+            "parameters": "",
+            "template": self.template,
+            "details": self._details(),
+            "model_info": {
+                "general.architecture": self.family,
+                "general.basename": self.name,
+                f"{self.family}.context_length": self.n_ctx,
+            },
+            "capabilities": list(self.can),
+            "modified_at": self.created,
+        }
 
 
-def _models(services: Services) -> list[OllamaModel]:
-    names = visible(services, request.environ, services.gateway.registry.names())
-    return [_model(services, name) for name in names]
+class _Model(_LocalModel):
+    """A served model. The size of its file is known if the gateway starts it."""
 
+    def __init__(self, services: Services, name: str) -> None:
+        super().__init__(services, name)
+        registry = services.gateway.registry
+        pool, _ = registry.resolve(name)
+        backends = registry.pool(pool)
+        self._caps = [backend.caps for backend in backends if backend.caps is not None]
+        self._hosted = services.host.find(pool)
+        self._file = file = self._hosted.needs.file if self._hosted is not None else None
+        self.status = registry.status(pool)
+        self.size = sum(self._hosted.need) if self._hosted is not None else 0
+        self.n_ctx = max((backend.n_ctx for backend in backends), default=0)
+        self.family = "llama"
+        if file is not None:
+            self.on_disk, self.quantization = file.size, file.quantization
+            self.family = file.family or self.family
+            self.parameters = file.text("general.size_label")
 
-def _local_model(services: Services, name: str) -> OllamaModel:
-    return OllamaModel(
-        name=name, created=services.started, family="use", embeddings=True, generates=False
-    )
+    def running(self) -> dict[str, Any]:
+        """An entry of /api/ps, for a model that is loaded."""
+        left = self._hosted.left if self._hosted is not None else math.inf
+        return {
+            **self._entry(),
+            "expires_at": NEVER if left == math.inf else dialects.timestamp(time.time() + left),
+            "size_vram": sum(self._hosted.needs.cards) if self._hosted is not None else 0,
+            "context_length": self.n_ctx,
+        }
 
-
-def _model(services: Services, name: str) -> OllamaModel:
-    registry = services.gateway.registry
-    pool, _ = registry.resolve(name)
-    backends = registry.pool(pool)
-    caps = [b.caps for b in backends if b.caps is not None]
-    hosted = services.host.find(pool)
-    file = _file(services, name)
-    return OllamaModel(
-        name=name,
-        created=services.started,
-        n_ctx=max((b.n_ctx for b in backends), default=0),
-        template=next((c.template for c in caps if c.template), ""),
-        infill=any(c.infill for c in caps),
-        vision=any(c.vision for c in caps),
-        embeddings=any(c.embeddings for c in caps),
-        status=registry.status(pool),
-        size=sum(hosted.need) if hosted is not None else 0,
-        on_cards=sum(hosted.needs.cards) if hosted is not None else 0,
-        expires=time.time() + hosted.left if hosted is not None else math.inf,
-        on_disk=file.size if file is not None else 0,
-        family=file.family if file is not None else "",
-        parameters=file.text("general.size_label") if file is not None else "",
-        quantization=file.quantization if file is not None else "",
-        trained=file.context if file is not None else 0,
-    )
+    def shown(self) -> dict[str, Any]:
+        file = self._file
+        self.template = next((caps.template for caps in self._caps if caps.template), "")
+        if file is not None:
+            self.n_ctx = self.n_ctx or file.context
+            self.template = self.template or run_in_native_thread(lambda: file.template)
+        can = {
+            "insert": any(caps.infill for caps in self._caps),
+            "vision": any(caps.vision for caps in self._caps),
+            "embedding": any(caps.embeddings for caps in self._caps),
+        }
+        self.can = ["completion", "tools", *(name for name in can if can[name])]
+        return super().shown()

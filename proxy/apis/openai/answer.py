@@ -12,25 +12,16 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from ...core.events import Compacted, Finished, Progress, TokenDetail, TokenLogprob
+from ...core import events
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, OutputFormat, Report
 from ...core.sampling import logit_bias, sampling
 from ...core.usage import Timings, Usage, generation_pace, pace
-from ...errors import GatewayError, InvalidParameter
+from ...errors import GatewayError
 from ...wire import sse
+from .. import fields
 from .. import schema_fields as doc
-from ..fields import (
-    Body,
-    flag,
-    ignored_fields,
-    integer,
-    mapping,
-    model_name,
-    read,
-    stops,
-    text,
-)
+from ..fields import Body
 from ..response_meta import ResponseMeta, compaction_field
 from ..schema_fields import Field, Fields, Schema, table
 
@@ -42,21 +33,12 @@ MAX_LOGPROBS = 20
 def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
     """The fields of CompletionRequest that both kinds of body share, if present. A field that is
     not `known` to the kind gets a warning. Raises InvalidParameter."""
-    _check_biases(body)
-    warnings = ignored_fields(body, known)
-    out = {"sampling": samplers(body), **read(body, _TABLE), "warnings": warnings}
-    if not REPORTS.isdisjoint(body):
-        out["report"] = report(body)
-    return out
-
-
-def _check_biases(body: Body) -> None:
-    """OpenAI's bounds for its own form of `logit_bias`, an object; llama.cpp's list of pairs may
-    exceed them. Raises InvalidParameter."""
-    biases = body.get("logit_bias")
-    for bias in biases.values() if isinstance(biases, dict) else ():
-        if type(bias) in (int, float) and not -100 <= bias <= 100:
-            raise InvalidParameter("logit_bias", "has a bias that is not between -100 and 100")
+    return {
+        "sampling": samplers(body),
+        "report": Report() if REPORT.keys().isdisjoint(body) else report(body),
+        **fields.read(body, _TABLE),
+        "warnings": fields.ignored_fields(body, known),
+    }
 
 
 def samplers(body: Body) -> dict[str, Any]:
@@ -67,40 +49,44 @@ def samplers(body: Body) -> dict[str, Any]:
     return values
 
 
-REPORTS = frozenset(("return_progress", "timings_per_token", "verbose"))
-
-
 def report(body: Body) -> Report:
     """The extra information that llama-server's clients can request. Raises InvalidParameter."""
     return Report(
-        progress=flag(body, "return_progress"),
-        timings=flag(body, "timings_per_token"),
-        settings=flag(body, "verbose"),
+        progress=fields.flag(body, "return_progress"),
+        timings=fields.flag(body, "timings_per_token"),
+        settings=fields.flag(body, "verbose"),
     )
 
 
 def _max_tokens(body: Body, _: str) -> int | None:
     """The first limit that is set. -1 is llama.cpp's "no limit"; 0 evaluates the prompt only."""
     for name in filter(body.__contains__, LENGTHS):
-        value = integer(body, name, -1, MAX_TOKENS)
+        value = fields.integer(body, name, -1, MAX_TOKENS)
         if value is not None and value != -1:
             return value
     return None
-
-
-def _choices(body: Body, name: str) -> int:
-    return integer(body, name, 1, MAX_CHOICES) or 1
-
-
-def _include_usage(body: Body, name: str) -> bool:
-    return flag(mapping(body, name), "include_usage")
 
 
 def json_schema(body: Body, name: str) -> OutputFormat:
     """llama.cpp's own field; a schema that no grammar can express is left to output validation."""
     if body.get(name) is None:
         return OutputFormat()
-    return OutputFormat("json_schema", mapping(body, name))
+    return OutputFormat("json_schema", fields.mapping(body, name))
+
+
+def output_format(form: Body, at: str, inside: str = "") -> OutputFormat:
+    """The format at the path `at`; a schema and its name are in its field `inside`."""
+    kind = fields.choice(form, "type", ("text", "json_object", "json_schema"), "text", at)
+    if kind == "json_object":
+        return OutputFormat("json_object", fields.mapping(form, "schema", at) or None)
+    if kind == "text":
+        return OutputFormat()
+    if inside:
+        form, at = fields.mapping(form, inside, at), f"{at}{inside}."
+    schema = fields.entry(form.get("schema"), at + "schema")
+    return OutputFormat(
+        "json_schema", schema, fields.text(form, "name", at=at), fields.flag(form, "strict", at=at)
+    )
 
 
 LENGTHS = ("max_completion_tokens", "max_tokens", "n_predict")
@@ -137,7 +123,7 @@ REPORT: dict[str, Schema] = {
     "verbose": doc.flag("Add the prompt and the backend's settings."),
 }
 COMMON: Fields = {
-    "model": Field(doc.MODEL, "model", model_name),
+    "model": Field(doc.MODEL, "model", fields.model_name),
     "max_completion_tokens": Field(
         tokens("The same as max_tokens; takes precedence."), "max_tokens", _max_tokens
     ),
@@ -147,17 +133,23 @@ COMMON: Fields = {
         _max_tokens,
     ),
     "n_predict": Field(tokens("llama.cpp's name for max_tokens."), "max_tokens", _max_tokens),
-    "stop": Field(STOP, "stop", stops),
-    "n": Field(doc.count("Number of choices.", 1, MAX_CHOICES, 1), "n", _choices),
-    "stream": Field(doc.STREAM, "stream", flag),
+    "stop": Field(STOP, "stop", fields.stops),
+    "n": Field(
+        doc.count("Number of choices.", 1, MAX_CHOICES, 1),
+        "n",
+        lambda body, name: fields.integer(body, name, 1, MAX_CHOICES) or 1,
+    ),
+    "stream": Field(doc.STREAM, "stream", fields.flag),
     "stream_options": Field(
         doc.mapping("`include_usage`: send a last chunk with the usage.", {"include_usage": True}),
         "include_usage",
-        _include_usage,
+        lambda body, name: fields.flag(fields.mapping(body, name), "include_usage"),
     ),
-    "tokenize": Field(doc.flag("Return the tokens of the prompt."), "return_prompt_tokens", flag),
-    "user": Field(USER, "user", text),
-    "prompt_cache_key": Field(SESSION, "session", text),
+    "tokenize": Field(
+        doc.flag("Return the tokens of the prompt."), "return_prompt_tokens", fields.flag
+    ),
+    "user": Field(USER, "user", fields.text),
+    "prompt_cache_key": Field(SESSION, "session", fields.text),
     "json_schema": Field(
         doc.mapping("A JSON schema for the answer, llama.cpp's field.", {"type": "object"}),
         "output",
@@ -184,7 +176,7 @@ def usage(counts: Usage) -> dict[str, Any]:
     return out
 
 
-def total(finished: Mapping[int, Finished], n: int) -> Usage:
+def total(finished: Mapping[int, events.Finished], n: int) -> Usage:
     """The usage of all choices; a prompt counts once for all choices generated from it."""
     if n == 1 and len(finished) == 1:
         return next(iter(finished.values())).usage
@@ -215,21 +207,16 @@ def timings(times: Timings) -> dict[str, Any]:
     return out
 
 
-def progress(event: Progress) -> dict[str, Any]:
-    """llama.cpp's progress object: tokens of the prompt, and milliseconds so far."""
-    return {
-        "total": event.total,
-        "cache": event.cached,
-        "processed": event.processed,
-        "time_ms": event.ms,
-    }
-
-
-def reported(event: Progress | TokenDetail) -> dict[str, Any]:
+def reported(event: events.Progress | events.TokenDetail) -> dict[str, Any]:
     """The fields that llama-server adds to a chunk for progress or a token's details."""
     out: dict[str, Any] = {}
-    if isinstance(event, Progress):
-        out["prompt_progress"] = progress(event)
+    if isinstance(event, events.Progress):
+        out["prompt_progress"] = {
+            "total": event.total,
+            "cache": event.cached,
+            "processed": event.processed,
+            "time_ms": event.ms,
+        }
     if event.timings is not None:
         out["timings"] = timings(event.timings)
     return out
@@ -244,7 +231,7 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
 
 
 def verbose(
-    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str = ""
+    meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str = ""
 ) -> dict[str, Any]:
     """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
     `verbose`."""
@@ -254,10 +241,9 @@ def verbose(
 
 
 def ended(
-    meta: ResponseMeta, request: CompletionRequest, finished: Finished, content: str
+    meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str
 ) -> dict[str, Any]:
-    """The fields of /completion that describe how an answer ended, under the names of both
-    generations (id_slot and slot_id, stop_type and stopped_*)."""
+    """How an answer ended, as /completion tells it, under the names of both generations."""
     counts = finished.usage
     word = finished.stop_sequence if finished.stop_sequence in request.stop else ""
     kind = "limit" if finished.reason == "length" else "word" if word else "eos"
@@ -283,17 +269,13 @@ def ended(
     }
 
 
-def token(logprob: TokenLogprob) -> dict[str, Any]:
+def token(logprob: events.TokenLogprob) -> dict[str, Any]:
     """A token in the format of chat logprobs."""
-    return {
-        "token": logprob.token,
-        "logprob": logprob.logprob,
-        "bytes": list(logprob.data),
-        "top_logprobs": [
-            {"token": alt.token, "logprob": alt.logprob, "bytes": list(alt.data)}
-            for alt in logprob.top
-        ],
-    }
+    return {**_likely(logprob), "top_logprobs": [_likely(other) for other in logprob.top]}
+
+
+def _likely(token: events.TokenLogprob | events.Alternative) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.data)}
 
 
 def error(fault: GatewayError) -> dict[str, Any]:
@@ -341,64 +323,66 @@ def whole(
 
 
 class Chunks:
-    """Base of both encoders: the frame around a chunk's choice, and the end of the stream."""
-
-    __slots__ = (
-        "_compacted",
-        "_finished",
-        "_head",
-        "_include_usage",
-        "_meta",
-        "_n",
-        "_request",
-        "_tail",
-    )
+    """Encodes events as chunks of a `kind`; choices have their piece, or `silence`, in `said`."""
 
     content_type = "text/event-stream"
+    kind = said = ""
+    silence: Any = ""
 
-    def __init__(self, meta: ResponseMeta, request: CompletionRequest, kind: str) -> None:
-        self._include_usage = request.include_usage
-        self._n = request.n
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         self._request = request
         self._meta = meta
-        self._finished: dict[int, Finished] = {}
-        self._compacted: Compacted | None = None
-        begin = msgspec.json.encode(head(meta, kind))
+        self._finished: dict[int, events.Finished] = {}
+        self._compacted: events.Compacted | None = None
+        begin = msgspec.json.encode(head(meta, self.kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
+    def encode(self, choice: int, batch: events.Batch) -> bytes:
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
+        if not batch:
+            return sse.HEARTBEAT
+        out: list[bytes] = []
+        for event in batch:
+            self._event(choice, event, out)
+        return b"".join(out)
+
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last event."""
         return sse.encode(msgspec.json.encode(error(fault)))
 
     def end(self) -> bytes:
         """The end of the stream, after the last choice has finished."""
-        if not self._include_usage:
+        if not self._request.include_usage:
             return sse.DONE
         first = next(iter(self._finished.values()), None)
         last = {
-            "usage": usage(total(self._finished, self._n)),
+            "usage": usage(total(self._finished, self._request.n)),
             "timings": timings(first.timings if first is not None else Timings()),
         }
         return self._head + b"]," + msgspec.json.encode(last)[1:] + b"\n\n" + sse.DONE
 
-    def _chunk(self, choice: dict[str, Any]) -> bytes:
-        return self._head + msgspec.json.encode(choice) + self._tail
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
+        match event:
+            case events.Finished():
+                self._finished[choice] = event
+                last = self._chunk(choice, self.silence, reason=self._reason(event))
+                out.append(extended(last, self._ending(choice, event)))
+            case events.Progress():  # in a chunk of its own
+                out.append(extended(self._chunk(choice, self.silence), reported(event)))
+            case events.TokenDetail():
+                if out:  # the chunk of its text
+                    out[-1] = extended(out[-1], reported(event))
+            case events.Compacted():
+                self._compacted = event.after(self._compacted)
 
-    def _reported(self, choice: dict[str, Any], event: Any, out: list[bytes]) -> None:
-        """Adds requested details: progress in a chunk of its own (`choice` without text), a token's
-        timings to the chunk of its text."""
-        if isinstance(event, Progress):
-            out.append(extended(self._chunk(choice), reported(event)))
-        elif isinstance(event, TokenDetail) and out:
-            out[-1] = extended(out[-1], reported(event))
+    def _chunk(self, choice: int, said: Any, logprobs: Any = None, reason: Any = None) -> bytes:
+        piece = {"index": choice, self.said: said, "logprobs": logprobs, "finish_reason": reason}
+        return self._head + msgspec.json.encode(piece) + self._tail
 
-    def _last(self, choice: dict[str, Any], finished: Finished) -> bytes:
-        """The last chunk of a choice."""
-        self._finished[choice["index"]] = finished
-        return extended(self._chunk(choice), self._ending(choice, finished))
+    def _reason(self, finished: events.Finished) -> str:
+        return finished.reason
 
-    def _ending(self, choice: dict[str, Any], finished: Finished) -> dict[str, Any]:
+    def _ending(self, choice: int, finished: events.Finished) -> dict[str, Any]:
         """The fields beside the choice in its last chunk."""
         return {
             "timings": timings(finished.timings),

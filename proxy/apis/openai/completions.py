@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import Any
 
-from ...core.events import Batch, Finished, Progress, TextDelta, TokenDetail, TokenLogprob
+from ...core.events import TextDelta, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
 from ...errors import InvalidParameter
-from ...wire import sse
 from .. import schema_fields as doc
 from ..fields import Body, flag, integer, text
 from ..response_meta import ResponseMeta
@@ -44,7 +43,6 @@ FIELDS: Fields = {
 
 
 def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
-    """Raises InvalidParameter naming the field."""
     body = canonical(body, chat=False)
     echo = flag(body, "echo")
     logprobs = integer(body, "logprobs", 0, openai.MAX_LOGPROBS)
@@ -103,7 +101,6 @@ def _prompt(value: Any, at: str) -> str | tuple[int | str, ...]:
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     return openai.whole(meta, KIND, request, completions, _choice)
 
 
@@ -117,8 +114,7 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
 
 
 def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-    """The older format with parallel lists; `offset` is the position of the first token in the
-    text."""
+    """The older format with parallel lists; `offset` is the place of the first token."""
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -134,30 +130,20 @@ def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
 class Encoder(openai.Chunks):
     """Encodes events as chunks of the object "text_completion"."""
 
+    kind, said = KIND, "text"
+
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(meta, request, KIND)
+        super().__init__(meta, request)
         self._sent: dict[int, int] = {}
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
-        if not batch:
-            return sse.HEARTBEAT
-        out: list[bytes] = []
-        for event in batch:
-            if isinstance(event, TextDelta):
-                if event.text or event.logprobs:
-                    out.append(self._text(choice, event))
-            elif isinstance(event, Finished):
-                last = {"index": choice, "text": "", "logprobs": None}
-                out.append(self._last({**last, "finish_reason": event.reason}, event))
-            elif isinstance(event, (Progress, TokenDetail)):
-                silent = {"index": choice, "text": "", "logprobs": None, "finish_reason": None}
-                self._reported(silent, event, out)
-        return b"".join(out)
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
+        if type(event) is not TextDelta:
+            super()._event(choice, event, out)
+        elif event.text or event.logprobs:
+            out.append(self._text(choice, event))
 
     def _text(self, choice: int, event: TextDelta) -> bytes:
         sent = self._sent.get(choice, 0)
         self._sent[choice] = sent + len(event.text)
         logprobs = _logprobs(event.logprobs, sent) if event.logprobs else None
-        piece = {"index": choice, "text": event.text, "logprobs": logprobs}
-        return self._chunk({**piece, "finish_reason": None})
+        return self._chunk(choice, event.text, logprobs)

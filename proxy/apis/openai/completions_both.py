@@ -40,7 +40,6 @@ def parse(body: Body) -> CompletionRequest:
 def reply(
     meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
 ) -> dict[str, Any]:
-    """The whole answer."""
     first = completions[0]
     native = openai.ended(meta, request, first.finished, first.text)
     whole = openai_completions.reply(meta, request, completions)
@@ -55,6 +54,6 @@ class Encoder(openai_completions.Encoder):
         more = {"index": choice, "content": event.text, "tokens": [], "stop": False}
         return openai.extended(super()._text(choice, event), more)
 
-    def _ending(self, choice: dict[str, Any], finished: Finished) -> dict[str, Any]:
+    def _ending(self, choice: int, finished: Finished) -> dict[str, Any]:
         native = openai.ended(self._meta, self._request, finished, "")
-        return {"index": choice["index"], "tokens": [], **native}
+        return {"index": choice, "tokens": [], **native}

@@ -7,12 +7,12 @@ from typing import Any
 from flask import Response, request
 
 from ...errors import CharacterCut, GatewayError, ModelNotFound
-from ...web import body
+from ...web import body, model_tables
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
-from ...web.model_tables import described, metadata, read_request
+from ...web.model_tables import metadata, read_request
 from ...web.observability import Record
-from ...web.permissions import check_model, local_model, permissions, visible
+from ...web.permissions import check_model, local_model, visible
 from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route
@@ -90,14 +90,10 @@ def both_completions(services: Services, environ: Environ) -> Response | BodyAnd
     body="ChatCompletionRequest",
 )
 def input_tokens(services: Services, record: Record) -> Any:
-    """How many tokens the prompt of a chat has.
-
-    Count the tokens of a chat's prompt, as llama-server does."""
-    asked = openai_chat.parse(read_request(services, record, request.environ))
-    check_model(services, request.environ, asked.model)
-    barred = permissions(services, request.environ).barred_tiers
-    with counted(services, record, asked.model) as cancel:
-        count = services.gateway.count(asked, cancel, barred=barred)
+    """How many tokens the prompt of a chat has."""
+    chat = openai_chat.parse(read_request(services, record, request.environ))
+    with counted(services, record, chat.model) as (cancel, barred):
+        count = services.gateway.count(chat, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}
 
 
@@ -135,47 +131,42 @@ def model(services: Services, record: Record, name: str) -> Any:
     return _model(services, name)
 
 
-def _local_model(services: Services, name: str) -> dict[str, Any]:
+def _object(services: Services, name: str, meta: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
         "created": services.started,
         "owned_by": "slotproxy",
-        "meta": {"n_ctx": None},
-        "architecture": {"input_modalities": ["text"], "output_modalities": ["embeddings"]},
+        "meta": meta,
     }
+
+
+def _local_model(services: Services, name: str) -> dict[str, Any]:
+    modalities = {"input_modalities": ["text"], "output_modalities": ["embeddings"]}
+    return {**_object(services, name, {"n_ctx": None}), "architecture": modalities}
 
 
 def _model(services: Services, name: str) -> dict[str, Any]:
     registry = services.gateway.registry
     model, _ = registry.resolve(name)
-    n_ctx = max((b.n_ctx for b in registry.pool(model)), default=0)
+    pool = registry.pool(model)
+    n_ctx = max((backend.n_ctx for backend in pool), default=0)
     if _theirs():
         return model_object(name, services.started, n_ctx)
-    status = registry.status(model)
-    hosted = services.host.find(model)
-    return {
-        "id": name,
-        "object": "model",
-        "created": services.started,
-        "owned_by": "slotproxy",
-        "meta": {"n_ctx": n_ctx or None, **(metadata(hosted) if hosted else {})},
-        **(_on_demand(services, model, status) if status else {}),
-        **(described(hosted.config) if hosted else {}),
-    }
-
-
-def _on_demand(services: Services, model: str, status: str) -> dict[str, Any]:
-    """What a router's list says of a model that is loaded on demand."""
-    pool = services.gateway.registry.pool(model)
-    caps = [backend.caps for backend in pool if backend.caps is not None]
-    return {
-        "status": llamacpp_native.status(status),
-        "aliases": sorted({alias for backend in pool for alias in backend.aliases}),
-        "architecture": llamacpp_native.architecture(
-            vision=any(one.vision for one in caps), audio=any(one.audio for one in caps)
-        ),
-    }
+    described = _object(services, name, {"n_ctx": n_ctx or None})
+    if status := registry.status(model):  # as a router's list says of a model loaded on demand
+        caps = [backend.caps for backend in pool if backend.caps is not None]
+        described |= {
+            "status": llamacpp_native.status(status),
+            "aliases": sorted({alias for backend in pool for alias in backend.aliases}),
+            "architecture": llamacpp_native.architecture(
+                vision=any(each.vision for each in caps), audio=any(each.audio for each in caps)
+            ),
+        }
+    if hosted := services.host.find(model):
+        described["meta"] |= metadata(hosted)
+        described |= model_tables.described(hosted.config)
+    return described
 
 
 @json_route(
@@ -191,31 +182,26 @@ def tokenize(services: Services, record: Record) -> Any:
     """Tokens of a text, in llama-server's form or GLM's.
 
     llama-server's {content, add_special, with_pieces} to {tokens}; GLM's {prompt}."""
-    asked = body.read_json(request.environ, services.settings.max_body)
-    if "prompt" in asked and "content" not in asked:
-        return _tokenized_prompt(services, record, asked)
-    wanted = parse_tokenize(asked)
-    check_model(services, request.environ, wanted.model)
+    raw = body.read_json(request.environ, services.settings.max_body)
+    if "prompt" in raw and "content" not in raw:
+        return _tokenized_prompt(services, record, raw)
+    params = parse_tokenize(raw)
+    text = params.content, params.add_special
     gateway = services.gateway
-    model, _ = gateway.registry.answering(wanted.model)
-    barred = permissions(services, request.environ).barred_tiers
-    text = wanted.content, wanted.add_special
-    with counted(services, record, wanted.model) as cancel:
-        if not wanted.with_pieces:
+    with counted(services, record, params.model) as (cancel, barred):
+        model, _ = gateway.registry.answering(params.model)
+        if not params.with_pieces:
             return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
-        pieces = gateway.pieces(model, *text, cancel, barred=barred)
+        pieces = gateway.pieces(model, *text, barred=barred)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
 
 
-def _tokenized_prompt(services: Services, record: Record, asked: dict[str, Any]) -> dict[str, Any]:
+def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -> dict[str, Any]:
     """Answer the form of GLM's servers: the ids, and the text of each, in which spaces are written
     as ▁, like sentencepiece, and a part of a character as U+FFFD."""
-    wanted = parse_tokenize_prompt(asked)
-    check_model(services, request.environ, wanted.model)
-    barred = permissions(services, request.environ).barred_tiers
+    params = parse_tokenize_prompt(raw)
     gateway = services.gateway
-    model, _ = gateway.registry.answering(wanted.model)
-    most = min(wanted.max_length, MOST_PIECES)
+    most = min(params.max_length, MOST_PIECES)
 
     def text(token: int) -> str:
         try:
@@ -223,8 +209,9 @@ def _tokenized_prompt(services: Services, record: Record, asked: dict[str, Any])
         except CharacterCut:
             return "\ufffd"
 
-    with counted(services, record, wanted.model) as cancel:
-        tokens = gateway.tokenize(model, wanted.prompt, cancel=cancel, most=most, barred=barred)
+    with counted(services, record, params.model) as (cancel, barred):
+        model, _ = gateway.registry.answering(params.model)
+        tokens = gateway.tokenize(model, params.prompt, cancel=cancel, barred=barred)
         texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
     return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 
@@ -241,16 +228,10 @@ def _piece(data: bytes) -> str | list[int]:
     blueprint, "POST", "/detokenize", body="DetokenizeRequest", group="native", tag="llama.cpp"
 )
 def detokenize(services: Services, record: Record) -> Any:
-    """The text of tokens.
-
-    llama-server's {tokens} to {content}."""
-    asked = body.read_json(request.environ, services.settings.max_body)
-    wanted = parse_detokenize(asked)
-    check_model(services, request.environ, wanted.model)
+    """The text of tokens."""
+    params = parse_detokenize(body.read_json(request.environ, services.settings.max_body))
     gateway = services.gateway
-    model, _ = gateway.registry.answering(wanted.model)
-    if not wanted.tokens:
-        return {"content": ""}
-    barred = permissions(services, request.environ).barred_tiers
-    with counted(services, record, wanted.model):
-        return {"content": gateway.detokenize(model, wanted.tokens, barred=barred)}
+    with counted(services, record, params.model) as (_, barred):
+        model, _ = gateway.registry.answering(params.model)
+        text = gateway.detokenize(model, params.tokens, barred=barred) if params.tokens else ""
+    return {"content": text}

@@ -12,8 +12,9 @@ from ...core.decoding import decoded
 from ...core.events import ToolCallDelta
 from ...core.request import Tool, ToolCall, ToolChoice
 from ...errors import InvalidParameter
+from .. import fields
 from .. import schema_fields as doc
-from ..fields import Body, entry, filled, flag, integer, items, mapping, plain, text
+from ..fields import Body
 from ..schema_fields import Fields
 
 MAX_TOOLS = 1024
@@ -42,64 +43,59 @@ LEGACY = "functions"
 """Key in CompletionRequest.extra: the client sent `functions` and expects `function_call`."""
 
 
-def tools(values: list[Any]) -> tuple[Tool, ...]:
-    """The functions. Other types of tools (web_search, …) are ignored, as clients that offer them
-    expect; `skipped` warns about them."""
-    if len(values) > MAX_TOOLS:
-        raise InvalidParameter("tools", f"may contain at most {MAX_TOOLS}")
-    out: dict[str, Tool] = {}
-    for i, value in enumerate(values):
-        body = entry(value, f"tools[{i}]")
-        if _kind(body, i) == "function":
-            at = f"tools[{i}].function."
-            tool = _tool(mapping(body, "function", at=f"tools[{i}]."), at)
-            if tool.name in out:
-                raise InvalidParameter(at + "name", f"is defined twice: {tool.name}")
-            out[tool.name] = tool
-    return tuple(out.values())
-
-
-def skipped(values: list[Any]) -> tuple[str, ...]:
-    """One warning for each type of tool that is ignored."""
-    kinds = {_kind(entry(value, f"tools[{i}]"), i) for i, value in enumerate(values)}
-    return tuple(
-        f"tools of type {plain(kind)} are ignored" for kind in sorted(kinds - {"function"})
-    )
+def tools(values: list[Any]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The functions, and a warning for each other type of tool, which is ignored."""
+    offered, others = [], set()
+    for body, at in fields.entries(values, "tools"):
+        kind = fields.text(body, "type", "function", at=at)
+        if kind == "function":
+            offered.append((fields.mapping(body, "function", at), at + "function."))
+        else:
+            others.add(fields.plain(kind))
+    warnings = tuple(f"tools of type {kind} are ignored" for kind in sorted(others))
+    return _tools(offered), warnings
 
 
 def functions(values: list[Any]) -> tuple[Tool, ...]:
-    """The legacy format: a list of functions without the wrapping object."""
-    return tools([{"type": "function", "function": value} for value in values])
+    """A list of functions without the wrapping object."""
+    return _tools([(body, at + "function.") for body, at in fields.entries(values, "tools")])
 
 
-def _kind(body: Body, i: int) -> str:
-    return text(body, "type", "function", at=f"tools[{i}].")
-
-
-def _tool(function: Body, at: str) -> Tool:
-    name = text(function, "name", at=at)
-    if not NAME.fullmatch(name):
-        raise InvalidParameter(
-            at + "name", "must be 1 to 128 letters, digits or _ - . / : @" if name else "is missing"
+def _tools(offered: list[tuple[Body, str]]) -> tuple[Tool, ...]:
+    if len(offered) > MAX_TOOLS:
+        raise InvalidParameter("tools", f"may contain at most {MAX_TOOLS}")
+    known: dict[str, Tool] = {}
+    for function, at in offered:
+        name = fields.filled(function, "name", at)
+        if not NAME.fullmatch(name):
+            raise InvalidParameter(at + "name", "must be 1 to 128 letters, digits or _ - . / : @")
+        if name in known:
+            raise InvalidParameter(at + "name", f"is defined twice: {name}")
+        known[name] = Tool(
+            name,
+            fields.text(function, "description", at=at),
+            fields.mapping(function, "parameters", at=at),
+            fields.flag(function, "strict", at=at),
         )
-    return Tool(
-        name,
-        text(function, "description", at=at),
-        mapping(function, "parameters", at=at),
-        flag(function, "strict", at=at),
-    )
+    return tuple(known.values())
+
+
+def named_choice(value: Any, function: Any, at: str, modes: str) -> ToolChoice:
+    """A tool_choice: null, one of the `modes`, or an object whose `function` has a name."""
+    if value is None or value == "auto":
+        return ToolChoice()
+    if type(value) is str and value in modes.split(", "):
+        return ToolChoice(value)  # type: ignore[arg-type]  # one of the modes
+    if isinstance(function, dict) and (name := fields.text(function, "name", at=at)):
+        return ToolChoice("named", name)
+    raise InvalidParameter(at.partition(".")[0], f"must be {modes} or name a function")
 
 
 def tool_choice(value: Any) -> ToolChoice:
-    if value is None or value == "auto":
-        return ToolChoice()
-    if value in ("none", "required"):
-        return ToolChoice(value)
-    if isinstance(value, dict):
-        name = text(mapping(value, "function", "tool_choice."), "name", at="tool_choice.function.")
-        if name:
-            return ToolChoice("named", name)
-    raise InvalidParameter("tool_choice", "must be auto, none, required or name a function")
+    function = (
+        fields.mapping(value, "function", "tool_choice.") if isinstance(value, dict) else None
+    )
+    return named_choice(value, function, "tool_choice.function.", "auto, none, required")
 
 
 def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
@@ -107,94 +103,73 @@ def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
     of the allowed tools. None for any other tool_choice."""
     if not isinstance(value, dict) or value.get("type") != "allowed_tools":
         return None
-    body = value.get("allowed_tools", value)
-    at = "tool_choice.tools"
-    names = set()
-    for raw in items(entry(body, "tool_choice"), "tools", at="tool_choice."):
-        tool = entry(raw, at)
-        names.add(text(mapping(tool, "function", at=at + ".") or tool, "name", at=at + "."))
-    mode = text(body, "mode", "auto", at="tool_choice.")
-    if mode not in ("auto", "required"):
-        raise InvalidParameter("tool_choice.mode", "must be auto or required")
-    return mode, frozenset(names)
-
-
-def function_choice(value: Any) -> ToolChoice:
-    """The legacy format: auto, none, or {name}."""
-    if value is None or value in ("auto", "none"):
-        return ToolChoice("none" if value == "none" else "auto")
-    if isinstance(value, dict):
-        name = text(value, "name", at="function_call.")
-        if name:
-            return ToolChoice("named", name)
-    raise InvalidParameter("function_call", "must be auto, none or name a function")
+    body = fields.mapping(value, "allowed_tools", "tool_choice.") or value
+    names = frozenset(
+        fields.text(fields.mapping(tool, "function", at) or tool, "name", at=at)
+        for tool, at in fields.objects(body, "tools", "tool_choice.")
+    )
+    return fields.choice(body, "mode", ("auto", "required"), "auto", "tool_choice."), names
 
 
 def chosen(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that concern tools, if the body has any. Raises
-    InvalidParameter."""
+    """The fields of CompletionRequest that concern tools, if the body has any."""
     if body.keys().isdisjoint(FIELDS):
         return {}
-    listed = items(body, "tools")
+    listed = fields.items(body, "tools")
     if body.get("functions") is not None:
         if listed:
             raise InvalidParameter("functions", "cannot be combined with tools")
+        call = body.get("function_call")
         return {
-            "tools": functions(items(body, "functions")),
-            "tool_choice": function_choice(body.get("function_call")),
+            "tools": functions(fields.items(body, "functions")),
+            "tool_choice": named_choice(call, call, "function_call.", "auto, none"),
             "parallel_tool_calls": False,
             "extra": {LEGACY: True},
         }
-    offered, choice = tools(listed), body.get("tool_choice")
-    some = allowed(choice)
+    (offered, warnings), wanted = tools(listed), body.get("tool_choice")
+    some = allowed(wanted)
     if some is not None:
-        choice, names = some
+        wanted, names = some
         offered = tuple(tool for tool in offered if tool.name in names)
     return {
         "tools": offered,
-        "tool_choice": tool_choice(choice),
-        "parallel_tool_calls": flag(body, "parallel_tool_calls", True),
-        "max_tool_calls": integer(body, "max_tool_calls", 1, 1 << 30),
-        "warnings": skipped(listed),
+        "tool_choice": tool_choice(wanted),
+        "parallel_tool_calls": fields.flag(body, "parallel_tool_calls", True),
+        "max_tool_calls": fields.integer(body, "max_tool_calls", 1, 1 << 30),
+        "warnings": warnings,
     }
 
 
 def calls(body: Body, at: str) -> tuple[ToolCall, ...]:
     """The calls of an assistant message, in the current format or the legacy one."""
-    current = tuple(
-        _call(entry(value, f"{at}tool_calls[{i}]"), f"{at}tool_calls[{i}].")
-        for i, value in enumerate(items(body, "tool_calls", at=at))
-    )
-    legacy = mapping(body, "function_call", at=at)
+    current = [_call(call, path) for call, path in fields.objects(body, "tool_calls", at)]
+    legacy = fields.mapping(body, "function_call", at=at)
     if legacy and not current:
-        return (_named(legacy, "", at + "function_call."),)
-    return current
+        current.append(_named(legacy, "", at + "function_call."))
+    return tuple(current)
 
 
 def _call(body: Body, at: str) -> ToolCall:
-    id = text(body, "id", at=at)
-    if text(body, "type", at=at) == "custom":
-        custom = mapping(body, "custom", at=at)
-        written = {"input": text(custom, "input", at=at + "custom.")}
-        return ToolCall(
-            id, filled(custom, "name", at + "custom."), msgspec.json.encode(written).decode()
-        )
-    function = mapping(body, "function", at=at)
+    id = fields.text(body, "id", at=at)
+    if fields.text(body, "type", at=at) == "custom":
+        custom = fields.mapping(body, "custom", at)
+        written = msgspec.json.encode({"input": fields.text(custom, "input", at=at + "custom.")})
+        return ToolCall(id, fields.filled(custom, "name", at + "custom."), written.decode())
+    function = fields.mapping(body, "function", at)
     if not function:
         raise InvalidParameter(at + "function", "is missing: a call has a name and arguments")
     return _named(function, id, at + "function.")
 
 
 def _named(function: Body, id: str, at: str) -> ToolCall:
-    return ToolCall(id, filled(function, "name", at), text(function, "arguments", at=at))
+    return ToolCall(
+        id, fields.filled(function, "name", at), fields.text(function, "arguments", at=at)
+    )
 
 
 def written(call: ToolCall) -> dict[str, Any]:
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments},
-    }
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def as_object(arguments: str) -> dict[str, Any]:
@@ -210,11 +185,10 @@ def delta(event: ToolCallDelta, legacy: bool) -> dict[str, Any]:
     """A piece of a call as a chunk's delta: id and name come first, later pieces append arguments.
     The legacy format supports one call only."""
     function: dict[str, Any] = {"arguments": event.arguments}
+    head: dict[str, Any] = {"index": event.index}
     if event.name:
         function = {"name": event.name, **function}
+        head |= {"id": event.id, "type": "function"}
     if legacy:
         return {"function_call": function}
-    piece: dict[str, Any] = {"index": event.index, "function": function}
-    if event.name:
-        piece = {"index": event.index, "id": event.id, "type": "function", "function": function}
-    return {"tool_calls": [piece]}
+    return {"tool_calls": [{**head, "function": function}]}

@@ -17,19 +17,8 @@ import msgspec
 from ...core.conversation import LEAD, joined
 from ...core.request import Media, Message, Role, ToolCall
 from ...errors import InvalidParameter
-from ..fields import (
-    Body,
-    Content,
-    PartReader,
-    bounded,
-    contents,
-    entry,
-    filled,
-    items,
-    plain,
-    text,
-    text_reader,
-)
+from ..contents import Content, PartReader, contents, text_reader
+from ..fields import Body, choice, entries, filled, items, plain, text
 from . import mcp
 
 # The text of a compaction item is the `encrypted_content` that clients send back: base64 of the
@@ -72,8 +61,7 @@ def as_items(value: Any) -> list[Any]:
 
 
 def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
-    """Replaces item references by the items; `find` returns the item for an id, or None. Raises
-    InvalidParameter."""
+    """Replaces item references by the items that `find` returns for their ids."""
     resolved = []
     for i, item in enumerate(values):
         if isinstance(item, dict) and item.get("type") == "item_reference":
@@ -84,35 +72,35 @@ def referenced(values: list[Any], find: Callable[[str], Any]) -> list[Any]:
     return resolved
 
 
-def check_outputs(values: list[Any]) -> None:
-    """Raises InvalidParameter for an output without its call, as OpenAI does: the model would read
-    an answer to nothing."""
+def check_outputs(values: Iterable[Any]) -> None:
+    """Refuses an output without its call: the model would read an answer to nothing."""
     calls = set()
     for item in values:
-        kind = item.get("type") if isinstance(item, dict) else None
-        if kind in ("function_call", "custom_tool_call"):
-            if (
-                type(call_id := item.get("call_id")) is str
-            ):  # others are refused where they are read
+        match item:
+            case {"type": "function_call" | "custom_tool_call", "call_id": str(call_id)}:
                 calls.add(call_id)
-        elif kind in ("function_call_output", "custom_tool_call_output"):
-            call_id = text(item, "call_id")
-            if call_id not in calls:
-                raise InvalidParameter(
-                    "input", f"has an output of the call {call_id[:100]!r}, but not the call"
-                )
+            case {"type": "function_call_output" | "custom_tool_call_output"}:
+                if (call_id := text(item, "call_id")) not in calls:
+                    raise InvalidParameter(
+                        "input", f"has an output of the call {call_id[:100]!r}, but not the call"
+                    )
 
 
 def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[Message]:
     """Raises InvalidParameter with the path of the item."""
-    bounded(values, at)
     runs: list[list[Message]] = []
     sums_up = False  # the last message does: the user's next one joins it
     known = mcp.approvals(values, at)
-    for i, value in enumerate(values):
-        for message in _messages(entry(value, f"{at}[{i}]"), f"{at}[{i}].", warnings, known):
+    for item, path in entries(values, at):
+        kind = text(item, "type", "message", path)
+        if kind in mcp.KINDS:
+            added = mcp.messages(item, kind, path, known)
+        else:
+            message = _message(item, kind, path, warnings)
+            added = [] if message is None else [message]
+        for message in added:
             joins = sums_up or message.role in ("assistant", "system")
-            sums_up = value.get("type") in SUMMARIES
+            sums_up = kind in SUMMARIES
             if runs and runs[-1][0].role == message.role and joins:
                 runs[-1].append(message)
             else:
@@ -120,48 +108,32 @@ def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[
     return [joined(*run) for run in runs]
 
 
-def _messages(item: Body, at: str, warnings: list[str], known: mcp.Approvals) -> Iterable[Message]:
-    kind = text(item, "type", at=at)
-    if kind in mcp.KINDS:
-        return mcp.messages(item, kind, at, known)
-    message = _message(item, at, warnings)
-    return () if message is None else (message,)
-
-
-def _message(item: Body, at: str, warnings: list[str]) -> Message | None:
-    kind = text(item, "type", "message", at=at)
-    if kind == "message":
-        role = ROLES.get(text(item, "role", at=at))
-        if role is None:
-            raise InvalidParameter(at + "role", f"must be one of {', '.join(ROLES)}")
-        given = item.get("content")
-        if given is None:
-            raise InvalidParameter(at + "content", "is missing: send a string or a list of parts")
-        content = _content(given, at + "content")
-        return Message(role=role, content=content.text, media=content.media, parts=content.parts)
-    if kind == "function_call":
-        return _call(item, text(item, "arguments", at=at), at)
-    if kind == "custom_tool_call":
-        written = {"input": text(item, "input", at=at)}
-        return _call(item, msgspec.json.encode(written).decode(), at)
-    if kind in ("function_call_output", "custom_tool_call_output"):
-        content = _content(item.get("output"), at + "output")
-        return Message(
-            role="tool",
-            content=content.text,
-            tool_call_id=filled(item, "call_id", at),
-            media=content.media,
-            parts=content.parts,
-        )
-    if kind == "reasoning":
-        thought = _content(
-            items(item, "content", at) or items(item, "summary", at), at + "content"
-        ).text
-        return Message(role="assistant", reasoning=thought) if thought else None
-    if kind in SUMMARIES:
-        return summary_message(text(item, "encrypted_content", at=at), at)
-    if kind in ("file_search_call", "web_search_call"):
-        return None  # made by the gateway; the answer that follows covers its results
+def _message(item: Body, kind: str, at: str, warnings: list[str]) -> Message | None:
+    match kind:
+        case "message":
+            role = ROLES[choice(item, "role", ROLES, at=at)]
+            given = item.get("content")
+            if given is None:
+                raise InvalidParameter(
+                    at + "content", "is missing: send a string or a list of parts"
+                )
+            return _content(given, at + "content").message(role)
+        case "function_call":
+            return _call(item, text(item, "arguments", at=at), at)
+        case "custom_tool_call":
+            written = msgspec.json.encode({"input": text(item, "input", at=at)})
+            return _call(item, written.decode(), at)
+        case "function_call_output" | "custom_tool_call_output":
+            content = _content(item.get("output"), at + "output")
+            return content.message("tool", tool_call_id=filled(item, "call_id", at))
+        case "reasoning":
+            parts = items(item, "content", at) or items(item, "summary", at)
+            thought = _content(parts, at + "content").text
+            return Message(role="assistant", reasoning=thought) if thought else None
+        case "compaction" | "compaction_summary":
+            return summary_message(text(item, "encrypted_content", at=at), at)
+        case "file_search_call" | "web_search_call":
+            return None  # made by the gateway; the answer that follows covers its results
     warnings.append(f"input items of type {plain(kind)} are ignored")
     return None
 
@@ -171,13 +143,13 @@ def _call(item: Body, arguments: str, at: str) -> Message:
     return Message(role="assistant", tool_calls=(call,))
 
 
-def _image(part: Body, at: str) -> Media:
+def _image(content: Content, part: Body, at: str) -> None:
     url = text(part, "image_url", at=at)
     if not url:
         raise InvalidParameter(
             at + "image_url", "is missing: send the file's data, file ids are not supported"
         )
-    return Media(kind="image", url=url, detail=text(part, "detail", at=at))
+    content.show(Media(kind="image", url=url, detail=text(part, "detail", at=at)))
 
 
 KINDS = "input_text, output_text or input_image"
@@ -193,20 +165,17 @@ def _content(value: Any, at: str) -> Content:
 
 
 def listed(values: list[Any], response_id: str) -> list[dict[str, Any]]:
-    """Input items in the format of /input_items: each has an id, and contents are lists of
-    parts."""
-    out = []
+    """Input items as /input_items lists them: with ids, and contents as lists of parts."""
+    listed = []
     suffix = response_id.partition("_")[2]
     for i, value in enumerate(values):
         item = {"type": "message", "status": "completed", **value}
         item.setdefault("id", f"msg_{suffix}i{i:02x}")
-        if item["type"] == "message":
-            content = item.get("content")
-            if type(content) is str:
-                if item.get("role") == "assistant":
-                    part = {"type": "output_text", "text": content, "annotations": []}
-                else:
-                    part = {"type": "input_text", "text": content}
-                item["content"] = [part]
-        out.append(item)
-    return out
+        content = item.get("content")
+        if item["type"] == "message" and type(content) is str:
+            part: dict[str, Any] = {"type": "input_text", "text": content}
+            if item.get("role") == "assistant":
+                part |= {"type": "output_text", "annotations": []}
+            item["content"] = [part]
+        listed.append(item)
+    return listed

@@ -9,25 +9,14 @@ from msgspec import Struct, structs
 
 from ...core.conversation import joined
 from ...core.mcp import McpServer, function_name
-from ...core.request import CompletionRequest, Message, OutputFormat, Search, Tool, ToolChoice
+from ...core.request import CompletionRequest, Message, Search, ToolChoice
 from ...errors import InvalidParameter
+from .. import fields
 from .. import schema_fields as doc
 from ..conversations import objects as conversations
-from ..fields import (
-    Body,
-    entry,
-    flag,
-    ignored_fields,
-    integer,
-    items,
-    mapping,
-    model_name,
-    plain,
-    stops,
-    text,
-)
+from ..fields import Body
 from ..openai import answer as openai
-from ..openai.tools import CALLS, PARALLEL, functions
+from ..openai.tools import CALLS, PARALLEL, functions, named_choice
 from ..schema_fields import Fields
 from ..vector_stores.request import parse_filters
 from . import mcp
@@ -37,11 +26,8 @@ LOGPROBS = "message.output_text.logprobs"
 FILES = 5
 PAGES = {"low": 3, "medium": 5, "high": 8}
 RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
-TOLD = frozenset({RESULTS, SOURCES})
 # Stored by OpenAI only; ignoring them would answer a different question, so they are errors.
-ELSEWHERE = {
-    "prompt": "send the text of the prompt",
-}
+ELSEWHERE = {"prompt": "send the text of the prompt"}
 INPUT = doc.one_of(
     "A string, or a list of items.", "Hello!", {"anyOf": [doc.TEXT, {"type": "array"}]}
 )
@@ -102,18 +88,23 @@ class ParsedRequest(Struct, frozen=True, kw_only=True):
     """A parsed request. `repeated` are the fields that the Response object repeats. `input` are all
     items the model receives, including those of earlier responses. `custom` names the tools that
     take free text. `warms`: the prompt is evaluated for the request that follows, and nothing is
-    generated. `shortens` allows dropping the oldest messages if they do not fit. `include` lists
-    the extra output requested."""
+    generated. `include` lists the extra output requested."""
 
     request: CompletionRequest
     repeated: Mapping[str, Any]
     input: tuple[Any, ...]
     custom: frozenset[str]
-    store: bool
-    shortens: bool
-    background: bool
     warms: bool = False
     include: frozenset[str] = frozenset()
+
+    @property
+    def store(self) -> bool:
+        return bool(self.repeated["store"])
+
+    @property
+    def shortens(self) -> bool:
+        """Whether the oldest messages may be dropped if they do not fit."""
+        return bool(self.repeated["truncation"] == "auto")
 
 
 def parse(
@@ -127,202 +118,112 @@ def parse(
     for name, instead in ELSEWHERE.items():
         if body.get(name) is not None:
             raise InvalidParameter(name, f"is not supported: {instead}")
+    reasoning, spoken = fields.mapping(body, "reasoning"), fields.mapping(body, "text")
     warnings = [
-        *ignored_fields(body, FIELDS.keys()),
-        *ignored_fields(mapping(body, "text"), {"format"}, "text."),
-        *ignored_fields(mapping(body, "reasoning"), REASONING, "reasoning."),
+        *fields.ignored_fields(body, FIELDS.keys()),
+        *fields.ignored_fields(spoken, {"format"}, "text."),
+        *fields.ignored_fields(reasoning, REASONING, "reasoning."),
     ]
     given = (*earlier, *referenced(as_items(body.get("input", [])), find))
-    check_outputs(list(given))
-    raw_tools = items(body, "tools")
-    servers = _servers(raw_tools, mcp.listed_labels(given))
-    approved = mcp.approved(mcp.approvals(given), servers)
-    instructions = text(body, "instructions")
+    check_outputs(given)
+    tools = _Tools(body, searches, warnings)
+    for label in mcp.listed_labels(given):
+        if label in tools.servers:
+            tools.servers[label] = structs.replace(tools.servers[label], listed=True)
+    approved = mcp.approved(mcp.approvals(given), tools.servers)
+    instructions = fields.text(body, "instructions")
     chat = messages(list(given), warnings)
     if instructions:
         first = Message(role="system", content=instructions)
-        chat[:1] = (
-            [joined(first, chat[0])] if chat and chat[0].role == "system" else [first, *chat[:1]]
-        )
+        begins = bool(chat) and chat[0].role == "system"
+        chat = [joined(first, chat[0]), *chat[1:]] if begins else [first, *chat]
     if not chat:
         raise InvalidParameter("input", "must contain at least one message")
-    tools, custom, search_tools = _tools(raw_tools, searches, warnings)
     chosen = parse_choice(body.get("tool_choice"), warnings)
-    form = mapping(mapping(body, "text"), "format", "text.")
-    reasoning = mapping(body, "reasoning")
-    truncation = text(body, "truncation", "disabled")
-    if truncation not in ("auto", "disabled"):
-        raise InvalidParameter("truncation", "must be auto or disabled")
-    background, stream = flag(body, "background"), flag(body, "stream")
-    store = flag(body, "store", True)
+    truncation = fields.choice(body, "truncation", ("auto", "disabled"), "disabled")
+    background, stream = fields.flag(body, "background"), fields.flag(body, "stream")
+    store = fields.flag(body, "store", True)
     if background and (stream or not store):
         raise InvalidParameter("background", "requires store: true and stream: false")
-    most = integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
-    warms = not flag(body, "generate", True)
-    logprobs = integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS)
+    most = fields.integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
+    warms = not fields.flag(body, "generate", True)
+    logprobs = fields.integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
+    include = frozenset(name for name in fields.items(body, "include") if type(name) is str)
+    form = fields.mapping(spoken, "format", "text.")
     request = CompletionRequest(
-        model=model_name(body),
+        model=fields.model_name(body),
         messages=tuple(chat),
         sampling=openai.samplers(body),
-        stop=stops(body),
-        template_kwargs=mapping(body, "chat_template_kwargs"),
+        stop=fields.stops(body),
+        template_kwargs=fields.mapping(body, "chat_template_kwargs"),
         max_tokens=0 if warms else most,
         stream=stream,
-        logprobs=logprobs or 0 if LOGPROBS in items(body, "include") else None,
-        tools=tuple(tool for tool in tools if chosen.allows("function", tool.name)),
-        searches=tuple(one for one in search_tools if chosen.allows("search", one.name)),
-        servers=tuple(one for one in servers.values() if chosen.allows("mcp", one.label)),
+        logprobs=logprobs if LOGPROBS in include else None,
+        tools=tuple(tool for tool in tools.functions if chosen.allows("function", tool.name)),
+        searches=tuple(s for s in tools.searches.values() if chosen.allows("search", s.name)),
+        servers=tuple(s for s in tools.servers.values() if chosen.allows("mcp", s.label)),
         approved=approved,
         tool_choice=chosen.choice,
-        parallel_tool_calls=flag(body, "parallel_tool_calls", True),
-        max_tool_calls=integer(body, "max_tool_calls", 1, 1 << 30),
-        output=_output(form),
-        reasoning_effort=text(reasoning, "effort", at="reasoning."),
-        user=text(body, "user"),
-        session=text(body, "prompt_cache_key"),
+        parallel_tool_calls=fields.flag(body, "parallel_tool_calls", True),
+        max_tool_calls=fields.integer(body, "max_tool_calls", 1, 1 << 30),
+        output=openai.output_format(form, "text.format."),
+        reasoning_effort=fields.text(reasoning, "effort", at="reasoning."),
+        user=fields.text(body, "user"),
+        session=fields.text(body, "prompt_cache_key"),
         report=openai.report(body),
         warnings=tuple(dict.fromkeys(warnings)),
     )
-    told = {
+    # The Open Responses schema requires each of these fields. One that the request leaves out has
+    # the API's default, although the backend, or `--sampling`, may set another.
+    key = conversations.named(body)
+    repeated = {
+        **({"conversation": {"id": key}} if key else {}),
+        **{name: request.sampling.get(name, default) for name, default in _SAMPLING.items()},
         "instructions": instructions or None,
+        "max_tool_calls": request.max_tool_calls,
+        "metadata": fields.mapping(body, "metadata"),
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "previous_response_id": fields.text(body, "previous_response_id") or None,
+        "prompt_cache_key": request.session or None,
+        "reasoning": {"effort": request.reasoning_effort or None, "summary": None},
+        "safety_identifier": fields.text(body, "safety_identifier") or None,
+        "service_tier": "default",  # every request is served alike
+        "text": {"format": _whole(form, _FORMAT_DEFAULTS[request.output.kind])},
+        "tool_choice": body.get("tool_choice") or "auto",
+        "tools": tools.repeated,
+        "user": request.user or None,
         "max_output_tokens": most,
-        "top_logprobs": logprobs or 0,
+        "top_logprobs": logprobs,
         "truncation": truncation,
         "store": store,
         "background": background,
     }
-    include = frozenset(one for one in items(body, "include") if type(one) is str) & TOLD
     return ParsedRequest(
         request=request,
-        repeated=repeated(body, request, told),
+        repeated=repeated,
         input=given,
-        custom=custom,
-        store=store,
-        shortens=truncation == "auto",
+        custom=frozenset(tools.custom),
         warms=warms,
-        background=background,
         include=include,
     )
 
 
-def _tools(
-    values: list[Any], searches: frozenset[str], warnings: list[str]
-) -> tuple[tuple[Tool, ...], frozenset[str], tuple[Search, ...]]:
-    offered = []
-    custom: set[str] = set()
-    search_tools: dict[str, Search] = {}
-    for i, value in enumerate(values):
-        tool = entry(value, f"tools[{i}]")
-        kind = text(tool, "type", at=f"tools[{i}].")
-        if kind == "custom":
-            custom.add(text(tool, "name", at=f"tools[{i}]."))
-            tool = {**tool, "parameters": _custom(tool, f"tools[{i}].", warnings)}
-        elif (search := _search(tool, kind, f"tools[{i}].", searches)) is not None:
-            search_tools[search.name] = search
-            continue
-        elif kind == "mcp":
-            continue
-        elif kind != "function":
-            warnings.append(f"tools of type {plain(kind)} are ignored")
-            continue
-        offered.append(tool)
-    tools = functions(offered)
-    for function in tools:
-        search_tools.pop(function.name, None)  # the client's own function takes precedence
-    return tools, frozenset(custom), tuple(search_tools.values())
-
-
-def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
-    """The parameters of a tool that takes free text. A regular expression for it becomes a pattern
-    of the schema; Lark's grammars are ignored with a warning."""
-    form = mapping(tool, "format", at)
-    if text(form, "type", "text", at=at + "format.") == "text":
-        return CUSTOM
-    pattern = text(form, "definition", at=at + "format.")
-    if form.get("syntax") != "regex" or not pattern:
-        warnings.append(f"{at}format is ignored")
-        return CUSTOM
-    return {**CUSTOM, "properties": {"input": {"type": "string", "pattern": f"^(?:{pattern})$"}}}
-
-
-def _servers(values: list[Any], listed: frozenset[str]) -> dict[str, McpServer]:
-    """The MCP servers among the tools, by label; the client has the tools of those `listed`."""
-    servers: dict[str, McpServer] = {}
-    for i, value in enumerate(values):
-        tool = entry(value, f"tools[{i}]")
-        if tool.get("type") != "mcp":
-            continue
-        server = mcp.server(tool, f"tools[{i}].")
-        if server.label in servers:
-            raise InvalidParameter(f"tools[{i}].server_label", f"is used twice: {server.label}")
-        if len(servers) == mcp.MOST_SERVERS:
-            raise InvalidParameter("tools", f"may contain at most {mcp.MOST_SERVERS} MCP servers")
-        servers[server.label] = structs.replace(server, listed=server.label in listed)
-    return servers
-
-
-def _search(tool: Body, kind: str, at: str, searches: frozenset[str]) -> Search | None:
-    """The search of a tool that the gateway runs itself; None for any other tool."""
-    if kind == "file_search" and kind in searches:
-        stores = items(tool, "vector_store_ids", at)
-        if not stores or not all(type(store_id) is str for store_id in stores):
-            raise InvalidParameter(at + "vector_store_ids", "must be a list of ids")
-        options = mapping(tool, "ranking_options", at)
-        threshold = options.get("score_threshold") or 0.0
-        if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-            raise InvalidParameter(at + "ranking_options.score_threshold", "must be from 0 to 1")
-        return Search(
-            "file",
-            tuple(stores),
-            integer(tool, "max_num_results", 1, 50) or FILES,
-            float(threshold),
-            parse_filters(tool.get("filters"), at + "filters"),
-        )
-    # It has many dated and preview names.
-    if kind.startswith("web_search") and "web_search" in searches:
-        size = text(tool, "search_context_size", "medium", at=at)
-        if size not in PAGES:
-            raise InvalidParameter(at + "search_context_size", f"must be one of {', '.join(PAGES)}")
-        return Search("web", count=PAGES[size])
-    return None
-
-
-def _output(form: Body) -> OutputFormat:
-    kind = text(form, "type", "text", at="text.format.")
-    if kind == "json_object":
-        return OutputFormat("json_object")
-    if kind == "json_schema":
-        schema = form.get("schema")
-        if not isinstance(schema, dict):
-            raise InvalidParameter("text.format.schema", "must be an object")
-        name = text(form, "name", at="text.format.")
-        return OutputFormat("json_schema", schema, name, flag(form, "strict", at="text.format."))
-    if kind != "text":
-        raise InvalidParameter("text.format.type", "must be text, json_object or json_schema")
-    return OutputFormat()
-
-
-# The fields of a request that its Response object repeats, as the Open Responses schema requires:
-# each is present, with its default if the request leaves it out. A sampling field that the
-# request leaves out is repeated with the API's default, although the backend, or `--sampling`,
-# may set another.
-# Sampling fields of the request, with the API's defaults.
 _SAMPLING: Mapping[str, float] = {
     "temperature": 1.0,
     "top_p": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-TIER = "default"  # every request is served alike
-# Optional fields of tools, by type; the schema wants all of them.
+# Optional fields of formats and tools, by type; the schema wants all of them.
+_FORMAT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "text": {"type": "text"},
+    "json_object": {},
+    "json_schema": {"description": None, "strict": False},
+}
 _TOOL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "function": {"description": None, "parameters": None, "strict": False},
     "custom": {"description": None, "format": {"type": "text"}},
-    "file_search": {
-        "max_num_results": 5,
-        "ranking_options": {"ranker": "auto", "score_threshold": 0.0},
-        "filters": None,
-    },
+    "file_search": {"max_num_results": 5, "ranking_options": {}, "filters": None},
     "web_search": {"user_location": None, "search_context_size": "medium"},
     "mcp": {
         "allowed_tools": None,
@@ -331,65 +232,97 @@ _TOOL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "server_description": None,
     },
 }
-_FORMAT_DEFAULTS: Mapping[str, Any] = {"description": None, "strict": False}
-
-
-def repeated(body: Body, request: CompletionRequest, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` are the fields that the parser has read itself, and take precedence. Raises
-    InvalidParameter."""
-    key = conversations.named(body)
-    return {
-        **({"conversation": {"id": key}} if key else {}),
-        **{name: request.sampling.get(name, _SAMPLING[name]) for name in _SAMPLING},
-        "instructions": None,
-        "max_tool_calls": request.max_tool_calls,
-        "metadata": mapping(body, "metadata"),
-        "parallel_tool_calls": request.parallel_tool_calls,
-        "previous_response_id": text(body, "previous_response_id") or None,
-        "prompt_cache_key": request.session or None,
-        "reasoning": {"effort": request.reasoning_effort or None, "summary": None},
-        "safety_identifier": text(body, "safety_identifier") or None,
-        "service_tier": TIER,
-        "text": {"format": _whole_format(mapping(mapping(body, "text"), "format", "text."))},
-        "tool_choice": body.get("tool_choice") or "auto",
-        "tools": [
-            _whole_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.get("tools") or ())
-        ],
-        "user": request.user or None,
-        **values,
-    }
-
-
-def _whole_format(form: Body) -> Body:
-    if not form:
-        return {"type": "text"}
-    return _whole(form, _FORMAT_DEFAULTS) if form.get("type") == "json_schema" else form
-
-
-def _whole_tool(value: Any, at: str) -> Body:
-    """The tool with all fields of its type."""
-    tool = entry(value, at)
-    kind = text(tool, "type", "function", at=at + ".")
-    defaults = _TOOL_DEFAULTS.get("web_search" if kind.startswith("web_search") else kind, {})
-    whole = _whole(mcp.repeated(tool) if kind == "mcp" else tool, defaults)
-    if kind == "file_search":
-        options = mapping(tool, "ranking_options", at + ".")
-        whole["ranking_options"] = _whole(options, defaults["ranking_options"])
-    return whole
+_RANKING = {"ranker": "auto", "score_threshold": 0.0}
 
 
 def _whole(body: Body, defaults: Body) -> dict[str, Any]:
     """The body with all fields that have a default; null counts as absent."""
-    given = {name: value for name, value in body.items() if value is not None}
-    return {**given, **{name: defaults[name] for name in defaults if name not in given}}
+    return {**defaults, **{name: value for name, value in body.items() if value is not None}}
+
+
+class _Tools:
+    """The tools of a request, by what becomes of them."""
+
+    def __init__(self, body: Body, searches: frozenset[str], warnings: list[str]) -> None:
+        self.custom: set[str] = set()
+        self.searches: dict[str, Search] = {}
+        self.servers: dict[str, McpServer] = {}
+        self.repeated: list[Body] = []
+        offered: list[Body] = []
+        for tool, at in fields.objects(body, "tools"):
+            kind = fields.text(tool, "type", at=at)
+            kind = "web_search" if kind.startswith("web_search") else kind  # with dates, preview
+            shown = mcp.repeated(tool) if kind == "mcp" else tool
+            whole = _whole(shown, _TOOL_DEFAULTS.get(kind, {}))
+            self.repeated.append(whole)
+            if kind == "custom":
+                self.custom.add(fields.text(tool, "name", at=at))
+                offered.append({**tool, "parameters": _custom(tool, at, warnings)})
+            elif kind == "function":
+                offered.append(tool)
+            elif kind == "mcp":
+                self._add_server(mcp.server(tool, at), at)
+            elif kind == "file_search":
+                whole["ranking_options"] = _whole(whole["ranking_options"], _RANKING)
+            if kind in searches:
+                search = _file_search(tool, at) if kind == "file_search" else _web_search(tool, at)
+                self.searches[kind] = search
+            elif kind not in ("custom", "function", "mcp"):
+                warnings.append(
+                    f"tools of type {fields.plain(fields.text(tool, 'type'))} are ignored"
+                )
+        self.functions = functions(offered)
+        for function in self.functions:
+            self.searches.pop(function.name, None)  # the client's own function takes precedence
+
+    def _add_server(self, server: McpServer, at: str) -> None:
+        if server.label in self.servers:
+            raise InvalidParameter(at + "server_label", f"is used twice: {server.label}")
+        if len(self.servers) == mcp.MOST_SERVERS:
+            raise InvalidParameter("tools", f"may contain at most {mcp.MOST_SERVERS} MCP servers")
+        self.servers[server.label] = server
+
+
+def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
+    """The parameters of a tool that takes free text. A regular expression for it becomes a pattern
+    of the schema; Lark's grammars are ignored with a warning."""
+    form = fields.mapping(tool, "format", at)
+    if fields.text(form, "type", "text", at=at + "format.") == "text":
+        return CUSTOM
+    pattern = fields.text(form, "definition", at=at + "format.")
+    if form.get("syntax") != "regex" or not pattern:
+        warnings.append(f"{at}format is ignored")
+        return CUSTOM
+    return {**CUSTOM, "properties": {"input": {"type": "string", "pattern": f"^(?:{pattern})$"}}}
+
+
+def _file_search(tool: Body, at: str) -> Search:
+    stores = fields.items(tool, "vector_store_ids", at)
+    if not stores or not all(type(store_id) is str for store_id in stores):
+        raise InvalidParameter(at + "vector_store_ids", "must be a list of ids")
+    threshold = fields.mapping(tool, "ranking_options", at).get("score_threshold") or 0.0
+    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+        raise InvalidParameter(at + "ranking_options.score_threshold", "must be from 0 to 1")
+    return Search(
+        "file",
+        tuple(stores),
+        fields.integer(tool, "max_num_results", 1, 50) or FILES,
+        float(threshold),
+        parse_filters(tool.get("filters"), at + "filters"),
+    )
+
+
+def _web_search(tool: Body, at: str) -> Search:
+    return Search(
+        "web", count=PAGES[fields.choice(tool, "search_context_size", PAGES, "medium", at)]
+    )
 
 
 _CHOICE = "tool_choice."
 
 
 class Chosen(NamedTuple):
-    """`only` are the tools that it allows, as (kind, name): a function by its name, a search by
-    web_search or file_search, an MCP server by its label. None allows all."""
+    """`only` are the tools that it allows, as (kind, name or label); None allows all."""
 
     choice: ToolChoice
     only: frozenset[tuple[str, str]] | None = None
@@ -399,48 +332,34 @@ class Chosen(NamedTuple):
 
 
 def parse_choice(value: Any, warnings: list[str]) -> Chosen:
-    """Raises InvalidParameter."""
-    if value is None or value == "auto":
+    kind = fields.text(value, "type", at=_CHOICE) if isinstance(value, dict) else ""
+    if not kind:
+        return Chosen(named_choice(value, None, _CHOICE, "auto, none, required"))
+    if kind == "allowed_tools":
+        mode = fields.choice(value, "mode", ("auto", "required"), "auto", _CHOICE)
+        tools = fields.objects(value, "tools", _CHOICE)
+        only = frozenset(_named_tool(tool, at) for tool, at in tools)
+        return Chosen(ToolChoice("required" if mode == "required" else "auto"), only)
+    family, name = _named_tool(value, _CHOICE)
+    if family == "mcp":
+        tool = fields.text(value, "name", at=_CHOICE)
+        if tool:
+            return Chosen(ToolChoice("named", function_name(name, tool)))
+        return Chosen(ToolChoice("required"), frozenset([(family, name)]))
+    if family == "search":
+        return Chosen(ToolChoice("named", name))
+    if kind not in ("function", "custom"):
+        warnings.append(f"tool_choice of type {fields.plain(kind)} is ignored")
         return Chosen(ToolChoice())
-    if value in ("none", "required"):
-        return Chosen(ToolChoice(value))
-    if isinstance(value, dict):
-        kind = text(value, "type", at=_CHOICE)
-        if kind == "allowed_tools":
-            return _allowed_tools(value)
-        if kind == "file_search" or kind.startswith("web_search"):
-            return Chosen(ToolChoice("named", _named_tool(value, _CHOICE)[1]))
-        if kind == "mcp":
-            label, name = text(value, "server_label", at=_CHOICE), text(value, "name", at=_CHOICE)
-            if name:
-                return Chosen(ToolChoice("named", function_name(label, name)))
-            return Chosen(ToolChoice("required"), frozenset([("mcp", label)]))
-        if kind in ("function", "custom"):
-            if name := text(value, "name", at=_CHOICE):
-                return Chosen(ToolChoice("named", name))
-        else:
-            warnings.append(f"tool_choice of type {plain(kind)} is ignored")
-            return Chosen(ToolChoice())
-    raise InvalidParameter("tool_choice", "must be auto, none, required or name a tool")
-
-
-def _allowed_tools(value: Body) -> Chosen:
-    mode = text(value, "mode", "auto", at=_CHOICE)
-    if mode not in ("auto", "required"):
-        raise InvalidParameter("tool_choice.mode", "must be auto or required")
-    at = "tool_choice.tools"
-    only = frozenset(
-        _named_tool(entry(tool, at), at + ".") for tool in items(value, "tools", at=_CHOICE)
-    )
-    return Chosen(ToolChoice("required" if mode == "required" else "auto"), only)
+    return Chosen(named_choice(value, value, _CHOICE, "auto, none, required"))
 
 
 def _named_tool(value: Body, at: str) -> tuple[str, str]:
-    kind = text(value, "type", "function", at=at)
+    kind = fields.text(value, "type", "function", at=at)
     if kind == "mcp":
-        return kind, text(value, "server_label", at=at)
+        return kind, fields.text(value, "server_label", at=at)
     if kind.startswith("web_search"):
         return "search", "web_search"
     if kind == "file_search":
         return "search", kind
-    return "function", text(value, "name", at=at)
+    return "function", fields.text(value, "name", at=at)

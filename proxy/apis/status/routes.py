@@ -8,14 +8,13 @@ import msgspec
 from flask import Response, request
 
 from ...accounts.rights import Permissions
-from ...errors import GatewayError, NotFound
+from ...errors import NotFound
 from ...web import permissions as visibility
 from ...web.observability import Record
 from ...web.permissions import permissions
 from ...web.routes import Api
 from ...web.services import Services, current_services
-from ...web.spine import json_response, json_route, refuse
-from ..openai import answer as openai
+from ...web.spine import json_response, json_route
 
 blueprint = Api("status", __name__, group="status", tag="slotproxy")
 
@@ -103,20 +102,15 @@ def _state(up: bool | None) -> str:
     return "unknown" if up is None else "up" if up else "down"
 
 
-@blueprint.get("/metrics", answer="text/plain")
-def metrics() -> Response:
+@json_route(blueprint, "GET", "/metrics", answer="text/plain")
+def metrics(services: Services, record: Record) -> Response:
     """Metrics for Prometheus, with `--metrics`."""
-    services = current_services()
-    try:
-        if not services.settings.metrics:
-            raise NotFound("metrics are disabled: start with --metrics")
-        key = services.keys.check(request.environ)
-    except GatewayError as error:
-        return refuse(error, openai.error, Record.of(request.environ))
+    if not services.settings.metrics:
+        raise NotFound("metrics are disabled: start with --metrics")
 
     from ...web.observability import prometheus  # deferred: see its docstring
 
-    shown = visibility.shown_names(services, key)
+    shown = visibility.shown_names(services, record.key)
     ledger = services.ledger.counts() if services.ledger is not None else None
     counts = services.observer.counts()
     text = prometheus.text(counts, services.gateway, shown, ledger)

@@ -1,4 +1,4 @@
-"""OpenAI's vector stores: parses requests. `vector_store_objects` builds the answers.
+"""OpenAI's vector stores: parses requests.
 
 The format is defined in OpenAI's API reference and the types of its client. `rewrite_query` is
 accepted but has no effect: queries are searched as they are, and the answer repeats them.
@@ -10,11 +10,9 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from msgspec import Struct
-
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
-from ..fields import Body, entry, flag, integer, items, mapping, text
+from ..fields import Body, entry, filled, flag, integer, items, mapping, text
 from ..schema_fields import Schema
 
 MOST_RESULTS, RESULTS = 50, 10
@@ -26,96 +24,57 @@ TOKENS, OVERLAP = 800, 400  # of a chunk, by default
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 
 
-class Chunking(Struct, frozen=True):
-    """Tokens in a chunk, and how many of them the next chunk repeats. `auto` lets the gateway
-    choose."""
-
-    tokens: int = TOKENS
-    overlap: int = OVERLAP
-    auto: bool = True
+Attachment = dict[str, Any]
+"""A file to add to a vector store, as arguments of `VectorStores.attach`."""
 
 
-class Attachment(Struct, frozen=True):
-    """A file to add to a vector store."""
-
-    file_id: str
-    attributes: dict[str, Any]
-    chunking: Chunking
-
-
-class StoreRequest(Struct, frozen=True):
-    """A new vector store. `lasts` is in days after the last use; None keeps it until it is
-    deleted."""
-
-    name: str
-    description: str
-    metadata: dict[str, str]
-    lasts: int | None
-    files: tuple[Attachment, ...]
-
-
-class Change(Struct, frozen=True):
-    """An update; None leaves a field unchanged, `lasts` 0 removes the expiry."""
-
-    name: str | None
-    metadata: dict[str, str] | None
-    lasts: int | None
-
-
-class SearchRequest(Struct, frozen=True):
-    """`threshold` is from 0 to 1, higher is nearer; `rank` permits reranking."""
-
-    queries: tuple[str, ...]
-    filter: Filter | None
-    most: int
-    threshold: float
-    rank: bool
-
-
-def parse_create(body: Body) -> StoreRequest:
-    """Raises InvalidParameter naming the field."""
+def parse_create(body: Body) -> tuple[dict[str, Any], list[Attachment]]:
+    """The arguments of `VectorStores.create`, and the files to attach. Raises InvalidParameter
+    naming the field."""
     chunking = _chunking(body, "")
-    ids = _file_ids(body, MOST_FILES)
-    return StoreRequest(
-        _name(body) or "",
-        text(body, "description")[:LONGEST_VALUE],
-        metadata(body) or {},
-        _lasts(body) or None,
-        tuple(Attachment(one, {}, chunking) for one in ids),
-    )
+    files = [{"file_id": name, "attributes": {}, **chunking} for name in _file_ids(body)]
+    new = {
+        "name": _name(body) or "",
+        "description": text(body, "description")[:LONGEST_VALUE],
+        "metadata": metadata(body) or {},
+        "lasts": _lasts(body),
+    }
+    return new, files
 
 
-def parse_update(body: Body) -> Change:
+def parse_update(body: Body) -> dict[str, Any]:
+    """The arguments of `VectorStores.change`: None leaves a field unchanged, `lasts` 0 removes the
+    expiry."""
     lasts = _lasts(body)
     if lasts is None and "expires_after" in body:
         lasts = 0
-    return Change(_name(body), metadata(body), lasts)
+    return {"name": _name(body), "metadata": metadata(body), "lasts": lasts}
 
 
 def parse_attach(body: Body, at: str = "") -> Attachment:
-    file_id = text(body, "file_id", at=at)
-    if not file_id:
-        raise InvalidParameter(f"{at}file_id", "is missing")
-    return Attachment(file_id, attributes(body, at), _chunking(body, at))
+    file_id = filled(body, "file_id", at)
+    return {"file_id": file_id, "attributes": attributes(body, at), **_chunking(body, at)}
 
 
-def parse_batch(body: Body) -> tuple[Attachment, ...]:
+def parse_batch(body: Body) -> list[Attachment]:
     """Parses `file_ids` with shared attributes and chunking, or `files` with their own. A file
     listed twice is attached once, with its last entry."""
     files = items(body, "files")
-    ids = _file_ids(body, MOST_FILES)
+    ids = _file_ids(body)
     if bool(files) is bool(ids):
         raise InvalidParameter("file_ids", "is required unless files is set")
     if len(files) > MOST_FILES:
         raise InvalidParameter("files", f"may contain at most {MOST_FILES} files")
     if ids:
-        shared, chunking = attributes(body), _chunking(body, "")
-        return tuple(Attachment(file_id, shared, chunking) for file_id in ids)
+        shared = {"attributes": attributes(body), **_chunking(body, "")}
+        return [{"file_id": file_id, **shared} for file_id in ids]
     own = [parse_attach(entry(file, f"files[{i}]"), f"files[{i}].") for i, file in enumerate(files)]
-    return tuple({file.file_id: file for file in own}.values())
+    return list({file["file_id"]: file for file in own}.values())
 
 
-def parse_search(body: Body) -> SearchRequest:
+def parse_search(body: Body) -> dict[str, Any]:
+    """The arguments of `VectorStores.search`. A threshold is from 0 to 1, higher is nearer; `rank`
+    permits reranking."""
     query = body.get("query")
     queries = [query] if type(query) is str else query
     if not isinstance(queries, list) or not all(type(one) is str and one for one in queries):
@@ -127,13 +86,13 @@ def parse_search(body: Body) -> SearchRequest:
     if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
         raise InvalidParameter("ranking_options.score_threshold", "must be from 0 to 1")
     flag(body, "rewrite_query")
-    return SearchRequest(
-        tuple(queries),
-        parse_filters(body.get("filters")),
-        integer(body, "max_num_results", 1, MOST_RESULTS) or RESULTS,
-        float(threshold),
-        text(options, "ranker", "auto", at="ranking_options.") != "none",
-    )
+    return {
+        "queries": queries,
+        "wanted": parse_filters(body.get("filters")),
+        "most": integer(body, "max_num_results", 1, MOST_RESULTS) or RESULTS,
+        "threshold": float(threshold),
+        "rank": text(options, "ranker", "auto", at="ranking_options.") != "none",
+    }
 
 
 def attributes(body: Body, at: str = "") -> dict[str, Any]:
@@ -198,18 +157,20 @@ def _lasts(body: Body) -> int | None:
     return days
 
 
-def _file_ids(body: Body, most: int) -> list[str]:
+def _file_ids(body: Body) -> list[str]:
     ids = items(body, "file_ids")
-    if len(ids) > most or not all(type(one) is str and one for one in ids):
-        raise InvalidParameter("file_ids", f"may contain at most {most} file ids")
+    if len(ids) > MOST_FILES or not all(type(name) is str and name for name in ids):
+        raise InvalidParameter("file_ids", f"may contain at most {MOST_FILES} file ids")
     return list(dict.fromkeys(ids))
 
 
-def _chunking(body: Body, at: str) -> Chunking:
+def _chunking(body: Body, at: str) -> dict[str, Any]:
+    """Tokens in a chunk, and how many of them the next chunk repeats. `auto` lets the gateway
+    choose."""
     strategy = mapping(body, "chunking_strategy", at)
     kind = text(strategy, "type", "auto", at=f"{at}chunking_strategy.")
     if kind == "auto":
-        return Chunking()
+        return {"tokens": TOKENS, "overlap": OVERLAP, "auto": True}
     if kind != "static":
         raise InvalidParameter(f"{at}chunking_strategy.type", "must be auto or static")
     where = f"{at}chunking_strategy.static."
@@ -221,7 +182,7 @@ def _chunking(body: Body, at: str) -> Chunking:
         raise InvalidParameter(
             f"{where}chunk_overlap_tokens", "must not exceed half of the chunk size"
         )
-    return Chunking(tokens, overlap, auto=False)
+    return {"tokens": tokens, "overlap": overlap, "auto": False}
 
 
 Attributes = Mapping[str, str | float | bool]
@@ -232,12 +193,6 @@ Filter = Callable[[Attributes], bool]
 # reference.
 DEEPEST_FILTER = 8
 MOST_COMPARISONS = 64  # comparisons in one and/or
-_ORDERED: dict[str, Callable[[Any, Any], bool]] = {
-    "gt": operator.gt,
-    "gte": operator.ge,
-    "lt": operator.lt,
-    "lte": operator.le,
-}
 
 
 def parse_filters(value: Any, at: str = "filters", depth: int = 1) -> Filter | None:
@@ -267,27 +222,17 @@ def parse_filters(value: Any, at: str = "filters", depth: int = 1) -> Filter | N
 def _comparison(kind: str, key: str, value: Any, at: str) -> Filter:
     if not key:
         raise InvalidParameter(f"{at}.key", "is missing")
-    if kind in ("in", "nin"):
-        if not isinstance(value, list) or not all(_is_plain(one) for one in value):
-            raise InvalidParameter(f"{at}.value", "must be a list of strings, numbers or booleans")
-        wanted, among = list(value), kind == "in"
-        return lambda has: any(_same(has.get(key), one) for one in wanted) is among
-    if not _is_plain(value):
-        raise InvalidParameter(f"{at}.value", "must be a string, a number or a boolean")
-    if kind in ("eq", "ne"):
-        equal = kind == "eq"
-        return lambda has: _same(has.get(key), value) is equal
-    if kind not in _ORDERED:
+    if kind not in _COMPARISONS:
         raise InvalidParameter(
             f"{at}.type", "must be one of eq, ne, gt, gte, lt, lte, in, nin, and, or"
         )
-    compare = _ORDERED[kind]
-
-    def ordered(has: Attributes) -> bool:
-        actual = has.get(key)
-        return actual is not None and _kind_of(actual) is _kind_of(value) and compare(actual, value)
-
-    return ordered
+    if kind in ("in", "nin"):
+        if not isinstance(value, list) or not all(_is_plain(entry) for entry in value):
+            raise InvalidParameter(f"{at}.value", "must be a list of strings, numbers or booleans")
+    elif not _is_plain(value):
+        raise InvalidParameter(f"{at}.value", "must be a string, a number or a boolean")
+    compare = _COMPARISONS[kind]
+    return lambda attributes: compare(attributes.get(key), value)
 
 
 def _is_plain(value: Any) -> bool:
@@ -299,8 +244,21 @@ def _kind_of(value: Any) -> type:
     return float if type(value) is int else type(value)
 
 
-def _same(actual: Any, value: Any) -> bool:
-    return _kind_of(actual) is _kind_of(value) and bool(actual == value)
+def _same_kind(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    return lambda has, value: _kind_of(has) is _kind_of(value) and compare(has, value)
+
+
+_same = _same_kind(operator.eq)
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "eq": _same,
+    "ne": lambda has, value: not _same(has, value),
+    "gt": _same_kind(operator.gt),
+    "gte": _same_kind(operator.ge),
+    "lt": _same_kind(operator.lt),
+    "lte": _same_kind(operator.le),
+    "in": lambda has, values: any(_same(has, value) for value in values),
+    "nin": lambda has, values: not any(_same(has, value) for value in values),
+}
 
 
 _PAIRS = {"maxProperties": MOST_PAIRS}

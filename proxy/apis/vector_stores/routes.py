@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask import request
@@ -14,22 +14,14 @@ from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import View, json_route
 from ..fields import page_of, page_reply
-from . import objects
 from . import request as dialect
-from .request import Attachment, Chunking
 
 if TYPE_CHECKING:
     from ...knowledge.stores import VectorStoreFile, VectorStores
     from ...store.file_store import Batch, StoredVectorStore
     from ...store.records import Base
 
-blueprint = Api(
-    "vector_stores",
-    __name__,
-    group="knowledge",
-    tag="OpenAI",
-    schemas=dialect.SCHEMAS,
-)
+blueprint = Api("vector_stores", __name__, group="knowledge", tag="OpenAI", schemas=dialect.SCHEMAS)
 
 
 def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
@@ -40,13 +32,14 @@ def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
 @_route("POST", "", body="VectorStoreRequest")
 def create(services: Services, record: Record) -> Any:
     """A new vector store."""
-    asked = dialect.parse_create(_body(services))
+    new, files = dialect.parse_create(_body(services))
     stores, owner = opened(services), record.key
-    for one in asked.files:
-        stores.file(owner, one.file_id)  # raises before anything is created
-    base, kept = stores.create(owner, asked.name, asked.description, asked.metadata, asked.lasts)
-    _attach(stores, owner, base.id, asked.files)
-    return _store(stores, owner, base, kept)
+    for file in files:
+        stores.file(owner, file["file_id"])  # raises before anything is created
+    base, stored = stores.create(owner, **new)
+    for file in files:
+        stores.attach(owner, base.id, **file)
+    return _store(stores, owner, base, stored)
 
 
 @_route("GET", "")
@@ -56,8 +49,8 @@ def listed(services: Services, record: Record) -> Any:
     return page_reply(
         page_of(request.args),
         stores.stores(owner),
-        lambda one: one[0].id,
-        lambda one: _store(stores, owner, *one),
+        lambda store: store[0].id,
+        lambda store: _store(stores, owner, *store),
     )
 
 
@@ -71,54 +64,41 @@ def read(services: Services, record: Record, key: str) -> Any:
 @_route("POST", "/<key>", body="VectorStoreChange")
 def change(services: Services, record: Record, key: str) -> Any:
     """Change a vector store."""
-    asked = dialect.parse_update(_body(services))
+    change = dialect.parse_update(_body(services))
     stores, owner = opened(services), record.key
-    changed = stores.change(owner, key, asked.name, asked.metadata, asked.lasts)
-    return _store(stores, owner, *changed)
+    return _store(stores, owner, *stores.change(owner, key, **change))
 
 
 @_route("DELETE", "/<key>")
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a vector store."""
-    return objects.deleted(opened(services).delete(record.key, key), "vector_store")
+    return _deleted(opened(services).delete(record.key, key), "vector_store")
 
 
 @_route("POST", "/<key>/search", body="VectorStoreSearch")
 def search(services: Services, record: Record, key: str) -> Any:
     """Passages that fit a query."""
-    asked = dialect.parse_search(_body(services))
-    stores, owner = opened(services), record.key
-    hits = stores.search(
-        owner,
-        [key],
-        asked.queries,
-        asked.most,
-        asked.threshold,
-        asked.filter,
-        rank=asked.rank,
-    )
-    return objects.results(
-        asked.queries,
-        [
-            objects.result(
-                member.file_id if member else hit.document_id,
-                hit.filename,
-                member.attributes if member else {},
-                hit.score,
-                hit.text,
-                hit.place,
-            )
-            for hit, member in hits
-        ],
-    )
+    search = dialect.parse_search(_body(services))
+    hits = opened(services).search(record.key, [key], **search)
+    results = [
+        {
+            "file_id": member.file_id if member else hit.document_id,
+            "filename": hit.filename,
+            "score": hit.score,
+            "attributes": dict(member.attributes) if member else {},
+            "content": [{"type": "text", "text": hit.text}],
+            "place": hit.place,  # page 3, a heading: our own field
+        }
+        for hit, member in hits
+    ]
+    return {"search_query": search["queries"], **_page("search_results", results)}
 
 
 @_route("POST", "/<key>/files", body="VectorStoreFile")
 def attach(services: Services, record: Record, key: str) -> Any:
     """Add an uploaded file."""
-    asked = dialect.parse_attach(_body(services))
-    (member,) = _attach(opened(services), record.key, key, [asked])
-    return _file(key, member)
+    file = dialect.parse_attach(_body(services))
+    return _file(key, opened(services).attach(record.key, key, **file))
 
 
 @_route("GET", "/<key>/files")
@@ -136,30 +116,32 @@ def file(services: Services, record: Record, key: str, file: str) -> Any:
 @_route("POST", "/<key>/files/<file>", body="VectorStoreFileAttributes")
 def describe(services: Services, record: Record, key: str, file: str) -> Any:
     """Change the attributes of a file."""
-    asked = dialect.attributes(_body(services))
-    return _file(key, opened(services).describe(record.key, key, file, asked))
+    attributes = dialect.attributes(_body(services))
+    return _file(key, opened(services).describe(record.key, key, file, attributes))
 
 
 @_route("DELETE", "/<key>/files/<file>")
 def detach(services: Services, record: Record, key: str, file: str) -> Any:
     """Remove a file from a vector store."""
     opened(services).detach(record.key, key, file)
-    return objects.deleted(file, "vector_store.file")
+    return _deleted(file, "vector_store.file")
 
 
 @_route("GET", "/<key>/files/<file>/content")
 def content(services: Services, record: Record, key: str, file: str) -> Any:
     """The text of a file."""
-    return objects.content(opened(services).texts(record.key, key, file))
+    texts = opened(services).texts(record.key, key, file)
+    return _page("file_content", [{"type": "text", "text": text} for text in texts])
 
 
 @_route("POST", "/<key>/file_batches", body="VectorStoreFileBatch")
 def begin(services: Services, record: Record, key: str) -> Any:
     """Add several files."""
-    asked = dialect.parse_batch(_body(services))
+    files = dialect.parse_batch(_body(services))
     stores, owner = opened(services), record.key
-    batch = stores.begin(owner, key, [one.file_id for one in asked])
-    _attach(stores, owner, key, asked, batch.batch_id)
+    batch = stores.begin(owner, key, [file["file_id"] for file in files])
+    for file in files:
+        stores.attach(owner, key, batch_id=batch.batch_id, **file)
     return _batch(stores, owner, batch)
 
 
@@ -202,70 +184,94 @@ def _body(services: Services) -> dict[str, Any]:
     return value
 
 
-def _attach(
-    stores: VectorStores,
-    owner: str,
-    base_id: str,
-    asked: Iterable[Attachment],
-    batch_id: str = "",
-) -> list[VectorStoreFile]:
-    return [
-        stores.attach(
-            owner,
-            base_id,
-            one.file_id,
-            one.attributes,
-            one.chunking.tokens,
-            one.chunking.overlap,
-            auto=one.chunking.auto,
-            batch_id=batch_id,
-        )
-        for one in asked
-    ]
-
-
 def _files(services: Services, record: Record, key: str, batch_id: str = "") -> Any:
-    wanted = dialect.status_filter(request.args)
+    status = dialect.status_filter(request.args)
     members = opened(services).members(record.key, key, batch_id)
     return page_reply(
         page_of(request.args),
-        [one for one in members if not wanted or one.status == wanted],
-        lambda one: one.file_id,
-        lambda one: _file(key, one),
+        [member for member in members if not status or member.status == status],
+        lambda member: member.file_id,
+        lambda member: _file(key, member),
     )
 
 
-def _store(stores: VectorStores, owner: str, base: Base, kept: StoredVectorStore) -> dict[str, Any]:
-    members = stores.members(owner, base.id)
-    return objects.store(
-        base.id,
-        base.name,
-        base.info,
-        base.created,
-        kept.active,
-        kept.lasts,
-        stores.has_expired(kept),
-        sum(one.size for one in members if one.status == "completed"),
-        kept.metadata,
-        objects.counts([one.status for one in members]),
-    )
+def _store(
+    stores: VectorStores, owner: str, base: Base, stored: StoredVectorStore
+) -> dict[str, Any]:
+    members, lasts = stores.members(owner, base.id), stored.lasts
+    counts = _counts(members)
+    status = "in_progress" if counts["in_progress"] else "completed"
+    return {
+        "id": base.id,
+        "object": "vector_store",
+        "created_at": int(base.created),
+        "name": base.name,
+        "description": base.info or None,
+        "usage_bytes": sum(member.size for member in members if member.status == "completed"),
+        "file_counts": counts,
+        "status": "expired" if stores.has_expired(stored) else status,
+        "expires_after": {"anchor": "last_active_at", "days": lasts} if lasts else None,
+        "expires_at": int(stored.active) + lasts * 86400 if lasts else None,
+        "last_active_at": int(stored.active),
+        "metadata": dict(stored.metadata),
+    }
 
 
 def _file(store_id: str, member: VectorStoreFile) -> dict[str, Any]:
-    chunking = Chunking(member.tokens, member.overlap) if member.tokens else Chunking()
-    return objects.store_file(
-        member.file_id,
-        store_id,
-        member.created,
-        member.status,
-        member.reason,
-        member.size,
-        member.attributes,
-        chunking,
-    )
+    error = {"code": "invalid_file", "message": member.reason}
+    return {
+        "id": member.file_id,
+        "object": "vector_store.file",
+        "created_at": int(member.created),
+        "vector_store_id": store_id,
+        "status": member.status,
+        "last_error": error if member.status == "failed" else None,
+        "usage_bytes": member.size,
+        "attributes": dict(member.attributes),
+        "chunking_strategy": {
+            "type": "static",
+            "static": {
+                "max_chunk_size_tokens": member.tokens or dialect.TOKENS,
+                "chunk_overlap_tokens": member.overlap if member.tokens else dialect.OVERLAP,
+            },
+        },
+    }
 
 
 def _batch(stores: VectorStores, owner: str, batch: Batch) -> dict[str, Any]:
-    members = stores.members(owner, batch.base_id, batch.batch_id)
-    counts = objects.counts([one.status for one in members])
-    return objects.batch(batch.batch_id, batch.base_id, batch.created, counts, batch.cancelled)
+    counts = _counts(stores.members(owner, batch.base_id, batch.batch_id))
+    if batch.cancelled:
+        status = "cancelled"
+    elif counts["in_progress"]:
+        status = "in_progress"
+    else:
+        status = "failed" if 0 < counts["failed"] == counts["total"] else "completed"
+    return {
+        "id": batch.batch_id,
+        "object": "vector_store.files_batch",
+        "created_at": int(batch.created),
+        "vector_store_id": batch.base_id,
+        "status": status,
+        "file_counts": counts,
+    }
+
+
+def _counts(members: Sequence[VectorStoreFile]) -> dict[str, int]:
+    """How many files have each status."""
+    statuses = [member.status for member in members]
+    counts = {status: statuses.count(status) for status in dialect.STATUSES}
+    return {**counts, "total": len(statuses)}
+
+
+def _page(kind: str, data: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A list that is always on one page."""
+    return {
+        "object": f"vector_store.{kind}.page",
+        "data": data,
+        "has_more": False,
+        "next_page": None,
+    }
+
+
+def _deleted(key: str, kind: str) -> dict[str, Any]:
+    return {"id": key, "object": f"{kind}.deleted", "deleted": True}

@@ -15,13 +15,11 @@ import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Struct
 
-from ...core.events import Batch, Finished, Started
+from ...core.events import Batch, Finished, FinishReason, Started
 from ...core.task import Task
 from ...core.usage import Timings, Usage
 from ...errors import BackendDown, BadRequest, ContextExceeded, UpstreamFault, UpstreamTimeout
@@ -45,14 +43,15 @@ from .protocol import (
     PromptMessage,
     RefusedMessage,
 )
-from .supervisor import Launch, Link, PendingCall, Supervisor
+from .supervisor import Launch, PendingCall, Supervisor
 
 SLICE = 0.5  # seconds a health check waits for a model that is being loaded
 
 
 class ChatGLM(Driver):
-    """A driver for one model file; `launch` starts an engine for it. `eager` loads it at the first
-    probe rather than at the first request; it is unloaded after `idle` idle seconds, 0: never."""
+    """A driver for one model file; `launch` starts the process of an engine. The model is loaded at
+    the first probe if `eager`, otherwise at the first request, and unloaded after `idle` idle
+    seconds, 0: never."""
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class ChatGLM(Driver):
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if self._eager or self._supervisor.failing:
             learned(self._outline())
-            if self._supervisor.link(min(deadline, SLICE)) is None:
+            if not self._supervisor.is_loaded(min(deadline, SLICE), Cancel()):
                 raise BackendDown("the model is loading")
         return self._outline()
 
@@ -107,16 +106,15 @@ class ChatGLM(Driver):
             prompt=prompt(task, file.family),
             max_tokens=task.max_tokens,
             marks=bool(callable_tools(task.request)) and file.family in WITH_TOOLS,
-            **msgspec.structs.asdict(sampling(task)),
+            **sampling(task),
         )
         return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
 
     def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int]:
-        made = prompt(task, look(self._path).family)
-        return self._encoded(made, False, cancel)
+        return self._encoded(Encode(0, prompt(task, look(self._path).family)), cancel)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        return self._encoded(PromptMessage(text=text), not special, cancel)
+        return self._encoded(Encode(0, PromptMessage(text=text), not special), cancel)
 
     def detokenize(self, tokens: list[int]) -> str:
         answer = self._ask(Decode(0, tuple(tokens)))
@@ -127,8 +125,8 @@ class ChatGLM(Driver):
     def close(self) -> None:
         self._supervisor.close()
 
-    def _encoded(self, made: PromptMessage, plain: bool, cancel: Cancel | None = None) -> list[int]:
-        answer = self._ask(Encode(0, made, plain), cancel)
+    def _encoded(self, order: Encode, cancel: Cancel | None) -> list[int]:
+        answer = self._ask(order, cancel)
         if isinstance(answer, Encoded):
             return list(answer.ids)
         raise _fault(answer)
@@ -138,23 +136,20 @@ class ChatGLM(Driver):
         Cancelled."""
         cancel = cancel or Cancel()
         until = time.monotonic() + self._timeout
-        while True:
-            link = self._supervisor.link(until - time.monotonic(), cancel)
-            if link is None or time.monotonic() >= until:
-                raise UpstreamTimeout("the model is not loaded yet")
-            call = link.call(order)
-            wake = partial(call.put, None)
-            cancel.add(wake)
-            try:
-                answers = call.receive(until - time.monotonic())
-            finally:
-                cancel.remove(wake)
-                call.close(cancel=False)
-            cancel.check()
-            if not answers:
-                raise UpstreamTimeout("the model timed out")
-            if answers[0] is not None or not link.unloaded:
-                return answers[0]
+        call = self._supervisor.call(order, self._timeout, cancel)
+        if call is None:
+            raise UpstreamTimeout("the model is not loaded yet")
+        wake = partial(call.put, None)
+        cancel.add(wake)
+        try:
+            answers = call.receive(until - time.monotonic())
+        finally:
+            cancel.remove(wake)
+            call.close(cancel=False)
+        cancel.check()
+        if not answers:
+            raise UpstreamTimeout("the model timed out")
+        return answers[0]
 
 
 class ChatGlmRun:
@@ -194,40 +189,25 @@ class ChatGlmRun:
             self._call.close(cancel=not self._over)
 
     def __iter__(self) -> Iterator[Batch]:
-        try:
-            while not self._over:
-                link: Link | None = None
-                silence = 0.0
-                while link is None:
-                    link = self._supervisor.link(self._tick, self._cancel)
-                    if link is None:
-                        silence = self._waited(silence)
-                        yield []
-                yield from self._answers(link)
-        finally:
-            self.close()
-
-    def _answers(self, link: Link) -> Iterator[Batch]:
-        """Yield batches until the end, or until the engine was unloaded before it began."""
-        call = self._call = link.call(self._order)
-        self._cancel.add(self._wake)
         silence = 0.0
-        while not self._over:
-            answers = call.receive(self._tick)
-            self._cancel.check()
-            if answers == [None] and link.unloaded:
-                self._cancel.remove(self._wake)
-                return
-            if answers:
-                silence = 0.0
+        try:
+            while (call := self._supervisor.call(self._order, self._tick, self._cancel)) is None:
+                silence = self._waited(silence)
+                yield []
+            self._call = call
+            self._cancel.add(self._wake)
+            silence = 0.0
+            while not self._over:
+                answers = call.receive(self._tick)
+                self._cancel.check()
+                silence = 0.0 if answers else self._waited(silence)
                 batch, fault = self._batch(answers)
-                if batch:
+                if batch or not answers:
                     yield batch
                 if fault is not None:
                     raise fault
-            else:
-                silence = self._waited(silence)
-                yield []
+        finally:
+            self.close()
 
     def _wake(self) -> None:
         if self._call is not None:
@@ -262,10 +242,9 @@ class ChatGlmRun:
 
     def _finished(self, done: DoneMessage) -> Finished:
         self._tokens = done.tokens
-        called = self._reply.called and done.reason == "stop"
-        reason: Literal["stop", "length", "tool_calls"] = (
-            "tool_calls" if called else "length" if done.reason == "length" else "stop"
-        )
+        reason: FinishReason = "length" if done.reason == "length" else "stop"
+        if self._reply.called and done.reason == "stop":
+            reason = "tool_calls"
         timings = Timings(
             cache_n=0,
             prompt_n=self._prompt,

@@ -1,37 +1,33 @@
-"""The engine's loop around a loaded model: orders in, tokens out. In the child, or in a thread.
+"""The engine's loop around a loaded model: orders in, tokens out.
 
-``python -m proxy.backends.chatglm.engine LISTENER ALIVE PATH N_CTX IDLE`` runs it in a process.
-LISTENER is the file descriptor of the listening socket, ALIVE that of a pipe that all users of the
-engine hold open for writing: when the last of them has closed it, for whatever reason, the process
-must end. It does so between two tokens once it has no connections. Linux is asked to end it even
-during the evaluation of a prompt, which may take minutes without running any other Python.
+``python -m proxy.backends.chatglm.engine`` reads orders from its standard input, whose end is the
+gateway's and ends this process, too. Linux is asked to do so even during the evaluation of a
+prompt, which may take minutes without running any other Python. `serve_socket` does the same in a
+thread of the gateway.
 
-It runs one generation at a time. Between two tokens it checks for new orders: a Cancel, or the end
-of the connection that asked, ends the generation; a small order is answered immediately, another
-generation waits its turn. When the last connection has closed, `serve` returns.
+It runs one generation at a time. Between two tokens it checks for new orders: a Cancel ends the
+generation, a small order is answered immediately, another generation waits its turn.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import re
-import selectors
-import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from queue import SimpleQueue
+from typing import IO, Any, Literal, Protocol
 
+from ...runtime.leash import end_with_parent
+from ...runtime.subprocesses import channel
 from .library import FAULTS, HEADER, ChatGlmModel, Unknown
 from .protocol import (
-    Alone,
     Began,
     Broken,
-    ByeMessage,
     CancelMessage,
     Decode,
     Decoded,
@@ -42,104 +38,84 @@ from .protocol import (
     Generate,
     Load,
     Order,
-    Peer,
-    PeerEvent,
-    Peers,
-    ReadingMessage,
     Ready,
     RefusedMessage,
     Report,
+    line,
+    read_load,
+    read_order,
 )
 
-CHUNK = 8 << 20  # bytes of the model file read at once
-LEAST = 0.5  # seconds that a model stays loaded, so that the request that loaded it can use it
 UNSURE = (",", "!", ":", ";", "?")  # marks that the oldest families may still make Chinese
 Open = Callable[[str, int], ChatGlmModel]
+Send = Callable[[Report], object]
 
 
-def serve(peers: Peers, load: Load, open_model: Open = ChatGlmModel) -> None:
-    """Serve connections until the last one has closed or the model was idle for too long."""
+class Orders(Protocol):
+    def get(self) -> Order:
+        """Wait for the next order. Raises EOFError once there are no more."""
+
+    def empty(self) -> bool: ...
+
+
+def serve(load: Load, orders: Orders, send: Send, open_model: Open = ChatGlmModel) -> None:
+    """Load the model and execute orders. Returns if it cannot be loaded."""
     try:
-        try:
-            _warm(peers, load.path)
-            model = open_model(load.path, load.n_ctx)
-        except (*FAULTS, OSError, ImportError) as error:
-            peers.farewell(Broken(f"{type(error).__name__}: {error}"))
-            return
-        _Loop(peers, model, load.idle).run()
-        peers.farewell(ByeMessage())
-    except Alone:
+        model = open_model(load.path, load.n_ctx)
+    except (*FAULTS, OSError, ImportError) as error:
+        send(Broken(f"{type(error).__name__}: {error}"))
         return
-    finally:
-        peers.close()
-
-
-def _warm(peers: Peers, path: str) -> None:
-    """Read the file once. The library only maps it, so this takes the time of loading a large
-    model, and its progress can be reported here."""
-    total = os.path.getsize(path)
-    done = 0
-    with open(path, "rb", buffering=0) as file:
-        buffer = bytearray(min(CHUNK, max(total, 1)))
-        while read := file.readinto(buffer):
-            done += read
-            peers.receive(0)  # connects and disconnects; there are no orders before it is ready
-            peers.tell(ReadingMessage(done, total))
-
-
-@contextlib.contextmanager
-def _refusing(peer: Peer, number: int) -> Iterator[None]:
-    """Refuse an order that the model cannot do."""
-    try:
-        yield
-    except Unknown:
-        peer.send(RefusedMessage(number, "tokens"))
-    except FAULTS as error:
-        peer.send(RefusedMessage(number, "fault", str(error)))
+    send(Ready(model.family, model.n_ctx, model.version))
+    _Loop(model, orders, send).run()
 
 
 class _Loop:
-    def __init__(self, peers: Peers, model: ChatGlmModel, idle: float) -> None:
-        self._peers = peers
+    def __init__(self, model: ChatGlmModel, orders: Orders, send: Send) -> None:
         self._model = model
-        self._idle = max(idle, LEAST) if idle else None
-        self._waiting: deque[tuple[Peer, Generate]] = deque()
-        self._running: tuple[Peer, int] | None = None
+        self._orders = orders
+        self._send = send
+        self._waiting: deque[Generate] = deque()
+        self._running = 0  # the id of the generation
         self._cancelled = False
-        self._ready = Ready(model.family, model.n_ctx, model.vocabulary, model.version, os.getpid())
 
     def run(self) -> None:
-        """Run until the model was idle for too long. Raises Alone."""
-        self._peers.tell(self._ready)
-        while events := self._peers.receive(self._idle):
-            for peer, event in events:
-                self._take(peer, event)
-            while self._waiting:
-                peer, wanted = self._waiting.popleft()
-                with _refusing(peer, wanted.id):
-                    self._generate(peer, wanted)
+        while True:
+            if not self._waiting:
+                self._take(self._orders.get())
+                continue
+            wanted = self._waiting.popleft()
+            with self._refusing(wanted.id):
+                self._generate(wanted)
 
-    def _take(self, peer: Peer, event: Order | PeerEvent) -> None:
-        if isinstance(event, Generate):
-            self._waiting.append((peer, event))
-        elif isinstance(event, CancelMessage):
-            self._cancel(peer, event.id)
-        elif isinstance(event, (Encode, Decode)):
-            with _refusing(peer, event.id):
-                peer.send(self._answered(event))
-        elif event is PeerEvent.JOINED:
-            peer.send(self._ready)
+    @contextlib.contextmanager
+    def _refusing(self, number: int) -> Iterator[None]:
+        """Refuse an order that the model cannot do."""
+        try:
+            yield
+        except Unknown:
+            self._send(RefusedMessage(number, "tokens"))
+        except FAULTS as error:
+            self._send(RefusedMessage(number, "fault", str(error)))
+
+    def _take(self, order: Order) -> None:
+        if isinstance(order, Generate):
+            self._waiting.append(order)
+        elif isinstance(order, CancelMessage):
+            self._cancel(order.id)
         else:
-            self._waiting = deque(entry for entry in self._waiting if entry[0] is not peer)
-            if self._running is not None and self._running[0] is peer:
-                self._cancelled = True
+            with self._refusing(order.id):
+                self._send(self._answered(order))
 
-    def _cancel(self, peer: Peer, number: int) -> None:
-        if self._running == (peer, number):
-            self._cancelled = True
-        for entry in [e for e in self._waiting if (e[0], e[1].id) == (peer, number)]:
-            self._waiting.remove(entry)
-            peer.send(DoneMessage(number, "cancelled", 0, 0.0, 0.0))
+    def _take_new(self) -> None:
+        time.sleep(0)  # lets the thread run that reads them
+        while not self._orders.empty():
+            self._take(self._orders.get())
+
+    def _cancel(self, number: int) -> None:
+        self._cancelled |= number == self._running
+        for order in [order for order in self._waiting if order.id == number]:
+            self._waiting.remove(order)
+            self._send(DoneMessage(number, "cancelled", 0, 0.0, 0.0))
 
     def _answered(self, order: Encode | Decode) -> Report:
         model = self._model
@@ -151,23 +127,23 @@ class _Loop:
         ids = model.plain(order.prompt.text or "") if plain else model.encode(order.prompt)
         return Encoded(order.id, tuple(ids))
 
-    def _generate(self, peer: Peer, wanted: Generate) -> None:
+    def _generate(self, wanted: Generate) -> None:
         model = self._model
         ids = model.encode(wanted.prompt)
         n_prompt = len(ids)
         if n_prompt >= model.n_ctx or not ids:
-            peer.send(RefusedMessage(wanted.id, "context", "", n_prompt, model.n_ctx))
+            self._send(RefusedMessage(wanted.id, "context", "", n_prompt, model.n_ctx))
             return
-        peer.send(Began(wanted.id, n_prompt))
-        self._running, self._cancelled = (peer, wanted.id), False
+        self._send(Began(wanted.id, n_prompt))
+        self._running, self._cancelled = wanted.id, False
         try:
-            peer.send(self._tokens(peer, wanted, ids))
+            self._send(self._tokens(wanted, ids))
         finally:
-            self._running = None
+            self._running = 0
 
-    def _tokens(self, peer: Peer, wanted: Generate, ids: list[int]) -> DoneMessage:
+    def _tokens(self, wanted: Generate, ids: list[int]) -> DoneMessage:
         """Generate, and send the text as it comes. Appends the answer's ids to `ids`."""
-        model, send = self._model, peer.send
+        model, send = self._model, self._send
         n_prompt = len(ids)
         left = model.n_ctx - n_prompt
         limit = left if wanted.max_tokens is None else min(wanted.max_tokens, left)
@@ -192,8 +168,7 @@ class _Loop:
                 piece = text.add(token)
             if piece:
                 send(Delta(wanted.id, piece, count))
-            for sender, event in self._peers.receive(0):
-                self._take(sender, event)
+            self._take_new()
             if self._cancelled:
                 reason = "cancelled"
                 break
@@ -259,40 +234,59 @@ class Incremental:
         return text[len(before) + self._sent :]
 
 
+class SocketOrders:
+    """Reads orders from a socket, without a thread."""
+
+    def __init__(self, sock: socket.socket, select: Callable[..., Any]) -> None:
+        self._sock, self._select = sock, select
+        self._data = b""
+
+    def line(self) -> bytes:
+        """Wait for the next line. Raises EOFError."""
+        while b"\n" not in self._data:
+            data = self._sock.recv(1 << 16)
+            if not data:
+                raise EOFError
+            self._data += data
+        first, _, self._data = self._data.partition(b"\n")
+        return first
+
+    def get(self) -> Order:
+        return read_order(self.line())
+
+    def empty(self) -> bool:
+        return b"\n" not in self._data and not self._select([self._sock], [], [], 0)[0]
+
+
+def serve_socket(sock: socket.socket, select: Callable[..., Any]) -> None:
+    """Serve the other end of a socket until it is closed. The first line says what to load."""
+    orders = SocketOrders(sock, select)
+    with sock, contextlib.suppress(EOFError, OSError):
+        serve(read_load(orders.line()), orders, lambda report: sock.sendall(line(report)))
+
+
 POLITE = 5
-SINCE = (5, 6)  # older Linux signals every closed end, not just the last
 
 
-def main(argv: list[str]) -> int:
-    listener, alive = int(argv[1]), int(argv[2])
-    load = Load(argv[3], int(argv[4]), float(argv[5]))
-    # Ctrl-C in a terminal is for the parents, which end this process by disconnecting.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with(alive)
+def main() -> int:
+    end_with_parent()
     with contextlib.suppress(OSError):
         os.nice(POLITE)
-    serve(Peers(selectors.DefaultSelector(), socket.socket(fileno=listener)), load)
+    lines, answers = channel()
+    load = read_load(lines.readline())
+    orders: SimpleQueue[Order] = SimpleQueue()
+    threading.Thread(target=_read, args=(lines, orders), daemon=True).start()
+    serve(load, orders, lambda report: answers.write(line(report)))
     return 0
 
 
-def _end_with(pipe: int) -> None:
-    """Have the kernel send SIGIO, which ends the process, when the last writer closes the pipe."""
-    release = re.match(r"(\d+)\.(\d+)", platform.release())
-    if sys.platform != "linux" or release is None:
-        return
-    if (int(release[1]), int(release[2])) < SINCE:
-        return
-    import fcntl
-    import select
-
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | fcntl.FASYNC)
-    before = select.poll()
-    before.register(pipe, 0)
-    if before.poll(0):  # it was closed before that
-        sys.exit(1)
+def _read(lines: IO[bytes], orders: SimpleQueue[Order]) -> None:
+    try:
+        for data in lines:
+            orders.put(read_order(data))
+    finally:
+        os._exit(0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

@@ -1,7 +1,6 @@
-"""The only module that uses chatglm_cpp, with the signatures of both 0.3 and 0.4.
+"""The only module that uses chatglm_cpp, of which it needs 0.4.
 
-The first 0.3 had another name for the template's method, and 0.4 added an image parameter. This
-module works one level below `Pipeline.chat`, which silently truncates prompts at 512 tokens, has no
+It works one level below `Pipeline.chat`, which silently truncates prompts at 512 tokens, has no
 exact counts, and loses spaces while it streams.
 """
 
@@ -40,11 +39,11 @@ class ChatGlmModel:
         import chatglm_cpp
 
         self._library: Any = chatglm_cpp
-        self.version: str = getattr(chatglm_cpp, "__version__", "")
+        self.version: str = chatglm_cpp.__version__
         pipeline = chatglm_cpp.Pipeline(path)
         own = pipeline.model.config.max_length
-        if 0 < n_ctx < own:
-            pipeline = _shortened(chatglm_cpp, path, n_ctx) or pipeline
+        if 0 < n_ctx < own:  # which needs less memory
+            pipeline = chatglm_cpp.Pipeline(path, max_length=n_ctx)
         self._pipeline = pipeline  # owns the model and the tokenizer
         self._model: Any = pipeline.model
         self._tokenizer: Any = pipeline.tokenizer
@@ -55,11 +54,8 @@ class ChatGlmModel:
         if name not in FAMILIES:
             raise RuntimeError(f"unsupported model type: {name}")
         self.family = FAMILIES[name]
-        self._sees = hasattr(chatglm_cpp._C, "Image")  # since 0.4
-        self._template: Callable[[Any, int], list[int]] = (
-            getattr(self._tokenizer, "apply_chat_template", None) or self._tokenizer.encode_messages
-        )
-        self._ends = {config.eos_token_id, *getattr(config, "extra_eos_token_ids", ())}
+        self._template: Callable[[Any, int], list[int]] = self._tokenizer.apply_chat_template
+        self._ends = {config.eos_token_id, *config.extra_eos_token_ids}
         self._prefix: list[int] = self._tokenizer.encode("", UNCUT)
         self._roles = self._role_ids() if self.family in ROLES else {}
         self._header = self._roles.get("assistant", -1)
@@ -116,9 +112,7 @@ class ChatGlmModel:
         }
         config = self._library._C.GenerationConfig(**settings)
         following = self._model.generate_next_token
-        if self._sees:
-            return lambda ids, past, prompt: int(following(ids, None, config, past, prompt))
-        return lambda ids, past, prompt: int(following(ids, config, past, prompt))
+        return lambda ids, past, prompt: int(following(ids, None, config, past, prompt))
 
     def ends(self, token: int) -> bool:
         return token in self._ends
@@ -152,11 +146,3 @@ class ChatGlmModel:
     def _role_ids(self) -> dict[str, int]:
         roles = ("system", "user", "assistant", "observation")
         return {role: self._one(role, "")[0] for role in roles}
-
-
-def _shortened(library: Any, path: str, n_ctx: int) -> Any:
-    """A pipeline with a smaller context, which needs less memory; None if 0.3 cannot do that."""
-    try:
-        return library.Pipeline(path, max_length=n_ctx)
-    except TypeError:
-        return None

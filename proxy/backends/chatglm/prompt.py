@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from ...core.decoding import decoded
 from ...core.events import Event, TextDelta, ToolCallDelta
@@ -69,8 +68,7 @@ def _turns(request: CompletionRequest, family: Family) -> Iterable[ChatTurn]:
     system = "\n".join(m.content for m in request.messages if m.role == "system")
     if callable_tools(request):
         # All tools, even if one is named, so that the beginning of a conversation stays the same.
-        listing = _chatglm3_tools if family == "chatglm3" else _glm4_tools
-        system = listing(system, request.tools)
+        system = _with_tools(system, request.tools, family)
     if system:
         yield ChatTurn("system", system)
     for message in request.messages:
@@ -119,20 +117,18 @@ def _function(tool: Tool) -> dict[str, Any]:
     }
 
 
-def _listed(value: object) -> str:
-    return json.dumps(value, indent=4, ensure_ascii=False)
-
-
-def _chatglm3_tools(system: str, offered: Sequence[Tool]) -> str:
-    listing = _listed([_function(tool) for tool in offered])
-    return (system or _CHATGLM3_SYSTEM) + _CHATGLM3_TOOLS + listing
-
-
-def _glm4_tools(system: str, offered: Sequence[Tool]) -> str:
+def _with_tools(system: str, offered: Sequence[Tool], family: Family) -> str:
+    """The system message with a list of tools."""
+    if family == "chatglm3":
+        return (system or _CHATGLM3_SYSTEM) + _CHATGLM3_TOOLS + _listed([*map(_function, offered)])
     parts = [(system or _GLM4_SYSTEM) + "\n\n# 可用工具"]
     for tool in offered:
         parts.append(f"## {tool.name}\n\n{_listed(_function(tool))}\n{_GLM4_CALLS}")
     return "\n\n".join(parts)
+
+
+def _listed(value: object) -> str:
+    return json.dumps(value, indent=4, ensure_ascii=False)
 
 
 def _call(call: ToolCall, family: Family) -> str:
@@ -163,17 +159,8 @@ HONOURED = frozenset(("temperature", "top_p", "top_k", "repeat_penalty", "repeat
 LACKS = frozenset(FIELDS) - HONOURED - {"seed"}  # a seed has a warning of its own
 
 
-class Sampling(Struct, frozen=True):
-    """The fields of protocol.Generate."""
-
-    temperature: float
-    top_p: float
-    top_k: int
-    repeat_penalty: float
-
-
-def sampling(task: Task) -> Sampling:
-    """Convert the sampling fields. Raises InvalidParameter, Unsupported."""
+def sampling(task: Task) -> dict[str, Any]:
+    """The sampling fields of `Generate`. Raises InvalidParameter, Unsupported."""
     fields = task.sampling
     for name, value in fields.items():
         if name not in HONOURED and needed(name, value):
@@ -190,7 +177,12 @@ def sampling(task: Task) -> Sampling:
         raise InvalidParameter("repeat_penalty", "must be greater than 0")
     # For the library, top_p 0 means no limit; for everybody else, only the likeliest token.
     greedy = temperature < COLDEST or top_p == 0
-    return Sampling(0.0 if greedy else temperature, top_p, fields.get("top_k", TOP_K), penalty)
+    return {
+        "temperature": 0.0 if greedy else temperature,
+        "top_p": top_p,
+        "top_k": fields.get("top_k", TOP_K),
+        "repeat_penalty": penalty,
+    }
 
 
 def check(task: Task, family: Family) -> None:

@@ -1,13 +1,12 @@
 """Supervises one engine: starts it when needed, and restarts it after a failure.
 
-    idle ──need──> loading ──> ready ──it unloads──> idle
+    idle ──need──> loading ──> ready ──it was idle──> idle
                       │          │ it dies
                       └──fails───┴──> waiting (longer each time) ──> loading
 
-A thread of its own starts the engine, or finds one that another worker started, reads its reports
-and notices its end. Requests only wait for `ready`. After its first failure, an engine is restarted
-immediately; if it fails again before it completed an answer or ran for a while, or cannot load, the
-pause grows each time.
+A thread of its own starts the engine, reads its reports and notices its end. Requests only wait
+for `ready`. After its first failure, an engine is restarted immediately; if it fails again before
+it completed an answer, or cannot load, the pause grows each time.
 """
 
 from __future__ import annotations
@@ -15,52 +14,87 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from ...errors import BackendDown
 from ...runtime.cancel import Cancel
+from ...runtime.confinement import environment
 from ...runtime.lasting import Lasting
-from .host import Host
+from ...runtime.locks import native
+from ...runtime.subprocesses import Helper
+from .engine import serve_socket
 from .protocol import (
     Answer,
     Broken,
-    ByeMessage,
     CancelMessage,
     Decode,
     Encode,
-    Frames,
     Generate,
     Load,
-    ReadingMessage,
+    Order,
     Ready,
-    pack,
+    line,
     read_report,
 )
 
 log = logging.getLogger("slotproxy.chatglm")
 
-Launch = Callable[[Load], Host]
+Launch = Callable[[], "Helper | InThread"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
-LASTING = 60.0  # seconds after which an engine counts as working, even without an answer from here
+LEAST = 0.5  # seconds that a model stays loaded, so that the request that loaded it can use it
 LOOK = 0.2  # seconds between two looks for a cancellation
-SAY_EVERY = 2.0  # seconds between two log lines about loading
-CHUNK = 1 << 16  # bytes of a read
+SOON = 0.01  # seconds
+
+
+def start(threads: int = 0) -> Helper:
+    """Start the process of an engine. A library built with OpenMP reads the number of threads from
+    the environment; by default, one core is left for the gateway. Raises OSError."""
+    count = threads or max(1, (os.cpu_count() or 1) - 1)
+    env = {**environment(whole=True), "OMP_NUM_THREADS": str(count)}
+    return Helper("proxy.backends.chatglm.engine", env, errors=None)
+
+
+class InThread:
+    """An engine in a native thread of the gateway, in place of a process, for where none can be
+    started and for debugging: while it works, nothing else in the gateway runs, and it cannot be
+    ended in the middle of its work."""
+
+    def __init__(self) -> None:
+        self._sock, theirs = socket.socketpair()
+        self.input, self.output = self._sock.makefile("wb"), self._sock.makefile("rb")
+        engine_end = native("socket", "socket")(fileno=theirs.detach())
+        engine_end.setblocking(True)
+        arguments = engine_end, native("select", "select")
+        native("_thread", "start_new_thread")(serve_socket, arguments)
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self, patience: float = 0.0) -> None:
+        self.kill()
+        self._sock.close()
+
+    def wait(self) -> int:
+        return 0
 
 
 class PendingCall:
     """An order and its answers. `None` means that the engine has ended."""
 
-    def __init__(self, link: Link, number: int) -> None:
-        self._link = link
+    def __init__(self, engine: Engine, number: int) -> None:
+        self._engine = engine
         self.id = number
         self._answers: queue.Queue[Answer | None] = queue.Queue()
+        self.put = self._answers.put
 
     def receive(self, timeout: float) -> list[Answer | None]:
         """The answers so far, after waiting at most `timeout` seconds; [] if there are none."""
@@ -72,114 +106,130 @@ class PendingCall:
         except queue.Empty:
             return out
 
-    def put(self, answer: Answer | None) -> None:
-        self._answers.put(answer)
-
     def close(self, cancel: bool) -> None:
-        """Stop receiving answers."""
-        self._link.forget(self, cancel)
+        """Receive no more answers, and end a call that is not over with `cancel`."""
+        self._engine.forget(self, cancel)
 
 
-class Link:
-    """The connection to one engine, as long as it lives: sends orders, and assigns the answers to
-    their calls. `sock` is a blocking stream socket. One thread calls `read` until it returns None,
-    another writes, so that no request ever blocks on the socket: an engine that evaluates a long
-    prompt reads nothing meanwhile. `unloaded`: the engine ended because it was idle, before it
-    began any open call."""
+class Engine:
+    """The process of an engine, as long as it lives: sends orders, and assigns the answers to their
+    calls. A thread of its own writes, so that no request ever blocks on the pipe: an engine that
+    evaluates a long prompt reads nothing meanwhile. `unloaded`: it ended because it was idle."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._frames = Frames()
+    def __init__(self, process: Helper | InThread, load: Load) -> None:
+        self.process = process
+        self._idle = load.idle
         self._numbers = itertools.count(1)
         self._calls: dict[int, PendingCall] = {}
         self._lock = threading.Lock()
-        self._out: queue.Queue[bytes | None] = queue.Queue()
-        self._gone = False
-        self.unloaded = False
-        self._writer = threading.Thread(target=self._write, name="chatglm-write", daemon=True)
-        self._writer.start()
+        self._out: queue.Queue[Load | Order | None] = queue.Queue()
+        self._timer: threading.Timer | None = None
+        self._gone = self.unloaded = False
+        self._out.put(load)
+        threading.Thread(target=self._write, name="chatglm-write", daemon=True).start()
 
-    def call(self, order: Generate | Encode | Decode) -> PendingCall:
-        """Send an order, with a number of its own."""
+    def call(self, order: Generate | Encode | Decode) -> PendingCall | None:
+        """Send an order, with a number of its own; None if the engine has ended."""
         call = PendingCall(self, next(self._numbers))
         with self._lock:
-            gone = self._gone
-            if not gone:
-                self._calls[call.id] = call
-        if gone:
-            call.put(None)
-        self._out.put(pack(msgspec.structs.replace(order, id=call.id)))
+            if self._gone:
+                return None
+            self._calls[call.id] = call
+            if self._timer is not None:
+                self._timer.cancel()
+        self._out.put(msgspec.structs.replace(order, id=call.id))
         return call
 
     def forget(self, call: PendingCall, cancel: bool) -> None:
         with self._lock:
-            known = self._calls.pop(call.id, None)
-        if known is not None and cancel and not self._gone:
-            self._out.put(pack(CancelMessage(call.id)))
+            if self._calls.pop(call.id, None) is None:
+                return
+            self._unload_later()
+        if cancel:
+            self._out.put(CancelMessage(call.id))
 
-    def read(self) -> list[ReadingMessage | Ready | Broken | ByeMessage] | None:
-        """Wait for the engine's reports about itself; answers go to their calls. None: the engine
-        has ended, or sent invalid data."""
+    def reports(self) -> Iterator[Ready | Broken]:
+        """What the engine reports about itself until it ends, or sends invalid data."""
         try:
-            data = self._sock.recv(CHUNK)
-            reports = [read_report(frame) for frame in self._frames.feed(data)]
-        except (OSError, ValueError, msgspec.DecodeError):
-            return None
-        if not data:
-            return None
-        own: list[ReadingMessage | Ready | Broken | ByeMessage] = []
-        for report in reports:
-            if isinstance(report, (ReadingMessage, Ready, Broken, ByeMessage)):
-                self.unloaded = isinstance(report, ByeMessage)
-                own.append(report)
-            elif (call := self._calls.get(report.id)) is not None:
-                call.put(report)
-        return own
+            for data in self.process.output:
+                report = read_report(data)
+                if isinstance(report, (Ready, Broken)):
+                    yield report
+                    if isinstance(report, Ready):
+                        with self._lock:
+                            self._unload_later()
+                elif (call := self._calls.get(report.id)) is not None:
+                    call.put(report)
+        except (OSError, ValueError):
+            return
 
-    def close(self) -> None:
-        """Disconnect, and notify every open call."""
+    def close(self) -> str:
+        """End it, and notify every open call. Returns how it ended."""
         with self._lock:
             self._gone = True
             calls, self._calls = list(self._calls.values()), {}
+            if self._timer is not None:
+                self._timer.cancel()
         for call in calls:
             call.put(None)
         self._out.put(None)
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes blocked readers and writers
-        self._writer.join()
+        self.process.close(LOOK)
+        code = self.process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _unload_later(self) -> None:
+        if self._idle and not self._calls:
+            self._timer = threading.Timer(max(LEAST, self._idle), self._unload)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _unload(self) -> None:
+        with self._lock:
+            if self._calls or self._gone:
+                return
+            self._gone = self.unloaded = True
+        self.process.kill()
 
     def _write(self) -> None:
         try:
-            while (data := self._out.get()) is not None:
-                self._sock.sendall(data)
-        except OSError:
-            pass
-        finally:  # makes the reader end too
-            with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RDWR)
+            while (message := self._out.get()) is not None:
+                self.process.input.write(line(message))
+                self.process.input.flush()
+        except (OSError, ValueError):
+            return  # it has ended, which the reader notices
 
 
 class Supervisor:
-    """Supervises an engine. `launch` starts it, or finds it."""
+    """Supervises an engine. `launch` starts its process."""
 
     def __init__(self, name: str, load: Load, launch: Launch) -> None:
         self._name = name
         self._load = load
         self._launch = launch
         self._changed = threading.Condition()
-        self._wanted = False
-        self._closed = False
+        self._wanted = self._closed = False
         self._failures = 0
-        self._since = 0.0  # when it became ready
         self._thread: threading.Thread | None = None
-        self._life: Link | None = None  # from the start of an engine
-        self._link: Link | None = None  # the same, once the engine is ready
-        self._host: Host | None = None
-        self.ready: Ready | None = None
+        self._engine: Engine | None = None  # from its start
+        self.ready: Ready | None = None  # once its model is loaded
         self.error = ""
 
-    def need(self) -> None:
-        """Load the model, unless it is loaded."""
+    def call(
+        self, order: Generate | Encode | Decode, timeout: float, cancel: Cancel
+    ) -> PendingCall | None:
+        """Send an order to the engine, which is started if necessary; None if its model is not
+        loaded within `timeout` seconds. Raises BackendDown if the engine cannot run, Cancelled."""
+        end = time.monotonic() + timeout
+        while self.is_loaded(end - time.monotonic(), cancel):
+            engine = self._engine
+            if engine is not None and (call := engine.call(order)) is not None:
+                return call
+            time.sleep(SOON)  # it is ending: the next one executes the order
+        return None
+
+    def is_loaded(self, timeout: float, cancel: Cancel) -> bool:
+        """Start the engine if necessary, and wait at most so many seconds until its model is
+        loaded. Raises like `call`."""
         with self._changed:
             if self._closed:
                 raise BackendDown("the model is unloaded")
@@ -190,53 +240,43 @@ class Supervisor:
                 )
                 self._thread.start()
             self._changed.notify_all()
-
-    def link(self, timeout: float, cancel: Cancel | None = None) -> Link | None:
-        """The connection to a ready engine; None if there is none within `timeout` seconds. Raises
-        BackendDown if the engine cannot run, Cancelled."""
-        self.need()
         end = time.monotonic() + timeout
-        while True:
+        while self.ready is None:
             left = end - time.monotonic()
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._link is not None or self.failing, min(LOOK, max(0.0, left))
+                    lambda: self.ready is not None or self.failing, min(LOOK, max(0.0, left))
                 )
-                if self._link is None and (self._closed or self.failing):
+                if self.failing or self._closed:
                     raise BackendDown(f"the model is not running: {self.error}", retry_after=5.0)
-                if self._link is not None or left <= LOOK:
-                    return self._link
-            if cancel is not None:
-                cancel.check()
+            cancel.check()
+            if left <= LOOK:
+                break
+        return self.ready is not None
 
     @property
     def failing(self) -> bool:
         """Whether the engine does not run and is not expected to soon."""
-        return self._failures >= HOPELESS and self._link is None
+        return self._failures >= HOPELESS and self.ready is None
 
     def proven(self) -> None:
         """Record that the engine has completed an answer."""
         self._failures = 0
 
     def kill(self, reason: str) -> None:
-        """End an engine that hangs, for all its users; it will be restarted."""
+        """End an engine that hangs; it will be restarted."""
         log.error("model %s: %s, restarting its process", self._name, reason)
-        with self._changed:
-            life, host, ready = self._life, self._host, self.ready
-        if host is not None and ready is not None:
-            host.kill(ready.pid)
-        if life is not None:
-            life.close()
+        if (engine := self._engine) is not None:
+            engine.process.kill()
 
     def close(self) -> None:
-        """Disconnect from the engine for good."""
+        """End the engine for good."""
         with self._changed:
             self._closed = True
-            life = self._life
+            engine, thread = self._engine, self._thread
             self._changed.notify_all()
-        if life is not None:
-            life.close()
-        thread = self._thread
+        if engine is not None:
+            engine.process.kill()
         if thread is not None:
             thread.join(10)
 
@@ -254,74 +294,50 @@ class Supervisor:
                 if self._closed:
                     return
             if not living.turn(self._live):
-                self._give_up()
-
-    def _give_up(self) -> None:
-        """Recover from an unexpected error by ending this engine."""
-        with self._changed:
-            life, self._life = self._life, None
-            self._link = self.ready = self._host = None
-        if life is not None:
-            life.close()
-        self._fail("internal error, see the log")
+                self._fail("internal error, see the log")
 
     def _live(self) -> None:
         """Run an engine from its start to its end."""
-        began = time.monotonic()
         try:
-            host = self._launch(self._load)
+            process = self._launch()
         except OSError as error:
             self._fail(f"could not start its process: {error}")
             return
-        link = Link(host.sock)
+        engine = Engine(process, self._load)
         with self._changed:
-            self._host, self._life = host, link
-            closed = self._closed
-        if closed:
-            link.close()
-        logged = began
-        broken = ""
-        if host.started:
-            log.info("model %s: loading %s", self._name, self._load.path)
-        while (reports := link.read()) is not None:
-            for report in reports:
-                if isinstance(report, Ready):
-                    self._up(link, report, time.monotonic() - began)
-                elif isinstance(report, Broken):
-                    broken = report.reason
-                elif isinstance(report, ByeMessage):
-                    self._unloaded()
-                elif host.started and time.monotonic() - logged >= SAY_EVERY:
-                    logged = time.monotonic()
-                    percent = 100 * report.done // max(1, report.total)
-                    log.info("model %s: %d %% read", self._name, percent)
-        with self._changed:
-            while_loading = "" if self._link is not None else " while it was loading"
-            if self._link is not None and time.monotonic() - self._since > LASTING:
-                self._failures = 0
-            self._link = self._life = self.ready = self._host = None
-        link.close()
-        ended = host.end()
-        if not link.unloaded and not self._closed:
+            self._engine = engine
+            if self._closed:
+                process.kill()
+        try:
+            broken = self._follow(engine)
+        finally:
+            with self._changed:
+                while_loading = " while it was loading" if self.ready is None else ""
+                self._engine = self.ready = None
+                self._wanted &= not engine.unloaded
+            ended = engine.close()
+        if engine.unloaded:
+            log.info("model %s: unloaded after %g s idle", self._name, self._load.idle)
+        elif not self._closed:
             self._fail(broken or f"its process exited{while_loading} ({ended})")
 
-    def _up(self, link: Link, ready: Ready, took: float) -> None:
-        log.info(
-            "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
-            self._name, took, ready.family, ready.n_ctx, ready.version,
-        )  # fmt: skip
-        with self._changed:
-            self._since = time.monotonic()
-            self.ready = ready
-            self._link = link
-            self.error = ""
-            self._changed.notify_all()
-
-    def _unloaded(self) -> None:
-        log.info("model %s: unloaded after %g s idle", self._name, self._load.idle)
-        with self._changed:
-            self._wanted = False
-            self._link = None
+    def _follow(self, engine: Engine) -> str:
+        """Handle an engine's reports until it ends. Returns why it cannot load the model."""
+        began = time.monotonic()
+        broken = ""
+        log.info("model %s: loading %s", self._name, self._load.path)
+        for report in engine.reports():
+            if isinstance(report, Broken):
+                broken = report.reason
+                continue
+            log.info(
+                "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
+                self._name, time.monotonic() - began, report.family, report.n_ctx, report.version,
+            )  # fmt: skip
+            with self._changed:
+                self.ready, self.error = report, ""
+                self._changed.notify_all()
+        return broken
 
     def _fail(self, why: str) -> None:
         log.error("model %s: %s", self._name, why)

@@ -26,14 +26,13 @@ from ...errors import (
     UpstreamTimeout,
 )
 from ...prompting.prompt import tool_dict
-from ...runtime.blocking import NativeThreads, run_in_native_thread
 from ...runtime.cancel import Cancel
-from ...wire.router import Listed, as_dict
+from ...wire.router import Listed
 from .. import vectors
 from ..driver import Capabilities, Input, Learned, ModelHost, Run, ignore
 from ..http import ConnectionPool, forward
 from ..http_server import HTTPDriver, HTTPOptions
-from ..probe import ROUTER, ProbeSession
+from ..probe import ROUTER, document, not_listed
 from ..refusals import openai_refusal
 from ..relay import message_dict
 from .run import OpenAIRun, native_formats, path, payload
@@ -41,7 +40,6 @@ from .server_types import (
     BY_OWNER,
     OLLAMA,
     UNKNOWN,
-    Details,
     ListedModel,
     ServerType,
     Tokenizer,
@@ -53,7 +51,6 @@ from .server_types import (
 GET_TIMEOUT = 5.0  # seconds for a whole answer
 EXPLAINED = 10.0  # seconds for the reason of an empty stream
 TOKENIZE_TIMEOUT = 60.0  # seconds
-_threads = NativeThreads(4)
 
 
 class OpenAIServer(HTTPDriver):
@@ -75,10 +72,8 @@ class OpenAIServer(HTTPDriver):
         self._wanted = model
         self._model = model
         self._server = UNKNOWN
-        self._session = partial(ProbeSession, self.headers, self._check_peer)
-        self._origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
         self._pool = self.new_pool()
-        self._root = self.new_pool(url=self._origin)
+        self._root = self.new_pool(url="{0.scheme}://{0.netloc}".format(urlsplit(self.url)))
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         listed, is_ollama = self.model_list()
@@ -94,7 +89,9 @@ class OpenAIServer(HTTPDriver):
         `otherwise`. Raises BackendDown."""
         self._model = model.name
         self._server = server = BY_OWNER.get(model.owner, otherwise)
-        more = run_in_native_thread(partial(self._details, server.name, model.name), _threads)
+        more = details(
+            server.name, model.name, lambda path, body: document(self._root, path, body)[1]
+        )
         return Capabilities(
             dialect=server.name,
             slots=more.slots or server.slots,
@@ -116,19 +113,6 @@ class OpenAIServer(HTTPDriver):
             models=(model.name,),
         )
 
-    def _details(self, server: str, model: str) -> Details:
-        """What documents of the server's own API tell. Raises BackendDown."""
-        with self._session() as session:
-
-            def ask(path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
-                status, data = session.get(f"{self._origin}{path}", GET_TIMEOUT, body)
-                try:
-                    return as_dict(decoded(data)) if status == 200 else {}
-                except ValueError:
-                    return {}
-
-            return details(server, model, ask)
-
     def queue(self) -> tuple[int, int] | None:
         if not self._server.queue:
             return None
@@ -141,15 +125,10 @@ class OpenAIServer(HTTPDriver):
     def model_list(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists now, and whether it is Ollama. Raises BackendDown."""
 
-        def answers() -> tuple[tuple[ListedModel, ...], bool]:
-            with self._session() as session:
-                listed = _listed(*session.get(f"{self.url}/models", GET_TIMEOUT))
-                if any(model.owner in BY_OWNER for model in listed):
-                    return listed, False
-                status, data = session.get(f"{self._origin}/api/version", GET_TIMEOUT)
-                return listed, status == 200 and b'"version"' in data[:200]
-
-        return run_in_native_thread(answers, _threads)
+        listed = _listed(*document(self._pool, "/models"))
+        if any(model.owner in BY_OWNER for model in listed):
+            return listed, False
+        return listed, "version" in document(self._root, "/api/version")[1]
 
     def _chosen(self, listed: Sequence[ListedModel]) -> ListedModel:
         """The only model, or the one that is named. Raises BackendDown."""
@@ -180,16 +159,8 @@ class OpenAIServer(HTTPDriver):
                 body[name] = caps.n_ctx or -1
         exchange = self._pool.send("POST", path(task), body, cancel, self._tick)
         explain = partial(self._explain, path(task), body, cancel)
-        return OpenAIRun(
-            exchange,
-            task,
-            caps,
-            self.timeout,
-            self._tick,
-            self._secret,
-            explain=explain,
-            formats=native_formats(body),
-        )
+        run = exchange, task, caps, self.timeout, self._tick, self._secret, explain
+        return OpenAIRun(*run, formats=native_formats(body))
 
     def _explain(self, where: str, body: Mapping[str, Any], cancel: Cancel) -> GatewayError:
         """The error for a stream without any event: llama-cpp-python's server refuses a request
@@ -205,11 +176,9 @@ class OpenAIServer(HTTPDriver):
             return cut
         except GatewayError as error:
             return error
-        return (
-            cut
-            if status == 200
-            else openai_refusal(status, data, self._secret, native_formats(body))
-        )
+        if status == 200:
+            return cut
+        return openai_refusal(status, data, self._secret, native_formats(body))
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         tokenizer = self._tokenizer
@@ -299,16 +268,14 @@ class OpenAIServer(HTTPDriver):
         return data
 
 
-def _listed(status: int, data: bytes) -> tuple[ListedModel, ...]:
+def _listed(status: int, answer: Mapping[str, Any]) -> tuple[ListedModel, ...]:
     """The models of an answer to /models. Raises BackendDown."""
-    if status in (401, 403):
-        raise BackendDown("the backend rejects our API key")
     if status == 404:
         raise BackendDown("the backend has no /models: does its url end with /v1?")
     if status != 200:
-        raise BackendDown(f"the backend responds with status {status} to /models")
+        raise not_listed(status)
     try:
-        return models(decoded(data))
+        return models(answer)
     except ValueError:
         raise BackendDown("the backend's list of models is invalid") from None
 

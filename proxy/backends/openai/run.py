@@ -9,7 +9,7 @@ document is validated behind this run, as on any backend without our grammars.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -34,7 +34,6 @@ from .server_types import ServerType
 
 CHAT = "/chat/completions"
 TEXT = "/completions"
-_ANY = {"type": "json_object"}
 
 
 def path(task: Task) -> str:
@@ -148,7 +147,7 @@ def _response_format(
     if output.schema is None:
         if server.strict_form:
             return _schema_form(server, {"type": "object"}, "object", False)
-        return _ANY
+        return {"type": "json_object"}
     return _schema_form(server, output.schema, output.name or "answer", output.strict)
 
 
@@ -176,9 +175,8 @@ _WRITTEN = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 
 class OpenAIRun(RelayRun):
-    """A completion under way. `explain` asks the server why its answer has no event; `formats` are
-    those of `core.request` that it was asked for. Until the
-    server reports its tokens, and if it never does, each piece of the answer counts as one, and
+    """A completion under way. `formats` are those of `core.request` that the server was asked for.
+    Until it reports its tokens, and if it never does, each piece of the answer counts as one, and
     the prompt by its characters."""
 
     def __init__(
@@ -186,27 +184,20 @@ class OpenAIRun(RelayRun):
         exchange: Exchange,
         task: Task,
         caps: Capabilities,
-        timeout: float,
-        tick: float,
-        secret: str = "",
-        *,
-        explain: Callable[[], GatewayError],
+        *args: Any,
         formats: frozenset[str] = frozenset(),
+        **options: Any,
     ) -> None:
         if task.request.max_tokens is None:
             task = msgspec.structs.replace(task, max_tokens=LONGEST_ANSWER)
-        super().__init__(exchange, task, caps, timeout, tick, -1, secret)
+        super().__init__(exchange, task, caps, *args, **options)
         request = task.request
         self._called: set[int] = set()  # the calls that have a name, by index
         # In an answer whose form is described, calls are text.
         self._must_call = request.is_chat and must_call(request) and task.call_format is None
         self._formats = formats
         self._callable = {tool.name for tool in callable_tools(request)}
-        self._explain = explain
         self.prompt_tokens = _estimate(task, caps.by_prompt)
-
-    def _empty(self) -> GatewayError:
-        return self._explain()
 
     def _refused(self, status: int, data: bytes) -> GatewayError:
         error = openai_refusal(status, data, self._secret, self._formats)

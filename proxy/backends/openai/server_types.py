@@ -17,26 +17,16 @@ from ...core.request import AUTO, REQUIRED, TOOLS
 from ...core.sampling import FIELDS
 from ...wire.router import LONGEST, MOST, as_count, as_dict
 
+
+def _same(names: str) -> dict[str, str]:
+    """Fields that a server calls as server.cpp does."""
+    return {name: name for name in names.split()}
+
+
 # OpenAI's own sampling fields (see "Create chat completion" in its API reference). Their names and
 # meanings are server.cpp's, too, except for the form of logit_bias.
-STANDARD: Mapping[str, str] = {
-    name: name
-    for name in (
-        "temperature",
-        "top_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "seed",
-        "logit_bias",
-    )
-}
-_VLLM = {
-    **STANDARD,
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repeat_penalty": "repetition_penalty",
-    "ignore_eos": "ignore_eos",
-}
+STANDARD = _same("temperature top_p presence_penalty frequency_penalty seed logit_bias")
+_VLLM = {**STANDARD, **_same("top_k min_p ignore_eos"), "repeat_penalty": "repetition_penalty"}
 
 
 class Tokenizer(Struct, frozen=True, kw_only=True):
@@ -98,6 +88,7 @@ class ServerType(Struct, frozen=True, kw_only=True):
 
 
 _EVERY_FIELD = {**{name: name for name in FIELDS}, **STANDARD}
+_MANY: dict[str, Any] = {"slots": 64, "most_slots": 1024}  # of servers that batch
 
 UNKNOWN = ServerType(name="openai", sampling=STANDARD, most_slots=64)
 # It ignores the biases of a request, and its tool choice (ollama/ollama, openai/openai.go). A model
@@ -109,59 +100,13 @@ OLLAMA = ServerType(
     most_slots=16,
     by_prompt=REQUIRED,
 )
-# It refuses a tool choice that is an object, and the type json_object (its documentation).
-LM_STUDIO = ServerType(
-    name="lm studio",
-    sampling=STANDARD,
-    slots=4,
-    most_slots=16,
-    strict_form=True,
-    by_prompt=frozenset({"named"}),
-)
-# It stops a stream as soon as it gets another request, even one for its models.
-_LLAMA_CPP_PYTHON = ServerType(
-    name="llama-cpp-python",
-    sampling={
-        **STANDARD,
-        "top_k": "top_k",
-        "min_p": "min_p",
-        "repeat_penalty": "repeat_penalty",
-        "mirostat": "mirostat_mode",
-        "mirostat_tau": "mirostat_tau",
-        "mirostat_eta": "mirostat_eta",
-    },
-    slots=1,
-    tokenizer=_PYTHONS,
-    schemas=False,
-    by_prompt=frozenset({"auto", "required"}),  # its grammars are for one tool by its name
-    health="/openapi.json",
-)
-_CLOUD = ServerType(
-    name="openai cloud",
-    sampling=STANDARD,
-    limit="max_completion_tokens",
-    slots=64,
-    most_slots=1024,
-)
+_CLOUD = ServerType(name="openai cloud", sampling=STANDARD, limit="max_completion_tokens", **_MANY)
 # By the `owned_by` of a model.
 BY_OWNER: Mapping[str, ServerType] = {
     "vllm": ServerType(
-        name="vllm",
-        sampling=_VLLM,
-        slots=64,
-        most_slots=1024,
-        queue="/metrics",
-        tokenizer=_VLLMS,
-        continues=True,
+        name="vllm", sampling=_VLLM, queue="/metrics", tokenizer=_VLLMS, continues=True, **_MANY
     ),
-    "sglang": ServerType(
-        name="sglang",
-        sampling=_VLLM,
-        slots=64,
-        most_slots=1024,
-        queue="/metrics",
-        continues=True,
-    ),
+    "sglang": ServerType(name="sglang", sampling=_VLLM, queue="/metrics", continues=True, **_MANY),
     "llamacpp": ServerType(
         name="llama-server",
         sampling=_EVERY_FIELD,
@@ -172,35 +117,59 @@ BY_OWNER: Mapping[str, ServerType] = {
     "slotproxy": ServerType(
         name="slotproxy", sampling=_EVERY_FIELD, slots=16, continues=True, tokenizer=_LLAMA_SERVERS
     ),
-    "me": _LLAMA_CPP_PYTHON,
-    "organization_owner": LM_STUDIO,
+    # llama-cpp-python. It stops a stream as soon as it gets another request, even one for its
+    # models. Its grammars are for one tool by its name.
+    "me": ServerType(
+        name="llama-cpp-python",
+        sampling={
+            **STANDARD,
+            **_same("top_k min_p repeat_penalty mirostat_tau mirostat_eta"),
+            "mirostat": "mirostat_mode",
+        },
+        slots=1,
+        tokenizer=_PYTHONS,
+        schemas=False,
+        by_prompt=frozenset({"auto", "required"}),
+        health="/openapi.json",
+    ),
+    # It refuses a tool choice that is an object, and the type json_object (its documentation).
+    "organization_owner": ServerType(
+        name="lm studio",
+        sampling=STANDARD,
+        slots=4,
+        most_slots=16,
+        strict_form=True,
+        by_prompt=frozenset({"named"}),
+    ),
     # It finds calls in a whole answer only, and answers one request at a time.
     "koboldcpp": ServerType(
-        name="koboldcpp", sampling={**STANDARD, "top_k": "top_k"}, slots=1, by_prompt=TOOLS
+        name="koboldcpp", sampling={**STANDARD, **_same("top_k")}, slots=1, by_prompt=TOOLS
     ),
     "tabbyAPI": ServerType(
         name="tabbyapi",
         own_schema=True,
-        sampling={**STANDARD, "top_k": "top_k", "min_p": "min_p"},
+        sampling={**STANDARD, **_same("top_k min_p")},
         slots=4,
         most_slots=64,
         continues=True,
     ),
-    "openai": _CLOUD,
-    "openai-internal": _CLOUD,
-    "system": _CLOUD,
+    **dict.fromkeys(("openai", "openai-internal", "system"), _CLOUD),
 }
 
 
 # -- the list of models (``GET /v1/models``) -------------------------------------------------------
 
 
-class ListedModel(Struct, frozen=True, kw_only=True):
+class ListedModel(Struct, frozen=True):
     """`owner` is the entry's ``owned_by``; `n_ctx` its context in tokens, 0 if it tells none."""
 
     name: str
     owner: str = ""
     n_ctx: int = 0
+
+
+# vLLM, SGLang and llm-d tell `max_model_len`; LM Studio and some clouds the others.
+_CONTEXTS = "max_model_len loaded_context_length max_context_length context_length".split()
 
 
 def models(document: Any) -> tuple[ListedModel, ...]:
@@ -209,39 +178,18 @@ def models(document: Any) -> tuple[ListedModel, ...]:
     entries = as_dict(document).get("data")
     if not isinstance(entries, list):
         raise ValueError("not a list of models")
-    named = (as_dict(entry) for entry in entries[:MOST])
-    return tuple(
-        _model(entry)
-        for entry in named
-        if 0 < len(_text(entry.get("id"))) <= LONGEST and _makes_text(entry)
-    )
-
-
-def _makes_text(entry: dict[str, Any]) -> bool:
-    """OpenRouter, llama-server and slotproxy tell what a model makes, such as embeddings."""
-    made = as_dict(entry.get("architecture")).get("output_modalities")
-    return not isinstance(made, list) or "text" in made
-
-
-def _model(entry: dict[str, Any]) -> ListedModel:
-    """vLLM, SGLang and llm-d tell `max_model_len`; llama-server and slotproxy `meta.n_ctx`; LM
-    Studio and some clouds tell other names."""
-    contexts = (
-        entry.get("max_model_len"),
-        as_dict(entry.get("meta")).get("n_ctx"),
-        entry.get("loaded_context_length"),
-        entry.get("max_context_length"),
-        entry.get("context_length"),
-    )
-    return ListedModel(
-        name=_text(entry.get("id")),
-        owner=_text(entry.get("owned_by")),
-        n_ctx=next((count for value in contexts if (count := as_count(value))), 0),
-    )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    out = []
+    for entry in map(as_dict, entries[:MOST]):
+        name, owner = entry.get("id"), entry.get("owned_by")
+        # OpenRouter, llama-server and slotproxy tell what a model makes, such as embeddings.
+        made = as_dict(entry.get("architecture")).get("output_modalities")
+        makes_text = not isinstance(made, list) or "text" in made
+        if isinstance(name, str) and 0 < len(name) <= LONGEST and makes_text:
+            told = [entry.get(context) for context in _CONTEXTS]
+            told.append(as_dict(entry.get("meta")).get("n_ctx"))  # llama-server and slotproxy
+            n_ctx = next(filter(None, map(as_count, told)), 0)
+            out.append(ListedModel(name, owner if isinstance(owner, str) else "", n_ctx))
+    return tuple(out)
 
 
 # -- what a server tells of a model beside its list -----------------------------------------------
@@ -292,13 +240,12 @@ def _ollama(model: str, ask: Ask) -> Details:
     for entry in _entries(ask("/api/ps", None), "models"):
         if model in (entry.get("name"), entry.get("model")):
             loaded = as_count(entry.get("context_length"))
-    skills = shown.get("capabilities")
-    if not isinstance(skills, list):  # an older version
-        return Details(n_ctx=loaded or (int(chosen[1]) if chosen else 0) or trained)
+    told = shown.get("capabilities")
+    skills = told if isinstance(told, list) else None  # older versions do not tell
     return Details(
         n_ctx=loaded or (int(chosen[1]) if chosen else 0) or trained,
-        by_prompt=frozenset() if "tools" in skills else TOOLS,
-        vision="vision" in skills,
+        by_prompt=TOOLS if skills is not None and "tools" not in skills else frozenset(),
+        vision=None if skills is None else "vision" in skills,
     )
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import struct
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,44 +25,10 @@ from ...errors import (
     UpstreamTimeout,
 )
 from ...runtime.blocking import run_in_native_thread
-from ...store.knowledge import TextVectors
 from . import lexical
 from .postgres import PostgresShelf
 from .records import Embed, IndexEntry, IndexHit, IndexRow, QueryTerms, Rank
 from .sqlite import SqliteShelf
-
-# Vectors of chunks that were indexed before, so that a base is rebuilt without its model.
-Vectors = Sequence[tuple[float, ...]]
-
-
-class VectorCache:
-    """Vectors in the database, as 32-bit floats in little-endian order, by content: text and
-    `model`, a name that stands for the same vectors forever. Thread-safe."""
-
-    def __init__(self, kept: TextVectors, model: str) -> None:
-        self._kept = kept
-        self._model = model
-
-    def completed(
-        self, base: str, texts: Sequence[str], make: Callable[[Sequence[str]], Vectors]
-    ) -> Vectors:
-        """The vectors of the texts, for the owner of the base; `make` is called with those texts
-        whose vectors are unknown. Raises what `make` raises, and StoreUnavailable."""
-        digests = [
-            sha256(f"{self._model}\0{text}".encode("utf-8", "replace")).digest() for text in texts
-        ]
-        found = self._kept.recall(base, list(dict.fromkeys(digests)))
-        known: dict[bytes, tuple[float, ...]] = {
-            key: struct.unpack(f"<{len(packed) // 4}f", packed) for key, packed in found.items()
-        }
-        missing = {key: text for key, text in zip(digests, texts, strict=True) if key not in known}
-        if missing:
-            made = dict(zip(missing, make([*missing.values()]), strict=True))
-            packed = {key: struct.pack(f"<{len(vector)}f", *vector) for key, vector in made.items()}
-            self._kept.keep(base, packed)
-            known |= made
-        return [known[key] for key in digests]
-
 
 # Embeds texts in batches, as vectors of length 1.
 #
@@ -132,20 +96,17 @@ H = TypeVar("H", bound=Hashable)
 
 
 class Index:
-    """`embed` None: search by words only. `cache` has the vectors of texts that were indexed
-    before. Thread-safe."""
+    """`embed` None: search by words only. Thread-safe."""
 
     def __init__(
         self,
         shelf: IndexBackend,
         embed: Embed | None = None,
         pause: Callable[[float], None] = time.sleep,
-        cache: VectorCache | None = None,
     ) -> None:
         self._shelf = shelf
         self._embed = embed
         self._pause = pause
-        self._cache = cache
 
     @property
     def embeds(self) -> bool:
@@ -167,14 +128,7 @@ class Index:
         self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
     ) -> Callable[[], None]:
         """Like `add`, but return what writes the chunks, which does not take long."""
-        texts, tries = [one.text for one in entries], TRIES if wait else 0
-
-        def make(missing: Sequence[str]) -> Sequence[tuple[float, ...]]:
-            return self._vectors(model, missing, tries)
-
-        # A request that waits for an edited chunk does not wait for the cache too.
-        cache = self._cache if wait else None
-        vectors = cache.completed(base_id, texts, make) if cache else make(texts)
+        vectors = self._vectors(model, [one.text for one in entries], TRIES if wait else 0)
         rows = run_in_native_thread(
             lambda: [_row(*pair) for pair in zip(entries, vectors, strict=True)]
         )

@@ -15,7 +15,6 @@ The tables are derived data: they are created when the shelf is opened, and can 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -58,9 +57,6 @@ create index if not exists index_vector_base on index_vector (base, dims);
 """
 LOCK = 0x510795  # advisory lock for processes that open the shelf at the same time
 MOST_COUNTED = 2000  # rows of one term; counting more takes longer than it is worth
-LARGE, COMMON = 5000, 100  # from these numbers of rows of a base and of a term, counts are cached
-AGE = 30.0  # seconds a cached count is used
-MOST_KNOWN = 20_000  # terms
 MOST_DIMS = 2000  # limit of pgvector's index; longer vectors are compared one by one
 
 
@@ -70,9 +66,6 @@ class PostgresShelf:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._indexed: set[int] = set()
-        self._sizes: dict[str, tuple[Size, float]] = {}  # with expiry time
-        self._numbers: dict[str, int] = {}
-        self._counts: dict[tuple[str, str], tuple[int, float]] = {}  # of terms, with expiry time
         with engine.begin() as db:
             db.exec_driver_sql("select pg_advisory_xact_lock(%s)", (LOCK,))
             known = "select obj_description(to_regclass('index_entry'), 'pg_class')"
@@ -122,9 +115,6 @@ class PostgresShelf:
         document: str | None = None,
         chunks: Collection[str] = (),
     ) -> None:
-        self._sizes.clear()
-        self._counts.clear()
-        self._numbers.clear()
         with self._engine.begin() as db:
             if base is not None:
                 db.exec_driver_sql("delete from index_entry where base = %s", (_number(db, base),))
@@ -145,46 +135,23 @@ class PostgresShelf:
             return {name: (rows, vectors) for name, rows, vectors in db.exec_driver_sql(sql)}
 
     def size(self, base: str) -> Size:
-        """Return the size of a base, some seconds old if the base is large: counting reads every
-        row."""
-        counted, until = self._sizes.get(base, (Size(0, 0), 0.0))
-        if time.monotonic() < until:
-            return counted
         sql = "select count(*), coalesce(sum(length), 0) from index_entry where base = %s"
         with self._engine.connect() as db:
-            rows, terms = db.exec_driver_sql(sql, (self._known(db, base),)).one()
-        if rows >= LARGE:
-            self._sizes[base] = Size(rows, terms), time.monotonic() + AGE
-        return Size(rows, terms)
+            return Size(*db.exec_driver_sql(sql, (_number(db, base),)).one())
 
     def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
-        """Return row counts, some seconds old for common terms."""
-        now = time.monotonic()
-        known = {
-            term: cached[0]
-            for term in terms
-            if (cached := self._counts.get((base, term))) and now < cached[1]
-        }
-        asked = [term for term in terms if term not in known]
-        if not asked:
-            return known
         with self._engine.connect() as db:
-            head = f"{self._known(db, base)}q"
+            head = f"{_number(db, base)}q"
             _by_index(db)
-            found = db.exec_driver_sql(
+            counts = db.exec_driver_sql(
                 "select t.term, c.rows from unnest(%s::text[]) t (term), lateral ("
                 " select count(*) as rows from ("
                 "  select 1 from index_entry e"
                 "  where e.words @@ quote_literal(%s || t.term)::tsquery limit %s) n) c"
                 " where c.rows > 0",
-                (asked, head, MOST_COUNTED),
+                (list(terms), head, MOST_COUNTED),
             )
-            counted = {term: rows for term, rows in found}
-        if len(self._counts) > MOST_KNOWN:
-            self._counts.clear()
-        common = {(base, term): rows for term, rows in counted.items() if rows >= COMMON}
-        self._counts |= {key: (rows, now + AGE) for key, rows in common.items()}
-        return known | counted
+            return {term: rows for term, rows in counts}
 
     def matching(
         self,
@@ -194,7 +161,7 @@ class PostgresShelf:
         most: int,
     ) -> list[QueryTerms]:
         with self._engine.connect() as db:
-            head = f"{self._known(db, base)}q"
+            head = f"{_number(db, base)}q"
             _by_index(db)
             only, values = "", [head, list(weighed), list(weighed.values())]
             if documents is not None:
@@ -220,7 +187,7 @@ class PostgresShelf:
             return []
         size = len(vector)
         with self._engine.connect() as db:
-            only, values = "", [_written(vector), self._known(db, base)]
+            only, values = "", [_written(vector), _number(db, base)]
             if documents is not None:
                 only = " and e.document = any(%s)"
                 values.append(list(documents))
@@ -238,13 +205,6 @@ class PostgresShelf:
 
     def close(self) -> None:
         """Does nothing: the owner closes the engine."""
-
-    def _known(self, db: Connection, base: str) -> int:
-        """Like `_number`, for readers, with a cache: a base keeps its number while it exists."""
-        number = self._numbers.get(base) or _number(db, base)
-        if number:
-            self._numbers[base] = number
-        return number
 
     def _index(self, size: int) -> None:
         """Create pgvector's index, which is for one length of vectors."""

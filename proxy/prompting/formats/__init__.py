@@ -11,13 +11,13 @@ from . import generic
 from .base import CallFormat, CallShape, Parser, Tools
 from .generic import GENERIC
 from .messages import HARMONY, MUSE
-from .named_calls import FUNCTIONARY_V3, GIGACHAT3, GIGACHAT31, KIMI_K2, MINISTRAL3
+from .named_calls import FUNCTIONARY_V3, GIGACHAT3, KIMI_K2
 from .notation import GEMMA4, LFM2
 from .python_calls import CHATGLM3, GLM4, LLAMA3
-from .reader import CallArguments, CallEnd, CallStart, Piece, ReasoningPiece, TextPiece
+from .reader import CallArguments, CallStart, Piece, ReasoningPiece, TextPiece
 from .sections import COHERE2_MOE, COMMAND_R7B, KIMI_K3
 from .shaped import shaped
-from .xml import DSML_V3, DSML_V4, LING3, MINICPM5, MINIMAX_M3
+from .xml import MINICPM5, MINIMAX_M3
 
 __all__ = [
     "CHATGLM3",
@@ -26,7 +26,6 @@ __all__ = [
     "LLAMA3",
     "SPECIAL",
     "CallArguments",
-    "CallEnd",
     "CallFormat",
     "CallShape",
     "CallStart",
@@ -40,21 +39,16 @@ __all__ = [
 ]
 
 SPECIAL: tuple[CallFormat, ...] = (
-    MINISTRAL3,
     HARMONY,
     MUSE,
     FUNCTIONARY_V3,
     KIMI_K2,
     KIMI_K3,
-    LING3,
     COHERE2_MOE,
     COMMAND_R7B,
     LFM2,
-    GIGACHAT31,
     GIGACHAT3,
     MINIMAX_M3,
-    DSML_V3,
-    DSML_V4,
     GEMMA4,
     MINICPM5,
     CHATGLM3,

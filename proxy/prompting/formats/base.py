@@ -41,6 +41,8 @@ class TaggedArguments(Struct, frozen=True, kw_only=True):
     """`after_value` of a text, if it differs."""
     json_text: bool = False
     """Whether a text is a JSON string."""
+    cdata: bool = False
+    """Whether the model writes values in CDATA sections too."""
 
     def around(self, key: str, kind: str) -> tuple[str, str]:
         """What precedes and follows a value of this JSON type, the name of the argument
@@ -136,12 +138,9 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     binds: bool = True
     """Whether the shape has all that the model writes, so a call that it has begun may continue
     under the grammar. A call that must be made has that grammar in any case."""
-    reads_reasoning: bool = False
-    """Whether the parser reads the whole answer, reasoning included. No other stage must have split
-    the text, and the parser needs the prompt, to know what the answer continues."""
     turns: tuple[str, ...] = ()
-    """The texts behind which the model's turn begins in a prompt. The parser reads the prompt from
-    the last of them; with () it ignores the prompt."""
+    """The texts behind which the model's turn begins in a prompt, for formats of whole answers. The
+    parser reads the prompt from the last of them; with () it ignores the prompt."""
     reasoning: tuple[str, str] = ("", "")
     """The texts around reasoning, if the format reads it: what precedes it, and what ends it and
     lets a call or the answer's text follow."""
@@ -153,6 +152,12 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     """Special tokens that the parser reads and that no other field has as a mark of its own."""
     matches: Callable[[str], bool] = lambda source: False
     """Whether a chat template with this source is of the format, by marks that only it has."""
+
+    @property
+    def reads_reasoning(self) -> bool:
+        """Whether the parser reads the whole answer, reasoning included. No other stage must have
+        split the text, and the parser needs the prompt, to know what the answer continues."""
+        return bool(self.turns)
 
     def parser(self, tools: Tools, prompt: str = "", halts: Collection[str] = ()) -> Parser:
         """A streaming parser for one reply that continues `prompt`."""
@@ -198,25 +203,20 @@ Read = Callable[[CallReader, Tools, str], Wait]
 
 
 def answer(
-    tags: tuple[str, str],
-    marks: Sequence[str],
-    read: Read,
-    *,
-    breaks: bool = False,
-    end: str = "",
+    tags: tuple[str, str], marks: Sequence[str], read: Read, *, breaks: bool = False
 ) -> Callable[[Tools], Body]:
     """The body of a format with reasoning between `tags` and text behind it.
 
     ``read`` continues after one of ``marks`` and raises Malformed if there is no call; without
     tools, marks are text. With `breaks`, a call ends the reasoning too, for models that forget the
-    closing tag. `end` may end the answer as text."""
+    closing tag."""
 
     def body(tools: Tools) -> Body:
         opening = tuple(marks) if tools else ()
 
         def run(reader: CallReader) -> Wait:
             yield from reasoning(reader, tags, opening if breaks else (), read, tools)
-            yield from text(reader, tools, opening, read, end)
+            yield from text(reader, tools, opening, read)
 
         return run
 
@@ -227,11 +227,8 @@ def reasoning(
     reader: CallReader, tags: tuple[str, str], marks: Sequence[str], read: Read, tools: Tools
 ) -> Wait:
     """Reads reasoning at the start of an answer, if there is some, up to its end or a call."""
-    reader.keep()
-    yield from reader.spaces()
-    tag = yield from reader.skip_one(tags)
+    tag = yield from opening_tag(reader, tags)
     if tag is None:
-        reader.rewind()
         return
     if tag == tags[0]:
         yield from reader.spaces()
@@ -241,6 +238,19 @@ def reasoning(
             return
     while (yield from reader.skip("\n")):
         pass
+
+
+def opening_tag(reader: CallReader, tags: Sequence[str]) -> Reading[str | None]:
+    """Takes one of the tags, behind white space; None if none comes, and nothing is taken."""
+    reader.keep()
+    try:
+        yield from reader.spaces()
+        tag = yield from reader.skip_one(tags)
+    except Malformed:  # too much white space
+        tag = None
+    if tag is None:
+        reader.rewind()
+    return tag
 
 
 def thoughts(
@@ -255,16 +265,10 @@ def thoughts(
     return mark
 
 
-def text(reader: CallReader, tools: Tools, marks: Sequence[str], read: Read, end: str = "") -> Wait:
-    """Reads text with calls up to the end of the answer, which may be written as `end`."""
-    ends = (end,) if end else ()
-    while mark := (yield from reader.text_until(marks, ends)):
-        if mark not in ends:
-            yield from opened(reader, tools, mark, read)
-        elif (yield from follows(reader)):
-            return
-        else:
-            reader.degrade()
+def text(reader: CallReader, tools: Tools, marks: Sequence[str], read: Read) -> Wait:
+    """Reads text with calls up to the end of the answer."""
+    while mark := (yield from reader.text_until(marks)):
+        yield from opened(reader, tools, mark, read)
 
 
 def opened(reader: CallReader, tools: Tools, mark: str, read: Read) -> Reading[bool]:

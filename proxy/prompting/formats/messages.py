@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from .base import NAME, CallFormat, CallShape, TaggedArguments, Tools, marks_in
 from .objects import read_arguments
 from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, TextPiece, Wait
-from .tagged import read_invokes
+from .shaped import reads
 
 _BREAK = "\n\n"
 """Between two messages of text, or of reasoning."""
@@ -155,7 +156,6 @@ HARMONY = CallFormat(
         header=_harmony_header,
         read=lambda reader, tools, name: read_arguments(reader, name),
     ),
-    reads_reasoning=True,
     turns=(_START,),
     reasoning=(f"{_CHANNEL}analysis{_MESSAGE}", f"<|end|>{_START}"),
     content=(f"{_CHANNEL}final{_MESSAGE}", ""),
@@ -181,7 +181,26 @@ HARMONY = CallFormat(
 
 _CALLS, _CALLS_END = "<atem:function_calls>", "</atem:function_calls>"
 _INVOKE, _INVOKE_END = '<atem:invoke name="', "</atem:invoke>"
-_PARAMETER, _PARAMETER_END = '<atem:parameter name="', "</atem:parameter>"
+_MUSE_SHAPE = CallShape(
+    before_name=" to=",
+    after_name=f'{_MESSAGE}{_CALLS}\n{_INVOKE}{NAME}">\n',
+    suffix=f"{_INVOKE_END}\n{_CALLS_END}",
+    separator=f"<|eom|>{_START}",
+    tagged=TaggedArguments(
+        before_key='<atem:parameter name="', after_key='">', after_value="</atem:parameter>\n"
+    ),
+)
+_read_invokes = reads(
+    replace(
+        _MUSE_SHAPE,
+        prefix=_CALLS,
+        before_name=_INVOKE,
+        after_name='">\n',
+        suffix=_INVOKE_END,
+        separator="\n",
+        end=_CALLS_END,
+    )
+)
 
 
 def _muse_header(text: str, tools: Tools) -> Header:
@@ -196,22 +215,13 @@ def _muse_header(text: str, tools: Tools) -> Header:
 
 def _muse_read(reader: CallReader, tools: Tools, name: str) -> Wait:
     yield from reader.expect(f" {_CALLS}")
-    yield from read_invokes(reader, tools, "atem:")
-    yield from reader.skip(f" {_CALLS_END}")
+    yield from _read_invokes(reader, tools, _CALLS)
 
 
 MUSE = CallFormat(
     name="muse",
     opening=(_CALLS,),
-    shape=CallShape(
-        before_name=" to=",
-        after_name=f'{_MESSAGE}{_CALLS}\n{_INVOKE}{NAME}">\n',
-        suffix=f"{_INVOKE_END}\n{_CALLS_END}",
-        separator=f"<|eom|>{_START}",
-        tagged=TaggedArguments(
-            before_key=_PARAMETER, after_key='">', after_value=f"{_PARAMETER_END}\n"
-        ),
-    ),
+    shape=_MUSE_SHAPE,
     body=messages(
         start=_START,
         openings=("to=", _MESSAGE),
@@ -220,7 +230,6 @@ MUSE = CallFormat(
         header=_muse_header,
         read=_muse_read,
     ),
-    reads_reasoning=True,
     turns=(_START,),
     reasoning=(f" to=self{_MESSAGE}", f"<|eom|>{_START}"),
     content=(f" to=user{_MESSAGE}", ""),

@@ -7,28 +7,6 @@ import re
 from .base import ID, CallFormat, CallShape, Tools, answer, marks_in, opened, text
 from .objects import read_arguments, read_object
 from .reader import Body, CallReader, Malformed, Wait
-from .shaped import reads
-
-# Ministral 3's, Magistral's and Devstral's answers: thoughts, text, then calls by name::
-#
-#     [THINK]I look it up.[/THINK]One moment.[TOOL_CALLS]get_weather[ARGS]{"city": "Oslo"}
-#
-# Source: the chat templates of mistralai/Ministral-3-14B-Reasoning-2512 and Devstral-Small-2507.
-
-_MINISTRAL_TAGS = ("[THINK]", "[/THINK]")
-_MINISTRAL_SHAPE = CallShape(before_name="[TOOL_CALLS]", after_name="[ARGS]")
-MINISTRAL3 = CallFormat(
-    name="ministral3",
-    opening=("[TOOL_CALLS]",),
-    shape=_MINISTRAL_SHAPE,
-    body=answer(_MINISTRAL_TAGS, ("[TOOL_CALLS]",), reads(_MINISTRAL_SHAPE)),
-    reads_reasoning=True,
-    turns=("[/INST]", "[/TOOL_RESULTS]"),
-    reasoning=_MINISTRAL_TAGS,
-    stops=("</s>",),
-    matches=marks_in("[SYSTEM_PROMPT]", "[TOOL_CALLS]", "[ARGS]", without=["[CALL_ID]"]),
-)
-
 
 # Kimi K2's tool calls, each with an id that contains the name and the number of the call::
 #
@@ -73,7 +51,6 @@ KIMI_K2 = CallFormat(
         ids="index",
     ),
     body=answer(_KIMI_TAGS, (_BEGIN, _KIMI_CALL), _kimi_read, breaks=True),
-    reads_reasoning=True,
     turns=("<|im_assistant|>assistant<|im_middle|>",),
     reasoning=_KIMI_TAGS,
     stops=("<|im_end|>",),
@@ -130,7 +107,6 @@ FUNCTIONARY_V3 = CallFormat(
     # The prompt ends with the first ">>>".
     shape=CallShape(after_name="\n", separator=_TO),
     body=_functionary_body,
-    reads_reasoning=True,
     turns=("<|start_header_id|>assistant<|end_header_id|>\n\n",),
     content=(_ALL, ""),
     stops=("<|eot_id|>", "<|end_of_text|>"),
@@ -138,47 +114,36 @@ FUNCTIONARY_V3 = CallFormat(
 )
 
 
-# GigaChat 3's tool calls: a message of another role, and in 3.1 a mark, before a JSON object::
+# GigaChat 3's tool calls: a message of another role before a JSON object::
 #
 #     <|message_sep|>
 #
 #     function call<|role_sep|>
 #     {"name": "get_weather", "arguments": {"city": "Oslo"}}
 #
-#     <|function_call|>{"name": "get_weather", "arguments": {"city": "Oslo"}}
-#
-# Source: the chat templates of ai-sage/GigaChat3-10B-A1.8B and GigaChat3.1-10B-A1.8B.
+# Source: the chat template of ai-sage/GigaChat3-10B-A1.8B.
 
 _ROLE, _GIGACHAT_END = "<|role_sep|>", "<|message_sep|>"
-_MESSAGE = f"{_GIGACHAT_END}\n\nfunction call{_ROLE}\n"
-_GIGACHAT_CALL = "<|function_call|>"
-_MARKS = (_MESSAGE, _GIGACHAT_CALL)
+_GIGACHAT_CALL = f"{_GIGACHAT_END}\n\nfunction call{_ROLE}\n"
 
 
 def _gigachat_body(tools: Tools) -> Body:
-    marks = _MARKS if tools else ()
+    marks = (_GIGACHAT_CALL,) if tools else ()
     return lambda reader: text(reader, tools, marks, lambda reader, *_: read_object(reader))
 
 
-def _format(name: str, opening: str, *marks: str, without: str) -> CallFormat:
-    return CallFormat(
-        name=name,
-        opening=(opening,),
-        shape=CallShape(
-            before_name=f'{opening}{{"name": "',
-            after_name='", "arguments": ',
-            suffix="}",
-            parallel=False,
-        ),
-        body=_gigachat_body,
-        reads_reasoning=True,
-        turns=(f"assistant{_ROLE}\n",),
-        # In version 3 this mark begins a call as well.
-        stops=(_GIGACHAT_END,) if opening == _GIGACHAT_CALL else (),
-        tokens=(_ROLE, _GIGACHAT_END),
-        matches=marks_in(_ROLE, _GIGACHAT_END, *marks, without=[without] if without else []),
-    )
-
-
-GIGACHAT3 = _format("gigachat3", _MESSAGE, without=_GIGACHAT_CALL)
-GIGACHAT31 = _format("gigachat3.1", _GIGACHAT_CALL, _GIGACHAT_CALL, without="")
+GIGACHAT3 = CallFormat(
+    name="gigachat3",
+    opening=(_GIGACHAT_CALL,),
+    shape=CallShape(
+        before_name=f'{_GIGACHAT_CALL}{{"name": "',
+        after_name='", "arguments": ',
+        suffix="}",
+        parallel=False,
+    ),
+    body=_gigachat_body,
+    turns=(f"assistant{_ROLE}\n",),
+    tokens=(_ROLE, _GIGACHAT_END),
+    # Version 3.1 writes a mark before its calls.
+    matches=marks_in(_ROLE, _GIGACHAT_END, without=["<|function_call|>"]),
+)

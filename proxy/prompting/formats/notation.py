@@ -7,8 +7,6 @@ Strings are read by a function of the format. Nothing is evaluated.
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Callable
 
 from .base import (
@@ -31,14 +29,7 @@ String = Callable[[CallReader, Sink], Reading[bool]]
 """Reads a string if one comes next, passing its JSON to the sink; False if none comes."""
 
 MAX_DEPTH = 64
-_WORDS = {
-    "true": "true",
-    "True": "true",
-    "false": "false",
-    "False": "false",
-    "null": "null",
-    "None": "null",
-}
+_WORDS = {"True": "true", "False": "false", "None": "null"}
 _CLOSING = {"[": "]", "(": ")"}
 _IN_KEY = frozenset("{}[](),:\"'\n")
 
@@ -56,11 +47,10 @@ def read_value(reader: CallReader, sink: Sink, string: String, depth: int = 0) -
         yield from _items(reader, sink, string, _CLOSING[opening], depth)
     else:
         word = yield from reader.run(lambda c: c.isalnum() or c in "+-._")
-        try:
-            sink(_plain(word))
-        except Malformed:
-            reader.put_back(word)
-            raise
+        word = _WORDS.get(word, word)
+        if not is_json(word):
+            raise Malformed
+        sink(word)
 
 
 def read_members(reader: CallReader, sink: Sink, string: String, depth: int = 0) -> Wait:
@@ -97,21 +87,6 @@ def _items(reader: CallReader, sink: Sink, string: String, closing: str, depth: 
         yield from read_value(reader, sink, string, depth + 1)
         before = ", "
     sink("]")
-
-
-def _plain(word: str) -> str:
-    """A number or word as JSON. Raises Malformed."""
-    if word in _WORDS:
-        return _WORDS[word]
-    if is_json(word):
-        return word
-    try:
-        number = float(word)
-        if not math.isfinite(number):
-            raise Malformed
-        return json.dumps(int(word) if word.replace("_", "").lstrip("+-").isdigit() else number)
-    except ValueError:
-        raise Malformed from None
 
 
 # Gemma 4's answers: a channel of thoughts, and calls with strings between ``<|"|>`` marks::
@@ -198,7 +173,6 @@ GEMMA4 = CallFormat(
     # Nested values in the model's own notation are not JSON.
     binds=False,
     body=_body,
-    reads_reasoning=True,
     turns=("<|turn>model\n", "<tool_response|>"),
     reasoning=(f"{_CHANNEL}{_THOUGHT}\n", _CHANNEL_END),
     stops=("<turn|>",),
@@ -225,7 +199,6 @@ _ESCAPES = {
     **{"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0"},
     **{"\\": "\\", "'": "'", '"': '"', "\n": ""},
 }
-_HEX = {"x": 2, "u": 4, "U": 8}
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 
@@ -256,16 +229,12 @@ def _lfm_string(reader: CallReader, sink: Sink) -> Reading[bool]:
 def _escape(reader: CallReader) -> Reading[str]:
     """The JSON of an escape; its backslash has been read. An unknown one stays as it is."""
     char = yield from reader.char()
-    if char not in _HEX:
+    if char != "u":
         return inside(_ESCAPES.get(char, f"\\{char}"))
     digits = ""
-    while len(digits) < _HEX[char] and (yield from reader.peek()) in _HEX_DIGITS:
+    while len(digits) < 4 and (yield from reader.peek()) in _HEX_DIGITS:
         digits += yield from reader.char()
-    if len(digits) < _HEX[char] or int(digits, 16) > sys.maxunicode:
-        return inside(f"\\{char}{digits}")
-    code = int(digits, 16)
-    # Half of a surrogate pair is written as JSON writes it.
-    return f"\\u{code:04x}" if 0xD800 <= code < 0xE000 else inside(chr(code))
+    return f"\\u{digits}" if len(digits) == 4 else inside(f"\\u{digits}")
 
 
 def _lfm_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
@@ -292,10 +261,9 @@ def _read_call(reader: CallReader, name: str) -> Wait:
                 break
         yield from reader.spaces()
         key = yield from reader.run(lambda c: c.isalnum() or c in "_-")
-        space = yield from reader.run(str.isspace)
-        if not key or not (yield from reader.skip("=")):
-            reader.put_back(key + space)
+        if not key:
             raise Malformed
+        yield from reader.expect(" =")
         reader.arguments(f"{before}{json.dumps(key, ensure_ascii=False)}: ")
         yield from read_value(reader, reader.arguments, _lfm_string)
         before = ", "
@@ -325,7 +293,6 @@ LFM2 = CallFormat(
     # Strings in single quotes are the model's own as well.
     binds=False,
     body=answer(_TAGS, (_OPEN,), _lfm_read),
-    reads_reasoning=True,
     turns=("<|im_start|>assistant\n",),
     reasoning=_TAGS,
     stops=("<|im_end|>",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from msgspec import Struct
 
@@ -24,16 +23,14 @@ class Keys(Struct, frozen=True):
     name: frozenset[str] = _NAMES
     arguments: frozenset[str] = _ARGUMENTS
 
-    @classmethod
-    def also(cls, name: str, arguments: str) -> Keys:
-        """The usual keys, and those of a template."""
-        return cls(_NAMES | {name}, _ARGUMENTS | {arguments})
-
 
 _USUAL = Keys()
 
 
 class _Call:
+    """A call whose members are being read. With `known`, only calls of these tools are accepted,
+    and a key that calls do not have is Malformed."""
+
     def __init__(self, known: Tools | None, keys: Keys) -> None:
         self.known = known
         self.keys = keys
@@ -41,25 +38,77 @@ class _Call:
         self.waiting: str | None = None  # arguments read before the name
         self.done = False
 
+    def emit(self, reader: CallReader, arguments: str) -> None:
+        """Emits the call, unless it is the pseudo tool of no call."""
+        if self.name in _NO_CALLS:
+            reader.keep()
+        else:
+            reader.call(self.name, arguments)
+        self.done = True
+
+    def members(self, reader: CallReader) -> Wait:
+        """Reads the members of an object up to its end; its "{" has been read."""
+        if (yield from reader.skip(" }")):
+            return
+        while True:
+            key = yield from read_string(reader)
+            yield from reader.expect(" :")
+            yield from reader.spaces()
+            yield from self._member(reader, key)
+            if not (yield from reader.skip(" ,")):
+                yield from reader.expect("}")
+                return
+
+    def _member(self, reader: CallReader, key: str) -> Wait:
+        char = yield from reader.peek()
+        if key == "function" and char == "{" and not self.done:
+            yield from reader.expect("{")
+            yield from self.members(reader)
+        elif key in self.keys.name and char == '"' and not self.name:
+            self.name = yield from read_string(reader)
+            if self.known is not None and self.name not in self.known:
+                raise Malformed
+            if self.waiting is not None:
+                self.emit(reader, self.waiting)
+        elif key in self.keys.arguments and not self.done:
+            yield from self._arguments(reader, char)
+        elif self.known is not None and not self.done and key not in _OTHERS:
+            raise Malformed
+        else:
+            yield from reader.value(lambda text: None)
+
+    def _arguments(self, reader: CallReader, char: str) -> Wait:
+        if char == "{" and self.name and self.name not in _NO_CALLS:
+            yield from read_arguments(reader, self.name)
+            self.done = True
+            return
+        parts: list[str] = []
+        yield from reader.value(parts.append)
+        text = "".join(parts)
+        if char == '"':
+            # Some models write the arguments as JSON in a string, like the API.
+            text = json.loads(text).strip()
+        if text in ("", "null"):
+            text = "{}"
+        if not (is_json(text) and text.lstrip().startswith("{")):
+            raise Malformed
+        self.waiting = text
+        if self.name:
+            self.emit(reader, text)
+
 
 def read_object(
     reader: CallReader, known: Tools | None = None, opened: bool = False, keys: Keys = _USUAL
 ) -> Wait:
-    """Reads one call object (``opened``: its "{" has been read).
-
-    With ``known`` only calls of these tools are accepted, and a key that calls do not have is
-    Malformed."""
+    """Reads one call object (``opened``: its "{" has been read)."""
     call = _Call(known, keys)
     if not opened:
         yield from reader.expect(" {")
-    yield from _members(reader, call)
+    yield from call.members(reader)
     if not call.done:
         if not call.name:
             raise Malformed
-        if call.name in _NO_CALLS:
-            reader.keep()
-            return
-        reader.call(call.name, call.waiting or "{}")
+        call.emit(reader, call.waiting or "{}")
 
 
 def read_list(reader: CallReader, known: Tools | None = None, keys: Keys = _USUAL) -> Wait:
@@ -74,17 +123,14 @@ def read_list(reader: CallReader, known: Tools | None = None, keys: Keys = _USUA
             return
 
 
-def read_string(reader: CallReader, limit: int = MAX_NAME) -> Reading[str]:
-    """Reads and decodes a JSON string."""
+def read_string(reader: CallReader) -> Reading[str]:
+    """Reads and decodes a JSON string, a key or name."""
     parts: list[str] = []
-    size = 0
 
     def sink(text: str) -> None:
-        nonlocal size
-        size += len(text)
-        if size > limit:
-            raise Malformed
         parts.append(text)
+        if sum(map(len, parts)) > MAX_NAME:
+            raise Malformed
 
     yield from reader.spaces()
     if (yield from reader.peek()) != '"':
@@ -101,65 +147,3 @@ def read_arguments(reader: CallReader, name: str) -> Wait:
     reader.start(name)
     yield from reader.value(reader.arguments)
     reader.finish()
-
-
-def _members(reader: CallReader, call: _Call) -> Wait:
-    """Reads the members of an object up to its end; its "{" has been read."""
-    if (yield from reader.skip(" }")):
-        return
-    while True:
-        key = yield from read_string(reader)
-        yield from reader.expect(" :")
-        yield from reader.spaces()
-        yield from _member(reader, call, key)
-        if not (yield from reader.skip(" ,")):
-            yield from reader.expect("}")
-            return
-
-
-def _member(reader: CallReader, call: _Call, key: str) -> Wait:
-    char = yield from reader.peek()
-    if call.done:
-        yield from reader.value(lambda text: None)
-    elif key == "function" and char == "{":
-        yield from reader.expect("{")
-        yield from _members(reader, call)
-    elif key in call.keys.name and char == '"' and not call.name:
-        call.name = yield from read_string(reader)
-        if call.known is not None and call.name not in call.known:
-            raise Malformed
-        if call.waiting is not None and call.name not in _NO_CALLS:
-            reader.call(call.name, call.waiting)
-            call.done = True
-    elif key in call.keys.arguments:
-        yield from _member_arguments(reader, call, char)
-    elif call.known is not None and key not in _OTHERS:
-        raise Malformed
-    else:
-        yield from reader.value(lambda text: None)
-
-
-def _member_arguments(reader: CallReader, call: _Call, char: str) -> Wait:
-    if char == "{" and call.name and call.name not in _NO_CALLS:
-        yield from read_arguments(reader, call.name)
-        call.done = True
-        return
-    parts: list[str] = []
-    yield from reader.value(parts.append)
-    text = "".join(parts)
-    value: Any = json.loads(text)
-    if isinstance(value, str):
-        # Some models write the arguments as JSON in a string, like the API.
-        text = value.strip() or "{}"
-        if not is_json(text):
-            raise Malformed
-        value = json.loads(text)
-    if value is None:
-        text, value = "{}", {}
-    if not isinstance(value, dict):
-        raise Malformed
-    if call.name and call.name not in _NO_CALLS:
-        reader.call(call.name, text)
-        call.done = True
-    else:
-        call.waiting = text

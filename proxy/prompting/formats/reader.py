@@ -6,7 +6,7 @@ only, so the result does not depend on how the stream is cut into pieces.
 
 While a call is only suspected, the text read is kept (at most MAX_HELD), and emitted as text if it
 is not a call. Once the name has been emitted, that is no longer possible: if the call then breaks
-off, it ends with ``CallEnd(whole=False)`` and the rest is text again.
+off, the rest is text again.
 
 A mark opens a call at the start of the reply, at the start of a line and behind another call. In
 code it is text. Anywhere else the model may only be quoting it: such a call is emitted when it is
@@ -15,59 +15,85 @@ whole and of a known tool, otherwise it is text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from typing import TypeVar
+
+from msgspec import Struct
 
 from ..marks import Place, first_of, overlap
-from .scanner import (
-    MAX_HELD,
-    MAX_NAME,
-    CallArguments,
-    CallEnd,
-    CallStart,
-    Malformed,
-    Opening,
-    Piece,
-    Reading,
-    ReasoningPiece,
-    Scanner,
-    TextPiece,
-    Wait,
-)
+from .scanner import JsonScanner, is_json
 
-__all__ = [
-    "MAX_CALLS",
-    "MAX_HELD",
-    "MAX_NAME",
-    "Body",
-    "CallArguments",
-    "CallEnd",
-    "CallReader",
-    "CallStart",
-    "Malformed",
-    "Opening",
-    "Piece",
-    "Reading",
-    "ReasoningPiece",
-    "TextPiece",
-    "Wait",
-]
+# What a parser tells of a reply, piece by piece.
 
+
+class TextPiece(Struct, frozen=True):
+    """Text of the answer."""
+
+    text: str
+
+
+class ReasoningPiece(Struct, frozen=True):
+    """Text of the reasoning, from formats that read the whole answer."""
+
+    text: str
+
+
+class CallStart(Struct, frozen=True):
+    """A call begins; ``index`` counts the calls of a reply from 0. ``id`` is the model's own, if it
+    writes one before the arguments."""
+
+    index: int
+    name: str
+    id: str = ""
+
+
+class CallArguments(Struct, frozen=True):
+    """A part of the arguments' JSON text; the parts of a complete call join to an object."""
+
+    index: int
+    text: str
+
+
+Piece = TextPiece | ReasoningPiece | CallStart | CallArguments
+
+
+class Opening(Struct, frozen=True):
+    """A mark that opens a call; ``end`` is the position behind it in the reply."""
+
+    end: int
+    mark: str
+
+
+class Malformed(Exception):
+    """The text read is not a call."""
+
+
+MAX_HELD = 262_144
+"""Maximum characters kept while a call is suspected."""
+MAX_NAME = 256
 MAX_CALLS = 1024
 _RESCANNED = 4096
 """Maximum characters behind a mark that are searched again if it opened no call, and..."""
 _MAX_RESCANS = 64
 """...how often in a reply."""
 
+T = TypeVar("T")
+Wait = Generator[None, None, None]
+Reading = Generator[None, None, T]
 Body = Callable[["CallReader"], Wait]
 
 
-class CallReader(Scanner):
+class CallReader:
     """Reads a reply while it streams. Methods that may wait for text are generators."""
 
     def __init__(self, tools: Collection[str] | None = None, halts: Collection[str] = ()) -> None:
-        super().__init__()
         self._tools = tools or ()
         self._halts = halts
+        self._buffer = ""
+        self._at = 0  # in the buffer
+        self._before = 0  # characters of the reply before the buffer
+        self._ended = False
+        self._kept_from = -1  # where the kept text begins in the buffer, -1 for nothing kept
         self._begins_with_mark = False  # the kept text does, behind white space
         self._rescans = 0
         self._place = Place()
@@ -91,6 +117,18 @@ class CallReader(Scanner):
 
     # Called by the parser.
 
+    def push(self, text: str) -> None:
+        """Appends text."""
+        begin = self._at if self._kept_from < 0 else self._kept_from
+        self._before += begin
+        self._buffer = self._buffer[begin:] + text
+        self._at -= begin
+        self._kept_from = min(self._kept_from, 0)
+
+    def end(self) -> None:
+        """Marks the end of the reply."""
+        self._ended = True
+
     def passed(self, text: str) -> None:
         """Notes free text that the parser passed on without pushing it."""
         self._before += len(text)
@@ -113,6 +151,173 @@ class CallReader(Scanner):
         """Whether a call has begun and not ended."""
         return self._open
 
+    @property
+    def is_draft(self) -> bool:
+        """Whether the model may only be quoting the mark of the last call."""
+        return self._draft is not None
+
+    # Called by formats to read.
+
+    @property
+    def position(self) -> int:
+        """Characters of the reply that were read."""
+        return self._before + self._at
+
+    @property
+    def unread(self) -> int:
+        """Characters of the reply that wait for more."""
+        return len(self._buffer) - self._at
+
+    def more(self) -> Reading[bool]:
+        """Waits for a character; False at the end of the reply."""
+        while self._at == len(self._buffer):
+            if self._ended:
+                return False
+            yield
+        return True
+
+    def peek(self) -> Reading[str]:
+        """The next character, "" at the end of the reply."""
+        return self._buffer[self._at] if (yield from self.more()) else ""
+
+    def skip(self, literal: str) -> Reading[bool]:
+        """Takes ``literal`` if it comes next. A blank at its beginning stands for any white space,
+        or none, as in scanf, which is taken in any case."""
+        if literal[0] == " ":
+            yield from self.spaces()
+            literal = literal[1:]
+        return (yield from self.skip_one((literal,))) is not None
+
+    def skip_one(self, literals: Sequence[str]) -> Reading[str | None]:
+        """Takes the longest of ``literals`` that comes next, if any."""
+        literal = yield from self.look(literals)
+        if literal is not None:
+            self._take(len(literal))
+        return literal
+
+    def look(self, literals: Sequence[str]) -> Reading[str | None]:
+        """The longest of ``literals`` that comes next, if any, which is not taken."""
+        while True:
+            rest = self._buffer[self._at : self._at + 2 * MAX_NAME]
+            longer = [s for s in literals if len(s) > len(rest) and s.startswith(rest)]
+            if not longer or self._ended:
+                break
+            yield
+        return max((s for s in literals if rest.startswith(s)), key=len, default=None)
+
+    def expect(self, literal: str) -> Wait:
+        """Takes ``literal``, as ``skip`` does, or raises Malformed."""
+        if not (yield from self.skip(literal)):
+            raise Malformed
+
+    def spaces(self) -> Wait:
+        """Takes white space."""
+        while (yield from self.more()):
+            rest = self._buffer[self._at :]
+            count = len(rest) - len(rest.lstrip())
+            self._take(count)
+            if count < len(rest):
+                return
+
+    def until(self, mark: str, limit: int = MAX_NAME) -> Reading[str]:
+        """Takes the text up to ``mark``, and the mark. Raises Malformed if it does not come within
+        the limit."""
+        parts: list[str] = []
+        left = limit
+
+        def sink(text: str) -> None:
+            nonlocal left
+            left -= len(text)
+            if left < 0:
+                raise Malformed
+            parts.append(text)
+
+        if (yield from self.up_to(mark, sink)) is None:
+            raise Malformed
+        return "".join(parts)
+
+    def run(self, allowed: Callable[[str], bool], limit: int = MAX_NAME) -> Reading[str]:
+        """Takes characters while they are allowed. Raises Malformed beyond the limit."""
+        parts: list[str] = []
+        while (yield from self.more()) and allowed(self._buffer[self._at]):
+            parts.append(self._buffer[self._at])
+            self._take(1)
+            if len(parts) > limit:
+                raise Malformed
+        return "".join(parts)
+
+    def char(self) -> Reading[str]:
+        """Takes the next character. Raises Malformed at the end of the reply."""
+        if not (yield from self.more()):
+            raise Malformed
+        self._take(1)
+        return self._buffer[self._at - 1]
+
+    def chunk(self, stops: str) -> Reading[str]:
+        """Takes what is there up to one of these characters: "" if one comes next, or at the end of
+        the reply."""
+        yield from self.more()
+        rest = self._buffer[self._at :]
+        end = min((at for stop in stops if (at := rest.find(stop)) >= 0), default=len(rest))
+        self._take(end)
+        return rest[:end]
+
+    def value(self, sink: Callable[[str], None]) -> Wait:
+        """Takes a JSON value, passing its text to ``sink`` as it streams. Raises Malformed where no
+        value can go on, or at the end of one that is not JSON."""
+        scanner = JsonScanner()
+        parts: list[str] = []
+        while not scanner.done:
+            if not (yield from self.more()):
+                if not scanner.finish():
+                    raise Malformed
+                break
+            end, text = scanner.scan(self._buffer, self._at)
+            self._take(end - self._at)
+            if text:
+                parts.append(text)
+                sink(text)
+            if scanner.failed:
+                raise Malformed
+        if not is_json("".join(parts)):
+            raise Malformed
+
+    def starts(self, literals: Sequence[str]) -> Reading[bool]:
+        """Whether one of ``literals`` comes next, behind any white space, or the reply ends there.
+        Takes nothing."""
+        while True:
+            rest = self._buffer[self._at :]
+            text = rest.lstrip()
+            if text.startswith(tuple(literals)) or (self._ended and not text):
+                return True
+            waits = len(rest) - len(text) <= MAX_NAME and any(s.startswith(text) for s in literals)
+            if self._ended or not waits:
+                return False
+            yield
+
+    def up_to(
+        self, mark: str, sink: Callable[[str], None], before: str = ""
+    ) -> Reading[str | None]:
+        """Passes text to ``sink`` as it streams, up to ``mark``, which is taken, together with
+        ``before`` if that comes directly before it. Returns what was taken; None if the reply ends
+        first."""
+        marks = (mark, before + mark)
+        while True:
+            rest = self._buffer[self._at :]
+            at = rest.find(mark)
+            end = at if at >= 0 else len(rest) - (0 if self._ended else overlap(rest, marks))
+            if at >= 0 and before and rest.endswith(before, 0, at):
+                end -= len(before)
+            if end:
+                sink(rest[:end])
+                self._take(end)
+            if at >= 0:
+                self._take(at + len(mark) - end)
+                return rest[end : at + len(mark)]
+            if self._ended:
+                return None
+            yield
+
     def text_until(self, marks: Sequence[str], ends: Sequence[str] = ()) -> Reading[str]:
         """Emits text up to the first of ``marks`` that may open a call and takes the mark; returns
         "" at the end of the reply.
@@ -122,20 +327,20 @@ class CallReader(Scanner):
 
         ``ends`` are marks of the format that open no call: they count in any place, though not in
         code that belongs to the answer's text."""
-        self._kept = None
+        self._kept_from = -1
         marks = (*marks, *ends)
         heads = frozenset(mark[0] for mark in marks)
         while True:
             self.heads = None
             rest = self._buffer[self._at :]
             if self.behind_call:
-                self._take(len(rest) - len(rest.lstrip()))
+                self._at += len(rest) - len(rest.lstrip())
                 rest = rest.lstrip()
             at, mark = first_of(rest, marks)
             if mark:
                 text = rest[:at].rstrip()
                 self.text(text)
-                self._take(len(text))
+                self._at += len(text)
                 spaces = rest[len(text) : at]
                 is_end = mark in ends
                 if self._ends_here(spaces) if is_end else self._mark_opens(spaces, mark):
@@ -143,20 +348,20 @@ class CallReader(Scanner):
                         self.opened = Opening(self.call_at + len(mark), mark)
                         while True:
                             yield
-                    self._kept, self._size, self._begins_with_mark = [], 0, True
-                    self._take(at - len(text) + len(mark))
+                    self._kept_from, self._begins_with_mark = self._at, True
+                    self._take(len(spaces) + len(mark))
                     return mark
-                quoted = rest[len(text) : at + len(mark)]
+                quoted = spaces + mark
                 self.text(quoted)
-                self._take(len(quoted))
+                self._at += len(quoted)
                 continue
             if self._ended:
                 self.text(rest)
-                self._take(len(rest))
+                self._at += len(rest)
                 return ""
             ready = rest[: len(rest) - overlap(rest, marks)].rstrip() if marks else rest
             self.text(ready)
-            self._take(len(ready))
+            self._at += len(ready)
             if len(ready) == len(rest) and not self.behind_call:
                 self.heads = heads
             yield
@@ -174,18 +379,23 @@ class CallReader(Scanner):
         place, new_line = self._place, "\n" in spaces
         if place.is_block or (place.is_code and not new_line):
             return False
-        self.call_at = self._before + self._at + len(spaces)
+        self.call_at = self.position + len(spaces)
         meant = place.is_fresh or new_line or self.behind_call
         self._draft = None if meant else []
         self._calls_before, self._behind_before = self.calls, self.behind_call
         return True
+
+    def _take(self, count: int) -> None:
+        self._at += count
+        if self._kept_from >= 0 and self._at - self._kept_from > MAX_HELD:
+            raise Malformed
 
     # Called by formats to emit.
 
     def keep(self) -> None:
         """A call may begin here: keeps the text read from now on."""
         if self._draft is None:
-            self._kept, self._size, self._begins_with_mark = [], 0, False
+            self._kept_from, self._begins_with_mark = self._at, False
 
     def start(self, name: str) -> None:
         """Begins a call, irrevocably but for a draft."""
@@ -194,7 +404,7 @@ class CallReader(Scanner):
         self._open = True
         self.arguments_at = self.position
         if self._draft is None:
-            self._kept = None
+            self._kept_from = -1
         elif name not in self._tools:
             raise Malformed
         self._pieces.append(CallStart(self.calls, name, self.call_id))
@@ -211,25 +421,24 @@ class CallReader(Scanner):
 
     def finish(self) -> None:
         """Ends the open call."""
-        self._pieces.append(CallEnd(self.calls))
         self._open = False
         self.behind_call = True
         self.calls += 1
         self.keep()
 
+    def call(self, name: str, arguments: str) -> None:
+        """Emits a whole call."""
+        self.start(name)
+        self.arguments(arguments)
+        self.finish()
+
     def accept(self) -> None:
         """What was read since the mark is complete: a draft is emitted."""
         draft, self._draft = self._draft, None
-        self._kept = None
+        self._kept_from = -1
         if draft:
             self.out += draft
             self.found_unmeant = True
-
-    def reasoning(self, text: str) -> None:
-        """Emits a part of the reasoning."""
-        voice, self.voice = self.voice, ReasoningPiece
-        self.text(text)
-        self.voice = voice
 
     def text(self, text: str, at: int | None = None) -> None:
         """Emits text of the current `voice`. It begins here or at position `at`; what is of the
@@ -250,38 +459,24 @@ class CallReader(Scanner):
         self.voice = voice
         self._place = Place()
 
-    def call(self, name: str, arguments: str) -> None:
-        """Emits a whole call."""
-        self.start(name)
-        self.arguments(arguments)
-        self.finish()
-
     def degrade(self, mark: int = 0) -> None:
         """It is not a call after all: emits the kept text. If that begins with a mark of so many
         characters, the text behind it is read again, since a call may begin there."""
-        begins_with_mark = self._begins_with_mark
         kept = self._give_up()
         size = 0
-        if begins_with_mark:
+        if self._begins_with_mark:
             size = len(kept) - len(kept.lstrip()) + mark
-        again = kept[size:]
-        if mark and 0 < len(again) <= _RESCANNED and self._rescans < _MAX_RESCANS:
+        again = len(kept) - size
+        if mark and 0 < again <= _RESCANNED and self._rescans < _MAX_RESCANS:
             self._rescans += 1
-            self._unread(again)
+            self._at -= again
             kept = kept[:size]
         if not self.behind_call or not kept.isspace():
             self.text(kept, self.position - len(kept))
 
-    def put_back(self, text: str) -> None:
-        """Reads ``text``, which was just taken, again."""
-        if self._kept is not None:
-            self._kept = ["".join(self._kept).removesuffix(text)]
-            self._size -= len(text)
-        self._unread(text)
-
     def rewind(self) -> None:
         """Reads the kept text again, as text that may contain marks: it is not a call after all."""
-        self._unread(self._give_up())
+        self._at -= len(self._give_up())
 
     @property
     def _pieces(self) -> list[Piece]:
@@ -292,8 +487,8 @@ class CallReader(Scanner):
             self._draft, self._open = None, False
             self.calls, self.behind_call = self._calls_before, self._behind_before
         elif self._open:
-            self.out.append(CallEnd(self.calls, whole=False))
             self._open = False
             self.calls += 1
-        kept, self._kept = "".join(self._kept or ()), None
+        kept = self._buffer[self._kept_from : self._at] if self._kept_from >= 0 else ""
+        self._kept_from = -1
         return kept

@@ -12,11 +12,12 @@ from .base import (
     follows,
     marks_in,
     opened,
+    opening_tag,
     thoughts,
 )
-from .objects import read_arguments, read_list
+from .objects import read_list
 from .reader import Body, CallReader, Malformed, Wait
-from .tagged import Arguments, declared_until
+from .shaped import reads
 
 # Command R7B's and Cohere's later answers: all parts stand between marks::
 #
@@ -50,32 +51,20 @@ def _cohere_body(tools: Tools) -> Body:
     calls = (_BEGIN,) if tools else ()
 
     def run(reader: CallReader) -> Wait:
-        reader.keep()
-        yield from reader.spaces()
-        begins = yield from reader.skip_one((_COHERE_THINK, _COHERE_THINK_END))
-        if begins is None:
-            reader.rewind()
-        elif begins == _COHERE_THINK:
+        begins = yield from opening_tag(reader, (_COHERE_THINK, _COHERE_THINK_END))
+        if begins == _COHERE_THINK:
             yield from reader.spaces()
             yield from reader.skip(_COHERE_THINK)  # some models repeat the prompt's mark
             yield from thoughts(reader, (_COHERE_THINK_END, *_TEXTS), calls, _cohere_read, tools)
-        yield from _begin_text(reader)
+        yield from opening_tag(reader, _TEXTS)  # it may be missing
         while mark := (yield from reader.text_until(calls, _COHERE_ENDS)):
             if mark in calls:
                 if (yield from opened(reader, tools, mark, _cohere_read)):
-                    yield from _begin_text(reader)
+                    yield from opening_tag(reader, _TEXTS)
             elif not (yield from follows(reader, _BEGIN, _TURN_END)):
                 reader.degrade(len(mark))
 
     return run
-
-
-def _begin_text(reader: CallReader) -> Wait:
-    """Takes the mark before text, which may be missing."""
-    reader.keep()
-    yield from reader.spaces()
-    if (yield from reader.skip_one(_TEXTS)) is None:
-        reader.rewind()
 
 
 def _format(name: str, text: tuple[str, str], *marks: str) -> CallFormat:
@@ -92,7 +81,6 @@ def _format(name: str, text: tuple[str, str], *marks: str) -> CallFormat:
             ids="index",
         ),
         body=_cohere_body,
-        reads_reasoning=True,
         turns=("<|CHATBOT_TOKEN|>",),
         reasoning=(_COHERE_THINK, _COHERE_THINK_END),
         content=text,
@@ -114,45 +102,34 @@ COMMAND_R7B = _format("command-r7b", (_RESPONSE, _RESPONSE_END), _RESPONSE)
 #     <|open|>argument key="city" type="string"<|sep|>Oslo<|close|>argument<|sep|>
 #     <|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>
 #
-# (without line breaks). The prompt opens the first section. A call may have all its arguments as
-# one JSON object in a section ``json``.
+# (without line breaks). The prompt opens the first section.
 #
 # Source: the template of that name in llama.cpp, models/templates/Kimi-K3.jinja.
 
 _SEP = "<|sep|>"
 _KIMI_THINK, _KIMI_THINK_END = f"<|open|>think{_SEP}", f"<|close|>think{_SEP}"
 _KIMI_TEXT, _KIMI_TEXT_END = f"<|open|>response{_SEP}", f"<|close|>response{_SEP}"
-_TOOLS, _TOOLS_END = f"<|open|>tools{_SEP}", f"<|close|>tools{_SEP}"
-_CALL, _CALL_END = '<|open|>call tool="', f"<|close|>call{_SEP}"
-_KEY, _KEY_END = '<|open|>argument key="', f"<|close|>argument{_SEP}"
-_JSON, _JSON_END = "<|open|>json", f"<|close|>json{_SEP}"
+_TOOLS = f"<|open|>tools{_SEP}"
 _KIMI_END = f"<|close|>message{_SEP}"
 _STOP = "<|end_of_msg|>"
 _KIMI_ENDS = (_KIMI_TEXT_END, _KIMI_END, _STOP)
 
 
-def _kimi_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    while (yield from reader.skip(f" {_CALL}")):
-        name = yield from reader.until('"')
-        yield from reader.until(_SEP)
-        if (yield from reader.skip(f" {_JSON}")):
-            yield from reader.until(_SEP)
-            yield from read_arguments(reader, name)
-            yield from reader.skip(f" {_JSON_END}")
-        else:
-            reader.start(name)
-            arguments = Arguments(reader, tools, name)
-            while (yield from reader.skip(f" {_KEY}")):
-                key = yield from reader.until('"')
-                is_text = 'type="string"' in (yield from reader.until(_SEP))
-                arguments.key(key)
-                yield from declared_until(reader, _KEY_END, arguments.kinds(key), is_text)
-            yield from reader.expect(f" {_CALL_END}")
-            arguments.end()
-        yield from reader.skip(f" {_CALL_END}")
-    if not reader.behind_call:
-        raise Malformed
-    yield from reader.skip(f" {_TOOLS_END}")
+_KIMI_SHAPE = CallShape(
+    prefix=_TOOLS,
+    before_name='<|open|>call tool="',
+    after_name=f'" index="{ID}"{_SEP}',
+    suffix=f"<|close|>call{_SEP}",
+    end=f"<|close|>tools{_SEP}{_KIMI_END}",
+    ids="index",
+    tagged=TaggedArguments(
+        before_key='<|open|>argument key="',
+        after_key=f'" type="{TYPE}"{_SEP}',
+        text_after_key=f'" type="string"{_SEP}',
+        after_value=f"<|close|>argument{_SEP}",
+    ),
+)
+_kimi_read = reads(_KIMI_SHAPE)
 
 
 def _kimi_body(tools: Tools) -> Body:
@@ -176,22 +153,8 @@ def _kimi_body(tools: Tools) -> Body:
 KIMI_K3 = CallFormat(
     name="kimi-k3",
     opening=(_TOOLS,),
-    shape=CallShape(
-        prefix=_TOOLS,
-        before_name=_CALL,
-        after_name=f'" index="{ID}"{_SEP}',
-        suffix=_CALL_END,
-        end=f"{_TOOLS_END}{_KIMI_END}",
-        ids="index",
-        tagged=TaggedArguments(
-            before_key=_KEY,
-            after_key=f'" type="{TYPE}"{_SEP}',
-            text_after_key=f'" type="string"{_SEP}',
-            after_value=_KEY_END,
-        ),
-    ),
+    shape=_KIMI_SHAPE,
     body=_kimi_body,
-    reads_reasoning=True,
     turns=(f'<|open|>message role="assistant"{_SEP}',),
     reasoning=(_KIMI_THINK, _KIMI_THINK_END),
     content=(_KIMI_TEXT, _KIMI_TEXT_END),

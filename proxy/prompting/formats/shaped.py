@@ -7,13 +7,14 @@ arguments. JSON objects are read in any order of their members, and lists of the
 
 from __future__ import annotations
 
-import json
 import re
 
+from ..marks import common_end
 from .base import ID, CallFormat, CallShape, Read, TaggedArguments, Tools, text_with_marks
 from .objects import Keys, read_arguments, read_list, read_object
 from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
-from .tagged import STRING, inside, kinds, member, typed
+from .scanner import is_json
+from .tagged import STRING, inside, kinds, member, quoted, stream_until, typed
 
 _TOKEN = re.compile(r"<[^<>\s]*>?|\[/?[A-Z_]+\]|[\[\]{}]|[^\s<\[\]{}]+")
 _MARK = re.compile(r"<[^<>\s]*[>=]|<[^<>]*?=\"?|\[[A-Z_]+\]|\w+:(?=\s)|\w+\[")
@@ -22,6 +23,7 @@ _NAME_KEY = re.compile(r'"(\w+)"\s*:\s*"\Z')
 _ARGUMENTS_KEY = re.compile(r'"(\w+)"\s*:\s*\Z')
 _CONTROL = ("[", "<|", "<｜")
 _NAME_SIGNS = "_-./:$@"
+_CDATA, _CDATA_END = "<![CDATA[", "]]>"
 
 
 def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
@@ -69,8 +71,11 @@ class _Shaped:
         self._lead = lead = shape.prefix + shape.before_name
         found = _OBJECT.search(lead)
         self._object_at = found.start() if found and shape.tagged is None else -1
-        keys = (_NAME_KEY.search(lead), _ARGUMENTS_KEY.search(shape.after_name))
-        self._keys = Keys.also(*(key[1] if key else "" for key in keys))
+        usual = Keys()
+        self._keys = Keys(
+            usual.name.union(_NAME_KEY.findall(lead)),
+            usual.arguments.union(_ARGUMENTS_KEY.findall(shape.after_name)),
+        )
         self._after_name = _tokens(shape.after_name)
         self._suffix = _tokens(shape.suffix)
         self._separator = _tokens(shape.separator)
@@ -212,36 +217,39 @@ class _Tagged:
     def __init__(self, shape: CallShape, tags: TaggedArguments) -> None:
         self._key = _tokens(tags.before_key)
         self._key_end, *self._after_key = _tokens(tags.after_key)
+        # Where the model says whether a value is a text: the end of that, and its words for it.
+        self._says_end = common_end(tags.after_key, tags.text_after_key)
+        says = tags.text_after_key.removesuffix(self._says_end)
+        self._says_text = says.removeprefix(self._key_end).strip()
         self._between = _tokens(tags.separator)
         self._suffix = _tokens(shape.suffix)
         self._value_end = tags.after_value.strip()
+        self._takes_cdata = tags.cdata
         self._line_before = "\n" if tags.after_key.endswith("\n") else ""
         self._line_behind = "\n" if tags.after_value.startswith("\n") else ""
         self._next = [*self._between[:1], *self._key[:1], *self._suffix[:1]]
 
     def read(self, reader: CallReader, tools: Tools, name: str) -> Wait:
         parameters = tools.get(name, {})
-        started = False
-        while (yield from self._has_argument(reader, first=not started)):
+        before = "{"
+        while (yield from self._has_argument(reader, first=before == "{")):
             key = (yield from reader.until(self._key_end)).strip()
-            for token in self._after_key:
-                yield from reader.expect(" " + token)
-            if self._line_before:
-                yield from reader.skip(self._line_before)
-            if not started:
+            is_text = yield from self._says_is_text(reader)
+            if before == "{":
                 reader.start(name)
-            reader.arguments(("," if started else "{") + json.dumps(key) + ": ")
-            started = True
-            yield from self._value(reader, kinds(member(parameters, key, parameters), parameters))
+            reader.arguments(f"{before}{quoted(key)}: ")
+            before = ", "
+            allowed = kinds(member(parameters, key, parameters), parameters)
+            yield from self._value(reader, allowed, is_text)
         for token in self._suffix[:1]:
             yield from reader.expect(" " + token)
         for token in self._suffix[1:]:
             yield from reader.skip(" " + token)
-        if started:
+        if before == "{":
+            reader.call(name, "{}")
+        else:
             reader.arguments("}")
             reader.finish()
-        else:
-            reader.call(name, "{}")
 
     def _has_argument(self, reader: CallReader, *, first: bool) -> Reading[bool]:
         if not first:
@@ -254,9 +262,19 @@ class _Tagged:
             yield from reader.expect(" " + token)
         return True
 
-    def _value(self, reader: CallReader, allowed: frozenset[str]) -> Wait:
+    def _says_is_text(self, reader: CallReader) -> Reading[bool | None]:
+        """Reads what is between a key and its value: whether it says that this is a text."""
+        if self._says_text:
+            return self._says_text in (yield from reader.until(self._says_end))
+        for token in self._after_key:
+            yield from reader.expect(" " + token)
+        if self._line_before:
+            yield from reader.skip(self._line_before)
+        return None
+
+    def _value(self, reader: CallReader, allowed: frozenset[str], is_text: bool | None) -> Wait:
         """A value of these types: a string streams, others are emitted when they are complete."""
-        streams = allowed == STRING
+        streams = allowed == STRING or (is_text is True and "string" in allowed)
         parts: list[str] = []
         size = 0
 
@@ -272,12 +290,21 @@ class _Tagged:
 
         if streams:
             reader.arguments('"')
-        while True:
-            # The mark may be a part of the value: it ends it only if the format goes on behind it.
-            mark = yield from reader.up_to(self._value_end, sink, self._line_behind)
-            if mark is None:
-                raise Malformed
-            if (yield from reader.starts(self._next)):
-                break
-            sink(mark)
-        reader.arguments('"' if streams else typed("".join(parts), allowed))
+        if self._takes_cdata and (yield from reader.skip(_CDATA)):
+            yield from stream_until(reader, _CDATA_END, sink)
+            yield from reader.expect(" " + self._value_end)
+        else:
+            while True:
+                # The mark may be a part of the value: it ends it only if the format goes on behind.
+                mark = yield from reader.up_to(self._value_end, sink, self._line_behind)
+                if mark is None:
+                    raise Malformed
+                if (yield from reader.starts(self._next)):
+                    break
+                sink(mark)
+        if streams:
+            reader.arguments('"')
+            return
+        value = "".join(parts)
+        says_json = is_text is False and value.strip().startswith('"') and is_json(value)
+        reader.arguments(value.strip() if says_json else typed(value, allowed))

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .base import NAME, CallShape, TaggedArguments, Tools
+from .base import NAME, CallShape, TaggedArguments
 from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .scanner import is_json
 
@@ -18,60 +18,6 @@ STRING = frozenset({"string"})
 _ALL = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 _MAX_NESTED = 16
-
-
-class Arguments:
-    """Writes the arguments of the open call of ``reader``, one by one."""
-
-    def __init__(self, reader: CallReader, tools: Tools, name: str) -> None:
-        self.root: Mapping[str, Any] = tools.get(name, {})
-        self._reader = reader
-        self._count = 0
-
-    def key(self, key: str) -> None:
-        """Begins the argument `key`."""
-        before = ", " if self._count else "{"
-        self._reader.arguments(f"{before}{quoted(key)}: ")
-        self._count += 1
-
-    def end(self) -> None:
-        """Ends the arguments and the call."""
-        self._reader.arguments("}" if self._count else "{}")
-        self._reader.finish()
-
-    def kinds(self, key: str) -> frozenset[str]:
-        """The types that the schema allows for the argument `key`."""
-        return kinds(member(self.root, key, self.root), self.root)
-
-
-def read_invokes(reader: CallReader, tools: Tools, prefix: str, text_mark: str = "") -> Wait:
-    """Reads calls as XML whose names begin with `prefix`, at least one::
-
-        <PREFIXinvoke name="get_weather">
-        <PREFIXparameter name="city">Oslo</PREFIXparameter>
-        </PREFIXinvoke>
-
-    If there is a `text_mark`, a parameter with it among its attributes is a text."""
-    while (yield from reader.skip(f' <{prefix}invoke name="')):
-        name = yield from reader.until('"')
-        yield from reader.expect(" >")
-        reader.start(name)
-        arguments = Arguments(reader, tools, name)
-        close = f"</{prefix}parameter>"
-        while (yield from reader.skip(f' <{prefix}parameter name="')):
-            key = yield from reader.until('"')
-            if text_mark:
-                is_text = text_mark in (yield from reader.until(">"))
-                arguments.key(key)
-                yield from declared_until(reader, close, arguments.kinds(key), is_text)
-            else:
-                yield from reader.expect(" >")
-                arguments.key(key)
-                yield from typed_until(reader, close, arguments.kinds(key))
-        yield from reader.expect(f" </{prefix}invoke>")
-        arguments.end()
-    if not reader.behind_call:
-        raise Malformed
 
 
 def typed_until(reader: CallReader, close: str, allowed: frozenset[str]) -> Wait:
@@ -82,21 +28,6 @@ def typed_until(reader: CallReader, close: str, allowed: frozenset[str]) -> Wait
         reader.arguments('"')
     else:
         reader.arguments(typed((yield from reader.until(close, MAX_HELD)), allowed))
-
-
-def declared_until(reader: CallReader, close: str, allowed: frozenset[str], is_text: bool) -> Wait:
-    """Takes an argument like `typed_until`, of which the model says whether it is a text. It is
-    believed as far as the schema allows."""
-    if allowed == STRING or (is_text and "string" in allowed):
-        yield from typed_until(reader, close, STRING)
-        return
-    text = yield from reader.until(close, MAX_HELD)
-    says_string = not is_text and "string" in allowed and _is_string(text)
-    reader.arguments(text.strip() if says_string else typed(text, allowed))
-
-
-def _is_string(text: str) -> bool:
-    return text.strip().startswith('"') and is_json(text)
 
 
 def typed(text: str, allowed: frozenset[str]) -> str:

@@ -7,112 +7,7 @@ from typing import Any
 from .base import KEY, CallFormat, CallShape, TaggedArguments, Tools, answer, marks_in
 from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .shaped import reads
-from .tagged import (
-    STRING,
-    Arguments,
-    items,
-    kinds,
-    member,
-    quoted,
-    read_invokes,
-    typed,
-    typed_until,
-)
-
-# DeepSeek V3.2's and V4's tool calls: XML whose names begin with a token of their own (DSML)::
-#
-#     <｜DSML｜tool_calls>
-#     <｜DSML｜invoke name="get_weather">
-#     <｜DSML｜parameter name="city" string="true">Oslo</｜DSML｜parameter>
-#     <｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>
-#     </｜DSML｜invoke>
-#     </｜DSML｜tool_calls>
-#
-# V3.2 writes ``function_calls``. Two newlines precede the block, and it may stand in reasoning
-# that is not closed. The prompt ends with the opening tag of reasoning, or with reasoning that is
-# over.
-#
-# Source: the chat templates of deepseek-ai/DeepSeek-V3.2 and DeepSeek-V4.
-
-_DSML = "｜DSML｜"
-_BLOCKS = ("function_calls", "tool_calls")
-_OPEN = tuple(f"<{_DSML}{block}>" for block in _BLOCKS)
-_CLOSE = tuple(f"</{_DSML}{block}>" for block in _BLOCKS)
-_THINK = ("<think>", "</think>")
-
-
-def _dsml_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    yield from read_invokes(reader, tools, _DSML, 'string="true"')
-    yield from reader.spaces()
-    yield from reader.skip_one(_CLOSE)
-
-
-def _dsml(name: str, block: str, *without: str) -> CallFormat:
-    opening = f"<{_DSML}{block}>"
-    return CallFormat(
-        name=name,
-        opening=(opening,),
-        shape=CallShape(
-            prefix=f"{opening}\n",
-            before_name=f'<{_DSML}invoke name="',
-            after_name='">\n',
-            suffix=f"</{_DSML}invoke>\n",
-            end=f"</{_DSML}{block}>",
-            tagged=TaggedArguments(
-                before_key=f'<{_DSML}parameter name="',
-                after_key='" string="false">',
-                text_after_key='" string="true">',
-                after_value=f"</{_DSML}parameter>\n",
-            ),
-        ),
-        body=answer(_THINK, _OPEN, _dsml_read, breaks=True),
-        reads_reasoning=True,
-        turns=("<｜Assistant｜>", "</function_results>"),
-        reasoning=_THINK,
-        stops=("<｜end▁of▁sentence｜>",),
-        tokens=(_DSML,),
-        matches=marks_in("dsml_token", "DSML", block, without=without),
-    )
-
-
-DSML_V3 = _dsml("deepseek-v3.2", _BLOCKS[0])
-DSML_V4 = _dsml("deepseek-v4", _BLOCKS[1], _BLOCKS[0])
-
-
-# Ling 3's tool calls: a name, and arguments as pairs of tags::
-#
-#     <tool_call>get_weather
-#     <arg_key>city</arg_key>
-#     <arg_value>Oslo</arg_value>
-#     </tool_call>
-#
-# A call may come before the reasoning is closed. The model may write its end token as text.
-#
-# Source: the chat template of inclusionAI/Ling-3.0-flash.
-
-_LING_SHAPE = CallShape(
-    before_name="<tool_call>",
-    after_name="\n",
-    suffix="</tool_call>",
-    separator="\n",
-    tagged=TaggedArguments(
-        before_key="<arg_key>",
-        after_key="</arg_key>\n<arg_value>",
-        after_value="</arg_value>\n",
-    ),
-)
-LING3 = CallFormat(
-    name="ling3",
-    opening=("<tool_call>",),
-    shape=_LING_SHAPE,
-    body=answer(_THINK, ("<tool_call>",), reads(_LING_SHAPE), breaks=True, end="<|role_end|>"),
-    reads_reasoning=True,
-    turns=("<role>ASSISTANT</role>",),
-    reasoning=_THINK,
-    stops=("<|role_end|>",),
-    matches=marks_in("<role>ASSISTANT</role>", "<arg_key>"),
-)
-
+from .tagged import STRING, items, kinds, member, quoted, typed, typed_until
 
 # MiniCPM5's tool calls: XML with attributes, and CDATA around text with special characters::
 #
@@ -120,47 +15,24 @@ LING3 = CallFormat(
 #
 # Source: the chat template of openbmb/MiniCPM5-1B.
 
-_MINICPM_OPEN, _MINICPM_CLOSE = '<function name="', "</function>"
-_MINICPM_PARAMETER, _MINICPM_PARAMETER_END = '<param name="', "</param>"
-_CDATA, _CDATA_END = "<![CDATA[", "]]>"
-
-
-def _minicpm_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    name = yield from reader.until('"')
-    yield from reader.expect(" >")
-    if name not in tools:  # the mark is no token of its own, so it may be HTML
-        raise Malformed
-    reader.start(name)
-    arguments = Arguments(reader, tools, name)
-    while not (yield from reader.skip(f" {_MINICPM_CLOSE}")):
-        yield from reader.expect(_MINICPM_PARAMETER)
-        key = yield from reader.until('"')
-        yield from reader.expect(" >")
-        arguments.key(key)
-        if (yield from reader.skip(_CDATA)):
-            yield from typed_until(reader, _CDATA_END, arguments.kinds(key))
-            yield from reader.expect(f" {_MINICPM_PARAMETER_END}")
-        else:
-            yield from typed_until(reader, _MINICPM_PARAMETER_END, arguments.kinds(key))
-    arguments.end()
-
-
+_THINK = ("<think>", "</think>")
+_MINICPM_OPEN = '<function name="'
+_MINICPM_SHAPE = CallShape(
+    before_name=_MINICPM_OPEN,
+    after_name='">',
+    suffix="</function>",
+    separator="\n",
+    tagged=TaggedArguments(
+        before_key='<param name="', after_key='">', after_value="</param>", cdata=True
+    ),
+)
 MINICPM5 = CallFormat(
     name="minicpm5",
     opening=(_MINICPM_OPEN,),
-    shape=CallShape(
-        before_name=_MINICPM_OPEN,
-        after_name='">',
-        suffix=_MINICPM_CLOSE,
-        separator="\n",
-        tagged=TaggedArguments(
-            before_key=_MINICPM_PARAMETER, after_key='">', after_value=_MINICPM_PARAMETER_END
-        ),
-    ),
-    # The model also writes values in CDATA sections.
+    shape=_MINICPM_SHAPE,
+    # A grammar knows no CDATA.
     binds=False,
-    body=answer(_THINK, (_MINICPM_OPEN,), _minicpm_read),
-    reads_reasoning=True,
+    body=answer(_THINK, (_MINICPM_OPEN,), reads(_MINICPM_SHAPE)),
     turns=("<|im_start|>assistant\n",),
     reasoning=_THINK,
     stops=("<|im_end|>",),
@@ -195,20 +67,15 @@ def _minimax_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
         name = yield from reader.until('"')
         yield from reader.expect(" >")
         reader.start(name)
-        arguments = Arguments(reader, tools, name)
-        while not (yield from reader.skip(f" {_MINIMAX_INVOKE_END}")):
-            yield from reader.expect(_ELEMENT)
-            key = yield from reader.until(">")
-            arguments.key(key)
-            schema = member(arguments.root, key, arguments.root)
-            yield from _value(reader, schema, arguments.root, f"{_MINIMAX_END}{key}>")
-        arguments.end()
+        schema = tools.get(name, {})
+        yield from _members(reader, schema, schema, _MINIMAX_INVOKE_END, 0)
+        reader.finish()
     if not reader.behind_call:
         raise Malformed
     yield from reader.skip(f" {_MINIMAX_CLOSE}")
 
 
-def _value(reader: CallReader, schema: Any, root: Any, close: str, depth: int = 0) -> Wait:
+def _value(reader: CallReader, schema: Any, root: Any, close: str, depth: int) -> Wait:
     """Reads a value and its closing tag. Where the schema allows text, elements are text too."""
     allowed = kinds(schema, root)
     if depth > _MAX_DEPTH:
@@ -273,7 +140,6 @@ MINIMAX_M3 = CallFormat(
     # Nested values as elements are not JSON.
     binds=False,
     body=answer(_MINIMAX_TAGS, (_MINIMAX_OPEN,), _minimax_read),
-    reads_reasoning=True,
     turns=("]~b]ai\n",),
     reasoning=_MINIMAX_TAGS,
     stops=("[e~[",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Any, Literal
@@ -45,9 +46,8 @@ class MessageRules(Struct, frozen=True, kw_only=True):
     """Whether ids of calls must have nine letters or digits."""
     calls_per_turn: Literal["many", "one"] = "many"
     arguments: Literal["object", "text"] = "object"
-    results: Literal["messages", "named", "responses"] = "messages"
-    """Whether results are messages, must tell the name of their tool, or are the `tool_responses`
-    of the assistant's message."""
+    results: Literal["messages", "responses"] = "messages"
+    """Whether results are messages, or the `tool_responses` of the assistant's message."""
     text_with_calls: bool = True
     """Whether a message with calls may have a text; otherwise the text is a message before it."""
     user_after_result: bool = True
@@ -233,10 +233,9 @@ def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dic
     """Messages in the form that Hugging Face's templates read."""
     decode = Decoding()
     out = [_as_dict(message, rules, decode) for message in messages]
-    if rules.results != "messages" and "tool" in map(_ROLE, messages):
+    if rules.results == "responses" and "tool" in map(_ROLE, messages):
         name_results(out)
-        if rules.results == "responses":
-            out = _with_responses(out, decode)
+        out = _with_responses(out, decode)
     return out
 
 
@@ -348,18 +347,13 @@ def _write_reasoning(out: dict[str, Any], message: Message, rules: MessageRules)
 def with_objects(messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """The messages with each call's arguments as an object: those of a call that was cut off, which
     are no JSON, become its only member. The same messages if all are objects."""
-    whole = [*map(_with_objects, messages)]
+    whole = deepcopy([*messages])
+    for message in whole:
+        for call in message.get("tool_calls", ()):
+            function = call["function"]
+            if isinstance(function["arguments"], str):
+                function["arguments"] = {"arguments": function["arguments"]}
     return whole if whole != messages else messages
-
-
-def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
-    calls = []
-    for call in message.get("tool_calls", ()):
-        function = call["function"]
-        if isinstance(function["arguments"], str):
-            function = {**function, "arguments": {"arguments": function["arguments"]}}
-        calls.append({**call, "function": function})
-    return {**message, "tool_calls": calls} if calls else message
 
 
 def _object(text: str, decode: Decoding) -> Any:

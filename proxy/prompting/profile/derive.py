@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -23,7 +23,7 @@ from ..marks import common_end, common_start
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
 from ..template.families import FAMILIES
 from ..template.templates import ChatTemplate
-from .probes import AGAIN, CONTENT, KEYS, LONG_IDS, NAMES, REASON, RESULT, VALUES, Probes
+from .probes import CONTENT, KEYS, LONG_IDS, NAMES, REASON, VALUES, Probes
 
 # What a model writes with a template: reasoning, calls and the end of its turn.
 
@@ -72,12 +72,12 @@ class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
 
 ONE = {KEYS[0]: VALUES[0]}
 BOTH = dict(zip(KEYS, VALUES, strict=True))
+NUMBER = 70707
 FIRST, SECOND = (NAMES[0], ONE), (NAMES[1], {KEYS[0]: VALUES[1]})
 _JSON = json.JSONDecoder()
 _BEGINNING = re.compile(r"[<\[{]|\w+[:\[(]|\Z")
 """Of calls: a mark, JSON, or the name itself."""
 _CUT_TAG = re.compile(r"<[^<>\s]*\Z|\[/?[A-Z_]*\Z")
-_SHAPE_TAG = re.compile(r"<[^<>]*>|\[/?[A-Z_]+\]")
 _SAMPLES: tuple[tuple[tuple[str, Mapping[str, Any]], ...], ...] = (
     ((NAMES[0], {}),),
     ((NAMES[0], BOTH),),
@@ -135,14 +135,10 @@ class _Regions:
         stops = [at for stop in self._stops if (at := text.find(stop, last)) >= 0]
         if stops:
             return min(stops)
-        plain = self._plain.rpartition(CONTENT)[2].rstrip()
         text = text.rstrip()
-        common = common_end(text, plain)
-        at = len(text) - len(common)
-        if tag := _SHAPE_TAG.search(common):
-            return at + (tag.start() if common[: tag.start()].strip() else 0)
-        # Two tags that end alike: <|calls|> and <|end|>.
-        return _whole_tag(text, at) if common.strip() else at
+        common = common_end(text, self._plain.rpartition(CONTENT)[2].rstrip())
+        # Two tags may end alike: <|calls|> and <|end|>.
+        return _whole_tag(text, len(text) - len(common))
 
 
 def _whole_tag(text: str, at: int) -> int:
@@ -174,9 +170,6 @@ def _parts_of_two(one: str, two: str, regions: _Regions) -> CallShape | None:
     middle = _behind(first[at:], written)
     if middle is None:
         return None
-    ids: Literal["word", "index"] = "word"
-    if ID not in head and (with_index := _with_index(head, middle)):
-        (head, middle), ids = with_index, "index"
     before = _common_end(head, middle)
     rest = middle[: len(middle) - len(before)]
     suffix = _common_beginning(tail, rest)
@@ -188,7 +181,6 @@ def _parts_of_two(one: str, two: str, regions: _Regions) -> CallShape | None:
         separator=rest[len(suffix) :],
         end=tail[len(suffix) :],
         parallel=True,
-        ids=ids,
     )
 
 
@@ -196,24 +188,11 @@ def _behind(text: str, beginning: str) -> str | None:
     """What follows the beginning; JSON may be spaced in any way."""
     if text.startswith(beginning):
         return text[len(beginning) :]
-    brace = text.find("{", len(NAMES[0]))
-    if brace < 0:
-        return None
     try:
-        _, end = _JSON.raw_decode(text, brace)
+        _, end = _JSON.raw_decode(text, text.index("{", len(NAMES[0])))
     except ValueError:
         return None
     return text[end:]
-
-
-def _with_index(head: str, middle: str) -> tuple[str, str] | None:
-    """Both with ID in place of an index, which is 0 in the first call and 1 in the second, or one
-    more."""
-    common = _common_end(head, middle, whole_tags=False)
-    a, b = head[: len(head) - len(common)], middle[: len(middle) - len(common)]
-    if a[-1:].isdigit() and b[-1:].isdigit() and int(b[-1]) == int(a[-1]) + 1:
-        return a[:-1] + ID + common, b[:-1] + ID + common
-    return None
 
 
 def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | None, str] | None:
@@ -240,18 +219,21 @@ def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | Non
     after_value = _common_beginning(tail, between)
     if not (before_key.strip() and after_value.strip()):
         return None
+    number = regions.of((NAMES[0], {KEYS[0]: NUMBER})) or ""
+    of_number = number.partition(KEYS[0])[2].partition(str(NUMBER))[0]
     tags = TaggedArguments(
         before_key=before_key,
-        after_key=after_key,
+        after_key=of_number or after_key,
+        text_after_key=after_key if of_number not in ("", after_key) else "",
         after_value=after_value,
         separator=between[len(after_value) :],
     )
     return lead[: len(lead) - len(before_key)], tags, tail[len(after_value) :]
 
 
-def _common_end(one: str, other: str, *, whole_tags: bool = True) -> str:
+def _common_end(one: str, other: str) -> str:
     common = common_end(one, other)
-    if whole_tags and len(common) < max(len(one), len(other)):
+    if len(common) < max(len(one), len(other)):
         starts = [at for sign in "<[{" if (at := common.find(sign)) >= 0]
         at = min(starts, default=0)
         # White space before the first tag stays if nothing else is cut off.
@@ -268,7 +250,7 @@ def _common_beginning(one: str, other: str) -> str:
 def _with_ids(shape: CallShape, probes: Probes) -> CallShape:
     """The shape with the kind of its ids."""
     text = shape.before_name + shape.after_name + shape.suffix
-    if ID not in text or shape.ids == "index":
+    if ID not in text:
         return shape
     longer = probes.calls(FIRST, ids=LONG_IDS)
     takes = longer is not None and ID in longer
@@ -283,11 +265,7 @@ def _writes(shape: CallShape, regions: _Regions, *, parallel: bool) -> bool:
         rendered = regions.of(*calls)
         if rendered is None:
             continue
-        written = write_calls(shape, *calls)
-        if shape.ids == "index":
-            for number in range(len(calls)):
-                written = written.replace(ID, str(number), 1)
-        if _squeezed(written) != _squeezed(rendered):
+        if _squeezed(write_calls(shape, *calls)) != _squeezed(rendered):
             return False
     return True
 
@@ -313,12 +291,12 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
             calls=known,
             stops=known.stops,
         )
-    probes = Probes(template)
+    probes, rules = Probes(template), template.rules
     reasoning = _reasoning(probes) or _mentioned(template.source)
-    content = _content(probes, reasoning)
-    stops = _stops(probes, content[1])
+    content = _RESPONSE if probes.mentions("".join(_RESPONSE)) else ("", "")
+    stops = (rules.end,) if rules.end_is_token else ()
     shape = call_shape(probes, (*reasoning, *REASONING_TAGS), stops)
-    if not template.takes_tools and not _renders_results(probes):
+    if not (rules.tools or rules.calls):
         shape = None
     calls = known
     if shape is not None and known is None:
@@ -330,7 +308,7 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
 
 def _reasoning(probes: Probes) -> tuple[Tags, ...]:
     """The tags around reasoning, from an answer with reasoning, or else from a call with it."""
-    with_reason, follows = probes.answer(reason=REASON), CONTENT
+    with_reason, follows = probes.answer(REASON), CONTENT
     without = probes.answer()
     if with_reason is None or REASON not in with_reason:
         with_reason, follows = probes.calls(FIRST, reason=REASON), NAMES[0]
@@ -357,10 +335,6 @@ def _reasoning(probes: Probes) -> tuple[Tags, ...]:
     return ((opening, closing),) if 0 < len(opening) <= _MAX_TAG else ()
 
 
-def _renders_results(probes: Probes) -> bool:
-    return RESULT in (probes.calls(FIRST, result=True) or "")
-
-
 def _mentioned(source: str) -> tuple[Tags, ...]:
     """The known tags that the template's text has. Many templates only cut reasoning out."""
     return tuple(tags for tags in REASONING_TAGS if tags[1] in source)[:1]
@@ -378,36 +352,6 @@ def _from_tag(text: str, other: str) -> str:
 def _first_tag(text: str) -> str:
     tag = _TAG.search(text)
     return tag.group() if tag and not text[: tag.start()].strip() else text.strip()
-
-
-def _content(probes: Probes, reasoning: tuple[Tags, ...]) -> tuple[str, str]:
-    """The marks around the text of an answer."""
-    answer, prompt = probes.answer(), probes.text(prompt=True)
-    reasoned = probes.answer(reason=REASON)
-    for text in (answer, reasoned):
-        if text is None or prompt is None or CONTENT not in text:
-            continue
-        before, _, behind = text.partition(CONTENT)
-        before = before[len(common_start(before, prompt)) :]
-        if REASON in before:
-            before = before.partition(REASON)[2]
-            before = before.removeprefix(_first_tag(before.lstrip()))
-        opening = before.strip()
-        if _TAG.fullmatch(opening) and all(opening not in tags for tags in reasoning):
-            closing = _first_tag(behind)
-            name = re.sub(r"\W|START|BEGIN", "", opening, flags=re.IGNORECASE)
-            if name and name == re.sub(r"\W|END|/", "", closing, flags=re.IGNORECASE):
-                return opening, closing
-    return _RESPONSE if probes.mentions("".join(_RESPONSE)) else ("", "")
-
-
-def _stops(probes: Probes, closing: str) -> tuple[str, ...]:
-    """The tag that ends an answer, behind the one that closes its text."""
-    answer = probes.answer(again=True)
-    if not answer or CONTENT not in answer or AGAIN not in answer:
-        return ()
-    between = answer.rpartition(AGAIN)[0].rpartition(CONTENT)[2].strip()
-    return tuple(_TAG.findall(between.removeprefix(closing))[:1])
 
 
 # The syntax of a template's answers: a known format of calls, or what its renderings tell.

@@ -158,16 +158,9 @@ class _Probes:
         head = (USER,) if rules.system == "none" else (SYSTEM, USER)
         described = self._text(rules, *head, tools=True) or ""
         rules = replace(rules, tools="Wtool" in described)
-        for results, ids, arguments in product(
-            ("messages", "named"), (LONG, NINE), ("object", "text")
-        ):
-            tried = replace(
-                rules,
-                calls=True,
-                results=results,
-                arguments=arguments,
-                call_ids="any" if ids is LONG else "nine",
-            )
+        for ids, arguments in product((LONG, NINE), ("object", "text")):
+            call_ids = "any" if ids is LONG else "nine"
+            tried = replace(rules, calls=True, arguments=arguments, call_ids=call_ids)
             text = self._text(tried, USER, *_round(ids[:1]), tools=True)
             if text is not None and _shows_call(text, described):
                 return self._rounds(tried, ids)

@@ -30,7 +30,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ...core.request import CompletionRequest, Message, Tool, ToolCall
+from ...core.request import CompletionRequest, Message, ToolCall
 from ...errors import InvalidParameter
 
 # Finds the control tokens of a chat template in texts.
@@ -55,20 +55,15 @@ _NAME = rf"[^\s<>{_BAR}]{{1,62}}+"  # possessive: nothing shorter can match
 
 # The shapes of control tokens in the source of a template. Each is searched by itself, because they
 # may overlap.
-_SHAPES = tuple(
-    map(
-        re.compile,
-        (
-            r"<[^\s<>\"'{}]{1,64}>",
-            r"<[^\s<>\"'{}=]{1,48}=",
-            r"<</?[A-Z]{2,16}>>",
-            r"\[/?(?=[^\]]{0,48}[A-Z]{2})[A-Za-z_]{2,48}\]",
-            r"\[\|[^\s\[\]|]{1,62}\|\]",
-            r"[\[\]](?:~!?b|e~)[\[\]]",
-            r"\uff5c[^\s<>\uff5c]{1,62}\uff5c",
-            r"\u3008[^\s\u3008\u3009]{1,62}\u3009",
-        ),
-    )
+_SHAPES = (
+    r"<[^\s<>\"'{}]{1,64}>",
+    r"<[^\s<>\"'{}=]{1,48}=",
+    r"<</?[A-Z]{2,16}>>",
+    r"\[/?(?=[^\]]{0,48}[A-Z]{2})[A-Za-z_]{2,48}\]",
+    r"\[\|[^\s\[\]|]{1,62}\|\]",
+    r"[\[\]](?:~!?b|e~)[\[\]]",
+    r"\uff5c[^\s<>\uff5c]{1,62}\uff5c",
+    r"\u3008[^\s\u3008\u3009]{1,62}\u3009",
 )
 # Plain words between angle brackets are XML, HTML or examples, apart from these.
 _WORD = re.compile(r"</?([A-Za-z]+)>")
@@ -106,8 +101,9 @@ class ControlTokens:
     those, the ones that meet a `condition`: a lookahead for what follows their first character."""
 
     def __init__(self, source: str, more: Iterable[str] = (), condition: str = "") -> None:
-        spelled = {match[0] for shape in _SHAPES for match in islice(shape.finditer(source), MOST)}
-        tokens = {text for text in spelled if _is_token(text)}
+        spelled = {m[0] for form in _SHAPES for m in islice(re.finditer(form, source), MOST)}
+        words = {text: _WORD.fullmatch(text) for text in spelled}
+        tokens = {text for text, word in words.items() if not word or word[1].lower() in _TAGS}
         more = _USUAL.union(more)
         if not more.isdisjoint(_BRACKETS):
             more |= _BRACKETS
@@ -163,17 +159,14 @@ class ControlTokens:
 
     def spans(self, text: str, at: int) -> bool:
         """Whether a control token in the text reaches from before an offset to behind it."""
-        for begin in range(at - 1, max(-1, at - LONGEST), -1):
+        for begin in range(max(0, at - LONGEST + 1), at):
             if text[begin] not in self._patterns:
                 continue
-            head = text[begin:at]
-            if self._is_part(head):
-                whole = self._any.match(text, begin)
-                if (whole is not None and whole.end() > at) or any(
-                    text.startswith(token, begin) and len(token) > len(head)
-                    for token in self.tokens
-                ):
-                    return True
+            whole = self._any.match(text, begin)
+            if (whole is not None and whole.end() > at) or any(
+                text.startswith(token, begin) and begin + len(token) > at for token in self.tokens
+            ):
+                return True
         return False
 
     def _ends_within(self, text: str) -> bool:
@@ -199,11 +192,6 @@ class ControlTokens:
 
     def _is_part(self, text: str) -> bool:
         return text in self._beginnings or _PART_OF_ANY.fullmatch(text) is not None
-
-
-def _is_token(text: str) -> bool:
-    word = _WORD.fullmatch(text)
-    return word is None or word[1].lower() in _TAGS
 
 
 # Of common models, for a backend that renders prompts with a template that nobody has seen.
@@ -363,7 +351,14 @@ class Neutraliser:
         return msgspec.structs.replace(
             request,
             messages=tuple(self._message(message, between) for message in request.messages),
-            tools=tuple(_tool(each, offered, texts) for each in request.tools),
+            tools=tuple(
+                msgspec.structs.replace(
+                    tool,
+                    description=offered(tool.description),
+                    parameters=texts(tool.parameters, offered),
+                )
+                for tool in request.tools
+            ),
             template_kwargs={
                 name: _each(value, _cut(self._of(name), between))
                 for name, value in request.template_kwargs.items()
@@ -465,16 +460,8 @@ def _each(value: Any, change: Change) -> Any:
     return [_each(each, change) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _tool(tool: Tool, change: Change, texts: Callable[[Any, Change], Any]) -> Tool:
-    """The tool with the `texts` of its parameters changed."""
-    return msgspec.structs.replace(
-        tool,
-        description=change(tool.description),
-        parameters=texts(tool.parameters, change),
-    )
-
-
 def _descriptions(value: Any, change: Change) -> Any:
+    """A schema with its texts changed that have no meaning."""
     if isinstance(value, Mapping):
         return {
             key: change(each)

@@ -6,17 +6,19 @@ The texts of a probe are needles that occur nowhere else, so a rendering can be 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from ...core.request import Message, ToolCall
 from ..formats.base import ID
 from ..template import TemplateError
 from ..template.bounds import Budget
 from ..template.templates import ChatTemplate
+from .adapt import as_dicts
 
-USER, AGAIN = "NeedleUserText", "NeedleUserAgain"
-CONTENT, REASON, RESULT = "NeedleContent", "NeedleReason", "NeedleResult"
+USER = Message(role="user", content="NeedleUserText")
+CONTENT, REASON = "NeedleContent", "NeedleReason"
 NAMES = ("needle_name_one", "needle_name_two")
 KEYS = ("needle_key_one", "needle_key_two")
 VALUES = ("NeedleValueOne", "NeedleValueTwo")
@@ -26,18 +28,15 @@ LONG_IDS = ("longcallid001", "longcallid002")
 Call = tuple[str, Mapping[str, Any]]
 _NOW = datetime(2026, 1, 1)
 _ARGUMENT = {"type": "string", "description": "d"}
+_PARAMETERS = {
+    "type": "object",
+    "properties": dict.fromkeys(KEYS, _ARGUMENT),
+    "required": [KEYS[0]],
+}
 _TOOLS = [
     {
         "type": "function",
-        "function": {
-            "name": name,
-            "description": "d",
-            "parameters": {
-                "type": "object",
-                "properties": dict.fromkeys(KEYS, _ARGUMENT),
-                "required": [KEYS[0]],
-            },
-        },
+        "function": {"name": name, "description": "d", "parameters": _PARAMETERS},
     }
     for name in NAMES
 ]
@@ -52,106 +51,52 @@ class Probes:
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self._budget = Budget(STEPS)
-        self._known: dict[str, str | None] = {}
+        self._known: dict[tuple[Any, ...], str | None] = {}
 
-    def text(self, *messages: Mapping[str, Any], prompt: bool = False) -> str | None:
+    def text(self, *messages: Message, prompt: bool = False) -> str | None:
         """The conversation behind the user's first text; with `prompt` as one to be answered."""
-        key = repr((messages, prompt))
+        key = (*messages, prompt)
         if key not in self._known:
-            self._known[key] = self._text(messages, prompt)
+            texts = (self._rendered((USER, *messages), tools, prompt) for tools in (_TOOLS, None))
+            behind = (text.rpartition(USER.content)[1:] for text in texts)
+            self._known[key] = next((text for needle, text in behind if needle), None)
         return self._known[key]
 
-    def _text(self, messages: Sequence[Mapping[str, Any]], prompt: bool) -> str | None:
-        user = {"role": "user", "content": USER}
-        chat = [self._taken(message) for message in (user, *messages)]
-        for tools in (_TOOLS, None):
-            try:
-                text = self._template.render(
-                    chat,
-                    tools,
-                    add_generation_prompt=prompt,
-                    now=_NOW,
-                    variables=_THINKS,
-                    budget=self._budget,
-                )
-            except TemplateError:
-                continue
-            _, needle, behind = text.rpartition(USER)
-            if needle:
-                return behind
-        return None
-
-    def _taken(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The message as the template takes it."""
-        rules = self._template.rules
-        if rules.content == "parts" and message["content"] is not None:
-            message = {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if rules.arguments == "text" and "tool_calls" in message:
-            calls = [
-                {
-                    **call,
-                    "function": {
-                        **call["function"],
-                        "arguments": json.dumps(call["function"]["arguments"]),
-                    },
-                }
-                for call in message["tool_calls"]
-            ]
-            message = {**message, "tool_calls": calls}
-        return message
+    def _rendered(self, chat: tuple[Message, ...], tools: Any, prompt: bool) -> str:
+        """The prompt, "" if the template refuses."""
+        messages = as_dicts(chat, self._template.rules)
+        for message in messages:
+            if "reasoning_content" in message:
+                message["reasoning"] = message["reasoning_content"]  # as some templates call it
+        try:
+            return self._template.render(
+                messages,
+                tools,
+                add_generation_prompt=prompt,
+                now=_NOW,
+                variables=_THINKS,
+                budget=self._budget,
+            )
+        except TemplateError:
+            return ""
 
     def mentions(self, text: str) -> bool:
         """Whether the prompt of a model that thinks has this text."""
-        user = {"role": "user", "content": USER}
-        try:
-            prompt = self._template.render([user], now=_NOW, variables=_THINKS, budget=self._budget)
-        except TemplateError:
-            return False
-        return text in prompt
+        return text in self._rendered((USER,), None, prompt=True)
 
-    def calls(
-        self,
-        *calls: Call,
-        content: str = "",
-        reason: str = "",
-        ids: tuple[str, ...] = IDS,
-        result: bool = False,
-    ) -> str | None:
-        """An assistant's message with calls, in which ID stands for their ids. With `result` the
-        first call's result follows."""
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": content,
-            "tool_calls": [
-                {
-                    "id": call_id,
-                    "type": "function",
-                    "function": {"name": name, "arguments": dict(arguments)},
-                }
-                for call_id, (name, arguments) in zip(ids, calls, strict=False)
-            ],
-        }
-        if reason:
-            message["reasoning_content"] = message["reasoning"] = reason
-        messages = [message]
-        if result:
-            messages.append(
-                {"role": "tool", "tool_call_id": ids[0], "name": calls[0][0], "content": RESULT}
-            )
-        text = self.text(*messages)
-        if text is None and not content:
-            message["content"] = None
-            text = self.text(*messages)
+    def calls(self, *calls: Call, reason: str = "", ids: tuple[str, ...] = IDS) -> str | None:
+        """An assistant's message with calls, in which ID stands for their ids."""
+        made = tuple(
+            ToolCall(call_id, name, json.dumps(arguments))
+            for call_id, (name, arguments) in zip(ids, calls, strict=False)
+        )
+        text = self.text(Message(role="assistant", reasoning=reason, tool_calls=made))
         if text is None:
             return None
         for call_id in ids:
             text = text.replace(call_id, ID)
         return text
 
-    def answer(self, *, reason: str = "", again: bool = False, prompt: bool = False) -> str | None:
-        """An assistant's message with text; with `again` the user's next one follows."""
-        message: dict[str, Any] = {"role": "assistant", "content": CONTENT}
-        if reason:
-            message["reasoning_content"] = message["reasoning"] = reason
-        more = ({"role": "user", "content": AGAIN},) if again else ()
-        return self.text(message, *more, prompt=prompt)
+    def answer(self, reason: str = "") -> str | None:
+        """An assistant's message with text."""
+        return self.text(Message(role="assistant", content=CONTENT, reasoning=reason))

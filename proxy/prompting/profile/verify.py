@@ -31,13 +31,13 @@ to the model."""
 MAX_PROMPT = 1 << 20  # characters of a server's prompt for a probe
 
 
-class Kind(Struct, frozen=True, kw_only=True):
-    """A kind of conversation. `belongs` tells the requests of this kind; a request may be of
+class Kind(Struct, frozen=True):
+    """A kind of conversation. `belongs` is true for the requests of this kind; a request may be of
     several."""
 
     name: str
     probes: tuple[CompletionRequest, ...]
-    belongs: Callable[[CompletionRequest], bool]
+    belongs: Callable[[CompletionRequest], Any]
 
 
 class Verdict(Struct, frozen=True):
@@ -140,10 +140,6 @@ def _assistant(text: str = "", **fields: Any) -> Message:
     return Message(role="assistant", content=text, **fields)
 
 
-def _system(text: str) -> Message:
-    return Message(role="system", content=text)
-
-
 def _call(number: int, name: str) -> ToolCall:
     return ToolCall(f"call_{number:024x}", "find_star", f'{{"name": "{name}"}}')
 
@@ -156,13 +152,8 @@ def _chat(*messages: Message, **fields: Any) -> CompletionRequest:
     return CompletionRequest(messages=messages, **fields)
 
 
-def _in_a_row(request: CompletionRequest) -> bool:
-    return any(a.role == b.role == "user" for a, b in pairwise(request.messages))
-
-
-def _late_system(request: CompletionRequest) -> bool:
-    pairs = pairwise(request.messages)
-    return any(a.role != "system" and b.role == "system" for a, b in pairs)
+def _tools(*messages: Message) -> CompletionRequest:
+    return _chat(*messages, tools=(_TOOL,))
 
 
 def _goes_on(request: CompletionRequest) -> bool:
@@ -175,108 +166,75 @@ def _effort(request: CompletionRequest) -> Any:
     return request.template_kwargs.get("reasoning_effort", request.reasoning_effort)
 
 
-def _thinks_not(request: CompletionRequest) -> bool:
-    return _effort(request) == "none" or request.template_kwargs.get("enable_thinking") is False
-
-
 _ASKS, _ANSWERS, _AGAIN = _user("Altair?"), _assistant("Bellatrix."), _user("Capella?")
-_RULE = _system("Deneb!")
+_RULE = Message(role="system", content="Deneb!")
 _CALLS = _assistant(tool_calls=(_call(1, "Elnath"),))
 _TOLD = _result(1, "Fomalhaut")
 _THOUGHT = "Gienah and Hadar"
 
+_SAID = _assistant("Kochab.", tool_calls=_CALLS.tool_calls)
+_TWO_CALLS = _assistant(tool_calls=(_call(1, "Elnath"), _call(2, "Lesath")))
+_THOUGHT_CALLS = _assistant(tool_calls=_CALLS.tool_calls, reasoning=_THOUGHT)
+
+
+def _kind(name: str, belongs: Callable[..., Any], *probes: CompletionRequest) -> Kind:
+    return Kind(name, probes, belongs)
+
+
 KINDS: tuple[Kind, ...] = (
-    Kind(name="plain", probes=(_chat(_ASKS),), belongs=lambda r: True),
-    Kind(
-        name="history",
-        probes=(_chat(_ASKS, _ANSWERS, _AGAIN),),
-        belongs=lambda r: any(m.role == "assistant" for m in r.messages[:-1]),
+    _kind("plain", lambda r: True, _chat(_ASKS)),
+    _kind(
+        "history",
+        lambda r: any(m.role == "assistant" for m in r.messages[:-1]),
+        _chat(_ASKS, _ANSWERS, _AGAIN),
     ),
-    Kind(
-        name="system",
-        probes=(_chat(_RULE, _ASKS),),
-        belongs=lambda r: r.messages[0].role == "system",
+    _kind("system", lambda r: r.messages[0].role == "system", _chat(_RULE, _ASKS)),
+    _kind(
+        "late system",
+        lambda r: any(a.role != "system" and b.role == "system" for a, b in pairwise(r.messages)),
+        _chat(_ASKS, _RULE),
+        _chat(_ASKS, _ANSWERS, _RULE, _AGAIN),
+        _chat(_ASKS, _ANSWERS, _AGAIN, _RULE),
     ),
-    Kind(
-        name="late system",
-        probes=(
-            _chat(_ASKS, _RULE),
-            _chat(_ASKS, _ANSWERS, _RULE, _AGAIN),
-            _chat(_ASKS, _ANSWERS, _AGAIN, _RULE),
-        ),
-        belongs=_late_system,
+    _kind(
+        "two users in a row",
+        lambda r: any(a.role == b.role == "user" for a, b in pairwise(r.messages)),
+        _chat(_ASKS, _AGAIN),
     ),
-    Kind(name="two users in a row", probes=(_chat(_ASKS, _AGAIN),), belongs=_in_a_row),
-    Kind(
-        name="text parts",
-        probes=(_chat(_user("Izar.\nJabbah.", parts=(0, 6))),),
-        belongs=lambda r: any(m.parts for m in r.messages),
+    _kind(
+        "text parts",
+        lambda r: any(m.parts for m in r.messages),
+        _chat(_user("Izar.\nJabbah.", parts=(0, 6))),
     ),
-    Kind(
-        name="tools",
-        probes=(_chat(_ASKS, tools=(_TOOL,)), _chat(_RULE, _ASKS, tools=(_TOOL,))),
-        belongs=lambda r: bool(callable_tools(r)),
+    _kind("tools", callable_tools, _tools(_ASKS), _tools(_RULE, _ASKS)),
+    _kind(
+        "results of tools",
+        lambda r: any(m.role == "tool" for m in r.messages),
+        _tools(_ASKS, _CALLS, _TOLD),
+        _tools(_ASKS, _SAID, _TOLD),
     ),
-    Kind(
-        name="results of tools",
-        probes=(
-            _chat(_ASKS, _CALLS, _TOLD, tools=(_TOOL,)),
-            _chat(
-                _ASKS,
-                _assistant("Kochab.", tool_calls=(_call(1, "Elnath"),)),
-                _TOLD,
-                tools=(_TOOL,),
-            ),
-        ),
-        belongs=lambda r: any(m.role == "tool" for m in r.messages),
+    _kind("question after results", _goes_on, _tools(_ASKS, _CALLS, _TOLD, _ANSWERS, _AGAIN)),
+    _kind(
+        "two calls in a turn",
+        lambda r: any(len(m.tool_calls) > 1 for m in r.messages),
+        _tools(_ASKS, _TWO_CALLS, _TOLD, _result(2, "Mizar")),
     ),
-    Kind(
-        name="question after results",
-        probes=(_chat(_ASKS, _CALLS, _TOLD, _ANSWERS, _AGAIN, tools=(_TOOL,)),),
-        belongs=_goes_on,
+    _kind(
+        "kept reasoning",
+        lambda r: any(m.reasoning for m in r.messages),
+        _chat(_ASKS, _assistant("Bellatrix.", reasoning=_THOUGHT), _AGAIN),
+        _tools(_ASKS, _THOUGHT_CALLS, _TOLD),
     ),
-    Kind(
-        name="two calls in a turn",
-        probes=(
-            _chat(
-                _ASKS,
-                _assistant(tool_calls=(_call(1, "Elnath"), _call(2, "Lesath"))),
-                _TOLD,
-                _result(2, "Mizar"),
-                tools=(_TOOL,),
-            ),
-        ),
-        belongs=lambda r: any(len(m.tool_calls) > 1 for m in r.messages),
+    _kind(
+        "effort",
+        lambda r: _effort(r) not in ("", None, "none"),
+        *(_chat(_ASKS, reasoning_effort=word) for word in ("low", "medium", "high")),
     ),
-    Kind(
-        name="kept reasoning",
-        probes=(
-            _chat(_ASKS, _assistant("Bellatrix.", reasoning=_THOUGHT), _AGAIN),
-            _chat(
-                _ASKS,
-                _assistant(tool_calls=(_call(1, "Elnath"),), reasoning=_THOUGHT),
-                _TOLD,
-                tools=(_TOOL,),
-            ),
-        ),
-        belongs=lambda r: any(m.reasoning for m in r.messages),
+    _kind(
+        "thinking off",
+        lambda r: _effort(r) == "none" or r.template_kwargs.get("enable_thinking") is False,
+        _chat(_ASKS, reasoning_effort="none"),
+        _chat(_ASKS, template_kwargs={"enable_thinking": False}),
     ),
-    Kind(
-        name="effort",
-        probes=tuple(_chat(_ASKS, reasoning_effort=word) for word in ("low", "medium", "high")),
-        belongs=lambda r: _effort(r) not in ("", None, "none"),
-    ),
-    Kind(
-        name="thinking off",
-        probes=(
-            _chat(_ASKS, reasoning_effort="none"),
-            _chat(_ASKS, template_kwargs={"enable_thinking": False}),
-        ),
-        belongs=_thinks_not,
-    ),
-    Kind(
-        name="begun answer",
-        probes=(_chat(_ASKS, _assistant("Nashira")),),
-        belongs=lambda r: bool(assistant_prefill(r)),
-    ),
+    _kind("begun answer", assistant_prefill, _chat(_ASKS, _assistant("Nashira"))),
 )

@@ -25,7 +25,7 @@ from ...core.usage import Usage
 from ..constraints import head
 from ..formats import CallArguments, CallFormat, CallStart, Piece, ReasoningPiece, TextPiece, Tools
 
-_MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]")
+_MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]|｜[^｜\s]+｜")
 
 
 class CallOpening(Struct, frozen=True):

@@ -8,8 +8,7 @@ failure. The model gets one more try, with a message that names the fault.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from string import ascii_letters
+from collections.abc import Mapping
 
 import msgspec
 
@@ -18,10 +17,9 @@ from ...core.request import CompletionRequest, Message, describes_document, desc
 from ..constraints import JSON, callable_tools, document_schema, most_calls, must_call
 from ..formats import generic
 from ..prompt import tool_dict
-from .validation import InvalidOutput, ValidationStage, Validator
+from .validation import InvalidOutput, Validator, joined
 
 QUOTED = 4000  # characters of a wrong answer that the model is shown
-_FENCE = "```"
 _FRAME = re.compile(r'\s*(?:```(?:json)?\s*)?\{\s*"tool_calls?"')
 _NO_FENCE = "with nothing else, and without a code fence"
 
@@ -91,50 +89,6 @@ def corrected(request: CompletionRequest, answer: str, fault: str) -> Completion
     return msgspec.structs.replace(request, messages=(*request.messages, *more))
 
 
-def _unfenced(text: str) -> str | None:
-    """The document within a code fence, None if there is no fence around the text."""
-    text = text.strip()
-    if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
-        return None
-    return text[len(_FENCE) : -len(_FENCE)].lstrip(ascii_letters).strip()
-
-
-def _text(held: Sequence[TextDelta]) -> str:
-    return "".join(event.text for event in held)
-
-
-def _joined(held: Sequence[TextDelta]) -> Batch:
-    """The text that was held back as one event, with all its logprobs."""
-    text, logprobs = _text(held), tuple(token for event in held for token in event.logprobs)
-    return [TextDelta(text, logprobs)] if text or logprobs else []
-
-
-class DocumentStage:
-    """Holds a document back until its end, removes a code fence around it, and lets `judge` replace
-    a wrong one by a failure."""
-
-    ended = False
-
-    def __init__(self, judge: ValidationStage) -> None:
-        self._judge = judge
-        self._held: list[TextDelta] = []
-
-    def feed(self, batch: Batch) -> Batch:
-        out: Batch = []
-        for event in batch:
-            if isinstance(event, TextDelta):
-                self._held.append(event)
-            elif isinstance(event, Finished):
-                fenced = _unfenced(_text(self._held))
-                held = _joined(self._held) if fenced is None else [TextDelta(fenced)]
-                self._held.clear()
-                judged = self._judge.feed([*held, event])
-                out += judged[-1:] if isinstance(judged[-1], Failed) else judged
-            else:
-                out += self._judge.feed([event])
-        return out
-
-
 class CallsStage:
     """Holds the calls of an answer back until its end, and judges their arguments. Text passes,
     unless it begins like a call: one that cannot be read is an error."""
@@ -170,8 +124,8 @@ class CallsStage:
         return out
 
     def _release(self) -> Batch:
-        held, self._held = self._held, None
-        return _joined(held or ())
+        text, self._held = joined(self._held or []), None
+        return [text] if text.text or text.logprobs else []
 
     def _fault(self, finished: Finished) -> str:
         """What is wrong with the calls. An answer that a limit cut may end within one."""
@@ -185,7 +139,7 @@ class CallsStage:
                 return f"the model's arguments of the tool {name} failed validation: {fault}"
         if cut or calls:
             return ""
-        if self._held is not None and _FRAME.match(_text(self._held)):
+        if self._held is not None and _FRAME.match(joined(self._held).text):
             return "the model's call is of no tool of the request, or is not JSON"
         return "the model did not call a tool, as tool_choice requires" if self._must else ""
 

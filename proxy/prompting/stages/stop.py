@@ -21,57 +21,18 @@ class Stage(Protocol):
         """The events to pass on now, in order."""
 
 
-class StopFilter:
-    """Finds the client's stop strings in streamed text: ``feed(text)`` returns the text that is
-    safe to send; `matched` is the stop string found, if any.
+class StopStage:
+    """Ends the answer at the first stop string of the client, which is not sent. Only the text of
+    the answer is searched, not reasoning or the arguments of calls.
 
     The backend cannot do this: server.cpp loses text if one token contains both text and the start
     of a stop string, and loses text held back when the token limit is reached. Only text that may
     become a stop string is held back."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], usage: Callable[[], Usage]) -> None:
         self._stops = tuple(s for s in stops if s)
         self._heads = frozenset(s[0] for s in self._stops)
         self._held = ""
-        self.matched = ""
-
-    def feed(self, text: str) -> str:
-        """Returns "" after a match."""
-        if self.matched:
-            return ""
-        if not self._held and self._heads.isdisjoint(text):
-            return text
-        text = self._held + text
-        at, stop = self._find(text)
-        if stop:
-            self.matched, self._held = stop, ""
-            return text[:at]
-        keep = overlap(text, self._stops)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def close(self) -> str:
-        """The text held back, at the end of a stream without a match."""
-        held, self._held = self._held, ""
-        return held
-
-    def _find(self, text: str) -> tuple[int, str]:
-        """The earliest match; at the same position, the shortest."""
-        best, stop = len(text), ""
-        end = len(text)
-        for candidate in self._stops:
-            at = text.find(candidate, 0, end + len(candidate))
-            if at >= 0 and (at < best or (at == best and len(candidate) < len(stop))):
-                best, stop = at, candidate
-        return best, stop
-
-
-class StopStage:
-    """Ends the answer at the first stop string of the client, which is not sent. Only the text of
-    the answer is searched, not reasoning or the arguments of calls."""
-
-    def __init__(self, stops: Sequence[str], usage: Callable[[], Usage]) -> None:
-        self._filter = StopFilter(stops)
         self._usage = usage
         self.ended = False
 
@@ -79,23 +40,30 @@ class StopStage:
         out: Batch = []
         for event in batch:
             if isinstance(event, TextDelta):
-                text = self._filter.feed(event.text)
-                if text == event.text:
+                if not self._held and self._heads.isdisjoint(event.text):
                     out.append(event)
-                elif text or event.logprobs:
+                    continue
+                text, stop = self._until_stop(self._held + event.text)
+                if text or event.logprobs:
                     out.append(TextDelta(text, event.logprobs))
-                if self._filter.matched:
+                if stop:
                     self.ended = True
-                    out.append(
-                        Finished(
-                            reason="stop", usage=self._usage(), stop_sequence=self._filter.matched
-                        )
-                    )
-                    return out
+                    end = Finished(reason="stop", usage=self._usage(), stop_sequence=stop)
+                    return [*out, end]
             else:
-                if isinstance(event, (Finished, Failed, ToolCallDelta)):
-                    held = self._filter.close()
-                    if held:
-                        out.append(TextDelta(held))
+                if self._held and isinstance(event, (Finished, Failed, ToolCallDelta)):
+                    out.append(TextDelta(self._held))
+                    self._held = ""
                 out.append(event)
         return out
+
+    def _until_stop(self, text: str) -> tuple[str, str]:
+        """The text that is safe to send, and the stop string behind it: the first one, and of those
+        at one place the shortest."""
+        places = ((text.find(stop), len(stop), stop) for stop in self._stops)
+        at, _, stop = min((place for place in places if place[0] >= 0), default=(-1, 0, ""))
+        if stop:
+            return text[:at], stop
+        keep = len(text) - overlap(text, self._stops)
+        self._held = text[keep:]
+        return text[:keep], ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
 from typing import Protocol
 
 from ...core.events import Batch, Failed, Finished, TextDelta, ToolCallDelta
 from ...errors import UpstreamFault
+
+_FENCE = "```"
 
 
 class InvalidOutput(UpstreamFault):
@@ -20,32 +23,59 @@ class Validator(Protocol):
 
 
 class ValidationStage:
-    """Replaces an invalid answer's end by a failure.
+    """Replaces an invalid answer's end by a failure. With `holds`, the text is held back until
+    then: none of a wrong one is sent, and a code fence around a document is removed.
 
     Answers that were cut off, that call tools, or that ended at a stop string in `pardon` (the
     client's own) are not validated."""
 
     ended = False
 
-    def __init__(self, judge: Validator, pardon: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, judge: Validator, pardon: tuple[str, ...] = (), *, holds: bool = False
+    ) -> None:
         self._pardon = pardon
         self._judge = judge
-        self._text: list[str] = []
+        self._holds = holds
+        self._texts: list[TextDelta] = []
         self._calls = False
 
     def feed(self, batch: Batch) -> Batch:
-        for at, event in enumerate(batch):
+        out: Batch = []
+        for event in batch:
             if isinstance(event, TextDelta):
-                self._text.append(event.text)
+                self._texts.append(event)
+                if self._holds:
+                    continue
             elif isinstance(event, ToolCallDelta):
                 self._calls = True
-            elif isinstance(event, Finished) and self._is_whole(event):
-                fault = self._judge.fault("".join(self._text))
+            elif isinstance(event, Finished):
+                text = joined(self._texts)
+                if self._holds:
+                    text = _unfenced(text)
+                fault = self._judge.fault(text.text) if self._is_whole(event) else ""
                 if fault:
                     message = f"the model's output failed validation: {fault}"
-                    return [*batch[:at], Failed(InvalidOutput(message))]
-        return batch
+                    return [*out, Failed(InvalidOutput(message))]
+                if self._holds and (text.text or text.logprobs):
+                    out.append(text)
+            out.append(event)
+        return out
 
     def _is_whole(self, finished: Finished) -> bool:
         pardoned = finished.stop_sequence in self._pardon
         return finished.reason == "stop" and not pardoned and not self._calls
+
+
+def joined(texts: list[TextDelta]) -> TextDelta:
+    """The texts as one, with all their logprobs."""
+    logprobs = tuple(token for event in texts for token in event.logprobs)
+    return TextDelta("".join(event.text for event in texts), logprobs)
+
+
+def _unfenced(delta: TextDelta) -> TextDelta:
+    """The document within a code fence, or the text itself if there is none around it."""
+    text = delta.text.strip()
+    if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
+        return delta
+    return TextDelta(text[len(_FENCE) : -len(_FENCE)].lstrip(ascii_letters).strip())

@@ -250,25 +250,15 @@ class Bounding(NodeTransformer):
     visit_CallBlock = visit_Block = visit_Macro
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
-        """A comparison with a constant of the template takes no longer than the constant is."""
+        """A comparison with a constant of the template takes no longer than the constant is, but
+        what something is looked up in may be long."""
         self.generic_visit(node)
-        sides = [node.expr, *(operand.expr for operand in node.ops)]
-        looked_at = [False] * len(sides)
-        for at, operand in enumerate(node.ops):
-            left, right = sides[at], sides[at + 1]
-            if operand.op in ("in", "notin"):
-                if not _is_constant(right):
-                    looked_at[at + 1] = True
-                    looked_at[at] = looked_at[at] or not _is_constant(left)
-            elif not (_is_small(left) or _is_small(right)):
-                looked_at[at] = looked_at[at + 1] = True
-        sides = [
-            _filtered(side, "compared in the sandbox") if looked else side
-            for side, looked in zip(sides, looked_at, strict=True)
-        ]
-        node.expr = sides[0]
-        for operand, side in zip(node.ops, sides[1:], strict=True):
-            operand.expr = side
+        alone = sum(not _is_small(side) for side in (node.expr, *(o.expr for o in node.ops))) < 2
+        if not (alone or _is_small(node.expr)):
+            node.expr = _filtered(node.expr, "compared in the sandbox")
+        for operand in node.ops:
+            if not (_is_small(operand.expr) or (alone and operand.op not in ("in", "notin"))):
+                operand.expr = _filtered(operand.expr, "compared in the sandbox")
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -30,83 +31,50 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     """The tags around reasoning; None if the family has none."""
 
 
+def _family(name: str, *stops: str, **facts: Any) -> Family:
+    return Family(name=name, stops=stops, **facts)
+
+
 _THINK = ("<think>", "</think>")
-_LLAMA_2 = Family(name="llama-2", stops=("</s>",), bos="<s>", eos="</s>")
-_LLAMA_3 = Family(
-    name="llama-3",
-    stops=("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
-    bos="<|begin_of_text|>",
-    eos="<|eot_id|>",
-)
-_CHATML = Family(name="chatml", stops=("<|im_end|>", "<|endoftext|>"), eos="<|im_end|>")
-_QWEN = Family(
-    name="qwen",
-    stops=_CHATML.stops,
-    eos="<|im_end|>",
-    reasoning=_THINK,
-)
+_LLAMA: dict[str, Any] = {"bos": "<s>", "eos": "</s>"}
+_LLAMA_3_STOPS = ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
+_LLAMA_3: dict[str, Any] = {"bos": "<|begin_of_text|>", "eos": "<|eot_id|>"}
+_CHATML_STOPS = ("<|im_end|>", "<|endoftext|>")
+_DEEPSEEK_END = "<｜end▁of▁sentence｜>"
+_GLM_STOPS = ("<|user|>", "<|observation|>")
+_COMMAND_R_END = "<|END_OF_TURN_TOKEN|>"
 _PLAIN = ("\nUser:", "\nUSER:")
 
-
 _SHIPPED = (
-    _CHATML,
-    Family(name="hermes", stops=_CHATML.stops, eos="<|im_end|>"),
-    _QWEN,
-    _LLAMA_2,
-    _LLAMA_3,
-    Family(name="mistral", stops=("</s>",), bos="<s>", eos="</s>"),
-    Family(
-        name="vicuna", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=(" USER:", "\nUSER:")
-    ),
-    Family(
-        name="alpaca",
-        stops=("</s>",),
-        bos="<s>",
-        eos="</s>",
-        turn_stop_texts=("\n### Instruction:",),
-    ),
-    Family(name="zephyr", stops=("</s>",), eos="</s>"),
-    Family(name="gemma", stops=("<end_of_turn>", "<eos>"), bos="<bos>", eos="<eos>"),
-    Family(name="phi-3", stops=("<|end|>", "<|endoftext|>"), bos="<s>", eos="<|endoftext|>"),
-    Family(
-        name="deepseek",
-        stops=("<｜end▁of▁sentence｜>",),
+    _family("chatml", *_CHATML_STOPS, eos="<|im_end|>"),
+    _family("hermes", *_CHATML_STOPS, eos="<|im_end|>"),
+    _family("qwen", *_CHATML_STOPS, eos="<|im_end|>", reasoning=_THINK),
+    _family("llama-2", "</s>", **_LLAMA),
+    _family("llama-3", *_LLAMA_3_STOPS, **_LLAMA_3),
+    _family("mistral", "</s>", **_LLAMA),
+    _family("vicuna", "</s>", **_LLAMA, turn_stop_texts=(" USER:", "\nUSER:")),
+    _family("alpaca", "</s>", **_LLAMA, turn_stop_texts=("\n### Instruction:",)),
+    _family("zephyr", "</s>", eos="</s>"),
+    _family("gemma", "<end_of_turn>", "<eos>", bos="<bos>", eos="<eos>"),
+    _family("phi-3", "<|end|>", "<|endoftext|>", bos="<s>", eos="<|endoftext|>"),
+    _family(
+        "deepseek",
+        _DEEPSEEK_END,
         bos="<｜begin▁of▁sentence｜>",
-        eos="<｜end▁of▁sentence｜>",
+        eos=_DEEPSEEK_END,
         reasoning=_THINK,
     ),
-    Family(
-        name="chatglm3",
-        stops=("<|user|>", "<|observation|>"),
-        eos="</s>",
-    ),
-    Family(
-        name="glm-4",
-        stops=("<|user|>", "<|observation|>", "<|endoftext|>"),
-        eos="<|endoftext|>",
-        reasoning=_THINK,
-    ),
-    Family(
-        name="functionary",
-        stops=_LLAMA_3.stops,
-        bos=_LLAMA_3.bos,
-        eos=_LLAMA_3.eos,
-    ),
-    Family(
-        name="command-r",
-        stops=("<|END_OF_TURN_TOKEN|>",),
-        bos="<BOS_TOKEN>",
-        eos="<|END_OF_TURN_TOKEN|>",
-    ),
+    _family("chatglm3", *_GLM_STOPS, eos="</s>"),
+    _family("glm-4", *_GLM_STOPS, "<|endoftext|>", eos="<|endoftext|>", reasoning=_THINK),
+    _family("functionary", *_LLAMA_3_STOPS, **_LLAMA_3),
+    _family("command-r", _COMMAND_R_END, bos="<BOS_TOKEN>", eos=_COMMAND_R_END),
     # The models that PowerInfer publishes. TurboSparse is ChatML (its model card). ReluLLaMA,
     # ProSparse (which has the template of ReluLLaMA) and ReluFalcon have no published chat format:
     # plain turns.
-    Family(name="turbosparse", stops=("<|im_end|>", "</s>"), bos="<s>", eos="</s>"),
-    Family(name="bamboo", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=("\nUSER:",)),
-    Family(name="relullama", stops=("</s>",), bos="<s>", eos="</s>", turn_stop_texts=_PLAIN),
-    Family(
-        name="relufalcon", stops=("<|endoftext|>",), eos="<|endoftext|>", turn_stop_texts=_PLAIN
-    ),
+    _family("turbosparse", "<|im_end|>", "</s>", **_LLAMA),
+    _family("bamboo", "</s>", **_LLAMA, turn_stop_texts=("\nUSER:",)),
+    _family("relullama", "</s>", **_LLAMA, turn_stop_texts=_PLAIN),
+    _family("relufalcon", "<|endoftext|>", eos="<|endoftext|>", turn_stop_texts=_PLAIN),
 )
 FAMILIES: Mapping[str, Family] = {family.name: family for family in _SHIPPED}
 
@@ -114,27 +82,27 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in _SHIPPED}
 def detect(source: str) -> Family | None:
     """The family of a server's template, for the tokens that its server may not tell; None if
     unknown. How its model writes reasoning and calls is derived, not known from the family."""
-    for family, marks in _MARKS:
+    for name, marks in _MARKS:
         if all(mark in source for mark in marks):
-            return msgspec.structs.replace(family, reasoning=None)
+            return msgspec.structs.replace(FAMILIES[name], reasoning=None)
     return None
 
 
 # The more specific entries come first.
-_MARKS: tuple[tuple[Family, tuple[str, ...]], ...] = (
-    (FAMILIES["command-r"], ("<|START_OF_TURN_TOKEN|>",)),
-    (FAMILIES["deepseek"], ("<｜User｜>",)),
-    (_LLAMA_3, ("<|start_header_id|>",)),
-    (_CHATML, ("<|im_start|>",)),
-    (FAMILIES["glm-4"], ("[gMASK]<sop>",)),
-    (FAMILIES["chatglm3"], ("[gMASK]sop",)),
-    (_LLAMA_2, ("[INST]", "<<SYS>>")),
-    (FAMILIES["mistral"], ("[INST]",)),
-    (FAMILIES["gemma"], ("<start_of_turn>",)),
-    (FAMILIES["phi-3"], ("<|user|>", "<|end|>")),
-    (FAMILIES["zephyr"], ("<|user|>", "eos_token")),
-    (FAMILIES["vicuna"], ("USER: ", "ASSISTANT:")),
-    (FAMILIES["alpaca"], ("### Instruction:",)),
+_MARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("command-r", ("<|START_OF_TURN_TOKEN|>",)),
+    ("deepseek", ("<｜User｜>",)),
+    ("llama-3", ("<|start_header_id|>",)),
+    ("chatml", ("<|im_start|>",)),
+    ("glm-4", ("[gMASK]<sop>",)),
+    ("chatglm3", ("[gMASK]sop",)),
+    ("llama-2", ("[INST]", "<<SYS>>")),
+    ("mistral", ("[INST]",)),
+    ("gemma", ("<start_of_turn>",)),
+    ("phi-3", ("<|user|>", "<|end|>")),
+    ("zephyr", ("<|user|>", "eos_token")),
+    ("vicuna", ("USER: ", "ASSISTANT:")),
+    ("alpaca", ("### Instruction:",)),
 )
 
 

@@ -8,93 +8,34 @@ requests do not repeat it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ...core.task import Task
 from ..lease import Outcome
-from ..prefix import SIZE, Chain
 from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 13  # of entries and snapshots; other formats are never read
+FORMAT = 15  # of entries and snapshots; other formats are never read
 
 
-class Enqueue(Struct, frozen=True, array_like=True, tag=1, kw_only=True):
-    """A request arrives. The fields are those of SlotRequest, with the chain's links concatenated;
-    `ids`: the prompt is token ids."""
+class Enqueue(Struct, frozen=True, array_like=True, tag=1):
+    """A request arrives."""
 
     id: int
-    model: str
-    key: str
-    group: str
-    session: str
-    share: float
-    background: bool
+    want: SlotRequest
     again: bool
-    ids: bool
-    max_tokens: int | None
-    exclude: tuple[str, ...]
-    links: bytes
-    ends: tuple[int, ...]
-    turn: int
-    whole_backend: bool = False
-    tools: bool = False
-    idle: bool = False
-    barred: tuple[str, ...] = ()
-
-    def want(self, views: Mapping[str, bool | None]) -> SlotRequest:
-        """The request. `views` is the writer's own view, updated while the request waits."""
-        return SlotRequest(
-            model=self.model,
-            task=Task(prompt=() if self.ids else "", max_tokens=self.max_tokens),
-            exclude=frozenset(self.exclude),
-            chain=Chain(split_links(self.links), self.ends, self.turn),
-            key=self.key,
-            group=self.group,
-            session=self.session,
-            share=self.share,
-            background=self.background,
-            whole_backend=self.whole_backend,
-            tools=self.tools,
-            idle=self.idle,
-            barred=frozenset(self.barred),
-            views=views,
-        )
-
-
-def split_links(links: bytes) -> tuple[bytes, ...]:
-    """The links of a chain that were concatenated."""
-    return tuple(links[i : i + SIZE] for i in range(0, len(links), SIZE))
 
 
 def enqueue(number: int, want: SlotRequest, again: bool) -> Enqueue:
     """The session name is the client's own text, so only its digest is written."""
     session = blake2b(want.session.encode("utf-8", "replace"), digest_size=12).hexdigest()
-    return Enqueue(
-        id=number,
-        model=want.model,
-        key=want.key,
-        group=want.group,
-        session=session if want.session else "",
-        share=want.share,
-        background=want.background,
-        again=again,
-        ids=not isinstance(want.task.prompt, str),
-        max_tokens=want.task.max_tokens,
-        exclude=tuple(sorted(want.exclude)),
-        links=b"".join(want.chain.links),
-        ends=want.chain.ends,
-        turn=want.chain.turn,
-        whole_backend=want.whole_backend,
-        tools=want.tools,
-        idle=want.idle,
-        barred=tuple(sorted(want.barred)),
-    )
+    digest = session if want.session else ""
+    return Enqueue(number, replace(want, session=digest, since=0.0, views=None), again)
 
 
 class Leave(Struct, frozen=True, array_like=True, tag=2):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
+import msgspec
 from msgspec import Struct
 
 from ...errors import GatewayError
@@ -40,6 +41,7 @@ class SharedRules(Struct, frozen=True):
     version: str
     format: int = FORMAT
     max_queue: int = 256
+    wait_for_backend: float = 0.0
     groups: bool = False
     disk: int = 0
 
@@ -53,17 +55,14 @@ class OpResult(Struct, frozen=True):
     news: OpValue
 
 
-class ReplicaMember:
+class ReplicaMember(Struct, eq=False):
     """One worker: when it was last heard of, its view of the backends, its leases and tickets. Its
     waiting requests refer to `backends`, so that dictionary is never replaced."""
 
-    __slots__ = ("backends", "last", "leases", "tickets")
-
-    def __init__(self, last: float) -> None:
-        self.last = last
-        self.backends: dict[str, bool | None] = {}
-        self.leases: dict[int, Lease] = {}
-        self.tickets: dict[int, Ticket] = {}
+    last: float
+    backends: dict[str, bool | None] = {}
+    leases: dict[int, Lease] = {}
+    tickets: dict[int, Ticket] = {}
 
 
 class Replica:
@@ -76,7 +75,11 @@ class Replica:
         self.members: dict[str, ReplicaMember] = {}
         self.facts: dict[str, BackendFacts] = {}
         self.scheduler = LocalScheduler(
-            lambda: self.now, max_queue=rules.max_queue, groups=rules.groups, disk=rules.disk
+            lambda: self.now,
+            max_queue=rules.max_queue,
+            wait_for_backend=rules.wait_for_backend,
+            groups=rules.groups,
+            disk=rules.disk,
         )
         self._owners: dict[Ticket, tuple[str, int]] = {}
         self._settled: list[Ticket] = []  # got a lease or an error by the current entry
@@ -148,7 +151,8 @@ class Replica:
     ) -> Lease | Ticket | GatewayError:
         self._leave(writer, op.id)  # if a number is used twice, its old slot must not be lost
         try:
-            entry = self.scheduler.enter(op.want(writer.backends), op.again)
+            want = msgspec.structs.replace(op.want, views=writer.backends)
+            entry = self.scheduler.enter(want, op.again)
         except GatewayError as error:
             return error
         if isinstance(entry, Lease):

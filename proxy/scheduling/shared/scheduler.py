@@ -5,8 +5,6 @@ request costs one round trip to Redis before it is placed, and the policy is the
 process. Operations that need no result (a first token, a released slot) are written without
 waiting.
 
-A request for which this worker finds no backend up waits locally, and is written once one is up.
-
 Without the log, a local scheduler places requests by load: no slot is requested by number, because
 other workers use them too, and each worker uses its part of the slots. When the log is back, the
 worker joins again and forgets cached prompts where they may have changed.
@@ -22,13 +20,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from ...errors import GatewayError, NoBackend, QueueFull
-from ..base import PLACE_LOST, BaseScheduler
-from ..fair import displaced
-from ..lease import Lease, LeaseOwner, Outcome, Ticket, TicketOwner
+from ...errors import GatewayError, NoBackend
+from ..base import BaseScheduler
+from ..lease import Lease, Outcome, Ticket
 from ..prefix import Chain
 from ..scheduler import LocalScheduler
-from ..state import MOST_SLOTS, BackendFacts, ConversationRecord, Grant, SlotRequest, SlotStep
+from ..state import MOST_SLOTS, BackendFacts, ConversationRecord, SlotRequest, SlotStep
 from ..view import View
 from . import ops
 from .follower import BEAT, Follower
@@ -36,48 +33,23 @@ from .log import RedisLog
 from .replica import OpResult, SharedRules, SlotWanted
 
 
-# The leases and tickets of one worker, each with its number in the log.
-class SharedLease(Lease):
-    """A lease whose number in the log is `id`."""
-
-    __slots__ = ("id",)
-
-    def __init__(
-        self,
-        lender: LeaseOwner,
-        want: SlotRequest,
-        grant: Grant,
-        conversation: ConversationRecord,
-        id: int,
-    ) -> None:
-        super().__init__(lender, want, grant, conversation)
-        self.id = id
-
-
-class SharedTicket(Ticket):
+class SharedTicket(Ticket, kw_only=True):
     """A ticket whose number in the log is `id`.
 
     `log_lost`: the log was lost since, and `local_ticket` is the ticket of the local scheduler that
     replaces it. `rewritten` counts how often it is written again because the log knew of no backend
-    that is up although this worker did."""
+    although this worker did."""
 
-    __slots__ = ("id", "local_ticket", "log_lost", "rewritten")
-
-    def __init__(
-        self, scheduler: TicketOwner, want: SlotRequest, began: float, id: int, again: bool = False
-    ) -> None:
-        super().__init__(scheduler, want, ConversationRecord(), began, again)
-        self.id = id
-        self.log_lost = False
-        self.rewritten = 0
-        self.local_ticket: Ticket | None = None
+    id: int
+    log_lost: bool = False
+    rewritten: int = 0
+    local_ticket: Ticket | None = None
 
 
 log = logging.getLogger("slotproxy.scheduling")
 
 ANSWER = 2.0  # seconds until an operation's result counts as missing
-OVERTAKEN = 0.25  # seconds until a request is written again if the log did not know its backend
-OVERTAKEN_MOST = 8  # times that a request is written again
+REWRITTEN = 8  # times that a request is written again if the log did not know its backend
 ALONE = "state: Redis is unavailable, placing requests by load"
 
 
@@ -112,11 +84,16 @@ class SharedScheduler(BaseScheduler):
         self._backends: dict[str, tuple[bool | None, BackendFacts]] = {}
         self._numbers = itertools.count(1)
         self._waiting: dict[int, SharedTicket] = {}
-        self._stranded: dict[int, SharedTicket] = {}  # not written, as no backend is up for them
-        self._leases: dict[int, SharedLease] = {}
+        self._leases: dict[int, Lease] = {}
         self.on_stranded: Callable[[str], None] = lambda model: None
         self._steps: dict[int, queue.SimpleQueue[tuple[SlotStep, ...]]] = {}
-        rules = SharedRules(version, max_queue=max_queue, groups=groups, disk=disk)
+        rules = SharedRules(
+            version,
+            max_queue=max_queue,
+            wait_for_backend=wait_for_backend,
+            groups=groups,
+            disk=disk,
+        )
         self._follower = Follower(shared, clock, rules, self)
         self._lock = self._follower.lock
         self._post = self._follower.post
@@ -150,7 +127,6 @@ class SharedScheduler(BaseScheduler):
             self._backends[name] = up, facts
             self._post(ops.BackendFound(name, up, facts, anew, replaces))
             self._update_local(name, replaces)
-            self._write_unstranded()
 
     def mark(self, name: str, up: bool, load_delay: float = 0.0) -> None:
         with self._lock:
@@ -159,7 +135,6 @@ class SharedScheduler(BaseScheduler):
             self._backends[name] = up, self._backends[name][1]
             self._post(ops.BackendHealth(name, up, load_delay))
             self._local.mark(name, up, load_delay)
-            self._write_unstranded()
 
     def queued(self, name: str, running: int) -> None:
         with self._lock:
@@ -181,24 +156,13 @@ class SharedScheduler(BaseScheduler):
 
     # for the gateway
 
-    def chain(
-        self, prompt: str | tuple[int, ...], boundaries: tuple[int, ...] = (), group: str = ""
-    ) -> Chain:
-        return self._local.chain(prompt, boundaries, group)
-
     def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
         with self._lock:
             if not self._follower.up:
                 return self._enter_local(want, again)
             now = self._clock()
-            ticket = SharedTicket(self, want, self._began(want, now), next(self._numbers), again)
-            if want.idle and self._none_up(want):
-                raise NoBackend()
-            if self._wait_for_backend and self._none_up(want):
-                if self.waiting >= self._max_queue and not again:
-                    self._make_room(want)
-                self._strand(ticket, now)
-                return ticket
+            began, nothing = self._began(want, now), ConversationRecord()
+            ticket = SharedTicket(self, want, nothing, began, again, id=0)
             self._write(ticket, again)
         answered = ticket.event.wait(ANSWER)
         with self._lock:
@@ -213,60 +177,22 @@ class SharedScheduler(BaseScheduler):
             lease, ticket.lease = ticket.lease, None
             return lease
 
-    def _make_room(self, want: SlotRequest) -> None:
-        """Make room in a full queue, among the requests that wait locally only. Raises
-        QueueFull."""
-        ticket = displaced(tuple(self._stranded.values()), want.key)
-        if ticket is None:
-            raise QueueFull(
-                f"the queue is full: {self.waiting} requests are already waiting", retry_after=1.0
-            )
-        del self._stranded[ticket.id]
-        ticket.error = QueueFull(PLACE_LOST, retry_after=1.0)
-        ticket.event.set()
-
     def _write(self, ticket: SharedTicket, again: bool) -> None:
         """Write a request under a new number, so that results of an earlier one are ignored."""
-        self._stranded.pop(ticket.id, None)
         self._waiting.pop(ticket.id, None)
         ticket.id = next(self._numbers)
-        ticket.stranded = None
         self._waiting[ticket.id] = ticket
         self._post(ops.enqueue(ticket.id, ticket.want, again))
 
-    def _views(self, want: SlotRequest) -> list[bool | None]:
-        """This worker's view of its backends that could serve a request."""
-        return [
-            up
-            for name, (up, facts) in self._backends.items()
-            if facts.model == want.model
+    def _has_backend(self, want: SlotRequest) -> bool:
+        """Whether this worker has a backend for a request that is not down."""
+        return any(
+            up is not False
+            and facts.model == want.model
             and name not in want.exclude
             and facts.tier.name not in want.barred
-        ]
-
-    def _none_up(self, want: SlotRequest) -> bool:
-        """Whether this worker has backends for a request but finds none of them up."""
-        views = self._views(want)
-        return bool(views) and not any(views)
-
-    def _strand(self, ticket: SharedTicket, now: float) -> None:
-        ticket.stranded = now
-        self._stranded[ticket.id] = ticket
-        self.on_stranded(ticket.want.model)
-
-    def _may_strand(self, ticket: SharedTicket) -> bool:
-        """Whether to wait for a backend when the log knows of none that is up."""
-        views = self._views(ticket.want)
-        if not any(views):
-            return bool(views) and self._wait_for_backend > 0
-        ticket.rewritten += 1
-        return ticket.rewritten <= OVERTAKEN_MOST
-
-    def _write_unstranded(self) -> None:
-        """Health changed: write the requests whose backends are back, in order of arrival."""
-        for ticket in tuple(self._stranded.values()):
-            if any(self._views(ticket.want)):
-                self._write(ticket, again=False)
+            for name, (up, facts) in self._backends.items()
+        )
 
     def _enter_local(self, want: SlotRequest, again: bool) -> Lease | Ticket:
         return self._local.enter(msgspec.structs.replace(want, chain=Chain(), session=""), again)
@@ -284,7 +210,7 @@ class SharedScheduler(BaseScheduler):
     @property
     def waiting(self) -> int:
         """The number of requests waiting in all workers."""
-        return self._table.waiting + len(self._stranded)
+        return self._table.waiting
 
     def idle_slots(self, model: str) -> int:
         return self._table.idle_slots(model)
@@ -312,15 +238,12 @@ class SharedScheduler(BaseScheduler):
     # for leases
 
     def on_last_token(self, lease: Lease) -> None:
-        assert isinstance(lease, SharedLease)
         self._post(ops.LastToken(lease.id))
 
     def on_first_token(self, lease: Lease, number: int) -> None:
-        assert isinstance(lease, SharedLease)
         self._post(ops.FirstToken(lease.id, number))
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
-        assert isinstance(lease, SharedLease)
         answer = self._steps[lease.id] = queue.SimpleQueue()
         self._post(ops.RequestSteps(lease.id))
         try:
@@ -333,11 +256,9 @@ class SharedScheduler(BaseScheduler):
     def record_step(
         self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
     ) -> None:
-        assert isinstance(lease, SharedLease)
         self._post(ops.StepDone(lease.id, step, tokens, size, seconds))
 
     def give_back(self, lease: Lease, outcome: Outcome) -> None:
-        assert isinstance(lease, SharedLease)
         with self._lock:
             self._leases.pop(lease.id, None)
             self._post(ops.Release(lease.id, outcome))
@@ -359,27 +280,15 @@ class SharedScheduler(BaseScheduler):
                 ticket.lease, ticket.local_ticket.lease = ticket.local_ticket.lease, None
                 ticket.error = ticket.local_ticket.error
                 return until
-            if ticket.id in self._stranded:
-                return self._look_at_stranded(ticket, now)
             member = self._follower.member
             known = member.tickets.get(ticket.id) if member is not None else None
             if known is None:
                 return now + BEAT
+            if ticket.stranded is None and known.stranded is not None:
+                self.on_stranded(ticket.want.model)
+            ticket.stranded = known.stranded
             known.wakes = known.until  # its event wakes the request if that becomes sooner
             return now + self._follower.time_left(known.until, now)
-
-    def _look_at_stranded(self, ticket: SharedTicket, now: float) -> float:
-        assert ticket.stranded is not None, "set with its place there"
-        if any(self._views(ticket.want)) and ticket.rewritten <= OVERTAKEN_MOST:
-            # The log knew of no backend that is up, but this worker has seen one come back.
-            if now >= ticket.stranded + OVERTAKEN:
-                self._write(ticket, again=True)
-            return now + OVERTAKEN
-        if self._is_lost(ticket, now):
-            del self._stranded[ticket.id]
-            ticket.error = NoBackend()
-            return now
-        return ticket.until
 
     def expected_wait(self, want: SlotRequest) -> float:
         return 1.0
@@ -389,7 +298,6 @@ class SharedScheduler(BaseScheduler):
         if ticket.local_ticket is not None:
             ticket.local_ticket.leave()
         with self._lock:
-            self._stranded.pop(ticket.id, None)
             if self._waiting.pop(ticket.id, None) is not None:
                 self._post(ops.Leave(ticket.id))
             lease, ticket.lease = ticket.lease, None
@@ -436,13 +344,18 @@ class SharedScheduler(BaseScheduler):
             self._write(ticket, again=True)
             return
         elif isinstance(news, Lease):
-            lease = SharedLease(self, ticket.want, news.grant, news.conversation, number)
+            lease = Lease(self, ticket.want, news.grant, news.conversation, id=number)
             lease.waited, lease.place = news.waited, news.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
-        elif isinstance(news, NoBackend) and not ticket.want.idle and self._may_strand(ticket):
-            del self._waiting[number]
-            self._strand(ticket, self._clock())
+        elif (
+            isinstance(news, NoBackend)
+            and ticket.rewritten < REWRITTEN
+            and self._has_backend(ticket.want)
+        ):
+            ticket.rewritten += 1
+            self._write(ticket, again=True)
+            return
         else:
             del self._waiting[number]
             ticket.error = news
@@ -474,8 +387,7 @@ class SharedScheduler(BaseScheduler):
         self._strayed = {*self._backends}
         for name in self._backends:
             self._update_local(name)
-        for ticket in (*self._waiting.values(), *self._stranded.values()):
+        for ticket in self._waiting.values():
             ticket.log_lost = True
             ticket.event.set()
         self._waiting.clear()
-        self._stranded.clear()

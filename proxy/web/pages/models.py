@@ -10,7 +10,7 @@ import msgspec
 from flask import Response, make_response, render_template, request
 from msgspec.structs import replace
 
-from ...apis.llamacpp.native import parse_model
+from ...apis.fields import filled
 from ...apis.models import routes as hosting
 from ...hosting import view
 from ...hosting.view import ModelView, RoomView
@@ -120,7 +120,7 @@ def events() -> Response:
 @blueprint.post(f"{API}/<any(load, unload, pin, unpin):action>")
 def act(action: hosting.Action) -> Response:
     """Do this with `{"model"}`. Raises Forbidden, NotFound, InvalidParameter."""
-    hosting.act(current_services(), api.owner(), action, parse_model(api.json_body()))
+    hosting.act(current_services(), api.owner(), action, filled(api.json_body(), "model"))
     return api.done()
 
 

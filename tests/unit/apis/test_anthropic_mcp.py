@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from proxy.apis import anthropic
-from proxy.apis.anthropic import mcp
 from proxy.apis.response_meta import ResponseMeta
+from proxy.apis.responses import mcp
 from proxy.core.events import Batch, Finished, ServerCall, Started, TextDelta
 from proxy.core.fold import fold
 from proxy.core.mcp import McpServer
@@ -93,9 +93,9 @@ def test_number_of_servers_and_length_of_tokens_are_bounded() -> None:
     assert len(parse(*many[:-1]).servers) == mcp.MOST_SERVERS
     with pytest.raises(InvalidParameter, match=f"at most {mcp.MOST_SERVERS}"):
         parse(*many)
-    token = "t" * mcp.LONGEST_TOKEN
+    token = "t" * mcp.LONGEST_HEADER
     assert parse({**FAR, "authorization_token": token}).servers
-    with pytest.raises(InvalidParameter, match=f"at most {mcp.LONGEST_TOKEN}"):
+    with pytest.raises(InvalidParameter, match=f"at most {mcp.LONGEST_HEADER}"):
         parse({**FAR, "authorization_token": token + "t"})
 
 

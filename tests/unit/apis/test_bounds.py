@@ -12,12 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.apis import anthropic, fields, responses
-from proxy.apis.chatchat import bases, params
+from proxy.apis.chatchat import bodies as chatchat
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import MAX_DOCUMENTS, parse_ranking
 from proxy.apis.fields import MAX_ITEMS
 from proxy.apis.llamacpp import native as llamacpp_native
-from proxy.apis.ollama import chat as ollama
+from proxy.apis.ollama import dialects as ollama
 from proxy.apis.openai import answer as openai
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
@@ -35,7 +35,7 @@ Parse = Callable[[dict[str, Any]], Any]
 DIALECTS: dict[str, tuple[Parse, str, dict[str, Any]]] = {
     "openai": (openai_chat.parse, "messages", {}),
     "anthropic": (anthropic.parse, "messages", {"max_tokens": 1}),
-    "ollama": (ollama.parse, "messages", {}),
+    "ollama": (ollama.chat.parse, "messages", {}),
     "responses": (responses.parse, "input", {}),
 }
 
@@ -261,15 +261,15 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
         vector_stores.MOST_RESULTS,
     ),
     "characters of a base's name (Chatchat)": (
-        lambda n: bases.create({"knowledge_base_name": "x" * n}),
-        bases.MAX_NAME,
+        lambda n: chatchat.BASE.parse({"knowledge_base_name": "x" * n}),
+        chatchat.MAX_NAME,
     ),
     "hits of a knowledge base": (
-        lambda n: params.knowledge({"query": "x", "knowledge_base_name": "b", "top_k": n}),
-        params.MOST_HITS,
+        lambda n: chatchat.BODIES["ChatchatSearch"].parse({"knowledge_base_name": "b", "top_k": n}),
+        chatchat.MOST_HITS,
     ),
     "calls without a result": (
-        lambda n: ollama.parse(
+        lambda n: ollama.chat.parse(
             {
                 "messages": [
                     SAID,
@@ -295,6 +295,7 @@ def test_decoding_estimate_of_a_body(name: str) -> None:
 
 
 def test_rating_reason_is_truncated() -> None:
-    for size in (params.LONGEST_REASON, params.LONGEST_REASON + 1):
-        found = params.feedback({"message_id": "m", "score": 1, "reason": "x" * size})
-        assert len(found.reason) == params.LONGEST_REASON
+    for size in (chatchat.LONGEST_REASON, chatchat.LONGEST_REASON + 1):
+        body = {"message_id": "m", "score": 1, "reason": "x" * size}
+        values = chatchat.BODIES["ChatchatFeedback"].parse(body)
+        assert len(values["reason"]) == chatchat.LONGEST_REASON

@@ -123,20 +123,6 @@ def test_edits_apply_one_after_the_other() -> None:
     assert [one["type"] for one in applied] == [THINKING, USES]
 
 
-@pytest.mark.parametrize("least", [0, 10_000_000])
-def test_prompt_is_counted_once_for_each_edit_and_once_before_them(least: int) -> None:
-    edit = {"type": USES, "trigger": trigger(10), "clear_at_least": trigger(least)}
-    edits, _ = context_edits.parse({"context_management": {"edits": [edit, {"type": THINKING}]}})
-    counted: list[CompletionRequest] = []
-
-    def spy(request: CompletionRequest) -> int:
-        counted.append(request)
-        return count(request)
-
-    context_edits.apply(conversation("a", "b", "c", "d"), edits, spy)
-    assert len(counted) == 3
-
-
 def test_unknown_edits_are_warnings() -> None:
     body = {"edits": [{"type": "summon_20260112"}]}
     edits, warnings = context_edits.parse({"context_management": body})

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from proxy.apis.ollama.common import keep_alive
+from proxy.apis.ollama.dialects import keep_alive
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from proxy.accounts.limits import Budget, Limits, Window
-from proxy.apis.litellm import keys, limits
+from proxy.accounts.rights import Rights
+from proxy.apis.litellm import limits, rights
 from proxy.errors import InvalidParameter
 
 WHOLE: dict[str, Any] = {
@@ -59,12 +60,6 @@ def test_a_key_without_limits_shows_none() -> None:
     assert not any(shown.values())
 
 
-def test_requests_beyond_a_limit_do_not_wait_any_more() -> None:
-    assert limits.parse({"on_limit": "reject", "rpm_limit": 5}, Limits()).windows
-    with pytest.raises(InvalidParameter, match="429 with Retry-After"):
-        limits.parse({"on_limit": "wait"}, Limits())
-
-
 def test_absent_and_null_fields_change_nothing() -> None:
     known = limits.parse(WHOLE, Limits())
     assert limits.parse(dict.fromkeys(WHOLE), known) == limits.parse({}, known) == known
@@ -93,25 +88,6 @@ def test_limits_of_models_replace_those_of_the_same_quantity() -> None:
     assert limits.parse({"rpm_limit": 5}, known).windows[1:] == known.windows
     assert limits.parse({"limits": {}}, known) == known
     assert limits.parse({"model_limits": {}}, known) == Limits()
-
-
-@pytest.mark.parametrize(
-    ("body", "at"),
-    [
-        ({"model_rpm_limit": {"a": "x"}}, "model_rpm_limit.a"),
-        ({"model_tpm_limit": {"a": -2}}, "model_tpm_limit.a"),
-        ({"model_rpm_limit": {"": 1}}, "model_rpm_limit"),
-        ({"model_rpm_limit": [1]}, "model_rpm_limit"),
-        ({"model_limits": {"a": {"words": {}}}}, "model_limits.a"),
-        ({"model_limits": {"a": {"tokens": {"year": 1}}}}, "model_limits.a.tokens"),
-        ({"model_limits": {"a": 1}}, "model_limits.a"),
-        ({"model_limits": {str(one): {} for one in range(limits.MOST_MODELS + 1)}}, "model_limits"),
-    ],
-)
-def test_wrong_limits_of_models_are_refused_by_name(body: dict[str, Any], at: str) -> None:
-    with pytest.raises(InvalidParameter) as refused:
-        limits.parse(body, Limits())
-    assert refused.value.param == at
 
 
 def test_zero_is_a_limit() -> None:
@@ -148,6 +124,14 @@ def test_numbers_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
+        ({"model_rpm_limit": {"a": "x"}}, "model_rpm_limit.a"),
+        ({"model_tpm_limit": {"a": -2}}, "model_tpm_limit.a"),
+        ({"model_rpm_limit": {"": 1}}, "model_rpm_limit"),
+        ({"model_rpm_limit": [1]}, "model_rpm_limit"),
+        ({"model_limits": {"a": {"words": {}}}}, "model_limits.a"),
+        ({"model_limits": {"a": {"tokens": {"year": 1}}}}, "model_limits.a.tokens"),
+        ({"model_limits": {"a": 1}}, "model_limits.a"),
+        ({"model_limits": {str(one): {} for one in range(limits.MOST_MODELS + 1)}}, "model_limits"),
         ({"rpm_limit": -2}, "rpm_limit"),
         ({"rpm_limit": "60"}, "rpm_limit"),
         ({"tpm_limit": 1.5}, "tpm_limit"),
@@ -156,7 +140,6 @@ def test_numbers_are_bounded() -> None:
         ({"limits": {"tokens": {"day": -1}}}, "limits.tokens.day"),
         ({"limits": {"tokens": 5}}, "limits.tokens"),
         ({"limits": []}, "limits"),
-        ({"on_limit": "queue"}, "on_limit"),
         ({"max_budget": float("nan")}, "max_budget"),
         ({"max_budget": True}, "max_budget"),
         ({"budget_duration": "5d"}, "budget_duration"),
@@ -168,5 +151,5 @@ def test_numbers_are_bounded() -> None:
 )
 def test_wrong_limits_are_refused_by_name(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        keys.parse_new(body)
+        rights.parse_of_key(body, Rights())
     assert caught.value.param == param

@@ -22,7 +22,7 @@ from proxy.core.events import (
     ToolsListed,
 )
 from proxy.core.fold import fold
-from proxy.core.mcp import Approval, ApprovedCall, McpServer, ToolFilter
+from proxy.core.mcp import ApprovedCall, McpServer
 from proxy.core.request import Message, ToolCall, ToolChoice
 from proxy.core.usage import Usage
 from proxy.errors import InvalidParameter
@@ -88,11 +88,6 @@ def test_tools_are_allowed_by_name_or_filter() -> None:
 def test_approval_is_required_as_the_request_says(given: Any, asks: str) -> None:
     (server,) = parse(tools=[{**FAR, "require_approval": given}]).request.servers
     assert "".join(name for name in "abc" if server.approval.asks(name, False)) == asks
-
-
-def test_read_only_tools_may_need_no_approval() -> None:
-    approval = Approval(never=ToolFilter(read_only=True))
-    assert not approval.asks("a", True)
 
 
 @pytest.mark.parametrize(

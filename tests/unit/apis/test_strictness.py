@@ -12,7 +12,7 @@ from proxy.apis import anthropic, responses
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.fields import MAX_MODEL
 from proxy.apis.glm import chat as glm
-from proxy.apis.ollama import chat as ollama_chat
+from proxy.apis.ollama.dialects import chat as ollama_chat
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
 from proxy.errors import InvalidParameter
@@ -82,17 +82,6 @@ def test_custom_call_is_a_call_with_its_input() -> None:
     assert message.tool_calls[0].arguments == '{"input":"+a"}'
 
 
-@pytest.mark.parametrize("bias", [100.5, -101, 10_000])
-@pytest.mark.parametrize("dialect", [openai_chat, openai_completions])
-def test_bias_beyond_openais_bounds_is_refused(dialect: Any, bias: float) -> None:
-    body = {"messages": [USER], "prompt": "p"}
-    with pytest.raises(InvalidParameter, match="between -100 and 100"):
-        dialect.parse({**body, "logit_bias": {"7": bias}})
-    assert dialect.parse({**body, "logit_bias": {"7": 100}}).sampling["logit_bias"] == [[7, 100]]
-    pairs = [[7, bias]]  # llama.cpp's own form
-    assert dialect.parse({**body, "logit_bias": pairs}).sampling["logit_bias"] == pairs
-
-
 PARSERS: list[tuple[Callable[[Any], Any], dict[str, Any]]] = [
     (openai_chat.parse, {"messages": [USER]}),
     (openai_completions.parse, {"prompt": "p"}),
@@ -113,35 +102,35 @@ def test_endless_model_name_is_refused(parse: Callable[[Any], Any], body: dict[s
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize(
-    "item",
-    [
-        {"role": "user"},
-        {"role": "user", "content": [{"type": "input_text"}]},
-        {"role": "assistant", "content": [{"type": "output_text"}]},
-        {"type": "function_call", "call_id": "c1", "arguments": "{}"},
-        {"type": "function_call", "name": "f", "arguments": "{}"},
-        {"type": "custom_tool_call", "call_id": "c1", "input": "+a"},
-    ],
-)
-def test_incomplete_input_items_are_refused(item: Any) -> None:
-    with pytest.raises(InvalidParameter, match="is missing"):
-        responses.parse({"input": [item]})
+def item(value: Any) -> Any:
+    return responses.parse({"input": [value]})
+
+
+def block(value: Any) -> Any:
+    role = "assistant" if value["type"] == "tool_use" else "user"
+    said = [USER, {"role": role, "content": [value]}]
+    return anthropic.parse({"messages": said, "max_tokens": 1})
 
 
 @pytest.mark.parametrize(
-    ("block", "field"),
+    ("parse", "value", "field"),
     [
-        ({"type": "text"}, "text"),
-        ({"type": "tool_use", "id": "t1", "input": {}}, "name"),
-        ({"type": "tool_use", "name": "f", "input": {}}, "id"),
-        ({"type": "tool_result", "content": "5"}, "tool_use_id"),
-        ({"type": "tool_result", "tool_use_id": "", "content": "5"}, "tool_use_id"),
+        (item, {"role": "user"}, "content"),
+        (item, {"role": "user", "content": [{"type": "input_text"}]}, "text"),
+        (item, {"role": "assistant", "content": [{"type": "output_text"}]}, "text"),
+        (item, {"type": "function_call", "call_id": "c1", "arguments": "{}"}, "name"),
+        (item, {"type": "function_call", "name": "f", "arguments": "{}"}, "call_id"),
+        (item, {"type": "custom_tool_call", "call_id": "c1", "input": "+a"}, "name"),
+        (block, {"type": "text"}, "text"),
+        (block, {"type": "tool_use", "id": "t1", "input": {}}, "name"),
+        (block, {"type": "tool_use", "name": "f", "input": {}}, "id"),
+        (block, {"type": "tool_result", "content": "5"}, "tool_use_id"),
+        (block, {"type": "tool_result", "tool_use_id": "", "content": "5"}, "tool_use_id"),
     ],
 )
-def test_incomplete_blocks_of_anthropic_are_refused(block: Any, field: str) -> None:
-    role = "assistant" if block["type"] == "tool_use" else "user"
-    body = {"messages": [USER, {"role": role, "content": [block]}], "max_tokens": 1}
+def test_incomplete_items_and_blocks_are_refused(
+    parse: Callable[[Any], Any], value: Any, field: str
+) -> None:
     with pytest.raises(InvalidParameter, match="is missing") as caught:
-        anthropic.parse(body)
-    assert caught.value.param == f"messages[1].content[0].{field}"
+        parse(value)
+    assert caught.value.param.endswith(f".{field}")

@@ -12,8 +12,7 @@ from proxy.accounts.limiting.budgets import Alert
 from proxy.app import limits
 from proxy.app.limits import BudgetAlerts
 from proxy.runtime import lasting
-from proxy.websearch.fetch import WebPage
-from proxy.websearch.guard import EngineRequest
+from proxy.websearch.fetch import EngineRequest, WebPage
 from tests.fakes import wait_until
 from tests.unit.backends.rawserver import RawServer
 
@@ -33,7 +32,7 @@ class Webhook:
         self.began, self.go_on = threading.Event(), threading.Event()
         self.threads: list[str] = []
 
-    def __call__(self, request: EngineRequest, seconds: float, *, open_only: bool) -> WebPage:
+    def __call__(self, request: EngineRequest, seconds: float) -> WebPage:
         self.threads.append(threading.current_thread().name)
         self.began.set()
         assert self.go_on.wait(60)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import sqlite3
-import threading
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -18,14 +16,13 @@ from proxy.__main__ import main
 from proxy.app import doctor
 from proxy.app.doctor import FEW_FILES, LITTLE_SPACE, Finding
 from proxy.backends.driver import Capabilities, Learned, ignore
-from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
 from proxy.runtime.resources import templates
 from proxy.store.revisions import newest_revision
-from tests.fakes import ScriptedDriver, wait_until
+from tests.fakes import ScriptedDriver
 
 from .conftest import Serving
 
@@ -280,31 +277,3 @@ def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor, "backend_of", lambda settings, config: Backend("a", "", Loading()))
     found = doctor.examine(Settings(llama_api=("http://a",)))
     assert "ok" in {one.level for one in found if one.about.startswith("backend")}
-
-
-def test_batching_of_a_busy_server_is_not_asked() -> None:
-    """A server without -cb leaves an empty prompt unanswered while it generates."""
-    bodies: list[Any] = []
-    ended = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            ended.wait(60)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    driver = LlamaCpp(f"http://127.0.0.1:{server.server_address[1]}")
-    try:
-        assert driver.batches(1.0) is None
-        wait_until(lambda: bool(bodies))  # the server's thread may be late
-        assert {body["prompt"] for body in bodies} == {""}
-    finally:
-        ended.set()
-        driver.close()
-        server.shutdown()
-        server.server_close()

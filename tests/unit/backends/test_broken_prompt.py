@@ -182,10 +182,11 @@ def test_count_is_of_the_tokens_that_are_sent(prefix: bool) -> None:
     at = [match.start() + 1 for match in re.finditer("<end> y", text)]
     task = Task(prompt=text, breaks=(BREAK, *at), stop_tokens=ENDS)
     exact = len(server.tokenize(driver.in_parts(task))) + BOS
-    assert counter.count_prompt(task) == exact == len(counter.prompt_ids(task)) + BOS
-    assert exact > counter.count(text)
+    count = counter.count_prompt(task)
+    assert exact <= count <= exact + len(text) // 4000, "a cut may cost a token"
+    assert len(counter.prompt_ids(task)) + BOS == exact
     asked = len(server.calls)
-    assert counter.count_prompt(task) == counter.known(text, task.breaks) == exact
+    assert counter.count_prompt(task) == counter.known(text, task.breaks) == count
     assert len(server.calls) == asked
     with pytest.raises(ContextExceeded):
         counter.count_prompt(task, limit=exact)

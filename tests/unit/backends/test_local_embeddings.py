@@ -53,13 +53,6 @@ def test_texts_have_their_vectors_in_order() -> None:
     assert found.tokens == 3
 
 
-def test_child_gets_a_bounded_number_of_characters_at_once() -> None:
-    driver, children = model()
-    half = "x" * (AT_ONCE // 2)
-    assert len(embedded(driver, half, half, "y", "z").vectors) == 4
-    assert [len(texts) for texts in children.asked] == [2, 2]
-
-
 def test_request_is_split_where_the_child_is_free_for_others() -> None:
     driver, children = model()
     half = "x" * (AT_ONCE // 2)
@@ -79,11 +72,10 @@ def test_longest_text_is_embedded_and_a_longer_one_refused() -> None:
 
 
 def test_characters_are_counted_as_the_tokenizer_reads_them() -> None:
-    driver, children = model()
+    driver, _ = model()
     wide = "\ufdfa"  # a ligature of 18 characters
     fits = wide * (LONGEST // 18)
-    embedded(driver, *[fits] * 5)
-    assert [len(texts) for texts in children.asked] == [2, 2, 1]
+    assert [len(texts) for texts in driver.parts([fits] * 5)] == [2, 2, 1]
     with pytest.raises(BadRequest, match="NFKC"):
         embedded(driver, fits + wide)
     with pytest.raises(BadRequest):

@@ -6,8 +6,10 @@ documentation and reports of their users have them, not recorded here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -19,7 +21,7 @@ from proxy.backends.driver import Capabilities
 from proxy.backends.openai import driver as openai_driver
 from proxy.backends.openai.driver import OpenAIHost, OpenAIServer
 from proxy.backends.openai.run import OpenAIRun, payload
-from proxy.backends.openai.server_types import BY_OWNER, OLLAMA, UNKNOWN, models
+from proxy.backends.openai.server_types import BY_OWNER, OLLAMA, UNKNOWN, ServerType, models
 from proxy.backends.probe import ROUTER
 from proxy.backends.refusals import openai_refusal
 from proxy.core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta
@@ -60,6 +62,17 @@ def task(**request: Any) -> Task:
     )
 
 
+@contextlib.contextmanager
+def driving(*scripts: Any, **options: Any) -> Iterator[tuple[OpenAIServer, RawServer]]:
+    """A driver for a server that plays these scripts."""
+    with RawServer(*scripts) as server:
+        driver = OpenAIServer(f"{server.url}/v1", **options)
+        try:
+            yield driver, server
+        finally:
+            driver.close()
+
+
 # -- requests --------------------------------------------------------------------------------------
 
 
@@ -74,29 +87,47 @@ def test_a_chat_asks_for_a_stream_with_usage() -> None:
     }
 
 
-def test_without_a_limit_the_server_chooses_one() -> None:
-    assert "max_tokens" not in payload(task(), "m", UNKNOWN)
-
-
-def test_openai_itself_has_another_name_for_the_limit() -> None:
-    body = payload(task(max_tokens=9), "m", BY_OWNER["openai"])
-    assert body["max_completion_tokens"] == 9
-    assert "max_tokens" not in body
-
-
-def test_vllm_gets_its_own_names_of_sampling_fields() -> None:
-    body = payload(task(sampling={"top_k": 40, "repeat_penalty": 1.1}), "m", VLLM)
-    assert (body["top_k"], body["repetition_penalty"]) == (40, 1.1)
-
-
 def test_a_field_that_the_server_lacks_is_refused_by_name() -> None:
     with pytest.raises(Unsupported, match="top_k is not supported") as caught:
         payload(task(sampling={"top_k": 40}), "m", OLLAMA)
     assert caught.value.param == "top_k"
+    assert "mirostat" not in payload(task(sampling={"mirostat": 0}), "m", UNKNOWN), "it is neutral"
 
 
-def test_a_neutral_value_of_a_field_that_the_server_lacks_is_left_out() -> None:
-    assert "mirostat" not in payload(task(sampling={"mirostat": 0}), "m", UNKNOWN)
+ANY_OBJECT = OutputFormat("json_object")
+SCHEMA = OutputFormat("json_schema", {"type": "object"}, "thing", True)
+BEGUN = (USER, Message(role="assistant", content="The"))
+LM_STUDIO = BY_OWNER["organization_owner"]
+
+
+def schema_form(name: str, strict: bool) -> dict[str, Any]:
+    form = {"name": name, "schema": {"type": "object"}, "strict": strict}
+    return {"type": "json_schema", "json_schema": form}
+
+
+@pytest.mark.parametrize(
+    ("request_", "server", "body"),
+    [
+        ({}, UNKNOWN, {"max_tokens": None}),  # the server chooses one
+        ({"max_tokens": 9}, BY_OWNER["openai"], {"max_completion_tokens": 9, "max_tokens": None}),
+        ({"sampling": {"repeat_penalty": 1.1}}, VLLM, {"repetition_penalty": 1.1}),
+        ({"output": SCHEMA}, UNKNOWN, {"response_format": schema_form("thing", True)}),
+        ({"output": ANY_OBJECT}, UNKNOWN, {"response_format": {"type": "json_object"}}),
+        ({"output": ANY_OBJECT}, LM_STUDIO, {"response_format": schema_form("object", False)}),
+        ({"messages": BEGUN}, VLLM, {"continue_final_message": True}),
+        ({"messages": (), "prompts": ("Once",)}, UNKNOWN, {"prompt": "Once", "messages": None}),
+    ],
+)
+def test_a_request_has_the_fields_of_its_server(
+    request_: dict[str, Any], server: ServerType, body: dict[str, Any]
+) -> None:
+    made = payload(task(**request_), "m", server)
+    assert {name: made.get(name) for name in body} == body
+
+
+def test_a_begun_answer_is_refused_where_the_server_cannot_continue_it() -> None:
+    with pytest.raises(Unsupported, match="cannot continue an answer"):
+        payload(task(messages=BEGUN), "m", OLLAMA)
 
 
 def test_biases_have_openais_form() -> None:
@@ -119,29 +150,6 @@ def test_tools_and_the_choice_are_passed_on() -> None:
     assert body["tools"][0]["function"]["name"] == "get_weather"
     assert body["tool_choice"] == {"type": "function", "function": {"name": "get_weather"}}
     assert body["parallel_tool_calls"] is False
-
-
-def test_a_schema_is_passed_on() -> None:
-    output = OutputFormat("json_schema", {"type": "object"}, "thing", True)
-    assert payload(task(output=output), "m", UNKNOWN)["response_format"] == {
-        "type": "json_schema",
-        "json_schema": {"name": "thing", "schema": {"type": "object"}, "strict": True},
-    }
-    any_object = payload(task(output=OutputFormat("json_object")), "m", UNKNOWN)
-    assert any_object["response_format"] == {"type": "json_object"}
-
-
-def test_a_begun_answer_is_continued_where_the_server_can() -> None:
-    begun = (USER, Message(role="assistant", content="The"))
-    assert payload(task(messages=begun), "m", VLLM)["continue_final_message"] is True
-    with pytest.raises(Unsupported, match="cannot continue an answer"):
-        payload(task(messages=begun), "m", OLLAMA)
-
-
-def test_a_raw_prompt_is_a_text_completion() -> None:
-    body = payload(task(messages=(), prompts=("Once",), max_tokens=3), "m", UNKNOWN)
-    assert body["prompt"] == "Once"
-    assert "messages" not in body
 
 
 # -- lists of models -------------------------------------------------------------------------------
@@ -222,13 +230,9 @@ def test_other_refusals_keep_their_meaning() -> None:
 
 
 def played(steps: list[Step], made: Task | None = None) -> list[Event]:
-    with RawServer(steps) as server:
-        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=60, tick=1)
-        try:
-            run = driver.stream(made or task(), -1, CAPS, Cancel())
-            return [event for batch in run for event in batch]
-        finally:
-            driver.close()
+    with driving(steps, model="m", timeout=60, tick=1) as (driver, _):
+        run = driver.stream(made or task(), -1, CAPS, Cancel())
+        return [event for batch in run for event in batch]
 
 
 class _NoExchange:
@@ -344,12 +348,8 @@ def answered(document: Any, status: str = "200 OK") -> list[Step]:
 
 
 def probed(*answers: list[Step], model: str = "") -> Capabilities:
-    with RawServer(*answers) as server:
-        driver = OpenAIServer(f"{server.url}/v1", model=model)
-        try:
-            return driver.probe(5)
-        finally:
-            driver.close()
+    with driving(*answers, model=model) as (driver, _):
+        return driver.probe(5)
 
 
 def test_a_probe_finds_the_type_the_model_and_its_context() -> None:
@@ -371,8 +371,7 @@ def test_a_server_with_many_models_is_a_host_of_them() -> None:
     fewer = [{"id": "b"}]
     missing = answered({}, "404 Not Found")
     full, less = (answered({"data": one}) for one in (entries, fewer))
-    with RawServer(full, missing, full, missing, less, missing) as server:
-        driver = OpenAIServer(f"{server.url}/v1")
+    with driving([*full, *full, *less], [*missing] * 3) as (driver, _):
         assert driver.probe(5).dialect == ROUTER
         host = OpenAIHost(driver)
         assert list(host.look()) == ["a", "b"]
@@ -384,7 +383,6 @@ def test_a_server_with_many_models_is_a_host_of_them() -> None:
         with pytest.raises(BackendDown, match="does not list the model a"):
             first.probe(5)
         first.close()
-        driver.close()
 
 
 def test_ollama_with_one_model_may_get_more() -> None:
@@ -440,11 +438,6 @@ def test_llama_cpp_python_gets_schemas_in_its_own_form() -> None:
     assert calls["items"]["properties"]["name"] == {"const": "get_weather"}
 
 
-def test_lm_studio_gets_any_object_as_a_schema() -> None:
-    body = payload(task(output=OutputFormat("json_object")), "m", BY_OWNER["organization_owner"])
-    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
-
-
 def test_tokens_that_a_server_does_not_report_are_counted() -> None:
     parts = [delta(role="assistant"), delta(content="One"), delta(content=" two"), delta("stop")]
     events = played(stream(*parts), task(messages=(Message(role="user", content="x" * 40),)))
@@ -459,13 +452,10 @@ def test_a_stream_without_an_event_is_explained_by_the_same_request_without_a_st
         " (3031 in the messages, 6 in the completion)."
     )
     refusal = answered({"error": {"message": words}}, "400 Bad Request")
-    with RawServer([head(None) + b"0\r\n\r\n", *refusal]) as server:
-        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=60, tick=1)
-        try:
-            with pytest.raises(ContextExceeded) as error:
-                list(driver.stream(task(max_tokens=6), -1, CAPS, Cancel()))
-        finally:
-            driver.close()
+    empty = head(None) + b"0\r\n\r\n"
+    with driving([empty, *refusal], model="m", timeout=60, tick=1) as (driver, server):
+        with pytest.raises(ContextExceeded) as error:
+            list(driver.stream(task(max_tokens=6), -1, CAPS, Cancel()))
         first, second = (json.loads(one.partition(b"\r\n\r\n")[2]) for one in server.requests)
     assert error.value.extra == {"n_prompt_tokens": 3037, "n_ctx": 2048}
     assert (first["stream"], second["stream"]) == (True, False)
@@ -477,15 +467,10 @@ def test_the_reason_of_an_empty_stream_is_not_awaited_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(openai_driver, "EXPLAINED", 0.5)
-    with RawServer([head(None) + b"0\r\n\r\n", lambda sock: time.sleep(30)]) as server:
-        driver = OpenAIServer(f"{server.url}/v1", model="m", timeout=60, tick=1)
-        began = time.monotonic()
-        try:
-            with pytest.raises(AnswerCut):
-                list(driver.stream(task(max_tokens=6), -1, CAPS, Cancel()))
-        finally:
-            driver.close()
-        assert time.monotonic() - began < 20
+    began = time.monotonic()
+    with pytest.raises(AnswerCut):
+        played([head(None) + b"0\r\n\r\n", lambda sock: time.sleep(30)])
+    assert time.monotonic() - began < 20
 
 
 def test_a_stream_without_an_event_and_without_a_reason_is_a_lost_answer() -> None:
@@ -497,13 +482,9 @@ def test_a_stream_without_an_event_and_without_a_reason_is_a_lost_answer() -> No
 def test_a_health_check_of_llama_cpp_python_does_not_ask_for_its_models() -> None:
     """That would stop the answer that it writes."""
     listed = answered({"data": [{"id": "m", "object": "model", "owned_by": "me"}]})
-    with RawServer(listed, answered({})) as server:
-        driver = OpenAIServer(f"{server.url}/v1")
-        try:
-            assert driver.probe(5).dialect == "llama-cpp-python"
-            assert driver.alive()
-        finally:
-            driver.close()
+    with driving(listed, answered({})) as (driver, server):
+        assert driver.probe(5).dialect == "llama-cpp-python"
+        assert driver.alive()
         assert server.requests[-1].startswith(b"GET /openapi.json ")
 
 
@@ -542,62 +523,48 @@ def test_chunks_that_came_together_say_the_same_as_one_by_one(
 # -- tokens ----------------------------------------------------------------------------------------
 
 
-def counted(owner: str, *answers: Any, chat: bool = True) -> tuple[list[int] | None, list[str]]:
-    """The tokens of a chat at a server of this owner, and the paths and bodies that it got."""
-    listed = answered({"data": [{"id": "m", "owned_by": owner}]})
-    steps = [step for one in answers for step in answered(one)]
-    with RawServer(listed, steps or answered({}, "404 Not Found")) as server:
-        driver = OpenAIServer(f"{server.url}/v1")
-        try:
-            driver.probe(5)
-            made = task() if chat else task(messages=(), prompts=("Once",))
-            ids = driver.prompt_ids(made)
-        finally:
-            driver.close()
-        asked = [one.decode() for one in server.requests if one.startswith(b"POST")]
-    return ids, asked
+def listed(owner: str) -> list[Step]:
+    return answered({"data": [{"id": "m", "owned_by": owner}]})
 
 
 @pytest.mark.parametrize("owner", ["vllm", "llamacpp"])
 def test_count_of_a_chat_ends_with_its_client(owner: str) -> None:
-    listed = answered({"data": [{"id": "m", "owned_by": owner}]})
     cancel = Cancel()
-    with RawServer(listed, answered({"prompt": "Hi", "tokens": [1]})) as server:
-        driver = OpenAIServer(f"{server.url}/v1")
-        try:
-            driver.probe(5)
-            cancel.cancel()
-            with pytest.raises(Cancelled):
-                driver.prompt_ids(task(), cancel)
-        finally:
-            driver.close()
+    with driving(listed(owner), answered({"prompt": "Hi", "tokens": [1]})) as (driver, _):
+        driver.probe(5)
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            driver.prompt_ids(task(), cancel)
 
 
-def test_vllm_counts_messages() -> None:
-    ids, (asked,) = counted("vllm", {"tokens": [1, 2, 3]})
-    assert ids == [1, 2, 3]
-    assert asked.startswith("POST /tokenize ")
-    assert '"messages"' in asked
+@pytest.mark.parametrize(
+    ("owner", "answers", "paths", "body"),
+    [
+        ("vllm", [{"tokens": [1, 2]}], ["/tokenize"], '"messages":[{"role":"user"'),
+        (
+            "llamacpp",
+            [{"prompt": "<user>Hi"}, {"tokens": [1, 2]}],
+            ["/apply-template", "/tokenize"],
+            '"content":"<user>Hi"',
+        ),
+        ("me", [{"tokens": [1, 2]}], ["/extras/tokenize"], '"input":"Hi"'),
+    ],
+)
+def test_the_tokens_of_a_chat_are_counted_as_its_server_can(
+    owner: str, answers: list[Any], paths: list[str], body: str
+) -> None:
+    steps = [step for answer in answers for step in answered(answer)]
+    with driving(listed(owner), steps) as (driver, server):
+        driver.probe(5)
+        assert driver.prompt_ids(task()) == [1, 2]
+        asked = [one.decode() for one in server.requests if one.startswith(b"POST")]
+    assert [one.split()[1] for one in asked] == paths
+    assert body in asked[-1].replace(": ", ":")
 
 
-def test_llama_server_renders_messages_and_counts_the_prompt() -> None:
-    ids, (first, second) = counted("llamacpp", {"prompt": "<user>Hi"}, {"tokens": [1, 2]})
-    assert ids == [1, 2]
-    assert first.startswith("POST /apply-template ")
-    assert '"content":"<user>Hi"' in second.replace(": ", ":")
-
-
-def test_llama_cpp_python_counts_the_texts_of_messages() -> None:
-    ids, (asked,) = counted("me", {"tokens": [1, 2]})
-    assert ids == [1, 2]
-    assert asked.startswith("POST /extras/tokenize ")
-    assert '"input":"Hi"' in asked.replace(": ", ":")
-
-
-def test_a_server_without_a_tokenizer_says_so() -> None:
-    with pytest.raises(Unsupported, match="cannot count"):
-        counted("openai")
-
-
-def test_a_text_is_counted_as_it_is() -> None:
-    assert counted("vllm", chat=False) == (None, [])
+def test_a_server_without_a_tokenizer_counts_no_chat() -> None:
+    with driving(listed("openai"), answered({}, "404 Not Found")) as (driver, _):
+        driver.probe(5)
+        with pytest.raises(Unsupported, match="cannot count"):
+            driver.prompt_ids(task())
+        assert driver.prompt_ids(task(messages=(), prompts=("Once",))) is None

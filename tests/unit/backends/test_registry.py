@@ -15,7 +15,6 @@ from proxy.backends import registry
 from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.registry import FIRST_PAUSE, Registry
-from proxy.core.task import Task
 from proxy.errors import AnswerCut, BackendDown, ConnectionLost, NoBackend, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease
@@ -67,9 +66,7 @@ class Harness:
         return self.backend.up is True
 
     def acquire(self) -> Lease:
-        return self.scheduler.acquire(
-            SlotRequest(model="scripted", task=Task(prompt="hi")), Cancel()
-        )
+        return self.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
 
 
 @pytest.fixture
@@ -157,7 +154,7 @@ def test_request_probes_long_down_backend_at_once(
     wait_until(lambda: harness.backend.up is False)
     harness.driver.up = True
     # It never reported its model, so requests use this name.
-    ticket = harness.scheduler.enter(SlotRequest(model="default", task=Task(prompt="hi")))
+    ticket = harness.scheduler.enter(SlotRequest(model="default"))
     assert not isinstance(ticket, Lease)
     wait_until(harness.up)
     ticket.leave()

@@ -25,10 +25,10 @@ from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config import BackendConfig, Secret, SettingsError
-from proxy.core.task import Task
 from proxy.errors import AnswerCut, BackendDown, NoBackend, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
+from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import SlotRequest
 from tests.fakes import ScriptedDriver
@@ -114,8 +114,8 @@ class Machine(RuleBasedStateMachine):
             config.name,
             config.url,
             self.drivers[-1],
-            model=config.model,
-            slots=config.slots,
+            set_model=config.model,
+            set_slots=config.slots,
             weight=config.weight,
             config=config,
         )
@@ -218,10 +218,8 @@ class Machine(RuleBasedStateMachine):
             whole = draw(st.sampled_from((False, False, True)))
             model = draw(st.sampled_from(self.registry.models() or MODELS))
             prompt = "" if whole else f"conversation {draw(st.integers(0, 3))} " * 40
-            chain = self.scheduler.chain(prompt, (len(prompt),), model)
-            want = SlotRequest(
-                model=model, task=Task(prompt=prompt), chain=chain, whole_backend=whole
-            )
+            chain = chain_of(prompt, (len(prompt),), model)
+            want = SlotRequest(model=model, chain=chain, whole_backend=whole)
             try:
                 found = self.scheduler.enter(want)
             except NoBackend:

@@ -186,13 +186,6 @@ def test_slots_are_counted_when_a_backend_comes_up() -> None:
     assert backend.caps is not None and backend.caps.slots == 6, "GET /v1/backends tells it"
 
 
-def test_server_that_reports_its_slots_is_not_counted() -> None:
-    told = Capabilities(dialect="2024", slots=3, queues=True, models=("scripted",))
-    driver = Counted(6, told)
-    assert gateway(driver).scheduler.slots("b0") == 3
-    assert driver.counted == 0
-
-
 def test_failed_count_is_repeated_later() -> None:
     driver = Counted(0)
     here = gateway(driver)
@@ -250,7 +243,7 @@ def test_busy_backend_is_counted_again() -> None:
 
 def test_configured_slot_count_wins() -> None:
     driver = Counted(6)
-    backend = Backend("b0", "test://0", driver, slots=3)
+    backend = Backend("b0", "test://0", driver, set_slots=3)
     app = app_on([backend], Settings(health_interval=0.02))
     here = services_of(app).gateway
     wait_until(lambda: here.registry.settled)

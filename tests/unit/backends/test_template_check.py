@@ -13,7 +13,7 @@ import pytest
 from proxy.backends import template_check
 from proxy.backends.driver import Capabilities
 from proxy.backends.pools import Backend
-from proxy.backends.template_check import MAX_KEPT, TemplateChecks, check
+from proxy.backends.template_check import check, look
 from proxy.core.request import CompletionRequest
 from proxy.core.task import NO_GUARD, Task
 from proxy.errors import GatewayError, Unsupported, UpstreamTimeout
@@ -120,25 +120,25 @@ def test_time_of_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert driver.rendered == 0
 
 
-def checks(form: Prompter | Unrendered | None = None) -> TemplateChecks:
-    return TemplateChecks(lambda model: form or prompter(), lambda: NOW)
+def looked(one: Backend, form: Prompter | Unrendered | None = None) -> None:
+    look(lambda model: form or prompter(), lambda: NOW, one)
 
 
 def test_verdict_is_asked_once_for_each_template_and_build(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    driver, looks = Rendering(shouting), checks()
+    driver = Rendering(shouting)
     first, second = backend(driver), backend(driver)
     for one in (first, first, second):
-        looks.look(one)
+        looked(one)
         assert one.verdict.differing == ("system",)
     asked = driver.rendered
     assert len(caplog.messages) == 2  # a line for each backend
     driver.changes = lambda request, text: text
     for changed in ({"build": "b2"}, {"template": f"{TEMPLATE} "}, {"bos_token": "<s>"}):
         first.caps = msgspec.structs.replace(CAPS, **changed)
-        looks.look(first)
+        looked(first)
         assert first.verdict.differing == ()
         assert driver.rendered > asked
         asked = driver.rendered
@@ -154,18 +154,18 @@ def waited(one: Backend) -> None:
 
 @pytest.mark.parametrize("later", [came_back, waited])
 def test_incomplete_verdict_is_asked_again_later(later: Callable[[Backend], None]) -> None:
-    driver, looks = Rendering(shouting, UpstreamTimeout("late"), after=4), checks()
+    driver = Rendering(shouting, UpstreamTimeout("late"), after=4)
     one = backend(driver)
-    looks.look(one)
+    looked(one)
     driver.error = None
-    looks.look(one)
+    looked(one)
     assert not one.verdict.complete  # not at every health check
     later(one)
-    looks.look(one)
+    looked(one)
     assert one.verdict.complete
     asked = driver.rendered
     waited(one)
-    looks.look(one)
+    looked(one)
     assert driver.rendered == asked
 
 
@@ -181,7 +181,7 @@ def test_incomplete_verdict_is_asked_again_later(later: Callable[[Backend], None
 )
 def test_backend_without_prompts_of_its_own_is_not_asked(changed: dict[str, Any]) -> None:
     one = backend(Rendering(shouting), **changed)
-    checks().look(one)
+    looked(one)
     assert one.verdict is UNKNOWN
 
 
@@ -189,24 +189,17 @@ def test_backend_without_prompts_of_its_own_is_not_asked(changed: dict[str, Any]
 def test_decision_of_the_operator_needs_no_verdict(mode: Any) -> None:
     one = backend(Rendering(shouting))
     one.chat_mode = mode
-    checks().look(one)
+    looked(one)
     assert one.verdict is UNKNOWN
 
 
 def test_server_without_the_route_leaves_every_kind_here() -> None:
     one = backend(Rendering(error=Unsupported("no route")))
-    checks().look(one)
+    looked(one)
     assert (one.verdict.differing, one.verdict.complete) == ((), True)
 
 
 def test_model_of_native_backends_is_not_asked() -> None:
     one = backend(Rendering(shouting))
-    checks(Unrendered(NO_GUARD)).look(one)
+    looked(one, Unrendered(NO_GUARD))
     assert one.verdict is UNKNOWN
-
-
-def test_number_of_verdicts_is_bounded() -> None:
-    looks = checks()
-    for number in range(MAX_KEPT + 3):
-        looks.look(backend(Rendering(), build=f"b{number}"))
-    assert len(looks._known) == MAX_KEPT

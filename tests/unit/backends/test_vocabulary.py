@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.old import MOST, STEP, Vocabulary, counted, within
+from proxy.backends.old import MOST, STEP, Vocabulary, counted
 from proxy.errors import BadRequest, Unsupported
 from tests.fakes import ScriptedDriver
 
@@ -48,31 +48,22 @@ class Counting(ScriptedDriver):
         return self.sizes.pop(0)
 
 
-def test_vocabulary_size_is_cached_until_the_model_changes() -> None:
-    vocabulary = Vocabulary(Counting(10, 20))
-    assert [vocabulary.size(OLD) for _ in range(3)] == [10, 10, 10]
-    vocabulary.clear()
-    assert vocabulary.size(OLD) == 20
-
-
-def test_vocabulary_size_of_the_probe_needs_no_request() -> None:
-    assert Vocabulary(Counting()).size(NEW) == 100
-
-
 @pytest.mark.parametrize("wrong", [-1, 10, 10**9, 2**31, 2**32 + 5])
 def test_id_outside_vocabulary_is_refused_with_its_parameter(wrong: int) -> None:
-    with pytest.raises(BadRequest, match=f"{wrong}.* 0 to 9") as caught:
-        within([0, 9, wrong], 10, "prompt")
-    assert caught.value.param == "prompt"
-    within([0, 9], 10, "prompt")
+    vocabulary = Vocabulary(Counting(10, 20))
+    for harmless in (False, True):
+        with pytest.raises(BadRequest, match=f"{wrong}.* 0 to 9") as caught:
+            vocabulary.check([0, 9, wrong], OLD, "prompt", harmless=harmless)
+        assert caught.value.param == "prompt"
+    vocabulary.check([0, 9], OLD, "prompt")
+    vocabulary.clear()  # another model
+    vocabulary.check([19], OLD, "prompt")
+    with pytest.raises(BadRequest, match="0 to 99"):
+        vocabulary.check([100], NEW, "prompt")
 
 
 def test_ids_are_refused_where_vocabulary_size_is_unknown() -> None:
     vocabulary = Vocabulary(Counting(0, 0))
     with pytest.raises(Unsupported, match="send text"):
         vocabulary.check([5], OLD, "prompt")
-    vocabulary.check_harmless([5], OLD, "tokens")
-
-
-def test_requests_without_ids_ask_for_no_vocabulary_size() -> None:
-    Vocabulary(Counting()).check([], OLD, "prompt")
+    vocabulary.check([5], OLD, "tokens", harmless=True)

@@ -20,10 +20,3 @@ def test_recently_used_entry_is_kept() -> None:
     kept.put(b"x", 10, 4)
     assert kept.get(b"0") == 0
     assert kept.get(b"1") is None
-
-
-def test_oversized_value_is_not_cached() -> None:
-    kept: BoundedCache[int] = BoundedCache(80)
-    kept.put(b"a", 1, 11)
-    assert kept.get(b"a") is None
-    assert kept.size == 0

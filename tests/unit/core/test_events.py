@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.core.events import (
     Batch,
@@ -71,16 +69,3 @@ def test_fold_joins_streamed_events() -> None:
 def test_fold_raises_the_failure_of_the_stream() -> None:
     with pytest.raises(UpstreamFault):
         fold([(0, [Started()]), (0, [Failed(UpstreamFault("broke off"))])])
-
-
-@given(st.lists(st.text()))
-def test_fold_is_independent_of_text_splitting(pieces: list[str]) -> None:
-    batches: list[tuple[int, Batch]] = [(0, [Started()])]
-    batches += [(0, [TextDelta(p)]) for p in pieces]
-    (one,) = fold([*batches, (0, [END])])
-    assert one.text == "".join(pieces)
-
-
-def test_usage_adds_up() -> None:
-    assert Usage(1, 2, 3) + Usage(4, 5, 6) == Usage(5, 7, 9)
-    assert Usage(1, 2).total == 3

@@ -49,11 +49,6 @@ def test_only_known_fields_are_read_and_null_is_absent() -> None:
     }
 
 
-def test_integer_may_be_written_as_float() -> None:
-    assert check("top_k", 40.0) == 40
-    assert type(check("top_k", 40.0)) is int
-
-
 @pytest.mark.parametrize(
     ("given", "taken"),
     [

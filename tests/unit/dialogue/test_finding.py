@@ -15,7 +15,7 @@ from proxy.dialogue.events import DialogueRequest, Sources
 from proxy.dialogue.finding import KNOWLEDGE, WEB, CitationNumbers, Finder
 from proxy.errors import Forbidden
 from proxy.runtime.cancel import Cancel
-from proxy.websearch.guard import WebResult
+from proxy.websearch.engines import WebResult
 
 BOTH = (KNOWLEDGE, WEB)
 
@@ -54,7 +54,7 @@ class Knows:
 class Web:
     engines = ("searxng",)
 
-    def search(self, query: str, engine: str = "", **_: Any) -> Any:
+    def search(self, query: str, engine: str = "", count: int = 5, **_: Any) -> Any:
         return (WebResult("Page", "https://p.example/", "seen"),)
 
 
@@ -100,5 +100,5 @@ def test_agent_has_only_allowed_and_configured_tools() -> None:
 @pytest.mark.parametrize("arguments", [{}, {"query": " "}, {"query": 3}])
 def test_empty_search_query_is_reported_to_the_model(arguments: Any) -> None:
     tools = Finder(cast(Any, Knows()), None).tools(agent(), BOTH, CitationNumbers(), [])
-    with pytest.raises(ToolError, match="query must be a search string"):
+    with pytest.raises(ToolError, match="query"):
         tools[KNOWLEDGE].call(arguments, Cancel(), 1)

@@ -29,9 +29,8 @@ from proxy.dialogue.events import (
     Text,
     Tick,
 )
-from proxy.dialogue.loop import ToolAnswer, run_with_ticks
+from proxy.dialogue.loop import MOST_OBSERVED, AgentRunner, ToolAnswer, run_with_ticks
 from proxy.dialogue.run import HOLD, dialogue_events
-from proxy.dialogue.runners import MOST_OBSERVED, AgentRunner
 from proxy.errors import Cancelled
 from proxy.gateway import Info
 from proxy.gateway.context import ANYBODY
@@ -84,9 +83,10 @@ def events_of(
     interval: float = 0,
 ) -> Iterator[Any]:
     cancel = cancel or Cancel()
-    runner = AgentRunner({"echo": tool}, bounds, cancel, clock, interval)
+    runner = AgentRunner({"echo": tool}, cancel, interval)
     gateway: Any = model
-    answer = ToolAnswer(gateway, [runner], request, cancel, ANYBODY, bounds)
+    gateway.clock = clock
+    answer = ToolAnswer(gateway, [runner], request, cancel, ANYBODY, bounds, is_agent=True)
     return dialogue_events(answer, Info(), HOLD, told)
 
 

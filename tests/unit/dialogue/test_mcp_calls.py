@@ -26,10 +26,9 @@ from proxy.core.events import (
 from proxy.core.mcp import Approval, ApprovedCall, McpServer, ToolFilter
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
 from proxy.core.usage import Usage
-from proxy.dialogue import loop, runners
+from proxy.dialogue import loop
 from proxy.dialogue.events import Bounds
-from proxy.dialogue.loop import ToolAnswer
-from proxy.dialogue.runners import ServerRunner
+from proxy.dialogue.loop import ServerRunner, ToolAnswer
 from proxy.errors import Cancelled, Forbidden, UpstreamFault, UpstreamTimeout
 from proxy.gateway import Caller
 from proxy.gateway.context import ANYBODY
@@ -82,7 +81,7 @@ def run(
 ) -> list[Event]:
     cancel = cancel or Cancel()
     toolbox = Box() if box is None else box
-    runner = ServerRunner(toolbox, Remotes(), request, caller, cancel, 30.0, 0)
+    runner = ServerRunner(toolbox, Remotes(), request, caller, cancel, 0)
     answer = ToolAnswer(
         gateway,  # type: ignore[arg-type]
         [runner],
@@ -142,11 +141,7 @@ def test_approved_call_is_made_before_the_model_begins() -> None:
     )
     events = run(gateway, request=request)
     begun = ServerCall(id="r1", label="far", name="get", arguments="{}", approval="r1")
-    assert events[:3] == [
-        Started(),
-        begun,
-        msgspec.structs.replace(begun, over=True, output="4"),
-    ]
+    assert events[:3] == [Started(), begun, msgspec.structs.replace(begun, over=True, output="4")]
     assert events.count(Started()) == 1
     assert [message.content for message in gateway.asked[0].messages] == ["q", "", "4"]
 
@@ -228,13 +223,13 @@ def test_server_that_cannot_be_listed_leaves_the_model_without_its_tools() -> No
 
 
 def test_length_of_results_is_bounded() -> None:
-    gateway, most = Scripted(GET, ENDS), runners.MOST_RESULT
+    gateway, most = Scripted(GET, ENDS), loop.MOST_RESULT
     run(gateway, Box({"text": "x" * (most + 1)}))
     assert gateway.asked[1].messages[-1].content == "x" * most + "…"
 
 
 def test_number_of_tools_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runners, "MOST_TOOLS", 1)
+    monkeypatch.setattr(loop, "MOST_TOOLS", 1)
     gateway = Scripted(ENDS)
     run(gateway)
     assert [tool.name for tool in gateway.asked[0].tools] == ["far__get"]

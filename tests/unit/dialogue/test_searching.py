@@ -23,8 +23,7 @@ from proxy.core.events import (
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
 from proxy.dialogue.events import Bounds, Citation
-from proxy.dialogue.loop import ToolAnswer
-from proxy.dialogue.runners import SearchRunner
+from proxy.dialogue.loop import SearchRunner, ToolAnswer
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Info
 from proxy.gateway.context import ANYBODY
@@ -44,6 +43,7 @@ class Scripted:
         self.asked: list[CompletionRequest] = []
         self.closed = 0
         self.registry = SimpleNamespace(resolve=lambda name: (name, name))
+        self.clock = lambda: 0.0
 
     def answer(self, request: CompletionRequest, cancel: Cancel, caller: Any) -> Any:
         self.asked.append(request)
@@ -91,7 +91,7 @@ def run(
     request: CompletionRequest = ASKED,
 ) -> list[Event]:
     finder: Any = finds or Finds()
-    runner = SearchRunner(finder, request.searches, "owner", Cancel(), 30.0, 0)
+    runner = SearchRunner(finder, request.searches, "owner", Cancel(), 0)
     answer = ToolAnswer(
         gateway,  # type: ignore[arg-type]
         [runner],

@@ -126,7 +126,7 @@ def test_fault_before_the_first_event_is_raised_so_that_it_gets_a_status(serve: 
 
 def test_full_queue_is_raised_so_that_it_gets_a_status(serve: Serve) -> None:
     harness = serve(ScriptedDriver(caps=slots(1)), max_queue=0)
-    held = harness.scheduler.acquire(SlotRequest(model="scripted", task=Task(prompt="")), Cancel())
+    held = harness.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
     with pytest.raises(QueueFull):
         harness.answer().prime()
     held.release()

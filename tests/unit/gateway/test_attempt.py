@@ -43,7 +43,6 @@ from proxy.gateway.context import GatewayContext
 from proxy.gateway.generation import Generation
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
-from proxy.scheduling.prefix import Chain
 from proxy.scheduling.state import BackendFacts, ConversationRecord, Grant, Slot, SlotRequest
 from proxy.scheduling.state import BackendRecord as Slots
 from proxy.web.stream import StreamBody
@@ -99,9 +98,6 @@ class Scheduler:
 
     def mark(self, *_: object, **__: object) -> None:
         pass
-
-    def chain(self, *_: object) -> Chain:
-        return Chain()
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         return False

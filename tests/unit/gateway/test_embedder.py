@@ -17,7 +17,7 @@ from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
 from proxy.config.keys import ApiKey, Secret
 from proxy.config.routes import Place
-from proxy.core.task import Embedded, Ranked, Task, Tier
+from proxy.core.task import Embedded, Ranked, Tier
 from proxy.errors import BackendBusy, Cancelled, MissingRoute, NoBackend, QueueTimeout
 from proxy.gateway import embedder as module
 from proxy.gateway.context import Caller
@@ -129,9 +129,7 @@ def test_chat_runs_between_batches_of_a_long_embedding_request(
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(harness.embed, *["text"] * (3 * TEXTS))
         wait_until(lambda: len(driver.texts) == 1)
-        chat = harness.scheduler.enter(
-            SlotRequest(model="scripted", task=Task(prompt="hi", max_tokens=4))
-        )
+        chat = harness.scheduler.enter(SlotRequest(model="scripted", max_tokens=4))
         driver.go.set()
         lease = chat.wait(Cancel(), 20.0)
         assert lease is not None
@@ -212,9 +210,7 @@ def test_embeddings_in_idle_slots_give_way() -> None:
         texts = ["idle"] * (AT_ONCE + 1)
         call = pool.submit(harness.embedder.embed, "", texts, Cancel(), Caller(idle=True))
         wait_until(lambda: len(driver.texts) == AT_ONCE)
-        lease = harness.scheduler.acquire(
-            SlotRequest(model="scripted", task=Task(prompt="hi", max_tokens=4)), Cancel()
-        )
+        lease = harness.scheduler.acquire(SlotRequest(model="scripted", max_tokens=4), Cancel())
         driver.go.set()
         assert not call.done()
         lease.release()
@@ -228,7 +224,7 @@ def test_missing_rerank_endpoint_does_not_pause_the_backend_for_chats() -> None:
     for _ in range(10):
         with pytest.raises(MissingRoute):
             harness.embedder.rerank("", "question", ["text"], Cancel())
-    chat = SlotRequest(model="scripted", task=Task(prompt="hi", max_tokens=4))
+    chat = SlotRequest(model="scripted", max_tokens=4)
     harness.scheduler.acquire(chat, Cancel()).release()
     assert harness.scheduler.outstanding == harness.scheduler.waiting == 0
     harness.registry.close()
@@ -242,9 +238,7 @@ def test_slow_embedding_releases_the_backend_sooner(monkeypatch: pytest.MonkeyPa
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(harness.embed, *["text"] * 3)
         wait_until(lambda: len(driver.texts) == 1)
-        chat = harness.scheduler.enter(
-            SlotRequest(model="scripted", task=Task(prompt="hi", max_tokens=4))
-        )
+        chat = harness.scheduler.enter(SlotRequest(model="scripted", max_tokens=4))
         driver.go.set()
         lease = chat.wait(Cancel(), 20.0)
         assert lease is not None and len(driver.texts) == 1
@@ -269,9 +263,7 @@ def test_busy_server_is_retried_for_remaining_texts_until_queue_timeout() -> Non
 
 def test_cancel_ends_the_wait_for_a_backend() -> None:
     harness = Harness(EmbeddingDriver())
-    held = harness.scheduler.acquire(
-        SlotRequest(model="scripted", task=Task(prompt="hi")), Cancel()
-    )
+    held = harness.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
     cancel = Cancel()
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(harness.embed, "a", cancel=cancel)

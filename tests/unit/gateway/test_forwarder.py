@@ -10,7 +10,7 @@ import pytest
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config import BackendConfig
-from proxy.core.task import Call, CallMaker, Forwarded, Task
+from proxy.core.task import Call, CallMaker, Forwarded
 from proxy.errors import LimitReached, NoIdleSlot
 from proxy.gateway import Caller, Forwarder, idle
 from proxy.runtime.cancel import Cancel
@@ -50,7 +50,7 @@ class World:
         return self.forwarder.forward(self.model, make, Cancel(), caller, on_slot=on_slot)
 
     def take(self) -> None:
-        self.scheduler.acquire(SlotRequest(model=self.model, task=Task(prompt="Hi")), Cancel())
+        self.scheduler.acquire(SlotRequest(model=self.model), Cancel())
 
 
 def test_line_of_a_batch_takes_an_idle_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_backend_removed_after_the_grant_is_replaced() -> None:
             registry.reload(
                 [BackendConfig(name="other", url="test://other", model=world.model)],
                 lambda config: Backend(
-                    config.name, config.url, Server(), model=config.model, config=config
+                    config.name, config.url, Server(), set_model=config.model, config=config
                 ),
             )
             wait_until(lambda: list(registry.backends) == ["other"])

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from proxy.gbnf import NEW, GrammarError, Matcher, check, matches, render
-from tests.thorough import share
-from tests.unit.gbnf import samples
+from proxy.gbnf import NEW, Matcher, check, matches
 
 JSON = check(
     r"""
@@ -65,19 +59,3 @@ def test_deep_texts_and_ambiguous_grammars_are_matched() -> None:
     grammar = check('root ::= "(" root ")" | "."', NEW)
     assert matches(grammar, "(" * 20_000 + "." + ")" * 20_000)
     assert matches(check('root ::= ("a" | "a")* ("a"* "b")?', NEW), "a" * 5_000 + "b")
-
-
-@settings(max_examples=share(30))
-@given(st.data())
-def test_samples_of_a_grammar_match_it(data: st.DataObject) -> None:
-    made = samples.random_grammar(lambda below: data.draw(st.integers(0, below - 1)))
-    try:
-        grammar = check(render(made, NEW), NEW)
-    except GrammarError:
-        return
-    text = samples.Sampler(grammar, random.Random(1)).text(30)
-    matcher = Matcher(grammar)
-    for char in text:
-        assert matcher.feed("")
-        matcher.feed(char)
-    assert matcher.complete

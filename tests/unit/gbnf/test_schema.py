@@ -182,13 +182,6 @@ def test_schema_keywords_become_grammar(
         assert not matches(grammar, text), text
 
 
-def test_equal_schemas_share_their_rules_however_annotated() -> None:
-    one = {"type": "object", "properties": {"shared": {"enum": ["v", "w"]}}}
-    other = {"title": "t", **one, "description": "other", "default": {}}
-    text = schema_to_grammar({"type": "object", "properties": {"a": one, "b": other}}, NEW)
-    assert text.count("shared") == 1
-
-
 @pytest.mark.parametrize(
     ("one", "other", "good", "bad"),
     [
@@ -358,25 +351,12 @@ def test_element_referenced_often_becomes_one_rule() -> None:
     assert len(schema_to_grammar({"$defs": defs, "$ref": "#/$defs/d19"}, OLD)) < 5_000
 
 
-def test_trees_of_names_share_their_ends() -> None:
-    inside = [{"properties": {name: {"type": "null"}}} for name in ("name", "game")]
-    text = schema_to_grammar({"items": {"anyOf": inside}}, NEW, closed=False)
-    assert text.count('"a" text') == 1
-
-
 def test_infinitely_recursive_branch_is_dropped() -> None:
     endless = {"properties": {"a": {"$ref": "#/$defs/e"}}, "required": ["a"]}
     schema = {"$defs": {"e": endless}, "items": {"$ref": "#/$defs/e"}, "type": "array"}
     grammar = schema_to_grammar(schema, OLD)
     assert matches(check(grammar, OLD), "[]")
     assert "{" not in grammar
-
-
-def test_large_schemas_compile_cheaply() -> None:
-    names = {f"property_{at}": {"type": "string", "maxLength": 200} for at in range(200)}
-    text = schema_to_grammar({"type": "object", "properties": names}, OLD)
-    assert len(text) < 60_000
-    assert matches(check(text, OLD), '{"property_3": "x", "property_199": ""}')
 
 
 @BOTH

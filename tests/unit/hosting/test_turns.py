@@ -118,6 +118,12 @@ def test_busy_model_serves_at_least_as_long_as_its_load_took() -> None:
         assert names(Limits(1), line, [Model("a", loaded_at=since, busy=True)]) == ("", ends)
 
 
+def test_busy_model_ends_once_another_has_waited_for_swap_wait() -> None:
+    busy = [Model("a", loaded_at=0.0, busy=True)]
+    for since, ends in ((NOW - SWAP_WAIT + 0.1, ""), (NOW - SWAP_WAIT, "a")):
+        assert names(Limits(1), [waits("b", since)], busy)[1] == ends
+
+
 def test_small_model_passes_a_large_one_if_that_is_not_delayed() -> None:
     line = [waits("large", NOW - 1.0, need=3), waits("small")]
     assert names(Limits(4), line, [Model("a", (3,), busy=True)]) == ("", "")  # in the way, perhaps

@@ -21,8 +21,7 @@ from proxy.oidc import provider as module
 from proxy.oidc.provider import LARGEST, Client, Provider
 from proxy.oidc.service import Mapped, person
 from proxy.oidc.started import Started
-from proxy.websearch.fetch import WebPage
-from proxy.websearch.guard import EngineRequest
+from proxy.websearch.fetch import EngineRequest, WebPage
 
 ISSUER = "https://id.example.org"
 BACK = "https://gateway.example.org/signin/oidc/callback"

@@ -17,7 +17,7 @@ from proxy.gbnf.regex import MAX_COUNT
 from proxy.gbnf.regex import MAX_NESTING as MAX_GROUPS
 from proxy.gbnf.rules import MAX_REPEAT
 from proxy.prompting.constraints import Constraint
-from proxy.prompting.formats import CallEnd, CallStart, TextPiece
+from proxy.prompting.formats import CallStart, TextPiece
 from proxy.prompting.formats.notation import LFM2
 from proxy.prompting.formats.notation import MAX_DEPTH as MAX_NOTATION_DEPTH
 from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME
@@ -29,7 +29,7 @@ from proxy.prompting.template.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.template.sandbox import MAX_NODES
 from proxy.prompting.template.templates import MAX_SOURCE, PROBING, compile
 from proxy.prompting.validation import MAX_REFERENCES
-from tests.call_formats import FORMS
+from tests.call_formats import FORMS, parse
 
 SAID = [{"role": "user", "content": "x"}]
 LONG = [{"role": "user", "content": "x" * 16}] * 2000  # it has the whole budget of steps
@@ -175,7 +175,7 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n'
 def test_number_of_calls_of_an_answer_is_bounded() -> None:
     for count, whole in ((MAX_CALLS, True), (MAX_CALLS + 1, False)):
         found = hermes(*[CALL] * count)
-        assert sum(isinstance(one, CallEnd) and one.whole for one in found) == MAX_CALLS
+        assert sum(isinstance(one, CallStart) for one in found) == MAX_CALLS
         assert any(isinstance(one, TextPiece) and "tool_call" in one.text for one in found) is (
             not whole
         )
@@ -183,11 +183,10 @@ def test_number_of_calls_of_an_answer_is_bounded() -> None:
 
 def test_nesting_of_notation_is_bounded() -> None:
     for depth, called in ((MAX_NOTATION_DEPTH, True), (MAX_NOTATION_DEPTH + 1, False)):
-        parser = LFM2.parser({"f": {}}, "<|im_start|>assistant\n")
         lists = "[" * depth + "1" + "]" * depth
         text = f"<|tool_call_start|>[f(a={lists})]<|tool_call_end|>"
-        pieces = [*parser.feed(text), *parser.close()]
-        assert any(isinstance(piece, CallEnd) and piece.whole for piece in pieces) is called
+        answer = parse(LFM2, [text], {"f": {}}, "<|im_start|>assistant\n")
+        assert (type(answer.calls[0][1]) is dict) is called
 
 
 def test_call_name_length_is_bounded() -> None:

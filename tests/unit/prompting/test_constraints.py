@@ -10,7 +10,7 @@ import pytest
 from proxy.errors import InvalidParameter
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar, head
-from proxy.prompting.formats import CallArguments, CallShape, CallStart
+from proxy.prompting.formats import CallShape
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
@@ -72,16 +72,6 @@ def test_rest_of_a_call_is_constrained_after_any_part_of_its_head(
 
 def _behind(shape: CallShape) -> str:
     return "get_weather" + shape.after_name.replace(ID, "123456789")
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_parser_reads_every_text_that_the_grammar_allows(form: str) -> None:
-    text = calls(form, "get_weather")
-    parser = FORMS[form].parser({"get_weather": CITY, "get": {}})
-    pieces = [*parser.feed(text), *parser.close()]
-    assert [p.name for p in pieces if isinstance(p, CallStart)] == ["get_weather"]
-    arguments = "".join(p.text for p in pieces if isinstance(p, CallArguments))
-    assert json.loads(arguments) == {"city": "北京"}
 
 
 @LIMITS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,13 +57,6 @@ def test_any_conversation_gives_the_reference_scripts_bytes(
     messages: list[dict[str, str]], format: LegacyFormat
 ) -> None:
     assert format.render(messages) == reference(format, messages)
-
-
-@pytest.mark.parametrize(
-    ("name", "turns"), [("\nUSER: ", ("\nUSER:",)), ("### Q", ("### Q",)), ("\n", ()), ("", ())]
-)
-def test_name_of_the_user_ends_an_answer(name: str, turns: tuple[str, ...]) -> None:
-    assert LegacyFormat(user_name=name).turns == turns
 
 
 def test_developer_role_becomes_system_and_tool_result_becomes_user() -> None:

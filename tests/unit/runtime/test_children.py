@@ -57,32 +57,6 @@ def test_idle_child_ends_and_the_next_question_starts_another(make: Make) -> Non
     assert ask(children, 2) != first
 
 
-def test_child_that_was_used_meanwhile_stays(make: Make) -> None:
-    children = make(unload=3600.0)
-    first = ask(children, 1)
-    children._end_unused()  # as its timer does
-    assert ask(children, 2) == first
-    children._used = time.monotonic() - 3600.0
-    children._end_unused()
-    assert ask(children, 3) != first
-
-
-def test_child_stays_without_a_time(make: Make) -> None:
-    children = make(unload=0.0)
-    ask(children, 1)
-    assert children._timer is None
-
-
-def test_no_timer_remains_of_closed_children(make: Make) -> None:
-    children = make(unload=3600.0)
-    ask(children, 1)
-    timer = children._timer
-    assert timer is not None
-    children.close()
-    timer.join(60)
-    assert not timer.is_alive()
-
-
 def test_no_question_is_lost_to_an_ending_child(make: Make) -> None:
     """Questions come at about the moment at which the child is to end."""
     children = make(unload=0.001, most=2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import BackendFacts, SlotRequest
 
@@ -20,7 +20,6 @@ class Clock:
 
 
 def want(
-    scheduler: LocalScheduler,
     prompt: str = "hello",
     boundaries: tuple[int, ...] = (),
     **fields: object,
@@ -28,8 +27,8 @@ def want(
     group = str(fields.get("group", ""))
     return SlotRequest(
         model="m",
-        task=Task(prompt=prompt, max_tokens=16),
-        chain=scheduler.chain(prompt, boundaries or (len(prompt),), group),
+        max_tokens=16,
+        chain=chain_of(prompt, boundaries or (len(prompt),), group),
         **fields,  # type: ignore[arg-type]
     )
 
@@ -44,7 +43,7 @@ class World:
             self.scheduler.update(f"b{number}", BackendFacts(model="m", slots=slots), up=True)
 
     def take(self, prompt: str, boundaries: tuple[int, ...] = (), **fields: object) -> Lease:
-        return self.scheduler.acquire(want(self.scheduler, prompt, boundaries, **fields), Cancel())
+        return self.scheduler.acquire(want(prompt, boundaries, **fields), Cancel())
 
     def turn(self, prompt: str, boundaries: tuple[int, ...] = (), **fields: object) -> Lease:
         """Take a slot, generate an answer of four tokens, release the slot."""
@@ -67,7 +66,7 @@ class World:
 def check_slots(scheduler: LocalScheduler, leases: Sequence[Lease]) -> None:
     """The slot records agree with `leases`, which must be all leases that exist: no slot is lost,
     none is leased twice, and a lease of a whole backend is the only one there."""
-    pools, backends, *_ = scheduler.records
+    pools, backends = scheduler.pools, scheduler.backends
     assert scheduler.outstanding == len(leases)
     assert len({id(lease.slot) for lease in leases}) == len(leases)
     assert all(lease.slot.busy for lease in leases)

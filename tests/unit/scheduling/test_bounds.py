@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import gc
-import tracemalloc
-
 import pytest
 
-from proxy.scheduling import history, prefix
+from proxy.scheduling import history
 from proxy.scheduling import pool as pool_module
 from proxy.scheduling import scheduler as scheduler_module
 from proxy.scheduling.pool import Pool
-from proxy.scheduling.prefix import BLOCK, LONG, MOST, Chains
+from proxy.scheduling.prefix import BLOCK, MOST, chain_of
 from proxy.scheduling.state import BackendFacts
 from tests.unit.scheduling.fakes import World
 
 
 def pool(world: World) -> Pool:
-    found: Pool = world.scheduler.records[0]["m"]
+    found: Pool = world.scheduler.pools["m"]
     return found
 
 
@@ -46,35 +43,8 @@ def test_prompts_kept_outside_slots_are_bounded(monkeypatch: pytest.MonkeyPatch)
 def test_links_per_prompt_are_bounded() -> None:
     for blocks, links in ((MOST - 1, MOST - 1), (MOST, MOST), (4 * MOST, MOST)):
         text = "x" * (BLOCK * blocks)
-        chain = Chains().chain(text, tuple(range(BLOCK, len(text) + 1, BLOCK)))
+        chain = chain_of(text, tuple(range(BLOCK, len(text) + 1, BLOCK)))
         assert len(chain.links) == links
-
-
-def test_cached_digests_of_long_texts_are_bounded() -> None:
-    chains = Chains()
-    for number in range(prefix.REMEMBERED + 9):
-        text = f"{number:05}" * LONG
-        chains.chain(text, (len(text),))
-        assert len(chains._kept) == min(number + 1, prefix.REMEMBERED)
-
-
-def test_bytes_of_long_texts_that_are_kept_are_bounded() -> None:
-    chains = Chains()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        for number in range(2 * prefix.MOST_KEPT // (4 << 20)):
-            text = f"{number} " + "x" * (4 << 20)
-            chain = chains.chain(text, (len(text),))
-            assert chains.chain(text, (len(text),)) == chain
-        del text, chain
-        held = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    assert held < 1.1 * prefix.MOST_KEPT
-    before = chains._kept
-    chains.chain("y" * (prefix.MOST_KEPT + 1), (prefix.MOST_KEPT,))
-    assert chains._kept == before, "a text that does not fit takes no other's place"
 
 
 def test_recent_clients_are_bounded() -> None:
@@ -91,7 +61,7 @@ def test_models_without_a_backend_are_bounded() -> None:
         facts = BackendFacts(model=f"renamed {number}", slots=2)
         scheduler.update(f"r{number}", facts, up=True)
         scheduler.drain(f"r{number}")
-    pools = scheduler.records[0]
+    pools = scheduler.pools
     assert len(pools) <= scheduler_module.MOST_EMPTY + 2
     assert "m" in pools, "it has a backend"
     world.turn("a conversation that goes on")

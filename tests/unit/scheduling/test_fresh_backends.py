@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
+from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import BackendFacts, SlotRequest
 
@@ -16,7 +16,7 @@ def test_fresh_backends_are_filled_evenly() -> None:
         scheduler.update(f"b{number}", BackendFacts(model="m", slots=64), up=True)
     leases = []
     for number in range(40):
-        chain = scheduler.chain(f"question {number} " * 200)
-        want = SlotRequest(model="m", task=Task(prompt=""), chain=chain)
+        chain = chain_of(f"question {number} " * 200)
+        want = SlotRequest(model="m", chain=chain)
         leases.append(scheduler.acquire(want, Cancel()))
     assert set(Counter(lease.backend for lease in leases).values()) == {2}

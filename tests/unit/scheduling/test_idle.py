@@ -38,7 +38,7 @@ def test_waiting_request_gets_the_slot_of_an_idle_one() -> None:
     world = World(slots=1)
     line, gone = idle(world), []
     line.on_wanted(lambda: gone.append(True))
-    ticket = world.scheduler.enter(want(world.scheduler))
+    ticket = world.scheduler.enter(want())
     assert isinstance(ticket, Ticket) and gone and line.wanted
     line.release()
     assert ticket.lease is not None
@@ -54,9 +54,9 @@ def test_only_as_many_idle_requests_give_way_as_others_wait() -> None:
         line.on_first_token(line.slot.id)  # their evaluation is over
     world.take("first")
     assert sorted(line.wanted for line in lines) == [False, True], "a slot for the next one"
-    world.scheduler.enter(want(world.scheduler, "second"))
+    world.scheduler.enter(want("second"))
     assert sorted(line.wanted for line in lines) == [False, True]
-    world.scheduler.enter(want(world.scheduler, "third"))
+    world.scheduler.enter(want("third"))
     assert [line.wanted for line in lines] == [True, True]
 
 
@@ -130,7 +130,7 @@ def test_idle_requests_do_not_wait_in_the_queue() -> None:
     world = World(slots=2)
     for i in range(2):
         world.take(f"question {i}")
-    waits = world.scheduler.enter(want(world.scheduler, "question 2"))
+    waits = world.scheduler.enter(want("question 2"))
     with pytest.raises(NoIdleSlot):
         idle(world)
     assert isinstance(waits, Ticket) and waits.place == 1
@@ -140,7 +140,7 @@ def test_idle_requests_do_not_count_as_a_client() -> None:
     world = World(slots=2)
     idle(world)
     world.turn("one", key="other")
-    assert isinstance(world.scheduler.enter(want(world.scheduler, "two")), Lease)
+    assert isinstance(world.scheduler.enter(want("two")), Lease)
 
 
 def test_idle_request_is_refused_while_its_backend_is_down() -> None:
@@ -156,7 +156,7 @@ def test_whole_backend_is_freed_for_a_request_that_needs_it() -> None:
     lines = [idle(world, f"line {i}") for i in range(2)]
     for line in lines:
         line.on_first_token(line.slot.id)
-    world.scheduler.enter(want(world.scheduler, "", whole_backend=True))
+    world.scheduler.enter(want("", whole_backend=True))
     assert all(line.wanted for line in lines)
 
 
@@ -164,6 +164,6 @@ def test_idle_request_on_another_model_stays() -> None:
     world = World(slots=1)
     world.scheduler.update("other", BackendFacts(model="n", slots=1), up=True)
     line = idle(world)
-    asked = want(world.scheduler)
-    taken = [world.scheduler.enter(type(asked)(model="n", task=asked.task)) for _ in range(2)]
+    asked = want()
+    taken = [world.scheduler.enter(type(asked)(model="n")) for _ in range(2)]
     assert isinstance(taken[1], Ticket) and not line.wanted

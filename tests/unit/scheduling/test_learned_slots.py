@@ -71,7 +71,7 @@ def test_more_slots_are_tried_up_to_the_bound_while_requests_wait() -> None:
     world = _world()
     for number in range(4):
         world.take(f"prompt {number}")
-    tickets = [world.scheduler.enter(want(world.scheduler, f"waits {n}")) for n in range(4)]
+    tickets = [world.scheduler.enter(want(f"waits {n}")) for n in range(4)]
     for _ in range(40):
         world.clock.now += 5
         world.scheduler.mark("b0", up=True)
@@ -85,7 +85,7 @@ def test_too_many_requests_take_slots_away_and_the_server_is_left_alone() -> Non
     refused = world.take("refused")
     refused.release(Outcome(end="busy", pause=7.0))
     assert _slots(world) == 3
-    backend = world.scheduler._backends["b0"][1]
+    backend = world.scheduler.backends["b0"][1]
     assert backend.ready == world.clock.now + 7.0
     del leases
 
@@ -93,7 +93,7 @@ def test_too_many_requests_take_slots_away_and_the_server_is_left_alone() -> Non
 def test_a_long_pause_is_bounded() -> None:
     world = _world()
     world.take("a").release(Outcome(end="busy", pause=86400.0))
-    assert world.scheduler._backends["b0"][1].ready <= world.clock.now + 60
+    assert world.scheduler.backends["b0"][1].ready <= world.clock.now + 60
 
 
 def test_a_queue_of_the_server_takes_slots_away() -> None:
@@ -123,7 +123,7 @@ def test_looks_while_slots_are_to_go_take_no_more_away() -> None:
     busy = [world.take(f"prompt {number}") for number in range(4)]
     for running in (3, 2, 2, 2):
         world.scheduler.queued("b0", running)
-    backend = world.scheduler._backends["b0"][1]
+    backend = world.scheduler.backends["b0"][1]
     assert (backend.target, backend.patience) == (3, 10.0)
     for lease in busy:
         _turn(world, lease)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
@@ -29,17 +28,10 @@ SYSTEM = "You are a helpful assistant. " * 300
 KEYS = (b"a", b"b", backend_key("b0"))
 
 
-@dataclass(eq=False)
-class Request:
-    number: int
-    tag: float = 0.0
-    whole_backend: bool = False
-    client: tuple[str, bool] = ("", False)
-    parked_for: bytes | None = field(default=None, init=False)
-
-    @property
-    def order(self) -> tuple[float, float, int]:
-        return self.tag, 0.0, self.number
+def waiting(number: int, tag: float = 0.0, whole_backend: bool = False) -> Ticket:
+    want = SlotRequest(model="m", whole_backend=whole_backend)
+    scheduler = LocalScheduler(Clock())
+    return Ticket(scheduler, want, ConversationRecord(), 0.0, tag=tag, number=number)
 
 
 class Counting:
@@ -58,7 +50,7 @@ class Counting:
 
     def question(self, number: int) -> SlotRequest:
         text = f"{SYSTEM}question {number}"
-        return want(self.scheduler, text, (len(SYSTEM), len(text)))
+        return want(text, (len(SYSTEM), len(text)))
 
     def enter(self, number: int) -> Lease | Ticket:
         return self.scheduler.enter(self.question(number))
@@ -78,7 +70,7 @@ class Counting:
 
     def fill(self, slots: int) -> list[Lease]:
         """Leases of all slots, which hold the system prompt; to wait for one looks expensive."""
-        self.scheduler._pools["m"].mean_pace = 0.016
+        self.scheduler.pools["m"].mean_pace = 0.016
         leases = []
         for number in range(slots):
             entry = self.enter(10**6 + number)
@@ -106,7 +98,7 @@ def test_client_that_must_leave_the_last_slot_is_looked_at_once(
     waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting(2)
-    scheduler, small = counting.scheduler, want(counting.scheduler, "Hi", key="modest")
+    scheduler, small = counting.scheduler, want("Hi", key="modest")
     entry = scheduler.enter(small)
     assert isinstance(entry, Lease)
     busy = counting.enter(-1)
@@ -141,7 +133,7 @@ def test_request_that_comes_while_all_slots_are_busy_takes_no_decision(waiting: 
 def test_parked_request_takes_any_slot_that_holds_its_prefix() -> None:
     counting = Counting(4)
     first, second = counting.fill(2)
-    counting.scheduler._pools["m"].mean_pace = 320.0  # so waiting is cheaper than a cold start
+    counting.scheduler.pools["m"].mean_pace = 320.0  # so waiting is cheaper than a cold start
     ticket = counting.enter(1)
     assert isinstance(ticket, Ticket) and ticket.parked_for is not None
     counting.release(second)
@@ -154,7 +146,7 @@ def test_those_behind_the_first_that_waits_for_a_prefix_decide_again_in_a_second
     leases = counting.fill(2)
     for lease in leases:
         lease.on_first_token(-1)
-    pool, began = counting.scheduler._pools["m"], counting.clock.now
+    pool, began = counting.scheduler.pools["m"], counting.clock.now
     pool.mean_pace = 3200.0  # so waiting is cheaper than a cold start
     tickets = [entry for entry in map(counting.enter, range(20)) if isinstance(entry, Ticket)]
     assert len(tickets) == 20 and len({ticket.parked_for for ticket in tickets}) == 1
@@ -175,8 +167,8 @@ def test_next_request_gets_the_deadline_when_the_first_one_leaves() -> None:
     clock = Clock()
     scheduler = LocalScheduler(clock)
     scheduler.update("b0", BackendFacts(model="m", slots=1, release_delay=0.5), up=True)
-    lease = scheduler.enter(want(scheduler, "first"))
-    first, second = (scheduler.enter(want(scheduler, text)) for text in ("second", "third"))
+    lease = scheduler.enter(want("first"))
+    first, second = (scheduler.enter(want(text)) for text in ("second", "third"))
     assert isinstance(lease, Lease) and isinstance(first, Ticket) and isinstance(second, Ticket)
     lease.on_first_token(0)
     lease.release(Outcome(end="whole", slot=0, prompt=10, completion=4, evaluating=0.1))
@@ -195,10 +187,10 @@ def test_slot_needs_a_moment_only_if_its_server_was_asked(end: Literal["unused",
     clock = Clock()
     scheduler = LocalScheduler(clock)
     scheduler.update("b0", BackendFacts(model="m", slots=1, release_delay=0.5), up=True)
-    lease = scheduler.enter(want(scheduler, "first"))
+    lease = scheduler.enter(want("first"))
     assert isinstance(lease, Lease)
     lease.release(Outcome(end=end))
-    assert isinstance(scheduler.enter(want(scheduler, "second")), Ticket) == (end == "cut")
+    assert isinstance(scheduler.enter(want("second")), Ticket) == (end == "cut")
 
 
 def test_few_requests_wait_for_a_prefix_and_the_others_take_free_slots() -> None:
@@ -219,7 +211,7 @@ def with_fast_answers(late: float) -> Counting:
     """Eight warm slots of a fast server, whose answers had to end so many seconds ago."""
     counting = Counting(64)
     counting.fill(8)
-    pool = counting.scheduler._pools["m"]
+    pool = counting.scheduler.pools["m"]
     pool.mean_rate, pool.mean_pace = 20000.0, PACE
     for backend in pool.backends.values():
         backend.evaluating = 0
@@ -231,7 +223,7 @@ def with_fast_answers(late: float) -> Counting:
 
 def test_requests_that_wait_for_busy_slots_by_choice_do_not_keep_others_from_free_ones() -> None:
     counting = with_fast_answers(late=0.0)
-    pool = counting.scheduler._pools["m"]
+    pool = counting.scheduler.pools["m"]
     first = decide(counting.question(0), pool, counting.clock.now)
     assert isinstance(first, WaitForSlot) and first.key is not None
     for number in range(300):
@@ -242,13 +234,13 @@ def test_requests_that_wait_for_busy_slots_by_choice_do_not_keep_others_from_fre
 
 def test_nobody_waits_for_answers_that_take_much_longer_than_expected() -> None:
     counting = with_fast_answers(late=10.0)
-    pool = counting.scheduler._pools["m"]
+    pool = counting.scheduler.pools["m"]
     assert isinstance(decide(counting.question(0), pool, counting.clock.now), Grant)
 
 
 def test_no_request_waits_to_save_less_than_a_wait_is_worth() -> None:
     counting = with_fast_answers(late=0.0)
-    pool = counting.scheduler._pools["m"]
+    pool = counting.scheduler.pools["m"]
     pool.mean_rate, pool.mean_pace = (
         2e6,
         16e6,
@@ -268,45 +260,13 @@ def test_free_slot_with_the_prefix_is_found_behind_many_busy_ones() -> None:
 
 
 def test_release_activates_the_first_request_parked_for_each_key() -> None:
-    line: WaitingLine[Request] = WaitingLine()
-    requests = [Request(number) for number in range(5)]
+    line: WaitingLine = WaitingLine()
+    requests = [waiting(number) for number in range(5)]
     for request, key in zip(requests, (b"a", b"a", b"b", KEYS[2], b"other"), strict=True):
         line.park(request, key)
     line.freed((b"a", b"b"), "b0")
     assert line.active == [requests[0], requests[2], requests[3]]
     assert line.parked(b"a") == line.parked(b"other") == 1 and not line.parked(b"b")
-
-
-CLIENTS = ("", False), ("", True), ("ann", False)
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from(CLIENTS), st.integers(0, 3)), max_size=12),
-    st.sets(st.integers(0, 11)),
-    st.sets(st.integers(0, 11)),
-)
-def test_requests_are_offered_in_order_but_those_of_passed_over_clients(
-    made: list[tuple[ClientClass, int]], removed: set[int], passed_over: set[int]
-) -> None:
-    line: WaitingLine[Request] = WaitingLine()
-    requests = [Request(n, tag=tag, client=client) for n, (client, tag) in enumerate(made)]
-    for request in requests:
-        line.activate(request)
-    skip: set[ClientClass] = set()
-    offered, expected = [], []
-    for request in line.without(skip):
-        offered.append(request)
-        if request.number in removed:
-            line.remove(request)
-        if request.number in passed_over:
-            skip.add(request.client)
-    skipped: set[ClientClass] = set()
-    for request in sorted(requests, key=lambda request: request.order):
-        if request.client not in skipped:
-            expected.append(request)
-            if request.number in passed_over:
-                skipped.add(request.client)
-    assert offered == expected
 
 
 @given(
@@ -319,9 +279,9 @@ def test_requests_are_offered_in_order_but_those_of_passed_over_clients(
 def test_line_keeps_each_request_in_one_place_and_the_active_ones_in_order(
     steps: list[tuple[str, int, bytes]],
 ) -> None:
-    line: WaitingLine[Request] = WaitingLine()
-    requests = [Request(number, tag=number % 3, whole_backend=number == 5) for number in range(8)]
-    present: set[Request] = set()
+    line: WaitingLine = WaitingLine()
+    requests = [waiting(number, tag=number % 3, whole_backend=number == 5) for number in range(8)]
+    present: set[Ticket] = set()
     for action, number, key in steps:
         request = requests[number]
         if action == "activate":
@@ -338,4 +298,4 @@ def test_line_keeps_each_request_in_one_place_and_the_active_ones_in_order(
         parked = {request for request in requests if request.parked_for is not None}
         assert line.active == sorted(present - parked, key=lambda request: request.order)
         assert sum(line.parked(key) for key in KEYS) == len(parked)
-        assert line.whole == sum(request.whole_backend for request in line.active)
+        assert line.whole == sum(request.want.whole_backend for request in line.active)

@@ -102,7 +102,7 @@ def test_conversation_is_restored_to_a_slot_after_its_server_came_back(cache: st
 def test_waiting_request_gets_no_slot_of_a_server_that_is_about_to_end() -> None:
     made = world(slots=1)
     first = made.take(LONG)
-    ticket = made.scheduler.enter(want(made.scheduler, LONG + "and then?", turns(LONG + "x")))
+    ticket = made.scheduler.enter(want(LONG + "and then?", turns(LONG + "x")))
     assert isinstance(ticket, Ticket)
     made.scheduler.saved_slots.leave("b0")
     first.release(Outcome(end="whole", slot=0, prompt=275, completion=4))

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.task import Task
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
@@ -83,17 +82,6 @@ def _question(system: str, number: int) -> tuple[str, tuple[int, ...]]:
     return text, (len(system), len(text))
 
 
-@pytest.mark.parametrize("slots", [2, 4])
-def test_last_copy_of_a_system_prompt_is_kept_for_the_next_user(slots: int) -> None:
-    world = World(slots=slots)
-    cached = []
-    for number in range(8):
-        cached.append(world.turn(*_question(A, number)).grant.cached)
-        for other in range(slots):  # each asks once, with a prompt of its own
-            world.turn(*_question(f"{number} {other} {B}", other))
-    assert min(cached[4:]) > len(A) // 4 - 10
-
-
 def test_system_prompt_that_nobody_needs_any_more_is_evicted() -> None:
     world = World(slots=2)
     for number in range(4):
@@ -101,26 +89,6 @@ def test_system_prompt_that_nobody_needs_any_more_is_evicted() -> None:
     world.clock.now += 3600
     used = {world.turn(*_question(f"{number} {B}", number)).slot.id for number in range(6)}
     assert keep.id in used
-
-
-def test_second_copy_of_a_system_prompt_gives_way_to_other_prompts() -> None:
-    world = World(slots=3)
-    leases = [world.take(*_question(A, number)) for number in range(2)]
-    for lease in leases:
-        world.clock.now += 1
-        lease.release(
-            Outcome(
-                end="whole", slot=lease.slot.id, prompt=400, cached=0, completion=4, evaluating=0.5
-            )
-        )
-    pool = world.scheduler.records[0]["m"]
-    copies = [slot.held for slot in pool.free if slot.held is not None]
-    chain = world.scheduler.chain("another")
-    assert len(copies) == 2
-    assert [pool.prefix_worth(held, chain, world.clock.now) for held in copies] == [0, 0]
-    pool.drop(copies[0])
-    assert pool.prefix_worth(copies[1], chain, world.clock.now) > 100  # tokens
-    assert pool.prefix_worth(copies[1], leases[0].want.chain, world.clock.now) == 0
 
 
 def test_backend_with_loaded_model_is_preferred() -> None:
@@ -139,7 +107,7 @@ def test_long_turn_waits_for_its_warm_slot() -> None:
     )
     busy = world.take(text, ends)
     world.clock.now += 0.9
-    ticket = world.scheduler.enter(want(world.scheduler, text + " y", (40000, 40002)))
+    ticket = world.scheduler.enter(want(text + " y", (40000, 40002)))
     assert isinstance(ticket, Ticket)
     busy.release(
         Outcome(
@@ -155,7 +123,7 @@ def test_short_turn_does_not_wait_for_its_warm_slot() -> None:
     world = World(slots=2)
     world.turn("short", (5,))
     busy = world.take("short", (5,))
-    other = world.scheduler.enter(want(world.scheduler, "short too", (5, 9)))
+    other = world.scheduler.enter(want("short too", (5, 9)))
     assert isinstance(other, Lease)
     assert other.slot is not busy.slot
 
@@ -180,10 +148,10 @@ def test_wait_for_a_busy_slot_is_as_long_as_its_answer_may_be() -> None:
 
 def test_evaluation_for_one_delays_the_requests_that_wait() -> None:
     world = World(slots=3)
-    pool = world.scheduler.records[0]["m"]
+    pool = world.scheduler.pools["m"]
     busy = world.take("s" * 4000)
     busy.on_first_token(busy.slot.id)
-    question = want(world.scheduler, "s" * 4000 + " q", (4000, 4002))
+    question = want("s" * 4000 + " q", (4000, 4002))
     pool.mean_pace = 4.0  # the busy slot is free in 4 s, the same prompt is evaluated in 2
     assert isinstance(decide(question, pool, world.clock.now), Grant)
     waiting = [Ticket(world.scheduler, question, ConversationRecord(), 0.0) for _ in range(2)]
@@ -195,7 +163,7 @@ def test_evaluation_for_one_delays_the_requests_that_wait() -> None:
 def test_prompts_of_a_backend_are_evaluated_one_after_the_other() -> None:
     world = World(slots=4, backends=2)
     first = world.take("a" * 8000)
-    pool = world.scheduler.records[0]["m"]
+    pool = world.scheduler.pools["m"]
     backend = pool.backends[first.backend]
     assert pool.backlog(backend, world.clock.now) == pytest.approx(4.0, rel=0.01)
     assert world.take("b" * 80).backend != first.backend
@@ -209,8 +177,8 @@ def test_prompts_of_a_backend_are_evaluated_one_after_the_other() -> None:
 
 
 def _limited(world: World, prompt: str, limit: int) -> SlotRequest:
-    plain = want(world.scheduler, prompt, (4000, len(prompt)))
-    return msgspec.structs.replace(plain, task=Task(prompt=prompt, max_tokens=limit))
+    plain = want(prompt, (4000, len(prompt)))
+    return msgspec.structs.replace(plain, max_tokens=limit)
 
 
 def test_load_is_shared_by_backend_weight() -> None:
@@ -291,7 +259,7 @@ def test_slot_count_is_learned_from_busy_answers() -> None:
     tickets = []
     for lease in leases[2:]:
         lease.release(Outcome(end="busy"))
-        tickets.append(scheduler.enter(want(scheduler, "again"), again=True))
+        tickets.append(scheduler.enter(want("again"), again=True))
     assert scheduler.slots("b0") == 2
     assert scheduler.waiting == 2
     leases[0].release(
@@ -311,7 +279,7 @@ def test_guessed_slot_count_grows_by_one_after_a_while() -> None:
     world = World(slots=0)
     scheduler = world.scheduler
     leases = [world.take(f"{n}" * 50) for n in range(4)]
-    ticket = scheduler.enter(want(scheduler, "more"))
+    ticket = scheduler.enter(want("more"))
     assert isinstance(ticket, Ticket) and ticket.lease is None
     world.clock.now += 6
     scheduler.mark("b0", up=True)
@@ -339,8 +307,8 @@ def test_dropping_a_moved_prompt_keeps_new_prompt_of_its_old_slot() -> None:
     )
     for number in range(20):
         world.turn(*_conversation(f"c{number}", 1))
-    pool = world.scheduler._pools["m"]
-    known = {held for holders in pool._index.values() for held in (*holders.free, *holders.busy)}
+    pool = world.scheduler.pools["m"]
+    known = {held for holders in pool.index.values() for held in (*holders.free, *holders.busy)}
     assert known == {slot.held for slot in pool.backends["b0"].slots}
 
 
@@ -490,9 +458,9 @@ def test_last_free_slot_is_reserved_for_key_without_slots() -> None:
     world = World(slots=4)
     world.turn("modest", key="modest")
     greedy = [world.take(f"{n}" * 9, key="greedy") for n in range(3)]
-    ticket = world.scheduler.enter(want(world.scheduler, "one more", key="greedy"))
+    ticket = world.scheduler.enter(want("one more", key="greedy"))
     assert isinstance(ticket, Ticket)
-    modest = world.scheduler.enter(want(world.scheduler, "modest", key="modest"))
+    modest = world.scheduler.enter(want("modest", key="modest"))
     if isinstance(modest, Ticket):
         found = modest.wait(Cancel())
         assert found is not None
@@ -513,9 +481,9 @@ def test_only_active_key_may_use_all_slots() -> None:
 def test_queue_full_error_has_retry_after() -> None:
     world = World(slots=1, max_queue=1)
     world.take("a")
-    assert isinstance(world.scheduler.enter(want(world.scheduler, "b")), Ticket)
+    assert isinstance(world.scheduler.enter(want("b")), Ticket)
     with pytest.raises(QueueFull) as full:
-        world.scheduler.enter(want(world.scheduler, "c"))
+        world.scheduler.enter(want("c"))
     assert full.value.retry_after is not None and full.value.retry_after >= 1
 
 
@@ -525,7 +493,7 @@ def test_one_key_cannot_fill_the_queue() -> None:
     lease = world.take("a", key="greedy")
 
     def enter(key: str, again: bool = False) -> Ticket:
-        found = scheduler.enter(want(scheduler, key, key=key), again)
+        found = scheduler.enter(want(key, key=key), again)
         assert isinstance(found, Ticket)
         return found
 
@@ -558,35 +526,32 @@ def test_free_slot_is_used_if_the_queue_has_no_room_to_wait_for_a_better_one() -
     )
     busy = world.take(text, ends)
     world.clock.now += 0.9
-    entries = [
-        world.scheduler.enter(want(world.scheduler, f"{text} {n}", (40000, 40002)))
-        for n in range(2)
-    ]
+    entries = [world.scheduler.enter(want(f"{text} {n}", (40000, 40002))) for n in range(2)]
     assert isinstance(entries[0], Ticket) and isinstance(entries[1], Lease)
     assert entries[1].slot is not busy.slot
     with pytest.raises(QueueFull):
-        world.scheduler.enter(want(world.scheduler, "no slot is left"))
+        world.scheduler.enter(want("no slot is left"))
 
 
 def test_full_queue_without_keys_refuses_newest_request() -> None:
     world = World(slots=1, max_queue=2)
     world.take("a")
-    tickets = [world.scheduler.enter(want(world.scheduler, text)) for text in "bc"]
+    tickets = [world.scheduler.enter(want(text)) for text in "bc"]
     with pytest.raises(QueueFull):
-        world.scheduler.enter(want(world.scheduler, "d"))
+        world.scheduler.enter(want("d"))
     assert all(isinstance(ticket, Ticket) and ticket.error is None for ticket in tickets)
 
 
 def test_waiting_ends_on_timeout_or_cancel() -> None:
     world = World(slots=1, queue_timeout=10.0)
     world.take("a")
-    ticket = world.scheduler.enter(want(world.scheduler, "b"))
+    ticket = world.scheduler.enter(want("b"))
     assert isinstance(ticket, Ticket)
     cancel = Cancel()
     cancel.cancel()
     with pytest.raises(Cancelled):
         ticket.wait(cancel)
-    late = world.scheduler.enter(want(world.scheduler, "c"))
+    late = world.scheduler.enter(want("c"))
     assert isinstance(late, Ticket)
     assert late.wait(Cancel(), 0.0) is None
     world.clock.now += 11
@@ -598,7 +563,7 @@ def test_waiting_ends_on_timeout_or_cancel() -> None:
 def test_request_fails_at_once_when_no_backend_is_up() -> None:
     world = World(slots=1)
     world.take("a")
-    ticket = world.scheduler.enter(want(world.scheduler, "b"))
+    ticket = world.scheduler.enter(want("b"))
     assert isinstance(ticket, Ticket)
     world.scheduler.mark("b0", up=False)
     with pytest.raises(NoBackend):
@@ -612,8 +577,8 @@ def test_requests_wait_for_backend_to_come_back() -> None:
     asked: list[str] = []
     world.scheduler.on_stranded = asked.append
     world.scheduler.mark("b0", up=False)
-    first = world.scheduler.enter(want(world.scheduler, "a"))
-    second = world.scheduler.enter(want(world.scheduler, "b"))
+    first = world.scheduler.enter(want("a"))
+    second = world.scheduler.enter(want("b"))
     assert isinstance(first, Ticket) and isinstance(second, Ticket)
     assert first.wait(Cancel(), 0.0) is None
     assert asked == ["m", "m"]
@@ -646,7 +611,7 @@ def test_queue_timeout_counts_from_first_wait_of_the_request() -> None:
     before = world.clock.now
     world.clock.now += 6
     held = world.take("a")
-    ticket = world.scheduler.enter(want(world.scheduler, "b", since=before), again=True)
+    ticket = world.scheduler.enter(want("b", since=before), again=True)
     assert isinstance(ticket, Ticket)
     world.clock.now += 4
     with pytest.raises(QueueTimeout):
@@ -667,7 +632,7 @@ def test_backend_that_keeps_failing_gets_one_trial_request() -> None:
     assert {world.take(f"{n}" * 9).backend for n in range(3)} == {"b1"}
     world.clock.now += 2
     trial = world.take("y", exclude=frozenset({"b1"}))
-    ticket = world.scheduler.enter(want(world.scheduler, "z", exclude=frozenset({"b1"})))
+    ticket = world.scheduler.enter(want("z", exclude=frozenset({"b1"})))
     assert isinstance(ticket, Ticket)
     trial.release(Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1))
     assert ticket.wait(Cancel()) is not None
@@ -679,7 +644,7 @@ def test_backends_that_failed_together_are_not_tried_together() -> None:
         others = frozenset(f"b{number}" for number in range(8)) - {name}
         for _ in range(3):
             world.take("x", exclude=others).release(Outcome(end="failed"))
-    backends = [known[1] for known in world.scheduler._backends.values()]
+    backends = [known[1] for known in world.scheduler.backends.values()]
     pauses = {backend.ready - world.clock.now for backend in backends}
     assert len(pauses) == 8
     assert all(0.75 <= pause <= 1.25 for pause in pauses)
@@ -732,7 +697,7 @@ def test_valuable_slots_are_saved_and_restored_within_disk_budget() -> None:
     assert play(back) == ["save", "restore"]
     for number in range(30):
         play(world.take(*_conversation(f"c{number}", 1)))
-    pool = world.scheduler._pools["m"]
+    pool = world.scheduler.pools["m"]
     backend = pool.backends["b0"]
     assert sum(held.size for held in pool.kept(backend)) <= 1_000_000
     assert all(name.startswith("slotproxy-") and "/" not in name for name in files)
@@ -767,7 +732,7 @@ def test_random_operations_lend_no_slot_twice_and_lose_none(
     for who, what in script:
         world.clock.now += 0.3
         try:
-            found = world.scheduler.enter(want(world.scheduler, *_conversation(f"{who}", 1 + what)))
+            found = world.scheduler.enter(want(*_conversation(f"{who}", 1 + what)))
         except NoBackend:
             continue
         (held if isinstance(found, Lease) else waiting).append(found)  # type: ignore[arg-type]
@@ -800,7 +765,7 @@ def test_random_operations_lend_no_slot_twice_and_lose_none(
     assert world.scheduler.outstanding == 0 and world.scheduler.waiting == 0
     for name in ("b0", "b1"):
         assert world.scheduler.in_flight(name) == 0
-    pool = world.scheduler._pools["m"]
+    pool = world.scheduler.pools["m"]
     assert len(pool.free) == sum(len(b.slots) for b in pool.backends.values())
 
 
@@ -812,7 +777,7 @@ def test_concurrent_threads_lose_no_slot() -> None:
     def work(number: int) -> None:
         nonlocal most, now
         for turn in range(5):
-            lease = scheduler.acquire(want(scheduler, f"{number} " * 20 * (turn + 1)), Cancel())
+            lease = scheduler.acquire(want(f"{number} " * 20 * (turn + 1)), Cancel())
             with lock:
                 now += 1
                 most = max(most, now)
@@ -842,7 +807,7 @@ def test_backend_model_change_during_lease_loses_no_slot() -> None:
     world.scheduler.update("b0", BackendFacts(model="other", slots=2), up=True)
     hanging.on_first_token(1)
     hanging.release(Outcome(end="failed", slot=1))
-    wanted = msgspec.structs.replace(want(world.scheduler, "b"), model="other")
+    wanted = msgspec.structs.replace(want("b"), model="other")
     leases = [world.scheduler.enter(wanted) for _ in range(2)]
     assert all(isinstance(lease, Lease) for lease in leases)
     assert world.scheduler.in_flight("b0") == 2
@@ -851,7 +816,7 @@ def test_backend_model_change_during_lease_loses_no_slot() -> None:
 def test_replaced_backend_starts_with_free_slots() -> None:
     world = World(slots=1)
     hanging = world.take("a")
-    waiting = world.scheduler.enter(want(world.scheduler, "b"))
+    waiting = world.scheduler.enter(want("b"))
     assert isinstance(waiting, Ticket)
     world.scheduler.update("b0", BackendFacts(model="m", slots=1), up=None, replaces=True)
     assert waiting.wait(Cancel(), 0.0) is None  # waits for the probe of the new server
@@ -864,8 +829,8 @@ def test_replaced_backend_starts_with_free_slots() -> None:
         lease.release(
             Outcome(end="whole", slot=0, prompt=10, cached=0, completion=4, evaluating=0.1)
         )
-    assert isinstance(world.scheduler.enter(want(world.scheduler, "a")), Lease)
-    assert isinstance(world.scheduler.enter(want(world.scheduler, "b")), Ticket)
+    assert isinstance(world.scheduler.enter(want("a")), Lease)
+    assert isinstance(world.scheduler.enter(want("b")), Ticket)
 
 
 @pytest.mark.parametrize("number", [10**40, -(10**40), 1 << 63])

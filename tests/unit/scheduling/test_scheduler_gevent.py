@@ -21,7 +21,7 @@ monkey.patch_all()
 import random, sys, threading, time
 import gevent, greenlet
 from proxy.runtime import locks
-from proxy.scheduling import prefix, scheduler as module
+from proxy.scheduling import scheduler as module
 
 made = []
 def recorded(make):
@@ -30,7 +30,6 @@ def recorded(make):
         return made[-1]
     return record
 module.native_rlock = recorded(locks.native_rlock)
-prefix.native_lock = recorded(locks.native_lock)
 
 from proxy.runtime.cancel import Cancel
 from proxy.errors import GatewayError
@@ -55,7 +54,7 @@ def user(scheduler, maker, number):
         if draw.random() < 0.2:
             gevent.spawn_later(draw.random() / 50, cancel.cancel)
         try:
-            asked = want(maker, prompt, key=str(number % 3), group=str(number % 2))
+            asked = want(prompt, key=str(number % 3), group=str(number % 2))
             found = scheduler.enter(asked)
             if not isinstance(found, Lease):
                 gevent.sleep(0)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from proxy.core.task import Task
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.state import ConversationRecord, SlotRequest
 
 
 def _want(session: str, group: str = "") -> SlotRequest:
-    return SlotRequest(model="m", task=Task(prompt=""), session=session, group=group)
+    return SlotRequest(model="m", session=session, group=group)
 
 
 def test_session_names_are_stored_as_digests() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-from proxy.core.task import Task
-from proxy.scheduling.history import NEWEST, TOOLS, Returns, ToolCalls, tool_key
-from proxy.scheduling.lease import Lease, Outcome, tools_digest
+import pytest
+
+from proxy.scheduling import sessions
+from proxy.scheduling.history import Returns
+from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.pool import Pool
-from proxy.scheduling.sessions import REMEMBERED
 from proxy.scheduling.state import ConversationRecord, SlotRequest
 
 from .fakes import World
@@ -20,7 +21,7 @@ TITLE = "Write a title. " * 10
 
 def _end(world: World, lease: Lease, *tools: str, seconds: float = 1.0) -> Lease:
     world.clock.now += seconds
-    lease.release(Outcome(end="whole", slot=lease.slot.id, completion=4, calls=tools_digest(tools)))
+    lease.release(Outcome(end="whole", slot=lease.slot.id, completion=4, calls=bool(tools)))
     return lease
 
 
@@ -34,7 +35,7 @@ def _turn(
 
 
 def _pool(world: World) -> Pool:
-    return world.scheduler.records[0]["m"]
+    return world.scheduler.pools["m"]
 
 
 def test_sub_agent_is_a_conversation_beside_the_main_one() -> None:
@@ -131,48 +132,6 @@ def test_conversation_in_a_tool_call_is_expected_back() -> None:
     assert chance(calls, world.clock.now) > chance(text, world.clock.now)
 
 
-def test_gaps_of_tools_are_learned_for_each_client_and_tool() -> None:
-    world = World()
-    for key, tool, gap in (("a", "Read", 0.2), ("a", "Bash", 60.0), ("b", "Read", 9.0)):
-        messages = [f"{key} {tool} " * 50]
-        for _ in range(20):
-            _turn(world, *messages, calls=tool, key=key)
-            messages.append("result " * 10)
-            world.clock.now += gap
-    held = {
-        (key, tool): _pool(world).returns.held_until(
-            _turn(world, f"new {key} {tool}", calls=tool, key=key).conversation
-        )
-        - world.clock.now
-        for key, tool in (("a", "Read"), ("a", "Bash"), ("b", "Read"), ("c", "Read"))
-    }
-    assert held["a", "Read"] < 1 < held["c", "Read"] < held["b", "Read"] < 20 < held["a", "Bash"]
-
-
-def test_wait_in_the_queue_is_no_part_of_a_gap() -> None:
-    pool, conversation = Pool(), ConversationRecord()
-    first = SlotRequest(model="m", task=Task(prompt=""))
-    pool.record_turn(first, conversation, 1.0)
-    pool.record_end(first, conversation, b"a tool", 10.0)
-    waited = SlotRequest(model="m", task=Task(prompt=""), since=11.0)
-    pool.record_turn(waited, conversation, 50.0)
-    assert pool.returns.tools[tool_key("", b"a tool")].gaps == (1.0,)
-
-
-def test_new_tool_begins_with_the_gaps_of_its_client() -> None:
-    world = World()
-    messages = [MAIN]
-    for _ in range(5):
-        _turn(world, *messages, calls="Read")
-        messages.append("result ")
-        world.clock.now += 0.25
-    conversation = _turn(world, SUB, calls="Grep", session="").conversation
-    held = _pool(world).returns.held_until(conversation) - world.clock.now
-    assert 0.25 < held < 1
-    other = _turn(world, TITLE, calls="Grep", session="", key="another").conversation
-    assert _pool(world).returns.held_until(other) - world.clock.now > 2
-
-
 def test_user_gaps_are_not_mixed_with_those_of_tools() -> None:
     world = World()
     messages = [MAIN]
@@ -183,36 +142,29 @@ def test_user_gaps_are_not_mixed_with_those_of_tools() -> None:
     assert _pool(world).returns.gap == 60.0
 
 
-def test_order_of_tools_does_not_matter() -> None:
-    assert tools_digest(["a", "b", "a"]) == tools_digest(["b", "a"]) != tools_digest(["ab"])
-    assert tools_digest([]) == b""
-    assert len(Outcome(calls=b"x" * 10_000).calls) == 8
-
-
-def test_tables_of_sessions_and_tools_are_bounded() -> None:
-    pool, returns = Pool(), Returns()
-    for number in range(REMEMBERED + 10):
-        want = SlotRequest(model="m", task=Task(prompt=""), session=str(number), tools=True)
-        pool.record_turn(want, pool.conversation(want), float(number))
-    for number in range(TOOLS + 10):
-        returns.called(ConversationRecord(turns=1), b"%d" % number, b"client")
-    assert len(pool.sessions.main) == REMEMBERED
-    assert len(returns.tools) == TOOLS
-
-
 def test_chance_of_a_return_falls_with_silence_though_all_conversations_returned() -> None:
     returns, conversation = Returns(), ConversationRecord()
     for arrived in range(100):
         returns.turn(conversation, arrived=float(arrived))
-        conversation.last = float(arrived)
+        returns.ended(conversation, calls=False, now=float(arrived))
     conversation.turns = 1
     returns.reached[1] = 0.0  # turns that end with a tool call are taken back
     assert returns.chance(conversation, 100.0) > 0.9
     assert returns.chance(conversation, 200.0) < 0.01
 
 
-def test_gaps_of_a_tool_are_bounded() -> None:
-    calls = ToolCalls()
-    for gap in range(1000):
-        calls.record(float(gap))
-    assert len(calls.gaps) == NEWEST
+def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "REMEMBERED", 20)
+    pool = Pool()
+    for number in range(30):
+        want = SlotRequest(model="m", session=str(number), tools=True)
+        pool.record_turn(want, pool.conversation(want), float(number))
+    assert len(pool.sessions.main) == 20
+
+
+def test_wait_in_the_queue_is_no_part_of_a_gap() -> None:
+    pool, conversation = Pool(), ConversationRecord()
+    pool.record_turn(SlotRequest(model="m"), conversation, 1.0)
+    pool.record_end(SlotRequest(model="m"), conversation, False, 10.0)
+    pool.record_turn(SlotRequest(model="m", since=11.0), conversation, 50.0)
+    assert pool.returns.gap == 1.0

@@ -11,21 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.task import Task
 from proxy.errors import NoBackend, QueueFull
-from proxy.scheduling.history import SharedPrefix
 from proxy.scheduling.lease import Lease, Outcome, Ticket
-from proxy.scheduling.prefix import Chains
+from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.shared import ops, snapshot
 from proxy.scheduling.shared.ops import Op
 from proxy.scheduling.shared.replica import LEASE, OpResult, Replica, SharedRules
-from proxy.scheduling.shared.snapshot import rows
 from proxy.scheduling.state import (
     BackendFacts,
-    BackendRecord,
-    CachedPrompt,
-    Grant,
-    Slot,
     SlotRequest,
     SlotStep,
 )
@@ -34,12 +27,11 @@ from proxy.scheduling.view import View
 SYSTEM = "The system prompt of many users. " * 2000
 RULES = SharedRules("1", max_queue=8, groups=True, disk=1 << 20)
 FACTS = BackendFacts(model="m", slots=2)
-CHAINS = Chains()
 
 
 def enqueued(number: int, text: str = "hello", again: bool = False, **more: object) -> ops.Enqueue:
-    chain = CHAINS.chain(text, (len(text),), str(more.get("group", "")))
-    want = SlotRequest(model="m", task=Task(prompt=text, max_tokens=16), chain=chain, **more)  # type: ignore[arg-type]
+    chain = chain_of(text, (len(text),), str(more.get("group", "")))
+    want = SlotRequest(model="m", max_tokens=16, chain=chain, **more)  # type: ignore[arg-type]
     return ops.enqueue(number, want, again)
 
 
@@ -272,8 +264,8 @@ def test_snapshot_keeps_order_of_cached_prompts() -> None:
     system = "the same system prompt " * 60
     for number, ask in enumerate("dacb"):
         text = system + ask * 99
-        chain = CHAINS.chain(text, (len(system), len(text)))
-        want = SlotRequest(model="m", task=Task(prompt=text, max_tokens=16), chain=chain)
+        chain = chain_of(text, (len(system), len(text)))
+        want = SlotRequest(model="m", max_tokens=16, chain=chain)
         apply(replica, 1001.0, "A", ops.enqueue(number, want, False))
     for number in (2, 0, 3, 1):
         apply(
@@ -285,57 +277,31 @@ def test_snapshot_keeps_order_of_cached_prompts() -> None:
                 Outcome(end="whole", slot=-1, prompt=400, cached=0, completion=5, evaluating=0.1),
             ),
         )
-    again = CHAINS.chain(system, (len(system),))
+    again = chain_of(system, (len(system),))
 
     def holders(one: Replica) -> list[int]:
-        (pool,) = one.scheduler.records[0].values()
+        (pool,) = one.scheduler.pools.values()
         return [held.slot.id for held, _ in pool.matches(again) if held.slot is not None]
 
     # In the order of their release; slot 0 is put back, so it is last.
-    first = replica.scheduler.records[0]["m"].backends["b"].slots[0].held
+    first = replica.scheduler.pools["m"].backends["b"].slots[0].held
     assert first is not None
-    replica.scheduler.records[0]["m"].drop(first)
-    replica.scheduler.records[0]["m"].put(first)
+    replica.scheduler.pools["m"].drop(first)
+    replica.scheduler.pools["m"].put(first)
     assert holders(replica) == [2, 3, 1, 0]
     assert holders(snapshot.load(snapshot.dump(replica), RULES)) == [2, 3, 1, 0]
-
-
-def test_snapshot_keeps_shared_prefixes() -> None:
-    """Or a worker that joins would evict another prompt than the others."""
-    replica = new_replica(BackendFacts(model="m", slots=4))
-    system = "the same system prompt " * 60
-    for number, ask in enumerate("dacb"):
-        text = system + ask * 99
-        chain = CHAINS.chain(text, (len(system), len(text)))
-        want = SlotRequest(model="m", task=Task(prompt=text, max_tokens=16), chain=chain)
-        apply(replica, 1001.0, "A", ops.enqueue(number, want, False))
-
-    def prefixes(
-        one: Replica,
-    ) -> tuple[list[tuple[bytes, SharedPrefix]], list[bytes], list[bytes]]:
-        (pool,) = one.scheduler.records[0].values()
-        shared = pool.shared_prefixes
-        slots = next(iter(pool.backends.values())).slots
-        marks = [slot.held.prefix for slot in slots if slot.held is not None]
-        return list(shared.known.items()), list(shared.recent), marks
-
-    known, _, marks = prefixes(replica)
-    ((link, prefix),) = known
-    assert prefix.conversations == 4 and marks == [link] * 4
-    assert prefixes(snapshot.load(snapshot.dump(replica), RULES)) == prefixes(replica)
 
 
 def test_snapshot_keeps_which_requests_are_parked() -> None:
     def question(number: int) -> ops.Enqueue:
         text = f"{SYSTEM}question {number}"
-        chain = CHAINS.chain(text, (len(SYSTEM), len(text)))
-        task = Task(prompt=text, max_tokens=16)
-        return ops.enqueue(number, SlotRequest(model="m", task=task, chain=chain), False)
+        chain = chain_of(text, (len(SYSTEM), len(text)))
+        return ops.enqueue(number, SlotRequest(model="m", max_tokens=16, chain=chain), False)
 
     first = new_replica(BackendFacts(model="m", slots=4))
     apply(first, 1001.0, "A", *map(question, range(5)))
     second = snapshot.load(snapshot.dump(first), RULES)
-    parked = [[ticket.parked_for for ticket in one.scheduler.records[2]] for one in (first, second)]
+    parked = [[ticket.parked_for for ticket in one.scheduler.queue] for one in (first, second)]
     assert parked[0] == parked[1] and any(parked[0])
     over = ops.Release(0, Outcome(end="whole", slot=0, prompt=16000, completion=4, evaluating=0.1))
     told = [apply(replica, 1001.5, "A", over) for replica in (first, second)]
@@ -355,26 +321,11 @@ def test_corrupted_snapshot_raises_only_value_error(data: st.DataObject) -> None
         snapshot.load(bytes(whole), RULES)
 
 
-@pytest.mark.parametrize(
-    ("record", "kind", "elsewhere"),
-    [
-        (rows.BackendRow, BackendRecord, {"reserved"}),
-        (rows.SlotRow, Slot, set()),
-        (rows.HeldRow, CachedPrompt, set()),
-        (rows.GrantRow, Grant, set()),
-        (rows.WantRow, SlotRequest, {"task", "views", "ids", "max_tokens"}),
-    ],
-    ids=lambda one: getattr(one, "__name__", ""),
-)
-def test_snapshot_contains_every_field_of_each_record(
-    record: type[msgspec.Struct], kind: type[msgspec.Struct], elsewhere: set[str]
+def test_log_entry_that_fails_does_not_stop_the_next(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert {*record.__struct_fields__} ^ {*kind.__struct_fields__} == elsewhere
-
-
-def test_log_entry_that_fails_does_not_stop_the_next(caplog: pytest.LogCaptureFixture) -> None:
     replica = new_replica()
-    bad = msgspec.structs.replace(enqueued(1), turn=99, ends=())
-    apply(replica, 1001.0, "A", bad, enqueued(2, "fine"))
-    assert "unhandled exception while applying Enqueue" in caplog.text
+    monkeypatch.setattr(replica.scheduler, "queued", None)
+    apply(replica, 1001.0, "A", ops.BackendQueues("b", 1), enqueued(2, "fine"))
+    assert "unhandled exception while applying BackendQueues" in caplog.text
     assert 2 in replica.members["A"].leases

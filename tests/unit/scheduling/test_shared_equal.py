@@ -9,9 +9,8 @@ import random
 from collections import Counter
 from typing import NamedTuple
 
-from proxy.core.task import Task
 from proxy.scheduling.lease import Lease, Outcome
-from proxy.scheduling.prefix import Chains
+from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.shared import ops
 from proxy.scheduling.shared.ops import Op
 from proxy.scheduling.shared.replica import Replica, SharedRules
@@ -19,7 +18,6 @@ from proxy.scheduling.state import BackendFacts, SlotRequest
 
 BACKENDS, SLOTS = 4, 2
 CONVERSATIONS, TURNS, REQUESTS = 24, 16, 150
-CHAINS = Chains()
 SECONDS = 60
 READS, WRITES = 400.0, 0.4  # tokens of a prompt a second, seconds of an answer
 
@@ -41,8 +39,8 @@ def _want(draw: random.Random, turns: Counter[int]) -> SlotRequest:
     text = "The rules of the house. " * 40 * (one % 2)
     text += "".join(f"turn {turn} of {one}, and so on. " * 8 for turn in range(turns[one]))
     key = "few" if one % 4 == 0 else "many"
-    chain = CHAINS.chain(text, (len(text),))
-    return SlotRequest(model="m", task=Task(prompt=text, max_tokens=16), chain=chain, key=key)
+    chain = chain_of(text, (len(text),))
+    return SlotRequest(model="m", max_tokens=16, chain=chain, key=key)
 
 
 def _served(members: str) -> dict[int, Placed]:
@@ -74,7 +72,7 @@ def _served(members: str) -> dict[int, Placed]:
             if not isinstance(result.news, Lease):
                 continue
             number, lease = result.id, result.news
-            tokens, cached = len(wants[number].task.prompt) // 4, lease.grant.cached
+            tokens, cached = wants[number].chain.size // 4, lease.grant.cached
             slot = lease.slot.id
             key = wants[number].key
             placed[number] = Placed(now, lease.backend, slot, tokens, cached, key)

@@ -22,10 +22,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from proxy.core.task import Task
 from proxy.errors import NoBackend
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
+from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.shared import SharedScheduler, follower, ops, snapshot
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.replica import LEASE
@@ -226,10 +226,9 @@ class Machine(RuleBasedStateMachine):
         for whole in wholes[:5]:
             worker = data.draw(st.sampled_from(self.awake))
             prompt = "" if whole else f"conversation {data.draw(st.integers(0, 3))} " * 40
-            chain = worker.scheduler.chain(prompt, (len(prompt),))
+            chain = chain_of(prompt, (len(prompt),))
             want = SlotRequest(
                 model="m",
-                task=Task(prompt=prompt),
                 chain=chain,
                 whole_backend=whole,
                 session=data.draw(st.sampled_from(("", "s"))),
@@ -254,9 +253,9 @@ class Machine(RuleBasedStateMachine):
         data=st.data(),
         end=st.sampled_from(ENDS),
         flows=st.booleans(),
-        calls=st.sampled_from((b"", b"", b"a tool", b"slower")),
+        calls=st.booleans(),
     )
-    def end(self, data: st.DataObject, end: Any, flows: bool, calls: bytes) -> None:
+    def end(self, data: st.DataObject, end: Any, flows: bool, calls: bool) -> None:
         some = [(w, x) for w in self.awake for x in (*w.answers, *w.strayed)]
         worker, lease = data.draw(st.sampled_from(some))
         if flows:
@@ -327,7 +326,7 @@ class Machine(RuleBasedStateMachine):
             replica = worker.follower.replica
             leases = [one for m in replica.members.values() for one in m.leases.values()]
             assert replica.scheduler.outstanding == len(leases)
-            for name, (pool, backend) in replica.scheduler.records[1].items():
+            for name, (pool, backend) in replica.scheduler.backends.items():
                 mine = [one for one in leases if one.grant.backend is backend]
                 assert backend.in_flight == len(mine), name
                 busy = {id(slot) for slot in backend.slots if slot.busy}
@@ -378,7 +377,7 @@ def test_request_of_an_expired_worker_is_written_again_though_a_probe_is_written
     facts = BackendFacts(model="m", slots=1)
     for worker in (one, two):
         worker.scheduler.update("a", facts, up=True)
-    want = SlotRequest(model="m", task=Task(prompt="hello"))
+    want = SlotRequest(model="m")
     lease, ticket = one.scheduler.enter(want), two.scheduler.enter(want)
     assert isinstance(lease, Lease) and isinstance(ticket, Ticket)
     machine.awake.remove(two)

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from proxy.core.task import Task
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
@@ -122,7 +121,7 @@ def until(done: Callable[[], bool]) -> None:
 
 
 def acquire(scheduler: SharedScheduler, text: str, cancel: Cancel | None = None) -> Lease:
-    return scheduler.acquire(want(scheduler._local, text), cancel or Cancel())
+    return scheduler.acquire(want(text), cancel or Cancel())
 
 
 def test_two_workers_take_turns_at_one_slot(join: Join) -> None:
@@ -191,7 +190,7 @@ def test_wait_ends_on_timeout_cancel_or_backend_down(join: Join) -> None:
         cancel.cancel()
         with pytest.raises(Cancelled):
             waits.result(PATIENCE)
-    ticket = one.enter(want(one._local, "d"))
+    ticket = one.enter(want("d"))
     assert not isinstance(ticket, Lease)
     assert ticket.wait(Cancel(), 0.01) is None
     for each in (one, hasty):
@@ -228,10 +227,10 @@ def test_one_key_cannot_fill_queue_of_all_workers(join: Join) -> None:
     lease = acquire(one, "a")
     greedy = []
     for number in range(4):
-        found = one.enter(want(one._local, f"greedy {number}", key="greedy"))
+        found = one.enter(want(f"greedy {number}", key="greedy"))
         assert isinstance(found, Ticket)
         greedy.append(found)
-    modest = two.enter(want(two._local, "modest", key="modest"))
+    modest = two.enter(want("modest", key="modest"))
     assert isinstance(modest, Ticket)
     with pytest.raises(QueueFull, match="in favor of another key"):
         greedy[3].wait(Cancel(), PATIENCE)
@@ -244,8 +243,8 @@ def test_one_key_cannot_fill_queue_of_all_workers(join: Join) -> None:
 def test_one_key_cannot_fill_queue_for_a_down_backend(join: Join) -> None:
     one = join(slots=4, wait=PATIENCE)
     one.mark("b", up=False)
-    greedy = [one.enter(want(one._local, f"{n}", key="greedy")) for n in range(4)]
-    modest = one.enter(want(one._local, "modest", key="modest"))
+    greedy = [one.enter(want(f"{n}", key="greedy")) for n in range(4)]
+    modest = one.enter(want("modest", key="modest"))
     assert isinstance(modest, Ticket) and one.waiting == 4
     lost = greedy[3]
     assert isinstance(lost, Ticket)
@@ -273,22 +272,27 @@ def test_worker_waits_for_backend_that_only_another_worker_reaches(join: Join) -
 
 def test_queued_request_keeps_waiting_when_backend_goes_down(join: Join) -> None:
     one = join(wait=PATIENCE)
+    checked: list[str] = []
+    one.on_stranded = checked.append
     held = acquire(one, "a")
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(acquire, one, "b")
         until(lambda: one.waiting == 1)
         one.mark("b", up=False)
         held.release(Outcome(end="failed"))
-        until(lambda: len(one._stranded) == 1)
+        until(lambda: checked == ["m"])
         one.update("b", BackendFacts(model="m", slots=1), up=True)
         waits.result(PATIENCE).release()
 
 
-def test_wait_for_backend_ends_on_timeout_or_cancel(join: Join) -> None:
+def test_wait_for_backend_ends_on_timeout(join: Join) -> None:
     one = join(wait=0.1)
     one.mark("b", up=False)
     with pytest.raises(NoBackend):
         acquire(one, "a")
+
+
+def test_wait_for_backend_ends_on_queue_timeout_or_cancel(join: Join) -> None:
     long = join(wait=PATIENCE, queue_timeout=0.1)
     long.mark("b", up=False)
     with pytest.raises(QueueTimeout):
@@ -319,7 +323,7 @@ def test_request_waiting_for_backend_survives_loss_of_the_log(join: Join, memory
 
 def test_queue_timeout_counts_from_first_wait_of_the_request(join: Join) -> None:
     one = join(queue_timeout=50.0)
-    late = msgspec.structs.replace(want(one._local, "a"), since=time.monotonic() - 51.0)
+    late = msgspec.structs.replace(want("a"), since=time.monotonic() - 51.0)
     with pytest.raises(QueueTimeout):
         one.enter(late, again=True)
     soon = msgspec.structs.replace(late, since=time.monotonic() - 49.8)
@@ -329,23 +333,6 @@ def test_queue_timeout_counts_from_first_wait_of_the_request(join: Join) -> None
         one.acquire(soon, Cancel(), again=True)
     assert time.monotonic() - began < 40.0
     held.release()
-
-
-def test_request_is_enqueued_again_when_backend_recovers_before_refusal_is_read(join: Join) -> None:
-    one = join(wait=PATIENCE)
-    held = acquire(one, "a")
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(acquire, one, "b")
-        until(lambda: one.waiting == 1)
-        with (
-            one._lock
-        ):  # nothing is read in between: the refusal arrives when the backend is up again
-            one.mark("b", up=False)
-            one._backends["b"] = True, one._backends["b"][1]
-        until(lambda: len(one._stranded) == 1)
-        one._post(ops.BackendHealth("b", True))
-        held.release()
-        waits.result(PATIENCE).release()
 
 
 # workers that differ
@@ -382,7 +369,7 @@ def test_waiting_request_is_not_granted_a_drained_backend(join: Join) -> None:
 
 def test_two_workers_embedding_on_one_server_do_not_deadlock(join: Join) -> None:
     workers = [join(slots=2), join(slots=2)]
-    whole = SlotRequest(model="m", task=Task(prompt=""), background=True, whole_backend=True)
+    whole = SlotRequest(model="m", background=True, whole_backend=True)
     running: list[bool] = []
 
     def embed(worker: SharedScheduler) -> None:

@@ -40,7 +40,7 @@ class Server:
 
     @property
     def record(self) -> BackendRecord:
-        return self.world.scheduler.records[1]["b0"][1]
+        return self.world.scheduler.backends["b0"][1]
 
     @property
     def slots(self) -> int:
@@ -59,7 +59,7 @@ class Server:
                     self._begin(self._waiting.pop(0))
             while len(self._tickets) < 3:
                 self._count += 1
-                entry = scheduler.enter(want(scheduler, f"question {self._count}"))
+                entry = scheduler.enter(want(f"question {self._count}"))
                 if isinstance(entry, Ticket):
                     self._tickets.append(entry)
                 else:
@@ -130,11 +130,11 @@ def test_a_try_is_not_judged_by_answers_that_began_before() -> None:
     alone.on_first_token(-1)
     alone.release(Outcome(end="whole", prompt=3, completion=101))
     early = [world.take(f"prompt {number}") for number in range(2)]
-    waits = world.scheduler.enter(want(world.scheduler, "waits"))
+    waits = world.scheduler.enter(want("waits"))
     world.clock.now += SOONEST
     world.scheduler.mark("b0", up=True)
     assert isinstance(waits, Ticket) and waits.lease is not None
-    backend = world.scheduler.records[1]["b0"][1]
+    backend = world.scheduler.backends["b0"][1]
     assert (backend.tried, len(backend.slots)) == (world.clock.now, 3)
     backend.quick = 1.0  # so that they are in time
     early[0].on_first_token(-1)
@@ -146,12 +146,12 @@ def test_a_try_is_not_judged_by_answers_that_began_before() -> None:
 def test_a_server_without_a_number_is_asked_for_more_ever_faster_too() -> None:
     world = World(backends=0)
     world.scheduler.update("b0", BackendFacts(model="m", slots=0), up=True)
-    backend = world.scheduler.records[1]["b0"][1]
+    backend = world.scheduler.backends["b0"][1]
     backend.patience = backend.more = 80.0
     backend.more += world.clock.now
     busy = [world.take(f"prompt {n}") for n in range(world.scheduler.slots("b0"))]
     for pause in (80.0, 40.0, 20.0, 10.0, 5.0, 5.0):
-        waits = world.scheduler.enter(want(world.scheduler, f"waits {pause}"))
+        waits = world.scheduler.enter(want(f"waits {pause}"))
         assert isinstance(waits, Ticket)
         world.clock.now += pause - 0.5
         world.scheduler.mark("b0", up=True)
@@ -176,7 +176,7 @@ class Tries(RuleBasedStateMachine):
 
     @property
     def backend(self) -> BackendRecord:
-        return self.world.scheduler.records[1]["b0"][1]
+        return self.world.scheduler.backends["b0"][1]
 
     @rule(slots=st.integers(0, 4), most=st.sampled_from([0, 4, MOST]))
     def restarted(self, slots: int, most: int) -> None:
@@ -187,7 +187,7 @@ class Tries(RuleBasedStateMachine):
     def asked(self) -> None:
         self.count += 1
         scheduler = self.world.scheduler
-        entry = scheduler.enter(want(scheduler, f"question {self.count}"))
+        entry = scheduler.enter(want(f"question {self.count}"))
         if isinstance(entry, Ticket):
             self.tickets.append(entry)
         else:

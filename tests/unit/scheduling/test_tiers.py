@@ -41,7 +41,7 @@ class Route:
         self.scheduler.update(name, facts, up=True)
 
     def enter(self, prompt: str = "hello", **fields: object) -> Lease | Ticket:
-        return self.scheduler.enter(want(self.scheduler, prompt, **fields))  # type: ignore[arg-type]
+        return self.scheduler.enter(want(prompt, **fields))  # type: ignore[arg-type]
 
     def take(self, prompt: str = "hello", **fields: object) -> Lease:
         lease = self.enter(prompt, **fields)
@@ -203,7 +203,7 @@ def test_canary_gets_its_share_and_keeps_its_conversations() -> None:
     for turn in range(3):
         for number in range(200):
             prompt, ends = _turn(f"conversation {number}", turn)
-            lease = route.scheduler.acquire(want(route.scheduler, prompt, ends), Cancel())
+            lease = route.scheduler.acquire(want(prompt, ends), Cancel())
             assert first.setdefault(number, lease.backend) == lease.backend
             lease.release(Outcome(end="whole"))
     share = sum(name == "canary" for name in first.values()) / len(first)
@@ -279,7 +279,7 @@ def test_tiers_open_in_order_and_only_with_a_reason(
     exclude: frozenset[str],
 ) -> None:
     now = 100.0
-    request = SlotRequest(model="m", task=_TASK, since=now - waited, barred=barred, exclude=exclude)
+    request = SlotRequest(model="m", since=now - waited, barred=barred, exclude=exclude)
     reach = Tiers(pool, now).reach(request, drawn, ahead)
     backends = pool.backends.values()
     said = {name: why for _, name, why in reach.passed}
@@ -300,9 +300,6 @@ def test_tiers_open_in_order_and_only_with_a_reason(
         assert now <= reach.due < math.inf or any(b.tier.overflow_after == math.inf for b in able)
 
 
-_TASK = want(LocalScheduler(Clock())).task
-
-
 def test_routes_are_part_of_a_shared_table() -> None:
     replica = Replica(SharedRules("1"))
     facts = {
@@ -312,7 +309,7 @@ def test_routes_are_part_of_a_shared_table() -> None:
     found = [ops.BackendFound(name, True, one) for name, one in facts.items()]
     replica.apply(1.0, "w", ops.decode(ops.encode(found)))
     for number, barred in ((1, ()), (2, ()), (3, (CLOUD,))):
-        request = want(replica.scheduler, f"question {number}", barred=frozenset(barred))
+        request = want(f"question {number}", barred=frozenset(barred))
         replica.apply(1.0, "w", ops.decode(ops.encode([ops.enqueue(number, request, False)])))
     copy = load(dump(replica), SharedRules("1"))
     for one in (replica, copy):

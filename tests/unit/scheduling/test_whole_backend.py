@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts, SlotRequest
@@ -10,8 +9,7 @@ from tests.unit.scheduling.fakes import World, want
 
 
 def whole(**fields: object) -> SlotRequest:
-    task = Task(prompt="", max_tokens=16)
-    return SlotRequest(model="m", task=task, background=True, whole_backend=True, **fields)  # type: ignore[arg-type]
+    return SlotRequest(model="m", max_tokens=16, background=True, whole_backend=True, **fields)  # type: ignore[arg-type]
 
 
 def states(world: World) -> list[str]:
@@ -35,7 +33,7 @@ def test_whole_backend_is_granted_when_idle() -> None:
     lease = world.scheduler.acquire(whole(), Cancel())
     assert states(world) == ["busy"] * 3
     assert world.scheduler.in_flight("b0") == 1
-    chat = waits(world, want(world.scheduler, "chat"))
+    chat = waits(world, want("chat"))
     assert chat.wait(Cancel(), 0.0) is None
     lease.release(Outcome(end="whole"))
     granted(chat).release()
@@ -58,7 +56,7 @@ def test_steady_chats_do_not_starve_an_embedding() -> None:
     ticket = waits(world, whole())
     later: list[Ticket] = []
     for number in range(2):
-        later.append(waits(world, want(world.scheduler, f"later chat {number}")))
+        later.append(waits(world, want(f"later chat {number}")))
         answers.pop(0).release(
             Outcome(end="whole", slot=-1, prompt=10, cached=0, completion=4, evaluating=0.1)
         )
@@ -73,7 +71,7 @@ def test_steady_embeddings_do_not_starve_a_chat() -> None:
     world = World(slots=2)
     for key in ("", "another"):
         lease = world.scheduler.acquire(whole(key=key), Cancel())
-        chat = waits(world, want(world.scheduler, "chat"))
+        chat = waits(world, want("chat"))
         embeddings = []
         for _ in range(4):  # several requests, each of which returns for its next texts
             embeddings.append(waits(world, whole(key=key)))
@@ -95,7 +93,7 @@ def test_waiting_embeddings_reserve_only_one_backend() -> None:
     world = World(slots=1, backends=3)
     answers = {(lease := world.take(f"chat {n}")).backend: lease for n in range(3)}
     first, second = waits(world, whole()), waits(world, whole())
-    chats = [waits(world, want(world.scheduler, f"more {n}")) for n in range(2)]
+    chats = [waits(world, want(f"more {n}")) for n in range(2)]
     # Both wait for the first backend that becomes free; the other two keep serving chats.
     answers["b1"].release()
     lease = granted(first)
@@ -150,7 +148,7 @@ def test_whole_backend_is_granted_while_slot_count_is_guessed() -> None:
     world.clock.now += (
         30  # a further slot could be tried, but not for requests behind the embedding
     )
-    chat = waits(world, want(world.scheduler, "chat"))
+    chat = waits(world, want("chat"))
     for answer in answers:
         answer.release()
     assert chat.lease is None

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from proxy.server import watchdog
-from proxy.server.watchdog import FOR_OTHERS, MOST_CONNECTIONS, connections
+from proxy.server.open_files import FOR_OTHERS, MOST_CONNECTIONS, connections, raise_limit
 
 
 @pytest.mark.parametrize(
@@ -29,7 +28,7 @@ def test_connection_limit_fits_the_open_file_limit(files: int, wanted: int, expe
 def test_open_file_limit_is_raised_as_far_as_allowed() -> None:
     import resource
 
-    limit = watchdog.raise_limit()
+    limit = raise_limit()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert limit == soft
     assert soft == hard or hard == resource.RLIM_INFINITY

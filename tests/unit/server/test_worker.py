@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import errno
-import logging
 import select
-import socket as system
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
@@ -19,11 +15,9 @@ from gevent import socket
 from gevent.server import StreamServer
 
 from proxy.server import gevent_wire
-from proxy.server.gevent_wire import Wire, hang_up
+from proxy.server.gevent_wire import Wire
 from proxy.server.http1 import ConnectionLimits, ServerConnection, State, base_environ
-from proxy.server.watchdog import LONG, LoopHold, Watchdog
 from proxy.server.worker import NO_FILES_PAUSE, Worker, _Seat, _Server
-from tests.fuzz import subject
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PIECE = b"x" * 65536
@@ -97,18 +91,6 @@ def read_answer(client: Any) -> bytes:
         assert data, "the answer broke off"
         seen += data
     return bytes(seen)
-
-
-def test_connection_serves_successive_requests_until_it_closes(
-    serve: Callable[..., Served],
-) -> None:
-    served = serve([b"answer"])
-    for _ in range(3):
-        served.theirs.sendall(GET)
-        assert read_answer(served.theirs).count(b"HTTP/1.1 200 OK") == 1
-    assert not served.serving.ready()
-    served.theirs.close()
-    served.serving.get(timeout=60)
 
 
 def test_slow_reader_gets_the_whole_answer_in_order(serve: Callable[..., Served]) -> None:
@@ -325,17 +307,6 @@ def test_broken_connection_of_a_backend_is_logged_as_a_defect(whose: str) -> Non
     theirs.close()
 
 
-def test_second_hangup_closes_hard() -> None:
-    ours, theirs = socket.socketpair()
-    hang_up(ours, system.SHUT_RDWR)
-    assert theirs.recv(1) == b""
-    with pytest.raises(OSError, match=r"."):
-        ours.send(b"x")
-    ours.close()
-    theirs.close()
-    hang_up(ours, system.SHUT_RDWR)  # closed meanwhile: nothing to do
-
-
 # -- places ----------------------------------------------------------------------------------------
 
 
@@ -375,112 +346,3 @@ def test_accepting_pauses_without_file_descriptors_and_idle_connections_close(
         monkeypatch.setattr(StreamServer, "do_read", real)
         until(lambda: bool(handled))
     server.stop()
-
-
-# -- the watchdog ----------------------------------------------------------------------------------
-
-
-def hold_the_loop(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
-
-
-def test_blocking_of_the_loop_is_logged_with_its_function(caplog: pytest.LogCaptureFixture) -> None:
-    watchdog = Watchdog(every=0.0)
-    watchdog.start()
-    try:
-        with caplog.at_level(logging.WARNING, "slotproxy"):
-            gevent.sleep(0.3)
-            hold_the_loop(LONG + 1.0)  # logged however busy the machine is
-            until(lambda: "hold_the_loop" in caplog.text)
-    finally:
-        watchdog.stop()
-    assert "unit/server/test_worker.py" in caplog.text
-    assert "the event loop was blocked for" in caplog.text
-
-
-def test_watchdog_survives_exceptions_and_logs_each_once(
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    real, failing = Watchdog._look, [1, 2, 3]
-
-    def look(watchdog: Watchdog) -> None:
-        if failing:
-            raise ValueError(failing.pop())
-        real(watchdog)
-
-    monkeypatch.setattr(Watchdog, "_look", look)
-    watchdog = Watchdog(limit=0.01, every=0.0)
-    watchdog.start()
-    try:
-        with caplog.at_level(logging.WARNING, "slotproxy"):
-            until(lambda: not failing)
-            gevent.sleep(0.1)
-            hold_the_loop(LONG + 1.0)
-            until(lambda: "hold_the_loop" in caplog.text)
-    finally:
-        watchdog.stop()
-    assert capfd.readouterr().err.count("unhandled exception in the watchdog") == 1
-
-
-@pytest.mark.parametrize(
-    ("hold", "told"),
-    [
-        (LoopHold(0.2, 0.2, "f"), True),
-        (LoopHold(0.2, 0.05, "f"), False),  # the machine was busy with something else
-        (LoopHold(LONG, 0.0, "f"), True),  # a blocking system call
-    ],
-)
-def test_only_long_holds_of_the_loop_are_logged(
-    hold: LoopHold, told: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, "slotproxy"):
-        Watchdog()._tell(hold)
-        gevent.sleep(0)
-    assert ("was blocked" in caplog.text) is told
-
-
-def test_fuzzers_recognize_the_blocked_loop_log_line(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "slotproxy"):
-        Watchdog()._tell(LoopHold(0.2, 0.2, "f"))
-        gevent.sleep(0)
-    assert subject.BAD.search(caplog.text)
-
-
-def test_blocked_loop_log_lines_are_rate_limited(caplog: pytest.LogCaptureFixture) -> None:
-    watchdog = Watchdog(every=60.0)
-    with caplog.at_level(logging.WARNING, "slotproxy"):
-        for _ in range(4):
-            watchdog._tell(LoopHold(0.2, 0.2, "f"))
-        gevent.sleep(0)
-        assert caplog.text.count("was blocked") == 1
-        watchdog._every = 0.0
-        watchdog._tell(LoopHold(0.2, 0.2, "f"))
-        gevent.sleep(0)
-    assert "and 3 more times before" in caplog.text
-
-
-IDLE = """
-import logging, time
-import gevent
-from proxy.server.watchdog import Watchdog
-
-logging.basicConfig()
-watchdog = Watchdog(every=0.0)
-watchdog.start()
-before = time.process_time()
-gevent.sleep(1.0)
-print(time.process_time() - before)
-"""
-
-
-def test_idle_loop_is_not_reported_and_costs_nothing() -> None:
-    """In a child process: threads of other tests still run in this one."""
-    done = subprocess.run(
-        [sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert float(done.stdout) < 0.05
-    assert "was blocked" not in done.stderr

@@ -10,7 +10,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from proxy.errors import NotFound, StoreUnavailable
@@ -44,6 +44,20 @@ def test_tables_of_an_older_version_are_refused_with_what_to_do(url: str, revisi
             database.upgrade()
         assert f"revision {revision}: start slotproxy 0.1" in (caught.value.detail or "")
         assert database.revision() == revision
+    finally:
+        database.close()
+
+
+def test_tables_of_the_version_before_are_upgraded(url: str) -> None:
+    database = Database(url)
+    try:
+        database.upgrade()
+        with database.begin() as db:
+            db.execute(text("update alembic_version set version_num = '0021'"))
+            db.execute(text("create table text_vector (owner varchar)"))
+        database.upgrade()
+        assert database.revision() == newest_revision()
+        assert not inspect(database.engine).has_table("text_vector")
     finally:
         database.close()
 

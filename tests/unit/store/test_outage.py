@@ -159,7 +159,7 @@ def test_responses_return_when_their_file_is_back(file: Path, database: Database
     away = file.parent.rename(file.parent.with_name("away"))
     for work in (
         lambda: store.put("ann", "r2", 2.0, Stored(b"{}", b"[]")),
-        lambda: store.open("ann", "r2", 2.0, Stored(b"{}", b"[]")),
+        lambda: store.put("ann", "r2", 2.0, Stored(b"{}", b"[]"), making=True),
         lambda: store.get("ann", "r1"),
         lambda: store.ids("ann"),
         lambda: store.change_open("ann", "r1", b"{}", over=True),

@@ -155,7 +155,9 @@ def test_database_url_expands_home_and_refuses_contradicting_kind(tmp_path: Path
     settings = load(["--config", str(file)], {})
     assert settings.data == str(Path.home() / "d")
     file.write_text('[[backend]]\nurl = "http://127.0.0.1:1"\nkind = "chatglm"\n')
-    with pytest.raises(SettingsError, match="backend 1: kind: a backend with a url is llamacpp"):
+    with pytest.raises(
+        SettingsError, match="backend: number 1: kind: a backend with a url is llamacpp"
+    ):
         load(["--config", str(file)], {})
 
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.store.responses import MAX_BYTES, MemoryResponses, ResponseStore, Stored
+from proxy.store.responses import MAX_BYTES, MemoryResponses, Stored
 
 from .conftest import empty_database
 
 if TYPE_CHECKING:
     from proxy.store.database import Database
-    from proxy.store.database_responses import DatabaseResponses
+    from proxy.store.database_responses import DatabaseResponses, ResponseStore
 
 ROOT = Path(__file__).resolve().parents[3]
-Make = Callable[..., ResponseStore]
+Make = Callable[..., "ResponseStore"]
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -131,7 +131,7 @@ def test_nothing_is_kept_where_the_bound_is_zero(make: Make) -> None:
 
 
 def test_a_response_is_changed_until_it_is_over(store: ResponseStore) -> None:
-    store.open("ann", "r1", 1.0, value("queued"))
+    store.put("ann", "r1", 1.0, value("queued"), making=True)
     assert store.change_open("ann", "r1", b"in_progress", over=False)
     assert store.get("ann", "r1") == value("in_progress")
     assert store.change_open("ann", "r1", b"completed", over=True)
@@ -169,7 +169,7 @@ def test_change_that_fails_or_has_nothing_to_change_leaves_all_as_it_is(
         store.change("ann", "r1", refused)
     assert store.change("bob", "r1", refused) is None
     assert store.change("ann", "r2", refused) is None
-    store.open("ann", "r3", 2.0, Stored(b"", b""))
+    store.put("ann", "r3", 2.0, Stored(b"", b""), making=True)
     assert store.change("ann", "r3", refused) is None, "it is being made"
     assert store.get("ann", "r1") == Stored(b"a", b"b")
 
@@ -188,14 +188,14 @@ def test_changed_response_counts_as_new_if_the_change_says_so(store: ResponseSto
 
 
 def test_a_changed_response_counts_with_its_new_size(store: ResponseStore) -> None:
-    store.open("ann", "r1", 1.0, value("x"))
+    store.put("ann", "r1", 1.0, value("x"), making=True)
     assert store.change_open("ann", "r1", b"x" * 900, over=True)
     store.put("ann", "r2", 2.0, value("x" * 200))
     assert store.ids("ann") == ["r2"]
 
 
 def test_a_response_whose_writer_gave_up_is_lost(store: ResponseStore) -> None:
-    store.open("ann", "r1", 1.0, value("a"))
+    store.put("ann", "r1", 1.0, value("a"), making=True)
     store.close_open("ann", "r1")
     assert store.get("ann", "r1") == Stored(b"a", b"[]", lost=True)
 
@@ -306,7 +306,7 @@ def test_a_writer_of_another_host_is_lost_when_it_gives_no_sign_of_life(
 
     now = [1000.0]
     writer, reader = (process(clock=lambda: now[0]) for _ in range(2))
-    writer.open("ann", "r1", 1.0, value("a"))
+    writer.put("ann", "r1", 1.0, value("a"), making=True)
 
     def lost() -> bool:
         kept = reader.get("ann", "r1")
@@ -330,7 +330,7 @@ def test_no_writer_is_lost_while_the_database_was_unavailable(
 
     now = [1000.0]
     writer, reader = (process(clock=lambda: now[0]) for _ in range(2))
-    writer.open("ann", "r1", 1.0, value("a"))
+    writer.put("ann", "r1", 1.0, value("a"), making=True)
     now[0] += LEASE + 1
     monkeypatch.setattr(reader._db, "seconds_since_failure", lambda: 1.0)
     assert reader.get("ann", "r1") == value("a")
@@ -346,7 +346,7 @@ def test_a_dead_process_of_this_host_is_lost_at_once(
     writer, reader = process(), process()
     for pid, lost in ((os.getpid(), False), (dead.pid, True)):
         writer._name = f"{socket.gethostname()}:{pid}:0"
-        writer.open("ann", f"r{pid}", 1.0, value("a"))
+        writer.put("ann", f"r{pid}", 1.0, value("a"), making=True)
         assert reader.get("ann", f"r{pid}") == Stored(b"a", b"[]", lost)
 
 
@@ -356,7 +356,7 @@ def test_a_beat_tells_what_others_have_cancelled_or_deleted(
     writer, other = process(), process()
     assert writer.beat() == []
     for key in ("wanted", "cancelled", "deleted"):
-        writer.open("ann", key, 1.0, value("a"))
+        writer.put("ann", key, 1.0, value("a"), making=True)
     assert other.change_open("ann", "cancelled", b"{}", over=True)
     assert other.delete("ann", "deleted")
     assert sorted(writer.beat()) == [("ann", "cancelled"), ("ann", "deleted")]
@@ -391,7 +391,7 @@ monkey.patch_all()
 import gevent, sys
 from gevent import subprocess
 from proxy.store.database import Database
-from proxy.store.database_responses import DatabaseResponses
+from proxy.store.database_responses import DatabaseResponses, ResponseStore
 from proxy.store.responses import Stored
 
 database = Database("sqlite:///" + sys.argv[1])

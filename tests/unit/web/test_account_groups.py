@@ -106,10 +106,7 @@ def test_members_of_a_team(http: Http) -> None:
     ],
 )
 def test_wrong_requests_are_refused_by_name(
-    http: Http,
-    path: str,
-    body: dict[str, Any],
-    param: str | None,
+    http: Http, path: str, body: dict[str, Any], param: str | None
 ) -> None:
     refused = http.admin(path, **body)
     assert refused.status_code in (400, 404), refused.text

@@ -89,7 +89,6 @@ def route(tmp_path: Path) -> Route:
         ("/v1/chat/completions/input_tokens", {"messages": MESSAGES}),
         ("/apply-template", {"messages": MESSAGES}),
         ("/tokenize", {"content": "Hi"}),
-        ("/tokenize", {"content": "Hi", "with_pieces": True}),
         ("/tokenize", {"prompt": "Hi"}),
         ("/detokenize", {"tokens": [72, 105]}),
     ],

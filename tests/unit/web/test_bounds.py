@@ -11,6 +11,7 @@ from werkzeug.test import EnvironBuilder
 
 from proxy.apis.openai.routes import MOST_PIECES
 from proxy.errors import BadRequest, BodyTooLarge
+from proxy.gateway.gateway import MOST_WITH_PIECES
 from proxy.web import peers
 from proxy.web.auth import MOST_SEEN, WrongKeyLimiter
 from proxy.web.form import (
@@ -113,6 +114,14 @@ def test_length_of_forwarded_header_is_bounded() -> None:
 
     assert client(peers.LONGEST) == "192.0.2.7"
     assert client(peers.LONGEST + 1) != "192.0.2.7"  # its first character is not read
+
+
+def test_text_tokenized_with_pieces_is_bounded() -> None:
+    api = make_app(ScriptedDriver()).test_client()
+    for size, why in ((0, "does not report"), (1, "split the text")):
+        asked = {"content": "a" * (MOST_WITH_PIECES + size), "with_pieces": True}
+        answer = api.post("/tokenize", json=asked)
+        assert answer.status_code == 400 and why in answer.text
 
 
 def test_number_of_tokens_with_pieces_is_bounded() -> None:

@@ -35,12 +35,7 @@ def _http(tmp_path: Path, **settings: Any) -> Http:
     wait = partial(threading.Event().wait, 0.003)
     driver = ScriptedDriver([wait, *say("Hel", "lo", usage=Usage(7, 3, 0))])
     app = make_app(
-        driver,
-        file_keys=KEYS,
-        admins=("ops",),
-        data=str(tmp_path),
-        price=(PRICE,),
-        **settings,
+        driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path), price=(PRICE,), **settings
     )
     return Http(app)
 

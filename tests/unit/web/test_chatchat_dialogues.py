@@ -106,7 +106,7 @@ def test_web_search_source_has_its_own_url() -> None:
     documents = told(client, "/chat/search_engine_chat", SEARCH)
     assert "](http://pumps.example/x)" in documents[-1]["docs"][1]
     (asked,) = dialogues.asked
-    assert (asked.kind, asked.engine, asked.split) == ("search", "duckduckgo", True)
+    assert (asked.kind, asked.engine) == ("search", "duckduckgo")
 
 
 def test_empty_search_result_is_reported() -> None:

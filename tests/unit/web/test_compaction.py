@@ -38,7 +38,7 @@ def last_objects(text: str) -> list[dict[str, Any]]:
 def test_answer_tells_what_was_replaced(path: str) -> None:
     driver = ScriptsInTurn(SUMMARY)
     got = client(driver, on_overflow="compact").post(path, json=ROUTES[path])
-    assert got.status_code == 200 and got.json is not None, got.text
+    assert got.status_code == 200, got.text
     count = got.headers["x-slotproxy-compacted"]
     told = {"messages": int(count), "summary": "They said x.", "usage": TOLD}
     assert got.json["compaction"] == told
@@ -65,7 +65,6 @@ def test_refusal_is_the_default(path: str) -> None:
 
 def test_usage_of_a_message_leaves_the_summary_out() -> None:
     got = client(ScriptsInTurn(SUMMARY), on_overflow="compact").post("/v1/messages", json=BODY)
-    assert got.json is not None
     usage = got.json["usage"]
     assert (usage["input_tokens"], usage["output_tokens"]) == (5, 3)
     written, answered = usage["iterations"]
@@ -89,7 +88,7 @@ def test_summary_is_a_block_that_stands_for_what_was_before() -> None:
     driver = ScriptsInTurn(SUMMARY)
     api = client(driver)
     got = api.post("/v1/messages", json=messages()).json
-    assert got is not None and "compaction" not in got
+    assert "compaction" not in got
     block, text = got["content"]
     assert block == {"type": "compaction", "content": "They said x."}
     assert text["text"] == "Hello" and got["stop_reason"] == "end_turn"
@@ -108,7 +107,7 @@ def test_answer_pauses_after_the_summary() -> None:
     driver = ScriptsInTurn(SUMMARY)
     api = client(driver)
     got = api.post("/v1/messages", json=messages(pause_after_compaction=True)).json
-    assert got is not None and got["stop_reason"] == "compaction"
+    assert got["stop_reason"] == "compaction"
     assert [one["type"] for one in got["content"]] == ["compaction"]
     assert len(driver.tasks) == 1
     more = [*SHORT, {"role": "assistant", "content": got["content"]}]
@@ -140,7 +139,7 @@ def test_stream_has_the_block_first() -> None:
 )
 def test_invalid_edit_is_refused(more: dict[str, Any], param: str) -> None:
     got = client(ScriptsInTurn()).post("/v1/messages", json=messages(**more))
-    assert got.status_code == 400 and got.json is not None
+    assert got.status_code == 400
     assert f"edits[0].{param}" in got.json["error"]["message"]
 
 

@@ -7,14 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from flask.testing import FlaskClient
 
 from proxy.config.keys import Secret, unnamed
 from proxy.core.events import Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.errors import GatewayError, UpstreamFault, UpstreamTimeout
 from proxy.gateway.adapt import MOST_ALTERNATIVES
-from tests.fakes import CAPS, Script, ScriptedDriver, client, make_app, wait_until
+from tests.fakes import CAPS, Script, ScriptedDriver, client, make_app
 
 USER = [{"role": "user", "content": "Hi"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -30,14 +29,14 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def api() -> FlaskClient:
+def api() -> Any:
     return client()
 
 
 @pytest.fixture(scope="module")
-def locked() -> FlaskClient:
+def locked() -> Any:
     keys = (Secret("one"), Secret("two"))
-    return client(api_key=keys, admins=(unnamed(keys[0], "").name,), wrong_keys=0)
+    return client(api_key=keys, admins=(unnamed(keys[0]).name,), wrong_keys=0)
 
 
 def key(name: str) -> dict[str, str]:
@@ -45,7 +44,7 @@ def key(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_every_route_works_with_a_key_and_refuses_without(locked: FlaskClient, path: str) -> None:
+def test_every_route_works_with_a_key_and_refuses_without(locked: Any, path: str) -> None:
     assert locked.post(path, json=BODIES[path]).status_code == 401
     answer = locked.post(path, json=BODIES[path], headers=key("one"))
     assert answer.status_code == 200
@@ -69,20 +68,6 @@ def test_error_has_status_and_shape_of_the_dialect(
         assert {"error", "detail"} & set(told)
 
 
-@pytest.mark.parametrize("path", BODIES)
-def test_invalid_request_is_400_in_the_dialects_shape(api: FlaskClient, path: str) -> None:
-    for body in ({}, {**BODIES[path], "stream": True, "max_tokens": -7, "prompt": 5, "input": 5}):
-        with api.post(path, json=body) as answer:  # an open stream keeps its slot
-            if (
-                path.startswith("/api/") and not body
-            ):  # without a prompt, the request only loads the model
-                assert answer.json is not None and answer.json["done_reason"] == "load"
-                continue
-            if answer.status_code != 200:
-                assert answer.status_code == 400
-                assert answer.mimetype == "application/json"
-
-
 # Anthropic
 
 
@@ -90,23 +75,22 @@ def test_queue_full_is_529_for_anthropic() -> None:
     down = client(ScriptedDriver(up=False))
     answer = down.post("/v1/messages", json=BODIES["/v1/messages"])
     assert answer.status_code == 529
-    assert answer.json is not None
     assert answer.json["type"] == "error"
     assert answer.json["error"]["type"] == "overloaded_error"
     assert answer.headers["request-id"] == answer.headers["x-request-id"]
     assert answer.headers["Retry-After"]
 
 
-def test_anthropic_key_and_version_headers_are_accepted(locked: FlaskClient) -> None:
+def test_anthropic_key_and_version_headers_are_accepted(locked: Any) -> None:
     headers = {"x-api-key": "two", "anthropic-version": "2023-06-01", "anthropic-beta": "x"}
     answer = locked.post("/v1/messages?beta=true", json=BODIES["/v1/messages"], headers=headers)
     assert answer.status_code == 200
-    assert answer.json is not None and answer.json["content"] == [{"type": "text", "text": "Hello"}]
+    assert answer.json["content"] == [{"type": "text", "text": "Hello"}]
     wrong = locked.post("/v1/messages", json=BODIES["/v1/messages"], headers={"x-api-key": "x"})
-    assert wrong.json is not None and wrong.json["error"]["type"] == "authentication_error"
+    assert wrong.json["error"]["type"] == "authentication_error"
 
 
-def test_ignored_tools_are_reported_in_a_header(api: FlaskClient) -> None:
+def test_ignored_tools_are_reported_in_a_header(api: Any) -> None:
     body = {**BODIES["/v1/messages"], "tools": [{"type": "web_search_20250305", "name": "w"}]}
     answer = api.post("/v1/messages", json=body)
     assert answer.status_code == 200
@@ -116,7 +100,7 @@ def test_ignored_tools_are_reported_in_a_header(api: FlaskClient) -> None:
 # Ollama
 
 
-def test_ollama_streams_by_default(api: FlaskClient) -> None:
+def test_ollama_streams_by_default(api: Any) -> None:
     answer = api.post("/api/chat", json={"model": "scripted:latest", "messages": USER})
     assert answer.mimetype == "application/x-ndjson"
     lines = [json.loads(line) for line in answer.get_data(as_text=True).splitlines()]
@@ -124,28 +108,27 @@ def test_ollama_streams_by_default(api: FlaskClient) -> None:
     assert lines[-1]["done_reason"] == "stop"
 
 
-def test_empty_ollama_request_loads_or_unloads_the_model(api: FlaskClient) -> None:
+def test_empty_ollama_request_loads_or_unloads_the_model(api: Any) -> None:
     for asked, reason in (({}, "load"), ({"keep_alive": 0}, "unload")):
         answer = api.post("/api/generate", json={"model": "scripted", **asked}).json
-        assert answer is not None
         assert (answer["done_reason"], answer["response"], answer["done"]) == (reason, "", True)
     assert api.post("/api/chat", json={"messages": []}).json
 
 
 @pytest.mark.parametrize("path", ["pull", "push", "create", "copy", "blobs/sha256:00"])
-def test_ollama_model_management_is_refused(api: FlaskClient, path: str) -> None:
+def test_ollama_model_management_is_refused(api: Any, path: str) -> None:
     answer = api.post(f"/api/{path}", json={"model": "x"})
     assert answer.status_code == 400
-    assert answer.json is not None and "when the backends start" in answer.json["error"]
+    assert "when the backends start" in answer.json["error"]
     assert api.delete("/api/delete", json={"model": "x"}).status_code == 400
 
 
 # Responses
 
 
-def test_response_is_stored_for_its_key_only(locked: FlaskClient) -> None:
+def test_response_is_stored_for_its_key_only(locked: Any) -> None:
     made = locked.post("/v1/responses", json={"input": "Hi"}, headers=key("one")).json
-    assert made is not None and made["status"] == "completed"
+    assert made["status"] == "completed"
     path = f"/v1/responses/{made['id']}"
     assert locked.get(path, headers=key("one")).json == made
     for asked in (locked.get, locked.delete):
@@ -157,9 +140,8 @@ def test_response_is_stored_for_its_key_only(locked: FlaskClient) -> None:
     assert locked.get(path, headers=key("one")).status_code == 404
 
 
-def test_response_with_store_false_is_not_stored(api: FlaskClient) -> None:
+def test_response_with_store_false_is_not_stored(api: Any) -> None:
     made = api.post("/v1/responses", json={"input": "Hi", "store": False}).json
-    assert made is not None
     assert api.get(f"/v1/responses/{made['id']}").status_code == 404
 
 
@@ -172,7 +154,6 @@ def test_response_continues_previous_one_with_its_reasoning() -> None:
     driver = ScriptedDriver(script)
     api = client(driver)
     first = api.post("/v1/responses", json={"input": "Hi", "instructions": "A"}).json
-    assert first is not None
     asked = {"input": "So?", "instructions": "B", "previous_response_id": first["id"]}
     assert api.post("/v1/responses", json=asked).status_code == 200
     said = [(m.role, m.content, m.reasoning) for m in driver.tasks[-1].request.messages]
@@ -184,90 +165,45 @@ def test_response_continues_previous_one_with_its_reasoning() -> None:
     ]
 
 
-def test_input_items_are_paginated(api: FlaskClient) -> None:
+def test_input_items_are_paginated(api: Any) -> None:
     asked = {"input": [{"role": "user", "content": f"{i}"} for i in range(5)]}
     made = api.post("/v1/responses", json=asked).json
-    assert made is not None
     path = f"/v1/responses/{made['id']}/input_items"
     first = api.get(path + "?order=asc&limit=2").json
-    assert first is not None and first["has_more"]
+    assert first["has_more"]
     assert [item["content"][0]["text"] for item in first["data"]] == ["0", "1"]
     rest = api.get(path + f"?order=asc&after={first['last_id']}").json
-    assert rest is not None and not rest["has_more"]
+    assert not rest["has_more"]
     assert [item["content"][0]["text"] for item in rest["data"]] == ["2", "3", "4"]
     for limit in ("0", "101", "9" * 5000):
         assert api.get(path + f"?limit={limit}").status_code == 400
     assert api.get(path + "?after=nothing").status_code == 400
 
 
-def test_truncation_auto_drops_oldest_messages() -> None:
-    driver = ScriptedDriver()
-    api = client(driver)
-    long = [{"role": "user", "content": f"{i} " + "x" * 500} for i in range(10)]
-    asked = {"input": long, "instructions": "Be kind.", "max_output_tokens": 10}
-    assert api.post("/v1/responses", json=asked).status_code == 400
-    assert api.post("/v1/responses", json={**asked, "truncation": "auto"}).status_code == 200
-    said = driver.tasks[-1].request.messages
-    assert said[0].content == "Be kind."
-    assert said[-1].content.startswith("9 ")
-    assert 2 <= len(said) < 6
-
-
-def test_response_in_the_background(api: FlaskClient) -> None:
-    begun = api.post("/v1/responses", json={"input": "Hi", "background": True}).json
-    assert begun is not None and begun["status"] == "queued"
-    path = f"/v1/responses/{begun['id']}"
-
-    def done() -> bool:
-        known = api.get(path).json
-        return known is not None and known["status"] == "completed"
-
-    wait_until(done)
-    made = api.get(path).json
-    assert made is not None and made["output"][0]["content"][0]["text"] == "Hello"
-    after = api.post(path + "/cancel").json
-    assert after is not None and after["status"] == "completed"
-
-
-def test_background_failure_is_stored() -> None:
-    api = client(ScriptedDriver([UpstreamTimeout("too slow")]))
-    begun = api.post("/v1/responses", json={"input": "Hi", "background": True}).json
-    assert begun is not None
-    path = f"/v1/responses/{begun['id']}"
-
-    def failed() -> bool:
-        known = api.get(path).json
-        return known is not None and known["status"] == "failed"
-
-    wait_until(failed)
-    made = api.get(path).json
-    assert made is not None and made["error"]["message"] == "too slow"
-
-
 # llama.cpp's own
 
 
-def test_slot_actions_require_admin(locked: FlaskClient) -> None:
+def test_slot_actions_require_admin(locked: Any) -> None:
     path = "/slots/0?action=erase"
     assert locked.post(path).status_code == 401
     assert locked.post(path, headers=key("two")).status_code == 403
     asked = locked.post(path, headers=key("one"))
     assert asked.status_code == 400  # the scripted backend has none
-    assert asked.json is not None and "--slot-save-path" in asked.json["error"]["message"]
+    assert "--slot-save-path" in asked.json["error"]["message"]
     for name in ("../x", "", ".hidden", "a/b", "a\x00b", "x" * 99):
         answer = locked.post("/slots/0?action=save", json={"filename": name}, headers=key("one"))
         assert answer.status_code == 400
-        assert answer.json is not None and "filename" in answer.json["error"]["message"]
+        assert "filename" in answer.json["error"]["message"]
     assert locked.post("/slots/99?action=erase", headers=key("one")).status_code == 404
 
 
-def test_glm_tokenize_returns_ids_with_pieces(api: FlaskClient) -> None:
+def test_glm_tokenize_returns_ids_with_pieces(api: Any) -> None:
     told = api.post("/tokenize", json={"prompt": "a 你", "max_length": 2}).json
     assert told == {"tokenIds": [97, 32], "tokens": ["a", "▁"]}
     assert api.post("/tokenize", json={"content": "a"}).json == {"tokens": [97]}
 
 
-def test_embeddings_on_backend_without_them_are_refused(api: FlaskClient) -> None:
+def test_embeddings_on_backend_without_them_are_refused(api: Any) -> None:
     for path, body in (
         ("/v1/embeddings", {"input": "x"}),
         ("/api/embed", {"input": "x"}),
@@ -280,7 +216,7 @@ def test_embeddings_on_backend_without_them_are_refused(api: FlaskClient) -> Non
 
 
 @pytest.mark.parametrize("accept", [None, "*/*", "application/json"])
-def test_clients_of_ollama_find_it_running(api: FlaskClient, accept: str | None) -> None:
+def test_clients_of_ollama_find_it_running(api: Any, accept: str | None) -> None:
     headers = {} if accept is None else {"Accept": accept}
     answer = api.get("/", headers=headers)
     assert (answer.status_code, answer.text) == (200, "Ollama is running")
@@ -289,7 +225,7 @@ def test_clients_of_ollama_find_it_running(api: FlaskClient, accept: str | None)
     assert page.mimetype == "text/html"
 
 
-def test_ollama_is_running_without_a_key(locked: FlaskClient) -> None:
+def test_ollama_is_running_without_a_key(locked: Any) -> None:
     assert locked.get("/").text == "Ollama is running"
     assert locked.get("/", headers={"Accept": "text/html"}).status_code == 302
 

@@ -101,7 +101,6 @@ def test_group_and_priority_stay_with_other_options(read: Callable[..., Settings
         ('limits={"words":{}}', "limits may have only requests"),
         ("allowed_routes=chatt", "allowed_routes has 'chatt'"),
         ("allowed_ips=localhost", "allowed_ips is wrong"),
-        ("on_limit=wait", "on_limit must be left out"),
         ("budget_duration=9d max_budget=1", "budget_duration must be one of"),
         ("models=", "models is empty"),
         ("allowed_ips=,", "allowed_ips is empty"),

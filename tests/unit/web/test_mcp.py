@@ -106,10 +106,7 @@ def test_notifications_and_answers_are_accepted_without_a_body(
         {"jsonrpc": "2.0", "id": "x" * (mcp_server.LONGEST_ID + 1), "method": "ping"},
         {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": []},
         {"jsonrpc": "2.0", "method": "initialize"},
-        [],
-        [{"jsonrpc": "2.0", "id": 1, "method": "initialize"}],
-        [{"jsonrpc": "2.0", "id": 1, "method": "ping"}, 5],
-        [{"jsonrpc": "2.0", "id": 1, "method": "ping"}] * (mcp_server.MOST_BATCHED + 1),
+        [{"jsonrpc": "2.0", "id": 1, "method": "ping"}],
         "ping",
     ],
 )
@@ -117,30 +114,6 @@ def test_wrong_messages_are_refused(http: FlaskClient, message: Any) -> None:
     answer = http.post("/mcp", json=message)
     assert answer.status_code == 400
     assert answer.json["error"]["code"] == mcp_server.INVALID_REQUEST
-
-
-def test_lists_of_messages_are_answered_in_the_revision_that_has_them(http: FlaskClient) -> None:
-    params = {
-        "name": "calculator",
-        "arguments": {"expression": "6*7"},
-        "_meta": {"progressToken": 1},
-    }
-    messages = [
-        {"jsonrpc": "2.0", "id": 1, "method": "ping"},
-        {"jsonrpc": "2.0", "method": "notifications/initialized"},
-        {"jsonrpc": "2.0", "id": 2, "method": "no such"},
-        {"jsonrpc": "2.0", "id": "c", "method": "tools/call", "params": params},
-    ]
-    accept = {"Accept": "application/json, text/event-stream"}
-    for version in ({}, {"MCP-Protocol-Version": "2025-03-26"}):
-        answers: Any = http.post("/mcp", json=messages, headers={**accept, **version}).json
-        ping, unknown, called = answers
-        assert ping == {"jsonrpc": "2.0", "id": 1, "result": {}}
-        assert (unknown["id"], unknown["error"]["code"]) == (2, mcp_server.NO_METHOD)
-        assert (called["id"], called["result"]["content"][0]["text"]) == ("c", "42")
-    assert http.post("/mcp", json=messages[1:2]).status_code == 202
-    later = {"MCP-Protocol-Version": "2025-06-18"}
-    assert http.post("/mcp", json=messages, headers=later).status_code == 400
 
 
 @pytest.mark.parametrize("header", ["MCP-Protocol-Version", mcp_server.SESSION])
@@ -269,7 +242,7 @@ def test_call_has_the_time_limit_of_tools(monkeypatch: pytest.MonkeyPatch) -> No
     tool = WaitingTool()
     dialogues = services_of(app).dialogues
     monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
-    monkeypatch.setattr(dialogues, "_bounds", Bounds(tool_seconds=0.05))
+    monkeypatch.setattr(dialogues, "bounds", Bounds(tool_seconds=0.05))
     result = call(app.test_client(), "wait")
     tool.go.set()
     assert result["isError"]

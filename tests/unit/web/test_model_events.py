@@ -14,7 +14,7 @@ from proxy.web import model_events
 from proxy.web.auth import IDENTITY
 from proxy.web.pages.status import MOST_WATCHERS
 from proxy.web.services import Services
-from proxy.wire.router import RouterEvent, event
+from proxy.wire.router import event
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.hosting import fakes
 
@@ -103,9 +103,7 @@ def test_our_own_reader_of_routers_understands_it(services: Services, driver: On
     driver.state = "loaded"
     parts = model_events.events(services, {})
     next(parts)
-    assert event(next(parts).removeprefix(b"data: ")) == RouterEvent(
-        name="scripted", status="loaded"
-    )
+    assert event(next(parts).removeprefix(b"data: ")) == ("scripted", "loaded")
 
 
 def test_stream_ends_so_that_it_delays_no_stop(
@@ -187,6 +185,6 @@ def test_our_own_reader_of_routers_understands_progress(
     monkeypatch.setattr(HostedModel, "elapsed", 1.0)
     parts = model_events.events(services, {})
     next(parts)
-    assert event(next(parts).removeprefix(b"data: ")) == RouterEvent(
-        name="scripted", status="loading", progress=0.25
-    )
+    payload = next(parts).removeprefix(b"data: ")
+    assert event(payload) == ("scripted", "loading")
+    assert b"0.25" in payload

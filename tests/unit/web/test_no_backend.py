@@ -10,7 +10,6 @@ from flask.testing import FlaskClient
 
 from proxy.backends.pools import Backend
 from proxy.config import BackendConfig
-from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Outcome
 from proxy.scheduling.state import SlotRequest
@@ -87,9 +86,7 @@ def test_pages_are_shown_while_a_backend_drains() -> None:
     gateway = services_of(app).gateway
     registry = gateway.registry
     assert "leaving-model" in app.test_client().get("/", headers={"Accept": "text/html"}).text
-    lease = gateway.scheduler.acquire(
-        SlotRequest(model="leaving-model", task=Task(prompt="hi")), Cancel()
-    )
+    lease = gateway.scheduler.acquire(SlotRequest(model="leaving-model"), Cancel())
     backend = registry.borrow(lease.backend)
     assert backend is not None
     stay = [BackendConfig(name=name, url="http://127.0.0.1:1") for name in ("b0", "b1")]

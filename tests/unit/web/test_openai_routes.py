@@ -6,30 +6,28 @@ import json
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from proxy.config.keys import Secret, unnamed
 from proxy.core.events import Finished, Started, TextDelta
 from proxy.core.usage import Usage
-from proxy.errors import BackendBusy, BackendDown, UpstreamFault, UpstreamTimeout
+from proxy.errors import BackendDown, UpstreamFault, UpstreamTimeout
 from tests.fakes import Script, ScriptedDriver, client, make_app, say, services_of, wait_until
 
 USER = [{"role": "user", "content": "Hi"}]
 
 
-def chat(to: FlaskClient, **fields: Any) -> TestResponse:
+def chat(to: Any, **fields: Any) -> Any:
     headers = fields.pop("headers", None)
     return to.post("/v1/chat/completions", json={"messages": USER, **fields}, headers=headers)
 
 
-def read(answer: TestResponse) -> None:
+def read(answer: Any) -> None:
     """Reads the answer to its end and closes it, as a server does."""
     with answer:
         answer.get_data()
 
 
-def events(answer: TestResponse) -> list[Any]:
+def events(answer: Any) -> list[Any]:
     frames = answer.get_data(as_text=True).split("\n\n")
     assert frames.pop() == ""
     return [f if f == "data: [DONE]" else json.loads(f.removeprefix("data: ")) for f in frames]
@@ -39,12 +37,12 @@ def events(answer: TestResponse) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def default() -> FlaskClient:
+def default() -> Any:
     return client()
 
 
 @pytest.fixture(scope="module")
-def locked() -> FlaskClient:
+def locked() -> Any:
     return client(wrong_keys=0, api_key=(Secret("s3cret"), Secret("other-ключ")))
 
 
@@ -60,13 +58,12 @@ def locked() -> FlaskClient:
         {"Authorization": "Bearer s3cret x"},
     ],
 )
-def test_missing_or_wrong_key_is_401(locked: FlaskClient, headers: dict[str, str]) -> None:
+def test_missing_or_wrong_key_is_401(locked: Any, headers: dict[str, str]) -> None:
     for path in ("/v1/models", "/v1/backends"):
         assert locked.get(path, headers=headers).status_code == 401
     answer = chat(locked, headers=headers)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-    assert answer.json is not None
     assert answer.json["error"]["type"] == "authentication_error"
 
 
@@ -78,11 +75,11 @@ def test_missing_or_wrong_key_is_401(locked: FlaskClient, headers: dict[str, str
         {"x-api-key": "s3cret"},
     ],
 )
-def test_right_key_is_accepted(locked: FlaskClient, headers: dict[str, str]) -> None:
+def test_right_key_is_accepted(locked: Any, headers: dict[str, str]) -> None:
     assert chat(locked, headers=headers).status_code == 200
 
 
-def test_health_and_options_need_no_key(locked: FlaskClient) -> None:
+def test_health_and_options_need_no_key(locked: Any) -> None:
     for path in ("/health", "/v1/health", "/livez", "/readyz"):
         assert locked.get(path).status_code == 200
     for path in ("/v1/chat/completions", "/v1/nowhere"):
@@ -96,7 +93,7 @@ def test_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     chat(to, headers={"Authorization": "Bearer wr0ng"})
     assert "s3cret" not in caplog.text and "wr0ng" not in caplog.text
     assert "Hi" not in caplog.text
-    assert unnamed(Secret("s3cret"), "").name in caplog.text
+    assert unnamed(Secret("s3cret")).name in caplog.text
 
 
 # cross-origin
@@ -175,13 +172,6 @@ def test_every_answer_has_its_own_id() -> None:
     assert len(ids) == 3
 
 
-def test_headers_have_request_id_and_time() -> None:
-    headers = chat(client(), headers={"x-request-id": "abc"}).headers
-    assert headers["x-request-id"] == "abc"
-    assert int(headers["openai-processing-ms"]) >= 0
-    assert float(headers["x-slotproxy-overhead-ms"]) >= 0
-
-
 def test_invalid_request_id_is_not_echoed() -> None:
     for bad in ("a b", "x" * 200, "ü"):
         answer = chat(client(), headers={"x-request-id": bad})
@@ -191,7 +181,6 @@ def test_invalid_request_id_is_not_echoed() -> None:
 def test_prompt_tokens_are_returned_on_request() -> None:
     """The reference's `tokenize: true`."""
     answer = client().post("/v1/completions", json={"prompt": "ab", "tokenize": True})
-    assert answer.json is not None
     assert answer.json["promptToken"] == [97, 98]
 
 
@@ -220,7 +209,7 @@ def test_fault_before_first_event_sets_the_status(
 ) -> None:
     answer = chat(client(ScriptedDriver([fault])), stream=stream)  # type: ignore[list-item]
     assert answer.status_code == status
-    assert answer.json is not None and set(answer.json["error"]) >= {"message", "type", "code"}
+    assert set(answer.json["error"]) >= {"message", "type", "code"}
 
 
 def test_fault_during_stream_is_a_final_error_event() -> None:
@@ -233,29 +222,6 @@ def test_fault_during_stream_is_a_final_error_event() -> None:
     *_, text, error = events(answer)
     assert text["choices"][0]["delta"] == {"content": "Hel"}
     assert error["error"]["code"] == "upstream_fault"
-
-
-def test_busy_backend_is_retried() -> None:
-    class Shy(ScriptedDriver):
-        def stream(self, *args: Any) -> Any:
-            self.script = [BackendBusy("full")] if len(self.tasks) < 2 else say("ok")
-            return super().stream(*args)
-
-    driver = Shy()
-    answer = chat(client(driver))
-    assert answer.json is not None
-    assert answer.json["choices"][0]["message"]["content"] == "ok"
-    assert len(driver.tasks) == 3
-
-
-def test_request_moves_to_another_backend_on_early_failure() -> None:
-    bad, good = ScriptedDriver([UpstreamFault("cut")]), ScriptedDriver(say("ok"))
-    to = client(bad, good)
-    for _ in range(4):
-        answer = chat(to)
-        assert answer.json is not None
-        assert answer.json["choices"][0]["message"]["content"] == "ok"
-    assert bad.tasks
 
 
 def test_unexpected_exception_is_500_without_details(caplog: pytest.LogCaptureFixture) -> None:
@@ -335,7 +301,7 @@ def test_metrics_count_requests_and_tokens() -> None:
 
 def test_single_model_accepts_any_name() -> None:
     answer = chat(client(), model="gpt-4")
-    assert answer.json is not None and answer.json["model"] == "scripted"
+    assert answer.json["model"] == "scripted"
 
 
 def test_unknown_model_is_404_with_strict_models() -> None:
@@ -343,15 +309,15 @@ def test_unknown_model_is_404_with_strict_models() -> None:
     assert chat(to, model="scripted").status_code == 200
     answer = chat(to, model="gpt-4")
     assert answer.status_code == 404
-    assert answer.json is not None and answer.json["error"]["code"] == "model_not_found"
+    assert answer.json["error"]["code"] == "model_not_found"
 
 
 def test_model_alias_is_listed_and_used_in_answers() -> None:
     to = client(alias=("mine", "gpt-4"))
     listed = to.get("/v1/models").json
-    assert listed is not None and [m["id"] for m in listed["data"]] == ["mine", "gpt-4"]
+    assert [m["id"] for m in listed["data"]] == ["mine", "gpt-4"]
     answer = chat(to, model="gpt-4")
-    assert answer.json is not None and answer.json["model"] == "gpt-4"
+    assert answer.json["model"] == "gpt-4"
 
 
 def test_several_models_are_chosen_by_name() -> None:
@@ -362,7 +328,6 @@ def test_several_models_are_chosen_by_name() -> None:
     two = ScriptedDriver(say("2"), replace(caps, models=("two",)))
     to = client(one, two)
     answer = chat(to, model="two")
-    assert answer.json is not None
     assert answer.json["choices"][0]["message"]["content"] == "2"
     assert chat(to, model="three").status_code == 404
 
@@ -384,13 +349,13 @@ JSON_ROUTES = [
 
 
 @pytest.mark.parametrize("path", [*JSON_ROUTES, "/no/such/path"])
-def test_responses_have_an_id_and_forbid_content_sniffing(default: FlaskClient, path: str) -> None:
+def test_responses_have_an_id_and_forbid_content_sniffing(default: Any, path: str) -> None:
     answer = default.get(path, headers={"X-Request-Id": "one"})
     assert answer.headers.getlist("x-request-id") == ["one"]
     assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_completions_forbid_content_sniffing(default: FlaskClient, stream: bool) -> None:
+def test_completions_forbid_content_sniffing(default: Any, stream: bool) -> None:
     answer = chat(default, stream=stream)
     assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]

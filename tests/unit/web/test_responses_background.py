@@ -27,7 +27,6 @@ from proxy.errors import Cancelled
 from proxy.runtime.cancel import Cancel
 from proxy.store import records
 from proxy.web import background
-from proxy.web.shares import Shares
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, client, make_app, wait_until
 
 BODY = {"input": "Hi", "background": True}
@@ -235,18 +234,6 @@ def taken(take: Callable[[], bool]) -> int:
     while take():
         count += 1
     return count
-
-
-def test_each_key_gets_background_places_when_others_take_all() -> None:
-    shares = Shares(64)
-    assert [taken(lambda k=key: shares.take(k)) for key in "abcd"] == [32, 16, 8, 4]  # type: ignore[misc]
-    shares.give("a")
-    assert shares.take("d")
-
-
-def test_single_key_may_use_all_background_places() -> None:
-    shares = Shares(5, alone=True)
-    assert taken(lambda: shares.take("")) == 5
 
 
 def test_one_key_cannot_fill_the_background_queue() -> None:

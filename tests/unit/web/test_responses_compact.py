@@ -22,7 +22,6 @@ def test_conversation_becomes_one_item() -> None:
     api = make_app(driver).test_client()
     body = {"model": MODEL, "input": [SYSTEM, *SAID]}
     made = api.post("/v1/responses/compact", json=body).json
-    assert made is not None
     assert made["object"] == "response.compaction" and made["usage"]["output_tokens"] == 3
     system, item = made["output"]
     assert (system["role"], system["content"][0]["text"]) == ("developer", "Be brief.")
@@ -43,10 +42,9 @@ def test_stored_conversation_is_compacted() -> None:
     driver = ScriptedDriver()
     api = make_app(driver).test_client()
     first = api.post("/v1/responses", json={"input": "We launch on Tuesday."}).json
-    assert first is not None
     body = {"model": MODEL, "previous_response_id": first["id"]}
     made = api.post("/v1/responses/compact", json=body).json
-    assert made is not None and [one["type"] for one in made["output"]] == ["compaction"]
+    assert [one["type"] for one in made["output"]] == ["compaction"]
     assert "on Tuesday" in str(driver.tasks[-1].prompt)
     assert api.get(f"/v1/responses/{made['id']}").status_code == 404, "it is not stored"
 
@@ -62,14 +60,14 @@ def test_stored_conversation_is_compacted() -> None:
 def test_incomplete_body_is_refused(body: dict[str, Any], param: str) -> None:
     answer = make_app(ScriptedDriver()).test_client().post("/v1/responses/compact", json=body)
     assert answer.status_code == 400
-    assert answer.json is not None and answer.json["error"]["param"] == param
+    assert answer.json["error"]["param"] == param
 
 
 def test_empty_summary_is_an_error() -> None:
     api = make_app(ScriptedDriver(say(" "))).test_client()
     answer = api.post("/v1/responses/compact", json={"model": MODEL, "input": SAID})
     assert answer.status_code == 502
-    assert answer.json is not None and "no summary" in answer.json["error"]["message"]
+    assert "no summary" in answer.json["error"]["message"]
 
 
 @pytest.mark.parametrize("content", ["not base64", "/w=="])
@@ -77,5 +75,4 @@ def test_foreign_compaction_item_is_refused(content: str) -> None:
     item = {"type": "compaction", "encrypted_content": content}
     answer = make_app(ScriptedDriver()).test_client().post("/v1/responses", json={"input": [item]})
     assert answer.status_code == 400
-    assert answer.json is not None
     assert answer.json["error"]["param"] == "input[0].encrypted_content"

@@ -307,15 +307,15 @@ def test_file_is_deleted_when_a_knowledge_base_of_it_is_gone_meanwhile(
     stores, base = here.vector_stores, here.knowledge.create("", "bridges")
     file = stores.upload("", "a.txt", "assistants", BytesIO(b"An arch."), None)
     stores.attach("", base.id, file.file_id, {}, 800, 400, auto=True)
-    attachments = stores._files.attachments
+    attached = stores._files.attached
 
-    def then_deleted(owner: str, file_id: str) -> Any:
-        found = attachments(owner, file_id)
+    def then_deleted(owner: str, **values: str) -> Any:
+        found = attached(owner, **values)
         with suppress(NotFound):
             here.knowledge.delete(owner, base.id)
         return found
 
-    monkeypatch.setattr(stores._files, "attachments", then_deleted)
+    monkeypatch.setattr(stores._files, "attached", then_deleted)
     answer = app.test_client().delete(path.format(file=file.file_id))
     assert answer.status_code == 200, answer.text
     assert stores.files("") == []

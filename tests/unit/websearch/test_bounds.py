@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import time
 
-from proxy.websearch import engines, passages, search
-from proxy.websearch.engines import Engine
-from proxy.websearch.search import WebSearch
+from proxy.websearch import engines
+from proxy.websearch.engines import Engine, WebSearch
 
 from .conftest import Web
 
@@ -15,38 +14,28 @@ from .conftest import Web
 def test_number_of_concurrent_searches_is_bounded(web: Web) -> None:
     found = [
         {"title": f"{i}", "url": f"https://{i}.example/", "content": "x" * 2 * engines.LONGEST}
-        for i in range(search.MOST + 5)
+        for i in range(engines.MOST + 5)
     ]
     web.json("/search", json.dumps({"results": found}))
     engine = Engine("searxng", web.url)
-    searching = WebSearch([engine], seconds=60, clock=time.monotonic, open_only=False)
-    many = searching.search("x" * (search.MOST_QUERY + 5), count=100)
-    assert len(many) == search.MOST
+    searching = WebSearch([engine], seconds=60, clock=time.monotonic)
+    many = searching.search("x" * (engines.MOST_QUERY + 5), count=100)
+    assert len(many) == engines.MOST
     assert {len(one.snippet) for one in many} == {engines.LONGEST}
     _, path, _, _ = web.seen[0]
-    assert path.count("x") == search.MOST_QUERY
+    assert path.count("x") == engines.MOST_QUERY
     searching.close()
 
 
 def test_number_of_cached_searches_is_bounded(web: Web) -> None:
     web.json("/search", json.dumps({"results": []}))
-    searching = WebSearch(
-        [Engine("searxng", web.url)], seconds=60, clock=time.monotonic, open_only=False
-    )
+    searching = WebSearch([Engine("searxng", web.url)], seconds=60, clock=time.monotonic)
     for number in range(3):
         searching.search(f"{number}")
     kept, (value, *_) = searching._kept, searching._kept.values()
-    for number in range(search.KEPT - 3):
-        kept["", f"made {number}", 1, False] = value
-    assert len(kept) == search.KEPT
+    for number in range(engines.KEPT - 3):
+        kept["", f"made {number}", 1] = value
+    assert len(kept) == engines.KEPT
     searching.search("one more")
-    assert len(kept) == search.KEPT and ("searxng", "0", 5, False) not in kept
+    assert len(kept) == engines.KEPT and ("searxng", "0", 5) not in kept
     searching.close()
-
-
-def test_length_of_page_text_is_bounded() -> None:
-    for size in (passages.MOST_TEXT, passages.MOST_TEXT + 1):
-        data = ("x" * (size - 1) + "y").encode()
-        text = passages.text_of(data, "text/plain")
-        assert len(text) == passages.MOST_TEXT
-        assert text.endswith("y") is (size == passages.MOST_TEXT)

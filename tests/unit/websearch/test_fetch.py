@@ -1,4 +1,4 @@
-"""What a web server can do to who fetches a page of it: nothing but fail."""
+"""What a web server can do to who asks it: nothing but fail."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import time
 import pytest
 
 from proxy.errors import UpstreamFault, UpstreamTimeout
-from proxy.websearch.fetch import LARGEST, WebPage, fetch
-from proxy.websearch.guard import EngineRequest
+from proxy.websearch.fetch import LARGEST, EngineRequest, WebPage, fetch
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 from tests.unit.backends.rawserver import LAST_CHUNK, RawServer, chunk, head
+
+from .conftest import Web
 
 FORM = FORMS[0]  # those plays are made for drivers; no page has a form
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -20,7 +21,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 def fetched(play: Play | bytes, seconds: float = 60) -> WebPage:
     step = play if isinstance(play, bytes) else lambda sock: play(sock, FORM)
     with RawServer([step]) as server:
-        return fetch(EngineRequest(server.url + "/"), seconds, open_only=False)
+        return fetch(EngineRequest(server.url + "/"), seconds)
 
 
 @pytest.mark.parametrize("status", [b"102 Processing", b"103 Early Hints"])
@@ -53,8 +54,7 @@ def test_dripping_server_is_abandoned_at_the_deadline(start: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"", b"SSH-2.0\r\n", b"HTTP/1.1 200", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"],
+    "data", [b"", b"SSH-2.0\r\n", b"HTTP/1.1 200", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"]
 )
 def test_missing_answer_is_an_error(data: bytes) -> None:
     def play(sock: socket.socket, _: object) -> None:
@@ -63,6 +63,21 @@ def test_missing_answer_is_an_error(data: bytes) -> None:
 
     with pytest.raises(UpstreamFault):
         fetched(play)
+
+
+def test_silent_server_is_abandoned_and_no_redirect_is_followed(web: Web) -> None:
+    web.silent.add("/slow")
+    with pytest.raises(UpstreamTimeout):
+        fetch(EngineRequest(web.url + "/slow"), 0.3)
+    web.pages["/"] = 302, {"Location": "/secret"}, b""
+    assert fetch(EngineRequest(web.url), 60).status == 302
+    assert [path for _, path, _, _ in web.seen] == ["/slow", "/"]
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://", "gopher://x", "http://x/\n"])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(UpstreamFault, match="invalid"):
+        fetch(EngineRequest(url), 5)
 
 
 def test_chunked_body_and_body_until_close_are_read() -> None:

@@ -12,9 +12,7 @@ import pytest
 from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.confinement import landlock
-from proxy.websearch.engines import Metasearch
-from proxy.websearch.guard import WebResult
-from proxy.websearch.search import WebSearch
+from proxy.websearch.engines import Metasearch, WebResult, WebSearch
 
 LIBRARY = """
 import time

@@ -18,9 +18,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.runtime.cancel import Cancel
-from proxy.websearch.engines import Engine, from_library
-from proxy.websearch.guard import WebResult
-from proxy.websearch.search import WebSearch
+from proxy.websearch.engines import Engine, WebResult, WebSearch, from_library
 
 from .conftest import Web
 
@@ -39,7 +37,7 @@ FOUND = (
 
 
 def searching(*engines: Engine, seconds: float = 60) -> WebSearch:
-    return WebSearch(engines, seconds=seconds, clock=time.monotonic, open_only=False)
+    return WebSearch(engines, seconds=seconds, clock=time.monotonic)
 
 
 def test_searxng_json_results_are_parsed(web: Web) -> None:
@@ -142,23 +140,6 @@ def test_search_results_are_cached_for_a_while(web: Web) -> None:
     assert len(web.seen) == 1
     now[0] = 1000
     assert search.remembered("ships") == ()
-
-
-def test_pages_are_read_and_fitting_passages_selected(web: Web) -> None:
-    filler = "".join(f"<p>Nothing of note happened in the year {1000 + i}.</p>" for i in range(200))
-    page = web.page("/long", f"<script>harbour</script>{filler}<p>The harbour freezes.</p>{filler}")
-    gone = web.url + "/gone"
-    entries = [
-        {"title": "long", "url": page, "content": "short"},
-        {"title": "gone", "url": gone, "content": "its snippet"},
-    ]
-    web.json("/search", json.dumps({"results": entries}))
-    first, second = searching(Engine("searxng", web.url)).search(
-        "when does the harbour freeze", split=True
-    )
-    assert "The harbour freezes." in first.snippet
-    assert len(first.snippet) < 3000
-    assert second.snippet == "its snippet"
 
 
 def test_hostile_snippet_is_treated_as_text() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
-from proxy.wire.router import LONGEST, MOST, Listed, RouterEvent, event, forgotten, listed, room
+from proxy.wire.router import LONGEST, MOST, Listed, event, forgotten, listed, room
 
 
-def entry(name: str, value: str, **status: Any) -> dict[str, Any]:
+def entry(name: object, value: str, **status: Any) -> dict[str, Any]:
     return {"id": name, "object": "model", "status": {"value": value, **status}}
 
 
@@ -33,17 +32,6 @@ def test_models_are_listed_with_status_and_instance() -> None:
     }
 
 
-def test_failed_load_has_its_own_status() -> None:
-    found = listed({"data": [entry("a", "unloaded", failed=True, exit_code=1)]})
-    assert found == {"a": Listed(name="a", status="failed", exit_code=1)}
-
-
-def test_downloading_model_is_not_served() -> None:
-    assert listed({"data": [entry("a", "downloading"), entry("b", "sleeping")]}) == {
-        "b": Listed(name="b", status="sleeping")
-    }
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -60,28 +48,36 @@ def test_answer_of_another_server_is_not_a_router(answer: object) -> None:
     assert listed(answer) is None
 
 
-def test_router_may_have_no_models() -> None:
-    assert listed({"data": []}) == {}
-
-
-@pytest.mark.parametrize("name", ["", None, 5, "x" * (LONGEST + 1)])
-def test_model_without_usable_name_is_dropped(name: Any) -> None:
-    assert listed({"data": [entry(name, "loaded"), entry("b", "loaded")]}) == {
-        "b": Listed(name="b", status="loaded")
-    }
-
-
-def test_fields_of_wrong_type_count_as_absent() -> None:
-    answer = {
-        "data": [
-            {
-                **entry("a", "loaded", args={"--port": 1}, exit_code="1"),
-                "aliases": "small",
-                "architecture": {"input_modalities": "image"},
-            }
-        ]
-    }
-    assert listed(answer) == {"a": Listed(name="a", status="loaded")}
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([], []),
+        (
+            [entry("a", "unloaded", failed=True, exit_code=1)],
+            [Listed(name="a", status="failed", exit_code=1)],
+        ),
+        (
+            [entry("a", "downloading"), entry("b", "sleeping")],
+            [Listed(name="b", status="sleeping")],
+        ),
+        ([entry(name, "loaded") for name in ("", None, 5, "x" * (LONGEST + 1))], []),
+        (
+            [
+                {
+                    **entry("a", "loaded", args={"--port": 1}, exit_code="1"),
+                    "aliases": "small",
+                    "architecture": {"input_modalities": "image"},
+                }
+            ],
+            [Listed(name="a", status="loaded")],
+        ),
+    ],
+    ids=["none", "failed", "downloading", "unusable names", "wrong types"],
+)
+def test_models_that_can_be_requested_are_listed(
+    entries: list[dict[str, Any]], expected: list[Listed]
+) -> None:
+    assert listed({"data": entries}) == {model.name: model for model in expected}
 
 
 def test_number_of_models_is_bounded() -> None:
@@ -90,31 +86,19 @@ def test_number_of_models_is_bounded() -> None:
     assert len(found) == MOST
 
 
-def test_events_have_status_and_progress() -> None:
-    stages = ["text_model", "mmproj_model"]
-    progress = {"stages": stages, "current": "mmproj_model", "value": 0.5}
-    data = {"status": "loading", "progress": progress}
-    told = {"model": "a", "event": "status_change", "data": data}
-    assert event(msgspec.json.encode(told)) == RouterEvent(
-        name="a", status="loading", progress=0.75
-    )
-    assert event(b'{"model": "*", "event": "models_reload"}') == RouterEvent(name="*")
-    assert event(b'{"model": "a", "data": {"status": "unloaded", "exit_code": 0}}') == RouterEvent(
-        name="a", status="unloaded"
-    )
-
-
-@pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b'{"model": 1}', b"\xff", b"nonsense"])
-def test_malformed_router_event_is_ignored(payload: bytes) -> None:
-    assert event(payload) is None
-
-
 @pytest.mark.parametrize(
-    "progress", [{}, {"value": "half"}, {"value": 0.5, "stages": [], "current": "a"}, "all"]
+    ("payload", "change"),
+    [
+        (b'{"model": "a", "data": {"status": "unloaded", "exit_code": 0}}', ("a", "unloaded")),
+        (b'{"model": "*", "event": "models_reload"}', ("*", "")),
+        *(
+            (payload, None)
+            for payload in (b"", b"[]", b"{}", b'{"model": 1}', b"\xff", b"nonsense")
+        ),
+    ],
 )
-def test_unusable_progress_is_ignored(progress: Any) -> None:
-    told = {"model": "a", "data": {"status": "loading", "progress": progress}}
-    assert event(msgspec.json.encode(told)) == RouterEvent(name="a", status="loading")
+def test_events_name_a_model_and_its_status(payload: bytes, change: object) -> None:
+    assert event(payload) == change
 
 
 def at(status: str, instance: str) -> Listed:

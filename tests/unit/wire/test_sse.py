@@ -55,11 +55,6 @@ def test_fast_decoder_gives_the_same_events(name: str, size: int) -> None:
     assert events + decoder.close() == expected
 
 
-def test_fast_decoder_is_used_for_plain_events() -> None:
-    assert sse.Decoder().plain(b"data: 1\n\ndata: 2\n\nda") == [b"1", b"2"]
-    assert sse.Decoder().plain(b"event: x\ndata: 1\n\n") is None
-
-
 def test_stream_truncated_inside_a_line_is_an_error() -> None:
     decoder = sse.Decoder()
     assert decoder.feed(b'data: {"a"') == []
@@ -88,9 +83,3 @@ def test_any_data_survives_any_split(payloads: list[bytes], cuts: list[int], end
         at, i = at + step, i + 1
     got += decoder.close()
     assert got == [("", p) for p in payloads]
-
-
-def test_encoded_data_decodes_to_the_same() -> None:
-    decoder = sse.Decoder()
-    raw = sse.HEARTBEAT + sse.encode(b"{}") + sse.encode(b"1", "x") + sse.DONE
-    assert decoder.feed(raw) == [("", b"{}"), ("x", b"1"), ("", b"[DONE]")]

@@ -8,44 +8,35 @@ its client searches right after an upload.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 from urllib.parse import quote
 
 from flask import Response, request
 
-from ....errors import Forbidden, GatewayError, InvalidParameter, NotFound
-from ....store.records import Base, Chunk, Document, Splitting
+from ....errors import Forbidden, GatewayError, NotFound
+from ....store.records import Base, Document, Splitting
 from ....web import permissions
 from ....web.form import MultipartForm, UploadedPart, read_form
 from ....web.observability import Record
 from ....web.routes import SSE
 from ....web.services import Services
 from ....web.spine import passthrough
-from .. import bases, params
-from ..answer import error_of_list, files_failed, ok
-from .view import (
-    Documents,
-    DocumentStream,
-    RequestContext,
-    Taken,
-    api,
-    json_body,
-    json_value,
-    respond,
-    route,
-)
-
-if TYPE_CHECKING:  # the extra `knowledge`
-    from ....knowledge.index.records import Hit
+from ...fields import entry
+from ..answer import error_of_list, ok
+from ..bodies import BASE, BODIES, FILE
+from .view import Documents, RequestContext, Taken, blueprint, json_value, respond, route
 
 PATIENCE = 120.0  # seconds an upload waits until its files are read
 LOOK = 0.1
 OVER = ("ready", "failed", "cancelled")
 WRITTEN = (".txt", ".md")  # kinds of files whose chunks the client may write
+# Media types under which browsers may show an uploaded file: none of them can run scripts.
+SHOWN = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/plain", "csv": "text/plain"}
 
-Failures = list[tuple[str, str]]  # names and reasons
+Failures = dict[str, str]  # reasons by name
+Cut = tuple[int, int]
 
 
 class OwnerBases:
@@ -64,7 +55,7 @@ class OwnerBases:
         self._models = (services.local_embedder or services.embedder).registry.names
 
     def names(self) -> list[str]:
-        return [one.name for one in self.knowledge.bases(self.owner) if not one.temporary]
+        return [base.name for base in self.knowledge.bases(self.owner) if not base.temporary]
 
     def create(self, name: str, model: str) -> BaseHandle:
         """Create a base. An unknown embedding model is the client's default and is ignored. Raises
@@ -74,18 +65,9 @@ class OwnerBases:
         known = model if model in self._models() else None
         return BaseHandle(self, self.knowledge.create(self.owner, name, embedding_model=known))
 
-    def shelf(self, name: str) -> BaseHandle:
+    def base(self, name: str) -> BaseHandle:
         """Return a base by name or id. Raises NotFound."""
         return BaseHandle(self, self.knowledge.base(self.owner, name))
-
-    def shelf_or_new(self, name: str, model: str | None) -> BaseHandle:
-        """Return a base, or create it with this embedding model ("": any) unless that is None."""
-        try:
-            return self.shelf(name)
-        except NotFound:
-            if model is None:
-                raise
-            return self.create(name, model)
 
     def temporary(self, base_id: str) -> BaseHandle:
         """Return the base for the files of one chat: a new one, or that of an earlier upload if its
@@ -99,69 +81,44 @@ class OwnerBases:
 
 
 class BaseHandle:
-    """One knowledge base."""
+    """One knowledge base. If a file fails, methods for several continue with the next one, and
+    return the reasons."""
 
     def __init__(self, library: OwnerBases, base: Base) -> None:
-        self._knowledge = library.knowledge
-        self._owner = library.owner
-        self._base = base
+        self.knowledge = library.knowledge
+        self.owner = library.owner
+        self.id = base.id
 
-    @property
-    def id(self) -> str:
-        return self._base.id
+    def documents(self) -> tuple[Document, ...]:
+        return self.knowledge.documents(self.owner, self.id)
 
-    def delete(self) -> None:
-        self._knowledge.delete(self._owner, self.id)
+    def document(self, name: str) -> Document:
+        """Return a document by name or id. Raises NotFound."""
+        for document in self.documents():
+            if name in (document.filename, document.id):
+                return document
+        raise NotFound(f"this knowledge base has no file {name[:200]}")
 
-    def describe(self, info: str) -> None:
-        self._knowledge.describe(self._owner, self.id, info)
-
-    def names(self) -> list[str]:
-        return [one.filename for one in self._documents()]
-
-    def search(self, query: str, top_k: int, score: float | None) -> tuple[Hit, ...]:
-        return self._knowledge.search(
-            self._owner, [self.id], query, top_k=top_k, score_threshold=score
-        )
-
-    def chunks(self, name: str) -> tuple[Chunk, ...]:
-        """Raises NotFound."""
-        return self._knowledge.chunks(self._owner, self._document(name).id)
-
-    def edit(self, chunk_id: str, text: str) -> None:
-        """Replace a chunk's text; an empty text deletes the chunk. Raises NotFound."""
-        self._knowledge.edit_chunk(self._owner, chunk_id, text)
-
-    def original(self, name: str) -> tuple[str, int, Iterator[bytes]]:
-        """Return a file's name, its size in bytes, and its bytes in pieces. Raises NotFound."""
-        document = self._document(name)
-        data = self._knowledge.original(self._owner, document.id)
-        return document.filename, document.size, data
-
-    # If a file fails, the following methods continue with the next one.
-
-    def add(
-        self, uploads: Iterable[UploadedPart], cut: bases.Splitting, *, replace: bool
-    ) -> Failures:
+    def add(self, uploads: Iterable[UploadedPart], cut: Cut, *, replace: bool) -> Failures:
         """Add files and wait until they are read."""
-        there = set() if replace else set(self.names())
-        named = {one.name: one.data for one in uploads}
+        there = set() if replace else {document.filename for document in self.documents()}
+        data = {upload.name: upload.data for upload in uploads}
 
         def add(name: str) -> Document:
             if name in there:
                 raise Taken("a file with this name already exists")
-            return self._add(name, named[name], cut, replace)
+            return self._add(name, data[name], cut, replace)
 
-        return self._each_read(named, add)
+        return self._each_read(data, add)
 
-    def again(self, names: Iterable[str], cut: bases.Splitting) -> Failures:
+    def read_again(self, names: Iterable[str], cut: Cut) -> Failures:
         """Read and split uploaded files again."""
 
-        def again(name: str) -> Document:
-            document = self._document(name)
-            return self._knowledge.read_again(self._owner, self.id, document.id, _splitting(cut))
+        def begin(name: str) -> Document:
+            document = self.document(name)
+            return self.knowledge.read_again(self.owner, self.id, document.id, Splitting(*cut))
 
-        return self._each_read(names, again)
+        return self._each_read(names, begin)
 
     def write(self, pieces: Mapping[str, tuple[str, ...]]) -> Failures:
         """Add files whose chunks the client has written."""
@@ -169,255 +126,252 @@ class BaseHandle:
         def write(name: str) -> Document:
             if not name.lower().endswith(WRITTEN):
                 raise Taken(f"chunks may be supplied only for {' and '.join(WRITTEN)} files")
-            texts = pieces[name]
-            longest = max(map(len, texts), default=1)
-            data = BytesIO("\n\n".join(texts).encode())
-            return self._add(name, data, bases.Splitting(longest, 0), replace=True)
+            longest = max(map(len, pieces[name]), default=1)
+            data = BytesIO("\n\n".join(pieces[name]).encode())
+            return self._add(name, data, (longest, 0), replace=True)
 
         return self._each_read(pieces, write)
 
     def remove(self, names: Iterable[str]) -> Failures:
         return _each(
-            names,
-            lambda name: self._knowledge.remove(self._owner, self.id, self._document(name).id),
+            names, lambda name: self.knowledge.remove(self.owner, self.id, self.document(name).id)
         )
 
     def hide(self, names: Iterable[str]) -> Failures:
         """Keep the files, but exclude them from searches until they are read again."""
 
-        def one(name: str) -> None:
-            for chunk in self.chunks(name):
-                self.edit(chunk.id, "")
+        def hide(name: str) -> None:
+            for chunk in self.knowledge.chunks(self.owner, self.document(name).id):
+                self.knowledge.edit_chunk(self.owner, chunk.id, "")
 
-        return _each(names, one)
+        return _each(names, hide)
 
-    def rebuild(self, cut: bases.Splitting) -> Documents:
+    def rebuild(self, cut: Cut) -> Documents:
         """Read and split all files again, and yield a document for each step."""
-        names = self.names()
-        job_id = self._knowledge.rebuild(self._owner, self.id, _splitting(cut)).id
-        reported = 0
-        for job in self._knowledge.watch(self._owner, job_id):
-            while reported < min(job.done, len(names)):
-                yield bases.progress(len(names), reported, names[reported])
+        names = [document.filename for document in self.documents()]
+        job_id = self.knowledge.rebuild(self.owner, self.id, Splitting(*cut)).id
+        total, reported = len(names), 0
+        for job in self.knowledge.watch(self.owner, job_id):
+            for name in names[reported : job.done]:
+                step = {"total": total, "finished": reported, "doc": name}
                 reported += 1
-        for document in self._documents():
+                yield {"code": 200, "msg": f"({reported} / {total}): {name}", **step}
+        for document in self.documents():
             if document.status == "failed":
-                yield bases.unreadable(document.filename, document.error)
+                yield {"code": 500, "msg": f"{document.filename}: {document.error}"}
 
-    def _add(self, name: str, data: IO[bytes], cut: bases.Splitting, replace: bool) -> Document:
-        return self._knowledge.add(
-            self._owner, self.id, name, data, _splitting(cut), replace=replace
-        )
-
-    def _documents(self) -> tuple[Document, ...]:
-        return self._knowledge.documents(self._owner, self.id)
-
-    def _document(self, name: str) -> Document:
-        """Return a document by name or id. Raises NotFound."""
-        for one in self._documents():
-            if name in (one.filename, one.id):
-                return one
-        raise NotFound(f"this knowledge base has no file {name[:200]}")
+    def _add(self, name: str, data: IO[bytes], cut: Cut, replace: bool) -> Document:
+        return self.knowledge.add(self.owner, self.id, name, data, Splitting(*cut), replace=replace)
 
     def _each_read(self, names: Iterable[str], begin: Callable[[str], Document]) -> Failures:
-        """Call `begin` for each name and wait until the documents are read; return the files that
-        could not be read, with reasons."""
+        """Call `begin` for each name and wait until the documents are read."""
         began: list[Document] = []
         failed = _each(names, lambda name: began.append(begin(name)))
         end = time.monotonic() + PATIENCE
         for document in began:
             while document.status not in OVER and time.monotonic() < end:
                 time.sleep(LOOK)
-                document = self._knowledge.document(self._owner, self.id, document.id)
+                document = self.knowledge.document(self.owner, self.id, document.id)
             if document.status not in OVER:
-                failed.append((document.filename, "the file is still being processed"))
+                failed[document.filename] = "the file is still being processed"
             elif document.status != "ready":
-                failed.append(
-                    (document.filename, document.error or "the document could not be read")
-                )
+                failed[document.filename] = document.error or "the document could not be read"
         return failed
-
-
-def _splitting(cut: bases.Splitting) -> Splitting:
-    return Splitting(cut.size, cut.overlap)
 
 
 def _each(names: Iterable[str], act: Callable[[str], None]) -> Failures:
     """Call `act` for each name; return the failed names with their errors."""
-    failed = []
+    failed = {}
     for name in names:
         try:
             act(name)
         except GatewayError as error:
-            failed.append((name, error.message))
+            failed[name] = error.message
     return failed
 
 
-bases_api = api("bases", __name__, url_prefix="/knowledge_base")
+def _failures(failed: Failures, msg: str) -> dict[str, Any]:
+    return ok({"failed_files": failed}, msg)
 
 
-@route(bases_api, "GET", "/list_knowledge_bases", shape=error_of_list)
-def listed(services: Services, record: Record) -> Any:
+@route("GET", "/knowledge_base/list_knowledge_bases", shape=error_of_list)
+def list_knowledge_bases(services: Services, record: Record) -> Any:
     """The knowledge bases."""
     return ok(OwnerBases(services, record.key).names())
 
 
-@route(bases_api, "POST", "/create_knowledge_base", body="ChatchatNewBase")
-def create(services: Services, record: Record) -> Any:
+@route("POST", "/knowledge_base/create_knowledge_base", body="ChatchatNewBase")
+def create_knowledge_base(services: Services, record: Record, base: str, model: str) -> Any:
     """Create a knowledge base."""
-    wanted = bases.create(json_body(services))
-    OwnerBases(services, record.key).create(wanted.name, wanted.model)
-    return ok(msg=f"knowledge base {wanted.name} created")
+    OwnerBases(services, record.key).create(base, model)
+    return ok(msg=f"knowledge base {base} created")
 
 
-@route(bases_api, "POST", "/delete_knowledge_base", body="ChatchatBase")
-def delete(services: Services, record: Record) -> Any:
+@route("POST", "/knowledge_base/delete_knowledge_base", body="ChatchatBase", parses=False)
+def delete_knowledge_base(services: Services, record: Record) -> Any:
     """Delete a knowledge base; the body may also be its name as a JSON string."""
-    name = bases.named(json_value(services))
-    OwnerBases(services, record.key).shelf(name).delete()
+    value = json_value(services)
+    name = BASE.parse(
+        {"knowledge_base_name": value} if type(value) is str else entry(value, "the body")
+    )["base"]
+    bases = OwnerBases(services, record.key)
+    bases.knowledge.delete(bases.owner, bases.base(name).id)
     return ok(msg=f"knowledge base {name} deleted")
 
 
-@route(bases_api, "POST", "/update_info", body="ChatchatBaseInfo")
-def update_info(services: Services, record: Record) -> Any:
+@route("POST", "/knowledge_base/update_info", body="ChatchatBaseInfo")
+def update_info(services: Services, record: Record, base: str, info: str) -> Any:
     """Describe a knowledge base."""
-    wanted = bases.info(json_body(services))
-    OwnerBases(services, record.key).shelf(wanted.base).describe(wanted.info)
-    return ok(msg=f"description of knowledge base {wanted.base} updated")
+    bases = OwnerBases(services, record.key)
+    bases.knowledge.describe(bases.owner, bases.base(base).id, info)
+    return ok(msg=f"description of knowledge base {base} updated")
 
 
-@route(bases_api, "POST", "/search_docs", body="ChatchatSearch")
-def search(services: Services, record: Record) -> Any:
+@route("POST", "/knowledge_base/search_docs", body="ChatchatSearch")
+def search_docs(
+    services: Services,
+    record: Record,
+    base: str,
+    query: str,
+    file: str,
+    top_k: int,
+    score_threshold: float | None,
+) -> Any:
     """Passages that fit a query.
 
     Return a bare list without the wrapper, as the original does."""
-    wanted = bases.search(json_body(services))
     try:
-        shelf = OwnerBases(services, record.key).shelf(wanted.base)
+        handle = OwnerBases(services, record.key).base(base)
     except NotFound:
         return []
-    if wanted.query:
-        score = params.nearness(wanted.score_threshold)
-        hits = shelf.search(wanted.query, wanted.top_k, score)
+    knowledge, owner = handle.knowledge, handle.owner
+    if query:
+        hits = knowledge.search(
+            owner, [handle.id], query, top_k=top_k, score_threshold=score_threshold
+        )
         return [
-            bases.document(one.chunk_id, one.filename, one.place, one.text, one.distance)
-            for one in hits
+            _document(hit.chunk_id, hit.filename, hit.place, hit.text, hit.distance) for hit in hits
         ]
-    chunks = shelf.chunks(wanted.file) if wanted.file else ()
-    return [bases.document(one.id, wanted.file, one.place, one.text) for one in chunks]
+    chunks = knowledge.chunks(owner, handle.document(file).id) if file else ()
+    # The distance is Chatchat's value for a listed chunk.
+    return [_document(chunk.id, file, chunk.place, chunk.text, 3.0) for chunk in chunks]
 
 
-@route(bases_api, "POST", "/update_docs_by_id", body="ChatchatEdit")
-def edit(services: Services, record: Record) -> Any:
+def _document(key: str, name: str, place: str, content: str, distance: float) -> dict[str, Any]:
+    """A chunk as langchain's Document."""
+    return {
+        "page_content": content,
+        "metadata": {"source": name, "id": key, "place": place},
+        "type": "Document",
+        "id": key,
+        "score": distance,
+    }
+
+
+@route("POST", "/knowledge_base/update_docs_by_id", body="ChatchatEdit")
+def update_docs_by_id(services: Services, record: Record, base: str, texts: dict[str, str]) -> Any:
     """Change chunks."""
-    wanted = bases.edit(json_body(services))
-    shelf = OwnerBases(services, record.key).shelf(wanted.base)
-    for key, text in wanted.texts.items():
-        shelf.edit(key, text)
+    handle = OwnerBases(services, record.key).base(base)
+    for chunk_id, text in texts.items():
+        handle.knowledge.edit_chunk(handle.owner, chunk_id, text)
     return ok(msg="chunks updated")
 
 
-@bases_api.post("/recreate_vector_store", body="ChatchatRebuild", streams=SSE)
-def recreate() -> Response:
+@blueprint.post("/knowledge_base/recreate_vector_store", body="ChatchatRebuild", streams=SSE)
+def recreate_vector_store() -> Response:
     """Read all documents again."""
     return respond(_recreate)
 
 
-def _recreate(call: RequestContext) -> DocumentStream:
-    wanted = bases.recreate(call.body)
-    library = OwnerBases(call.services, call.owner)
-    shelf = library.shelf_or_new(wanted.base, wanted.model if wanted.create else None)
-    return DocumentStream(True, shelf.rebuild(wanted.cut))
+def _recreate(call: RequestContext) -> tuple[bool, Documents]:
+    values = BODIES["ChatchatRebuild"].parse(call.body)
+    bases = OwnerBases(call.services, call.record.key)
+    try:
+        base = bases.base(values["base"])
+    except NotFound:
+        if not values["create"]:
+            raise
+        base = bases.create(values["base"], values["model"])
+    return True, base.rebuild(values["cut"])
 
 
 # Files of knowledge bases (upload, list, reload, download, delete), and files uploaded to a chat.
-files_api = api("files", __name__, url_prefix="/knowledge_base")
-
-# Media types under which browsers may show an uploaded file: none of them can run scripts.
-SHOWN = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/plain", "csv": "text/plain"}
-SANDBOX = ("Content-Security-Policy", "sandbox")
 
 
-@route(files_api, "GET", "/list_files", shape=error_of_list)
-def listed_files(services: Services, record: Record) -> Any:
+@route("GET", "/knowledge_base/list_files", shape=error_of_list)
+def list_files(services: Services, record: Record) -> Any:
     """The documents of a base."""
-    return ok(OwnerBases(services, record.key).shelf(_asked_base()).names())
+    base = OwnerBases(services, record.key).base(BASE.parse(request.args)["base"])
+    return ok([document.filename for document in base.documents()])
 
 
-@route(files_api, "POST", "/upload_docs", body="ChatchatDocuments")
-def upload_files(services: Services, record: Record) -> Any:
+@route("POST", "/knowledge_base/upload_docs", body="ChatchatDocuments", parses=False)
+def upload_docs(services: Services, record: Record) -> Any:
     """Upload documents."""
     with _form(services) as form:
-        wanted = bases.upload(form.fields)
-        shelf = OwnerBases(services, record.key).shelf(wanted.base)
-        failed = shelf.add(
-            [one for one in form.files if one.name not in wanted.pieces],
-            wanted.cut,
-            replace=wanted.override,
-        )
-    failed += shelf.write(wanted.pieces)
-    if not wanted.indexed:
-        shelf.hide(one.name for one in form.files)
-    return files_failed(failed, "files uploaded")
+        values = BODIES["ChatchatDocuments"].parse(form.fields)
+        base, pieces = OwnerBases(services, record.key).base(values["base"]), values["pieces"]
+        uploads = [upload for upload in form.files if upload.name not in pieces]
+        failed = base.add(uploads, values["cut"], replace=values["override"])
+    failed |= base.write(pieces)
+    if not values["indexed"]:
+        base.hide(upload.name for upload in form.files)
+    return _failures(failed, "files uploaded")
 
 
-@route(files_api, "POST", "/upload_temp_docs", body="ChatchatChatFiles")
-def upload_temporary(services: Services, record: Record) -> Any:
+@route("POST", "/knowledge_base/upload_temp_docs", body="ChatchatChatFiles", parses=False)
+def upload_temp_docs(services: Services, record: Record) -> Any:
     """Upload documents for a chat about files."""
     with _form(services) as form:
-        wanted = bases.temporary(form.fields)
-        shelf = OwnerBases(services, record.key).temporary(wanted.base)
-        failed = shelf.add(form.files, wanted.cut, replace=True)
-    return ok({"id": shelf.id, "failed_files": [{name: why} for name, why in failed]})
+        values = BODIES["ChatchatChatFiles"].parse(form.fields)
+        base = OwnerBases(services, record.key).temporary(values["base"])
+        failed = base.add(form.files, values["cut"], replace=True)
+    return ok({"id": base.id, "failed_files": [{name: why} for name, why in failed.items()]})
 
 
-@route(files_api, "POST", "/delete_docs", body="ChatchatDelete")
-def delete_files(services: Services, record: Record) -> Any:
+@route("POST", "/knowledge_base/delete_docs", body="ChatchatDelete")
+def delete_docs(
+    services: Services, record: Record, base: str, files: tuple[str, ...], content: bool
+) -> Any:
     """Delete documents."""
-    wanted = bases.delete(json_body(services))
-    shelf = OwnerBases(services, record.key).shelf(wanted.base)
-    failed = shelf.remove(wanted.files) if wanted.content else shelf.hide(wanted.files)
-    return files_failed(failed, "files deleted")
+    handle = OwnerBases(services, record.key).base(base)
+    return _failures(handle.remove(files) if content else handle.hide(files), "files deleted")
 
 
-@route(files_api, "POST", "/update_docs", body="ChatchatUpdate")
-def update(services: Services, record: Record) -> Any:
+@route("POST", "/knowledge_base/update_docs", body="ChatchatUpdate")
+def update_docs(
+    services: Services,
+    record: Record,
+    base: str,
+    files: tuple[str, ...],
+    cut: Cut,
+    pieces: Mapping[str, tuple[str, ...]],
+) -> Any:
     """Read documents again."""
-    wanted = bases.update(json_body(services))
-    shelf = OwnerBases(services, record.key).shelf(wanted.base)
-    failed = shelf.again([one for one in wanted.files if one not in wanted.pieces], wanted.cut)
-    failed += shelf.write(wanted.pieces)
-    return files_failed(failed, "files will be read again")
+    handle = OwnerBases(services, record.key).base(base)
+    failed = handle.read_again([name for name in files if name not in pieces], cut)
+    return _failures(failed | handle.write(pieces), "files will be read again")
 
 
-@route(files_api, "GET", "/download_doc", answer="application/octet-stream")
-def download(services: Services, record: Record) -> Response:
+@route("GET", "/knowledge_base/download_doc", answer="application/octet-stream")
+def download_doc(services: Services, record: Record) -> Response:
     """A document as it came.
 
     With `preview`, browsers show it in place if its type is safe."""
-    shelf = OwnerBases(services, record.key).shelf(_asked_base())
-    name, size, data = shelf.original(_asked("file_name"))
-    kind = SHOWN.get(name.rpartition(".")[2].lower(), "")
+    values = FILE.parse(request.args)
+    base = OwnerBases(services, record.key).base(values["base"])
+    document = base.document(values["file"])
+    data = base.knowledge.original(base.owner, document.id)
+    kind = SHOWN.get(document.filename.rpartition(".")[2].lower(), "")
     shown = kind and request.args.get("preview", "").lower() in ("true", "1")
-    disposition = f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{quote(name, safe='')}"
+    name = quote(document.filename, safe="")
     headers = [
-        ("Content-Length", str(size)),
-        ("Content-Disposition", disposition),
-        SANDBOX,
+        ("Content-Length", str(document.size)),
+        ("Content-Disposition", f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{name}"),
+        ("Content-Security-Policy", "sandbox"),
     ]
     return passthrough(data, kind if shown else "application/octet-stream", headers)
 
 
 def _form(services: Services) -> MultipartForm:
     return read_form(request.environ, services.settings.max_document, services.settings.max_body)
-
-
-def _asked_base() -> str:
-    return _asked("knowledge_base_name")
-
-
-def _asked(name: str) -> str:
-    value = request.args.get(name, "")
-    if not value:
-        raise InvalidParameter(name, "is missing")
-    return value

@@ -7,9 +7,10 @@ as the password of a Basic authorization, and is read from there.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
+import msgspec
 from flask import Response, request
 
 from ....errors import BadRequest, Cancelled, GatewayError, NotFound
@@ -21,10 +22,14 @@ from ....web.body import JSON
 from ....web.observability import Record
 from ....web.routes import Api, Shape
 from ....web.services import Services, current_services
-from ....web.spine import STREAM_HEADERS, passthrough
 from ....web.stream import ClosingBody
-from .. import answer, bases, schemas
+from .. import answer
 from ..answer import error_reply, status
+from ..bodies import BODIES, SCHEMAS, EmptyName, PathName
+
+View = Callable[..., Any]
+CONTENT_TYPE = "text/event-stream; charset=utf-8"  # as Chatchat's own servers send it
+encode = msgspec.json.encode
 
 
 class Taken(BadRequest):
@@ -34,29 +39,45 @@ class Taken(BadRequest):
     code = "already_exists"
 
 
-TOLD = (
-    NotFound,
-    Taken,
-    bases.EmptyName,
-    bases.PathName,
-)  # errors sent with HTTP 200; see the envelope in answer
+TOLD = (NotFound, Taken, EmptyName, PathName)  # sent with HTTP 200; see the envelope in answer
 
-
-def _answer(view: Callable[[Services, Record], Any], shape: Shape) -> Response:
-    return spine.json_view(view, shape, owner, refused)
-
-
-api = partial(
-    Api,
+blueprint = Api(
+    "chatchat",
+    __name__,
     group="chatchat",
     tag="Langchain-Chatchat",
     ledger="chatchat",
     error=error_reply,
     error_schema="ChatchatError",
-    schemas=schemas.ALL,
+    schemas=SCHEMAS,
 )
-route = partial(spine.json_route, respond=_answer)
-"""Registers a view that answers in this API's format."""
+
+
+def route(
+    method: str,
+    path: str,
+    *,
+    body: str = "",
+    parses: bool = True,
+    shape: Shape = error_reply,
+    **about: Any,
+) -> Callable[[View], View]:
+    """Register a view that answers in this API's format. It gets the services, the record, and the
+    values of the body as keywords, unless it parses the body itself."""
+
+    def respond(view: Callable[[Services, Record], Any], shape: Shape) -> Response:
+        return spine.json_view(view, shape, owner, refused)
+
+    def register(view: View) -> View:
+        @spine.json_route(blueprint, method, path, shape=shape, respond=respond, body=body, **about)
+        @wraps(view)
+        def answered(services: Services, record: Record) -> Any:
+            values = BODIES[body].parse(json_body(services)) if body and parses else {}
+            return view(services, record, **values)
+
+        return answered
+
+    return register
 
 
 def refused(error: GatewayError, shape: Shape, record: Record) -> Response:
@@ -101,62 +122,40 @@ class RequestContext(NamedTuple):
     cancel: Cancel
     body: dict[str, Any]
 
-    @property
-    def owner(self) -> str:
-        return self.record.key
-
-
-class DocumentStream(NamedTuple):
-    """`documents` is always closed."""
-
-    stream: bool
-    documents: Documents
-
-
-class StreamFormat(NamedTuple):
-    """The wire format of a document, and of all documents merged into one."""
-
-    chunk: Callable[[answer.Document], bytes]
-    content_type: str
-    whole: str
-
-
-DOCUMENTS = StreamFormat(answer.chunk, answer.CONTENT_TYPE, JSON)
-TEXT = StreamFormat(answer.plain, answer.CONTENT_TYPE, "text/plain; charset=utf-8")
-
 
 def respond(
-    view: Callable[[RequestContext], DocumentStream], form: StreamFormat = DOCUMENTS
+    view: Callable[[RequestContext], tuple[bool, Documents]], *, as_text: bool = False
 ) -> Response:
-    """Answer the current request with the stream that `view` returns."""
+    """Answer the current request with the documents that `view` returns, as a stream or whole.
+    `as_text` sends only their texts. The documents are always closed."""
     services = current_services()
     environ = request.environ
     record = Record.of(environ)
     cancel = Cancel()
     services.observer.begin(record, cancel)
+    write = _text if as_text else encode
     documents: Documents | None = None
     try:
         record.key = owner(services, environ)
         caller = services.callers.caller(record.key, environ)
-        asked = json_body(services)
+        given = json_body(services)
         record.stop = disconnect.watch(environ, cancel)
-        speech = view(RequestContext(services, record, caller, cancel, asked))
-        documents = speech.documents
-        if speech.stream:
+        streams, documents = view(RequestContext(services, record, caller, cancel, given))
+        if streams:
             first = next(documents, {})
             record.status, record.stream = 200, True
-            encoded = _encoded(first, documents, form)
+            encoded = _encoded(first, documents, write)
             parts = _Body(encoded, documents.close, partial(services.observer.finish, record))
             documents = None  # closed by the body from now on
-            return passthrough(parts, form.content_type, STREAM_HEADERS)
-        whole = form.chunk(answer.whole(documents))
+            return spine.passthrough(parts, CONTENT_TYPE, spine.STREAM_HEADERS)
+        whole = write(answer.whole(documents))
     except GatewayError as error:
         return refused(error, error_reply, record)
     finally:
         if documents is not None:
             documents.close()
     record.status = 200
-    return Response(whole, 200, content_type=form.whole)
+    return Response(whole, 200, content_type="text/plain; charset=utf-8" if as_text else JSON)
 
 
 class _Body(ClosingBody):
@@ -164,12 +163,18 @@ class _Body(ClosingBody):
     holds_slot = True
 
 
-def _encoded(first: answer.Document, rest: Documents, form: StreamFormat) -> Iterator[bytes]:
+def _text(document: answer.Document) -> bytes:
+    return str(document.get("text", "")).encode()
+
+
+def _encoded(
+    first: answer.Document, rest: Documents, write: Callable[[answer.Document], bytes]
+) -> Iterator[bytes]:
     try:
         if first:
-            yield form.chunk(first)
+            yield write(first)
         for document in rest:
-            yield form.chunk(document)
+            yield write(document)
     except GatewayError as error:
         if type(error) is not Cancelled:  # somebody reads it
-            yield answer.chunk(error_reply(error))  # shown, since its code is not 200
+            yield encode(error_reply(error))  # shown, since its code is not 200

@@ -8,21 +8,21 @@ import msgspec
 from flask import Response, request
 
 from ....errors import BadRequest, InvalidParameter, NotFound
-from ....store.responses import Stored
+from ....runtime.cancel import Cancel
+from ....store.responses import OTHERS, Stored
 from ....web import background
 from ....web.admitted import counted
 from ....web.fastpath import BodyAndHeaders, Environ, post
 from ....web.model_tables import read_request
 from ....web.observability import Record
-from ....web.permissions import check_model, permissions
 from ....web.routes import SSE, Api
 from ....web.services import Services
 from ....web.spine import completion_view, json_route, json_view
 from ... import responses
 from ... import schema_fields as doc
-from ...fields import page_of, page_reply
+from ...conversations.routes import page_of_items
 from ..request import FIELDS
-from .dialect import CompactDialect, ResponsesDialect
+from .dialect import CompactDialect, ResponsesDialect, kept_response
 from .websocket import opened
 
 blueprint = Api(
@@ -43,15 +43,12 @@ blueprint = Api(
 )
 def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A response, streamed, whole, or in the background."""
-    conversation = ResponsesDialect(services, environ)
-    return completion_view(
-        services,
-        environ,
-        conversation,
-        "resp_",
-        early=lambda raw, cancel: conversation.in_background(raw),
-        begin=conversation.begin,
-    )
+    dialect = ResponsesDialect(services, environ)
+
+    def early(raw: dict[str, Any], cancel: Cancel) -> dict[str, Any] | None:
+        return dialect.in_background(raw)
+
+    return completion_view(services, environ, dialect, "resp_", early, dialect.begin)
 
 
 @post(
@@ -87,9 +84,7 @@ def input_tokens(services: Services, record: Record) -> Any:
     """How many tokens an input has."""
     conversation = ResponsesDialect(services, request.environ)
     asked = conversation.parse(read_request(services, record, request.environ))
-    check_model(services, request.environ, asked.model)
-    barred = permissions(services, request.environ).barred_tiers
-    with counted(services, record, asked.model) as cancel:
+    with counted(services, record, asked.model) as (cancel, barred):
         asked = conversation.fitted(asked, cancel, barred)
         count = services.gateway.count(asked, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}
@@ -109,7 +104,7 @@ def read(services: Services, record: Record, key: str) -> Any:
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a stored response."""
     services.jobs.cancel(record.key, key)
-    if not services.store.delete(record.key, key):
+    if key.startswith(OTHERS) or not services.store.delete(record.key, key):
         _missing(key)
     return {"id": key, "object": "response", "deleted": True}
 
@@ -132,15 +127,12 @@ def cancel(services: Services, record: Record, key: str) -> Any:
 @json_route(blueprint, "GET", "/v1/responses/<key>/input_items", "/responses/<key>/input_items")
 def input_items(services: Services, record: Record, key: str) -> Any:
     """The input of a stored response."""
-    page = page_of(request.args)
-    items = responses.listed(msgspec.json.decode(_kept(services, record, key).items), key)
-    found = page_reply(page, items, lambda item: item["id"], lambda item: item)
-    return {**found, "first_id": found["first_id"] or "", "last_id": found["last_id"] or ""}
+    items = msgspec.json.decode(_kept(services, record, key).items)
+    return page_of_items(responses.listed(items, key))
 
 
 def _kept(services: Services, record: Record, key: str) -> Stored:
-    kept = services.store.get(record.key, key)
-    return kept if kept is not None else _missing(key)
+    return kept_response(services, record.key, key) or _missing(key)
 
 
 def _missing(key: str) -> NoReturn:

@@ -21,7 +21,7 @@ from ....core.request import CompletionRequest
 from ....errors import BadRequest, GatewayError, StoreUnavailable
 from ....gateway import Caller
 from ....runtime.cancel import Cancel
-from ....store.responses import Stored
+from ....store.responses import OTHERS, Stored
 from ....web.body import costs_much, parsed
 from ....web.observability import Record
 from ....web.services import Services
@@ -38,22 +38,17 @@ class Recent:
     """The last response of a connection: continued from there, it need not be stored."""
 
     def __init__(self) -> None:
-        self._id = ""
-        self._value: Stored | None = None
-
-    def keep(self, response_id: str, value: Stored) -> None:
-        self._id, self._value = response_id, value
+        self.id = ""
+        self.value: Stored | None = None
 
     def get(self, response_id: str) -> Stored | None:
-        return self._value if response_id == self._id else None
-
-    def forget(self, response_id: str) -> None:
-        if response_id == self._id:
-            self._value = None
+        return self.value if response_id == self.id else None
 
 
 class ResponsesDialect:
     """The dialect of one request."""
+
+    asked: responses.ParsedRequest
 
     def __init__(
         self, services: Services, environ: dict[str, Any], recent: Recent | None = None
@@ -65,7 +60,6 @@ class ResponsesDialect:
         self._begun = time.time()
         self.owner = ""
         self.cancel = Cancel()
-        self._asked: responses.ParsedRequest | None = None
         self._conversation = ""  # the id of its conversation
         self._new = 0  # items before the new ones
         self._read = 0  # bytes of stored responses read so far
@@ -78,23 +72,23 @@ class ResponsesDialect:
         self._new = len(earlier)
         # Read everything from the store before parsing: the store waits for locks of the event
         # loop, and parsing may run in another thread.
-        find = self._named(body.get("input"), _by_id(earlier)).get
+        find = self._referable(body.get("input"), earlier).get
         parse = partial(responses.parse, body, earlier, searches, find)
-        asked = parsed(parse, self._environ, self._read)
-        self._asked = asked
-        if asked.request.session:
-            return asked.request
-        return msgspec.structs.replace(asked.request, session=_beginning(earlier))
+        self.asked = parsed(parse, self._environ, self._read)
+        request = self.asked.request
+        # A continued conversation is named after the first item that has an id, which all later
+        # responses repeat.
+        return msgspec.structs.replace(request, session=request.session or _first_id(earlier))
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        whole = responses.whole(meta, self._known, completions)
+        whole = responses.whole(meta, self.asked, completions)
         self._keep(whole)
         return whole
 
     def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
-        return responses.Encoder(meta, self._known, self._keep)
+        return responses.Encoder(meta, self.asked, self._keep)
 
     def error(self, fault: GatewayError) -> dict[str, Any]:
         return responses.error(fault)
@@ -103,7 +97,7 @@ class ResponsesDialect:
         """Start the answer, including any searches and calls to MCP servers."""
         services = self._services
         self.cancel = cancel
-        if self._known.store:
+        if self.asked.store:
             services.ongoing.add(self)
         request = self.fitted(request, cancel, caller.may.barred_tiers)
         if not request.runs_tools:
@@ -116,7 +110,7 @@ class ResponsesDialect:
         """Drop the oldest messages if the request allows it and the model's context is too small
         for all. Backends outside of the `barred` tiers count them. Raises Cancelled and everything
         that `Gateway.count` raises."""
-        if not self._known.shortens:
+        if not self.asked.shortens:
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
@@ -138,121 +132,96 @@ class ResponsesDialect:
         record.user, record.team = caller.user, caller.team
         self.cancel = cancel = Cancel()
         services.ongoing.add(self)
-
-        def answering() -> EventSource:
-            return self.begin(request, cancel, caller)
-
+        answering = partial(self.begin, request, cancel, caller)
         return services.jobs.begin(
-            self.owner, meta, self._known, record, cancel, answering, self._begun, self._add
+            self.owner, meta, self.asked, record, cancel, answering, self._begun, self._add
         )
-
-    @property
-    def _known(self) -> responses.ParsedRequest:
-        assert self._asked is not None, "it was parsed first"
-        return self._asked
 
     def _earlier(self, body: Mapping[str, Any]) -> tuple[Any, ...]:
         self._conversation = responses.conversations.named(body)
         if self._conversation:
             kept = kept_conversation(self._services, self.owner, self._conversation)
-            return tuple(self._items(kept.items, "conversation"))
+            return tuple(self._decoded(kept.items, "conversation"))
         previous = fields.text(body, "previous_response_id")
         if not previous:
             return ()
         recent = self._recent.get(previous) if self._recent is not None else None
-        found = recent or self._services.store.get(self.owner, previous)
-        if found is None:
+        stored = recent or kept_response(self._services, self.owner, previous)
+        if stored is None:
             raise BadRequest(
                 f"no such response: {previous[:100]!r}",
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        output, items = self._decoded(found, "previous_response_id")
-        return (*items, *output)
+        output = self._decoded(stored.response, "previous_response_id")["output"]
+        return (*self._decoded(stored.items, "previous_response_id"), *output)
 
-    def _named(self, given: Any, items_by_id: dict[str, Any]) -> dict[str, Any]:
-        """Return the items that the input may reference, by id: those given, and output or input
+    def _referable(self, given: Any, earlier: Sequence[Any]) -> dict[str, Any]:
+        """Return the items that the input may reference, by id: earlier ones, and output or input
         items of stored responses. Each response is read once."""
-        known: set[str] = set()
+        by_id = {item["id"]: item for item in earlier if type(item) is dict and "id" in item}
+        keys = set()
         for item in given if type(given) is list else ():
-            named = item.get("id") if type(item) is dict else None
-            if type(named) is not str or item.get("type") != "item_reference":
-                continue
-            if named in items_by_id:
-                continue
-            key = responses.response_id(named)
-            if key in known:
-                continue
-            known.add(key)
-            kept = self._services.store.get(self.owner, key)
-            if kept is None:
-                return items_by_id  # the request will be refused because of this item
-            output, items = self._decoded(kept, "input")
-            for one in (*output, *responses.listed(items, key)):
-                if "id" in one:
-                    items_by_id.setdefault(one["id"], one)
-        return items_by_id
+            match item:
+                case {"type": "item_reference", "id": str(name)} if name not in by_id:
+                    keys.add(responses.response_id(name))
+        for key in keys:
+            stored = kept_response(self._services, self.owner, key)
+            if stored is None:
+                break  # the request will be refused because of this item
+            output = self._decoded(stored.response, "input")["output"]
+            items = responses.listed(self._decoded(stored.items, "input"), key)
+            for item in (*items, *output):
+                by_id.setdefault(item.get("id"), item)
+        return by_id
 
-    def _decoded(self, kept: Stored, param: str) -> tuple[list[Any], list[Any]]:
-        """Return output and input of a stored response. Raises BadRequest if all stored responses
-        of this request together exceed the size of a body, or take too long to decode."""
-        output = self._items(kept.response, param)["output"]
-        return output, self._items(kept.items, param)
-
-    def _items(self, kept: bytes, param: str) -> Any:
-        self._read += len(kept)
-        if self._read > self._services.settings.max_body or costs_much(kept):
+    def _decoded(self, data: bytes, param: str) -> Any:
+        """Decode a part of a stored response. Raises BadRequest if all those of this request
+        together exceed the size of a body, or take too long to decode."""
+        self._read += len(data)
+        if self._read > self._services.settings.max_body or costs_much(data):
             raise BadRequest(
                 "the continued conversation is too long: start a new one",
                 param=param,
                 code="conversation_too_long",
             )
-        return msgspec.json.decode(kept)
+        return msgspec.json.decode(data)
 
     def _add(self, response: dict[str, Any]) -> None:
-        """Add the new items and the output to the conversation. If that fails, the client still
-        gets its answer."""
+        """Add the new items and the output to the conversation, if that is possible."""
         if not self._conversation or response["status"] == "failed":
             return
-        new = [*self._known.input[self._new :], *response["output"]]
+        new = [*self.asked.input[self._new :], *response["output"]]
         try:
             append(self._services, self.owner, self._conversation, new)
         except GatewayError as fault:
             log.error("%s could not be continued: %s", self._conversation, fault.detail)
 
     def _keep(self, response: dict[str, Any]) -> None:
-        """Store the response. If that fails, the client still gets its answer, with `store` set to
-        false."""
+        """Store the response; if that fails, the client gets it with `store` set to false."""
         self._add(response)
-        asked, recent = self._known, self._recent
-        if not asked.store and recent is None:
+        if not self.asked.store and self._recent is None:
             return
-        value = Stored(msgspec.json.encode(response), msgspec.json.encode(asked.input))
-        if recent is not None and response["status"] != "failed":
-            recent.keep(response["id"], value)
-        if not asked.store:
+        value = Stored(msgspec.json.encode(response), msgspec.json.encode(self.asked.input))
+        if self._recent is not None and response["status"] != "failed":
+            self._recent.id, self._recent.value = response["id"], value
+        if not self.asked.store:
             return
+        created = response["created_at"]
         try:
-            self._services.store.put(
-                self.owner, response["id"], response["created_at"], value, self._begun
-            )
+            self._services.store.put(self.owner, response["id"], created, value, self._begun)
         except StoreUnavailable as fault:
             log.error("response %s could not be stored: %s", response["id"], fault.detail)
             response["store"] = False
 
 
-def _by_id(items: Sequence[Any]) -> dict[str, Any]:
-    return {item["id"]: item for item in items if type(item) is dict and "id" in item}
+def kept_response(services: Services, owner: str, key: str) -> Stored | None:
+    return None if key.startswith(OTHERS) else services.store.get(owner, key)
 
 
-def _beginning(items: tuple[Any, ...]) -> str:
-    """The name of a continued conversation: the id of the first item that has one, which all later
-    responses repeat. "" for a new one."""
-    for item in items:
-        name = item.get("id") if type(item) is dict else None
-        if type(name) is str and name:
-            return name
-    return ""
+def _first_id(items: Sequence[Any]) -> str:
+    ids = (item.get("id") for item in items if type(item) is dict)
+    return next((name for name in ids if type(name) is str and name), "")
 
 
 class CompactDialect(ResponsesDialect):
@@ -265,4 +234,4 @@ class CompactDialect(ResponsesDialect):
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        return responses.compacted(meta, self._known, completions)
+        return responses.compacted(meta, self.asked, completions)

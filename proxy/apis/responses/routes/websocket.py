@@ -115,9 +115,8 @@ class Session:
             return  # the client has disconnected
         code = LEAVING
         try:
-            code = self._serve(client)
-        except OSError:
-            pass  # likewise
+            with contextlib.suppress(OSError):  # likewise
+                code = self._serve(client)
         finally:
             self._watch.close()
             client.close(code)
@@ -133,7 +132,7 @@ class Session:
     def _serve(self, client: WebSocket) -> int:
         """Answer messages until the connection ends. Returns the code to close it with. Raises
         OSError if the client disconnects."""
-        waits: Callable[[bool], None] = self._environ.get("slotproxy.waits", _nothing)
+        waits: Callable[[bool], object] = self._environ.get("slotproxy.waits", bool)
         while True:
             waits(True)
             try:
@@ -157,29 +156,23 @@ class Session:
                 client.ping()
 
     def _answer(self, client: WebSocket, message: str) -> None:
-        previous = ""
+        body: dict[str, Any] | None = {}
         try:
             body = _body(message)
-            if body is None:
+            if body is None or self._respond(client, body):
                 return
-            previous = str(body.get("previous_response_id") or "")
-            failed = self._respond(client, body)
         except GatewayError as fault:
             client.send(_error(fault))
-            failed = True
-        if failed:
-            self._recent.forget(previous)
+        # What a failed answer continued is to be sent again as a whole.
+        if self._recent.id == (body or {}).get("previous_response_id"):
+            self._recent.value = None
 
     def _respond(self, client: WebSocket, body: dict[str, Any]) -> bool:
-        """Stream one response. Returns whether it failed."""
-        services = self._services
+        """Stream one response. Returns whether it succeeded."""
         data = msgspec.json.encode(body)
+        own = (RECORD, "gunicorn.socket", "slotproxy.is_last", "HTTP_UPGRADE")
         environ = {
-            key: value
-            for key, value in self._environ.items()
-            if key not in (RECORD, "gunicorn.socket", "slotproxy.is_last", "HTTP_UPGRADE")
-        }
-        environ |= {
+            **{key: value for key, value in self._environ.items() if key not in own},
             "REQUEST_METHOD": "POST",
             "CONTENT_TYPE": "application/json",
             "CONTENT_LENGTH": str(len(data)),
@@ -187,23 +180,25 @@ class Session:
             "slotproxy.kept": {KEPT: self._watch},
         }
         record = Record.of(environ)
-        dialect = ResponsesDialect(services, environ, self._recent)
-        sent = completion_view(services, environ, dialect, "resp_", begin=dialect.begin)
+        dialect = ResponsesDialect(self._services, environ, self._recent)
+        sent = completion_view(self._services, environ, dialect, "resp_", begin=dialect.begin)
         if isinstance(sent, Response):
-            services.observer.finish(record)
+            self._services.observer.finish(record)
             error = msgspec.json.decode(sent.get_data())["error"]
             client.send(_event(sent.status_code, error))
-            return True
+            return False
         parts: Any = sent[0]
-        failed = False
+        succeeded = True
         with contextlib.closing(parts):
-            for kind, event in _events(parts):
-                if event:
-                    client.send(event)
-                    failed = failed or kind == "response.failed"
-                else:
-                    client.ping()
-        return failed
+            for part in parts:
+                for block in filter(None, part.decode().split("\n\n")):
+                    kind, _, event = block.partition("\ndata: ")
+                    if event:
+                        client.send(event)
+                        succeeded = succeeded and kind != "event: response.failed"
+                    else:  # a comment
+                        client.ping()
+        return succeeded
 
 
 def opened(services: Services, environ: Environ, record: Record) -> Response:
@@ -217,10 +212,6 @@ def opened(services: Services, environ: Environ, record: Record) -> Response:
         raise BadRequest("Sec-WebSocket-Key is missing or invalid")
     session = Session(services, environ, record.key, accept, services.sockets)
     return Response(session, direct_passthrough=True)
-
-
-def _nothing(waits: bool) -> None:
-    """Where the server does not ask."""
 
 
 def _body(message: str) -> dict[str, Any] | None:
@@ -243,19 +234,6 @@ def _body(message: str) -> dict[str, Any] | None:
     return {**body, "stream": True}
 
 
-def _events(parts: Iterator[bytes]) -> Iterator[tuple[str, str]]:
-    """Name and data of each server-sent event; ("", "") for a comment."""
-    for part in parts:
-        for block in part.decode().split("\n\n"):
-            if not block:
-                continue
-            name, _, data = block.partition("\ndata: ")
-            if data:
-                yield name.removeprefix("event: "), data
-            else:
-                yield "", ""
-
-
 def _error(fault: GatewayError) -> str:
     error = {"type": fault.type, "code": fault.code, "message": fault.message, "param": fault.param}
     return _event(fault.status, error)
@@ -263,5 +241,5 @@ def _error(fault: GatewayError) -> str:
 
 def _event(status: int, error: dict[str, Any]) -> str:
     """The schema wants a code for every error."""
-    told = {**error, "code": str(error.get("code") or error.get("type"))}
-    return msgspec.json.encode({"type": "error", "status": status, "error": told}).decode()
+    error = {**error, "code": str(error.get("code") or error.get("type"))}
+    return msgspec.json.encode({"type": "error", "status": status, "error": error}).decode()

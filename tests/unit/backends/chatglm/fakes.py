@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
-import socket
-import tempfile
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+from typing import Any
 
 from proxy.backends.chatglm import protocol
 from proxy.backends.chatglm.engine import serve
-from proxy.backends.chatglm.protocol import Family, Generate, Load, Peers, PromptMessage, Report
+from proxy.backends.chatglm.protocol import Family, Generate, Load, Order, PromptMessage, Report
 
 END = 0
 HEADER = 1
@@ -75,78 +75,53 @@ class FakeModel:
         return token == HEADER
 
 
-class FakeHost:
-    """An engine in a thread, with a scripted model. Several drivers may share it."""
+class FakeProcess:
+    """The process of an engine, as a thread with a scripted model. It is its own standard input."""
 
-    started = True
-
-    def __init__(self, load: Load, open_model: Callable[[str, int], object]) -> None:
-        self.sock, first = socket.socketpair()
-        self._folder = tempfile.TemporaryDirectory()
-        self._theirs = [first]
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(f"{self._folder.name}/socket")
-        self._listener.listen()
-        self._peers = Peers(selectors.DefaultSelector(), self._listener, self._theirs)
-        self.killed: list[int] = []
-        self._thread = threading.Thread(
-            target=serve, args=(self._peers, load, open_model), daemon=True
-        )
-        self._thread.start()
+    def __init__(self, open_model: Callable[[str, int], object]) -> None:
+        self._open = open_model
+        self._orders: SimpleQueue[Order] = SimpleQueue()
+        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self.output = iter(self._lines.get, None)
+        self.alive = True
+        self.killed = False
+        self._started = False
 
     @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
+    def input(self) -> Any:
+        return self
 
-    def join(self) -> socket.socket:
-        """Another connection to it."""
-        sock = socket.socket(socket.AF_UNIX)
-        try:
-            sock.connect(f"{self._folder.name}/socket")
-        except OSError:
-            sock.close()
-            raise
-        return sock
+    def write(self, line: bytes) -> None:
+        if self._started:
+            self._orders.put(protocol.read_order(line))
+            return
+        self._started = True
+        load = protocol.read_load(line)
+        threading.Thread(target=self._serve, args=(load,), daemon=True).start()
 
-    def crash(self) -> None:
-        """Ends like a process that was killed."""
-        for sock in self._theirs:
-            with contextlib.suppress(OSError):  # it has ended by itself
-                sock.shutdown(socket.SHUT_RDWR)
+    def flush(self) -> None:
+        """Nothing is buffered."""
 
-    def kill(self, pid: int) -> None:
-        self.killed.append(pid)
-        self.crash()
+    def _serve(self, load: Load) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            serve(load, self._orders, self._send, self._open)  # type: ignore[arg-type]
+            self._end()
 
-    def end(self) -> str:
-        self.sock.close()
-        self._thread.join(60)
-        self._folder.cleanup()
-        return "exit code 0"
+    def _send(self, report: Report) -> None:
+        if not self.alive:
+            raise BrokenPipeError
+        self._lines.put(protocol.line(report))
 
+    def _end(self) -> None:
+        self.alive = False
+        self._lines.put(None)
 
-class Peer:
-    """A connection to an engine, frame by frame."""
+    def kill(self) -> None:
+        self.killed = True
+        self._end()
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        sock.settimeout(10)
-        self._frames = protocol.Frames()
-        self._ready: list[Report] = []
+    def close(self, patience: float = 0.0) -> None:
+        self.alive = False
 
-    def send(self, *orders: protocol.Order) -> None:
-        self.sock.sendall(b"".join(protocol.pack(one) for one in orders))
-
-    def receive(self) -> Report:
-        while not self._ready:
-            data = self.sock.recv(1 << 16)
-            assert data, "the engine hung up"
-            self._ready += [protocol.read_report(one) for one in self._frames.feed(data)]
-        return self._ready.pop(0)
-
-    def until(self, kind: type) -> list[Report]:
-        """All reports up to the first of `kind`."""
-        out = [self.receive()]
-        while not isinstance(out[-1], kind):
-            out.append(self.receive())
-        return out
+    def wait(self) -> int:
+        return -signal.SIGKILL if self.killed else 0

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm import engine, supervisor
+from proxy.backends.chatglm import supervisor
 from proxy.backends.chatglm.driver import ChatGLM
-from proxy.backends.chatglm.protocol import DoneMessage, Load
+from proxy.backends.chatglm.protocol import DoneMessage
 from proxy.backends.chatglm.supervisor import PendingCall
 from proxy.core.events import Finished, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message, Tool
@@ -31,7 +31,7 @@ from proxy.errors import (
 )
 from proxy.runtime.cancel import Cancel
 from tests.fakes import checked, wait_until
-from tests.unit.backends.chatglm.fakes import FakeHost, FakeModel
+from tests.unit.backends.chatglm.fakes import FakeModel, FakeProcess
 
 PATIENCE = 20.0
 
@@ -48,12 +48,12 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.file = model_file(folder / "m.bin")
         self.model = FakeModel("hello")
-        self.hosts: list[FakeHost] = []
+        self.hosts: list[FakeProcess] = []
         self.open: Callable[[str, int], object] = lambda path, n_ctx: self.model
         self._drivers: list[ChatGLM] = []
 
-    def launch(self, load: Load) -> FakeHost:
-        self.hosts.append(FakeHost(load, lambda path, n_ctx: self.open(path, n_ctx)))
+    def launch(self) -> Any:
+        self.hosts.append(FakeProcess(lambda path, n_ctx: self.open(path, n_ctx)))
         return self.hosts[-1]
 
     def load_slowly(self) -> threading.Event:
@@ -214,7 +214,7 @@ def test_engine_crash_fails_one_answer_and_the_next_succeeds(rig: Rig) -> None:
     while not any(isinstance(one, TextDelta) for one in next(batches)):
         pass
     rig.model = FakeModel("again")  # for the next engine
-    rig.hosts[0].crash()
+    rig.hosts[0].kill()
     with pytest.raises(UpstreamFault, match="the model process exited"):
         for _ in batches:
             pass
@@ -301,22 +301,6 @@ def test_crashing_engine_is_restarted_with_backoff(
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
-@pytest.mark.parametrize(("lasting", "failing"), [(0.0, False), (60.0, True)])
-def test_long_running_engine_resets_the_backoff(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, lasting: float, failing: bool
-) -> None:
-    """A worker whose peers get all answers sees only the ends of engines."""
-    monkeypatch.setattr(supervisor, "LASTING", lasting)
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
-    driver = rig.driver()
-    driver._supervisor.need()
-    for number in range(1, supervisor.HOPELESS + 1):
-        wait_until(lambda: driver._supervisor.ready is not None)
-        rig.hosts[-1].crash()
-        wait_until(lambda count=number + 1: len(rig.hosts) == count)  # type: ignore[misc]
-    assert (driver._supervisor._failures >= supervisor.HOPELESS) is failing
-
-
 def test_silent_engine_is_ended(rig: Rig) -> None:
     stuck = threading.Event()
     rig.model = FakeModel("x", pause=lambda: stuck.wait(PATIENCE) and None)
@@ -364,30 +348,33 @@ def test_closing_a_run_ends_the_generation(rig: Rig) -> None:
 def test_busy_model_is_not_unloaded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     pause = threading.Event()
     rig.model = FakeModel("ok", pause=lambda: pause.wait(0.1) and None)
-    monkeypatch.setattr(engine, "LEAST", 0.05)
+    monkeypatch.setattr(supervisor, "LEAST", 0.05)
     driver = rig.driver(idle=1e-9)
     rig.up(driver)
     assert run_when_up(driver, "ok")
 
 
-def test_order_sent_during_unloading_is_not_lost(rig: Rig) -> None:
-    """The engine exits before it has read the order; the next engine executes it."""
-    driver = rig.driver(idle=0.1)
+def test_idle_model_is_unloaded_and_loaded_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LEAST", 0.05)
+    driver = rig.driver(idle=0.05)
     rig.up(driver)
-    link = driver._supervisor.link(5)
-    assert link is not None
-    held: list[bytes] = []
-    put = link._out.put
-
-    def hold(data: bytes) -> None:
-        (held.append if data else put)(data)
-
-    link._out.put = hold  # type: ignore[method-assign, assignment]
-    events = [e for batch in driver.stream(chat(), 0, CAPS, Cancel()) for e in batch]
-    assert isinstance(events[-1], Finished)
-    assert len(held) == 1
+    wait_until(lambda: rig.hosts[0].killed)
+    assert run_when_up(driver, "hello")
     assert len(rig.hosts) == 2
+    wait_until(lambda: rig.hosts[1].killed)
     assert driver.tokenize("ab") == [97, 98]
+    assert driver.alive()
+
+
+def test_order_sent_during_unloading_is_not_lost(rig: Rig) -> None:
+    """The engine is ended before it gets the order; the next engine executes it."""
+    driver = rig.driver(idle=60)
+    rig.up(driver)
+    engine = driver._supervisor._engine
+    assert engine is not None
+    engine._unload()
+    assert run_when_up(driver, "hello")
+    assert len(rig.hosts) == 2
 
 
 def test_tokenize_and_detokenize(rig: Rig) -> None:

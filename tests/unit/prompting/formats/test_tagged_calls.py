@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
 from proxy.prompting.formats import CallArguments
-from tests.call_formats import FORMS
+from tests.call_formats import FORMS, parse
 
 LIMITS = pytest.mark.parametrize("limits", [OLD, NEW], ids=lambda limits: limits.name)
 CODER = FORMS["qwen-xml"]
@@ -43,9 +43,8 @@ def admitted(limits: GrammarLimits, *arguments: tuple[str, str], schema: Any = S
 
 
 def read(*arguments: tuple[str, str], schema: Any = SCHEMA) -> Any:
-    parser = CODER.parser({"edit": schema})
-    pieces = [*parser.feed(call(*arguments)), *parser.close()]
-    return json.loads("".join(p.text for p in pieces if isinstance(p, CallArguments)))
+    ((_, values),) = parse(CODER, [call(*arguments)], {"edit": schema}).calls
+    return values
 
 
 PATH, LINE = ("path", "a.c"), ("line", "3")
@@ -119,11 +118,9 @@ def test_string_is_read_exactly_however_split(text: str, size: int) -> None:
     if "</parameter>" in text:
         return
     reply = call(("path", text), LINE)
-    parser = CODER.parser({"edit": SCHEMA})
     parts = [reply[at : at + size] for at in range(0, len(reply), size)]
-    pieces = [piece for part in parts for piece in parser.feed(part)] + parser.close()
-    found = json.loads("".join(p.text for p in pieces if isinstance(p, CallArguments)))
-    assert found == {"path": text, "line": 3}
+    answer = parse(CODER, parts, {"edit": SCHEMA})
+    assert answer.calls == [("edit", {"path": text, "line": 3})]
 
 
 def test_string_streams() -> None:

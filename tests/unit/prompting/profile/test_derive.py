@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-from typing import Any
 
 import pytest
 
-from proxy.prompting.formats import LLAMA3, CallArguments, CallShape, CallStart
+from proxy.prompting.formats import LLAMA3, CallShape
 from proxy.prompting.formats.base import ID, TaggedArguments
 from proxy.prompting.profile.derive import AnswerSyntax, syntax_of
 from proxy.prompting.template.templates import compile
+from tests.call_formats import parse
 
 ROOT = pathlib.Path(__file__).parents[4]
 CITY = {
@@ -116,24 +115,6 @@ SHAPES: list[tuple[str, CallShape]] = [
         each("[TOOL_CALLS]{{ c.name }}[CALL_ID]{{ t.id }}[ARGS]{{ c.arguments | tojson }}"),
         CallShape(before_name="[TOOL_CALLS]", after_name=f"[CALL_ID]{ID}[ARGS]"),
     ),
-    (
-        each(
-            '{"id": "{{ loop.index0 }}", "tool": "{{ c.name }}", '
-            '"args": {{ c.arguments | tojson }}}',
-            before="<|do|>[",
-            between=", ",
-            after="]<|done|>",
-        ),
-        CallShape(
-            prefix="<|do|>[",
-            before_name=f'{{"id": "{ID}", "tool": "',
-            after_name='", "args": ',
-            suffix="}",
-            separator=", ",
-            end="]<|done|>",
-            ids="index",
-        ),
-    ),
 ]
 
 
@@ -161,16 +142,8 @@ def test_calls_of_the_history_are_read_as_calls(calls: str, shape: CallShape) ->
     }
     prompt = made.render([user])
     text = made.render([user, message], add_generation_prompt=False).removeprefix(prompt)
-    parser = form.parser(TOOLS)
-    pieces = [*parser.feed(text.removesuffix("<|im_end|>\n")), *parser.close()]
-    calls_: list[tuple[str, str]] = []
-    for piece in pieces:
-        if isinstance(piece, CallStart):
-            calls_.append((piece.name, ""))
-        elif isinstance(piece, CallArguments):
-            calls_[-1] = (calls_[-1][0], calls_[-1][1] + piece.text)
-    found: list[tuple[str, Any]] = [(name, json.loads(text)) for name, text in calls_]
-    assert found == [("get_weather", arguments), ("now", {})]
+    answer = parse(form, [text.removesuffix("<|im_end|>\n")], TOOLS)
+    assert answer.calls == [("get_weather", arguments), ("now", {})]
 
 
 def test_python_literals_are_not_taken_for_tags() -> None:
@@ -229,15 +202,8 @@ def test_reasoning_that_the_prompt_begins_is_known_by_the_prompts_end() -> None:
     assert syntax.reasoning == (("Here are my steps:", "[BEGIN FINAL RESPONSE]"),)
 
 
-def test_marks_around_the_text_and_the_end_of_a_turn_are_known() -> None:
-    source = template().replace(
-        "{{ m.content or '' }}",
-        "{% if m.role == 'assistant' %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>"
-        "{% else %}{{ m.content }}{% endif %}",
-    )
-    syntax = derived(source)
-    assert syntax.content == ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
-    source = source.replace("<|im_start|>", "<turn>").replace("<|im_end|>", "<turn_end>")
+def test_the_end_of_a_turn_is_known() -> None:
+    source = template().replace("<|im_start|>", "<turn>").replace("<|im_end|>", "<turn_end>")
     assert derived(source).stops == ("<turn_end>",)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.prompting.formats.base import ID, CallShape, TaggedArguments
+from proxy.prompting.formats.base import ID, CallShape
 from proxy.prompting.formats.shaped import shaped
 from proxy.prompting.profile.adapt import MessageRules
 from proxy.prompting.profile.derive import AnswerSyntax
-from proxy.prompting.profile.describe import WIDTH, describe, profile_of
+from proxy.prompting.profile.describe import describe, profile_of
 from proxy.prompting.prompt import Prompter
 from proxy.prompting.template import templates
 
@@ -53,19 +53,6 @@ def test_strict_template_says_what_is_adapted() -> None:
         "switches": "thinking on and off; effort low, high",
         "ends": "a, b",
     }
-
-
-def test_form_of_tagged_arguments() -> None:
-    tags = TaggedArguments(before_key="<p=", after_key=">\n", after_value="\n</p>")
-    shape = CallShape(before_name="<f=", after_name=">", suffix="</f>", tagged=tags)
-    found = lines(MessageRules(tools=True), AnswerSyntax(calls=shaped(shape)))
-    assert found["calls"] == "<f=NAME><p=KEY> … </p></f>; several in a turn"
-
-
-def test_length_of_a_form_is_bounded() -> None:
-    shape = CallShape(prefix="x" * 9999, after_name="(")
-    found = lines(MessageRules(tools=True), AnswerSyntax(calls=shaped(shape)))
-    assert len(found["calls"].partition(";")[0]) == WIDTH
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

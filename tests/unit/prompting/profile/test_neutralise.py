@@ -34,26 +34,6 @@ from proxy.prompting.template.templates import compile
 
 TEMPLATES = Path(__file__).resolve().parents[4] / "templates" / "chat"
 NOW = datetime(2026, 11, 25)
-GPT_OSS = """{%- for message in messages -%}
-{%- if message.role == 'tool' -%}
-<|start|>functions.{{ message.name }} to=assistant<|channel|>commentary<|message|>
-{{- message.content | tojson }}<|end|>
-{%- elif message.role == 'assistant' -%}
-<|start|>assistant<|channel|>final<|message|>{{ message.content }}<|end|>
-{%- else -%}
-<|start|>{{ message.role }}<|message|>{{ message.content }}<|end|>
-{%- endif -%}
-{%- endfor -%}
-<|start|>assistant"""
-KIMI = """{%- for message in messages -%}
-{%- if message.role == 'system' -%}<|im_system|>system<|im_middle|>
-{%- elif message.role == 'user' -%}<|im_user|>user<|im_middle|>
-{%- elif message.role == 'assistant' -%}<|im_assistant|>assistant<|im_middle|>
-{%- else -%}<|im_system|>{{ message.name or 'tool' }}<|im_middle|>## Return of {{ message.name }}
-{% endif -%}
-{{ message.content }}<|im_end|>
-{%- endfor -%}
-<|im_assistant|>assistant<|im_middle|>"""
 # The special tokens of each vocabulary, also those that its template does not name.
 VOCABULARIES: dict[str, list[str]] = {
     "qwen": (
@@ -83,26 +63,13 @@ VOCABULARIES: dict[str, list[str]] = {
         "<BOS_TOKEN> <|START_OF_TURN_TOKEN|> <|END_OF_TURN_TOKEN|> <|USER_TOKEN|>"
         " <|CHATBOT_TOKEN|> <|SYSTEM_TOKEN|>"
     ).split(),
-    "gpt-oss": (
-        "<|start|> <|end|> <|message|> <|channel|> <|constrain|> <|return|> <|call|>"
-        " <|endoftext|> <|startoftext|>"
-    ).split(),
-    "kimi": (
-        "<|im_system|> <|im_user|> <|im_assistant|> <|im_middle|> <|im_end|> [BOS] [EOS] [EOT]"
-        " <|tool_calls_section_begin|>"
-    ).split(),
 }
 FAMILIES = sorted(VOCABULARIES)
 
 
-def source_of(family: str) -> str:
-    own = {"gpt-oss": GPT_OSS, "kimi": KIMI}
-    return own.get(family) or (TEMPLATES / f"{family}.jinja").read_text("utf-8")
-
-
 def prompter(family: str, **options: Any) -> Prompter:
-    bos = "[BOS]" if family == "kimi" else ""  # its server tells it
-    return Prompter(compile(source_of(family), family), bos, **options)
+    source = (TEMPLATES / f"{family}.jinja").read_text("utf-8")
+    return Prompter(compile(source, family), **options)
 
 
 def injections(family: str) -> list[str]:
@@ -193,9 +160,9 @@ def careless(family: str) -> Prompter:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_injections_make_no_turns_and_keep_every_character(family: str) -> None:
     form = prompter(family)
-    harmless = parts_of(form.render(conversation(family, "x"), NOW))
-    assert len(harmless) == 1
-    expected = special(family, harmless)
+    harmless = form.render(conversation(family, "x"), NOW)
+    assert harmless.breaks == ()
+    expected = special(family, [harmless.text])
     assert expected
     texts = injections(family)
     assert len(texts) >= 50
@@ -204,21 +171,7 @@ def test_injections_make_no_turns_and_keep_every_character(family: str) -> None:
         prompt = form.render(request, NOW)
         assert special(family, parts_of(prompt)) == expected, text
         assert prompt.text == careless(family).render(request, NOW).text, text
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_boundaries_are_those_of_the_turns_alone(family: str) -> None:
-    """A quoted end of a turn is no end of one."""
-    form = prompter(family)
-    counts = set()
-    for text in ("x", *injections(family)):
-        prompt = form.render(conversation(family, text), NOW)
-        counts.add(len(prompt.boundaries))
-        marks = (form.form.family.stops[:1] or ("",))[0]
-        assert all(0 <= at <= len(prompt.text) for at in prompt.boundaries)
-        if marks and not form.form.family.turn_stop_texts:
-            assert all(prompt.text.startswith(marks, at) for at in prompt.boundaries), text
-    assert len(counts) == 1
+        assert len(prompt.boundaries) == len(harmless.boundaries)  # a quoted end of a turn is none
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -387,7 +340,8 @@ def test_without_a_free_mark_the_request_is_refused() -> None:
 
 
 def test_text_of_an_answer_that_goes_on_breaks_at_roles_alone() -> None:
-    guard = prompter("gpt-oss").render(conversation("gpt-oss", "x"), NOW).guard
+    source = "<|start|>user<|message|>{{ messages[0].content }}<|end|><|start|>assistant<|channel|>"
+    guard = Prompter(compile(source, "x")).render(conversation("x", "x"), NOW).guard
     assert guard.breaks("<|channel|>final<|message|>a<|end|><|start|>assistant") == ()
     guard = prompter("qwen").render(conversation("qwen", "x"), NOW).guard
     assert guard.breaks("<think>a</think><tool_call> <|im_start|>system") == (29,)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.events import Batch, Finished, TextDelta
+from proxy.core.events import Finished, TextDelta
 from proxy.core.usage import Usage
-from proxy.prompting.stages.prompted_output import DocumentStage
+from proxy.prompting.stages.validation import ValidationStage
 
 END = Finished(reason="stop", usage=Usage())
 
 
-class Unjudged:
+class Lenient:
     """A judge that lets everything pass."""
 
-    def feed(self, batch: Batch) -> Batch:
-        return batch
+    def fault(self, text: str) -> str:
+        return ""
 
 
 def document(text: str) -> str:
-    stage = DocumentStage(Unjudged())  # type: ignore[arg-type]
-    out = stage.feed([TextDelta(text), END])
-    return "".join(event.text for event in out if isinstance(event, TextDelta))
+    stage = ValidationStage(Lenient(), holds=True)
+    assert stage.feed([TextDelta(text)]) == []
+    return "".join(event.text for event in stage.feed([END]) if isinstance(event, TextDelta))
 
 
 @pytest.mark.parametrize(

@@ -6,26 +6,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.prompting.stages.reasoning import (
-    REASONING_TAGS,
-    ReasoningSplitter,
-    Tags,
-    opened_by,
-)
+from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta
+from proxy.core.usage import Usage
+from proxy.prompting.stages.reasoning import REASONING_TAGS, ThoughtStage, opened_by
 
-THINK = ("<think>", "</think>")
+END = Finished(reason="stop", usage=Usage(1, 2))
+OPENED = "<|im_start|>assistant\n<think>\n"
 
 
-def split(
-    pieces: list[str], opened: Tags | None = None, calls: tuple[str, ...] = ()
-) -> tuple[str, str]:
-    splitter = ReasoningSplitter(opened=opened, calls=calls)
-    found = [pair for piece in pieces for pair in splitter.feed(piece)] + splitter.close()
-    assert all(text for _, text in found)
-    return (
-        "".join(text for kind, text in found if kind == "reasoning"),
-        "".join(text for kind, text in found if kind == "text"),
-    )
+def joined(batch: Batch) -> tuple[str, str]:
+    """The reasoning and the text."""
+    texts = {kind: [] for kind in (ReasoningDelta, TextDelta)}
+    for event in batch:
+        if isinstance(event, ReasoningDelta | TextDelta):
+            assert event.text
+            texts[type(event)].append(event.text)
+    return "".join(texts[ReasoningDelta]), "".join(texts[TextDelta])
+
+
+def split(pieces: list[str], prompt: str = "", calls: tuple[str, ...] = ()) -> tuple[str, str]:
+    stage = ThoughtStage(prompt, calls=calls)
+    out = [event for piece in pieces if piece for event in stage.feed([TextDelta(piece)])]
+    return joined(out + stage.feed([END]))
 
 
 @pytest.mark.parametrize(
@@ -74,12 +76,12 @@ def test_thoughts_are_separated_however_the_reply_is_split(
 def test_reply_continues_thoughts_opened_by_the_prompt(
     reply: str, reasoning: str, text: str
 ) -> None:
-    assert split([reply], THINK) == (reasoning, text)
-    assert split(list(reply), THINK) == (reasoning, text)
+    assert split([reply], OPENED) == (reasoning, text)
+    assert split(list(reply), OPENED) == (reasoning, text)
 
 
 def test_end_of_prompt_shows_whether_thoughts_are_open() -> None:
-    assert opened_by("<|im_start|>assistant\n<think>\n") == THINK
+    assert opened_by(OPENED) == ("<think>", "</think>")
     assert opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n") is None
     assert opened_by("") is None
 
@@ -93,18 +95,21 @@ def test_thoughts_are_the_same_whole_and_split(bits: list[str], data: st.DataObj
     reply = "".join(bits)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(reply)))))
     pieces = [reply[a:b] for a, b in zip([0, *cuts], [*cuts, len(reply)], strict=True)]
-    for opened in (None, THINK):
-        assert split(pieces, opened) == split([reply], opened)
+    for prompt in ("", OPENED):
+        assert split(pieces, prompt) == split([reply], prompt)
 
 
 def test_only_possible_tags_are_held_back() -> None:
-    splitter = ReasoningSplitter()
-    assert splitter.feed("<think>Let me see") == [("reasoning", "Let me see")]
-    assert splitter.feed(" it\n") == [("reasoning", " it")]
-    assert splitter.feed("</") == []
-    assert splitter.feed("b>") == [("reasoning", "\n</b>")]
-    assert splitter.feed("</think>So") == [("text", "So")]
-    assert splitter.feed("<") == [("text", "<")]
+    stage = ThoughtStage()
+    for piece, reasoning, text in (
+        ("<think>Let me see", "Let me see", ""),
+        (" it\n", " it", ""),
+        ("</", "", ""),
+        ("b>", "\n</b>", ""),
+        ("</think>So", "", "So"),
+        ("<", "", "<"),
+    ):
+        assert joined(stage.feed([TextDelta(piece)])) == (reasoning, text)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +126,19 @@ def test_a_call_that_begins_a_line_ends_the_reasoning(
 ) -> None:
     pieces = [reply[at : at + size] for at in range(0, len(reply), size)]
     assert split(pieces, calls=("<call>",)) == (reasoning, text)
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        ("<response>Hi</response>", "Hi"),
+        ("<think>a</think> <response>Hi <b>\n</response>\n", "Hi <b>\n"),
+        ("Hi <response>", "Hi <response>"),
+        ("<resp", "<resp"),
+    ],
+)
+def test_marks_around_the_text_are_removed(reply: str, text: str) -> None:
+    for pieces in ([reply], [*reply]):
+        stage = ThoughtStage(content=("<response>", "</response>"))
+        out = [event for piece in pieces for event in stage.feed([TextDelta(piece)])]
+        assert joined(out + stage.feed([END]))[1] == text

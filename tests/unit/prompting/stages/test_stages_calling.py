@@ -75,18 +75,6 @@ CUTS = st.lists(st.integers(0, 500), max_size=12)
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=20)
 @given(cuts=CUTS)
-def test_constrained_call_parses_the_same_however_split(form: str, cuts: list[int]) -> None:
-    one = stage(form, free=False)
-    events = [e for p in pieces(call(form), cuts) for e in one.feed([TextDelta(p)])]
-    events += one.feed(list(TAIL))
-    text, calls, reason = joined(events)
-    assert (text, reason) == ("", "tool_calls")
-    assert [(name, json.loads(a)) for name, a in calls] == [("get_weather", json.loads(ARGUMENTS))]
-
-
-@pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=20)
-@given(cuts=CUTS)
 def test_call_start_is_found_at_one_position_however_split(form: str, cuts: list[int]) -> None:
     """What was written of the call stays, and means a beginning of the shape's call, which the
     grammar completes."""

@@ -18,10 +18,10 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 from flask.testing import FlaskClient
 
 from proxy.batches import batch_run
-from proxy.batches.asking import Answered, Asked
+from proxy.batches.batch_run import Answered, Asked
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
-from proxy.core.task import Embedded, Task
+from proxy.core.task import Embedded
 from proxy.core.usage import Usage
 from proxy.errors import BackendFailed, UpstreamFault
 from proxy.gateway import idle
@@ -255,21 +255,6 @@ def test_lines_do_not_fill_the_queue(folder: str) -> None:
     close(to)
 
 
-def test_cancelled_batch_keeps_what_is_done(folder: str) -> None:
-    driver = Silent()
-    to = served(folder, driver)
-    made = create(to, lines(5))
-    wait_until(lambda: bool(driver.tasks))
-    answer = to.post(f"/v1/batches/{made['id']}/cancel").json
-    assert answer is not None and answer["status"] == "cancelling"
-    done = ended(to, made["id"])
-    assert (done["status"], done["request_counts"]["failed"]) == ("cancelled", 5)
-    assert {one["error"]["code"] for one in read(to, done["error_file_id"])} == {"batch_cancelled"}
-    again = to.post(f"/v1/batches/{made['id']}/cancel").json
-    assert again is not None and again["status"] == "cancelled"
-    close(to)
-
-
 def test_batch_cancelled_before_its_file_was_checked_counts_its_lines(folder: str) -> None:
     to = served(folder)
     close(to)  # nothing is checked yet
@@ -491,9 +476,7 @@ def test_line_without_an_idle_slot_costs_nothing(
         data=folder,
     )
     services = services_of(app)
-    other = services.gateway.scheduler.acquire(
-        SlotRequest(model="scripted", task=Task(prompt="Hi")), Cancel()
-    )
+    other = services.gateway.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
     http = Http(app)
     key = http.make(rpm_limit=30)["key"]
     to = app.test_client()

@@ -1,9 +1,8 @@
-"""Input files of batches: what is wrong with their lines, and the order of answering."""
+"""Input files of batches: reading their lines, and what is wrong with them."""
 
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.apis.batches import objects as batches
 from proxy.apis.batches.objects import LineError
-from proxy.batches import input_file
-from proxy.batches.input_file import Index, Lines, RawLine, index, prefix_key
+from proxy.batches.input_file import Index, Lines, RawLine, index
 
 CHAT = "/v1/chat/completions"
 
@@ -46,7 +44,7 @@ def test_lines_are_read_whatever_the_size_of_pieces(
 ) -> None:
     data = encoded(*(line(i, text) for i, text in enumerate(texts))) + b"\n\n" * newline
     found, lines = indexed(data, size)
-    assert not found.errors and sorted(found.order) == list(range(len(texts)))
+    assert not found.errors and lines.count == len(texts)
     for i, text in enumerate(texts):
         read = lines.read(i)
         assert (read.custom_id, text_of(read)) == (f"l{i}", text)
@@ -80,19 +78,20 @@ def test_file_without_lines_is_an_error(data: bytes) -> None:
     assert [one["code"] for one in indexed(data)[0].errors] == ["empty_file"]
 
 
-def test_number_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fits", "more", "place"),
+    [
+        (encoded(*map(line, range(3))), encoded(*map(line, range(9))), 4),
+        (encoded(line(0)) + b"\n" * 5, encoded(line(0)) + b"\n" * 10**6, 7),  # blank ones
+    ],
+)
+def test_number_of_lines_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, fits: bytes, more: bytes, place: int
+) -> None:
     monkeypatch.setattr(batches, "MOST_LINES", 3)
-    assert not indexed(encoded(*map(line, range(3))))[0].errors
-    found, _ = indexed(encoded(*map(line, range(9))))
-    assert [(one["line"], one["code"]) for one in found.errors] == [(4, "too_many_requests")]
-
-
-def test_number_of_blank_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "MOST_LINES", 3)
-    first = encoded(line(0))
-    assert not indexed(first + b"\n" * 5)[0].errors
-    found, _ = indexed(first + b"\n" * 10**6)
-    assert [(one["line"], one["code"]) for one in found.errors] == [(7, "too_many_requests")]
+    assert not indexed(fits)[0].errors
+    errors = indexed(more)[0].errors
+    assert [(error["line"], error["code"]) for error in errors] == [(place, "too_many_requests")]
 
 
 def test_number_of_errors_is_bounded() -> None:
@@ -108,29 +107,7 @@ def test_deleted_file_is_an_error() -> None:
         Lines(lambda number: None, 100, found).read(0)
 
 
-def test_prompts_with_a_common_beginning_follow_one_another() -> None:
-    texts = [f"{'abc'[i % 3] * 3000}{i}" for i in range(30)]
-    found, lines = indexed(encoded(*(line(i, text) for i, text in enumerate(texts))), 4096)
-    beginnings = [text_of(lines.read(i))[:3000] for i in found.order]
-    changes = sum(a != b for a, b in pairwise(beginnings))
-    assert changes == 2
-
-
-def test_pieces_in_memory_are_bounded() -> None:
-    found, lines = indexed(encoded(*(line(i, "x" * 150) for i in range(100))))
-    for number in found.order:
-        lines.read(number)
-        assert len(lines._held) <= input_file.HELD
-
-
-@given(st.binary(max_size=2000), st.binary(max_size=300), st.binary(max_size=300))
-def test_keys_of_texts_share_what_the_texts_share(common: bytes, one: bytes, other: bytes) -> None:
-    steps = [step for step in range(input_file.STEPS) if input_file.SHORTEST << step <= len(common)]
-    shared = len(steps) * input_file.DIGEST
-    assert prefix_key(common + one)[:shared] == prefix_key(common + other)[:shared]
-
-
 def test_body_is_sent_as_it_was_uploaded() -> None:
     data = b'{"custom_id":"a","method":"POST","url":"%s","body": {"model": "m",  "n" :1.50} }'
-    found, lines = indexed(data % CHAT.encode() + b"\r\n")
-    assert lines.read(found.order[0]) == RawLine("a", "m", b'{"model": "m",  "n" :1.50}')
+    _, lines = indexed(data % CHAT.encode() + b"\r\n")
+    assert lines.read(0) == RawLine("a", "m", b'{"model": "m",  "n" :1.50}')

@@ -44,10 +44,10 @@ KNOWN = {
     "embeddings.ollama_older",
     "glm.embedding",
     "embeddings.ranked",
-    "chatchat.chats.chat",
-    "chatchat.chats.fastchat",
-    "chatchat.chats.completion",
-    "chatchat.server.embed_texts",
+    "chatchat.chat",
+    "chatchat.fastchat",
+    "chatchat.completion",
+    "chatchat.embed_texts",
 }
 
 BODIES = {

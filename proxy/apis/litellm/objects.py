@@ -1,0 +1,236 @@
+"""Keys, users and teams in LiteLLM's fields: their bodies, changes and answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from ...accounts.records import Account, Entry, Member, StoredKey, Team, User
+from ...accounts.rights import Rights
+from ...errors import InvalidParameter
+from .. import fields
+from ..fields import Body
+from ..schema_fields import Field, Fields, Schema, array, flag, mapping, one_of, strings, text
+from ..schema_fields import body as described
+from . import rights, values
+
+A = TypeVar("A", StoredKey, User, Team)
+Edit = Callable[[A], A]
+MAX_MEMBERS = 500  # that one request adds
+ROLES = ("internal_user", "internal_user_viewer")
+FINISH = "finish_running"
+
+
+def _name(key: str, description: str, example: str) -> Field:
+    return Field(text(description, example), key, values.name)
+
+
+_METADATA = mapping("Anything, up to 16 KiB of JSON; returned as it is.", {"floor": 2})
+_COMMON = {
+    "metadata": Field(_METADATA, "metadata", values.metadata),
+    "blocked": Field(flag("Refuse all keys until it is unblocked."), "blocked", fields.flag),
+}
+KEY = {
+    "key_alias": _name("alias", "A name for people, which no other key has.", "alice-laptop"),
+    "user_id": _name("user_id", "The user of the key; made if it is not known yet.", "carol"),
+    "team_id": _name("team_id", "The team of the key.", "research"),
+    **_COMMON,
+}
+USER = {
+    "user_email": _name("email", "An address that no other user has.", "carol@example.org"),
+    "user_alias": _name("alias", "A name for people.", "Carol"),
+    **_COMMON,
+}
+TEAM = {
+    "team_alias": _name("alias", "A name for people, which no other team has.", "Research"),
+    **_COMMON,
+}
+_DURATION = text("When the key expires: a number and s, m, h, d, w or mo.", "30d")
+_KEY: Fields = {
+    **KEY,
+    **rights.FIELDS,
+    "duration": _DURATION,
+    "admin": flag("Let the key do what the keys of `--admins` may."),
+    "key_type": text("Sets the routes of a kind of key.", "llm_api", enum=list(rights.TYPES)),
+}
+_USER: Fields = {
+    **USER,
+    **rights.FIELDS,
+    "user_id": text("The user's id.", "carol"),
+    "user_role": text("A viewer's keys are read only.", "internal_user", enum=list(ROLES)),
+}
+_TEAM_ID = text("The team's id.", "research")
+_TEAM: Fields = {**TEAM, **rights.FIELDS, "team_id": _TEAM_ID}
+_MEMBER = {"user_id": "carol", "role": "user"}
+_NAME = text("The key, its `token` or its `key_id`.", "key_0123456789abcdef01234567")
+_GRACE = text("How long the present secret stays valid, such as 24h.", "24h")
+_FINISH: Fields = {
+    FINISH: flag(
+        "Let requests under way of a key that is refused from now on go on. They end within a"
+        " second otherwise."
+    )
+}
+BODIES: dict[str, Schema] = {
+    "GenerateKeyRequest": described(**_KEY),
+    "UpdateKeyRequest": described("key", key=_NAME, **_FINISH, **_KEY),
+    "RegenerateKeyRequest": described("key", key=_NAME, grace_period=_GRACE, **_KEY),
+    "RegenerateNamedKey": described(grace_period=_GRACE, **_KEY),
+    "BlockKeyRequest": described("key", key=_NAME, **_FINISH),
+    "DeleteKeysRequest": described(
+        keys=strings("Keys, or their `token` or `key_id`.", "key_0123456789abcdef01234567"),
+        key_aliases=strings("Aliases of keys.", "alice-laptop"),
+        **_FINISH,
+    ),
+    "NewUserRequest": described(
+        **_USER,
+        teams=strings("Teams that the user joins.", "research"),
+        auto_create_key=flag("Make a key of the user, too.", True),
+        key_alias=KEY["key_alias"],
+        duration=_DURATION,
+    ),
+    "UpdateUserRequest": described("user_id", **_FINISH, **_USER),
+    "DeleteUsersRequest": described(
+        "user_ids", user_ids=strings("Ids of users.", "carol"), **_FINISH
+    ),
+    "NewTeamRequest": described(
+        **_TEAM,
+        members_with_roles=array("Objects with `user_id` and `role`, admin or user.", [_MEMBER]),
+    ),
+    "UpdateTeamRequest": described("team_id", **_FINISH, **_TEAM),
+    "TeamRequest": described("team_id", team_id=_TEAM_ID, **_FINISH),
+    "DeleteTeamsRequest": described(
+        "team_ids", team_ids=strings("Ids of teams.", "research"), **_FINISH
+    ),
+    "AddMembersRequest": described(
+        "team_id member",
+        team_id=_TEAM_ID,
+        member=one_of(
+            "An object with `user_id` and `role`, admin or user, or a list of them.",
+            _MEMBER,
+            {"type": "object"},
+            {"type": "array"},
+        ),
+    ),
+    "RemoveMemberRequest": described("team_id user_id", team_id=_TEAM_ID, user_id=_USER["user_id"]),
+}
+
+
+def check(name: str, body: Body) -> None:
+    """Raises InvalidParameter if the body has a field that its schema has not, or lacks one."""
+    schema = BODIES[name]
+    values.refuse_others(body, schema["properties"])
+    for field in schema.get("required", ()):
+        if body.get(field) in (None, "", []):
+            raise InvalidParameter(field, "is missing")
+
+
+def edit_key(body: Body, now: float) -> Edit[StoredKey]:
+    """Raises InvalidParameter."""
+    sets = values.changes(body, KEY)
+    if (seconds := values.duration(body)) is not None:
+        sets["expires"] = None if seconds == math.inf else now + seconds
+    return _edit(sets, lambda known: rights.parse_of_key(body, known))
+
+
+def edit_user(body: Body) -> Edit[User]:
+    """Raises InvalidParameter."""
+    role = fields.text(body, "user_role")
+    if role and role not in ROLES:
+        raise InvalidParameter(
+            "user_role", f"must be {' or '.join(ROLES)}; keys with `admin` administer"
+        )
+    preset = {"read_only": role == ROLES[True]} if role else {}
+    sets = values.changes(body, USER)
+    return _edit(sets, lambda known: rights.parse(body, replace(known, **preset)))
+
+
+def edit_team(body: Body) -> Edit[Team]:
+    """Raises InvalidParameter."""
+    return _edit(values.changes(body, TEAM), lambda known: rights.parse(body, known))
+
+
+def _edit(sets: Mapping[str, Any], parse_rights: Callable[[Rights], Rights]) -> Edit[A]:
+    parse_rights(Rights())  # wrong values are found before anything is read
+    return lambda known: replace(known, **sets, rights=parse_rights(known.rights))
+
+
+def members(given: Any, field: str) -> Sequence[tuple[str, str]]:
+    """Users and their roles. Raises InvalidParameter."""
+    if not isinstance(given, list) or len(given) > MAX_MEMBERS:
+        raise InvalidParameter(field, f"must have at most {MAX_MEMBERS} members")
+    roles = []
+    for value in given:
+        entry = fields.entry(value, field)
+        values.refuse_others(entry, {"user_id", "role"})
+        role = fields.text(entry, "role") or "user"
+        if role not in ("admin", "user"):
+            raise InvalidParameter(f"{field}.role", "must be admin or user")
+        roles.append((values.required_name(entry, "user_id"), role))
+    return roles
+
+
+def grace(body: Body) -> float:
+    """For how many seconds the present secret stays valid. Raises InvalidParameter."""
+    seconds = values.duration(body, "grace_period") or 0.0
+    if seconds == math.inf:
+        raise InvalidParameter("grace_period", "must end")
+    return seconds
+
+
+def made(secret: str, key: StoredKey) -> dict[str, Any]:
+    """The answer of /key/generate, the only one with the secret."""
+    return {"key": secret, "token_id": key.digest, **key_object(key)}
+
+
+def key_object(key: StoredKey) -> dict[str, Any]:
+    """A key as lists show it. `key_id` is ours: the name under which its data and requests are
+    recorded."""
+    return {
+        "token": key.digest,
+        "key_id": key.id,
+        "key_name": key.shown,
+        **_shown(key, KEY),
+        "expires": values.shown_time(key.expires),
+        "admin": key.rights.admin,
+        "created_by": key.created_by,
+    }
+
+
+def user_object(user: User, teams: Sequence[Member]) -> dict[str, Any]:
+    return {
+        "user_id": user.id,
+        "user_role": ROLES[user.rights.read_only],
+        "teams": [member.team_id for member in teams],
+        **_shown(user, USER),
+    }
+
+
+def team_object(team: Team, members: Sequence[Member]) -> dict[str, Any]:
+    roles = [{"user_id": member.user_id, "role": member.role} for member in members]
+    return {"team_id": team.id, "members_with_roles": roles, **_shown(team, TEAM)}
+
+
+def _shown(account: StoredKey | Account, columns: Mapping[str, Field]) -> dict[str, Any]:
+    return {
+        **{field: getattr(account, column.key) for field, column in columns.items()},
+        **rights.shown(account.rights),
+        "created_at": values.shown_time(account.created),
+        "updated_at": values.shown_time(account.changed),
+    }
+
+
+def audit_object(entry: Entry) -> dict[str, Any]:
+    """A change in the list of changes, which is our own."""
+    return {
+        "object": "audit.entry",
+        "number": entry.number,
+        "at": values.shown_time(entry.at),
+        "actor": entry.actor,
+        "action": entry.action,
+        "kind": entry.kind,
+        "subject": entry.subject,
+        "details": entry.details,
+    }
