@@ -30,7 +30,7 @@ import msgspec
 from flask import Flask
 from sqlalchemy import insert
 
-from proxy.accounts import book
+from proxy.accounts import key_cache
 from proxy.accounts.limits import Limits, Window
 from proxy.accounts.records import StoredKey, Team, User
 from proxy.accounts.rights import Rights
@@ -61,12 +61,12 @@ def fill(database: Database, count: int, seed: int = 0) -> list[str]:
     server_secret = keys.secret()
     secrets, rows = [], []
     for number in range(count):
-        secret = book.make_secret(draw.randbytes(book.SECRET_BYTES))
+        secret = key_cache.make_secret(draw.randbytes(key_cache.SECRET_BYTES))
         rights = RIGHTS if number % 2 else Rights()
         key = StoredKey(
             id=f"key_{number:024x}",
-            digest=book.key_digest(secret, server_secret),
-            shown=book.shown_secret(secret),
+            digest=key_cache.key_digest(secret, server_secret),
+            shown=key_cache.shown_secret(secret),
             alias=f"alias {number}",
             user_id=f"user-{number % USERS}",
             team_id=f"team-{number % TEAMS}",
@@ -184,7 +184,7 @@ def main() -> None:
         gc.set_threshold(10_000, 20, 20)
 
         def wrong() -> str:
-            return book.make_secret(draw.randbytes(book.SECRET_BYTES))
+            return key_cache.make_secret(draw.randbytes(key_cache.SECRET_BYTES))
 
         print(f"{count} keys in the store, {len(secrets)} known")
         print(f"first use of a key               {first:7.1f} µs")

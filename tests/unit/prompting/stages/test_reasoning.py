@@ -16,7 +16,7 @@ OPENED = "<|im_start|>assistant\n<think>\n"
 
 def joined(batch: Batch) -> tuple[str, str]:
     """The reasoning and the text."""
-    texts = {kind: [] for kind in (ReasoningDelta, TextDelta)}
+    texts: dict[type, list[str]] = {kind: [] for kind in (ReasoningDelta, TextDelta)}
     for event in batch:
         if isinstance(event, ReasoningDelta | TextDelta):
             assert event.text
