@@ -7,6 +7,7 @@ flags of the server too, so that they see the same settings.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -40,16 +41,33 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.Action):
-    """Prints the everyday flags, or all of them, and ends."""
+    """Prints the everyday flags, one group of flags, or all of them, and ends."""
 
     def __call__(self, parser: Any, namespace: Any, topic: Any, flag: str | None = None) -> None:
-        if topic is not None:
-            made = parser
+        if topic == ALL:
+            text = parser.format_help()
+        elif topic is None:
+            text = _parser(lambda row: row.name in EVERYDAY, _overview()).format_help()
+        elif topic in (topics := _topics()):
+            text = _parser(lambda row: row.group == topics[topic], "").format_help()
         else:
-            made = _parser(lambda row: row.name in EVERYDAY)
-            made.epilog = f"`--help {ALL}` shows all {len(table())} settings.\n\n{made.epilog}"
-        print(made.format_help(), end="")
+            raise SettingsError(f"--help: {topic!r} is not one of {', '.join((*topics, ALL))}")
+        print(text, end="")
         parser.exit()
+
+
+def _topics() -> dict[str, str]:
+    """The groups of settings, by the word that --help takes: the first of their name."""
+    return {row.group.split()[0].lower(): row.group for row in table()}
+
+
+def _overview() -> str:
+    groups = Counter(row.group for row in table())
+    topics = "".join(
+        f"  --help {word:<12} {group} ({groups[group]} settings)\n"
+        for word, group in _topics().items()
+    )
+    return f"more settings:\n{topics}  --help {ALL:<12} all of them\n\n{_epilog()}"
 
 
 def _epilog() -> str:
@@ -68,16 +86,20 @@ def _epilog() -> str:
 def parser() -> argparse.ArgumentParser:
     """The parser of the server's flags. It sets only what the user gave, as text. Made once: it is
     full of reference cycles, and each reload of the settings needs it."""
-    return _parser(lambda row: True)
+    return _parser(lambda row: True, _epilog())
 
 
-def _parser(shown: Callable[[SettingRow], bool]) -> argparse.ArgumentParser:
-    """A parser of the settings that are `shown`."""
+def _parser(shown: Callable[[SettingRow], bool], epilog: str) -> argparse.ArgumentParser:
+    """A parser of the settings that are `shown`; without an epilog, of one group."""
     made = _Parser(
         prog=PROG,
-        usage="%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]",
-        description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models.",
-        epilog=_epilog(),
+        usage="%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]"
+        if epilog
+        else argparse.SUPPRESS,
+        description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models."
+        if epilog
+        else None,
+        epilog=epilog,
         formatter_class=partial(
             argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100
         ),
@@ -85,11 +107,12 @@ def _parser(shown: Callable[[SettingRow], bool]) -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
     )
-    text = f"this, or {ALL} settings"
-    made.add_argument(*HELP, action=_Help, nargs="?", choices=[ALL], metavar=ALL, help=text)
-    made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    text = "settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)"
-    made.add_argument("--config", metavar="FILE", help=text)
+    if epilog:
+        text = "this, the settings of one group, or all"
+        made.add_argument(*HELP, action=_Help, nargs="?", metavar="GROUP", help=text)
+        made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+        text = "settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)"
+        made.add_argument("--config", metavar="FILE", help=text)
     groups: dict[str, Any] = {}
     for row in filter(shown, table()):
         if row.group not in groups:

@@ -38,14 +38,21 @@ REMOVED = {
     **{key: _moved("search", key) for key in ("brave_key", "tavily_key")},
     "search_timeout": _moved("search", "timeout"),
     **dict.fromkeys(_FIXED.split(), f"{_GONE}: its default applies, so remove it"),
-    "all": f"{_GONE}: everything but --chatchat is on by default",
-    "cached_weight": f"{_GONE}: give cached tokens a price in a [[price]] table, and limit money",
-    "embedding_shortens": f"{_GONE}: vectors with fewer dimensions are always cut",
-    "ignore_unsupported": f"{_GONE}: a parameter that a backend does not support is refused",
-    "limits_fail": f"{_GONE}: requests of keys with limits get 503 while Redis is away",
-    "prefix_hygiene": f"{_GONE}: prompts are sent as they are",
-    "response_store": f"{_GONE}: use --data, which keeps responses with everything else",
-    "worker_class": f"{_GONE}: use --server waitress for threads",
+    "worker_class": f"{_GONE}: gunicorn serves with slotproxy's own worker; remove it, or use"
+    " --server waitress for threads",
+    "all": f"{_GONE}: everything but --chatchat is on by default, and `slotproxy doctor` shows the"
+    " state of each part",
+    "cached_weight": f"{_GONE}: cached prompt tokens count like others; give them a price of their"
+    " own with cached in a [[price]] table and limit money instead",
+    "embedding_shortens": f"{_GONE}: a request with fewer dimensions than the model's gets shorter"
+    " vectors, with a warning; remove it",
+    "ignore_unsupported": f"{_GONE}: a parameter that a backend does not support is refused with"
+    " 400; leave it out of the request",
+    "limits_fail": f"{_GONE}: requests of keys with limits are refused with 503 while Redis is"
+    " away; remove it",
+    "prefix_hygiene": f"{_GONE}: prompts are sent as they are; remove it",
+    "response_store": f"{_GONE}: use --data, which keeps responses in the database with everything"
+    " else",
 }
 
 # Values that a setting does not take any more.
