@@ -8,6 +8,7 @@ from tools import dialects_table as table
 from tools import servers
 
 ELSEWHERE = {
+    "test_cached_tokens_are_counted_for_a_resumed_answer",
     "test_text_beyond_the_context_is_not_embedded",
     "test_embeddings_without_a_server_are_refused_by_name",
     "test_embeddings_and_rankings_use_dedicated_servers",
