@@ -94,7 +94,8 @@ class Answer:
         self._began = context.clock()
         self._first: Choice | None = None
         self._bounded: BoundedAnswer | None = None
-        self._counting: AbstractContextManager[Any] = _ALONE
+        several = request.n > 1 or len(request.prompts) > 1
+        self._counting: AbstractContextManager[Any] = native_lock() if several else _ALONE
         loads = context.registry.unknown(model)
         # What is running now, to be closed: the preparation, or the choices.
         self._running: Generator[Choice, None, None] | None = None
@@ -184,7 +185,7 @@ class Answer:
     def _several(self) -> Generator[Choice, None, None]:
         """Run several choices, each in a thread, and interleave their batches as they come. In idle
         slots, one runs after the other: there may never be several at once."""
-        n, self._counting = self.request.n, native_lock()
+        n = self.request.n
         ready: queue.Queue[Choice | BaseException | None] = queue.Queue(AHEAD)
         todo = iter(list(enumerate(t for t in self.tasks for _ in range(n))))
         lock = threading.Lock()
