@@ -328,10 +328,9 @@ def test_two_workers_embedding_on_one_server_do_not_deadlock(join: Join) -> None
 
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(embed, worker) for worker in workers * 2]
-        chats = [pool.submit(acquire, worker, "chat") for worker in workers]
-        for chat in chats:
-            chat.result(PATIENCE).release()
-        for call in calls:
+        # A chat that keeps its slot would stop an embedding, and that one the other chat.
+        chats = [pool.submit(lambda w: acquire(w, "chat").release(), worker) for worker in workers]
+        for call in (*chats, *calls):
             call.result(PATIENCE)
     until(lambda: not any(worker.outstanding for worker in workers))
 
