@@ -435,8 +435,7 @@ class Attempt:
         slot, self._leased = self._leased, None
         self._released, self._run = self._run, None
         if slot is not None:
-            self._info.slot = slot.number
-            slot.release()
+            self._info.slot = slot.release()
             self.slot_seconds += self._context.clock() - self._leased_at
 
     @property
@@ -456,7 +455,7 @@ class Attempt:
         self._adapted = adapted = adapt_to_backend(
             task, slot.backend, slot.caps, self._cancel, resumes, key=self._caller.key
         )
-        self._next = first_run(adapted)
+        self._next = first_run(adapted) if adapted.thinks else adapted
         info.kinds = adapted.kinds
         limit = adapted.max_tokens or 0
         if resumes:
