@@ -15,7 +15,8 @@ from itertools import accumulate, groupby
 
 from msgspec import Struct
 
-from .history import OTHER, Summary, backend_of
+from .history import backend_of
+from .record import OTHER, Summary
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

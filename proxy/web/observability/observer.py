@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from ...accounts.key_cache import without_keys
+from ...accounts.key_cache import SECRET_PREFIX, without_keys
 from ...errors import NoIdleSlot
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
-from .history import History, Sample, Summary, summarize
+from .history import History, Sample
 from .metrics import Counts, Metrics
-from .record import Record
+from .record import Record, Summary, summarize
 
 # The access log: one line of JSON per request.
 access = logging.getLogger("slotproxy.access")
@@ -50,17 +50,18 @@ def line(record: Record, took: float) -> str:
     milliseconds, rounded to a tenth."""
     info = record.info
     usage = info.usage
+    path = without_keys(record.path) if SECRET_PREFIX in record.path else record.path
     values = {
         "id": record.id,
         "peer": record.peer,
         "method": record.method[:20],
-        "path": without_keys(record.path)[:200],
+        "path": path[:200],
         "status": record.status,
         "key": record.key,
         "model": info.model,
         "backend": info.backend,
         "tier": info.tier,
-        "fallback": ", ".join(map(" ".join, info.passed)),
+        "fallback": ", ".join(map(" ".join, info.passed)) if info.passed else "",
         "slot": info.slot,
         "stream": record.stream,
         "queue_ms": round(10000 * info.queue_wait) / 10,

@@ -22,9 +22,9 @@ from proxy.errors import TooManyWrongKeys
 from proxy.web import model_events
 from proxy.web.auth import MOST_ADDRESSES, Keys, WrongKeyLimiter
 from proxy.web.observability import Lines, Record
-from proxy.web.observability.history import OTHER, summarize
 from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.observer import access
+from proxy.web.observability.record import OTHER, summarize
 from proxy.web.pages import models, status
 from proxy.web.peers import TrustedProxies
 from tests.fakes import ScriptedDriver, make_app, make_own_app, services_of, wait_until

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from proxy.core.usage import Usage
 from proxy.web.observability import Record
-from proxy.web.observability.history import SAMPLES, STEP, History, Summary, summarize, total
+from proxy.web.observability.history import SAMPLES, STEP, History, total
+from proxy.web.observability.record import Summary, summarize
 
 
 class Clock:

@@ -10,9 +10,9 @@ import pytest
 from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.web.observability import Record
-from proxy.web.observability.history import Summary, summarize
 from proxy.web.observability.metrics import HISTOGRAMS, Counts, Metrics, Work
 from proxy.web.observability.prometheus import native
+from proxy.web.observability.record import Summary, summarize
 
 
 def over(number: int) -> tuple[Summary, tuple[float, ...]]:
