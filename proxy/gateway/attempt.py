@@ -729,12 +729,16 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
     text, boundaries = task.prompt, task.boundaries
     if not text and task.request.is_chat:
         text, boundaries = placement_text(task.request)
-    chain = partial(chain_of, text, boundaries, f"{model}\0{caller.group}")
+    salt = f"{model}\0{caller.group}"
+    if len(text) <= LARGE:
+        chain = chain_of(text, boundaries, salt)
+    else:
+        chain = run_in_native_thread(partial(chain_of, text, boundaries, salt))
     return SlotRequest(
         model=model,
         ids=not isinstance(task.prompt, str),
         max_tokens=task.max_tokens,
-        chain=chain() if len(text) <= LARGE else run_in_native_thread(chain),
+        chain=chain,
         key=caller.key,
         group=caller.group,
         session=task.request.session,

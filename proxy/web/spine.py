@@ -74,7 +74,8 @@ def completion_view(
     answer: EventSource | None = None
     try:
         record.key = services.keys.check(environ)
-        record.shown = partial(permissions.shown_name, services, record.key)
+        is_admin = services.keys.is_admin(record.key)
+        record.shown = str if is_admin else permissions.shown_name(services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
         known = early(raw, cancel) if early is not None else None
