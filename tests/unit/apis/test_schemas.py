@@ -97,10 +97,6 @@ NOT_HEEDED = {
 BESIDE: dict[str, dict[str, Any]] = {
     "top_logprobs": {"logprobs": True},
     "function_call": {"functions": [{"name": "f"}]},
-    "add_generation_prompt": {
-        "continue_final_message": True,
-        "messages": [{"role": "assistant", "content": "So"}],
-    },
     "file_ids": {},
     "files": {"files": [{"file_id": "file-1"}]},
 }
