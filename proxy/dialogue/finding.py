@@ -15,7 +15,7 @@ from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
-from ..websearch.engines import WebResult, WebSearch
+from ..websearch.engines import WebSearch
 from .events import Citation, DialogueRequest, Sources
 
 if TYPE_CHECKING:  # the extra `knowledge`
@@ -147,12 +147,11 @@ class Finder:
 
     def pages(self, query: str, engine: str, count: int, cancel: Cancel | None) -> list[Citation]:
         """Web results; without `cancel` only cached ones."""
-        web = self.searched()
-        if cancel is None:
-            results = web.remembered(query, engine, count)
-        else:
-            results = web.search(query, engine, count, cancel=cancel)
-        return [_page(result) for result in results]
+        results = self.searched().search(query, engine, count, cancel=cancel)
+        return [
+            Citation(number=0, title=result.title, text=result.snippet, url=result.url)
+            for result in results
+        ]
 
     def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
         """The results of a search that an answer makes. In file searches the citation's document_id
@@ -194,33 +193,30 @@ class Finder:
         """The searches that are allowed and configured, as tools of an agent. Their results are
         numbered by `numbers` and appended to `sources`."""
 
-        def call(find: Callable[[str, Cancel], list[Citation]]) -> LocalFunction:
-            def search(given: Mapping[str, Any], cancel: Cancel) -> str:
-                query = arguments(_Query, given).query
-                if not query.strip():
-                    raise ToolError("query must be a search string")
-                cited, _ = numbers.add(find(query, cancel))
-                if cited:
-                    sources.append(Sources(cited))
-                return context(cited) or NONE_FOUND
+        def numbered(hits: list[Citation]) -> str:
+            cited, _ = numbers.add(hits)
+            if cited:
+                sources.append(Sources(cited))
+            return context(cited) or NONE_FOUND
 
-            return search
-
-        def in_bases(query: str, cancel: Cancel) -> list[Citation]:
-            return self.documents(
-                request.owner, bases, query, request.top_k, request.score_threshold
+        def in_bases(given: Mapping[str, Any], cancel: Cancel) -> str:
+            query = _query(given)
+            return numbered(
+                self.documents(request.owner, bases, query, request.top_k, request.score_threshold)
             )
 
-        def on_web(query: str, cancel: Cancel) -> list[Citation]:
-            return self.pages(query, request.engine, request.top_k, cancel)
+        def on_web(given: Mapping[str, Any], cancel: Cancel) -> str:
+            query = _query(given)
+            return numbered(self.pages(query, request.engine, request.top_k, cancel))
 
         tools: dict[str, RunnableTool] = {}
+        bases: list[str] = []
         if KNOWLEDGE in allowed and self._knowledge is not None:
             bases = self.bases(request.owner, request.bases)
-            if bases:
-                tools[KNOWLEDGE] = LocalTool(_tool(KNOWLEDGE, _Query), call(in_bases))
+        if bases:
+            tools[KNOWLEDGE] = _tool(KNOWLEDGE, _Query, in_bases)
         if WEB in allowed and self.web is not None:
-            tools[WEB] = LocalTool(_tool(WEB, _Query), call(on_web))
+            tools[WEB] = _tool(WEB, _Query, on_web)
         return tools
 
     def published(self, owner: str) -> dict[str, RunnableTool]:
@@ -242,9 +238,9 @@ class Finder:
 
         tools: dict[str, RunnableTool] = {}
         if self._knowledge is not None:
-            tools[KNOWLEDGE] = LocalTool(_tool(KNOWLEDGE, _KnowledgeQuery), in_bases)
+            tools[KNOWLEDGE] = _tool(KNOWLEDGE, _KnowledgeQuery, in_bases)
         if self.web is not None:
-            tools[WEB] = LocalTool(_tool(WEB, _WebQuery), on_web)
+            tools[WEB] = _tool(WEB, _WebQuery, on_web)
         return tools
 
     def _known(self) -> Knowledge:
@@ -269,19 +265,8 @@ def _cited(hit: Hit) -> Citation:
     )
 
 
-def _page(result: WebResult) -> Citation:
-    return Citation(number=0, title=result.title, text=result.snippet, url=result.url)
-
-
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="the search query")]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=20, description="the number of results")]
-_Bases = Annotated[
-    list[str],
-    msgspec.Meta(max_length=32, description="names of knowledge bases; none: all of them"),
-]
-_Engine = Annotated[
-    str, msgspec.Meta(max_length=40, description="the search engine; none: the first one")
-]
 
 
 class _Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -292,14 +277,27 @@ class _Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _KnowledgeQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query: _Text
-    bases: _Bases = []
+    bases: Annotated[
+        list[str],
+        msgspec.Meta(max_length=32, description="names of knowledge bases; none: all of them"),
+    ] = []
     count: _Count = 5
 
 
 class _WebQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query: _Text
-    engine: _Engine = ""
+    engine: Annotated[
+        str, msgspec.Meta(max_length=40, description="the search engine; none: the first one")
+    ] = ""
     count: _Count = 5
+
+
+def _query(given: Mapping[str, Any]) -> str:
+    """Raises ToolError."""
+    query = arguments(_Query, given).query
+    if not query.strip():
+        raise ToolError("query must be a search string")
+    return query
 
 
 def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -318,9 +316,9 @@ def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
         raise ToolError(f"the arguments are invalid: {error}") from None
 
 
-def _tool(name: str, arguments: type[msgspec.Struct]) -> Tool:
+def _tool(name: str, arguments: type[msgspec.Struct], function: LocalFunction) -> LocalTool:
     where = "the web" if name == WEB else "the documents of the knowledge bases"
-    return Tool(name, f"Search {where}", schema_of(arguments))
+    return LocalTool(Tool(name, f"Search {where}", schema_of(arguments)), function)
 
 
 def offered(search: Search) -> Tool:
