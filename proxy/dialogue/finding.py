@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from ..accounts.rights import Permissions
-from ..agent.functions import LocalTool, RunnableTool, ToolError
+from ..agent.functions import LocalTool, RunnableTool, ToolError, local_tool, schema_of
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
@@ -101,10 +101,12 @@ def insert_documents(
 
 
 NONE_FOUND = "No results."
-T = TypeVar("T", bound=msgspec.Struct)
-LocalFunction = Callable[[Mapping[str, Any], Cancel], str]
 KNOWLEDGE, WEB = "knowledge_search", "web_search"
 """Names of the agent's search tools."""
+DESCRIPTIONS = {
+    KNOWLEDGE: "Search the documents of the knowledge bases",
+    WEB: "Search the web",
+}
 
 
 class Finder:
@@ -193,44 +195,45 @@ class Finder:
         """The searches that are allowed and configured, as tools of an agent. Their results are
         numbered by `numbers` and appended to `sources`."""
 
-        def numbered(hits: list[Citation]) -> str:
-            cited, _ = numbers.add(hits)
-            if cited:
-                sources.append(Sources(cited))
-            return context(cited) or NONE_FOUND
+        def tool(name: str, find: Callable[[str, Cancel], list[Citation]]) -> LocalTool:
+            def search(given: _Query, cancel: Cancel) -> str:
+                if not given.query.strip():
+                    raise ToolError("query must be a search string")
+                cited, _ = numbers.add(find(given.query, cancel))
+                if cited:
+                    sources.append(Sources(cited))
+                return context(cited) or NONE_FOUND
 
-        def in_bases(given: Mapping[str, Any], cancel: Cancel) -> str:
-            query = _query(given)
-            return numbered(
-                self.documents(request.owner, bases, query, request.top_k, request.score_threshold)
+            return local_tool(name, DESCRIPTIONS[name], _Query, search)
+
+        def in_bases(query: str, cancel: Cancel) -> list[Citation]:
+            return self.documents(
+                request.owner, bases, query, request.top_k, request.score_threshold
             )
 
-        def on_web(given: Mapping[str, Any], cancel: Cancel) -> str:
-            query = _query(given)
-            return numbered(self.pages(query, request.engine, request.top_k, cancel))
+        def on_web(query: str, cancel: Cancel) -> list[Citation]:
+            return self.pages(query, request.engine, request.top_k, cancel)
 
         tools: dict[str, RunnableTool] = {}
         bases: list[str] = []
         if KNOWLEDGE in allowed and self._knowledge is not None:
             bases = self.bases(request.owner, request.bases)
         if bases:
-            tools[KNOWLEDGE] = _tool(KNOWLEDGE, _Query, in_bases)
+            tools[KNOWLEDGE] = tool(KNOWLEDGE, in_bases)
         if WEB in allowed and self.web is not None:
-            tools[WEB] = _tool(WEB, _Query, on_web)
+            tools[WEB] = tool(WEB, on_web)
         return tools
 
     def published(self, owner: str) -> dict[str, RunnableTool]:
         """The searches that are configured, by name, for clients that call them without a model."""
 
-        def in_bases(given: Mapping[str, Any], cancel: Cancel) -> str:
+        def in_bases(query: _KnowledgeQuery, cancel: Cancel) -> str:
             """Raises NotFound for an unknown base, besides what tools raise."""
-            query = arguments(_KnowledgeQuery, given)
             bases = self.bases(owner, query.bases)
             hits = self.documents(owner, bases, query.query, query.count)
             return context(CitationNumbers().add(hits)[0]) or NONE_FOUND
 
-        def on_web(given: Mapping[str, Any], cancel: Cancel) -> str:
-            query = arguments(_WebQuery, given)
+        def on_web(query: _WebQuery, cancel: Cancel) -> str:
             pages = self.pages(query.query, query.engine, query.count, cancel)
             cited, _ = CitationNumbers().add(pages)
             texts = [f"[{page.number}] {page.title}\n{page.url}\n{page.text}" for page in cited]
@@ -238,9 +241,11 @@ class Finder:
 
         tools: dict[str, RunnableTool] = {}
         if self._knowledge is not None:
-            tools[KNOWLEDGE] = _tool(KNOWLEDGE, _KnowledgeQuery, in_bases)
+            tools[KNOWLEDGE] = local_tool(
+                KNOWLEDGE, DESCRIPTIONS[KNOWLEDGE], _KnowledgeQuery, in_bases
+            )
         if self.web is not None:
-            tools[WEB] = _tool(WEB, _WebQuery, on_web)
+            tools[WEB] = local_tool(WEB, DESCRIPTIONS[WEB], _WebQuery, on_web)
         return tools
 
     def _known(self) -> Knowledge:
@@ -290,35 +295,6 @@ class _WebQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, msgspec.Meta(max_length=40, description="the search engine; none: the first one")
     ] = ""
     count: _Count = 5
-
-
-def _query(given: Mapping[str, Any]) -> str:
-    """Raises ToolError."""
-    query = arguments(_Query, given).query
-    if not query.strip():
-        raise ToolError("query must be a search string")
-    return query
-
-
-def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments."""
-    schema = msgspec.json.schema(kind)
-    own: dict[str, Any] = dict(schema["$defs"][kind.__name__])
-    own.pop("title", None)
-    return own
-
-
-def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
-    """Raises ToolError."""
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise ToolError(f"the arguments are invalid: {error}") from None
-
-
-def _tool(name: str, arguments: type[msgspec.Struct], function: LocalFunction) -> LocalTool:
-    where = "the web" if name == WEB else "the documents of the knowledge bases"
-    return LocalTool(Tool(name, f"Search {where}", schema_of(arguments)), function)
 
 
 def offered(search: Search) -> Tool:
