@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -69,7 +70,6 @@ from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
 from ..websearch.engines import Engine, Metasearch, WebSearch
-from ..websearch.engines import is_installed as ddgs_is_installed
 from ..websearch.fetch import fetch
 from . import discovery
 from .data_folder import SLOTS, folder_of
@@ -340,7 +340,7 @@ def _dialogues(
         "brave": lambda: Engine("brave", key=settings.search.brave_key),
         "tavily": lambda: Engine("tavily", key=settings.search.tavily_key),
     }
-    if "ddgs" in settings.search_engine and not ddgs_is_installed():
+    if "ddgs" in settings.search_engine and find_spec("ddgs") is None:
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
     web = None
     if settings.search_engine:

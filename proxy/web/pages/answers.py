@@ -17,16 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...dialogue.events import (
-    DialogueDone,
-    DialogueEvent,
-    DialogueRequest,
-    DialogueStep,
-    Reasoning,
-    Sources,
-    Text,
-    Tick,
-)
+from ...core.events import Finished, ReasoningDelta, TextDelta
+from ...dialogue.events import DialogueEvent, DialogueRequest, DialogueStep, Sources, Tick
 from ...dialogue.run import Running
 from ...errors import Cancelled, Ended, GatewayError, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
@@ -245,8 +237,8 @@ class _Writer:
             self._take_one(event, running)
 
     def _take_one(self, event: DialogueEvent, running: Running) -> None:
-        if isinstance(event, Text | Reasoning):
-            (self._text if isinstance(event, Text) else self._thought).append(event.delta)
+        if isinstance(event, TextDelta | ReasoningDelta):
+            (self._text if isinstance(event, TextDelta) else self._thought).append(event.text)
             if time.monotonic() - self._flushed > GATHER:
                 self._flush()
             return
@@ -262,7 +254,7 @@ class _Writer:
             case Tick() if (place := running.info.place) != self._place:
                 self._place = place
                 self._growing.publish({"type": "place", "place": place})
-            case DialogueDone(usage=usage, finish_reason=reason):
+            case Finished(usage=usage, reason=reason):
                 counts = msgspec.to_builtins(usage)
                 counts["completion"] += self._begun
                 self._extra |= {"usage": counts, "finish_reason": reason}
