@@ -188,9 +188,8 @@ class Driver(ABC):
 
     # for a server that gets requests as clients sent them
 
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
-        """Forward a call, and wait for the head of its answer, which must be closed. `key` is the
-        name of the API key that asks."""
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+        """Forward a call, and wait for the head of its answer, which must be closed."""
         raise Unsupported("this model's backend does not support this API")
 
     # for a server that renders chats like us
