@@ -238,9 +238,9 @@ class Driver(ABC):
         Neither loads nor wakes the model."""
         raise NotImplementedError
 
-    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+    def load(self, cancel: Cancel) -> Iterator[None]:
         """Wait until the result of `refresh` is not provisional, loading the model if necessary.
-        Yields at every tick. `key` is the name of the API key that asks."""
+        Yields at every tick."""
         raise NotImplementedError
 
     def loading(self) -> str:

@@ -106,7 +106,7 @@ class HostedDriver(Driver):
 
     # for the gateway
 
-    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+    def load(self, cancel: Cancel) -> Iterator[None]:
         for server in self._waiting(cancel):
             if server is None:
                 yield

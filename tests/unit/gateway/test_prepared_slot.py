@@ -31,7 +31,7 @@ class Unloaded(ScriptedDriver):
     def status(self) -> str:
         return "loaded" if self.done else "unloaded"
 
-    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+    def load(self, cancel: Cancel) -> Iterator[None]:
         yield
         yield
         if self.fault is not None:
