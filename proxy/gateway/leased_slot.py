@@ -50,7 +50,7 @@ class LeasedSlot:
         lease, driver, clock = self._lease, self.backend.driver, self._context.clock
         if driver.status in ("unloaded", "loading"):
             try:
-                yield from driver.load(cancel, lease.want.key)
+                yield from driver.load(cancel)
             except Cancelled:
                 raise
             except GatewayError:
