@@ -23,7 +23,8 @@ from .profile.adapt import (
     MessageRules,
     arranged,
     as_dicts,
-    name_results,
+    as_texts,
+    guided,
     with_objects,
     with_written_calls,
 )
@@ -233,19 +234,14 @@ class Prompter:
             call_format is not None or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)
         )
         if unwritten and not knows_tools:
-            dicts = as_dicts(request.messages)
-            name_results(dicts)
             guide = generic.instructions(tools) if call_format is not None else ""
-            chat = [
-                Message(role=m["role"], content=m["content"]) for m in generic.rewrite(dicts, guide)
-            ]
-            chat = arranged(chat, rules)
+            chat = arranged(as_texts(request.messages, guide), rules)
         else:
             if call_format is not None and not knows_tools:
                 # Some models write calls of their own form to tools that their template does not
                 # take.
                 guide = generic.instructions(tools, form=call_format)
-                chat = arranged(_guided(request.messages, guide), rules)
+                chat = arranged(guided(request.messages, guide), rules)
             if not rules.calls and any(map(_CALLS, chat)):
                 shape = (self.syntax.calls or GENERIC).shape
                 chat = with_written_calls(chat, partial(_written, shape))
@@ -397,14 +393,6 @@ def _object(arguments: str) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, Mapping) else {}
-
-
-def _guided(messages: Sequence[Message], guide: str) -> Sequence[Message]:
-    """The messages with `guide` at the end of the system message."""
-    if messages and messages[0].role == "system":
-        content = f"{messages[0].content}\n\n{guide}".lstrip()
-        return [Message(role="system", content=content), *messages[1:]]
-    return [Message(role="system", content=guide), *messages]
 
 
 def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, ...]) -> str:

@@ -7,6 +7,7 @@ is. The result is for rendering only: the client's ids come back unchanged.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -207,6 +208,42 @@ def with_written_calls(
     return out
 
 
+def as_texts(messages: Sequence[Message], guide: str = "") -> Sequence[Message]:
+    """The conversation for a template without tools: calls become the JSON of `formats.generic`,
+    and adjacent results one user message."""
+    decode = Decoding()
+    names: dict[str, str] = {}
+    out: list[Message] = []
+    role = ""
+    for message in messages:
+        content = message.content
+        if message.tool_calls:
+            names.update((call.id, call.name) for call in message.tool_calls)
+            calls = [
+                {"name": call.name, "arguments": _object(call.arguments, decode)}
+                for call in message.tool_calls
+            ]
+            written = json.dumps({"tool_calls": calls}, ensure_ascii=False)
+            content = f"{content}\n{written}" if content else written
+        if message.role == "tool":
+            id = message.tool_call_id
+            name = message.name or names.get(id) or id or "tool"
+            result = f"Result of {name}:\n{content}"
+            before = f"{out.pop().content}\n\n" if role == "tool" else ""
+            out.append(Message(role="user", content=before + result))
+        else:
+            out.append(Message(role=message.role, content=content, media=message.media))
+        role = message.role
+    return guided(out, guide) if guide else out
+
+
+def guided(messages: Sequence[Message], guide: str) -> Sequence[Message]:
+    """The messages with `guide` at the end of the system message."""
+    if messages and messages[0].role == "system":
+        guide, messages = f"{messages[0].content}\n\n{guide}".lstrip(), messages[1:]
+    return [Message(role="system", content=guide), *messages]
+
+
 def _with_ids(message: Message, rename: Callable[[str], str]) -> Message:
     if message.tool_calls:
         calls = tuple(ToolCall(rename(c.id), c.name, c.arguments) for c in message.tool_calls)
@@ -234,7 +271,6 @@ def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dic
     decode = Decoding()
     out = [_as_dict(message, rules, decode) for message in messages]
     if rules.results == "responses" and "tool" in map(_ROLE, messages):
-        name_results(out)
         out = _with_responses(out, decode)
     return out
 
@@ -282,22 +318,17 @@ def _trim(out: dict[str, Any]) -> None:
         out["content"] = [{**part, "text": part["text"].strip()} for part in content]
 
 
-def name_results(messages: Sequence[dict[str, Any]]) -> None:
-    """Adds the tool's name to results that have only the call's id."""
-    names: dict[str, str] = {}
-    for message in messages:
-        for call in message.get("tool_calls", ()):
-            names[call["id"]] = call["function"]["name"]
-        if message["role"] == "tool" and message.get("tool_call_id") in names:
-            message.setdefault("name", names[message["tool_call_id"]])
-
-
 def _with_responses(messages: Sequence[dict[str, Any]], decode: Decoding) -> list[dict[str, Any]]:
     """The messages with results inside the message that has their calls, together with the answer
     after them, as Gemma 4 has them."""
     out: list[dict[str, Any]] = []
     turn: dict[str, Any] | None = None  # the message with calls that is not answered yet
+    names: dict[str, str] = {}
     for message in messages:
+        for call in message.get("tool_calls", ()):
+            names[call["id"]] = call["function"]["name"]
+        if message.get("tool_call_id") in names:
+            message.setdefault("name", names[message["tool_call_id"]])
         if turn is not None and message["role"] == "tool":
             result = {
                 "name": message.get("name") or message.get("tool_call_id", ""),
