@@ -63,8 +63,8 @@ def _model(services: Services, name: str) -> ChatModel:
     if hosted is not None:
         now = time.time()
         seen = view.view_of(hosted, now)
-        title, place, state = seen.title or name, seen.place, seen.state
-        left = max(seen.ready_at - now, 0.0) if seen.ready_at is not None else None
+        title, place, state = seen["title"] or name, seen["place"], seen["state"]
+        left = max(seen["ready_at"] - now, 0.0) if seen["ready_at"] is not None else None
     else:
         state = _state(services, name)
     return ChatModel(
