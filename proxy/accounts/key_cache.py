@@ -42,8 +42,6 @@ _FORM = re.compile(f"{SECRET_PREFIX}([0-9A-Za-z]{{{RANDOM}}})([0-9A-Za-z]{{{CHEC
 
 def make_secret(randomness: bytes) -> str:
     """The key with this randomness, of SECRET_BYTES bytes."""
-    if len(randomness) != SECRET_BYTES:
-        raise ValueError(f"a key is made of {SECRET_BYTES} random bytes")
     body = _base62(int.from_bytes(randomness, "big"), RANDOM)
     return SECRET_PREFIX + body + _checksum(body)
 
