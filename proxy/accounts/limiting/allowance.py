@@ -13,11 +13,13 @@ from ...errors import GatewayError
 from ...runtime.locks import native_lock
 from ..limits import Budget, Limited, Quantity, Window
 from .budgets import FREE, SCALES, Alert, Price, Used, budgets_of, meter_of, price_of, units
-from .limiter import TICKS, Charge, Limiter, Meter, Refused, Taken, clock, until_empty
+from .limiter import TICKS, Charge, LocalLimiter, Meter, Refused, Taken, clock, until_empty
 from .plan import BudgetOf, Plan, Pricing, Size, meter_of_window, refusal
+from .shared import SharedLimiter
 
 MOST_ALERTS = 10_000  # that are remembered, so as not to be repeated
 NOTHING = Used()
+Limiter = LocalLimiter | SharedLimiter  # raises LimitsUnavailable if it cannot tell
 ALL_MODELS = ("",)  # the model of windows that are for all
 plan_of = lru_cache(maxsize=4096)(Plan)
 
