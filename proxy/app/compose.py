@@ -20,7 +20,6 @@ from ..accounts.key_cache import KeyCache
 from ..accounts.limits import NO_LIMITS, Limited
 from ..accounts.records import Identity
 from ..accounts.rights import Rights
-from ..accounts.service import Accounts, GroupService, KeyService
 from ..agent import functions
 from ..agent.functions import Server as ToolServer
 from ..agent.toolbox import OWN, Remotes, Toolbox
@@ -57,6 +56,7 @@ from ..runtime import resources
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
+from ..store.accounts import Accounts
 from ..store.live import MemorySessions
 from ..web import pages
 from ..web.attached import AttachedDocuments
@@ -237,9 +237,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     accounts = None
     if api_keys and key_cache and storage.users and storage.teams:
-        users = GroupService(storage.users, key_cache)
-        teams = GroupService(storage.teams, key_cache)
-        accounts = Accounts(KeyService(api_keys, key_cache), users, teams)
+        accounts = Accounts(api_keys, storage.users, storage.teams, key_cache.follow)
     ledger = None
     if storage.ledger is not None:
         days = settings.ledger_days

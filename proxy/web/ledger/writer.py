@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ...store.ledger import Ledger  # imports SQLAlchemy
 
 
-# How many rows of the ledger this process has stored, for the metrics.
 class LedgerCounts(Struct, frozen=True):
     """Rows that this process has stored, has lost, and has still to store."""
 
@@ -65,8 +64,7 @@ class LedgerWriter:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Rows are kept for so many days. `needs_key` tells whether callers need a key: requests
-        that were refused because they had none are not stored.
-        `clock` returns seconds since 1970."""
+        that were refused because they had none are not stored."""
         self.ledger = ledger
         self._days = days
         self._needs_key = needs_key
@@ -125,7 +123,8 @@ class LedgerWriter:
     def _store_next(self) -> bool:
         """Store the next batch. False if the database is unavailable."""
         if not self._batch:
-            self._batch = self._taken()
+            taken = range(min(len(self._waiting), AT_ONCE))
+            self._batch = [self._waiting.popleft() for _ in taken]
             self._number += 1
         count = len(self._batch)
         if count:
@@ -149,9 +148,6 @@ class LedgerWriter:
             if self._closing.is_set() or time.monotonic() >= end:
                 return False
         return True
-
-    def _taken(self) -> list[LedgerRow]:
-        return [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))]
 
     def _run(self) -> None:
         working = Lasting("the ledger", no_pause)

@@ -9,10 +9,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from msgspec import Struct
-
 from ...accounts.limiting.allowance import Allowance, State
-from ...core.usage import Usage
 from ...gateway import Info
 from ...runtime.cancel import Cancel
 from ..disconnect import Stop, nothing
@@ -183,53 +180,3 @@ class Record:
 def _visible(name: str) -> str:
     """A name of the settings file as a header can have it."""
     return name if name.isascii() and name.isprintable() else ascii(name)[1:-1]
-
-
-# Summaries of finished requests, for metrics and history.
-#
-# Summaries are added up by the dozen, at a fraction of the cost of adding each by itself. Those
-# that nobody waits for are added up when there is time.
-OTHER = "other"  # requests that match no route
-
-
-class Summary(Struct, frozen=True, kw_only=True, gc=False):
-    """`second` is when the request ended; `backend` is "" if there was none. Times are seconds, 0
-    if unknown: `first_token` and `last_token` since the request arrived, `took` until its last
-    byte, `evaluating` and `writing` the backend's own work on the prompt and on tokens. `longest`
-    is the size of the longest sequence in tokens. For `kinds` see `Info`."""
-
-    second: int
-    backend: str
-    route: str
-    status: int
-    outcome: str
-    usage: Usage
-    queue_wait: float
-    first_token: float
-    last_token: float
-    took: float
-    evaluating: float
-    writing: float
-    longest: int
-    kinds: tuple[str, ...] = ()
-
-
-def summarize(record: Record, took: float, at: float) -> Summary:
-    """Summarize a request that took so many seconds and ended at the time `at` of the clock."""
-    info = record.info
-    return Summary(
-        second=int(at),
-        backend=info.backend,
-        route=record.route or OTHER,
-        status=record.status,
-        outcome=info.outcome,
-        usage=info.usage,
-        queue_wait=info.queue_wait,
-        first_token=info.first_token,
-        last_token=info.last_token,
-        took=took,
-        evaluating=info.evaluating,
-        writing=info.writing,
-        longest=info.longest,
-        kinds=info.kinds,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Collection, Mapping
+from typing import cast
 
 from flask import Blueprint, Response, g, redirect, request, url_for
 
@@ -13,6 +14,7 @@ from ...errors import Forbidden, GatewayError, Unauthorized
 from .. import body, permissions
 from ..form import plain_fields
 from ..observability import Record
+from ..routes import Api
 from ..services import current_services
 from ..spine import refuse
 from . import errors, session
@@ -29,8 +31,7 @@ def fields() -> Mapping[str, str]:
     if "fields" not in g:
         data = body.read(request.environ, MAX_BYTES)
         g.fields = plain_fields(data, MAX_FIELDS) if request.mimetype == body.FORM else {}
-    known: Mapping[str, str] = g.fields
-    return known
+    return cast(Mapping[str, str], g.fields)
 
 
 FIELD = "csrf_token"
@@ -63,8 +64,15 @@ def _of(cookie: str) -> str:
     return hmac.new(cookie.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 
-def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprint:
-    """Guard this blueprint's routes. `open_to_all` names endpoints that need no sign-in."""
+def guarded(name: str, open_to_all: Collection[str] = (), group: str = "pages") -> Api:
+    """The routes of a page. `open_to_all` names endpoints that need no sign-in."""
+    blueprint = Api(name, __name__, group=group, ledger="pages")
+    protect(blueprint, open_to_all)
+    return blueprint
+
+
+def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> None:
+    """Guard this blueprint's routes."""
     open_ones = {f"{blueprint.name}.{name}" for name in open_to_all}
 
     @blueprint.before_request
@@ -76,7 +84,6 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprin
     blueprint.after_request(session.keep)
     blueprint.after_request(errors.add_security_headers)
     blueprint.register_error_handler(GatewayError, answer)
-    return blueprint
 
 
 def template_values() -> dict[str, object]:
@@ -85,9 +92,7 @@ def template_values() -> dict[str, object]:
     return {
         "csrf_token": token,
         "signed_in": name,
-        "administers": name is not None
-        and name != ""
-        and permissions.is_admin(current_services(), name),
+        "administers": bool(name) and permissions.is_admin(current_services(), str(name)),
         "sign_in_needed": session.sessions().needed,
     }
 

@@ -11,7 +11,6 @@ from ...apis import fields
 from ...errors import NotFound
 from .. import permissions
 from ..ledger.query import everyone
-from ..routes import Api
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard, session
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 500
 
-blueprint = Api("panel_sessions", __name__, group="pages", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("panel_sessions")
 
 
 @blueprint.get("/sessions")
@@ -41,18 +39,18 @@ def listed() -> Response:
     if all_keys:
         permissions.check_admin(services, key)
     own = session.current()
-    found = _opened().listed(None if all_keys else key, time.time(), MOST_LISTED)
+    sessions = _opened().listed(None if all_keys else key, time.time(), MOST_LISTED)
     return json_response(
         [
             {
-                "id": one.id,
-                "name": services.keys.shown(one.owner),
-                "created": one.created,
-                "agent": one.agent,
-                "address": one.peer,
-                "current": own is not None and own.id == one.id,
+                "id": open_session.id,
+                "name": services.keys.shown(open_session.owner),
+                "created": open_session.created,
+                "agent": open_session.agent,
+                "address": open_session.peer,
+                "current": own is not None and own.id == open_session.id,
             }
-            for one in found
+            for open_session in sessions
         ]
     )
 

@@ -8,13 +8,11 @@ from flask import Response, make_response, redirect, render_template, request, u
 
 from ...errors import KeyBlocked, KeyExpired, TooManyWrongKeys, Unauthorized
 from ..observability import Record
-from ..routes import Api
 from ..services import current_services
 from . import guard, session
 from .guard import fields
 
-blueprint = Api("session", __name__, group="pages", ledger="pages")
-guard.protect(blueprint, open_to_all=("form", "sign_in", "sign_out", "who"))
+blueprint = guard.guarded("session", open_to_all=("form", "sign_in", "sign_out", "who"))
 
 
 @blueprint.get("/signin")
