@@ -101,7 +101,7 @@ class ResponsesDialect:
         """Drop the oldest messages if the request allows it and the model's context is too small
         for all. Backends outside of the `barred` tiers count them. Raises Cancelled and everything
         that `Gateway.count` raises."""
-        if not self.parsed.shortens:
+        if self.parsed.repeated["truncation"] != "auto":
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
