@@ -310,7 +310,7 @@ class Attempt:
                             self._info.loading = "" if out else slot.backend.driver.loading()
                         if out or not batch or generation.holds:
                             yield out
-                        if generation.stops:
+                        if generation.ended or generation.switch is not None:
                             break
                     out = self._on_run_over(batch)
                     if out:
@@ -321,7 +321,8 @@ class Attempt:
                     yield out
         finally:
             self._release()
-            self._enter(State.DONE)
+            if self.state is not State.DONE:
+                self._enter(State.DONE)
             # Both refer to this attempt: an error by its traceback, a generation by its callbacks.
             self._reason = None
             if hasattr(self, "_generation"):  # there is none without a slot

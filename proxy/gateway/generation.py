@@ -77,7 +77,8 @@ class Generation:
     unchanged. `text_passes`: those of text alone do; other events of a backend that parses its
     answers itself may need a stage.
 
-    `switch` is the run that the answer needs next; `ended`: a stage has ended the answer. `retry`:
+    `switch` is the run that the answer needs next; `ended`: a stage has ended the answer. After
+    both, the rest of the current run is not needed. `retry`:
     the answer is to be written again, by `again`; then `wrong` is its text, if its form was
     described, and `fault` what was wrong."""
 
@@ -190,11 +191,6 @@ class Generation:
         works = self._thoughts or self._calls or self._rest
         if self._only_stages and not (works or self._native or self._thinking):
             self.idle = self.text_passes = True
-
-    @property
-    def stops(self) -> bool:
-        """Whether the rest of the current run is not needed."""
-        return self.switch is not None or self.ended
 
     @property
     def thought(self) -> bool:
