@@ -8,7 +8,7 @@ and takes time in proportion to the number of ways.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 from .gbnf import FORBIDDEN, MAX_NESTING, Places, parse
 from .match import MAX_STACKS, too_ambiguous
@@ -24,7 +24,6 @@ from .values import (
     Literal,
     Repeat,
     RuleRef,
-    Sequence,
 )
 from .work_budget import spend
 
@@ -68,7 +67,7 @@ def check_rules(
         for name, alternatives in grammar.rules.items()
         if not all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
     }
-    empty = _settle_empty(open_rules)
+    empty = _settled(open_rules, by_characters=False)
     repeats = _Repeats(limits, places)
     for name, alternatives in grammar.rules.items():
         repeats.names.add(name)
@@ -79,9 +78,8 @@ def check_rules(
             raise places.error(places.of_repeat(at), what)
     _check_starts(grammar.rules, open_rules, empty, places, most_ways)
     ending = grammar.rules if terminates else settle_ends(grammar)
-    for name in grammar.rules:
-        if name not in ending:
-            raise places.error(places.rules.get(name, 0), f"rule {name!r} can never terminate")
+    if endless := next((name for name in grammar.rules if name not in ending), None):
+        raise places.error(places.rules.get(endless, 0), f"rule {endless!r} can never terminate")
     if not limits.merges_stacks and (example := too_ambiguous(grammar)) is not None:
         what = (
             f"too ambiguous for this server: more than {MAX_STACKS} parses after {example[-40:]!r}"
@@ -136,44 +134,33 @@ class _Repeats:
 
 def settle_ends(grammar: Grammar) -> set[str]:
     """The rules that can terminate. Undefined rules cannot."""
-    return _settle(grammar.rules, by_characters=True)
+    return _settled(grammar.rules, by_characters=True)
 
 
-def _settle_empty(rules: Mapping[str, Alternatives]) -> set[str]:
-    """The rules that can match the empty text. Most cannot, whatever the others do."""
-    perhaps = {
-        name: alternatives
-        for name, alternatives in rules.items()
-        if _any_holds(alternatives, rules, by_characters=False)
-    }
-    return _settle(perhaps, by_characters=False)
-
-
-def _settle(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
+def _settled(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
     """The smallest set of rules that contains each rule with an alternative whose elements may all
     be empty or consist of rules in that set, or `by_characters`, of characters."""
     settled: set[str] = set()
 
-    def settle(names: Iterable[str]) -> Iterator[str]:
-        """The rules that are not settled yet."""
-        for name in names:
-            if _any_holds(rules[name], settled, by_characters):
-                settled.add(name)
-            else:
-                yield name
-
-    # Most rules are written after those that they refer to, or all before: go there and back.
-    todo = list(settle(list(settle(rules))[::-1]))
-    users: dict[str, list[str]] = {}
-    for name in todo:
-        for target in references(rules[name]):
-            users.setdefault(target, []).append(name)
-    while todo:
-        name = todo.pop()
-        if name not in settled and _any_holds(rules[name], settled, by_characters):
+    def settles(name: str) -> bool:
+        holds = _any_holds(rules[name], settled, by_characters)
+        if holds:
             settled.add(name)
-            todo += users.get(name, ())
+        return holds
+
+    _settle(rules, settles)
     return settled
+
+
+def _settle(names: Iterable[str], settles: Callable[[str], bool]) -> list[str]:
+    """Asks for each name until no further one settles. Returns those that do not."""
+    todo = list(names)
+    while True:
+        rest = [name for name in todo if not settles(name)]
+        if len(rest) == len(todo):
+            return rest
+        # Most rules are written after those that they refer to, or all before: go there and back.
+        todo = rest[::-1]
 
 
 def references(alternatives: Alternatives) -> Iterator[str]:
@@ -250,26 +237,23 @@ def _check_starts(
     """Raises GrammarError for left recursion, and for too many ways to a first character.
     `open_rules` are those that may begin with another rule."""
     ways = {name: (len(rules[name]), 0) for name in rules if name not in open_rules}
-    for start in open_rules:
-        # Iterative depth-first search: a chain of rules may be as long as the grammar.
-        path: dict[str, Iterator[str]] = {}
-        if start not in ways:
-            path[start] = iter(set(_first_rules(rules[start], empty)))
-        while path:
-            name, rest = next(reversed(path.items()))
-            target = next(rest, None)
-            if target is None:
-                path.popitem()
-                ways[name] = _ways_of_any(rules[name], ways)
-            elif target in path:
-                names = list(path)
-                cycle = [*names[names.index(target) :], target]
-                shown = cycle if len(cycle) <= 6 else [*cycle[:3], "...", *cycle[-2:]]
-                raise places.error(
-                    places.rules.get(target, 0), f"left recursion: {' -> '.join(shown)}"
-                )
-            elif target not in ways:
-                path[target] = iter(set(_first_rules(rules[target], empty)))
+    firsts = {name: [*_first_rules(rules[name], empty)] for name in open_rules}
+
+    def settles(name: str) -> bool:
+        spend(1)
+        known = all(first in ways for first in firsts[name])
+        if known:
+            ways[name] = _ways_of_any(rules[name], ways)
+        return known
+
+    if _settle(open_rules, settles):
+        path = [next(name for name in open_rules if name not in ways)]
+        while path[-1] not in path[:-1]:
+            path.append(next(first for first in firsts[path[-1]] if first not in ways))
+        cycle = path[path.index(path[-1]) :]
+        shown = cycle if len(cycle) <= 6 else [*cycle[:3], "...", *cycle[-2:]]
+        at = places.rules.get(cycle[0], 0)
+        raise places.error(at, f"left recursion: {' -> '.join(shown)}")
     for name, (some, none) in ways.items():
         if some + none > most_ways:
             raise places.error(
@@ -280,20 +264,17 @@ def _check_starts(
 
 def _ways_of_any(alternatives: Alternatives, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:
     """The number of ways to a first character, and of ways to the empty text."""
-    pairs = [_ways_of_sequence(sequence, ways) for sequence in alternatives]
-    return sum(some for some, _ in pairs), sum(none for _, none in pairs)
-
-
-def _ways_of_sequence(sequence: Sequence, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    if sequence and type(sequence[0]) in _CHARACTERS:
-        return 1, 0
-    total, through = 0, 1
-    for element in sequence:
-        some, none = _ways_of(element, ways)
-        total, through = min(total + through * some, MAX_WAYS + 1), min(through * none, MAX_WAYS)
-        if not through:
-            break
-    return total, through
+    starts = empty = 0
+    for sequence in alternatives:
+        through = 1
+        for element in sequence:
+            some, none = _ways_of(element, ways)
+            starts += min(through * some, MAX_WAYS + 1)
+            through = min(through * none, MAX_WAYS)
+            if not through:
+                break
+        empty += through
+    return starts, empty
 
 
 def _ways_of(element: Element, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:
