@@ -7,6 +7,7 @@ cached. A frame is a position in a sequence, or a repetition with its count.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from .charset import Charset, contains, gaps, normal
@@ -28,22 +29,20 @@ DONE = 0
 """The empty stack: the text may end here."""
 
 
+@dataclass(eq=False, slots=True)
 class _Choice:
     """Alternatives, each a list of steps. Compared by identity."""
 
-    __slots__ = ("sequences",)
-
-    def __init__(self) -> None:
-        self.sequences: list[tuple[_Step, ...]] = []
+    sequences: list[tuple[_Step, ...]] = field(default_factory=list)
 
 
+@dataclass(eq=False, slots=True)
 class _Loop:
     """A repetition; `inner` is a choice with one sequence of one step."""
 
-    __slots__ = ("inner", "max", "min")
-
-    def __init__(self, inner: _Choice, low: int, high: int | None) -> None:
-        self.inner, self.min, self.max = inner, low, high
+    inner: _Choice
+    min: int
+    max: int | None
 
 
 # A step is a character set, a choice or a loop.
@@ -93,9 +92,11 @@ class _Program:
         for name, alternatives in grammar.rules.items():
             self._fill(self.rules[name], alternatives)
         # Stacks by number: the top frame and the number of the stack below it.
-        self.frames: list[tuple[_Frame, int] | None] = [None]
+        self.frames: list[tuple[_Frame, int]] = [(((), 0), DONE)]
         self.numbers: dict[tuple[int, int, int], int] = {}
         self.tops: dict[int, States] = {DONE: {DONE: 1}}
+        # What a stack with a character on top reads, and the stack below that character.
+        self.reads: dict[int, tuple[Charset, int]] = {}
 
     def start(self) -> States:
         states: States = {}
@@ -108,8 +109,10 @@ class _Program:
         spend(len(states))
         following: States = {}
         for state, count in states.items():
-            if state != DONE and contains(self.charset(state), code):
-                _add(following, self.expand(self.below(state)), count)
+            if state != DONE:
+                chars, below = self.reads[state]
+                if contains(chars, code):
+                    _add(following, self.expand(below), count)
         return following
 
     def _fill(self, choice: _Choice, alternatives: Alternatives) -> None:
@@ -173,10 +176,7 @@ class _Program:
 
     def replace(self, stack: int) -> list[int] | None:
         """The stacks that result from replacing the top; None if a character is on top."""
-        top = self.frames[stack]
-        if top is None:
-            return None
-        (owner, count), below = top
+        (owner, count), below = self.frames[stack]
         if isinstance(owner, _Loop):
             following = [below] if count >= owner.min else []
             if owner.max is None or count < owner.max:
@@ -186,30 +186,13 @@ class _Program:
                 following += [self.push(steps, 0, rest) for steps in owner.inner.sequences]
             return following
         step = owner[count]
-        if isinstance(step, tuple):
-            return None
         rest = self.push(owner, count + 1, below)
+        if isinstance(step, tuple):
+            self.reads[stack] = step, rest
+            return None
         if isinstance(step, _Loop):
             return [self._number((step, 0), rest)]
         return [self.push(steps, 0, rest) for steps in step.sequences]
-
-    def charset(self, state: int) -> Charset:
-        """The characters that the non-empty stack `state` accepts next."""
-        top = self.frames[state]
-        assert top is not None
-        (owner, at), _ = top
-        assert isinstance(owner, tuple)
-        step = owner[at]
-        assert isinstance(step, tuple)
-        return step
-
-    def below(self, state: int) -> int:
-        """The stack below the character on top of `state`."""
-        top = self.frames[state]
-        assert top is not None
-        (owner, at), below = top
-        assert isinstance(owner, tuple)
-        return self.push(owner, at + 1, below)
 
 
 def _add(states: States, more: States, times: int) -> None:
@@ -270,6 +253,6 @@ def _candidates(program: _Program, states: States) -> list[int]:
     begins: dict[int, int] = {}
     for state, count in states.items():
         if state != DONE:
-            for low, _ in program.charset(state)[:_CANDIDATES]:
+            for low, _ in program.reads[state][0][:_CANDIDATES]:
                 begins[low] = begins.get(low, 0) + count
     return sorted(begins, key=lambda low: (-begins[low], low))[:_CANDIDATES]
