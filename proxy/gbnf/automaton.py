@@ -75,23 +75,6 @@ NOTHING = Concat(())
 ANY_TEXT = Times(Chars(charset.ANY), 0, None)
 
 
-def text(value: str) -> Regex:
-    """Exactly this text."""
-    return Concat(tuple(Chars(charset.of(char)) for char in value))
-
-
-def concat(*parts: Regex) -> Regex:
-    return Concat(parts)
-
-
-def either(parts: Iterable[Regex]) -> Regex:
-    return Either(tuple(parts))
-
-
-def optional(part: Regex) -> Regex:
-    return Times(part, 0, 1)
-
-
 @dataclass(frozen=True, slots=True)
 class Automaton:
     """A deterministic automaton. State 0 is the start; the character sets of a state are
