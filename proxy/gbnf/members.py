@@ -12,7 +12,7 @@ from functools import cache, cached_property
 
 from .document import Nodes
 from .negation import opposite
-from .objects import MAX_DISTINCT, Arrays, Objects, Region
+from .constraints import MAX_DISTINCT, Arrays, Objects, Region
 from .rules import Rules, member_key
 from .values import Element, Group, Literal, Repeat, RuleRef
 from .values import Sequence as Elements
