@@ -43,8 +43,8 @@ from .work_budget import spend
 MEANT_BY = {
     "string": "minLength maxLength pattern format".split(),
     "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split(),
-    "object": "properties required additionalProperties patternProperties propertyNames dependencies"
-    " dependentRequired dependentSchemas minProperties maxProperties".split(),
+    "object": "properties required additionalProperties patternProperties propertyNames"
+    " dependencies dependentRequired dependentSchemas minProperties maxProperties".split(),
     "array": "items prefixItems additionalItems minItems maxItems contains uniqueItems".split(),
 }
 """The keywords of each type; they imply the type if a schema names none."""
