@@ -322,7 +322,7 @@ def _together(tables: Sequence[dict[str, Any]], general: _General, lacking: set[
         table["pin"] = table["name"] in pinned
     if all(table["name"] in free for table in tables):
         return 0
-    return 1 + sum(table["pin"] for table in tables)
+    return 1 + len([table for table in tables if table["pin"]])
 
 
 def _peers(peers: Mapping[str, _Peer]) -> tuple[BackendConfig, ...]:
