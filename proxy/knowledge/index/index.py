@@ -244,11 +244,7 @@ class Index:
             return ()
 
     def _by_vector(
-        self,
-        base: str,
-        vector: tuple[float, ...],
-        documents: Collection[str] | None,
-        depth: int,
+        self, base: str, vector: tuple[float, ...], documents: Collection[str] | None, depth: int
     ) -> list[IndexHit]:
         near = self._shelf.nearest(base, vector, documents, depth) if vector else []
         return [

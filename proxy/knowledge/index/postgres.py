@@ -103,11 +103,7 @@ class PostgresShelf:
                     )
 
     def drop(
-        self,
-        *,
-        base: str | None = None,
-        document: str | None = None,
-        chunks: Collection[str] = (),
+        self, *, base: str | None = None, document: str | None = None, chunks: Collection[str] = ()
     ) -> None:
         with self._engine.begin() as db:
             if base is not None:
@@ -148,11 +144,7 @@ class PostgresShelf:
             return {term: rows for term, rows in counts}
 
     def matching(
-        self,
-        base: str,
-        weighed: Mapping[str, float],
-        documents: Collection[str] | None,
-        most: int,
+        self, base: str, weighed: Mapping[str, float], documents: Collection[str] | None, most: int
     ) -> list[QueryTerms]:
         with self._engine.connect() as db:
             head = f"{_number(db, base)}q"

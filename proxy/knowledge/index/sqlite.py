@@ -69,11 +69,7 @@ class SqliteShelf:
         self._write(functools.partial(_put, base=base, rows=rows))
 
     def drop(
-        self,
-        *,
-        base: str | None = None,
-        document: str | None = None,
-        chunks: Collection[str] = (),
+        self, *, base: str | None = None, document: str | None = None, chunks: Collection[str] = ()
     ) -> None:
         """Remove the rows that match any of these arguments."""
 
@@ -121,11 +117,7 @@ class SqliteShelf:
         return self._read(work)
 
     def matching(
-        self,
-        base: str,
-        weighed: Mapping[str, float],
-        documents: Collection[str] | None,
-        most: int,
+        self, base: str, weighed: Mapping[str, float], documents: Collection[str] | None, most: int
     ) -> list[QueryTerms]:
         """Return rows with any of these terms, roughly the best first."""
 
