@@ -11,13 +11,7 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
 
-from ..accounts.key_cache import (
-    SECRET_BYTES,
-    SECRET_PREFIX,
-    key_digest,
-    make_secret,
-    shown_secret,
-)
+from ..accounts.key_cache import SECRET_BYTES, SECRET_PREFIX, key_digest, make_secret, shown_secret
 from ..accounts.records import NO_BOUND, Bound, Identity, StoredKey, identity_of
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
