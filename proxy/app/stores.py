@@ -99,7 +99,7 @@ class Stores:
             private_files.database(file)
         shelf = open_shelf(self._database.engine, file)
         index = Index(shelf, self._embed if self._embedder else None)
-        self._closing.callback(index.close)
+        self._closing.callback(shelf.close)
         return index
 
     def _embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
