@@ -22,7 +22,7 @@ from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_files, chat_models, errors, guard, images
+from . import api, chat_files, chat_models, guard, images
 from .answers import Answers
 from .following import StreamPosition, stored
 
@@ -101,7 +101,7 @@ RUNNING = "Ollama is running"  # clients of Ollama look for this at /
 @blueprint.before_request
 def tell_clients() -> Response | None:
     """Answer GET / of a client that is not a browser."""
-    if request.endpoint != "chat.page" or errors.wants_page():
+    if request.endpoint != "chat.page" or guard.wants_page():
         return None
     return Response(RUNNING, content_type="text/plain; charset=utf-8")
 

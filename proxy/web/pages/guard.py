@@ -7,7 +7,16 @@ import hmac
 from collections.abc import Collection, Mapping
 from typing import cast
 
-from flask import Blueprint, Response, g, redirect, request, url_for
+from flask import (
+    Blueprint,
+    Response,
+    g,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 
 from ...apis.openai import answer as openai
 from ...errors import Forbidden, GatewayError, Unauthorized
@@ -17,7 +26,46 @@ from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from ..spine import refuse
-from . import errors, session
+from . import session, texts
+
+# Security headers of every page: nothing from other origins, nothing inline, no frames.
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none';"
+    " form-action 'self'; frame-ancestors 'none'"
+)
+
+
+def add_security_headers(response: Response) -> Response:
+    """Add the headers to a page. Neither it nor data of it stay in the browser."""
+    if response.mimetype == "text/html":
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["Referrer-Policy"] = "same-origin"
+    if response.mimetype in ("text/html", "application/json"):
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def wants_page() -> bool:
+    """Whether the current request is a browser's navigation to a page, and pages are enabled."""
+    accepted = request.accept_mimetypes
+    return (
+        current_services().settings.pages
+        and accepted.best_match(("application/json", "text/html")) == "text/html"
+    )
+
+
+def error_page(fault: GatewayError) -> Response:
+    """The page of an error."""
+    status = fault.status
+    key = f"errors.status.{status}"
+    if not texts.known(f"{key}.title"):  # the texts of its class
+        key = f"errors.status.{400 if status < 500 else 500}"
+    text = render_template("error.html", key=key, status=status, detail=fault.message)
+    response = make_response(text, status)
+    if fault.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, round(fault.retry_after)))
+    return session.keep(add_security_headers(response))
+
 
 # Forms and page scripts send a token, a digest of the visitor's cookie that no other site knows.
 # It is needed even without API keys: any page can post to an address of the local machine. Forms of
@@ -82,7 +130,7 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> None:
             session.require()
 
     blueprint.after_request(session.keep)
-    blueprint.after_request(errors.add_security_headers)
+    blueprint.after_request(add_security_headers)
     blueprint.register_error_handler(GatewayError, answer)
 
 
@@ -99,12 +147,12 @@ def template_values() -> dict[str, object]:
 
 def answer(fault: GatewayError) -> Response:
     """Return the response for an error on a page's route."""
-    if not errors.wants_page():
+    if not wants_page():
         return refuse(fault, openai.error, Record.of(request.environ))
     if isinstance(fault, Unauthorized) and request.method == "GET":
         there = url_for("session.form", to=request.full_path.removesuffix("?"))
         return redirect(there)  # type: ignore[return-value]  # always flask's Response
-    return errors.page(fault)
+    return error_page(fault)
 
 
 def local_path(to: str) -> str:
