@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from ...accounts import key_cache
 from ...accounts.limiting import budgets
-from ...accounts.records import Member, StoredKey, Team, User
-from ...accounts.service import Accounts, GroupService, KeyService, blocking
+from ...accounts.records import Member, StoredKey, Team, User, blocking
 from ...errors import BadRequest, InvalidParameter, NotFound
+from ...store.accounts import Accounts
 from ...store.ledger_rows import LedgerGroup, LedgerRow, LedgerSums
 from ...web import permissions
 from ...web.body import read_json
@@ -35,7 +35,6 @@ blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM", schemas=obje
 
 Body = dict[str, Any]
 AdminView = Callable[..., Any]
-Service = KeyService | GroupService[Any]
 NEW = StoredKey(id="", digest="", shown="")
 KEYS_LISTED = 1000  # keys of a user or team that its description has
 MOST_LISTED = 100  # keys, users or teams on a page
@@ -73,7 +72,9 @@ def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminVi
                 return view(accounts)
             sent = read_json(request.environ, services.settings.max_body)
             objects.check(body, sent)
-            return view(accounts, record.key, sent, **parts)
+            shown = view(accounts, record.key, sent, **parts)
+            accounts.follow()
+            return shown
 
         return for_administrators
 
@@ -85,10 +86,10 @@ def finishes(body: Body) -> bool:
     return fields.flag(body, objects.FINISH)
 
 
-def _change(service: Service, field: str, edit: Any, actor: str, body: Body, action: str) -> Any:
+def _change(store: Any, field: str, edit: Any, actor: str, body: Body, action: str) -> Any:
     """Change what the field of the body names."""
     name = values.required_name(body, field)
-    return service.change(name, edit, actor, action, finish_running=finishes(body))
+    return store.change(name, edit, actor, action, finish_running=finishes(body))
 
 
 # -- keys
@@ -194,12 +195,12 @@ def new_user(accounts: Accounts, actor: str, body: Body) -> Any:
     makes_key = fields.flag(body, "auto_create_key", True)
     # What is refused is refused before anything is made.
     for team in teams:
-        accounts.teams.store.read(team)
+        accounts.teams.read(team)
     if makes_key and key.alias:
         accounts.keys.check_alias(key.alias)
     user = accounts.users.make(user, actor)
     if teams:
-        accounts.teams.store.join([Member(team, user.id) for team in teams], actor)
+        accounts.teams.join([Member(team, user.id) for team in teams], actor)
     shown = _user_object(accounts, user)
     if not makes_key:
         return shown
@@ -257,17 +258,15 @@ def _named_user(services: Services, record: Record) -> tuple[Accounts, User]:
         accounts, name = opened(services), record.user
     if not name:
         raise NotFound("the API key has no user: name one by user_id", param="user_id")
-    return accounts, accounts.users.store.read(name)
+    return accounts, accounts.users.read(name)
 
 
 def _user_object(accounts: Accounts, user: User) -> dict[str, Any]:
-    return objects.user_object(user, accounts.users.store.members(user.id))
+    return objects.user_object(user, accounts.users.members(user.id))
 
 
 def _teams_of(accounts: Accounts, user: str) -> list[Team]:
-    return [
-        accounts.teams.store.read(member.team_id) for member in accounts.users.store.members(user)
-    ]
+    return [accounts.teams.read(member.team_id) for member in accounts.users.members(user)]
 
 
 def _keys_of(accounts: Accounts, **owner: str) -> list[dict[str, Any]]:
@@ -283,7 +282,7 @@ def _page(size_field: str, default: int) -> tuple[int, int]:
 
 def _groups_page(
     title: str,
-    groups: GroupService[Any],
+    groups: Any,
     default: int,
     names: Mapping[str, str],
     shape: Callable[[Any], dict[str, Any]],
@@ -292,7 +291,7 @@ def _groups_page(
     number, size = _page("page_size", default)
     search = values.name(request.args, "search") or ""
     wanted = values.filters(request.args, names)
-    count, page = groups.store.listed(wanted, (number - 1) * size, size, search=search)
+    count, page = groups.listed(wanted, (number - 1) * size, size, search=search)
     return {
         title: [shape(group) for group in page],
         "total": count,
@@ -313,7 +312,7 @@ def new_team(accounts: Accounts, actor: str, body: Body) -> Any:
     team = accounts.teams.make(new, actor)
     if members:
         joining = [Member(team.id, user, role) for user, role in members]
-        accounts.teams.store.join(joining, actor)
+        accounts.teams.join(joining, actor)
     return _team_object(accounts, team)
 
 
@@ -323,7 +322,7 @@ def team_info(services: Services, record: Record) -> Any:
     name = values.name(request.args, "team_id") or record.team
     own = name and name == record.team
     accounts = opened(services) if own else administered(services, record)
-    team = accounts.teams.store.read(name)
+    team = accounts.teams.read(name)
     return {
         "team_id": team.id,
         "team_info": _team_object(accounts, team),
@@ -338,7 +337,7 @@ def list_teams(accounts: Accounts) -> Any:
     if user := values.name(request.args, "user_id"):
         teams = _teams_of(accounts, user)
     else:
-        _, teams = accounts.teams.store.listed({}, 0, TEAMS_LISTED)
+        _, teams = accounts.teams.listed({}, 0, TEAMS_LISTED)
     return [_team_object(accounts, team) for team in teams]
 
 
@@ -384,10 +383,10 @@ def add_members(accounts: Accounts, actor: str, body: Body) -> Any:
     """Add members to a team; for administrators."""
     team, member = values.required_name(body, "team_id"), body["member"]
     roles = objects.members(member if isinstance(member, list) else [member], "member")
-    accounts.teams.store.join([Member(team, user, role) for user, role in roles], actor)
-    users = [accounts.users.store.read(user) for user, _ in roles]
+    accounts.teams.join([Member(team, user, role) for user, role in roles], actor)
+    users = [accounts.users.read(user) for user, _ in roles]
     return {
-        **_team_object(accounts, accounts.teams.store.read(team)),
+        **_team_object(accounts, accounts.teams.read(team)),
         "updated_users": [_user_object(accounts, user) for user in users],
         "updated_team_memberships": [],
     }
@@ -397,12 +396,12 @@ def add_members(accounts: Accounts, actor: str, body: Body) -> Any:
 def remove_member(accounts: Accounts, actor: str, body: Body) -> Any:
     """Remove a member from a team; for administrators."""
     team, user = (values.required_name(body, name) for name in ("team_id", "user_id"))
-    accounts.teams.store.leave(team, user, actor)
-    return _team_object(accounts, accounts.teams.store.read(team))
+    accounts.teams.leave(team, user, actor)
+    return _team_object(accounts, accounts.teams.read(team))
 
 
 def _team_object(accounts: Accounts, team: Team) -> dict[str, Any]:
-    return objects.team_object(team, accounts.teams.store.members(team.id))
+    return objects.team_object(team, accounts.teams.members(team.id))
 
 
 # -- what was used, from the ledger: administrators see all keys, others their own
@@ -528,7 +527,7 @@ def _team_alias(services: Services, team: str) -> str:
     """The name of a team for people."""
     if services.accounts is not None:
         with suppress(NotFound):  # deleted since
-            return services.accounts.teams.store.read(team).alias or team
+            return services.accounts.teams.read(team).alias or team
     return team
 
 
