@@ -193,14 +193,15 @@ _PROMPT = re.compile(
 _NO_AUTO = re.compile(r"auto\W{0,3} tool choice requires", re.IGNORECASE)
 _NO_FORCED = r"tool_choice=.{0,100} requires --"  # vLLM, of a required and of a named call
 _NO_TOOLS = re.compile(
-    rf"{_NO_FORCED}|(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0, 40}\b(?:tools?|function.call)"
+    _NO_FORCED + r"|(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,40}\b(?:tools?|function.call)"
     r"|\b(?:tools?|tool.choice|tool.call\w*|function.call\w*)\b.{0,40}"
     r"(?:not support|unsupported|not available|not enabled))",
     re.IGNORECASE,
 )
 # These are about the server or its model. Any other may be about the schemas of one request.
 _LACKS = re.compile(
-    rf"{_NO_AUTO.pattern}|{_NO_FORCED}|does not support tools|response_format\.type\W{{0,3}} must be",
+    rf"{_NO_AUTO.pattern}|{_NO_FORCED}|does not support tools"
+    r"|response_format\.type\W{0,3} must be",
     re.IGNORECASE,
 )
 _NO_SCHEMAS = re.compile(
