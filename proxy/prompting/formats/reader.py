@@ -27,14 +27,10 @@ from .scanner import JsonScanner, is_json
 
 
 class TextPiece(Struct, frozen=True):
-    """Text of the answer."""
-
     text: str
 
 
 class ReasoningPiece(Struct, frozen=True):
-    """Text of the reasoning, from formats that read the whole answer."""
-
     text: str
 
 
@@ -76,6 +72,20 @@ _RESCANNED = 4096
 """Maximum characters behind a mark that are searched again if it opened no call, and..."""
 _MAX_RESCANS = 64
 """...how often in a reply."""
+
+
+class Held(list[str]):
+    """Texts with at most so many characters together; otherwise Malformed is raised."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def add(self, text: str) -> None:
+        self._left -= len(text)
+        if self._left < 0:
+            raise Malformed
+        self.append(text)
+
 
 T = TypeVar("T")
 Wait = Generator[None, None, None]
@@ -170,7 +180,7 @@ class CallReader:
 
     @property
     def unread(self) -> int:
-        """Characters of the reply that wait for more."""
+        """Characters that wait for more."""
         return len(self._buffer) - self._at
 
     def more(self) -> Reading[bool]:
@@ -227,28 +237,17 @@ class CallReader:
     def until(self, mark: str, limit: int = MAX_NAME) -> Reading[str]:
         """Takes the text up to ``mark``, and the mark. Raises Malformed if it does not come within
         the limit."""
-        parts: list[str] = []
-        left = limit
-
-        def sink(text: str) -> None:
-            nonlocal left
-            left -= len(text)
-            if left < 0:
-                raise Malformed
-            parts.append(text)
-
-        if (yield from self.up_to(mark, sink)) is None:
+        parts = Held(limit)
+        if (yield from self.up_to(mark, parts.add)) is None:
             raise Malformed
         return "".join(parts)
 
     def run(self, allowed: Callable[[str], bool], limit: int = MAX_NAME) -> Reading[str]:
         """Takes characters while they are allowed. Raises Malformed beyond the limit."""
-        parts: list[str] = []
+        parts = Held(limit)
         while (yield from self.more()) and allowed(self._buffer[self._at]):
-            parts.append(self._buffer[self._at])
+            parts.add(self._buffer[self._at])
             self._take(1)
-            if len(parts) > limit:
-                raise Malformed
         return "".join(parts)
 
     def char(self) -> Reading[str]:
@@ -328,10 +327,8 @@ class CallReader:
         "" at the end of the reply.
 
         White space before a mark and after a call belongs to the format and is removed. No mark may
-        be a prefix of another. The text is of the current `voice`.
-
-        ``ends`` are marks of the format that open no call: they count in any place, though not in
-        code that belongs to the answer's text."""
+        be a prefix of another. ``ends`` are marks of the format that open no call: they count in
+        any place but code of the answer's text."""
         self._kept_from = -1
         marks = (*marks, *ends)
         heads = frozenset(mark[0] for mark in marks)
@@ -344,11 +341,10 @@ class CallReader:
             at, mark = first_of(rest, marks)
             if mark:
                 text = rest[:at].rstrip()
-                self.text(text)
-                self._at += len(text)
+                self._pass(text)
                 spaces = rest[len(text) : at]
                 is_end = mark in ends
-                if self._ends_here(spaces) if is_end else self._mark_opens(spaces, mark):
+                if self._ends_here(spaces) if is_end else self._mark_opens(spaces):
                     if not is_end and mark in self._halts and self._draft is None:
                         self.opened = Opening(self.call_at + len(mark), mark)
                         while True:
@@ -356,33 +352,31 @@ class CallReader:
                     self._kept_from, self._begins_with_mark = self._at, True
                     self._take(len(spaces) + len(mark))
                     return mark
-                quoted = spaces + mark
-                self.text(quoted)
-                self._at += len(quoted)
+                self._pass(spaces + mark)
                 continue
             if self._ended:
-                self.text(rest)
-                self._at += len(rest)
+                self._pass(rest)
                 return ""
             ready = rest[: len(rest) - overlap(rest, marks)].rstrip() if marks else rest
-            self.text(ready)
-            self._at += len(ready)
+            self._pass(ready)
             if len(ready) == len(rest) and not self.behind_call:
                 self._heads = heads
             yield
 
+    def _pass(self, text: str) -> None:
+        """Emits and takes the text that comes next."""
+        self.text(text)
+        self._at += len(text)
+
     def _ends_here(self, spaces: str) -> bool:
         """Whether a mark behind these white spaces, which opens no call, is more than text."""
-        place = self._place
-        return self.voice is ReasoningPiece or not (
-            place.is_block or (place.is_code and "\n" not in spaces)
-        )
+        return self.voice is ReasoningPiece or not self._place.is_code_behind(spaces)
 
-    def _mark_opens(self, spaces: str, mark: str) -> bool:
+    def _mark_opens(self, spaces: str) -> bool:
         """Whether the mark behind these white spaces may open a call; begins a draft if the model
         may be quoting it."""
         place, new_line = self._place, "\n" in spaces
-        if place.is_block or (place.is_code and not new_line):
+        if place.is_code_behind(spaces):
             return False
         self.call_at = self.position + len(spaces)
         meant = place.is_fresh or new_line or self.behind_call
@@ -446,8 +440,7 @@ class CallReader:
             self.found_unmeant = True
 
     def text(self, text: str, at: int | None = None) -> None:
-        """Emits text of the current `voice`. It begins here or at position `at`; what is of the
-        prompt is left out."""
+        """Emits text, which begins here or at position `at`; what is of the prompt is left out."""
         if not text:
             return
         self.behind_call = False

@@ -12,7 +12,7 @@ import re
 from ..marks import common_end
 from .base import ID, CallFormat, CallShape, Read, TaggedArguments, Tools, text_with_marks
 from .objects import Keys, read_arguments, read_list, read_object
-from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
+from .reader import MAX_HELD, CallReader, Held, Malformed, Reading, Wait
 from .scanner import is_json
 from .tagged import STRING, inside, kinds, member, quoted, stream_until, typed
 
@@ -70,8 +70,8 @@ class _Shaped:
     def __init__(self, shape: CallShape) -> None:
         self._shape = shape
         self._lead = lead = shape.prefix + shape.before_name
-        found = _OBJECT.search(lead)
-        self._object_at = found.start() if found and shape.tagged is None else -1
+        begins = _OBJECT.search(lead)
+        self._object_at = begins.start() if begins and shape.tagged is None else -1
         usual = Keys()
         self._keys = Keys(
             usual.name.union(_NAME_KEY.findall(lead)),
@@ -82,6 +82,7 @@ class _Shaped:
         self._separator = _tokens(shape.separator)
         self._before_name = _tokens(shape.before_name)
         self._end = _tokens(shape.end)
+        self._tagged = _Tagged(shape, shape.tagged) if shape.tagged is not None else None
 
     @property
     def may_lack_mark(self) -> bool:
@@ -103,9 +104,8 @@ class _Shaped:
             yield from self._read_named(reader, tools)
             return
         opened = len(self._lead) - len(rest)
-        for token in _tokens(self._lead[opened : self._object_at]):
-            if token != "[":
-                yield from reader.skip(" " + token)
+        before = _tokens(self._lead[opened : self._object_at])
+        yield from _optional(reader, [token for token in before if token != "["])
         yield from self._read_objects(reader, tools)
 
     def read_at_start(self, reader: CallReader, tools: Tools) -> Wait:
@@ -160,13 +160,13 @@ class _Shaped:
         first = self._before_name[:1]
         while True:
             name = yield from self._name(reader)
-            if self._shape.tagged is None:
+            if self._tagged is None:
                 yield from self._after(reader)
                 yield from read_arguments(reader, name)
                 yield from _optional(reader, self._suffix)
             else:
                 yield from _literals(reader, self._after_name)
-                yield from _Tagged(self._shape, self._shape.tagged).read(reader, tools, name)
+                yield from self._tagged.read(reader, tools, name)
             yield from _optional(reader, self._separator)
             if not first or not (yield from reader.skip(" " + first[0])):
                 break
@@ -276,18 +276,13 @@ class _Tagged:
     def _value(self, reader: CallReader, allowed: frozenset[str], is_text: bool | None) -> Wait:
         """A value of these types: a string streams, others are emitted when they are complete."""
         streams = allowed == STRING or (is_text is True and "string" in allowed)
-        parts: list[str] = []
-        size = 0
+        parts = Held(MAX_HELD)
 
         def sink(text: str) -> None:
-            nonlocal size
             if streams:
                 reader.arguments(inside(text))
-                return
-            size += len(text)
-            if size > MAX_HELD:
-                raise Malformed
-            parts.append(text)
+            else:
+                parts.add(text)
 
         if streams:
             reader.arguments('"')

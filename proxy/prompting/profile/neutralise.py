@@ -88,9 +88,8 @@ OF_ROLES = (
 )
 """Tells whose turn begins or ends. The model's answers do not contain one."""
 _ANY = rf"[{_BAR}][^\s<>]{{1,63}}>|0x[0-9A-F]{{2}}>"
-_LATE = (
-    rf"{_NAME}[{_BAR}]>"  # Gemma 4's: tried only if the template has one, since HTML is slow then
-)
+# Gemma 4's: tried only if the template has one, since HTML is slow then.
+_LATE = rf"{_NAME}[{_BAR}]>"
 _IS_LATE = re.compile(f"<{_LATE}")
 _PART_OF_ANY = re.compile(rf"<(?:[{_BAR}][^\s<>]{{0,63}})?|<{_NAME}[{_BAR}]")
 _REST_OF_ANY = re.compile(rf"[^\s<>]{{0,63}}[{_BAR}]>")
@@ -160,13 +159,11 @@ class ControlTokens:
     def spans(self, text: str, at: int) -> bool:
         """Whether a control token in the text reaches from before an offset to behind it."""
         for begin in range(max(0, at - LONGEST + 1), at):
-            if text[begin] not in self._patterns:
-                continue
-            whole = self._any.match(text, begin)
-            if (whole is not None and whole.end() > at) or any(
-                text.startswith(token, begin) and begin + len(token) > at for token in self.tokens
-            ):
-                return True
+            if text[begin] in self._patterns:
+                whole = self._any.match(text, begin)
+                ends = [begin + len(t) for t in self.tokens if text.startswith(t, begin)]
+                if max(whole.end() if whole else 0, *ends, 0) > at:
+                    return True
         return False
 
     def _ends_within(self, text: str) -> bool:
@@ -176,7 +173,10 @@ class ControlTokens:
             if first in tail:
                 word = tail.rsplit(None, 1)[-1] if not tail[-1].isspace() else ""
                 for at in range(len(word) - 1):
-                    if word[at] == first and self._is_part(word[at:]):
+                    rest = word[at:]
+                    if word[at] == first and (
+                        rest in self._beginnings or _PART_OF_ANY.fullmatch(rest)
+                    ):
                         return True
         return False
 
@@ -189,9 +189,6 @@ class ControlTokens:
                 if some in self._endings or _REST_OF_ANY.fullmatch(some):
                     return True
         return False
-
-    def _is_part(self, text: str) -> bool:
-        return text in self._beginnings or _PART_OF_ANY.fullmatch(text) is not None
 
 
 # Of common models, for a backend that renders prompts with a template that nobody has seen.
@@ -210,9 +207,7 @@ COMMON = (
 MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
 JOINER = "\u2060"
 DOCUMENTS = "documents"  # the variable of templates for retrieved texts
-_DESCRIBING = frozenset(
-    {"description", "title"}
-)  # of a schema: changing others changes its meaning
+_DESCRIBING = ("description", "title")  # of a schema: changing others changes its meaning
 # JSON with an escape that may hide a control token, and each of its escapes.
 _HIDING = re.compile(r"\\(?:u(?:00[2-7]|[fF]{2}5[cC]|2581)|/)")
 _ESCAPES = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
@@ -314,8 +309,7 @@ class Neutraliser:
         if offered is not None and tools and offered.inside(msgspec.json.encode(tools).decode()):
             return True
         for name, value in request.template_kwargs.items():
-            rule = self._of(name)
-            if rule is not None and _some(value, rule):
+            if _each(value, _cut(self._of(name), JOINER)) != value:
                 return True
         return False
 
@@ -329,19 +323,17 @@ class Neutraliser:
         rule = self._rule(message)
         if rule is None:
             return False
-        content = message.content
-        if rule.touches(content) or (message.reasoning and rule.touches(message.reasoning)):
-            return True
-        if message.name and self._everything.touches(message.name):
-            return True
-        if message.role == "tool" and _hides(rule, content):
-            return True
-        if len(message.parts) > 1 and any(map(rule.touches, _texts(message))):
-            return True
-        for call in message.tool_calls:
-            if rule.touches(call.arguments) or _hides(rule, call.arguments):
-                return True
-        return False
+        return (
+            rule.touches(message.content)
+            or (message.reasoning != "" and rule.touches(message.reasoning))
+            or (message.name != "" and self._everything.touches(message.name))
+            or (message.role == "tool" and _hides(rule, message.content))
+            or (len(message.parts) > 1 and any(map(rule.touches, _texts(message))))
+            or any(
+                rule.touches(call.arguments) or _hides(rule, call.arguments)
+                for call in message.tool_calls
+            )
+        )
 
     def _changed(
         self, request: CompletionRequest, between: str, texts: Callable[[Any, Change], Any]
@@ -440,15 +432,6 @@ def _with_escapes(rule: ControlTokens, text: str) -> list[int]:
     ends += range(at + 1, len(text) + 1)
     decoded = "".join(parts) + text[at:]
     return sorted({*breaks, *(ends[offset] for offset in rule.breaks(decoded))})
-
-
-def _some(value: Any, rule: ControlTokens) -> bool:
-    """Whether a text in a JSON value, also a key, has a break."""
-    if isinstance(value, str):
-        return rule.touches(value)
-    if isinstance(value, Mapping):
-        return any(_some(key, rule) or _some(each, rule) for key, each in value.items())
-    return isinstance(value, list | tuple) and any(_some(each, rule) for each in value)
 
 
 def _each(value: Any, change: Change) -> Any:
