@@ -1,11 +1,9 @@
 """Splits a model's reasoning from its answer while both stream.
 
-Models write their reasoning first, between tags. An opening tag is recognised only at the beginning
-of the reply or directly after a closing tag, so an answer that mentions ``<think>`` stays whole.
-Some models forget the closing tag before they call a tool, so a mark of a call that begins a line
-ends the reasoning as well. White space before an opening tag and around the reasoning, and newlines
-after the closing tag, belong to the format and are removed. Only text that may become a tag is held
-back.
+An opening tag is recognised only at the beginning of the reply or directly after a closing tag, so
+an answer that mentions ``<think>`` stays whole. Some models forget the closing tag before they call
+a tool, so a mark of a call that begins a line ends the reasoning as well. White space before an
+opening tag and around the reasoning, and newlines after the closing tag are removed.
 """
 
 from __future__ import annotations
@@ -46,10 +44,7 @@ def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | N
     """The tags whose opening tag ends the prompt, so that the model continues inside the
     reasoning."""
     end = prompt[-_PROMPT_END:].rstrip()
-    for tags in known:
-        if end.endswith(tags[0]):
-            return tags
-    return None
+    return next((tags for tags in known if end.endswith(tags[0])), None)
 
 
 @lru_cache(256)

@@ -26,8 +26,7 @@ class StopStage:
     the answer is searched, not reasoning or the arguments of calls.
 
     The backend cannot do this: server.cpp loses text if one token contains both text and the start
-    of a stop string, and loses text held back when the token limit is reached. Only text that may
-    become a stop string is held back."""
+    of a stop string, and loses text held back when the token limit is reached."""
 
     def __init__(self, stops: Sequence[str], usage: Callable[[], Usage]) -> None:
         self._stops = tuple(s for s in stops if s)
