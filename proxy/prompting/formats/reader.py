@@ -1,12 +1,10 @@
 """The streaming reader that all tool-call parsers use.
 
 A format is a generator that reads a :class:`CallReader` as if the whole reply were there and yields
-when it needs more text; each piece resumes it. Decisions depend on the characters only, so the
-result does not depend on how the stream is cut into pieces.
+when it needs more text. The result does not depend on how the stream is cut into pieces.
 
-While a call is only suspected, the text read is kept (at most MAX_HELD), and emitted as text if it
-is not a call. Once the name has been emitted, that is no longer possible: if the call then breaks
-off, the rest is text again.
+Text that may be a call is kept (at most MAX_HELD), and emitted as text if it is none. Once the name
+has been emitted, that is no longer possible: if the call then breaks off, the rest is text.
 
 A mark opens a call at the start of the reply, at the start of a line and behind another call. In
 code it is text. Anywhere else the model may only be quoting it: such a call is emitted when it is
@@ -35,8 +33,8 @@ class ReasoningPiece(Struct, frozen=True):
 
 
 class CallStart(Struct, frozen=True):
-    """A call begins; ``index`` counts the calls of a reply from 0. ``id`` is the model's own, if it
-    writes one before the arguments."""
+    """``index`` counts the calls of a reply from 0. ``id`` is the model's own, if it writes one
+    before the arguments."""
 
     index: int
     name: str
@@ -64,14 +62,12 @@ class Malformed(Exception):
     """The text read is not a call."""
 
 
-MAX_HELD = 262_144
-"""Maximum characters kept while a call is suspected."""
+MAX_HELD = 262_144  # characters kept while a call is suspected
 MAX_NAME = 256
 MAX_CALLS = 1024
+# Characters behind a mark that are searched again if it opened no call, and how often in a reply.
 _RESCANNED = 4096
-"""Maximum characters behind a mark that are searched again if it opened no call, and..."""
 _MAX_RESCANS = 64
-"""...how often in a reply."""
 
 
 class Held(list[str]):
@@ -95,9 +91,8 @@ Body = Callable[["CallReader"], Wait]
 
 class CallReader:
     """Reads one reply: ``feed`` it the text as it streams, then ``close`` it. The methods for
-    `body`, which may wait for text, are generators.
-
-    It stops for good at the first mark of ``halts`` that opens a call, which is then `opened`."""
+    `body`, which may wait for text, are generators. It stops for good at the first mark of
+    ``halts`` that opens a call."""
 
     def __init__(
         self, body: Body, tools: Collection[str] = (), halts: Collection[str] = ()
@@ -159,8 +154,8 @@ class CallReader:
         return out
 
     def begin(self, text: str) -> bool:
-        """Reads the part of the turn that is in the prompt: the reply begins behind it, at position
-        0, and none of it is returned. False if a client's text in it looks like half a call."""
+        """Reads the part of the turn that is in the prompt and drops it: the reply begins at
+        position 0 behind it. False if a client's text in it looks like half a call."""
         self.feed(text)
         self.calls = self._calls_before = 0
         self._before = -len(self._buffer)
@@ -197,7 +192,7 @@ class CallReader:
 
     def skip(self, literal: str) -> Reading[bool]:
         """Takes ``literal`` if it comes next. A blank at its beginning stands for any white space,
-        or none, as in scanf, which is taken in any case."""
+        which is taken in any case."""
         if literal[0] == " ":
             yield from self.spaces()
             literal = literal[1:]
@@ -258,8 +253,7 @@ class CallReader:
         return self._buffer[self._at - 1]
 
     def chunk(self, stops: str) -> Reading[str]:
-        """Takes what is there up to one of these characters: "" if one comes next, or at the end of
-        the reply."""
+        """Takes what is there up to one of these characters."""
         yield from self.more()
         rest = self._buffer[self._at :]
         end = min((at for stop in stops if (at := rest.find(stop)) >= 0), default=len(rest))
@@ -302,9 +296,8 @@ class CallReader:
     def up_to(
         self, mark: str, sink: Callable[[str], None], before: str = ""
     ) -> Reading[str | None]:
-        """Passes text to ``sink`` as it streams, up to ``mark``, which is taken, together with
-        ``before`` if that comes directly before it. Returns what was taken; None if the reply ends
-        first."""
+        """Passes text to ``sink`` as it streams, up to ``mark``, with ``before`` if that comes
+        directly before it. Takes and returns these; None if the reply ends first."""
         marks = (mark, before + mark)
         while True:
             rest = self._buffer[self._at :]
@@ -458,8 +451,8 @@ class CallReader:
         self._place = Place()
 
     def degrade(self, mark: int = 0) -> None:
-        """It is not a call after all: emits the kept text. If that begins with a mark of so many
-        characters, the text behind it is read again, since a call may begin there."""
+        """It is not a call after all: emits the kept text. What is behind a mark of so many
+        characters is read again, since a call may begin there."""
         kept = self._give_up()
         size = 0
         if self._begins_with_mark:

@@ -1,8 +1,7 @@
 """The streaming parser of a call shape.
 
-It follows the literals of the shape, with any white space between them. Three kinds of calls:
-JSON objects that hold the name and the arguments, names with JSON arguments, and names with tagged
-arguments. JSON objects are read in any order of their members, and lists of them as well.
+It follows the literals of the shape, with any white space between them. Calls are JSON objects,
+with members in any order, or names with JSON arguments or tagged ones.
 """
 
 from __future__ import annotations
@@ -42,14 +41,12 @@ def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
 
 
 def reads(shape: CallShape) -> Read:
-    """Reads calls of this shape behind a mark, for formats whose answers need a body of their
-    own."""
+    """Reads calls of this shape behind a mark, for formats with a body of their own."""
     return _Shaped(shape).read
 
 
 def openings(shape: CallShape) -> tuple[str, ...]:
-    """The marks that calls may begin with: those before the name, since models leave the first out
-    at times. None if calls begin with JSON."""
+    """The marks before the name: models leave the first out at times. None if calls are JSON."""
     lead = shape.prefix + shape.before_name
     marks: list[str] = []
     at = 0
@@ -86,8 +83,8 @@ class _Shaped:
 
     @property
     def may_lack_mark(self) -> bool:
-        """Whether an answer may begin with calls that have no mark: theirs have none, or it is a
-        control token, which some servers do not print."""
+        """Whether an answer may begin with calls without a mark: it is a control token, which some
+        servers do not print, or there is none."""
         marks = openings(self._shape)
         return not marks or (self._object_at >= 0 and marks[0].startswith(_CONTROL))
 
