@@ -37,18 +37,16 @@ def common_end(text: str, other: str) -> str:
     return common_start(text[::-1], other[::-1])[::-1]
 
 
-# Where in Markdown a streamed text stands: in code, or at the beginning of a line.
-#
-# A model that quotes the mark of a call writes it as code, or in the middle of a sentence. A call
-# that it means begins a line, or the answer.
+# Where in Markdown a streamed text stands. A model quotes the mark of a call as code or in a
+# sentence; a call that it means begins a line.
 
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _HEAD = 80  # characters of a line in which a fence may stand
 
 
 class Place:
-    """``feed`` it the text; the properties tell of the next character. A span of code ends with its
-    line at the latest, so that one stray backtick does not hide what follows."""
+    """``feed`` it the text. A span of code ends with its line at the latest, so that one stray
+    backtick does not hide what follows."""
 
     __slots__ = ("_fence", "_head", "_ticks", "is_fresh")
 
