@@ -1,21 +1,18 @@
 """Keeps texts inside of messages from speaking for the chat template.
 
-A prompt is one text: ``<|im_end|>\\n<|im_start|>system`` in a tool's result is the same characters
-as the end of that result and the beginning of a system message. The tokens need not be the same.
-Servers of all generations tokenize each text of a prompt's list by itself, and so a control token
-that two of them share is plain text. So nothing is altered: the prompt is cut inside of every
-control token that a message brought along.
+``<|im_end|>\\n<|im_start|>system`` in a tool's result is the same characters as the end of that
+result and the beginning of a system message. But servers tokenize each text of a prompt's list by
+itself, and a control token that two of them share is plain text. So nothing is altered: the prompt
+is cut inside of every control token that a message brought along.
 
 The places are marked before the template is rendered, when it is still known what comes from whom,
-with a character that means nothing (Unicode's noncharacters) and that nothing in the request
-contains. Afterwards the marks are removed, and their places are the prompt's breaks.
+with one of Unicode's noncharacters that nothing in the request contains. Afterwards the marks are
+removed, and their places are the prompt's breaks. For a backend that renders prompts itself, an
+invisible character (word joiner) is put into each control token.
 
-A backend that renders prompts itself takes messages, not tokens. For it, an invisible character
-(word joiner) is put into each control token.
-
-Who may write control tokens: the operator, in the system message. An answer of the model may
-contain those that only occur in answers, because its template looks for them. Users may if a
-setting says so. Results of tools and documents may not.
+The operator may write control tokens, in the system message. An answer of the model may contain
+those that only occur in answers, because its template looks for them. Users may if a setting says
+so. Results of tools and documents may not.
 """
 
 from __future__ import annotations
@@ -33,15 +30,11 @@ from msgspec import Struct
 from ...core.request import CompletionRequest, Message, ToolCall
 from ...errors import InvalidParameter
 
-# Finds the control tokens of a chat template in texts.
+# Which texts a tokenizer turns into one token with a meaning of its own, only the vocabulary tells,
+# and no server shows it. So a text counts as a control token if
 #
-# A control token is a text that the tokenizer turns into one token with a meaning of its own, like
-# ``<|im_start|>``. Which texts these are, only the vocabulary tells, and no server shows it. So a
-# text counts as a control token if
-#
-# - it stands in the source of the template and has the shape of one (``<…>``, ``[INST]``,
-#   ``[|…|]``, ``｜…｜``, ``〈…〉``, and the brackets of MiniMax), or in what it writes, since some
-#   templates put their tokens together;
+# - it stands in the source of the template or in what it writes, and has the shape of one
+#   (``<…>``, ``[INST]``, ``[|…|]``, ``｜…｜``, ``〈…〉``, and the brackets of MiniMax);
 # - it is the template's begin, end or stop token, or a usual one;
 # - or it has a shape that nothing else has: ``<|…|>``, ``<｜…｜>``, ``<|…>``, and ``<…|>`` if the
 #   template has one of these. Vocabularies have more of those than their templates name.
@@ -53,8 +46,7 @@ LONGEST = 66  # characters of a control token
 _BAR = "|\uff5c"  # DeepSeek's are full-width
 _NAME = rf"[^\s<>{_BAR}]{{1,62}}+"  # possessive: nothing shorter can match
 
-# The shapes of control tokens in the source of a template. Each is searched by itself, because they
-# may overlap.
+# In the source of a template. Each is searched by itself, because they may overlap.
 _SHAPES = (
     r"<[^\s<>\"'{}]{1,64}>",
     r"<[^\s<>\"'{}=]{1,48}=",
@@ -116,8 +108,7 @@ class ControlTokens:
         for token in sorted(self.tokens):
             rests.setdefault(token[0], []).append(re.escape(token[1:]))
         # One search for each first character: `re` looks for a literal ten times as fast as for a
-        # class. Only that character is consumed, so overlapping tokens are found. Code is full of
-        # single ones, before a space.
+        # class. Only that character is consumed, so overlapping tokens are found.
         self._patterns = {
             first: re.compile(f"{re.escape(first)}(?!\\s)(?={'|'.join(rest)})")
             for first, rest in rests.items()
@@ -144,11 +135,9 @@ class ControlTokens:
         return self.inside(text) or self._ends_within(text) or self._begins_within(text)
 
     def breaks(self, text: str) -> list[int]:
-        """The offsets, ascending, at which a text must be cut so that no control token is left.
-
-        Each token is cut behind its first character. The text is also cut at its end if it ends
-        within a token, and at its beginning if it begins within one: its neighbour might complete
-        it."""
+        """The offsets, ascending, at which a text must be cut so that no control token is left:
+        behind the first character of each, and at the end or beginning of the text if that is
+        within one, which its neighbour might complete."""
         cuts = {match.end() for p in self._patterns.values() for match in p.finditer(text)}
         if self._begins_within(text):
             cuts.add(0)
@@ -225,8 +214,8 @@ class MarkedRequest(Struct, frozen=True):
     def unmarked(
         self, text: str, boundaries: Sequence[int]
     ) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-        """The rendered text without the marks, the breaks that were there, and the `boundaries`,
-        ascending offsets in the marked text, in that without."""
+        """The rendered text without the marks, the breaks that were there, and the offsets in it of
+        the `boundaries`, which ascend in the marked text."""
         # A template may write JSON or Python source in ASCII.
         pattern = f"{self.mark}|{re.escape(_escape(self.mark))}"
         places = [match.span() for match in re.finditer(pattern, text)]
@@ -258,8 +247,7 @@ class MarkedRequest(Struct, frozen=True):
 
 class Neutraliser:
     """Breaks the control tokens of one chat template, given its `source` and the `tokens` that it
-    gets as variables. With `users` False, those in users' messages and in tools stay as they
-    are."""
+    gets as variables; those of users' messages and tools only with `users`."""
 
     def __init__(self, source: str, tokens: Iterable[str] = (), *, users: bool = True) -> None:
         tokens = tuple(filter(None, tokens))
@@ -275,8 +263,7 @@ class Neutraliser:
         self._free = tuple(m for m in MARKS if m not in source and _escape(m) not in source)
 
     def mark(self, request: CompletionRequest) -> MarkedRequest | None:
-        """Mark the places at which the prompt of a chat must be cut; None if there are none. Raises
-        InvalidParameter if no character is left for marking."""
+        """Mark the places at which the prompt of a chat must be cut; None if there are none."""
         if not self._has_some(request):
             return None
         contents = (request.messages, request.tools, request.template_kwargs)
@@ -297,8 +284,7 @@ class Neutraliser:
         return tuple(self._roles.breaks(text))
 
     def disarmed(self, request: CompletionRequest) -> CompletionRequest:
-        """The request with an invisible character in each control token; the same one if there is
-        none."""
+        """The request with an invisible character in each control token."""
         return self._changed(request, JOINER, _descriptions) if self._has_some(request) else request
 
     def _has_some(self, request: CompletionRequest) -> bool:
