@@ -1,12 +1,11 @@
 """Chooses and builds the grammar that constrains an answer: a JSON document, tool calls, or either.
 
-A request's requirement is a plain value (`Constraint`), so its grammar is compiled once and cached
-by content. Calls have the shape that the model writes (`CallShape`). A grammar may
-also begin inside a call, after the text `begun`, to constrain one that the model began on its
-own.
+A request's requirement is a plain value (`Constraint`), so its grammar is cached by content. Calls
+have the shape that the model writes (`CallShape`). A grammar may also begin inside a call, after
+the text `begun`.
 
-If a grammar cannot express a schema, a strict schema is rejected. For any other, the grammar leaves
-out what it cannot express, and says which keywords these are: documents are validated when they are
+A strict schema that a grammar cannot express is rejected. For any other, the grammar leaves out
+what it cannot express, and says which keywords these are: documents are validated when they are
 complete, arguments of tools are not.
 """
 
@@ -32,11 +31,9 @@ from .formats import CallFormat, CallShape
 from .formats.base import ID, NAME, TYPE, TaggedArguments
 from .formats.tagged import STRING, kinds, member
 
-# The grammar of tool calls in the form that a model writes.
-#
-# The literals of a shape are as the template renders them. Models write other white space at
-# times, so white space between marks may be shorter, and a line break or a blank may come between
-# two marks. The text of a value that is not quoted runs up to the mark that closes it.
+# The grammar of tool calls. Models write other white space than their template at times, so that
+# between marks may be shorter, and a line break or a blank may come between two marks. The text of
+# a value that is not quoted runs up to the mark that closes it.
 
 _ATOM = re.compile(r"<[^<>]*(?:>|\Z)|\[/?[A-Z_]+\]|[{}\[\],:]|[^\s{}\[\],:<]+|<|\s+")
 _TWO_TAGS = re.compile(r"([^<]*</[^<>]*>)(\s+)(<.*)", re.DOTALL)
@@ -46,8 +43,8 @@ _WORD = CharClass(charset.union(_LETTERS, charset.of("_-")))
 _DIGIT = CharClass(charset.of("0123456789"))
 _EXAMPLE_IDS = {"word": "call_0", "nine": "000000000", "index": "0"}
 _MAX_ID = 64
+# Required arguments whose order is free and whose presence is enforced; each doubles the rules.
 _MAX_ANY_ORDER = 4
-"""Required arguments whose order is free and whose presence is enforced; each doubles the rules."""
 _OF_STRINGS = ("pattern", "format", "minLength", "maxLength")
 
 
@@ -279,8 +276,7 @@ def _gap(size: int, rules: Rules) -> Element:
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 JSON = msgspec.json.Encoder()
 
-MOST_CALLS = 128
-"""Maximum calls in one answer; each is a rule of an old server's grammar."""
+MOST_CALLS = 128  # in one answer; each is a rule of an old server's grammar
 
 
 class Callee(Struct, frozen=True):
@@ -292,10 +288,9 @@ class Callee(Struct, frozen=True):
 
 
 class Constraint(Struct, frozen=True, kw_only=True):
-    """What the answer must be: JSON that matches `schema` (JSON text; None allows no document),
-    up to `most` calls of `tools` in the frame of `shape`, or either if both are set. `begun` is the
-    part of a call's frame that is already written, `opening` what the model writes before a
-    document."""
+    """What the answer must be: JSON that matches `schema` (JSON text), up to `most` calls of
+    `tools` in the frame of `shape`, or either. `begun` is the part of a call's frame that is
+    already written, `opening` what the model writes before a document."""
 
     schema: bytes | None = None
     opening: str = ""
@@ -308,8 +303,7 @@ class Constraint(Struct, frozen=True, kw_only=True):
 
 class BoundGrammar(Struct, frozen=True):
     """A constraint as GBNF text, with the keywords that the grammar leaves out of the document's
-    schema (`schema_gaps`) and of the parameters of tools (`tool_gaps`). A schema that has no
-    grammar at all is one entry, with the keyword that is the reason."""
+    schema and of the parameters of tools."""
 
     text: str
     schema_gaps: tuple[str, ...] = ()
@@ -387,9 +381,7 @@ def document_schema(request: CompletionRequest) -> Mapping[str, Any] | None:
 
 
 def grammar(bound: Constraint, limits: GrammarLimits) -> BoundGrammar:
-    """The grammar for servers with these limits.
-
-    Raises InvalidParameter naming the unsupported keyword or the error in a schema."""
+    """The grammar for servers with these limits."""
     rules = Rules()
     param = "response_format"
     roots: list[Elements] = []

@@ -30,8 +30,8 @@ _MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]|<\w+(?=\s)|ï½œ[^ï½
 
 
 class CallOpening(Struct, frozen=True):
-    """Where a call began: `keep` characters of the text remain. They end with `written`, the call
-    so far, which means `frame_so_far`, a part of the call in the form of its shape."""
+    """Where a call began: `keep` characters of the text remain. They end with `written`, which
+    means `frame_so_far`, a part of the call in the form of its shape."""
 
     keep: int
     written: str
@@ -59,11 +59,10 @@ class CallStage:
     """Parses the text of an answer that continues `prompt`.
 
     If `free`, it stops where a call begins, described by `opened`; the answer then continues under
-    a grammar from `constraints`. A mark that the model may only be quoting does not stop it: the
-    parser decides in the end.
+    a grammar from `constraints`. A mark that the model may only be quoting does not stop it.
 
-    If the token limit ends the answer inside a call, the call's frame is not sent as text. The
-    arguments so far are sent, and so is the tool's name if one tool `must` be called."""
+    If the token limit ends the answer inside a call, its arguments so far are sent, and the tool's
+    name if one tool `must` be called."""
 
     ended = False
 
@@ -184,8 +183,8 @@ class CallStage:
 
 
 def special_marks(form: CallFormat) -> tuple[str, ...]:
-    """The marks of a format that may be special tokens. A current server omits special tokens from
-    the text unless they are listed in the request."""
+    """The marks of a format that may be special tokens. A current server omits those from the text
+    that the request does not list."""
     shape = form.shape
     texts = [*form.opening, shape.prefix, shape.before_name, shape.after_name, shape.suffix]
     texts += [shape.separator, shape.end, *form.reasoning, *form.content]
@@ -198,10 +197,8 @@ def special_marks(form: CallFormat) -> tuple[str, ...]:
 
 def _marks(form: CallFormat) -> dict[str, str]:
     """The marks at which free text may stop, each with the part of the call's frame that it
-    implies.
-
-    Only tags: "Action:" may occur in any text, so such a format is bound later, once its parser has
-    read the name of a tool."""
+    implies. Only tags: "Action:" may occur in any text, so such a format is bound once its parser
+    has read the name of a tool."""
     shape = form.shape
     frame = shape.prefix + shape.before_name
     marks = {}

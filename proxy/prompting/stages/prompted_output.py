@@ -1,8 +1,8 @@
 """Formats of answers for servers that do not enforce them.
 
-The messages describe the tools, in our generic form, and the schema of the document. The answer is
-held back where it looks like one of them, and judged when it is complete: a wrong one becomes a
-failure. The model gets one more try, with a message that names the fault.
+The messages describe the tools, in our generic form, and the schema of the document. An answer that
+looks like one of them is held back until it is complete. If it is wrong, the model gets one more
+try, with a message that names the fault.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ _NO_FENCE = "with nothing else, and without a code fence"
 
 
 def describe_constraints(request: CompletionRequest, by_prompt: frozenset[str]) -> str:
-    """The text for the system message that describes what a server does not know, "" for nothing:
-    then only earlier calls are written in another form."""
+    """The text for the system message that describes what a server does not know."""
     document = _document(request) if describes_document(request, by_prompt) else ""
     if not (describes_tools(request, by_prompt) and callable_tools(request)):
         return f"Reply with {document}" if document else ""
@@ -52,7 +51,7 @@ def _document(request: CompletionRequest) -> str:
 
 def calls_schema(request: CompletionRequest) -> dict[str, object] | None:
     """The schema of an answer in our generic form, for a server that enforces schemas and must make
-    a call. None if a schema of the tools cannot be a part of another, because it has references."""
+    a call. None if a schema of the tools has references."""
     calls = []
     for tool in callable_tools(request):
         parameters = tool.parameters or NO_ARGUMENTS

@@ -58,13 +58,11 @@ INLINE: Tags = ("<think>\n", "\n</think>\n\n")
 
 
 class ThoughtStage:
-    """Turns reasoning into ReasoningDelta. Reasoning tokens have no logprobs: those are reported
-    for the answer only.
+    """Turns reasoning into ReasoningDelta, without logprobs.
 
     `known` are the tags of the model's reasoning, () if they are not known; `calls` the marks of
-    calls, which end it as well; `content` the marks that some models write around the text, which
-    are removed. `over`: the reasoning has ended, or there is none. `passes`: the rest of the text
-    is the answer."""
+    calls, which end it as well; `content` marks around the text, which are removed. `over`: the
+    reasoning has ended, or there is none. `passes`: the rest of the text is the answer."""
 
     ended = False
 
@@ -84,8 +82,7 @@ class ThoughtStage:
         self._parser: CallReader | None = None  # once there is text that may be reasoning
 
     def tags(self, text: str) -> Tags | None:
-        """The tags of the reasoning that a reply with this text begins with; None without
-        reasoning."""
+        """The tags of the reasoning that a reply with this text begins with."""
         begins = text.lstrip()
         written = (pair for pair in self._known if begins.startswith(pair[0]))
         return self.opened or next(written, None)

@@ -1,7 +1,7 @@
 """Stages between a driver and an encoder; each maps a batch of events to a batch.
 
-A stage may hold text back, but must emit it before the terminal event. A stage that ends the answer
-itself (at a stop string) emits its own Finished and sets `ended`.
+A stage may hold text back until the terminal event. One that ends the answer itself (at a stop
+string) emits its own Finished and sets `ended`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ class StopStage:
         return out
 
     def _until_stop(self, text: str) -> tuple[str, str]:
-        """The text that is safe to send, and the stop string behind it: the first one, and of those
-        at one place the shortest."""
+        """The text that is safe to send, and the first stop string, of several the shortest."""
         places = ((text.find(stop), len(stop), stop) for stop in self._stops)
         at, _, stop = min((place for place in places if place[0] >= 0), default=(-1, 0, ""))
         if stop:
