@@ -558,12 +558,13 @@ def _told(finding: Finding, subject: Subject, folder: Path) -> str:
 def command(
     module: str,
     doc: str | None,
-    work: Callable[[Subject, int, float], tuple[Report, list[str]]],
-    argv: list[str] | None,
+    fuzz: Callable[..., tuple[Report, Any]],
+    shown: str,
     more: tuple[str, ...] = (),
 ) -> int:
-    """The command line of a fuzzer: a gateway with these flags, on which `work` tries cases with a
-    seed for so many seconds; it gives its report, and lines to print before that."""
+    """The command line of a fuzzer: a gateway with these flags, on which `fuzz` tries cases with a
+    seed for so many seconds; what else it
+    returns is `shown` before the report."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
@@ -571,9 +572,10 @@ def command(
     parser.add_argument("--keys", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
     parser.add_argument("--keep", type=Path, default=None)
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     folder = args.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
     with running(folder, args.server, keys=args.keys, postgres=args.postgres, more=more) as subject:
-        report, lines = work(subject, args.seed, args.seconds)
-    print(f"on {args.server}, keys={args.keys}", *lines, told(report, subject, folder), sep="\n")
+        report, found = fuzz(subject, args.seed, seconds=args.seconds)
+    print(f"on {args.server}, keys={args.keys}", shown.format(found), sep="\n")
+    print(told(report, subject, folder))
     return bool(subject.findings)
