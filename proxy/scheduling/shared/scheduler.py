@@ -21,8 +21,7 @@ from collections.abc import Callable
 import msgspec
 
 from ...errors import GatewayError, NoBackend
-from ..base import BaseScheduler
-from ..lease import Lease, Outcome, Ticket
+from ..lease import BaseScheduler, Lease, Outcome, Ticket
 from ..prefix import Chain
 from ..scheduler import LocalScheduler
 from ..state import MOST_SLOTS, BackendFacts, ConversationRecord, SlotRequest, SlotStep
