@@ -201,7 +201,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     if slot.held is not None:
         pool.slot_freed(slot.held)
     if pool.backends.get(backend.name) is backend and backend.has(slot):
-        pool.release_slot(backend, slot)
+        if backend.grants_slots:
+            pool.free[slot] = backend
         pool.line.freed(slot.held.chain.links if slot.held is not None else (), backend.name)
 
 
