@@ -24,18 +24,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from proxy import __version__
-from proxy.config import (
-    Settings,
-    SettingsError,
-    each_its_own,
-    fixed,
-    from_environment,
-    no_models_here,
-    one_worker,
-)
+from proxy.config import Settings, SettingsError, fixed, from_environment, no_workers
 from proxy.runtime.confinement import bound_malloc
 from proxy.server import open_files, stopping
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
@@ -229,7 +219,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def on_starting(arbiter: Any) -> None:
         # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
-        if why := _not_several(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
+        if why := no_workers(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
             say(why)
             raise SystemExit(2)
         files = open_files.raise_limit()
@@ -334,15 +324,6 @@ def _not_served(cfg: Any) -> str:
     if cfg.accesslog:
         return "gunicorn's access log is not supported: slotproxy logs its requests itself"
     return ""
-
-
-def _not_several(settings: Settings, number: int) -> str:
-    """Why there cannot be so many workers, "" if there can."""
-    if number == 1:
-        return ""
-    if settings.model:
-        return no_models_here(msgspec.structs.replace(settings, workers=number))
-    return each_its_own(settings) if settings.state else one_worker(number)
 
 
 # -- waitress --------------------------------------------------------------------------------------
