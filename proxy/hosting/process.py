@@ -21,7 +21,6 @@ from ..runtime.blocking import run_in_native_thread
 from ..runtime.locks import native_lock
 from ..runtime.subprocesses import kill_session, start_program
 
-# The last lines that a model's server printed, over all its starts.
 MAX_LINES = 2000
 MAX_LINE = 1000  # bytes
 SHOWN = 40  # lines of a failed start that a client sees
@@ -29,7 +28,7 @@ MAX_SHOWN = 4000  # characters of these
 
 
 class ModelLog:
-    """Keeps the last lines. `begin` marks the start of a process."""
+    """The last lines that a model's server printed, over all its starts, which `begin` marks."""
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(8)  # differs from that of other logs
@@ -152,15 +151,10 @@ class ModelProcess:
 
     def _run_stop_command(self) -> None:
         words = filled_in(self._config.stop, PID, self.pid)
+        nothing = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        folder = self._config.folder or None
         try:
-            stopping = start_program(
-                words,
-                self._config.environment,
-                cwd=self._config.folder or None,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            stopping = start_program(words, self._config.environment, cwd=folder, **nothing)
         except OSError as error:
             self._log.add(f"the stop command could not be started: {error}".encode())
             return
