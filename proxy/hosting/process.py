@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -83,6 +83,20 @@ def filled_in(words: Sequence[str], mark: str, value: int) -> list[str]:
     return [word.replace(mark, str(value)) for word in words]
 
 
+def run(
+    config: ModelConfig, words: Sequence[str], env: Mapping[str, str], output: int = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
+    """Start a program in the folder of a model. Raises OSError."""
+    return start_program(
+        words,
+        env,
+        cwd=config.folder or None,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
+
+
 def has_program(config: ModelConfig) -> bool:
     """Whether the program of a model's command exists and may be run."""
     program = config.command[0]
@@ -103,14 +117,7 @@ class ModelProcess:
         self._ended = ended
         log.begin()
         env = {name: v.replace(PORT, str(port)) for name, v in config.environment.items()}
-        self._process = start_program(
-            filled_in(config.command, PORT, port),
-            env,
-            cwd=config.folder or None,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        self._process = run(config, filled_in(config.command, PORT, port), env)
         self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read, name=f"log-{config.name}", daemon=True)
         self._reader.start()
@@ -150,16 +157,15 @@ class ModelProcess:
             process.wait(KILLED)
 
     def _run_stop_command(self) -> None:
-        words = filled_in(self._config.stop, PID, self.pid)
-        nothing = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        folder = self._config.folder or None
+        config = self._config
+        words = filled_in(config.stop, PID, self.pid)
         try:
-            stopping = start_program(words, self._config.environment, cwd=folder, **nothing)
+            stopping = run(config, words, config.environment, subprocess.DEVNULL)
         except OSError as error:
             self._log.add(f"the stop command could not be started: {error}".encode())
             return
         try:
-            stopping.wait(self._config.stop_timeout)
+            stopping.wait(config.stop_timeout)
         except subprocess.TimeoutExpired:
             kill_session(stopping)
             stopping.wait()
