@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,7 +20,6 @@ from ..accounts.key_cache import KeyCache
 from ..accounts.limits import NO_LIMITS, Limited
 from ..accounts.records import Identity
 from ..accounts.rights import Rights
-from ..accounts.service import Accounts, GroupService, KeyService
 from ..agent import functions
 from ..agent.functions import Server as ToolServer
 from ..agent.toolbox import OWN, Remotes, Toolbox
@@ -56,6 +56,7 @@ from ..runtime import resources
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
+from ..store.accounts import Accounts
 from ..store.live import MemorySessions
 from ..web import pages
 from ..web.attached import AttachedDocuments
@@ -69,7 +70,6 @@ from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
 from ..websearch.engines import Engine, Metasearch, WebSearch
-from ..websearch.engines import is_installed as ddgs_is_installed
 from ..websearch.fetch import fetch
 from . import discovery
 from .data_folder import SLOTS, folder_of
@@ -220,9 +220,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     key_cache = accounts = None
     if settings.admins and storage.api_keys and storage.users and storage.teams:
         key_cache = KeyCache(storage.api_keys)
-        users = GroupService(storage.users, key_cache)
-        teams = GroupService(storage.teams, key_cache)
-        accounts = Accounts(KeyService(storage.api_keys, key_cache), users, teams)
+        accounts = Accounts(storage.api_keys, storage.users, storage.teams, key_cache.follow)
     keys = Keys(
         ((key.name, key.secret) for key in settings.keys),
         settings.wrong_keys,
@@ -335,7 +333,7 @@ def _dialogues(
         "brave": lambda: Engine("brave", key=settings.search.brave_key),
         "tavily": lambda: Engine("tavily", key=settings.search.tavily_key),
     }
-    if "ddgs" in settings.search_engine and not ddgs_is_installed():
+    if "ddgs" in settings.search_engine and find_spec("ddgs") is None:
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
     web = None
     if settings.search_engine:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..accounts.limiting.allowance import LimitService
+from ..accounts.limiting.allowance import Limiter, LimitService
 from ..accounts.limiting.budgets import Alert, Price, Used, cost, price_of, unit_of, units
-from ..accounts.limiting.limiter import Charge, Limiter, LocalLimiter, Spent, nothing
+from ..accounts.limiting.limiter import Charge, LocalLimiter, Spent, nothing
 from ..accounts.limiting.shared import SharedLimiter
 from ..config import Settings, SettingsError
 from ..errors import GatewayError

@@ -100,7 +100,7 @@ class Stores:
             private_files.database(file)
         shelf = open_shelf(self._database.engine, file)
         index = Index(shelf, partial(_embed, self._embedder) if self._embedder else None)
-        self._closing.callback(index.close)
+        self._closing.callback(shelf.close)
         return index
 
 

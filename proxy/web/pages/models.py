@@ -16,7 +16,6 @@ from .. import permissions
 from ..fastpath import Environ
 from ..observability import Record
 from ..permissions import visible
-from ..routes import Api
 from ..services import Services, current_services
 from ..spine import json_response
 from . import api, guard
@@ -63,8 +62,7 @@ def _stream(
 
 API = "/pages/api/models"
 
-blueprint = Api("panel_models", __name__, group="pages", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("panel_models")
 
 
 @blueprint.get("/hosting")
@@ -77,7 +75,7 @@ def page() -> Response:
 @blueprint.get(API)
 def now() -> Response:
     api.owner()
-    return json_response(states(current_services(), request.environ))
+    return json_response({"at": time.time(), **states(current_services(), request.environ)})
 
 
 @blueprint.get(f"{API}/events")
