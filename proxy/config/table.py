@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import msgspec
 
 from .keys import Secret
-from .removed import REMOVED_VALUES
 from .settings import SECTIONS, Declared, Settings, SettingsError
 
 ENV_PREFIX = "SLOTPROXY_"
@@ -129,8 +128,6 @@ def _one(row: SettingRow, raw: Any, source: str) -> Any:
         if isinstance(value, float) and not value <= YEAR:
             raise msgspec.ValidationError
     except msgspec.ValidationError:
-        if isinstance(raw, str) and (why := REMOVED_VALUES.get((row.name, raw))):
-            raise SettingsError(f"{source}: {why}") from None
         raise SettingsError(f"{source}: expected {_expected(row)}{got}") from None
     if isinstance(value, str) and "\0" in value:
         raise SettingsError(f"{source}: contains a NUL character")
