@@ -73,8 +73,8 @@ STOPS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name)
 )
 HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
-# Idle seconds between two requests: longer than the 60 s after which common load balancers close a
-# connection. If the server closed it first, a request could be lost.
+# Idle seconds: longer than the 60 s after which common load balancers close a connection. If the
+# server closed it first, a request could be lost.
 KEEPALIVE = 75
 WORKER = "proxy.server.worker.Worker"
 FORM = 1 << 20  # bytes of an upload besides its file
@@ -99,8 +99,7 @@ def application(settings: Settings) -> Flask:
         raise SystemExit(CANNOT_LOAD) from None
     # Nearly everything loaded by now lives as long as the process, so the garbage collector is off
     # meanwhile (a tenth of the start) and ignores it later. Requests leave few cycles behind, so it
-    # may also run less often. What survives the youngest generation is looked at sooner: it is what
-    # requests under way hold, and garbage soon.
+    # may also run less often. What requests under way hold is looked at sooner.
     gc.freeze()
     gc.set_threshold(10_000, 5, 20)
     gc.enable()
@@ -158,10 +157,8 @@ def _reload_first(app: Flask, reread: Reread, told: set[str]) -> None:
     from proxy.app import suspend_keys
 
     if not _reload(app, reread, told) and suspend_keys(app):
-        say(
-            "the API keys of the settings are refused by this worker until the settings can be"
-            " read: correct them and reload (kill -HUP)"
-        )
+        why = "until the settings can be read: correct them and reload (kill -HUP)"
+        say(f"the API keys of the settings are refused by this worker {why}")
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
