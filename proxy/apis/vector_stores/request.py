@@ -20,6 +20,7 @@ MOST_FILES = 2000  # in a batch
 MOST_QUERIES = 16
 MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512  # in metadata and attributes
 LONGEST_NAME = 256
+SOONEST, LATEST = 3600, 2_592_000  # seconds until a file expires
 TOKENS, OVERLAP = 800, 400  # of a chunk, by default
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 
