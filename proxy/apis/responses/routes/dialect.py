@@ -109,8 +109,9 @@ class ResponsesDialect:
         gateway = self._services.gateway
         return shortened(request, lambda some: gateway.fits(some, room, cancel, barred=barred))
 
-    def in_background(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Start a background response and return it as queued, if the request asks for one."""
+    def in_background(self, body: Mapping[str, Any], _: Cancel) -> dict[str, Any] | None:
+        """Start a background response and return it as queued, if the request asks for one. It
+        outlasts the request, so it has a Cancel of its own."""
         if body.get("background") is not True:
             return None
         services = self._services
