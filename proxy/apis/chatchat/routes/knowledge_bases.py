@@ -25,9 +25,8 @@ from ....web.routes import SSE
 from ....web.services import Services
 from ....web.spine import passthrough
 from ...fields import entry
-from ..answer import error_of_list, ok
 from ..bodies import BASE, BODIES, FILE
-from .view import Documents, RequestContext, Taken, blueprint, respond, route
+from .view import Documents, RequestContext, Taken, blueprint, error_of_list, ok, respond, route
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ....knowledge.service import Knowledge

@@ -18,8 +18,7 @@ from ....web.permissions import visible
 from ....web.services import Services
 from ...embeddings.routes import embedded
 from .. import bodies
-from ..answer import error_of_list, error_of_table, ok
-from .view import route
+from .view import error_of_list, error_of_table, ok, route
 
 OURS = re.compile("[0-9a-f]{32}")  # answer ids
 
