@@ -122,8 +122,7 @@ def owner(services: Services, environ: dict[str, Any]) -> str:
 
 
 def json_body(services: Services) -> dict[str, Any]:
-    """Return the body as a JSON object; an empty body is an empty object. Raises BadRequest or
-    BodyTooLarge."""
+    """The body, a JSON object; {} if there is none. Raises BadRequest or BodyTooLarge."""
     return body.read_json(request.environ, services.settings.max_body, empty={})
 
 

@@ -100,9 +100,8 @@ class ResponsesDialect:
     def fitted(
         self, request: CompletionRequest, cancel: Cancel, barred: frozenset[str]
     ) -> CompletionRequest:
-        """Drop the oldest messages if the request allows it and the model's context is too small
-        for all. Backends outside of the `barred` tiers count them. Raises Cancelled and everything
-        that `Gateway.count` raises."""
+        """Drop the oldest messages if the request allows it and the context is too small for all.
+        Raises what `Gateway.count` raises."""
         if self.parsed.repeated["truncation"] != "auto":
             return request
         room = min(request.max_tokens or ROOM, ROOM)
@@ -151,8 +150,7 @@ class ResponsesDialect:
         return (*self._decoded(stored.items, "previous_response_id"), *output)
 
     def _referable(self, given: Any, earlier: Sequence[Any]) -> dict[str, Any]:
-        """Return the items that the input may reference, by id: earlier ones, and output or input
-        items of stored responses. Each response is read once."""
+        """The items that the input may reference, by id. Each stored response is read once."""
         by_id = {item["id"]: item for item in earlier if type(item) is dict and "id" in item}
         keys = set()
         for item in given if type(given) is list else ():
