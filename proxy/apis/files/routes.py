@@ -108,9 +108,7 @@ def delete(services: Services, record: Record, key: str) -> Any:
     answer="application/octet-stream",
 )
 def content(services: Services, record: Record, key: str) -> Response:
-    """The bytes of a file.
-
-    Its headers keep browsers from running them."""
+    """The bytes of a file."""
     file, data = opened(services).content(record.key, key)
     headers = [("Content-Length", str(file.size)), ("Content-Disposition", "attachment")]
     return passthrough(data, "application/octet-stream", headers)
