@@ -339,8 +339,7 @@ class BatchRun:
             self._keep(some)
 
     def _keep(self, results: list[Result]) -> None:
-        """Store results. They exist nowhere else, so this waits if the store is unavailable. Raises
-        QuotaExceeded if their owner may not store so much."""
+        """Store results, which exist nowhere else: wait for the store. Raises QuotaExceeded."""
         size = sum(len(result.data) for result in results)
         if size > self._spare:
             self._check_quota(size)
@@ -466,8 +465,7 @@ class BatchRunner:
         self._woken.wait(LOOK)
 
     def run_one(self) -> bool:
-        """Run the next batch until it is finished, has to make way, or the process ends. False if
-        there is none. Raises StoreUnavailable."""
+        """Run the next batch for its turn. False if there is none. Raises StoreUnavailable."""
         assert self._ask is not None, "attached before the first request"
         batch = self._store.claim(time.time())
         if batch is None:

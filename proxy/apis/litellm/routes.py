@@ -141,9 +141,7 @@ def update_key(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/key/regenerate", "/key/<name>/regenerate", body="RegenerateKeyRequest")
 def regenerate_key(accounts: Accounts, actor: str, body: Body, name: str = "") -> Any:
-    """A new secret for an API key; for administrators.
-
-    The key keeps its id and data."""
+    """A new secret for an API key; for administrators."""
     name = name or values.required_name(body, "key")
     edit, grace = objects.edit_key(body, time.time()), objects.grace(body)
     secret, made = accounts.keys.regenerate(name, edit, grace, actor)
@@ -170,9 +168,7 @@ def unblock_key(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/key/delete", body="DeleteKeysRequest")
 def delete_keys(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Delete API keys; for administrators.
-
-    All of the named keys, or none if one of them is missing."""
+    """Delete API keys; for administrators."""
     keys, aliases = values.names(body, "keys"), values.names(body, "key_aliases")
     if not keys and not aliases:
         raise InvalidParameter("keys", "or key_aliases must name a key")
@@ -185,9 +181,7 @@ def delete_keys(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/user/new", body="NewUserRequest")
 def new_user(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Make a user, and a key of it; for administrators.
-
-    The key is made unless `auto_create_key` is false."""
+    """Make a user, and a key of it; for administrators."""
     user = objects.edit_user(body)(User(id=values.name(body, "user_id") or ""))
     teams = values.names(body, "teams", objects.MAX_MEMBERS)
     key_fields = {name: body.get(name) for name in ("key_alias", "duration")}
@@ -242,9 +236,7 @@ def update_user(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/user/delete", body="DeleteUsersRequest")
 def delete_users(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Delete users and their keys; for administrators.
-
-    All of the named users and their keys, or none if one of them is missing."""
+    """Delete users and their keys; for administrators."""
     names = values.names(body, "user_ids")
     return accounts.users.delete(names, actor, finish_running=finishes(body))
 
@@ -371,9 +363,7 @@ def unblock_team(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/team/delete", body="DeleteTeamsRequest")
 def delete_teams(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Delete teams and their keys; for administrators.
-
-    All of the named teams and their keys, or none if one of them is missing."""
+    """Delete teams and their keys; for administrators."""
     names = values.names(body, "team_ids")
     return accounts.teams.delete(names, actor, finish_running=finishes(body))
 
@@ -451,8 +441,7 @@ def spend_report(services: Services, record: Record) -> Any:
 
 
 def _days(query: Mapping[str, str]) -> tuple[int, int]:
-    """The range of days, from the first to before the second in milliseconds. Raises
-    InvalidParameter."""
+    """The range of days in milliseconds, without its end. Raises InvalidParameter."""
     bounds = []
     for name, later in (("start_date", 0), ("end_date", 1)):
         try:
@@ -467,8 +456,7 @@ def _days(query: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _only(services: Services, names: Mapping[str, str]) -> Only:
-    """The values that the query limits rows to. A key is named as LiteLLM's clients do: by its
-    secret, digest or id."""
+    """The values that the query limits rows to. A key is named by its secret, digest or id."""
     only: Only = {}
     for ours, value in values.filters(request.args, names).items():
         is_key = value.startswith(key_cache.SECRET_PREFIX) or len(value) == key_cache.DIGEST

@@ -267,8 +267,7 @@ class _Tools:
 
 
 def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
-    """The parameters of a tool that takes free text. A regular expression for it becomes a pattern
-    of the schema; Lark's grammars are ignored with a warning."""
+    """The parameters of a tool that takes free text, and perhaps fits a regular expression."""
     form = fields.mapping(tool, "format", at)
     if fields.text(form, "type", "text", at=at + "format.") == "text":
         return CUSTOM
