@@ -58,7 +58,7 @@ class MessagesDialect:
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         if body.get("context_management"):
-            self._edits, _ = context_edits.parse(body)
+            self._edits = context_edits.parse(body).edits
         return parsed(partial(anthropic.parse, body), self._environ)
 
     def begin(self, message: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
@@ -104,7 +104,7 @@ def count_tokens() -> Response:
             original = count(message)
             if not raw.get("context_management"):
                 return {"input_tokens": original}
-            edited, applied = context_edits.apply(message, context_edits.parse(raw)[0], count)
+            edited, applied = context_edits.apply(message, context_edits.parse(raw).edits, count)
             return {
                 "input_tokens": count(edited) if applied else original,
                 "context_management": {"original_input_tokens": original},
