@@ -34,7 +34,7 @@ from ...web.permissions import check_model
 from ...web.routes import ANY, Api
 from ...web.services import Services
 from ...web.spine import View, json_route
-from ...web.stream import ClosingBody
+from ...web.stream import SlotBody
 from .. import schema_fields as doc
 from ..fields import model_name
 
@@ -211,14 +211,9 @@ def _answer(
             if taken is not None:
                 taken.close()
 
-    body = ForwardedBody(_parts(answer, record), close, finish)
+    body = SlotBody(_parts(answer, record), close, finish)
     headers = {"content-type": "application/octet-stream", **answer.headers, **NO_RIGHTS}
     return Response(body, answer.status, headers, direct_passthrough=True)
-
-
-class ForwardedBody(ClosingBody):
-    # The server disconnects slow readers sooner, since other requests wait for the place.
-    holds_slot = True
 
 
 def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
