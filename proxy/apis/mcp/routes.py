@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Any
 
@@ -199,6 +200,7 @@ SECOND = 1.0  # between two notifications about a tool
 PAUSE = 0.1  # seconds between two notifications about a text, at least
 
 
+@dataclass(eq=False)
 class TextProgress:
     """Encodes the events of a model as notifications of the call with this id, each with the text
     since the one before, and the result at the end. `total` is the length of the longest answer in
@@ -206,15 +208,14 @@ class TextProgress:
 
     content_type = SSE
 
-    def __init__(
-        self, key: Id, token: Id, total: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._key = key
-        self._token = token
-        self._total = total
-        self._clock = clock
+    key: Id
+    token: Id
+    total: int
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._text: list[str] = []
-        self._told = 0  # pieces of the text that were sent
+        self._sent = 0  # pieces of the text
         self._tokens = 0
         self._last = 0.0
 
@@ -225,20 +226,20 @@ class TextProgress:
             if isinstance(event, TextDelta) and event.text:
                 self._text.append(event.text)
                 self._tokens += event.pieces
-        now = self._clock()
-        if self._told == len(self._text) or now - self._last < PAUSE:
+        now = self.clock()
+        if self._sent == len(self._text) or now - self._last < PAUSE:
             return b""
         self._last = now
-        piece = "".join(self._text[self._told :])
-        self._told = len(self._text)
-        return mcp_server.frame(mcp_server.progress(self._token, self._tokens, piece, self._total))
+        piece = "".join(self._text[self._sent :])
+        self._sent = len(self._text)
+        return mcp_server.frame(mcp_server.progress(self.token, self._tokens, piece, self.total))
 
     def fail(self, fault: GatewayError) -> bytes:
-        return mcp_server.frame(mcp_server.answer(self._key, _failure(fault)))
+        return mcp_server.frame(mcp_server.answer(self.key, _failure(fault)))
 
     def end(self) -> bytes:
         result = mcp_server.content("".join(self._text))
-        return mcp_server.frame(mcp_server.answer(self._key, result))
+        return mcp_server.frame(mcp_server.answer(self.key, result))
 
 
 def notifications(
