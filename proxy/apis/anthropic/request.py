@@ -114,10 +114,11 @@ FIELDS: Fields = {
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     """`counting`: for count_tokens, which needs no max_tokens."""
     thinking = fields.mapping(body, "thinking")
+    management = context_edits.parse(body)
     warnings = [
         *fields.ignored_fields(body, FIELDS.keys()),
         *fields.ignored_fields(thinking, {"type"}, "thinking."),
-        *context_edits.parse(body)[1],
+        *management.warnings,
     ]
     max_tokens = fields.integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
     if max_tokens is None and not counting:
@@ -141,7 +142,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         template_kwargs=_thinking(thinking),
         report=Report(prompt=stream),  # message_start has it
         user=fields.text(fields.mapping(body, "metadata"), "user_id", at="metadata."),
-        compaction=context_edits.compaction(body) if "context_management" in body else None,
+        compaction=management.compaction,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 

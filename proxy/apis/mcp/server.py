@@ -138,12 +138,6 @@ def progress(token: Id, done: int, message: str, total: int = 0) -> dict[str, An
     return {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
 
 
-def cancelled(params: Body) -> Id | None:
-    """The id of the request that `notifications/cancelled` is about."""
-    key = params.get("requestId")
-    return key if type(key) in (str, int) else None
-
-
 def content(text: str, *, failed: bool = False) -> dict[str, Any]:
     """The result of a tool."""
     return {"content": [{"type": "text", "text": text}], "isError": failed}

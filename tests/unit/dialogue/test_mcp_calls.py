@@ -82,7 +82,7 @@ def run(
     cancel: Cancel | None = None,
 ) -> list[Event]:
     cancel = cancel or Cancel()
-    runner = ServerRunner(box or Box(), Remotes(), request, caller, cancel, 0)
+    runner = ServerRunner(cancel, 0, box or Box(), Remotes(), request, caller)
     return events_of(gateway, runner, request, caller, cancel)
 
 
