@@ -43,12 +43,6 @@ class LeasedSlot:
         self._evaluated: object = None  # the prompt last evaluated in the slot under this lease
         self._calls = False  # the answer calls tools
 
-    @property
-    def number(self) -> int:
-        """The slot in use, as far as the backend has reported it."""
-        used = self._run.slot if self._run is not None else -1
-        return used if used >= 0 else self._lease.slot.id
-
     def prepare(self, cancel: Cancel) -> Iterator[None]:
         """Save what the slot holds and restore its new prompt, if the grant says so; yields at
         every tick while its server is loaded for that. If it fails, the prompt is evaluated
@@ -97,12 +91,9 @@ class LeasedSlot:
         return bool(links) and links[-1] in reuse.chain.links
 
     def on_first_token(self) -> None:
-        run, caps = self._run, self.caps
-        assert run is not None, "tokens come from a run"
+        assert self._run is not None, "tokens come from a run"
         self._evaluated = self._asking
-        self._lease.on_first_token(run.slot)
-        if run.slot >= caps.slots > 0 and not caps.queues:
-            self._context.registry.miscounted(self.backend.name)
+        self._lease.on_first_token(self._run.slot)
 
     def note_calls(self, batch: Batch) -> None:
         """Note whether the answer calls tools: its client returns with their results."""
@@ -140,8 +131,6 @@ class LeasedSlot:
         elif isinstance(error, BackendBusy):
             self._end = "busy"
             self._outcome = Outcome(end="busy", pause=error.retry_after or 0.0)
-            if not isinstance(error, PoolTimeout) and not backend.leaving:
-                registry.miscounted(backend.name)
         else:
             self._end = "failed"
             if not backend.leaving:
@@ -151,9 +140,11 @@ class LeasedSlot:
         """Record that the backend cannot serve this task, so that nothing was sent to it."""
         self._end, self._outcome = "unused", UNUSED
 
-    def release(self) -> None:
-        """Close the run and give the slot back."""
+    def release(self) -> int:
+        """Close the run and give the slot back. Returns the slot's number, as far as the backend
+        has reported it."""
         outcome = self._outcome
+        number = self._lease.slot.id
         if outcome.end != self._end:
             outcome = msgspec.structs.replace(outcome, end=self._end)
         try:
@@ -168,8 +159,10 @@ class LeasedSlot:
                         cached=usage.cached,
                         completion=usage.completion,
                     )
-                if run.slot >= 0 and run.slot != outcome.slot:
-                    outcome = msgspec.structs.replace(outcome, slot=run.slot)
+                if run.slot >= 0:
+                    number = run.slot
+                    if number != outcome.slot:
+                        outcome = msgspec.structs.replace(outcome, slot=number)
             if self._calls and self._end == "whole":
                 outcome = msgspec.structs.replace(outcome, calls=True)
             if self._context.scheduler.leaks(self._lease, outcome):
@@ -178,6 +171,7 @@ class LeasedSlot:
         finally:
             self._lease.release(outcome)
             self._context.registry.give_back(self.backend)
+        return number
 
     def _erase(self, outcome: Outcome) -> None:
         number = outcome.slot if outcome.slot >= 0 else self._lease.slot.id

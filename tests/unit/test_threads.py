@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -210,15 +211,18 @@ def test_responses_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureF
 
 def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     writing: Any = object.__new__(answers.Answers)
-    writing._beat, writing._lock, writing._writers = 0.001, threading.Lock(), {}
+    writing._beat, writing._lock = 0.001, threading.Lock()
     cancel = Cancel()
 
     def end() -> bool:
-        writing._growing.clear()
+        writing._writers.clear()
         return False
 
     renew = Twice(end)
-    writing._growing = {"x": SimpleNamespace(renew=renew, cancel=cancel)}
+    writer: Any = object.__new__(answers._Writer)
+    writer.live, writer._flushing = SimpleNamespace(renew=renew, cancel=cancel), threading.Lock()
+    writer._flushed = math.inf
+    writing._writers = {"x": writer}
     writing._signs()
     assert renew.calls == 3
     assert cancel.cancelled
