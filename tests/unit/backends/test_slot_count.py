@@ -65,12 +65,6 @@ def test_slots_used_by_others_are_noticed(order: list[int], data: st.DataObject)
     assert count_slots(server.take) == (len(order), False)
 
 
-def test_last_slot_that_stays_busy_is_not_counted() -> None:
-    server = OldServer([0, 1, 2])
-    server.busy = {2}
-    assert count_slots(server.take)[0] == 2
-
-
 @given(warm, st.data())
 def test_requests_of_others_do_not_disturb_the_count(order: list[int], data: st.DataObject) -> None:
     """Nor do other gateways that count at the same time with equally short requests."""
