@@ -58,7 +58,7 @@ class Backend:
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
-    miscounted: bool = False  # the counted number of slots may be wrong
+    miscounted: bool = False  # some slots were in use while they were counted
     count_at: float = 0.0  # when the slots may be counted again
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
@@ -310,12 +310,6 @@ class BackendPools:
             backend.users -= 1
         if backend.leaving:
             backend.wake.set()
-
-    def miscounted(self, name: str) -> None:
-        """Record that the number of slots is contradicted: they are counted again."""
-        backend = self.backends.get(name)
-        if backend is not None:
-            backend.miscounted = True
 
     def look_soon(self, model: str) -> None:
         """Ask for a check because a request waits for this model. Never blocks."""

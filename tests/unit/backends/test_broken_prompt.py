@@ -9,7 +9,7 @@ import pytest
 from proxy.backends.broken_prompt import AT_ONCE, LONG, BrokenPrompts, Part
 from proxy.backends.tokens import BOS, TokenCounter
 from proxy.core.task import Task
-from proxy.errors import Cancelled, ContextExceeded, UpstreamFault
+from proxy.errors import ContextExceeded, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver
 
@@ -86,12 +86,6 @@ def test_every_break_of_many_messages(prefix: bool) -> None:
     assert len(server.calls) == len(ENDS) + 3  # which texts are tokens is known
 
 
-def test_prompt_without_breaks_asks_nothing() -> None:
-    server = Server()
-    assert BrokenPrompts(server.tokenize).parts(TEXT, [], ENDS) == [TEXT]
-    assert server.calls == []
-
-
 def test_without_an_end_of_turn_the_rest_becomes_ids() -> None:
     server = Server(prefix=True)
     for ends in ((), ("plain",)):
@@ -147,13 +141,6 @@ def test_long_texts_are_tokenized_in_several_calls() -> None:
     assert text_of(server.tokenize(parts)) == text
     longer = BrokenPrompts(server.tokenize).parts(text + "x", breaks, ("<end>",))
     assert longer[: len(parts) - 1] == parts[:-1]
-
-
-def test_client_that_leaves_ends_it() -> None:
-    gone = Cancel()
-    gone.cancel()
-    with pytest.raises(Cancelled):
-        BrokenPrompts(Server().tokenize).parts(TEXT, [BREAK], ENDS, gone)
 
 
 # counting

@@ -218,18 +218,6 @@ def test_early_close_discards_the_connection(pools: list[ConnectionPool]) -> Non
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 
 
-def test_answer_that_ends_after_the_pool_was_closed_closes_its_connection(
-    pools: list[ConnectionPool],
-) -> None:
-    with RawServer([OK]) as server:
-        pool = pool_of(server, pools)
-        exchange = pool.send("POST", "/x", {})
-        connection = exchange._connection
-        pool.close()
-        assert exchange.read_all(60) == b"ok"
-        assert connection is not None and connection.sock.fileno() == -1
-
-
 def test_open_connections_stay_within_the_limit(pools: list[ConnectionPool]) -> None:
     with RawServer([head(None) + chunk(b"a")], [OK]) as server:
         pool = pool_of(server, pools, limit=ConnectionLimit(1))
@@ -238,19 +226,6 @@ def test_open_connections_stay_within_the_limit(pools: list[ConnectionPool]) -> 
             pool.ask("POST", "/x", {}, patience=0.2)
         held.close()
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
-
-
-def test_wait_for_connection_respects_the_callers_timeout(
-    pools: list[ConnectionPool],
-) -> None:
-    with RawServer([head(None) + chunk(b"a")]) as server:
-        pool = pool_of(server, pools, limit=ConnectionLimit(1))
-        held = pool.send("POST", "/x", {})
-        began = time.monotonic()
-        with pytest.raises(PoolTimeout):
-            pool.ask("GET", "/x", timeout=0.2)
-        assert 0.2 <= time.monotonic() - began < 40.0, "the pool's own timeout is 60 s"
-        held.close()
 
 
 def test_cancel_ends_wait_for_connection(pools: list[ConnectionPool]) -> None:
@@ -286,22 +261,6 @@ def test_large_request_is_resent_whole_on_stale_connection(
     assert server.requests[-1].endswith(b'{"text":"%b"}' % (b"x" * (2 * PIECE)))
 
 
-def test_large_request_is_sent_in_pieces_and_yields_between_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    done: list[object] = []
-    monkeypatch.setattr(time, "sleep", lambda seconds: done.append("turn"))
-
-    class Fast(socket.socket):
-        def send(self, data: Any, flags: int = 0) -> int:
-            done.append(len(data))
-            return len(data)
-
-    with Fast() as sock:
-        _send_in_pieces(sock, [b"x" * (2 * PIECE + 1)], timeout=5.0)
-    assert done == ["turn", PIECE, "turn", PIECE, "turn", 1]
-
-
 def test_large_request_to_slow_reader_times_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -314,15 +273,6 @@ def test_large_request_to_slow_reader_times_out(
 
     with Slow() as sock, pytest.raises(TimeoutError):
         _send_in_pieces(sock, [b"x" * 100], timeout=5.0)
-
-
-def test_headers_of_a_refusal_are_kept(pools: list[ConnectionPool]) -> None:
-    refusal = head(0, "429 Too Many Requests", "Retry-After: 7\r\n")
-    with RawServer([refusal]) as server:
-        exchange = pool_of(server, pools).send("POST", "/x")
-        assert exchange.headers_came()
-        assert exchange.headers["retry-after"] == "7"
-        exchange.close()
 
 
 def test_configured_headers_and_base_path_are_sent(pools: list[ConnectionPool]) -> None:
@@ -354,19 +304,6 @@ def test_gather_does_not_wait_for_missing_end(
         exchange.close()
         over.set()
     assert said == b"onetwo"
-
-
-def test_gathered_data_before_a_fault_is_delivered(pools: list[ConnectionPool]) -> None:
-    def breaks(sock: socket.socket) -> None:
-        sock.sendall(head(None) + chunk(b"one"))
-        sock.close()
-
-    with RawServer([breaks]) as server:
-        exchange = pool_of(server, pools).send("POST", "/x", {})
-        assert exchange.read(gather=5.0) == b"one"
-        with pytest.raises(UpstreamFault):
-            exchange.read(gather=5.0)
-        exchange.close()
 
 
 def test_fault_behind_gathered_data_is_raised_by_the_next_read(

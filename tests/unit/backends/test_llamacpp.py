@@ -105,11 +105,6 @@ def test_stream_of_new_server(run: Callable[..., list[Batch]]) -> None:
     assert (events[3].reason, events[3].usage, events[3].slot) == ("length", Usage(9, 2, 4), 3)
 
 
-def test_events_of_one_read_form_one_batch(run: Callable[..., list[Batch]]) -> None:
-    piece = event(content="a", stop=False, slot_id=0)
-    assert len(run(streamed(piece * 3 + old_last()))) == 1
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -202,13 +197,6 @@ def test_request_body_for_old_server() -> None:
     }
 
 
-def test_request_body_for_new_server() -> None:
-    body = payload(TASK, 1, NEW)
-    assert (body["id_slot"], body["n_predict"]) == (1, 9)
-    assert "slot_id" not in body
-    assert "generation_settings" not in body["response_fields"]
-
-
 def test_prompt_without_a_bound_is_never_sent() -> None:
     with pytest.raises(ValueError, match="max_tokens"):
         payload(msgspec.structs.replace(TASK, max_tokens=None), 1, OLD)
@@ -299,12 +287,6 @@ def test_token_reports_follow_their_text(run: Callable[..., list[Batch]]) -> Non
         TokenDetail(times, (6, 7)),
     ]
     assert (events[-1].settings, events[-1].prompt) == ({"top_k": 40}, "<s> Hi")
-
-
-def test_token_reports_are_sent_only_on_request(run: Callable[..., list[Batch]]) -> None:
-    events = flat(run(reported(), NEW))
-    assert TokenDetail not in map(type, events)
-    assert (events[-1].settings, events[-1].prompt) == (None, None)
 
 
 def test_token_reports_are_requested_where_supported() -> None:

@@ -473,12 +473,6 @@ def test_the_reason_of_an_empty_stream_is_not_awaited_for_long(
     assert time.monotonic() - began < 20
 
 
-def test_a_stream_without_an_event_and_without_a_reason_is_a_lost_answer() -> None:
-    whole = answered({"choices": [{"message": {"content": "a"}}]})
-    with pytest.raises(AnswerCut):
-        played([head(None) + b"0\r\n\r\n", *whole])
-
-
 def test_a_health_check_of_llama_cpp_python_does_not_ask_for_its_models() -> None:
     """That would stop the answer that it writes."""
     listed = answered({"data": [{"id": "m", "object": "model", "owned_by": "me"}]})

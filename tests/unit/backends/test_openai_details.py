@@ -138,19 +138,10 @@ def test_vllm_tells_its_queue() -> None:
     assert queue(METRICS + METRICS.replace(b'engine="0"', b'engine="1"')) == (8, 4)
 
 
-def test_sglang_tells_its_queue() -> None:
-    text = b'sglang:num_running_reqs{model_name="m"} 7\nsglang:num_queue_reqs{model_name="m"} 3\n'
-    assert queue(text) == (7, 3)
-
-
 def test_lists_and_metrics_are_bounded() -> None:
     assert queue(b"# padding\n" * (MAX_METRICS // 10 + 1) + METRICS) is None
     far = {"models": [{}] * MOST_ENTRIES + LM_STUDIO["models"]}
     assert told("lm studio", _api_v1_models=far) == Details()
-
-
-def test_other_metrics_tell_no_queue() -> None:
-    assert queue(b"up 1\n") is None
 
 
 @pytest.mark.parametrize(

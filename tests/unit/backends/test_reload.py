@@ -88,25 +88,6 @@ def harness() -> Iterator[Harness]:
     harness.registry.close()
 
 
-def test_reload_with_unusable_setting_changes_nothing(harness: Harness) -> None:
-    with pytest.raises(SettingsError):
-        harness.reload(config("b1"), config("b2", "broken"))
-    assert list(harness.registry.backends) == ["b0"]
-    assert harness.closed() == [False, True]  # backends made before it are closed again
-    harness.end(*harness.take())
-
-
-def test_draining_backend_named_again_gets_new_settings(harness: Harness) -> None:
-    old = harness.take()
-    harness.reload(config("b1"))
-    harness.reload(config("b0", slots=3), config("b1"))
-    harness.settle()
-    assert harness.scheduler.slots("b0") == 3
-    assert harness.registry.backends["b0"] is not old[1]
-    harness.end(*old)
-    wait_until(lambda: harness.closed() == [True, False, False])
-
-
 def test_changed_url_serves_at_once_while_old_answers_finish(harness: Harness) -> None:
     old = [harness.take() for _ in range(2)]  # all slots of the new server
     waiting = harness.scheduler.enter(SlotRequest(model="scripted"))

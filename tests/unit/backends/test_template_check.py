@@ -79,11 +79,6 @@ def test_only_the_kind_that_differs_is_named() -> None:
     assert verdict.differing == ("system",)
 
 
-def test_difference_of_all_prompts_is_named_once() -> None:
-    verdict = check(Rendering(lambda request, text: f"{text}!"), prompter(), NOW)
-    assert verdict.differing == ("plain",)
-
-
 def test_server_that_refuses_leaves_the_kind_here() -> None:
     verdict = check(Rendering(lambda request, text: None), prompter(), NOW)
     assert verdict.differing == ()
@@ -177,17 +172,13 @@ def test_incomplete_verdict_is_asked_again_later(later: Callable[[Backend], None
         {"provisional": True},
         {"template": ""},
         {"template_from": "file"},
+        {"chat_mode": "native"},
+        {"chat_mode": "completion"},
     ],
 )
 def test_backend_without_prompts_of_its_own_is_not_asked(changed: dict[str, Any]) -> None:
+    mode = changed.pop("chat_mode", "auto")
     one = backend(Rendering(shouting), **changed)
-    looked(one)
-    assert one.verdict is UNKNOWN
-
-
-@pytest.mark.parametrize("mode", ["native", "completion"])
-def test_decision_of_the_operator_needs_no_verdict(mode: Any) -> None:
-    one = backend(Rendering(shouting))
     one.chat_mode = mode
     looked(one)
     assert one.verdict is UNKNOWN
