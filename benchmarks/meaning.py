@@ -67,7 +67,7 @@ def ranks(known: Sequence[Case], embed: Embed | None) -> list[int]:
                 for one in known
             ]
         finally:
-            index.close()
+            index.shelf.close()
     return [hits.index(str(n)) + 1 if str(n) in hits else 0 for n, hits in enumerate(found)]
 
 

@@ -82,8 +82,8 @@ def main() -> None:
             index.search(["bench"], question, 3)
             times.append(1000 * (time.perf_counter() - begun))
             busy.append(1000 * (time.process_time() - used))
-        index.remove_base("bench")
-        index.close()
+        index.shelf.drop(base="bench")
+        index.shelf.close()
     times.sort()
     busy.sort()
     p50, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]

@@ -12,13 +12,13 @@ again. (A key with a wrong checksum never does.)
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 import threading
 import zlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import StoreUnavailable
@@ -42,8 +42,6 @@ _FORM = re.compile(f"{SECRET_PREFIX}([0-9A-Za-z]{{{RANDOM}}})([0-9A-Za-z]{{{CHEC
 
 def make_secret(randomness: bytes) -> str:
     """The key with this randomness, of SECRET_BYTES bytes."""
-    if len(randomness) != SECRET_BYTES:
-        raise ValueError(f"a key is made of {SECRET_BYTES} random bytes")
     body = _base62(int.from_bytes(randomness, "big"), RANDOM)
     return SECRET_PREFIX + body + _checksum(body)
 
@@ -128,8 +126,7 @@ class KeyCache:
         self._following = threading.Lock()
         self._seen: int | None = None  # the last change that was followed
         self._secret = b""
-        # By the digest of the secret; the digest again, to compare it in constant time.
-        self._known: dict[bytes, tuple[bytes, Identity]] = {}
+        self._known: dict[bytes, Identity] = {}  # by the digest of the secret
         self._digests: dict[str, set[bytes]] = {}  # of known secrets, by the key's id
         self._unknown: dict[bytes, None] = {}
         self._ids: dict[str, Identity | None] = {}
@@ -139,11 +136,7 @@ class KeyCache:
 
     def known(self, secret: str) -> Identity | None:
         """The identity of a key that this process has found before."""
-        digest = _digest(secret)
-        entry = self._known.get(digest)
-        if entry is None or not hmac.compare_digest(entry[0], digest):
-            return None
-        return entry[1]
+        return self._known.get(_digest(secret))
 
     def find(self, secret: str) -> Identity | None:
         """The identity of a key; None if there is no such key. Raises StoreUnavailable."""
@@ -160,8 +153,8 @@ class KeyCache:
                 self._unknown[digest] = None
             else:
                 while len(self._known) >= MOST_KNOWN:
-                    self._forget_key(next(iter(self._known.values()))[1].key)
-                self._known[digest] = digest, identity
+                    self._forget_key(next(iter(self._known.values())).key)
+                self._known[digest] = identity
                 self._digests.setdefault(identity.key, set()).add(digest)
         return identity
 
@@ -183,8 +176,11 @@ class KeyCache:
         with self._following:
             while self._seen is not None:
                 changes = self._store.changes(self._seen, MOST_CHANGES)
+                if finishing := [change for change in changes if change.finishes]:
+                    with self._lock:
+                        keys = self._changed(finishing)
+                    self.on_finishing(keys)
                 if changes:
-                    self._announce([change for change in changes if change.finishes])
                     self._forget(changes)
                 if len(changes) < MOST_CHANGES:
                     return
@@ -203,12 +199,6 @@ class KeyCache:
                         threading.Thread(target=self._run, name="accounts", daemon=True).start()
         return self._seen
 
-    def _announce(self, changes: Sequence[Change]) -> None:
-        if changes:
-            with self._lock:
-                keys = self._changed(changes)
-            self.on_finishing(keys)
-
     def _forget(self, changes: Sequence[Change]) -> None:
         with self._lock:
             self._seen = changes[-1].number
@@ -225,17 +215,13 @@ class KeyCache:
         """The ids of the keys that these changes concern."""
         keys = {change.subject for change in changes if change.kind == "key"}
         groups = {(change.kind, change.subject) for change in changes if change.kind != "key"}
-        return keys | self._keys_of(groups) if groups else keys
-
-    def _keys_of(self, groups: Collection[tuple[str, str]]) -> set[str]:
-        """The ids of the known keys of these users and teams, in one pass over all known keys."""
-        known = [identity for _, identity in self._known.values()]
-        named = [identity for identity in self._ids.values() if identity is not None]
-        return {
-            one.key
-            for one in known + named
-            if ("user", one.user) in groups or ("team", one.team) in groups
-        }
+        if groups:  # one pass over all known keys for all of them
+            for identity in chain(self._known.values(), self._ids.values()):
+                if identity is not None and (
+                    ("user", identity.user) in groups or ("team", identity.team) in groups
+                ):
+                    keys.add(identity.key)
+        return keys
 
     def _forget_key(self, key_id: str) -> None:
         for digest in self._digests.pop(key_id, ()):

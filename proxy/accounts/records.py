@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -84,6 +84,9 @@ class Entry(Struct, frozen=True, kw_only=True):
     details: Mapping[str, Any]
 
 
+B = TypeVar("B", StoredKey, User, Team)
+
+
 class Bound(NamedTuple):
     """What a user or team adds to the identity of its keys."""
 
@@ -116,6 +119,11 @@ class Identity(Struct, frozen=True, kw_only=True):
     def shown(self) -> str:
         """The name for people."""
         return self.alias or self.key
+
+
+def blocking(blocked: bool) -> Callable[[B], B]:
+    """The edit that blocks, or unblocks."""
+    return lambda known: replace(known, blocked=blocked)
 
 
 def identity_of(

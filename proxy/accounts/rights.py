@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Literal
 
 from msgspec import Struct
@@ -89,16 +89,20 @@ class Permissions(Struct, frozen=True):
             barred = frozenset(name for rights in self.rights for name in rights.barred_tiers)
             force_setattr(self, "barred_tiers", barred)
 
+    def _permit(self, what: str, names: Iterable[str]) -> bool:
+        """Whether all rights permit `what` with any of these names."""
+        for granted in self.rights:
+            patterns = getattr(granted, what)
+            if patterns and not _match(patterns, names):
+                return False
+        return True
+
     def permits_model(self, *names: str) -> bool:
-        """Whether a model may be used that has these names."""
-        return all(
-            any(_matches(granted.models, name) for name in names)
-            for granted in self.rights
-            if granted.models
-        )
+        """Whether a model with any of these names may be used."""
+        return self._permit("models", names)
 
     def check_model(self, requested: str, *names: str) -> None:
-        """`asked` is what the client calls the model of these names. Raises Forbidden, or
+        """`requested` is what the client calls the model of these names. Raises Forbidden, or
         ModelNotFound if that is hidden."""
         if self.rights and not self.permits_model(*names):
             name = (requested or names[0])[:100]
@@ -112,10 +116,10 @@ class Permissions(Struct, frozen=True):
 
     def permits_tool(self, name: str) -> bool:
         """Whether a tool of the gateway may be used."""
-        return all(_matches(granted.tools, name) for granted in self.rights if granted.tools)
+        return self._permit("tools", (name,))
 
     def check_tool(self, name: str) -> None:
-        """Raises Forbidden if this tool of the gateway may not be used."""
+        """Raises Forbidden."""
         if not self.permits_tool(name):
             raise Forbidden(
                 f"this API key may not use the tool {name[:100]!r}: its allowed_tools do not"
@@ -129,15 +133,11 @@ class Permissions(Struct, frozen=True):
         return any(granted.knowledge for granted in self.rights)
 
     def permits_base(self, *names: str) -> bool:
-        """Whether a knowledge base may be used that has these names."""
-        return all(
-            any(_matches(granted.knowledge, name) for name in names)
-            for granted in self.rights
-            if granted.knowledge
-        )
+        """Whether a knowledge base with any of these names may be used."""
+        return self._permit("knowledge", names)
 
     def check_base(self, requested: str, *names: str) -> None:
-        """`asked` is what the client calls the knowledge base of these names. Raises Forbidden, or
+        """`requested` is what the client calls the base of these names. Raises Forbidden, or
         NotFound if that is hidden."""
         if not self.permits_base(*names):
             if self.hides:
@@ -207,11 +207,17 @@ def _permits_api(allowed: Collection[str], api: str, path: str) -> bool:
             return True
         if pattern == LLM_ROUTES and api not in _OTHERS:
             return True
-    return _matches((pattern for pattern in allowed if pattern.startswith("/")), path)
+        if pattern.startswith("/") and matches(pattern, path):
+            return True
+    return False
 
 
-def _matches(patterns: Iterable[str], name: str) -> bool:
-    return any(matches(pattern, name) for pattern in patterns)
+def _match(patterns: Iterable[str], names: Iterable[str]) -> bool:
+    for pattern in patterns:
+        for name in names:
+            if matches(pattern, name):
+                return True
+    return False
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -238,10 +244,5 @@ def _within(networks: tuple[str, ...], address: str) -> bool:
     except ValueError:
         return False  # a Unix socket without a proxy that tells
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    return any(
-        ip.version == network.version and ip in network for network in map(_network, networks)
-    )
-
-
-def _network(text: str) -> IPv4Network | IPv6Network:
-    return ip_network(text, strict=False)
+    # An address is in no network of another version.
+    return any(ip in ip_network(text, strict=False) for text in networks)

@@ -168,7 +168,7 @@ def _defect(error: Exception) -> Response:
 
 def _refused(fault: GatewayError) -> Response:
     """An error page for browsers, the error object of the API for all others."""
-    if pages.errors.wants_page():
-        return pages.errors.page(fault)
+    if pages.guard.wants_page():
+        return pages.guard.error_page(fault)
     form = error_form(current_app, request.path)
     return refuse(fault, form, Record.of(request.environ))

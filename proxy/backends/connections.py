@@ -220,9 +220,3 @@ class ConnectionLimit:
         with self._changed:
             self._used -= 1
             self._changed.notify_all()
-
-    def resize(self, limit: int) -> None:
-        """Set the number of places. Those in use stay so."""
-        with self._changed:
-            self._limit = limit
-            self._changed.notify_all()

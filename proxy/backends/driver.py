@@ -188,9 +188,8 @@ class Driver(ABC):
 
     # for a server that gets requests as clients sent them
 
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
-        """Forward a call, and wait for the head of its answer, which must be closed. `key` is the
-        name of the API key that asks."""
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+        """Forward a call, and wait for the head of its answer, which must be closed."""
         raise Unsupported("this model's backend does not support this API")
 
     # for a server that renders chats like us
@@ -239,9 +238,9 @@ class Driver(ABC):
         Neither loads nor wakes the model."""
         raise NotImplementedError
 
-    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+    def load(self, cancel: Cancel) -> Iterator[None]:
         """Wait until the result of `refresh` is not provisional, loading the model if necessary.
-        Yields at every tick. `key` is the name of the API key that asks."""
+        Yields at every tick."""
         raise NotImplementedError
 
     def loading(self) -> str:

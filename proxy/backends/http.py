@@ -354,9 +354,8 @@ class Exchange:
 
 class ConnectionPool:
     """The connections to one backend: at most `limit` in use, and at most `idle` kept open.
-    `check_peer` is called with the socket of
-    each new connection before anything is sent, and raises BackendDown. `address` is where to
-    connect instead of resolving the host's name again."""
+    `check_peer` is called with the socket of each new connection before anything is sent, and
+    raises BackendDown."""
 
     def __init__(
         self,
@@ -368,13 +367,11 @@ class ConnectionPool:
         idle: int = 64,
         headers: Mapping[str, str] | None = None,
         check_peer: CheckPeer | None = None,
-        address: str = "",
     ) -> None:
         parts = urlsplit(url)
         self.timeout = timeout
         self._tls = _trust() if parts.scheme == "https" else None
         self._host = parts.hostname or ""
-        self._address = address or self._host
         self._port = parts.port or (443 if self._tls else 80)
         self._base = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
@@ -544,9 +541,9 @@ class ConnectionPool:
     def _addresses(self) -> Iterable[tuple[int, Any]]:
         """Family and address of the backend. A numeric IPv4 address is taken as it is, because
         getaddrinfo would resolve even that, under gevent in a thread pool. Raises OSError."""
-        if self._address.replace(".", "").isdigit():
-            return [(socket.AF_INET, (self._address, self._port))]
-        infos = socket.getaddrinfo(self._address, self._port, 0, socket.SOCK_STREAM)
+        if self._host.replace(".", "").isdigit():
+            return [(socket.AF_INET, (self._host, self._port))]
+        infos = socket.getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM)
         return [(info[0], info[4]) for info in infos]
 
 

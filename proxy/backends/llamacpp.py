@@ -12,7 +12,6 @@ error), which all are BackendBusy.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Unpack
@@ -37,16 +36,15 @@ from .connections import ConnectionLimit
 from .driver import Capabilities, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
 from .http_server import PATIENCE, HTTPDriver, HTTPOptions
-from .old import NOTHING, count_slots, count_threads, counted
+from .old import NOTHING, count_slots, counted
 from .probe import outline, probe
 from .refusals import check_cost
 from .run import EMPTY, LlamaRun
 
-log = logging.getLogger("slotproxy.backends")
-
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
-# Connections to an old server, until its threads are counted for more slots (`server_threads`).
-OLD_CONNECTIONS = 7
+# Connections to an old server: it has a thread for each, and at least eight. One with more slots
+# than that must be told (`slots`).
+OLD_CONNECTIONS = 8
 OLD_RESERVE = 1  # of them for health and tokenize, which must not wait for answers to end
 OLD_IDLE = 2
 ALIVE_TIMEOUT = 5.0
@@ -94,10 +92,9 @@ class LlamaCpp(HTTPDriver):
         super().__init__(url, connect, **options)
         self.model_file = model_file
         self._pool = self.new_pool(idle=256)
-        self._connections = ConnectionLimit(OLD_CONNECTIONS, OLD_RESERVE)
-        self._careful: ConnectionPool = self.new_pool(limit=self._connections, idle=OLD_IDLE)
-        if slots >= OLD_CONNECTIONS:
-            self._connections.resize(slots + OLD_RESERVE + 1)
+        self._connections = max(OLD_CONNECTIONS, slots + OLD_RESERVE + 1)
+        limit = ConnectionLimit(self._connections, OLD_RESERVE)
+        self._careful: ConnectionPool = self.new_pool(limit=limit, idle=OLD_IDLE)
         self._root = self._careful
         self._broken = BrokenPrompts(self._tokenize_parts)
 
@@ -107,13 +104,7 @@ class LlamaCpp(HTTPDriver):
 
     def count_slots(self) -> tuple[int, bool]:
         slots, idle = count_slots(self._slot_that_answers)
-        if slots >= OLD_CONNECTIONS:
-            connections = count_threads(self.new_pool, slots + OLD_RESERVE + 1)
-            self._connections.resize(connections)
-            if connections <= slots:
-                slots = connections - OLD_RESERVE
-                log.warning("%s has threads for %d requests at once only", self.url, slots)
-        return slots, idle
+        return min(slots, self._connections - OLD_RESERVE), idle
 
     def _slot_that_answers(self, slot: int) -> int | None:
         """The slot that takes a request for slot `slot`. None if it is busy or the answer names

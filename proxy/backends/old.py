@@ -1,15 +1,12 @@
-"""What only servers of 2023 need: they report neither their slots, nor threads, nor vocabulary."""
+"""What only servers of 2023 need: they report neither their slots nor their vocabulary."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
 
-from ..errors import BackendBusy, BadRequest, GatewayError, Unsupported
+from ..errors import BackendBusy, BadRequest, Unsupported
 from .driver import Capabilities, Driver
-from .http import ConnectionPool
 
 NOTHING = {"prompt": "", "n_predict": 1, "cache_prompt": True}  # evaluates nothing
 
@@ -109,29 +106,3 @@ def count_slots(ask: AskSlot) -> tuple[int, bool]:
         else:
             missed += 1
     return count, len(seen) == count
-
-
-# -- threads ---------------------------------------------------------------------------------------
-
-LEAST_THREADS = 8
-ANSWER_WAIT = 1.0  # seconds for an answer, which takes a millisecond
-KEPT_SECONDS = 4.0  # seconds in which the first connection certainly still holds its thread
-
-
-def count_threads(connect: Callable[..., ConnectionPool], most: int) -> int:
-    """The number of threads, `most` if there may be more: an old server answers no more requests at
-    once. It has as many as its machine has cores, less one, and at least eight. A connection holds
-    one, also for the five seconds in which it waits for a next request. So connections are opened
-    one after the other and kept, until one gets no answer."""
-    end = time.monotonic() + KEPT_SECONDS
-    with ExitStack() as stack:
-        for count in range(most):
-            pool = connect(idle=1)
-            stack.callback(pool.close)
-            try:
-                pool.ask("GET", "/props", timeout=ANSWER_WAIT)
-            except GatewayError:
-                return max(LEAST_THREADS, count)
-            if time.monotonic() > end:
-                break
-    return most

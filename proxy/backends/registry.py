@@ -188,7 +188,7 @@ class Registry(BackendPools):
             backend.router.close()
         backend.driver.close()
 
-    def load(self, model: str, cancel: Cancel, key: str = "") -> Iterator[str]:
+    def load(self, model: str, cancel: Cancel) -> Iterator[str]:
         """Load a model that is `unknown`. Yields a notice for the waiting request at every tick.
         Raises like `Driver.load`."""
         reason: GatewayError | None = None
@@ -196,7 +196,7 @@ class Registry(BackendPools):
             if not (backend.up and backend.status):
                 continue
             try:
-                for _ in backend.driver.load(cancel, key):
+                for _ in backend.driver.load(cancel):
                     yield backend.driver.loading()
             except UpstreamFault as error:
                 reason = error

@@ -313,7 +313,7 @@ class RoutedModel(LlamaCpp):
         """A notice for a request that waits for the model, "" if it is loaded."""
         return "" if self.status == "loaded" else f"loading {self.name}"
 
-    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+    def load(self, cancel: Cancel) -> Iterator[None]:
         """Request the model's props until they are known, which makes the router load it. The
         pending request keeps the router from evicting it. Raises UpstreamFault if the load failed,
         BackendDown, UpstreamTimeout, Cancelled."""

@@ -33,7 +33,7 @@ from ..web.body import JSON
 from ..web.disconnect import CANCEL
 from ..web.observability import Record
 from ..web.observability import new_id as new_request_id
-from .input_file import Lines, RawLine, index
+from .input_file import Line, Lines, index
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from _typeshed.wsgi import StartResponse
@@ -42,17 +42,6 @@ if TYPE_CHECKING:  # it imports SQLAlchemy
 
 WSGI = Callable[[dict[str, Any], "StartResponse"], Iterable[bytes]]
 AGENT = "slotproxy-batch"
-
-
-class Asked(NamedTuple):
-    """A request to answer: the JSON `body` for the route `path`, with the key named `owner`, as
-    from the address `peer`."""
-
-    path: str
-    body: bytes
-    owner: str
-    peer: str
-    cancel: Cancel
 
 
 class Answered(NamedTuple):
@@ -68,38 +57,30 @@ class Answered(NamedTuple):
     has_effects: bool = False
 
 
-Ask = Callable[[Asked], Answered]
+Ask = Callable[[RequestBatch, bytes, Cancel], Answered]
+"""Answers a line of a batch, whose body is this JSON."""
 
 
 def asker(app: WSGI, prefix: str) -> Ask:
     """Returns the function that asks `app`, whose routes have this prefix."""
 
-    def ask(question: Asked) -> Answered:
+    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> Answered:
         request_id = new_request_id()
         environ = create_environ(
-            prefix + question.path,
+            prefix + batch.endpoint,
             method="POST",
-            data=question.body,
+            data=body,
             content_type=JSON,
             headers={"X-Request-ID": request_id, "User-Agent": AGENT},
-            environ_base={"REMOTE_ADDR": question.peer},
-            environ_overrides={
-                SIGNED_IN: question.owner,
-                BATCH: True,
-                CANCEL: question.cancel,
-            },
+            environ_base={"REMOTE_ADDR": batch.peer},
+            environ_overrides={SIGNED_IN: batch.owner, BATCH: True, CANCEL: cancel},
         )
         record = Record.of(environ)
         parts, status, headers = run_wsgi_app(app, environ, buffered=True)
         after = headers.get("Retry-After", "")
-        return Answered(
-            int(status[:3]),
-            request_id,
-            b"".join(parts),
-            float(after) if after.isdecimal() else None,
-            record.info.outcome,
-            record.info.has_effects,
-        )
+        seconds = float(after) if after.isdecimal() else None
+        code, answer, info = int(status[:3]), b"".join(parts), record.info
+        return Answered(code, request_id, answer, seconds, info.outcome, info.has_effects)
 
     return ask
 
@@ -120,7 +101,7 @@ LONGEST_PAUSE = 15.0  # seconds until a model that is not available is asked aga
 AT_ONCE = 500  # results without an answer that are stored together
 
 
-Finished = tuple[int, RawLine, Answered | None]
+Finished = tuple[int, Line, Answered | None]
 """The number of a line, the line, and its answer; None for a defect."""
 
 
@@ -160,7 +141,7 @@ class BatchRun:
         self._running: dict[int, Cancel] = {}
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._waiting: list[tuple[float, int]] = []  # a heap of lines, by the time to ask them
-        self._next: tuple[int, RawLine] | None = None  # the first that waits, if it was read
+        self._next: tuple[int, Line] | None = None  # the first that waits, if it was read
         self._tries: Counter[int] = Counter()
         self._made_way: Counter[int] = Counter()
         self._pause = 0.0  # until which time nothing is asked
@@ -260,15 +241,13 @@ class BatchRun:
             heappop(self._waiting)
             self._begin(number, line)
 
-    def _begin(self, number: int, line: RawLine) -> None:
+    def _begin(self, number: int, line: Line) -> None:
         cancel = self._running[number] = Cancel()
-        batch = self._batch
-        question = Asked(batch.endpoint, line.body, batch.owner, batch.peer, cancel)
 
         def work() -> None:
             answered = None
             try:
-                answered = self._ask(question)
+                answered = self._ask(self._batch, line.body, cancel)
             finally:
                 self._finished.put((number, line, answered))
 

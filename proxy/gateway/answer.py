@@ -145,7 +145,7 @@ class Answer:
         info = self.info
         try:
             if make_tasks is not None:
-                for note in self._context.registry.load(self.model, self._cancel, self._caller.key):
+                for note in self._context.registry.load(self.model, self._cancel):
                     info.loading = note
                     yield 0, []
                 info.loading = ""

@@ -29,13 +29,14 @@ from ..core.usage import Usage
 from ..errors import CharacterCut
 from ..prompting import constraints
 from ..prompting.formats import CallFormat
+from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import CallLimit, CallStage, NewIds
 from ..prompting.stages.prompted_output import CallsStage
 from ..prompting.stages.reasoning import InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.stages.validation import InvalidOutput, ValidationStage, Validator
 from ..runtime.cancel import Cancel
-from .adapt import call_judges, form_of, syntax_of
+from .adapt import UNKNOWN, call_judges, form_of
 
 Reasoning = Literal["deepseek", "none", "raw"]
 
@@ -160,7 +161,7 @@ class Generation:
         task, request, settings = self._task, self._request, self._settings
         reasoning = request.reasoning_format or settings.reasoning
         parses = bool(request.messages) and (task.described or not self._native)
-        syntax = syntax_of(task)
+        syntax: AnswerSyntax = task.syntax or UNKNOWN
         if parses and self._calls is None and (whole := syntax.calls) and whole.reads_reasoning:
             self._calls = CallStage(whole, {}, settings.new_id, free=False, prompt=self._prompt)
         reads_reasoning = self._calls is not None and self._calls.reads_reasoning
@@ -249,7 +250,7 @@ class Generation:
                     constraints.calls_of(self._request, self._form, opened.frame_so_far),
                     opened.written,
                 )
-        return self._run_stages(batch)
+        return self._run_stages(batch) if self._rest or self._thinking else batch
 
     def _switch_behind(
         self, text: str, bound: constraints.Constraint, begun: str = ""

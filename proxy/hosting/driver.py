@@ -106,7 +106,7 @@ class HostedDriver(Driver):
 
     # for the gateway
 
-    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+    def load(self, cancel: Cancel) -> Iterator[None]:
         for server in self._waiting(cancel):
             if server is None:
                 yield
@@ -170,7 +170,7 @@ class HostedDriver(Driver):
         with self._server(cancel) as server:
             return server.rerank(query, documents, caps, cancel)
 
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         server = self._started(cancel)
         try:
             return HostedAnswer(self.model, server.forward(make, cancel))

@@ -30,7 +30,7 @@ def reindex_missing(store: KnowledgeStore, index: Index) -> int:
     """Index documents with missing chunks or vectors; return how many there were. The file of the
     index may have been deleted or cut, or the documents be older than the embedding backend."""
     mended = 0
-    held = index.census()
+    held = index.shelf.census()
     for document_id, base_id, chunks in store.ready():
         rows, vectors = held.get(document_id, (0, 0))
         if rows >= chunks and (vectors >= chunks or not index.embeds):
@@ -140,12 +140,12 @@ class Ingester:
         if not (whole and kept):
             current = self._store.document(owner, document.id)
             if current is None or current.status != "reading":  # no other reader has it by now
-                self._index.remove(document.id)
+                self._index.shelf.drop(document=document.id)
         return True
 
     def _read(self, document: Document) -> bool:
         """Return whether the document is whole and still ours. Raises GatewayError."""
-        self._index.remove(document.id)
+        self._index.shelf.drop(document=document.id)
         if not self._store.begin(document, self._name):
             return False
         model = self._store.model_of(document.base_id)

@@ -105,21 +105,20 @@ class Knowledge:
         self._store.change_base(owner, base.id, name=self._checked_name(name, base.id))
         return self.base(owner, base.id)
 
-    def describe(self, owner: str, base_id: str, info: str) -> Base:
+    def describe(self, owner: str, base_id: str, info: str) -> None:
         base = self.base(owner, base_id)
         self._store.change_base(owner, base.id, info=info[:10_000])
-        return self.base(owner, base.id)
 
     def delete(self, owner: str, base_id: str) -> None:
         self._delete(owner, self.base(owner, base_id).id)
-        self._index.purge()
+        self._index.shelf.purge()
 
     def delete_all(self, owner: str) -> int:
         """Delete all bases of the owner, with their traces in files; return how many there were."""
         bases = self.bases(owner)
         for base in bases:
             self._delete(owner, base.id)
-        self._index.purge()
+        self._index.shelf.purge()
         self._store.purge()
         return len(bases)
 
@@ -132,7 +131,7 @@ class Knowledge:
 
     def _delete(self, owner: str, base_id: str) -> None:
         self._store.delete_base(owner, base_id)
-        self._index.remove_base(base_id)
+        self._index.shelf.drop(base=base_id)
 
     # documents
 
@@ -151,10 +150,10 @@ class Knowledge:
         stream.seek(0)
         document = self._new(owner, base_id, filename, size, splitting)
         old = self._store.documents(owner, document.base_id) if replace else []
-        gone = [one.id for one in old if one.filename == document.filename]
+        gone = [former.id for former in old if former.filename == document.filename]
         self._store.add_document(owner, document, stream, gone)
-        for one in gone:
-            self._index.remove(one)
+        for document_id in gone:
+            self._index.shelf.drop(document=document_id)
         self._wake()
         return document
 
@@ -226,7 +225,7 @@ class Knowledge:
     def remove(self, owner: str, base_id: str, document_id: str) -> None:
         document = self.document(owner, base_id, document_id)
         self._store.delete_document(owner, document.id)
-        self._index.remove(document.id)
+        self._index.shelf.drop(document=document.id)
 
     def original(self, owner: str, document_id: str) -> Iterator[bytes]:
         """Return the uploaded bytes, in pieces."""
@@ -236,7 +235,7 @@ class Knowledge:
         """Do not read a document, or stop reading it."""
         document = self.document(owner, base_id, document_id)
         self._store.cancel(owner, document_id=document.id)
-        self._index.remove(document.id)
+        self._index.shelf.drop(document=document.id)
 
     # chunks
 
@@ -259,7 +258,7 @@ class Knowledge:
             model = self._store.model_of(chunk.base_id)
             index = self._index.prepared(chunk.base_id, [entry], model, wait=False)
         else:
-            index = partial(self._index.remove_chunks, [chunk.id])
+            index = partial(self._index.shelf.drop, chunks=[chunk.id])
         self._store.change_chunk(chunk, text, index)
 
     # jobs
@@ -309,7 +308,7 @@ class Knowledge:
         """Return the best chunks of these bases, best first, only from the documents `files` if
         given. `score_threshold` is the minimum score, from 0 to 1. Without `rank`, no reranking."""
         ranks = self._rank if rank else None
-        bases = [self.base(owner, one) for one in base_ids]
+        bases = [self.base(owner, base_id) for base_id in base_ids]
         candidates = self._index.search(
             [base.id for base in bases],
             query,
@@ -317,17 +316,17 @@ class Knowledge:
             documents=files,
             models=[base.embedding_model for base in bases],
         )
-        chunks = self._store.chunks_of([one.chunk_id for one in candidates])
-        names = self._store.filenames({one.document_id for one in candidates})
-        known = [one for one in candidates if one.chunk_id in chunks and one.document_id in names]
+        chunks = self._store.chunks_of([found.chunk_id for found in candidates])
+        names = self._store.filenames({found.document_id for found in candidates})
         hits = []
-        for one, score in reranked(ranks, query, known, lambda hit: chunks[hit.chunk_id].text):
-            score = one.score if score is None else score
-            if score_threshold is None or score >= score_threshold:
-                chunk = chunks[one.chunk_id]
-                found = structs.asdict(structs.replace(one, score=score))
-                found |= {"filename": names[one.document_id], "text": chunk.text}
-                hits.append(Hit(**found, place=chunk.place))
+        for found in candidates:
+            if found.chunk_id in chunks and found.document_id in names:
+                chunk, filename = chunks[found.chunk_id], names[found.document_id]
+                fields = {**structs.asdict(found), "filename": filename, "text": chunk.text}
+                hits.append(Hit(**fields, place=chunk.place))
+        hits = reranked(ranks, query, hits)
+        if score_threshold is not None:
+            hits = [hit for hit in hits if hit.score >= score_threshold]
         return tuple(hits[:top_k])
 
     def _delete_expired(self) -> None:

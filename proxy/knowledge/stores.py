@@ -13,7 +13,7 @@ from copy import copy
 from io import SEEK_END
 from typing import IO, Any
 
-from msgspec import Struct
+from msgspec import structs
 from msgspec.structs import replace
 
 from ..accounts.rights import Permissions
@@ -23,55 +23,35 @@ from ..store.records import Base, Document, Splitting, new_id
 from .index.records import Hit
 from .service import Knowledge
 
-# Files in vector stores: a document, together with its data in OpenAI's API.
 STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
 
 
-class VectorStoreFile(Struct, frozen=True, kw_only=True):
-    """`status` is OpenAI's: in_progress, completed, failed or cancelled."""
+class VectorStoreFile(Attached, frozen=True, kw_only=True):
+    """A document, together with its data in OpenAI's API. `status` is OpenAI's: in_progress,
+    completed, failed or cancelled."""
 
-    file_id: str
     filename: str
     status: str
-    reason: str
     size: int
-    created: float
-    document_id: str
-    attributes: Mapping[str, Any] = {}
-    tokens: int = 0
-    overlap: int = 0
-    batch_id: str = ""
 
 
 def _member(
     document: Document | None, attached: Attached | None, file: StoredFile | None = None
 ) -> VectorStoreFile:
     """A document as a file, or the `file` that could not become a document."""
-    source = document or file
-    assert source is not None and (document or attached), "one of them is there"
-    given = attached or Attached(
-        base_id="",
-        file_id=document.id if document else "",
-        document_id="",
-        batch_id="",
-        attributes={},
-        tokens=0,
-        overlap=0,
-        created=source.created,
+    if document is None:
+        assert attached is not None and file is not None, "one of them is there"
+        fields = structs.asdict(attached) | {"document_id": ""}
+        return VectorStoreFile(**fields, filename=file.filename, status="failed", size=file.size)
+    known = attached or Attached(
+        base_id=document.base_id,
+        file_id=document.id,
+        document_id=document.id,
+        created=document.created,
     )
-    return VectorStoreFile(
-        file_id=given.file_id,
-        filename=source.filename,
-        status=STATUS.get(document.status, "in_progress") if document else "failed",
-        reason=document.error if document else given.error,
-        size=source.size,
-        created=given.created,
-        document_id=document.id if document else "",
-        attributes=given.attributes,
-        tokens=given.tokens,
-        overlap=given.overlap,
-        batch_id=given.batch_id,
-    )
+    fields = structs.asdict(known) | {"document_id": document.id, "error": document.error}
+    status = STATUS.get(document.status, "in_progress")
+    return VectorStoreFile(**fields, filename=document.filename, status=status, size=document.size)
 
 
 HOUR, DAY = 3600, 86_400  # seconds
@@ -101,17 +81,15 @@ class VectorStores:
     ) -> StoredFile:
         """Store a file. `data` is read in pieces, to its end."""
         now = self._clock()
-        expires = None if lasts is None else now + lasts
-        size = data.seek(0, SEEK_END)
-        data.seek(0)
         file = StoredFile(
             file_id=new_id("file-"),
             filename=filename,
             purpose=purpose,
-            size=size,
+            size=data.seek(0, SEEK_END),
             created=now,
-            expires=expires,
+            expires=None if lasts is None else now + lasts,
         )
+        data.seek(0)
         self._files.put(owner, file, data)
         return file
 
@@ -137,20 +115,13 @@ class VectorStores:
 
     def delete_file(self, owner: str, file_id: str) -> None:
         """Delete a file from everywhere; the caller must be able to use all its vector stores."""
+        bases = []
         for entry in self._files.attached(owner, file_id=file_id):
-            try:
-                self._knowledge.base(owner, entry.base_id)
-            except NotFound:
-                if self._exists(owner, entry.base_id):  # it is hidden from this caller
-                    raise
+            with suppress(NotFound):  # it may already be deleted
+                bases.append(self._whole.base(owner, entry.base_id))
+        for base in bases:
+            self._knowledge.base(owner, base.id)
         self._delete_file(owner, file_id)
-
-    def _exists(self, owner: str, base_id: str) -> bool:
-        """Whether the base is there, for whichever caller."""
-        with suppress(NotFound):
-            self._whole.base(owner, base_id)
-            return True
-        return False
 
     def delete_all_files(self, owner: str) -> int:
         """Delete all files, and return how many there were. They leave all vector stores."""
@@ -265,18 +236,18 @@ class VectorStores:
 
     def _members(self, owner: str, base: Base) -> list[VectorStoreFile]:
         attached = self._files.attached(owner, base_id=base.id)
-        known = {one.document_id: one for one in attached}
+        known = {entry.document_id: entry for entry in attached}
         members = [
             _member(document, known.get(document.id))
             for document in self._knowledge.documents(owner, base.id)
         ]
-        files = {one.file_id: one for one in self._files.all(owner)} if "" in known else {}
+        files = {file.file_id: file for file in self._files.all(owner)} if "" in known else {}
         members += [
-            _member(None, one, files[one.file_id])
-            for one in attached
-            if not one.document_id and one.file_id in files
+            _member(None, entry, files[entry.file_id])
+            for entry in attached
+            if not entry.document_id and entry.file_id in files
         ]
-        return sorted(members, key=lambda one: one.created)
+        return sorted(members, key=lambda member: member.created)
 
     def member(self, owner: str, base_id: str, file_id: str) -> VectorStoreFile:
         for member in self.members(owner, base_id):
@@ -357,10 +328,10 @@ class VectorStores:
             if self.has_expired(kept):
                 raise BadRequest("the vector store has expired")
             self._touch(owner, kept)
-            known |= {one.document_id: one for one in self._members(owner, base)}
+            known |= {member.document_id: member for member in self._members(owner, base)}
         files = None
         if wanted is not None:
-            files = [one.document_id for one in known.values() if wanted(one.attributes)]
+            files = [key for key, member in known.items() if wanted(member.attributes)]
             if not files:
                 return []
         best: dict[str, Hit] = {}

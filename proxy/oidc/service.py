@@ -15,8 +15,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..accounts.records import StoredKey
-from ..accounts.service import Accounts
 from ..errors import BadRequest, Forbidden, NotFound
+from ..store.accounts import Accounts
 from .provider import Provider
 from .started import Started
 
@@ -137,6 +137,7 @@ class SignIn(NamedTuple):
         claims = self.provider.claims(code, started, redirect_uri)
         found = person(self.provider.issuer, claims, self.mapped)
         enter(self.accounts, found, self.provider.issuer, follows_team=bool(self.mapped.teams))
+        self.accounts.follow()
         return found.key_id
 
 
@@ -173,5 +174,5 @@ def enter(accounts: Accounts, found: Person, issuer: str, *, follows_team: bool)
 def _first_known(accounts: Accounts, found: Person) -> str | None:
     for team in found.teams:
         with suppress(NotFound):
-            return accounts.teams.store.read(team).id
+            return accounts.teams.read(team).id
     return None

@@ -35,24 +35,9 @@ class Wire:
     """Wraps a gevent socket. `close` ends the waiting and leaves the socket open. `broken`: a read
     or a write has failed."""
 
-    __slots__ = (
-        "_behind",
-        "_client",
-        "_error",
-        "_for_good",
-        "_held_up",
-        "_io",
-        "_recv",
-        "_rest",
-        "_send",
-        "_sender",
-        "_taken",
-        "_timeout",
-        "_took",
-        "_wait",
-        "_waits_since",
-        "_woken",
-        "broken",
+    __slots__ = tuple(
+        """_behind _client _error _for_good _held_up _io _recv _rest _send _sender _taken _timeout
+        _took _wait _waits_since _woken broken""".split()
     )
 
     behind_all = 0

@@ -37,10 +37,8 @@ from .reader import HOST, Reader, Refused, Request
 
 log = logging.getLogger("slotproxy")
 
-# Bytes per read.
-READ_SIZE = 65536
-# The same for the rest of a body.
-BODY_READ_SIZE = 1 << 18
+READ_SIZE = 65536  # bytes
+BODY_READ_SIZE = 1 << 18  # the same for the rest of a body
 # Bytes of an unread body that are discarded so that the connection can serve another request.
 MAX_DROPPED = 1 << 20
 # Bytes that are discarded before a connection closes: twice the usual --max-body, since many
@@ -50,7 +48,6 @@ MAX_LINGERED = 64 << 20
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNKED = "Transfer-Encoding: chunked\r\n"
-
 # Final answers to invalid or late requests: the status, whose text is the reason.
 BAD_TARGET = "400 Bad Request: the request target must be a path or an http URL"
 LATE = "408 Request Timeout: the request headers took too long"
@@ -88,22 +85,19 @@ class ConnectionLimits(NamedTuple):
 
 
 class Sock(Protocol):
-    """The socket interface used here. Methods that wait let other greenlets run."""
+    """The socket interface used here. Methods that wait let other greenlets run; `give_way` does
+    only that. `send` sends all data, now or as soon as the client accepts it, and `flush` waits
+    until then. `finish` tells the client that no more data follows."""
 
-    def recv(self, size: int, /) -> bytes:
-        """Some bytes, b"" at the end."""
+    def recv(self, size: int, /) -> bytes: ...
 
-    def send(self, data: bytes, /) -> object:
-        """Send all data, now or as soon as the client accepts it. May wait."""
+    def send(self, data: bytes, /) -> object: ...
 
-    def flush(self) -> None:
-        """Wait until all data is sent."""
+    def flush(self) -> None: ...
 
-    def finish(self) -> None:
-        """Tell the client that no more data follows."""
+    def finish(self) -> None: ...
 
-    def give_way(self) -> None:
-        """Let other greenlets run."""
+    def give_way(self) -> None: ...
 
 
 class Last(bytes):
@@ -130,20 +124,9 @@ class ServerConnection:
     """One client connection. `environ` is the part of the WSGI environment shared by all its
     requests. `parts` is the answer under way, None between two answers."""
 
-    __slots__ = (
-        "_app",
-        "_body_came",
-        "_body_since",
-        "_clock",
-        "_limits",
-        "_reader",
-        "_sock",
-        "at_once",
-        "expired",
-        "parts",
-        "refused",
-        "since",
-        "state",
+    __slots__ = tuple(
+        """_app _body_came _body_since _clock _limits _reader _sock at_once expired parts refused
+        since state""".split()
     )
 
     def __init__(

@@ -82,19 +82,9 @@ class Reader:
     may still grow. `refusal` is why it stopped: earlier requests are answered first. `unparsed`
     are bytes to be fed again, before others, when fewer requests wait."""
 
-    __slots__ = (
-        "_coming",
-        "_environ",
-        "_head",
-        "_parser",
-        "_progress",
-        "_repeats",
-        "_url",
-        "_within",
-        "held",
-        "refusal",
-        "requests",
-        "unparsed",
+    __slots__ = tuple(
+        """_coming _environ _head _parser _progress _repeats _url _within held refusal requests
+        unparsed""".split()
     )
 
     def __init__(self, environ: dict[str, Any]) -> None:

@@ -67,14 +67,11 @@ class Watched:
 
     def _marks(self) -> list[tuple[int, int, int] | None]:
         """What changes with each file; None for one that is not there."""
-        marks: list[tuple[int, int, int] | None] = []
-        for path in self._paths:
-            try:
+        marks: list[tuple[int, int, int] | None] = [None] * len(self._paths)
+        for number, path in enumerate(self._paths):
+            with contextlib.suppress(OSError):
                 info = os.stat(path)
-            except OSError:
-                marks.append(None)
-            else:
-                marks.append((info.st_mtime_ns, info.st_size, info.st_ino))
+                marks[number] = info.st_mtime_ns, info.st_size, info.st_ino
         return marks
 
 
@@ -128,7 +125,21 @@ def life_of(app: Flask) -> Life:
 
 def run(settings: Settings, reread: Reread) -> int:
     """Serve until a signal. Returns the exit code. `reread` returns the current settings."""
-    return (_run_waitress if settings.server == "waitress" else _run_gunicorn)(settings, reread)
+    if settings.server == "waitress":
+        return _run_waitress(settings, reread)
+    from gunicorn.app.base import BaseApplication
+
+    class Server(BaseApplication):
+        def load_config(self) -> None:
+            for name, value in gunicorn_options(settings, reread).items():
+                if name in self.cfg.settings:  # older versions of gunicorn lack some names
+                    self.cfg.set(name, value)
+
+        def load(self) -> Flask:
+            return application(settings)
+
+    Server().run()  # ends with SystemExit
+    return 0
 
 
 def _reload(app: Flask, reread: Reread, told: set[str]) -> bool:
@@ -268,10 +279,11 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
     def worker_exit(arbiter: Any, worker: Any) -> None:
         if worker.pid != os.getpid():
             return  # gunicorn calls this in the master too
-        code = _code_of(sys.exception())
+        ending = sys.exception()
+        code = ending.code if isinstance(ending, SystemExit) else 1
         if (app := getattr(worker, "wsgi", None)) is not None:
             life_of(app).close(shutdown - CUT - MARGIN)
-        _leave(code)
+        _leave(code if isinstance(code, int) else int(code is not None))
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     shutdown = stopping.shutdown_seconds(settings.model)
@@ -298,11 +310,6 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "post_worker_init": post_worker_init,
         "worker_exit": worker_exit,
     }
-
-
-def _code_of(ending: BaseException | None) -> int:
-    code = ending.code if isinstance(ending, SystemExit) else 1
-    return code if isinstance(code, int) else 0 if code is None else 1
 
 
 def _leave(code: int) -> None:
@@ -336,22 +343,6 @@ def _not_several(settings: Settings, number: int) -> str:
     if settings.model:
         return no_models_here(msgspec.structs.replace(settings, workers=number))
     return each_its_own(settings) if settings.state else one_worker(number)
-
-
-def _run_gunicorn(settings: Settings, reread: Reread) -> int:
-    from gunicorn.app.base import BaseApplication
-
-    class Server(BaseApplication):
-        def load_config(self) -> None:
-            for name, value in gunicorn_options(settings, reread).items():
-                if name in self.cfg.settings:  # older versions of gunicorn lack some names
-                    self.cfg.set(name, value)
-
-        def load(self) -> Flask:
-            return application(settings)
-
-    Server().run()  # ends with SystemExit
-    return 0
 
 
 # -- waitress --------------------------------------------------------------------------------------
@@ -399,24 +390,27 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         signals.append(number)
         server.pull_trigger()  # wakes the loop below from poll()
 
+    def step(seconds: float) -> None:
+        wasyncore.loop(timeout=seconds, use_poll=True, map=server._map, count=1)
+
+    def busy() -> bool:
+        channels = server.active_channels.values()
+        return life.busy or any(c.requests or c.total_outbufs_len for c in channels)
+
+    def work(seconds: float, until: signal.Signals | None = None) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and until not in signals and busy():
+            step(0.1)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     _on_change(app, settings, reread)
     addresses = [_address(listener.getsockname())]
     _announce(settings, addresses, f"waitress, {fixed.THREADS} threads")
-
-    def step(seconds: float) -> None:
-        wasyncore.loop(timeout=seconds, use_poll=True, map=server._map, count=1)
-
     while not signals:
         step(1.0)
         look(server, limits, fixed.SEND_TIMEOUT)
     wasyncore.dispatcher.close(server)  # the listening socket only; running answers continue
-
-    def work(seconds: float, until: signal.Signals | None = None) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and until not in signals and (_busy(server) or life.busy):
-            step(0.1)
 
     life.leave()
     work(stopping.GRACE, until=signal.SIGINT)
@@ -425,9 +419,3 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     server.task_dispatcher.shutdown(timeout=1)
     life.close(stopping.shutdown_seconds(settings.model) - CUT)
     return 0
-
-
-def _busy(server: Any) -> bool:
-    return any(
-        channel.requests or channel.total_outbufs_len for channel in server.active_channels.values()
-    )

@@ -274,12 +274,7 @@ class _Server(StreamServer):
 class _Seat:
     """A connection with the means to end it."""
 
-    __slots__ = (
-        "client",
-        "connection",
-        "leaving",
-        "wire",
-    )
+    __slots__ = ("client", "connection", "leaving", "wire")
 
     def __init__(self, client: socket.socket, wire: Wire, connection: ServerConnection) -> None:
         self.client = client

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from secrets import token_bytes, token_hex
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
 
+from ..accounts.key_cache import SECRET_BYTES, SECRET_PREFIX, key_digest, make_secret, shown_secret
 from ..accounts.records import NO_BOUND, Bound, Identity, StoredKey, identity_of
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
@@ -20,7 +23,9 @@ _c = API_KEY.c
 
 
 class ApiKeys(AccountChanges):
-    """Implements `accounts.key_cache.KeyStore`; `actor` is who asked for a change."""
+    """Implements `accounts.key_cache.KeyStore`. `actor` is the name of the key that asks for a
+    change. A key is named by its secret, its digest or its id. The running requests of a key that a
+    change refuses end within a second, unless it says `finish_running`."""
 
     def find(self, digest: str) -> Identity | None:
         return self._identity(or_(_c.digest == digest, _c.former_digest == digest), digest)
@@ -49,7 +54,8 @@ class ApiKeys(AccountChanges):
         )
 
     def read(self, name: str) -> StoredKey:
-        """The key with this digest or id. Raises NotFound."""
+        """Raises NotFound."""
+        name = self._named(name)
         with self._db.begin() as db:
             (key,) = _read(db, [name])
         return key
@@ -57,7 +63,8 @@ class ApiKeys(AccountChanges):
     def listed(
         self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[StoredKey]]:
-        """How many keys match, and a page of them, the newest first."""
+        """How many keys have the wanted values of their fields and a name with the text of
+        `search`, and a page of them, the newest first."""
         condition = [_c[name] == value for name, value in wanted.items()]
         condition += containing(search, _c.alias, _c.id, _c.shown, _c.user_id, _c.team_id)
         query = select(API_KEY).order_by(_c.created.desc(), _c.id)
@@ -67,6 +74,42 @@ class ApiKeys(AccountChanges):
         """Raises BadRequest if a key has this alias."""
         with self._db.begin() as db:
             _check_alias(db, alias, "")
+
+    def make(self, key: StoredKey, actor: str) -> tuple[str, StoredKey]:
+        """Add a key with the fields of `key`, except for its secret and times, and its id if that
+        is empty. Returns the secret, which is not stored, and the key. Raises as `add`."""
+        secret = make_secret(token_bytes(SECRET_BYTES))
+        now = time.time()
+        made = replace(
+            key,
+            id=key.id or f"key_{token_hex(12)}",
+            digest=self._named(secret),
+            shown=shown_secret(secret),
+            created=now,
+            created_by=actor,
+            changed=now,
+        )
+        self.add(made, actor)
+        return secret, made
+
+    def regenerate(
+        self, name: str, edit: Callable[[StoredKey], StoredKey], grace: float, actor: str
+    ) -> tuple[str, StoredKey]:
+        """Edit a key and give it a new secret; the present one is valid for `grace` seconds more.
+        Returns the new secret, which is not stored, and the key. Raises as `change`."""
+        secret = make_secret(token_bytes(SECRET_BYTES))
+        digest, until = self._named(secret), time.time() + grace
+
+        def renew(key: StoredKey) -> StoredKey:
+            return replace(
+                edit(key),
+                digest=digest,
+                shown=shown_secret(secret),
+                former_digest=key.digest if grace else None,
+                former_until=until if grace else 0.0,
+            )
+
+        return secret, self.change(name, renew, actor, "regenerate")
 
     def add(self, key: StoredKey, actor: str) -> None:
         """An unknown user is made. Raises BadRequest for a used id or alias and an unknown team."""
@@ -83,14 +126,15 @@ class ApiKeys(AccountChanges):
         name: str,
         edit: Callable[[StoredKey], StoredKey],
         actor: str,
-        action: str,
+        action: str = "update",
         *,
         finish_running: bool = False,
     ) -> StoredKey:
-        """Edit the key with this digest or id. Raises NotFound, and BadRequest like `add`."""
+        """Raises NotFound, and BadRequest like `add`."""
+        name = self._named(name)
         with self.changing(actor, finish_running) as changes:
             (key,) = _read(changes.db, [name])
-            new = msgspec.structs.replace(edit(key), changed=time.time())
+            new = replace(edit(key), changed=time.time())
             _check_alias(changes.db, new.alias, new.id)
             _check_owners(changes, new)
             changes.db.execute(update(API_KEY).where(_c.id == key.id).values(**row_of(new)))
@@ -106,10 +150,15 @@ class ApiKeys(AccountChanges):
         finish_running: bool = False,
     ) -> list[str]:
         """Delete all these keys, or none and raise NotFound; returns their digests."""
+        names = [self._named(name) for name in names]
         with self.changing(actor, finish_running) as changes:
             keys = _read(changes.db, names, aliases)
             delete_keys(changes, [key.id for key in keys])
         return [key.digest for key in keys]
+
+    def _named(self, name: str) -> str:
+        """The digest or id of a key that may be named by its secret."""
+        return key_digest(name, self.secret()) if name.startswith(SECRET_PREFIX) else name
 
 
 def _read(db: Connection, names: Collection[str], aliases: Collection[str] = ()) -> list[StoredKey]:

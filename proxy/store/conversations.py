@@ -89,10 +89,7 @@ class ConversationStore:
     """Every call may raise NotFound for rows of other owners."""
 
     def __init__(
-        self,
-        database: Database,
-        clock: Callable[[], float] = time.time,
-        quota: Quota = UNLIMITED,
+        self, database: Database, clock: Callable[[], float] = time.time, quota: Quota = UNLIMITED
     ) -> None:
         self._db = database
         self._clock = clock
@@ -153,11 +150,7 @@ class ConversationStore:
         check_count(db, MESSAGE, MOST_MESSAGES, refusal, in_conversation)
 
     def recent(
-        self,
-        owner: str,
-        search: str = "",
-        limit: int | None = 50,
-        before: float | None = None,
+        self, owner: str, search: str = "", limit: int | None = 50, before: float | None = None
     ) -> tuple[StoredConversation, ...]:
         """Return conversations, the last changed first, with the words `search` in title or
         messages. `before` is the `changed` time of the previous page's last one."""

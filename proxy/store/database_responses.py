@@ -74,11 +74,7 @@ class DatabaseResponses:
             raise
 
     def change(
-        self,
-        owner: str,
-        key: str,
-        edit: Callable[[Stored], Stored],
-        created: float | None = None,
+        self, owner: str, key: str, edit: Callable[[Stored], Stored], created: float | None = None
     ) -> Stored | None:
         with self._db.begin() as db:
             _lock(db, owner)

@@ -85,11 +85,11 @@ class Attached(Struct, frozen=True, kw_only=True):
     base_id: str
     file_id: str
     document_id: str
-    batch_id: str
-    attributes: dict[str, Any]
-    tokens: int
-    overlap: int
     created: float
+    batch_id: str = ""
+    attributes: dict[str, Any] = {}
+    tokens: int = 0
+    overlap: int = 0
     error: str = ""
 
 

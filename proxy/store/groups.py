@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from secrets import token_hex
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -21,7 +22,7 @@ MOST_LISTED = 10_000  # of a team that are read
 
 
 class Groups(AccountChanges, Generic[A]):
-    """The users, or the teams. `actor` is the name of the key that asks for a change."""
+    """The users, or the teams. `actor` and `finish_running` are as for keys."""
 
     def __init__(self, database: Database, kind: str, made: type[A], table: Table) -> None:
         super().__init__(database)
@@ -46,6 +47,14 @@ class Groups(AccountChanges, Generic[A]):
         query = select(table).order_by(table.c.id)
         return self._page(self._made, query, condition, offset, limit)
 
+    def make(self, new: A, actor: str) -> A:
+        """Add one with the fields of `new`, except for its times, and its id if that is empty.
+        Raises as `add`."""
+        now = time.time()
+        made = msgspec.structs.replace(new, id=new.id or token_hex(12), created=now, changed=now)
+        self.add(made, actor)
+        return made
+
     def add(self, new: A, actor: str) -> None:
         """Raises BadRequest if the id, or the user's email or the team's alias, is in use."""
         with self.changing(actor) as changes:
@@ -62,11 +71,11 @@ class Groups(AccountChanges, Generic[A]):
         name: str,
         edit: Callable[[A], A],
         actor: str,
-        action: str,
+        action: str = "update",
         *,
         finish_running: bool = False,
     ) -> A:
-        """Edit one. Raises NotFound, and BadRequest if an email or alias is in use."""
+        """Raises NotFound, and BadRequest if an email or alias is in use."""
         with self.changing(actor, finish_running) as changes:
             old = self._read(changes.db, name)
             new = msgspec.structs.replace(edit(old), changed=time.time())

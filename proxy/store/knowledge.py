@@ -71,11 +71,7 @@ class KnowledgeStore:
     # documents
 
     def add_document(
-        self,
-        owner: str,
-        document: Document,
-        data: IO[bytes],
-        instead_of: Collection[str] = (),
+        self, owner: str, document: Document, data: IO[bytes], instead_of: Collection[str] = ()
     ) -> None:
         """Add a document. Raises QuotaExceeded, and then does not replace older documents."""
         with self._db.begin_for(owner) as db:
@@ -191,12 +187,7 @@ class KnowledgeStore:
     # jobs
 
     def rebuild(
-        self,
-        owner: str,
-        base_id: str,
-        job_id: str,
-        now: float,
-        splitting: Splitting | None = None,
+        self, owner: str, base_id: str, job_id: str, now: float, splitting: Splitting | None = None
     ) -> Job:
         """Queue all documents of a base again. With `splitting` None, each keeps its own."""
         documents = update(DOCUMENT).filter_by(owner=owner, base_id=base_id)

@@ -76,11 +76,7 @@ class MemoryResponses:
             self._make_room(rows)
 
     def change(
-        self,
-        owner: str,
-        key: str,
-        edit: Callable[[Stored], Stored],
-        created: float | None = None,
+        self, owner: str, key: str, edit: Callable[[Stored], Stored], created: float | None = None
     ) -> Stored | None:
         """Replace one that is not being made by what `edit` makes of it, in one step. None, and
         nothing done, if there is none. `created` is its new time, by which the oldest make room."""

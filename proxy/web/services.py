@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from flask import Flask, current_app
 
-from ..accounts.service import Accounts
 from ..config import Settings
 from ..dialogue.run import Dialogues
 from ..gateway import Embedder, Forwarder, Gateway
@@ -19,6 +18,7 @@ from ..hosting.host import ModelHost
 from ..prompting.template.dialogues import Layouts
 from ..runtime.locks import native_lock
 from ..server.stopping import Life
+from ..store.accounts import Accounts
 from ..store.live import MemorySessions
 from .attached import AttachedDocuments
 from .auth import Keys

@@ -130,10 +130,7 @@ def visit(browser: Any) -> Iterator[Open]:
     bad: list[str] = []
 
     def open_(
-        url: str,
-        size: tuple[int, int] = DESKTOP,
-        language: str = "en",
-        dark: bool = False,
+        url: str, size: tuple[int, int] = DESKTOP, language: str = "en", dark: bool = False
     ) -> Any:
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]},

@@ -13,8 +13,9 @@ from proxy.accounts.rights import Permissions
 from proxy.agent.toolbox import Toolbox
 from proxy.app.compose import compose
 from proxy.config import load
+from proxy.core.events import Finished, TextDelta
 from proxy.core.request import Message
-from proxy.dialogue.events import DialogueDone, DialogueEvent, DialogueRequest, Sources, Text, Tick
+from proxy.dialogue.events import DialogueEvent, DialogueRequest, Sources, Tick
 from proxy.dialogue.finding import Finder
 from proxy.dialogue.run import Dialogues
 from proxy.errors import Forbidden, InvalidParameter
@@ -59,9 +60,9 @@ def test_chat_is_streamed_and_counted(dialogues: Dialogues) -> None:
     running = dialogues.run(DialogueRequest(kind="chat", messages=QUESTION, max_tokens=8))
     *pieces, done = running
     running.close()
-    assert "".join(piece.delta for piece in pieces if isinstance(piece, Text))
-    assert isinstance(done, DialogueDone)
-    assert done.finish_reason == "length"
+    assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
+    assert isinstance(done, Finished)
+    assert done.reason == "length"
     assert done.usage.completion == 8
     assert running.info.usage == done.usage
 
@@ -69,12 +70,12 @@ def test_chat_is_streamed_and_counted(dialogues: Dialogues) -> None:
 def test_closed_chat_releases_its_slot(here: Services) -> None:
     asked = DialogueRequest(kind="chat", messages=QUESTION, max_tokens=1000)
     running = here.dialogues.run(asked)
-    running.prime()
+    next(running)
     running.close()
     assert running.info.outcome == "cancelled"
     assert here.gateway.scheduler.outstanding == 0
     again = here.dialogues.run(DialogueRequest(kind="chat", messages=QUESTION, max_tokens=2))
-    assert isinstance(list(again)[-1], DialogueDone)
+    assert isinstance(list(again)[-1], Finished)
 
 
 # -- knowledge -------------------------------------------------------------------------------------
@@ -155,9 +156,9 @@ def test_second_question_evaluates_less_than_half_of_the_first(knowing: Dialogue
     assert [(one.number, one.place) for one in sources.citations] == [
         (1, "page 2"), (2, "page 2"), (3, "page 2"),
     ]  # fmt: skip
-    assert isinstance(done, DialogueDone)
+    assert isinstance(done, Finished)
     first = done.usage.prompt - done.usage.cached
-    answer = "".join(piece.delta for piece in text if isinstance(piece, Text))
+    answer = "".join(piece.text for piece in text if isinstance(piece, TextDelta))
     sources, *_, done = events(
         knowing, about("When is the tide low?", answer, "How much is the fee?")
     )
@@ -165,7 +166,7 @@ def test_second_question_evaluates_less_than_half_of_the_first(knowing: Dialogue
     assert [(one.number, one.title) for one in sources.citations] == [
         (4, "fee.md"), (1, "tide.md"), (2, "light.md"),
     ]  # fmt: skip
-    assert isinstance(done, DialogueDone)
+    assert isinstance(done, Finished)
     second = done.usage.prompt - done.usage.cached
     print(f"evaluated {first} tokens, then {second} of {done.usage.prompt}")
     assert done.usage.prompt > first
@@ -179,7 +180,7 @@ def test_documents_are_dropped_when_the_context_is_full(knowing: Dialogues) -> N
     found = events(knowing, about(*said, "And the crane?"))
     assert isinstance(found[0], Sources)
     assert found[0].citations[0].title == "crane.md"
-    assert isinstance(found[-1], DialogueDone)
+    assert isinstance(found[-1], Finished)
     assert len(found[0].citations) == 1, "all of them would be more than the context holds"
 
 
@@ -191,7 +192,7 @@ def test_knowledge_dialogue_needs_a_base(knowing: Dialogues) -> None:
 def test_empty_search_is_reported(knowing: Dialogues) -> None:
     sources, *_, done = events(knowing, about("What of horses?"))
     assert sources == Sources(())
-    assert isinstance(done, DialogueDone)
+    assert isinstance(done, Finished)
 
 
 def test_knowledge_dialogue_is_refused_without_bases(here: Services) -> None:
@@ -229,10 +230,10 @@ def test_web_search_cites_pages_and_is_cached(searching: Dialogues, searxng: Sea
     assert [(one.number, one.url) for one in sources.citations] == [
         (1, "https://tide.example/"), (2, "https://light.example/"),
     ]  # fmt: skip
-    assert isinstance(done, DialogueDone)
-    answer = "".join(piece.delta for piece in text if isinstance(piece, Text))
+    assert isinstance(done, Finished)
+    answer = "".join(piece.text for piece in text if isinstance(piece, TextDelta))
     first = done.usage.prompt
     done = events(searching, search_of("tides", answer, "cranes"))[-1]
-    assert isinstance(done, DialogueDone)
+    assert isinstance(done, Finished)
     assert done.usage.cached > first / 2
     assert len(searxng.asked) == 2

@@ -68,7 +68,7 @@ def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]
     one.clear()
     yield one
     one.clear()
-    one.index.close()
+    one.index.shelf.close()
     one.database.close()
 
 
@@ -192,8 +192,8 @@ def test_an_edit_that_fails_changes_neither_the_chunk_nor_the_search(
         if away == "store":
             event.listen(library.database.engine, "before_cursor_execute", fail)
         else:
-            patch.setattr(library.index._shelf, "put", fail)
-            patch.setattr(library.index._shelf, "drop", fail)
+            patch.setattr(library.index.shelf, "put", fail)
+            patch.setattr(library.index.shelf, "drop", fail)
         with pytest.raises(StoreUnavailable):
             library.knowledge.edit_chunk("ann", chunk.id, text)
     if away == "store":

@@ -67,7 +67,7 @@ INNER = re.compile(
         |knowledge\.index\.(postgres\.|sqlite\.|index\.MOST)|knowledge\.index\.lexical\.LONGEST
         |backends\.(old\.MOST$|chatglm\.engine)
         |gateway\.(admission|embedder\.MOST)|dialogue\.finding\.MOST_TURNS|scheduling\.outcomes
-        |runtime\.subprocesses\.MOST_IDLE|web\.ledger\.entries
+        |runtime\.subprocesses\.MOST_IDLE|web\.ledger\.writer\.(LONGEST|MOST_BACKENDS)
     )""",
     re.X,
 )

@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "proxy"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "core": {"errors"},
-    "gbnf": set(),
+    "gbnf": {"core"},
     "runtime": {"errors"},
     "config": {"", "core", "errors", "runtime"},  # "" is proxy/__init__.py: the version
     "wire": {"core"},
@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "accounts": {"errors", "runtime"},
     "store": {"accounts", "errors", "runtime"},
     "knowledge": {"accounts", "errors", "runtime", "store"},
-    "oidc": {"accounts", "errors", "websearch"},
+    "oidc": {"accounts", "errors", "store", "websearch"},
     "websearch": {"backends", "core", "errors", "runtime"},
     "agent": {"core", "errors", "runtime", "websearch"},
     "dialogue": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,6 @@ from typing import Any, cast
 import pytest
 
 from proxy.backends import registry as registries
-from proxy.backends.chatglm import supervisor as supervisors
-from proxy.backends.chatglm.protocol import Load
 from proxy.knowledge import ingest
 from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
@@ -43,7 +42,7 @@ THREADS = {
     ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/supervisor.py", "self._unload"): ENDS,
     ("backends/chatglm/supervisor.py", "self._write"): ENDS,
-    ("backends/chatglm/supervisor.py", "self._run"): LASTS,
+    ("backends/chatglm/supervisor.py", "self._run"): ENDS,
     ("backends/registry.py", "self._monitor"): LASTS,
     ("dialogue/loop.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
@@ -114,7 +113,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(ingest, "BEAT", 0.001)
     monkeypatch.setattr(background, "BEAT", 0.001)
-    monkeypatch.setattr(supervisors, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(registries, "FIRST_PAUSE", 0.001)
 
 
@@ -152,24 +150,6 @@ def test_disconnects_are_noticed_after_an_exception(caplog: pytest.LogCaptureFix
     disconnect.watch({"waitress.client_disconnected": lambda: True}, cancel)
     wait_until(lambda: cancel.cancelled)
     assert _logged_once(caplog)
-
-
-def test_model_is_started_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    load = Load("x")
-    closed: list[bool] = []
-
-    def launch() -> Any:
-        closed.append(True)
-        supervisor._closed = True
-        raise OSError("none there")
-
-    launching = Twice(launch)
-    supervisor = supervisors.Supervisor("x", load, cast(Any, launching))
-    supervisor._wanted = True
-    supervisor._run()
-    assert (launching.calls, closed) == (3, [True])
-    assert _logged_once(caplog)
-    assert supervisor.failing
 
 
 def test_backend_is_checked_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
@@ -231,15 +211,18 @@ def test_responses_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureF
 
 def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     writing: Any = object.__new__(answers.Answers)
-    writing._beat, writing._lock, writing._writers = 0.001, threading.Lock(), {}
+    writing._beat, writing._lock = 0.001, threading.Lock()
     cancel = Cancel()
 
     def end() -> bool:
-        writing._growing.clear()
+        writing._writers.clear()
         return False
 
     renew = Twice(end)
-    writing._growing = {"x": SimpleNamespace(renew=renew, cancel=cancel)}
+    writer: Any = object.__new__(answers._Writer)
+    writer.live, writer._flushing = SimpleNamespace(renew=renew, cancel=cancel), threading.Lock()
+    writer._flushed = math.inf
+    writing._writers = {"x": writer}
     writing._signs()
     assert renew.calls == 3
     assert cancel.cancelled

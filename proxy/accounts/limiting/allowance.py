@@ -1,11 +1,10 @@
-"""The allowance of a request: admits what it takes from the limits of its key, or makes it wait."""
+"""The allowance of a request: admits what it takes from the limits of its key."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,19 +13,15 @@ from ...errors import GatewayError
 from ...runtime.locks import native_lock
 from ..limits import Budget, Limited, Quantity, Window
 from .budgets import FREE, SCALES, Alert, Price, Used, budgets_of, meter_of, price_of, units
-from .limiter import TICKS, Charge, Limiter, Meter, Refused, Taken, clock, until_empty
+from .limiter import TICKS, Charge, LocalLimiter, Meter, Refused, Taken, clock, until_empty
 from .plan import BudgetOf, Plan, Pricing, Size, meter_of_window, refusal
+from .shared import SharedLimiter
 
-TOKEN_SECONDS = 0.05  # that a token of an answer takes, until it is known
-SMOOTH = 0.9  # weight of what is known of it
 MOST_ALERTS = 10_000  # that are remembered, so as not to be repeated
 NOTHING = Used()
+Limiter = LocalLimiter | SharedLimiter  # raises LimitsUnavailable if it cannot tell
 ALL_MODELS = ("",)  # the model of windows that are for all
 plan_of = lru_cache(maxsize=4096)(Plan)
-
-
-def ignore(alert: Alert) -> None:
-    """Tells nobody about a budget."""
 
 
 class State(Struct, frozen=True, gc=False):
@@ -47,18 +42,16 @@ class LimitService:
         limiter: Limiter,
         *,
         prices: Sequence[Price] = (),
-        alert: Callable[[Alert], None] = ignore,
+        alert: Callable[[Alert], None] = lambda alert: None,
         now: Callable[[], int] = clock,
     ) -> None:
         self.limiter = limiter
-        self.token_seconds = TOKEN_SECONDS
-        self._prices = prices
         self._price = lru_cache(maxsize=1024)(partial(price_of, prices))
         self._alert = alert
         self._alerted: dict[tuple[str, str, int, bool], None] = {}
         self._alerting = native_lock()
         self._now = now
-        self._unpriced = Pricing(FREE, TOKEN_SECONDS, 0)
+        self._unpriced = Pricing(FREE, 0)
 
     def allowance(self, limited: tuple[Limited, ...], *, idle: bool = False) -> Allowance:
         return Allowance(self, plan_of(limited), idle=idle)
@@ -67,13 +60,14 @@ class LimitService:
         """How a request to this model is charged now."""
         if not plan.budgets:
             return self._unpriced
-        return Pricing(self._price(model), self.token_seconds, self._now())
+        return Pricing(self._price(model), self._now())
 
-    def learn(self, used: Used) -> None:
-        """Learn how long answers take."""
-        if used.completion and used.slot_seconds:
-            seconds = used.slot_seconds / used.completion
-            self.token_seconds = SMOOTH * self.token_seconds + (1 - SMOOTH) * seconds
+    def look(self, charges: Sequence[Charge]) -> Taken | Refused:
+        """Like `Limiter.take`, but nothing is taken. The charges wish for nothing."""
+        result = self.limiter.take(charges, ())
+        if isinstance(result, Taken):
+            self.limiter.settle(result, result.amounts)
+        return result
 
     def alert_once(self, budget_of: BudgetOf, spent: int, epoch: int, *, is_hard: bool) -> None:
         """Alert about a budget of which so many units are spent, unless it was done."""
@@ -86,10 +80,9 @@ class LimitService:
                 del self._alerted[next(iter(self._alerted))]
             self._alerted[name] = None
         amount = spent / SCALES[budget.unit]
-        about = Alert(
-            subject, budget.unit, budget.period, amount, budget.soft, budget.most, is_hard
+        self._alert(
+            Alert(subject, budget.unit, budget.period, amount, budget.soft, budget.most, is_hard)
         )
-        self._alert(about)
 
     def close(self) -> None:
         self.limiter.close()
@@ -142,14 +135,12 @@ class Allowance:
     def check(self) -> None:
         """Raise the error of a request that its limits refuse whatever its size, before work that
         admission would come after. Takes nothing. Raises as `admit` does."""
-        service = self._service
-        whole = self.plan.charges(Size(), service.pricing(self.plan, ""))
+        whole = self.plan.charges(Size(), self._service.pricing(self.plan, ""))
         charges = [replace(charge, wish=0, gives_back=False) for charge in whole]
-        result = service.limiter.take(charges, ())
+        result = self._service.look(charges)
         if isinstance(result, Refused):
             self._note(charges, result)
             raise self._refusal(charges, result)
-        service.limiter.settle(result, result.amounts)
 
     def begin(self, model: str) -> None:
         """Count the request, and ask for a token that is given back at once: before tools run that
@@ -182,23 +173,23 @@ class Allowance:
         if not isinstance(by, Charge):
             return refusal(by, result.wait)
         place = next(place for place, charge in enumerate(charges) if charge is by)
-        used, windows = result.levels[place], len(plan.quantities)
-        if place < windows:
-            return refusal(by, result.wait, model=plan.models[place])
-        self._service.alert_once(plan.budgets[place - windows], used, by.meter.epoch, is_hard=True)
+        used, windows = result.levels[place], plan.windows
+        if place < len(windows):
+            return refusal(by, result.wait, model=windows[place].limit.model)
+        budget_of = plan.budgets[place - len(windows)]
+        self._service.alert_once(budget_of, used, by.meter.epoch, is_hard=True)
         return refusal(by, result.wait, used)
 
     def _note(self, charges: Sequence[Charge], result: Taken | Refused) -> None:
         """Note what is left of each quantity: the window with the least of it counts."""
         least: dict[Quantity, State] = {}
-        quantities = self.plan.quantities
-        # The charges of budgets follow those of windows.
-        for charge, used, quantity in zip(charges, result.levels, quantities, strict=False):
-            meter = charge.meter
+        # The levels of budgets follow those of windows.
+        for (_, limit, meter), used in zip(self.plan.windows, result.levels, strict=False):
+            quantity = limit.quantity
             left = max(0, meter.capacity - used) // TICKS
             if quantity not in least or left < least[quantity].remaining:
                 reset = until_empty(meter, used, result.at)
-                least[quantity] = State(quantity, meter.capacity // TICKS, left, reset)
+                least[quantity] = State(quantity, limit.most, left, reset)
         self.states = tuple(least.values())
         if self.plan.budgets:
             self._warn(charges, result)
@@ -206,7 +197,7 @@ class Allowance:
     def _warn(self, charges: Sequence[Charge], result: Taken | Refused) -> None:
         """Warn about budgets whose soft limit was reached before this request."""
         warnings = []
-        for place, budget_of in enumerate(self.plan.budgets, start=len(self.plan.quantities)):
+        for place, budget_of in enumerate(self.plan.budgets, start=len(self.plan.windows)):
             spent, budget = result.levels[place], budget_of.budget
             if isinstance(result, Taken):
                 spent -= result.amounts[place]
@@ -239,9 +230,7 @@ class Reservation:
             return
         amounts: Sequence[int] = ()
         if self._terms is not None:
-            amounts = self._plan.used(taken.charges, taken.amounts, used, self._terms)
-            if self._plan.budgets:
-                self._service.learn(used)
+            amounts = self._plan.used(taken.amounts, used, self._terms)
         self._service.limiter.settle(taken, amounts)
 
     def close(self) -> None:
@@ -253,7 +242,6 @@ def _lacks_tokens(result: Taken | Refused) -> bool:
     return isinstance(result, Refused) and isinstance(result.by, Charge) and result.by.gives_back
 
 
-# How much of its limits and budgets a caller has used, without taking anything.
 class LimitStatus(Struct, frozen=True):
     """A limit of the key, the team or the user (`level`): `used` of `most` of a `quantity` in a
     `period`, "" for ever. In `reset` seconds, nothing of it is used any more; None for never.
@@ -271,43 +259,29 @@ class LimitStatus(Struct, frozen=True):
     model: str = ""
 
 
-class _Bound(NamedTuple):
-    subject: str
-    limit: Window | Budget
-    meter: Meter
-
-
 def limit_statuses(
     service: LimitService, limits: Sequence[Limited], now: int
 ) -> Sequence[LimitStatus]:
     """The windows and budgets of all levels, in order, at the time `now` (microseconds since 1970).
     Raises LimitsUnavailable."""
-    bounds = [bound for limited in limits for bound in _bounds(limited, now)]
-    charges = [Charge(limited.subject, limited.meter, 0, 0, gives_back=False) for limited in bounds]
-    if not charges:
+    bounds: list[tuple[str, Window | Budget, Meter]] = []
+    for limited in limits:
+        windows, budgets = limited.limits.windows, budgets_of(limited)
+        bounds += [(limited.subject, window, meter_of_window(window)) for window in windows]
+        bounds += [(limited.subject, budget, meter_of(budget, now)) for budget in budgets]
+    if not bounds:
         return ()
-    result = service.limiter.take(charges, ())
-    if isinstance(result, Taken):
-        service.limiter.settle(result, [0] * len(charges))
-    return [
-        _status(bound, used, result.at) for bound, used in zip(bounds, result.levels, strict=True)
-    ]
+    result = service.look(
+        [Charge(subject, meter, 0, 0, gives_back=False) for subject, _, meter in bounds]
+    )
+    statuses = []
+    for (subject, limit, meter), used in zip(bounds, result.levels, strict=True):
+        reset = round(until_empty(meter, used, result.at), 1)
+        statuses.append(_status(subject.partition(" ")[0], limit, used, reset))
+    return statuses
 
 
-def _bounds(limited: Limited, now: int) -> list[_Bound]:
-    return [
-        *(
-            _Bound(limited.subject, limit, meter_of_window(limit))
-            for limit in limited.limits.windows
-        ),
-        *(_Bound(limited.subject, limit, meter_of(limit, now)) for limit in budgets_of(limited)),
-    ]
-
-
-def _status(bound: _Bound, used: int, now: int) -> LimitStatus:
-    subject, limit, meter = bound
-    level = subject.partition(" ")[0]
-    reset = round(until_empty(meter, used, now), 1)
+def _status(level: str, limit: Window | Budget, used: int, reset: float) -> LimitStatus:
     if isinstance(limit, Window):
         whole = -(-used // TICKS)
         quantity, period = limit.quantity, limit.period

@@ -33,14 +33,6 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 FREE = Price()
 
 
-class Span(NamedTuple):
-    """A day, week, month or year: its begin and end in microseconds since 1970; 0 and 0 is all
-    time."""
-
-    begin: int
-    end: int
-
-
 class Alert(NamedTuple):
     """A budget reached its soft limit, or its hard limit (`is_hard`). `spent`, `soft` and `most`
     are in its unit."""
@@ -64,13 +56,12 @@ class Used(Struct, frozen=True, gc=False):
     slot_seconds: float = 0.0
 
 
-def span_of(period: BudgetPeriod, now: int) -> Span:
-    """The period that a time is in."""
-    return _span(period, now // HOUR) if period else Span(0, 0)
-
-
 @lru_cache(maxsize=64)
-def _span(period: BudgetPeriod, hour: int) -> Span:
+def span_of(period: BudgetPeriod, hour: int) -> tuple[int, int]:
+    """The begin and the end of the period that an hour is in, in microseconds since 1970; 0 and 0
+    for all time."""
+    if not period:
+        return 0, 0
     day = datetime.fromtimestamp(3600 * hour, UTC).replace(hour=0)
     if period == "week":
         begin = day - timedelta(days=day.weekday())
@@ -83,15 +74,15 @@ def _span(period: BudgetPeriod, hour: int) -> Span:
         end = begin.replace(year=begin.year + 1)
     else:
         begin, end = day, day + timedelta(days=1)
-    return Span(int(begin.timestamp()) * MICROSECONDS, int(end.timestamp()) * MICROSECONDS)
+    return int(begin.timestamp()) * MICROSECONDS, int(end.timestamp()) * MICROSECONDS
 
 
 def meter_of(budget: Budget, now: int) -> Meter:
     """The meter of a budget in the period of this time."""
     most = LARGEST if budget.most is None else min(LARGEST, units(budget.unit, budget.most))
-    span = span_of(budget.period, now)
+    begin, end = span_of(budget.period, now // HOUR)
     name = f"{budget.unit}/{budget.period or 'ever'}/budget"
-    return Meter(name, most, 0, epoch=span.begin // MICROSECONDS, ends=span.end)
+    return Meter(name, most, 0, epoch=begin // MICROSECONDS, ends=end)
 
 
 def unit_of(meter: Meter) -> Unit | None:

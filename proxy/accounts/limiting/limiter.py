@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -127,18 +127,6 @@ class Refused(Struct, frozen=True):
     at: int
 
 
-class Limiter(Protocol):
-    """Raises LimitsUnavailable if it cannot tell."""
-
-    def take(self, charges: Sequence[Charge], gauges: Sequence[Gauge]) -> Taken | Refused:
-        """Take all of these, or nothing."""
-
-    def settle(self, taken: Taken, used: Sequence[int]) -> None:
-        """End what was taken: `used` units were used for each charge."""
-
-    def close(self) -> None: ...
-
-
 Spent = Callable[[Charge], int]  # the units that were used in the epoch of a charge's meter
 
 
@@ -165,6 +153,7 @@ class LocalLimiter:
         self._most = MOST_LEVELS
 
     def take(self, charges: Sequence[Charge], gauges: Sequence[Gauge]) -> Taken | Refused:
+        """Take all of these, or nothing."""
         for charge in charges:
             if not charge.meter.rate:
                 self._learn(charge)
@@ -192,6 +181,7 @@ class LocalLimiter:
         return Taken(charges, gauges, amounts, after, now)
 
     def settle(self, taken: Taken, used: Sequence[int]) -> None:
+        """End what was taken: `used` units were used for each charge."""
         running = self._gauges
         with self._lock:
             for charge, amount, spent in zip(taken.charges, taken.amounts, used, strict=True):
@@ -200,10 +190,8 @@ class LocalLimiter:
                     if charge.meter.rate or level.at == charge.meter.epoch:  # else it is over
                         self._set(charge, level, spent - amount)
             for subject, name, _ in taken.gauges:
-                left = running[subject, name] - 1
-                if left:
-                    running[subject, name] = left
-                else:
+                running[subject, name] -= 1
+                if not running[subject, name]:
                     del running[subject, name]
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from ...errors import BadRequest, BudgetExceeded, GatewayError, LimitReached
-from ..limits import PERIODS, Budget, Limited, Quantity, Unit, Window
+from ..limits import PERIODS, Budget, Limited, Unit, Window
 from ..rights import matches
 from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, unit_of, units
 from .limiter import ANY, TICKS, Charge, Gauge, Meter, window
@@ -32,56 +32,47 @@ class Size(Struct, frozen=True, gc=False):
 
 
 class Pricing(NamedTuple):
-    """How a request is charged: the price of its model, the seconds that a token of an answer takes
-    about, and the time in microseconds since 1970."""
+    """How a request is charged: the price of its model at a time (microseconds since 1970)."""
 
     price: Price
-    token_seconds: float
     now: int
 
 
-class _Window(NamedTuple):
+class WindowOf(NamedTuple):
     subject: str
-    quantity: Quantity
+    limit: Window
     meter: Meter
-    model: str
 
 
 class BudgetOf(NamedTuple):
-    """A budget of a subject."""
-
     subject: str
     budget: Budget
 
 
 class Plan:
     """The limits of a request, of all levels. Its charges are those of its windows, then those of
-    its budgets. `quantities` are those of its windows. `patterns` are the models that some of them
-    are for, `models` those of each, "" for all. `counts_tokens`: its prompt must be counted."""
+    its budgets. `models` are those that windows are for, "" for all, `patterns` those without "".
+    `counts_tokens`: its prompt must be counted."""
 
     def __init__(self, limited: Sequence[Limited], models: frozenset[str] | None = None) -> None:
         """`models` are the patterns whose windows count; None is all of them."""
-        self._windows = [
-            _Window(level.subject, window.quantity, meter_of_window(window), window.model)
+        self.windows = [
+            WindowOf(level.subject, limit, meter_of_window(limit))
             for level in limited
-            for window in level.limits.windows
-            if models is None or not window.model or window.model in models
+            for limit in level.limits.windows
+            if models is None or not limit.model or limit.model in models
         ]
-        self.models = [counted.model for counted in self._windows]
-        self.patterns = frozenset(model for model in self.models if model)
-        self.quantities = [counted.quantity for counted in self._windows]
+        self.models = {window.limit.model for window in self.windows}
+        self.patterns = frozenset(self.models - {""})
         self._limited = limited
         self._narrowed: dict[frozenset[str], Plan] = {}
         self.budgets = [
             BudgetOf(level.subject, budget) for level in limited for budget in budgets_of(level)
         ]
+        parallel = {level.subject: level.limits.parallel for level in limited}
         self.gauges = [
-            Gauge(
-                level.subject,
-                PARALLEL,
-                ANY if level.limits.parallel is None else level.limits.parallel,
-            )
-            for level in limited
+            Gauge(subject, PARALLEL, ANY if most is None else most)
+            for subject, most in parallel.items()
         ]
         self.idle_gauges = [Gauge(level.subject, IDLE, ANY) for level in limited]
         self.queue = [
@@ -94,20 +85,14 @@ class Plan:
             for level in limited
             if level.limits.prompt is not None
         ]
+        of_tokens = [limit.most for _, limit, _ in self.windows if limit.quantity != "requests"]
         self._small = min(
-            [most for most, _ in self._prompts]
-            + [
-                counted.meter.capacity // TICKS // SMALL
-                for counted in self._windows
-                if counted.quantity != "requests"
-            ],
+            [*(most for most, _ in self._prompts), *(most // SMALL for most in of_tokens)],
             default=None,
         )
         answers = [level.limits.answer for level in limited if level.limits.answer is not None]
         self.largest_answer = min(answers, default=None)
-        self.counts_tokens = bool(self._prompts or self.budgets) or any(
-            counted.quantity != "requests" for counted in self._windows
-        )
+        self.counts_tokens = bool(self._prompts or self.budgets or of_tokens)
         self._requests: dict[frozenset[str], list[Charge]] = {}
 
     def of(self, names: Sequence[str]) -> Plan:
@@ -148,44 +133,40 @@ class Plan:
         been counted: it is a further round, or is answered by another model than it began with."""
         made = self._requests.get(counted)
         if made is None:
-            made = self._requests[counted] = [
-                _request(limit, 0 if limit.model in counted else TICKS) for limit in self._windows
-            ]
+            made = self._requests[counted] = []
+            for subject, limit, meter in self.windows:
+                count = 0 if limit.model in counted else TICKS
+                made.append(Charge(subject, meter, count, count, gives_back=False))
         if not self.counts_tokens:
             return made
         taken = []
-        for limit, request in zip(self._windows, made, strict=True):
-            prompt = size.prompt * TICKS
+        prompt, answer = size.prompt * TICKS, size.answer * TICKS
+        for (subject, limit, meter), request in zip(self.windows, made, strict=True):
             if limit.quantity == "requests":
                 taken.append(request)
             elif limit.quantity == "prompt_tokens":
-                taken.append(Charge(limit.subject, limit.meter, prompt, prompt))
+                taken.append(Charge(subject, meter, prompt, prompt))
             else:
-                answer = size.answer * TICKS
-                taken.append(_charge(limit.subject, limit.meter, prompt, answer, size.known))
+                taken.append(_charge(subject, meter, prompt, answer, size.known))
         for subject, budget in self.budgets:
             taken.append(_budget_charge(subject, budget, size, terms))
         return taken
 
-    def used(
-        self, charges: Sequence[Charge], amounts: Sequence[int], used: Used, terms: Pricing
-    ) -> Sequence[int]:
-        """The units of each charge that were used."""
+    def used(self, amounts: Sequence[int], used: Used, terms: Pricing) -> Sequence[int]:
+        """The units of each charge that were used, of these amounts that were taken."""
         if not self.counts_tokens:
             return amounts
-        prompt = used.prompt
         amounts_used = []
         # The amounts of budgets follow those of windows.
-        for limit, amount in zip(self._windows, amounts, strict=False):
+        for (_, limit, _), amount in zip(self.windows, amounts, strict=False):
             if limit.quantity == "requests":
                 amounts_used.append(amount)
             elif limit.quantity == "prompt_tokens":
-                amounts_used.append(round(prompt * TICKS))
+                amounts_used.append(used.prompt * TICKS)
             else:
-                amounts_used.append(round((prompt + used.completion) * TICKS))
+                amounts_used.append((used.prompt + used.completion) * TICKS)
         for _, budget in self.budgets:
-            spent = cost(budget.unit, used, terms.price)
-            amounts_used.append(units(budget.unit, spent))
+            amounts_used.append(units(budget.unit, cost(budget.unit, used, terms.price)))
         return amounts_used
 
 
@@ -200,22 +181,15 @@ def _charge(subject: str, meter: Meter, prompt: int, answer: int, known: bool) -
 
 def _budget_charge(subject: str, budget: Budget, size: Size, terms: Pricing) -> Charge:
     unit, meter = budget.unit, meter_of(budget, terms.now)
-    if unit == "slot_seconds":
-        # The time that a request takes can only be guessed.
-        guess = max(1, units(unit, terms.token_seconds * size.answer))
-        return _charge(subject, meter, 0, guess, known=False)
+    if unit == "slot_seconds":  # how long it takes is known at its end
+        return Charge(subject, meter, 1, 1)
     prompt = _prompt_units(budget, size.prompt, terms)
-    used = Used(completion=size.answer)
-    answer = units(unit, cost(unit, used, terms.price))
+    answer = units(unit, cost(unit, Used(completion=size.answer), terms.price))
     return _charge(subject, meter, prompt, answer, size.known)
 
 
 def _prompt_units(budget: Budget, tokens: int, terms: Pricing) -> int:
     return units(budget.unit, cost(budget.unit, Used(tokens), terms.price))
-
-
-def _request(limit: _Window, count: int) -> Charge:
-    return Charge(limit.subject, limit.meter, count, count, gives_back=False)
 
 
 def meter_of_window(limit: Window) -> Meter:

@@ -47,9 +47,7 @@ RENEWAL = 2.5  # seconds between two renewals
 AGAIN = 1.0  # seconds for which a failed Redis is not asked again
 AT_ONCE = 200  # leases renewed, or requests settled, in one round trip
 MOST_WAITING = 32_768  # settlements that wait for Redis; without it, the oldest are dropped
-FOREVER = (
-    400 * 86_400_000
-)  # milliseconds after which an unused budget is read from the ledger again
+FOREVER = 400 * 86_400_000  # milliseconds until an unused budget is read from the ledger again
 
 log = logging.getLogger("slotproxy.limits")
 _encode = msgspec.msgpack.Encoder().encode
@@ -89,33 +87,31 @@ class SharedLimiter:
         """Raises LimitsUnavailable."""
         self._start()
         keys = _Keys(self._prefix)
-        sets = [keys.place(gauge.subject, gauge.name) for gauge in gauges]
-        hashes = [keys.place(gauge.subject) for gauge in gauges]
-        places: list[list[int]] = [[] for _ in gauges]
-        for number, charge in enumerate(charges, start=1):
-            if charge.gives_back:
-                for place, gauge in enumerate(gauges):
-                    if gauge.subject == charge.subject:
-                        places[place].append(number)
+        given_back = [number for number, charge in enumerate(charges) if charge.gives_back]
         held = [
-            (at, key, gauge.most, place)
-            for at, key, gauge, place in zip(sets, hashes, gauges, places, strict=True)
+            (
+                keys.place(gauge.subject, gauge.name),
+                keys.place(gauge.subject),
+                gauge.most,
+                [n + 1 for n in given_back if charges[n].subject == gauge.subject],
+            )
+            for gauge in gauges
         ]
         wanted = [
-            (keys.place(item.subject), *item.meter[:5], item.need, item.wish, -1)
-            for item in charges
+            (keys.place(charge.subject), *charge.meter[:5], charge.need, charge.wish, -1)
+            for charge in charges
         ]
-        lease = token_hex(8)
-        lasts = max((_lasts(charge) for charge in charges), default=1000 * LEASE)
-        answer = self._ask(self._take, keys.names, (lease, LEASE, wanted, held, lasts))
-        levels_now = answer[2 : 2 + len(charges)]
-        unknown = [place for place, level in enumerate(levels_now) if level == b"-1"]
+        lease, count = token_hex(8), len(charges)
+        lasts = max(map(_lasts, charges), default=1000 * LEASE)
+        job = lease, LEASE, wanted, held, lasts
+        answer = self._run(self._take, keys.names, _encode(job))
+        unknown = [place for place, level in enumerate(answer[2 : 2 + count]) if level == b"-1"]
         if unknown:
             for place in unknown:
                 wanted[place] = (*wanted[place][:-1], self._spent(charges[place]))
-            answer = self._ask(self._take, keys.names, (lease, LEASE, wanted, held, lasts))
+            answer = self._run(self._take, keys.names, _encode(job))
         refused, now, *rest = answer
-        at, count = int(now), len(charges)
+        at = int(now)
         levels = [int(item) for item in rest[:count]]
         if place := int(refused):
             if place > count:
@@ -127,7 +123,7 @@ class SharedLimiter:
         leases = [item.decode() for item in rest[2 * count :]]
         with self._lock:
             self._leases[lease] = [
-                (keys.names[at - 1], item) for at, item in zip(sets, leases, strict=True)
+                (keys.names[gauge[0] - 1], item) for gauge, item in zip(held, leases, strict=True)
             ]
         after = [level + amount for level, amount in zip(levels, amounts, strict=True)]
         return Taken(charges, gauges, amounts, after, at, lease)
@@ -152,10 +148,6 @@ class SharedLimiter:
         if self._thread is not None:
             self._thread.join(redis_client.SECONDS + 1.0)
         self._redis.close()
-
-    def _ask(self, script: Any, keys: Sequence[str], job: Any) -> list[bytes]:
-        answer: list[bytes] = self._run(script, keys, _encode(job))
-        return answer
 
     def _run(self, script: Any, keys: Sequence[str], *args: Any) -> Any:
         if time.monotonic() < self._down:
@@ -227,15 +219,15 @@ class SharedLimiter:
         """Settle the first that wait. Raises LimitsUnavailable."""
         first = tuple(islice(self._waiting, AT_ONCE))
         self._settle_all(first)
-        for one in first:
-            if self._waiting and self._waiting[0] is one:  # not dropped meanwhile
+        for settlement in first:
+            if self._waiting and self._waiting[0] is settlement:  # not dropped meanwhile
                 self._waiting.popleft()
 
     def _settle_all(self, settlements: Sequence[_Settlement]) -> None:
         """Settle these in one round trip. Raises LimitsUnavailable if Redis has not;
         after a timeout it may have, and twice would be wrong."""
         keys = _Keys(self._prefix)
-        jobs = [_job(one, keys) for one in settlements]
+        jobs = [_job(settlement, keys) for settlement in settlements]
         try:
             failed = self._run(self._settle, keys.names, *jobs)
             if failed:
@@ -250,8 +242,8 @@ class SharedLimiter:
     def _forget(self, settlements: Sequence[_Settlement]) -> None:
         """Renew their leases no more."""
         with self._lock:
-            for one in settlements:
-                self._leases.pop(one.taken.lease, None)
+            for settlement in settlements:
+                self._leases.pop(settlement.taken.lease, None)
 
     def _renew_leases(self) -> None:
         with self._lock:
@@ -259,12 +251,8 @@ class SharedLimiter:
         for start in range(0, len(leases), AT_ONCE):
             some = leases[start : start + AT_ONCE]
             try:
-                self._run(
-                    self._renew,
-                    [key for key, _ in some],
-                    LEASE,
-                    *(lease_name for _, lease_name in some),
-                )
+                keys, names = zip(*some, strict=True)
+                self._run(self._renew, keys, LEASE, *names)
             except LimitsUnavailable:
                 return
 

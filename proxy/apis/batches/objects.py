@@ -31,13 +31,6 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _encode = msgspec.json.Encoder().encode
 
 
-class Line(Struct, frozen=True):
-    """A line of an input file."""
-
-    custom_id: str
-    body: dict[str, Any]
-
-
 class LineError(Exception):
     """A line of an input file that is no valid request."""
 
@@ -78,8 +71,8 @@ def parse(body: Body) -> tuple[dict[str, Any], int]:
     }, seconds
 
 
-def parse_line(value: Any, endpoint: str) -> Line:
-    """Parse a decoded line of an input file. Raises LineError."""
+def check_line(value: Any, endpoint: str) -> None:
+    """Check a decoded line of an input file. Raises LineError."""
     if type(value) is not dict:
         raise LineError("invalid_json_line", "the line is not a JSON object")
     custom_id = value.get("custom_id")
@@ -101,7 +94,6 @@ def parse_line(value: Any, endpoint: str) -> Line:
             raise LineError(
                 "unsupported_parameter", f"{name} is not supported in a batch", f"body.{name}"
             )
-    return Line(custom_id, body)
 
 
 def answered(request_id: str, custom_id: str, status: int, body: bytes) -> bytes:

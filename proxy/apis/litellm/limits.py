@@ -24,7 +24,7 @@ from ...accounts.limits import (
 from ...errors import InvalidParameter
 from .. import fields
 from ..fields import Body
-from ..schema_fields import Schema, array, count, mapping, number, text
+from ..schema_fields import Field, Schema, array, count, mapping, number, text
 from . import values
 
 MOST = 10**11  # tokens or requests of a limit
@@ -32,26 +32,22 @@ MOST_SPENT = 10**11
 MOST_BUDGETS = 8
 MOST_MODELS = 100  # with limits of their own
 NONE = -1  # removes a limit
-_MINUTE: dict[str, Quantity] = {"rpm_limit": "requests", "tpm_limit": "tokens"}
-_MINUTE_OF_MODELS: dict[str, Quantity] = {
-    "model_rpm_limit": "requests",
-    "model_tpm_limit": "tokens",
-}
-_COUNTS = {
-    "max_parallel_requests": "parallel",
-    "max_queued_requests": "queued",
-    "max_prompt_tokens": "prompt",
-    "max_completion_tokens": "answer",
+# Fields of windows: whether they are by model, and whose limit a minute they are; None for all.
+_WINDOWS: dict[str, tuple[bool, Quantity | None]] = {
+    "limits": (False, None),
+    "model_limits": (True, None),
+    "rpm_limit": (False, "requests"),
+    "tpm_limit": (False, "tokens"),
+    "model_rpm_limit": (True, "requests"),
+    "model_tpm_limit": (True, "tokens"),
 }
 _BUDGET = {"max_budget": "most", "soft_budget": "soft"}
-# LiteLLM's durations, of which the first is shown.
-_DURATIONS: dict[BudgetPeriod, tuple[str, ...]] = {
-    "day": ("1d", "24h"),
-    "week": ("7d", "1w"),
-    "month": ("30d", "1mo"),
-    "year": ("365d", "12mo"),
+_DURATIONS: dict[BudgetPeriod, str] = {"day": "1d", "week": "7d", "month": "30d", "year": "365d"}
+DURATIONS = ", ".join(_DURATIONS.values())
+_PERIODS: dict[str, BudgetPeriod] = {
+    **{duration: period for period, duration in _DURATIONS.items()},
+    **{"24h": "day", "1w": "week", "1mo": "month", "12mo": "year", "": ""},
 }
-DURATIONS = ", ".join(names[0] for names in _DURATIONS.values())
 _Windows = dict[tuple[str, Quantity, Period], int]  # the most by model, "" for all together
 
 
@@ -59,7 +55,20 @@ def _limit(description: str, example: int) -> Schema:
     return count(f"{description}; -1 removes the limit.", NONE, MOST, example)
 
 
-FIELDS: dict[str, Schema] = {
+def _most(body: Body, field: str) -> int | None:
+    most = fields.integer(body, field, NONE, MOST)
+    return None if most == NONE else most
+
+
+_COUNTS: dict[str, Field] = {
+    "max_parallel_requests": Field(
+        _limit("Requests that run or wait at the same time", 4), "parallel", _most
+    ),
+    "max_queued_requests": Field(_limit("Requests that wait for a slot", 8), "queued", _most),
+    "max_prompt_tokens": Field(_limit("Tokens of the largest prompt", 8192), "prompt", _most),
+    "max_completion_tokens": Field(_limit("Tokens of the largest answer", 1024), "answer", _most),
+}
+FIELDS: dict[str, Schema | Field] = {
     "rpm_limit": _limit("Requests in a minute", 60),
     "tpm_limit": _limit("Tokens of prompts and answers in a minute", 50_000),
     "limits": mapping(
@@ -77,10 +86,7 @@ FIELDS: dict[str, Schema] = {
         "All limits in windows by model, each as `limits`. Empty for none.",
         {"qwen*": {"requests": {"day": 500}}},
     ),
-    "max_parallel_requests": _limit("Requests that run or wait at the same time", 4),
-    "max_queued_requests": _limit("Requests that wait for a slot", 8),
-    "max_prompt_tokens": _limit("Tokens of the largest prompt", 8192),
-    "max_completion_tokens": _limit("Tokens of the largest answer", 1024),
+    **_COUNTS,
     "max_budget": number(
         "Money that may be spent in `budget_duration`; -1 removes the limit.", NONE, MOST_SPENT, 20
     ),
@@ -100,11 +106,7 @@ FIELDS: dict[str, Schema] = {
 
 def parse(body: Body, known: Limits) -> Limits:
     """The known limits with the changes of a body. Raises InvalidParameter."""
-    changes: dict[str, Any] = {}
-    for field, name in _COUNTS.items():
-        most = fields.integer(body, field, NONE, MOST)
-        if most is not None:
-            changes[name] = None if most == NONE else most
+    changes = values.changes(body, _COUNTS)
     if body.get("budget_limits") is not None:
         changes["budgets"] = _budgets(body)
     main = _budget(body, known.budget or Budget(), "")
@@ -113,24 +115,25 @@ def parse(body: Body, known: Limits) -> Limits:
 
 
 def shown(limits: Limits) -> dict[str, Any]:
-    windows: dict[str, dict[str, int]] = {}
-    models: dict[str, dict[str, dict[str, int]]] = {}
+    by_model: dict[str, dict[str, dict[str, int]]] = {}
     for window in limits.windows:
-        table = models.setdefault(window.model, {}) if window.model else windows
+        table = by_model.setdefault(window.model, {})
         table.setdefault(window.quantity, {})[window.period] = window.most
-    return {
-        **{field: limits.window(quantity, "minute") for field, quantity in _MINUTE.items()},
-        **{
-            field: {
-                model: table[quantity]["minute"]
-                for model, table in models.items()
-                if "minute" in table.get(quantity, ())
+    windows = by_model.pop("", {})
+    shown: dict[str, Any] = {"limits": windows, "model_limits": by_model}
+    for field, (of_models, quantity) in _WINDOWS.items():
+        if quantity and of_models:
+            minutes = {model: table.get(quantity, {}) for model, table in by_model.items()}
+            shown[field] = {
+                model: periods["minute"]
+                for model, periods in minutes.items()
+                if "minute" in periods
             }
-            for field, quantity in _MINUTE_OF_MODELS.items()
-        },
-        **{field: getattr(limits, name) for field, name in _COUNTS.items()},
-        "limits": windows,
-        "model_limits": models,
+        elif quantity:
+            shown[field] = windows.get(quantity, {}).get("minute")
+    return {
+        **shown,
+        **{field: getattr(limits, column.key) for field, column in _COUNTS.items()},
         **_shown_budget(limits.budget or Budget()),
         "budget_limits": [
             {"unit": budget.unit, **_shown_budget(budget)} for budget in limits.budgets
@@ -139,38 +142,30 @@ def shown(limits: Limits) -> dict[str, Any]:
 
 
 def _shown_budget(budget: Budget) -> dict[str, Any]:
-    duration = _DURATIONS[budget.period][0] if budget.period else None
+    duration = _DURATIONS[budget.period] if budget.period else None
     return {"max_budget": budget.most, "soft_budget": budget.soft, "budget_duration": duration}
 
 
 def _windows(body: Body, known: Limits) -> tuple[Window, ...]:
-    """As LiteLLM does, `model_rpm_limit` and `model_tpm_limit` replace the limits a minute of all
-    models."""
+    """Each field replaces the limits that it is about. As LiteLLM does, `model_rpm_limit` and
+    `model_tpm_limit` replace the limits a minute of all models."""
     windows: _Windows = {
         (window.model, window.quantity, window.period): window.most for window in known.windows
     }
-    if body.get("limits") is not None:
-        windows = {name: most for name, most in windows.items() if name[0]}
-        windows |= _table(fields.mapping(body, "limits"), "", "limits")
-    if body.get("model_limits") is not None:
-        windows = {name: most for name, most in windows.items() if not name[0]}
-        for model in (given := _by_model(body, "model_limits")):
-            table = fields.mapping(given, model, "model_limits.")
-            windows |= _table(table, model, f"model_limits.{model}")
-    for field, quantity in _MINUTE.items():
-        most = fields.integer(body, field, NONE, MOST)
-        if most is not None:
-            windows["", quantity, "minute"] = most
-    for field, quantity in _MINUTE_OF_MODELS.items():
+    for field, (of_models, quantity) in _WINDOWS.items():
         if body.get(field) is None:
             continue
-        minute = (quantity, "minute")
         windows = {
-            name: most for name, most in windows.items() if not name[0] or name[1:] != minute
+            name: most
+            for name, most in windows.items()
+            if bool(name[0]) != of_models or (quantity and name[1:] != (quantity, "minute"))
         }
-        for model in (given := _by_model(body, field)):
-            most = fields.integer(given, model, NONE, MOST, f"{field}.")
-            if most is not None:
+        given = _by_model(body, field) if of_models else body
+        for name in given if of_models else (field,):
+            model, at = (name, f"{field}.") if of_models else ("", "")
+            if quantity is None:
+                windows |= _table(fields.mapping(given, name, at), model, at + name)
+            elif (most := fields.integer(given, name, NONE, MOST, at)) is not None:
                 windows[model, quantity, "minute"] = most
     return tuple(
         Window(quantity, period, most, model)
@@ -232,7 +227,12 @@ def _budget(body: Body, known: Budget, at: str) -> Budget:
         if body.get(field) is not None:
             changes[name] = _amount(body, field, at)
     if body.get("budget_duration") is not None:
-        changes["period"] = _period(fields.text(body, "budget_duration", at=at), at)
+        duration = fields.text(body, "budget_duration", at=at)
+        if duration not in _PERIODS:
+            raise InvalidParameter(
+                f"{at}budget_duration", f"must be one of {DURATIONS}, or empty for ever"
+            )
+        changes["period"] = _PERIODS[duration]
     return replace(known, **changes)
 
 
@@ -245,12 +245,3 @@ def _amount(body: Body, field: str, at: str) -> float | None:
     if not 0 <= value <= MOST_SPENT:
         raise InvalidParameter(at + field, f"must be between 0 and {MOST_SPENT:g}, or -1 for none")
     return float(value)
-
-
-def _period(duration: str, at: str) -> BudgetPeriod:
-    if not duration:
-        return ""
-    for period, names in _DURATIONS.items():
-        if duration in names:
-            return period
-    raise InvalidParameter(f"{at}budget_duration", f"must be one of {DURATIONS}, or empty for ever")

@@ -121,7 +121,7 @@ REPORT: dict[str, Schema] = {
     "timings_per_token": doc.flag("Add `timings` to each chunk."),
     "verbose": doc.flag("Add the prompt and the backend's settings."),
 }
-COMMON: Fields = {
+PARSED: dict[str, Field] = {
     "model": Field(doc.MODEL, "model", fields.model_name),
     "max_completion_tokens": Field(
         tokens("The same as max_tokens; takes precedence."), "max_tokens", _max_tokens
@@ -154,12 +154,10 @@ COMMON: Fields = {
         "output",
         json_schema,
     ),
-    "logit_bias": LOGIT_BIAS,
-    **REPORT,
-    **doc.SAMPLERS,
 }
+COMMON: Fields = {**PARSED, "logit_bias": LOGIT_BIAS, **REPORT, **doc.SAMPLERS}
 """The fields that both kinds of body have."""
-_TABLE = table(COMMON)
+_TABLE = table(PARSED)
 
 
 def usage(counts: Usage) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def _store(
 
 
 def _file(store_id: str, member: VectorStoreFile) -> dict[str, Any]:
-    error = {"code": "invalid_file", "message": member.reason}
+    error = {"code": "invalid_file", "message": member.error}
     return {
         "id": member.file_id,
         "object": "vector_store.file",

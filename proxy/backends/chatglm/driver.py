@@ -31,12 +31,11 @@ from .prompt import LACKS, WITH_TOOLS, ReplyText, check, opening, prompt, sampli
 from .protocol import (
     Answer,
     Began,
+    Converted,
     Decode,
-    Decoded,
     Delta,
     DoneMessage,
     Encode,
-    Encoded,
     Family,
     Generate,
     Load,
@@ -97,7 +96,7 @@ class ChatGLM(Driver):
         )
 
     def alive(self) -> bool:
-        return not self._supervisor.failing
+        return self._supervisor.alive()
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ChatGlmRun:
         file = look(self._path)
@@ -111,27 +110,20 @@ class ChatGLM(Driver):
         return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
 
     def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int]:
-        return self._encoded(Encode(0, prompt(task, look(self._path).family)), cancel)
+        order = Encode(0, prompt(task, look(self._path).family))
+        return list(self._converted(order, cancel).ids)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        return self._encoded(Encode(0, PromptMessage(text=text), not special), cancel)
+        order = Encode(0, PromptMessage(text=text), not special)
+        return list(self._converted(order, cancel).ids)
 
     def detokenize(self, tokens: list[int]) -> str:
-        answer = self._ask(Decode(0, tuple(tokens)))
-        if isinstance(answer, Decoded):
-            return answer.text
-        raise _fault(answer)
+        return self._converted(Decode(0, tuple(tokens))).text
 
     def close(self) -> None:
         self._supervisor.close()
 
-    def _encoded(self, order: Encode, cancel: Cancel | None) -> list[int]:
-        answer = self._ask(order, cancel)
-        if isinstance(answer, Encoded):
-            return list(answer.ids)
-        raise _fault(answer)
-
-    def _ask(self, order: Encode | Decode, cancel: Cancel | None = None) -> Answer | None:
+    def _converted(self, order: Encode | Decode, cancel: Cancel | None = None) -> Converted:
         """The answer to a small order. It may have to wait until a prompt is evaluated. Raises
         Cancelled."""
         cancel = cancel or Cancel()
@@ -149,7 +141,9 @@ class ChatGLM(Driver):
         cancel.check()
         if not answers:
             raise UpstreamTimeout("the model timed out")
-        return answers[0]
+        if isinstance(answers[0], Converted):
+            return answers[0]
+        raise _fault(answers[0])
 
 
 class ChatGlmRun:

@@ -21,7 +21,15 @@ from ...core.sampling import FIELDS, needed
 from ...core.task import Task
 from ...errors import InvalidParameter, Unsupported
 from ...prompting.constraints import callable_tools, must_call
-from ...prompting.formats import CHATGLM3, GLM4, CallArguments, CallStart, Parser, Piece, TextPiece
+from ...prompting.formats import (
+    CHATGLM3,
+    GLM4,
+    CallArguments,
+    CallReader,
+    CallStart,
+    Piece,
+    TextPiece,
+)
 from ...prompting.prompt import assistant_prefill
 from .protocol import ChatTurn, Family, PromptMessage
 
@@ -225,7 +233,7 @@ class ReplyText:
         self._new_id = new_id
         self._begun = bool(begun)  # whether text has come
         self.called = 0
-        self._parser: Parser | None = None
+        self._parser: CallReader | None = None
         self._must = tools[0].name if opening else ""
         if tools and family in FORM:
             known = {tool.name: tool.parameters for tool in tools}

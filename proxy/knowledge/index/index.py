@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +27,7 @@ from ...errors import (
 from ...runtime.blocking import run_in_native_thread
 from . import lexical
 from .postgres import PostgresShelf
-from .records import Embed, IndexEntry, IndexHit, IndexRow, QueryTerms, Rank
+from .records import Embed, Hit, IndexEntry, IndexHit, IndexRow, QueryTerms, Rank, hit_of
 from .sqlite import SqliteShelf
 
 BATCH = 64  # texts per call
@@ -45,11 +45,11 @@ def unit(vector: Sequence[float]) -> tuple[float, ...]:
 def embedded(embed: Embed, model: str, texts: Sequence[str]) -> list[tuple[float, ...]]:
     """Return a vector for each text; () for blank texts. Raises what `embed` raises."""
     known: dict[str, tuple[float, ...]] = {}
-    asked = [one for one in dict.fromkeys(texts) if one.strip()]
-    for i in range(0, len(asked), BATCH):
-        part = asked[i : i + BATCH]
+    distinct = [text for text in dict.fromkeys(texts) if text.strip()]
+    for i in range(0, len(distinct), BATCH):
+        part = distinct[i : i + BATCH]
         known.update(zip(part, map(unit, _whole(embed, model, part)), strict=True))
-    return [known.get(one, ()) for one in texts]
+    return [known.get(text, ()) for text in texts]
 
 
 def _whole(embed: Embed, model: str, part: Sequence[str]) -> Sequence[Sequence[float]]:
@@ -59,7 +59,7 @@ def _whole(embed: Embed, model: str, part: Sequence[str]) -> Sequence[Sequence[f
         raise
     except BadRequest:
         if len(part) > 1:  # one of them may be too long
-            return [_whole(embed, model, [one])[0] for one in part]
+            return [_whole(embed, model, [text])[0] for text in part]
         (text,) = part
         if len(text) <= SHORTEST:
             raise
@@ -87,7 +87,6 @@ K = 60  # from the paper: how much a first rank outweighs a second
 RERANKED = 20  # hits to rerank, and at least as many as are requested
 MOST = 4000  # characters of a text sent to the model
 
-T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 
 
@@ -100,17 +99,10 @@ class Index:
         embed: Embed | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._shelf = shelf
+        self.shelf = shelf
+        self.embeds = embed is not None
         self._embed = embed
         self._pause = pause
-
-    @property
-    def embeds(self) -> bool:
-        return self._embed is not None
-
-    def census(self) -> Mapping[str, tuple[int, int]]:
-        """Return, for each document, the number of its chunks and how many of them have vectors."""
-        return self._shelf.census()
 
     def add(
         self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
@@ -123,24 +115,15 @@ class Index:
         self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
     ) -> Callable[[], None]:
         """Like `add`, but return what writes the chunks, which does not take long."""
-        vectors = self._vectors(model, [one.text for one in entries], TRIES if wait else 0)
-        rows = run_in_native_thread(
-            lambda: [_row(*pair) for pair in zip(entries, vectors, strict=True)]
-        )
-        return partial(self._shelf.put, base_id, rows)
+        vectors = self._vectors(model, [entry.text for entry in entries], TRIES if wait else 0)
 
-    def remove(self, document_id: str) -> None:
-        self._shelf.drop(document=document_id)
+        def rows() -> Iterator[IndexRow]:
+            for entry, vector in zip(entries, vectors, strict=True):
+                terms = list(lexical.terms(entry.text))
+                text = lexical.joined(terms)
+                yield IndexRow(entry.chunk_id, entry.document_id, text, len(terms), vector)
 
-    def remove_chunks(self, chunk_ids: Collection[str]) -> None:
-        self._shelf.drop(chunks=chunk_ids)
-
-    def remove_base(self, base_id: str) -> None:
-        self._shelf.drop(base=base_id)
-
-    def purge(self) -> None:
-        """Remove all traces of removed chunks from the shelf's files."""
-        self._shelf.purge()
+        return partial(self.shelf.put, base_id, run_in_native_thread(lambda: list(rows())))
 
     def search(
         self,
@@ -167,13 +150,14 @@ class Index:
         for base, model in zip(bases, models or [""] * len(bases), strict=True):
             if model not in vectors:
                 vectors[model] = self._vector(model, query)
-            for hit in self._by_vector(base, vectors[model], documents, depth):
-                by_vector.append((hit.score, hit.chunk_id))
-                known = hits.get(hit.chunk_id)
-                if known is None or known.score < hit.score:
-                    hits[hit.chunk_id] = hit
+            if vectors[model]:
+                for hit in self.shelf.nearest(base, vectors[model], documents, depth):
+                    by_vector.append((hit.score, hit.chunk_id))
+                    known = hits.get(hit.chunk_id)
+                    if known is None or known.score < hit.score:
+                        hits[hit.chunk_id] = hit
         rankings = [_ranking(scored)[:depth] for scored in (by_words, by_vector)]
-        words, near = ({one: n for n, one in enumerate(ranked, 1)} for ranked in rankings)
+        words, near = ({chunk: n for n, chunk in enumerate(ranked, 1)} for ranked in rankings)
         if by_vector:
             strong = sum(raw >= STRONG for raw, _ in by_words)
             rankings = [rankings[0][:strong], rankings[1]]
@@ -184,9 +168,6 @@ class Index:
             )
             for chunk in list(order)[:count]
         )
-
-    def close(self) -> None:
-        self._shelf.close()
 
     def _vectors(self, model: str, texts: Sequence[str], tries: int) -> Sequence[tuple[float, ...]]:
         if self._embed is None:
@@ -208,26 +189,20 @@ class Index:
         documents: Collection[str] | None,
         depth: int,
     ) -> list[tuple[float, IndexHit]]:
-        size = self._shelf.size(base)
-        if not size.rows or not asked:
+        count, all_terms = self.shelf.size(base)
+        if not count or not asked:
             return []
-        having = self._shelf.having(base, [term.text for term in asked])
-        weighed = lexical.weights(asked, size.rows, having)
+        having = self.shelf.having(base, [term.text for term in asked])
+        weighed = lexical.weights(asked, count, having)
         chosen = {term: weighed[term] for term in _affordable(having)}
-        average = max(1.0, size.terms / size.rows)
-        rows = self._shelf.matching(base, chosen, documents, depth) if chosen else []
-
+        average = max(1.0, all_terms / count)
+        rows = self.shelf.matching(base, chosen, documents, depth) if chosen else []
         marked = [(term, lexical.joined([term])) for term in having]
 
         def near(row: QueryTerms) -> tuple[float, IndexHit]:
             counts = {term: row.terms.count(mark) for term, mark in marked}
             raw = lexical.nearness(counts, weighed, row.length / average)
-            return raw, IndexHit(
-                chunk_id=row.chunk_id,
-                document_id=row.document_id,
-                base_id=base,
-                score=min(1.0, raw),
-            )
+            return raw, hit_of(row.chunk_id, row.document_id, base, raw)
 
         return run_in_native_thread(lambda: [near(row) for row in rows])
 
@@ -242,29 +217,6 @@ class Index:
         except GatewayError as error:
             log.warning("falling back to keyword search: %s", error.message)
             return ()
-
-    def _by_vector(
-        self,
-        base: str,
-        vector: tuple[float, ...],
-        documents: Collection[str] | None,
-        depth: int,
-    ) -> list[IndexHit]:
-        near = self._shelf.nearest(base, vector, documents, depth) if vector else []
-        return [
-            IndexHit(
-                chunk_id=one.chunk_id,
-                document_id=one.document_id,
-                base_id=base,
-                score=max(0.0, min(1.0, one.cosine)),
-            )
-            for one in near
-        ]
-
-
-def _row(one: IndexEntry, vector: tuple[float, ...]) -> IndexRow:
-    terms = list(lexical.terms(one.text))
-    return IndexRow(one.chunk_id, one.document_id, lexical.joined(terms), len(terms), vector)
 
 
 def _ranking(scored: list[tuple[float, str]]) -> list[str]:
@@ -295,28 +247,27 @@ def fused(rankings: Iterable[Sequence[H]]) -> list[H]:
     common scale of scores; among equals, the one seen first comes first."""
     points: dict[H, float] = {}
     for ranking in rankings:
-        for place, one in enumerate(ranking, start=1):
-            points[one] = points.get(one, 0.0) + 1.0 / (K + place)
-    return sorted(points, key=lambda one: -points[one])
+        for place, hit in enumerate(ranking, start=1):
+            points[hit] = points.get(hit, 0.0) + 1.0 / (K + place)
+    return sorted(points, key=lambda hit: -points[hit])
 
 
-def reranked(
-    rank: Rank | None, query: str, hits: Sequence[T], text: Callable[[T], str]
-) -> list[tuple[T, float | None]]:
-    """Order the hits by a ranking model: best first, each with its score (0 to 1). Without a
-    ranker, or if it fails, the order stays and the scores are None."""
+def reranked(rank: Rank | None, query: str, hits: list[Hit]) -> list[Hit]:
+    """Order the hits by a ranking model: best first, with its scores. Without a ranker, or if it
+    fails, the hits stay as they are."""
     if rank is None or not hits:
-        return [(hit, None) for hit in hits]
+        return hits
     try:
-        scores = rank(query, [text(hit)[:MOST] for hit in hits])
+        scores = rank(query, [hit.text[:MOST] for hit in hits])
     except Cancelled:
         raise
     except GatewayError as error:
         log.warning("results are not reranked: %s", error.message)
-        return [(hit, None) for hit in hits]
-    shares = [share(score) for score in scores]
-    order = sorted(range(len(hits)), key=lambda i: -shares[i])
-    return [(hits[i], shares[i]) for i in order]
+        return hits
+    scored = [
+        structs.replace(hit, score=share(score)) for hit, score in zip(hits, scores, strict=True)
+    ]
+    return sorted(scored, key=lambda hit: -hit.score)
 
 
 def share(score: float) -> float:

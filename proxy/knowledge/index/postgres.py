@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from sqlalchemy import Connection, Engine
 
 from .lexical import VERSION
-from .records import IndexRow, Near, QueryTerms, Size
+from .records import IndexHit, IndexRow, QueryTerms, hit_of
 
 log = logging.getLogger("slotproxy.knowledge")
 
@@ -103,11 +102,7 @@ class PostgresShelf:
                     )
 
     def drop(
-        self,
-        *,
-        base: str | None = None,
-        document: str | None = None,
-        chunks: Collection[str] = (),
+        self, *, base: str | None = None, document: str | None = None, chunks: Collection[str] = ()
     ) -> None:
         with self._engine.begin() as db:
             if base is not None:
@@ -128,10 +123,11 @@ class PostgresShelf:
         with self._engine.connect() as db:
             return {name: (rows, vectors) for name, rows, vectors in db.exec_driver_sql(sql)}
 
-    def size(self, base: str) -> Size:
+    def size(self, base: str) -> tuple[int, int]:
         sql = "select count(*), coalesce(sum(length), 0) from index_entry where base = %s"
         with self._engine.connect() as db:
-            return Size(*db.exec_driver_sql(sql, (_number(db, base),)).one())
+            rows, terms = db.exec_driver_sql(sql, (_number(db, base),)).one()
+            return rows, terms
 
     def having(self, base: str, terms: Collection[str]) -> Mapping[str, int]:
         with self._engine.connect() as db:
@@ -148,11 +144,7 @@ class PostgresShelf:
             return {term: rows for term, rows in counts}
 
     def matching(
-        self,
-        base: str,
-        weighed: Mapping[str, float],
-        documents: Collection[str] | None,
-        most: int,
+        self, base: str, weighed: Mapping[str, float], documents: Collection[str] | None, most: int
     ) -> list[QueryTerms]:
         with self._engine.connect() as db:
             head = f"{_number(db, base)}q"
@@ -176,7 +168,7 @@ class PostgresShelf:
 
     def nearest(
         self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
-    ) -> list[Near]:
+    ) -> list[IndexHit]:
         if not self._vectors:
             return []
         size = len(vector)
@@ -195,7 +187,9 @@ class PostgresShelf:
                 f" where v.dims = {size} and v.base = %s{only} order by negative limit %s",
                 (*values, most),
             )
-            return [Near(chunk, document, -negative) for chunk, document, negative in nearest]
+            return [
+                hit_of(chunk, document, base, -negative) for chunk, document, negative in nearest
+            ]
 
     def close(self) -> None:
         """Does nothing: the owner closes the engine."""
@@ -215,10 +209,8 @@ class PostgresShelf:
 
 def _number(db: Connection, base: str) -> int:
     """Return a base's number; 0, which no row has, for an unknown base."""
-    number: Any = db.exec_driver_sql(
-        "select number from index_base where id = %s", (base,)
-    ).scalar()
-    return number or 0
+    sql = "select number from index_base where id = %s"
+    return db.exec_driver_sql(sql, (base,)).scalar() or 0
 
 
 def _by_index(db: Connection) -> None:

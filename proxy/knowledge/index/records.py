@@ -30,14 +30,6 @@ class IndexRow(Struct, frozen=True):
     vector: tuple[float, ...] = ()
 
 
-class Near(Struct, frozen=True):
-    """A row near a vector, by cosine."""
-
-    chunk_id: str
-    document_id: str
-    cosine: float
-
-
 class QueryTerms(Struct, frozen=True):
     """A row that contains words of a query."""
 
@@ -45,13 +37,6 @@ class QueryTerms(Struct, frozen=True):
     document_id: str
     terms: str
     length: int
-
-
-class Size(Struct, frozen=True):
-    """The number of rows in a base, and of terms in all rows."""
-
-    rows: int
-    terms: int
 
 
 class IndexHit(Struct, frozen=True, kw_only=True):
@@ -77,3 +62,8 @@ class Hit(IndexHit, frozen=True, kw_only=True):
     filename: str
     text: str
     place: str
+
+
+def hit_of(chunk: str, document: str, base: str, score: float) -> IndexHit:
+    score = max(0.0, min(1.0, score))
+    return IndexHit(chunk_id=chunk, document_id=document, base_id=base, score=score)

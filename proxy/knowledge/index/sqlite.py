@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...runtime.blocking import run_in_native_thread
 from ...store.outage import address, identity, outage
 from .lexical import VERSION
-from .records import IndexRow, Near, QueryTerms, Size
+from .records import IndexHit, IndexRow, QueryTerms, hit_of
 
 if TYPE_CHECKING:
     import apsw
@@ -69,11 +69,7 @@ class SqliteShelf:
         self._write(functools.partial(_put, base=base, rows=rows))
 
     def drop(
-        self,
-        *,
-        base: str | None = None,
-        document: str | None = None,
-        chunks: Collection[str] = (),
+        self, *, base: str | None = None, document: str | None = None, chunks: Collection[str] = ()
     ) -> None:
         """Remove the rows that match any of these arguments."""
 
@@ -100,10 +96,13 @@ class SqliteShelf:
             lambda db: {name: (rows, vectors) for name, rows, vectors in db.execute(sql)}
         )
 
-    def size(self, base: str) -> Size:
-        def work(db: apsw.Connection) -> Size:
+    def size(self, base: str) -> tuple[int, int]:
+        """Return the number of rows in a base, and of terms in all of them."""
+
+        def work(db: apsw.Connection) -> tuple[int, int]:
             sql = "select count(*), coalesce(sum(length), 0) from entry where base = ?"
-            return Size(*_one(db, sql, _number(db, base)))
+            rows, terms = _one(db, sql, _number(db, base))
+            return rows, terms
 
         return self._read(work)
 
@@ -112,41 +111,35 @@ class SqliteShelf:
 
         def work(db: apsw.Connection) -> dict[str, int]:
             head = f"{_number(db, base)}q"
-            sql = (
-                "select term, doc from passage_term where term in (select value from json_each(?))"
-            )
             wanted = json.dumps([head + term for term in terms])
-            return {term[len(head) :]: doc for term, doc in db.execute(sql, (wanted,))}
+            counts = db.execute(
+                "select term, doc from passage_term where term in (select value from json_each(?))",
+                (wanted,),
+            )
+            return {term[len(head) :]: rows for term, rows in counts}
 
         return self._read(work)
 
     def matching(
-        self,
-        base: str,
-        weighed: Mapping[str, float],
-        documents: Collection[str] | None,
-        most: int,
+        self, base: str, weighed: Mapping[str, float], documents: Collection[str] | None, most: int
     ) -> list[QueryTerms]:
         """Return rows with any of these terms, roughly the best first."""
 
         def work(db: apsw.Connection) -> list[QueryTerms]:
             head = f"{_number(db, base)}q"
             query = " OR ".join(f'"{head}{term}"' for term in weighed)
+            columns = "e.chunk, e.document, e.terms, e.length"
             if documents is None:
-                inner = (
-                    "select rowid, rank from passage where passage match ? order by rank limit ?"
-                )
+                best = "select rowid, rank from passage where passage match ? order by rank limit ?"
                 selected = db.execute(
-                    "select e.chunk, e.document, e.terms, e.length"
-                    f" from ({inner}) p join entry e on e.id = p.rowid order by p.rank",
+                    f"select {columns} from ({best}) p join entry e on e.id = p.rowid"
+                    " order by p.rank",
                     (query, most),
                 )
             else:
                 selected = db.execute(
-                    "select e.chunk, e.document, e.terms, e.length"
-                    " from passage p cross join entry e on e.id = p.rowid"
-                    " where p.passage match ?"
-                    " and e.document in (select value from json_each(?))"
+                    f"select {columns} from passage p cross join entry e on e.id = p.rowid"
+                    " where p.passage match ? and e.document in (select value from json_each(?))"
                     " order by p.rank limit ?",
                     (query, json.dumps(list(documents)), most),
                 )
@@ -156,11 +149,11 @@ class SqliteShelf:
 
     def nearest(
         self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int
-    ) -> list[Near]:
+    ) -> list[IndexHit]:
         """Return the nearest rows, the nearest first. Vectors of another length are ignored."""
         size = len(vector)
 
-        def work(db: apsw.Connection) -> list[Near]:
+        def work(db: apsw.Connection) -> list[IndexHit]:
             if not _has(db, f"near_{size}"):
                 return []
             number = _number(db, base)
@@ -178,7 +171,10 @@ class SqliteShelf:
                 " join entry e on e.id = v.id order by v.distance",
                 (*values, most),
             )
-            return [Near(chunk, doc, 1.0 - distance**2 / 2.0) for chunk, doc, distance in selected]
+            return [
+                hit_of(chunk, document, base, 1.0 - distance**2 / 2.0)
+                for chunk, document, distance in selected
+            ]
 
         return self._read(work)
 

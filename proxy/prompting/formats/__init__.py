@@ -8,13 +8,13 @@ malformed call is returned as text. Most formats are a shape derived from the mo
 from __future__ import annotations
 
 from . import generic
-from .base import CallFormat, CallShape, Parser, Tools
+from .base import CallFormat, CallShape, Tools
 from .generic import GENERIC
 from .messages import HARMONY, MUSE
 from .named_calls import FUNCTIONARY_V3, GIGACHAT3, KIMI_K2
 from .notation import GEMMA4, LFM2
 from .python_calls import CHATGLM3, GLM4, LLAMA3
-from .reader import CallArguments, CallStart, Piece, ReasoningPiece, TextPiece
+from .reader import CallArguments, CallReader, CallStart, Piece, ReasoningPiece, TextPiece
 from .sections import COHERE2_MOE, COMMAND_R7B, KIMI_K3
 from .shaped import shaped
 from .xml import MINIMAX_M3
@@ -27,9 +27,9 @@ __all__ = [
     "SPECIAL",
     "CallArguments",
     "CallFormat",
+    "CallReader",
     "CallShape",
     "CallStart",
-    "Parser",
     "Piece",
     "ReasoningPiece",
     "TextPiece",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from .reader import Body, CallReader, Malformed, Piece, Reading, ReasoningPiece, Wait
+from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, Wait
 
 Tools = Mapping[str, Mapping[str, Any]]
 """The tools of a request: names, each with the JSON schema of its arguments ({} if unknown)."""
@@ -77,54 +77,6 @@ class CallShape(Struct, frozen=True, kw_only=True):
     """The ids of calls: letters, digits, "_" and "-"; nine letters and digits; or a number."""
 
 
-class Parser:
-    """Parses one reply: ``feed`` it the text as it streams, then ``close`` it.
-
-    It stops for good at the first mark of ``halts`` that opens a call; ``reader.opened`` is that.
-    `begun` is the part of the turn that the prompt contains; its pieces are not returned."""
-
-    def __init__(
-        self,
-        body: Callable[[Tools], Body],
-        tools: Tools,
-        halts: Collection[str] = (),
-        begun: str = "",
-    ) -> None:
-        self.reader = CallReader(tools, halts)
-        self._steps: Wait | None = body(tools)(self.reader)
-        if begun:
-            self.reader.push(begun)
-            self._resume()
-            self.reader.restart()
-            if self.reader.in_call or self.reader.opened:
-                # The beginning of the turn is a client's text that looks like half a call.
-                self.reader = CallReader(tools, halts)
-                self._steps = body(tools)(self.reader)
-
-    def feed(self, text: str) -> list[Piece]:
-        """The pieces that are certain after this text."""
-        if not text:
-            return []
-        reader = self.reader
-        heads = reader.heads
-        if heads is not None and heads.isdisjoint(text) and not text[-1].isspace():
-            reader.passed(text)
-            return [reader.voice(text)]
-        reader.push(text)
-        self._resume()
-        return self.reader.drain()
-
-    def close(self) -> list[Piece]:
-        """The remaining pieces; a call that is cut off ends with ``whole=False``."""
-        self.reader.end()
-        self._resume()
-        return self.reader.drain()
-
-    def _resume(self) -> None:
-        if self._steps is not None and next(self._steps, self) is self:
-            self._steps = None
-
-
 class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     """A family's format of tool calls, or of whole answers.
 
@@ -159,13 +111,14 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
         split the text, and the parser needs the prompt, to know what the answer continues."""
         return bool(self.turns)
 
-    def parser(self, tools: Tools, prompt: str = "", halts: Collection[str] = ()) -> Parser:
+    def parser(self, tools: Tools, prompt: str = "", halts: Collection[str] = ()) -> CallReader:
         """A streaming parser for one reply that continues `prompt`."""
-        begun = ""
+        reader = CallReader(self.body(tools), tools, halts)
         if self.turns:
             at, turn = max((prompt.rfind(turn), turn) for turn in self.turns)
-            begun = prompt[at + len(turn) :] if at >= 0 else ""
-        return Parser(self.body, tools, halts, begun)
+            if at >= 0 and not reader.begin(prompt[at + len(turn) :]):
+                return CallReader(self.body(tools), tools, halts)
+        return reader
 
 
 def text_with_marks(

@@ -40,35 +40,6 @@ def instructions(
     )
 
 
-def rewrite(messages: Sequence[Mapping[str, Any]], guide: str = "") -> list[dict[str, Any]]:
-    """The conversation as texts, for a template without tools: calls become the JSON that the
-    instructions ask for, and adjacent results one user message. The system message ends with
-    `guide`."""
-    out: list[dict[str, Any]] = []
-    for message in messages:
-        role, content = message["role"], message.get("content") or ""
-        if role == "tool":
-            name = message.get("name") or message.get("tool_call_id") or "tool"
-            result = f"Result of {name}:\n{content}"
-            if out and out[-1].get("results"):
-                out[-1]["content"] += "\n\n" + result
-            else:
-                out.append({"role": "user", "content": result, "results": True})
-        elif message.get("tool_calls"):
-            calls = [call["function"] for call in message["tool_calls"]]
-            written = [{"name": c["name"], "arguments": c["arguments"]} for c in calls]
-            text = json.dumps({"tool_calls": written}, ensure_ascii=False)
-            out.append({"role": role, "content": f"{content}\n{text}" if content else text})
-        else:
-            out.append({"role": role, "content": content})
-    for message in out:
-        message.pop("results", None)
-    if guide:
-        system = out.pop(0)["content"] if out and out[0]["role"] == "system" else ""
-        out.insert(0, {"role": "system", "content": f"{system}\n\n{guide}".lstrip()})
-    return out
-
-
 def _at_start(reader: CallReader, tools: Tools) -> Wait:
     fenced = yield from reader.skip(" ```")
     if fenced:

@@ -1,8 +1,8 @@
 """The streaming reader that all tool-call parsers use.
 
 A format is a generator that reads a :class:`CallReader` as if the whole reply were there and yields
-when it needs more text; the parser resumes it with each piece. Decisions depend on the characters
-only, so the result does not depend on how the stream is cut into pieces.
+when it needs more text; each piece resumes it. Decisions depend on the characters only, so the
+result does not depend on how the stream is cut into pieces.
 
 While a call is only suspected, the text read is kept (at most MAX_HELD), and emitted as text if it
 is not a call. Once the name has been emitted, that is no longer possible: if the call then breaks
@@ -84,10 +84,16 @@ Body = Callable[["CallReader"], Wait]
 
 
 class CallReader:
-    """Reads a reply while it streams. Methods that may wait for text are generators."""
+    """Reads one reply: ``feed`` it the text as it streams, then ``close`` it. The methods for
+    `body`, which may wait for text, are generators.
 
-    def __init__(self, tools: Collection[str] | None = None, halts: Collection[str] = ()) -> None:
-        self._tools = tools or ()
+    It stops for good at the first mark of ``halts`` that opens a call, which is then `opened`."""
+
+    def __init__(
+        self, body: Body, tools: Collection[str] = (), halts: Collection[str] = ()
+    ) -> None:
+        self._steps: Wait | None = body(self)
+        self._tools = tools
         self._halts = halts
         self._buffer = ""
         self._at = 0  # in the buffer
@@ -106,50 +112,49 @@ class CallReader:
         self.calls = 0
         self.call_at = 0  # of the last call's mark, or of its beginning if it has none
         self.arguments_at = 0  # where the last call's name was known; mostly its arguments' start
-        self.opened: Opening | None = None  # the mark at which the parser halted
+        self.opened: Opening | None = None  # the mark at which it halted
         self.found_unmeant = False  # whether a whole call was found where a mark means nothing
         # Inside free text with nothing held back: the first characters of marks. Text without them
         # that does not end in white space needs no parsing.
-        self.heads: frozenset[str] | None = None
+        self._heads: frozenset[str] | None = None
         self.voice: type[TextPiece] | type[ReasoningPiece] = TextPiece
         """What the running text is. A format that reads the whole answer changes it."""
         self.out: list[Piece] = []
 
-    # Called by the parser.
-
-    def push(self, text: str) -> None:
-        """Appends text."""
+    def feed(self, text: str) -> list[Piece]:
+        """The pieces that are certain after this text; adjacent ones of one kind are joined."""
+        if not text:
+            return []
+        heads = self._heads
+        if heads is not None and heads.isdisjoint(text) and not text[-1].isspace():
+            self._before += len(text)
+            self._place.feed(text)
+            return [self.voice(text)]
         begin = self._at if self._kept_from < 0 else self._kept_from
         self._before += begin
         self._buffer = self._buffer[begin:] + text
         self._at -= begin
         self._kept_from = min(self._kept_from, 0)
+        return self._resume()
 
-    def end(self) -> None:
-        """Marks the end of the reply."""
+    def close(self) -> list[Piece]:
+        """The remaining pieces; the arguments of a call that is cut off are incomplete."""
         self._ended = True
+        return self._resume()
 
-    def passed(self, text: str) -> None:
-        """Notes free text that the parser passed on without pushing it."""
-        self._before += len(text)
-        self._place.feed(text)
-
-    def drain(self) -> list[Piece]:
-        """The pieces since the last call; adjacent pieces of one kind are joined."""
+    def _resume(self) -> list[Piece]:
+        if self._steps is not None and next(self._steps, self) is self:
+            self._steps = None
         out, self.out = self.out, []
         return out
 
-    def restart(self) -> None:
-        """Drops what was read so far, which is of the prompt: the reply begins here, at position
-        0. The rest of the prompt's text, which has not been emitted, never is."""
-        self.out = []
+    def begin(self, text: str) -> bool:
+        """Reads the part of the turn that is in the prompt: the reply begins behind it, at position
+        0, and none of it is returned. False if a client's text in it looks like half a call."""
+        self.feed(text)
         self.calls = self._calls_before = 0
         self._before = -len(self._buffer)
-
-    @property
-    def in_call(self) -> bool:
-        """Whether a call has begun and not ended."""
-        return self._open
+        return not (self._open or self.opened)
 
     @property
     def is_draft(self) -> bool:
@@ -331,7 +336,7 @@ class CallReader:
         marks = (*marks, *ends)
         heads = frozenset(mark[0] for mark in marks)
         while True:
-            self.heads = None
+            self._heads = None
             rest = self._buffer[self._at :]
             if self.behind_call:
                 self._at += len(rest) - len(rest.lstrip())
@@ -363,7 +368,7 @@ class CallReader:
             self.text(ready)
             self._at += len(ready)
             if len(ready) == len(rest) and not self.behind_call:
-                self.heads = heads
+                self._heads = heads
             yield
 
     def _ends_here(self, spaces: str) -> bool:

@@ -82,7 +82,6 @@ class _Shaped:
         self._separator = _tokens(shape.separator)
         self._before_name = _tokens(shape.before_name)
         self._end = _tokens(shape.end)
-        self._has_list = self._object_at >= 0 and "[" in _tokens(lead[: self._object_at])
 
     @property
     def may_lack_mark(self) -> bool:
@@ -100,7 +99,7 @@ class _Shaped:
                 # Some models of such a format write JSON between its marks at times.
                 yield from self._read_objects(reader, tools)
                 return
-            yield from self._literals(reader, _tokens(rest))
+            yield from _literals(reader, _tokens(rest))
             yield from self._read_named(reader, tools)
             return
         opened = len(self._lead) - len(rest)
@@ -112,7 +111,7 @@ class _Shaped:
     def read_at_start(self, reader: CallReader, tools: Tools) -> Wait:
         """Reads calls without marks, of known tools."""
         if self._object_at < 0:
-            yield from self._literals(reader, _tokens(self._lead))
+            yield from _literals(reader, _tokens(self._lead))
             yield from self._read_named(reader, tools)
             return
         yield from reader.spaces()
@@ -122,7 +121,7 @@ class _Shaped:
             yield from read_object(reader, tools, keys=self._keys)
         if not reader.behind_call:
             raise Malformed
-        yield from self._optional(reader, [*self._suffix, *self._end])
+        yield from _optional(reader, [*self._suffix, *self._end])
 
     # Calls that are JSON objects
 
@@ -143,12 +142,12 @@ class _Shaped:
                 if reader.calls == calls:
                     raise
                 break
-            yield from self._optional(reader, self._closing())
-            yield from self._optional(reader, self._separator)
+            yield from _optional(reader, self._closing())
+            yield from _optional(reader, self._separator)
             yield from reader.spaces()
             if (yield from reader.peek()) != "{":
                 break
-        yield from self._optional(reader, [*self._closing(), *self._end])
+        yield from _optional(reader, [*self._closing(), *self._end])
 
     def _closing(self) -> list[str]:
         """The suffix without what belongs to the object itself."""
@@ -164,15 +163,15 @@ class _Shaped:
             if self._shape.tagged is None:
                 yield from self._after(reader)
                 yield from read_arguments(reader, name)
-                yield from self._optional(reader, self._suffix)
+                yield from _optional(reader, self._suffix)
             else:
-                yield from self._literals(reader, self._after_name)
+                yield from _literals(reader, self._after_name)
                 yield from _Tagged(self._shape, self._shape.tagged).read(reader, tools, name)
-            yield from self._optional(reader, self._separator)
+            yield from _optional(reader, self._separator)
             if not first or not (yield from reader.skip(" " + first[0])):
                 break
-            yield from self._literals(reader, self._before_name[1:])
-        yield from self._optional(reader, self._end)
+            yield from _literals(reader, self._before_name[1:])
+        yield from _optional(reader, self._end)
 
     def _name(self, reader: CallReader) -> Reading[str]:
         after = self._shape.after_name.lstrip()[:1]
@@ -189,27 +188,28 @@ class _Shaped:
             yield from reader.spaces()
             if (yield from reader.peek()) == "{":
                 return
-            yield from self._literal(reader, token, optional=True)
+            yield from _literal(reader, token)
 
-    # Literals
 
-    def _literals(self, reader: CallReader, tokens: list[str]) -> Wait:
-        for token in tokens:
-            yield from self._literal(reader, token)
+def _literals(reader: CallReader, tokens: list[str]) -> Wait:
+    for token in tokens:
+        if not (yield from _literal(reader, token)):
+            raise Malformed
 
-    def _optional(self, reader: CallReader, tokens: list[str]) -> Wait:
-        for token in tokens:
-            yield from self._literal(reader, token, optional=True)
 
-    def _literal(self, reader: CallReader, token: str, *, optional: bool = False) -> Wait:
-        """Takes a literal, and the id of the call within it."""
-        for at, part in enumerate(token.split(ID)):
-            if at:
-                reader.call_id = yield from reader.run(lambda char: char.isalnum() or char in "_-")
-            if part and not (yield from reader.skip(part if at else " " + part)):
-                if not optional:
-                    raise Malformed
-                return
+def _optional(reader: CallReader, tokens: list[str]) -> Wait:
+    for token in tokens:
+        yield from _literal(reader, token)
+
+
+def _literal(reader: CallReader, token: str) -> Reading[bool]:
+    """Takes a literal, and the id of the call within it; False if it does not come."""
+    for at, part in enumerate(token.split(ID)):
+        if at:
+            reader.call_id = yield from reader.run(lambda char: char.isalnum() or char in "_-")
+        if part and not (yield from reader.skip(part if at else " " + part)):
+            return False
+    return True
 
 
 class _Tagged:

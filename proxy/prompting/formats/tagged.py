@@ -16,7 +16,7 @@ from .scanner import is_json
 
 STRING = frozenset({"string"})
 _ALL = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
-_WORDS = {"True": "true", "False": "false", "None": "null"}
+WORDS = {"True": "true", "False": "false", "None": "null"}
 _MAX_NESTED = 16
 
 
@@ -32,7 +32,7 @@ def typed_until(reader: CallReader, close: str, allowed: frozenset[str]) -> Wait
 
 def typed(text: str, allowed: frozenset[str]) -> str:
     """An argument as JSON of one of these types, if it can be."""
-    value = _WORDS.get(text.strip(), text.strip())
+    value = WORDS.get(text.strip(), text.strip())
     if allowed == STRING:
         return quoted(text)
     if not is_json(value) or ("string" in allowed and not allowed & _kinds_of(json.loads(value))):

@@ -7,8 +7,10 @@ is. The result is for rendering only: the client's ids come back unchanged.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from hashlib import blake2b
 from operator import attrgetter
@@ -19,6 +21,8 @@ from msgspec import Struct, structs
 from ...core.conversation import joined
 from ...core.decoding import Decoding
 from ...core.request import Message, Role, ToolCall
+from ..formats.base import ID, CallShape
+from ..formats.tagged import write_calls
 
 # What a template accepts in its messages.
 
@@ -95,11 +99,10 @@ def arranged(messages: Sequence[Message], rules: MessageRules) -> Sequence[Messa
             out = [part for message in out for part in _apart(message)]
         if rules.calls_per_turn == "one":
             out = _split(out)
-        out = [_with_ids(message, _models) for message in out]
-        if rules.call_ids == "nine":
-            out = [_with_ids(message, _short) for message in out]
+        rename = _short if rules.call_ids == "nine" else _models
+        out = [_with_ids(message, rename) for message in out]
     if not rules.user_after_result and "tool" in roles:
-        out = _joined_where(out, _asks_after_result)
+        out = _joined_where(out, lambda before, m: m.role == "user" and before.role == "tool")
     if rules.alternates:
         out = _joined_where(out, _speaks_twice)
         first = next((m.role for m in out if m.role != "system"), "user")
@@ -151,10 +154,6 @@ def _joined_where(
     return [joined(*run) for run in runs]
 
 
-def _asks_after_result(before: Message, message: Message) -> bool:
-    return message.role == "user" and before.role == "tool"
-
-
 def _speaks_twice(before: Message, message: Message) -> bool:
     return (
         message.role == before.role and message.role in ("user", "assistant")
@@ -193,18 +192,59 @@ def _split(messages: Sequence[Message]) -> list[Message]:
     return out[::-1]
 
 
-def with_written_calls(
-    messages: Sequence[Message], write: Callable[[Sequence[ToolCall]], str]
-) -> list[Message]:
+def with_written_calls(messages: Sequence[Message], shape: CallShape) -> list[Message]:
     """The messages with their calls as texts, for templates that describe tools and write no
     calls."""
+    decode = Decoding()
     out = []
     for message in messages:
         if message.tool_calls:
-            text = "\n".join(filter(None, (message.content, write(message.tool_calls))))
+            calls = ((c.name, _object(c.arguments, decode)) for c in message.tool_calls)
+            text = write_calls(
+                shape, *((name, value if isinstance(value, dict) else {}) for name, value in calls)
+            )
+            for call in message.tool_calls:
+                text = text.replace(ID, call.id, 1)
+            text = "\n".join(filter(None, (message.content, text)))
             message = structs.replace(message, content=text, tool_calls=(), parts=())
         out.append(message)
     return out
+
+
+def as_texts(messages: Sequence[Message], guide: str = "") -> Sequence[Message]:
+    """The conversation for a template without tools: calls become the JSON of `formats.generic`,
+    and adjacent results one user message."""
+    decode = Decoding()
+    names: dict[str, str] = {}
+    out: list[Message] = []
+    role = ""
+    for message in messages:
+        content = message.content
+        if message.tool_calls:
+            names.update((call.id, call.name) for call in message.tool_calls)
+            calls = [
+                {"name": call.name, "arguments": _object(call.arguments, decode)}
+                for call in message.tool_calls
+            ]
+            written = json.dumps({"tool_calls": calls}, ensure_ascii=False)
+            content = f"{content}\n{written}" if content else written
+        if message.role == "tool":
+            id = message.tool_call_id
+            name = message.name or names.get(id) or id or "tool"
+            result = f"Result of {name}:\n{content}"
+            before = f"{out.pop().content}\n\n" if role == "tool" else ""
+            out.append(Message(role="user", content=before + result))
+        else:
+            out.append(Message(role=message.role, content=content, media=message.media))
+        role = message.role
+    return guided(out, guide) if guide else out
+
+
+def guided(messages: Sequence[Message], guide: str) -> Sequence[Message]:
+    """The messages with `guide` at the end of the system message."""
+    if messages and messages[0].role == "system":
+        guide, messages = f"{messages[0].content}\n\n{guide}".lstrip(), messages[1:]
+    return [Message(role="system", content=guide), *messages]
 
 
 def _with_ids(message: Message, rename: Callable[[str], str]) -> Message:
@@ -223,7 +263,8 @@ def _models(id: str) -> str:
 
 
 def _short(id: str) -> str:
-    """The id, or a digest of nine letters and digits."""
+    """The model's id, or a digest of it with nine letters and digits."""
+    id = _models(id)
     if _NINE.fullmatch(id):
         return id
     return blake2b(id.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()[:9]
@@ -233,36 +274,30 @@ def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dic
     """Messages in the form that Hugging Face's templates read."""
     decode = Decoding()
     out = [_as_dict(message, rules, decode) for message in messages]
-    if rules.results == "responses" and "tool" in map(_ROLE, messages):
-        name_results(out)
-        out = _with_responses(out, decode)
-    return out
+    responds = rules.results == "responses" and "tool" in map(_ROLE, messages)
+    return _with_responses(out, decode) if responds else out
 
 
 def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
-    if (message.parts or rules.content == "parts") and _takes_parts(message, rules):
-        texts = (piece for piece in message.pieces if isinstance(piece, str))
+    takes_parts = rules.content != "text" and message.role not in rules.text_roles
+    if takes_parts and (message.parts or rules.content == "parts"):
+        texts = [piece for piece in message.pieces if isinstance(piece, str)]
+        if rules.trims:
+            texts = [*map(str.strip, texts)]
         out["content"] = [{"type": "text", "text": text} for text in texts]
-    if rules.trims:
-        _trim(out)
+    elif rules.trims:
+        out["content"] = message.content.strip()
     if message.name:
         out["name"] = message.name
     if message.tool_calls:
-        written = rules.arguments == "text"
-        out["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {
-                    "name": call.name,
-                    "arguments": call.arguments or "{}"
-                    if written
-                    else _object(call.arguments, decode),
-                },
-            }
-            for call in message.tool_calls
-        ]
+        out["tool_calls"] = calls = []
+        for call in message.tool_calls:
+            arguments = call.arguments or "{}"
+            if rules.arguments == "object":
+                arguments = _object(arguments, decode)
+            function = {"name": call.name, "arguments": arguments}
+            calls.append({"id": call.id, "type": "function", "function": function})
     if message.tool_call_id:
         out["tool_call_id"] = message.tool_call_id
     if message.reasoning:
@@ -270,39 +305,24 @@ def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[st
     return out
 
 
-def _takes_parts(message: Message, rules: MessageRules) -> bool:
-    return rules.content != "text" and message.role not in rules.text_roles
-
-
-def _trim(out: dict[str, Any]) -> None:
-    content = out["content"]
-    if isinstance(content, str):
-        out["content"] = content.strip()
-    else:
-        out["content"] = [{**part, "text": part["text"].strip()} for part in content]
-
-
-def name_results(messages: Sequence[dict[str, Any]]) -> None:
-    """Adds the tool's name to results that have only the call's id."""
-    names: dict[str, str] = {}
-    for message in messages:
-        for call in message.get("tool_calls", ()):
-            names[call["id"]] = call["function"]["name"]
-        if message["role"] == "tool" and message.get("tool_call_id") in names:
-            message.setdefault("name", names[message["tool_call_id"]])
-
-
 def _with_responses(messages: Sequence[dict[str, Any]], decode: Decoding) -> list[dict[str, Any]]:
     """The messages with results inside the message that has their calls, together with the answer
     after them, as Gemma 4 has them."""
     out: list[dict[str, Any]] = []
     turn: dict[str, Any] | None = None  # the message with calls that is not answered yet
+    names: dict[str, str] = {}
     for message in messages:
+        for call in message.get("tool_calls", ()):
+            names[call["id"]] = call["function"]["name"]
+        if message.get("tool_call_id") in names:
+            message.setdefault("name", names[message["tool_call_id"]])
         if turn is not None and message["role"] == "tool":
-            result = {
-                "name": message.get("name") or message.get("tool_call_id", ""),
-                "response": _value(message["content"], decode),
-            }
+            response = message["content"]
+            if isinstance(response, str):
+                with suppress(ValueError):
+                    response = decode(response)
+            name = message.get("name") or message.get("tool_call_id", "")
+            result = {"name": name, "response": response}
             turn.setdefault("tool_responses", []).append(result)
             continue
         answers = message["role"] == "assistant" and "tool_calls" not in message
@@ -318,16 +338,6 @@ def _with_responses(messages: Sequence[dict[str, Any]], decode: Decoding) -> lis
 
 def _plain(content: Any) -> str:
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
-
-
-def _value(content: Any, decode: Decoding) -> Any:
-    """A result as a value, if it is JSON."""
-    if not isinstance(content, str):
-        return content
-    try:
-        return decode(content)
-    except ValueError:
-        return content
 
 
 def _write_reasoning(out: dict[str, Any], message: Message, rules: MessageRules) -> None:

@@ -142,17 +142,17 @@ class CallStage:
 
     def _open(self, pieces: list[Piece]) -> Batch:
         """Free text up to a mark, or until the parser reads the name of a tool."""
-        mark = self._parser.reader.opened
+        reader = self._parser
+        mark = reader.opened
         if mark is not None:
             self.opened = CallOpening(mark.end, mark.mark, self._marks[mark.mark])
             return self._events(pieces)
         start = next((p for p in pieces if isinstance(p, CallStart)), None)
         if start is None:
             return self._events(pieces)
-        if self._parser.reader.found_unmeant or start.name not in self._tools:
+        if reader.found_unmeant or start.name not in self._tools:
             self._free = False
             return self._events(pieces)
-        reader = self._parser.reader
         at, until = reader.call_at, reader.arguments_at
         if self._text[until : until + 1] != "{":
             self._free = False  # the arguments are not JSON, or were written before the name

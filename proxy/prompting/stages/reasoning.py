@@ -23,7 +23,7 @@ from ...core.events import (
     TokenDetail,
     TokenLogprob,
 )
-from ..formats.base import Parser, opening_tag
+from ..formats.base import opening_tag
 from ..formats.reader import CallReader, Piece, ReasoningPiece, TextPiece, Wait
 
 Tags = tuple[str, str]
@@ -86,7 +86,7 @@ class ThoughtStage:
         self._calls = tuple(calls)
         self.opened = opened_by(prompt, self._known)
         self.over = self.passes = False
-        self._parser: Parser | None = None  # once there is text that may be reasoning
+        self._parser: CallReader | None = None  # once there is text that may be reasoning
 
     def tags(self, text: str) -> Tags | None:
         """The tags of the reasoning that a reply with this text begins with; None without
@@ -98,7 +98,7 @@ class ThoughtStage:
     @property
     def held(self) -> int:
         """Characters of text held back."""
-        return self._parser.reader.unread if self._parser is not None else 0
+        return self._parser.unread if self._parser is not None else 0
 
     def feed(self, batch: Batch) -> Batch:
         if self.over and self._parser is None:
@@ -111,7 +111,7 @@ class ThoughtStage:
                     if begins and not self.opened and begins[0] not in self._marks:
                         self.over = self.passes = True
                         return out + batch[at - 1 :]
-                    self._parser = Parser(lambda tools: self._read, {})
+                    self._parser = CallReader(self._read)
                 for piece in self._parser.feed(event.text):
                     whole = piece == TextPiece(event.text)
                     out += [event] if whole else _events(piece, event.logprobs)

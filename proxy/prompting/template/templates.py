@@ -48,8 +48,7 @@ end, so llama-server removes it."""
 
 
 class ChatTemplate:
-    """A compiled template, made by :func:`compile`. Thread-safe. If it does not take tools, they
-    must be described in the messages."""
+    """A compiled template, made by :func:`compile`. Thread-safe."""
 
     def __init__(
         self, template: jinja2.Template, source: str, name: str, family: Family, reads: Set[str]
@@ -64,10 +63,6 @@ class ChatTemplate:
         self.family = family
         self.reads = reads
         self.rules = MessageRules()
-
-    @property
-    def takes_tools(self) -> bool:
-        return self.rules.tools
 
     def render(
         self,

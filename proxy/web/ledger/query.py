@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -59,19 +60,11 @@ def everyone(query: Query) -> bool:
 
 def time_range(query: Query, now: float) -> Range:
     """The range of time; by default the last DAYS days. Raises InvalidParameter."""
-    end = _time(query, "end_time")
-    end = int(now) + 1 if end is None else end
-    begin = _time(query, "start_time")
-    return Range(max(0, end - DAYS * DAY) if begin is None else begin, end)
-
-
-def _time(query: Query, name: str) -> int | None:
-    value = query.get(name)
-    if not value:
-        return None
-    if not _SECONDS.fullmatch(value):
-        raise InvalidParameter(name, "must be a time in whole Unix seconds")
-    return int(value)
+    for name in ("start_time", "end_time"):
+        if query.get(name) and not _SECONDS.fullmatch(query[name]):
+            raise InvalidParameter(name, "must be a time in whole Unix seconds")
+    end = int(query.get("end_time") or int(now) + 1)
+    return Range(int(query.get("start_time") or max(0, end - DAYS * DAY)), end)
 
 
 def _values(query: Query, name: str) -> tuple[str, ...]:
@@ -90,8 +83,9 @@ TOKENS = ("prompt", "cached", "completion", "reasoning")
 
 def counts(sums: LedgerSums) -> dict[str, Any]:
     """The sums of one group. `saved_seconds` is what the cached tokens would have taken."""
+    # Integers stay integers.
     return {
-        f"{name}_tokens" if name in TOKENS else name: _rounded(getattr(sums, name))
+        f"{name}_tokens" if name in TOKENS else name: round(getattr(sums, name), 6)
         for name in COUNTED
     }
 
@@ -117,26 +111,21 @@ def by_day(
     }
 
 
-def added(groups: Iterable[LedgerGroup]) -> LedgerSums:
+def added(groups: Sequence[LedgerGroup]) -> LedgerSums:
     """The sums of all groups together."""
-    total = dict.fromkeys(COUNTED, 0)
-    for group in groups:
-        for name in COUNTED:
-            total[name] += getattr(group.sums, name)
-    return LedgerSums(**total)
-
-
-def _rounded(value: float) -> float:
-    return value if isinstance(value, int) else round(value, 6)
+    return LedgerSums(
+        **{name: sum(getattr(group.sums, name) for group in groups) for name in COUNTED}
+    )
 
 
 # Rows of the ledger as CSV and as JSON lines. Pure.
 GATHERED = 500  # rows sent together
-COLUMNS = (
-    "time",
-    *(name for name in LedgerRow.__struct_fields__ if name not in ("ended", "blocks")),
-)
-NAMES = [f"{name}_tokens" if name in TOKENS else name for name in COLUMNS]
+# By the name of the column.
+COLUMNS = {"time": "ended"} | {
+    f"{name}_tokens" if name in TOKENS else name: name
+    for name in LedgerRow.__struct_fields__
+    if name not in ("ended", "blocks")
+}
 FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for a formula if a cell begins with it
 
 _encode = msgspec.json.Encoder().encode
@@ -146,34 +135,27 @@ Named = Callable[[str], str]
 
 def as_csv(rows: Rows, backend_name: Named) -> Iterator[bytes]:
     """CSV with a head, in pieces. `backend_name` gives a backend's name as shown to the caller."""
-    head: list[Any] = NAMES
+    head = [[*COLUMNS]]
     for part in _gathered(rows):
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\r\n")
-        if head:
-            lines.writerow(head)
-            head = []
-        lines.writerows(
-            [_harmless(value) for value in _query_values(row, backend_name).values()]
-            for row in part
-        )
+        lines.writerows(head)
+        head = []
+        lines.writerows(map(_harmless, _cells(row, backend_name).values()) for row in part)
         yield text.getvalue().encode()
 
 
 def as_json_lines(rows: Rows, backend_name: Named) -> Iterator[bytes]:
     for part in _gathered(rows):
-        yield b"".join(
-            _encode(dict(zip(NAMES, _query_values(row, backend_name).values(), strict=True)))
-            + b"\n"
-            for row in part
-        )
+        yield b"".join(_encode(_cells(row, backend_name)) + b"\n" for row in part)
 
 
-def _query_values(row: LedgerRow, backend_name: Named) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in COLUMNS[1:]}
-    values["backend"] = backend_name(row.backend) if row.backend else ""
-    time = datetime.fromtimestamp(row.ended / 1000, UTC).isoformat(timespec="milliseconds")
-    return {"time": time, **values}
+def _cells(row: LedgerRow, backend_name: Named) -> dict[str, Any]:
+    cells = {column: getattr(row, name) for column, name in COLUMNS.items()}
+    ended = datetime.fromtimestamp(row.ended / 1000, UTC)
+    cells["time"] = ended.isoformat(timespec="milliseconds")
+    cells["backend"] = backend_name(row.backend) if row.backend else ""
+    return cells
 
 
 def _harmless(value: Any) -> Any:
@@ -182,12 +164,7 @@ def _harmless(value: Any) -> Any:
 
 def _gathered(rows: Rows) -> Iterator[list[LedgerRow]]:
     """The rows in lists; at least one, which may be empty."""
-    some: list[LedgerRow] = []
-    sent = False
-    for row in rows:
-        some.append(row)
-        if len(some) >= GATHERED:
-            yield some
-            some, sent = [], True
-    if some or not sent:
+    left = iter(rows)
+    yield list(islice(left, GATHERED))
+    while some := list(islice(left, GATHERED)):
         yield some

@@ -7,69 +7,28 @@ when a request falls into it, so an idle gateway does no work.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import groupby
-from operator import attrgetter
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from msgspec import Struct, structs
 
 from ...core.events import FinishReason
-from ...core.usage import Usage
 from ...errors import Cancelled
-from .record import Record
+from ...gateway import Info
 
-# Summaries of finished requests, for metrics and history.
-#
-# Summaries are added up by the dozen, at a fraction of the cost of adding each by itself. Those
-# that nobody waits for are added up when there is time.
 OTHER = "other"  # requests that match no route
 
 
-class Summary(Struct, frozen=True, kw_only=True, gc=False):
-    """`second` is when the request ended; `backend` is "" if there was none. Times are seconds, 0
-    if unknown: `first_token` and `last_token` since the request arrived, `took` until its last
-    byte, `evaluating` and `writing` the backend's own work on the prompt and on tokens. `longest`
-    is the size of the longest sequence in tokens. For `kinds` see `Info`."""
+class Finished(NamedTuple):
+    """A finished request: the `second` in which it ended, and how many seconds it `took`. Requests
+    are added up by the dozen, at a fraction of the cost of adding each by itself."""
 
     second: int
-    backend: str
     route: str
     status: int
-    outcome: str
-    usage: Usage
-    queue_wait: float
-    first_token: float
-    last_token: float
     took: float
-    evaluating: float
-    writing: float
-    longest: int
-    kinds: tuple[str, ...] = ()
-
-
-backend_of = attrgetter("backend")
-
-
-def summarize(record: Record, took: float, at: float) -> Summary:
-    """Summarize a request that took so many seconds and ended at the time `at` of the clock."""
-    info = record.info
-    return Summary(
-        second=int(at),
-        backend=info.backend,
-        route=record.route or OTHER,
-        status=record.status,
-        outcome=info.outcome,
-        usage=info.usage,
-        queue_wait=info.queue_wait,
-        first_token=info.first_token,
-        last_token=info.last_token,
-        took=took,
-        evaluating=info.evaluating,
-        writing=info.writing,
-        longest=info.longest,
-        kinds=info.kinds,
-    )
+    info: Info
 
 
 STEP = 10  # seconds per sample
@@ -102,48 +61,41 @@ class History:
         self._clock = clock
         self._ring: list[Sample | None] = [None] * SAMPLES
 
-    def add(self, rows: Sequence[Summary]) -> None:
+    def add(self, rows: Iterable[Finished]) -> None:
         """Add finished requests, in the order in which they ended."""
-        for step, some in groupby(rows, _step_of):
-            _add(self._sample_at(step), list(some))
+        for step, some in groupby(rows, lambda row: row.second // STEP):
+            place, at = step % SAMPLES, step * STEP
+            sample = self._ring[place]
+            if sample is None or sample.at != at:
+                sample = self._ring[place] = Sample(at=at)
+            for row in some:
+                _add(sample, row)
 
     def samples(self, since: float = 0.0) -> list[Sample]:
         """Return the samples of the last hour in order, from the step that contains `since`. The
         last one may still change."""
         oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
         recent = [sample for sample in self._ring if sample is not None and sample.at > oldest]
-        return sorted((_copy(sample) for sample in recent), key=lambda sample: sample.at)
-
-    def _sample_at(self, step: int) -> Sample:
-        place, at = step % SAMPLES, step * STEP
-        sample = self._ring[place]
-        if sample is None or sample.at != at:
-            sample = self._ring[place] = Sample(at=at)
-        return sample
+        copies = (structs.replace(sample, errors=dict(sample.errors)) for sample in recent)
+        return sorted(copies, key=lambda sample: sample.at)
 
 
-def _step_of(row: Summary) -> int:
-    return row.second // STEP
-
-
-def _add(sample: Sample, rows: list[Summary]) -> None:
-    sample.requests += len(rows)
-    for row in rows:
-        sample.prompt += row.usage.prompt
-        sample.cached += row.usage.cached
-        sample.completion += row.usage.completion
-        sample.first_token += row.first_token
-        sample.first_tokens += row.first_token != 0.0
-        if row.usage.completion > 1 and row.last_token > row.first_token:
-            sample.written += row.usage.completion - 1
-            sample.writing += row.last_token - row.first_token
-    errors = sample.errors
-    for (status, outcome), count in Counter((row.status, row.outcome) for row in rows).items():
-        if status >= 400 or outcome not in WELL:
-            code = outcome or str(status)
-            if code not in errors and len(errors) >= MOST_KINDS:
-                code = "other"
-            errors[code] = errors.get(code, 0) + count
+def _add(sample: Sample, row: Finished) -> None:
+    info, usage = row.info, row.info.usage
+    sample.requests += 1
+    sample.prompt += usage.prompt
+    sample.cached += usage.cached
+    sample.completion += usage.completion
+    sample.first_token += info.first_token
+    sample.first_tokens += info.first_token != 0.0
+    if usage.completion > 1 and info.last_token > info.first_token:
+        sample.written += usage.completion - 1
+        sample.writing += info.last_token - info.first_token
+    if row.status >= 400 or info.outcome not in WELL:
+        code = info.outcome or str(row.status)
+        if code not in sample.errors and len(sample.errors) >= MOST_KINDS:
+            code = OTHER
+        sample.errors[code] = sample.errors.get(code, 0) + 1
 
 
 class Totals(Struct, kw_only=True):
@@ -176,7 +128,3 @@ def total(samples: list[Sample]) -> Totals:
         speed=sum(sample.written for sample in samples) / writing if writing else None,
         errors=dict(errors.most_common()),
     )
-
-
-def _copy(sample: Sample) -> Sample:
-    return structs.replace(sample, errors=dict(sample.errors))

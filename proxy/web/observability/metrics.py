@@ -9,13 +9,15 @@ know those; gateway metrics have our own prefix.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import accumulate, groupby
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from itertools import accumulate
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from .history import OTHER, Summary, backend_of
+from ...gateway import Info
+from .history import OTHER, Finished
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -29,11 +31,7 @@ COUNTERS = (
 )
 HISTOGRAMS = (
     ("vllm:time_to_first_token_seconds", "Time from the request to its first token", SECONDS),
-    (
-        "vllm:inter_token_latency_seconds",
-        "Mean time between output tokens",
-        TOKEN_SECONDS,
-    ),
+    ("vllm:inter_token_latency_seconds", "Mean time between output tokens", TOKEN_SECONDS),
     ("vllm:e2e_request_latency_seconds", "Time from the request to its last byte", SECONDS),
     ("slotproxy:queue_wait_seconds", "Time in the admission queue", SECONDS),
 )
@@ -60,7 +58,7 @@ class _Histogram:
         return list(zip(names, accumulate(map(float, self.counts)), strict=True))
 
 
-class Work(Struct, frozen=True, kw_only=True):
+class Work(Struct, kw_only=True):
     """Work done by backends: tokens of prompts, cached ones among them, tokens written, seconds
     spent on prompts and on tokens, and the tokens of the longest sequence."""
 
@@ -71,46 +69,42 @@ class Work(Struct, frozen=True, kw_only=True):
     writing: float = 0.0
     longest: int = 0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(
-            prompt=self.prompt + other.prompt,
-            cached=self.cached + other.cached,
-            completion=self.completion + other.completion,
-            evaluating=self.evaluating + other.evaluating,
-            writing=self.writing + other.writing,
-            longest=max(self.longest, other.longest),
-        )
+    def add(self, infos: Iterable[Info]) -> None:
+        for info in infos:
+            self.prompt += info.usage.prompt
+            self.cached += info.usage.cached
+            self.completion += info.usage.completion
+            self.evaluating += info.evaluating
+            self.writing += info.writing
+            self.longest = max(self.longest, info.longest)
 
 
 class _Backend:
     """The counts of one backend."""
 
-    __slots__ = ("histograms", "work")
+    __slots__ = ("histograms", "tokens")
 
     def __init__(self) -> None:
-        self.work = Work()
+        self.tokens = [0 for _ in COUNTERS]
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
-    def add(self, rows: Sequence[Summary]) -> None:
-        self.work += Work(
-            prompt=sum(row.usage.prompt for row in rows),
-            cached=sum(row.usage.cached for row in rows),
-            completion=sum(row.usage.completion for row in rows),
-            evaluating=sum(row.evaluating for row in rows),
-            writing=sum(row.writing for row in rows),
-            longest=max(row.longest for row in rows),
-        )
+    def add(self, rows: Sequence[Finished]) -> None:
+        infos = [row.info for row in rows]
+        usages = [info.usage for info in infos]
+        self.tokens[0] += sum(usage.prompt for usage in usages)
+        self.tokens[1] += sum(usage.cached for usage in usages)
+        self.tokens[2] += sum(usage.completion for usage in usages)
         to_first, to_next, latency, waiting = self.histograms
-        to_first.add([row.first_token for row in rows if row.first_token])
+        to_first.add([info.first_token for info in infos if info.first_token])
         to_next.add(
             [
-                (row.last_token - row.first_token) / (row.usage.completion - 1)
-                for row in rows
-                if row.usage.completion > 1
+                (info.last_token - info.first_token) / (info.usage.completion - 1)
+                for info in infos
+                if info.usage.completion > 1
             ]
         )
         latency.add([row.took for row in rows])
-        waiting.add([row.queue_wait for row in rows])
+        waiting.add([info.queue_wait for info in infos])
 
 
 class Counts(Struct, frozen=True):
@@ -121,9 +115,9 @@ class Counts(Struct, frozen=True):
 
     running: int
     requests: dict[tuple[str, str], int]
-    backends: dict[str, tuple[tuple[int, int, int], list[tuple[list[tuple[str, float]], float]]]]
-    work: Work = Work()
-    before: Work = Work()
+    backends: dict[str, tuple[list[int], list[tuple[list[tuple[str, float]], float]]]]
+    work: Work = field(default_factory=Work)
+    before: Work = field(default_factory=Work)
     kinds: Mapping[tuple[str, str], int] = {}
 
 
@@ -132,34 +126,32 @@ class Metrics:
 
     def __init__(self) -> None:
         self._requests: Counter[tuple[str, str]] = Counter()
-        self._backends: dict[str, _Backend] = {}
+        self._backends: defaultdict[str, _Backend] = defaultdict(_Backend)
         self._kinds: Counter[tuple[str, str]] = Counter()
+        self._work = Work()
         self._before = Work()
 
-    def add(self, rows: Sequence[Summary]) -> None:
+    def add(self, rows: Sequence[Finished]) -> None:
         """Add finished requests."""
-        alike = Counter((row.route, row.status, row.outcome) for row in rows)
-        for (path, status, outcome), count in alike.items():
-            key = path, outcome or str(status)
+        alike = Counter((row.route, row.info.outcome or str(row.status)) for row in rows)
+        for key, count in alike.items():
             if key not in self._requests and len(self._requests) >= MOST_SERIES:
                 key = OTHER, OTHER
             self._requests[key] += count
-        self._kinds.update((row.backend, kind) for row in rows for kind in row.kinds)
-        for name, some in groupby(sorted(rows, key=backend_of), backend_of):
-            if name:
-                backend = self._backends.get(name)
-                if backend is None:
-                    backend = self._backends[name] = _Backend()
-                backend.add(list(some))
+        self._kinds.update((row.info.backend, kind) for row in rows for kind in row.info.kinds)
+        by_backend: defaultdict[str, list[Finished]] = defaultdict(list)
+        for row in rows:
+            if row.info.backend:
+                by_backend[row.info.backend].append(row)
+        for name, some in by_backend.items():
+            self._work.add(row.info for row in some)
+            self._backends[name].add(some)
 
     def counts(self, running: int) -> Counts:
         backends = {
-            name: (
-                (counts.work.prompt, counts.work.cached, counts.work.completion),
-                [(h.buckets(), h.sum) for h in counts.histograms],
-            )
-            for name, counts in self._backends.items()
+            name: (backend.tokens.copy(), [(h.buckets(), h.sum) for h in backend.histograms])
+            for name, backend in self._backends.items()
         }
-        before = self._before
-        self._before = work = sum((counts.work for counts in self._backends.values()), Work())
+        work, before = copy(self._work), self._before
+        self._before = work
         return Counts(running, dict(self._requests), backends, work, before, dict(self._kinds))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
 
-from ...accounts.key_cache import without_keys
+from ...accounts.key_cache import SECRET_PREFIX, without_keys
 from ...errors import NoIdleSlot
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
-from .history import History, Sample, Summary, summarize
+from .history import OTHER, Finished, History, Sample
 from .metrics import Counts, Metrics
 from .record import Record
 
@@ -50,17 +50,18 @@ def line(record: Record, took: float) -> str:
     milliseconds, rounded to a tenth."""
     info = record.info
     usage = info.usage
+    path = without_keys(record.path) if SECRET_PREFIX in record.path else record.path
     values = {
         "id": record.id,
         "peer": record.peer,
         "method": record.method[:20],
-        "path": without_keys(record.path)[:200],
+        "path": path[:200],
         "status": record.status,
         "key": record.key,
         "model": info.model,
         "backend": info.backend,
         "tier": info.tier,
-        "fallback": ", ".join(map(" ".join, info.passed)),
+        "fallback": ", ".join(map(" ".join, info.passed)) if info.passed else "",
         "slot": info.slot,
         "stream": record.stream,
         "queue_ms": round(10000 * info.queue_wait) / 10,
@@ -82,8 +83,8 @@ AT_ONCE = 64  # requests added up together
 class Observer:
     """Knows running requests, and counts and logs finished ones.
 
-    Requests need no lock: adding to a list or a set is atomic, and summaries that arrive during
-    adding up stay in the list.
+    Requests need no lock: adding to a list or a set is atomic, and those that end during adding up
+    stay in the list.
     """
 
     def __init__(self, *, metrics: bool, ledger: OnFinished | None = None) -> None:
@@ -91,8 +92,8 @@ class Observer:
         took."""
         self._ledger = ledger
         self._running: set[Record] = set()
-        self._summaries: list[Summary] = []  # not added up yet
-        self._others: list[Summary] = []  # of requests that ask no model; only for the metrics
+        self._finished: list[Finished] = []  # not added up yet
+        self._others: list[Finished] = []  # of requests that ask no model; only for the metrics
         self._lock = native_lock()  # for metrics and history
         self._metrics = Metrics() if metrics else None
         self._history = History(time.time)
@@ -115,7 +116,9 @@ class Observer:
     def end_all(self, reason: Reason) -> None:
         """End all running requests, and those that begin from now on."""
         self._end = reason
-        self._cancel(self._running.copy(), reason)
+        for record in self._running.copy():
+            if record.cancel is not None:
+                record.cancel.cancel(reason)
 
     def running_keys(self) -> set[str]:
         """The keys of the running requests, but for those that outlive their keys."""
@@ -125,21 +128,15 @@ class Observer:
 
     def end(self, key: str, reason: Reason) -> None:
         """End the running requests of a key, but for those that outlive it."""
-        running = self._running.copy()
-        self._cancel(
-            [record for record in running if record.key == key and not record.outlives_key], reason
-        )
+        for record in self._running.copy():
+            if record.key == key and not record.outlives_key and record.cancel is not None:
+                record.cancel.cancel(reason)
 
     def outlive(self, keys: Collection[str]) -> None:
         """Let the running requests of these keys go on, whatever becomes of the keys."""
         for record in self._running.copy():
             if record.key in keys:
                 record.outlives_key = True
-
-    def _cancel(self, records: Iterable[Record], reason: Reason) -> None:
-        for record in records:
-            if record.cancel is not None:
-                record.cancel.cancel(reason)
 
     def finish(self, record: Record) -> None:
         """Finish a request, whatever its outcome. A second call does nothing."""
@@ -156,8 +153,9 @@ class Observer:
     def _count(self, record: Record, took: float) -> None:
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
-        rows = self._summaries if record.asks_model else self._others
-        rows.append(summarize(record, took, time.time()))
+        rows = self._finished if record.asks_model else self._others
+        route = record.route or OTHER
+        rows.append(Finished(int(time.time()), route, record.status, took, record.info))
         if self._ledger is not None and record.asks_model:
             self._ledger(record, took)
         if len(rows) >= AT_ONCE:
@@ -182,8 +180,8 @@ class Observer:
             return self._history.samples(since)
 
     def _add_up(self) -> None:
-        rows = self._summaries[:]
-        del self._summaries[: len(rows)]
+        rows = self._finished[:]
+        del self._finished[: len(rows)]
         others = self._others[:]
         del self._others[: len(others)]
         if rows:

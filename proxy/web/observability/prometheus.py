@@ -149,22 +149,22 @@ def _counted(counts: Counts, shown: Callable[[str], str]) -> Iterator[Metric]:
         yield histogram
 
 
-def _of_ledger(counts: LedgerCounts) -> Iterable[Metric]:
-    stored = CounterMetricFamily("slotproxy:ledger_rows", "Requests stored in the ledger")
-    stored.add_metric([], counts.stored)
-    lost = CounterMetricFamily(
-        "slotproxy:ledger_rows_lost", "Requests lost because the database did not store them"
+def _of_ledger(counts: LedgerCounts) -> Iterator[Metric]:
+    lost = "Requests lost because the database did not store them"
+    yield CounterMetricFamily(
+        "slotproxy:ledger_rows", "Requests stored in the ledger", counts.stored
     )
-    lost.add_metric([], counts.lost)
-    waiting = GaugeMetricFamily("slotproxy:ledger_rows_waiting", "Requests not stored yet")
-    waiting.add_metric([], counts.waiting)
-    return [stored, lost, waiting]
+    yield CounterMetricFamily("slotproxy:ledger_rows_lost", lost, counts.lost)
+    yield GaugeMetricFamily(
+        "slotproxy:ledger_rows_waiting", "Requests not stored yet", counts.waiting
+    )
 
 
 def _gauges(gateway: Gateway, shown: Callable[[str], str]) -> Iterable[Metric]:
     scheduler = gateway.scheduler
-    waiting = GaugeMetricFamily("vllm:num_requests_waiting", "Requests in the queue")
-    waiting.add_metric([], scheduler.waiting)
+    waiting = GaugeMetricFamily(
+        "vllm:num_requests_waiting", "Requests in the queue", scheduler.waiting
+    )
     busy = GaugeMetricFamily("slotproxy:slots_busy", "Slots in use", labels=["backend"])
     slots = GaugeMetricFamily("slotproxy:slots", "Slots", labels=["backend"])
     up = GaugeMetricFamily("slotproxy:backend_up", "1 if the backend is up", labels=["backend"])

@@ -8,25 +8,24 @@ from . import (
     chat,
     chat_archive,
     chat_files,
-    errors,
+    guard,
     images,
     knowledge,
     models,
     oidc,
-    open_sessions,
     session_routes,
     shell,
     status,
     usage,
 )
 
-__all__ = ["answers", "errors", "install", "status"]
+__all__ = ["answers", "guard", "install", "status"]
 
 
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
     chats = (chat, chat_archive, chat_files, images)
-    signing_in = (session_routes, oidc, open_sessions)
+    signing_in = (session_routes, oidc)
     for part in (shell, *chats, *signing_in, knowledge, models, usage, accounts, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

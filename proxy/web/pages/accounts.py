@@ -9,14 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Response, make_response, render_template
+from flask import render_template
 
 from ...accounts.rights import APIS
 from ...apis import added
 from ...apis.litellm import routes as litellm
 from .. import permissions
 from ..observability import Record
-from ..routes import Api
 from ..services import Services, current_services
 from ..spine import json_view
 from . import api, guard
@@ -45,20 +44,17 @@ VIEWS: tuple[tuple[str, str, Callable[[Services, Record], Any]], ...] = (
     ("GET", "/audit", litellm.list_changes),
 )
 
-blueprint = Api("panel_accounts", __name__, group="admin", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("panel_accounts", group="admin")
 
 
 @blueprint.get("/keys")
-def page() -> Response:
+def page() -> str:
     """Raises Forbidden."""
     services = current_services()
     permissions.check_admin(services, api.owner())
     root = services.settings.api_prefix + API
     kept = services.accounts is not None
-    return make_response(
-        render_template("accounts.html", api=root, kept=kept, apis=(*APIS, *added()))
-    )
+    return render_template("accounts.html", api=root, kept=kept, apis=(*APIS, *added()))
 
 
 for _method, _path, _view in VIEWS:

@@ -12,21 +12,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...dialogue.events import (
-    DialogueDone,
-    DialogueEvent,
-    DialogueRequest,
-    DialogueStep,
-    Reasoning,
-    Sources,
-    Text,
-    Tick,
-)
+from ...core.events import Finished, ReasoningDelta, TextDelta
+from ...dialogue.events import DialogueEvent, DialogueRequest, DialogueStep, Sources, Tick
 from ...dialogue.run import Running
 from ...errors import Cancelled, Ended, GatewayError, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
@@ -51,21 +42,20 @@ class Answers:
     """The answers that this process writes, by message id."""
 
     def __init__(self, beat: float = BEAT) -> None:
-        self._growing: dict[str, LiveMessage] = {}
         self._writers: dict[str, _Writer] = {}
         self._beat = beat
         self._beating = False
         self._lock = threading.Lock()
 
     def get(self, owner: str, message_id: str) -> LiveMessage | None:
-        live = self._growing.get(message_id)
-        return live if live is not None and live.owner == owner else None
+        writer = self._writers.get(message_id)
+        return writer.live if writer is not None and writer.live.owner == owner else None
 
     def stop(self, owner: str, conversation: str = "") -> None:
         """Cancel the answers of a conversation, or all answers of the owner."""
-        for one in list(self._growing.values()):
-            if one.owner == owner and conversation in ("", one.conversation):
-                one.cancel.cancel()
+        for writer in list(self._writers.values()):
+            if writer.live.owner == owner and conversation in ("", writer.live.conversation):
+                writer.live.cancel.cancel()
 
     def begin(
         self,
@@ -84,17 +74,16 @@ class Answers:
         except BaseException:
             services.writers.give(request.owner)
             raise
-        growing = LiveMessage(request.owner, request.session, lambda: store.renew(message.id))
-        writer = _Writer(store, message, growing, record, request.kind)
+        live = LiveMessage(request.owner, request.session, lambda: store.renew(message.id))
+        writer = _Writer(store, message, live, record, request.kind)
         with self._lock:
-            self._growing[message.id] = growing
             self._writers[message.id] = writer
-        services.ongoing.add(growing)
+        services.ongoing.add(live)
 
         def work() -> None:
-            services.observer.begin(record, growing.cancel)
+            services.observer.begin(record, live.cancel)
             try:
-                writer.write(lambda: services.dialogues.run(request, growing.cancel, caller))
+                writer.write(lambda: services.dialogues.run(request, live.cancel, caller))
             finally:
                 try:
                     services.observer.finish(record)
@@ -104,9 +93,9 @@ class Answers:
         def over() -> None:
             with self._lock:
                 # It may be continued by now: then another one writes this message.
-                if self._growing.get(message.id) is growing:
-                    del self._growing[message.id], self._writers[message.id]
-            growing.end()
+                if self._writers.get(message.id) is writer:
+                    del self._writers[message.id]
+            live.end()
             services.writers.give(request.owner)
 
         try:
@@ -130,24 +119,20 @@ class Answers:
         beating = Lasting("heartbeat of answers", no_pause)
         showing = Lasting("text of answers", no_pause)
 
-        def beat(one: LiveMessage) -> None:
-            if not one.renew():
-                one.cancel.cancel()  # stopped or deleted by another process
-
         beaten = time.monotonic()
         while True:
             time.sleep(min(LOOK, self._beat))
             with self._lock:
-                growing, writers = list(self._growing.values()), list(self._writers.values())
-                self._beating = bool(growing)
-            if not growing:
+                writers = list(self._writers.values())
+                self._beating = bool(writers)
+            if not writers:
                 return
             for writer in writers:
                 showing.turn(writer.show_late)
             if time.monotonic() - beaten >= self._beat:
                 beaten = time.monotonic()
-                for one in growing:
-                    beating.turn(partial(beat, one))
+                for writer in writers:
+                    beating.turn(writer.beat)
 
 
 class _Writer:
@@ -158,19 +143,21 @@ class _Writer:
         self,
         store: ConversationStore,
         message: StoredMessage,
-        growing: LiveMessage,
+        live: LiveMessage,
         record: Record,
         kind: str,
     ) -> None:
         self._store = store
         self._id = message.id
-        self._growing = growing
+        self.live = live
         self._record = record
         self._extra: dict[str, Any] = {"kind": kind, "sources": [], "steps": []}
-        self._begun = _written(message)
+        usage = message.extra.get("usage")
+        count = usage.get("completion") if isinstance(usage, dict) else None
+        self._begun = count if type(count) is int else 0  # tokens that the message has already
         for piece, text in (("reasoning", message.reasoning), ("text", message.content)):
             if text:
-                growing.publish({"type": piece, "delta": text})
+                live.publish({"type": piece, "delta": text})
         self._text: list[str] = []
         self._thought: list[str] = []
         self._flushed = 0.0
@@ -186,7 +173,8 @@ class _Writer:
             running = run()
             self._record.info = running.info
             for event in running:
-                self._take(event, running)
+                with self._flushing:
+                    self._take(event, running)
             status, self._record.status = "done", 200
         except GatewayError as error:
             if type(error) is Cancelled:
@@ -203,7 +191,7 @@ class _Writer:
 
     def _end(self, status: Status, running: Running | None) -> None:
         """Whatever happened: the answer must not stay unfinished."""
-        cancel = self._growing.cancel
+        cancel = self.live.cancel
         if cancel.cancelled and not isinstance(cancel.error(), Ended):
             status = "stopped"  # by its reader; closing the answer also cancels it
         try:
@@ -214,7 +202,7 @@ class _Writer:
                 self._flush()
         finally:
             self._finish(status)
-            self._growing.publish({"type": "over", "status": status})
+            self.live.publish({"type": "over", "status": status})
 
     def _finish(self, status: Status) -> None:
         """Store the end, which exists nowhere else: this waits if the store is unavailable."""
@@ -236,17 +224,17 @@ class _Writer:
                 self._flush()
             except BaseException as error:
                 # Stopped elsewhere, or the text is lost: the answer must not go on.
-                self._growing.cancel.cancel()
+                self.live.cancel.cancel()
                 if not isinstance(error, Cancelled):
                     raise
 
-    def _take(self, event: DialogueEvent, running: Running) -> None:
-        with self._flushing:
-            self._take_one(event, running)
+    def beat(self) -> None:
+        if not self.live.renew():
+            self.live.cancel.cancel()  # stopped or deleted by another process
 
-    def _take_one(self, event: DialogueEvent, running: Running) -> None:
-        if isinstance(event, Text | Reasoning):
-            (self._text if isinstance(event, Text) else self._thought).append(event.delta)
+    def _take(self, event: DialogueEvent, running: Running) -> None:
+        if isinstance(event, TextDelta | ReasoningDelta):
+            (self._text if isinstance(event, TextDelta) else self._thought).append(event.text)
             if time.monotonic() - self._flushed > GATHER:
                 self._flush()
             return
@@ -261,8 +249,8 @@ class _Writer:
                 self._keep_extra()
             case Tick() if (place := running.info.place) != self._place:
                 self._place = place
-                self._growing.publish({"type": "place", "place": place})
-            case DialogueDone(usage=usage, finish_reason=reason):
+                self.live.publish({"type": "place", "place": place})
+            case Finished(usage=usage, reason=reason):
                 counts = msgspec.to_builtins(usage)
                 counts["completion"] += self._begun
                 self._extra |= {"usage": counts, "finish_reason": reason}
@@ -285,13 +273,13 @@ class _Writer:
         if text or thought:
             self._keep(text, thought)
         if thought:
-            self._growing.publish({"type": "reasoning", "delta": thought})
+            self.live.publish({"type": "reasoning", "delta": thought})
         if text:
-            self._growing.publish({"type": "text", "delta": text})
+            self.live.publish({"type": "text", "delta": text})
 
     def _keep_extra(self) -> None:
         self._keep(extra=self._extra)
-        self._growing.publish({"type": "extra", "extra": self._extra})
+        self.live.publish({"type": "extra", "extra": self._extra})
 
     def _keep(self, text: str = "", thought: str = "", extra: dict[str, Any] | None = None) -> None:
         """Store pending text, or keep it while the store is away. Raises Cancelled."""
@@ -310,10 +298,3 @@ class _Writer:
         self._unsaved = "", ""
         if not wanted:
             raise Cancelled("stopped")
-
-
-def _written(message: StoredMessage) -> int:
-    """Return the number of tokens that a message has already, if it is known."""
-    usage = message.extra.get("usage")
-    count = usage.get("completion") if isinstance(usage, dict) else None
-    return count if type(count) is int else 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from flask import Response, make_response, render_template, request
+from flask import Response, render_template, request
 
 from ...apis import fields
 from ...apis.chat_exports import TITLE
@@ -22,7 +22,7 @@ from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_files, chat_models, errors, guard, images
+from . import api, chat_files, chat_models, guard, images
 from .answers import Answers
 from .following import StreamPosition, stored
 
@@ -48,9 +48,9 @@ def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
 def messages_of(branch: Sequence[StoredMessage]) -> list[Message]:
     """Convert a branch of a conversation to the model's messages."""
     return [
-        Message(role=one.role, content=one.content, media=images.media_of(images.kept(one)))
-        for one in branch
-        if one.content
+        Message(role=said.role, content=said.content, media=images.media_of(images.kept(said)))
+        for said in branch
+        if said.content
     ]
 
 
@@ -101,7 +101,7 @@ RUNNING = "Ollama is running"  # clients of Ollama look for this at /
 @blueprint.before_request
 def tell_clients() -> Response | None:
     """Answer GET / of a client that is not a browser."""
-    if request.endpoint != "chat.page" or errors.wants_page():
+    if request.endpoint != "chat.page" or guard.wants_page():
         return None
     return Response(RUNNING, content_type="text/plain; charset=utf-8")
 
@@ -115,19 +115,18 @@ _answers = Answers()
 
 
 @blueprint.get("/")
-def page() -> Response:
+def page() -> str:
     services = current_services()
-    registry = services.gateway.registry
-    if not registry.models():
+    if not services.gateway.registry.models():
         raise NoBackend(
             "no backend is configured: set --llama-api URL, or run slotproxy init", retry_after=10.0
         )
     models = chat_models.names(services, request.environ)
-    seen = [one for one in models if images.accepts_images(services.gateway, one)]
+    seen = [name for name in models if images.accepts_images(services.gateway, name)]
     owner = api.owner()
     knowledge = permissions.knowledge(services, request.environ)
     all_bases = knowledge.bases(owner) if knowledge is not None else ()
-    bases = [one for one in all_bases if not one.temporary]
+    bases = [base for base in all_bases if not base.temporary]
     files, dialogues = services.knowledge is not None, services.dialogues
     configured = {
         "files": files,
@@ -137,7 +136,7 @@ def page() -> Response:
         "tools": "calculator" in dialogues.tools,
     }
     offers = [name for name, there in configured.items() if there][: OFFERED - 1]
-    page = render_template(
+    return render_template(
         "chat.html",
         missing=services.conversations is None,
         files=files,
@@ -151,7 +150,6 @@ def page() -> Response:
         seen=seen,
         offers=[*offers, *PLAIN][:OFFERED],
     )
-    return make_response(page)
 
 
 @blueprint.get(f"{API}/models")
@@ -183,8 +181,8 @@ def create() -> Response:
 def clear() -> Response:
     store, owner = api.conversations(), api.owner()
     _answers.stop(owner)
-    for one in store.recent(owner, limit=None):
-        chat_files.forget(owner, one)
+    for conversation in store.recent(owner, limit=None):
+        chat_files.forget(owner, conversation)
     store.clear(owner)
     return api.done()
 
@@ -218,8 +216,8 @@ def delete(conversation: str) -> Response:
 @blueprint.get(f"{API}/conversations/<conversation>/messages")
 def messages(conversation: str) -> Response:
     """List the messages of all branches, oldest first."""
-    found = api.conversations().messages(api.owner(), conversation)
-    return json_response([images.shown(one) for one in found])
+    messages = api.conversations().messages(api.owner(), conversation)
+    return json_response([images.shown(message) for message in messages])
 
 
 # -- questions and answers
@@ -252,10 +250,8 @@ def ask(conversation: str) -> Response:
         before = store.path(owner, parent) if parent else ()
         if other := fields.text(asked, "images_of"):
             pictures = images.kept(store.message(owner, other))
-        history = [
-            *messages_of(before),
-            Message(role="user", content=text, media=images.media_of(pictures)),
-        ]
+        asked_now = Message(role="user", content=text, media=images.media_of(pictures))
+        history = [*messages_of(before), asked_now]
     wanted = read(chosen, history, services.layouts, owner, known.id)
 
     if pictures and not images.accepts_images(services.gateway, wanted.model):
@@ -298,8 +294,7 @@ def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> Stored
     caller = msgspec.structs.replace(caller, tell_place=True)
     record = Record(request.environ)
     record.key, record.user, record.team = owner, caller.user, caller.team
-    record.stream = True
-    record.route = str(request.url_rule)
+    record.stream, record.route = True, str(request.url_rule)
     return _answers.begin(services, api.conversations(), keep, wanted, caller, record)
 
 

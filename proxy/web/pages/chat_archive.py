@@ -14,7 +14,6 @@ from msgspec import structs
 from ...apis import chat_exports
 from ...store.records import PINNED, AdoptedMessage
 from .. import body
-from ..routes import Api
 from ..spine import json_response, passthrough
 from . import api, guard, images
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 
 API = "/pages/api/chat/conversations"
 
-blueprint = Api("chat_archive", __name__, group="pages", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("chat_archive")
 
 
 @blueprint.get(f"{API}/<conversation>/export")

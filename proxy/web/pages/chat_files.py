@@ -10,7 +10,6 @@ from flask import Response, request
 
 from ...errors import InvalidParameter, NotFound
 from .. import body
-from ..routes import Api
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard
@@ -18,8 +17,7 @@ from . import api, guard
 if TYPE_CHECKING:
     from ...store.conversations import StoredConversation
 
-blueprint = Api("chat_files", __name__, group="pages", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("chat_files")
 
 API = "/pages/api/chat/conversations/<conversation>/files"
 SETTING = "files"  # in a conversation's settings: the id of its base

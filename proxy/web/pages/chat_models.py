@@ -57,16 +57,16 @@ def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
 
 
 def _model(services: Services, name: str) -> ChatModel:
-    hosted = next((one for one in services.host.models if one.name == name), None)
+    hosted = next((model for model in services.host.models if model.name == name), None)
     title, place, left = name, 0, None
     state: State
-    if hosted is not None:
+    if hosted is None:
+        state = _state(services, name)
+    else:
         now = time.time()
         seen = view.view_of(hosted, now)
-        title, place, state = seen.title or name, seen.place, seen.state
-        left = max(seen.ready_at - now, 0.0) if seen.ready_at is not None else None
-    else:
-        state = _state(services, name)
+        title, place, state = seen["title"] or name, seen["place"], seen["state"]
+        left = max(seen["ready_at"] - now, 0.0) if seen["ready_at"] is not None else None
     return ChatModel(
         name=name,
         title=title,

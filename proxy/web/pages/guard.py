@@ -5,17 +5,67 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Collection, Mapping
+from typing import cast
 
-from flask import Blueprint, Response, g, redirect, request, url_for
+from flask import (
+    Blueprint,
+    Response,
+    g,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 
 from ...apis.openai import answer as openai
 from ...errors import Forbidden, GatewayError, Unauthorized
 from .. import body, permissions
 from ..form import plain_fields
 from ..observability import Record
+from ..routes import Api
 from ..services import current_services
 from ..spine import refuse
-from . import errors, session
+from . import session, texts
+
+# Security headers of every page: nothing from other origins, nothing inline, no frames.
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none';"
+    " form-action 'self'; frame-ancestors 'none'"
+)
+
+
+def add_security_headers(response: Response) -> Response:
+    """Add the headers to a page. Neither it nor data of it stay in the browser."""
+    if response.mimetype == "text/html":
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["Referrer-Policy"] = "same-origin"
+    if response.mimetype in ("text/html", "application/json"):
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def wants_page() -> bool:
+    """Whether the current request is a browser's navigation to a page, and pages are enabled."""
+    accepted = request.accept_mimetypes
+    return (
+        current_services().settings.pages
+        and accepted.best_match(("application/json", "text/html")) == "text/html"
+    )
+
+
+def error_page(fault: GatewayError) -> Response:
+    """The page of an error."""
+    status = fault.status
+    key = f"errors.status.{status}"
+    if not texts.known(f"{key}.title"):  # the texts of its class
+        key = f"errors.status.{400 if status < 500 else 500}"
+    text = render_template("error.html", key=key, status=status, detail=fault.message)
+    response = make_response(text, status)
+    if fault.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, round(fault.retry_after)))
+    return session.keep(add_security_headers(response))
+
 
 # Forms and page scripts send a token, a digest of the visitor's cookie that no other site knows.
 # It is needed even without API keys: any page can post to an address of the local machine. Forms of
@@ -29,8 +79,7 @@ def fields() -> Mapping[str, str]:
     if "fields" not in g:
         data = body.read(request.environ, MAX_BYTES)
         g.fields = plain_fields(data, MAX_FIELDS) if request.mimetype == body.FORM else {}
-    known: Mapping[str, str] = g.fields
-    return known
+    return cast(Mapping[str, str], g.fields)
 
 
 FIELD = "csrf_token"
@@ -63,8 +112,15 @@ def _of(cookie: str) -> str:
     return hmac.new(cookie.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 
-def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprint:
-    """Guard this blueprint's routes. `open_to_all` names endpoints that need no sign-in."""
+def guarded(name: str, open_to_all: Collection[str] = (), group: str = "pages") -> Api:
+    """The routes of a page. `open_to_all` names endpoints that need no sign-in."""
+    blueprint = Api(name, __name__, group=group, ledger="pages")
+    protect(blueprint, open_to_all)
+    return blueprint
+
+
+def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> None:
+    """Guard this blueprint's routes."""
     open_ones = {f"{blueprint.name}.{name}" for name in open_to_all}
 
     @blueprint.before_request
@@ -74,9 +130,8 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> Blueprin
             session.require()
 
     blueprint.after_request(session.keep)
-    blueprint.after_request(errors.add_security_headers)
+    blueprint.after_request(add_security_headers)
     blueprint.register_error_handler(GatewayError, answer)
-    return blueprint
 
 
 def template_values() -> dict[str, object]:
@@ -85,21 +140,19 @@ def template_values() -> dict[str, object]:
     return {
         "csrf_token": token,
         "signed_in": name,
-        "administers": name is not None
-        and name != ""
-        and permissions.is_admin(current_services(), name),
+        "administers": bool(name) and permissions.is_admin(current_services(), str(name)),
         "sign_in_needed": session.sessions().needed,
     }
 
 
 def answer(fault: GatewayError) -> Response:
     """Return the response for an error on a page's route."""
-    if not errors.wants_page():
+    if not wants_page():
         return refuse(fault, openai.error, Record.of(request.environ))
     if isinstance(fault, Unauthorized) and request.method == "GET":
         there = url_for("session.form", to=request.full_path.removesuffix("?"))
         return redirect(there)  # type: ignore[return-value]  # always flask's Response
-    return errors.page(fault)
+    return error_page(fault)
 
 
 def local_path(to: str) -> str:

@@ -16,14 +16,12 @@ from ...errors import InvalidParameter, NotFound
 from ...gateway import Gateway
 from ...gateway.generation import MAX_MEDIA
 from ...gateway.sent_prompt import check_media
-from ..routes import Api
 from . import api, guard
 
 if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
 
-blueprint = Api("chat_images", __name__, group="pages", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("chat_images")
 
 MOST = 8  # per message
 NO_MARK = re.compile(r"[^\w .-]")

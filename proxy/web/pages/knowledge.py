@@ -9,28 +9,21 @@ from flask import Response, make_response, render_template, request
 from ...apis import fields
 from ...errors import InvalidParameter
 from .. import body
-from ..routes import Api
 from ..services import current_services
 from ..spine import json_response
 from . import api, guard
 
-blueprint = Api("panel_knowledge", __name__, group="pages", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("panel_knowledge")
 
 API = "/pages/api/knowledge"
 MOST_HITS = 50
 
 
 @blueprint.get("/knowledge")
-def page() -> Response:
+def page() -> str:
     services = current_services()
-    return make_response(
-        render_template(
-            "knowledge.html",
-            missing=services.knowledge is None,
-            most=services.settings.max_document,
-        )
-    )
+    missing, most = services.knowledge is None, services.settings.max_document
+    return render_template("knowledge.html", missing=missing, most=most)
 
 
 # -- bases

@@ -8,18 +8,14 @@ from typing import Any
 
 import msgspec
 from flask import Response, make_response, render_template, request
-from msgspec.structs import replace
 
 from ...apis.fields import filled
 from ...apis.models import routes as hosting
 from ...hosting import view
-from ...hosting.view import ModelView, RoomView
-from ...prompting.profile.describe import Line
 from .. import permissions
 from ..fastpath import Environ
 from ..observability import Record
 from ..permissions import visible
-from ..routes import Api
 from ..services import Services, current_services
 from ..spine import json_response
 from . import api, guard
@@ -29,41 +25,22 @@ PERIOD = 0.5  # seconds between two looks
 LIFE = 15.0  # seconds per stream
 
 
-class Models(msgspec.Struct, frozen=True):
-    """What a key may see: the models that it may use; the others are segments without a name.
-    `profiles` has the texts about the template of each model that was loaded once."""
-
-    admin: bool
-    models: tuple[ModelView, ...]
-    room: RoomView
-    profiles: dict[str, tuple[Line, ...]]
-
-
-def _states(services: Services, environ: Environ) -> Models:
-    """What the caller of a request may see; its key has been checked."""
+def states(services: Services, environ: Environ) -> dict[str, Any]:
+    """What the caller of a request may see, whose key has been checked: the models that it may use,
+    the others as segments without a name. `profiles` has the texts about the template of each model
+    that was loaded once. `at` is the time."""
     host, admin = services.host, permissions.is_admin(services, Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
-    named = {one.name: one for one in host.models if admin or not one.config.unlisted}
+    named = {model.name: model for model in host.models if admin or not model.config.unlisted}
     listed = {name: named[name] for name in visible(services, environ, named)}
-    states = time.time()
-    models = tuple(view.view_of(one, states) for one in listed.values())
-    room = view.room_of(host.room)
-    bars = tuple(
-        replace(
-            bar,
-            segments=tuple(
-                one if one.model in listed else replace(one, model="") for one in bar.segments
-            ),
-        )
-        for bar in room.bars
-    )
-    profiles = {name: services.gateway.profile(name) for name in listed}
-    return Models(admin, models, replace(room, bars=bars), profiles)
-
-
-def states(services: Services, environ: Environ) -> dict[str, Any]:
-    """What the caller may see, and the time, `at`."""
-    return {"at": time.time(), **msgspec.to_builtins(_states(services, environ))}
+    now = time.time()
+    return {
+        "at": now,
+        "admin": admin,
+        "models": [view.view_of(model, now) for model in listed.values()],
+        "room": view.room_of(host.room, listed),
+        "profiles": {name: services.gateway.profile(name) for name in listed},
+    }
 
 
 def _stream(
@@ -71,14 +48,13 @@ def _stream(
 ) -> Generator[bytes, None, None]:
     """Yield server-sent events: `now`, at first and after each change."""
     yield b"retry: 500\n\n"
-    known: Models | None = None
+    known: dict[str, Any] = {}
     end = time.monotonic() + LIFE
     while True:
-        models = _states(services, environ)
-        if models != known:
-            known = models
-            data = {"at": time.time(), **msgspec.to_builtins(models)}
-            yield b"event: now\ndata: " + msgspec.json.encode(data) + b"\n\n"
+        now = states(services, environ)
+        if known != {**now, "at": known.get("at")}:
+            known = now
+            yield b"event: now\ndata: " + msgspec.json.encode(now) + b"\n\n"
         if time.monotonic() + PERIOD > end:
             return
         sleep(PERIOD)
@@ -86,8 +62,7 @@ def _stream(
 
 API = "/pages/api/models"
 
-blueprint = Api("panel_models", __name__, group="pages", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("panel_models")
 
 
 @blueprint.get("/hosting")
@@ -100,7 +75,7 @@ def page() -> Response:
 @blueprint.get(API)
 def now() -> Response:
     api.owner()
-    return json_response(states(current_services(), request.environ))
+    return json_response({"at": time.time(), **states(current_services(), request.environ)})
 
 
 @blueprint.get(f"{API}/events")

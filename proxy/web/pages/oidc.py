@@ -18,7 +18,6 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from ...errors import GatewayError, NotFound, Unauthorized
 from ...oidc.started import Started, start
 from ..observability import Record
-from ..routes import Api
 from ..services import current_services
 from . import guard, session, session_routes, shell
 
@@ -30,8 +29,7 @@ LASTS = 600  # seconds until the browser must be back
 
 log = logging.getLogger("slotproxy")
 
-blueprint = Api("oidc", __name__, group="pages", ledger="pages")
-guard.protect(blueprint, open_to_all=("begin", "finish"))
+blueprint = guard.guarded("oidc", open_to_all=("begin", "finish"))
 
 
 @blueprint.get("/signin/oidc")

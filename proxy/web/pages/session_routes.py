@@ -1,20 +1,29 @@
-"""Routes for signing in and out."""
+"""Routes for signing in and out, and the page of open sign-in sessions."""
 
 from __future__ import annotations
 
 import math
+import time
+from typing import TYPE_CHECKING
 
 from flask import Response, make_response, redirect, render_template, request, url_for
 
-from ...errors import KeyBlocked, KeyExpired, TooManyWrongKeys, Unauthorized
+from ...apis.fields import required
+from ...errors import KeyBlocked, KeyExpired, NotFound, TooManyWrongKeys, Unauthorized
+from .. import permissions
+from ..ledger.query import everyone
 from ..observability import Record
-from ..routes import Api
 from ..services import current_services
-from . import guard, session
+from ..spine import json_response
+from . import api, guard, session
 from .guard import fields
 
-blueprint = Api("session", __name__, group="pages", ledger="pages")
-guard.protect(blueprint, open_to_all=("form", "sign_in", "sign_out", "who"))
+if TYPE_CHECKING:
+    from ...store.sessions import LiveSessions  # it imports SQLAlchemy, an extra
+
+MOST_LISTED = 500  # open sessions
+
+blueprint = guard.guarded("session", open_to_all=("form", "sign_in", "sign_out", "who"))
 
 
 @blueprint.get("/signin")
@@ -74,3 +83,57 @@ def _go(to: str) -> Response:
     return make_response(
         redirect(guard.local_path(to) or f"{current_services().settings.api_prefix}/", 303)
     )
+
+
+# -- open sessions: the caller's own; for administrators, those of all keys
+
+
+@blueprint.get("/sessions")
+def open_sessions() -> Response:
+    services = current_services()
+    admin = permissions.is_admin(services, api.owner())
+    needed = services.keys.needed and services.sessions is not None
+    return make_response(render_template("sessions.html", admin=admin, needed=needed))
+
+
+@blueprint.get("/pages/api/sessions")
+def listed() -> Response:
+    """Return the sessions, the newest first. Raises Forbidden, NotFound, InvalidParameter."""
+    services, key = current_services(), api.owner()
+    all_keys = everyone(request.args)
+    if all_keys:
+        permissions.check_admin(services, key)
+    own = session.current()
+    sessions = _opened().listed(None if all_keys else key, time.time(), MOST_LISTED)
+    return json_response(
+        [
+            {
+                "id": open_session.id,
+                "name": services.keys.shown(open_session.owner),
+                "created": open_session.created,
+                "agent": open_session.agent,
+                "address": open_session.peer,
+                "current": own is not None and own.id == open_session.id,
+            }
+            for open_session in sessions
+        ]
+    )
+
+
+@blueprint.post("/pages/api/sessions/end")
+def end() -> Response:
+    """End the session `{"id"}`: the caller's, or any for administrators. Raises NotFound."""
+    services, key = current_services(), api.owner()
+    name = required(api.json_body(), "id")
+    owner = None if permissions.is_admin(services, key) else key
+    if not _opened().end(name, owner):
+        raise NotFound("there is no such session: it may have ended already")
+    return api.done()
+
+
+def _opened() -> LiveSessions:
+    """Raises NotFound."""
+    sessions = current_services().sessions
+    if sessions is None:
+        raise NotFound("this gateway keeps no sign-in sessions")
+    return sessions

@@ -5,15 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from flask import (
-    Flask,
-    Response,
-    abort,
-    make_response,
-    redirect,
-    request,
-    url_for,
-)
+from flask import Flask, Response, abort, make_response, redirect, request, url_for
 from jinja2 import FileSystemLoader
 
 from ...runtime import resources

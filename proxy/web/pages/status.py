@@ -14,7 +14,6 @@ from ...apis.status.routes import listed
 from ...gateway import Caller
 from .. import permissions
 from ..observability.history import SAMPLES, STEP, total
-from ..routes import Api
 from ..services import Services, current_services
 from ..spine import json_response
 from . import guard
@@ -79,8 +78,7 @@ def _over(sum_: float, count: float) -> float | None:
     return round(sum_ / count, 4) if count else None
 
 
-blueprint = Api("panel_status", __name__, group="pages", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("panel_status")
 
 MOST_WATCHERS = 32  # at once, for all keys together
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from flask import Response, make_response, render_template, request
+from flask import Response, render_template, request
 
 from ...accounts.limiting.allowance import LimitStatus
 from ...apis.fields import decimal
@@ -17,13 +18,11 @@ from ...store.ledger_rows import LedgerGroup
 from .. import permissions
 from ..ledger import query
 from ..ledger.query import DAY, everyone
-from ..routes import Api
 from ..services import Services, current_services
 from ..spine import json_response
 from . import api, guard
 
-blueprint = Api("panel_usage", __name__, group="pages", ledger="pages")
-guard.protect(blueprint)
+blueprint = guard.guarded("panel_usage")
 
 MOST_DAYS = 366
 MOST_SHOWN = 20  # keys, and models
@@ -31,10 +30,10 @@ PLOTTED = 6  # models with a plot of their own, as in usage.js
 
 
 @blueprint.get("/usage")
-def page() -> Response:
+def page() -> str:
     services = current_services()
     admin = bool(services.keys.needed) and permissions.is_admin(services, api.owner())
-    return make_response(render_template("usage.html", admin=admin, kept=bool(services.ledger)))
+    return render_template("usage.html", admin=admin, kept=bool(services.ledger))
 
 
 @blueprint.get("/pages/api/usage")
@@ -48,16 +47,11 @@ def sums() -> Response:
     if everyone(request.args):
         permissions.check_admin(services, key)
         only = None
-    found = _sums(services, days, only)
-    found["limits"] = [] if only is None else _limit_statuses(services)
-    return json_response(found)
-
-
-def _limit_statuses(services: Services) -> Sequence[LimitStatus]:
-    try:
-        return services.callers.limit_statuses(request.environ)
-    except LimitsUnavailable:
-        return ()  # the sums are there all the same
+    limits: Sequence[LimitStatus] = ()
+    if only is not None:
+        with suppress(LimitsUnavailable):  # the sums are there all the same
+            limits = services.callers.limit_statuses(request.environ)
+    return json_response({**_sums(services, days, only), "limits": limits})
 
 
 def _sums(

@@ -3,27 +3,80 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.accounts import key_cache
-from proxy.accounts.key_cache import KeyCache
-from proxy.accounts.records import StoredKey
-from proxy.accounts.service import KeyService, blocking
+from proxy.accounts.key_cache import SECRET_BYTES, Change, KeyCache, key_digest, make_secret
+from proxy.accounts.records import Identity, StoredKey, identity_of
 from proxy.errors import StoreUnavailable
 from tests.fakes import wait_until
 
-from .stores import MemoryKeys
 
-NEW = StoredKey(id="", digest="", shown="")
+class MemoryKeys:
+    """`asked` counts the questions for a key; while `away`, every call fails."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, StoredKey] = {}
+        self.log: list[Change] = []
+        self.asked = 0
+        self.away = False
+        self.on_find: Any = lambda: None
+
+    def _check(self) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+
+    def secret(self) -> bytes:
+        self._check()
+        return b"secret"
+
+    def find(self, digest: str) -> Identity | None:
+        self._check()
+        self.asked += 1
+        found = [key for key in self.keys.values() if digest in (key.digest, key.former_digest)]
+        self.on_find()
+        return identity_of(found[0], digest) if found else None
+
+    def find_id(self, key_id: str) -> Identity | None:
+        self._check()
+        self.asked += 1
+        key = self.keys.get(key_id)
+        return identity_of(key, key.digest) if key else None
+
+    def newest(self) -> int:
+        self._check()
+        return len(self.log)
+
+    def changes(self, since: int, most: int) -> Sequence[Change]:
+        self._check()
+        return self.log[since : since + most]
+
+    def note(self, subject: str, kind: str = "key", *, finishes: bool = False) -> None:
+        self.log.append(Change(len(self.log) + 1, kind, subject, finishes))
+
+    def make(self, **values: Any) -> tuple[str, StoredKey]:
+        """A new key, and its secret."""
+        secret = make_secret(len(self.keys).to_bytes(SECRET_BYTES))
+        key = StoredKey(
+            id=f"key_{len(self.keys)}", digest=key_digest(secret, b"secret"), shown="", **values
+        )
+        self.keys[key.id] = key
+        self.note(key.id)
+        return secret, key
+
+    def block(self, key_id: str) -> None:
+        self.keys[key_id] = replace(self.keys[key_id], blocked=True)
+        self.note(key_id)
 
 
 def _with_key(**fields: Any) -> tuple[MemoryKeys, KeyCache, str, StoredKey]:
     store = MemoryKeys()
     cache = KeyCache(store, watch=False)
-    new = StoredKey(id="", digest="", shown="", **fields)
-    secret, key = KeyService(store, cache).make(new, "ops")
+    secret, key = store.make(**fields)
     return store, cache, secret, key
 
 
@@ -44,7 +97,7 @@ def test_mistyped_key_is_not_asked_for() -> None:
 
 def test_unknown_key_is_asked_for_once_until_something_changes() -> None:
     store, cache, _, key = _with_key()
-    unknown = key_cache.make_secret(bytes(key_cache.SECRET_BYTES))
+    unknown = make_secret(b"?" * SECRET_BYTES)
     assert cache.find(unknown) is cache.find(unknown) is None
     assert store.asked == 1
     store.note(key.id)
@@ -57,7 +110,7 @@ def test_change_of_another_process_is_followed() -> None:
     store, cache, secret, key = _with_key()
     cache.find(secret)
     cache.named(key.id)
-    store.change(key.id, blocking(True), "ops", "block")
+    store.block(key.id)
     assert not cache.known(secret).refused
     cache.follow()
     assert cache.known(secret) is None
@@ -67,11 +120,11 @@ def test_change_of_another_process_is_followed() -> None:
 
 def test_change_while_a_key_is_read_is_not_missed() -> None:
     store, cache, secret, key = _with_key()
-    cache.find(key_cache.make_secret(bytes(key_cache.SECRET_BYTES)))  # begins
+    cache.find(make_secret(b"?" * SECRET_BYTES))  # begins
 
     def blocked_meanwhile() -> None:
         store.on_find = lambda: None
-        store.change(key.id, blocking(True), "ops", "block")
+        store.block(key.id)
         cache.follow()
 
     store.on_find = blocked_meanwhile
@@ -97,7 +150,6 @@ def test_change_of_user_or_team_forgets_their_keys(kind: str, subject: str) -> N
 
 def test_known_keys_are_read_once_for_a_batch_of_changes() -> None:
     store, cache, _, _ = _with_key()
-    service = KeyService(store, cache)
     reads: list[str] = []
 
     class Counted:
@@ -110,7 +162,7 @@ def test_known_keys_are_read_once_for_a_batch_of_changes() -> None:
             return "u7"
 
     store.find = lambda digest: Counted()  # type: ignore[assignment,method-assign,return-value]
-    secret, _ = service.make(NEW, "ops")
+    secret, _ = store.make()
     cache.find(secret)
     for number in range(100):
         store.note(f"u{number}", "user")
@@ -139,7 +191,7 @@ def test_many_changes_forget_everything(monkeypatch: pytest.MonkeyPatch) -> None
     cache.find(secret)
     for _ in range(7):
         store.note("other")
-    store.change(key.id, blocking(True), "ops", "block")
+    store.block(key.id)
     cache.follow()
     assert cache.find(secret).refused
 
@@ -147,8 +199,7 @@ def test_many_changes_forget_everything(monkeypatch: pytest.MonkeyPatch) -> None
 def test_known_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_cache, "MOST_KNOWN", 2)
     store, cache, _, _ = _with_key()
-    service = KeyService(store, cache)
-    secrets = [service.make(NEW, "ops")[0] for _ in range(3)]
+    secrets = [store.make()[0] for _ in range(3)]
     for secret in secrets:
         assert cache.find(secret)
     assert [cache.known(secret) is not None for secret in secrets] == [False, True, True]
@@ -157,7 +208,7 @@ def test_known_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_cache, "MOST_UNKNOWN", 2)
     store, cache, _, _ = _with_key()
-    unknown = [key_cache.make_secret(bytes([i] * key_cache.SECRET_BYTES)) for i in range(3)]
+    unknown = [make_secret(bytes([9 + i] * SECRET_BYTES)) for i in range(3)]
     for _ in range(2):
         for secret in unknown[1:]:
             cache.find(secret)
@@ -169,7 +220,7 @@ def test_unknown_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_store_known_keys_go_on_and_others_are_refused() -> None:
     store, cache, secret, _ = _with_key()
-    other, _ = KeyService(store, cache).make(NEW, "ops")
+    other, _ = store.make()
     cache.find(secret)
     store.away = True
     assert cache.known(secret) is not None
@@ -184,7 +235,7 @@ def test_thread_follows_changes_and_survives_faults(
     caplog.set_level(logging.CRITICAL)
     store = MemoryKeys()
     cache = KeyCache(store)
-    secret, key = KeyService(store, cache).make(NEW, "ops")
+    secret, key = store.make()
     cache.find(secret)
     failed: list[int] = []
     changes = store.changes
@@ -197,6 +248,6 @@ def test_thread_follows_changes_and_survives_faults(
     store.changes = fail  # type: ignore[method-assign]
     wait_until(lambda: bool(failed))
     store.changes = changes  # type: ignore[method-assign]
-    store.change(key.id, blocking(True), "ops", "block")
+    store.block(key.id)
     wait_until(lambda: cache.known(secret) is None)
     cache.close()

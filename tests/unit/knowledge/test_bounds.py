@@ -110,10 +110,7 @@ def test_size_of_a_document_is_bounded(knowledge: Knowledge) -> None:
 
 
 def test_number_of_chunks_is_bounded(
-    knowledge: Knowledge,
-    store: KnowledgeStore,
-    index: Index,
-    monkeypatch: pytest.MonkeyPatch,
+    knowledge: Knowledge, store: KnowledgeStore, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "MOST_CHUNKS", 3)
     base = knowledge.create("ann", "b").id

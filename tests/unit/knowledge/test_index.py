@@ -143,13 +143,13 @@ def test_chunk_is_replaced_and_removed(shelf: IndexBackend) -> None:
     index.add("b", [IndexEntry("cat", "doc-cat", "一条狗")])
     assert names(index, "狗") == ["cat"]
     assert names(index, "家里") == []
-    index.remove("doc-cat")
+    index.shelf.drop(document="doc-cat")
     assert names(index, "狗") == []
-    index.remove_chunks(["panda"])
+    index.shelf.drop(chunks=["panda"])
     assert names(index, "竹子") == []
-    index.remove_base("b")
+    index.shelf.drop(base="b")
     assert names(index, "长城") == []
-    assert shelf.size("b").rows == 0
+    assert shelf.size("b")[0] == 0
 
 
 # -- vectors ---------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_new_documents_survive_a_timeout_but_not_many(shelf: IndexBackend) -> No
 
     index = Index(shelf, slow, lambda seconds: None)
     index.add("b", [IndexEntry("new", "d", "新的")])
-    assert index.census() == {"d": (1, 1)}
+    assert index.shelf.census() == {"d": (1, 1)}
     asked[:] = [0, 0]
     with pytest.raises(UpstreamTimeout):
         index.add("b", [IndexEntry("newer", "d", "更新的")])
@@ -272,7 +272,7 @@ def test_concurrent_writers_and_readers_agree(shelf: IndexBackend) -> None:
     for thread in threads:
         thread.join()
     assert failed == []
-    assert shelf.size("b").rows == len(TEXTS) + 20
+    assert shelf.size("b")[0] == len(TEXTS) + 20
 
 
 def test_common_words_keep_search_fast(shelf: IndexBackend) -> None:

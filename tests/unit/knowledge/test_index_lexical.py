@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.knowledge.index.lexical import (
-    Term,
-    nearness,
-    question,
-    terms,
-    weights,
-)
+from proxy.knowledge.index.lexical import Term, nearness, question, terms, weights
 
 
 @pytest.mark.parametrize(

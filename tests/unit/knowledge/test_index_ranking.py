@@ -8,20 +8,23 @@ import pytest
 
 from proxy.errors import BadRequest, Cancelled, NoBackend, Unsupported
 from proxy.knowledge.index.index import BATCH, embedded, reranked, unit
+from proxy.knowledge.index.records import Hit
+
+
+def hit(text: str) -> Hit:
+    about = {"chunk_id": text, "document_id": "d", "base_id": "b", "filename": "f", "place": ""}
+    return Hit(**about, text=text, score=0.0)
 
 
 def test_results_are_reranked() -> None:
     def by_length(query: str, texts: Sequence[str]) -> list[float]:
         return [float(len(text)) for text in texts]
 
-    assert [hit for hit, _ in reranked(by_length, "q", ["a", "ccc", "bb"], str)] == [
-        "ccc",
-        "bb",
-        "a",
-    ]
-    (_, share), *_ = reranked(lambda q, t: [0.0], "q", ["a"], str)
-    assert share == 0.5
-    assert reranked(None, "q", ["a", "b"], str) == [("a", None), ("b", None)]
+    ordered = reranked(by_length, "q", [hit("a"), hit("ccc"), hit("bb")])
+    assert [found.text for found in ordered] == ["ccc", "bb", "a"]
+    (found,) = reranked(lambda query, texts: [0.0], "q", [hit("a")])
+    assert found.score == 0.5
+    assert reranked(None, "q", [hit("a"), hit("b")]) == [hit("a"), hit("b")]
 
 
 def test_failing_reranker_keeps_the_order() -> None:
@@ -31,9 +34,9 @@ def test_failing_reranker_keeps_the_order() -> None:
     def cancelled(query: str, texts: Sequence[str]) -> list[float]:
         raise Cancelled("the client is gone")
 
-    assert reranked(gone, "q", ["b", "a"], str) == [("b", None), ("a", None)]
+    assert reranked(gone, "q", [hit("b"), hit("a")]) == [hit("b"), hit("a")]
     with pytest.raises(Cancelled):
-        reranked(cancelled, "q", ["b", "a"], str)
+        reranked(cancelled, "q", [hit("b"), hit("a")])
 
 
 def test_texts_are_embedded_once_in_batches_and_blank_ones_skipped() -> None:

@@ -63,13 +63,13 @@ def test_lost_vector_index_is_rebuilt(store: KnowledgeStore, tmp_path: Path) -> 
     found = index.search(["vs_1"], "passage", 5)
     assert {one.chunk_id for one in found} == {"done0", "done1"}
     assert reindex_missing(store, index) == 0
-    index.remove_chunks(["done1"])
+    index.shelf.drop(chunks=["done1"])
     assert reindex_missing(store, index) == 1
-    assert index.census() == {"done": (2, 0)}
+    assert index.shelf.census() == {"done": (2, 0)}
     # From now on an embedding backend is configured.
     embedding = Index(shelf, by_length)
     assert reindex_missing(store, embedding) == 1
-    assert embedding.census() == {"done": (2, 2)}
+    assert embedding.shelf.census() == {"done": (2, 2)}
     assert reindex_missing(store, embedding) == reindex_missing(store, Index(shelf)) == 0
     shelf.close()
 

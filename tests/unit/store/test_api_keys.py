@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 
 import pytest
 from msgspec.structs import replace
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
-from proxy.accounts.records import StoredKey
-from proxy.accounts.service import blocking
+from sqlalchemy import select
+
+from proxy.accounts.key_cache import KeyCache, is_well_formed
+from proxy.accounts.records import KEY_ID, StoredKey, blocking, identity_of
 from proxy.errors import BadRequest, NotFound
 from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
+from proxy.store.tables import API_KEY
 
 
 def _key(number: int, **fields: object) -> StoredKey:
@@ -54,12 +59,43 @@ def test_missing_key_leaves_the_others(database: Database) -> None:
     assert keys.delete([_key(1).id], [], "ops") == [_key(1).digest]
 
 
-def test_former_secret_finds_the_key(database: Database) -> None:
+def test_made_key_is_accepted_and_changes_count_at_once(database: Database) -> None:
     keys = ApiKeys(database)
-    keys.add(_key(1), "ops")
-    former = {"former_digest": "e" * 64, "former_until": 7.0}
-    keys.change(_key(1).id, lambda key: replace(key, **former), "ops", "regenerate")
-    assert keys.find("e" * 64).until == 7.0
+    cache = KeyCache(keys, watch=False)
+    secret, key = keys.make(replace(_key(0), id="", alias="laptop"), "ops")
+    assert is_well_formed(secret)
+    assert KEY_ID.fullmatch(key.id)
+    assert (key.alias, key.created_by) == ("laptop", "ops")
+    assert secret not in repr(database.rows(select(API_KEY)))
+    assert keys.read(secret) == keys.read(key.digest) == keys.read(key.id) == key
+    assert cache.find(secret).key == key.id
+    keys.change(secret, blocking(True), "ops", "block")
+    cache.follow()
+    assert cache.find(secret).refused
+    assert keys.delete([secret], [], "ops") == [key.digest]
+    cache.follow()
+    assert cache.known(secret) is cache.find(secret) is None
+
+
+def test_regenerated_key_keeps_its_id_and_its_former_secret_for_a_time(database: Database) -> None:
+    keys = ApiKeys(database)
+    cache = KeyCache(keys, watch=False)
+    old, key = keys.make(replace(_key(0), id="", alias="laptop"), "ops")
+    begun = time.time()
+    new, renewed = keys.regenerate(key.id, lambda known: known, 50.0, "ops")
+    assert (renewed.id, renewed.alias, renewed.shown) == (key.id, "laptop", f"sk-...{new[-4:]}")
+    assert cache.find(new).until == math.inf
+    assert cache.find(old).key == key.id
+    assert begun + 50 <= cache.find(old).until <= time.time() + 50
+    newest, _ = keys.regenerate(new, lambda known: known, 0.0, "ops")
+    cache.follow()
+    assert cache.find(old) is cache.find(new) is None
+    assert cache.find(newest).key == key.id
+
+
+def test_former_secret_does_not_outlast_its_key() -> None:
+    key = replace(_key(1), expires=20.0, former_digest="old", former_until=50.0)
+    assert identity_of(key, key.digest).until == identity_of(key, "old").until == 20.0
 
 
 def test_changes_are_recorded_without_secrets(

@@ -359,9 +359,7 @@ def test_answer_without_thread_ends_as_failed(
 
 # The thread's traceback goes to standard error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_exception_while_answering_fails_the_answer_without_details(
-    tmp_path: Path,
-) -> None:
+def test_exception_while_answering_fails_the_answer_without_details(tmp_path: Path) -> None:
     class Broken(ScriptedDriver):
         def stream(self, *args: Any) -> ScriptedRun:
             if not self.tasks:

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from proxy.store.live import LONGEST_AGENT
-from proxy.web.pages import open_sessions
+from proxy.web.pages import session_routes
 from tests.unit.web.account_client import Http
 
 API = "/pages/api/sessions"
@@ -79,7 +79,7 @@ def test_ending_needs_the_token_and_an_id(http: Http) -> None:
 def test_kept_text_and_list_of_sessions_are_bounded(
     http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_sessions, "MOST_LISTED", 2)
+    monkeypatch.setattr(session_routes, "MOST_LISTED", 2)
     visitors = [Visitor(http, "sk-alice", "x" * 1000) for _ in range(3)]
     found = visitors[0].listed()
     assert len(found) == 2

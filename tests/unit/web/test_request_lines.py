@@ -19,10 +19,11 @@ from werkzeug.test import EnvironBuilder
 from proxy.apis.openai import chat as openai_chat
 from proxy.config import Secret, SettingsError, load
 from proxy.errors import TooManyWrongKeys
+from proxy.gateway import Info
 from proxy.web import model_events
 from proxy.web.auth import MOST_ADDRESSES, Keys, WrongKeyLimiter
-from proxy.web.observability import Lines, Record
-from proxy.web.observability.history import OTHER, summarize
+from proxy.web.observability import Lines
+from proxy.web.observability.history import OTHER, Finished
 from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.observer import access
 from proxy.web.pages import models, status
@@ -257,9 +258,7 @@ def test_metrics_have_route_names_instead_of_paths(tmp_path: Path, log: Log) -> 
 def test_request_series_are_bounded() -> None:
     metrics = Metrics()
     for number in range(MOST_SERIES + 10):
-        record = Record({})
-        record.route = f"/{number}"
-        metrics.add([summarize(record, 1.0, 1.0)])
+        metrics.add([Finished(1, f"/{number}", 200, 1.0, Info())])
     requests = metrics.counts(0).requests
     assert len(requests) == MOST_SERIES + 1
     assert requests[OTHER, OTHER] == 10

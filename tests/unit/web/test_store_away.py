@@ -48,14 +48,7 @@ READ = (
     "/pages/api/knowledge",
 )
 WRITTEN: tuple[tuple[str, dict[str, Any]], ...] = (
-    (
-        "/v1/files",
-        {
-            "data": {
-                "purpose": "assistants",
-            }
-        },
-    ),
+    ("/v1/files", {"data": {"purpose": "assistants"}}),
     ("/v1/vector_stores", {"json": {"name": "a"}}),
     ("/v1/responses", {"json": {"input": "Hi", "background": True}}),
     ("/v1/responses", {"json": {"input": "Hi", "conversation": "conv_1"}}),

@@ -34,26 +34,15 @@ ROOM = 256  # tokens kept free for the answer when the oldest messages may be dr
 log = logging.getLogger("slotproxy.responses")
 
 
-class Recent:
-    """The last response of a connection: continued from there, it need not be stored."""
-
-    def __init__(self) -> None:
-        self.id = ""
-        self.value: Stored | None = None
-
-    def get(self, response_id: str) -> Stored | None:
-        return self.value if response_id == self.id else None
-
-
 class ResponsesDialect:
     """The dialect of one request."""
 
     parsed: responses.ParsedRequest
 
     def __init__(
-        self, services: Services, environ: dict[str, Any], recent: Recent | None = None
+        self, services: Services, environ: dict[str, Any], recent: dict[str, Stored] | None = None
     ) -> None:
-        """`recent` holds the last response of a connection, stored or not."""
+        """`recent` holds the last response of a connection by its id, stored or not."""
         self._services = services
         self._environ = environ
         self._recent = recent
@@ -78,7 +67,9 @@ class ResponsesDialect:
         request = self.parsed.request
         # A continued conversation is named after the first item that has an id, which all later
         # responses repeat.
-        return msgspec.structs.replace(request, session=request.session or _first_id(earlier))
+        ids = (item.get("id") for item in earlier if type(item) is dict)
+        first = next((name for name in ids if type(name) is str and name), "")
+        return msgspec.structs.replace(request, session=request.session or first)
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
@@ -110,7 +101,7 @@ class ResponsesDialect:
         """Drop the oldest messages if the request allows it and the model's context is too small
         for all. Backends outside of the `barred` tiers count them. Raises Cancelled and everything
         that `Gateway.count` raises."""
-        if not self.parsed.shortens:
+        if self.parsed.repeated["truncation"] != "auto":
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
@@ -145,8 +136,8 @@ class ResponsesDialect:
         previous = fields.text(body, "previous_response_id")
         if not previous:
             return ()
-        recent = self._recent.get(previous) if self._recent is not None else None
-        stored = recent or kept_response(self._services, self.owner, previous)
+        stored = (self._recent or {}).get(previous)
+        stored = stored or kept_response(self._services, self.owner, previous)
         if stored is None:
             raise BadRequest(
                 f"no such response: {previous[:100]!r}",
@@ -204,7 +195,8 @@ class ResponsesDialect:
             return
         value = Stored(msgspec.json.encode(response), msgspec.json.encode(self.parsed.input))
         if self._recent is not None and response["status"] != "failed":
-            self._recent.id, self._recent.value = response["id"], value
+            self._recent.clear()
+            self._recent[response["id"]] = value
         if not self.parsed.store:
             return
         created = response["created_at"]
@@ -217,11 +209,6 @@ class ResponsesDialect:
 
 def kept_response(services: Services, owner: str, key: str) -> Stored | None:
     return None if key.startswith(OTHERS) else services.store.get(owner, key)
-
-
-def _first_id(items: Sequence[Any]) -> str:
-    ids = (item.get("id") for item in items if type(item) is dict)
-    return next((name for name in ids if type(name) is str and name), "")
 
 
 class CompactDialect(ResponsesDialect):

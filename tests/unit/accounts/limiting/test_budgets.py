@@ -8,6 +8,7 @@ import pytest
 
 from proxy.accounts.limiting.budgets import (
     FREE,
+    HOUR,
     LARGEST,
     Price,
     Used,
@@ -37,12 +38,12 @@ def _time(text: str) -> int:
 )
 def test_periods_are_those_of_the_calendar(period: BudgetPeriod, begin: str, end: str) -> None:
     for inside in (f"{begin}T00:00:00", "2026-11-23T15:59:59"):
-        assert span_of(period, _time(inside)) == (_time(begin), _time(end))
-    assert span_of(period, _time(end)).begin == _time(end)
+        assert span_of(period, _time(inside) // HOUR) == (_time(begin), _time(end))
+    assert span_of(period, _time(end) // HOUR)[0] == _time(end)
 
 
 def test_a_month_may_end_with_the_year() -> None:
-    span = span_of("month", _time("2026-12-31T23:59:59"))
+    span = span_of("month", _time("2026-12-31T23:59:59") // HOUR)
     assert span == (_time("2026-12-01"), _time("2027-01-01"))
 
 

@@ -18,18 +18,18 @@ KEY = Limited(
         )
     ),
 )
-TERMS = Pricing(FREE, 0.05, 0)
+TERMS = Pricing(FREE, 0)
 
 
 def test_only_the_limits_of_the_asked_model_count() -> None:
     whole = Plan([KEY])
     assert [Plan.of(whole, names).models for names in ((), ("other",), ("tiny", "qwen2"))] == [
-        [""],
-        [""],
-        ["", "qwen*"],
+        {""},
+        {""},
+        {"", "qwen*"},
     ]
     both = whole.of(("qwen-vl",))
-    assert (both.models, both.counts_tokens) == (["", "qwen*", "qwen-vl"], True)
+    assert (both.models, both.counts_tokens) == ({"", "qwen*", "qwen-vl"}, True)
     assert not whole.of(("qwen2",)).counts_tokens
     assert whole.of(("qwen3", "qwen-vl")) is both
     assert len(both.charges(Size(3), TERMS)) == 3

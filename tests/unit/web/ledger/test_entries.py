@@ -6,12 +6,7 @@ import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.web.ledger.entries import (
-    PrefillSpeeds,
-    client_of,
-    outcome_of,
-    row_of,
-)
+from proxy.web.ledger.writer import PrefillSpeeds, client_of, outcome_of, row_of
 from proxy.web.observability import Record
 from proxy.web.routes import Route, Served, routes_of
 from tests.fakes import make_app

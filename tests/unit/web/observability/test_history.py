@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from proxy.core.usage import Usage
-from proxy.web.observability import Record
-from proxy.web.observability.history import SAMPLES, STEP, History, Summary, summarize, total
+from proxy.gateway import Info
+from proxy.web.observability.history import SAMPLES, STEP, Finished, History, total
 
 
 class Clock:
@@ -14,16 +16,8 @@ class Clock:
         return self.now
 
 
-def row(at: float, **fields: object) -> Summary:
-    record = Record({})
-    record.status = int(str(fields.pop("status", 200)))
-    for name, value in fields.items():
-        setattr(record.info, name, value)
-    return summarize(record, 1.0, at)
-
-
-def over(history: History, **fields: object) -> None:
-    history.add([row(history._clock(), **fields)])
+def over(history: History, status: int = 200, **fields: Any) -> None:
+    history.add([Finished(int(history._clock()), "/", status, 1.0, Info(**fields))])
 
 
 def test_request_counts_in_the_step_where_it_ends() -> None:
@@ -77,23 +71,3 @@ def test_error_codes_beyond_the_bound_become_one() -> None:
     (sample,) = history.samples()
     assert len(sample.errors) <= 17
     assert sum(sample.errors.values()) == 100
-
-
-def test_merged_histories_equal_their_sum() -> None:
-    rows = [
-        row(
-            Clock.now + number // 20 * STEP,
-            status=(200, 200, 429, 400)[number % 4],
-            outcome=("stop", "upstream_fault", "queue_full", "")[number % 4],
-            usage=Usage(number, number % 3, number % 2),
-            first_token=number % 5,
-            last_token=number % 7,
-        )
-        for number in range(100)
-    ]
-    together, alone = History(Clock()), History(Clock())
-    together.add(rows)
-    for one in rows:
-        alone.add([one])
-    assert together.samples() == alone.samples()
-    assert [one.requests for one in alone.samples()] == [20] * 5

@@ -9,19 +9,16 @@ import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.web.observability import Record
-from proxy.web.observability.history import Summary, summarize
+from proxy.web.observability.history import OTHER, Finished
 from proxy.web.observability.metrics import HISTOGRAMS, Counts, Metrics, Work
 from proxy.web.observability.prometheus import native
 
 
-def over(number: int) -> tuple[Summary, tuple[float, ...]]:
+def over(number: int) -> tuple[Finished, tuple[float, ...]]:
     """A request is over; its times, in the order of HISTOGRAMS."""
     shares = (0.01, 0.001, 0.1, 0.003)
     first, between, took, queue = (0.00012 + number * share % 3 for share in shares)
-    record = Record({"PATH_INFO": "/p"})
-    record.status, record.route = 200, "/p"
-    record.info = Info(
+    info = Info(
         backend=f"b{number % 2}",
         queue_wait=queue,
         first_token=first,
@@ -29,14 +26,14 @@ def over(number: int) -> tuple[Summary, tuple[float, ...]]:
         usage=Usage(3, 10, 1),
         outcome="stop",
     )
-    return summarize(record, took, 1.0), (first, between, took, queue)
+    return Finished(1, "/p", 200, took, info), (first, between, took, queue)
 
 
 @pytest.mark.parametrize("requests", [1, 8, 300])
 def test_every_request_is_counted_at_any_number(requests: int) -> None:
     metrics = Metrics()
     times: dict[str, list[tuple[float, ...]]] = {}
-    rows: list[Summary] = []
+    rows: list[Finished] = []
     for number in range(requests):
         row, measured = over(number)
         times.setdefault(f"b{number % 2}", []).append(measured)
@@ -51,7 +48,7 @@ def test_every_request_is_counted_at_any_number(requests: int) -> None:
     assert counts.backends.keys() == times.keys()
     for name, (tokens, histograms) in counts.backends.items():
         of = len(times[name])
-        assert tokens == (3 * of, of, 10 * of)
+        assert tokens == [3 * of, of, 10 * of]
         for (_, _, bounds), found, (buckets, total) in zip(
             HISTOGRAMS, zip(*times[name], strict=True), histograms, strict=True
         ):
@@ -63,36 +60,28 @@ def test_every_request_is_counted_at_any_number(requests: int) -> None:
 
 
 def test_prompts_of_backends_are_counted_by_kind() -> None:
-    metrics, record = Metrics(), Record({"PATH_INFO": "/p"})
-    record.info = Info(backend="b", kinds=("system", "tools"))
-    metrics.add([summarize(record, 1.0, 1.0)] * 3)
+    metrics = Metrics()
+    metrics.add([Finished(1, "/p", 200, 1.0, Info(backend="b", kinds=("system", "tools")))] * 3)
     assert metrics.counts(0).kinds == {("b", "system"): 3, ("b", "tools"): 3}
 
 
 def test_missing_measurements_are_in_no_histogram() -> None:
     metrics = Metrics()
-    record = Record({"PATH_INFO": "/p"})
-    record.status = 503
-    record.info = Info(backend="b", outcome="backend_down")
-    metrics.add([summarize(record, 1.0, 1.0)])
+    metrics.add([Finished(1, "/p", 503, 1.0, Info(backend="b", outcome="backend_down"))])
     _, histograms = metrics.counts(0).backends["b"]
     assert [buckets[-1][1] for buckets, _ in histograms] == [0, 0, 1, 1]
 
 
 def test_request_without_backend_and_route_counts_as_request_only() -> None:
     metrics = Metrics()
-    record = Record({"PATH_INFO": "/nowhere"})
-    record.status = 404
-    metrics.add([summarize(record, 1.0, 1.0)])
+    metrics.add([Finished(1, OTHER, 404, 1.0, Info())])
     counts = metrics.counts(0)
     assert (counts.requests, counts.backends) == ({("other", "404"): 1}, {})
 
 
-def done(backend: str, **fields: float) -> Summary:
-    record = Record({"PATH_INFO": "/p"})
-    record.status = 200
-    record.info = Info(backend=backend, usage=Usage(10, 5, 4), **fields)  # type: ignore[arg-type]
-    return summarize(record, 1.0, 1.0)
+def done(backend: str, **fields: float) -> Finished:
+    info = Info(backend=backend, usage=Usage(10, 5, 4), **fields)  # type: ignore[arg-type]
+    return Finished(1, "/p", 200, 1.0, info)
 
 
 def numbers(text: bytes) -> dict[str, float]:
