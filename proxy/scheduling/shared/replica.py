@@ -154,7 +154,6 @@ class Replica:
     def _enqueue(
         self, name: str, writer: ReplicaMember, op: ops.Enqueue
     ) -> Lease | Ticket | GatewayError:
-        self._leave(writer, op.id)  # if a number is used twice, its old slot must not be lost
         try:
             want = msgspec.structs.replace(op.want, views=writer.backends)
             entry = self.scheduler.enter(want, op.again)
