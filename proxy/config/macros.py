@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-MAX_TEXT = 65_536  # characters of a text with its macros filled in
-MAX_DEPTH = 32  # tables and lists inside each other
 RESERVED = ("PORT", "PID", "MODEL_ID")
 _MARK = re.compile(r"\$\{(env\.[A-Za-z_][A-Za-z0-9_]*|[A-Za-z0-9_-]{1,63})\}")
 
@@ -50,18 +48,14 @@ def for_model(
     return done
 
 
-def filled(
-    value: Any, macros: Mapping[str, Value], environ: Mapping[str, str], depth: int = 0
-) -> Any:
+def filled(value: Any, macros: Mapping[str, Value], environ: Mapping[str, str]) -> Any:
     """A value with the macros in all of its texts filled in. Raises ValueError."""
     if isinstance(value, str):
         return _text(value, macros, environ)
-    if depth >= MAX_DEPTH:
-        raise ValueError(f"more than {MAX_DEPTH} tables or lists inside each other")
     if isinstance(value, list):
-        return [filled(item, macros, environ, depth + 1) for item in value]
+        return [filled(item, macros, environ) for item in value]
     if isinstance(value, dict):
-        return {key: filled(item, macros, environ, depth + 1) for key, item in value.items()}
+        return {key: filled(item, macros, environ) for key, item in value.items()}
     return value
 
 
@@ -82,17 +76,9 @@ def _text(text: str, macros: Mapping[str, Value], environ: Mapping[str, str]) ->
             return environ[name[4:]]
         return macros.get(name, mark[0])
 
-    if whole := _MARK.fullmatch(text):
-        return of(whole)
-    room = MAX_TEXT
-    parts: list[str] = []
-    end = 0
-    for mark in _MARK.finditer(text):
+    def shown(mark: re.Match[str]) -> str:
         value = of(mark)
-        shown = str(value).lower() if isinstance(value, bool) else str(value)
-        parts += text[end : mark.start()], shown
-        end = mark.end()
-        room -= len(shown)
-        if room < 0:
-            raise ValueError(f"macros make a text of more than {MAX_TEXT} characters")
-    return "".join((*parts, text[end:]))
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    whole = _MARK.fullmatch(text)
+    return of(whole) if whole else _MARK.sub(shown, text)

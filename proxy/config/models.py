@@ -118,8 +118,6 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     models = []
     for number, table in enumerate(tables, start=1):
         with _naming(table, number):
-            if "metadata" in table:
-                raise ValueError("metadata: is not shown any more; use title and description")
             for key in ("command", "stop"):
                 if isinstance(table.get(key), str):
                     table = {**table, key: words(table[key])}

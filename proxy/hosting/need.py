@@ -42,8 +42,7 @@ GUESS = 5.0  # seconds that a load is assumed to take before the first one
 
 class Cards:
     """The graphics cards, numbered as nvidia-smi numbers them. `given` are the bytes of each by
-    --gpu-memory; without them, nvidia-smi is asked. Where it is missing, what a model holds on
-    cards is never measured."""
+    --gpu-memory. Without nvidia-smi, what a model holds on cards is never measured."""
 
     def __init__(self, given: Sequence[int] = ()) -> None:
         self._given = tuple(given)
@@ -168,8 +167,7 @@ class Need:
 
     @cached_property
     def files(self) -> Sequence[ModelFile]:
-        """The GGUF files of its command, that of the model first. Anybody may have made them, so
-        reading their heads does not hold up others."""
+        """The GGUF files of its command, that of the model first."""
         return run_in_native_thread(lambda: files(self._config))
 
     @property
@@ -196,8 +194,7 @@ class Need:
         return bool(self._visible) and layers != "0" and flag(command, "-dev", "--device") != "none"
 
     def recall_once(self) -> None:
-        """`recall`, if nothing has done so yet. What it needs is known then: asking for the cards
-        does not hold up others."""
+        """`recall`, if nothing has done so yet; asking for the cards does not hold up others."""
         if not self._fingerprint:
             self.recall()
             run_in_native_thread(lambda: self.amounts)
