@@ -117,12 +117,10 @@ class Identity(Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The name for people."""
         return self.alias or self.key
 
 
 def blocking(blocked: bool) -> Callable[[B], B]:
-    """The edit that blocks, or unblocks."""
     return lambda known: replace(known, blocked=blocked)
 
 

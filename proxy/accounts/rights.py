@@ -98,7 +98,6 @@ class Permissions(Struct, frozen=True):
         return True
 
     def permits_model(self, *names: str) -> bool:
-        """Whether a model with any of these names may be used."""
         return self._permit("models", names)
 
     def check_model(self, requested: str, *names: str) -> None:
@@ -115,7 +114,6 @@ class Permissions(Struct, frozen=True):
             )
 
     def permits_tool(self, name: str) -> bool:
-        """Whether a tool of the gateway may be used."""
         return self._permit("tools", (name,))
 
     def check_tool(self, name: str) -> None:
@@ -129,11 +127,9 @@ class Permissions(Struct, frozen=True):
 
     @property
     def bounds_knowledge(self) -> bool:
-        """Whether some knowledge bases may not be used."""
         return any(granted.knowledge for granted in self.rights)
 
     def permits_base(self, *names: str) -> bool:
-        """Whether a knowledge base with any of these names may be used."""
         return self._permit("knowledge", names)
 
     def check_base(self, requested: str, *names: str) -> None:

@@ -1,9 +1,8 @@
 """Reads queued documents, one after the other, in one thread per gateway.
 
-The queue consists of the documents' rows, so it survives every process, agrees with progress and
-cancellation after every crash (no job queue library would), and several gateways share it. A reader
-marks the document it reads and sends heartbeats. If they stop, another reader reads the document
-from the beginning. It is ready only after all its chunks are stored and searchable.
+The queue consists of the documents' rows, so it survives every process, and several gateways share
+it. If the heartbeats of a reader stop, another reads the document from the beginning. It is ready
+only after all its chunks are stored and searchable.
 """
 
 from __future__ import annotations

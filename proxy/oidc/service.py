@@ -1,7 +1,5 @@
-"""The API keys of people who sign in at an OpenID provider.
-
-A person's key has an id that follows from issuer and subject; rights, limits and stored data work
-as with other keys. Nobody knows its secret until an administrator regenerates it.
+"""The API keys of people who sign in at an OpenID provider. A person's key has an id that follows
+from issuer and subject. Nobody knows its secret until an administrator regenerates it.
 """
 
 from __future__ import annotations

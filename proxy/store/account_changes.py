@@ -1,7 +1,6 @@
-"""The record of changes of accounts: the audit, and what other processes follow.
-
-Each transaction that changes an account takes its numbers from the row of `account_state`, which it
-locks. So the numbers of committed changes have no gaps.
+"""The record of changes of accounts: the audit, and what other processes follow. Numbers of
+committed changes have no gaps: each transaction takes its own from the row of `account_state`,
+which it locks.
 """
 
 from __future__ import annotations

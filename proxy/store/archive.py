@@ -1,7 +1,5 @@
-"""Backups of SQLite databases: copied while they are used, and packed into one archive.
-
-An archive is a .tar.gz with `manifest.json` first, then one file for each database. Each copy is a
-snapshot: SQLite's backup in one step reads one version, while writers go on.
+"""Backups of SQLite databases, taken while they are used: a .tar.gz with `manifest.json`, then a
+snapshot of each database.
 """
 
 from __future__ import annotations

@@ -112,12 +112,10 @@ class Database:
             yield connection
 
     def rows(self, query: Executable) -> Sequence[Row[Any]]:
-        """The rows of a query, in a transaction of its own."""
         with self.begin() as db:
             return db.execute(query).all()
 
     def first(self, query: Executable) -> Row[Any] | None:
-        """The first row of a query, in a transaction of its own."""
         with self.begin() as db:
             return db.execute(query).first()
 
@@ -165,7 +163,6 @@ class Database:
             yield connection
 
     def _create(self) -> bool:
-        """Create the current tables in a new database. Returns whether it did."""
         if self.revision():
             return False
         with self.alone() as connection:
@@ -260,7 +257,6 @@ def _revision(connection: Connection) -> str:
 
 
 def _file(url: URL) -> Path | None:
-    """Return SQLite's file, or None."""
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
     return Path(url.database)

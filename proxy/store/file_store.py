@@ -1,6 +1,5 @@
-"""Data of OpenAI's files and vector stores that knowledge bases and documents do not have.
-
-Every row has an owner, and each call sees only its owner's rows. Times are seconds since 1970.
+"""Data of OpenAI's files and vector stores that knowledge bases and documents do not have. Each
+call sees only its owner's rows. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ PIECE = 256 << 10  # bytes
 
 
 def put_pieces(db: Connection, table: Table, key: str, data: IO[bytes]) -> None:
-    """Store the rest of `data`."""
     (whose,) = table.foreign_keys
     number = 0
     while piece := data.read(PIECE):
@@ -30,7 +28,6 @@ def put_pieces(db: Connection, table: Table, key: str, data: IO[bytes]) -> None:
 
 
 def copy(db: Connection, table: Table, key: str, source: Table, source_key: str) -> None:
-    """Copy the bytes to another owner within the database."""
     (whose,), (theirs,) = table.foreign_keys, source.foreign_keys
     same = select(literal(key), source.c.number, source.c.data).where(theirs.parent == source_key)
     db.execute(insert(table).from_select([whose.parent.name, "number", "data"], same))
@@ -118,7 +115,6 @@ class FileStore:
         return self._db.one(StoredFile, select(FILES).filter_by(owner=owner, file_id=file_id))
 
     def all(self, owner: str) -> list[StoredFile]:
-        """Return all files, oldest first."""
         query = select(FILES).filter_by(owner=owner).order_by(FILES.c.created)
         return self._db.records(StoredFile, query)
 
@@ -131,7 +127,6 @@ class FileStore:
         return read(self._db, CONTENTS, file_id)
 
     def delete(self, owner: str, file_id: str) -> bool:
-        """Delete a file; return whether it existed."""
         return self._db.change(delete(FILES).filter_by(owner=owner, file_id=file_id)) > 0
 
     def put_store(self, owner: str, kept: StoredVectorStore) -> None:
@@ -154,7 +149,6 @@ class FileStore:
         self._db.change(delete(ATTACHED).filter_by(**entry))
 
     def put_batch(self, owner: str, batch: Batch) -> None:
-        """Store a new or changed batch."""
         self._replace(BATCHES, owner, batch)
         with self._db.begin() as db:
             drop_oldest(db, BATCHES, MOST_BATCHES, BATCHES.c.base_id == batch.base_id)

@@ -16,7 +16,6 @@ from msgspec import Struct
 
 # A name is `host:pid:random`: on the same host, the pid shows whether the process has died.
 def new_name() -> str:
-    """Return a new name for a writer in this process."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
@@ -75,7 +74,6 @@ class RequestBatch(Struct, frozen=True, kw_only=True):
 
     @property
     def tokens(self) -> Tokens:
-        """Those of all answers."""
         return Tokens(*(getattr(self, f"{name}_tokens") for name in Tokens._fields))
 
 

@@ -1,9 +1,7 @@
 """Batches of requests, and the results of their lines until the output files are written.
 
-One process runs a batch at a time: its name is in the row, with a heartbeat. Each change of a
-running batch is made under that name, in one transaction with what it counts, so a process that
-lost its batch can store nothing more. Results become files piece by piece; the next process begins
-the files again.
+One process runs a batch at a time: its name is in the row, with a heartbeat, and it changes the row
+only under that name. So a process that lost its batch stores nothing more.
 """
 
 from __future__ import annotations
@@ -83,7 +81,6 @@ class RequestBatches:
         return self.get(owner, key)
 
     def clear(self, owner: str) -> int:
-        """Delete all batches of an owner; return how many there were."""
         return self._db.change(delete(REQUEST_BATCH).where(_b.owner == owner))
 
     # for the process that runs them
@@ -126,7 +123,6 @@ class RequestBatches:
         return "" if row is None else str(row.status)
 
     def release(self, key: str, now: float) -> None:
-        """Let the next process run it."""
         self._change(key, writer="", touched=now)
 
     def begin(self, key: str, total: int, model: str, now: float) -> None:

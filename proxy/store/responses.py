@@ -1,7 +1,5 @@
-"""Stored responses, and conversations of the Responses API: a bounded number for each key.
-
-Values are opaque bytes here. The oldest of a key make room for its newest, and a key sees its own
-alone. Without a database they are in the memory of one process (`MemoryResponses`);
+"""Stored responses, and conversations of the Responses API: a bounded number for each key, whose
+oldest make room for the newest. Without a database they are in memory (`MemoryResponses`);
 `DatabaseResponses` has the same methods. If the writer of a response no longer runs, it is `lost`.
 """
 
@@ -131,12 +129,10 @@ class MemoryResponses:
             return len(self._rows.pop(owner, {}))
 
     def delete(self, owner: str, key: str) -> bool:
-        """Whether there was one."""
         with self._lock:
             return self._rows.get(owner, {}).pop(key, None) is not None
 
     def _make_room(self, rows: dict[str, _Row]) -> None:
-        """Delete an owner's oldest beyond the bounds."""
         size = sum(len(row.value.response) + len(row.value.items) for row in rows.values())
         if len(rows) <= self._most and size <= self._most_bytes:
             return

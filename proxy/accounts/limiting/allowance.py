@@ -57,7 +57,6 @@ class LimitService:
         return Allowance(self, plan_of(limited), idle=idle)
 
     def pricing(self, plan: Plan, model: str) -> Pricing:
-        """How a request to this model is charged now."""
         if not plan.budgets:
             return self._unpriced
         return Pricing(self._price(model), self._now())

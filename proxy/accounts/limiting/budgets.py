@@ -78,7 +78,6 @@ def span_of(period: BudgetPeriod, hour: int) -> tuple[int, int]:
 
 
 def meter_of(budget: Budget, now: int) -> Meter:
-    """The meter of a budget in the period of this time."""
     most = LARGEST if budget.most is None else min(LARGEST, units(budget.unit, budget.most))
     begin, end = span_of(budget.period, now // HOUR)
     name = f"{budget.unit}/{budget.period or 'ever'}/budget"
@@ -96,7 +95,6 @@ def units(unit: Unit, amount: float) -> int:
 
 
 def price_of(prices: Sequence[Price], model: str) -> Price:
-    """The first price that fits the model's name."""
     return next((price for price in prices if matches(price.model, model)), FREE)
 
 

@@ -131,7 +131,6 @@ Spent = Callable[[Charge], int]  # the units that were used in the epoch of a ch
 
 
 def nothing(charge: Charge) -> int:
-    """Nothing is known of the past of a meter."""
     return 0
 
 
@@ -208,7 +207,6 @@ class LocalLimiter:
                     self._levels[key] = meter, Level(spent, meter.epoch)
 
     def _level(self, charge: Charge, now: int) -> Level:
-        """The level of a charge's meter now."""
         known = self._levels.get((charge.subject, charge.meter.name))
         if known is None:
             return Level(0, charge.meter.time(now))

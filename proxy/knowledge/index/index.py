@@ -236,7 +236,6 @@ def _affordable(having: Mapping[str, int]) -> list[str]:
 
 
 def open_shelf(engine: Engine, file: Path) -> IndexBackend:
-    """Open the shelf in `engine`'s PostgreSQL database, or else in the SQLite file `file`."""
     if engine.dialect.name == "postgresql":
         return PostgresShelf(engine)
     return SqliteShelf(file)

@@ -1,9 +1,7 @@
-"""Writes finished requests to the ledger in the database, in batches and off the hot path.
+"""Writes finished requests to the ledger in the database, twice a second and off the hot path.
 
-A request costs a row in a queue, some microseconds. A thread stores the queue twice a second,
-so a process that is killed loses at most the requests of its last second. While the database is
-unavailable, rows wait in the queue; if it is full, further rows are counted as lost, in the log and
-in the metrics. An orderly stop writes everything.
+While the database is unavailable, rows wait in a queue; if it is full, further rows are counted as
+lost, in the log and in the metrics. An orderly stop writes everything.
 """
 
 from __future__ import annotations
@@ -192,7 +190,6 @@ class LedgerWriter:
         return LedgerCounts(self._stored, self._lost, len(self._waiting) + len(self._batch))
 
     def start(self) -> None:
-        """Start the thread that stores rows and deletes old ones."""
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 

@@ -1,6 +1,4 @@
-"""History of the last hour: sums of finished requests in a ring of samples.
-
-A request costs a few additions some time after it ends; a token costs nothing. A sample is created
+"""History of the last hour: sums of finished requests in a ring of samples. A sample is created
 when a request falls into it, so an idle gateway does no work.
 """
 

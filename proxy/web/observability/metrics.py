@@ -1,9 +1,6 @@
-"""Counters behind /metrics: plain numbers, converted to Prometheus metrics on request.
-
-A request changes about ten numbers. Each of prometheus_client's objects would need a lock and a
-lookup for that. Here, each backend has one record, updated for dozens of requests together, and
-`prometheus` converts it on request. Metrics have vLLM's names where vLLM has them, since dashboards
-know those; gateway metrics have our own prefix.
+"""Counters behind /metrics: plain numbers, added up for dozens of requests together, and converted
+by `prometheus` on request. Metrics have vLLM's names where vLLM has them, since dashboards know
+those; gateway metrics have our own prefix.
 """
 
 from __future__ import annotations
@@ -132,7 +129,6 @@ class Metrics:
         self._before = Work()
 
     def add(self, rows: Sequence[Finished]) -> None:
-        """Add finished requests."""
         alike = Counter((row.route, row.info.outcome or str(row.status)) for row in rows)
         for key, count in alike.items():
             if key not in self._requests and len(self._requests) >= MOST_SERIES:

@@ -101,7 +101,6 @@ class Observer:
 
     @property
     def running(self) -> int:
-        """The number of running requests that ask a model."""
         return len(self._running)
 
     def begin(self, record: Record, cancel: Cancel) -> None:

@@ -1,7 +1,5 @@
-"""Metrics in Prometheus' text format.
-
-Imported on first use: most gateways are never asked for metrics, and prometheus_client takes a
-twentieth of the start-up time.
+"""Metrics in Prometheus' text format. Imported on first use: prometheus_client takes a twentieth of
+the start-up time.
 """
 
 from __future__ import annotations

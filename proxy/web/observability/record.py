@@ -130,7 +130,6 @@ class Record:
 
     @classmethod
     def of(cls, environ: MutableMapping[str, Any]) -> Record:
-        """Return the record of the request with this environ."""
         known = environ.get(RECORD)
         if known is None:
             known = environ[RECORD] = cls(environ)

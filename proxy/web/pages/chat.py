@@ -38,7 +38,6 @@ WHERE = "options."
 
 
 def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
-    """Return the names of the prompt templates that each mode may use."""
     return {
         kind: tuple(name for name in layouts.names(folder) if name != EMPTY)
         for kind, folder in FOLDERS.items()
@@ -46,7 +45,6 @@ def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
 
 
 def messages_of(branch: Sequence[StoredMessage]) -> list[Message]:
-    """Convert a branch of a conversation to the model's messages."""
     return [
         Message(role=said.role, content=said.content, media=images.media_of(images.kept(said)))
         for said in branch
@@ -154,7 +152,6 @@ def page() -> str:
 
 @blueprint.get(f"{API}/models")
 def models() -> Response:
-    """List the models that can be asked, with their states."""
     api.owner()
     return json_response(chat_models.models(current_services(), request.environ))
 
@@ -215,7 +212,6 @@ def delete(conversation: str) -> Response:
 
 @blueprint.get(f"{API}/conversations/<conversation>/messages")
 def messages(conversation: str) -> Response:
-    """List the messages of all branches, oldest first."""
     messages = api.conversations().messages(api.owner(), conversation)
     return json_response([images.shown(message) for message in messages])
 

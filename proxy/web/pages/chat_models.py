@@ -52,7 +52,6 @@ def names(services: Services, environ: Environ) -> list[str]:
 
 
 def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
-    """The models of `names` as they are now."""
     return tuple(_model(services, name) for name in names(services, environ))
 
 

@@ -90,7 +90,6 @@ def page() -> Response:
 
 @blueprint.get("/pages/api/status")
 def now() -> Response:
-    """Return `status_feed.now` and `points` once."""
     services = current_services()
     data = {**_snapshot(services, _caller(services)), "points": points(services)}
     return json_response(data)
