@@ -285,7 +285,10 @@ class BackendPools:
         """Whether a model must be loaded first, since nothing is known about it, or is about to be
         unloaded."""
         pool = self._pools.get(model)
-        return bool(pool and pool[0].up and (pool[0].provisional or pool[0].driver.leaving))
+        if not pool or not pool[0].up:
+            return False
+        caps = pool[0].caps
+        return (caps is not None and caps.provisional) or pool[0].driver.leaving
 
     @property
     def ready(self) -> bool:
