@@ -115,15 +115,9 @@ Finished = tuple[int, Line, Answered | None]
 """The number of a line, the line, and its answer; None for a defect."""
 
 
-class Stop(NamedTuple):
-    """Why the rest of the lines is not asked."""
-
-    code: str
-    message: str
-
-
-EXPIRED = Stop("batch_expired", "the batch expired before this request was answered")
-CANCELLED = Stop("batch_cancelled", "the batch was cancelled before this request was answered")
+# Why the rest of the lines is not asked: a code and a message.
+EXPIRED = "batch_expired", "the batch expired before this request was answered"
+CANCELLED = "batch_cancelled", "the batch was cancelled before this request was answered"
 
 
 class BatchRun:
@@ -154,31 +148,29 @@ class BatchRun:
         self._made_way: Counter[int] = Counter()
         self._pause = 0.0  # until which time nothing is asked
         self._beaten = -math.inf
-        self._stop: Stop | None = None
+        self._stop: tuple[str, str] | None = None
         self._spare = 0.0  # bytes that results may have until the quota is checked again
 
     def run(self) -> None:
-        batch = self._batch
-        if batch.status == "finalizing":
-            try:
-                self._finish()
-            except QuotaExceeded as error:
-                self._fail(error)
-            return
-        lines = self._indexed()
-        if lines is None or (batch.status == UNCHECKED and self._store.others_wait()):
-            return
-        done = set(self._store.done(batch.id))
-        self._waiting = [(0.0, number) for number in range(lines.count) if number not in done]
         try:
-            self._check_quota(0)
-            if not self._ask_all(lines):
-                return
-            if self._stop is not None:
-                self._give_up(lines, [number for _, number in self._waiting])
-            self._finish()
+            if self._batch.status == "finalizing" or self._has_all_results():
+                self._finish()
         except (LineError, QuotaExceeded) as error:
             self._fail(error)
+
+    def _has_all_results(self) -> bool:
+        """Get the results of all lines; False if the batch failed, or another turn continues."""
+        batch, lines = self._batch, self._indexed()
+        if lines is None or (batch.status == UNCHECKED and self._store.others_wait()):
+            return False
+        done = set(self._store.done(batch.id))
+        self._waiting = [(0.0, number) for number in range(lines.count) if number not in done]
+        self._check_quota(0)
+        if not self._ask_all(lines):
+            return False
+        if self._stop is not None:
+            self._give_up(lines, [number for _, number in self._waiting])
+        return True
 
     def stop(self) -> None:
         """End what is under way; it is asked again, by the next process if this one stops."""
@@ -294,7 +286,7 @@ class BatchRun:
             heappush(self._waiting, (now + again, number))
             return False
         if answered.outcome == Unauthorized.code:
-            self._stop = self._stop or Stop(*_error_of(answered))
+            self._stop = self._stop or _error_of(answered)
         elif status in (429, 503) and answered.retry_after is not None:
             self._pause = now + min(LONGEST_PAUSE, answered.retry_after)
         elif status in FAULTS and self._tries[number] + 1 < TRIES:
