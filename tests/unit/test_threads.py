@@ -113,7 +113,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(ingest, "BEAT", 0.001)
     monkeypatch.setattr(background, "BEAT", 0.001)
-    monkeypatch.setattr(registries, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(registries, "PAUSE", 0.001)
 
 
 class Twice:
