@@ -153,7 +153,7 @@ def reply(
 
 
 def _event(kind: str, **fields: Any) -> bytes:
-    return sse.encode(msgspec.json.encode({"type": kind, **fields}), kind)
+    return sse.encode({"type": kind, **fields}, kind)
 
 
 def _use(made: events.ServerCall, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class Encoder:
         """Closes the open block and sends the failure as an event."""
         out: list[bytes] = []
         self._close(out)
-        out.append(sse.encode(msgspec.json.encode(error(fault)), "error"))
+        out.append(sse.encode(error(fault), "error"))
         return b"".join(out)
 
     def end(self) -> bytes:

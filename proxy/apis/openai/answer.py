@@ -349,7 +349,7 @@ class Chunks(StreamEncoder):
         raise NotImplementedError
 
     def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(msgspec.json.encode(error(fault)))
+        return sse.encode(error(fault))
 
     def end(self) -> bytes:
         """The end of the stream, after the last choice has finished."""
