@@ -24,6 +24,7 @@ import msgspec
 
 from ..agent.functions import FAILED, NAME, ChildTool, RunnableTool, ToolError
 from ..agent.toolbox import Remote, Remotes, Toolbox
+from ..core.decoding import decoded_object
 from ..core.events import (
     ApprovalRequested,
     Batch,
@@ -46,7 +47,7 @@ from ..core.usage import Timings, Usage
 from ..errors import Cancelled, GatewayError, UpstreamTimeout
 from ..gateway import Caller, Gateway, Info
 from ..runtime.cancel import Cancel
-from .events import Bounds, Citation, add, arguments_of
+from .events import Bounds, Citation, add
 from .finding import NONE_FOUND, CitationNumbers, Finder, context, offered
 
 TIMED_OUT = -32001  # what MCP clients call a request without an answer
@@ -161,7 +162,7 @@ class Runner:
     ) -> Generator[Batch, None, str]:
         """Makes a call: yields its events and returns the text for the model. Raises Cancelled."""
         yield [event]
-        arguments = arguments_of(event.arguments)
+        arguments = decoded_object(event.arguments)
         text, error, code = "", "", 0
         try:
             if tool is None:
@@ -206,7 +207,7 @@ class SearchRunner(Runner):
 
     def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str]:
         search = self.searches[call.name]
-        given = (arguments_of(call.arguments) or {}).get("query")
+        given = (decoded_object(call.arguments) or {}).get("query")
         query = given.strip() if isinstance(given, str) else ""
         yield [Searched(search.kind, query)]
 
