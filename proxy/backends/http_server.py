@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypedDict, Unpack
@@ -21,15 +22,6 @@ DIALECT = "http"
 CHECK_TIMEOUT = 5.0
 PATIENCE = 1.0  # seconds to wait for a connection before the request goes back into the queue
 TOKENIZE_TIMEOUT = 60.0  # seconds for one text
-
-
-def decoded_leniently(data: bytes) -> Any:
-    """Any JSON value. Raises WireFault, UpstreamFault."""
-    check_cost(data)
-    try:
-        return msgspec.json.decode(data)
-    except (ValueError, RecursionError):
-        return lenient.value(data)
 
 
 class HTTPOptions(TypedDict, total=False):
@@ -124,8 +116,11 @@ class HTTPDriver(Driver):
             patience=PATIENCE,
             short=True,
         )
+        check_cost(data)
         try:
-            return decoded_leniently(data).get(name)
+            with contextlib.suppress(ValueError, RecursionError):
+                return msgspec.json.decode(data).get(name)
+            return lenient.value(data).get(name)
         except (lenient.WireFault, AttributeError):
             raise UpstreamFault("the backend returned invalid JSON") from None
 
