@@ -66,7 +66,7 @@ THREADS = {
     ("web/background.py", "self._signs"): LASTS,
     ("web/background.py", "work"): ENDS,
     ("batches/batch_run.py", "work"): ENDS,
-    ("batches/runner.py", "self._run"): LASTS,  # web/batches/test_batches.py
+    ("batches/batch_run.py", "self._run"): LASTS,  # web/batches/test_batches.py
     ("web/disconnect.py", "cancel.cancel"): ENDS,
     ("web/disconnect.py", "self._run"): LASTS,
     ("web/callers.py", "self._run"): LASTS,
