@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Unpack
+from typing import Any
 from urllib.parse import urlsplit
 
 from ...core.sampling import WINDOWS
@@ -27,7 +27,7 @@ from ...runtime.cancel import Cancel
 from ...wire.router import Listed
 from ..driver import Capabilities, Learned, ModelHost, Run, ignore
 from ..http import forward
-from ..http_server import HTTPDriver, HTTPOptions
+from ..http_server import HTTPDriver
 from ..probe import ROUTER, document, not_listed
 from ..refusals import openai_refusal
 from ..relay import message_dict
@@ -59,9 +59,10 @@ class OpenAIServer(HTTPDriver):
         *,
         model: str = "",
         by_prompt: frozenset[str] = frozenset(),
-        **options: Unpack[HTTPOptions],
+        **options: Any,
     ) -> None:
         super().__init__(url.rstrip("/"), **options)
+        self.options = options
         self.by_prompt = by_prompt
         self._wanted = model
         self._model = model
