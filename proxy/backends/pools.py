@@ -86,11 +86,6 @@ class Backend:
         self.miscounted, self.count_at = old.miscounted, old.count_at
         self.verdict, self.verified = old.verdict, old.verified
 
-    def is_same_server(self, other: Backend) -> bool:
-        """Whether both have one server and key: with another key it may behave differently."""
-        keys = {b.config.api_key if b.config is not None else None for b in (self, other)}
-        return self.url == other.url and len(keys) == 1
-
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
         """The backend for one of the models of this router."""
         return Backend(

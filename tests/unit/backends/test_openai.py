@@ -334,11 +334,6 @@ def test_an_answer_without_a_limit_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     assert len(events) < 20
 
 
-def test_an_error_within_the_stream_is_raised() -> None:
-    with pytest.raises(UpstreamFault):
-        played(stream(delta(content="Good"), {"error": {"message": "out of memory", "code": 500}}))
-
-
 # -- probes ----------------------------------------------------------------------------------------
 
 

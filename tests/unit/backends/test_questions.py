@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -60,37 +58,3 @@ def test_refused_connection_is_down() -> None:
     assert asked(head(0, "302 Found", "Location: http://x.example/\r\n")) == (302, {})
     with pytest.raises(BackendDown):
         document(ConnectionPool("http://127.0.0.1:9"), "/props")
-
-
-STALL = """
-import gevent.monkey
-gevent.monkey.patch_all()
-import gevent, sys, time
-from proxy.backends.http import ConnectionPool
-from proxy.backends.probe import outline
-gaps = []
-def tick():
-    before = time.monotonic()
-    while True:
-        gevent.sleep(0.002)
-        now = time.monotonic()
-        gaps.append(now - before)
-        before = now
-gevent.spawn(tick)
-try:
-    outline(ConnectionPool(sys.argv[1]))
-except Exception as error:
-    print(type(error).__name__)
-print(f"{max(gaps):.3f}")
-"""
-
-
-def test_gevent_worker_keeps_serving_while_it_probes() -> None:
-    """The server sends endless interim answers."""
-    play = endless(lambda _: b"", lambda *_: CONTINUE * 1000)
-    with RawServer(*[[lambda sock: play(sock, FORMS[0])]] * 4) as server:
-        done = subprocess.run(
-            [sys.executable, "-c", STALL, server.url], capture_output=True, text=True, timeout=60
-        )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) < 4  # seconds; without the bound eight per request

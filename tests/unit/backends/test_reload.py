@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
-from proxy.config import BackendConfig, Secret, SettingsError
+from proxy.config import BackendConfig, SettingsError
 from proxy.config.routes import Place
 from proxy.core.task import Tier
 from proxy.errors import ModelNotFound, NoBackend
@@ -103,42 +102,6 @@ def test_changed_url_serves_at_once_while_old_answers_finish(harness: Harness) -
         harness.end(*one)
     wait_until(lambda: harness.closed() == [True, False])
     assert harness.scheduler.outstanding == 0
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"model": "named"},
-        {"slots": 1},
-        {"ctx_size": 512},
-        {"weight": 2.0},
-        {"api_key": Secret("another-key-123")},
-        {"chat_mode": "completion"},
-    ],
-    ids=lambda changed: next(iter(changed)),
-)
-def test_changed_settings_take_effect_without_leasing_a_slot_twice(
-    harness: Harness, changed: dict[str, Any]
-) -> None:
-    old = harness.take()
-    harness.reload(config("b0", **changed))
-    harness.settle()
-    backend = harness.registry.backends["b0"]
-    assert backend is harness.made[1]
-    assert backend.config == config("b0", **changed)
-    model = str(changed.get("model", "scripted"))
-    assert harness.registry.models() == (model,)
-    # Same server: the slot of the old answer is still busy.
-    assert harness.scheduler.in_flight("b0") == 1
-    second = harness.scheduler.enter(SlotRequest(model=model))
-    assert isinstance(second, Ticket) is (changed.get("slots") == 1)
-    harness.end(*old)
-    if isinstance(second, Ticket):
-        lease = second.wait(Cancel(), 5.0)
-        assert lease is not None
-        second = lease
-    second.release()
-    wait_until(lambda: harness.closed() == [True, False])
 
 
 def test_registry_without_backends_raises_no_backend(harness: Harness) -> None:

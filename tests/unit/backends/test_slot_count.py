@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from proxy.backends import registry
 from proxy.backends.driver import Capabilities
-from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.old import MOST_SLOTS, count_slots
 from proxy.backends.pools import Backend
 from proxy.config import Settings
@@ -23,7 +22,7 @@ from proxy.runtime.cancel import Cancel
 from tests.apps import app_on
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, services_of, wait_until
 
-from .rawserver import RawServer, head
+from .rawserver import head, llama
 
 
 class OldServer:
@@ -107,10 +106,8 @@ BUSY = head(14, "404 Not Found") + b"File Not Found"
 
 
 def test_count_waits_for_a_slot_about_to_be_free() -> None:
-    with RawServer([answer(0), BUSY, answer(0), BUSY, answer(0)]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
+    with llama([answer(0), BUSY, answer(0), BUSY, answer(0)]) as (driver, server):
         assert driver.count_slots() == (1, True)
-        driver.close()
     bodies = [json.loads(request.partition(b"\r\n\r\n")[2]) for request in server.requests]
     assert [body["slot_id"] for body in bodies] == [0, 1, 1, 1, 1]
     assert {body["prompt"] for body in bodies} == {""}, "an empty prompt leaves what a slot holds"
@@ -118,10 +115,8 @@ def test_count_waits_for_a_slot_about_to_be_free() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"slot_id": "x"}', b'{"slot_id": null}'])
 def test_answer_without_slot_number_ends_the_count(body: bytes) -> None:
-    with RawServer([head(len(body)) + body]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
+    with llama([head(len(body)) + body]) as (driver, server):
         assert driver.count_slots() == (0, False)
-        driver.close()
     assert len(server.requests) == 1
 
 

@@ -15,7 +15,7 @@ from proxy.backends.driver import Capabilities
 from proxy.backends.pools import Backend
 from proxy.backends.template_check import check, look
 from proxy.core.request import CompletionRequest
-from proxy.core.task import NO_GUARD, Task
+from proxy.core.task import Task
 from proxy.errors import GatewayError, Unsupported, UpstreamTimeout
 from proxy.prompting.profile.verify import KINDS, UNKNOWN
 from proxy.prompting.prompt import Prompter, Unrendered
@@ -188,9 +188,3 @@ def test_server_without_the_route_leaves_every_kind_here() -> None:
     one = backend(Rendering(error=Unsupported("no route")))
     looked(one)
     assert (one.verdict.differing, one.verdict.complete) == ((), True)
-
-
-def test_model_of_native_backends_is_not_asked() -> None:
-    one = backend(Rendering(shouting))
-    looked(one, Unrendered(NO_GUARD))
-    assert one.verdict is UNKNOWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -35,18 +36,9 @@ def test_texts_and_ids_are_unchanged() -> None:
 
 @pytest.mark.parametrize("family", ["chatglm3", "glm-4"])
 def test_roles_keep_their_places(family: Family) -> None:
-    messages = (
-        Message(role="system", content="s"),
-        Message(role="user", content="u"),
-        Message(role="assistant", content="a"),
-    )
-    got = made(family, *messages, Message(role="user", content="v")).turns
-    assert [(one.role, one.content) for one in got] == [
-        ("system", "s"),
-        ("user", "u"),
-        ("assistant", "a"),
-        ("user", "v"),
-    ]
+    said: Any = [("system", "s"), ("user", "u"), ("assistant", "a"), ("user", "v")]
+    got = made(family, *(Message(role=role, content=text) for role, text in said)).turns
+    assert [(turn.role, turn.content) for turn in got] == said
 
 
 def test_past_call_is_python_for_chatglm3() -> None:
