@@ -27,8 +27,7 @@ from ..gbnf.rules import Rules
 from ..gbnf.schema import ANY_OBJECT, SchemaCompiler, finished
 from ..gbnf.values import CharClass, Element, Group, Literal, Repeat
 from ..gbnf.values import Sequence as Elements
-from .formats import CallFormat, CallShape
-from .formats.base import ID, NAME, TYPE, TaggedArguments
+from .formats.base import ID, NAME, TYPE, CallFormat, CallShape, TaggedArguments
 from .formats.tagged import STRING, kinds, member
 
 # The grammar of tool calls. Models write other white space than their template at times, so that

@@ -21,15 +21,8 @@ from ...core.sampling import FIELDS, needed
 from ...core.task import Task
 from ...errors import InvalidParameter, Unsupported
 from ...prompting.constraints import callable_tools, must_call
-from ...prompting.formats import (
-    CHATGLM3,
-    GLM4,
-    CallArguments,
-    CallReader,
-    CallStart,
-    Piece,
-    TextPiece,
-)
+from ...prompting.formats.python_calls import CHATGLM3, GLM4
+from ...prompting.formats.reader import CallArguments, CallReader, CallStart, Piece, TextPiece
 from ...prompting.prompt import assistant_prefill
 from .protocol import ChatTurn, Family, PromptMessage
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
-from proxy.prompting.formats import SPECIAL, CallArguments, CallFormat, ReasoningPiece
-from proxy.prompting.formats.base import ID
+from proxy.prompting.formats import SPECIAL
+from proxy.prompting.formats.base import ID, CallFormat
+from proxy.prompting.formats.reader import CallArguments, ReasoningPiece
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import Answer, parse

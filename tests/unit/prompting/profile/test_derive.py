@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from proxy.prompting.formats import LLAMA3, CallShape
-from proxy.prompting.formats.base import ID, TaggedArguments
+from proxy.prompting.formats.base import ID, CallShape, TaggedArguments
+from proxy.prompting.formats.python_calls import LLAMA3
 from proxy.prompting.profile.derive import AnswerSyntax, syntax_of
 from proxy.prompting.template.templates import compile
 from tests.call_formats import parse
