@@ -14,7 +14,9 @@ from ..core.request import CompletionRequest, Message, Tool
 from ..core.task import NO_GUARD, ContentGuard
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
-from .formats import GENERIC, SPECIAL, CallFormat, generic
+from .formats import SPECIAL, generic
+from .formats.base import CallFormat
+from .formats.generic import GENERIC
 from .profile.adapt import (
     MessageRules,
     arranged,

@@ -19,7 +19,7 @@ from ...core.decoding import decoded
 from ...core.request import CompletionRequest, Message, Tool, ToolCall
 from ...errors import InvalidParameter
 from ..constraints import callable_tools
-from ..formats import GENERIC
+from ..formats.generic import GENERIC
 from ..prompt import Prompter, assistant_prefill
 
 Outcome = Literal["same", "adapted", "refused", "differs"]
