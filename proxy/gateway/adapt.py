@@ -25,7 +25,8 @@ from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, U
 from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
 from ..prompting.constraints import BoundGrammar
-from ..prompting.formats import GENERIC, CallFormat
+from ..prompting.formats.base import CallFormat
+from ..prompting.formats.generic import GENERIC
 from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import special_marks
 from ..prompting.stages.reasoning import REASONING_TAGS
