@@ -32,16 +32,10 @@ from .template import TemplateError, TemplateRefusal
 from .template.families import Family
 from .template.templates import ChatTemplate
 
-# The plain-text prompt of PowerInfer's ``api_like_OAI.py``, byte for byte.
-#
-# The format is defined by ``convert_chat`` in that script. For the roles it knows, the output is
-# identical. It silently drops other roles; here a developer message is treated as a system
-# message, and a tool result as a user message.
-
 
 class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """The texts before each turn, with ``\\n`` escapes already decoded; the defaults are the
-    script's."""
+    """The plain-text prompt of PowerInfer's ``api_like_OAI.py`` (``convert_chat``), byte for byte
+    for the roles that it knows. These are the texts before each turn, as in that script."""
 
     chat_prompt: str = (
         "A chat between a curious user and an artificial intelligence assistant. "
@@ -54,12 +48,10 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The stop strings that the script sends before the client's."""
         return (self.stop,) if self.stop else ()
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """The text that begins the user's turn: models of other formats write the next one too."""
         begins = self.user_name.rstrip()
         return (begins,) if begins else ()
 
@@ -133,9 +125,9 @@ class Prompter:
     """Renders chats for one model.
 
     `bos` and `eos` are the backend's, if it reported them. If the backend `adds_bos`, the prompt
-    begins without one. `replaces_backend_template` says that the backend's own is unusable, and
-    `form` is used instead. `formats` are the formats of calls that cannot be derived.
-    With `breaks_users` False, control tokens in users' messages and in tools are kept."""
+    begins without one. `replaces_backend_template` says that `form` is used in place of an unusable
+    one. `formats` are the formats of calls that cannot be derived. Unless it `breaks_users`,
+    control tokens in users' messages and in tools are kept."""
 
     def __init__(
         self,
@@ -204,8 +196,8 @@ class Prompter:
         )
 
     def _may_reason(self, text: str) -> bool:
-        """Whether the model may reason behind this prompt: not behind the empty reasoning block
-        that templates write when thinking is switched off."""
+        """Whether the model may reason behind this prompt: not behind an empty block, which
+        templates write when thinking is switched off."""
         if opened_by(text, self._tags) is not None:
             return True
         if not self.syntax.reasoning:
@@ -332,7 +324,7 @@ def _neutraliser(
 
 def assistant_prefill(request: CompletionRequest) -> str:
     """The beginning of the answer given by the last message, or "". Answers that must be a document
-    or a call cannot be continued: they are generated whole."""
+    or a call are generated whole."""
     last = request.messages[-1]
     if last.role != "assistant" or last.tool_calls or len(request.messages) < 2:
         return ""

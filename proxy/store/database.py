@@ -236,7 +236,8 @@ def owned(table: Table, owner: str, key: str) -> ColumnElement[bool]:
 
 def containing(text: str, *columns: ColumnElement[Any]) -> list[ColumnElement[bool]]:
     """The condition that one of the columns contains the text in any case; none if it is ""."""
-    return [or_(*(one.icontains(text, autoescape=True) for one in columns))] if text else []
+    conditions = (column.icontains(text, autoescape=True) for column in columns)
+    return [or_(*conditions)] if text else []
 
 
 def record(kind: type[S], row: Row[Any], **values: Any) -> S:

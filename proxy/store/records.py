@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import uuid
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -39,7 +39,7 @@ UNCHECKED = "validating"
 OPEN = (UNCHECKED, "in_progress", "finalizing", "cancelling")
 
 
-class Tokens(Struct, frozen=True):
+class Tokens(NamedTuple):
     input: int = 0
     cached: int = 0
     output: int = 0
@@ -74,9 +74,9 @@ class RequestBatch(Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
 
     @property
-    def tokens(self) -> tuple[int, int, int, int]:
-        """Input, cached, output and reasoning tokens of all answers."""
-        return self.input_tokens, self.cached_tokens, self.output_tokens, self.reasoning_tokens
+    def tokens(self) -> Tokens:
+        """Those of all answers."""
+        return Tokens(*(getattr(self, f"{name}_tokens") for name in Tokens._fields))
 
 
 class Result(Struct, frozen=True):

@@ -20,7 +20,7 @@ from . import records
 from .database import Database, owned
 from .file_store import PIECE, StoredFile
 from .quota import UNLIMITED, Quota, check_count
-from .records import MOST, OPEN, UNCHECKED, RequestBatch, Result, new_id
+from .records import MOST, OPEN, UNCHECKED, RequestBatch, Result, Tokens, new_id
 from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH
 
 MOST_OPEN = 100  # unfinished batches of a key
@@ -50,10 +50,7 @@ class RequestBatches:
         with self._db.begin_for(batch.owner) as db:
             db.execute(insert(REQUEST_BATCH).values(writer="", touched=batch.created, **values))
             mine = _b.owner == batch.owner
-            refusal = (
-                f"an API key may have at most {MOST_OPEN} unfinished batches: wait for one to"
-                " finish, or cancel one"
-            )
+            refusal = "an API key may have at most {} unfinished batches: wait, or cancel one"
             check_count(db, REQUEST_BATCH, MOST_OPEN, refusal, mine, _b.status.in_(OPEN))
             newest = select(_b.created).where(mine).order_by(_b.created.desc())
             last = newest.limit(1).offset(MOST - 1).scalar_subquery()
@@ -61,9 +58,8 @@ class RequestBatches:
             db.execute(delete(REQUEST_BATCH).where(mine, over, _b.created < last))
 
     def get(self, owner: str, key: str) -> RequestBatch | None:
-        return self._db.one(
-            RequestBatch, select(REQUEST_BATCH).where(owned(REQUEST_BATCH, owner, key))
-        )
+        query = select(REQUEST_BATCH).where(owned(REQUEST_BATCH, owner, key))
+        return self._db.one(RequestBatch, query)
 
     def page(self, owner: str, most: int, after: str = "") -> list[RequestBatch]:
         """At most `most` batches, newest first, older than `after`. Raises NotFound."""
@@ -158,20 +154,14 @@ class RequestBatches:
 
     def add_results(self, key: str, results: Sequence[Result]) -> bool:
         """Store results and count them, in one step. False if this process lost the batch."""
-        failed = sum(one.failed for one in results)
-        tokens = [one.tokens for one in results]
-        counted = {
-            _b.failed: _b.failed + failed,
-            _b.completed: _b.completed + len(results) - failed,
-            _b.input_tokens: _b.input_tokens + sum(one.input for one in tokens),
-            _b.cached_tokens: _b.cached_tokens + sum(one.cached for one in tokens),
-            _b.output_tokens: _b.output_tokens + sum(one.output for one in tokens),
-            _b.reasoning_tokens: _b.reasoning_tokens + sum(one.reasoning for one in tokens),
-        }
-        rows = [
-            {"batch_id": key, "number": one.number, "failed": one.failed, "data": one.data}
-            for one in results
-        ]
+        failed = sum(result.failed for result in results)
+        counts = {"failed": failed, "completed": len(results) - failed}
+        for name in Tokens._fields:
+            counts[f"{name}_tokens"] = sum(getattr(result.tokens, name) for result in results)
+        counted = {name: _b[name] + count for name, count in counts.items()}
+        rows = [{"batch_id": key, **structs.asdict(result)} for result in results]
+        for row in rows:
+            del row["tokens"]
         with self._db.begin() as db:
             if not db.execute(self._mine(key).values(counted)).rowcount:
                 return False

@@ -25,7 +25,7 @@ from ..fields import Body, entry, flag, ignored_fields, integer, items, read, te
 from ..openai import answer as openai
 from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
-from ..response_meta import ResponseMeta, RouteDialect
+from ..response_meta import ResponseMeta, RouteDialect, StreamEncoder
 from ..schema_fields import Field, Fields, Schema, table
 
 MAX_EXTRA = 256
@@ -236,14 +236,11 @@ def reply(meta: ResponseMeta, request: CompletionRequest, completions: Sequence[
     return answers[0] if len(answers) == 1 else answers
 
 
-class Encoder:
+class Encoder(StreamEncoder):
     """Encodes events as the stream's objects; the last object of a completion says why it ended."""
 
-    content_type = "text/event-stream"
-
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        self._meta = meta
-        self._request = request
+        super().__init__(meta, request)
         self._slots: dict[int, int] = {}
         self._lines: set[int] = set()  # choices whose text contains a line break
 
@@ -297,11 +294,7 @@ class Encoder:
         return _event(piece)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last event."""
         return _event(error(fault))
-
-    def end(self) -> bytes:
-        return b""
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -22,7 +22,7 @@ from ...wire import sse
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
-from ..response_meta import ResponseMeta, compaction_field
+from ..response_meta import ResponseMeta, StreamEncoder, compaction_field
 from ..schema_fields import Field, Fields, Schema, table
 
 MAX_CHOICES = 16
@@ -319,16 +319,14 @@ def whole(
     }
 
 
-class Chunks:
+class Chunks(StreamEncoder):
     """Encodes events as chunks of a `kind`; choices have their piece, or `silence`, in `said`."""
 
-    content_type = "text/event-stream"
     kind = said = ""
     silence: Any = ""
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        self._request = request
-        self._meta = meta
+        super().__init__(meta, request)
         self._finished: dict[int, events.Finished] = {}
         self._compacted: events.Compacted | None = None
         begin = msgspec.json.encode(head(meta, self.kind))

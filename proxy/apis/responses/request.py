@@ -17,7 +17,7 @@ from ..fields import Body
 from ..openai import answer as openai
 from ..openai.tools import CALLS, PARALLEL, functions, named_choice
 from ..schema_fields import Fields
-from ..vector_stores.request import parse_filters
+from ..vector_stores.request import parse_filters, threshold
 from . import mcp
 from .items import as_items, check_outputs, conversation_of, messages, referenced
 
@@ -283,14 +283,11 @@ def _file_search(tool: Body, at: str) -> Search:
     stores = fields.items(tool, "vector_store_ids", at)
     if not stores or not all(type(store_id) is str for store_id in stores):
         raise InvalidParameter(at + "vector_store_ids", "must be a list of ids")
-    threshold = fields.mapping(tool, "ranking_options", at).get("score_threshold") or 0.0
-    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-        raise InvalidParameter(at + "ranking_options.score_threshold", "must be from 0 to 1")
     return Search(
         "file",
         tuple(stores),
         fields.integer(tool, "max_num_results", 1, 50, at) or FILES,
-        float(threshold),
+        threshold(tool, at),
         parse_filters(tool.get("filters"), at + "filters"),
     )
 

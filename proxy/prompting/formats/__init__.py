@@ -1,8 +1,7 @@
 """Tool-call formats: streaming parsers, and shapes for grammars.
 
-``CallFormat.parser(tools)`` returns a parser for one reply. Text without calls passes unchanged; a
-malformed call is returned as text. Most formats are a shape derived from the model's template
-(``shaped``); ``SPECIAL`` lists the others, most of which read whole answers, with reasoning.
+A malformed call is text. Most formats are a shape derived from the model's template (``shaped``);
+``SPECIAL`` lists the others, most of which read whole answers, with reasoning.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Formats whose values look like JSON but are quoted differently: converted while they stream.
 
-Read are objects, lists, tuples, numbers, and the words for true, false and null of JSON and Python.
-Strings are read by a function of the format. Nothing is evaluated.
+Besides JSON, tuples and Python's words are read, and strings as the format has them.
 """
 
 from __future__ import annotations

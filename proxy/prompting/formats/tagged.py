@@ -1,7 +1,7 @@
 """Arguments that models write between tags: text that becomes JSON of the type in the schema.
 
-A string is the text itself; anything else is JSON. Where the schema allows both, the text is JSON
-if that has another type that the schema allows, else a string.
+Where the schema allows strings and more, the text is JSON if that has another type that the schema
+allows, else a string.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ def inside(text: str) -> str:
 
 
 def stream_until(reader: CallReader, mark: str, sink: Callable[[str], None]) -> Wait:
-    """Passes the text up to `mark` to the sink as it streams, and takes the mark. Raises Malformed
-    if the reply ends first."""
+    """Passes the text up to `mark` to the sink as it streams, and takes the mark."""
     if not (yield from reader.up_to(mark, sink)):
         raise Malformed
 

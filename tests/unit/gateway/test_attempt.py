@@ -114,7 +114,8 @@ class Scheduler:
             if name not in want.exclude and not self.down:
                 self.out += 1
                 grant = Grant(backend=Slots(name=name, model="m"), slot=Slot(id=0))
-                return Lease(self, want, grant, grant.slot, ConversationRecord())  # type: ignore[arg-type]
+                record = ConversationRecord()
+                return Lease(self, want, grant, grant.slot, record)  # type: ignore[arg-type]
         raise NoBackend("no backend for this model is available")
 
     # for tickets and leases

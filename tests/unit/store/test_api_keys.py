@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 
 import pytest
@@ -21,6 +20,8 @@ from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
 from proxy.store.tables import API_KEY
+
+from .conftest import at_once
 
 
 def _key(number: int, **fields: object) -> StoredKey:
@@ -131,23 +132,14 @@ def test_failed_change_is_not_recorded(
     assert not _audited(caplog)
 
 
-def test_numbers_of_simultaneous_changes_have_no_gap(url: str) -> None:
-    first = Database(url)
-    first.upgrade()
-    others = [Database(url) for _ in range(3)]
+def test_numbers_of_simultaneous_changes_have_no_gap(database: Database, url: str) -> None:
+    databases = [Database(url) for _ in range(3)]
 
-    def add(database: Database, base: int) -> None:
+    def add(worker: int) -> None:
         for number in range(5):
-            ApiKeys(database).add(_key(base + number), "ops")
+            ApiKeys(databases[worker]).add(_key(100 * worker + number), "ops")
 
-    threads = [
-        threading.Thread(target=add, args=(database, 100 * index))
-        for index, database in enumerate(others)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [change.number for change in ApiKeys(first).changes(0, 100)] == list(range(1, 16))
-    for database in (first, *others):
-        database.close()
+    at_once(add, 3)
+    assert [change.number for change in ApiKeys(database).changes(0, 100)] == list(range(1, 16))
+    for other in databases:
+        other.close()

@@ -18,6 +18,7 @@ from flask import Response, request
 from ....errors import Forbidden, GatewayError, NotFound
 from ....store.records import Document, Splitting
 from ....web import permissions
+from ....web.body import read_value
 from ....web.form import MultipartForm, UploadedPart, read_form
 from ....web.observability import Record
 from ....web.routes import SSE
@@ -26,7 +27,7 @@ from ....web.spine import passthrough
 from ...fields import entry
 from ..answer import error_of_list, ok
 from ..bodies import BASE, BODIES, FILE
-from .view import Documents, RequestContext, Taken, blueprint, json_value, respond, route
+from .view import Documents, RequestContext, Taken, blueprint, respond, route
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ....knowledge.service import Knowledge
@@ -201,7 +202,7 @@ def create_knowledge_base(services: Services, record: Record, base: str, model: 
 @route("POST", "/knowledge_base/delete_knowledge_base", body="ChatchatBase", parses=False)
 def delete_knowledge_base(services: Services, record: Record) -> Any:
     """Delete a knowledge base; the body may also be its name as a JSON string."""
-    value = json_value(services)
+    value = read_value(request.environ, services.settings.max_body, empty={})
     name = BASE.parse(
         {"knowledge_base_name": value} if type(value) is str else entry(value, "the body")
     )["base"]
