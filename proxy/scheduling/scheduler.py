@@ -198,7 +198,7 @@ class LocalScheduler(BaseScheduler):
                 reach = Tiers(pool, now).reach(want, conversation.draw, 0)
             decision = self._policy(_within(want, reach), pool, now)
             if type(decision) is Grant and idle.may_take(
-                decision, want, pool, idle.count(self.idle_leases, decision.backend), now
+                decision, want, pool, self.idle_leases, now
             ):
                 client = client_class(want)
                 lease = self._take(pool, want, client, decision, conversation, now, reach)
