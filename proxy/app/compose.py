@@ -287,15 +287,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger=ledger,
     )
     watch = KeyWatch(keys, observer)
-    life.on_end += [
-        partial(observer.end_all, GatewayStopping),
-        partial(services.mcp_calls.end_all, GatewayStopping),
-    ]
-    life.working += [
-        lambda: observer.running > 0,
-        lambda: jobs.taken > 0,
-        lambda: writers.taken > 0,
-    ]
+    life.on_end.append(partial(observer.end_all, GatewayStopping))
+    life.on_end.append(partial(services.mcp_calls.end_all, GatewayStopping))
+    life.working.append(lambda: observer.running > 0)
+    life.working += [lambda: jobs.taken > 0, lambda: writers.taken > 0]
     life.on_leave.append(host.leave)
     life.on_close(Step.DATABASE, watch.close)
     life.on_close(Step.MODELS, host.close)
@@ -366,13 +361,10 @@ def _dialogues(
 def configs(settings: Settings) -> Sequence[BackendConfig]:
     """The configured backends. If none was named, the default addresses where a server listens, or
     otherwise the bundled model."""
+    chat_mode, overflow = settings.chat_mode, settings.on_overflow
     configs = tuple(
-        replace(
-            config,
-            chat_mode=config.chat_mode or settings.chat_mode,
-            on_overflow=config.on_overflow or settings.on_overflow,
-        )
-        for config in settings.backends
+        replace(c, chat_mode=c.chat_mode or chat_mode, on_overflow=c.on_overflow or overflow)
+        for c in settings.backends
     )
     if not settings.is_default:
         return configs

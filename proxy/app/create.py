@@ -16,15 +16,7 @@ from ..apis import modules
 from ..backends.pools import Backend
 from ..batches.batch_run import asker
 from ..config import Settings
-from ..errors import (
-    BadRequest,
-    GatewayError,
-    MethodNotAllowed,
-    NotFound,
-    StoreUnavailable,
-    TooManyWrongKeys,
-    Unauthorized,
-)
+from ..errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from ..server.stopping import Life
 from ..web import body, pages, reference, site
 from ..web.auth import basic_password
@@ -130,13 +122,10 @@ def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
             return bool(services.keys.check(headers, password))
         if services.keys.has_key(headers):
             return True
-    except (Unauthorized, TooManyWrongKeys, StoreUnavailable):
-        return False
-    with app.test_request_context(headers={"Cookie": headers.get("HTTP_COOKIE", "")}):
-        try:
+        with app.test_request_context(headers={"Cookie": headers.get("HTTP_COOKIE", "")}):
             return bool(pages.session.signed_in())
-        except StoreUnavailable:
-            return False
+    except GatewayError:
+        return False
 
 
 def _http_error(error: HTTPException) -> Response:

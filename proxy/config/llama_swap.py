@@ -331,17 +331,15 @@ def _peers(peers: Mapping[str, _Peer]) -> tuple[BackendConfig, ...]:
             secret = keys.checked(str(peer.api_key)) if peer.api_key else None
         except ValueError as error:
             raise ValueError(f"peers: {name[:100]!r}: {error}") from None
-        backends += [
-            BackendConfig(
-                name=f"{name}/{model}",
-                url=address,
-                model=str(model),
-                aliases=(f"{name}/{model}",),
-                kind="openai",
-                api_key=secret,
-            )
-            for model in peer.models
-        ]
+        for model in map(str, peer.models):
+            own = f"{name}/{model}"
+            more: dict[str, Any] = {
+                "name": own,
+                "aliases": (own,),
+                "kind": "openai",
+                "api_key": secret,
+            }
+            backends.append(BackendConfig(url=address, model=model, **more))
     return tuple(backends)
 
 

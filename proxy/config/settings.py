@@ -230,9 +230,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "", "the same of each graphics card, as 24GiB,16GiB; empty: as nvidia-smi says", forms.sizes
     )
     swap_wait: float = _models(
-        10.0,
-        "seconds that a model waits for idle ones to unload, before busy ones are drained",
-        ge=0,
+        10.0, "seconds that a model waits for idle ones to unload, before busy ones drain", ge=0
     )
 
     chatglm_model: Texts = _models((), "chatglm_cpp model file to run in this gateway", forms.path)
@@ -391,8 +389,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def backends(self) -> tuple[BackendConfig, ...]:
-        """All configured backends: the addresses, the model files, then the file's tables, with
-        names, kinds, slots and context sizes filled in. Models to start come last."""
+        """All backends: the addresses, the model files, then the file's tables, with names, kinds,
+        slots and context sizes filled in. Models to start come last."""
 
         def name(backend: BackendConfig) -> str:
             place = Path(backend.file).stem or backend.url.partition("://")[2].rstrip("/")

@@ -20,14 +20,8 @@ MAX_LABEL = 200  # characters of a name in a file that are shown
 
 # The fields that are read of a file; those with a dot are of its architecture.
 _FIELDS = frozenset(
-    {
-        "general.architecture",
-        "general.name",
-        "general.size_label",
-        "general.file_type",
-        ".context_length",
-        ".embedding_length",
-    }
+    """general.architecture general.name general.size_label general.file_type .context_length
+    .embedding_length""".split()
 )
 _FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1"}
 _FILE_TYPES |= {10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M"}

@@ -87,14 +87,8 @@ def run(
     config: ModelConfig, words: Sequence[str], env: Mapping[str, str], output: int = subprocess.PIPE
 ) -> subprocess.Popen[bytes]:
     """Start a program in the folder of a model. Raises OSError."""
-    return start_program(
-        words,
-        env,
-        cwd=config.folder or None,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-    )
+    streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+    return start_program(words, env, cwd=config.folder or None, **streams)
 
 
 def has_program(config: ModelConfig) -> bool:

@@ -130,13 +130,9 @@ class SlotFolder:
                 text = file.read(LARGEST + 1)
             if len(text) <= LARGEST:
                 index = msgspec.json.decode(text, type=Index)
-                files = (
-                    (identity, prompt)
-                    for identity, prompt in index.files
-                    if prompt.file.startswith(beginning)
-                    and identity == of_file(self.path / prompt.file)
-                )
-                return msgspec.structs.replace(index, files=tuple(files))
+                ours = [pair for pair in index.files if pair[1].file.startswith(beginning)]
+                same = (pair for pair in ours if pair[0] == of_file(self.path / pair[1].file))
+                return msgspec.structs.replace(index, files=tuple(same))
         return None
 
     def sweep(self, keep: Collection[str], beginning: str) -> None:
