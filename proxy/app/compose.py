@@ -83,8 +83,7 @@ if TYPE_CHECKING:
 
 
 def identities(settings: Settings) -> Mapping[str, Identity]:
-    """The keys of the file that have rights or limits, by name. Raises SettingsError with the line
-    of a wrong option."""
+    """The keys with rights or limits, by name. Raises SettingsError with the line of an option."""
     return {key.name: _identity(key) for key in settings.keys if key.options}
 
 
@@ -359,8 +358,7 @@ def _dialogues(
 
 
 def configs(settings: Settings) -> Sequence[BackendConfig]:
-    """The configured backends. If none was named, the default addresses where a server listens, or
-    otherwise the bundled model."""
+    """The backends. If none was named: the default addresses that answer, or a bundled model."""
     chat_mode, overflow = settings.chat_mode, settings.on_overflow
     configs = tuple(
         replace(c, chat_mode=c.chat_mode or chat_mode, on_overflow=c.on_overflow or overflow)
@@ -431,8 +429,7 @@ def _scheduler(
 
 
 def _driver(settings: Settings, config: BackendConfig) -> Driver:
-    """Raises SettingsError for an invalid ChatGLM model file, or if chatglm_cpp is not
-    installed."""
+    """Raises SettingsError for a ChatGLM model that cannot run here."""
     if config.file:
         if why := missing(config.file):
             raise SettingsError(f"--chatglm-model: {config.file}: {why}")
@@ -491,8 +488,7 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
 
 
 def _embedder(settings: Settings, life: Life, urls: Sequence[str], gift: Gift) -> Embedder | None:
-    """The servers that only make embeddings or rankings, with a queue of their own; None if none is
-    configured."""
+    """The servers that only make embeddings or rankings, with a queue of their own."""
     if not urls:
         return None
     servers = []

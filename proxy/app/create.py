@@ -49,8 +49,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
 
 
 def with_routes(settings: Settings) -> Application:
-    """An application with its routes, but without services. The routes depend on `api_prefix`,
-    `pages`, `cors_origins` and the switches of APIs in the settings."""
+    """The routes without services; they depend on prefix, pages, origins and switches of APIs."""
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = app.config["API_PREFIX"] = settings.api_prefix
@@ -107,8 +106,7 @@ def suspend_keys(app: Flask) -> bool:
 
 
 def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
-    """Whether a request with these headers has a valid key, or a session of one. For servers that
-    read the body before they call the application."""
+    """Whether the headers have a valid key or session, for servers that read the body first."""
     services = services_of(app)
     if not services.keys.needed:
         return True
@@ -147,8 +145,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _defect(error: Exception) -> Response:
-    """Handle a defect: log it in full and show nothing of it to the client. (Errors that a hook
-    raises come here too.)"""
+    """Log a defect in full, and show nothing of it. Errors that a hook raises come here too."""
     if isinstance(error, GatewayError):
         return _refused(error)
     log.exception("unhandled exception in %s", without_keys(request.path)[:200])

@@ -229,8 +229,7 @@ def lost_backend(about: str, error: str, answers: str = "") -> Finding:
 
 
 def _kind(url: str) -> str:
-    """The kind of the server at an address, as in `discovery.Server`; "other" for a program that is
-    none, "" if nothing answers."""
+    """The kind of the server there, "other" for a program that is none, "" for nothing."""
     server = discovery.identify(url)
     return server[0] or "other" if server else ""
 
