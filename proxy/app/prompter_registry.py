@@ -50,8 +50,7 @@ def known_formats() -> tuple[CallFormat, ...]:
 
 
 class Prompters:
-    """`Prompters(…)(model)` is the model's Prompter. Raises SettingsError for an invalid template
-    or format."""
+    """`Prompters(…)(model)` is the model's Prompter. Raises SettingsError."""
 
     def __init__(self, settings: Settings, registry: Registry, folder: Path) -> None:
         self._registry = registry

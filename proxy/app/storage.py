@@ -59,8 +59,7 @@ class LazyProxy:
 
 
 class LazyServices:
-    """The services: the parts of `Stores`, each None without the extra that it needs. `embedder`
-    and `ranker` are None if no backend is configured for them."""
+    """The parts of `Stores`, each None without the extra that it needs."""
 
     def __init__(
         self, settings: Settings, embedder: Embedder | None, ranker: Embedder | None

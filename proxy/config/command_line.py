@@ -65,8 +65,7 @@ def _epilog() -> str:
 
 @cache
 def parser() -> argparse.ArgumentParser:
-    """The parser of the server's flags. It sets only what the user gave, as text. Made once: it is
-    full of reference cycles, and each reload of the settings needs it."""
+    """The server's flags, as text. Made once: it is full of cycles, and each reload needs it."""
     return _parser(lambda row: True, _epilog())
 
 
@@ -116,8 +115,7 @@ def split(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The values of the command's own arguments, and the arguments that are settings. Raises
-    SettingsError; ``--help`` prints and raises ``SystemExit(0)``."""
+    """The command's own arguments, and the settings. Raises SettingsError, and SystemExit(0)."""
     made = _Parser(prog=f"{PROG} {name}", description=COMMANDS[name], allow_abbrev=False)
     takes_a_file = name in TAKE_A_FILE
     if name == "init":
