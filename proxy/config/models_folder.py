@@ -39,8 +39,7 @@ def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
 
 
 def of_files(folder: Path, eyes: bool = True) -> list[tuple[str, tuple[str, ...]]]:
-    """The name of each model in a folder, without its inner ones, and the flags with its file, and
-    with the first projector."""
+    """The name of each model in this very folder, and the flags with its file and projector."""
     models = []
     projector: tuple[str, ...] = ()
     for path in sorted(folder.glob("*.gguf")):

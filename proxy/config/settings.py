@@ -31,8 +31,7 @@ class SettingsError(ValueError):
 
 
 class Declared(NamedTuple):
-    """What is said of a setting besides its name, type and default: its group in the help, its
-    help, a validator, and msgspec's bounds ge, gt, le and lt."""
+    """The group of a setting in the help, its help, a validator, and bounds of its value."""
 
     group: str
     help: str
@@ -66,8 +65,7 @@ _key = _group("")  # of a table of the file
 
 
 class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend: a ``[[backend]]`` table of the file, a ``--llama-api`` address, a
-    ``--chatglm-model``, or a model that the gateway starts itself."""
+    """A ``[[backend]]`` table, an address, a ChatGLM model, or a model to start."""
 
     url: str = _key("", "URL of the server", forms.url)
     file: str = _key("", "ChatGLM model file to run in this gateway, instead of a URL", forms.path)
@@ -389,8 +387,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def backends(self) -> tuple[BackendConfig, ...]:
-        """All backends: the addresses, the model files, then the file's tables, with names, kinds,
-        slots and context sizes filled in. Models to start come last."""
+        """All backends, with names, kinds, slots and contexts. Models to start come last."""
 
         def name(backend: BackendConfig) -> str:
             place = Path(backend.file).stem or backend.url.partition("://")[2].rstrip("/")

@@ -82,8 +82,7 @@ def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
 
 
 def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a TOML file by name; ``backend``, ``model``, ``mcp``, ``price`` and
-    ``route`` hold the tables of these names."""
+    """The values of a TOML file by name, also those of its tables."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
