@@ -143,8 +143,7 @@ class HostedModel:
         yield server
 
     def load(self) -> None:
-        """Begin to load the server, without using it. Raises GatewayError if it would be in
-        vain."""
+        """Begin to load the server. Raises GatewayError if it would be in vain."""
         with self._changed:
             if self.server is None and not any(waiter.by_hand for waiter in self._waiters):
                 self._wait(Waiter(time.monotonic(), by_hand=True))
@@ -220,8 +219,7 @@ class HostedModel:
         return "stopping" if self.state is State.STOPPING else "unloaded"
 
     def place(self) -> tuple[int, float]:
-        """Its place in the line of models that have no room, 0 if it has, and the seconds until it
-        is loaded, as far as is known."""
+        """Its place in the line for room, 0 if it has some, and the seconds until it is loaded."""
         number, seconds = self._room.place(self)
         return number, seconds if number else max(0.0, self.takes - self.elapsed)
 
@@ -251,8 +249,7 @@ class HostedModel:
         return f"{text}, about {math.ceil(seconds)} s" if known else text
 
     def stop(self) -> None:
-        """End the server as soon as no request uses it, or at once while it loads; the next request
-        starts it again."""
+        """End the server after its last request, or at once while it loads."""
         with self._changed:
             loads = self.state in (State.WAITING, State.LOADING)
             if loads:
@@ -444,8 +441,7 @@ class HostedModel:
                 self._changed.wait(min(WATCH, max(LOOK, self.left)))
 
     def _fail(self, error: GatewayError, *, loaded: bool = False) -> None:
-        """Record a failure. Requests that wait get the error, unless it is of a loaded server: the
-        next load starts for them."""
+        """Record a failure. Waiting requests get the error, unless it is of a loaded server."""
         if self._over:
             return
         log.error("%s", error.message.partition("\n")[0])

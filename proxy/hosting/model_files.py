@@ -29,8 +29,7 @@ _FILE_TYPES |= {16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 32: "BF16", 38: "MXFP4_M
 
 
 class ModelFile(Struct, frozen=True):
-    """The first GGUF file of a model: bytes of all its parts, and its fields, empty if they cannot
-    be read."""
+    """The first GGUF file of a model: bytes of all parts, and its fields, if they can be read."""
 
     path: Path
     size: int
@@ -86,8 +85,7 @@ def files(config: ModelConfig) -> list[ModelFile]:
 
 
 def fingerprint(config: ModelConfig) -> str:
-    """A digest of all on which the need of a model depends: its command, its environment without
-    its key, and the size and time of its files."""
+    """A digest of the command, the environment without its key, and the files."""
     seen = []
     for paths in _paths(config):
         for path in paths:

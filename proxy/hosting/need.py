@@ -119,8 +119,7 @@ class KeptNeeds(Protocol):
 
 
 class Need:
-    """Of one model. `recall` before a load reads what is known of it, `measure` and `learn` note
-    what is seen of its server, `keep` remembers it."""
+    """Of one model: `recall` reads what is known, `measure` and `learn` note what is seen."""
 
     def __init__(
         self, config: ModelConfig, kept: KeptNeeds | None = None, cards: Cards | None = None

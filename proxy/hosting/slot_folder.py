@@ -77,8 +77,7 @@ def of_file(path: Path) -> Identity | None:
 
 
 class SlotFolder:
-    """Creates the folder if necessary. Raises OSError: a BlockingIOError if another gateway uses
-    it."""
+    """Creates the folder. Raises OSError: a BlockingIOError if another gateway uses it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,8 +93,7 @@ class SlotFolder:
             raise
 
     def create(self, file: str) -> None:
-        """Create an empty private file, whose mode stays when a server overwrites it. Raises
-        OSError."""
+        """Create an empty private file; a server that overwrites it keeps the mode."""
         self.remove((file,))
         os.close(os.open(self.path / file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
