@@ -71,8 +71,7 @@ class Stopped(Exception):
 
 
 class Starter:
-    """`log` gets what the server prints. Waiting on the lock of the room is woken when the load
-    becomes `unwanted`. `process` is the last one, until `end`."""
+    """`log` gets what the server prints. `process` is the last one, until `end`."""
 
     def __init__(
         self,
@@ -88,8 +87,7 @@ class Starter:
         self._deadline, self._changed = hosting.deadline, hosting.room.changed
 
     def start(self, end: float) -> tuple[Server, ModelProcess, Capabilities]:
-        """Start the server, at another port if another program listens at one. Raises Stopped,
-        LoadFailed, UpstreamFault, OSError."""
+        """Start the server. Raises Stopped, LoadFailed, UpstreamFault, OSError."""
         config = self._config
         for left in reversed(range(PORTS if PORT in config.url else 1)):
             guard, port = PortGuard(), free_port()
@@ -126,8 +124,7 @@ class Starter:
     def _loaded(
         self, process: ModelProcess, server: Server, guard: PortGuard, end: float
     ) -> Capabilities:
-        """Wait until the server is ready, and find out what it can do. Raises Stopped,
-        UpstreamFault."""
+        """Wait until the server is ready, and probe it. Raises Stopped, UpstreamFault."""
         pause = LOOK
         while True:
             why = "its server was not ready within start_timeout"

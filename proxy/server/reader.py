@@ -49,8 +49,7 @@ class Refused(Exception):
 
 
 class Request:
-    """A request with a complete head; `body` grows until `complete`. `environ` is the WSGI
-    environment without the path and the body."""
+    """A request with a complete head; `body` grows until `complete`."""
 
     __slots__ = ("body", "complete", "environ", "keep", "method", "url", "version")
 
