@@ -32,8 +32,7 @@ MOST_FRAGMENTS = 1000  # of a message, and one more for each kilobyte of it
 
 
 class WebSocket:
-    """An open WebSocket. `receive` and `send` are for one thread; `on_close` is called, in another
-    one, when the client closes the connection or disconnects."""
+    """`receive` and `send` are for one thread; `on_close` is called in another one."""
 
     def __init__(
         self,
