@@ -1,7 +1,6 @@
 """``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
 
-It takes the flags, variables and file of the server. Nothing is changed: no database is created or
-upgraded, and no model is started. A backend is asked for a token. Each question has half a minute.
+Nothing is changed, and no model is started. A backend is asked for a token.
 """
 
 from __future__ import annotations

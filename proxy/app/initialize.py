@@ -34,7 +34,7 @@ def write(
     environ: Mapping[str, str],
     find: Callable[[Mapping[str, str], Path], Found] = look,
 ) -> str:
-    """Write `file`, if there is none or `agree` says yes. Returns what was found. Raises InitError."""
+    """Write `file`, if there is none or `agree` says yes. Returns what to say. Raises InitError."""
     target = _target(file, agree)
     found = find(environ, Path.home())
     _put(target, text(found, str(target)))

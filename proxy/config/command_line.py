@@ -1,7 +1,6 @@
 """The command line: the flags of the server, derived from the table, and the commands beside it.
 
-``slotproxy`` alone serves. ``slotproxy COMMAND …`` does one thing and ends; most commands take the
-flags of the server too, so that they see the same settings.
+Most commands take the flags of the server too, so that they see the same settings.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """llama-swap's configuration, ``config.yaml``, read as it is.
 
 Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
-2026; older names of its keys are read too. What is read becomes `[[model]]` and `[[backend]]`
-tables, keys and settings. A note names unsupported settings. Models are swapped by memory
-and number here, not by group or matrix (see `_together`).
+2026; older names of its keys are read too. Models are swapped by memory and number here, not by
+group or matrix (see `_together`).
 """
 
 from __future__ import annotations
