@@ -1,8 +1,5 @@
-"""The models of --models-dir: GGUF files, and folders of files that belong together.
-
-The layout is that of llama-server's router mode: a model with a projector (``mmproj*.gguf``), or in
-several parts, may have a folder of its own and is named by it.
-"""
+"""The models of --models-dir: GGUF files, and folders of files that belong together, laid out as for
+llama-server's router mode: a model with a projector, or in parts, may have a folder of its name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The table of settings: the class ``Settings``.
 
-A field's name, type, default, help and bounds are here only. Flags, ``SLOTPROXY_…`` variables, the
-keys of the file, ``--help`` and the table in the documentation (``tools/generated_docs.py``) are
-derived from it. A new setting is one new field.
+Flags, variables, the keys of the file, ``--help`` and the table in the documentation
+(``tools/generated_docs.py``) are derived from its fields. A new setting is one new field.
 """
 
 from __future__ import annotations

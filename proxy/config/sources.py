@@ -1,10 +1,7 @@
 """Settings read from flags, environment and a file: TOML, or one of llama-swap or llama-server.
 
-Order: a flag overrides the environment, the environment the file, the file the default. Any mistake
-raises ``SettingsError`` with one line that names the setting as the user wrote it (``--port``,
-``SLOTPROXY_PORT`` or ``slotproxy.toml: port``). Keys are never part of a message.
-
-``load`` is the entry point. Pure except for reading the config file and the key file. Nothing here
+Flags override the environment, which overrides the file. Any mistake raises ``SettingsError`` with
+one line that names the setting as the user wrote it. Keys are never part of a message. Nothing here
 imports flask, requests or ssl: gunicorn's master reads the settings before gevent patches a worker.
 """
 

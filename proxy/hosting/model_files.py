@@ -15,7 +15,6 @@ from ..backends.gguf import Value
 from ..config import ModelConfig
 
 KEY_VARIABLE = "LLAMA_API_KEY"  # of llama-server
-MAX_PARTS = 1000  # files of a split model
 MAX_LABEL = 200  # characters of a name in a file that are shown
 
 # The fields that are read of a file; those with a dot are of its architecture.
@@ -120,5 +119,5 @@ def parts(path: Path) -> list[Path]:
     split = re.fullmatch(r"(.*-)00001(-of-(\d{5})\.gguf)", path.name)
     if split is None:
         return [path]
-    count = min(int(split[3]), MAX_PARTS)
-    return [path.with_name(f"{split[1]}{n:05d}{split[2]}") for n in range(1, count + 1)]
+    numbers = range(1, int(split[3]) + 1)
+    return [path.with_name(f"{split[1]}{number:05d}{split[2]}") for number in numbers]
