@@ -222,28 +222,24 @@ class ServerConnection:
 
     def more(self, request: Request) -> bytes:
         """The next part of a body, b"" at its end. Raises BodyError, BodyTimeout."""
-        if not request.body and not request.complete:
+        reader = self._reader
+        while not request.body and not request.complete:
+            if reader.refusal:
+                raise BodyError("the request body is not valid HTTP")
             self._enter(State.BODY)
             try:
-                self._wait_for_body(request)
+                data = reader.unparsed or self._sock.recv(BODY_READ_SIZE)
             finally:
                 self._enter(State.ANSWERING)
-        data = b"".join(request.body)
-        request.body.clear()
-        self._body_came += len(data)
-        return data
-
-    def _wait_for_body(self, request: Request) -> None:
-        """Raises BodyError, BodyTimeout."""
-        while not request.body and not request.complete:
-            if self._reader.refusal:
-                raise BodyError("the request body is not valid HTTP")
-            data = self._reader.unparsed or self._sock.recv(BODY_READ_SIZE)
             if self.expired:
                 raise BodyTimeout("the request body took too long")
             if not data:
                 raise BodyError("the client disconnected")
-            self._reader.feed(data)
+            reader.feed(data)
+        data = b"".join(request.body)
+        request.body.clear()
+        self._body_came += len(data)
+        return data
 
     def _drop_body(self, request: Request) -> bool:
         """Read and discard the rest of a body, up to a bound. Returns whether it ended: a client

@@ -191,7 +191,7 @@ class Reader:
         raise Refused(status)
 
     def _stop(self, status: str) -> None:
-        """Stop with a reason; only the first counts, and nothing more is parsed."""
+        """Only the first reason counts, and nothing more is parsed."""
         self.refusal = self.refusal or status
 
     def _parse(self, rest: bytes | memoryview) -> None:
