@@ -30,8 +30,7 @@ log = logging.getLogger("slotproxy")
 
 
 def check(settings: Settings) -> None:
-    """Warn of models whose program is missing. Raises SettingsError if it is --llama-server, which
-    all models of a folder need."""
+    """Warn of models without a program. Raises SettingsError if it is --llama-server."""
     for model in settings.model:
         if has_program(model):
             continue
@@ -79,8 +78,7 @@ class Files(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """`llama_server` is the path of the program, "" if there is none. `memory` is that of the
-    machine in bytes, 0 if unknown."""
+    """`llama_server` is a path, "" for none, `memory` that of the machine, 0 if unknown."""
 
     servers: tuple[Server, ...]
     files: tuple[Files, ...]
@@ -101,8 +99,7 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
 
 
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
-    """The kind, title and models of the server at an address, as in `Server`; None if nothing
-    answers."""
+    """The kind, title and models of a server, as in `Server`; None if nothing answers."""
     if not listens(url):
         return None
     if _get(url, "/livez").get("status") == "ok":

@@ -80,8 +80,7 @@ class Life:
                 _tried("stopping", work)
 
     def end_requests(self) -> None:
-        """End all running requests, and those that begin from now on, with an error that says
-        so."""
+        """End all requests, and those that begin from now on, with an error that says so."""
         for work in self.on_end:
             _tried("ending requests", work)
 

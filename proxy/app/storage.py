@@ -1,8 +1,5 @@
 """Persistent services, opened when they are first used.
 
-If neither a database nor a data folder nor shared state is configured, stored responses are in
-memory and there is no ledger.
-
 Importing SQLAlchemy and the document readers takes half a second, and they are an extra: a gateway
 that is not asked for what is stored starts without them. Existing data are opened soon after the
 start nevertheless, because documents may wait to be read.
@@ -59,8 +56,7 @@ class LazyProxy:
 
 
 class LazyServices:
-    """The services: the parts of `Stores`, each None without the extra that it needs. `embedder`
-    and `ranker` are None if no backend is configured for them."""
+    """The parts of `Stores`, each None without the extra that it needs."""
 
     def __init__(
         self, settings: Settings, embedder: Embedder | None, ranker: Embedder | None

@@ -19,8 +19,7 @@ Value = str | int | float | bool
 
 
 def defined(raw: object, before: Mapping[str, Value] = {}) -> dict[str, Value]:
-    """The macros of a table, not filled in yet, in their order; those of `before` that it does not
-    replace come first. Raises ValueError."""
+    """The macros of a table, not filled in yet, behind those of `before`. Raises ValueError."""
     if not isinstance(raw, Mapping):
         raise ValueError("macros: expected a table of names and values")
     macros = dict(before)
@@ -40,8 +39,7 @@ def defined(raw: object, before: Mapping[str, Value] = {}) -> dict[str, Value]:
 def for_model(
     name: str, macros: Mapping[str, Value], environ: Mapping[str, str]
 ) -> dict[str, Value]:
-    """The macros for the model of this name, each filled in with those before it; without a name,
-    those for all else. Raises ValueError."""
+    """The macros of a model, "" for all else, filled in with those before. Raises ValueError."""
     done: dict[str, Value] = {"MODEL_ID": name} if name else {}
     for macro, value in macros.items():
         done[macro] = filled(value, done, environ)

@@ -1,8 +1,7 @@
 """llama-server's ``models.ini`` (its flag ``--models-preset``), read as it is.
 
 Source of the format: "Model presets" in llama-server's README, August 2026. Each section is a
-model, its keys are flags of llama-server without dashes, or their environment variables. ``[*]``
-has the defaults of all sections.
+model, its keys are flags of llama-server or environment variables, ``[*]`` has the defaults.
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
 """What a model needs: as configured, else as its server showed, else a guess by the size of its
-files.
-
-What a server showed is kept under a fingerprint of its command and files, so that a gateway that
-starts again knows it.
+files. What a server showed is kept under a fingerprint of its command and files.
 """
 
 from __future__ import annotations
@@ -31,7 +28,6 @@ from .process import resident
 log = logging.getLogger("slotproxy.models")
 
 PATIENCE = 10.0  # seconds for nvidia-smi
-MAX_CARDS = 64
 MIB = 1 << 20
 
 Source = Literal["set", "measured", "estimated"]
@@ -68,8 +64,7 @@ class Cards:
         if shutil.which("nvidia-smi") is None:
             return []
         rows = _nvidia_smi("gpu", "uuid,index,memory.total")
-        cards = [(uuid, int(total) * MIB) for uuid, _, total in rows if total.isdecimal()]
-        return cards[:MAX_CARDS]
+        return [(uuid, int(total) * MIB) for uuid, _, total in rows if total.isdecimal()]
 
 
 def _nvidia_smi(what: str, fields: str) -> list[tuple[str, str, str]]:
@@ -119,8 +114,7 @@ class KeptNeeds(Protocol):
 
 
 class Need:
-    """Of one model. `recall` before a load reads what is known of it, `measure` and `learn` note
-    what is seen of its server, `keep` remembers it."""
+    """Of one model: `recall` reads what is known, `measure` and `learn` note what is seen."""
 
     def __init__(
         self, config: ModelConfig, kept: KeptNeeds | None = None, cards: Cards | None = None

@@ -88,8 +88,7 @@ def _named(user: int) -> str:
 
 
 def _sockets(family: int, host: str, port: int, own: int) -> Iterator[tuple[int, int, bool]]:
-    """User, inode, and whether it listens, of the sockets that listen where we connected to, and
-    of the end of the connection from the port `own`."""
+    """User, inode, and whether it listens, of the sockets there, and of the end at port `own`."""
     packed = socket.inet_pton(family, host)
     places = {_hex(bytes(4)), _hex(bytes(16)), _hex(packed)}
     if len(packed) == 4:
