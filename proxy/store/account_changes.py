@@ -78,8 +78,8 @@ class Recorder:
 
 
 class AccountStore(Generic[A]):
-    """The base of the stores of keys, users and teams; `kind` is one of them. `unique` fields may be
-    None. `actor` is the name of the key that asks for a change."""
+    """The base of the stores of keys, users and teams; `kind` is one of them. Fields that are
+    `unique` may be None. `actor` is the name of the key that asks for a change."""
 
     def __init__(
         self, database: Database, kind: str, made: type[A], table: Table, unique: Sequence[str]

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Update, and_, delete, insert, or_, select, up
 from ..errors import NotFound
 from . import records
 from .database import Database, owned
-from .file_store import PIECE, StoredFile
+from .file_store import PIECE, StoredFile, piece
 from .quota import UNLIMITED, Quota, check_count
 from .records import MOST, OPEN, UNCHECKED, RequestBatch, Result, Tokens, new_id
 from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH
@@ -218,9 +218,7 @@ class RequestBatches:
 
     def piece(self, file_id: str, number: int) -> bytes | None:
         """A piece of an input file; None after the last, and if the file was deleted."""
-        wanted = CONTENTS.c.file_id == file_id, CONTENTS.c.number == number
-        row = self._db.first(select(CONTENTS.c.data).where(*wanted))
-        return None if row is None else bytes(row.data)
+        return piece(self._db, CONTENTS, file_id, number)
 
     def _results(self, key: str, *, failed: bool) -> Iterator[bytes]:
         last = -1
