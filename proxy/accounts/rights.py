@@ -22,21 +22,9 @@ OnOverflow = Literal["", "refuse", "compact"]
 OVERFLOWS: tuple[OnOverflow, ...] = ("refuse", "compact")
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
 # The groups of routes. An API that a package adds may have one of its own name besides.
-APIS = (
-    "chat",
-    "completions",
-    "embeddings",
-    "responses",
-    "messages",
-    "ollama",
-    "mcp",
-    "media",
-    "native",
-    "files",
-    "knowledge",
-    "pages",
-    "status",
-    "admin",
+APIS = tuple(
+    "chat completions embeddings responses messages ollama mcp media native files knowledge pages"
+    " status admin".split()
 )
 # LiteLLM's names of groups. The first has all that are not about something else.
 LLM_ROUTES = "llm_api_routes"

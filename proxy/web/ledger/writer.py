@@ -40,7 +40,6 @@ _PRODUCT = re.compile(r"[\w!#$%&'*+.^`|~-]{1,48}(?:/[\w!#$%&'*+.^`|~-]{1,48})?",
 FEW = 32  # evaluated tokens that are too few to measure a speed
 MOST_BACKENDS = MOST_CLIENTS = 256
 AGENT = 128  # characters of a User-Agent header that are read
-SMOOTH = 0.8  # weight of earlier measurements
 
 
 @lru_cache(MOST_CLIENTS)
@@ -63,10 +62,10 @@ def outcome_of(record: Record) -> str:
 
 
 class PrefillSpeeds:
-    """The seconds that each backend needs to evaluate a token, measured from requests."""
+    """The seconds that each backend needed last to evaluate a token."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}  # tokens and seconds, decaying
+        self._seconds: dict[str, float] = {}
 
     def saved(self, info: Info) -> float:
         """An estimate of the seconds that the cached tokens of a request saved; 0 until a speed is
@@ -74,15 +73,10 @@ class PrefillSpeeds:
         evaluated = info.usage.prompt - info.usage.cached
         # Several choices evaluate their prompt several times, and count it once.
         if info.choices <= 1 and info.evaluating > 0 and evaluated >= FEW:
-            if len(self._sums) >= MOST_BACKENDS and info.backend not in self._sums:
-                self._sums.clear()
-            tokens, seconds = self._sums.get(info.backend, (0.0, 0.0))
-            self._sums[info.backend] = (
-                SMOOTH * tokens + evaluated,
-                SMOOTH * seconds + info.evaluating,
-            )
-        tokens, seconds = self._sums.get(info.backend, (1.0, 0.0))
-        return info.usage.cached * seconds / tokens
+            if len(self._seconds) >= MOST_BACKENDS:
+                self._seconds.clear()
+            self._seconds[info.backend] = info.evaluating / evaluated
+        return info.usage.cached * self._seconds.get(info.backend, 0.0)
 
 
 def row_of(

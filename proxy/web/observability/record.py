@@ -85,29 +85,9 @@ class Record:
     `shown` returns the name of a backend as the caller may see it; without it, no header names a
     backend."""
 
-    __slots__ = (
-        "agent",
-        "allowance",
-        "asks_model",
-        "began",
-        "cancel",
-        "id",
-        "info",
-        "key",
-        "method",
-        "outlives_key",
-        "over",
-        "path",
-        "peer",
-        "quiet",
-        "route",
-        "shown",
-        "status",
-        "stop",
-        "stream",
-        "team",
-        "user",
-        "warnings",
+    __slots__ = tuple(
+        "agent allowance asks_model began cancel id info key method outlives_key over path peer"
+        " quiet route shown status stop stream team user warnings".split()
     )
 
     def __init__(self, environ: Mapping[str, Any]) -> None:

@@ -17,14 +17,8 @@ from . import images
 State = Literal[view.State, "down", "unknown"]
 
 # The settings on the page that have a default, by llama.cpp's names.
-SHOWN = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
+SHOWN = tuple(
+    "temperature top_p top_k min_p repeat_penalty presence_penalty frequency_penalty".split()
 )
 # States of a router's model that are not a state of ours.
 STATES: Mapping[str, State] = {"unloaded": "stopped", "sleeping": "stopped", "loading": "loading"}
