@@ -100,8 +100,7 @@ class AccountStore(Generic[A]):
     def listed(
         self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[A]]:
-        """How many have the wanted values of their fields and a name with the text of `search`, and
-        a page of them."""
+        """How many fit `wanted` and have `search` in a name, and a page of them."""
         c = self._table.c
         condition = [c[name] == value for name, value in wanted.items()]
         condition += containing(search, *(c[name] for name in self._searched))

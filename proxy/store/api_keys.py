@@ -32,9 +32,8 @@ _change = ACCOUNT_CHANGE.c
 
 
 class ApiKeys(AccountStore[StoredKey]):
-    """Implements `accounts.key_cache.KeyStore`. A key is named by its secret, its digest or its id.
-    The running requests of a key that a change refuses end within a second, unless it says
-    `finish_running`."""
+    """Implements `accounts.key_cache.KeyStore`. A key is named by its secret, digest or id. Running
+    requests of a key that a change refuses end soon, unless it says `finish_running`."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, "key", StoredKey, API_KEY, ("alias",))
@@ -73,8 +72,7 @@ class ApiKeys(AccountStore[StoredKey]):
             raise self._in_use("alias", alias)
 
     def make(self, key: StoredKey, actor: str) -> tuple[str, StoredKey]:
-        """Add a key with the fields of `key`, except for its secret and times, and its id if that
-        is empty. Returns the secret, which is not stored, and the key. Raises as `add`."""
+        """Add a key with a new secret, and a new id if it has none. The secret is not stored."""
         secret = make_secret(token_bytes(SECRET_BYTES))
         now = time.time()
         made = replace(
@@ -92,8 +90,7 @@ class ApiKeys(AccountStore[StoredKey]):
     def regenerate(
         self, name: str, edit: Callable[[StoredKey], StoredKey], grace: float, actor: str
     ) -> tuple[str, StoredKey]:
-        """Edit a key and give it a new secret; the present one is valid for `grace` seconds more.
-        Returns the new secret, which is not stored, and the key. Raises as `change`."""
+        """Edit a key and give it a new secret; the present one stays for `grace` seconds."""
         secret = make_secret(token_bytes(SECRET_BYTES))
         digest, until = key_digest(secret, self.secret()), time.time() + grace
 

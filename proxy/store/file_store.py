@@ -34,8 +34,8 @@ def copy(db: Connection, table: Table, key: str, source: Table, source_key: str)
 
 
 def read(database: Database, table: Table, key: str) -> Iterator[bytes]:
-    """Yield the pieces in order, each in a transaction of its own; ends early if the file is
-    deleted. The first piece is read at once, and may raise StoreUnavailable."""
+    """Yield the pieces, each in a transaction of its own; ends early if the file is deleted. The
+    first is read at once, and may raise StoreUnavailable."""
     first = piece(database, table, key, 0)
 
     def rest() -> Iterator[bytes]:
@@ -76,8 +76,7 @@ class StoredVectorStore(Struct, frozen=True):
 
 
 class Attached(Struct, frozen=True, kw_only=True):
-    """A file in a vector store: its document, batch and attributes, and the tokens of its chunks
-    and their overlap. `error` says why it has no document."""
+    """A file in a vector store, with the tokens of its chunks. `error`: why it has no document."""
 
     base_id: str
     file_id: str

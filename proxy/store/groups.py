@@ -25,8 +25,7 @@ class Groups(AccountStore[A]):
     """The users, or the teams."""
 
     def make(self, new: A, actor: str) -> A:
-        """Add one with the fields of `new`, except for its times, and its id if that is empty.
-        Raises as `add`."""
+        """Add one with the time of now, and a new id if it has none. Raises as `add`."""
         now = time.time()
         made = msgspec.structs.replace(new, id=new.id or token_hex(12), created=now, changed=now)
         self.add(made, actor)
