@@ -55,9 +55,8 @@ class MemoryResponses:
         *,
         making: bool = False,
     ) -> None:
-        """Keep it, or replace what is kept under this id. One too large for all is not kept, nor
-        one whose making had `begun` when the owner's data were cleared. `making`: this process goes
-        on making it until `close_open`."""
+        """Keep it, unless it is too large for all, or its making had `begun` when the owner's data
+        were cleared. `making`: this process goes on making it until `close_open`."""
         if len(value.response) + len(value.items) > self._most_bytes:
             return
         with self._lock:
@@ -72,8 +71,8 @@ class MemoryResponses:
     def change(
         self, owner: str, key: str, edit: Callable[[Stored], Stored], created: float | None = None
     ) -> Stored | None:
-        """Replace one that is not being made by what `edit` makes of it, in one step. None, and
-        nothing done, if there is none. `created` is its new time, by which the oldest make room."""
+        """Replace what is not being made, in one step; None if there is no such. By `created` the
+        oldest make room."""
         with self._lock:
             rows = self._rows.get(owner, {})
             row = rows.get(key)
