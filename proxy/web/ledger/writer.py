@@ -68,8 +68,7 @@ class PrefillSpeeds:
         self._seconds: dict[str, float] = {}
 
     def saved(self, info: Info) -> float:
-        """An estimate of the seconds that the cached tokens of a request saved; 0 until a speed is
-        known."""
+        """The estimated seconds that cached tokens saved; 0 until a speed is known."""
         evaluated = info.usage.prompt - info.usage.cached
         # Several choices evaluate their prompt several times, and count it once.
         if info.choices <= 1 and info.evaluating > 0 and evaluated >= FEW:
@@ -82,8 +81,7 @@ class PrefillSpeeds:
 def row_of(
     record: Record, took: float, ended: float, routes: Routes, speeds: PrefillSpeeds
 ) -> LedgerRow:
-    """The row of a request that ended at the time `ended` (seconds since 1970) and took so many
-    seconds, by one of these routes."""
+    """The row of a request that `ended` (seconds since 1970) and took so many seconds."""
     info = record.info
     served = routes.get((record.method, record.route))
     usage = info.usage
@@ -148,8 +146,7 @@ class LedgerWriter:
         needs_key: Callable[[], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Rows are kept for so many days. `needs_key` tells whether callers need a key: requests
-        that were refused because they had none are not stored."""
+        """Rows are kept for so many days. Where callers need a key, others are not stored."""
         self.ledger = ledger
         self._days = days
         self._needs_key = needs_key
