@@ -25,8 +25,7 @@ STATES: Mapping[str, State] = {"unloaded": "stopped", "sleeping": "stopped", "lo
 
 
 class ChatModel(Struct, frozen=True, kw_only=True):
-    """A model that the caller may ask. `place` is its place in the line of models without room,
-    `left` the seconds until it is loaded. `context` is 0 if unknown."""
+    """A model, its `place` in line, and the seconds `left` until it is loaded."""
 
     name: str
     title: str
